@@ -1,0 +1,1 @@
+"""Prompts and what they extract: the only room that trains or decodes."""

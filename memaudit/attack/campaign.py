@@ -1,0 +1,215 @@
+"""Runs attacks over folds: fits what has to be fitted, and extracts every window by the prompt
+of its own fold.
+
+Knows ids, folds and the ladder of attacks. Knows nothing of scores. The one place where
+windows and prompts meet, so the one place where the protocol could be broken: a window of
+``audit`` reaches :class:`Extractor` only, with the prompt of the fold that audits it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from memaudit.attack.copying import copy_continuations
+from memaudit.attack.extraction import Advance, Extraction, Extractor
+from memaudit.attack.generator import Generator
+from memaudit.attack.prompts import (
+    ConstantPrompt,
+    DynamicPrompt,
+    FittedPrompt,
+    HardPrompt,
+    NoPrompt,
+    SoftPrompt,
+    trained_rows,
+)
+from memaudit.attack.tuning import Fit, Tuner, TuningData
+from memaudit.config import LADDER, AttackName, ScanConfig
+from memaudit.data.folds import Fold
+from memaudit.target.checkpoint import Checkpoint
+
+
+class Progress(Protocol):
+    """Where a stage says how far it is."""
+
+    def stage(self, name: str, total: int) -> AbstractContextManager[Advance]:
+        """A stage of ``total`` windows; the function it gives takes how many are newly done."""
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """The windows of the data, or the controls."""
+
+    ids: NDArray[np.int32]
+    """(N,P+S)."""
+    fold: NDArray[np.int64]
+    """(N,) the fold whose prompts score each window."""
+
+
+@dataclass(frozen=True, eq=False)
+class AttackOutcome:
+    """What one attack extracted, and its fits by fold."""
+
+    data: Extraction
+    controls: Extraction | None
+    fits: Mapping[int, Fit]
+
+
+class Campaign:
+    """All attacks of one audit over the same windows.
+
+    fitted: prompts by attack and fold to use instead of fitting, for those attacks it names.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        config: ScanConfig,
+        folds: Sequence[Fold],
+        *,
+        data: Side,
+        controls: Side | None,
+        fitted: Mapping[str, Mapping[int, SoftPrompt]],
+    ) -> None:
+        self.extractor = extractor
+        self.checkpoint: Checkpoint = extractor.checkpoint
+        self.config = config
+        self.folds = folds
+        self.data = data
+        self.controls = controls
+        self.fitted = fitted
+        self._none_nll: NDArray[np.float64] | None = None
+
+    def run(self, attack: AttackName, progress: Progress) -> AttackOutcome:
+        """Fit the attack where it is one that is fitted, then extract every window."""
+        if attack == "copy":
+            return self._copy(progress)
+        fits = self._fit(attack, progress) if self._needs_fit(attack) else {}
+        prompts: Mapping[int, SoftPrompt]
+        if attack in self.fitted:
+            prompts = self.fitted[attack]
+        elif fits:
+            prompts = {fold: fit.prompt for fold, fit in fits.items()}
+        else:
+            same = self._untrained(attack)
+            prompts = dict.fromkeys(self._folds_used(), same)
+        total = len(self.data.ids) + (len(self.controls.ids) if self.controls else 0)
+        with progress.stage(f"{attack}: extracting", total) as advance:
+            data = self._extract(prompts, self.data, advance)
+            controls = self._extract(prompts, self.controls, advance) if self.controls else None
+        if attack == "none":
+            self._none_nll = data.suffix_nll
+        return AttackOutcome(data, controls, fits)
+
+    def _needs_fit(self, attack: AttackName) -> bool:
+        return attack in ("constant", "dynamic") and attack not in self.fitted
+
+    def _folds_used(self) -> list[int]:
+        sides = [self.data.fold] + ([self.controls.fold] if self.controls else [])
+        return [int(fold) for fold in np.unique(np.concatenate(sides))]
+
+    def _untrained(self, attack: AttackName) -> SoftPrompt:
+        if attack == "none":
+            return NoPrompt()
+        return HardPrompt(self.checkpoint.embed, self.config.dynamic.num_virtual_tokens)
+
+    def _extract(
+        self, prompts: Mapping[int, SoftPrompt], side: Side, advance: Advance
+    ) -> Extraction:
+        """Every window by its own fold's prompt; folds that share one prompt go together."""
+        parts: dict[int, tuple[SoftPrompt, list[int]]] = {}
+        for fold in np.unique(side.fold).tolist():
+            parts.setdefault(id(prompts[fold]), (prompts[fold], []))[1].append(fold)
+        size = (len(side.ids), side.ids.shape[1] - self.extractor.prefix_tokens)
+        whole = Extraction.empty(*size)
+        for prompt, folds in parts.values():
+            rows = np.flatnonzero(np.isin(side.fold, folds))
+            whole.put(rows, self.extractor.extract(prompt, side.ids[rows], advance))
+        return whole
+
+    def _fit(self, attack: AttackName, progress: Progress) -> dict[int, Fit]:
+        settings = self.config.constant if attack == "constant" else self.config.dynamic
+        fits = {}
+        for number, fold in enumerate(self.folds):
+            # Seeds depend on the attack and the fold alone: leaving an attack out changes
+            # nothing for the others.
+            key = [self.config.protocol.seed, LADDER.index(attack), number]
+            rng = np.random.default_rng(key)
+            data = TuningData(self._fit_ids(fold, settings.fit_share), self.data.ids[fold.select])
+            prompt = self._new_prompt(attack, data, rng)
+            name = f"{attack}: fitting, fold {number + 1} of {len(self.folds)}"
+            tuner = Tuner(self.checkpoint, self.extractor, settings)
+            with progress.stage(name, settings.epochs * len(data.fit_ids)) as advance:
+                fits[number] = tuner.fit(prompt, data, rng, advance)
+        return fits
+
+    def _fit_ids(self, fold: Fold, share: float) -> NDArray[np.int32]:
+        """The fit windows trained on: all, or those likeliest under ``none``."""
+        if share >= 1:
+            return self.data.ids[fold.fit]
+        if self._none_nll is None:
+            _, self._none_nll = self.extractor.verify(NoPrompt(), self.data.ids)
+        count = max(1, round(share * len(fold.fit)))
+        order = np.argsort(self._none_nll[fold.fit], kind="stable")
+        return self.data.ids[np.sort(fold.fit[order[:count]])]
+
+    def _new_prompt(
+        self, attack: AttackName, data: TuningData, rng: np.random.Generator
+    ) -> FittedPrompt:
+        if attack == "constant":
+            count = self.config.constant.num_virtual_tokens
+            first = first_vectors(self.checkpoint, count, rng)
+            return ConstantPrompt(self.config.constant, first).to(self.checkpoint.device)
+        settings = self.config.dynamic
+        prefixes = data.fit_ids[:, : self.extractor.prefix_tokens]
+        rows = None
+        if settings.embedding == "trained":
+            ids = torch.as_tensor(prefixes, dtype=torch.long, device=self.checkpoint.device)
+            rows = trained_rows(self.checkpoint.embed, ids, self.checkpoint.vocabulary)
+        generator = Generator(
+            self.checkpoint.embed,
+            settings,
+            prefix_tokens=self.extractor.prefix_tokens,
+            first_vectors=first_vectors(self.checkpoint, settings.num_virtual_tokens, rng),
+            rows=rows,
+            rng=torch.Generator().manual_seed(int(rng.integers(2**62))),
+        )
+        return DynamicPrompt(settings, generator).to(self.checkpoint.device)
+
+    def _copy(self, progress: Progress) -> AttackOutcome:
+        """``copy`` for every fold: known are all data windows that the fold does not audit."""
+        prefix = self.extractor.prefix_tokens
+        sides = [self.data] + ([self.controls] if self.controls else [])
+        results = [
+            Extraction.empty(len(side.ids), side.ids.shape[1] - prefix) for side in sides
+        ]
+        with progress.stage("copy: matching", sum(len(side.ids) for side in sides)) as advance:
+            for fold in self._folds_used():
+                known = self.data.ids[self.data.fold != fold]
+                for side, result in zip(sides, results, strict=True):
+                    rows = np.flatnonzero(side.fold == fold)
+                    if len(rows) and len(known):
+                        result.continuation_ids[rows] = copy_continuations(
+                            known, side.ids[rows, :prefix], side.ids.shape[1] - prefix
+                        )
+                    advance(len(rows))
+        return AttackOutcome(results[0], results[1] if self.controls else None, {})
+
+
+def first_vectors(
+    checkpoint: Checkpoint, count: int, rng: np.random.Generator
+) -> torch.Tensor:
+    """``count`` rows of the target's embedding, drawn at random: (count,D) float32.
+
+    Where free vectors start (Ozdayi et al. 2023: initialised from the vocabulary).
+    """
+    rows = rng.choice(checkpoint.vocabulary, size=count, replace=count > checkpoint.vocabulary)
+    ids = torch.as_tensor(rows[None], dtype=torch.long, device=checkpoint.device)
+    with torch.no_grad():
+        return checkpoint.embed(ids)[0].float().cpu()

@@ -1,0 +1,61 @@
+"""``copy``: no model at all, only the text of the other windows.
+
+Knows ids. It measures what near-duplicates in the data give away: where it finds a suffix, a
+trained prompt might have found it in the same place, so it has to stay near zero.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.data.folds import run_hashes
+
+Ids = NDArray[np.int32]
+
+
+def copy_continuations(known: Ids, prefixes: Ids, suffix_tokens: int) -> Ids:
+    """Continue each prefix with what followed its longest match in the known windows.
+
+    known: (M,T) ids of the windows outside the audit part. prefixes: (N,P). The longest run of
+    the prefix's last tokens that occurs in ``known``, with at least one token after it, is
+    looked up; of several such places the one with the most tokens after it is copied, then the
+    first. Returns (N,S), -1 where nothing follows or nothing matches.
+    """
+    found = np.full(len(prefixes), -1, dtype=np.int64)
+    low = np.zeros(len(prefixes), dtype=np.int64)
+    high = np.full(len(prefixes), min(prefixes.shape[1], known.shape[1] - 1), dtype=np.int64)
+    # If the last L tokens occur then so do the last L-1: the longest L is found by bisection.
+    while np.any(low < high):
+        middle = (low + high + 1) // 2
+        for length in np.unique(middle[low < high]):
+            rows = np.flatnonzero((middle == length) & (low < high))
+            place = _find(known, prefixes[rows], int(length))
+            hit = place >= 0
+            found[rows[hit]] = place[hit]
+            low[rows[hit]] = length
+            high[rows[~hit]] = length - 1
+    return _what_followed(known, found, suffix_tokens)
+
+
+def _find(known: Ids, prefixes: Ids, length: int) -> NDArray[np.int64]:
+    """Where the token after each prefix's last ``length`` tokens stands: row*T+column, or -1."""
+    width = known.shape[1]
+    hashes = run_hashes(known[:, :-1], length)  # a match has to leave a token to copy
+    flat = hashes.T.ravel()  # column by column: the first of equals has the most after it
+    order = np.argsort(flat, kind="stable")
+    wanted = run_hashes(prefixes[:, -length:], length)[:, 0]
+    spot = np.searchsorted(flat[order], wanted)
+    spot_in = np.minimum(spot, len(flat) - 1)
+    hit = flat[order[spot_in]] == wanted
+    column, row = np.divmod(order[spot_in], len(known))
+    return np.where(hit, row * width + column + length, -1)
+
+
+def _what_followed(known: Ids, place: NDArray[np.int64], suffix_tokens: int) -> Ids:
+    width = known.shape[1]
+    row, column = np.divmod(place, width)
+    columns = column[:, None] + np.arange(suffix_tokens)
+    inside = (place >= 0)[:, None] & (columns < width)
+    copied = known[np.maximum(row, 0)[:, None], np.minimum(columns, width - 1)]
+    return np.where(inside, copied, -1).astype(np.int32)

@@ -1,0 +1,55 @@
+"""One pass of the target over [BOS; soft prompt; prefix; suffix], through ``inputs_embeds``.
+
+Knows how inputs are put together and how the last logits are asked for. Knows nothing of where
+soft prompts come from or what the logits are for.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memaudit.attack.prompts import SoftPrompt
+from memaudit.target.checkpoint import Checkpoint
+
+
+def build_inputs(checkpoint: Checkpoint, prompt: SoftPrompt, ids: Tensor, prefix: int) -> Tensor:
+    """[BOS if used; o; E(ids)] as (B, [1+][V+]T, D), in the target's dtype.
+
+    ids: (B,T), the first ``prefix`` of which the soft prompt is made from.
+    """
+    embedded = checkpoint.embed(ids)
+    parts = [embedded]
+    vectors = prompt(ids[:, :prefix])
+    if vectors is not None:
+        parts.insert(0, vectors.to(embedded.dtype))
+    if checkpoint.bos_id is not None:
+        bos = torch.full((len(ids), 1), checkpoint.bos_id, dtype=torch.long, device=ids.device)
+        parts.insert(0, checkpoint.embed(bos))
+    return torch.cat(parts, dim=1)
+
+
+def last_logits(checkpoint: Checkpoint, count: int, **inputs: Any) -> tuple[Tensor, Any]:
+    """Logits of the last ``count`` positions (B,count,X) in float32, and the model's output.
+
+    The output head is applied to those positions only, where the architecture offers it.
+    """
+    if "logits_to_keep" in accepted_arguments(checkpoint):
+        inputs["logits_to_keep"] = count
+    output = checkpoint.model(**inputs)
+    return output.logits[:, -count:].float(), output
+
+
+def accepted_arguments(checkpoint: Checkpoint) -> frozenset[str]:
+    """Names that the target's ``forward`` takes (an adapter's wrapper is looked through)."""
+    model = checkpoint.model
+    return _parameters(type(model.get_base_model() if hasattr(model, "get_base_model") else model))
+
+
+@lru_cache
+def _parameters(kind: type) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)

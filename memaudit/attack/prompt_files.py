@@ -1,0 +1,176 @@
+"""Fitted prompts on disk: one safetensors file per fold, and what it takes to reuse it honestly.
+
+Knows the prompts' tensors and settings. A file also holds the 64-bit hash of every run of
+tokens in the windows that its prompts were fitted or selected on, so that whoever reuses them
+can tell which windows they have seen. Such a file can therefore confirm a guess at that text,
+and deserves the care that the data gets.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from memaudit.attack.generator import Generator, TrainedRows
+from memaudit.attack.fit_record import NO_PROMPT
+from memaudit.attack.prompts import (
+    ConstantPrompt,
+    DynamicPrompt,
+    FittedPrompt,
+    NoPrompt,
+    SoftPrompt,
+)
+from memaudit.config import ConstantSettings, DynamicSettings
+from memaudit.errors import UsageError
+from memaudit.target.checkpoint import Checkpoint
+
+FORMAT = "memaudit-prompts-1"
+SEEN = "seen_runs"
+
+
+@dataclass(frozen=True, eq=False)
+class FoldPrompts:
+    """The prompts of one fold."""
+
+    fold: int
+    prompts: Mapping[str, FittedPrompt]
+    """By attack name."""
+    chosen: Mapping[str, str]
+    """By attack name: the epoch that ``select`` picked, or ``no prompt``."""
+    seen_runs: NDArray[np.uint64]
+    """Sorted hashes of every run of ``cluster_run`` tokens in ``fit`` and ``select``."""
+    cluster_run: int
+    """Tokens in such a run."""
+    prefix_tokens: int
+    """P that the prompts were fitted for."""
+
+    @property
+    def usable(self) -> dict[str, SoftPrompt]:
+        """By attack name, what audits: no prompt where ``select`` preferred that."""
+        return {
+            attack: NoPrompt() if self.chosen[attack] == NO_PROMPT else prompt
+            for attack, prompt in self.prompts.items()
+        }
+
+
+def to_bytes(fold: FoldPrompts, target: str) -> bytes:
+    """The file's content; the same prompts give the same bytes."""
+    tensors = {SEEN: torch.from_numpy(fold.seen_runs.view(np.int64).copy())}
+    for attack, prompt in fold.prompts.items():
+        for name, tensor in prompt.state_dict().items():
+            tensors[f"{attack}/{name}"] = tensor.detach().cpu().contiguous().clone()
+    facts = {
+        "format": FORMAT,
+        "target": target,
+        "fold": fold.fold,
+        "cluster_run": fold.cluster_run,
+        "prefix_tokens": fold.prefix_tokens,
+        "chosen": dict(fold.chosen),
+        "settings": {
+            name: prompt.settings.model_dump(mode="json") for name, prompt in fold.prompts.items()
+        },
+    }
+    return save(tensors, metadata={"memaudit": json.dumps(facts, sort_keys=True)})
+
+
+def find_files(path: Path) -> list[Path]:
+    """The prompt files of a run folder, or the one file given. Raises UsageError for neither."""
+    files = sorted(path.glob("generator-*.safetensors")) if path.is_dir() else [path]
+    if not files or not files[0].is_file():
+        raise UsageError(f"--generator {path}: no generator-*.safetensors here")
+    return files
+
+
+def load_all(path: Path, checkpoint: Checkpoint) -> tuple[FoldPrompts, ...]:
+    """Every fold's prompts of a run folder, or of one file. Raises UsageError."""
+    return tuple(load_prompts(file, checkpoint) for file in find_files(path))
+
+
+def load_prompts(path: Path, checkpoint: Checkpoint) -> FoldPrompts:
+    """Read one file for this target. Raises UsageError where the two do not fit."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})["memaudit"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if facts["format"] != FORMAT:
+            raise UsageError(f"--generator {path}: written by another version ({facts['format']})")
+        prompts = {
+            attack: _build(attack, settings, facts["prefix_tokens"], tensors, checkpoint)
+            for attack, settings in facts["settings"].items()
+        }
+        return FoldPrompts(
+            fold=int(facts["fold"]),
+            prompts=prompts,
+            chosen=facts["chosen"],
+            seen_runs=tensors[SEEN].numpy().view(np.uint64),
+            cluster_run=int(facts["cluster_run"]),
+            prefix_tokens=int(facts["prefix_tokens"]),
+        )
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"--generator {path}: not prompts for this target ({_first_line(error)})"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _build(
+    attack: str,
+    settings: Mapping[str, object],
+    prefix_tokens: int,
+    tensors: Mapping[str, torch.Tensor],
+    checkpoint: Checkpoint,
+) -> FittedPrompt:
+    state = {
+        name.removeprefix(f"{attack}/"): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(f"{attack}/")
+    }
+    prompt: FittedPrompt
+    if attack == "constant":
+        prompt = ConstantPrompt(ConstantSettings.model_validate(settings), state["vectors"])
+        if prompt.vectors.shape[1] != checkpoint.width:
+            raise ValueError(f"width {prompt.vectors.shape[1]}, the target's is {checkpoint.width}")
+    elif attack == "dynamic":
+        prompt = _build_dynamic(DynamicSettings.model_validate(settings), prefix_tokens, state, checkpoint)
+    else:
+        raise ValueError(f"unknown attack {attack!r}")
+    prompt.load_state_dict(state)
+    return prompt.to(checkpoint.device).eval().requires_grad_(False)
+
+
+def _build_dynamic(
+    settings: DynamicSettings,
+    prefix_tokens: int,
+    state: Mapping[str, torch.Tensor],
+    checkpoint: Checkpoint,
+) -> DynamicPrompt:
+    rows = None
+    if "generator.rows.row_of" in state:
+        if len(state["generator.rows.row_of"]) != checkpoint.vocabulary:
+            raise ValueError("another vocabulary")
+        rows = TrainedRows(
+            checkpoint.embed,
+            torch.nonzero(state["generator.rows.row_of"] >= 0).flatten().to(checkpoint.device),
+            checkpoint.vocabulary,
+        )
+    first = torch.zeros(settings.num_virtual_tokens, checkpoint.width)
+    generator = Generator(
+        checkpoint.embed,
+        settings,
+        prefix_tokens=prefix_tokens,
+        first_vectors=first,
+        rows=rows,
+        rng=torch.Generator(),
+    )
+    return DynamicPrompt(settings, generator)

@@ -1,0 +1,229 @@
+"""Fits a soft prompt on ``fit`` and keeps the state that does best on ``select``.
+
+Knows the loss, the optimizer and the schedule. Never sees a window of ``audit``: it is handed
+the ids of the other two parts and nothing else. The target gets no gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from memaudit.attack.extraction import Extractor
+from memaudit.attack.fit_record import NO_PROMPT, Epoch, FitRecord
+from memaudit.attack.forward import build_inputs, last_logits
+from memaudit.attack.prompts import FittedPrompt, NoPrompt, SoftPrompt
+from memaudit.config import TuningSettings
+from memaudit.errors import RunError
+from memaudit.target.checkpoint import Checkpoint
+
+Advance = Callable[[int], None]
+
+
+class SelectScore(NamedTuple):
+    """How a prompt does on ``select``; larger is better, compared in this order."""
+
+    exact: int
+    """Windows extracted exactly."""
+    likelihood: float
+    """Mean of exp(-NLL): tells prompts apart that extract equally many."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A fitted soft prompt and how it came about."""
+
+    prompt: SoftPrompt
+    """What audits: the state of the chosen epoch, or NoPrompt where every state lost to it."""
+    fitted: FittedPrompt
+    """The trained module in the state of its best epoch, whether or not it was chosen."""
+    record: FitRecord
+    """The figures, without the weights."""
+
+
+@dataclass(frozen=True, eq=False)
+class TuningData:
+    """The windows one fit may see."""
+
+    fit_ids: NDArray[np.int32]
+    """(N,P+S)."""
+    select_ids: NDArray[np.int32]
+    """(M,P+S)."""
+
+
+class Tuner:
+    """Fits prompts for one target and one shape of windows."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, extractor: Extractor, settings: TuningSettings
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.extractor = extractor
+        self.settings = settings
+        self.prefix_tokens = extractor.prefix_tokens
+        self._pass_size = settings.batch_size
+
+    def fit(
+        self,
+        prompt: FittedPrompt,
+        data: TuningData,
+        rng: np.random.Generator,
+        advance: Advance = lambda done: None,
+    ) -> Fit:
+        """Train ``prompt`` in place and return it in its best state.
+
+        advance is called with the number of fit windows just trained on. Raises RunError for a
+        non-finite loss, or where one window does not fit the memory.
+        """
+        settings = self.settings
+        optimizer = torch.optim.AdamW(
+            prompt.parameter_groups(), weight_decay=settings.weight_decay, fused=True
+        )
+        steps = math.ceil(len(data.fit_ids) / settings.batch_size)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: rate_factor(step, steps * settings.epochs, settings)
+        )
+        ids = torch.as_tensor(data.fit_ids, dtype=torch.long, device=self.checkpoint.device)
+        choice = _Choice(prompt, self._judge(NoPrompt(), data.select_ids))
+        choice.offer(0, math.nan, self._judge(prompt, data.select_ids))
+        stop_reason = f"all {settings.epochs} epochs done"
+        for epoch in range(1, settings.epochs + 1):
+            loss = self._train_epoch(prompt, ids, (optimizer, schedule), rng, advance)
+            choice.offer(epoch, loss, self._judge(prompt, data.select_ids))
+            if settings.patience is not None and choice.waited(epoch) >= settings.patience:
+                stop_reason = f"no better on select for {settings.patience} epochs"
+                break
+        return choice.settle(stop_reason, data)
+
+    def _train_epoch(
+        self,
+        prompt: FittedPrompt,
+        ids: Tensor,
+        stepping: tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler],
+        rng: np.random.Generator,
+        advance: Advance,
+    ) -> float:
+        """One pass over the fit windows; returns their mean loss in nats/token."""
+        optimizer, schedule = stepping
+        prompt.train()
+        order = torch.as_tensor(rng.permutation(len(ids)), device=ids.device)
+        total = torch.zeros((), device=ids.device)
+        for batch in order.split(self.settings.batch_size):
+            total += self._accumulate(prompt, ids[batch], optimizer)
+            if self.settings.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(prompt.parameters(), self.settings.clip_norm)
+            optimizer.step()
+            schedule.step()
+            advance(len(batch))
+        mean = float(total) / len(ids)
+        if not math.isfinite(mean):
+            raise RunError(
+                "the tuning loss is not finite; lower the learning rate "
+                "(learning_rate in the profile) or use --dtype float32"
+            )
+        return mean
+
+    def _accumulate(
+        self, prompt: FittedPrompt, ids: Tensor, optimizer: torch.optim.Optimizer
+    ) -> Tensor:
+        """Gradients of one batch, in as many passes as memory asks for; returns summed loss."""
+        while True:
+            optimizer.zero_grad(set_to_none=True)
+            try:
+                total = torch.zeros((), device=ids.device)
+                for part in ids.split(self._pass_size):
+                    nll = self._window_nll(prompt, part)
+                    window_weighted(nll, self.settings.focus).sum().div(len(ids)).backward()
+                    total += nll.detach().sum()
+                return total
+            except torch.OutOfMemoryError as error:
+                if self._pass_size == 1:
+                    raise RunError(
+                        "out of memory tuning on a single window; use a smaller window "
+                        "(--prefix-tokens, --suffix-tokens) or fewer virtual tokens"
+                    ) from error
+                self._pass_size //= 2
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+
+    def _window_nll(self, prompt: FittedPrompt, ids: Tensor) -> Tensor:
+        """(B,) mean cross-entropy over the tokens that the loss looks at, nats/token."""
+        inputs = build_inputs(self.checkpoint, prompt, ids[:, :-1], self.prefix_tokens)
+        aligned = self.settings.loss == "aligned"
+        # Without prompt or BOS nothing stands before the first token of the prefix.
+        count = ids.shape[1] - (self.prefix_tokens if aligned else 0)
+        logits, _ = last_logits(self.checkpoint, count, inputs_embeds=inputs, use_cache=False)
+        labels = ids[:, -count:]
+        return F.cross_entropy(logits.transpose(1, 2), labels, reduction="none").mean(dim=1)
+
+    def _judge(self, prompt: SoftPrompt, ids: NDArray[np.int32]) -> tuple[SelectScore, float]:
+        """How the prompt does on ``select``, and its mean NLL there."""
+        if isinstance(prompt, FittedPrompt):
+            prompt.eval()
+        exact, nll = self.extractor.verify(prompt, ids)
+        return SelectScore(int(exact.sum()), float(np.exp(-nll).mean())), float(nll.mean())
+
+
+class _Choice:
+    """Keeps the best state seen on ``select``, against no prompt at all."""
+
+    def __init__(self, prompt: FittedPrompt, none: tuple[SelectScore, float]) -> None:
+        self.prompt = prompt
+        self.none = none[0]
+        self.best: tuple[SelectScore, int] | None = None
+        self.state: dict[str, Tensor] = {}
+        self.epochs: list[Epoch] = []
+
+    def offer(self, epoch: int, loss: float, judged: tuple[SelectScore, float]) -> None:
+        """Note an epoch's score, and its state if it is the best."""
+        score, nll = judged
+        self.epochs.append(Epoch(epoch, loss, score.exact, nll))
+        if self.best is None or score > self.best[0]:
+            self.best = (score, epoch)
+            self.state = {name: value.clone() for name, value in self.prompt.state_dict().items()}
+
+    def waited(self, epoch: int) -> int:
+        """Epochs since the best one."""
+        return epoch - (self.best[1] if self.best is not None else 0)
+
+    def settle(self, stop_reason: str, data: TuningData) -> Fit:
+        """Put the best state back and say what was chosen."""
+        assert self.best is not None  # epoch 0 has been offered
+        self.prompt.load_state_dict(self.state)
+        self.prompt.eval().requires_grad_(False)
+        trained = self.best[0] >= self.none
+        record = FitRecord(
+            chosen=f"epoch {self.best[1]}" if trained else NO_PROMPT,
+            epochs=tuple(self.epochs),
+            stop_reason=stop_reason,
+            trainable_parameters=sum(p.numel() for p in self.prompt.parameters()),
+            fit_windows=len(data.fit_ids),
+            select_windows=len(data.select_ids),
+        )
+        return Fit(self.prompt if trained else NoPrompt(), self.prompt, record)
+
+
+def window_weighted(nll: Tensor, focus: float) -> Tensor:
+    """(B,) losses whose gradient is that of the NLL, each window weighted by exp(-focus*NLL).
+
+    Far the most windows are not memorized and no prompt brings them out; unweighted, they
+    decide where the prompt goes. This is minus the suffix likelihood to the power focus/S.
+    """
+    if focus == 0:
+        return nll
+    return nll * torch.exp(-focus * nll.detach())
+
+
+def rate_factor(step: int, steps: int, settings: TuningSettings) -> float:
+    """Share of the full learning rate at a step: a linear rise, then the schedule."""
+    rising = min(1.0, (step + 1) / max(1.0, settings.warmup * steps))
+    falling = 1 - step / steps if settings.schedule == "linear" else 1.0
+    return rising * falling

@@ -1,0 +1,172 @@
+"""Samples into token ids: every text is encoded once, and the border of its prefix found.
+
+Knows tokenizers and chat templates. Must not know how long a window is or where it lies, and
+never turns ids back into text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jinja2 import TemplateError
+from numpy.typing import NDArray
+
+from memaudit.data.samples import Sample
+from memaudit.errors import DataError
+
+if TYPE_CHECKING:  # the tokenizer is handed in, so the library itself is not needed here
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """The token ids of one sample."""
+
+    ids: NDArray[np.int32]
+    """(tokens,) int32, without special tokens that the text does not have."""
+    border: int | None = None
+    """Tokens before the suffix; none where the sample has no suffix of its own."""
+    shifted: bool = False
+    """The suffix's first token begins inside the prefix string."""
+    problem: str | None = None
+    """Why the sample could not be made one text; then there are no ids."""
+
+
+@dataclass(frozen=True)
+class _Document:
+    """A sample as one text."""
+
+    text: str
+    border: int | None = None
+    """Characters of the prefix; none where the sample has no suffix of its own."""
+
+
+class _NoDocument(Exception):
+    """The sample cannot be made one text; the message is the reason."""
+
+
+class Encoder:
+    """A tokenizer, with what has to be known about it before a sample can be encoded."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        # A BOS that the tokenizer adds by itself is put before every input later. One that a
+        # chat template writes as well would be a second, and would count as a prefix token.
+        self._bos = _leading_token(tokenizer)
+
+    def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
+        """Encode a batch of samples, in their order.
+
+        Raises:
+            DataError: if a sample is a chat and the tokenizer has no chat template.
+        """
+        documents: list[_Document] = []
+        problems: list[str | None] = []
+        for sample in samples:
+            try:
+                documents.append(self._document(sample))
+                problems.append(None)
+            except _NoDocument as problem:
+                problems.append(str(problem))
+        encoded = iter(self._encode(documents))
+        nothing = np.empty(0, dtype=np.int32)
+        return [
+            next(encoded) if problem is None else Encoded(nothing, problem=problem)
+            for problem in problems
+        ]
+
+    def _document(self, sample: Sample) -> _Document:
+        if sample.messages is not None:
+            return self._chat(sample.messages, sample.line)
+        if sample.text is not None:
+            return _Document(sample.text)
+        prefix = sample.prefix or ""
+        return _Document(prefix + (sample.suffix or ""), border=len(prefix))
+
+    def _chat(self, messages: Sequence[Mapping[str, str]], line: int) -> _Document:
+        if not self._tokenizer.chat_template:
+            raise DataError(
+                f"line {line} has messages, but the model's tokenizer has no chat template;"
+                " give prefix + suffix instead"
+            )
+        render = self._tokenizer.apply_chat_template
+        chat = [dict(message) for message in messages]
+        try:
+            prefix = str(render(chat[:-1], tokenize=False, add_generation_prompt=True))
+            whole = str(render(chat, tokenize=False))
+        except (TemplateError, TypeError, ValueError):  # templates refuse by raising
+            raise _NoDocument("the chat template refuses these messages") from None
+        prefix, whole = prefix.removeprefix(self._bos), whole.removeprefix(self._bos)
+        if not whole.startswith(prefix):
+            raise _NoDocument("the chat template changes earlier turns once the last one is there")
+        return _Document(whole, border=len(prefix))
+
+    def _encode(self, documents: Sequence[_Document]) -> list[Encoded]:
+        if not documents:
+            return []
+        offsets = self._tokenizer.is_fast and any(one.border is not None for one in documents)
+        encoding = self._tokenizer(
+            [one.text for one in documents],
+            add_special_tokens=False,
+            padding=False,
+            truncation=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            return_offsets_mapping=offsets,
+            verbose=False,  # a text longer than the model's context is no mistake here
+        )
+        spans = encoding["offset_mapping"] if offsets else [None] * len(documents)
+        return [
+            self._bordered(one, np.asarray(ids, dtype=np.int32), span)
+            for one, ids, span in zip(documents, encoding["input_ids"], spans, strict=True)
+        ]
+
+    def _bordered(
+        self, document: _Document, ids: NDArray[np.int32], spans: Sequence[tuple[int, int]] | None
+    ) -> Encoded:
+        if document.border is None:
+            return Encoded(ids)
+        if spans is not None:
+            return _border_by_spans(ids, spans, document.border)
+        prefix = self._tokenizer(
+            document.text[: document.border],
+            add_special_tokens=False,
+            truncation=False,
+            verbose=False,
+        )
+        return _border_by_prefix(ids, np.asarray(prefix["input_ids"], dtype=np.int32))
+
+
+def _leading_token(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The token that the tokenizer by itself puts before every text; empty if there is none."""
+    dressed = tokenizer("x", add_special_tokens=True)["input_ids"]
+    plain = tokenizer("x", add_special_tokens=False)["input_ids"]
+    added = list(dressed[:1]) != list(plain[:1])
+    return str(tokenizer.convert_ids_to_tokens(dressed[0])) if added else ""
+
+
+def _border_by_spans(
+    ids: NDArray[np.int32], spans: Sequence[tuple[int, int]], characters: int
+) -> Encoded:
+    """The suffix starts with the first token that ends after the prefix's last character.
+
+    ``spans``: the first character of each token, and the one after its last.
+    """
+    for border, (start, end) in enumerate(spans):
+        if end > characters:
+            return Encoded(ids, border, shifted=start < characters)
+    return Encoded(ids, border=len(ids))
+
+
+def _border_by_prefix(ids: NDArray[np.int32], prefix: NDArray[np.int32]) -> Encoded:
+    """Where a tokenizer tells no spans: the suffix starts where the prefix alone goes other ways.
+
+    ``prefix`` (tokens,): the ids of the prefix string on its own.
+    """
+    common = min(len(prefix), len(ids))
+    differing = np.flatnonzero(prefix[:common] != ids[:common])
+    border = int(differing[0]) if len(differing) else common
+    return Encoded(ids, border, shifted=border < len(prefix))

@@ -1,0 +1,217 @@
+"""The data file, read record by record: ``Sample``, or ``Skipped`` with its reason.
+
+Knows file formats, field names and line numbers. Must not know tokenizers, windows or models,
+and never puts text of the data into an error or a reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from memaudit.data.records import (
+    FORMATS,
+    FORMS,
+    Record,
+    is_unicode,
+    kind_of,
+    read_records,
+    sha256_of,
+)
+from memaudit.errors import DataError
+
+_OWN_FIELDS = frozenset({"id", "group", "text", "prefix", "suffix", "messages"})
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One good record: it has exactly one of text, prefix with suffix, and messages."""
+
+    sample_id: str
+    """The record's ``id``, else its line; in a folder, the file's path inside it."""
+    line: int
+    """Line on which the record starts, from 1; in parquet its row; in a folder always 1."""
+    text: str | None = None
+    prefix: str | None = None
+    suffix: str | None = None
+    messages: tuple[Mapping[str, str], ...] | None = None
+    """A chat: messages with ``role`` and ``content``, the last one the assistant's."""
+    group: str | None = None
+    """Samples of one group belong together: they share a cluster."""
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """All other columns, passed through; what is not a string stands as compact JSON."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A record that gives no window."""
+
+    sample_id: str
+    line: int
+    """As in ``Sample``."""
+    reason: str
+    """Why, in words that quote nothing of the record."""
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """As in ``Sample``; empty where the record could not be taken apart."""
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What a first full pass over the data found."""
+
+    path: Path
+    sha256: str
+    """Of the file's bytes; of a folder, over the sorted paths of its files and their hashes."""
+    rows: int
+    """Records seen, good or bad."""
+    bad: int
+    """Records that cannot be used."""
+
+
+class _BadRecord(Exception):
+    """The record cannot be used; the message is the reason."""
+
+
+def read_samples(path: Path, *, skip_bad_lines: bool) -> Iterator[Sample | Skipped]:
+    """Stream the records of a file or folder, in file order.
+
+    Blank lines are no records. A ``.json`` array is held in memory, the other formats are not.
+
+    Raises:
+        DataError: at the call if the path cannot be read; while iterating, at a bad record,
+            unless ``skip_bad_lines`` makes it a ``Skipped``; always where nothing that follows
+            could be trusted (a broken archive, array or header), or where there is no record.
+    """
+    return _judged(path, read_records(path), skip_bad_lines)
+
+
+def check_samples(path: Path, *, skip_bad_lines: bool) -> DataSummary:
+    """Read everything once, so that input errors come before a model is loaded.
+
+    Raises:
+        DataError: as ``read_samples``; also if not a single record can be used.
+    """
+    rows = bad = 0
+    first: Skipped | None = None
+    for item in read_samples(path, skip_bad_lines=skip_bad_lines):
+        rows += 1
+        if isinstance(item, Skipped):
+            bad += 1
+            first = first or item
+    if first is not None and rows == bad:
+        raise DataError(
+            f"{path}:{first.line}: {first.reason}; none of the {rows} records can be used"
+        )
+    return DataSummary(path, sha256_of(path), rows, bad)
+
+
+def _judged(
+    path: Path, records: Iterator[Record], skip_bad_lines: bool
+) -> Iterator[Sample | Skipped]:
+    record = None
+    for record in records:
+        try:
+            yield _sample(record)
+        except _BadRecord as problem:
+            if not skip_bad_lines:
+                raise DataError(
+                    f"{record.source}:{record.line}: {problem}; mend it or pass --skip-bad-lines"
+                ) from None
+            yield Skipped(_sample_id(record), record.line, str(problem), _extra(record))
+    if record is None:
+        raise DataError(f"{path}: holds no records; give {FORMATS} with at least one")
+
+
+def _sample(record: Record) -> Sample:
+    if record.problem is not None:
+        raise _BadRecord(record.problem)
+    fields = record.fields
+    form = _form(fields)
+    return Sample(
+        sample_id=_sample_id(record),
+        line=record.line,
+        text=_string(fields, "text") if form == "text" else None,
+        prefix=_string(fields, "prefix") if form == "prefix + suffix" else None,
+        suffix=_string(fields, "suffix") if form == "prefix + suffix" else None,
+        messages=_messages(fields["messages"]) if form == "messages" else None,
+        group=_as_text(fields.get("group")) or None,
+        extra=_extra(record),
+    )
+
+
+def _form(fields: Mapping[str, Any]) -> str:
+    """Which of the three forms the record has; null counts as absent."""
+    found = [
+        form for form, names in FORMS.items() if any(fields.get(name) is not None for name in names)
+    ]
+    if not found:
+        raise _BadRecord("has no field text, prefix + suffix, or messages")
+    if len(found) > 1:
+        raise _BadRecord(f"has both {found[0]} and {found[1]}, where only one can be meant")
+    absent = [name for name in FORMS[found[0]] if fields.get(name) is None]
+    if absent:
+        raise _BadRecord(f"has no field {absent[0]}, which {found[0]} needs")
+    return found[0]
+
+
+def _string(fields: Mapping[str, Any], name: str) -> str:
+    value = fields[name]
+    if not isinstance(value, str):
+        raise _BadRecord(f"field {name} is {kind_of(value)}, not a string")
+    if not is_unicode(value):
+        raise _BadRecord(f"field {name} holds half a surrogate pair, which is not Unicode text")
+    if value and not value.strip("\0"):
+        raise _BadRecord(f"field {name} holds nothing but NUL characters")
+    return value
+
+
+def _messages(value: Any) -> tuple[Mapping[str, str], ...]:
+    if isinstance(value, str):  # CSV has no lists: a cell holds them as JSON
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    if not isinstance(value, list):
+        raise _BadRecord(f"field messages is {kind_of(value)}, not a list")
+    messages = tuple(_message(number, message) for number, message in enumerate(value, 1))
+    if len(messages) < 2 or messages[-1]["role"] != "assistant":
+        raise _BadRecord("messages must be at least two, the last one with role assistant")
+    return messages
+
+
+def _message(number: int, value: Any) -> Mapping[str, str]:
+    """One message. Notes beside it, such as a weight, go; what a template would render stays."""
+    if not isinstance(value, dict):
+        raise _BadRecord(f"message {number} is {kind_of(value)}, not an object")
+    for name in ("role", "content"):
+        if not isinstance(value.get(name), str):
+            raise _BadRecord(
+                f"message {number}: {name} is {kind_of(value.get(name))}, not a string"
+            )
+    for name, part in value.items():
+        if part and isinstance(part, (list, dict)):
+            raise _BadRecord(f"message {number} has {_as_text(name)}, which is not text")
+    return {name: _string(value, name) for name, part in value.items() if isinstance(part, str)}
+
+
+def _sample_id(record: Record) -> str:
+    return _as_text(record.fields.get("id")) or str(record.line)
+
+
+def _extra(record: Record) -> Mapping[str, str]:
+    return {
+        _as_text(name): _as_text(value)
+        for name, value in record.fields.items()
+        if name not in _OWN_FIELDS
+    }
+
+
+def _as_text(value: Any) -> str:
+    """A value of a column that is passed through: always text that can be written as UTF-8."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        value = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    return str(value.encode("utf-8", "backslashreplace").decode("utf-8"))

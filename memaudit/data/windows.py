@@ -1,0 +1,266 @@
+"""Token windows: which samples are drawn, and where in their ids the windows are cut.
+
+Knows lengths and placements. Must not know file formats, folds, models or prompts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.config import WindowSettings
+from memaudit.data.encoding import Encoded, Encoder
+from memaudit.data.samples import Sample, Skipped
+from memaudit.errors import DataError
+
+if TYPE_CHECKING:  # the tokenizer is handed in, so the library itself is not needed here
+    from transformers import PreTrainedTokenizerBase
+
+_BATCH = 256  # samples encoded together: plenty for a fast tokenizer, little memory
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """All windows of one file, in file order: N windows of P + S tokens."""
+
+    prefix_ids: NDArray[np.int32]
+    """(N, P)."""
+    suffix_ids: NDArray[np.int32]
+    """(N, S)."""
+    sample: NDArray[np.int64]
+    """(N,): the sample's number among the file's good records, from 0."""
+    line: NDArray[np.int64]
+    """(N,): the sample's line, from 1."""
+    window: NDArray[np.int64]
+    """(N,): the window's number within its sample, from 0."""
+    sample_id: tuple[str, ...]
+    """Of length N, as are the next two."""
+    group: tuple[str | None, ...]
+    extra: tuple[Mapping[str, str], ...]
+    """Columns passed through; the windows of a sample share one mapping."""
+    skipped: tuple[Skipped, ...]
+    """Records that gave no window, with their reasons, in file order."""
+    boundary_shifts: int
+    """Windows whose first suffix token begins inside the prefix string."""
+    columns: tuple[str, ...]
+    """Names of the columns passed through, in the order in which they were first seen."""
+    samples: int
+    """Good records that were looked at, whether they gave a window or not."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the result should be told about the cutting."""
+
+    def __len__(self) -> int:
+        return len(self.prefix_ids)
+
+    def window_ids(self) -> NDArray[np.int32]:
+        """Prefix and suffix in one array: (N, P+S)."""
+        return np.concatenate([self.prefix_ids, self.suffix_ids], axis=1)
+
+
+def cut_windows(
+    samples: Iterable[Sample | Skipped],
+    tokenizer: PreTrainedTokenizerBase,
+    settings: WindowSettings,
+    rng: np.random.Generator,
+) -> Windows:
+    """Encode every sample once and cut its windows of P + S tokens.
+
+    A ``text`` is cut where ``settings.placement`` says. Where the suffix is given (``prefix`` +
+    ``suffix``, or the assistant's last turn of ``messages``), the one window is the last P tokens
+    before the border and the first S after it. ``rng`` draws the samples if there is a limit.
+
+    Raises:
+        DataError: if not one window comes out, or a chat meets a tokenizer without a template.
+    """
+    encoder = Encoder(tokenizer)
+    pile = _Pile(settings)
+    drawn = _drawn(samples, settings.limit, rng)
+    while batch := list(islice(drawn, _BATCH)):
+        encoded = iter(encoder.encode([one.item for one in batch if isinstance(one.item, Sample)]))
+        for one in batch:
+            if isinstance(one.item, Skipped):
+                pile.skip(one.item)
+            else:
+                pile.add(one.item, one.number, next(encoded))
+    return pile.windows()
+
+
+def fitting_window(lengths: Sequence[int]) -> str:
+    """Name the largest window of two equal halves for which nine samples in ten are long enough.
+
+    ``lengths``: the tokens of each sample; at least one.
+    """
+    ordered = sorted(lengths, reverse=True)
+    half = ordered[math.ceil(0.9 * len(ordered)) - 1] // 2
+    if half < 1:
+        return "no window would fit 90 % of the samples"
+    return f"a window of {half}+{half} tokens would fit 90 % of the samples"
+
+
+# Which samples.
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    item: Sample | Skipped
+    place: int
+    """Records before it."""
+    number: int
+    """Good records before it."""
+
+
+def _numbered(samples: Iterable[Sample | Skipped]) -> Iterator[_Numbered]:
+    number = 0
+    for place, item in enumerate(samples):
+        yield _Numbered(item, place, number)
+        number += isinstance(item, Sample)
+
+
+def _drawn(
+    samples: Iterable[Sample | Skipped], limit: int | None, rng: np.random.Generator
+) -> Iterator[_Numbered]:
+    """At most ``limit`` samples, every such set equally likely, in file order, with all skips.
+
+    One pass that never holds more than ``limit`` samples (Vitter 1985, algorithm R).
+    """
+    if limit is None:
+        yield from _numbered(samples)
+        return
+    kept: dict[int, _Numbered] = {}
+    skipped: list[_Numbered] = []
+    for one in _numbered(samples):
+        if isinstance(one.item, Skipped):
+            skipped.append(one)
+            continue
+        slot = one.number if one.number < limit else int(rng.integers(one.number + 1))
+        if slot < limit:
+            kept[slot] = one
+    yield from sorted([*kept.values(), *skipped], key=lambda one: one.place)
+
+
+# Where in a sample.
+
+
+class _TooShort(Exception):
+    """The sample has too few tokens; the message says how many."""
+
+
+def _starts(encoded: Encoded, settings: WindowSettings) -> NDArray[np.int64]:
+    """Where in the sample's ids its windows start: (windows,)."""
+    tokens, border = len(encoded.ids), encoded.border
+    if border is not None:
+        _require("prefix of ", border, settings.prefix_tokens)
+        _require("suffix of ", tokens - border, settings.suffix_tokens)
+        return np.array([border - settings.prefix_tokens])
+    _require("", tokens, settings.length)
+    last = tokens - settings.length
+    if settings.placement == "sliding":
+        return np.arange(0, last + 1, settings.stride or settings.length, dtype=np.int64)
+    return np.array([last if settings.placement == "end" else 0])
+
+
+def _require(what: str, tokens: int, needed: int) -> None:
+    if tokens < needed:
+        raise _TooShort(f"{what}{tokens} tokens, the window needs {needed}")
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """The windows of one sample; its text and its other tokens are let go."""
+
+    rows: NDArray[np.int32]
+    """(windows, P+S)."""
+    sample: Sample
+    """Without its text."""
+    number: int
+
+
+class _Pile:
+    """The windows cut so far, and the records that gave none."""
+
+    def __init__(self, settings: WindowSettings) -> None:
+        self._settings = settings
+        self._cuts: list[_Cut] = []
+        self._skipped: list[Skipped] = []
+        self._columns: dict[str, None] = {}
+        self._lengths: list[int] = []  # tokens; twice the shorter side where there is a border
+        self._samples = self._too_short = self._shifts = 0
+
+    def skip(self, skipped: Skipped) -> None:
+        """Take a record that gives no window."""
+        self._columns |= dict.fromkeys(skipped.extra)
+        self._skipped.append(skipped)
+
+    def add(self, sample: Sample, number: int, encoded: Encoded) -> None:
+        """Take a sample: its windows, or the reason why it has none."""
+        self._samples += 1
+        problem = encoded.problem or self._cut(sample, number, encoded)
+        if problem is not None:
+            self.skip(Skipped(sample.sample_id, sample.line, problem, sample.extra))
+
+    def _cut(self, sample: Sample, number: int, encoded: Encoded) -> str | None:
+        tokens, border = len(encoded.ids), encoded.border
+        self._lengths.append(tokens if border is None else 2 * min(border, tokens - border))
+        try:
+            starts = _starts(encoded, self._settings)
+        except _TooShort as problem:
+            self._too_short += 1
+            return str(problem)
+        views = np.lib.stride_tricks.sliding_window_view(encoded.ids, self._settings.length)
+        textless = replace(sample, text=None, prefix=None, suffix=None, messages=None)
+        self._cuts.append(_Cut(views[starts], textless, number))
+        self._columns |= dict.fromkeys(sample.extra)
+        self._shifts += encoded.shifted
+        return None
+
+    def windows(self) -> Windows:
+        """All windows as one.
+
+        Raises:
+            DataError: if there is none.
+        """
+        self._require_one()
+        ids = np.concatenate([cut.rows for cut in self._cuts])
+        each = [cut for cut in self._cuts for _ in cut.rows]
+        return Windows(
+            prefix_ids=np.ascontiguousarray(ids[:, : self._settings.prefix_tokens]),
+            suffix_ids=np.ascontiguousarray(ids[:, self._settings.prefix_tokens :]),
+            sample=np.array([cut.number for cut in each], dtype=np.int64),
+            line=np.array([cut.sample.line for cut in each], dtype=np.int64),
+            window=np.concatenate([np.arange(len(cut.rows), dtype=np.int64) for cut in self._cuts]),
+            sample_id=tuple(cut.sample.sample_id for cut in each),
+            group=tuple(cut.sample.group for cut in each),
+            extra=tuple(cut.sample.extra for cut in each),
+            skipped=tuple(self._skipped),
+            boundary_shifts=self._shifts,
+            columns=tuple(self._columns),
+            samples=self._samples,
+            notes=self._notes(),
+        )
+
+    def _require_one(self) -> None:
+        if self._cuts:
+            return
+        shape = f"{self._settings.prefix_tokens}+{self._settings.suffix_tokens} tokens"
+        message = f"none of {self._samples} samples gives a window of {shape}"
+        if self._skipped:
+            first = self._skipped[0]
+            message += f"; line {first.line}: {first.reason}"
+        if self._too_short:
+            message += f"; {fitting_window(self._lengths)}"
+        raise DataError(message)
+
+    def _notes(self) -> tuple[str, ...]:
+        if 2 * self._too_short <= self._samples:
+            return ()
+        shape = f"{self._settings.prefix_tokens}+{self._settings.suffix_tokens} tokens"
+        return (
+            f"{self._too_short} of {self._samples} samples are too short for a window of {shape};"
+            f" {fitting_window(self._lengths)}",
+        )

@@ -1,0 +1,45 @@
+"""The exception tree. Every error knows its exit code, so that the command line only has to ask.
+
+::
+
+    MemauditError                3
+    ├── UsageError               2   a flag, a setting or a profile is wrong
+    ├── DataError                2   the data file is wrong; the message starts with file:line
+    ├── TargetError              3   the model cannot be loaded, or cannot take a soft prompt
+    └── RunError                 3   the run itself failed: memory, a non-finite loss, a disk
+
+A message says what is wrong, where, and what to do, in one or two lines, and never quotes
+audited text.
+"""
+
+from __future__ import annotations
+
+
+class MemauditError(Exception):
+    """Base of every error that memaudit raises on purpose."""
+
+    exit_code: int = 3
+
+
+class UsageError(MemauditError):
+    """A flag, a setting or a profile is wrong, or a path given as one."""
+
+    exit_code = 2
+
+
+class DataError(MemauditError):
+    """The data file is missing, unreadable, malformed, or gives nothing to audit."""
+
+    exit_code = 2
+
+
+class TargetError(MemauditError):
+    """The model cannot be loaded, or does not accept soft prompts."""
+
+    exit_code = 3
+
+
+class RunError(MemauditError):
+    """The audit started and could not go on."""
+
+    exit_code = 3

@@ -1,0 +1,150 @@
+"""inspect(config) -> Inspection: load, check and plan, but change nothing.
+
+Knows the same rooms as the scan, and a rough model of what the scan will cost. Trains and
+writes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.attack.extraction import Extractor
+from memaudit.attack.prompts import NoPrompt
+from memaudit.config import ScanConfig
+from memaudit.plan import Plan, check_files, cut_files, make_plan
+from memaudit.result import FoldSizes, TargetFacts
+from memaudit.scan import check_positions, describe_target, fold_sizes, make_extractor
+from memaudit.target.checkpoint import load_checkpoint, load_tokenizer
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What became of one file."""
+
+    path: str
+    rows: int
+    windows: int
+    skipped: Mapping[str, int]
+    """Reason to count."""
+    clusters: int
+    largest_cluster: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the scan should take."""
+
+    windows_per_second: float
+    """Of one verification pass, measured just now."""
+    extraction_seconds: float
+    tuning_seconds: float
+    memory_bytes: int
+    """Weights, ids and the logits of one pass; what the libraries take comes on top."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A target that passed its checks, and the plan for a file if one was given."""
+
+    target: TargetFacts
+    max_tokens: int | None
+    width: int
+    vocabulary: int
+    batch_size: int
+    batch_size_reason: str
+    files: Mapping[str, FileFacts]
+    """By role; empty without a data file."""
+    folds: tuple[FoldSizes, ...]
+    notes: tuple[str, ...]
+    estimate: Estimate | None
+    """None without a data file."""
+
+
+def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
+    """Load and check the model, and plan for the data if ``with_data``.
+
+    Raises what a scan of the same settings would raise before its first attack.
+    """
+    summaries = check_files(config) if with_data else {}
+    tokenizer = load_tokenizer(config.model, config.target)
+    windows = cut_files(config, tokenizer) if with_data else {}
+    checkpoint = load_checkpoint(config.model, config.target, tokenizer)
+    check_positions(config, checkpoint)
+    plan = make_plan(config, summaries, windows) if with_data else None
+    extractor, reason = make_extractor(config, checkpoint)
+    return Inspection(
+        target=describe_target(checkpoint),
+        max_tokens=checkpoint.max_tokens,
+        width=checkpoint.width,
+        vocabulary=checkpoint.vocabulary,
+        batch_size=extractor.batch_size,
+        batch_size_reason=reason,
+        files=_files(plan) if plan else {},
+        folds=fold_sizes(plan) if plan else (),
+        notes=plan.notes if plan else (),
+        estimate=estimate(config, plan, extractor) if plan else None,
+    )
+
+
+def _files(plan: Plan) -> dict[str, FileFacts]:
+    facts = {}
+    for role, corpus in (("data", plan.data), ("control", plan.controls)):
+        if corpus is not None:
+            sizes = np.unique(corpus.clusters, return_counts=True)[1]
+            facts[role] = FileFacts(
+                path=str(corpus.summary.path),
+                rows=corpus.summary.rows,
+                windows=len(corpus.windows),
+                skipped=Counter(skip.reason for skip in corpus.windows.skipped),
+                clusters=len(sizes),
+                largest_cluster=int(sizes.max()),
+            )
+    return facts
+
+
+def estimate(config: ScanConfig, plan: Plan, extractor: Extractor) -> Estimate:
+    """Time and memory of the scan, from one verification pass timed on the file's own windows.
+
+    A soft prompt lengthens every pass by V of P+S tokens; decoding what does not come out costs
+    about as much as verifying it again; a tuning step is a pass and its way back through the
+    target, about as much once more, and half of that again for the prompt itself.
+    """
+    ids = plan.data.windows.window_ids()
+    rate = _measured_rate(extractor, ids)
+    total = len(plan.data.windows) + (len(plan.controls.windows) if plan.controls else 0)
+    length = config.windows.length
+    extraction = tuning = 0.0
+    for attack in config.attacks:
+        if attack == "copy":
+            continue
+        settings = config.constant if attack == "constant" else config.dynamic
+        virtual = 0 if attack == "none" else settings.num_virtual_tokens
+        factor = (length + virtual) / length
+        extraction += 2 * factor * total / rate
+        if attack in ("constant", "dynamic"):
+            fit = sum(len(fold.fit) * settings.fit_share for fold in plan.folds)
+            select = sum(len(fold.select) for fold in plan.folds)
+            tuning += settings.epochs * factor * (2.5 * fit + select) / rate
+    return Estimate(rate, extraction, tuning, _memory(extractor, ids))
+
+
+def _measured_rate(extractor: Extractor, ids: NDArray[np.int32]) -> float:
+    sample = ids[: 2 * extractor.batch_size]
+    extractor.verify(NoPrompt(), sample[: extractor.batch_size])  # the first pass warms up
+    begun = time.perf_counter()
+    extractor.verify(NoPrompt(), sample)
+    return len(sample) / (time.perf_counter() - begun)
+
+
+def _memory(extractor: Extractor, ids: NDArray[np.int32]) -> int:
+    checkpoint = extractor.checkpoint
+    weights = sum(p.numel() * p.element_size() for p in checkpoint.model.parameters())
+    suffix = ids.shape[1] - extractor.prefix_tokens
+    logits = 3 * 4 * extractor.batch_size * suffix * checkpoint.vocabulary
+    return int(weights + ids.nbytes + logits)

@@ -1,0 +1,92 @@
+"""An inspection, shown. Pure: Inspection -> text."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from memaudit.inspection import Inspection
+from memaudit.report.wording import plain
+
+
+def render_inspection(inspection: Inspection, *, width: int, color: bool) -> str:
+    """The target, the checks it passed, the files, the folds and the cost."""
+    stream = io.StringIO()
+    console = Console(
+        file=stream, width=width, force_terminal=color, no_color=not color, highlight=False
+    )
+    for title, rows in _sections(inspection):
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), title_justify="left")
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in rows:
+            table.add_row(Text(plain(name)), Text(plain(value)))
+        console.print(Text(title, style="bold"))
+        console.print(table)
+    for note in inspection.notes:
+        console.print(Text(f"Note: {plain(note)}"))
+    return stream.getvalue()
+
+
+def _sections(inspection: Inspection) -> list[tuple[str, list[tuple[str, str]]]]:
+    sections = [("Target", _target_rows(inspection))]
+    sections.extend((role.capitalize(), _file_rows(inspection, role)) for role in inspection.files)
+    if inspection.folds:
+        folds = [
+            (f"fold {fold.fold}", f"fit {fold.fit:,}, select {fold.select:,}, audit {fold.audit:,}")
+            for fold in inspection.folds
+        ]
+        sections.append(("Folds", folds))
+    if inspection.estimate is not None:
+        sections.append(("Expected", _cost_rows(inspection)))
+    return sections
+
+
+def _target_rows(inspection: Inspection) -> list[tuple[str, str]]:
+    target = inspection.target
+    limit = inspection.max_tokens
+    rows = [
+        ("model", target.name),
+        ("architecture", f"{target.architecture}, {target.parameters:,} parameters"),
+        ("embedding", f"{inspection.vocabulary:,} rows of {inspection.width:,}"),
+        ("positions", f"{limit:,}" if limit is not None else "no limit stated"),
+    ]
+    rows += [(n, f"{c.value} ({c.reason})") for n, c in target.choices.items()]
+    rows.append(("batch size", f"{inspection.batch_size} ({inspection.batch_size_reason})"))
+    rows.append(("soft prompts", "inputs_embeds gives the logits of input_ids; gradients flow"))
+    return rows
+
+
+def _file_rows(inspection: Inspection, role: str) -> list[tuple[str, str]]:
+    facts = inspection.files[role]
+    rows = [
+        ("file", facts.path),
+        ("rows", f"{facts.rows:,}"),
+        ("windows", f"{facts.windows:,}"),
+        ("clusters", f"{facts.clusters:,}, the largest of {facts.largest_cluster:,} windows"),
+    ]
+    rows += [("skipped", f"{count:,}: {reason}") for reason, count in facts.skipped.items()]
+    return rows
+
+
+def _cost_rows(inspection: Inspection) -> list[tuple[str, str]]:
+    cost = inspection.estimate
+    assert cost is not None
+    return [
+        ("measured", f"{cost.windows_per_second:,.0f} windows/s in one pass"),
+        ("extraction", duration(cost.extraction_seconds)),
+        ("tuning", duration(cost.tuning_seconds)),
+        ("memory", f"about {cost.memory_bytes / 2**30:.1f} GiB, and the libraries' own"),
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    if seconds < 5400:
+        return f"about {seconds / 60:.0f} min"
+    return f"about {seconds / 3600:.1f} h"

@@ -1,0 +1,190 @@
+"""From files to a plan: what is audited, and which fold's prompts score which window.
+
+Knows the data room and the settings. Knows nothing of models beyond a tokenizer that is handed
+in, and nothing of attacks beyond the windows that prompts fitted earlier have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.config import ScanConfig
+from memaudit.data.folds import (
+    Fold,
+    assign_controls,
+    find_clusters,
+    fold_of,
+    make_folds,
+    run_hashes,
+)
+from memaudit.data.samples import DataSummary, check_samples, read_samples
+from memaudit.data.windows import Windows, cut_windows
+from memaudit.errors import DataError
+from memaudit.result import Corpus
+
+Role = Literal["data", "control"]
+SEEN_REASON = "near-duplicate of a window that these prompts were fitted on"
+
+
+@dataclass(frozen=True, eq=False)
+class SeenRuns:
+    """What the prompts of one fold, fitted earlier, have seen."""
+
+    hashes: NDArray[np.uint64]
+    """Sorted hashes of every run of tokens in their fit and select windows."""
+    run: int
+    """Tokens in a run."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The windows, and how they are split."""
+
+    data: Corpus
+    controls: Corpus | None
+    folds: tuple[Fold, ...]
+    """Empty where prompts fitted earlier are used."""
+    notes: tuple[str, ...]
+    """What the split means for the reader, a sentence each."""
+
+
+def check_files(config: ScanConfig) -> dict[Role, DataSummary]:
+    """Read every file once, before anything else. Raises DataError for the first fault."""
+    skip = config.windows.skip_bad_lines
+    summaries: dict[Role, DataSummary] = {"data": check_samples(config.data, skip_bad_lines=skip)}
+    if config.controls is not None:
+        summaries["control"] = check_samples(config.controls, skip_bad_lines=skip)
+    return summaries
+
+
+def cut_files(config: ScanConfig, tokenizer: Any) -> dict[Role, Windows]:
+    """Tokenise and cut every file. Raises DataError where one gives no window."""
+    paths: dict[Role, Any] = {"data": config.data, "control": config.controls}
+    return {
+        role: cut_windows(
+            read_samples(path, skip_bad_lines=config.windows.skip_bad_lines),
+            tokenizer,
+            config.windows,
+            np.random.default_rng([config.protocol.seed, number]),
+        )
+        for number, (role, path) in enumerate(paths.items())
+        if path is not None
+    }
+
+
+def make_plan(
+    config: ScanConfig,
+    summaries: Mapping[Role, DataSummary],
+    windows: Mapping[Role, Windows],
+    seen: Sequence[SeenRuns] = (),
+) -> Plan:
+    """Cluster near-duplicates and split into folds, or by what earlier prompts have not seen.
+
+    Raises DataError where there are too few independent windows for the folds.
+    """
+    if seen:
+        return _plan_unseen(config, summaries, windows, seen)
+    clusters = _cluster(config, windows)
+    rng = np.random.default_rng([config.protocol.seed, len(windows)])
+    folds = make_folds(clusters["data"], config.protocol, rng)
+    audited = fold_of(folds, len(windows["data"]))
+    data = Corpus(summaries["data"], windows["data"], clusters["data"], audited)
+    controls = None
+    if "control" in windows:
+        assigned = assign_controls(clusters["control"], clusters["data"], folds, rng)
+        controls = Corpus(
+            summaries["control"], windows["control"], clusters["control"], assigned
+        )
+    return Plan(data, controls, folds, tuple(_notes(config, data, controls)))
+
+
+def _cluster(
+    config: ScanConfig, windows: Mapping[Role, Windows]
+) -> dict[Role, NDArray[np.int64]]:
+    """Clusters of data and controls together, split again by role."""
+    both = find_clusters(list(windows.values()), config.protocol.cluster_run)
+    ends = np.cumsum([len(part) for part in windows.values()])[:-1]
+    return dict(zip(windows, np.split(both, ends), strict=True))
+
+
+def _plan_unseen(
+    config: ScanConfig,
+    summaries: Mapping[Role, DataSummary],
+    windows: Mapping[Role, Windows],
+    seen: Sequence[SeenRuns],
+) -> Plan:
+    clusters = _cluster(config, windows)
+    total = 1 + max(int(part.max()) for part in clusters.values())
+    known = np.zeros((len(seen), total), dtype=bool)  # (folds, clusters)
+    for role, part in windows.items():
+        for number, runs in enumerate(seen):
+            met = np.isin(run_hashes(part.window_ids(), runs.run), runs.hashes).any(axis=1)
+            known[number, clusters[role][met]] = True
+    # The first fold that has seen nothing of the cluster; -1 where every one has.
+    fold = np.where(known.all(axis=0), -1, known.argmin(axis=0))
+    corpora = {
+        role: _unseen_corpus(summaries[role], part, clusters[role], fold)
+        for role, part in windows.items()
+    }
+    return Plan(
+        corpora["data"],
+        corpora.get("control"),
+        (),
+        tuple(_notes(config, corpora["data"], corpora.get("control"))),
+    )
+
+
+def _unseen_corpus(
+    summary: DataSummary,
+    windows: Windows,
+    clusters: NDArray[np.int64],
+    fold_of_cluster: NDArray[np.int64],
+) -> Corpus:
+    folds = fold_of_cluster[clusters]
+    keep = folds >= 0
+    if not keep.any():
+        raise DataError(
+            f"{summary.path}: every window is a near-duplicate of what --generator was fitted on; "
+            "leave the flag out to fit on this file with folds kept apart"
+        )
+    return Corpus(summary, windows.keep(keep, SEEN_REASON), clusters[keep], folds[keep])
+
+
+def _notes(config: ScanConfig, data: Corpus, controls: Corpus | None) -> Iterable[str]:
+    if config.protocol.split == "random":
+        yield (
+            "Folds are random: near-duplicates of a window may have been fitted on. "
+            "These rates are not evidence of memorization; use split = 'clusters' for an audit."
+        )
+    if controls is None:
+        yield (
+            "No controls were given: predictable text counts as extracted. The check that is left "
+            "compares each output with the suffix of an unrelated window."
+        )
+    else:
+        shared = int(np.isin(controls.clusters, data.clusters).sum())
+        if shared:
+            yield (
+                f"{shared:,} of {len(controls.clusters):,} controls are near-duplicates of audited "
+                "windows, so they are not text that the model has not seen."
+            )
+    sizes = np.bincount(data.clusters - data.clusters.min())
+    if sizes.max() > len(data.clusters) / 2:
+        yield (
+            f"{sizes.max():,} of {len(data.clusters):,} windows form one cluster of "
+            "near-duplicates; the folds are uneven and the intervals wide."
+        )
+    for corpus in filter(None, (data, controls)):
+        yield from corpus.windows.notes
+        if corpus.windows.boundary_shifts:
+            yield (
+                f"{corpus.summary.path.name}: in {corpus.windows.boundary_shifts:,} samples a token "
+                "straddles the border of prefix and suffix; it counts as the suffix's first."
+            )
+
+

@@ -1,0 +1,156 @@
+"""The result of a scan: plain figures and ids, everything that a report may show.
+
+Knows the stages' outputs. Knows nothing of how they came about, and holds no tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.attack.fit_record import FitRecord
+from memaudit.config import AttackName, ScanConfig
+from memaudit.data.samples import DataSummary
+from memaudit.data.windows import Windows
+from memaudit.gate.thresholds import GateVerdict, exit_code
+from memaudit.score.scores import AttackSummary, WindowScores
+
+if TYPE_CHECKING:
+    from memaudit.target.checkpoint import Choice
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """One audited file, cut and split: the data, or the controls."""
+
+    summary: DataSummary
+    """The file, its hash and its rows."""
+    windows: Windows
+    """N windows."""
+    clusters: NDArray[np.int64]
+    """(N,) near-duplicate cluster, numbered over data and controls together."""
+    folds: NDArray[np.int64]
+    """(N,) fold whose prompts score the window."""
+
+
+@dataclass(frozen=True, eq=False)
+class Revealed:
+    """Text of the windows, only where the user asked for it. All of length N."""
+
+    prefix: tuple[str, ...]
+    suffix: tuple[str, ...]
+    output: Mapping[AttackName, tuple[str, ...]]
+    """What each attack extracted."""
+
+
+@dataclass(frozen=True)
+class Permuted:
+    """Outputs compared with the suffixes of unrelated windows."""
+
+    k: int
+    """Outputs equal to such a suffix."""
+    n: int
+    """Windows that could be compared."""
+    fractional: float
+    """Mean share of equal positions; NaN where n is 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class AttackResult:
+    """One attack over all windows."""
+
+    attack: AttackName
+    data: WindowScores
+    controls: WindowScores | None
+    summary: AttackSummary
+    permuted: Permuted
+
+
+@dataclass(frozen=True)
+class FoldFit:
+    """A fit and where it belongs."""
+
+    attack: AttackName
+    fold: int
+    record: FitRecord
+
+
+@dataclass(frozen=True)
+class FoldSizes:
+    """Windows in each part of one fold."""
+
+    fold: int
+    fit: int
+    select: int
+    audit: int
+
+
+@dataclass(frozen=True)
+class TargetFacts:
+    """The model under audit, as the report names it."""
+
+    name: str
+    revision: str | None
+    architecture: str
+    """Class of the model."""
+    parameters: int
+    fingerprint: Mapping[str, str]
+    """File name to SHA-256: weights, adapter, tokenizer, template, configuration."""
+    choices: Mapping[str, Choice]
+    """What was resolved automatically, and why."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """When, where and how the audit ran."""
+
+    version: str
+    """Of memaudit."""
+    command: str
+    started: str
+    """ISO 8601, UTC."""
+    seconds: Mapping[str, float]
+    """Wall time of each stage."""
+    batch_size: int
+    """Windows per extraction pass, after any backing off."""
+    batch_size_reason: str
+    libraries: Mapping[str, str]
+    """Package to version."""
+    machine: Mapping[str, str]
+    """Platform, processor count, accelerator."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScanResult:
+    """Everything one audit found."""
+
+    config: ScanConfig
+    sources: Mapping[str, str]
+    """Dotted setting to where its value came from."""
+    target: TargetFacts
+    data: Corpus
+    controls: Corpus | None
+    fold_sizes: tuple[FoldSizes, ...]
+    """Empty where prompts fitted earlier were used."""
+    attacks: tuple[AttackResult, ...]
+    """In the order of the ladder."""
+    fits: tuple[FoldFit, ...]
+    verdicts: tuple[GateVerdict, ...]
+    notes: tuple[str, ...]
+    """What the user has to know to read the figures: one sentence each."""
+    run: RunFacts
+    revealed: Mapping[str, Revealed]
+    """By role, ``data`` and ``control``; empty unless asked for."""
+
+    @property
+    def exit_code(self) -> int:
+        """0, 1 or 4, as the verdicts say."""
+        return exit_code(self.verdicts)
+
+    def attack(self, name: AttackName) -> AttackResult | None:
+        """The result of one attack, if it ran."""
+        return next((result for result in self.attacks if result.attack == name), None)

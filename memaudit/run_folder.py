@@ -1,0 +1,100 @@
+"""A finished audit on disk: the run folder, its files and how they are written.
+
+Knows file names and that nothing half-written may look whole. Knows nothing of how results come
+about. ``report.json`` is written last: a folder without it holds no finished run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+from memaudit.attack.prompt_files import to_bytes
+from memaudit.config import ScanConfig, to_toml
+from memaudit.errors import RunError, UsageError
+from memaudit.report.report_json import to_json
+from memaudit.report.samples_csv import iter_csv
+from memaudit.scan import ScanOutcome
+
+FINISHED = "report.json"
+
+
+def choose_folder(config: ScanConfig, now: datetime | None = None) -> Path:
+    """Where the run goes: ``--out``, or ``memaudit-runs/<time>-<model>/``. Nothing is made yet.
+
+    Raises UsageError for a folder that holds something already, or lies inside the model's.
+    """
+    if config.out is None:
+        stamp = (now or datetime.now(timezone.utc)).strftime("%Y%m%dT%H%M%S")
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(config.model).name or config.model)
+        folder = Path("memaudit-runs") / f"{stamp}-{name.strip('.-') or 'model'}"
+    else:
+        folder = config.out
+    _refuse_model_folder(folder, Path(config.model))
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"--out {folder}: exists and is not an empty folder; name another")
+    return folder
+
+
+def make_folder(folder: Path) -> None:
+    """Make the run folder, open to its owner alone, before hours are spent on what goes in it."""
+    with _disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
+        (folder / ".writable").write_bytes(b"")
+        (folder / ".writable").unlink()
+
+
+def remove_empty(folder: Path) -> None:
+    """Take back a folder that nothing was written to."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def write_run(folder: Path, outcome: ScanOutcome) -> None:
+    """Write every file of a finished run. Raises RunError where the disk refuses."""
+    result = outcome.result
+    with _disk_errors(folder):
+        for fold in outcome.prompts:
+            path = folder / f"generator-{fold.fold}.safetensors"
+            _write(path, [to_bytes(fold, result.target.name)])
+        _write(folder / "config.toml", [to_toml(result.config).encode()])
+        _write(folder / "samples.csv", (row.encode() for row in iter_csv(result)))
+        _write(folder / FINISHED, [to_json(result).encode()])
+
+
+def _refuse_model_folder(folder: Path, model: Path) -> None:
+    if model.is_dir():
+        inside, root = folder.resolve(), model.resolve()
+        if inside == root or root in inside.parents:
+            raise UsageError(f"--out {folder}: lies inside the model's folder; name another")
+
+
+def _write(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write beside the file and rename, so that the file is whole or not there."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{folder}: cannot be written ({error.strerror}); name another with --out"
+        ) from error

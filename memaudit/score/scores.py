@@ -1,0 +1,299 @@
+"""Scores of each window, then the rates of an attack over windows.
+
+Knows token ids, log-probabilities and cluster numbers as arrays. Knows nothing of what an
+attack is beyond its name, nor of thresholds. N stands for windows, S for suffix tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+from rapidfuzz.distance import Levenshtein
+from rapidfuzz.process import cpdist
+
+from memaudit.config import ScoreSettings
+from memaudit.score import stats
+from memaudit.score.stats import Bools, Floats, Interval, Ints
+
+Ids = npt.NDArray[np.integer]
+
+_CHUNK_CELLS = 1 << 18
+"""Tokens scored at once: few enough that the working arrays of a chunk stay in the cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class WindowScores:
+    """What one attack extracted of each of N windows. All arrays are (N,)."""
+
+    exact: Bools
+    """Whether all S tokens were extracted."""
+    fractional: Floats
+    """Share of the S positions that hold the suffix's token, fraction in [0,1]."""
+    matched: Ints
+    """Tokens before the first mismatch, 0..S."""
+    longest_run: Ints
+    """Longest run of tokens that output and suffix have in common, at any alignment, 0..S."""
+    edit_similarity: Floats
+    """1 - Levenshtein distance / S over tokens, fraction in [0,1]."""
+    suffix_nll: Floats
+    """Teacher-forced, nats/token; NaN where the attack has no model."""
+    log_p_z: Floats
+    """ln of the sampler's probability of the suffix; -inf for 0; NaN as above."""
+
+    def __len__(self) -> int:
+        return len(self.exact)
+
+    def take(self, index: npt.NDArray[np.generic]) -> WindowScores:
+        """The windows at ``index``: whole numbers, or a mask (N,)."""
+        return WindowScores(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """One attack's scores on one set of windows: the data, or the controls."""
+
+    scores: WindowScores
+    clusters: Ints
+    """(N,) number of the near-duplicate cluster that each window lies in."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of windows, with what is known of it."""
+
+    k: int
+    """Windows hit."""
+    n: int
+    """Windows scored."""
+    estimate: float
+    """k/n, fraction in [0,1]; NaN where nothing was scored."""
+    interval: Interval
+    """Exact (Clopper–Pearson), windows as independent. (0, 1) where n is 0, as the next."""
+    clustered: Interval
+    """Percentile bootstrap over clusters; a meaningless point where all clusters agree."""
+    confidence: float
+    """Of both intervals."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Exact rate on the data minus exact rate on the controls, one attack."""
+
+    estimate: float
+    """In [-1,1]; NaN where either arm is empty."""
+    interval: Interval
+    """Conservative exact interval, windows taken as independent."""
+    p_value: float
+    """Fisher's exact test, one-sided: that the data's rate is above the controls'."""
+
+
+@dataclass(frozen=True)
+class Lift:
+    """Exact rate of an attack minus that of ``none``, on the same windows."""
+
+    estimate: float
+    """In [-1,1]."""
+    gained: int
+    """Windows that the attack extracted and ``none`` did not."""
+    lost: int
+    """Windows that ``none`` extracted and the attack did not."""
+    p_value: float
+    """Exact McNemar test, two-sided, windows taken as independent."""
+    clustered_p_value: float
+    """Sign-flip permutation test over clusters, two-sided."""
+    interval: Interval
+    """Percentile bootstrap of the paired difference over clusters."""
+
+
+@dataclass(frozen=True)
+class AttackSummary:
+    """One row of the report: an attack over all audited windows."""
+
+    attack: str
+    exact: Rate
+    """Windows extracted exactly."""
+    fractional: float
+    """Mean fractional extraction, fraction in [0,1]; NaN where nothing was scored."""
+    fractional_interval: Interval
+    """Percentile bootstrap over clusters."""
+    suffix_nll: float
+    """Mean, nats/token; NaN where the attack has no model."""
+    controls_exact: Rate | None
+    """Controls extracted exactly; None without controls, as the next two."""
+    controls_fractional: float | None
+    """Mean fractional extraction of the controls."""
+    difference: Difference | None
+    """Data minus controls."""
+    lift: Lift | None
+    """Against ``none``; None for ``none`` itself, or where it did not run."""
+
+
+def score_windows(
+    continuation_ids: Ids, suffix_ids: Ids, suffix_nll: Floats, log_p_z: Floats
+) -> WindowScores:
+    """Score what was extracted (N,S) against the true suffixes (N,S), chunk by chunk.
+
+    A -1 in ``continuation_ids`` is a position without output: it equals no token, so an early
+    end counts as wrong. ``suffix_nll`` and ``log_p_z`` (N,) pass through.
+
+    Raises:
+        ValueError: if the shapes do not agree, or S is 0.
+    """
+    n, length = suffix_ids.shape
+    if continuation_ids.shape != suffix_ids.shape or length == 0:
+        raise ValueError(f"{continuation_ids.shape} output tokens for {suffix_ids.shape}")
+    if not suffix_nll.shape == log_p_z.shape == (n,):
+        raise ValueError(f"{suffix_nll.shape} NLLs and {log_p_z.shape} ln p_z for {n} windows")
+    matched, longest, right = (np.empty(n, dtype=np.int64) for _ in range(3))
+    similarity = np.empty(n)
+    rows = max(1, _CHUNK_CELLS // length)
+    for start in range(0, n, rows):
+        chunk = slice(start, start + rows)
+        output, suffix = continuation_ids[chunk], suffix_ids[chunk]
+        equal = (output == suffix) & (output >= 0)
+        right[chunk] = equal.sum(axis=1)
+        matched[chunk] = np.where(equal.all(axis=1), length, equal.argmin(axis=1))
+        longest[chunk] = _longest_run(output, suffix)
+        similarity[chunk] = _edit_similarity(output, suffix)
+    return WindowScores(
+        exact=right == length,
+        fractional=right / length,
+        matched=matched,
+        longest_run=longest,
+        edit_similarity=similarity,
+        suffix_nll=suffix_nll.astype(np.float64),
+        log_p_z=log_p_z.astype(np.float64),
+    )
+
+
+def summarise(
+    attack: str,
+    data: Arm,
+    settings: ScoreSettings,
+    rng: np.random.Generator,
+    *,
+    none: WindowScores | None = None,
+    controls: Arm | None = None,
+) -> AttackSummary:
+    """Rates of one attack over the data and, where given, the controls.
+
+    ``none`` is what that attack scored on the same windows in the same order, for the lift.
+    ``rng`` draws the resamples.
+    """
+    exact = _rate(data, settings, rng)
+    on_controls = _rate(controls, settings, rng) if controls is not None else None
+    return AttackSummary(
+        attack=attack,
+        exact=exact,
+        fractional=_mean(data.scores.fractional),
+        fractional_interval=_bootstrap(data.scores.fractional, data.clusters, settings, rng),
+        suffix_nll=_mean(data.scores.suffix_nll),
+        controls_exact=on_controls,
+        controls_fractional=_mean(controls.scores.fractional) if controls is not None else None,
+        difference=_difference(exact, on_controls) if on_controls is not None else None,
+        lift=_lift(data, none, settings, rng) if none is not None else None,
+    )
+
+
+def queries(log_p_z: Floats, p: float) -> Floats:
+    """Least number of samples n (N,) that output the suffix at least once with probability p.
+
+    A window is (n,p)-discoverable iff 1 - (1 - p_z)^n >= p (Hayes et al. 2024, arXiv
+    2410.19482), so n = ceil(ln(1 - p) / ln(1 - p_z)), accurate however small p_z is.
+    inf where p_z is 0 or n is beyond the range of a float; NaN where ln p_z is.
+    """
+    log_p = np.minimum(log_p_z, 0.0)  # a sum of rounded terms can end a little above 0
+    goal = np.log1p(-p)
+    with np.errstate(divide="ignore", over="ignore"):
+        # ln(1 - p_z), by whichever of the two forms does not cancel (Maechler 2012).
+        log_miss = np.where(log_p > -np.log(2), np.log(-np.expm1(log_p)), np.log1p(-np.exp(log_p)))
+        # Below e^-40, ln(1 - p_z) is -p_z to the last digit, and p_z may underflow.
+        ratio = np.where(log_p < -40, np.exp(np.log(-goal) - log_p), goal / log_miss)
+    whole = np.rint(ratio)
+    # p_z = 0.1 and p = 0.19 give 2.0000000000000004, which means 2.
+    needed = np.where(np.isclose(ratio, whole, rtol=1e-12, atol=0), whole, np.ceil(ratio))
+    return np.asarray(np.maximum(needed, 1.0))
+
+
+def best_edit_similarity(scores: Mapping[str, WindowScores]) -> Floats:
+    """Largest edit similarity (N,) of each window over the attacks given, by name."""
+    return np.asarray(np.max([s.edit_similarity for s in scores.values()], axis=0))
+
+
+def best_log_p_z(scores: Mapping[str, WindowScores]) -> Floats:
+    """Largest ln p_z (N,) of each window over the attacks given; NaN where none has one."""
+    return np.asarray(np.fmax.reduce([s.log_p_z for s in scores.values()]))
+
+
+def _longest_run(output: Ids, suffix: Ids) -> Ints:
+    """Longest common run of tokens (n,) of the rows of two (n,S) arrays.
+
+    ``runs[:, j + 1]`` is the common run that ends at the output's token of this turn and the
+    suffix's token j: one longer than the run that ended one token earlier in both.
+    """
+    runs, best = np.zeros((2, len(suffix), suffix.shape[1] + 1), dtype=np.int32)  # (n, S+1)
+    for token in output.T[:, :, None]:  # (n, 1)
+        runs[:, 1:] = (runs[:, :-1] + 1) * ((suffix == token) & (token >= 0))
+        np.maximum(best, runs, out=best)
+    return np.asarray(best.max(axis=1), dtype=np.int64)
+
+
+def _edit_similarity(output: Ids, suffix: Ids) -> Floats:
+    """Levenshtein similarity over S (n,) of the rows; positions without output are left out."""
+    said, scorer = [row[row >= 0].tolist() for row in output], Levenshtein.normalized_similarity
+    return np.asarray(cpdist(said, suffix.tolist(), scorer=scorer, dtype=np.float64))
+
+
+def _rate(arm: Arm, settings: ScoreSettings, rng: np.random.Generator) -> Rate:
+    k, n = int(np.count_nonzero(arm.scores.exact)), len(arm.scores)
+    return Rate(
+        k=k,
+        n=n,
+        estimate=k / n if n else float("nan"),
+        interval=stats.clopper_pearson(k, n, settings.confidence),
+        clustered=_bootstrap(arm.scores.exact, arm.clusters, settings, rng),
+        confidence=settings.confidence,
+    )
+
+
+def _difference(data: Rate, controls: Rate) -> Difference:
+    counts = (data.k, data.n, controls.k, controls.n)
+    interval = stats.difference(*counts, data.confidence)
+    return Difference(data.estimate - controls.estimate, interval, stats.fisher_greater(*counts))
+
+
+def _lift(data: Arm, none: WindowScores, settings: ScoreSettings, rng: np.random.Generator) -> Lift:
+    hit, base = data.scores.exact, none.exact
+    paired = stats.paired_exact(hit, base)
+    by_cluster = stats.paired_clustered(hit, base, data.clusters, settings.bootstrap, rng)
+    change = hit.astype(np.float64) - base
+    return Lift(
+        estimate=_mean(change),
+        gained=paired.gained,
+        lost=paired.lost,
+        p_value=paired.p_value,
+        clustered_p_value=by_cluster,
+        interval=_bootstrap(change, data.clusters, settings, rng, low=-1.0),
+    )
+
+
+def _bootstrap(
+    values: npt.NDArray[np.generic],
+    clusters: Ints,
+    settings: ScoreSettings,
+    rng: np.random.Generator,
+    low: float = 0.0,
+) -> Interval:
+    """Cluster bootstrap of the mean; (``low``, 1) where there is nothing to draw from."""
+    if not len(values):
+        return Interval(low, 1.0)
+    return stats.cluster_bootstrap(
+        values, clusters, confidence=settings.confidence, resamples=settings.bootstrap, rng=rng
+    )
+
+
+def _mean(values: Floats) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")

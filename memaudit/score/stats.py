@@ -1,0 +1,158 @@
+"""Intervals and tests for rates over windows that come in clusters.
+
+Knows counts, values and cluster numbers. Knows nothing of tokens, attacks or gates.
+
+Two kinds of interval stand side by side. The exact one (Clopper–Pearson) holds for any number
+of windows, zero hits included, but takes windows as independent. The cluster bootstrap takes
+whole near-duplicate clusters as what was drawn, but is blind where every cluster says the same.
+Neither replaces the other; whoever judges takes the wider end. N stands for windows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+_BOOTSTRAP_CELLS = 1 << 22
+"""Counts held at once while resampling: 32 MiB of int64."""
+
+
+class Interval(NamedTuple):
+    """A two-sided confidence interval, ends included."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The exact McNemar test of two attacks on the same windows."""
+
+    gained: int
+    """Windows that only the first attack hit."""
+    lost: int
+    """Windows that only the second attack hit."""
+    p_value: float
+    """Two-sided; 1 where the two attacks never differ."""
+
+
+def clopper_pearson(k: int, n: int, confidence: float) -> Interval:
+    """Exact interval of a rate from ``k`` hits in ``n`` independent trials.
+
+    Clopper & Pearson 1934; its coverage is never below ``confidence``. No trials say nothing:
+    (0, 1).
+
+    Raises:
+        ValueError: if ``k`` is not within 0..n.
+    """
+    if not 0 <= k <= n:
+        raise ValueError(f"{k} hits of {n} trials: hits must lie within 0 and the trials")
+    tail = (1 - confidence) / 2
+    low = float(stats.beta.ppf(tail, k, n - k + 1)) if k > 0 else 0.0
+    high = float(stats.beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0
+    return Interval(low, high)
+
+
+def cluster_bootstrap(
+    values: npt.NDArray[np.generic],
+    clusters: Ints,
+    *,
+    confidence: float,
+    resamples: int,
+    rng: np.random.Generator,
+) -> Interval:
+    """Percentile bootstrap of the mean of ``values`` (N,), drawing whole ``clusters`` (N,).
+
+    Each resample draws as many clusters as there are, with replacement; its mean is the ratio
+    of the drawn sums to the drawn sizes (Efron & Tibshirani 1993, ch. 13; Field & Welsh 2007).
+    Clusters of the same sum and size are interchangeable, so that only how often each *kind*
+    is drawn has to be: one multinomial count, the same distribution at a fraction of the cost.
+
+    Where all values are equal, or there is one cluster, every resample is the same and the
+    interval is that one point: it then says nothing, and the exact interval is what counts.
+
+    Raises:
+        ValueError: if there are no values, or not one cluster number for each.
+    """
+    sums, sizes = _by_cluster(values, clusters)
+    kinds, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
+    drawn, shares = int(counts.sum()), counts / counts.sum()
+    rows = max(1, _BOOTSTRAP_CELLS // len(kinds))
+    means = np.empty(resamples)
+    for start in range(0, resamples, rows):
+        stop = min(start + rows, resamples)
+        totals = rng.multinomial(drawn, shares, size=stop - start) @ kinds  # (rows, 2)
+        means[start:stop] = totals[:, 0] / totals[:, 1]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(float(low), float(high))
+
+
+def paired_exact(a: Bools, b: Bools) -> Paired:
+    """Exact McNemar test of ``a`` (N,) against ``b`` (N,), hits on the same windows.
+
+    Only windows on which the two differ count: under no difference each goes either way with
+    probability 1/2. Takes windows as independent; see `paired_clustered`.
+    """
+    gained, lost = int(np.sum(a & ~b)), int(np.sum(b & ~a))
+    p_value = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return Paired(gained, lost, p_value)
+
+
+def paired_clustered(
+    a: Bools, b: Bools, clusters: Ints, resamples: int, rng: np.random.Generator
+) -> float:
+    """Two-sided p-value of ``a`` against ``b`` (N,) where windows of a cluster hang together.
+
+    Sign-flip permutation test: under no difference, each cluster's sum of a - b is as likely
+    as its negative. Only sums' sizes matter, so the flips of equal sizes are drawn as one
+    binomial count. The observed value counts as one of the resamples (Phipson & Smyth 2010),
+    so the least p-value is 1 / (resamples + 1). 1 where no cluster's sum differs from zero.
+    """
+    if not len(a):
+        return 1.0
+    sums, _ = _by_cluster(a.astype(np.int64) - b.astype(np.int64), clusters)
+    sizes, counts = np.unique(np.abs(sums[sums != 0]), return_counts=True)
+    if not len(sizes):
+        return 1.0
+    flips = 2 * rng.binomial(counts, 0.5, size=(resamples, len(sizes))) - counts
+    # Sums of 0/1 differences are whole numbers: the comparison is exact in float64.
+    as_far = np.abs(flips @ sizes) >= abs(sums.sum())
+    return float((1 + np.count_nonzero(as_far)) / (1 + resamples))
+
+
+def difference(k1: int, n1: int, k2: int, n2: int, confidence: float) -> Interval:
+    """Conservative exact interval of rate ``k1/n1`` minus rate ``k2/n2``.
+
+    The corners of two Clopper–Pearson intervals, each missing with half the probability
+    (Bonferroni), so that both hold together with at least ``confidence``.
+    """
+    each = 1 - (1 - confidence) / 2
+    first, second = clopper_pearson(k1, n1, each), clopper_pearson(k2, n2, each)
+    return Interval(first.low - second.high, first.high - second.low)
+
+
+def fisher_greater(k1: int, n1: int, k2: int, n2: int) -> float:
+    """One-sided p-value of Fisher's exact test that rate ``k1/n1`` exceeds rate ``k2/n2``."""
+    if n1 == 0 or n2 == 0:
+        return 1.0
+    table = np.array([[k1, n1 - k1], [k2, n2 - k2]])
+    return float(stats.fisher_exact(table, alternative="greater").pvalue)
+
+
+def _by_cluster(values: npt.NDArray[np.generic], clusters: Ints) -> tuple[Floats, Floats]:
+    """Sum of ``values`` and number of windows in each cluster, both (clusters,)."""
+    if not len(values) or values.shape != clusters.shape:
+        raise ValueError(f"{values.shape} values with {clusters.shape} cluster numbers")
+    _, index = np.unique(clusters, return_inverse=True)
+    sums: Floats = np.bincount(index, weights=values.astype(np.float64)).astype(np.float64)
+    sizes: Floats = np.bincount(index).astype(np.float64)
+    return sums, sizes

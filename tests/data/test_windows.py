@@ -1,0 +1,392 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import build_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
+
+from memaudit.config import WindowSettings
+from memaudit.data.encoding import Encoder
+from memaudit.data.samples import Sample, Skipped
+from memaudit.data.windows import Windows, cut_windows, fitting_window
+from memaudit.errors import DataError
+
+WORDS = PreTrainedTokenizerFast(
+    tokenizer_object=Tokenizer(
+        models.WordLevel({"[UNK]": 0} | {str(n): n for n in range(1, 500)}, unk_token="[UNK]")
+    ),
+    model_max_length=8,  # shorter than most texts here: nothing may be cut off or warned about
+)
+"""One token for each number from 1, of the same id."""
+WORDS.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+
+
+BPE = build_tokenizer()
+
+
+class SlowPairs(PreTrainedTokenizer):
+    """Two equal letters side by side are one token. Written in Python, so it knows no offsets."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        letters = "abcdefghijklmnopqrstuvwxyz "
+        self._names = ["<unk>", *letters, *(2 * letter for letter in letters)]
+        super().__init__(unk_token="<unk>", **kwargs)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._names)
+
+    def get_vocab(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self._names)}
+
+    def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        tokens: list[str] = []
+        while text:
+            width = 2 if text[:2] in self._names[28:] else 1
+            tokens.append(text[:width])
+            text = text[width:]
+        return tokens
+
+    def _convert_token_to_id(self, token: str) -> int:
+        return self._names.index(token)
+
+    def _convert_id_to_token(self, index: int) -> str:
+        return self._names[index]
+
+
+def words(*numbers: int) -> str:
+    return " ".join(map(str, numbers))
+
+
+def counting(tokens: int, line: int = 1, **extra: str) -> Sample:
+    """A sample of the tokens 1, 2, 3, ..."""
+    return Sample(f"s{line}", line, text=words(*range(1, tokens + 1)), extra=extra)
+
+
+def cut(samples: Iterable[Sample | Skipped], tokenizer: Any = WORDS, **settings: Any) -> Windows:
+    return cut_windows(samples, tokenizer, WindowSettings(**settings), np.random.default_rng(0))
+
+
+def shape(prefix: int, suffix: int) -> dict[str, int]:
+    return {"prefix_tokens": prefix, "suffix_tokens": suffix}
+
+
+# Where windows lie.
+
+
+@pytest.mark.parametrize(
+    ("placement", "starts"),
+    [
+        ({"placement": "start"}, [1]),
+        ({"placement": "end"}, [6]),
+        ({"placement": "sliding"}, [1, 6]),
+        ({"placement": "sliding", "stride": 2}, [1, 3, 5]),
+        ({"placement": "sliding", "stride": 20}, [1]),
+    ],
+)
+def test_placement(placement: dict[str, Any], starts: list[int]) -> None:
+    windows = cut([counting(10, line=4)], **shape(2, 3), **placement)
+    assert windows.prefix_ids.tolist() == [[start, start + 1] for start in starts]
+    assert windows.suffix_ids.tolist() == [[start + 2, start + 3, start + 4] for start in starts]
+    assert windows.window.tolist() == list(range(len(starts)))
+    assert windows.sample.tolist() == [0] * len(starts)
+    assert windows.line.tolist() == [4] * len(starts)
+    assert windows.sample_id == ("s4",) * len(starts)
+
+
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 30), min_size=1, max_size=6),
+    prefix=st.integers(1, 6),
+    suffix=st.integers(1, 6),
+    placement=st.sampled_from(["start", "end", "sliding"]),
+    stride=st.integers(1, 9),
+)
+def test_windows_are_slices_of_the_ids(
+    lengths: list[int], prefix: int, suffix: int, placement: str, stride: int
+) -> None:
+    samples = [counting(length, line) for line, length in enumerate([*lengths, 12], 1)]
+    chosen = {"stride": stride} if placement == "sliding" else {}
+    windows = cut(samples, **shape(prefix, suffix), placement=placement, **chosen)
+
+    length = prefix + suffix
+    expected = []
+    for sample in samples:
+        ids = [int(word) for word in (sample.text or "").split()]
+        last = len(ids) - length
+        starts = {"start": [0], "end": [last], "sliding": range(0, last + 1, stride)}[placement]
+        expected += [(sample.line, ids[s : s + length]) for s in starts if last >= 0]
+    assert list(zip(windows.line.tolist(), windows.window_ids().tolist(), strict=True)) == expected
+    short = [sample.line for sample in samples if len((sample.text or "").split()) < length]
+    assert [skipped.line for skipped in windows.skipped] == short
+    assert windows.samples == len(samples)
+
+
+def test_arrays_have_their_types_and_shapes() -> None:
+    windows = cut([counting(9)], **shape(2, 3), placement="sliding", stride=1)
+    assert len(windows) == 5
+    assert windows.prefix_ids.shape == (5, 2)
+    assert windows.suffix_ids.shape == (5, 3)
+    assert windows.window_ids().shape == (5, 5)
+    for ids in (windows.prefix_ids, windows.suffix_ids, windows.window_ids()):
+        assert ids.dtype == np.int32
+    for numbers in (windows.sample, windows.line, windows.window):
+        assert numbers.dtype == np.int64
+
+
+def test_long_texts_are_neither_truncated_nor_warned_about(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        windows = cut([counting(400)], **shape(200, 200))
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert windows.window_ids().tolist() == [list(range(1, 401))]
+    assert not caplog.records
+
+
+def test_special_tokens_are_not_added(bos_tokenizer: Any) -> None:
+    text = "A model is trained on text, and some of the text comes back."
+    windows = cut([Sample("a", 1, text=text)], bos_tokenizer, **shape(4, 4))
+    ids = bos_tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert windows.window_ids().tolist() == [ids[:8]]
+
+
+def test_many_samples_keep_their_order() -> None:
+    samples = [
+        Skipped(f"s{line}", line, "bad") if line % 7 == 0 else counting(line % 5, line)
+        for line in range(1, 700)
+    ]
+    windows = cut(samples, **shape(2, 2))
+    good = [sample for sample in samples if isinstance(sample, Sample)]
+    kept = [(number, sample.line) for number, sample in enumerate(good) if sample.line % 5 == 4]
+    assert list(zip(windows.sample.tolist(), windows.line.tolist(), strict=True)) == kept
+    lines = [skipped.line for skipped in windows.skipped]
+    assert sorted([*lines, *windows.line.tolist()]) == list(range(1, 700))
+    assert lines == sorted(lines)
+
+
+# Prefix and suffix as two strings.
+
+
+def pair(prefix: str, suffix: str) -> Sample:
+    return Sample("a", 1, prefix=prefix, suffix=suffix)
+
+
+def test_the_window_lies_around_the_border() -> None:
+    windows = cut([pair("1 2 3 ", "4 5 6")], **shape(2, 1), placement="end")
+    assert windows.window_ids().tolist() == [[2, 3, 4]]
+    assert windows.boundary_shifts == 0
+
+
+@pytest.mark.parametrize("tokenizer", [WORDS, SlowPairs()], ids=["offsets", "none"])
+def test_a_token_across_the_border_starts_the_suffix(tokenizer: Any) -> None:
+    prefix, suffix = ("1 2 3", "4 5") if tokenizer is WORDS else ("x y a", "a ")
+    windows = cut([pair(prefix, suffix)], tokenizer, **shape(2, 2))
+    ids = tokenizer(prefix + suffix, add_special_tokens=False)["input_ids"]
+    assert windows.window_ids().tolist() == [ids[-4:]]
+    assert windows.boundary_shifts == 1
+
+
+@settings(deadline=None)
+@given(prefix=st.text("ab ", max_size=12), suffix=st.text("ab ", max_size=12))
+def test_without_offsets_the_border_is_found_all_the_same(prefix: str, suffix: str) -> None:
+    tokenizer = SlowPairs()
+    (encoded,) = Encoder(tokenizer).encode([pair(prefix, suffix)])
+    tokens = tokenizer.tokenize(prefix + suffix)
+    ends = np.cumsum([len(token) for token in tokens], dtype=int).tolist()
+    border = next((n for n, end in enumerate(ends) if end > len(prefix)), len(tokens))
+    assert encoded.border == border
+    assert encoded.shifted == (len("".join(tokens[:border])) < len(prefix))
+
+
+PIECES = st.lists(
+    st.sampled_from(["the ", "prefix", " text", "wo", "rd ", "é", "漢", "🙂", "1", "\n"])
+).map("".join)
+
+
+@settings(deadline=None)
+@given(prefix=PIECES, suffix=PIECES)
+def test_the_border_splits_the_text_where_it_was(prefix: str, suffix: str) -> None:
+    (encoded,) = Encoder(BPE).encode([pair(prefix, suffix)])
+    assert encoded.border is not None
+    before, after = encoded.ids[: encoded.border], encoded.ids[encoded.border :]
+    assert [*before, *after] == BPE(prefix + suffix, add_special_tokens=False)["input_ids"]
+    if encoded.shifted:
+        assert len(BPE.decode(before)) < len(prefix)
+    else:
+        assert BPE.decode(before) == prefix
+        assert BPE.decode(after) == suffix
+
+
+@pytest.mark.parametrize(
+    ("prefix", "suffix", "reason"),
+    [
+        ("1 ", "2 3", "prefix of 1 tokens, the window needs 2"),
+        ("1 2 ", "3", "suffix of 1 tokens, the window needs 2"),
+        ("", "1 2", "prefix of 0 tokens, the window needs 2"),
+        ("1 2", "", "suffix of 0 tokens, the window needs 2"),
+        ("1 2 3", "4", "suffix of 1 tokens, the window needs 2"),
+        ("", "", "prefix of 0 tokens, the window needs 2"),
+    ],
+)
+def test_both_sides_have_to_be_long_enough(prefix: str, suffix: str, reason: str) -> None:
+    windows = cut([counting(4), pair(prefix, suffix)], **shape(2, 2))
+    assert [skipped.reason for skipped in windows.skipped] == [reason]
+
+
+# Chats.
+
+PLAIN = (
+    "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+REWRITING = "{{ messages | length }}" + PLAIN
+REFUSING = "{{ raise_exception('roles must alternate: ' + messages[0].content) }}"
+
+
+def chat(line: int = 1) -> Sample:
+    question = {"role": "user", "content": "Which text comes back?"}
+    answer = {"role": "assistant", "content": "The text that was read many times."}
+    return Sample("a", line, messages=(question, answer))
+
+
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_the_last_turn_is_the_suffix(
+    adds_bos: bool, tiny_tokenizer: Any, bos_tokenizer: Any
+) -> None:
+    tokenizer = bos_tokenizer if adds_bos else tiny_tokenizer
+    tokenizer.chat_template = PLAIN
+    (encoded,) = Encoder(tokenizer).encode([chat()])
+    assert tokenizer.decode(encoded.ids[encoded.border :]) == chat().messages[1]["content"] + "\n"
+    before = tokenizer.decode(encoded.ids[: encoded.border])
+    bos = "" if adds_bos else "<s>"  # the target gets it apart where the tokenizer adds it
+    assert before == f"{bos}[user] Which text comes back?\n[assistant] "
+
+    windows = cut([chat()], tokenizer, **shape(3, 4))
+    at = encoded.border
+    assert windows.window_ids().tolist() == [encoded.ids[at - 3 : at + 4].tolist()]
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"), [(REWRITING, "changes earlier turns"), (REFUSING, "refuses these")]
+)
+def test_a_chat_the_template_cannot_take_is_skipped(
+    template: str, reason: str, tiny_tokenizer: Any
+) -> None:
+    tiny_tokenizer.chat_template = template
+    text = Sample("b", 2, text="some of the text comes back word for word")
+    windows = cut([chat(), text], tiny_tokenizer, **shape(2, 2))
+    assert windows.line.tolist() == [2]
+    assert reason in windows.skipped[0].reason
+    assert "Which" not in windows.skipped[0].reason
+    assert windows.samples == 2
+
+
+def test_a_chat_needs_a_template() -> None:
+    with pytest.raises(DataError, match=r"line 7 has messages.*no chat template"):
+        cut([chat(line=7)])
+
+
+# Which samples.
+
+
+def test_limit_draws_samples_in_file_order() -> None:
+    samples = [
+        Skipped("bad", line, "bad") if line % 10 == 0 else counting(4, line)
+        for line in range(1, 101)
+    ]
+    windows = cut(samples, **shape(2, 2), limit=12)
+    assert windows.samples == len(windows) == 12
+    assert len(windows.skipped) == 10
+    assert np.all(np.diff(windows.line) > 0)
+    good = [sample.line for sample in samples if isinstance(sample, Sample)]
+    assert [good[number] for number in windows.sample] == windows.line.tolist()
+    assert cut(samples, **shape(2, 2), limit=12).line.tolist() == windows.line.tolist()
+
+
+@pytest.mark.parametrize("limit", [5, 6, 1000])
+def test_a_limit_that_is_not_reached_changes_nothing(limit: int) -> None:
+    samples = [counting(4, line) for line in range(1, 6)]
+    windows = cut(samples, **shape(2, 2), limit=limit)
+    assert windows.line.tolist() == [1, 2, 3, 4, 5]
+
+
+def test_limit_favours_no_sample() -> None:
+    samples = [counting(2, line) for line in range(10)]
+    rng, drawn = np.random.default_rng(1), np.zeros(10)
+    for _ in range(600):
+        settings = WindowSettings(**shape(1, 1), limit=3)
+        drawn[cut_windows(samples, WORDS, settings, rng).sample] += 1
+    # 600 draws at 3 in 10: 180 each, standard deviation 11.2
+    assert drawn.min() > 180 - 5 * 11.2
+    assert drawn.max() < 180 + 5 * 11.2
+
+
+# What is passed on, and what is said.
+
+
+def test_columns_and_groups_go_with_their_windows() -> None:
+    samples = [
+        counting(4, line=1, dup="3"),
+        Skipped("b", 2, "bad", {"source": "x"}),
+        Sample("c", 3, text=words(1), group="g", extra={"dup": "1", "short": "y"}),
+        Sample("d", 4, text=words(*range(1, 9)), group="g", extra={"last": "z"}),
+    ]
+    windows = cut(samples, **shape(2, 2), placement="sliding")
+    assert windows.columns == ("dup", "source", "short", "last")
+    assert windows.group == (None, "g", "g")
+    assert windows.extra[0] == {"dup": "3"}
+    assert windows.extra[1] is windows.extra[2] is samples[3].extra
+    assert windows.sample.tolist() == [0, 2, 2]
+    assert [(skipped.line, skipped.reason) for skipped in windows.skipped] == [
+        (2, "bad"),
+        (3, "1 tokens, the window needs 4"),
+    ]
+    assert windows.skipped[1].extra == {"dup": "1", "short": "y"}
+    assert windows.notes == ()
+
+
+def test_a_note_names_a_window_that_fits() -> None:
+    samples = [counting(tokens) for tokens in (100, 8, 9, 60, 11)]
+    windows = cut(samples, **shape(30, 30))
+    assert len(windows) == 2
+    assert windows.notes == (
+        "3 of 5 samples are too short for a window of 30+30 tokens;"
+        " a window of 4+4 tokens would fit 90 % of the samples",
+    )
+
+
+def test_no_window_at_all_is_an_error() -> None:
+    with pytest.raises(DataError) as error:
+        cut([counting(8, line=3), counting(0, line=4)], **shape(30, 30))
+    assert str(error.value) == (
+        "none of 2 samples gives a window of 30+30 tokens; line 3: 8 tokens, the window needs 60;"
+        " no window would fit 90 % of the samples"
+    )
+    with pytest.raises(DataError, match=r"line 5: bad$"):
+        cut([Skipped("a", 5, "bad")])
+
+
+@given(lengths=st.lists(st.integers(0, 300), min_size=1, max_size=40))
+def test_the_fitting_window_fits_nine_in_ten_and_is_the_largest(lengths: list[int]) -> None:
+    def fitting(half: int) -> float:
+        return sum(length >= 2 * half for length in lengths) / len(lengths)
+
+    said = fitting_window(lengths)
+    if said == "no window would fit 90 % of the samples":
+        half = 0
+    else:
+        half = int(said.split("+")[1].split()[0])
+        assert said == f"a window of {half}+{half} tokens would fit 90 % of the samples"
+        assert fitting(half) >= 0.9
+    assert fitting(half + 1) < 0.9

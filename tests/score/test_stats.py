@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memaudit.score.stats import (
+    Interval,
+    clopper_pearson,
+    cluster_bootstrap,
+    difference,
+    fisher_greater,
+    paired_clustered,
+    paired_exact,
+)
+
+
+def binomial(k: int, n: int, rate: float) -> float:
+    return math.comb(n, k) * rate**k * (1 - rate) ** (n - k)
+
+
+def bootstrap(values, clusters, *, seed=0, resamples=2000, confidence=0.95) -> Interval:
+    return cluster_bootstrap(
+        np.asarray(values),
+        np.asarray(clusters, dtype=np.int64),
+        confidence=confidence,
+        resamples=resamples,
+        rng=np.random.default_rng(seed),
+    )
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "low", "high"),
+    [
+        (0, 100, 0.0, 0.036217),
+        (0, 1000, 0.0, 0.0036821),
+        (100, 100, 0.963783, 1.0),
+        (1, 10, 0.0025286, 0.4450161),
+        (5, 10, 0.1870860, 0.8129140),
+    ],
+)
+def test_clopper_pearson_reference_values(k, n, low, high):
+    assert clopper_pearson(k, n, 0.95) == pytest.approx((low, high), rel=2e-5)
+
+
+@given(st.data(), st.integers(1, 60), st.floats(0.5, 0.999))
+def test_clopper_pearson_ends_have_the_tails_they_promise(data, n, confidence):
+    k = data.draw(st.integers(0, n))
+    low, high = clopper_pearson(k, n, confidence)
+    tail = (1 - confidence) / 2
+    assert 0 <= low <= k / n <= high <= 1
+    if k > 0:
+        assert sum(binomial(i, n, low) for i in range(k, n + 1)) == pytest.approx(tail)
+    if k < n:
+        assert sum(binomial(i, n, high) for i in range(k + 1)) == pytest.approx(tail)
+
+
+def test_clopper_pearson_without_trials_says_nothing():
+    assert clopper_pearson(0, 0, 0.95) == (0, 1)
+
+
+@pytest.mark.parametrize(("k", "n"), [(-1, 5), (6, 5), (0, -1)])
+def test_clopper_pearson_refuses_impossible_counts(k, n):
+    with pytest.raises(ValueError, match="hits"):
+        clopper_pearson(k, n, 0.95)
+
+
+def test_bootstrap_draws_what_a_plain_bootstrap_draws():
+    rng = np.random.default_rng(1)
+    clusters = np.sort(rng.integers(0, 30, 120))
+    values = rng.random(120)
+    groups = [values[clusters == c] for c in np.unique(clusters)]
+    means = [
+        np.concatenate([groups[i] for i in rng.integers(0, len(groups), len(groups))]).mean()
+        for _ in range(20_000)
+    ]
+    found = bootstrap(values, clusters, resamples=20_000)
+    assert found == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=2e-3)
+
+
+def test_bootstrap_of_interchangeable_clusters_is_the_binomial():
+    # 100 windows of their own, 30 hits: the resampled count is binomial(100, 0.3).
+    found = bootstrap(np.arange(100) < 30, np.arange(100), resamples=50_000)
+    assert found == pytest.approx((0.21, 0.39), abs=0.0101)
+
+
+def test_bootstrap_ignores_the_order_of_windows_and_the_names_of_clusters():
+    rng = np.random.default_rng(2)
+    values, clusters = rng.random(50), rng.integers(0, 12, 50)
+    order = rng.permutation(50)
+    assert bootstrap(values, clusters) == pytest.approx(
+        bootstrap(values[order], (clusters * 7 + 3)[order])
+    )
+
+
+def test_bootstrap_over_chunks_is_the_bootstrap_at_once(monkeypatch):
+    rng = np.random.default_rng(3)
+    values, clusters = rng.random(40), np.arange(40)
+    at_once = bootstrap(values, clusters, resamples=500)
+    monkeypatch.setattr("memaudit.score.stats._BOOTSTRAP_CELLS", 100)
+    assert bootstrap(values, clusters, resamples=500) == at_once
+
+
+def test_bootstrap_is_wider_where_windows_hang_together():
+    values = np.repeat(np.arange(20) % 2, 10)
+    apart = bootstrap(values, np.arange(200))
+    together = bootstrap(values, np.repeat(np.arange(20), 10))
+    assert together.high - together.low > 2 * (apart.high - apart.low)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25, 1.0])
+def test_bootstrap_of_equal_values_is_that_value(value):
+    assert bootstrap(np.full(9, value), np.arange(9) // 2) == (value, value)
+
+
+@pytest.mark.parametrize(("values", "clusters"), [([], []), ([1.0, 2.0], [0])])
+def test_bootstrap_refuses_nothing_and_mismatches(values, clusters):
+    with pytest.raises(ValueError, match="cluster numbers"):
+        bootstrap(values, clusters)
+
+
+def test_bootstrap_covers_the_truth_about_as_often_as_it_says():
+    # 60 clusters of 1 to 9 windows; a cluster is hit as a whole three times in ten.
+    rng = np.random.default_rng(4)
+    covered = 0
+    for trial in range(300):
+        sizes = rng.integers(1, 10, 60)
+        hits = np.repeat(rng.random(60) < 0.3, sizes)
+        clusters = np.repeat(np.arange(60), sizes)
+        low, high = bootstrap(hits, clusters, seed=trial, resamples=400)
+        covered += low <= 0.3 <= high
+    assert 0.90 <= covered / 300 <= 0.98
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=14))
+def test_mcnemar_is_the_share_of_coin_flips_as_uneven(pairs):
+    a, b = np.array(pairs, dtype=bool).reshape(-1, 2).T
+    found = paired_exact(a, b)
+    changes = [x - y for x, y in pairs if x != y]
+    assert (found.gained, found.lost) == (changes.count(1), changes.count(-1))
+    signs = list(product((-1, 1), repeat=len(changes)))
+    as_far = sum(abs(sum(flip)) >= abs(sum(changes)) for flip in signs)
+    assert found.p_value == pytest.approx(as_far / len(signs))
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 5)), max_size=24),
+    st.integers(0, 10),
+)
+def test_clustered_test_is_the_share_of_sign_flips_as_uneven(rows, seed):
+    a, b, clusters = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+    found = paired_clustered(
+        a.astype(bool), b.astype(bool), clusters, 4000, np.random.default_rng(seed)
+    )
+    sums = [int((a - b)[clusters == c].sum()) for c in np.unique(clusters)]
+    flips = [np.dot(f, sums) for f in product((-1, 1), repeat=len(sums))] or [0]
+    true = np.mean(np.abs(flips) >= abs(sum(sums)))
+    assert 0 < found <= 1
+    assert found == pytest.approx(true, abs=0.05)
+
+
+def test_clustered_test_does_not_take_one_cluster_for_many():
+    a, b = np.ones(20, dtype=bool), np.zeros(20, dtype=bool)
+    rng = np.random.default_rng(5)
+    assert paired_exact(a, b).p_value < 1e-5
+    assert paired_clustered(a, b, np.zeros(20, dtype=np.int64), 999, rng) == 1
+    assert paired_clustered(a, b, np.arange(20), 999, rng) == 1 / 1000
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 40), st.integers(1, 40))
+def test_difference_holds_the_estimate_and_turns_with_its_arms(k1, k2, n1, n2):
+    k1, k2 = min(k1, n1), min(k2, n2)
+    low, high = difference(k1, n1, k2, n2, 0.95)
+    assert -1 <= low <= k1 / n1 - k2 / n2 <= high <= 1
+    assert difference(k2, n2, k1, n1, 0.95) == pytest.approx((-high, -low))
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.02, 0.0), (0.3, 0.25), (0.9, 0.1)])
+def test_difference_covers_at_least_as_often_as_it_says(first, second):
+    n1, n2 = 40, 25
+    covered = 0.0
+    for k1, k2 in product(range(n1 + 1), range(n2 + 1)):
+        low, high = difference(k1, n1, k2, n2, 0.9)
+        if low <= first - second <= high:
+            covered += binomial(k1, n1, first) * binomial(k2, n2, second)
+    assert covered >= 0.9
+
+
+def test_difference_without_controls_says_only_what_the_data_says():
+    low, high = difference(3, 10, 0, 0, 0.95)
+    assert -1 < low < high < 1
+    assert difference(0, 0, 0, 0, 0.95) == (-1, 1)
+
+
+@given(st.integers(0, 20), st.integers(0, 20), st.integers(1, 20), st.integers(1, 20))
+def test_fisher_is_the_hypergeometric_tail(k1, k2, n1, n2):
+    k1, k2 = min(k1, n1), min(k2, n2)
+    hits = k1 + k2
+    tail = sum(
+        math.comb(n1, i) * math.comb(n2, hits - i)
+        for i in range(k1, min(hits, n1) + 1)
+        if hits - i <= n2
+    )
+    assert fisher_greater(k1, n1, k2, n2) == pytest.approx(tail / math.comb(n1 + n2, hits))
+
+
+@pytest.mark.parametrize(("n1", "n2"), [(0, 5), (5, 0), (0, 0)])
+def test_fisher_without_an_arm_shows_nothing(n1, n2):
+    assert fisher_greater(0, n1, 0, n2) == 1
