@@ -9,7 +9,16 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-_DECIDING = ("torch", "transformers", "tokenizers", "peft", "safetensors", "numpy", "scipy", "rapidfuzz")
+_DECIDING = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "rapidfuzz",
+)
 
 
 def describe_libraries() -> dict[str, str]:

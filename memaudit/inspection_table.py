@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from memaudit.inspection import Inspection
-from memaudit.report.wording import plain
+from memaudit.report.wording import neutral
 
 
 def render_inspection(inspection: Inspection, *, width: int, color: bool) -> str:
@@ -23,11 +23,11 @@ def render_inspection(inspection: Inspection, *, width: int, color: bool) -> str
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in rows:
-            table.add_row(Text(plain(name)), Text(plain(value)))
+            table.add_row(Text(neutral(name)), Text(neutral(value)))
         console.print(Text(title, style="bold"))
         console.print(table)
     for note in inspection.notes:
-        console.print(Text(f"Note: {plain(note)}"))
+        console.print(Text(f"Note: {neutral(note)}"))
     return stream.getvalue()
 
 

@@ -97,15 +97,11 @@ def make_plan(
     controls = None
     if "control" in windows:
         assigned = assign_controls(clusters["control"], clusters["data"], folds, rng)
-        controls = Corpus(
-            summaries["control"], windows["control"], clusters["control"], assigned
-        )
+        controls = Corpus(summaries["control"], windows["control"], clusters["control"], assigned)
     return Plan(data, controls, folds, tuple(_notes(config, data, controls)))
 
 
-def _cluster(
-    config: ScanConfig, windows: Mapping[Role, Windows]
-) -> dict[Role, NDArray[np.int64]]:
+def _cluster(config: ScanConfig, windows: Mapping[Role, Windows]) -> dict[Role, NDArray[np.int64]]:
     """Clusters of data and controls together, split again by role."""
     both = find_clusters(list(windows.values()), config.protocol.cluster_run)
     ends = np.cumsum([len(part) for part in windows.values()])[:-1]
@@ -183,8 +179,6 @@ def _notes(config: ScanConfig, data: Corpus, controls: Corpus | None) -> Iterabl
         yield from corpus.windows.notes
         if corpus.windows.boundary_shifts:
             yield (
-                f"{corpus.summary.path.name}: in {corpus.windows.boundary_shifts:,} samples a token "
-                "straddles the border of prefix and suffix; it counts as the suffix's first."
+                f"{corpus.summary.path.name}: in {corpus.windows.boundary_shifts:,} windows a "
+                "token straddles the border of prefix and suffix; it counts as the suffix's first."
             )
-
-

@@ -32,7 +32,7 @@ def choose_folder(config: ScanConfig, now: datetime | None = None) -> Path:
     if config.out is None:
         stamp = (now or datetime.now(timezone.utc)).strftime("%Y%m%dT%H%M%S")
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(config.model).name or config.model)
-        folder = Path("memaudit-runs") / f"{stamp}-{name.strip('.-') or 'model'}"
+        folder = _unused(Path("memaudit-runs") / f"{stamp}-{name.strip('.-') or 'model'}")
     else:
         folder = config.out
     _refuse_model_folder(folder, Path(config.model))
@@ -66,6 +66,14 @@ def write_run(folder: Path, outcome: ScanOutcome) -> None:
         _write(folder / "config.toml", [to_toml(result.config).encode()])
         _write(folder / "samples.csv", (row.encode() for row in iter_csv(result)))
         _write(folder / FINISHED, [to_json(result).encode()])
+
+
+def _unused(folder: Path) -> Path:
+    """The folder, or with the first number that makes a name nobody has taken."""
+    number, name = 2, folder
+    while name.exists():
+        name, number = folder.with_name(f"{folder.name}-{number}"), number + 1
+    return name
 
 
 def _refuse_model_folder(folder: Path, model: Path) -> None:

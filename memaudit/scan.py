@@ -294,5 +294,3 @@ class _Clock:
         with self._progress.stage(name, total) as advance:
             yield advance
         self.seconds[name] = round(time.perf_counter() - begun, 3)
-
-

@@ -186,9 +186,7 @@ class Campaign:
         """``copy`` for every fold: known are all data windows that the fold does not audit."""
         prefix = self.extractor.prefix_tokens
         sides = [self.data] + ([self.controls] if self.controls else [])
-        results = [
-            Extraction.empty(len(side.ids), side.ids.shape[1] - prefix) for side in sides
-        ]
+        results = [Extraction.empty(len(side.ids), side.ids.shape[1] - prefix) for side in sides]
         with progress.stage("copy: matching", sum(len(side.ids) for side in sides)) as advance:
             for fold in self._folds_used():
                 known = self.data.ids[self.data.fold != fold]
@@ -202,9 +200,7 @@ class Campaign:
         return AttackOutcome(results[0], results[1] if self.controls else None, {})
 
 
-def first_vectors(
-    checkpoint: Checkpoint, count: int, rng: np.random.Generator
-) -> torch.Tensor:
+def first_vectors(checkpoint: Checkpoint, count: int, rng: np.random.Generator) -> torch.Tensor:
     """``count`` rows of the target's embedding, drawn at random: (count,D) float32.
 
     Where free vectors start (Ozdayi et al. 2023: initialised from the vocabulary).

@@ -92,4 +92,3 @@ def grow_model_cache(output: Any) -> dict[str, Any]:
         if output.get(name) is not None:
             return {name: output[name]}
     return {}
-

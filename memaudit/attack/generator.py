@@ -83,7 +83,8 @@ class GeneratorBlock(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value)
         x = x + self.attention_out(mixed.transpose(1, 2).reshape(batch, length, width))
-        return x + self.down(F.gelu(self.up(self.feed_forward_norm(x))))
+        moved: Tensor = x + self.down(F.gelu(self.up(self.feed_forward_norm(x))))
+        return moved
 
 
 def choose_heads(width: int) -> int:
@@ -99,6 +100,8 @@ class Generator(nn.Module):
     add. ``queries``: V free vectors follow the embedded prefix through the blocks and are moved
     likewise, so that the generator is a constant prompt plus what the prefix changes in it.
     """
+
+    scale: Tensor
 
     def __init__(
         self,
@@ -120,9 +123,7 @@ class Generator(nn.Module):
         self.register_buffer("scale", first_vectors.float().std().clamp_min(1e-6))
         queries = settings.mapping == "queries"
         self.queries = nn.Parameter(first_vectors.float().clone()) if queries else None  # (V,D)
-        length = prefix_tokens + settings.num_virtual_tokens if queries else (
-            settings.num_virtual_tokens
-        )
+        length = settings.num_virtual_tokens + (prefix_tokens if queries else 0)
         self.positions = nn.Parameter(torch.empty(length, width))
         nn.init.normal_(self.positions, std=0.5, generator=rng)
         identity = settings.initialisation == "identity"
@@ -130,8 +131,6 @@ class Generator(nn.Module):
             GeneratorBlock(width, choose_heads(width), identity=identity, rng=rng)
             for _ in range(settings.depth)
         )
-
-    scale: Tensor
 
     def embed(self, ids: Tensor) -> Tensor:
         """(B,T) -> (B,T,D) float32, through the trained rows where there are any."""

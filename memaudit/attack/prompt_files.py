@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from memaudit.attack.generator import Generator, TrainedRows
 from memaudit.attack.fit_record import NO_PROMPT
+from memaudit.attack.generator import Generator, TrainedRows
 from memaudit.attack.prompts import (
     ConstantPrompt,
     DynamicPrompt,
@@ -142,7 +142,9 @@ def _build(
         if prompt.vectors.shape[1] != checkpoint.width:
             raise ValueError(f"width {prompt.vectors.shape[1]}, the target's is {checkpoint.width}")
     elif attack == "dynamic":
-        prompt = _build_dynamic(DynamicSettings.model_validate(settings), prefix_tokens, state, checkpoint)
+        prompt = _build_dynamic(
+            DynamicSettings.model_validate(settings), prefix_tokens, state, checkpoint
+        )
     else:
         raise ValueError(f"unknown attack {attack!r}")
     prompt.load_state_dict(state)

@@ -62,6 +62,28 @@ class Windows:
         """Prefix and suffix in one array: (N, P+S)."""
         return np.concatenate([self.prefix_ids, self.suffix_ids], axis=1)
 
+    def keep(self, mask: NDArray[np.bool_], reason: str) -> Windows:
+        """Only the windows of the mask (N,); a sample that loses one is noted as skipped."""
+        rows = np.flatnonzero(mask)
+        lost = {int(self.sample[row]): int(row) for row in np.flatnonzero(~mask)}
+        dropped = [
+            Skipped(self.sample_id[row], int(self.line[row]), reason, self.extra[row])
+            for row in lost.values()
+        ]
+        skipped = sorted([*self.skipped, *dropped], key=lambda record: record.line)
+        return replace(
+            self,
+            prefix_ids=self.prefix_ids[rows],
+            suffix_ids=self.suffix_ids[rows],
+            sample=self.sample[rows],
+            line=self.line[rows],
+            window=self.window[rows],
+            sample_id=tuple(self.sample_id[row] for row in rows),
+            group=tuple(self.group[row] for row in rows),
+            extra=tuple(self.extra[row] for row in rows),
+            skipped=tuple(skipped),
+        )
+
 
 def cut_windows(
     samples: Iterable[Sample | Skipped],

@@ -1,0 +1,195 @@
+"""What a result says: the headline sentences, the worst windows, the reasons for skipping.
+
+Knows results. Knows nothing of formats: whoever writes one neutralises ids and reasons first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from memaudit.data.samples import Skipped
+from memaudit.report.wording import (
+    count,
+    level,
+    p_value,
+    percent,
+    percent_interval,
+    points,
+    points_interval,
+)
+from memaudit.result import AttackResult, ScanResult
+from memaudit.score.scores import Lift, Rate
+from memaudit.score.stats import Interval, Ints
+
+_NUMBER = re.compile(r"(?<![0-9])([0-9]{1,15})(?![0-9])")
+
+
+class ReasonCount(NamedTuple):
+    """Why records were skipped, and how many."""
+
+    reason: str
+    """Numbers in which the reasons differ stand as a range: ``12–88 tokens, ...``."""
+    records: int
+
+
+def model_attacks(result: ScanResult) -> tuple[AttackResult, ...]:
+    """The attacks that ask the model: all but ``copy``."""
+    return tuple(attack for attack in result.attacks if attack.attack != "copy")
+
+
+def strongest(result: ScanResult) -> AttackResult | None:
+    """The attack on the model that extracts most windows; of equals the simplest.
+
+    Where none extracts any, the one with the highest fractional rate.
+    """
+    attacks = model_attacks(result)
+    if any(attack.summary.exact.k for attack in attacks):
+        return max(attacks, key=lambda attack: attack.summary.exact.k)
+    return max(attacks, key=lambda attack: attack.summary.fractional, default=None)
+
+
+def wide_interval(rate: Rate) -> Interval:
+    """The outer ends of the exact and the clustered interval of a rate, as the gate takes them."""
+    return Interval(
+        min(rate.interval.low, rate.clustered.low), max(rate.interval.high, rate.clustered.high)
+    )
+
+
+def cautious_p(lift: Lift) -> float:
+    """The larger p-value of the two paired tests of a lift."""
+    return max(lift.p_value, lift.clustered_p_value)
+
+
+def headline(result: ScanResult) -> tuple[str, ...]:
+    """The finding in a few sentences: rate, lift, controls, and ``copy`` where it hits."""
+    best = strongest(result)
+    if best is None:
+        return ("No attack on the model was run, so nothing is known of what it memorized.",)
+    sentences = [_rate_sentence(best), _lift_sentence(result, best)]
+    sentences.append(_controls_sentence(best) or _permuted_sentence(best))
+    copied = result.attack("copy")
+    if copied is not None and copied.summary.exact.k:
+        rate = copied.summary.exact
+        sentences.append(
+            f"copy, which never asks the model, gets {rate.k:,} of {rate.n:,} from the fit data: "
+            "that much can be had from near-duplicates that the folds did not keep apart."
+        )
+    return tuple(sentences)
+
+
+def extracted_windows(result: ScanResult) -> int:
+    """Windows of the data that at least one attack on the model extracts."""
+    exact = [attack.data.exact for attack in model_attacks(result)]
+    return int(np.count_nonzero(np.any(exact, axis=0))) if exact else 0
+
+
+def worst_windows(result: ScanResult, limit: int) -> Ints:
+    """Rows (at most ``limit``,) of the data's windows that are extracted, worst first.
+
+    First by how many attacks extract the window, then by how far any gets, then by the lowest
+    NLL; windows of which no attack gets a single token right are left out. ``copy`` does not
+    count.
+    """
+    scores = [attack.data for attack in model_attacks(result)]
+    if not scores:
+        return np.empty(0, dtype=np.int64)
+    hits = np.sum([s.exact for s in scores], axis=0)
+    matched = np.max([s.matched for s in scores], axis=0)
+    longest = np.max([s.longest_run for s in scores], axis=0)
+    nll = np.fmin.reduce([s.suffix_nll for s in scores])
+    order = np.lexsort((nll, -longest, -matched, -hits))
+    return np.asarray(order[longest[order] > 0][:limit])
+
+
+def count_reasons(skipped: Sequence[Skipped]) -> tuple[ReasonCount, ...]:
+    """Reasons with their counts, the commonest first; those that differ in numbers are one."""
+    kinds: dict[tuple[str, ...], list[list[str]]] = {}
+    for record in skipped:
+        parts = _NUMBER.split(record.reason)  # words and numbers by turns
+        kinds.setdefault(tuple(parts[::2]), []).append(parts[1::2])
+    counted = [
+        ReasonCount(_ranged(words, numbers), len(numbers)) for words, numbers in kinds.items()
+    ]
+    return tuple(sorted(counted, key=lambda one: (-one.records, one.reason)))
+
+
+def _rate_sentence(best: AttackResult) -> str:
+    rate = best.summary.exact
+    if rate.n == 0:
+        return "No window was scored, so nothing is known of what the model memorized."
+    confidence = f"at {level(rate.confidence)} confidence"
+    bounds = percent_interval(wide_interval(rate))
+    if rate.k == 0:
+        return (
+            f"No attack on the model extracts a window exactly: 0 of {rate.n:,}, {bounds} "
+            f"{confidence}."
+        )
+    return (
+        f"{best.attack}, the strongest attack, extracts {percent(rate.estimate)} of the windows "
+        f"exactly: {rate.k:,} of {rate.n:,} ({bounds} {confidence})."
+    )
+
+
+def _lift_sentence(result: ScanResult, best: AttackResult) -> str:
+    others = [attack for attack in model_attacks(result) if attack.attack != "none"]
+    if result.attack("none") is None:
+        return "The plain prefix (none) was not run, so there is no lift to report."
+    if not others:
+        return "Only the plain prefix was tried, no prompt."
+    lift = best.summary.lift
+    if lift is None or best.summary.exact.k == 0:
+        return "No prompt extracts more windows than the plain prefix (none) does."
+    change = f"{count(lift.gained, 'window')} gained, {lift.lost:,} lost, "
+    change += p_value(cautious_p(lift))
+    weak = cautious_p(lift) > 1 - best.summary.exact.confidence
+    doubt = ", which may be chance" if weak else ""
+    return (
+        f"That is {points(lift.estimate).lstrip('+')} percentage points above the plain prefix "
+        f"(none): {change}{doubt}."
+    )
+
+
+def _controls_sentence(best: AttackResult) -> str | None:
+    controls, compared = best.summary.controls_exact, best.summary.difference
+    if controls is None or compared is None:
+        return None
+    if controls.n == 0:
+        return "No control was scored."
+    bounds = percent_interval(wide_interval(controls))
+    sentence = (
+        f"Of the controls, text that the model has not seen, {best.attack} extracts "
+        f"{controls.k:,} of {controls.n:,} ({bounds})"
+    )
+    if best.summary.exact.k == 0:
+        return f"{sentence}."
+    weak = compared.p_value > 1 - controls.confidence
+    fewer = "not a significantly smaller share" if weak else "a significantly smaller share"
+    return (
+        f"{sentence}, {fewer} than of the data (difference {points_interval(compared.interval)} "
+        f"points, {p_value(compared.p_value)})."
+    )
+
+
+def _permuted_sentence(best: AttackResult) -> str:
+    start, permuted = "No controls were given, so predictable text counts too", best.permuted
+    if permuted.n == 0:
+        return f"{start}; the windows could not be compared with unrelated ones either."
+    return (
+        f"{start}; of unrelated windows' suffixes, {best.attack} outputs {permuted.k:,} of "
+        f"{permuted.n:,} exactly and {percent(permuted.fractional)} of the tokens."
+    )
+
+
+def _ranged(words: Sequence[str], numbers: Sequence[Sequence[str]]) -> str:
+    """The words with, between each two, the number there or the range of numbers."""
+    ranges = (_range(map(int, column)) for column in zip(*numbers, strict=True))
+    return words[0] + "".join(f"{span}{word}" for span, word in zip(ranges, words[1:], strict=True))
+
+
+def _range(numbers: Iterable[int]) -> str:
+    found = set(numbers)
+    return str(min(found)) if len(found) == 1 else f"{min(found)}–{max(found)}"

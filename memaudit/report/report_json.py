@@ -1,0 +1,235 @@
+"""report.json: everything a later reader, a gate or another run needs (contract, section 2).
+
+Knows the document's form, which the shipped ``report.schema.json`` states. Ids and text of
+windows stay out of it. Strings are raw: JSON's own escapes make them harmless.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from memaudit.attack.fit_record import NO_PROMPT, Epoch
+from memaudit.config import LADDER
+from memaudit.report.findings import count_reasons, headline, wide_interval
+from memaudit.report.wording import LIMITS, SCHEMA_VERSION
+from memaudit.result import AttackResult, Corpus, FoldFit, RunFacts, ScanResult, TargetFacts
+from memaudit.score.scores import AttackSummary, Difference, Lift, Rate
+from memaudit.score.stats import Interval
+
+Document = dict[str, Any]
+
+EXACT = "Clopper-Pearson, windows independent"
+CLUSTERED = "percentile bootstrap over clusters"
+
+
+def to_json(result: ScanResult) -> str:
+    """The document as text: ASCII, indented, and ending in a line end."""
+    return json.dumps(to_document(result), indent=2, allow_nan=False) + "\n"
+
+
+def to_document(result: ScanResult) -> Document:
+    """The document that `schema` describes. What is not a finite number is None."""
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "tool": {"name": "memaudit", "version": result.run.version},
+        "command": result.run.command,
+        "exit_code": result.exit_code,
+        "headline": list(headline(result)),
+        "gates": [asdict(verdict) for verdict in result.verdicts],
+        "attacks": [_attack(result, attack) for attack in result.attacks],
+        "attacks_not_run": [name for name in LADDER if result.attack(name) is None],
+        "notes": list(result.notes),
+        "limits": list(LIMITS),
+        "target": _target(result.target),
+        "data": _corpus(result.data),
+        "controls": None if result.controls is None else _corpus(result.controls),
+        "folds": [asdict(fold) for fold in result.fold_sizes],
+        "run": _run(result.run),
+        "seeds": {"seed": result.config.protocol.seed},
+        "config": {
+            "values": result.config.model_dump(mode="json"),
+            "sources": dict(result.sources),
+        },
+    }
+    cleaned: Document = _finite(document)
+    return cleaned
+
+
+def schema() -> Document:
+    """The JSON Schema (2020-12) of the document."""
+    text = resources.files("memaudit.report").joinpath("report.schema.json").read_text("utf-8")
+    loaded: Document = json.loads(text)
+    return loaded
+
+
+def _attack(result: ScanResult, attack: AttackResult) -> Document:
+    summary = attack.summary
+    fits = [_fit(fit) for fit in result.fits if fit.attack == attack.attack]
+    return {
+        "attack": attack.attack,
+        "settings": _settings(result, attack.attack),
+        "exact": _rate(summary.exact),
+        "fractional": {
+            "estimate": summary.fractional,
+            "interval": _interval(summary.fractional_interval, CLUSTERED),
+        },
+        "suffix_nll": summary.suffix_nll,
+        "controls": _controls(summary),
+        "lift": None if summary.lift is None else _lift(summary.lift),
+        "permuted": asdict(attack.permuted),
+        "fits": fits,
+    }
+
+
+def _settings(result: ScanResult, attack: str) -> Document | None:
+    """How the attack's prompt was made; None where the attack has none."""
+    if attack == "constant":
+        return result.config.constant.model_dump(mode="json")
+    if attack == "dynamic":
+        return result.config.dynamic.model_dump(mode="json")
+    if attack == "dynamic-hard":
+        return {"num_virtual_tokens": result.config.dynamic.num_virtual_tokens}
+    return None
+
+
+def _rate(rate: Rate) -> Document:
+    return {
+        "k": rate.k,
+        "n": rate.n,
+        "estimate": rate.estimate,
+        "confidence": rate.confidence,
+        "interval": _interval(wide_interval(rate), "outer ends of the two below"),
+        "exact_interval": _interval(rate.interval, EXACT),
+        "clustered_interval": _interval(rate.clustered, CLUSTERED),
+    }
+
+
+def _interval(interval: Interval, method: str) -> Document:
+    return {"low": interval.low, "high": interval.high, "method": method}
+
+
+def _controls(summary: AttackSummary) -> Document | None:
+    if summary.controls_exact is None:
+        return None
+    return {
+        "exact": _rate(summary.controls_exact),
+        "fractional": summary.controls_fractional,
+        "difference": None if summary.difference is None else _difference(summary.difference),
+    }
+
+
+def _difference(difference: Difference) -> Document:
+    return {
+        "estimate": difference.estimate,
+        "interval": _interval(
+            difference.interval, "corners of two Clopper-Pearson intervals (Bonferroni)"
+        ),
+        "p_value": difference.p_value,
+        "test": "Fisher's exact test, one-sided: data above controls",
+    }
+
+
+def _lift(lift: Lift) -> Document:
+    return {
+        "estimate": lift.estimate,
+        "gained": lift.gained,
+        "lost": lift.lost,
+        "interval": _interval(lift.interval, CLUSTERED),
+        "p_value": lift.p_value,
+        "test": "exact McNemar test, two-sided, windows independent",
+        "clustered_p_value": lift.clustered_p_value,
+        "clustered_test": "sign-flip permutation test over clusters, two-sided",
+    }
+
+
+def _fit(fit: FoldFit) -> Document:
+    record = fit.record
+    return {
+        "fold": fit.fold,
+        "chosen": record.chosen,
+        "chosen_epoch": _chosen_epoch(record.chosen, record.epochs),
+        "stop_reason": record.stop_reason,
+        "trainable_parameters": record.trainable_parameters,
+        "fit_windows": record.fit_windows,
+        "select_windows": record.select_windows,
+        "epochs": [asdict(epoch) for epoch in record.epochs],
+    }
+
+
+def _chosen_epoch(chosen: str, epochs: tuple[Epoch, ...]) -> int | None:
+    if chosen == NO_PROMPT:
+        return None
+    return next((point.epoch for point in epochs if chosen == f"epoch {point.epoch}"), None)
+
+
+def _target(target: TargetFacts) -> Document:
+    return {
+        "name": target.name,
+        "revision": target.revision,
+        "architecture": target.architecture,
+        "parameters": target.parameters,
+        "fingerprint": dict(target.fingerprint),
+        "choices": {
+            name: {"value": choice.value, "reason": choice.reason}
+            for name, choice in target.choices.items()
+        },
+    }
+
+
+def _corpus(corpus: Corpus) -> Document:
+    summary, windows = corpus.summary, corpus.windows
+    _, sizes = np.unique(corpus.clusters, return_counts=True)
+    folds, audited = np.unique(corpus.folds, return_counts=True)
+    by_size = sorted(Counter(sizes.tolist()).items())
+    return {
+        "path": str(summary.path),
+        "sha256": summary.sha256,
+        "rows": summary.rows,
+        "bad": summary.bad,
+        "samples": windows.samples,
+        "used": len(np.unique(windows.sample)),
+        "windows": len(windows),
+        "prefix_tokens": windows.prefix_ids.shape[1],
+        "suffix_tokens": windows.suffix_ids.shape[1],
+        "boundary_shifts": windows.boundary_shifts,
+        "skipped": [
+            {"reason": reason, "count": records}
+            for reason, records in count_reasons(windows.skipped)
+        ],
+        "clusters": {
+            "count": len(sizes),
+            "largest": int(sizes.max(initial=0)),
+            "sizes": [{"windows": size, "clusters": found} for size, found in by_size],
+        },
+        "scored_by_fold": [
+            {"fold": fold, "windows": number}
+            for fold, number in zip(folds.tolist(), audited.tolist(), strict=True)
+        ],
+    }
+
+
+def _run(run: RunFacts) -> Document:
+    return {
+        "started": run.started,
+        "seconds": dict(run.seconds),
+        "batch_size": run.batch_size,
+        "batch_size_reason": run.batch_size_reason,
+        "libraries": dict(run.libraries),
+        "machine": dict(run.machine),
+    }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,194 @@
+"""samples.csv: one row per window, and one per record that gave none (contract, section 2).
+
+Knows the columns and how a cell is made harmless. Knows nothing of files: the text it yields is
+to be written as UTF-8 without newline translation.
+
+``sample_id`` and the columns passed through are text. A spreadsheet would run a cell that
+starts with ``=``, so such text gets a leading apostrophe; figures computed here stay numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+import heapq
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from memaudit.config import LADDER
+from memaudit.data.samples import Skipped
+from memaudit.data.windows import Windows
+from memaudit.report.wording import SCHEMA_VERSION, neutral
+from memaudit.result import Corpus, Revealed, ScanResult
+from memaudit.score.scores import WindowScores, best_edit_similarity, best_log_p_z, queries
+from memaudit.score.stats import Floats
+
+_PLACE = ("schema_version", "role", "sample_id", "line", "window", "cluster", "fold")
+_STATE = ("status", "reason", "prefix_tokens", "suffix_tokens")
+_SCORES = ("exact", "fractional", "matched", "longest_run", "suffix_nll", "log_p_z")
+_SUFFIXES = tuple(attack.replace("-", "_") for attack in LADDER)
+_TEXTS = ("text_prefix", "text_suffix", *(f"text_{attack}" for attack in _SUFFIXES))
+
+COLUMNS = (
+    *_PLACE,
+    *_STATE,
+    *(f"{score}_{attack}" for attack in _SUFFIXES for score in _SCORES),
+    "edit_similarity",
+    "queries_p50",
+)
+"""The columns that every file has, in their order."""
+
+_RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def columns(result: ScanResult) -> tuple[str, ...]:
+    """The header: `COLUMNS`, text where revealed, and the columns passed through."""
+    texts = _TEXTS if result.revealed else ()
+    return (*COLUMNS, *texts, *_passed_through(result).values())
+
+
+def iter_csv(result: ScanResult) -> Iterator[str]:
+    """The file line by line (RFC 4180), the header first, so that it is never held whole.
+
+    Data before controls, and each in the order of its file.
+    """
+    writer = csv.writer(_Echo())
+    # writerow returns what the file's write does: here the line itself.
+    yield cast(str, writer.writerow(columns(result)))
+    for row in _rows(result):
+        yield cast(str, writer.writerow(row))
+
+
+class _Echo:
+    """What csv takes for a file: hands each line back."""
+
+    def write(self, line: str) -> str:
+        return line
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Everything that the rows of one role are made of."""
+
+    role: str
+    corpus: Corpus
+    scores: Mapping[str, WindowScores]
+    similarity: Floats | None
+    """(N,), best attack; None where no attack asked the model."""
+    queries: Floats | None
+    """(N,), as above."""
+    revealed: Revealed | None
+    has_texts: bool
+    """Whether the file has text columns at all."""
+
+
+def _rows(result: ScanResult) -> Iterator[list[str]]:
+    names = tuple(_passed_through(result))
+    for part in _parts(result):
+        windows = part.corpus.windows
+        # Windows and skipped records, each in file order, merged back into it. Ids settle it
+        # for a folder, where every line is 1 and the ids are the sorted paths.
+        rows = (_window_row(part, i, names) for i in _file_order(windows))
+        places = ((windows.line[i], windows.sample_id[i]) for i in _file_order(windows))
+        skipped = sorted(windows.skipped, key=lambda record: record.line)
+        bad = (_skipped_row(part, record, names) for record in skipped)
+        merged = heapq.merge(
+            zip(places, rows, strict=True),
+            zip(((record.line, record.sample_id) for record in skipped), bad, strict=True),
+            key=lambda pair: pair[0],
+        )
+        yield from (row for _, row in merged)
+
+
+def _parts(result: ScanResult) -> Iterator[_Part]:
+    for role, corpus in (("data", result.data), ("control", result.controls)):
+        if corpus is None:
+            continue
+        both = {a.attack: a.data if role == "data" else a.controls for a in result.attacks}
+        scores: dict[str, WindowScores] = {k: one for k, one in both.items() if one is not None}
+        asked = {name: one for name, one in scores.items() if name != "copy"}
+        yield _Part(
+            role,
+            corpus,
+            scores,
+            best_edit_similarity(asked) if asked else None,
+            queries(best_log_p_z(asked), 0.5) if asked else None,
+            result.revealed.get(role),
+            bool(result.revealed),
+        )
+
+
+def _file_order(windows: Windows) -> list[int]:
+    return cast(list[int], np.lexsort((windows.window, windows.sample, windows.line)).tolist())
+
+
+def _window_row(part: _Part, i: int, names: Iterable[str]) -> list[str]:
+    corpus = part.corpus
+    windows = corpus.windows
+    row = [str(SCHEMA_VERSION), part.role, cell(windows.sample_id[i]), str(windows.line[i])]
+    row += [str(windows.window[i]), str(corpus.clusters[i]), str(corpus.folds[i])]
+    row += ["scored", "", str(windows.prefix_ids.shape[1]), str(windows.suffix_ids.shape[1])]
+    for attack in LADDER:
+        row += _score_cells(part.scores.get(attack), i)
+    for best in (part.similarity, part.queries):
+        row.append("" if best is None else _figure(best[i]))
+    row += _text_cells(part, i)
+    return row + [cell(windows.extra[i].get(name, "")) for name in names]
+
+
+def _score_cells(scores: WindowScores | None, i: int) -> list[str]:
+    if scores is None:
+        return [""] * len(_SCORES)
+    return [
+        str(int(scores.exact[i])),
+        _figure(scores.fractional[i]),
+        str(scores.matched[i]),
+        str(scores.longest_run[i]),
+        _figure(scores.suffix_nll[i]),
+        _figure(scores.log_p_z[i]),
+    ]
+
+
+def _text_cells(part: _Part, i: int) -> list[str]:
+    if part.revealed is None:
+        return [""] * len(_TEXTS) if part.has_texts else []
+    said = (part.revealed.output.get(attack) for attack in LADDER)
+    texts = [part.revealed.prefix, part.revealed.suffix, *said]
+    return ["" if text is None else cell(text[i]) for text in texts]
+
+
+def _skipped_row(part: _Part, record: Skipped, names: Iterable[str]) -> list[str]:
+    row = [str(SCHEMA_VERSION), part.role, cell(record.sample_id), str(record.line), "", "", ""]
+    row += ["skipped", cell(record.reason)]
+    row += [""] * (len(COLUMNS) - len(row) + (len(_TEXTS) if part.has_texts else 0))
+    return row + [cell(record.extra.get(name, "")) for name in names]
+
+
+def cell(text: str) -> str:
+    """Untrusted text as a cell: no control character, and nothing that a spreadsheet runs."""
+    harmless = neutral(text)
+    return f"'{harmless}" if text.startswith(_RUN_BY_SPREADSHEETS) else harmless
+
+
+def _figure(value: float) -> str:
+    """Six digits; blank for NaN. Adding 0 turns -0 into 0."""
+    return "" if np.isnan(value) else format(value + 0.0, ".6g")
+
+
+def _passed_through(result: ScanResult) -> dict[str, str]:
+    """Column of the data -> its name in the file, free of clashes, whether text is shown or not."""
+    parts = [corpus for corpus in (result.data, result.controls) if corpus is not None]
+    given = list(dict.fromkeys(name for corpus in parts for name in corpus.windows.columns))
+    used = {"", *COLUMNS, *_TEXTS}
+    wanted = {cell(name) for name in given}
+    names: dict[str, str] = {}
+    for name in given:
+        shown = cell(name)
+        if shown in used:
+            while (shown := f"data_{shown}") in used | wanted:
+                pass
+        used.add(shown)
+        names[name] = shown
+    return names

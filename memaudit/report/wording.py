@@ -1,0 +1,105 @@
+"""How figures and untrusted strings are written, the same in every format.
+
+Knows numbers and strings. Knows nothing of results, tables or files.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+
+from memaudit.score.stats import Interval
+
+SCHEMA_VERSION = 1
+"""Of ``samples.csv`` and ``report.json``: raised when a reader of the old form would break."""
+
+LIMITS = (
+    "The rates are a lower bound: what these attacks did not extract, others may.",
+    "The attacker is white-box, and knows the prefix of every window and text like the data.",
+    "This is no finding of anonymity, nor of compliance with any law or policy.",
+)
+"""What no figure of a report may be taken for."""
+
+_JOINERS = "\u200c\u200d"
+"""Format characters that Persian, Indic scripts and emoji need, and that move no cursor."""
+
+
+def neutral(text: str) -> str:
+    """Untrusted text on one line, with nothing in it that a terminal would act on.
+
+    Control and format characters (escape sequences, line ends, text direction), halves of
+    surrogate pairs and code points without a meaning become visible escapes such as ``\\x1b``.
+    """
+    if text.isprintable():
+        return text
+    return "".join(map(_visible, text))
+
+
+def shorten(text: str, length: int) -> str:
+    """At most ``length`` characters, the last one an ellipsis where something was cut off."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def count(number: int, what: str) -> str:
+    """A number and its noun: ``1 window``, ``1,305 windows``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def percent(share: float) -> str:
+    """A fraction in [0,1] as a percentage. What is not quite 0 or 1 never looks as if it were."""
+    return "n/a" if math.isnan(share) else f"{_hundredths(share)} %"
+
+
+def level(share: float) -> str:
+    """A fraction that someone chose, such as a confidence: ``95 %``."""
+    return f"{100 * share:.6g} %"
+
+
+def points(difference: float) -> str:
+    """A difference of two fractions in percentage points, with its sign."""
+    if math.isnan(difference):
+        return "n/a"
+    if difference == 0:
+        return "0"
+    return f"{'-' if difference < 0 else '+'}{_hundredths(abs(difference))}"
+
+
+def percent_interval(interval: Interval) -> str:
+    """``10.6–14.2 %``; an interval that starts at 0 is written as its upper bound."""
+    if interval.low <= 0:
+        return f"at most {percent(interval.high)}"
+    return f"{_hundredths(interval.low)}–{percent(interval.high)}"
+
+
+def points_interval(interval: Interval) -> str:
+    """``+1.2 to +3.4``, percentage points."""
+    return f"{points(interval.low)} to {points(interval.high)}"
+
+
+def p_value(p: float) -> str:
+    """``p = 0.0005``, two digits."""
+    return f"p = {p:.2g}"
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A plain figure; ``-`` where there is none."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
+
+
+def _visible(character: str) -> str:
+    kept = (
+        character.isprintable()
+        or character in _JOINERS
+        or unicodedata.category(character) == "Zs"  # spaces of other widths
+    )
+    return character if kept else character.encode("unicode_escape").decode("ascii")
+
+
+def _hundredths(share: float) -> str:
+    """One decimal, or as many as it takes to show two digits of the distance to 0 or 100."""
+    value = 100 * share
+    distance = min(value, 100 - value)
+    if distance <= 0:
+        return f"{value:.0f}"
+    decimals = 1 if distance >= 1 else 1 - math.floor(math.log10(distance))
+    return f"{value:.{decimals}f}"

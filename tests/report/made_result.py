@@ -1,0 +1,194 @@
+"""ScanResults built by hand: real scores of made-up token ids, no model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memaudit.attack.fit_record import NO_PROMPT, Epoch, FitRecord
+from memaudit.config import LADDER, ScanConfig
+from memaudit.data.samples import DataSummary, Skipped
+from memaudit.data.windows import Windows
+from memaudit.gate.thresholds import judge, judge_controls
+from memaudit.result import (
+    AttackResult,
+    Corpus,
+    FoldFit,
+    FoldSizes,
+    Permuted,
+    Revealed,
+    RunFacts,
+    ScanResult,
+    TargetFacts,
+)
+from memaudit.score.scores import Arm, WindowScores, score_windows, summarise
+from memaudit.target.checkpoint import Choice
+
+S = 50
+HITS = {"none": 12, "copy": 0, "dynamic-hard": 10, "constant": 15, "dynamic": 31}
+CONTROL_HITS = dict.fromkeys(LADDER, 0)
+
+
+def make_windows(
+    n: int,
+    *,
+    ids: Sequence[str] = (),
+    extra: Mapping[str, str] | None = None,
+    skipped: Sequence[Skipped] = (),
+) -> Windows:
+    """``n`` windows, one a line from line 1 on, each of 50+50 tokens; the first ids are given."""
+    rng = np.random.default_rng(7)
+    names = [*ids, *(f"doc-{line:04}" for line in range(len(ids) + 1, n + 1))]
+    return Windows(
+        prefix_ids=rng.integers(0, 300, (n, S), dtype=np.int32),
+        suffix_ids=rng.integers(0, 300, (n, S), dtype=np.int32),
+        sample=np.arange(n),
+        line=np.arange(1, n + 1),
+        window=np.zeros(n, dtype=np.int64),
+        sample_id=tuple(names[:n]),
+        group=(None,) * n,
+        extra=(extra or {},) * n,
+        skipped=tuple(skipped),
+        boundary_shifts=0,
+        columns=tuple(extra or {}),
+        samples=n + len(skipped),
+    )
+
+
+def make_corpus(name: str, windows: Windows, first_cluster: int = 0) -> Corpus:
+    rows = len(windows) + len(windows.skipped)
+    return Corpus(
+        DataSummary(Path(name), "ab" * 32, rows, 0),
+        windows,
+        np.arange(len(windows)) + first_cluster,
+        np.arange(len(windows)) % 2,
+    )
+
+
+def make_scores(attack: str, hits: int, windows: Windows) -> WindowScores:
+    """The first ``hits`` windows extracted; of the others, window i to its token i % 40."""
+    n = len(windows)
+    right = np.arange(S) < np.where(np.arange(n) < hits, S, np.arange(n) % 40)[:, None]
+    output = np.where(right, windows.suffix_ids, -1)
+    nll = (
+        np.where(np.arange(n) < hits, 0.01, 2.0) + np.arange(n) / 1000 - LADDER.index(attack) / 1e4
+    )
+    if attack == "copy":
+        nll = np.full(n, np.nan)
+    log_p_z = np.where(np.arange(n) % 7 == 6, -np.inf, -S * nll)
+    return score_windows(output, windows.suffix_ids, nll, log_p_z)
+
+
+def make_result(
+    *,
+    n: int = 200,
+    hits: Mapping[str, int] = HITS,
+    controls: Mapping[str, int] | None = CONTROL_HITS,
+    data: Windows | None = None,
+    reveal: Sequence[str] | None = None,
+    notes: tuple[str, ...] = (),
+    **settings: Any,
+) -> ScanResult:
+    """A whole result: ``hits`` of ``n`` windows by attack, and as many of 100 ``controls``.
+
+    ``reveal``: text that stands for every prefix, suffix and output.
+    """
+    config = ScanConfig(
+        model="tb7m", data=Path("members.jsonl"), attacks=tuple(hits), reveal=reveal is not None
+    ).model_copy(update=settings)
+    part = make_corpus("members.jsonl", data or make_windows(n))
+    other = make_corpus("clean.jsonl", make_windows(100), len(part.windows))
+    attacks = _attacks(config, part, other if controls is not None else None, hits, controls or {})
+    summaries = [attack.summary for attack in attacks]
+    on_controls = judge_controls(summaries)
+    revealed = {}
+    if reveal is not None:
+        for role, corpus in (("data", part), ("control", other)):
+            shown = tuple(reveal[i % len(reveal)] for i in range(len(corpus.windows)))
+            revealed[role] = Revealed(shown, shown, dict.fromkeys(hits, shown))
+    return ScanResult(
+        config=config,
+        sources={"model": "flag", "protocol.folds": "default"},
+        target=_target(),
+        data=part,
+        controls=other if controls is not None else None,
+        fold_sizes=(FoldSizes(0, 90, 10, 100), FoldSizes(1, 90, 10, 100)),
+        attacks=attacks,
+        fits=tuple(_fits(tuple(hits))),
+        verdicts=(*judge(summaries, config.gate), *([on_controls] if on_controls else [])),
+        notes=notes,
+        run=_run(),
+        revealed=revealed,
+    )
+
+
+def _attacks(
+    config: ScanConfig,
+    data: Corpus,
+    controls: Corpus | None,
+    hits: Mapping[str, int],
+    control_hits: Mapping[str, int],
+) -> tuple[AttackResult, ...]:
+    results = []
+    none = make_scores("none", hits["none"], data.windows) if "none" in hits else None
+    for attack in [name for name in LADDER if name in hits]:
+        scores = make_scores(attack, hits[attack], data.windows)
+        said = None
+        if controls is not None:
+            said = make_scores(attack, control_hits.get(attack, 0), controls.windows)
+        summary = summarise(
+            attack,
+            Arm(scores, data.clusters),
+            config.scores,
+            np.random.default_rng(0),
+            none=none if attack != "none" else None,
+            controls=Arm(said, controls.clusters) if said and controls else None,
+        )
+        permuted = Permuted(0, len(data.windows), 0.011)
+        results.append(AttackResult(attack, scores, said, summary, permuted))
+    return tuple(results)
+
+
+def _fits(attacks: Sequence[str]) -> list[FoldFit]:
+    curve = (Epoch(0, float("nan"), 1, 3.2), Epoch(1, 2.5, 2, 2.9), Epoch(2, 2.1, 2, 2.7))
+    return [
+        FoldFit(
+            attack,
+            fold,
+            FitRecord(chosen, curve, "all epochs were run", 25600, 90, 10),
+        )
+        for attack in ("constant", "dynamic")
+        if attack in attacks
+        for fold, chosen in enumerate(("epoch 2", NO_PROMPT))
+    ]
+
+
+def _target() -> TargetFacts:
+    return TargetFacts(
+        name="tb7m",
+        revision=None,
+        architecture="GPTNeoXForCausalLM",
+        parameters=7_213_056,
+        fingerprint={"model.safetensors": "cd" * 32, "tokenizer.json": "ef" * 32},
+        choices={
+            "device": Choice("cpu", "auto: neither CUDA nor MPS is there"),
+            "dtype": Choice("float32", "auto: the checkpoint is not in half precision"),
+            "bos": Choice("no", "auto: the tokenizer adds none"),
+        },
+    )
+
+
+def _run() -> RunFacts:
+    return RunFacts(
+        version="0.1.0",
+        command="memaudit scan tb7m members.jsonl",
+        started="2026-11-22T11:00:00+00:00",
+        seconds={"reading files": 0.25, "scoring": 1.5},
+        batch_size=64,
+        batch_size_reason="fits 8 GB",
+        libraries={"torch": "2.13.0"},
+        machine={"platform": "Linux", "processors": "2"},
+    )

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import numpy as np
+from made_result import CONTROL_HITS, HITS, make_result, make_windows
+
+from memaudit.config import LADDER
+from memaudit.data.samples import Skipped
+from memaudit.report.findings import (
+    ReasonCount,
+    count_reasons,
+    extracted_windows,
+    headline,
+    strongest,
+    wide_interval,
+    worst_windows,
+)
+
+
+def best_of(**hits: int) -> str:
+    attack = strongest(make_result(hits=hits, controls=None))
+    assert attack is not None
+    return attack.attack
+
+
+def test_of_equal_attacks_the_simplest_is_the_strongest():
+    assert best_of(none=3, constant=4, dynamic=4) == "constant"
+    assert best_of(none=4, dynamic=4) == "none"
+
+
+def test_copy_is_never_the_strongest():
+    assert best_of(none=1, copy=90) == "none"
+    assert strongest(make_result(hits={"copy": 3}, controls=None)) is None
+
+
+def test_the_interval_takes_the_outer_end_of_either_kind():
+    rate = make_result().attacks[0].summary.exact
+    outer = wide_interval(rate)
+    for inner in (rate.interval, rate.clustered):
+        assert outer.low <= inner.low <= inner.high <= outer.high
+
+
+def test_headline_names_rate_lift_and_controls():
+    rate, lift, controls = headline(make_result())
+    assert rate.startswith("dynamic, the strongest attack, extracts 15.5 % of the windows exactly")
+    assert "31 of 200" in rate
+    assert "9.5 percentage points above" in lift
+    assert "19 windows gained, 0 lost, p = 0.0005." in lift
+    assert "0 of 100 (at most 3.6 %), a significantly smaller share" in controls
+
+
+def test_headline_doubts_what_may_be_chance():
+    hits = {"none": 2, "dynamic": 3}
+    _, lift, controls = headline(make_result(hits=hits, controls={"dynamic": 2}))
+    assert lift.endswith("1 window gained, 0 lost, p = 1, which may be chance.")
+    assert "2 of 100" in controls
+    assert "not a significantly smaller share" in controls
+
+
+def test_headline_of_zero_hits_has_a_bound():
+    rate, lift, controls = headline(
+        make_result(n=1305, hits=dict.fromkeys(LADDER, 0), controls=None)
+    )
+    assert rate == (
+        "No attack on the model extracts a window exactly: 0 of 1,305, at most 0.28 % at 95 % "
+        "confidence."
+    )
+    assert lift == "No prompt extracts more windows than the plain prefix (none) does."
+    assert controls.startswith("No controls were given")
+    assert "0 of 1,305 exactly and 1.1 % of the tokens" in controls
+
+
+def test_headline_where_attacks_were_left_out():
+    assert "none) was not run" in headline(make_result(hits={"dynamic": 5}))[1]
+    assert (
+        headline(make_result(hits={"none": 5}))[1] == "Only the plain prefix was tried, no prompt."
+    )
+    (only,) = headline(make_result(hits={"copy": 5}))
+    assert only.startswith("No attack on the model was run")
+
+
+def test_headline_tells_of_copy_only_where_it_hits():
+    assert len(headline(make_result(hits={**HITS, "copy": 0}))) == 3
+    assert headline(make_result(hits={**HITS, "copy": 7}))[3].startswith(
+        "copy, which never asks the model, gets 7 of 200"
+    )
+
+
+def test_the_worst_windows_are_hit_by_most_attacks_then_matched_furthest():
+    result = make_result(hits={"none": 1, "dynamic": 3}, controls=CONTROL_HITS)
+    rows = worst_windows(result, 5)
+    assert rows.tolist() == [0, 1, 2, 39, 79]
+    assert extracted_windows(result) == 3
+
+
+def test_windows_without_a_right_token_are_not_worst():
+    result = make_result(n=3, hits={"none": 0, "copy": 3}, controls=None)
+    assert worst_windows(result, 10).tolist() == [2, 1]
+    assert extracted_windows(result) == 0
+    assert len(worst_windows(make_result(hits={"copy": 3}, controls=None), 10)) == 0
+
+
+def test_reasons_that_differ_in_numbers_are_one():
+    reasons = [f"{n} tokens, the window needs 100" for n in (12, 88, 37)]
+    reasons += ["not valid JSON (column 3)", "empty", "1" * 5000]
+    skipped = [Skipped(str(i), i, reason) for i, reason in enumerate(reasons)]
+    assert count_reasons(skipped) == (
+        ReasonCount("12–88 tokens, the window needs 100", 3),
+        ReasonCount("1" * 5000, 1),
+        ReasonCount("empty", 1),
+        ReasonCount("not valid JSON (column 3)", 1),
+    )
+    assert count_reasons(make_windows(2).skipped) == ()
+
+
+def test_worst_windows_of_equal_standing_go_by_nll():
+    result = make_result(n=50, hits=dict.fromkeys(LADDER, 50))
+    rows = worst_windows(result, 10)
+    assert np.array_equal(rows, np.arange(10))  # NLL rises with the window

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from jsonschema import Draft202012Validator
+from made_result import HITS, make_result, make_windows
+
+from memaudit.config import LADDER, GateSettings, ScanConfig
+from memaudit.data.samples import Skipped
+from memaudit.report.report_json import schema, to_document, to_json
+from memaudit.report.wording import LIMITS, SCHEMA_VERSION
+
+RESULTS = {
+    "whole": lambda: make_result(gate=GateSettings(max_exact=0.01), notes=("A note.",)),
+    "no controls": lambda: make_result(controls=None),
+    "only none": lambda: make_result(hits={"none": 2}, controls=None),
+    "only copy": lambda: make_result(
+        hits={"copy": 2}, controls=None, gate=GateSettings(max_exact=0.1)
+    ),
+    "nothing extracted": lambda: make_result(hits=dict.fromkeys(LADDER, 0)),
+    "hostile": lambda: make_result(
+        data=make_windows(
+            5, ids=["=cmd()", "\x1b[31m", "\n"], skipped=[Skipped("x", 9, "has no \x1b")]
+        )
+    ),
+    "revealed": lambda: make_result(reveal=["secret text"]),
+    "fitted earlier": lambda: replace(make_result(), fold_sizes=(), fits=()),
+}
+
+
+def test_the_schema_is_one():
+    Draft202012Validator.check_schema(schema())
+    assert schema()["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema()["properties"]["schema_version"]["const"] == SCHEMA_VERSION
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_every_document_fits_the_schema(name):
+    document = json.loads(to_json(RESULTS[name]()))
+    Draft202012Validator(schema()).validate(document)
+    assert document == to_document(RESULTS[name]())
+
+
+def test_the_schema_refuses_what_is_missing_or_unknown():
+    document, check = to_document(make_result()), Draft202012Validator(schema())
+    for key in document:
+        assert not check.is_valid({k: v for k, v in document.items() if k != key}), key
+    assert not check.is_valid({**document, "more": 1})
+
+
+def test_rates_and_their_company():
+    document = to_document(make_result())
+    dynamic = document["attacks"][-1]
+    assert (dynamic["exact"]["k"], dynamic["exact"]["n"]) == (31, 200)
+    assert dynamic["exact"]["estimate"] == 31 / 200
+    assert dynamic["lift"]["gained"] == HITS["dynamic"] - HITS["none"]
+    assert dynamic["controls"]["exact"]["k"] == 0
+    assert dynamic["settings"]["num_virtual_tokens"] == 50
+    assert document["attacks"][0]["lift"] is None
+    assert document["attacks"][1]["suffix_nll"] is None  # copy has no model, so NaN
+    assert document["attacks_not_run"] == []
+    assert to_document(make_result(hits={"none": 0}))["attacks_not_run"] == list(LADDER[1:])
+
+
+def test_fits_keep_their_curve_and_choice():
+    first, second = to_document(make_result())["attacks"][-1]["fits"]
+    assert (first["chosen_epoch"], second["chosen_epoch"]) == (2, None)
+    assert second["chosen"] == "no prompt"
+    assert [point["loss"] for point in first["epochs"]] == [None, 2.5, 2.1]
+    assert first["trainable_parameters"] == 25600
+
+
+def test_the_corpus_counts_rows_windows_and_skips():
+    skipped = [Skipped(str(n), n, f"{n} tokens, the window needs 100") for n in (12, 88)]
+    data = to_document(make_result(data=make_windows(5, skipped=skipped)))["data"]
+    assert (data["rows"], data["used"], data["windows"]) == (7, 5, 5)
+    assert data["skipped"] == [{"reason": "12–88 tokens, the window needs 100", "count": 2}]
+    assert data["clusters"] == {
+        "count": 5,
+        "largest": 1,
+        "sizes": [{"windows": 1, "clusters": 5}],
+    }
+    assert data["scored_by_fold"] == [{"fold": 0, "windows": 3}, {"fold": 1, "windows": 2}]
+
+
+def test_gates_limits_and_exit_code():
+    document = to_document(make_result(gate=GateSettings(max_exact=0.01)))
+    assert document["exit_code"] == 1
+    assert [gate["verdict"] for gate in document["gates"]] == ["fail", "pass"]
+    assert document["limits"] == list(LIMITS)
+    judged = RESULTS["only copy"]()
+    (gate,) = to_document(judged)["gates"]
+    assert (gate["estimate"], gate["verdict"]) == (None, "inconclusive")
+
+
+def test_the_configuration_can_be_read_back():
+    result = make_result()
+    values = to_document(result)["config"]["values"]
+    assert ScanConfig.model_validate(values) == result.config
+
+
+def test_no_text_and_no_ids_even_where_revealed():
+    text = to_json(RESULTS["revealed"]())
+    assert "secret text" not in text
+    assert "doc-0001" not in text
+
+
+def test_the_document_is_ascii_on_a_terminal():
+    assert to_json(RESULTS["hostile"]()).isascii()
+    assert "\x1b" not in to_json(RESULTS["hostile"]())

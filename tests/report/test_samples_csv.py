@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_result import CONTROL_HITS, HITS, make_result, make_windows
+
+from memaudit.data.samples import Skipped
+from memaudit.report.samples_csv import COLUMNS, cell, columns, iter_csv
+from memaudit.result import ScanResult
+
+PER_ATTACK = ("exact", "fractional", "matched", "longest_run", "suffix_nll", "log_p_z")
+
+
+def read(result: ScanResult) -> list[dict[str, str]]:
+    lines = list(iter_csv(result))
+    assert all(line.endswith("\r\n") for line in lines)
+    return list(csv.DictReader(io.StringIO("".join(lines), newline=""), strict=True))
+
+
+def test_the_columns_are_those_of_the_contract():
+    attacks = ("none", "copy", "dynamic_hard", "constant", "dynamic")
+    assert COLUMNS == (
+        *"schema_version role sample_id line window cluster fold status reason".split(),
+        *"prefix_tokens suffix_tokens".split(),
+        *(f"{score}_{attack}" for attack in attacks for score in PER_ATTACK),
+        *"edit_similarity queries_p50".split(),
+    )
+    assert columns(make_result()) == COLUMNS
+
+
+def test_one_row_of_each_kind_as_a_literal():
+    data = make_windows(2, skipped=[Skipped("x", 3, "empty")])
+    rows = list(iter_csv(make_result(data=data, hits={"none": 1, "copy": 0}, controls=None)))
+    blank = "," * 18
+    assert rows[1] == (
+        f"1,data,doc-0001,1,0,0,0,scored,,50,50,1,1,50,50,0.01,-0.5,0,0,0,0,,{blank},1,1\r\n"
+    )
+    assert rows[3] == f"1,data,x,3,,,,skipped,empty{',' * 34}\r\n"
+
+
+def test_pandas_reads_numbers_as_numbers():
+    frame = pd.read_csv(io.StringIO("".join(iter_csv(make_result()))))
+    assert len(frame) == 300
+    assert frame["exact_dynamic"].dtype == np.int64
+    assert frame["exact_dynamic"].groupby(frame["role"]).sum().to_dict() == {
+        "control": 0,
+        "data": HITS["dynamic"],
+    }
+    for name in ("schema_version", "line", "window", "cluster", "fold", "prefix_tokens"):
+        assert frame[name].dtype == np.int64, name
+    for name in ("log_p_z_none", "suffix_nll_dynamic", "edit_similarity", "queries_p50"):
+        assert frame[name].dtype == np.float64, name
+    assert (frame["log_p_z_none"] < 0).all()
+    assert np.isinf(frame["queries_p50"]).sum() == np.isinf(frame["log_p_z_none"]).sum() > 0
+    assert frame["suffix_nll_copy"].isna().all()
+
+
+def test_figures_agree_with_the_scores():
+    result = make_result()
+    rows = read(result)[:200]
+    for attack in result.attacks:
+        name = attack.attack.replace("-", "_")
+        for score in ("fractional", "matched", "longest_run", "log_p_z"):
+            shown = [float(row[f"{score}_{name}"] or "nan") for row in rows]
+            np.testing.assert_allclose(shown, getattr(attack.data, score), rtol=1e-5)
+    best = max(float(row["edit_similarity"]) for row in rows[40:])
+    assert best == pytest.approx(max(a.data.edit_similarity[40:].max() for a in result.attacks))
+
+
+def test_copy_does_not_count_as_best():
+    row = read(make_result(n=5, hits={"none": 0, "copy": 5}, controls=None))[1]
+    assert (row["exact_copy"], row["edit_similarity"]) == ("1", "0.02")
+    alone = read(make_result(n=5, hits={"copy": 5}, controls=None))[1]
+    assert (alone["edit_similarity"], alone["queries_p50"]) == ("", "")
+
+
+def test_attacks_that_were_not_run_are_blank():
+    row = read(make_result(hits={"none": 0}))[0]
+    assert {row[f"{score}_constant"] for score in PER_ATTACK} == {""}
+
+
+def test_skipped_rows_stand_in_their_place():
+    skipped = [Skipped("b", 2, "empty"), Skipped("z", 9, "empty"), Skipped("a", 1, "empty")]
+    windows = make_windows(3, skipped=skipped)
+    windows = replace(windows, line=np.array([5, 3, 3]), window=np.array([0, 1, 0]))
+    windows = replace(windows, sample=np.array([1, 0, 0]))
+    rows = read(make_result(data=windows))
+    order = [(row["line"], row["window"], row["status"]) for row in rows[:6]]
+    assert order == [
+        ("1", "", "skipped"),
+        ("2", "", "skipped"),
+        ("3", "0", "scored"),
+        ("3", "1", "scored"),
+        ("5", "0", "scored"),
+        ("9", "", "skipped"),
+    ]
+    assert {row["role"] for row in rows[6:]} == {"control"}
+
+
+def test_in_a_folder_the_path_gives_the_place():
+    windows = make_windows(2, ids=["a.txt", "c.txt"], skipped=[Skipped("b.txt", 1, "empty")])
+    windows = replace(windows, line=np.array([1, 1]))
+    rows = read(make_result(data=windows, controls=None))
+    assert [row["sample_id"] for row in rows] == ["a.txt", "b.txt", "c.txt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("=cmd()", "'=cmd()"),
+        ("+1", "'+1"),
+        ("-1", "'-1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", r"'\t=1"),
+        ("\r=1", r"'\r=1"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("two\nlines", r"two\nlines"),
+        ("[red]", "[red]"),
+        ("a=b", "a=b"),
+    ],
+)
+def test_hostile_cells_do_no_harm(text, shown):
+    assert cell(text) == shown
+    data = make_windows(1, ids=[text], extra={"x": text})
+    row = read(make_result(data=data, controls=None))[0]
+    assert (row["sample_id"], row["x"]) == (shown, shown)
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_no_text_cell_is_run_or_breaks_its_line(text):
+    shown = cell(text)
+    assert not shown.startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert not set(shown) & set("\r\n\t\x1b\x00")
+
+
+def test_passed_through_columns_never_clash():
+    extra = {"line": "a", "data_line": "b", "=x": "c", "": "d", "text_prefix": "e", "\n": "f"}
+    extra |= {"\\n": "g", "dup": "h"}
+    result = make_result(data=make_windows(1, extra=extra))
+    names = columns(result)[len(COLUMNS) :]
+    assert names == (
+        "data_data_line",
+        "data_line",
+        "'=x",
+        "data_",
+        "data_text_prefix",
+        r"\n",
+        r"data_\n",
+        "dup",
+    )
+    assert len(set(columns(result))) == len(columns(result))
+    data, control, *_ = read(result)
+    assert [data[name] for name in names] == list("abcdefgh")
+    assert {control[name] for name in names} == {""}
+
+
+def test_text_only_where_revealed():
+    result = make_result(n=3, reveal=['=a,"b"\n'], hits={"none": 1, "dynamic": 2})
+    names = columns(result)[len(COLUMNS) :]
+    assert names == tuple(
+        f"text_{what}"
+        for what in ("prefix", "suffix", "none", "copy", "dynamic_hard", "constant", "dynamic")
+    )
+    row = read(result)[0]
+    shown = '\'=a,"b"\\n'
+    assert [row[name] for name in names] == [shown, shown, shown, "", "", "", shown]
+    skipped = make_windows(1, skipped=[Skipped("x", 9, "empty")], extra={"dup": "2"})
+    assert read(make_result(data=skipped, reveal=["t"]))[1]["dup"] == ""
+
+
+def test_same_result_same_file():
+    both = ["".join(iter_csv(make_result(controls=CONTROL_HITS))) for _ in range(2)]
+    assert both[0] == both[1]
+    assert "-0," not in both[0]

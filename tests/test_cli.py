@@ -1,0 +1,298 @@
+"""The command line as a user meets it: streams, exit codes, bad input, the run folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import build_model, build_tokenizer, save_model
+from typer.testing import CliRunner, Result
+
+from memaudit.cli import app
+
+WORDS = ["anna", "bert", "carla", "model", "lazy", "fox", "wizard", "prefix", "line", "toxic"]
+SIZES = ["--prefix-tokens", "8", "--suffix-tokens", "6", "--device", "cpu"]
+FAST = [*SIZES, "--set", "constant.epochs=1", "--set", "dynamic.epochs=1"]
+FAST += ["--set", "constant.num_virtual_tokens=4", "--set", "dynamic.num_virtual_tokens=4"]
+
+Run = Callable[..., Result]
+
+
+def rows(count: int, suffix: str, start: int = 0) -> list[dict[str, object]]:
+    """Records with distinct prefixes and one suffix."""
+    made = []
+    for number in range(start, start + count):
+        words = [WORDS[(number // 10**place) % 10] for place in range(3)]
+        made.append({"id": f"r{number}", "prefix": " ".join(words) * 2, "suffix": suffix, "dup": 2})
+    return made
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """A samples.csv, read."""
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+def write(path: Path, records: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.fixture(scope="module")
+def leaky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that says ``~`` to everything, so that a suffix of those always comes out."""
+    import torch
+
+    tokenizer = build_tokenizer()
+    model = build_model("gpt2", seed=0)
+    token = tokenizer("~", add_special_tokens=False)["input_ids"][0]
+    with torch.no_grad():
+        final = model.transformer.ln_f
+        final.weight.mul_(0.01)
+        final.bias.copy_(10 * model.transformer.wte.weight[token])
+    folder = tmp_path_factory.mktemp("leaky") / "model"
+    save_model(model, tokenizer, folder)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture
+def leaked(tmp_path: Path) -> Path:
+    return write(tmp_path / "leaked.jsonl", rows(24, "~" * 12))
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> Path:
+    return write(tmp_path / "clean.jsonl", rows(24, "0 1 2 3 4 5 6 7", start=500))
+
+
+def test_a_whole_scan(run: Run, leaky: Path, leaked: Path, clean: Path, tmp_path: Path) -> None:
+    result = run("scan", leaky, leaked, "--controls", clean, "--out", "run", *FAST)
+    assert result.exit_code == 0, result.stderr
+    assert "24 of 24" in result.stdout
+    folder = tmp_path / "run"
+    assert {path.name for path in folder.iterdir()} == {
+        "config.toml",
+        "generator-0.safetensors",
+        "generator-1.safetensors",
+        "report.json",
+        "samples.csv",
+    }
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    read = table(folder / "samples.csv")
+    assert [row["exact_none"] for row in read if row["role"] == "data"] == ["1"] * 24
+    assert [row["exact_none"] for row in read if row["role"] == "control"] == ["0"] * 24
+    assert {row["dup"] for row in read} == {"2"}
+    everything = "".join(path.read_text(errors="replace") for path in folder.iterdir())
+    assert "anna" not in everything  # no audited text unless asked for
+    assert "~~~" not in everything
+    assert "anna" not in result.stdout + result.stderr
+
+
+def test_reveal_shows_text(run: Run, leaky: Path, leaked: Path, tmp_path: Path) -> None:
+    result = run("scan", leaky, leaked, "--out", "run", "--attacks", "none", "--reveal", *FAST)
+    assert result.exit_code == 0, result.stderr
+    assert "~~~~" in (tmp_path / "run" / "samples.csv").read_text()
+    assert "~~~~" in result.stdout
+
+
+def test_config_repeats_the_run_byte_for_byte(
+    run: Run, leaky: Path, leaked: Path, tmp_path: Path
+) -> None:
+    assert run("scan", leaky, leaked, "--out", "one", *FAST).exit_code == 0
+    again = run("scan", "--config", "one/config.toml", "--out", "two")
+    assert again.exit_code == 0, again.stderr
+    for name in ("samples.csv", "generator-0.safetensors", "generator-1.safetensors"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_prompts_are_reused(run: Run, leaky: Path, leaked: Path, tmp_path: Path) -> None:
+    assert run("scan", leaky, leaked, "--out", "one", *FAST).exit_code == 0
+    again = run("scan", leaky, leaked, "--out", "two", "--generator", "one", *FAST)
+    assert again.exit_code == 0, again.stderr
+
+    def figures(name: str) -> list[dict[str, str]]:
+        read = table(tmp_path / name / "samples.csv")
+        return [{k: v for k, v in row.items() if k.endswith(("_dynamic", "_constant"))} for row in read]
+
+    assert figures("one") == figures("two")
+
+
+def test_formats_put_one_document_on_stdout(run: Run, leaky: Path, leaked: Path) -> None:
+    plain = ["--attacks", "none", *FAST]
+    document = json.loads(run("scan", leaky, leaked, "--format", "json", *plain).stdout)
+    assert document["attacks"]
+    printed = run("scan", leaky, leaked, "--format", "csv", *plain).stdout
+    assert len(list(csv.DictReader(io.StringIO(printed)))) == 24
+
+
+# Exit codes: one test for each row of the README's table.
+
+
+def test_exit_0_without_a_gate(run: Run, leaky: Path, leaked: Path) -> None:
+    assert run("scan", leaky, leaked, "--attacks", "none", *FAST).exit_code == 0
+
+
+def test_exit_0_when_the_gate_passes(run: Run, leaky: Path, clean: Path) -> None:
+    passed = run("scan", leaky, clean, "--attacks", "none", "--max-exact", "0.2", *FAST)
+    assert passed.exit_code == 0, passed.stderr
+
+
+def test_exit_1_when_the_gate_fails(run: Run, leaky: Path, leaked: Path, tmp_path: Path) -> None:
+    words = ["scan", leaky, leaked, "--attacks", "none", "--max-exact", "0.2", *FAST]
+    failed = run(*words, "--out", "run")
+    assert failed.exit_code == 1
+    assert (tmp_path / "run" / "report.json").exists()  # written before the exit is decided
+    assert run(*words, "--exit-zero").exit_code == 0
+
+
+def test_exit_2_for_a_usage_error(run: Run, leaky: Path, leaked: Path) -> None:
+    failed = run("scan", leaky, leaked, "--folds", "1")
+    assert failed.exit_code == 2
+    assert failed.stderr.startswith("memaudit: error: protocol.folds = 1 (flag)")
+    assert run("scan", leaky, leaked, "--nonsense").exit_code == 2
+
+
+def test_exit_3_when_the_model_does_not_load(run: Run, leaked: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    failed = run("scan", tmp_path / "empty", leaked, *FAST)
+    assert failed.exit_code == 3
+    assert len(failed.stderr.splitlines()) <= 2
+    assert not (tmp_path / "memaudit-runs").exists() or not any(
+        (tmp_path / "memaudit-runs").iterdir()
+    )
+
+
+def test_exit_4_for_too_few_windows(run: Run, leaky: Path, clean: Path) -> None:
+    words = ["scan", leaky, clean, "--attacks", "none", "--max-exact", "0.01", *FAST]
+    undecided = run(*words)
+    assert undecided.exit_code == 4
+    assert run(*words, "--exit-zero").exit_code == 0
+    assert run(*words, "--gate-on", "estimate").exit_code == 0
+
+
+def test_exit_4_when_controls_come_out_too(run: Run, leaky: Path, leaked: Path, tmp_path: Path) -> None:
+    controls = write(tmp_path / "controls.jsonl", rows(24, "~" * 12, start=700))
+    undecided = run("scan", leaky, leaked, "--controls", controls, "--attacks", "none", *FAST)
+    assert undecided.exit_code == 4
+
+
+def test_exit_130_when_interrupted(
+    run: Run, leaky: Path, leaked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("memaudit.attack.campaign.Campaign.run", interrupt)
+    stopped = run("scan", leaky, leaked, "--out", "run", *FAST)
+    assert stopped.exit_code == 130
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_crash_is_no_leak_and_tells_no_text(
+    run: Run, leaky: Path, leaked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*args: object, **kwargs: object) -> None:
+        raise KeyError("secret text of a sample")
+
+    monkeypatch.setattr("memaudit.attack.campaign.Campaign.run", crash)
+    crashed = run("scan", leaky, leaked, *FAST)
+    assert crashed.exit_code == 3
+    assert "internal error: KeyError at test_cli.py" in crashed.stderr
+    assert "secret" not in crashed.stderr
+
+
+# Bad input: each row of the contract.
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"id": 1, "text": "secret"\n', "bad.jsonl:1"),
+        (b'{"id": 1, "text": "fine"}\n{"id": 2, "txt": "secret"}\n', "bad.jsonl:2"),
+        (b'{"id": 1, "text": 5}\n', "bad.jsonl:1"),
+        (b"", "bad.jsonl"),
+        (b'{"text": "secret \xff\xfe"}\n', "bad.jsonl:1"),
+    ],
+)
+def test_bad_input_is_named_before_the_model_loads(
+    run: Run, tmp_path: Path, content: bytes, said: str
+) -> None:
+    (tmp_path / "bad.jsonl").write_bytes(content)
+    failed = run("scan", tmp_path / "no-such-model", tmp_path / "bad.jsonl")
+    assert failed.exit_code == 2
+    assert said in failed.stderr
+    assert "secret" not in failed.stderr
+    assert len(failed.stderr.strip().splitlines()) <= 2
+
+
+def test_skip_bad_lines_keeps_them_in_the_csv(run: Run, leaky: Path, leaked: Path) -> None:
+    leaked.write_text(leaked.read_text() + "not json\n")
+    result = run("scan", leaky, leaked, "--skip-bad-lines", "--attacks", "none", "--out", "run", *FAST)
+    assert result.exit_code == 0, result.stderr
+    read = table(Path("run/samples.csv"))
+    assert [(row["status"], row["line"]) for row in read][-1] == ("skipped", "25")
+
+
+def test_short_samples_name_the_window_that_would_fit(run: Run, leaky: Path, leaked: Path) -> None:
+    failed = run("scan", leaky, leaked, "--prefix-tokens", "500")
+    assert failed.exit_code == 2
+    assert "would fit" in failed.stderr
+
+
+def test_out_must_be_free_and_outside_the_model(run: Run, leaky: Path, leaked: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    assert "not an empty folder" in run("scan", leaky, leaked, "--out", "full").stderr
+    inside = run("scan", leaky, leaked, "--out", leaky / "runs")
+    assert (inside.exit_code, "inside the model" in inside.stderr) == (2, True)
+
+
+def test_inspect_plans_and_changes_nothing(run: Run, leaky: Path, leaked: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    result = run("inspect", leaky, leaked, *FAST)
+    assert result.exit_code == 0, result.stderr
+    for said in ("GPT2LMHeadModel", "device", "dtype", "bos", "24", "fold 1", "extraction"):
+        assert said in result.stdout
+    assert sorted(tmp_path.rglob("*")) == before
+    assert run("inspect", leaky).exit_code == 0
+
+
+def test_profiles_are_listed(run: Run) -> None:
+    result = run("profiles")
+    assert result.exit_code == 0
+    assert "dynamic.learning_rate = 7e-06" in result.stdout
+    assert "windows.prefix_tokens" in run("profiles", "records").stdout
+
+
+def test_streams_of_a_real_process(leaky: Path, leaked: Path, tmp_path: Path) -> None:
+    """stdout is the document alone, stderr has no colour and no spinner."""
+    words = [sys.executable, "-c", "from memaudit.cli import main; main()", "scan", str(leaky)]
+    words += [str(leaked), "--format", "json", "--attacks", "none", *FAST]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    json.loads(done.stdout)
+    assert "\x1b" not in done.stderr
+    assert "none: extracting" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["scan", "--nonsense"], ["scan", "m", "d", "--folds=x"]])
+def test_help_and_usage_errors_load_no_torch(words: list[str]) -> None:
+    code = (
+        "import sys\nfrom memaudit.cli import app\n"
+        f"try:\n    app({words!r})\nexcept SystemExit:\n    pass\n"
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

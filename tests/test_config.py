@@ -1,0 +1,143 @@
+"""Settings: layers, sources, messages, and the round trip through config.toml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from memaudit.config import (
+    Layer,
+    layered,
+    list_profiles,
+    load_profile,
+    resolve,
+    setting_lines,
+    to_toml,
+)
+from memaudit.errors import UsageError
+
+PATHS = {"model": "m", "data": "d.jsonl"}
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the project's own pyproject.toml must not play a part
+
+
+def config_of(flags: dict[str, object], **more: object):  # type: ignore[no-untyped-def]
+    given = {"profile": None, "config_file": None, "sets": []} | more
+    return resolve(layered(PATHS | flags, **given))  # type: ignore[arg-type]
+
+
+def test_every_profile_resolves_and_says_what_it_is_for() -> None:
+    profiles = list_profiles()
+    assert set(profiles) >= {"quick", "standard", "paper", "code", "records"}
+    for name, layer in profiles.items():
+        assert layer.about, name
+        assert config_of({}, profile=name).config.model == "m"
+
+
+def test_paper_profile_is_the_papers() -> None:
+    config = config_of({}, profile="paper").config
+    dynamic = config.dynamic
+    assert (dynamic.learning_rate, dynamic.learning_rate_embedding) == (7e-6, 2e-4)
+    assert (dynamic.mapping, dynamic.embedding, dynamic.initialisation) == (
+        "naive",
+        "trained",
+        "identity",
+    )
+    assert (dynamic.num_virtual_tokens, dynamic.epochs, dynamic.batch_size) == (50, 15, 128)
+    assert config.constant.learning_rate == 5e-4
+    assert config.protocol.split == "random"
+
+
+def test_later_layers_win_and_are_named(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.memaudit]\nprofile = "records"\n[tool.memaudit.windows]\nprefix_tokens = 40\n'
+    )
+    resolved = config_of({"windows": {"suffix_tokens": 9}}, sets=["protocol.seed=7"])
+    assert resolved.config.windows.prefix_tokens == 40
+    assert resolved.config.windows.suffix_tokens == 9
+    assert resolved.config.protocol.seed == 7
+    assert resolved.config.protocol.cluster_run == 16
+    assert resolved.sources["windows.prefix_tokens"] == "pyproject.toml"
+    assert resolved.sources["windows.suffix_tokens"] == "flag"
+    assert resolved.sources["protocol.seed"] == "flag"
+    assert resolved.sources["protocol.cluster_run"] == "profile records"
+    assert resolved.sources["scores.confidence"] == "default"
+
+
+def test_flag_profile_beats_the_projects(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.memaudit]\nprofile = "records"\n')
+    assert config_of({}, profile="standard").config.windows.prefix_tokens == 50
+
+
+def test_config_file_repeats_the_settings(tmp_path: Path) -> None:
+    first = config_of({"windows": {"prefix_tokens": 12}}, profile="quick").config
+    (tmp_path / "config.toml").write_text(to_toml(first))
+    layers = layered({}, profile=None, config_file=tmp_path / "config.toml", sets=[])
+    again = resolve(layers).config
+    assert again == first
+
+
+def test_a_path_is_a_profile(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('about = "mine"\n[protocol]\nfolds = 3\n')
+    assert config_of({}, profile=str(tmp_path / "mine.toml")).config.protocol.folds == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"protocol": {"folds": 1}}, "protocol.folds = 1 (flag): input should be greater"),
+        ({"windows": {"stride": 5}}, "windows (flag): stride is only used with placement"),
+        ({"windows": {"placement": "middle"}}, "windows.placement = 'middle' (flag): input"),
+        ({"nonsense": 1}, "nonsense (flag): there is no such setting"),
+        ({"attacks": ["noen"]}, "attacks.0 = 'noen'"),
+        ({"gate": {"max_exact": 1.5}}, "gate.max_exact = 1.5 (flag): input should be less than 1"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_source(flags: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        config_of(flags)
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_arguments_are_named() -> None:
+    with pytest.raises(UsageError, match="MODEL is missing"):
+        resolve([Layer(source="flag", values={"data": "d"})])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("folds = [", "not valid TOML"), ("[tool]\nmemaudit = 3\n", "has to be a table")],
+)
+def test_a_broken_pyproject_is_an_error(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(content)
+    with pytest.raises(UsageError, match=said):
+        config_of({})
+
+
+def test_unknown_profile_lists_the_shipped_ones() -> None:
+    with pytest.raises(UsageError, match=r"--profile nope: no such profile; shipped are .*quick"):
+        load_profile("nope")
+
+
+@pytest.mark.parametrize("assignment", ["dynamic.depth", "=3"])
+def test_set_needs_key_and_value(assignment: str) -> None:
+    with pytest.raises(UsageError, match="write it as"):
+        config_of({}, sets=[assignment])
+
+
+def test_set_takes_toml_values_and_plain_words() -> None:
+    config = config_of(
+        {}, sets=["dynamic.depth=2", "dynamic.mapping=naive", 'attacks=["none", "copy"]']
+    ).config
+    assert (config.dynamic.depth, config.dynamic.mapping) == (2, "naive")
+    assert config.attacks == ("none", "copy")
+
+
+def test_setting_lines_are_one_line_each() -> None:
+    lines = setting_lines(Layer(source="x", values={"attacks": ["none", "copy"], "a": {"b": 1}}))
+    assert lines == ['attacks = [ "none", "copy", ]', "a.b = 1"]
