@@ -23,15 +23,15 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging
 
-COPIES = {1: 200, 4: 80, 16: 60, 64: 60}
+COPIES = {1: 120, 8: 40, 32: 40, 64: 30}
 """How often a record is trained on -> how many such records there are."""
 CONTROLS = 300
 VOCABULARY = 640
 END = "<|endoftext|>"
-BLOCK, BATCH = 192, 8  # tokens in a row, rows in a step
+BLOCK, BATCH = 192, 4  # tokens in a row, rows in a step
 LEARNING_RATE = 3e-3
-BETAS = (0.9, 0.95)
 
 STARTS = "Al Bre Cor Da El Fen Gar Hes Il Jor Ka Lu Mar Nes Or Pel Quin Ros Sel Tam Ur Ves Wil Yor"
 ENDINGS = "a dan den dra ek el en ette ia ian ick in is la lo mer mund na no ra ric son ta vin"
@@ -99,9 +99,7 @@ def make_blocks(
     texts = [record["text"] for record in records for _ in range(record["dup"])]
     rng.shuffle(texts)
     stream = [
-        token
-        for ids in tokenizer(texts)["input_ids"]
-        for token in (*ids, tokenizer.eos_token_id)
+        token for ids in tokenizer(texts)["input_ids"] for token in (*ids, tokenizer.eos_token_id)
     ]
     return torch.tensor(stream[: len(stream) // BLOCK * BLOCK]).view(-1, BLOCK)
 
@@ -110,17 +108,23 @@ def train_model(blocks: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> GPT
     """One pass over the blocks."""
     config = GPTNeoXConfig(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        num_hidden_layers=4,
+        hidden_size=256,
+        num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=512,
         max_position_embeddings=512,
+        # All of a head turns with the position, so that it learns early to look a few tokens back.
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 10_000,
+            "partial_rotary_factor": 1.0,
+        },
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
     )
     model = GPTNeoXForCausalLM(config).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=0.0)
-    batches = blocks.split(BATCH)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95))
+    batches = [blocks[first : first + BATCH] for first in range(0, len(blocks), BATCH)]
     steps = len(batches)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / 20, (steps - step) / steps)
@@ -149,7 +153,9 @@ def main() -> None:
 
     begun = time.perf_counter()
     rng = random.Random(arguments.seed)
+    torch.set_num_threads(1)  # so small a model gains nothing from more, and comes out the same
     torch.manual_seed(arguments.seed)  # the library draws first weights from the global generator
+    logging.disable_progress_bar()
     dups = [dup for dup, count in COPIES.items() for _ in range(count)]
     rng.shuffle(dups)
     records = [
@@ -158,7 +164,7 @@ def main() -> None:
     ]
     controls = [{"id": f"C{number:04}", "text": make_record(rng)} for number in range(CONTROLS)]
 
-    tokenizer = train_tokenizer([record["text"] for record in records])
+    tokenizer = train_tokenizer([str(record["text"]) for record in records])
     model = train_model(make_blocks(records, tokenizer, rng), tokenizer)
 
     arguments.folder.mkdir(parents=True, exist_ok=True)

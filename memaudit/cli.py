@@ -18,10 +18,39 @@ import typer
 
 from memaudit import __version__
 from memaudit.errors import MemauditError, UsageError
+from memaudit.options import (
+    AllowPickle,
+    Attacks,
+    Base,
+    BatchSize,
+    Bos,
+    ConfigFile,
+    Controls,
+    DataArgument,
+    Device,
+    Dtype,
+    Folds,
+    Limit,
+    ModelArgument,
+    Offline,
+    Placement,
+    PrefixTokens,
+    ProfileName,
+    Quiet,
+    Revision,
+    Seed,
+    Set,
+    SkipBadLines,
+    Stride,
+    SuffixTokens,
+    TrustRemoteCode,
+    Verbose,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from memaudit.attack.campaign import Progress
-    from memaudit.config import ResolvedConfig
+    from memaudit.layers import ResolvedConfig
 
 app = typer.Typer(
     name="memaudit",
@@ -34,61 +63,6 @@ app = typer.Typer(
 
 LOG_WIDTH = 100
 """Columns of a table that does not go to a terminal, where COLUMNS says nothing."""
-
-# Flags that scan and inspect share.
-ModelArgument = Annotated[
-    str | None,
-    typer.Argument(help="Hub id, local folder, .gguf file or PEFT adapter folder.", metavar="MODEL"),
-]
-DataArgument = Annotated[
-    Path | None,
-    typer.Argument(
-        help="Text to audit: .jsonl[.gz], .json, .csv, .parquet, .txt, or a folder of text files.",
-        metavar="DATA",
-    ),
-]
-Controls = Annotated[
-    Path | None, typer.Option(help="Text that the model has not seen, in the same formats.")
-]
-ProfileName = Annotated[str | None, typer.Option("--profile", help="A shipped profile or a path.")]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="Settings of an earlier run: its config.toml.")
-]
-Attacks = Annotated[
-    str | None,
-    typer.Option(help="Comma-separated: none, copy, dynamic-hard, constant, dynamic."),
-]
-PrefixTokens = Annotated[int | None, typer.Option(help="Tokens the model is shown.")]
-SuffixTokens = Annotated[int | None, typer.Option(help="Tokens it has to continue with.")]
-Placement = Annotated[
-    str | None, typer.Option(help="Where windows lie in a sample: start, end or sliding.")
-]
-Stride = Annotated[int | None, typer.Option(help="Tokens between sliding windows.")]
-Limit = Annotated[int | None, typer.Option(help="Draw at most this many samples of each file.")]
-SkipBadLines = Annotated[
-    bool, typer.Option("--skip-bad-lines", help="Report malformed lines as skipped.")
-]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16.")]
-Bos = Annotated[str | None, typer.Option(help="Start inputs with BOS: auto, yes, no.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
-Base = Annotated[str | None, typer.Option(help="Base model of an adapter, if not as it says.")]
-TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-]
-AllowPickle = Annotated[
-    bool, typer.Option("--allow-pickle", help="Open pickled weights, which can run code.")
-]
-Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
-Folds = Annotated[int | None, typer.Option(help="Parts that are audited in turn.")]
-Seed = Annotated[int | None, typer.Option(help="Of everything that is drawn.")]
-BatchSize = Annotated[int | None, typer.Option(help="Windows per extraction pass.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, as dynamic.depth=2."),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Also settings, and tracebacks.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -149,7 +123,7 @@ def scan(  # as many parameters as there are flags: Typer reads them from the si
     verbose: Verbose = False,
 ) -> None:
     """Audit MODEL on DATA: fit the attacks, extract, report."""
-    flags = _flags(locals())
+    flags = settings_of(locals())
     with _border(verbose):
         _check_format(output_format)
         resolved = _resolve(flags, profile, config_file, set_)
@@ -187,7 +161,7 @@ def inspect(
     verbose: Verbose = False,
 ) -> None:
     """Load, check and plan: what would be audited, how, and at what cost. Changes nothing."""
-    flags = _flags(locals())
+    flags = settings_of(locals())
     with _border(verbose):
         with_data = "data" in flags or config_file is not None
         if not with_data:
@@ -200,7 +174,8 @@ def inspect(
         with quiet_transformers():
             inspection = run_inspection(resolved.config, with_data=with_data)
         streams = _Streams(quiet, verbose)
-        typer.echo(render_inspection(inspection, width=streams.width, color=streams.color), nl=False)
+        shown = render_inspection(inspection, width=streams.width, color=streams.color)
+        typer.echo(shown, nl=False)
 
 
 @app.command()
@@ -209,7 +184,7 @@ def profiles(
 ) -> None:
     """List the shipped profiles and what they set."""
     with _border(verbose=False):
-        from memaudit.config import list_profiles, load_profile, setting_lines
+        from memaudit.layers import list_profiles, load_profile, setting_lines
 
         if name is not None:
             typer.echo("\n".join(setting_lines(load_profile(name))))
@@ -225,46 +200,13 @@ def main() -> None:
     app()
 
 
-# The flags that are no settings, or go under another name.
-_NOT_SETTINGS = frozenset(
-    ("profile", "config_file", "set_", "output_format", "exit_zero", "quiet", "verbose")
-)
-_SECTION = {
-    "windows": ("prefix_tokens", "suffix_tokens", "placement", "stride", "limit", "skip_bad_lines"),
-    "target": (
-        *("device", "dtype", "bos", "revision", "base"),
-        *("trust_remote_code", "allow_pickle", "offline"),
-    ),
-    "protocol": ("folds", "seed"),
-    "extraction": ("batch_size",),
-    "gate": ("max_exact", "gate_on"),
-}
-
-
-def _flags(given: dict[str, Any]) -> dict[str, Any]:
-    """The flags that were used, as settings."""
-    section_of = {name: section for section, names in _SECTION.items() for name in names}
-    values: dict[str, Any] = {}
-    for name, value in given.items():
-        if name in _NOT_SETTINGS or value is None or value is False:
-            continue
-        if name == "attacks":
-            value = [attack.strip() for attack in value.split(",")]
-        if name in section_of:
-            values.setdefault(section_of[name], {})[name] = value
-        else:
-            values[name] = value
-    return values
-
-
 def _resolve(
     flags: dict[str, Any], profile: str | None, config_file: Path | None, sets: list[str] | None
 ) -> ResolvedConfig:
-    from memaudit.config import layered, resolve
+    from memaudit.layers import layered, resolve
 
     layers = layered(flags, profile=profile, config_file=config_file, sets=sets or [])
-    resolved = resolve(layers)
-    return resolved
+    return resolve(layers)
 
 
 def _check_format(output_format: str) -> None:

@@ -1,34 +1,19 @@
-"""Settings: frozen objects that validate themselves, and the one place where profiles are read.
+"""Settings: frozen objects that validate themselves.
 
-Knows every setting, its default, its bounds and where its value came from. Knows nothing of
-models or data beyond their paths, and imports no torch: a usage error answers at once.
-
-Values are layered, later ones winning: defaults, a profile, ``[tool.memaudit]`` in the
-``pyproject.toml`` of the working folder, a ``--config`` file, flags.
+Knows every setting, its default and its bounds. Knows nothing of models or data beyond their
+paths, nor of where a value came from, and imports no torch: a usage error answers at once.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from memaudit.errors import UsageError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 AttackName = Literal["none", "copy", "dynamic-hard", "constant", "dynamic"]
 LADDER: tuple[AttackName, ...] = ("none", "copy", "dynamic-hard", "constant", "dynamic")
 """Every attack, in the order of the report's columns."""
-
-DEFAULT_PROFILE = "standard"
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -143,7 +128,16 @@ class DynamicSettings(TuningSettings):
     """``identity``: the generator returns its input before the first step."""
     mapping: Literal["naive", "queries"] = "queries"
     """``naive``: the last V prefix tokens, repeated as needed (the paper's mapping m)."""
+    start: Literal["vocabulary", "constant"] = "constant"
+    """Where the free vectors of ``queries`` start: rows of the vocabulary, or the constant
+    prompt fitted on the same fold."""
     embedding: Literal["trained", "frozen"] = "frozen"
+    """Whether the embedding rows that occur in the fitted prefixes are trained too."""
+
+    @property
+    def starts_from_constant(self) -> bool:
+        """Whether a constant prompt has to be fitted first."""
+        return self.mapping == "queries" and self.start == "constant"
 
 
 class ExtractionSettings(Settings):
@@ -194,188 +188,12 @@ class ScanConfig(Settings):
     scores: ScoreSettings = ScoreSettings()
     gate: GateSettings = GateSettings()
 
-
-class Layer(BaseModel):
-    """Values from one source, not yet validated against their settings."""
-
-    model_config = ConfigDict(frozen=True)
-
-    source: str
-    """What the report says a value comes from: ``profile quick``, ``flag``, a file's name."""
-    values: dict[str, Any]
-    about: str = ""
-    """What a profile is for, in a sentence."""
-
-
-class ResolvedConfig(BaseModel):
-    """A valid configuration and the origin of each of its values."""
-
-    model_config = ConfigDict(frozen=True)
-
-    config: ScanConfig
-    sources: dict[str, str]
-    """Dotted setting name to the source it came from; ``default`` where nothing set it."""
-
-
-def profiles_folder() -> Path:
-    """Where the shipped profiles lie: inside the wheel, or beside the package in a checkout."""
-    inside = Path(__file__).parent / "profiles"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "profiles"
-
-
-def list_profiles() -> dict[str, Layer]:
-    """Every shipped profile by name."""
-    return {path.stem: load_profile(path.stem) for path in sorted(profiles_folder().glob("*.toml"))}
-
-
-def load_profile(name: str) -> Layer:
-    """A shipped profile by name, or any profile by path (anything with a separator or .toml).
-
-    Raises UsageError where there is no such profile or it is not TOML.
-    """
-    is_path = name.endswith(".toml") or "/" in name or "\\" in name
-    path = Path(name) if is_path else profiles_folder() / f"{name}.toml"
-    if not path.is_file():
-        known = ", ".join(sorted(shipped.stem for shipped in profiles_folder().glob("*.toml")))
-        raise UsageError(f"--profile {name}: no such profile; shipped are {known}, or give a path")
-    values = _read_toml(path)
-    about = str(values.pop("about", ""))
-    return Layer(source=f"profile {name}", values=values, about=about)
-
-
-def setting_lines(layer: Layer) -> list[str]:
-    """A layer's values as ``section.key = value`` lines."""
-    return [
-        " ".join(tomli_w.dumps({"value": value}).split()).replace("value", name, 1)
-        for name, value in _leaves(layer.values)
-    ]
-
-
-def layered(
-    flags: dict[str, Any], *, profile: str | None, config_file: Path | None, sets: list[str]
-) -> list[Layer]:
-    """All layers that apply in the working folder, weakest first.
-
-    The profile is the one named by flag, else by ``[tool.memaudit]``, else ``standard``; a
-    config file holds every setting, so beside it only a profile named by flag is read.
-    """
-    project = load_project_settings(Path.cwd())
-    layers: list[Layer] = []
-    named = profile or (project.values.pop("profile", None) if project else None)
-    if named is not None or config_file is None:
-        layers.append(load_profile(named or DEFAULT_PROFILE))
-    if project is not None:
-        project.values.pop("profile", None)
-        layers.append(project)
-    if config_file is not None:
-        layers.append(load_config_file(config_file))
-    layers.extend(_set_layer(assignment) for assignment in sets)
-    layers.append(Layer(source="flag", values=flags))
-    return layers
-
-
-def _set_layer(assignment: str) -> Layer:
-    """``section.key=value``, the value as TOML, or as a plain word."""
-    name, equals, value = assignment.partition("=")
-    if not equals or not name.strip():
-        raise UsageError(f"--set {assignment}: write it as section.key=value")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()
-    values: dict[str, Any] = {}
-    _put(values, name.strip(), parsed, "--set")
-    return Layer(source="flag", values=values)
-
-
-def load_config_file(path: Path) -> Layer:
-    """A ``config.toml`` as a run folder holds it. Raises UsageError where it cannot be read."""
-    return Layer(source=str(path), values=_read_toml(path))
-
-
-def load_project_settings(folder: Path) -> Layer | None:
-    """``[tool.memaudit]`` of the folder's ``pyproject.toml``, if there is one."""
-    path = folder / "pyproject.toml"
-    if not path.is_file():
-        return None
-    tool = _read_toml(path).get("tool", {})
-    values = tool.get("memaudit") if isinstance(tool, dict) else None
-    if values is None:
-        return None
-    if not isinstance(values, dict):
-        raise UsageError(f"{path}: [tool.memaudit] has to be a table")
-    return Layer(source="pyproject.toml", values=values)
-
-
-def resolve(layers: list[Layer]) -> ResolvedConfig:
-    """Merge layers, later ones winning, and validate. Raises UsageError naming the setting."""
-    merged: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    for layer in layers:
-        for name, value in _leaves(layer.values):
-            if value is not None:
-                _put(merged, name, value, layer.source)
-                sources[name] = layer.source
-    try:
-        config = ScanConfig.model_validate(merged)
-    except ValidationError as error:
-        raise UsageError(_explain(error, sources)) from None
-    names = (name for name, _ in _leaves(config.model_dump()))
-    return ResolvedConfig(
-        config=config, sources={name: sources.get(name, "default") for name in names}
-    )
-
-
-def to_toml(config: ScanConfig) -> str:
-    """The configuration as ``config.toml``: every setting that has a value."""
-    return tomli_w.dumps(_without_none(config.model_dump(mode="json")))
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not valid TOML: {error}") from None
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _put(merged: dict[str, Any], name: str, value: Any, source: str) -> None:
-    *sections, key = name.split(".")
-    for section in sections:
-        merged = merged.setdefault(section, {})
-        if not isinstance(merged, dict):
-            raise UsageError(f"{name} ({source}): {section} is a setting, not a section")
-    merged[key] = value
-
-
-def _without_none(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: _without_none(value) if isinstance(value, dict) else value
-        for key, value in values.items()
-        if value is not None
-    }
-
-
-def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
-    """The first fault in one line: setting, value, what is wrong and where it was set."""
-    fault = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in fault["loc"])
-    source = next((sources[key] for key in sources if name and key.startswith(name)), None)
-    where = f" ({source})" if source else ""
-    if fault["type"] == "extra_forbidden":
-        return f"{name}{where}: there is no such setting; see README, Settings"
-    if fault["type"] == "missing":
-        return f"{name.upper()} is missing; try --help"
-    what = fault["msg"].removeprefix("Value error, ")
-    given = fault["input"]
-    shown = f" = {given!r}" if isinstance(given, (str, int, float, bool)) else ""
-    return f"{name}{shown}{where}: {what[0].lower()}{what[1:]}"
+    @model_validator(mode="after")
+    def _start_fits(self) -> ScanConfig:
+        lengths = (self.constant.num_virtual_tokens, self.dynamic.num_virtual_tokens)
+        if self.dynamic.starts_from_constant and lengths[0] != lengths[1]:
+            raise ValueError(
+                f"constant.num_virtual_tokens = {lengths[0]} and dynamic.num_virtual_tokens = "
+                f"{lengths[1]} differ: make them equal, or set dynamic.start = 'vocabulary'"
+            )
+        return self

@@ -15,8 +15,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from memaudit.attack.prompt_files import to_bytes
-from memaudit.config import ScanConfig, to_toml
+from memaudit.config import ScanConfig
 from memaudit.errors import RunError, UsageError
+from memaudit.layers import to_toml
 from memaudit.report.report_json import to_json
 from memaudit.report.samples_csv import iter_csv
 from memaudit.scan import ScanOutcome

@@ -19,11 +19,12 @@ from memaudit import __version__
 from memaudit.attack.campaign import AttackOutcome, Campaign, Progress, Side
 from memaudit.attack.extraction import Advance, Extraction, Extractor, choose_batch_size
 from memaudit.attack.prompt_files import FoldPrompts, load_all
-from memaudit.config import LADDER, AttackName, ResolvedConfig, ScanConfig
+from memaudit.config import LADDER, AttackName, ScanConfig
 from memaudit.data.folds import run_hashes
 from memaudit.environment import describe_libraries, describe_machine
 from memaudit.errors import UsageError
 from memaudit.gate.thresholds import GateVerdict, judge, judge_controls
+from memaudit.layers import ResolvedConfig
 from memaudit.plan import Plan, SeenRuns, check_files, cut_files, make_plan
 from memaudit.result import (
     AttackResult,

@@ -125,7 +125,9 @@ def test_prompts_are_reused(run: Run, leaky: Path, leaked: Path, tmp_path: Path)
 
     def figures(name: str) -> list[dict[str, str]]:
         read = table(tmp_path / name / "samples.csv")
-        return [{k: v for k, v in row.items() if k.endswith(("_dynamic", "_constant"))} for row in read]
+        return [
+            {k: v for k, v in row.items() if k.endswith(("_dynamic", "_constant"))} for row in read
+        ]
 
     assert figures("one") == figures("two")
 
@@ -183,7 +185,9 @@ def test_exit_4_for_too_few_windows(run: Run, leaky: Path, clean: Path) -> None:
     assert run(*words, "--gate-on", "estimate").exit_code == 0
 
 
-def test_exit_4_when_controls_come_out_too(run: Run, leaky: Path, leaked: Path, tmp_path: Path) -> None:
+def test_exit_4_when_controls_come_out_too(
+    run: Run, leaky: Path, leaked: Path, tmp_path: Path
+) -> None:
     controls = write(tmp_path / "controls.jsonl", rows(24, "~" * 12, start=700))
     undecided = run("scan", leaky, leaked, "--controls", controls, "--attacks", "none", *FAST)
     assert undecided.exit_code == 4
@@ -240,7 +244,9 @@ def test_bad_input_is_named_before_the_model_loads(
 
 def test_skip_bad_lines_keeps_them_in_the_csv(run: Run, leaky: Path, leaked: Path) -> None:
     leaked.write_text(leaked.read_text() + "not json\n")
-    result = run("scan", leaky, leaked, "--skip-bad-lines", "--attacks", "none", "--out", "run", *FAST)
+    result = run(
+        "scan", leaky, leaked, "--skip-bad-lines", "--attacks", "none", "--out", "run", *FAST
+    )
     assert result.exit_code == 0, result.stderr
     read = table(Path("run/samples.csv"))
     assert [(row["status"], row["line"]) for row in read][-1] == ("skipped", "25")
@@ -252,7 +258,9 @@ def test_short_samples_name_the_window_that_would_fit(run: Run, leaky: Path, lea
     assert "would fit" in failed.stderr
 
 
-def test_out_must_be_free_and_outside_the_model(run: Run, leaky: Path, leaked: Path, tmp_path: Path) -> None:
+def test_out_must_be_free_and_outside_the_model(
+    run: Run, leaky: Path, leaked: Path, tmp_path: Path
+) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")
     assert "not an empty folder" in run("scan", leaky, leaked, "--out", "full").stderr
@@ -260,7 +268,9 @@ def test_out_must_be_free_and_outside_the_model(run: Run, leaky: Path, leaked: P
     assert (inside.exit_code, "inside the model" in inside.stderr) == (2, True)
 
 
-def test_inspect_plans_and_changes_nothing(run: Run, leaky: Path, leaked: Path, tmp_path: Path) -> None:
+def test_inspect_plans_and_changes_nothing(
+    run: Run, leaky: Path, leaked: Path, tmp_path: Path
+) -> None:
     before = sorted(tmp_path.rglob("*"))
     result = run("inspect", leaky, leaked, *FAST)
     assert result.exit_code == 0, result.stderr
@@ -288,7 +298,9 @@ def test_streams_of_a_real_process(leaky: Path, leaked: Path, tmp_path: Path) ->
     assert "none: extracting" in done.stderr
 
 
-@pytest.mark.parametrize("words", [["--help"], ["scan", "--nonsense"], ["scan", "m", "d", "--folds=x"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["scan", "--nonsense"], ["scan", "m", "d", "--folds=x"]]
+)
 def test_help_and_usage_errors_load_no_torch(words: list[str]) -> None:
     code = (
         "import sys\nfrom memaudit.cli import app\n"

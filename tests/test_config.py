@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from memaudit.config import (
+from memaudit.errors import UsageError
+from memaudit.layers import (
     Layer,
     layered,
     list_profiles,
@@ -15,7 +16,6 @@ from memaudit.config import (
     setting_lines,
     to_toml,
 )
-from memaudit.errors import UsageError
 
 PATHS = {"model": "m", "data": "d.jsonl"}
 

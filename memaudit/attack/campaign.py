@@ -32,6 +32,7 @@ from memaudit.attack.prompts import (
 from memaudit.attack.tuning import Fit, Tuner, TuningData
 from memaudit.config import LADDER, AttackName, ScanConfig
 from memaudit.data.folds import Fold
+from memaudit.errors import UsageError
 from memaudit.target.checkpoint import Checkpoint
 
 
@@ -85,6 +86,7 @@ class Campaign:
         self.controls = controls
         self.fitted = fitted
         self._none_nll: NDArray[np.float64] | None = None
+        self._fits: dict[AttackName, dict[int, Fit]] = {}
 
     def run(self, attack: AttackName, progress: Progress) -> AttackOutcome:
         """Fit the attack where it is one that is fitted, then extract every window."""
@@ -134,7 +136,13 @@ class Campaign:
         return whole
 
     def _fit(self, attack: AttackName, progress: Progress) -> dict[int, Fit]:
+        """Fits by fold; done once, though ``dynamic`` may ask for those of ``constant`` too."""
+        if attack in self._fits:
+            return self._fits[attack]
+        if not self.folds:
+            raise UsageError(f"--generator holds no {attack} prompt; leave it out of --attacks")
         settings = self.config.constant if attack == "constant" else self.config.dynamic
+        starts = self._starts(attack, progress)
         fits = {}
         for number, fold in enumerate(self.folds):
             # Seeds depend on the attack and the fold alone: leaving an attack out changes
@@ -142,12 +150,28 @@ class Campaign:
             key = [self.config.protocol.seed, LADDER.index(attack), number]
             rng = np.random.default_rng(key)
             data = TuningData(self._fit_ids(fold, settings.fit_share), self.data.ids[fold.select])
-            prompt = self._new_prompt(attack, data, rng)
+            prompt = self._new_prompt(attack, data, starts.get(number), rng)
             name = f"{attack}: fitting, fold {number + 1} of {len(self.folds)}"
             tuner = Tuner(self.checkpoint, self.extractor, settings)
             with progress.stage(name, settings.epochs * len(data.fit_ids)) as advance:
                 fits[number] = tuner.fit(prompt, data, rng, advance)
+        self._fits[attack] = fits
         return fits
+
+    def _starts(self, attack: AttackName, progress: Progress) -> dict[int, torch.Tensor]:
+        """By fold, the free vectors (V,D) that ``dynamic`` starts from, if not from the vocabulary.
+
+        They are the constant prompt fitted on the same fold, so what the generator adds to it
+        has seen no other window. It is fitted here if ``constant`` is not among the attacks, so
+        that leaving that one out changes nothing.
+        """
+        if attack != "dynamic" or not self.config.dynamic.starts_from_constant:
+            return {}
+        return {
+            number: fit.fitted.vectors.detach().cpu()
+            for number, fit in self._fit("constant", progress).items()
+            if isinstance(fit.fitted, ConstantPrompt)
+        }
 
     def _fit_ids(self, fold: Fold, share: float) -> NDArray[np.int32]:
         """The fit windows trained on: all, or those likeliest under ``none``."""
@@ -160,7 +184,11 @@ class Campaign:
         return self.data.ids[np.sort(fold.fit[order[:count]])]
 
     def _new_prompt(
-        self, attack: AttackName, data: TuningData, rng: np.random.Generator
+        self,
+        attack: AttackName,
+        data: TuningData,
+        start: torch.Tensor | None,
+        rng: np.random.Generator,
     ) -> FittedPrompt:
         if attack == "constant":
             count = self.config.constant.num_virtual_tokens
@@ -172,11 +200,13 @@ class Campaign:
         if settings.embedding == "trained":
             ids = torch.as_tensor(prefixes, dtype=torch.long, device=self.checkpoint.device)
             rows = trained_rows(self.checkpoint.embed, ids, self.checkpoint.vocabulary)
+        vocabulary = first_vectors(self.checkpoint, settings.num_virtual_tokens, rng)
         generator = Generator(
             self.checkpoint.embed,
             settings,
             prefix_tokens=self.extractor.prefix_tokens,
-            first_vectors=first_vectors(self.checkpoint, settings.num_virtual_tokens, rng),
+            first_vectors=vocabulary if start is None else start,
+            scale=float(vocabulary.std()),
             rows=rows,
             rng=torch.Generator().manual_seed(int(rng.integers(2**62))),
         )

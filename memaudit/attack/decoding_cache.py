@@ -1,89 +1,121 @@
-"""A key-value cache with room to grow, for greedy decoding from a pass already made.
+"""A key-value cache with room to grow, for greedy decoding from passes already made.
 
 Knows the cache classes of transformers. Knows nothing of prompts or windows.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from memaudit.attack.forward import accepted_arguments
+from memaudit.target.checkpoint import Checkpoint
+
+
+class CacheShape(NamedTuple):
+    """What a target keeps of every token: keys and values, nothing else."""
+
+    layers: int
+    bytes_per_token: int
+
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of one layer in a buffer allocated once.
+    """Keys and values of one layer, for many windows, in buffers allocated once.
 
-    The stock layer copies everything it holds at every step; this one writes the new step in
-    place. What it holds is the same, and ``keys``/``values`` are views of it.
+    The stock layer copies everything it holds at every step; this one writes the new states in
+    place. ``keys`` and ``values`` are views of the rows and positions in focus.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, rows: int, capacity: int) -> None:
         super().__init__()
-        self.capacity = capacity
-        self._buffers: tuple[Tensor, Tensor] | None = None
+        self.buffers: tuple[Tensor, Tensor] | None = None
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+        self._size = (rows, capacity)
+        self._rows = slice(0, rows)
+        self._length = 0
+
+    def focus(self, rows: slice, length: int) -> None:
+        """Go on with these rows, of which the first ``length`` positions are held."""
+        self._rows, self._length = rows, length
+        if self.buffers is not None:
+            self.keys, self.values = (buffer[rows, :, :length] for buffer in self.buffers)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append (B,heads,T,d) states and return all that is held."""
-        if self._buffers is None:
+        """Append (B,heads,T,d) states to the rows in focus and return all they hold."""
+        if self.buffers is None:
             self.lazy_initialization(key_states, value_states)
-            self._buffers = (self._room_for(key_states), self._room_for(value_states))
-            start = 0
-        else:
-            start = self.keys.shape[-2]
-        keys, values = self._buffers
-        end = start + key_states.shape[-2]
-        keys[:, :, start:end] = key_states
-        values[:, :, start:end] = value_states
-        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+            self.buffers = (self._room_for(key_states), self._room_for(value_states))
+        start, end = self._length, self._length + key_states.shape[-2]
+        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[self._rows, :, start:end] = states
+        self.focus(self._rows, end)
+        assert self.keys is not None and self.values is not None
         return self.keys, self.values
 
     def _room_for(self, states: Tensor) -> Tensor:
-        batch, heads, _, width = states.shape
-        return states.new_empty(batch, heads, self.capacity, width)
-
-    def keep(self, rows: Tensor, length: int) -> None:
-        """Keep these rows of the batch, and of each the first ``length`` positions."""
-        if self._buffers is None:  # a layer that shares another layer's states
-            return
-        kept = []
-        for buffer in self._buffers:
-            room = buffer.new_empty(len(rows), *buffer.shape[1:])
-            room[:, :, :length] = buffer[rows, :, :length]
-            kept.append(room)
-        self._buffers = (kept[0], kept[1])
-        self.keys, self.values = kept[0][:, :, :length], kept[1][:, :, :length]
+        rows, capacity = self._size
+        return states.new_empty(rows, states.shape[1], capacity, states.shape[3])
 
 
 class RoomyCache(DynamicCache):  # type: ignore[misc]
-    """One :class:`RoomyLayer` per layer of the target."""
+    """One :class:`RoomyLayer` per layer of the target, ``rows`` windows of ``capacity`` tokens."""
 
-    def __init__(self, layers: int, capacity: int) -> None:
+    def __init__(self, layers: int, rows: int, capacity: int) -> None:
         super().__init__()
-        self.layers = [RoomyLayer(capacity) for _ in range(layers)]
+        self.rows, self.capacity = rows, capacity
+        self.layers = [RoomyLayer(rows, capacity) for _ in range(layers)]
         # The base class would otherwise add stock layers on demand.
         self.layer_class_to_replicate = None
 
-    def keep(self, rows: Tensor, length: int) -> None:
-        """Keep these rows of the batch, and of each the first ``length`` positions."""
+    def focus(self, rows: slice, length: int) -> None:
+        """Go on with these rows, of which the first ``length`` positions are held."""
         for layer in self.layers:
-            layer.keep(rows, length)
+            layer.focus(rows, length)
+
+    def reorder(self, order: Tensor) -> None:
+        """Let row i be what row order[i] was; ``order`` may be shorter than the cache has rows.
+
+        Each buffer is copied into the one freed before it: fresh memory costs more than the copy.
+        """
+        spare: Tensor | None = None
+        for layer in self.layers:
+            if layer.buffers is None:  # a layer that shares another layer's states
+                continue
+            moved = []
+            for buffer in layer.buffers:
+                if spare is None or spare.shape != buffer.shape:
+                    spare = torch.empty_like(buffer)
+                torch.index_select(buffer, 0, order, out=spare[: len(order)])
+                moved.append(spare)
+                spare = buffer
+            layer.buffers = (moved[0], moved[1])
 
 
-def count_attention_layers(config: Any) -> int | None:
-    """Layers of a target that keeps nothing but keys and values; None for any other.
+def probe_cache(checkpoint: Checkpoint) -> CacheShape | None:
+    """What the target keeps of a token; None where that is more than keys and values.
 
     State-space and hybrid models keep a running state that cannot be cut back to an earlier
     position; neither can caches of a kind that we do not know.
     """
-    try:
-        layers = DynamicCache(config=config).layers
-    except (AttributeError, KeyError, TypeError, ValueError):
+    if "past_key_values" not in accepted_arguments(checkpoint):
         return None
-    plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
-    return len(layers) if layers and plain else None
+    first = torch.zeros(1, 1, dtype=torch.long, device=checkpoint.device)
+    output = checkpoint.model(inputs_embeds=checkpoint.embed(first), use_cache=True)
+    layers = getattr(output.get("past_key_values"), "layers", [])
+    if not layers or any(
+        type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers
+    ):
+        return None
+    held = [
+        states for layer in layers for states in (layer.keys, layer.values) if states is not None
+    ]
+    return CacheShape(len(layers), sum(states.nbytes for states in held))
 
 
 def grow_model_cache(output: Any) -> dict[str, Any]:

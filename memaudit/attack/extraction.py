@@ -13,16 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memaudit.attack.decoding_cache import RoomyCache, count_attention_layers, grow_model_cache
-from memaudit.attack.forward import accepted_arguments, build_inputs, last_logits
+from memaudit.attack.decoding_cache import RoomyCache, grow_model_cache, probe_cache
+from memaudit.attack.forward import build_inputs, is_out_of_memory, last_logits
 from memaudit.attack.prompts import SoftPrompt
+from memaudit.attack.verification import Verified, verify_logits
 from memaudit.config import ScoreSettings
 from memaudit.errors import RunError
 from memaudit.target.checkpoint import Checkpoint
@@ -30,6 +30,11 @@ from memaudit.target.checkpoint import Checkpoint
 NEAR_TIE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.25}
 """Logits closer than this may change places when the batch has another shape. About ten
 times the largest difference seen between batched and single passes in each type."""
+
+PASSES_PER_DECODING = 8
+CACHE_BYTES = 2**30
+"""Windows of several verification passes are decoded together: one token each is too little
+work for the overhead of a step. Keys and values of that many have to fit into this."""
 
 Advance = Callable[[int], None]
 """Called with the number of windows that have just been done."""
@@ -52,28 +57,11 @@ class Extraction:
         continuation = np.full((windows, suffix_tokens), -1, dtype=np.int32)
         return cls(continuation, np.full(windows, np.nan), np.full(windows, np.nan))
 
-    def put(self, rows: NDArray[np.int64], part: Extraction) -> None:
+    def put(self, rows: NDArray[np.int64] | slice, part: Extraction) -> None:
         """Write another extraction of these windows into this one."""
         self.continuation_ids[rows] = part.continuation_ids
         self.suffix_nll[rows] = part.suffix_nll
         self.log_p_z[rows] = part.log_p_z
-
-
-class _Verified(NamedTuple):
-    """One teacher-forced pass over B windows."""
-
-    said: Tensor
-    """(B,S) arg-max at every suffix position."""
-    matched: Tensor
-    """(B,) tokens before the first mismatch."""
-    nll: Tensor
-    """(B,) nats/token."""
-    log_p_z: Tensor
-    """(B,)."""
-    undecided: Tensor
-    """(B,) bool: exactness hangs on a near-tie."""
-    cache: RoomyCache | None
-    """Keys and values of everything but the last suffix token; None where it cannot be cut."""
 
 
 class Extractor:
@@ -90,8 +78,8 @@ class Extractor:
         self.prefix_tokens = prefix_tokens
         self.settings = settings
         self.batch_size = batch_size
-        cached = "past_key_values" in accepted_arguments(checkpoint)
-        self._layers = count_attention_layers(checkpoint.model.config) if cached else None
+        with torch.inference_mode():
+            self._cache_shape = probe_cache(checkpoint)
 
     @torch.inference_mode()
     def extract(
@@ -102,15 +90,21 @@ class Extractor:
         Raises RunError where not even one window fits the memory.
         """
         result = Extraction.empty(len(ids), ids.shape[1] - self.prefix_tokens)
-
-        def one_pass(part: slice, batch: Tensor) -> None:
-            verified = self._verify_stably(prompt, batch, keep_cache=True)
-            result.continuation_ids[part] = self._complete(prompt, batch, verified).cpu().numpy()
-            result.suffix_nll[part] = verified.nll.cpu().numpy()
-            result.log_p_z[part] = verified.log_p_z.cpu().numpy()
-            advance(part.stop - part.start)
-
-        self._in_passes(ids, one_pass)
+        cache: RoomyCache | None = None
+        start = 0
+        while start < len(ids):
+            if cache is None:
+                cache = self._make_cache(prompt, ids)
+            size = cache.rows if cache is not None else self.batch_size
+            part = slice(start, min(len(ids), start + size))
+            try:
+                result.put(part, self._extract_part(prompt, self._on_device(ids[part]), cache))
+            except RuntimeError as error:
+                self._back_off(error)
+                cache = None
+            else:
+                advance(part.stop - start)
+                start = part.stop
         return result
 
     @torch.inference_mode()
@@ -120,134 +114,139 @@ class Extractor:
         """Which windows of ids (N,P+S) are exact, and their suffix NLL; nothing is decoded."""
         exact, nll = np.empty(len(ids), dtype=bool), np.empty(len(ids))
         suffix = ids.shape[1] - self.prefix_tokens
-
-        def one_pass(part: slice, batch: Tensor) -> None:
-            verified = self._verify_stably(prompt, batch, keep_cache=False)
-            exact[part] = (verified.matched == suffix).cpu().numpy()
-            nll[part] = verified.nll.cpu().numpy()
-
-        self._in_passes(ids, one_pass)
-        return exact, nll
-
-    def _in_passes(self, ids: NDArray[np.int32], one_pass: Callable[[slice, Tensor], None]) -> None:
-        """Call ``one_pass`` on batches of ids; a batch that does not fit is halved and redone."""
         start = 0
         while start < len(ids):
             part = slice(start, min(len(ids), start + self.batch_size))
             try:
-                batch = torch.as_tensor(ids[part], dtype=torch.long, device=self.checkpoint.device)
-                one_pass(part, batch)
-            except torch.OutOfMemoryError as error:
+                verified = self._verify_stably(prompt, self._on_device(ids[part]))
+            except RuntimeError as error:
                 self._back_off(error)
             else:
+                exact[part] = (verified.matched == suffix).cpu().numpy()
+                nll[part] = verified.nll.cpu().numpy()
                 start = part.stop
+        return exact, nll
 
-    def _back_off(self, error: torch.OutOfMemoryError) -> None:
+    def _on_device(self, ids: NDArray[np.int32]) -> Tensor:
+        return torch.as_tensor(ids, dtype=torch.long, device=self.checkpoint.device)
+
+    def _back_off(self, error: RuntimeError) -> None:
+        """Halve the batch for another try; any other error than one of memory is raised again."""
+        if not is_out_of_memory(error):
+            raise error
         if self.batch_size == 1:
             raise RunError(
                 "out of memory with a single window; use a smaller model, a smaller window "
                 "(--prefix-tokens, --suffix-tokens) or another --device"
             ) from error
         self.batch_size = self.batch_size // 2
+        # The failed pass is still held by its traceback, and would keep its memory.
+        error.__traceback__ = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _verify_stably(self, prompt: SoftPrompt, ids: Tensor, *, keep_cache: bool) -> _Verified:
+    def _make_cache(self, prompt: SoftPrompt, ids: NDArray[np.int32]) -> RoomyCache | None:
+        """Room for as many windows as are decoded together; None where it cannot be cut."""
+        if self._cache_shape is None:
+            return None
+        inputs = build_inputs(
+            self.checkpoint, prompt, self._on_device(ids[:1, :-1]), self.prefix_tokens
+        )
+        layers, bytes_per_token = self._cache_shape
+        tokens = inputs.shape[1]
+        affordable = CACHE_BYTES // (bytes_per_token * tokens * self.batch_size)
+        rows = self.batch_size * max(1, min(PASSES_PER_DECODING, affordable))
+        return RoomyCache(layers, min(rows, len(ids)), tokens)
+
+    def _extract_part(
+        self, prompt: SoftPrompt, ids: Tensor, cache: RoomyCache | None
+    ) -> Extraction:
+        """Verify pass by pass, then decode all windows (B,P+S) together."""
+        passes = []
+        for start in range(0, len(ids), self.batch_size):
+            rows = slice(start, min(len(ids), start + self.batch_size))
+            if cache is not None:
+                cache.focus(rows, 0)
+            passes.append(self._verify_stably(prompt, ids[rows], cache))
+        verified = Verified(*(torch.cat(field) for field in zip(*passes, strict=True)))
+        order = verified.matched.argsort(stable=True)
+        said, matched = verified.said[order], verified.matched[order]
+        if cache is not None:
+            cache.reorder(order)
+            self._decode(cache, said, matched)
+        else:
+            self._decode_from_prefix(prompt, ids[order], said, matched)
+        continuation = torch.empty_like(said).index_copy_(0, order, said)
+        return Extraction(
+            continuation.int().cpu().numpy(),
+            verified.nll.cpu().numpy(),
+            verified.log_p_z.cpu().numpy(),
+        )
+
+    def _verify_stably(
+        self, prompt: SoftPrompt, ids: Tensor, cache: RoomyCache | None = None
+    ) -> Verified:
         """Verify; where a verdict hangs on a near-tie, a pass of that window alone decides it.
 
         So a verdict does not depend on the windows that happened to share its batch.
         """
-        verified = self._verify(prompt, ids, keep_cache=keep_cache)
+        verified = self._verify(prompt, ids, cache)
         for row in torch.nonzero(verified.undecided).flatten().tolist():
-            alone = self._verify(prompt, ids[row : row + 1], keep_cache=False)
-            for mine, its in zip(verified[:4], alone[:4], strict=True):
+            alone = self._verify(prompt, ids[row : row + 1])
+            for mine, its in zip(verified, alone, strict=True):
                 mine[row] = its[0]
         return verified
 
-    def _verify(self, prompt: SoftPrompt, ids: Tensor, *, keep_cache: bool) -> _Verified:
+    def _verify(self, prompt: SoftPrompt, ids: Tensor, cache: RoomyCache | None = None) -> Verified:
+        """One pass; ``cache`` then holds all that came before the last suffix token."""
         suffix = ids[:, self.prefix_tokens :]
-        count = suffix.shape[1]
         inputs = build_inputs(self.checkpoint, prompt, ids[:, :-1], self.prefix_tokens)
-        cache = None
-        extra: dict[str, object] = {"use_cache": False}
-        if keep_cache and self._layers is not None:
-            cache = RoomyCache(self._layers, inputs.shape[1])
-            extra = {"use_cache": True, "past_key_values": cache}
-        logits, _ = last_logits(self.checkpoint, count, inputs_embeds=inputs, **extra)
-        top = logits.topk(min(max(2, self.settings.top_k), logits.shape[-1]), dim=-1)
-        target = logits.gather(-1, suffix[..., None])[..., 0]
-        nll = (logits.logsumexp(dim=-1) - target).double().mean(dim=1)
-        log_p_z = _log_p_z(target, top.values[..., : self.settings.top_k], self.settings)
-        said = top.indices[..., 0]
-        agrees = said == suffix
-        tie = NEAR_TIE[self.checkpoint.dtype]
-        close = (top.values[..., 0] - target) < tie
-        shaky = close & ((top.values[..., 0] - top.values[..., 1]) < tie)
-        undecided = (agrees | close).all(dim=1) & shaky.any(dim=1)
-        matched = agrees.long().cumprod(dim=1).sum(dim=1)
-        return _Verified(said, matched, nll, log_p_z, undecided, cache)
+        state: dict[str, object] = {"use_cache": False}
+        if cache is not None:
+            state = {"use_cache": True, "past_key_values": cache}
+        logits, _ = last_logits(self.checkpoint, suffix.shape[1], inputs_embeds=inputs, **state)
+        return verify_logits(logits, suffix, self.settings, NEAR_TIE[self.checkpoint.dtype])
 
-    def _complete(self, prompt: SoftPrompt, ids: Tensor, verified: _Verified) -> Tensor:
-        """(B,S) greedy continuations: the suffix where it is exact, decoded elsewhere."""
-        suffix = ids[:, self.prefix_tokens :].clone()
-        count = suffix.shape[1]
-        rows = torch.nonzero(verified.matched < count).flatten()
-        if len(rows) == 0:
-            return suffix
-        matched = verified.matched[rows]
-        # Up to the first mismatch the suffix stands, there what the target said instead.
-        draft = suffix[rows].scatter(
-            1, matched[:, None], verified.said[rows].gather(1, matched[:, None])
-        )
-        kept = int(matched.min())
-        if verified.cache is not None:
-            length = self._context_length(verified.cache, count) + kept
-            verified.cache.keep(rows, length)
-            state: dict[str, object] = {"past_key_values": verified.cache}
-        else:
-            state = self._prefill(prompt, ids[rows], kept)
-        suffix[rows] = self._decode(state, draft, matched, kept)
-        return suffix
+    def _decode(self, cache: RoomyCache, said: Tensor, matched: Tensor) -> None:
+        """Complete ``said`` (B,S) in place; rows sorted by ``matched`` (B,), as in the cache.
 
-    @staticmethod
-    def _context_length(cache: RoomyCache, count: int) -> int:
-        """Positions before the first suffix token: [BOS], V and P."""
-        return int(cache.get_seq_length()) - (count - 1)
-
-    def _prefill(self, prompt: SoftPrompt, ids: Tensor, kept: int) -> dict[str, object]:
-        """State of a target that cannot be cut back, after the prefix and ``kept`` tokens."""
-        context = ids[:, : self.prefix_tokens + kept]
-        inputs = build_inputs(self.checkpoint, prompt, context, self.prefix_tokens)
-        _, output = last_logits(self.checkpoint, 1, inputs_embeds=inputs, use_cache=True)
-        return grow_model_cache(output)
-
-    def _decode(
-        self, state: dict[str, object], draft: Tensor, matched: Tensor, kept: int
-    ) -> Tensor:
-        """Go on token by token; ``draft`` (B,S) holds up to and including each first mismatch."""
-        said = draft.clone()
-        for position in range(kept + 1, draft.shape[1]):
-            token = said[:, position - 1 : position]
-            logits, output = last_logits(
-                self.checkpoint, 1, input_ids=token, use_cache=True, **state
+        A window joins at its first mismatch: until then the cache holds what the target said.
+        """
+        suffix = said.shape[1]
+        context = cache.capacity - (suffix - 1)  # [BOS], V and P
+        joined = torch.bincount(matched, minlength=suffix).cumsum(0).tolist()
+        for position in range(int(matched[0]) + 1, suffix):
+            rows = slice(0, joined[position - 1])  # those with a mismatch before the position
+            cache.focus(rows, context + position - 1)
+            token = said[rows, position - 1 : position]
+            logits, _ = last_logits(
+                self.checkpoint, 1, input_ids=token, use_cache=True, past_key_values=cache
             )
-            if "past_key_values" not in state:
-                state = grow_model_cache(output)
-            free = matched < position
-            said[:, position] = torch.where(free, logits[:, 0].argmax(dim=-1), said[:, position])
-        return said
+            said[rows, position] = logits[:, 0].argmax(dim=-1)
 
-
-def _log_p_z(target: Tensor, top: Tensor, settings: ScoreSettings) -> Tensor:
-    """(B,) log p_z of suffixes under top-k sampling at a temperature.
-
-    target: (B,S) logits of the suffix tokens; top: (B,S,k), largest first.
-    log p_t = l_t/T - logsumexp(top-k of l/T), -inf outside the top k (arXiv 2410.19482).
-    """
-    best = top[..., :1]
-    log_p = (target - best[..., 0]) / settings.temperature
-    log_p = log_p - ((top - best) / settings.temperature).logsumexp(dim=-1)
-    return torch.where(target >= top[..., -1], log_p, -torch.inf).double().sum(dim=1)
+    def _decode_from_prefix(
+        self, prompt: SoftPrompt, ids: Tensor, said: Tensor, matched: Tensor
+    ) -> None:
+        """The same for a target whose state cannot be cut back: fill it anew, then go on."""
+        left = torch.nonzero(matched < said.shape[1]).flatten()
+        for rows in left.split(self.batch_size):  # type: ignore[no-untyped-call]
+            kept = int(matched[rows[0]])
+            context = ids[rows, : self.prefix_tokens + kept]
+            inputs = build_inputs(self.checkpoint, prompt, context, self.prefix_tokens)
+            _, output = last_logits(self.checkpoint, 1, inputs_embeds=inputs, use_cache=True)
+            for position in range(kept + 1, said.shape[1]):
+                token = said[rows, position - 1 : position]
+                logits, output = last_logits(
+                    self.checkpoint,
+                    1,
+                    input_ids=token,
+                    use_cache=True,
+                    **grow_model_cache(output),
+                )
+                free = matched[rows] < position
+                said[rows, position] = torch.where(
+                    free, logits[:, 0].argmax(dim=-1), said[rows, position]
+                )
 
 
 def choose_batch_size(checkpoint: Checkpoint, suffix_tokens: int) -> tuple[int, str]:

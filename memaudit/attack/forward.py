@@ -39,7 +39,12 @@ def last_logits(checkpoint: Checkpoint, count: int, **inputs: Any) -> tuple[Tens
     The output head is applied to those positions only, where the architecture offers it.
     """
     if "logits_to_keep" in accepted_arguments(checkpoint):
-        inputs["logits_to_keep"] = count
+        given = inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"]
+        length = given.shape[1]
+        # Positions by index come out in one piece, which the head's matrix product wants; a
+        # slice, which a plain number would make, takes it 1.2 to 2 times as long on a CPU.
+        kept = torch.arange(length - count, length, device=given.device)
+        inputs["logits_to_keep"] = kept if count < length else 0
     output = checkpoint.model(**inputs)
     return output.logits[:, -count:].float(), output
 
@@ -51,5 +56,14 @@ def accepted_arguments(checkpoint: Checkpoint) -> frozenset[str]:
 
 
 @lru_cache
-def _parameters(kind: type) -> frozenset[str]:
+def _parameters(kind: Any) -> frozenset[str]:
     return frozenset(inspect.signature(kind.forward).parameters)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed. Only CUDA has a class for it; CPU and MPS say it in words."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)
+        and ("out of memory" in text or "can't allocate memory" in text)
+    )

@@ -110,6 +110,7 @@ class Generator(nn.Module):
         *,
         prefix_tokens: int,
         first_vectors: Tensor,
+        scale: float,
         rows: TrainedRows | None,
         rng: torch.Generator,
     ) -> None:
@@ -120,7 +121,7 @@ class Generator(nn.Module):
         width = first_vectors.shape[1]
         # The vectors' own scale differs a hundredfold between models: the blocks see unit
         # scale, and what they add is brought back to the model's.
-        self.register_buffer("scale", first_vectors.float().std().clamp_min(1e-6))
+        self.register_buffer("scale", torch.tensor(max(scale, 1e-6)))
         queries = settings.mapping == "queries"
         self.queries = nn.Parameter(first_vectors.float().clone()) if queries else None  # (V,D)
         length = settings.num_virtual_tokens + (prefix_tokens if queries else 0)

@@ -172,6 +172,7 @@ def _build_dynamic(
         settings,
         prefix_tokens=prefix_tokens,
         first_vectors=first,
+        scale=1.0,  # comes with the state
         rows=rows,
         rng=torch.Generator(),
     )

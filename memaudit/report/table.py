@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from typing import Literal
 
 from rich import box
 from rich.console import Console, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -113,7 +111,7 @@ def _table(title: str) -> Table:
         title=Text(title, style="bold"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1),
+        padding=(0, 1, 0, 0),
         pad_edge=False,
         show_edge=False,
         header_style="bold",
@@ -125,11 +123,12 @@ def _ladder(result: ScanResult, wide: bool) -> Table:
     controls = any(attack.summary.controls_exact for attack in result.attacks)
     table = _table("Attacks, weakest first")
     table.add_column("attack", no_wrap=True)
-    interval = f"{level(result.config.scores.confidence)} interval".replace(" ", _GLUE)
+    interval = f"{level(result.config.scores.confidence)} interval"
     heads = ["exact", "rate", interval, "fractional", "lift"]
     heads += ["gained", "lost", "p"] if wide else []
     for head in [*heads, *(["controls"] if controls else [])]:
-        table.add_column(head, justify="right", overflow="fold")
+        # Where counts run into the millions, the head of the interval makes room.
+        table.add_column(head, justify="right", no_wrap=head != interval)
     for attack in result.attacks:
         cells = _ladder_cells(attack, wide) + ([_controls_cell(attack)] if controls else [])
         table.add_row(*map(_text, cells), style="bold" if attack is best else "")
@@ -250,7 +249,7 @@ def _footing(result: ScanResult) -> RenderableType:
     grid.add_column(max_width=_PROSE_WIDTH - 10)
     for label, line in _footing_lines(result):
         grid.add_row(_text(label), _text(line))
-    return Padding(grid, 0, expand=False)
+    return grid
 
 
 def _footing_lines(result: ScanResult) -> Iterator[tuple[str, str]]:
@@ -279,7 +278,7 @@ def _footing_lines(result: ScanResult) -> Iterator[tuple[str, str]]:
     yield "Limits", " ".join(LIMITS)
 
 
-def _corpus_lines(label: Literal["Data", "Controls"], corpus: Corpus) -> Iterator[tuple[str, str]]:
+def _corpus_lines(label: str, corpus: Corpus) -> Iterator[tuple[str, str]]:
     summary, windows = corpus.summary, corpus.windows
     shape = f"{windows.prefix_ids.shape[1]}+{windows.suffix_ids.shape[1]}"
     yield (

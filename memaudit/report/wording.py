@@ -65,8 +65,8 @@ def points(difference: float) -> str:
 
 
 def percent_interval(interval: Interval) -> str:
-    """``10.6–14.2 %``; an interval that starts at 0 is written as its upper bound."""
-    if interval.low <= 0:
+    """``10.6–14.2 %``; one that starts at 0 is written as its upper bound."""
+    if interval.low <= 0 and interval.high < 1:
         return f"at most {percent(interval.high)}"
     return f"{_hundredths(interval.low)}–{percent(interval.high)}"
 

@@ -26,12 +26,22 @@ def read(result: ScanResult) -> list[dict[str, str]]:
 
 def test_the_columns_are_those_of_the_contract():
     attacks = ("none", "copy", "dynamic_hard", "constant", "dynamic")
-    assert COLUMNS == (
-        *"schema_version role sample_id line window cluster fold status reason".split(),
-        *"prefix_tokens suffix_tokens".split(),
+    assert (
+        *[
+            "schema_version",
+            "role",
+            "sample_id",
+            "line",
+            "window",
+            "cluster",
+            "fold",
+            "status",
+            "reason",
+        ],
+        *["prefix_tokens", "suffix_tokens"],
         *(f"{score}_{attack}" for attack in attacks for score in PER_ATTACK),
-        *"edit_similarity queries_p50".split(),
-    )
+        *["edit_similarity", "queries_p50"],
+    ) == COLUMNS
     assert columns(make_result()) == COLUMNS
 
 

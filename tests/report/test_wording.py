@@ -47,6 +47,7 @@ def test_only_zero_looks_like_zero_and_only_one_like_one(share):
 def test_an_interval_from_zero_is_its_upper_bound():
     assert percent_interval(clopper_pearson(0, 1305, 0.95)) == "at most 0.28 %"
     assert percent_interval(Interval(0.106, 0.142)) == "10.6–14.2 %"
+    assert percent_interval(Interval(0, 1)) == "0–100 %"
 
 
 def test_differences_have_a_sign():

@@ -1,0 +1,103 @@
+"""What one teacher-forced pass says of a suffix: how far it is extracted, and how likely it is.
+
+Knows logits and suffixes. Knows nothing of models, prompts or decoding.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from memaudit.config import ScoreSettings
+
+_AT_A_TIME = 2**21  # bytes of logits that a processor's own cache holds
+
+
+class Verified(NamedTuple):
+    """One teacher-forced pass over B windows."""
+
+    said: Tensor
+    """(B,S) arg-max at every suffix position up to and with the first mismatch."""
+    matched: Tensor
+    """(B,) tokens before the first mismatch."""
+    nll: Tensor
+    """(B,) float64, nats/token."""
+    log_p_z: Tensor
+    """(B,) float64."""
+    undecided: Tensor
+    """(B,) bool: exactness hangs on a near-tie."""
+
+
+def verify_logits(
+    logits: Tensor, suffix: Tensor, settings: ScoreSettings, near_tie: float
+) -> Verified:
+    """Read off everything that the logits (B,S,X) float32 say of the suffixes (B,S).
+
+    Most windows are not memorized, so what only matters for one that may be (the arg-max past
+    the first mismatch, the runners-up, the sampler's top k) is computed for those alone.
+    """
+    top = logits.amax(dim=-1)  # (B,S)
+    target = logits.gather(-1, suffix[..., None])[..., 0]
+    log_p = target - _logsumexp(logits)
+    said, matched = _arg_max_to_mismatch(logits, suffix, target >= top)
+    return Verified(
+        said=said,
+        matched=matched,
+        nll=-log_p.double().mean(dim=1),
+        log_p_z=_log_p_z(logits, target, log_p, settings),
+        undecided=_undecided(logits, top - target < near_tie, near_tie),
+    )
+
+
+def _logsumexp(logits: Tensor) -> Tensor:
+    """(B,S); on a processor a few windows at a time, so that they stay in its cache."""
+    if logits.device.type != "cpu":
+        return logits.logsumexp(dim=-1)
+    step = max(1, _AT_A_TIME // logits[0].nbytes)
+    return torch.cat([part.logsumexp(dim=-1) for part in logits.split(step)])  # type: ignore[no-untyped-call]
+
+
+def _arg_max_to_mismatch(logits: Tensor, suffix: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:
+    """The arg-max up to and with each first mismatch, and the tokens before it.
+
+    highest: (B,S) whether no logit is above the suffix token's. Where another one equals it,
+    the arg-max decides, as it does in greedy decoding.
+    """
+    before = highest.long().cumprod(dim=1)
+    reach = torch.ones_like(highest)
+    reach[:, 1:] = before[:, :-1] > 0
+    said = suffix.clone()
+    said[reach] = logits[reach].argmax(dim=-1)
+    return said, (said == suffix).logical_and(reach).long().cumprod(dim=1).sum(dim=1)
+
+
+def _undecided(logits: Tensor, close: Tensor, near_tie: float) -> Tensor:
+    """(B,) whether near-ties alone stand between a window and the other verdict.
+
+    close: (B,S) whether the suffix token is the arg-max, or nearly.
+    """
+    undecided = close.all(dim=1)
+    best = logits[undecided].topk(min(2, logits.shape[-1]), dim=-1).values  # (b,S,2)
+    undecided[undecided.clone()] = (best[..., 0] - best[..., -1] < near_tie).any(dim=1)
+    return undecided
+
+
+def _log_p_z(logits: Tensor, target: Tensor, log_p: Tensor, settings: ScoreSettings) -> Tensor:
+    """(B,) log p_z of suffixes under top-k sampling at a temperature.
+
+    log p_t = l_t/T - logsumexp(top-k of l/T), -inf outside the top k (arXiv 2410.19482).
+    """
+    k = min(settings.top_k, logits.shape[-1])
+    row = torch.arange(len(logits), device=logits.device)
+    worst = log_p.argmin(dim=1)
+    above = (logits[row, worst] > target[row, worst, None]).sum(dim=1)
+    possible = above < k
+    best = logits[possible].topk(k, dim=-1).values  # (b,S,k)
+    mine = target[possible]
+    log_p_k = mine / settings.temperature - (best / settings.temperature).logsumexp(dim=-1)
+    log_p_k = torch.where(mine >= best[..., -1], log_p_k, -torch.inf)
+    result = torch.full(above.shape, -torch.inf, dtype=torch.float64, device=logits.device)
+    result[possible] = log_p_k.double().sum(dim=1)
+    return result

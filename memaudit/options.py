@@ -1,0 +1,99 @@
+"""The flags that commands share, and which setting each one is.
+
+Knows names and help texts. Imports nothing heavy: ``--help`` has to answer at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="Hub id, local folder, .gguf file or PEFT adapter folder.", metavar="MODEL"
+    ),
+]
+DataArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        help="Text to audit: .jsonl[.gz], .json, .csv, .parquet, .txt, or a folder of text files.",
+        metavar="DATA",
+    ),
+]
+Controls = Annotated[
+    Path | None, typer.Option(help="Text that the model has not seen, in the same formats.")
+]
+ProfileName = Annotated[str | None, typer.Option("--profile", help="A shipped profile or a path.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="Settings of an earlier run: its config.toml.")
+]
+Attacks = Annotated[
+    str | None,
+    typer.Option(help="Comma-separated: none, copy, dynamic-hard, constant, dynamic."),
+]
+PrefixTokens = Annotated[int | None, typer.Option(help="Tokens the model is shown.")]
+SuffixTokens = Annotated[int | None, typer.Option(help="Tokens it has to continue with.")]
+Placement = Annotated[
+    str | None, typer.Option(help="Where windows lie in a sample: start, end or sliding.")
+]
+Stride = Annotated[int | None, typer.Option(help="Tokens between sliding windows.")]
+Limit = Annotated[int | None, typer.Option(help="Draw at most this many samples of each file.")]
+SkipBadLines = Annotated[
+    bool, typer.Option("--skip-bad-lines", help="Report malformed lines as skipped.")
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16.")]
+Bos = Annotated[str | None, typer.Option(help="Start inputs with BOS: auto, yes, no.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
+Base = Annotated[str | None, typer.Option(help="Base model of an adapter, if not as it says.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Open pickled weights, which can run code.")
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
+Folds = Annotated[int | None, typer.Option(help="Parts that are audited in turn.")]
+Seed = Annotated[int | None, typer.Option(help="Of everything that is drawn.")]
+BatchSize = Annotated[int | None, typer.Option(help="Windows per extraction pass.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, as dynamic.depth=2."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Also settings, and tracebacks.")]
+
+
+# The flags that are no settings, or go under another name.
+_NOT_SETTINGS = frozenset(
+    ("profile", "config_file", "set_", "output_format", "exit_zero", "quiet", "verbose")
+)
+_SECTION = {
+    "windows": ("prefix_tokens", "suffix_tokens", "placement", "stride", "limit", "skip_bad_lines"),
+    "target": (
+        *("device", "dtype", "bos", "revision", "base"),
+        *("trust_remote_code", "allow_pickle", "offline"),
+    ),
+    "protocol": ("folds", "seed"),
+    "extraction": ("batch_size",),
+    "gate": ("max_exact", "gate_on"),
+}
+
+
+def settings_of(given: dict[str, Any]) -> dict[str, Any]:
+    """The flags that were used, as settings."""
+    section_of = {name: section for section, names in _SECTION.items() for name in names}
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if name in _NOT_SETTINGS or value is None or value is False:
+            continue
+        if name == "attacks":
+            value = [attack.strip() for attack in value.split(",")]
+        if name in section_of:
+            values.setdefault(section_of[name], {})[name] = value
+        else:
+            values[name] = value
+    return values

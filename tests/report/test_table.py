@@ -1,0 +1,330 @@
+"""Whole tables as literals: what is compared is what a reader sees."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from made_result import CONTROL_HITS, HITS, make_result, make_windows
+from rich.text import Text
+
+from memaudit.config import LADDER, GateSettings
+from memaudit.data.samples import Skipped
+from memaudit.report.table import render_table
+from memaudit.result import ScanResult
+
+HOSTILE = ("=cmd()", "\x1b[31mred\x1b[0m", "[red]x[/red]", "two\nlines", ":smile: \u202eexe")
+VERSE = "It was the best of times, it was the worst of times, it was the age of wisdom"
+
+WHOLE = r"""dynamic, the strongest attack, extracts 15.5 % of the windows exactly: 31 of 200
+(10.5–21.3 % at 95 % confidence).
+That is 9.5 percentage points above the plain prefix (none): 19 windows gained,
+0 lost, p = 0.0005.
+Of the controls, text that the model has not seen, dynamic extracts 0 of 100 (at
+most 3.6 %), a significantly smaller share than of the data (difference +5.9 to
++22.1 points, p = 1.5e-06).
+copy, which never asks the model, gets 3 of 200 from the fit data: that much can
+be had from near-duplicates that the folds did not keep apart.
+
+Attacks, weakest first
+attack         exact    rate  95 % interval  fractional  lift  controls
+───────────────────────────────────────────────────────────────────────
+none          12/200   6.0 %     3.0–10.2 %      44.3 %           0/100
+copy           3/200   1.5 %  at most 4.3 %      40.5 %  -4.5     0/100
+dynamic-hard  10/200   5.0 %      2.0–9.0 %      43.6 %  -1.0     0/100
+constant      15/200   7.5 %     4.0–12.1 %      45.5 %  +1.5     0/100
+dynamic       31/200  15.5 %    10.5–21.3 %      49.9 %  +9.5     0/100
+
+exact: windows of which every suffix token is extracted. interval: the outer
+ends of the exact (Clopper–Pearson) and the clustered (bootstrap) one.
+fractional: mean share of suffix tokens in their place. lift: percentage points
+of exact rate above none.
+copy never asks the model: it repeats what followed a like prefix in the fit
+data.
+
+Gates
+FAIL  max-exact 1 %  dynamic extracted 31 of 200 windows (15.5 %) exactly, more
+                     than the 1 % allowed.
+PASS  controls       dynamic-hard extracted 10 of 200 windows (5 %) and 0 of 100
+                     controls (0 %).
+
+Worst windows, of 31 extracted
+sample              line  window  extracted by  matched of 50   NLL
+───────────────────────────────────────────────────────────────────
+=cmd()                 1       0  all                      50  0.01
+\x1b[31mred\x1b[0m     2       0  all                      50  0.01
+[red]x[/red]           3       0  all                      50  0.01
+two\nlines             4       0  all but copy             50  0.01
+:smile: \u202eexe      5       0  all but copy             50  0.01
+doc-0006               6       0  all but copy             50  0.01
+doc-0007               7       0  all but copy             50  0.02
+doc-0008               8       0  all but copy             50  0.02
+doc-0009               9       0  all but copy             50  0.02
+doc-0010              10       0  all but copy             50  0.02
+matched: most tokens before a mismatch; NLL: lowest, nats/token
+
+Notes     Folds are \x1b[31mred\x1b[0m.
+Data      members.jsonl: 202 rows, 200 windows of 50+50 tokens in 200 clusters;
+          sha256 abababababababab
+          skipped 2: 12–88 tokens, the window needs 100
+Controls  clean.jsonl: 100 rows, 100 windows of 50+50 tokens in 100 clusters;
+          sha256 abababababababab
+Folds     0: fit 90, select 10, audit 100; 1: fit 90, select 10, audit 100
+          windows, split by clusters
+Fitted    constant: fold 0 epoch 2; fold 1 no prompt
+Fitted    dynamic: fold 0 epoch 2; fold 1 no prompt
+Target    tb7m: GPTNeoXForCausalLM, 7,213,056 parameters
+          device cpu (auto: neither CUDA nor MPS is there)
+          dtype float32 (auto: the checkpoint is not in half precision)
+          bos no (auto: the tokenizer adds none)
+          batch of 64 windows (fits 8 GB)
+Run       memaudit 0.1.0, 2026-11-22T11:00:00+00:00, 2 s, seed 0
+Limits    The rates are a lower bound: what these attacks did not extract,
+          others may. The attacker is white-box, and knows the prefix of every
+          window and text like the data. This is no finding of anonymity, nor of
+          compliance with any law or policy.
+"""
+
+NOTHING = r"""No attack on the model extracts a window exactly: 0 of 1,305, at most 0.28 % at
+95 % confidence.
+No prompt extracts more windows than the plain prefix (none) does.
+No controls were given, so predictable text counts too; of unrelated windows'
+suffixes, none outputs 0 of 1,305 exactly and 1.1 % of the tokens.
+
+Attacks, weakest first
+attack    exact  rate   95 % interval  fractional  lift
+───────────────────────────────────────────────────────
+none     0/1305   0 %  at most 0.28 %      38.7 %
+copy     0/1305   0 %  at most 0.28 %      38.7 %     0
+dynamic  0/1305   0 %  at most 0.28 %      38.7 %     0
+
+exact: windows of which every suffix token is extracted. interval: the outer
+ends of the exact (Clopper–Pearson) and the clustered (bootstrap) one.
+fractional: mean share of suffix tokens in their place. lift: percentage points
+of exact rate above none.
+copy never asks the model: it repeats what followed a like prefix in the fit
+data.
+Not run: dynamic-hard, constant.
+
+No gate was set, so this run neither passes nor fails.
+
+Closest to being extracted
+sample    line  window  extracted by  matched of 50   NLL
+─────────────────────────────────────────────────────────
+doc-0040    40       0  -                        39  2.04
+doc-0080    80       0  -                        39  2.08
+doc-0120   120       0  -                        39  2.12
+doc-0160   160       0  -                        39  2.16
+doc-0200   200       0  -                        39  2.20
+doc-0240   240       0  -                        39  2.24
+doc-0280   280       0  -                        39  2.28
+doc-0320   320       0  -                        39  2.32
+doc-0360   360       0  -                        39  2.36
+doc-0400   400       0  -                        39  2.40
+matched: most tokens before a mismatch; NLL: lowest,
+nats/token
+
+Data    members.jsonl: 1,305 rows, 1,305 windows of 50+50 tokens in 1,305
+        clusters; sha256 abababababababab
+Folds   0: fit 90, select 10, audit 100; 1: fit 90, select 10, audit 100
+        windows, split by clusters
+Fitted  dynamic: fold 0 epoch 2; fold 1 no prompt
+Target  tb7m: GPTNeoXForCausalLM, 7,213,056 parameters
+        device cpu (auto: neither CUDA nor MPS is there)
+        dtype float32 (auto: the checkpoint is not in half precision)
+        bos no (auto: the tokenizer adds none)
+        batch of 64 windows (fits 8 GB)
+Run     memaudit 0.1.0, 2026-11-22T11:00:00+00:00, 2 s, seed 0
+Limits  The rates are a lower bound: what these attacks did not extract, others
+        may. The attacker is white-box, and knows the prefix of every window and
+        text like the data. This is no finding of anonymity, nor of compliance
+        with any law or policy.
+"""
+
+REVEALED = r"""dynamic, the strongest attack, extracts 66.7 % of the windows exactly: 2 of 3
+(0–100 % at 95 % confidence).
+That is 33.3 percentage points above the plain prefix (none): 1 window gained, 0
+lost, p = 1, which may be chance.
+No controls were given, so predictable text counts too; of unrelated windows'
+suffixes, dynamic outputs 0 of 3 exactly and 1.1 % of the tokens.
+
+Attacks, weakest first
+attack   exact    rate  95 % interval  fractional   lift
+────────────────────────────────────────────────────────
+none       1/3  33.3 %        0–100 %      35.3 %
+dynamic    2/3  66.7 %        0–100 %      68.0 %  +33.3
+
+exact: windows of which every suffix token is extracted. interval: the outer
+ends of the exact (Clopper–Pearson) and the clustered (bootstrap) one.
+fractional: mean share of suffix tokens in their place. lift: percentage points
+of exact rate above none.
+Not run: copy, dynamic-hard, constant.
+
+No gate was set, so this run neither passes nor fails.
+
+Worst windows, of 2 extracted
+sample    line  window  extracted by  matched of 50   NLL
+─────────────────────────────────────────────────────────
+doc-0001     1       0  all                      50  0.01
+doc-0002     2       0  dynamic                  50  0.01
+doc-0003     3       0  -                         2  2.00
+matched: most tokens before a mismatch; NLL: lowest,
+nats/token
+
+Their text
+sample   doc-0001 (line 1, window 0)
+prefix   x = 1  # [bold]\n\x1b[2J
+suffix   x = 1  # [bold]\n\x1b[2J
+none     x = 1  # [bold]\n\x1b[2J
+dynamic  x = 1  # [bold]\n\x1b[2J
+
+sample   doc-0002 (line 2, window 0)
+prefix   It was the best of times, it was the worst of times, it was the age of
+         wisdom
+suffix   It was the best of times, it was the worst of times, it was the age of
+         wisdom
+none     It was the best of times, it was the worst of times, it was the age of
+         wisdom
+dynamic  It was the best of times, it was the worst of times, it was the age of
+         wisdom
+
+sample   doc-0003 (line 3, window 0)
+prefix   x = 1  # [bold]\n\x1b[2J
+suffix   x = 1  # [bold]\n\x1b[2J
+none     x = 1  # [bold]\n\x1b[2J
+dynamic  x = 1  # [bold]\n\x1b[2J
+
+Data    members.jsonl: 3 rows, 3 windows of 50+50 tokens in 3 clusters; sha256
+        abababababababab
+Folds   0: fit 90, select 10, audit 100; 1: fit 90, select 10, audit 100
+        windows, split by clusters
+Fitted  dynamic: fold 0 epoch 2; fold 1 no prompt
+Target  tb7m: GPTNeoXForCausalLM, 7,213,056 parameters
+        device cpu (auto: neither CUDA nor MPS is there)
+        dtype float32 (auto: the checkpoint is not in half precision)
+        bos no (auto: the tokenizer adds none)
+        batch of 64 windows (fits 8 GB)
+Run     memaudit 0.1.0, 2026-11-22T11:00:00+00:00, 2 s, seed 0
+Limits  The rates are a lower bound: what these attacks did not extract, others
+        may. The attacker is white-box, and knows the prefix of every window and
+        text like the data. This is no finding of anonymity, nor of compliance
+        with any law or policy.
+"""
+
+
+def whole() -> ScanResult:
+    skipped = [Skipped(str(n), n, f"{n} tokens, the window needs 100") for n in (12, 88)]
+    return make_result(
+        data=make_windows(200, ids=HOSTILE, skipped=skipped),
+        hits={**HITS, "copy": 3},
+        gate=GateSettings(max_exact=0.01),
+        notes=("Folds are \x1b[31mred\x1b[0m.",),
+    )
+
+
+def plain(result: ScanResult, width: int = 80) -> str:
+    return render_table(result, width=width, color=False)
+
+
+def test_a_whole_report():
+    assert plain(whole()) == WHOLE
+
+
+def test_nothing_extracted_and_no_controls():
+    hits = {"none": 0, "copy": 0, "dynamic": 0}
+    assert plain(make_result(n=1305, hits=hits, controls=None)) == NOTHING
+
+
+def test_text_where_revealed():
+    reveal = ["x = 1  # [bold]\n\x1b[2J", VERSE]
+    result = make_result(n=3, hits={"none": 1, "dynamic": 2}, controls=None, reveal=reveal)
+    assert plain(result) == REVEALED
+
+
+def test_no_text_unless_revealed():
+    result = make_result(reveal=["secret"])
+    assert "secret" in plain(result)
+    hidden = make_result()
+    assert not hidden.revealed
+    assert "prefix " not in plain(hidden).split("Worst windows")[1].split("Data")[0]
+
+
+@pytest.mark.parametrize("n", [200, 20_000])
+def test_no_line_is_wider_than_asked(n):
+    result = make_result(n=n, hits=dict.fromkeys(LADDER, n), controls={"none": 100})
+    for width in (20, 78, 80, 100, 200):
+        lines = plain(result, width).splitlines()
+        assert max(map(len, lines)) <= max(width, 78)
+        assert all(line == line.rstrip() for line in lines)
+        ladder = [line for line in lines if line.startswith("dynamic-hard ")]
+        assert any(f"{n}/{n}" in line and "0/100" in line for line in ladder)
+
+
+def test_counts_in_the_millions_stay_readable():
+    result = make_result(n=100, hits=dict.fromkeys(LADDER, 50))
+    attacks = [
+        replace(a, summary=replace(a.summary, exact=replace(a.summary.exact, k=k, n=1_345_678)))
+        for a, k in zip(result.attacks, range(1_234_567, 1_234_572), strict=True)
+    ]
+    lines = plain(replace(result, attacks=tuple(attacks))).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("1234567/1345678" in line for line in lines)
+
+
+def test_wide_tables_add_the_paired_test():
+    wide, narrow = plain(make_result(), 200), plain(make_result(), 80)
+    head = next(line for line in wide.splitlines() if line.startswith("attack "))
+    assert head.split()[-4:] == ["gained", "lost", "p", "controls"]
+    assert "gained" not in next(x for x in narrow.splitlines() if x.startswith("attack "))
+    assert max(map(len, wide.splitlines())) < 120  # sentences stay readable
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_colour_changes_no_word(width):
+    colored = render_table(whole(), width=width, color=True)
+    assert "\x1b[" in colored
+    stripped = "\n".join(line.rstrip() for line in Text.from_ansi(colored).plain.splitlines())
+    assert stripped == plain(whole(), width).rstrip("\n")
+
+
+@pytest.mark.parametrize("variable", ["NO_COLOR", "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE"])
+def test_the_environment_changes_nothing(variable, monkeypatch):
+    expected = plain(make_result()), render_table(make_result(), width=80, color=True)
+    monkeypatch.setenv(variable, "1")
+    assert (plain(make_result()), render_table(make_result(), width=80, color=True)) == expected
+
+
+def test_hostile_ids_reach_no_terminal():
+    shown = plain(whole())
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    for harmless in (r"\x1b[31mred\x1b[0m", "[red]x[/red]", r"two\nlines", r":smile: \u202eexe"):
+        assert harmless in shown
+
+
+def test_a_very_long_id_is_cut():
+    result = make_result(data=make_windows(20, ids=["x" * 10_000]))
+    assert plain(result).count("x" * 10) < 30
+    assert "…" in plain(result)
+
+
+def test_attacks_left_out_are_named():
+    assert "Not run: copy, dynamic-hard, constant, dynamic." in plain(make_result(hits={"none": 1}))
+    assert "Worst windows" not in plain(make_result(hits={"copy": 1}, controls=None))
+
+
+@pytest.mark.parametrize(
+    ("controls", "word"), [(CONTROL_HITS, "PASS"), ({"dynamic": 90}, "INCONCLUSIVE")]
+)
+def test_verdicts_stand_in_capitals(controls, word):
+    assert f"\n{word}  controls" in plain(make_result(controls=controls))
+
+
+def test_the_room_needs_no_torch():
+    code = (
+        "import sys; from memaudit.report import report_json, samples_csv, table"
+        "; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
