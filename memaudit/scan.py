@@ -21,11 +21,12 @@ from memaudit.attack.extraction import Advance, Extraction, Extractor, choose_ba
 from memaudit.attack.prompt_files import FoldPrompts, load_all
 from memaudit.config import LADDER, AttackName, ScanConfig
 from memaudit.data.folds import run_hashes
+from memaudit.data.windows import Windows
 from memaudit.environment import describe_libraries, describe_machine
 from memaudit.errors import UsageError
 from memaudit.gate.thresholds import GateVerdict, judge, judge_controls
 from memaudit.layers import ResolvedConfig
-from memaudit.plan import Plan, SeenRuns, check_files, cut_files, make_plan
+from memaudit.plan import Plan, Role, SeenRuns, check_files, cut_files, make_plan
 from memaudit.result import (
     AttackResult,
     Corpus,
@@ -39,6 +40,7 @@ from memaudit.result import (
 )
 from memaudit.score.scores import Arm, WindowScores, score_windows, summarise
 from memaudit.target.checkpoint import Checkpoint, load_checkpoint, load_tokenizer
+from memaudit.target.softprompt_check import check_soft_prompts
 
 
 class ScanOutcome(NamedTuple):
@@ -62,9 +64,8 @@ def scan(resolved: ResolvedConfig, command: str, progress: Progress) -> ScanOutc
         tokenizer = load_tokenizer(config.model, config.target)
         windows = cut_files(config, tokenizer)
     with clock.stage("loading the model", 1):
-        checkpoint = load_checkpoint(config.model, config.target, tokenizer)
-        check_positions(config, checkpoint)
-        earlier = load_all(config.generator, checkpoint) if config.generator else ()
+        checkpoint = load_target(config, tokenizer, windows)
+        earlier = load_earlier(config, checkpoint)
     with clock.stage("clustering near-duplicates", 1):
         plan = make_plan(config, summaries, windows, [_seen(fold) for fold in earlier])
     extractor, batch_reason = make_extractor(config, checkpoint)
@@ -108,13 +109,44 @@ def scan(resolved: ResolvedConfig, command: str, progress: Progress) -> ScanOutc
     return ScanOutcome(result, _pack(config, plan, outcomes))
 
 
-def check_positions(config: ScanConfig, checkpoint: Checkpoint) -> None:
-    """Raise UsageError where prompt and window are longer than the model's positions."""
-    attacks = set(config.attacks)
-    virtual = max(
-        config.constant.num_virtual_tokens if "constant" in attacks else 0,
-        config.dynamic.num_virtual_tokens if attacks & {"dynamic", "dynamic-hard"} else 0,
-    )
+def load_target(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windows]) -> Checkpoint:
+    """The target, known to take these windows and, where an attack has one, a soft prompt."""
+    checkpoint = load_checkpoint(config.model, config.target, tokenizer)
+    for part in windows.values():
+        checkpoint.check_ids(part.window_ids())
+    check_positions(config, checkpoint)
+    if set(config.attacks) - {"none", "copy"}:
+        check_soft_prompts(checkpoint)
+    return checkpoint
+
+
+def load_earlier(config: ScanConfig, checkpoint: Checkpoint) -> tuple[FoldPrompts, ...]:
+    """The prompts of ``--generator``, none without it. Raises UsageError where they do not fit."""
+    if config.generator is None:
+        return ()
+    earlier = load_all(config.generator, checkpoint)
+    for fold in earlier:
+        if fold.prefix_tokens != config.windows.prefix_tokens:
+            raise UsageError(
+                f"--generator {config.generator}: fitted for prefixes of {fold.prefix_tokens} "
+                f"tokens; use --prefix-tokens {fold.prefix_tokens}"
+            )
+        for prompt in fold.prompts.values():
+            check_positions(config, checkpoint, prompt.settings.num_virtual_tokens)
+    return earlier
+
+
+def check_positions(config: ScanConfig, checkpoint: Checkpoint, virtual: int | None = None) -> None:
+    """Raise UsageError where prompt and window are longer than the model's positions.
+
+    virtual: V of the longest prompt; the longest of the attacks' own where not given.
+    """
+    if virtual is None:
+        attacks = set(config.attacks)
+        virtual = max(
+            config.constant.num_virtual_tokens if "constant" in attacks else 0,
+            config.dynamic.num_virtual_tokens if attacks & {"dynamic", "dynamic-hard"} else 0,
+        )
     needed = config.windows.length + virtual + (checkpoint.bos_id is not None)
     if checkpoint.max_tokens is not None and needed > checkpoint.max_tokens:
         raise UsageError(
@@ -249,7 +281,7 @@ def _pack(
             prompts={attack: fits[number].fitted for attack, fits in fitted.items()},
             chosen={attack: fits[number].record.chosen for attack, fits in fitted.items()},
             seen_runs=np.unique(run_hashes(ids[np.union1d(fold.fit, fold.select)], run)),
-            cluster_run=run,
+            cluster_run=min(run, ids.shape[1]),
             prefix_tokens=config.windows.prefix_tokens,
         )
         for number, fold in enumerate(plan.folds)

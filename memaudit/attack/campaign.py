@@ -105,8 +105,6 @@ class Campaign:
         with progress.stage(f"{attack}: extracting", total) as advance:
             data = self._extract(prompts, self.data, advance)
             controls = self._extract(prompts, self.controls, advance) if self.controls else None
-        if attack == "none":
-            self._none_nll = data.suffix_nll
         return AttackOutcome(data, controls, fits)
 
     def _needs_fit(self, attack: AttackName) -> bool:
@@ -177,6 +175,8 @@ class Campaign:
         """The fit windows trained on: all, or those likeliest under ``none``."""
         if share >= 1:
             return self.data.ids[fold.fit]
+        # Always from a pass of its own: the NLL of an extraction differs in its last bits, and
+        # then the windows kept would depend on whether ``none`` is among the attacks.
         if self._none_nll is None:
             _, self._none_nll = self.extractor.verify(NoPrompt(), self.data.ids)
         count = max(1, round(share * len(fold.fit)))

@@ -32,8 +32,6 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     def __init__(self, rows: int, capacity: int) -> None:
         super().__init__()
         self.buffers: tuple[Tensor, Tensor] | None = None
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
         self._size = (rows, capacity)
         self._rows = slice(0, rows)
         self._length = 0
@@ -55,7 +53,6 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
             buffer[self._rows, :, start:end] = states
         self.focus(self._rows, end)
-        assert self.keys is not None and self.values is not None
         return self.keys, self.values
 
     def _room_for(self, states: Tensor) -> Tensor:

@@ -229,7 +229,8 @@ class Extractor:
     ) -> None:
         """The same for a target whose state cannot be cut back: fill it anew, then go on."""
         left = torch.nonzero(matched < said.shape[1]).flatten()
-        for rows in left.split(self.batch_size):  # type: ignore[no-untyped-call]
+        for start in range(0, len(left), self.batch_size):
+            rows = left[start : start + self.batch_size]
             kept = int(matched[rows[0]])
             context = ids[rows, : self.prefix_tokens + kept]
             inputs = build_inputs(self.checkpoint, prompt, context, self.prefix_tokens)

@@ -52,7 +52,8 @@ def last_logits(checkpoint: Checkpoint, count: int, **inputs: Any) -> tuple[Tens
 def accepted_arguments(checkpoint: Checkpoint) -> frozenset[str]:
     """Names that the target's ``forward`` takes (an adapter's wrapper is looked through)."""
     model = checkpoint.model
-    return _parameters(type(model.get_base_model() if hasattr(model, "get_base_model") else model))
+    kind = type(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    return _parameters(kind)  # type: ignore[arg-type]  # classes do hash
 
 
 @lru_cache

@@ -34,6 +34,10 @@ from memaudit.target.checkpoint import Checkpoint
 
 FORMAT = "memaudit-prompts-1"
 SEEN = "seen_runs"
+_UNFIT = (
+    *(SafetensorError, OSError, RuntimeError),
+    *(AttributeError, KeyError, TypeError, ValueError),  # from facts of another shape
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,14 +95,20 @@ def find_files(path: Path) -> list[Path]:
 
 def load_all(path: Path, checkpoint: Checkpoint) -> tuple[FoldPrompts, ...]:
     """Every fold's prompts of a run folder, or of one file. Raises UsageError."""
-    return tuple(load_prompts(file, checkpoint) for file in find_files(path))
+    folds = tuple(load_prompts(file, checkpoint) for file in find_files(path))
+    if any(fold.prompts.keys() != folds[0].prompts.keys() for fold in folds):
+        raise UsageError(f"--generator {path}: its files hold prompts of different attacks")
+    return folds
 
 
 def load_prompts(path: Path, checkpoint: Checkpoint) -> FoldPrompts:
     """Read one file for this target. Raises UsageError where the two do not fit."""
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["memaudit"])
+            metadata = file.metadata() or {}
+            if "memaudit" not in metadata:
+                raise UsageError(f"--generator {path}: not written by memaudit")
+            facts = json.loads(metadata["memaudit"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if facts["format"] != FORMAT:
             raise UsageError(f"--generator {path}: written by another version ({facts['format']})")
@@ -114,7 +124,7 @@ def load_prompts(path: Path, checkpoint: Checkpoint) -> FoldPrompts:
             cluster_run=int(facts["cluster_run"]),
             prefix_tokens=int(facts["prefix_tokens"]),
         )
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except _UNFIT as error:
         raise UsageError(
             f"--generator {path}: not prompts for this target ({_first_line(error)})"
         ) from None
@@ -138,10 +148,10 @@ def _build(
     }
     prompt: FittedPrompt
     if attack == "constant":
+        _check_width(state["vectors"], checkpoint)
         prompt = ConstantPrompt(ConstantSettings.model_validate(settings), state["vectors"])
-        if prompt.vectors.shape[1] != checkpoint.width:
-            raise ValueError(f"width {prompt.vectors.shape[1]}, the target's is {checkpoint.width}")
     elif attack == "dynamic":
+        _check_width(state["generator.positions"], checkpoint)
         prompt = _build_dynamic(
             DynamicSettings.model_validate(settings), prefix_tokens, state, checkpoint
         )
@@ -149,6 +159,11 @@ def _build(
         raise ValueError(f"unknown attack {attack!r}")
     prompt.load_state_dict(state)
     return prompt.to(checkpoint.device).eval().requires_grad_(False)
+
+
+def _check_width(vectors: torch.Tensor, checkpoint: Checkpoint) -> None:
+    if vectors.shape[-1] != checkpoint.width:
+        raise ValueError(f"width {vectors.shape[-1]}, the target's is {checkpoint.width}")
 
 
 def _build_dynamic(

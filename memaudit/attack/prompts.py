@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from memaudit.attack.generator import Embed, Generator, TrainedRows, map_prefix
-from memaudit.config import ConstantSettings, DynamicSettings
+from memaudit.config import ConstantSettings, DynamicSettings, TuningSettings
 
 
 class SoftPrompt(Protocol):
@@ -44,6 +44,8 @@ class HardPrompt:
 class FittedPrompt(nn.Module):
     """A soft prompt with trainable parameters."""
 
+    settings: TuningSettings
+
     def parameter_groups(self) -> list[dict[str, object]]:
         """AdamW parameter groups, each with its own learning rate."""
         raise TypeError(f"{type(self).__name__} has to say what it trains")
@@ -54,7 +56,7 @@ class ConstantPrompt(FittedPrompt):
 
     def __init__(self, settings: ConstantSettings, first_vectors: Tensor) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings: ConstantSettings = settings
         self.vectors = nn.Parameter(first_vectors.detach().float().clone())  # (V,D)
 
     def forward(self, prefix_ids: Tensor) -> Tensor:
@@ -71,7 +73,7 @@ class DynamicPrompt(FittedPrompt):
 
     def __init__(self, settings: DynamicSettings, generator: Generator) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings: DynamicSettings = settings
         self.generator = generator
 
     def forward(self, prefix_ids: Tensor) -> Tensor:

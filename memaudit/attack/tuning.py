@@ -19,7 +19,7 @@ from torch import Tensor
 
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.fit_record import NO_PROMPT, Epoch, FitRecord
-from memaudit.attack.forward import build_inputs, last_logits
+from memaudit.attack.forward import build_inputs, is_out_of_memory, last_logits
 from memaudit.attack.prompts import FittedPrompt, NoPrompt, SoftPrompt
 from memaudit.config import TuningSettings
 from memaudit.errors import RunError
@@ -116,7 +116,7 @@ class Tuner:
         prompt.train()
         order = torch.as_tensor(rng.permutation(len(ids)), device=ids.device)
         total = torch.zeros((), device=ids.device)
-        for batch in order.split(self.settings.batch_size):
+        for batch in torch.split(order, self.settings.batch_size):
             total += self._accumulate(prompt, ids[batch], optimizer)
             if self.settings.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(prompt.parameters(), self.settings.clip_norm)
@@ -139,18 +139,22 @@ class Tuner:
             optimizer.zero_grad(set_to_none=True)
             try:
                 total = torch.zeros((), device=ids.device)
-                for part in ids.split(self._pass_size):
+                for part in torch.split(ids, self._pass_size):
                     nll = self._window_nll(prompt, part)
-                    window_weighted(nll, self.settings.focus).sum().div(len(ids)).backward()
+                    loss = window_weighted(nll, self.settings.focus).sum() / len(ids)
+                    torch.autograd.backward(loss)
                     total += nll.detach().sum()
                 return total
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 if self._pass_size == 1:
                     raise RunError(
                         "out of memory tuning on a single window; use a smaller window "
                         "(--prefix-tokens, --suffix-tokens) or fewer virtual tokens"
                     ) from error
                 self._pass_size //= 2
+                error.__traceback__ = None  # it holds the failed pass, and so its memory
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
 
@@ -158,7 +162,6 @@ class Tuner:
         """(B,) mean cross-entropy over the tokens that the loss looks at, nats/token."""
         inputs = build_inputs(self.checkpoint, prompt, ids[:, :-1], self.prefix_tokens)
         aligned = self.settings.loss == "aligned"
-        # Without prompt or BOS nothing stands before the first token of the prefix.
         count = ids.shape[1] - (self.prefix_tokens if aligned else 0)
         logits, _ = last_logits(self.checkpoint, count, inputs_embeds=inputs, use_cache=False)
         labels = ids[:, -count:]

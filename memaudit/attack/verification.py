@@ -56,7 +56,7 @@ def _logsumexp(logits: Tensor) -> Tensor:
     if logits.device.type != "cpu":
         return logits.logsumexp(dim=-1)
     step = max(1, _AT_A_TIME // logits[0].nbytes)
-    return torch.cat([part.logsumexp(dim=-1) for part in logits.split(step)])  # type: ignore[no-untyped-call]
+    return torch.cat([part.logsumexp(dim=-1) for part in torch.split(logits, step)])
 
 
 def _arg_max_to_mismatch(logits: Tensor, suffix: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:

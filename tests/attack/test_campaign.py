@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import VOCABULARY, build_model, build_tokenizer
+from numpy.typing import NDArray
+
+from memaudit.attack.campaign import AttackOutcome, Campaign, Side
+from memaudit.attack.extraction import Advance, Extraction, Extractor
+from memaudit.attack.prompts import FittedPrompt, NoPrompt, SoftPrompt
+from memaudit.attack.tuning import Tuner, TuningData
+from memaudit.config import (
+    AttackName,
+    ConstantSettings,
+    DynamicSettings,
+    ProtocolSettings,
+    ScanConfig,
+    ScoreSettings,
+    WindowSettings,
+)
+from memaudit.data.folds import assign_controls, find_clusters, fold_of, make_folds
+from memaudit.data.windows import Windows
+from memaudit.errors import UsageError
+from memaudit.target.checkpoint import Checkpoint
+
+P, S, RUN = 6, 6, 4
+
+
+class Quiet:
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Advance]:
+        yield lambda done: None
+
+
+class SpyExtractor(Extractor):
+    """Notes which prompt met which windows."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.scored: list[tuple[SoftPrompt, NDArray[np.int32]]] = []
+
+    def extract(
+        self, prompt: SoftPrompt, ids: NDArray[np.int32], advance: Advance = lambda done: None
+    ) -> Extraction:
+        self.scored.append((prompt, ids.copy()))
+        return super().extract(prompt, ids, advance)
+
+
+def as_windows(ids: NDArray[np.int32]) -> Windows:
+    count = len(ids)
+    return Windows(
+        prefix_ids=ids[:, :P],
+        suffix_ids=ids[:, P:],
+        sample=np.arange(count),
+        line=np.arange(count) + 1,
+        window=np.zeros(count, dtype=np.int64),
+        sample_id=tuple(map(str, range(count))),
+        group=(None,) * count,
+        extra=({},) * count,
+        skipped=(),
+        boundary_shifts=0,
+        columns=(),
+        samples=count,
+    )
+
+
+def near_duplicates(rng: np.random.Generator, clusters: int, sizes: int) -> NDArray[np.int32]:
+    """Windows of which some share a run of RUN tokens with others."""
+    rows = []
+    for _ in range(clusters):
+        first = rng.integers(3, VOCABULARY, P + S)
+        for _ in range(1 + int(rng.integers(sizes))):
+            row = rng.integers(3, VOCABULARY, P + S)
+            start, place = rng.integers(P + S - RUN + 1, size=2)
+            row[place : place + RUN] = first[start : start + RUN]
+            rows.append(row)
+        rows.append(first)
+    return np.array(rows, dtype=np.int32)
+
+
+class Setup:
+    """A campaign over random windows, with what its protocol has to keep apart."""
+
+    def __init__(self, *, folds: int = 3, seed: int = 0, **changes: Any) -> None:
+        rng = np.random.default_rng(seed)
+        everything = near_duplicates(rng, clusters=14, sizes=4)
+        self.data = everything[rng.permutation(len(everything))]
+        # Half of the controls are near-duplicates of data: the worst case for the protocol.
+        self.controls = near_duplicates(rng, clusters=4, sizes=2)
+        self.controls[::2, :RUN] = self.data[: len(self.controls[::2]), :RUN]
+        both = find_clusters([as_windows(self.data), as_windows(self.controls)], RUN)
+        self.clusters, self.control_clusters = np.split(both, [len(self.data)])
+        protocol = ProtocolSettings(folds=folds, cluster_run=RUN, select_fraction=0.2)
+        self.folds = make_folds(self.clusters, protocol, rng)
+        self.fold = fold_of(self.folds, len(self.data))
+        self.control_fold = assign_controls(self.control_clusters, self.clusters, self.folds, rng)
+        self.config = make_config(protocol=protocol, **changes)
+
+    def campaign(self, **changes: Any) -> Campaign:
+        model = build_model("gpt2").requires_grad_(False)
+        checkpoint = Checkpoint(
+            model=model,
+            tokenizer=build_tokenizer(),
+            name="gpt2",
+            device=torch.device("cpu"),
+            dtype=torch.float32,
+        )
+        self.extractor = SpyExtractor(checkpoint, P, ScoreSettings(), 8)
+        given: dict[str, Any] = {
+            "data": Side(self.data, self.fold),
+            "controls": Side(self.controls, self.control_fold),
+            "fitted": {},
+        }
+        return Campaign(self.extractor, self.config, self.folds, **(given | changes))
+
+    def clusters_of(self, ids: NDArray[np.int32]) -> set[int]:
+        """The clusters of windows, which are found again by their ids."""
+        known = {row.tobytes(): int(c) for row, c in zip(self.data, self.clusters, strict=True)}
+        known |= {
+            row.tobytes(): int(c)
+            for row, c in zip(self.controls, self.control_clusters, strict=True)
+        }
+        return {known[np.ascontiguousarray(row).tobytes()] for row in ids}
+
+
+def make_config(**changes: Any) -> ScanConfig:
+    short: dict[str, Any] = {"num_virtual_tokens": 2, "epochs": 1, "batch_size": 8}
+    given: dict[str, Any] = {
+        "model": "gpt2",
+        "data": "data.jsonl",
+        "windows": WindowSettings(prefix_tokens=P, suffix_tokens=S),
+        "constant": ConstantSettings(**short),
+        "dynamic": DynamicSettings(**short),
+    }
+    return ScanConfig(**(given | changes))
+
+
+@pytest.fixture
+def tuned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[SoftPrompt, FittedPrompt, TuningData]]:
+    """What every fit was given, with the prompt that audits afterwards."""
+    notes: list[tuple[SoftPrompt, FittedPrompt, TuningData]] = []
+    fit = Tuner.fit
+
+    def noting(self: Tuner, prompt: FittedPrompt, data: TuningData, *rest: Any) -> Any:
+        done = fit(self, prompt, data, *rest)
+        notes.append((done.prompt, done.fitted, data))
+        return done
+
+    monkeypatch.setattr(Tuner, "fit", noting)
+    return notes
+
+
+@pytest.mark.parametrize("share", [1.0, 0.4])
+@pytest.mark.parametrize("attack", ["constant", "dynamic"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_window_is_scored_by_a_prompt_that_saw_its_cluster(
+    tuned: list[tuple[SoftPrompt, FittedPrompt, TuningData]],
+    attack: AttackName,
+    share: float,
+    seed: int,
+) -> None:
+    short: dict[str, Any] = {"num_virtual_tokens": 2, "epochs": 1, "fit_share": share}
+    setup = Setup(seed=seed, constant=ConstantSettings(**short), dynamic=DynamicSettings(**short))
+    setup.campaign().run(attack, Quiet())
+    # Everything a prompt depends on: its own fit, and the constant prompt that it started from.
+    starts_apart = 2 if attack == "dynamic" else 1
+    assert len(tuned) == starts_apart * len(setup.folds)
+    seen = {}
+    for number, (prompt, _, data) in enumerate(tuned):
+        windows = np.concatenate([data.fit_ids, data.select_ids])
+        fold = number % len(setup.folds)
+        seen.setdefault(fold, set()).update(setup.clusters_of(windows))
+        fit, select = setup.clusters_of(data.fit_ids), setup.clusters_of(data.select_ids)
+        assert not fit & select
+        seen[id(prompt)] = seen[fold]
+
+    scored = 0
+    for prompt, ids in setup.extractor.scored:
+        assert not seen[id(prompt)] & setup.clusters_of(ids)
+        scored += len(ids)
+    assert scored == len(setup.data) + len(setup.controls)
+
+
+def test_controls_that_resemble_data_are_scored_apart_from_it() -> None:
+    setup = Setup()
+    shared = np.isin(setup.control_clusters, setup.clusters)
+    assert shared.any()
+    assert not shared.all()
+
+
+@pytest.mark.parametrize("attack", ["none", "dynamic-hard"])
+def test_untrained_attacks_score_every_window_once(attack: AttackName) -> None:
+    setup = Setup()
+    outcome = setup.campaign().run(attack, Quiet())
+    (_, data), (_, controls) = setup.extractor.scored
+    np.testing.assert_array_equal(data, setup.data)
+    np.testing.assert_array_equal(controls, setup.controls)
+    assert (outcome.data.continuation_ids >= 0).all()
+    assert np.isfinite(outcome.data.suffix_nll).all()
+
+
+def test_copy_knows_only_what_other_folds_audit(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = Setup()
+    calls = []
+
+    def noting(known: NDArray[np.int32], prefixes: NDArray[np.int32], count: int) -> Any:
+        calls.append((known, prefixes))
+        return np.full((len(prefixes), count), -1, dtype=np.int32)
+
+    monkeypatch.setattr("memaudit.attack.campaign.copy_continuations", noting)
+    setup.campaign().run("copy", Quiet())
+    whole = np.concatenate([setup.data, setup.controls])
+    assert sum(len(prefixes) for _, prefixes in calls) == len(whole)
+    for known, prefixes in calls:
+        rows = [row for row in whole if (row[:P] == prefixes).all(axis=1).any()]
+        assert not setup.clusters_of(known) & setup.clusters_of(np.array(rows))
+
+
+def run(attacks: list[AttackName], setup: Setup) -> dict[AttackName, AttackOutcome]:
+    campaign = setup.campaign()
+    return {attack: campaign.run(attack, Quiet()) for attack in attacks}
+
+
+def assert_same_outcome(one: AttackOutcome, other: AttackOutcome) -> None:
+    assert one.controls is not None
+    assert other.controls is not None
+    for mine, its in ((one.data, other.data), (one.controls, other.controls)):
+        np.testing.assert_array_equal(mine.continuation_ids, its.continuation_ids)
+        np.testing.assert_array_equal(mine.suffix_nll, its.suffix_nll)
+        np.testing.assert_array_equal(mine.log_p_z, its.log_p_z)
+    assert one.fits.keys() == other.fits.keys()
+    for number, fit in one.fits.items():
+        state, twin = fit.fitted.state_dict(), other.fits[number].fitted.state_dict()
+        assert state.keys() == twin.keys()
+        assert all(torch.equal(state[name], twin[name]) for name in state)
+
+
+def test_leaving_attacks_out_changes_nothing_for_the_others() -> None:
+    short: dict[str, Any] = {"num_virtual_tokens": 2, "epochs": 1, "fit_share": 0.5}
+    setup = Setup(constant=ConstantSettings(**short), dynamic=DynamicSettings(**short))
+    whole = run(["none", "copy", "dynamic-hard", "constant", "dynamic"], setup)
+    for attack in ("none", "dynamic-hard", "constant", "dynamic"):
+        assert_same_outcome(run([attack], setup)[attack], whole[attack])
+
+
+def test_prompts_fitted_earlier_are_used_as_they_are() -> None:
+    setup = Setup()
+    mine: dict[int, SoftPrompt] = {fold: NoPrompt() for fold in range(3)}
+    campaign = setup.campaign(fitted={"constant": mine})
+    outcome = campaign.run("constant", Quiet())
+    assert outcome.fits == {}
+    for prompt, ids in setup.extractor.scored:
+        fold = next(number for number, one in mine.items() if one is prompt)
+        expected = (setup.data[setup.fold == fold], setup.controls[setup.control_fold == fold])
+        assert any(np.array_equal(ids, part) for part in expected)
+
+
+def test_an_attack_without_prompts_or_folds_is_refused() -> None:
+    setup = Setup()
+    setup.folds = ()
+    with pytest.raises(UsageError, match="--generator"):
+        setup.campaign(fitted={"constant": {}}).run("dynamic", Quiet())

@@ -1,0 +1,356 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ARCHITECTURES, VOCABULARY, build_model, build_tokenizer
+from numpy.typing import NDArray
+from torch import Tensor
+
+from memaudit.attack.decoding_cache import RoomyCache, probe_cache
+from memaudit.attack.extraction import Extraction, Extractor, choose_batch_size
+from memaudit.attack.forward import build_inputs, last_logits
+from memaudit.attack.prompts import NoPrompt, SoftPrompt
+from memaudit.config import ScoreSettings
+from memaudit.errors import RunError
+from memaudit.target.checkpoint import Checkpoint
+
+P, S, V = 7, 12, 3
+EOS = 1
+SETTINGS = ScoreSettings(top_k=5)
+
+
+def make_checkpoint(architecture: str = "gpt2", *, bos: bool = False) -> Checkpoint:
+    model = build_model(architecture).requires_grad_(False)
+    return Checkpoint(
+        model=model,
+        tokenizer=build_tokenizer(),
+        name=architecture,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        bos_id=0 if bos else None,
+    )
+
+
+class FixedPrompt:
+    """V random vectors, the same for every prefix."""
+
+    def __init__(self, checkpoint: Checkpoint, seed: int = 0) -> None:
+        rng = torch.Generator().manual_seed(seed)
+        self.vectors = torch.randn(1, V, checkpoint.width, generator=rng)
+
+    def __call__(self, prefix_ids: Tensor) -> Tensor:
+        return self.vectors.expand(len(prefix_ids), -1, -1)
+
+
+def without_stop(model: Any) -> Any:
+    """A generation config with which nothing ends early.
+
+    An ``eos_token_id`` of None would be filled from the model's own.
+    """
+    from transformers import GenerationConfig
+
+    model.generation_config.eos_token_id = None
+    return GenerationConfig(max_new_tokens=S, do_sample=False, pad_token_id=2, eos_token_id=None)
+
+
+@torch.no_grad()
+def generate(checkpoint: Checkpoint, prompt: SoftPrompt, prefixes: Tensor) -> Tensor:
+    """(B,S) what transformers itself decodes."""
+    inputs = build_inputs(checkpoint, prompt, prefixes, P)
+    out = checkpoint.model.generate(
+        inputs_embeds=inputs,
+        attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long),
+        generation_config=without_stop(checkpoint.model),
+    )
+    return out[:, -S:]
+
+
+@torch.no_grad()
+def decode_plainly(checkpoint: Checkpoint, prompt: SoftPrompt, prefixes: Tensor) -> Tensor:
+    """(B,S) without a cache."""
+    ids = prefixes
+    for _ in range(S):
+        inputs = build_inputs(checkpoint, prompt, ids, P)
+        logits = checkpoint.model(inputs_embeds=inputs, use_cache=False).logits[:, -1]
+        ids = torch.cat([ids, logits.argmax(dim=-1)[:, None]], dim=1)
+    return ids[:, P:]
+
+
+def make_windows(
+    checkpoint: Checkpoint, prompt: SoftPrompt, count: int = 14, seed: int = 0
+) -> NDArray[np.int32]:
+    """Random prefixes whose suffixes are exact, exact but for one token, or random.
+
+    One exact suffix contains the end-of-text token.
+    """
+    rng = np.random.default_rng(seed)
+    prefixes = torch.as_tensor(rng.integers(3, VOCABULARY, (count, P)))
+    suffixes = decode_plainly(checkpoint, prompt, prefixes)
+    for row in range(count):
+        if row % 3 == 1:
+            place = int(rng.integers(S))
+            suffixes[row, place] = (suffixes[row, place] + 1) % VOCABULARY
+        elif row % 3 == 2:
+            suffixes[row] = torch.as_tensor(rng.integers(3, VOCABULARY, S))
+    return torch.cat([prefixes, suffixes], dim=1).numpy().astype(np.int32)
+
+
+def reference_scores(
+    checkpoint: Checkpoint, prompt: SoftPrompt, ids: NDArray[np.int32], temperature: float = 1.0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Suffix NLL and log p_z, token by token in float64."""
+    nll, log_p_z = [], []
+    rows = torch.as_tensor(ids).long()
+    with torch.no_grad():
+        inputs = build_inputs(checkpoint, prompt, rows, P)
+        all_logits = checkpoint.model(inputs_embeds=inputs, use_cache=False).logits.double()
+    for row, logits in zip(rows, all_logits, strict=True):
+        lost, drawn = [], []
+        for place in range(S):
+            before = logits[len(logits) - S + place - 1]
+            token = row[P + place]
+            lost.append(float(before.logsumexp(0) - before[token]))
+            kept = before.sort(descending=True).values[: SETTINGS.top_k]
+            log_p = before[token] / temperature - (kept / temperature).logsumexp(0)
+            drawn.append(float(log_p) if before[token] >= kept[-1] else -np.inf)
+        nll.append(np.mean(lost))
+        log_p_z.append(np.sum(drawn))
+    return np.array(nll), np.array(log_p_z)
+
+
+PROMPTS: dict[str, Callable[[Checkpoint], SoftPrompt]] = {
+    "none": lambda checkpoint: NoPrompt(),
+    "soft": FixedPrompt,
+}
+
+
+@pytest.mark.parametrize("bos", [False, True], ids=["plain", "bos"])
+@pytest.mark.parametrize("kind", PROMPTS)
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_extraction_is_greedy_decoding(architecture: str, kind: str, bos: bool) -> None:
+    checkpoint = make_checkpoint(architecture, bos=bos)
+    prompt = PROMPTS[kind](checkpoint)
+    ids = make_windows(checkpoint, prompt)
+    prefixes, suffixes = torch.as_tensor(ids[:, :P]).long(), ids[:, P:]
+    extraction = Extractor(checkpoint, P, SETTINGS, 4).extract(prompt, ids)
+
+    decoded = decode_plainly(checkpoint, prompt, prefixes).numpy()
+    np.testing.assert_array_equal(extraction.continuation_ids, decoded)
+    np.testing.assert_array_equal(generate(checkpoint, prompt, prefixes).numpy(), decoded)
+    exact, nll = Extractor(checkpoint, P, SETTINGS, 4).verify(prompt, ids)
+    np.testing.assert_array_equal(exact, (decoded == suffixes).all(axis=1))
+    assert exact[::3].all()
+    assert not exact[1::3].any()
+
+    expected_nll, expected_log_p_z = reference_scores(checkpoint, prompt, ids)
+    np.testing.assert_allclose(extraction.suffix_nll, expected_nll, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(nll, expected_nll, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(extraction.log_p_z, expected_log_p_z, rtol=1e-4, atol=1e-4)
+    assert np.isfinite(extraction.log_p_z[::3]).all()
+    assert not np.isfinite(extraction.log_p_z[2::3]).any()
+
+
+def test_generate_without_embeddings_agrees() -> None:
+    checkpoint = make_checkpoint()
+    ids = make_windows(checkpoint, NoPrompt())
+    prefixes = torch.as_tensor(ids[:, :P]).long()
+    with torch.no_grad():
+        said = checkpoint.model.generate(
+            input_ids=prefixes,
+            attention_mask=torch.ones_like(prefixes),
+            generation_config=without_stop(checkpoint.model),
+        )[:, P:]
+    extraction = Extractor(checkpoint, P, SETTINGS, 64).extract(NoPrompt(), ids)
+    np.testing.assert_array_equal(extraction.continuation_ids, said.numpy())
+
+
+def prefer_token(checkpoint: Checkpoint, token: int, places: int) -> Checkpoint:
+    """A target that says ``token`` at every ``places``-th position, whatever it was asked."""
+    inner = checkpoint.model
+
+    class Stubborn(type(inner)):  # type: ignore[misc]
+        def forward(self, **inputs: Any) -> Any:
+            cache = inputs.get("past_key_values")
+            before = cache.get_seq_length() if cache is not None else 0
+            kept = inputs.pop("logits_to_keep", 0)
+            output = super().forward(**inputs)
+            positions = before + torch.arange(output.logits.shape[1])
+            output.logits[:, positions % places == 0, token] += 1e3
+            if isinstance(kept, Tensor):
+                output.logits = output.logits[:, kept]
+            return output
+
+    inner.__class__ = Stubborn
+    return checkpoint
+
+
+def test_decoding_goes_on_past_the_end_of_text() -> None:
+    checkpoint = prefer_token(make_checkpoint(), EOS, places=9)
+    ids = make_windows(checkpoint, NoPrompt())
+    assert (ids[::3, P:] == EOS).any(axis=1).all()
+    extraction = Extractor(checkpoint, P, SETTINGS, 4).extract(NoPrompt(), ids)
+    decoded = decode_plainly(checkpoint, NoPrompt(), torch.as_tensor(ids[:, :P]).long())
+    np.testing.assert_array_equal(extraction.continuation_ids, decoded.numpy())
+    assert (extraction.continuation_ids == ids[:, P:])[::3].all()
+    assert (extraction.continuation_ids[1::3] == EOS).any(axis=1).all()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_log_p_z_at_a_temperature(temperature: float) -> None:
+    checkpoint = make_checkpoint()
+    ids = make_windows(checkpoint, NoPrompt())
+    settings = SETTINGS.model_copy(update={"temperature": temperature})
+    extraction = Extractor(checkpoint, P, settings, 4).extract(NoPrompt(), ids)
+    _, expected = reference_scores(checkpoint, NoPrompt(), ids, temperature)
+    np.testing.assert_allclose(extraction.log_p_z, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_log_p_z_with_more_tokens_than_the_vocabulary_is_the_likelihood() -> None:
+    checkpoint = make_checkpoint()
+    ids = make_windows(checkpoint, NoPrompt())
+    settings = ScoreSettings(top_k=VOCABULARY + 1)
+    extraction = Extractor(checkpoint, P, settings, 4).extract(NoPrompt(), ids)
+    np.testing.assert_allclose(extraction.log_p_z, -S * extraction.suffix_nll, rtol=1e-4)
+
+
+def as_bfloat16(checkpoint: Checkpoint) -> Checkpoint:
+    return replace(checkpoint, model=checkpoint.model.bfloat16(), dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "gemma2", "mamba"])
+def test_verdicts_do_not_depend_on_the_batch(architecture: str, dtype: torch.dtype) -> None:
+    checkpoint = make_checkpoint(architecture)
+    prompt = FixedPrompt(checkpoint)
+    if dtype is torch.bfloat16:
+        checkpoint = as_bfloat16(checkpoint)
+    ids = make_windows(checkpoint, prompt, count=40)
+    results = [Extractor(checkpoint, P, SETTINGS, size).extract(prompt, ids) for size in (1, 3, 64)]
+    exact = [(one.continuation_ids == ids[:, P:]).all(axis=1) for one in results]
+    np.testing.assert_array_equal(exact[0], exact[1])
+    np.testing.assert_array_equal(exact[0], exact[2])
+    assert 3 <= exact[0].sum() < 30
+    verified, _ = Extractor(checkpoint, P, SETTINGS, 5).verify(prompt, ids)
+    np.testing.assert_array_equal(exact[0], verified)
+    if dtype is torch.float32:
+        np.testing.assert_array_equal(results[0].continuation_ids, results[2].continuation_ids)
+
+
+def failing_above(monkeypatch: pytest.MonkeyPatch, limit: int, error: Exception) -> list[int]:
+    """Make every pass over more than ``limit`` windows fail; returns the sizes of the others."""
+    passed = []
+
+    def limited(checkpoint: Checkpoint, count: int, **inputs: Any) -> Any:
+        given = inputs.get("inputs_embeds", inputs.get("input_ids"))
+        assert given is not None
+        if len(given) > limit:
+            raise error
+        passed.append(len(given))
+        return last_logits(checkpoint, count, **inputs)
+
+    monkeypatch.setattr("memaudit.attack.extraction.last_logits", limited)
+    return passed
+
+
+CPU_FULL = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ...")
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "mamba"])
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), CPU_FULL])
+def test_running_out_of_memory_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, architecture: str, error: Exception
+) -> None:
+    checkpoint = make_checkpoint(architecture)
+    ids = make_windows(checkpoint, NoPrompt())
+    whole = Extractor(checkpoint, P, SETTINGS, 64).extract(NoPrompt(), ids)
+    passed = failing_above(monkeypatch, 3, error)
+    extractor = Extractor(checkpoint, P, SETTINGS, 64)
+    monkeypatch.setattr("memaudit.attack.extraction.PASSES_PER_DECODING", 1)
+    done: list[int] = []
+    parts = extractor.extract(NoPrompt(), ids, done.append)
+    assert_same(parts, whole)
+    assert sum(done) == len(ids)
+    assert max(passed) <= 3
+    assert extractor.batch_size in (1, 2, 3)
+    exact, nll = extractor.verify(NoPrompt(), ids)
+    np.testing.assert_allclose(nll, whole.suffix_nll, rtol=1e-5)
+    np.testing.assert_array_equal(exact, (whole.continuation_ids == ids[:, P:]).all(axis=1))
+
+
+def assert_same(one: Extraction, other: Extraction) -> None:
+    np.testing.assert_array_equal(one.continuation_ids, other.continuation_ids)
+    np.testing.assert_allclose(one.suffix_nll, other.suffix_nll, rtol=1e-5)
+    np.testing.assert_allclose(one.log_p_z, other.log_p_z, rtol=1e-4)
+
+
+def test_a_single_window_that_does_not_fit_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = make_checkpoint()
+    ids = make_windows(checkpoint, NoPrompt())
+    failing_above(monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory"))
+    extractor = Extractor(checkpoint, P, SETTINGS, 8)
+    with pytest.raises(RunError, match="single window"):
+        extractor.extract(NoPrompt(), ids)
+    with pytest.raises(RunError, match="single window"):
+        extractor.verify(NoPrompt(), ids)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = make_checkpoint()
+    ids = make_windows(checkpoint, NoPrompt())
+    failing_above(monkeypatch, 0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1"):
+        Extractor(checkpoint, P, SETTINGS, 8).extract(NoPrompt(), ids)
+
+
+def test_only_plain_key_value_caches_are_cut() -> None:
+    with torch.inference_mode():
+        gpt2 = probe_cache(make_checkpoint("gpt2"))
+        assert gpt2 is not None
+        assert gpt2.layers == 2
+        assert gpt2.bytes_per_token == 2 * 2 * 32 * 4  # keys and values, layers, width, bytes
+        assert probe_cache(make_checkpoint("mistral")) is not None
+        assert probe_cache(make_checkpoint("mamba")) is None
+
+
+def test_cache_rows_can_be_put_in_another_order() -> None:
+    cache = RoomyCache(2, rows=4, capacity=5)
+    for rows in (slice(0, 2), slice(2, 4)):
+        cache.focus(rows, 0)
+        for layer in range(2):
+            states = (
+                torch.full((2, 1, 3, 1), 10.0 * layer)
+                + torch.arange(rows.start, rows.stop)[:, None, None, None]
+            )
+            cache.update(states, -states, layer)
+    cache.reorder(torch.tensor([2, 0, 3]))
+    for layer in range(2):
+        cache.layers[layer].focus(slice(0, 3), 3)
+        keys, values = cache.layers[layer].keys, cache.layers[layer].values
+        assert keys[:, 0, 0, 0].tolist() == [10.0 * layer + row for row in (2, 0, 3)]
+        assert torch.equal(keys, -values)
+    assert cache.get_seq_length() == 3
+
+
+def test_steps_are_only_for_windows_past_their_first_mismatch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint = make_checkpoint()
+    ids = make_windows(checkpoint, NoPrompt())
+    ids = ids[np.arange(len(ids)) % 3 != 2]  # exact ones and those with one wrong token
+    extractor = Extractor(checkpoint, P, SETTINGS, 64)
+    passed = failing_above(monkeypatch, 64, CPU_FULL)
+    extraction = extractor.extract(NoPrompt(), ids)
+    wrong = extraction.continuation_ids != ids[:, P:]
+    first = np.where(wrong.any(axis=1), wrong.argmax(axis=1), S)
+    assert sum(passed) == len(ids) + int(np.maximum(S - 1 - first, 0).sum())
+
+
+def test_batch_size_is_bounded_and_explained() -> None:
+    size, reason = choose_batch_size(make_checkpoint(), S)
+    assert 1 <= size <= 64
+    assert reason
