@@ -6,6 +6,7 @@ paths, nor of where a value came from, and imports no torch: a usage error answe
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -89,6 +90,8 @@ class TuningSettings(Settings):
     num_virtual_tokens: Positive = 50
     """V: length of the soft prompt."""
     epochs: Positive = 3
+    min_steps: Annotated[int, Field(ge=0)] = 200
+    """Where the data are few, as many more epochs as it takes to make this many steps."""
     batch_size: Positive = 16
     """Windows per optimizer step; split into smaller passes where memory is short."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-2
@@ -103,10 +106,15 @@ class TuningSettings(Settings):
     """Stop after this many epochs without a better ``select``."""
     loss: Literal["aligned", "full"] = "aligned"
     """Cross-entropy over suffix tokens, or over prefix and suffix (the paper's ablation)."""
-    focus: Annotated[float, Field(ge=0)] = 0.0
+    focus: Annotated[float, Field(ge=0)] = 2.0
     """tau: each window's gradient is weighted by exp(-tau * its NLL); 0 weights all alike."""
     fit_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the fit windows that is trained on: those likeliest under ``none``."""
+
+    def epochs_for(self, windows: int) -> int:
+        """Passes over so many fit windows: ``epochs``, or what ``min_steps`` takes."""
+        steps = math.ceil(windows / self.batch_size)
+        return max(self.epochs, math.ceil(self.min_steps / steps))
 
 
 class ConstantSettings(TuningSettings):
@@ -116,11 +124,12 @@ class ConstantSettings(TuningSettings):
 class DynamicSettings(TuningSettings):
     """``dynamic``: the soft-prompt generator (Wang et al., EMNLP 2024)."""
 
+    epochs: Positive = 2
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     """Of the transformer blocks."""
     learning_rate_embedding: Annotated[float, Field(gt=0)] = 1e-4
     """Of the embedding rows that occur in the fitted prefixes."""
-    learning_rate_queries: Annotated[float, Field(gt=0)] = 1e-2
+    learning_rate_queries: Annotated[float, Field(gt=0)] = 3e-3
     """Of the free vectors of the ``queries`` mapping."""
     depth: Positive = 1
     """Transformer blocks in the generator."""

@@ -128,9 +128,10 @@ def estimate(config: ScanConfig, plan: Plan, extractor: Extractor) -> Estimate:
         factor = (length + virtual) / length
         extraction += 2 * factor * total / rate
         if attack in ("constant", "dynamic"):
-            fit = sum(len(fold.fit) * settings.fit_share for fold in plan.folds)
-            select = sum(len(fold.select) for fold in plan.folds)
-            tuning += settings.epochs * factor * (2.5 * fit + select) / rate
+            for fold in plan.folds:
+                fit = max(1, round(settings.fit_share * len(fold.fit)))
+                passes = settings.epochs_for(fit)
+                tuning += passes * factor * (2.5 * fit + len(fold.select)) / rate
     return Estimate(rate, extraction, tuning, _memory(extractor, ids))
 
 

@@ -15,7 +15,7 @@ from memaudit.plan import SEEN_REASON
 from memaudit.progress import Silent
 from memaudit.scan import ScanOutcome, scan
 
-SHORT = {"num_virtual_tokens": 3, "epochs": 1, "batch_size": 8}
+SHORT = {"num_virtual_tokens": 3, "epochs": 1, "min_steps": 0, "batch_size": 8}
 
 
 @pytest.fixture(scope="module")

@@ -151,7 +151,8 @@ class Campaign:
             prompt = self._new_prompt(attack, data, starts.get(number), rng)
             name = f"{attack}: fitting, fold {number + 1} of {len(self.folds)}"
             tuner = Tuner(self.checkpoint, self.extractor, settings)
-            with progress.stage(name, settings.epochs * len(data.fit_ids)) as advance:
+            total = settings.epochs_for(len(data.fit_ids)) * len(data.fit_ids)
+            with progress.stage(name, total) as advance:
                 fits[number] = tuner.fit(prompt, data, rng, advance)
         self._fits[attack] = fits
         return fits

@@ -87,15 +87,16 @@ class Tuner:
         optimizer = torch.optim.AdamW(
             prompt.parameter_groups(), weight_decay=settings.weight_decay, fused=True
         )
+        epochs = settings.epochs_for(len(data.fit_ids))
         steps = math.ceil(len(data.fit_ids) / settings.batch_size)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: rate_factor(step, steps * settings.epochs, settings)
+            optimizer, lambda step: rate_factor(step, steps * epochs, settings)
         )
         ids = torch.as_tensor(data.fit_ids, dtype=torch.long, device=self.checkpoint.device)
         choice = _Choice(prompt, self._judge(NoPrompt(), data.select_ids))
         choice.offer(0, math.nan, self._judge(prompt, data.select_ids))
-        stop_reason = f"all {settings.epochs} epochs done"
-        for epoch in range(1, settings.epochs + 1):
+        stop_reason = f"all {epochs} epochs done"
+        for epoch in range(1, epochs + 1):
             loss = self._train_epoch(prompt, ids, (optimizer, schedule), rng, advance)
             choice.offer(epoch, loss, self._judge(prompt, data.select_ids))
             if settings.patience is not None and choice.waited(epoch) >= settings.patience:

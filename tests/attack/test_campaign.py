@@ -129,7 +129,7 @@ class Setup:
 
 
 def make_config(**changes: Any) -> ScanConfig:
-    short: dict[str, Any] = {"num_virtual_tokens": 2, "epochs": 1, "batch_size": 8}
+    short: dict[str, Any] = {"num_virtual_tokens": 2, "epochs": 1, "min_steps": 0, "batch_size": 8}
     given: dict[str, Any] = {
         "model": "gpt2",
         "data": "data.jsonl",
@@ -164,7 +164,12 @@ def test_no_window_is_scored_by_a_prompt_that_saw_its_cluster(
     share: float,
     seed: int,
 ) -> None:
-    short: dict[str, Any] = {"num_virtual_tokens": 2, "epochs": 1, "fit_share": share}
+    short: dict[str, Any] = {
+        "num_virtual_tokens": 2,
+        "epochs": 1,
+        "min_steps": 0,
+        "fit_share": share,
+    }
     setup = Setup(seed=seed, constant=ConstantSettings(**short), dynamic=DynamicSettings(**short))
     setup.campaign().run(attack, Quiet())
     # Everything a prompt depends on: its own fit, and the constant prompt that it started from.
@@ -241,7 +246,7 @@ def assert_same_outcome(one: AttackOutcome, other: AttackOutcome) -> None:
 
 
 def test_leaving_attacks_out_changes_nothing_for_the_others() -> None:
-    short: dict[str, Any] = {"num_virtual_tokens": 2, "epochs": 1, "fit_share": 0.5}
+    short: dict[str, Any] = {"num_virtual_tokens": 2, "epochs": 1, "min_steps": 0, "fit_share": 0.5}
     setup = Setup(constant=ConstantSettings(**short), dynamic=DynamicSettings(**short))
     whole = run(["none", "copy", "dynamic-hard", "constant", "dynamic"], setup)
     for attack in ("none", "dynamic-hard", "constant", "dynamic"):

@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import VOCABULARY, build_model, build_tokenizer
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from memaudit.attack.campaign import first_vectors
+from memaudit.attack.extraction import Extractor
+from memaudit.attack.fit_record import NO_PROMPT
+from memaudit.attack.forward import build_inputs, last_logits
+from memaudit.attack.generator import Generator
+from memaudit.attack.prompts import (
+    ConstantPrompt,
+    DynamicPrompt,
+    FittedPrompt,
+    NoPrompt,
+    trained_rows,
+)
+from memaudit.attack.tuning import Fit, Tuner, TuningData, rate_factor, window_weighted
+from memaudit.config import ConstantSettings, DynamicSettings, ScoreSettings, TuningSettings
+from memaudit.errors import RunError
+from memaudit.target.checkpoint import Checkpoint
+
+P, S, V = 5, 6, 3
+SHORT: dict[str, Any] = {"num_virtual_tokens": V, "epochs": 2, "min_steps": 0, "batch_size": 8}
+
+
+def make_checkpoint(architecture: str = "gpt2") -> Checkpoint:
+    return Checkpoint(
+        model=build_model(architecture).requires_grad_(False),
+        tokenizer=build_tokenizer(),
+        name=architecture,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
+
+
+def make_data(seed: int = 0) -> TuningData:
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(3, VOCABULARY, (26, P + S)).astype(np.int32)
+    return TuningData(ids[:20], ids[20:])
+
+
+def make_prompt(checkpoint: Checkpoint, settings: TuningSettings, seed: int = 0) -> FittedPrompt:
+    rng = np.random.default_rng(seed)
+    first = first_vectors(checkpoint, V, rng)
+    if isinstance(settings, ConstantSettings):
+        return ConstantPrompt(settings, first)
+    assert isinstance(settings, DynamicSettings)
+    rows = None
+    if settings.embedding == "trained":
+        prefixes = torch.as_tensor(make_data().fit_ids[:, :P]).long()
+        rows = trained_rows(checkpoint.embed, prefixes, checkpoint.vocabulary)
+    generator = Generator(
+        checkpoint.embed,
+        settings,
+        prefix_tokens=P,
+        first_vectors=first,
+        scale=float(first.std()),
+        rows=rows,
+        rng=torch.Generator().manual_seed(seed),
+    )
+    return DynamicPrompt(settings, generator)
+
+
+def make_tuner(checkpoint: Checkpoint, settings: TuningSettings) -> Tuner:
+    return Tuner(checkpoint, Extractor(checkpoint, P, ScoreSettings(), 8), settings)
+
+
+def fit(settings: TuningSettings, checkpoint: Checkpoint | None = None, seed: int = 0) -> Fit:
+    checkpoint = checkpoint or make_checkpoint()
+    prompt = make_prompt(checkpoint, settings, seed)
+    return make_tuner(checkpoint, settings).fit(prompt, make_data(), np.random.default_rng(seed))
+
+
+EVERY_PROMPT = [
+    ConstantSettings(**SHORT),
+    DynamicSettings(**SHORT),
+    DynamicSettings(**SHORT, mapping="naive", embedding="trained", initialisation="random"),
+]
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gemma2", "mamba"])
+@pytest.mark.parametrize("settings", EVERY_PROMPT, ids=["constant", "queries", "naive"])
+def test_tuning_leaves_the_target_as_it_was(architecture: str, settings: TuningSettings) -> None:
+    checkpoint = make_checkpoint(architecture)
+    before = {name: one.clone() for name, one in checkpoint.model.state_dict().items()}
+    prompt = make_prompt(checkpoint, settings)
+    first = {name: one.clone() for name, one in prompt.state_dict().items()}
+    loss = make_tuner(checkpoint, settings).fit(prompt, make_data(), np.random.default_rng(0))
+    after = checkpoint.model.state_dict()
+    assert all(torch.equal(after[name], one) for name, one in before.items())
+    assert all(one.grad is None for one in checkpoint.model.parameters())
+    assert not any(one.requires_grad for one in checkpoint.model.parameters())
+    assert not checkpoint.model.training
+    assert math.isfinite(loss.record.epochs[-1].loss)
+    if loss.record.chosen not in (NO_PROMPT, "epoch 0"):
+        assert any(not torch.equal(one, first[name]) for name, one in prompt.state_dict().items())
+
+
+@pytest.mark.parametrize("settings", EVERY_PROMPT, ids=["constant", "queries", "naive"])
+def test_the_same_seed_gives_the_same_prompt(settings: TuningSettings) -> None:
+    one, twin, other = fit(settings), fit(settings), fit(settings, seed=1)
+    state, same = one.fitted.state_dict(), twin.fitted.state_dict()
+    assert all(torch.equal(state[name], same[name]) for name in state)
+    different = other.fitted.state_dict()
+    assert any(not torch.equal(state[name], different[name]) for name in state)
+    np.testing.assert_array_equal(
+        [epoch.loss for epoch in one.record.epochs], [epoch.loss for epoch in twin.record.epochs]
+    )
+
+
+def test_training_lowers_the_loss() -> None:
+    record = fit(ConstantSettings(**SHORT | {"epochs": 6}, learning_rate=0.05)).record
+    losses = [epoch.loss for epoch in record.epochs]
+    assert math.isnan(losses[0])
+    assert losses[-1] < losses[1]
+    assert record.fit_windows == 20
+    assert record.select_windows == 6
+    assert record.trainable_parameters == V * 32
+    assert record.stop_reason == "all 6 epochs done"
+
+
+class Scripted:
+    """An extractor that judges prompts by a script: exact windows and NLL, call by call."""
+
+    prefix_tokens = P
+
+    def __init__(self, script: list[tuple[int, float]]) -> None:
+        self.script = iter(script)
+
+    def verify(self, prompt: object, ids: Any) -> tuple[Any, Any]:
+        exact, nll = next(self.script)
+        return np.arange(len(ids)) < exact, np.full(len(ids), nll)
+
+
+def fit_by_script(script: list[tuple[int, float]], **changes: Any) -> Fit:
+    checkpoint = make_checkpoint()
+    settings = ConstantSettings(**SHORT | {"epochs": len(script) - 2} | changes)
+    tuner = Tuner(checkpoint, Scripted(script), settings)  # type: ignore[arg-type]
+    return tuner.fit(make_prompt(checkpoint, settings), make_data(), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("script", "chosen"),
+    [
+        ([(0, 3.0), (0, 4.0), (2, 3.0), (1, 1.0)], "epoch 1"),  # exact windows come first
+        ([(0, 3.0), (0, 4.0), (1, 3.0), (1, 2.0)], "epoch 2"),  # then the likelihood
+        ([(0, 3.0), (1, 4.0), (1, 4.0), (0, 1.0)], "epoch 0"),  # the earliest of equals
+        ([(3, 3.0), (0, 4.0), (2, 3.0), (1, 1.0)], NO_PROMPT),  # none is first in the script
+        ([(0, 1.0), (0, 4.0), (0, 3.0), (0, 2.0)], NO_PROMPT),
+    ],
+)
+def test_select_chooses_the_epoch_or_no_prompt(
+    script: list[tuple[int, float]], chosen: str
+) -> None:
+    result = fit_by_script(script)
+    assert result.record.chosen == chosen
+    assert isinstance(result.prompt, NoPrompt) == (chosen == NO_PROMPT)
+    assert isinstance(result.fitted, ConstantPrompt)
+    assert [epoch.select_exact for epoch in result.record.epochs] == [e for e, _ in script[1:]]
+
+
+def test_the_best_state_is_put_back() -> None:
+    script = [(0, 3.0), (0, 3.0), (1, 3.0), (0, 3.0)]
+    kept = fit_by_script(script)
+    alone = fit_by_script(script[:3], schedule="constant")
+    assert kept.record.chosen == alone.record.chosen == "epoch 1"
+    kept = fit_by_script(script, schedule="constant", warmup=0.0)
+    alone = fit_by_script(script[:3], schedule="constant", warmup=0.0)
+    mine, its = kept.fitted.state_dict(), alone.fitted.state_dict()
+    assert all(torch.equal(mine[name], its[name]) for name in mine)
+    assert not any(one.requires_grad for one in kept.fitted.parameters())
+
+
+def test_few_windows_are_gone_through_more_often() -> None:
+    record = fit(ConstantSettings(**SHORT | {"min_steps": 10})).record  # 3 steps an epoch
+    assert [epoch.epoch for epoch in record.epochs] == [0, 1, 2, 3, 4]
+
+
+def test_patience_ends_the_training() -> None:
+    script = [(0, 3.0), (0, 3.0), (1, 3.0), *[(0, 3.0)] * 5]
+    record = fit_by_script(script, patience=2).record
+    assert [epoch.epoch for epoch in record.epochs] == [0, 1, 2, 3]
+    assert record.stop_reason == "no better on select for 2 epochs"
+
+
+def test_a_loss_that_is_not_finite_ends_the_run() -> None:
+    checkpoint = make_checkpoint()
+    settings = ConstantSettings(**SHORT)
+    prompt = ConstantPrompt(settings, torch.full((V, checkpoint.width), torch.nan))
+    with pytest.raises(RunError, match="not finite"):
+        make_tuner(checkpoint, settings).fit(prompt, make_data(), np.random.default_rng(0))
+
+
+def gradients(pass_size: int, monkeypatch: pytest.MonkeyPatch | None = None) -> tuple[Any, float]:
+    checkpoint = make_checkpoint()
+    settings = ConstantSettings(**SHORT | {"batch_size": 20}, focus=0.2)
+    tuner, prompt = make_tuner(checkpoint, settings), make_prompt(checkpoint, settings)
+    if monkeypatch is not None:
+        fail_above(monkeypatch, pass_size)
+    else:
+        tuner._pass_size = pass_size
+    ids = torch.as_tensor(make_data().fit_ids).long()
+    total = tuner._accumulate(prompt, ids, torch.optim.AdamW(prompt.parameter_groups()))
+    assert tuner._pass_size <= pass_size
+    return next(prompt.parameters()).grad, float(total)
+
+
+def fail_above(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    def limited(checkpoint: Checkpoint, count: int, **inputs: Any) -> Any:
+        if len(inputs["inputs_embeds"]) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return last_logits(checkpoint, count, **inputs)
+
+    monkeypatch.setattr("memaudit.attack.tuning.last_logits", limited)
+
+
+def test_smaller_passes_add_up_to_the_same_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, loss = gradients(20)
+    for parts, total in (gradients(3), gradients(1), gradients(7, monkeypatch)):
+        assert torch.allclose(parts, whole, rtol=1e-4, atol=1e-6)
+        assert total == pytest.approx(loss, rel=1e-5)
+
+
+def test_a_single_window_that_does_not_fit_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RunError, match="single window"):
+        gradients(0, monkeypatch)
+
+
+@pytest.mark.parametrize("loss", ["aligned", "full"])
+def test_the_loss_looks_at_the_suffix_or_at_all(loss: str) -> None:
+    checkpoint = make_checkpoint()
+    settings = ConstantSettings(**SHORT, loss=loss)
+    tuner, prompt = make_tuner(checkpoint, settings), make_prompt(checkpoint, settings)
+    ids = torch.as_tensor(make_data().fit_ids).long()
+    inputs = build_inputs(checkpoint, prompt, ids, P)
+    with torch.no_grad():
+        log_p = checkpoint.model(inputs_embeds=inputs).logits.double().log_softmax(dim=-1)
+        tokens = range(P, P + S) if loss == "aligned" else range(P + S)
+        rows = torch.arange(len(ids))
+        lost = [-log_p[rows, V + place - 1, ids[:, place]] for place in tokens]
+        expected = torch.stack(lost).mean(dim=0)
+        nll = tuner._window_nll(prompt, ids)
+    assert torch.allclose(nll.double(), expected, rtol=1e-5)
+
+
+@given(st.floats(0, 3), st.lists(st.floats(0, 12), min_size=1, max_size=5))
+def test_the_weighted_gradient_is_each_window_s_times_its_weight(
+    focus: float, losses: list[float]
+) -> None:
+    nll = torch.tensor(losses, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(window_weighted(nll, focus).sum(), nll)
+    assert torch.allclose(gradient, torch.exp(-focus * nll.detach()))
+
+
+def test_without_focus_the_loss_is_the_nll() -> None:
+    nll: Tensor = torch.tensor([1.0, 2.0])
+    assert window_weighted(nll, 0.0) is nll
+
+
+def test_the_rate_rises_and_falls() -> None:
+    linear = TuningSettings(schedule="linear", warmup=0.2)
+    rates = [rate_factor(step, 10, linear) for step in range(10)]
+    assert rates == pytest.approx([0.5, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    flat = TuningSettings(schedule="constant", warmup=0.0)
+    assert [rate_factor(step, 10, flat) for step in range(10)] == [1.0] * 10
+
+
+@given(st.integers(1, 500), st.floats(0, 0.99), st.sampled_from(["linear", "constant"]))
+def test_the_rate_is_a_positive_share(steps: int, warmup: float, schedule: Any) -> None:
+    settings = TuningSettings(schedule=schedule, warmup=warmup)
+    rates = [rate_factor(step, steps, settings) for step in range(steps)]
+    assert all(0 < rate <= 1 for rate in rates)
