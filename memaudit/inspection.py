@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.prompts import NoPrompt
 from memaudit.config import ScanConfig
-from memaudit.plan import Plan, check_files, cut_files, make_plan
+from memaudit.plan import Plan, check_files, cut_files, fold_sizes, make_plan
+from memaudit.readiness import describe_target, load_target, make_extractor
 from memaudit.result import FoldSizes, TargetFacts
-from memaudit.scan import check_positions, describe_target, fold_sizes, make_extractor
-from memaudit.target.checkpoint import load_checkpoint, load_tokenizer
+from memaudit.target.checkpoint import load_tokenizer
+from memaudit.target.softprompt_check import check_soft_prompts
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
     summaries = check_files(config) if with_data else {}
     tokenizer = load_tokenizer(config.model, config.target)
     windows = cut_files(config, tokenizer) if with_data else {}
-    checkpoint = load_checkpoint(config.model, config.target, tokenizer)
-    check_positions(config, checkpoint)
+    checkpoint = load_target(config, tokenizer, windows)
+    check_soft_prompts(checkpoint)
     plan = make_plan(config, summaries, windows) if with_data else None
     extractor, reason = make_extractor(config, checkpoint)
     return Inspection(

@@ -25,7 +25,7 @@ from memaudit.data.folds import (
 from memaudit.data.samples import DataSummary, check_samples, read_samples
 from memaudit.data.windows import Windows, cut_windows
 from memaudit.errors import DataError
-from memaudit.result import Corpus
+from memaudit.result import Corpus, FoldSizes
 
 Role = Literal["data", "control"]
 SEEN_REASON = "near-duplicate of a window that these prompts were fitted on"
@@ -182,3 +182,11 @@ def _notes(config: ScanConfig, data: Corpus, controls: Corpus | None) -> Iterabl
                 f"{corpus.summary.path.name}: in {corpus.windows.boundary_shifts:,} windows a "
                 "token straddles the border of prefix and suffix; it counts as the suffix's first."
             )
+
+
+def fold_sizes(plan: Plan) -> tuple[FoldSizes, ...]:
+    """Windows in each part of each fold."""
+    return tuple(
+        FoldSizes(number, len(fold.fit), len(fold.select), len(fold.audit))
+        for number, fold in enumerate(plan.folds)
+    )

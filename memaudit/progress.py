@@ -30,20 +30,34 @@ class Silent:
 
 
 class Log:
-    """One line when a long stage starts and one when it ends, for logs and pipes."""
+    """Lines instead of bars, for logs and pipes: start, end, and now and then how far it is."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, every: float = 30.0) -> None:
         self._console = console
+        self._every = every
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
         """Run the stage between two lines; one that is too short to wait for gets one."""
-        begun = time.perf_counter()
+        begun = told = time.perf_counter()
+        done = 0
+
+        def advance(newly: int) -> None:
+            nonlocal done, told
+            done += newly
+            now = time.perf_counter()
+            if now - told >= self._every and done < total:
+                told = now
+                left = (now - begun) / done * (total - done)
+                self._say(f"{name}: {done:,} of {total:,}, about {left:.0f} s left")
+
         if total > 1:
-            self._console.print(f"{name}: {total:,} windows ...", markup=False, highlight=False)
-        yield lambda done: None
-        took = time.perf_counter() - begun
-        self._console.print(f"{name}: done in {took:.1f} s", markup=False, highlight=False)
+            self._say(f"{name}: {total:,} windows ...")
+        yield advance
+        self._say(f"{name}: done in {time.perf_counter() - begun:.1f} s")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class Live:

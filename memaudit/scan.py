@@ -13,34 +13,24 @@ from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from memaudit import __version__
+from memaudit.assessment import fold_fits, judge_all, reveal, score_all
 from memaudit.attack.campaign import AttackOutcome, Campaign, Progress, Side
-from memaudit.attack.extraction import Advance, Extraction, Extractor, choose_batch_size
-from memaudit.attack.prompt_files import FoldPrompts, load_all
+from memaudit.attack.extraction import Advance
+from memaudit.attack.prompt_files import FoldPrompts
 from memaudit.config import LADDER, AttackName, ScanConfig
 from memaudit.data.folds import run_hashes
-from memaudit.data.windows import Windows
 from memaudit.environment import describe_libraries, describe_machine
-from memaudit.errors import UsageError
-from memaudit.gate.thresholds import GateVerdict, judge, judge_controls
 from memaudit.layers import ResolvedConfig
-from memaudit.plan import Plan, Role, SeenRuns, check_files, cut_files, make_plan
+from memaudit.plan import Plan, SeenRuns, check_files, cut_files, fold_sizes, make_plan
+from memaudit.readiness import describe_target, load_earlier, load_target, make_extractor
 from memaudit.result import (
-    AttackResult,
     Corpus,
-    FoldFit,
-    FoldSizes,
-    Permuted,
-    Revealed,
     RunFacts,
     ScanResult,
-    TargetFacts,
 )
-from memaudit.score.scores import Arm, WindowScores, score_windows, summarise
-from memaudit.target.checkpoint import Checkpoint, load_checkpoint, load_tokenizer
-from memaudit.target.softprompt_check import check_soft_prompts
+from memaudit.target.checkpoint import load_tokenizer
 
 
 class ScanOutcome(NamedTuple):
@@ -100,138 +90,13 @@ def scan(resolved: ResolvedConfig, command: str, progress: Progress) -> ScanOutc
         controls=plan.controls,
         fold_sizes=fold_sizes(plan),
         attacks=attacks,
-        fits=_fold_fits(outcomes),
-        verdicts=_verdicts(config, attacks),
+        fits=fold_fits(outcomes),
+        verdicts=judge_all(config, attacks),
         notes=plan.notes,
         run=run,
-        revealed=_reveal(plan, outcomes, tokenizer) if config.reveal else {},
+        revealed=reveal(plan, outcomes, tokenizer) if config.reveal else {},
     )
     return ScanOutcome(result, _pack(config, plan, outcomes))
-
-
-def load_target(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windows]) -> Checkpoint:
-    """The target, known to take these windows and, where an attack has one, a soft prompt."""
-    checkpoint = load_checkpoint(config.model, config.target, tokenizer)
-    for part in windows.values():
-        checkpoint.check_ids(part.window_ids())
-    check_positions(config, checkpoint)
-    if set(config.attacks) - {"none", "copy"}:
-        check_soft_prompts(checkpoint)
-    return checkpoint
-
-
-def load_earlier(config: ScanConfig, checkpoint: Checkpoint) -> tuple[FoldPrompts, ...]:
-    """The prompts of ``--generator``, none without it. Raises UsageError where they do not fit."""
-    if config.generator is None:
-        return ()
-    earlier = load_all(config.generator, checkpoint)
-    for fold in earlier:
-        if fold.prefix_tokens != config.windows.prefix_tokens:
-            raise UsageError(
-                f"--generator {config.generator}: fitted for prefixes of {fold.prefix_tokens} "
-                f"tokens; use --prefix-tokens {fold.prefix_tokens}"
-            )
-        for prompt in fold.prompts.values():
-            check_positions(config, checkpoint, prompt.settings.num_virtual_tokens)
-    return earlier
-
-
-def check_positions(config: ScanConfig, checkpoint: Checkpoint, virtual: int | None = None) -> None:
-    """Raise UsageError where prompt and window are longer than the model's positions.
-
-    virtual: V of the longest prompt; the longest of the attacks' own where not given.
-    """
-    if virtual is None:
-        attacks = set(config.attacks)
-        virtual = max(
-            config.constant.num_virtual_tokens if "constant" in attacks else 0,
-            config.dynamic.num_virtual_tokens if attacks & {"dynamic", "dynamic-hard"} else 0,
-        )
-    needed = config.windows.length + virtual + (checkpoint.bos_id is not None)
-    if checkpoint.max_tokens is not None and needed > checkpoint.max_tokens:
-        raise UsageError(
-            f"soft prompt and window take {needed} tokens, {checkpoint.name} has "
-            f"{checkpoint.max_tokens} positions; lower --prefix-tokens, --suffix-tokens or "
-            "num_virtual_tokens"
-        )
-
-
-def make_extractor(config: ScanConfig, checkpoint: Checkpoint) -> tuple[Extractor, str]:
-    """The extractor, and why it takes as many windows at a time as it does."""
-    windows = config.windows
-    size, reason = choose_batch_size(checkpoint, windows.suffix_tokens)
-    if config.extraction.batch_size is not None:
-        size, reason = config.extraction.batch_size, "as asked"
-    return Extractor(checkpoint, windows.prefix_tokens, config.scores, size), reason
-
-
-def score_all(
-    config: ScanConfig, plan: Plan, outcomes: Mapping[AttackName, AttackOutcome]
-) -> tuple[AttackResult, ...]:
-    """Scores per window, then one summary per attack."""
-    results: list[AttackResult] = []
-    none: WindowScores | None = None
-    for attack, outcome in outcomes.items():
-        data = _score(outcome.data, plan.data)
-        controls = None
-        if plan.controls is not None and outcome.controls is not None:
-            controls = _score(outcome.controls, plan.controls)
-        summary = summarise(
-            attack,
-            Arm(data, plan.data.clusters),
-            config.scores,
-            np.random.default_rng([config.protocol.seed, LADDER.index(attack)]),
-            none=none,
-            controls=Arm(controls, plan.controls.clusters)
-            if controls is not None and plan.controls is not None
-            else None,
-        )
-        none = data if attack == "none" else none
-        permuted = permuted_hits(outcome.data, plan.data)
-        results.append(AttackResult(attack, data, controls, summary, permuted))
-    return tuple(results)
-
-
-def permuted_hits(extraction: Extraction, corpus: Corpus) -> Permuted:
-    """How often an attack returns the suffix of an unrelated window: the control that needs no
-    data. Each window is compared with one of another cluster, as far as there is one.
-    """
-    order = np.argsort(corpus.clusters, kind="stable")
-    shift = int(np.bincount(corpus.clusters).max())
-    partner = np.empty_like(order)
-    partner[order] = np.roll(order, shift)
-    apart = corpus.clusters != corpus.clusters[partner]
-    suffixes = corpus.windows.suffix_ids[partner[apart]]
-    equal = extraction.continuation_ids[apart] == suffixes
-    fractional = float(equal.mean()) if len(equal) else float("nan")
-    return Permuted(int(equal.all(axis=1).sum()), len(equal), fractional)
-
-
-def describe_target(checkpoint: Checkpoint) -> TargetFacts:
-    """What the report says of the model."""
-    return TargetFacts(
-        name=checkpoint.name,
-        revision=checkpoint.revision,
-        architecture=type(checkpoint.model).__name__,
-        parameters=checkpoint.num_parameters,
-        fingerprint=checkpoint.fingerprint,
-        choices=checkpoint.choices,
-    )
-
-
-def _score(extraction: Extraction, corpus: Corpus) -> WindowScores:
-    return score_windows(
-        extraction.continuation_ids,
-        corpus.windows.suffix_ids,
-        extraction.suffix_nll,
-        extraction.log_p_z,
-    )
-
-
-def _verdicts(config: ScanConfig, attacks: tuple[AttackResult, ...]) -> tuple[GateVerdict, ...]:
-    summaries = [result.summary for result in attacks]
-    controls = judge_controls(summaries)
-    return (*judge(summaries, config.gate), *([controls] if controls is not None else []))
 
 
 def _side(corpus: Corpus) -> Side:
@@ -249,22 +114,6 @@ def _by_attack(earlier: tuple[FoldPrompts, ...]) -> dict[str, dict[int, Any]]:
         attack: {number: fold.usable[attack] for number, fold in enumerate(earlier)}
         for attack in attacks
     }
-
-
-def fold_sizes(plan: Plan) -> tuple[FoldSizes, ...]:
-    """Windows in each part of each fold."""
-    return tuple(
-        FoldSizes(number, len(fold.fit), len(fold.select), len(fold.audit))
-        for number, fold in enumerate(plan.folds)
-    )
-
-
-def _fold_fits(outcomes: Mapping[AttackName, AttackOutcome]) -> tuple[FoldFit, ...]:
-    return tuple(
-        FoldFit(attack, fold, fit.record)
-        for attack, outcome in outcomes.items()
-        for fold, fit in outcome.fits.items()
-    )
 
 
 def _pack(
@@ -286,31 +135,6 @@ def _pack(
         )
         for number, fold in enumerate(plan.folds)
     )
-
-
-def _reveal(
-    plan: Plan, outcomes: Mapping[AttackName, AttackOutcome], tokenizer: Any
-) -> dict[str, Revealed]:
-    """Prefix, suffix and outputs as text; the only place where ids become text."""
-
-    def text(ids: NDArray[np.int32]) -> tuple[str, ...]:
-        rows = [row[row >= 0].tolist() for row in ids]
-        return tuple(tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False))
-
-    revealed = {}
-    for role, corpus in (("data", plan.data), ("control", plan.controls)):
-        if corpus is None:
-            continue
-        said = {
-            attack: outcome.data if role == "data" else outcome.controls
-            for attack, outcome in outcomes.items()
-        }
-        revealed[role] = Revealed(
-            prefix=text(corpus.windows.prefix_ids),
-            suffix=text(corpus.windows.suffix_ids),
-            output={a: text(e.continuation_ids) for a, e in said.items() if e is not None},
-        )
-    return revealed
 
 
 class _Clock:

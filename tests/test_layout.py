@@ -31,7 +31,15 @@ ORDER = (
     *("result", "plan"),
     *("report.wording", "report.findings", "report.samples_csv", "report.report_json"),
     "report.table",
-    *("scan", "inspection", "inspection_table", "run_folder", "progress"),
+    *(
+        "readiness",
+        "assessment",
+        "scan",
+        "inspection",
+        "inspection_table",
+        "run_folder",
+        "progress",
+    ),
     *("options", "cli"),
 )
 """Every module, in the order that data flows: each imports only from those before it."""

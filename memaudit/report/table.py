@@ -188,10 +188,9 @@ def _gate_name(verdict: GateVerdict) -> Text:
 def _worst(result: ScanResult, rows: list[int]) -> Table:
     windows = result.data.windows
     scores = [attack.data for attack in model_attacks(result)]
-    extracted = extracted_windows(result)
+    extracted, suffix = extracted_windows(result), windows.suffix_ids.shape[1]
     worst = f"Worst windows, of {extracted:,} extracted"
     table = _table(worst if extracted else "Closest to being extracted")
-    suffix = windows.suffix_ids.shape[1]
     table.add_column("sample", overflow="fold")
     for head in ("line", "window"):
         table.add_column(head, justify="right", no_wrap=True)

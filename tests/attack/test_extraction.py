@@ -270,7 +270,7 @@ def test_running_out_of_memory_loses_nothing(
     whole = Extractor(checkpoint, P, SETTINGS, 64).extract(NoPrompt(), ids)
     passed = failing_above(monkeypatch, 3, error)
     extractor = Extractor(checkpoint, P, SETTINGS, 64)
-    monkeypatch.setattr("memaudit.attack.extraction.PASSES_PER_DECODING", 1)
+    monkeypatch.setattr("memaudit.attack.extraction.DECODED_TOGETHER", 1)
     done: list[int] = []
     parts = extractor.extract(NoPrompt(), ids, done.append)
     assert_same(parts, whole)

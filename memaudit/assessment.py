@@ -1,0 +1,112 @@
+"""What was extracted, assessed: scores, summaries, verdicts, and the text where it is asked for.
+
+Knows extractions, the plan and the score and gate rooms. Knows nothing of models or prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.attack.campaign import AttackOutcome
+from memaudit.attack.extraction import Extraction
+from memaudit.config import LADDER, AttackName, ScanConfig
+from memaudit.gate.thresholds import GateVerdict, judge, judge_controls
+from memaudit.plan import Plan
+from memaudit.result import AttackResult, Corpus, FoldFit, Permuted, Revealed
+from memaudit.score.scores import Arm, WindowScores, score_windows, summarise
+
+
+def score_all(
+    config: ScanConfig, plan: Plan, outcomes: Mapping[AttackName, AttackOutcome]
+) -> tuple[AttackResult, ...]:
+    """Scores per window, then one summary per attack."""
+    results: list[AttackResult] = []
+    none: WindowScores | None = None
+    for attack, outcome in outcomes.items():
+        data = _score(outcome.data, plan.data)
+        controls = None
+        if plan.controls is not None and outcome.controls is not None:
+            controls = _score(outcome.controls, plan.controls)
+        summary = summarise(
+            attack,
+            Arm(data, plan.data.clusters),
+            config.scores,
+            np.random.default_rng([config.protocol.seed, LADDER.index(attack)]),
+            none=none,
+            controls=Arm(controls, plan.controls.clusters)
+            if controls is not None and plan.controls is not None
+            else None,
+        )
+        none = data if attack == "none" else none
+        permuted = permuted_hits(outcome.data, plan.data)
+        results.append(AttackResult(attack, data, controls, summary, permuted))
+    return tuple(results)
+
+
+def permuted_hits(extraction: Extraction, corpus: Corpus) -> Permuted:
+    """How often an attack returns the suffix of an unrelated window: the control that needs no
+    data. Each window is compared with one of another cluster, as far as there is one.
+    """
+    order = np.argsort(corpus.clusters, kind="stable")
+    shift = int(np.bincount(corpus.clusters).max())
+    partner = np.empty_like(order)
+    partner[order] = np.roll(order, shift)
+    apart = corpus.clusters != corpus.clusters[partner]
+    suffixes = corpus.windows.suffix_ids[partner[apart]]
+    equal = extraction.continuation_ids[apart] == suffixes
+    fractional = float(equal.mean()) if len(equal) else float("nan")
+    return Permuted(int(equal.all(axis=1).sum()), len(equal), fractional)
+
+
+def _score(extraction: Extraction, corpus: Corpus) -> WindowScores:
+    return score_windows(
+        extraction.continuation_ids,
+        corpus.windows.suffix_ids,
+        extraction.suffix_nll,
+        extraction.log_p_z,
+    )
+
+
+def judge_all(config: ScanConfig, attacks: tuple[AttackResult, ...]) -> tuple[GateVerdict, ...]:
+    """A verdict for every gate that is set, and one for the controls where there are any."""
+    summaries = [result.summary for result in attacks]
+    controls = judge_controls(summaries)
+    return (*judge(summaries, config.gate), *([controls] if controls is not None else []))
+
+
+def fold_fits(outcomes: Mapping[AttackName, AttackOutcome]) -> tuple[FoldFit, ...]:
+    """Every fit's figures, by attack and fold."""
+    return tuple(
+        FoldFit(attack, fold, fit.record)
+        for attack, outcome in outcomes.items()
+        for fold, fit in outcome.fits.items()
+    )
+
+
+def reveal(
+    plan: Plan, outcomes: Mapping[AttackName, AttackOutcome], tokenizer: Any
+) -> dict[str, Revealed]:
+    """Prefix, suffix and outputs as text; the only place where ids become text."""
+
+    def text(ids: NDArray[np.int32]) -> tuple[str, ...]:
+        rows = [row[row >= 0].tolist() for row in ids]
+        return tuple(tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False))
+
+    revealed = {}
+    for role, corpus in (("data", plan.data), ("control", plan.controls)):
+        if corpus is None:
+            continue
+        said = {
+            attack: outcome.data if role == "data" else outcome.controls
+            for attack, outcome in outcomes.items()
+        }
+        revealed[role] = Revealed(
+            prefix=text(corpus.windows.prefix_ids),
+            suffix=text(corpus.windows.suffix_ids),
+            output={a: text(e.continuation_ids) for a, e in said.items() if e is not None},
+        )
+    return revealed

@@ -1,0 +1,88 @@
+"""A target made ready for the windows it will be audited on: loaded, checked, with its extractor.
+
+Knows the target room and what the settings ask of it. Knows nothing of folds, attacks' results
+or scores. The scan and the inspection start here alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from memaudit.attack.extraction import Extractor, choose_batch_size
+from memaudit.attack.prompt_files import FoldPrompts, load_all
+from memaudit.config import ScanConfig
+from memaudit.data.windows import Windows
+from memaudit.errors import UsageError
+from memaudit.plan import Role
+from memaudit.result import TargetFacts
+from memaudit.target.checkpoint import Checkpoint, load_checkpoint
+from memaudit.target.softprompt_check import check_soft_prompts
+
+
+def load_target(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windows]) -> Checkpoint:
+    """The target, known to take these windows and, where an attack has one, a soft prompt."""
+    checkpoint = load_checkpoint(config.model, config.target, tokenizer)
+    for part in windows.values():
+        checkpoint.check_ids(part.window_ids())
+    check_positions(config, checkpoint)
+    if set(config.attacks) - {"none", "copy"}:
+        check_soft_prompts(checkpoint)
+    return checkpoint
+
+
+def load_earlier(config: ScanConfig, checkpoint: Checkpoint) -> tuple[FoldPrompts, ...]:
+    """The prompts of ``--generator``, none without it. Raises UsageError where they do not fit."""
+    if config.generator is None:
+        return ()
+    earlier = load_all(config.generator, checkpoint)
+    for fold in earlier:
+        if fold.prefix_tokens != config.windows.prefix_tokens:
+            raise UsageError(
+                f"--generator {config.generator}: fitted for prefixes of {fold.prefix_tokens} "
+                f"tokens; use --prefix-tokens {fold.prefix_tokens}"
+            )
+        for prompt in fold.prompts.values():
+            check_positions(config, checkpoint, prompt.settings.num_virtual_tokens)
+    return earlier
+
+
+def check_positions(config: ScanConfig, checkpoint: Checkpoint, virtual: int | None = None) -> None:
+    """Raise UsageError where prompt and window are longer than the model's positions.
+
+    virtual: V of the longest prompt; the longest of the attacks' own where not given.
+    """
+    if virtual is None:
+        attacks = set(config.attacks)
+        virtual = max(
+            config.constant.num_virtual_tokens if "constant" in attacks else 0,
+            config.dynamic.num_virtual_tokens if attacks & {"dynamic", "dynamic-hard"} else 0,
+        )
+    needed = config.windows.length + virtual + (checkpoint.bos_id is not None)
+    if checkpoint.max_tokens is not None and needed > checkpoint.max_tokens:
+        raise UsageError(
+            f"soft prompt and window take {needed} tokens, {checkpoint.name} has "
+            f"{checkpoint.max_tokens} positions; lower --prefix-tokens, --suffix-tokens or "
+            "num_virtual_tokens"
+        )
+
+
+def make_extractor(config: ScanConfig, checkpoint: Checkpoint) -> tuple[Extractor, str]:
+    """The extractor, and why it takes as many windows at a time as it does."""
+    windows = config.windows
+    size, reason = choose_batch_size(checkpoint, windows.suffix_tokens)
+    if config.extraction.batch_size is not None:
+        size, reason = config.extraction.batch_size, "as asked"
+    return Extractor(checkpoint, windows.prefix_tokens, config.scores, size), reason
+
+
+def describe_target(checkpoint: Checkpoint) -> TargetFacts:
+    """What the report says of the model."""
+    return TargetFacts(
+        name=checkpoint.name,
+        revision=checkpoint.revision,
+        architecture=type(checkpoint.model).__name__,
+        parameters=checkpoint.num_parameters,
+        fingerprint=checkpoint.fingerprint,
+        choices=checkpoint.choices,
+    )
