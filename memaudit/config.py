@@ -125,6 +125,7 @@ class DynamicSettings(TuningSettings):
     """``dynamic``: the soft-prompt generator (Wang et al., EMNLP 2024)."""
 
     epochs: Positive = 2
+    fit_share: Annotated[float, Field(gt=0, le=1)] = 0.6
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     """Of the transformer blocks."""
     learning_rate_embedding: Annotated[float, Field(gt=0)] = 1e-4

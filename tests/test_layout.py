@@ -26,7 +26,7 @@ ORDER = (
         "attack.tuning",
     ),
     *("attack.prompt_files", "attack.campaign"),
-    *("score.stats", "score.scores"),
+    *("score.stats", "score.sampling", "score.scores"),
     "gate.thresholds",
     *("result", "plan"),
     *("report.wording", "report.findings", "report.samples_csv", "report.report_json"),

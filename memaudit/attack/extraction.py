@@ -27,9 +27,9 @@ from memaudit.config import ScoreSettings
 from memaudit.errors import RunError
 from memaudit.target.checkpoint import Checkpoint
 
-NEAR_TIE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.25}
-"""Logits closer than this may change places when the batch has another shape. About ten
-times the largest difference seen between batched and single passes in each type."""
+NEAR_TIE = {torch.float32: 2**-13, torch.float16: 2**-8, torch.bfloat16: 2**-5}
+"""Logits that differ by less than this share of the largest may change places when the batch has
+another shape: in the half types four to eight units in the last place."""
 
 DECODED_TOGETHER = 512
 """Windows at most that are decoded together, from several verification passes: one token each

@@ -8,11 +8,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from memaudit.config import ScoreSettings
 
-_AT_A_TIME = 2**21  # bytes of logits that a processor's own cache holds
+# Bytes of logits whose softmax is held at a time: elsewhere few passes, on a CPU what its cache
+# holds (X = 8192: a third of the time of logsumexp over the whole batch).
+_AT_A_TIME = (2**28, 2**21)
+_LEAST_LOGIT = 8.0  # rounding on the way to a logit near zero is that of larger numbers
 
 
 class Verified(NamedTuple):
@@ -35,28 +39,32 @@ def verify_logits(
 ) -> Verified:
     """Read off everything that the logits (B,S,X) float32 say of the suffixes (B,S).
 
+    near_tie: share of the largest logit below which a difference is left open.
     Most windows are not memorized, so what only matters for one that may be (the arg-max past
     the first mismatch, the runners-up, the sampler's top k) is computed for those alone.
     """
     top = logits.amax(dim=-1)  # (B,S)
     target = logits.gather(-1, suffix[..., None])[..., 0]
-    log_p = target - _logsumexp(logits)
+    log_p = _log_likelihood(logits, suffix)
     said, matched = _arg_max_to_mismatch(logits, suffix, target >= top)
     return Verified(
         said=said,
         matched=matched,
         nll=-log_p.double().mean(dim=1),
         log_p_z=_log_p_z(logits, target, log_p, settings),
-        undecided=_undecided(logits, top - target < near_tie, near_tie),
+        undecided=_undecided(logits, target, top, near_tie),
     )
 
 
-def _logsumexp(logits: Tensor) -> Tensor:
-    """(B,S); on a processor a few windows at a time, so that they stay in its cache."""
-    if logits.device.type != "cpu":
-        return logits.logsumexp(dim=-1)
-    step = max(1, _AT_A_TIME // logits[0].nbytes)
-    return torch.cat([part.logsumexp(dim=-1) for part in torch.split(logits, step)])
+def _log_likelihood(logits: Tensor, suffix: Tensor) -> Tensor:
+    """(B,S) log of the probability of each suffix token, a few windows at a time."""
+    step = max(1, _AT_A_TIME[logits.device.type == "cpu"] // logits[0].nbytes)
+    parts = zip(torch.split(logits, step), torch.split(suffix, step), strict=True)
+    lost = [
+        F.cross_entropy(part.flatten(0, 1), tokens.flatten(), reduction="none")
+        for part, tokens in parts
+    ]
+    return -torch.cat(lost).view_as(suffix)
 
 
 def _arg_max_to_mismatch(logits: Tensor, suffix: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,14 +81,13 @@ def _arg_max_to_mismatch(logits: Tensor, suffix: Tensor, highest: Tensor) -> tup
     return said, (said == suffix).logical_and(reach).long().cumprod(dim=1).sum(dim=1)
 
 
-def _undecided(logits: Tensor, close: Tensor, near_tie: float) -> Tensor:
-    """(B,) whether near-ties alone stand between a window and the other verdict.
-
-    close: (B,S) whether the suffix token is the arg-max, or nearly.
-    """
-    undecided = close.all(dim=1)
-    best = logits[undecided].topk(min(2, logits.shape[-1]), dim=-1).values  # (b,S,2)
-    undecided[undecided.clone()] = (best[..., 0] - best[..., -1] < near_tie).any(dim=1)
+def _undecided(logits: Tensor, target: Tensor, top: Tensor, near_tie: float) -> Tensor:
+    """(B,) whether near-ties alone stand between a window and the other verdict."""
+    least = near_tie * top.abs().clamp_min(_LEAST_LOGIT)  # (B,S)
+    maybe = (top - target < least).all(dim=1)  # every suffix token is the arg-max, or nearly
+    best = logits[maybe].topk(min(2, logits.shape[-1]), dim=-1).values  # (b,S,2)
+    undecided = maybe.clone()
+    undecided[maybe] = (best[..., 0] - best[..., -1] < least[maybe]).any(dim=1)
     return undecided
 
 
@@ -94,10 +101,14 @@ def _log_p_z(logits: Tensor, target: Tensor, log_p: Tensor, settings: ScoreSetti
     worst = log_p.argmin(dim=1)
     above = (logits[row, worst] > target[row, worst, None]).sum(dim=1)
     possible = above < k
-    best = logits[possible].topk(k, dim=-1).values  # (b,S,k)
+    result = torch.full(above.shape, -torch.inf, dtype=torch.float64, device=logits.device)
+    rows = torch.nonzero(possible).flatten().tolist()
+    if not rows:
+        return result
+    # Row by row, since logits[possible] would be a copy that costs as much as the rest.
+    best = torch.stack([logits[row].topk(k, dim=-1).values for row in rows])  # (b,S,k)
     mine = target[possible]
     log_p_k = mine / settings.temperature - (best / settings.temperature).logsumexp(dim=-1)
     log_p_k = torch.where(mine >= best[..., -1], log_p_k, -torch.inf)
-    result = torch.full(above.shape, -torch.inf, dtype=torch.float64, device=logits.device)
     result[possible] = log_p_k.double().sum(dim=1)
     return result

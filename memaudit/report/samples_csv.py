@@ -22,7 +22,8 @@ from memaudit.data.samples import Skipped
 from memaudit.data.windows import Windows
 from memaudit.report.wording import SCHEMA_VERSION, neutral
 from memaudit.result import Corpus, Revealed, ScanResult
-from memaudit.score.scores import WindowScores, best_edit_similarity, best_log_p_z, queries
+from memaudit.score.sampling import queries
+from memaudit.score.scores import WindowScores, best_edit_similarity, best_log_p_z
 from memaudit.score.stats import Floats
 
 _PLACE = ("schema_version", "role", "sample_id", "line", "window", "cluster", "fold")

@@ -198,26 +198,6 @@ def summarise(
     )
 
 
-def queries(log_p_z: Floats, p: float) -> Floats:
-    """Least number of samples n (N,) that output the suffix at least once with probability p.
-
-    A window is (n,p)-discoverable iff 1 - (1 - p_z)^n >= p (Hayes et al. 2024, arXiv
-    2410.19482), so n = ceil(ln(1 - p) / ln(1 - p_z)), accurate however small p_z is.
-    inf where p_z is 0 or n is beyond the range of a float; NaN where ln p_z is.
-    """
-    log_p = np.minimum(log_p_z, 0.0)  # a sum of rounded terms can end a little above 0
-    goal = np.log1p(-p)
-    with np.errstate(divide="ignore", over="ignore"):
-        # ln(1 - p_z), by whichever of the two forms does not cancel (Maechler 2012).
-        log_miss = np.where(log_p > -np.log(2), np.log(-np.expm1(log_p)), np.log1p(-np.exp(log_p)))
-        # Below e^-40, ln(1 - p_z) is -p_z to the last digit, and p_z may underflow.
-        ratio = np.where(log_p < -40, np.exp(np.log(-goal) - log_p), goal / log_miss)
-    whole = np.rint(ratio)
-    # p_z = 0.1 and p = 0.19 give 2.0000000000000004, which means 2.
-    needed = np.where(np.isclose(ratio, whole, rtol=1e-12, atol=0), whole, np.ceil(ratio))
-    return np.asarray(np.maximum(needed, 1.0))
-
-
 def best_edit_similarity(scores: Mapping[str, WindowScores]) -> Floats:
     """Largest edit similarity (N,) of each window over the attacks given, by name."""
     return np.asarray(np.max([s.edit_similarity for s in scores.values()], axis=0))
@@ -254,7 +234,13 @@ def _rate(arm: Arm, settings: ScoreSettings, rng: np.random.Generator) -> Rate:
         n=n,
         estimate=k / n if n else float("nan"),
         interval=stats.clopper_pearson(k, n, settings.confidence),
-        clustered=_bootstrap(arm.scores.exact, arm.clusters, settings, rng),
+        clustered=stats.clustered_rate(
+            arm.scores.exact,
+            arm.clusters,
+            confidence=settings.confidence,
+            resamples=settings.bootstrap,
+            rng=rng,
+        ),
         confidence=settings.confidence,
     )
 

@@ -96,6 +96,31 @@ def cluster_bootstrap(
     return Interval(float(low), float(high))
 
 
+def clustered_rate(
+    hits: Bools,
+    clusters: Ints,
+    *,
+    confidence: float,
+    resamples: int,
+    rng: np.random.Generator,
+) -> Interval:
+    """Interval of a share of windows (N,) that knows their ``clusters`` (N,).
+
+    The cluster bootstrap, but where every window agrees, which leaves that one blind:
+    Clopper–Pearson over the clusters, as if each were one window. So no hit in 1,000 windows of
+    10 documents is known to be below 31 %, not below 0.4 %. (0, 1) where there are no windows.
+
+    Raises:
+        ValueError: if there is not one cluster number for each window.
+    """
+    if not len(hits):
+        return Interval(0.0, 1.0)
+    if hits.all() or not hits.any():
+        count = len(_by_cluster(hits, clusters)[0])
+        return clopper_pearson(count if hits.all() else 0, count, confidence)
+    return cluster_bootstrap(hits, clusters, confidence=confidence, resamples=resamples, rng=rng)
+
+
 def paired_exact(a: Bools, b: Bools) -> Paired:
     """Exact McNemar test of ``a`` (N,) against ``b`` (N,), hits on the same windows.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memaudit.attack.decoding_cache import RoomyCache, probe_cache
-from memaudit.attack.extraction import Extraction, Extractor, choose_batch_size
+from memaudit.attack.extraction import NEAR_TIE, Extraction, Extractor, choose_batch_size
 from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.prompts import NoPrompt, SoftPrompt
 from memaudit.config import ScoreSettings
@@ -239,6 +239,47 @@ def test_verdicts_do_not_depend_on_the_batch(architecture: str, dtype: torch.dty
     np.testing.assert_array_equal(exact[0], verified)
     if dtype is torch.float32:
         np.testing.assert_array_equal(results[0].continuation_ids, results[2].continuation_ids)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rounding_that_depends_on_the_batch_changes_no_verdict(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """As on accelerators, where another batch shape is another order of summation."""
+    checkpoint = make_checkpoint()
+    prompt = FixedPrompt(checkpoint)
+    if dtype is torch.bfloat16:
+        checkpoint = as_bfloat16(checkpoint)
+    error = NEAR_TIE[dtype] * 8 / 2 * 0.99  # of each of two logits
+    rng = torch.Generator().manual_seed(0)
+
+    def rounded(checkpoint: Checkpoint, count: int, **inputs: Any) -> Any:
+        logits, output = last_logits(checkpoint, count, **inputs)
+        if len(logits) > 1:
+            logits = logits + error * (2 * torch.rand(logits.shape, generator=rng) - 1)
+        return logits, output
+
+    ids = make_windows(checkpoint, prompt, count=40)
+    near = nearly_tied(checkpoint, prompt, ids, error)
+    single = Extractor(checkpoint, P, SETTINGS, 1).extract(prompt, ids)
+    monkeypatch.setattr("memaudit.attack.extraction.last_logits", rounded)
+    exact = (single.continuation_ids == ids[:, P:]).all(axis=1)
+    for size in (3, 64):
+        extractor = Extractor(checkpoint, P, SETTINGS, size)
+        again = extractor.extract(prompt, ids)
+        np.testing.assert_array_equal((again.continuation_ids == ids[:, P:]).all(axis=1), exact)
+        np.testing.assert_array_equal(extractor.verify(prompt, ids)[0], exact)
+    assert (exact & near).any() or dtype is torch.float32
+
+
+@torch.no_grad()
+def nearly_tied(
+    checkpoint: Checkpoint, prompt: SoftPrompt, ids: NDArray[np.int32], error: float
+) -> NDArray[np.bool_]:
+    """(N,) whether somewhere in the suffix the two best logits are within twice the error."""
+    inputs = build_inputs(checkpoint, prompt, torch.as_tensor(ids[:, :-1]).long(), P)
+    best = checkpoint.model(inputs_embeds=inputs).logits[:, -S:].float().topk(2).values
+    return (best[..., 0] - best[..., 1] < 2 * error).any(dim=1).numpy()
 
 
 def failing_above(monkeypatch: pytest.MonkeyPatch, limit: int, error: Exception) -> list[int]:

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from memaudit.config import ScoreSettings
+from memaudit.score.sampling import queries
 from memaudit.score.scores import (
     Arm,
     WindowScores,
     best_edit_similarity,
     best_log_p_z,
-    queries,
     score_windows,
     summarise,
 )

@@ -12,6 +12,7 @@ from memaudit.score.stats import (
     Interval,
     clopper_pearson,
     cluster_bootstrap,
+    clustered_rate,
     difference,
     fisher_greater,
     paired_clustered,
@@ -211,3 +212,13 @@ def test_fisher_is_the_hypergeometric_tail(k1, k2, n1, n2):
 @pytest.mark.parametrize(("n1", "n2"), [(0, 5), (5, 0), (0, 0)])
 def test_fisher_without_an_arm_shows_nothing(n1, n2):
     assert fisher_greater(0, n1, 0, n2) == 1
+
+
+def test_agreement_in_few_clusters_counts_the_clusters() -> None:
+    clusters = np.repeat(np.arange(10), 100)
+    settings = {"confidence": 0.95, "resamples": 100, "rng": np.random.default_rng(0)}
+    none = clustered_rate(np.zeros(1000, dtype=bool), clusters, **settings)
+    everything = clustered_rate(np.ones(1000, dtype=bool), clusters, **settings)
+    assert none == clopper_pearson(0, 10, 0.95)
+    assert everything == clopper_pearson(10, 10, 0.95)
+    assert none.high > 0.3
