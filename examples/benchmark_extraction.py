@@ -3,9 +3,10 @@
     python examples/benchmark_extraction.py MODEL DATA
 
 MODEL and DATA are what ``memaudit scan`` takes. Greedy decoding of the same windows by
-memaudit (which also gives the suffix NLL and p_z), by ``model.generate`` with its cache, and by a
-loop without a cache over full logits. The three take turns, so that a busy machine slows them
-alike; the table shows medians. ``--loop-windows`` bounds the slow loop, which is timed on fewer.
+memaudit (which also gives the suffix NLL and p_z), by ``model.generate`` with its cache, by the
+same and a scoring pass for the NLL, and by a loop without a cache over full logits. They take
+turns, so that a busy machine slows them alike; the table shows medians. ``--loop-windows`` bounds
+the slow loop, which is timed on fewer.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import GenerationConfig
 
 from memaudit.attack.extraction import Extractor, choose_batch_size
@@ -39,40 +41,49 @@ class Way(NamedTuple):
     """Gives the continuations (N,S)."""
 
 
-def generate(checkpoint: Checkpoint, prefixes: torch.Tensor, count: int) -> torch.Tensor:
+def generate(checkpoint: Checkpoint, context: torch.Tensor, suffix: torch.Tensor) -> torch.Tensor:
     """(B,P) -> (B,S) by transformers, with its key-value cache."""
-    settings = GenerationConfig(max_new_tokens=count, do_sample=False, pad_token_id=0)
+    settings = GenerationConfig(max_new_tokens=suffix.shape[1], do_sample=False, pad_token_id=0)
     said: torch.Tensor = checkpoint.model.generate(
-        input_ids=prefixes,
-        attention_mask=torch.ones_like(prefixes),
+        input_ids=context,
+        attention_mask=torch.ones_like(context),
         generation_config=settings,
     )
-    return said[:, prefixes.shape[1] :]
+    return said[:, context.shape[1] :]
+
+
+def generate_and_score(
+    checkpoint: Checkpoint, context: torch.Tensor, suffix: torch.Tensor
+) -> torch.Tensor:
+    """The same, and the suffix NLL, which memaudit gives too, from a pass of its own."""
+    said = generate(checkpoint, context, suffix)
+    ids = torch.cat([context, suffix[:, :-1]], dim=1)
+    logits = checkpoint.model(input_ids=ids, logits_to_keep=suffix.shape[1]).logits
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), suffix.flatten())
+    return said
 
 
 def decode_without_cache(
-    checkpoint: Checkpoint, prefixes: torch.Tensor, count: int
+    checkpoint: Checkpoint, context: torch.Tensor, suffix: torch.Tensor
 ) -> torch.Tensor:
     """(B,P) -> (B,S), computing every position and all of its logits at every step."""
-    ids = prefixes
-    for _ in range(count):
+    ids = context
+    for _ in range(suffix.shape[1]):
         logits = checkpoint.model(input_ids=ids, use_cache=False).logits
         ids = torch.cat([ids, logits[:, -1].argmax(dim=-1, keepdim=True)], dim=1)
-    return ids[:, prefixes.shape[1] :]
+    return ids[:, context.shape[1] :]
 
 
 def make_ways(
-    checkpoint: Checkpoint, ids: np.ndarray, prefix: int, options: argparse.Namespace
+    checkpoint: Checkpoint, ids: NDArray[np.int32], prefix: int, options: argparse.Namespace
 ) -> list[Way]:
     """memaudit at the batch size it chooses, generate at each asked for, the loop at one."""
+    whole = torch.as_tensor(ids, dtype=torch.long, device=checkpoint.device)
+    contexts, suffixes = whole[:, :prefix], whole[:, prefix:]
     if checkpoint.bos_id is not None:  # the ways of transformers see the same input
-        first = np.full((len(ids), 1), checkpoint.bos_id, dtype=ids.dtype)
-        contexts = np.concatenate([first, ids[:, :prefix]], axis=1)
-    else:
-        contexts = ids[:, :prefix]
-    prefixes = torch.as_tensor(contexts, dtype=torch.long, device=checkpoint.device)
-    count = ids.shape[1] - prefix
-    size, _ = choose_batch_size(checkpoint, count)
+        first = torch.full_like(contexts[:, :1], checkpoint.bos_id)
+        contexts = torch.cat([first, contexts], dim=1)
+    size, _ = choose_batch_size(checkpoint, suffixes.shape[1])
     extractor = Extractor(checkpoint, prefix, ScoreSettings(), size)
 
     def extract() -> torch.Tensor:
@@ -80,14 +91,19 @@ def make_ways(
 
     def batches(decode: Callable[..., torch.Tensor], batch: int, windows: int) -> Way:
         def run() -> torch.Tensor:
-            parts = torch.split(prefixes[:windows], batch)
-            return torch.cat([decode(checkpoint, part, count) for part in parts]).cpu()
+            parts = zip(
+                torch.split(contexts[:windows], batch),
+                torch.split(suffixes[:windows], batch),
+                strict=True,
+            )
+            return torch.cat([decode(checkpoint, *part) for part in parts]).cpu()
 
         return Way(decode.__name__.replace("_", " "), batch, min(windows, len(ids)), run)
 
     return [
         Way("memaudit", size, len(ids), extract),
         *(batches(generate, batch, len(ids)) for batch in options.batch),
+        batches(generate_and_score, options.batch[-1], len(ids)),
         batches(decode_without_cache, size, options.loop_windows),
     ]
 

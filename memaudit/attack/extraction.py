@@ -254,14 +254,15 @@ class Extractor:
 def choose_batch_size(checkpoint: Checkpoint, suffix_tokens: int) -> tuple[int, str]:
     """Windows per pass, and why.
 
-    On a CPU larger batches only spill its caches: with a 7M-parameter target 32 windows were
-    the fastest of 16 to 256. On an accelerator the logits, (B,S,X) in float32 and as much again
-    while they are looked at, may take a quarter of what is free.
+    On a CPU larger batches only spill its caches: with a 7M-parameter target 4 to 16 windows were
+    equally fast and 32 a tenth slower (decoding joins passes, see DECODED_TOGETHER). On an
+    accelerator the logits, (B,S,X) in float32 and as much again while they are looked at, may
+    take a quarter of what is free.
     """
     logits = 4 * suffix_tokens * checkpoint.vocabulary
     if checkpoint.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(checkpoint.device)
         size = int(max(1, min(256, free // 4 // (3 * logits))))
         return size, f"what a quarter of {free / 2**30:.0f} GiB free memory holds, at most 256"
-    size = int(max(1, min(32, 2**31 // (3 * logits))))
-    return size, "at most 32 on this device, with logits in 2 GiB"
+    size = int(max(1, min(16, 2**31 // (3 * logits))))
+    return size, "at most 16 on this device, with logits in 2 GiB"
