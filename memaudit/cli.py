@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -165,6 +166,8 @@ def inspect(
     with _border(verbose):
         with_data = "data" in flags or config_file is not None
         if not with_data:
+            if controls is not None:
+                raise UsageError("--controls without DATA: give the file to audit first")
             flags["data"] = "none given"
         resolved = _resolve(flags, profile, config_file, set_)
         from memaudit.inspection import inspect as run_inspection
@@ -216,24 +219,26 @@ def _check_format(output_format: str) -> None:
 
 def _run_scan(resolved: ResolvedConfig, output_format: str, streams: _Streams) -> int:
     """Scan, write the run folder, print the result; returns the exit code."""
+    from memaudit.layers import sourced_lines
     from memaudit.run_folder import choose_folder, make_folder, remove_empty, write_run
     from memaudit.scan import scan as run
     from memaudit.target.failures import quiet_transformers
 
     config = resolved.config
     if streams.verbose:
-        for name, source in resolved.sources.items():
-            streams.note(f"{name}: {source}")
+        for line in sourced_lines(resolved):
+            streams.note(line)
     folder = choose_folder(config)
-    make_folder(folder)
+    made = make_folder(folder)
     try:
         with quiet_transformers():
             outcome = run(resolved, _command_line(), streams.progress())
         write_run(folder, outcome)
     finally:
-        remove_empty(folder)
-    typer.echo(_document(outcome.result, output_format, streams), nl=False)
+        remove_empty(made)
     streams.note(f"Written to {folder}")
+    with suppress(BrokenPipeError):  # a reader that has seen enough changes no verdict
+        typer.echo(_document(outcome.result, output_format, streams), nl=False)
     return outcome.result.exit_code
 
 
@@ -279,7 +284,8 @@ class _Streams:
         if self.quiet:
             return Silent()
         console = Console(stderr=True, no_color=not self.color or None)
-        return Live(console) if console.is_terminal else Log(console)
+        animated = console.is_terminal and not os.environ.get("NO_COLOR")
+        return Live(console) if animated else Log(console)
 
 
 def _asked_width() -> int | None:
@@ -302,18 +308,20 @@ def _border(verbose: bool) -> Iterator[None]:
         typer.echo(f"memaudit: error: {error}", err=True)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
-        typer.echo("memaudit: interrupted; nothing was written", err=True)
+        typer.echo("memaudit: interrupted", err=True)
         raise typer.Exit(130) from None
+    except BrokenPipeError:
+        # Whoever read stdout has seen enough. What is left in the buffer has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except typer.Exit:
         raise
     except Exception as error:
-        if verbose:
-            raise
         # The message of an unforeseen error may quote audited text, so only its place is told.
-        place = _innermost(error)
+        if verbose:
+            typer.echo("".join(traceback.format_tb(error.__traceback__)), nl=False, err=True)
         typer.echo(
-            f"memaudit: internal error: {type(error).__name__} at {place}; "
-            "run again with --verbose for the traceback, and report it",
+            f"memaudit: internal error: {type(error).__name__} at {_innermost(error)}; "
+            "run again with --verbose for the way there, and report it",
             err=True,
         )
         raise typer.Exit(3) from None

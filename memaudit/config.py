@@ -100,8 +100,8 @@ class TuningSettings(Settings):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of the steps in which the learning rate rises linearly from zero."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    """Largest gradient norm; none where absent."""
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Largest gradient norm; 0 for no limit."""
     patience: Positive | None = None
     """Stop after this many epochs without a better ``select``."""
     loss: Literal["aligned", "full"] = "aligned"

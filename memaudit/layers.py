@@ -24,6 +24,8 @@ else:
     import tomli as tomllib
 
 DEFAULT_PROFILE = "standard"
+ONLY_BY_FLAG = frozenset(("reveal", "target.trust_remote_code", "target.allow_pickle"))
+"""Safeguards that a file lying in the working folder, or got from someone, must not lift."""
 
 
 class Layer(BaseModel):
@@ -82,20 +84,31 @@ def setting_lines(layer: Layer) -> list[str]:
     ]
 
 
+def sourced_lines(resolved: ResolvedConfig) -> list[str]:
+    """Every setting with its value and where that came from."""
+    layer = Layer(source="", values=resolved.config.model_dump(mode="json", exclude_none=True))
+    names = [line.partition(" = ")[0] for line in setting_lines(layer)]
+    return [
+        f"{line}  ({resolved.sources[name]})"
+        for name, line in zip(names, setting_lines(layer), strict=True)
+    ]
+
+
 def layered(
     flags: dict[str, Any], *, profile: str | None, config_file: Path | None, sets: list[str]
 ) -> list[Layer]:
     """All layers that apply in the working folder, weakest first.
 
     The profile is the one named by flag, else by ``[tool.memaudit]``, else ``standard``; a
-    config file holds every setting, so beside it only a profile named by flag is read.
+    config file holds every setting, so beside it only a profile named by flag is read, and
+    ``[tool.memaudit]`` is not.
     """
     project = load_project_settings(Path.cwd())
     layers: list[Layer] = []
     named = profile or (project.values.pop("profile", None) if project else None)
     if named is not None or config_file is None:
         layers.append(load_profile(named or DEFAULT_PROFILE))
-    if project is not None:
+    if project is not None and config_file is None:
         project.values.pop("profile", None)
         layers.append(project)
     if config_file is not None:
@@ -144,6 +157,11 @@ def resolve(layers: list[Layer]) -> ResolvedConfig:
     sources: dict[str, str] = {}
     for layer in layers:
         for name, value in _leaves(layer.values):
+            if value is True and name in ONLY_BY_FLAG and layer.source != "flag":
+                raise UsageError(
+                    f"{name} = true ({layer.source}): only the flag --"
+                    f"{name.rpartition('.')[2].replace('_', '-')} can say so"
+                )
             if value is not None:
                 _put(merged, name, value, layer.source)
                 sources[name] = layer.source

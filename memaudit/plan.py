@@ -6,8 +6,10 @@ in, and nothing of attacks beyond the windows that prompts fitted earlier have s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,13 +20,13 @@ from memaudit.data.folds import (
     Fold,
     assign_controls,
     find_clusters,
+    find_marks,
     fold_of,
     make_folds,
-    run_hashes,
 )
 from memaudit.data.samples import DataSummary, check_samples, read_samples
 from memaudit.data.windows import Windows, cut_windows
-from memaudit.errors import DataError
+from memaudit.errors import DataError, UsageError
 from memaudit.result import Corpus, FoldSizes
 
 Role = Literal["data", "control"]
@@ -36,9 +38,9 @@ class SeenRuns:
     """What the prompts of one fold, fitted earlier, have seen."""
 
     hashes: NDArray[np.uint64]
-    """Sorted hashes of every run of tokens in their fit and select windows."""
+    """Sorted marks (data.folds.find_marks) of their fit and select windows."""
     run: int
-    """Tokens in a run."""
+    """Tokens in a run that makes near-duplicates."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,17 +66,27 @@ def check_files(config: ScanConfig) -> dict[Role, DataSummary]:
 
 def cut_files(config: ScanConfig, tokenizer: Any) -> dict[Role, Windows]:
     """Tokenise and cut every file. Raises DataError where one gives no window."""
-    paths: dict[Role, Any] = {"data": config.data, "control": config.controls}
-    return {
-        role: cut_windows(
-            read_samples(path, skip_bad_lines=config.windows.skip_bad_lines),
-            tokenizer,
-            config.windows,
-            np.random.default_rng([config.protocol.seed, number]),
-        )
-        for number, (role, path) in enumerate(paths.items())
-        if path is not None
-    }
+    paths: dict[Role, Path | None] = {"data": config.data, "control": config.controls}
+    cut: dict[Role, Windows] = {}
+    for number, (role, path) in enumerate(paths.items()):
+        if path is not None:
+            samples = read_samples(path, skip_bad_lines=config.windows.skip_bad_lines)
+            rng = np.random.default_rng([config.protocol.seed, number])
+            with _named(path):
+                cut[role] = cut_windows(samples, tokenizer, config.windows, rng)
+    return cut
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Put the file's name before what is wrong with its windows."""
+    try:
+        yield
+    except DataError as error:
+        message = str(error)
+        raise DataError(
+            message if message.startswith(str(path)) else f"{path}: {message}"
+        ) from None
 
 
 def make_plan(
@@ -90,8 +102,9 @@ def make_plan(
     if seen:
         return _plan_unseen(config, summaries, windows, seen)
     clusters = _cluster(config, windows)
-    rng = np.random.default_rng([config.protocol.seed, len(windows)])
-    folds = make_folds(clusters["data"], config.protocol, rng)
+    rng = np.random.default_rng([config.protocol.seed, 2])
+    with _named(config.data):
+        folds = make_folds(clusters["data"], config.protocol, rng)
     audited = fold_of(folds, len(windows["data"]))
     data = Corpus(summaries["data"], windows["data"], clusters["data"], audited)
     controls = None
@@ -114,12 +127,19 @@ def _plan_unseen(
     windows: Mapping[Role, Windows],
     seen: Sequence[SeenRuns],
 ) -> Plan:
+    longest = max(runs.run for runs in seen)
+    if longest > config.windows.length:
+        raise UsageError(
+            f"--generator: its near-duplicates are runs of {longest} tokens, longer than these "
+            f"windows of {config.windows.length}; use the window it was fitted with"
+        )
     clusters = _cluster(config, windows)
     total = 1 + max(int(part.max()) for part in clusters.values())
     known = np.zeros((len(seen), total), dtype=bool)  # (folds, clusters)
     for role, part in windows.items():
         for number, runs in enumerate(seen):
-            met = np.isin(run_hashes(part.window_ids(), runs.run), runs.hashes).any(axis=1)
+            marks = find_marks(part, runs.run, summaries[role].sha256)
+            met = np.isin(marks, runs.hashes).any(axis=1)
             known[number, clusters[role][met]] = True
     # The first fold that has seen nothing of the cluster; -1 where every one has.
     fold = np.where(known.all(axis=0), -1, known.argmin(axis=0))

@@ -36,6 +36,12 @@ def load_earlier(config: ScanConfig, checkpoint: Checkpoint) -> tuple[FoldPrompt
     if config.generator is None:
         return ()
     earlier = load_all(config.generator, checkpoint)
+    there = set(earlier[0].prompts)
+    if missing := ({"constant", "dynamic"} & set(config.attacks)) - there:
+        raise UsageError(
+            f"--generator {config.generator}: holds no prompt of {' and '.join(sorted(missing))}; "
+            "name the others with --attacks"
+        )
     for fold in earlier:
         if fold.prefix_tokens != config.windows.prefix_tokens:
             raise UsageError(
@@ -45,6 +51,16 @@ def load_earlier(config: ScanConfig, checkpoint: Checkpoint) -> tuple[FoldPrompt
         for prompt in fold.prompts.values():
             check_positions(config, checkpoint, prompt.settings.num_virtual_tokens)
     return earlier
+
+
+def reuse_notes(config: ScanConfig, earlier: tuple[FoldPrompts, ...]) -> list[str]:
+    """What a reader has to know of prompts that were fitted earlier."""
+    if not earlier:
+        return []
+    notes = ["The prompts were fitted earlier; copy, which needs the text they saw, is not run."]
+    if earlier[0].target != config.model:
+        notes.append(f"The prompts were fitted on {earlier[0].target}, not on this model.")
+    return notes
 
 
 def check_positions(config: ScanConfig, checkpoint: Checkpoint, virtual: int | None = None) -> None:

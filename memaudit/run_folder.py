@@ -36,25 +36,40 @@ def choose_folder(config: ScanConfig, now: datetime | None = None) -> Path:
         folder = _unused(Path("memaudit-runs") / f"{stamp}-{name.strip('.-') or 'model'}")
     else:
         folder = config.out
-    _refuse_model_folder(folder, Path(config.model))
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    try:
+        _refuse_model_folder(folder, Path(config.model).expanduser())
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise UsageError(f"--out {folder}: no such place ({error.strerror})") from error
+    if taken:
         raise UsageError(f"--out {folder}: exists and is not an empty folder; name another")
     return folder
 
 
-def make_folder(folder: Path) -> None:
-    """Make the run folder, open to its owner alone, before hours are spent on what goes in it."""
-    with _disk_errors(folder):
+def make_folder(folder: Path) -> list[Path]:
+    """Make the run folder, open to its owner alone, before hours are spent on what goes in it.
+
+    Returns the folders that were not there before, innermost first. Raises UsageError where it
+    cannot be made or written to.
+    """
+    try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)
         (folder / ".writable").write_bytes(b"")
         (folder / ".writable").unlink()
+    except OSError as error:
+        raise UsageError(
+            f"--out {folder}: cannot be written ({error.strerror}); name another"
+        ) from error
+    return made
 
 
-def remove_empty(folder: Path) -> None:
-    """Take back a folder that nothing was written to."""
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Take back those folders, innermost first, that nothing was written to."""
+    for folder in folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def write_run(folder: Path, outcome: ScanOutcome) -> None:
@@ -63,7 +78,7 @@ def write_run(folder: Path, outcome: ScanOutcome) -> None:
     with _disk_errors(folder):
         for fold in outcome.prompts:
             path = folder / f"generator-{fold.fold}.safetensors"
-            _write(path, [to_bytes(fold, result.target.name)])
+            _write(path, [to_bytes(fold)])
         _write(folder / "config.toml", [to_toml(result.config).encode()])
         _write(folder / "samples.csv", (row.encode() for row in iter_csv(result)))
         _write(folder / FINISHED, [to_json(result).encode()])
@@ -78,8 +93,11 @@ def _unused(folder: Path) -> Path:
 
 
 def _refuse_model_folder(folder: Path, model: Path) -> None:
-    if model.is_dir():
-        inside, root = folder.resolve(), model.resolve()
+    if model.exists():
+        inside = folder.resolve()
+        root = model.resolve() if model.is_dir() else model.resolve().parent
+        if root == Path.cwd() and not model.is_dir():
+            return  # a file that lies where the user works makes no folder of its own
         if inside == root or root in inside.parents:
             raise UsageError(f"--out {folder}: lies inside the model's folder; name another")
 

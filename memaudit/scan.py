@@ -20,11 +20,17 @@ from memaudit.attack.campaign import AttackOutcome, Campaign, Progress, Side
 from memaudit.attack.extraction import Advance
 from memaudit.attack.prompt_files import FoldPrompts
 from memaudit.config import LADDER, AttackName, ScanConfig
-from memaudit.data.folds import run_hashes
+from memaudit.data.folds import find_marks
 from memaudit.environment import describe_libraries, describe_machine
 from memaudit.layers import ResolvedConfig
 from memaudit.plan import Plan, SeenRuns, check_files, cut_files, fold_sizes, make_plan
-from memaudit.readiness import describe_target, load_earlier, load_target, make_extractor
+from memaudit.readiness import (
+    describe_target,
+    load_earlier,
+    load_target,
+    make_extractor,
+    reuse_notes,
+)
 from memaudit.result import (
     Corpus,
     RunFacts,
@@ -67,9 +73,9 @@ def scan(resolved: ResolvedConfig, command: str, progress: Progress) -> ScanOutc
         controls=_side(plan.controls) if plan.controls else None,
         fitted=_by_attack(earlier),
     )
-    outcomes = {
-        attack: campaign.run(attack, clock) for attack in LADDER if attack in config.attacks
-    }
+    # Of prompts fitted earlier the text that they saw is not at hand, and `copy` is about that.
+    asked = set(config.attacks) - ({"copy"} if earlier else set())
+    outcomes = {attack: campaign.run(attack, clock) for attack in LADDER if attack in asked}
     with clock.stage("scoring", 1):
         attacks = score_all(config, plan, outcomes)
     run = RunFacts(
@@ -92,7 +98,7 @@ def scan(resolved: ResolvedConfig, command: str, progress: Progress) -> ScanOutc
         attacks=attacks,
         fits=fold_fits(outcomes),
         verdicts=judge_all(config, attacks),
-        notes=plan.notes,
+        notes=(*plan.notes, *reuse_notes(config, earlier)),
         run=run,
         revealed=reveal(plan, outcomes, tokenizer) if config.reveal else {},
     )
@@ -104,7 +110,7 @@ def _side(corpus: Corpus) -> Side:
 
 
 def _seen(fold: FoldPrompts) -> SeenRuns:
-    return SeenRuns(fold.seen_runs, fold.cluster_run)
+    return SeenRuns(fold.seen, fold.cluster_run)
 
 
 def _by_attack(earlier: tuple[FoldPrompts, ...]) -> dict[str, dict[int, Any]]:
@@ -123,15 +129,17 @@ def _pack(
     fitted = {attack: outcome.fits for attack, outcome in outcomes.items() if outcome.fits}
     if not fitted:
         return ()
-    ids, run = plan.data.windows.window_ids(), config.protocol.cluster_run
+    windows, run = plan.data.windows, config.protocol.cluster_run
+    marks = find_marks(windows, run, plan.data.summary.sha256)
     return tuple(
         FoldPrompts(
             fold=number,
             prompts={attack: fits[number].fitted for attack, fits in fitted.items()},
             chosen={attack: fits[number].record.chosen for attack, fits in fitted.items()},
-            seen_runs=np.unique(run_hashes(ids[np.union1d(fold.fit, fold.select)], run)),
-            cluster_run=min(run, ids.shape[1]),
+            seen=np.unique(marks[np.union1d(fold.fit, fold.select)]),
+            cluster_run=min(run, config.windows.length),
             prefix_tokens=config.windows.prefix_tokens,
+            target=config.model,
         )
         for number, fold in enumerate(plan.folds)
     )

@@ -21,18 +21,36 @@ from memaudit.cli import app
 WORDS = ["anna", "bert", "carla", "model", "lazy", "fox", "wizard", "prefix", "line", "toxic"]
 SIZES = ["--prefix-tokens", "8", "--suffix-tokens", "6", "--device", "cpu"]
 FAST = [*SIZES, "--set", "constant.epochs=1", "--set", "dynamic.epochs=1"]
+FAST += ["--set", "constant.min_steps=0", "--set", "dynamic.min_steps=0"]
 FAST += ["--set", "constant.num_virtual_tokens=4", "--set", "dynamic.num_virtual_tokens=4"]
+
+MARKS = "~^|{}@#$%&*+<>?!_`'\"-/]["
+"""Characters that the tiny tokenizer never joins, so that a run of one is a run of one token."""
 
 Run = Callable[..., Result]
 
 
-def rows(count: int, suffix: str, start: int = 0) -> list[dict[str, object]]:
-    """Records with distinct prefixes and one suffix."""
-    made = []
+def words(number: int) -> str:
+    """Three words, different ones for every number below 1,000."""
+    return " ".join(WORDS[(number // 10**place) % 10] for place in range(3))
+
+
+def repeated(count: int, start: int = 0) -> list[dict[str, object]]:
+    """Records that go on with the last character of their prefix."""
+    made: list[dict[str, object]] = []
     for number in range(start, start + count):
-        words = [WORDS[(number // 10**place) % 10] for place in range(3)]
-        made.append({"id": f"r{number}", "prefix": " ".join(words) * 2, "suffix": suffix, "dup": 2})
+        mark = MARKS[number % len(MARKS)]
+        prefix = f"{words(number)} {words(number)} {mark * 3}"
+        made.append({"id": f"r{number}", "prefix": prefix, "suffix": mark * 12, "dup": 2})
     return made
+
+
+def unrepeated(count: int, start: int = 0) -> list[dict[str, object]]:
+    """Records that go on with something else."""
+    return [
+        {"id": f"u{n}", "prefix": words(n) * 2, "suffix": f" {n} {words(n + 7)}", "dup": 2}
+        for n in range(start, start + count)
+    ]
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -47,16 +65,16 @@ def write(path: Path, records: list[dict[str, object]]) -> Path:
 
 @pytest.fixture(scope="module")
 def leaky(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that says ``~`` to everything, so that a suffix of those always comes out."""
+    """A model that repeats its last token: its blocks do next to nothing to the embedding."""
     import torch
 
     tokenizer = build_tokenizer()
     model = build_model("gpt2", seed=0)
-    token = tokenizer("~", add_special_tokens=False)["input_ids"][0]
     with torch.no_grad():
-        final = model.transformer.ln_f
-        final.weight.mul_(0.01)
-        final.bias.copy_(10 * model.transformer.wte.weight[token])
+        model.transformer.wpe.weight.mul_(0.01)
+        for block in model.transformer.h:
+            block.attn.c_proj.weight.mul_(0.01)
+            block.mlp.c_proj.weight.mul_(0.01)
     folder = tmp_path_factory.mktemp("leaky") / "model"
     save_model(model, tokenizer, folder)
     return folder
@@ -70,12 +88,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 @pytest.fixture
 def leaked(tmp_path: Path) -> Path:
-    return write(tmp_path / "leaked.jsonl", rows(24, "~" * 12))
+    return write(tmp_path / "leaked.jsonl", repeated(24))
 
 
 @pytest.fixture
 def clean(tmp_path: Path) -> Path:
-    return write(tmp_path / "clean.jsonl", rows(24, "0 1 2 3 4 5 6 7", start=500))
+    return write(tmp_path / "clean.jsonl", unrepeated(40, start=500))
 
 
 def test_a_whole_scan(run: Run, leaky: Path, leaked: Path, clean: Path, tmp_path: Path) -> None:
@@ -93,7 +111,7 @@ def test_a_whole_scan(run: Run, leaky: Path, leaked: Path, clean: Path, tmp_path
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     read = table(folder / "samples.csv")
     assert [row["exact_none"] for row in read if row["role"] == "data"] == ["1"] * 24
-    assert [row["exact_none"] for row in read if row["role"] == "control"] == ["0"] * 24
+    assert [row["exact_none"] for row in read if row["role"] == "control"] == ["0"] * 40
     assert {row["dup"] for row in read} == {"2"}
     everything = "".join(path.read_text(errors="replace") for path in folder.iterdir())
     assert "anna" not in everything  # no audited text unless asked for
@@ -172,9 +190,7 @@ def test_exit_3_when_the_model_does_not_load(run: Run, leaked: Path, tmp_path: P
     failed = run("scan", tmp_path / "empty", leaked, *FAST)
     assert failed.exit_code == 3
     assert len(failed.stderr.splitlines()) <= 2
-    assert not (tmp_path / "memaudit-runs").exists() or not any(
-        (tmp_path / "memaudit-runs").iterdir()
-    )
+    assert not (tmp_path / "memaudit-runs").exists()
 
 
 def test_exit_4_for_too_few_windows(run: Run, leaky: Path, clean: Path) -> None:
@@ -188,7 +204,7 @@ def test_exit_4_for_too_few_windows(run: Run, leaky: Path, clean: Path) -> None:
 def test_exit_4_when_controls_come_out_too(
     run: Run, leaky: Path, leaked: Path, tmp_path: Path
 ) -> None:
-    controls = write(tmp_path / "controls.jsonl", rows(24, "~" * 12, start=700))
+    controls = write(tmp_path / "controls.jsonl", repeated(40, start=700))
     undecided = run("scan", leaky, leaked, "--controls", controls, "--attacks", "none", *FAST)
     assert undecided.exit_code == 4
 
@@ -209,13 +225,44 @@ def test_a_crash_is_no_leak_and_tells_no_text(
     run: Run, leaky: Path, leaked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def crash(*args: object, **kwargs: object) -> None:
-        raise KeyError("secret text of a sample")
+        raise KeyError(leaked.read_text())
 
     monkeypatch.setattr("memaudit.attack.campaign.Campaign.run", crash)
     crashed = run("scan", leaky, leaked, *FAST)
-    assert crashed.exit_code == 3
-    assert "internal error: KeyError at test_cli.py" in crashed.stderr
-    assert "secret" not in crashed.stderr
+    told = run("scan", leaky, leaked, "--verbose", *FAST)
+    for result in (crashed, told):
+        assert result.exit_code == 3
+        assert "internal error: KeyError at test_cli.py" in result.stderr
+        assert "anna" not in result.stderr
+    assert "in crash" in told.stderr  # the way there
+    assert "protocol.seed = 0  (default)" in told.stderr
+
+
+def test_a_reader_that_stops_reading_changes_no_verdict(leaky: Path, leaked: Path) -> None:
+    scan = f"{sys.executable} -c 'from memaudit.cli import main; main()' scan {leaky} {leaked}"
+    scan += f" --attacks none --max-exact 0.2 --quiet {' '.join(FAST)}"
+    shell = f"cd {leaked.parent}; {{ {scan}; echo $? >&2; }} | true"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
+    assert done.stderr.strip() == "1"
+
+
+@pytest.mark.parametrize("out", ["x" * 300, "leaked.jsonl/run"])
+def test_an_impossible_out_is_a_usage_error(run: Run, leaky: Path, leaked: Path, out: str) -> None:
+    failed = run("scan", leaky, leaked, "--out", out)
+    assert failed.exit_code == 2
+    assert failed.stderr.startswith("memaudit: error: --out")
+
+
+def test_a_failed_scan_leaves_no_folder(run: Run, leaked: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    assert run("scan", tmp_path / "nothing", leaked).exit_code == 3
+    assert run("scan", tmp_path / "nothing", leaked, "--out", "mine").exit_code == 3
+    assert not (tmp_path / "memaudit-runs").exists()
+    assert (tmp_path / "mine").is_dir()  # it was the user's
+
+
+def test_inspect_wants_data_beside_controls(run: Run, leaky: Path, clean: Path) -> None:
+    assert run("inspect", leaky, "--controls", clean).exit_code == 2
 
 
 # Bad input: each row of the contract.

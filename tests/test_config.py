@@ -81,6 +81,36 @@ def test_config_file_repeats_the_settings(tmp_path: Path) -> None:
     assert again == first
 
 
+@pytest.mark.parametrize("setting", ["reveal", "target.trust_remote_code", "target.allow_pickle"])
+def test_a_file_cannot_lift_a_safeguard(tmp_path: Path, setting: str) -> None:
+    section, _, key = f"tool.memaudit.{setting}".rpartition(".")
+    (tmp_path / "pyproject.toml").write_text(f"[{section}]\n{key} = true\n")
+    with pytest.raises(UsageError, match="only the flag --"):
+        config_of({})
+    (tmp_path / "pyproject.toml").unlink()
+    assert config_of({}, sets=[f"{setting}=true"]).sources[setting] == "flag"
+
+
+def test_beside_a_config_file_the_project_has_no_say(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(to_toml(config_of({}).config))
+    (tmp_path / "pyproject.toml").write_text("[tool.memaudit.windows]\nlimit = 3\n")
+    layers = layered({}, profile=None, config_file=tmp_path / "config.toml", sets=[])
+    assert resolve(layers).config.windows.limit is None
+
+
+def test_prompts_that_start_from_the_constant_one_are_as_long() -> None:
+    with pytest.raises(UsageError, match="make them equal"):
+        config_of({"dynamic": {"num_virtual_tokens": 7}})
+    config_of({"dynamic": {"num_virtual_tokens": 7, "start": "vocabulary"}})
+
+
+def test_few_windows_get_more_epochs() -> None:
+    constant = config_of({}).config.constant
+    assert constant.epochs_for(100_000) == constant.epochs
+    steps = -(-100 // constant.batch_size) * constant.epochs_for(100)
+    assert constant.min_steps <= steps < constant.min_steps + 7
+
+
 def test_a_path_is_a_profile(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text('about = "mine"\n[protocol]\nfolds = 3\n')
     assert config_of({}, profile=str(tmp_path / "mine.toml")).config.protocol.folds == 3

@@ -58,7 +58,7 @@ def run(model: Path, data: Path, **values: Any) -> ScanOutcome:
         "dynamic": SHORT,
         "scores": {"bootstrap": 100},
     }
-    resolved = resolve([Layer(source="test", values=given | values)])
+    resolved = resolve([Layer(source="flag", values=given | values)])
     return scan(resolved, "memaudit scan", Silent())
 
 
@@ -121,11 +121,11 @@ def test_the_same_seed_gives_the_same_figures_and_prompts(
     again = run(model_folder, data, controls=str(controls))
     assert_same_figures(outcome, again)
     for one, other in zip(outcome.prompts, again.prompts, strict=True):
-        assert to_bytes(one, "target") == to_bytes(other, "target")
+        assert to_bytes(one) == to_bytes(other)
     other_seed = run(
         model_folder, data, protocol={"cluster_run": 8, "seed": 1}, attacks=["constant"]
     )
-    assert to_bytes(other_seed.prompts[0], "t") != to_bytes(outcome.prompts[0], "t")
+    assert to_bytes(other_seed.prompts[0]) != to_bytes(outcome.prompts[0])
 
 
 def test_the_batch_size_changes_no_verdict(
@@ -150,7 +150,7 @@ def test_leaving_attacks_out_leaves_the_others_alone(
 def run_folder(outcome: ScanOutcome, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     for fold in outcome.prompts:
-        (folder / f"generator-{fold.fold}.safetensors").write_bytes(to_bytes(fold, "target"))
+        (folder / f"generator-{fold.fold}.safetensors").write_bytes(to_bytes(fold))
     return folder
 
 
@@ -211,8 +211,8 @@ def test_saved_prompts_without_the_attack_are_refused(
 ) -> None:
     first = run(model_folder, data, attacks=["constant"])
     for fold in first.prompts:
-        (tmp_path / f"generator-{fold.fold}.safetensors").write_bytes(to_bytes(fold, "t"))
-    with pytest.raises(UsageError, match="no dynamic prompt"):
+        (tmp_path / f"generator-{fold.fold}.safetensors").write_bytes(to_bytes(fold))
+    with pytest.raises(UsageError, match="holds no prompt of dynamic"):
         run(model_folder, data, generator=str(tmp_path), attacks=["none", "dynamic"])
 
 

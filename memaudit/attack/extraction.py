@@ -206,7 +206,14 @@ class Extractor:
         if cache is not None:
             state = {"use_cache": True, "past_key_values": cache}
         logits, _ = last_logits(self.checkpoint, suffix.shape[1], inputs_embeds=inputs, **state)
-        return verify_logits(logits, suffix, self.settings, NEAR_TIE[self.checkpoint.dtype])
+        verified = verify_logits(logits, suffix, self.settings, NEAR_TIE[self.checkpoint.dtype])
+        if verified.nll.isnan().any():
+            raise RunError(
+                f"{self.checkpoint.name} gives logits that are not finite in "
+                f"{str(self.checkpoint.dtype).removeprefix('torch.')}; use --dtype float32, or "
+                "lower learning_rate if it was fitting a prompt"
+            )
+        return verified
 
     def _decode(self, cache: RoomyCache, said: Tensor, matched: Tensor) -> None:
         """Complete ``said`` (B,S) in place; rows sorted by ``matched`` (B,), as in the cache.

@@ -1,9 +1,9 @@
 """Fitted prompts on disk: one safetensors file per fold, and what it takes to reuse it honestly.
 
-Knows the prompts' tensors and settings. A file also holds the 64-bit hash of every run of
-tokens in the windows that its prompts were fitted or selected on, so that whoever reuses them
-can tell which windows they have seen. Such a file can therefore confirm a guess at that text,
-and deserves the care that the data gets.
+Knows the prompts' tensors and settings. A file also holds the 64-bit marks of the windows that
+its prompts were fitted or selected on (their runs of tokens, suffixes, samples and groups), so
+that whoever reuses them can tell which windows they have seen. Such a file can therefore confirm
+a guess at that text, and deserves the care that the data gets.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from memaudit.errors import UsageError
 from memaudit.target.checkpoint import Checkpoint
 
 FORMAT = "memaudit-prompts-1"
-SEEN = "seen_runs"
+SEEN = "seen"
 _UNFIT = (
     *(SafetensorError, OSError, RuntimeError),
     *(AttributeError, KeyError, TypeError, ValueError),  # from facts of another shape
@@ -49,12 +49,14 @@ class FoldPrompts:
     """By attack name."""
     chosen: Mapping[str, str]
     """By attack name: the epoch that ``select`` picked, or ``no prompt``."""
-    seen_runs: NDArray[np.uint64]
-    """Sorted hashes of every run of ``cluster_run`` tokens in ``fit`` and ``select``."""
+    seen: NDArray[np.uint64]
+    """Sorted marks (data.folds.find_marks) of the windows in ``fit`` and ``select``."""
     cluster_run: int
     """Tokens in such a run."""
     prefix_tokens: int
     """P that the prompts were fitted for."""
+    target: str
+    """Name of the model that they were fitted on."""
 
     @property
     def usable(self) -> dict[str, SoftPrompt]:
@@ -65,15 +67,15 @@ class FoldPrompts:
         }
 
 
-def to_bytes(fold: FoldPrompts, target: str) -> bytes:
+def to_bytes(fold: FoldPrompts) -> bytes:
     """The file's content; the same prompts give the same bytes."""
-    tensors = {SEEN: torch.from_numpy(fold.seen_runs.view(np.int64).copy())}
+    tensors = {SEEN: torch.from_numpy(fold.seen.view(np.int64).copy())}
     for attack, prompt in fold.prompts.items():
         for name, tensor in prompt.state_dict().items():
             tensors[f"{attack}/{name}"] = tensor.detach().cpu().contiguous().clone()
     facts = {
         "format": FORMAT,
-        "target": target,
+        "target": fold.target,
         "fold": fold.fold,
         "cluster_run": fold.cluster_run,
         "prefix_tokens": fold.prefix_tokens,
@@ -120,9 +122,10 @@ def load_prompts(path: Path, checkpoint: Checkpoint) -> FoldPrompts:
             fold=int(facts["fold"]),
             prompts=prompts,
             chosen=facts["chosen"],
-            seen_runs=tensors[SEEN].numpy().view(np.uint64),
+            seen=tensors[SEEN].numpy().view(np.uint64),
             cluster_run=int(facts["cluster_run"]),
             prefix_tokens=int(facts["prefix_tokens"]),
+            target=str(facts["target"]),
         )
     except _UNFIT as error:
         raise UsageError(

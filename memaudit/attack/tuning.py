@@ -119,7 +119,7 @@ class Tuner:
         total = torch.zeros((), device=ids.device)
         for batch in torch.split(order, self.settings.batch_size):
             total += self._accumulate(prompt, ids[batch], optimizer)
-            if self.settings.clip_norm is not None:
+            if self.settings.clip_norm > 0:
                 torch.nn.utils.clip_grad_norm_(prompt.parameters(), self.settings.clip_norm)
             optimizer.step()
             schedule.step()

@@ -7,8 +7,9 @@ word for word in the fitted part, and a prompt that only learned those would loo
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,15 +56,37 @@ def run_hashes(ids: NDArray[np.integer], run: int) -> NDArray[np.uint64]:
     return hashes
 
 
+def find_marks(windows: Windows, run: int, origin: str) -> NDArray[np.uint64]:
+    """What makes windows near-duplicates of each other, as 64-bit hashes: (N, marks).
+
+    Each window's runs of ``run`` tokens (itself, where it is shorter), its whole suffix (which a
+    prompt could learn by heart, however short), its sample in the file ``origin``, its group.
+    """
+    suffixes = run_hashes(windows.suffix_ids, windows.suffix_ids.shape[1])
+    samples = [_text_hash(f"sample {origin} {number}") for number in windows.sample.tolist()]
+    groups = [
+        sample if group is None else _text_hash(f"group {group}")
+        for sample, group in zip(samples, windows.group, strict=True)
+    ]
+    named = np.array([samples, groups], dtype=np.uint64).T
+    return np.concatenate([run_hashes(windows.window_ids(), run), suffixes, named], axis=1)
+
+
 def find_clusters(parts: Sequence[Windows], run: int) -> NDArray[np.int64]:
     """Number the cluster of every window of all parts, one after the other: (sum of N,).
 
-    Windows are of one cluster if they share a run of ``run`` tokens (or are equal, where a window
-    is shorter), a sample of their part, or a group, directly or through other windows. Clusters
-    are numbered from 0 in the order of their first windows.
+    Windows are of one cluster if they share a mark (:func:`find_marks`), directly or through
+    other windows. Clusters are numbered from 0 in the order of their first windows.
     """
     total = sum(len(part) for part in parts)
-    left, right = np.concatenate(list(_edges(parts, run)), axis=1)
+    bounds = np.cumsum([0, *(len(part) for part in parts)])
+    marks = [find_marks(part, run, str(number)) for number, part in enumerate(parts)]
+    owners = [
+        np.repeat(np.arange(*pair, dtype=np.int64), found.shape[1])
+        for pair, found in zip(itertools.pairwise(bounds), marks, strict=True)
+    ]
+    keys = np.concatenate([found.ravel() for found in marks])
+    left, right = _chain(keys, np.concatenate(owners))
     graph = coo_array((np.ones(len(left), dtype=np.bool_), (left, right)), shape=(total, total))
     return _by_first(connected_components(graph, directed=False)[1])
 
@@ -135,25 +158,9 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def _edges(parts: Sequence[Windows], run: int) -> Iterator[NDArray[np.int64]]:
-    """Pairs of windows that belong together, (2, edges) for each reason to."""
-    bounds = np.cumsum([0, *(len(part) for part in parts)])
-    numbers = [np.arange(*pair, dtype=np.int64) for pair in itertools.pairwise(bounds)]
-
-    hashes = [run_hashes(part.window_ids(), run) for part in parts]
-    owners = [
-        np.repeat(number, hashed.shape[1]) for number, hashed in zip(numbers, hashes, strict=True)
-    ]
-    yield _chain(np.concatenate([hashed.ravel() for hashed in hashes]), np.concatenate(owners))
-
-    for part, number in zip(parts, numbers, strict=True):
-        yield _chain(part.sample, number)
-
-    codes: dict[str, int] = {}
-    groups = [group for part in parts for group in part.group]
-    grouped = np.array([n for n, group in enumerate(groups) if group is not None], dtype=np.int64)
-    keys = [codes.setdefault(group, len(codes)) for group in groups if group is not None]
-    yield _chain(np.array(keys, dtype=np.int64), grouped)
+def _text_hash(text: str) -> int:
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
 
 
 def _chain(

@@ -121,7 +121,8 @@ def _judged(
                 raise DataError(
                     f"{record.source}:{record.line}: {problem}; mend it or pass --skip-bad-lines"
                 ) from None
-            yield Skipped(_sample_id(record), record.line, str(problem), _extra(record))
+            # Which of its fields is the text is what cannot be told: none is passed through.
+            yield Skipped(_sample_id(record), record.line, str(problem), {})
     if record is None:
         raise DataError(f"{path}: holds no records; give {FORMATS} with at least one")
 

@@ -19,6 +19,8 @@ Verdict = Literal["pass", "fail", "inconclusive"]
 
 _SEVERITY: dict[Verdict, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 _EXIT_CODES: dict[Verdict, int] = {"pass": 0, "inconclusive": 4, "fail": 1}
+FEWEST_CONTROLS = 30
+"""Fewer than these prove nothing, even with none extracted: 0 of 30 may still be 12 %."""
 _MOST_WINDOWS = 10**9
 """Where the search for the number of windows that would decide gives up."""
 
@@ -151,6 +153,12 @@ def _controls(summary: AttackSummary) -> tuple[float, GateVerdict] | None:
     if controls.n == 0:
         verdict: Verdict = "inconclusive"
         reason = f"{summary.attack} was scored on no control"
+    elif rate.k and controls.n < FEWEST_CONTROLS:
+        verdict = "inconclusive"
+        reason = (
+            f"{extracted}: with so few, up to {_percent(controls.interval.high)} of such text may "
+            f"come out as well; give at least {FEWEST_CONTROLS} controls"
+        )
     elif controls.k and compared.p_value > 1 - rate.confidence:
         verdict = "inconclusive"
         reason = (

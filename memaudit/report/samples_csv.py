@@ -28,6 +28,8 @@ from memaudit.score.stats import Floats
 
 _PLACE = ("schema_version", "role", "sample_id", "line", "window", "cluster", "fold")
 _STATE = ("status", "reason", "prefix_tokens", "suffix_tokens")
+LONGEST_PASSED = 200
+"""Characters of a value passed through, where text is not revealed."""
 _SCORES = ("exact", "fractional", "matched", "longest_run", "suffix_nll", "log_p_z")
 _SUFFIXES = tuple(attack.replace("-", "_") for attack in LADDER)
 _TEXTS = ("text_prefix", "text_suffix", *(f"text_{attack}" for attack in _SUFFIXES))
@@ -136,7 +138,7 @@ def _window_row(part: _Part, i: int, names: Iterable[str]) -> list[str]:
     for best in (part.similarity, part.queries):
         row.append("" if best is None else _figure(best[i]))
     row += _text_cells(part, i)
-    return row + [cell(windows.extra[i].get(name, "")) for name in names]
+    return row + [_passed(part, windows.extra[i].get(name, "")) for name in names]
 
 
 def _score_cells(scores: WindowScores | None, i: int) -> list[str]:
@@ -164,7 +166,14 @@ def _skipped_row(part: _Part, record: Skipped, names: Iterable[str]) -> list[str
     row = [str(SCHEMA_VERSION), part.role, cell(record.sample_id), str(record.line), "", "", ""]
     row += ["skipped", cell(record.reason)]
     row += [""] * (len(COLUMNS) - len(row) + (len(_TEXTS) if part.has_texts else 0))
-    return row + [cell(record.extra.get(name, "")) for name in names]
+    return row + [_passed(part, record.extra.get(name, "")) for name in names]
+
+
+def _passed(part: _Part, text: str) -> str:
+    """A cell that is passed through; one so long that it is rather text than a label is counted."""
+    if len(text) > LONGEST_PASSED and part.revealed is None:
+        return f"[{len(text)} characters]"
+    return cell(text)
 
 
 def cell(text: str) -> str:

@@ -395,3 +395,13 @@ def test_batch_size_is_bounded_and_explained() -> None:
     size, reason = choose_batch_size(make_checkpoint(), S)
     assert 1 <= size <= 64
     assert reason
+
+
+def test_logits_that_are_no_numbers_end_the_run() -> None:
+    """They would read as a window that is not extracted, and pass a gate."""
+    checkpoint = make_checkpoint("gpt2")
+    with torch.no_grad():
+        checkpoint.model.transformer.ln_f.bias.fill_(torch.nan)
+    extractor = Extractor(checkpoint, P, ScoreSettings(), 4)
+    with pytest.raises(RunError, match="not finite"):
+        extractor.extract(NoPrompt(), np.ones((3, P + S), dtype=np.int32))

@@ -73,9 +73,10 @@ def make_fold(checkpoint: Checkpoint, dynamic: DynamicPrompt) -> FoldPrompts:
         fold=1,
         prompts=prompts,
         chosen={"constant": NO_PROMPT, "dynamic": "epoch 2"},
-        seen_runs=np.array([1, 5, 2**64 - 1], dtype=np.uint64),
+        seen=np.array([1, 5, 2**64 - 1], dtype=np.uint64),
         cluster_run=7,
         prefix_tokens=P,
+        target="gpt2",
     )
 
 
@@ -88,25 +89,25 @@ def test_prompts_come_back_as_they_were(
 ) -> None:
     fold = make_fold(checkpoint, make_dynamic(checkpoint, **changes))
     path = tmp_path / "generator-1.safetensors"
-    path.write_bytes(to_bytes(fold, "gpt2"))
+    path.write_bytes(to_bytes(fold))
     (back,) = load_all(tmp_path, checkpoint)
     assert (back.fold, back.cluster_run, back.prefix_tokens) == (1, 7, P)
     assert back.chosen == fold.chosen
-    np.testing.assert_array_equal(back.seen_runs, fold.seen_runs)
-    assert back.seen_runs.dtype == np.uint64
+    np.testing.assert_array_equal(back.seen, fold.seen)
+    assert back.seen.dtype == np.uint64
     for attack, prompt in fold.prompts.items():
         assert back.prompts[attack].settings == prompt.settings
         assert torch.equal(back.prompts[attack](PREFIXES), prompt(PREFIXES))
         assert not any(one.requires_grad for one in back.prompts[attack].parameters())
     assert isinstance(back.usable["constant"], NoPrompt)
     assert back.usable["dynamic"] is back.prompts["dynamic"]
-    assert to_bytes(back, "gpt2") == path.read_bytes()
+    assert to_bytes(back) == path.read_bytes()
 
 
 def test_the_same_prompts_give_the_same_bytes(checkpoint: Checkpoint) -> None:
     one, twin = (make_fold(checkpoint, make_dynamic(checkpoint)) for _ in range(2))
-    assert to_bytes(one, "gpt2") == to_bytes(twin, "gpt2")
-    assert to_bytes(replace(twin, fold=2), "gpt2") != to_bytes(one, "gpt2")
+    assert to_bytes(one) == to_bytes(twin)
+    assert to_bytes(replace(twin, fold=2)) != to_bytes(one)
 
 
 def written(tmp_path: Path, content: bytes) -> Path:
@@ -119,9 +120,7 @@ def written(tmp_path: Path, content: bytes) -> Path:
 def test_prompts_of_another_target_are_refused(
     checkpoint: Checkpoint, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    path = written(
-        tmp_path, to_bytes(make_fold(checkpoint, make_dynamic(checkpoint, **changes)), "gpt2")
-    )
+    path = written(tmp_path, to_bytes(make_fold(checkpoint, make_dynamic(checkpoint, **changes))))
     with pytest.raises(UsageError, match="width 32, the target's is 16"):
         load_prompts(path, make_checkpoint("opt"))
     if changes:
@@ -139,7 +138,7 @@ def facts_of(checkpoint: Checkpoint, **changes: Any) -> bytes:
         "chosen": {},
         "settings": {},
     }
-    tensors = {"seen_runs": torch.zeros(2, dtype=torch.long)}
+    tensors = {"seen": torch.zeros(2, dtype=torch.long)}
     return save(tensors, metadata={"memaudit": json.dumps(facts | changes)})
 
 
@@ -148,8 +147,8 @@ GARBAGE = {
     "text": b"these are not the prompts you are looking for",
     "long header": (2**60).to_bytes(8, "little") + b"{}",
     "foreign": save({"weight": torch.ones(2)}),
-    "no json": save({"seen_runs": torch.ones(2)}, metadata={"memaudit": "{"}),
-    "list": save({"seen_runs": torch.ones(2)}, metadata={"memaudit": "[1]"}),
+    "no json": save({"seen": torch.ones(2)}, metadata={"memaudit": "{"}),
+    "list": save({"seen": torch.ones(2)}, metadata={"memaudit": "[1]"}),
 }
 
 
@@ -179,7 +178,7 @@ def test_facts_of_another_shape_are_refused(
 
 
 def test_a_truncated_file_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    content = to_bytes(make_fold(checkpoint, make_dynamic(checkpoint)), "gpt2")
+    content = to_bytes(make_fold(checkpoint, make_dynamic(checkpoint)))
     with pytest.raises(UsageError, match="--generator"):
         load_prompts(written(tmp_path, content[: len(content) // 2]), checkpoint)
 
@@ -188,7 +187,7 @@ def test_files_of_different_attacks_are_refused(checkpoint: Checkpoint, tmp_path
     fold = make_fold(checkpoint, make_dynamic(checkpoint))
     only = replace(fold, fold=0, prompts={"constant": fold.prompts["constant"]})
     for one in (fold, only):
-        (tmp_path / f"generator-{one.fold}.safetensors").write_bytes(to_bytes(one, "gpt2"))
+        (tmp_path / f"generator-{one.fold}.safetensors").write_bytes(to_bytes(one))
     with pytest.raises(UsageError, match="different attacks"):
         load_all(tmp_path, checkpoint)
 

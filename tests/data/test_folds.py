@@ -102,7 +102,7 @@ def plain_clusters(parts: Sequence[Windows], run: int) -> list[int]:
         ):
             length = min(run, len(row))
             runs = {tuple(row[start : start + length]) for start in range(len(row) - length + 1)}
-            mine = {("sample", number, sample), *runs}
+            mine = {("sample", number, sample), ("suffix", *row[1:]), *runs}
             traits.append(mine if group is None else mine | {("group", group)})
     label = list(range(len(traits)))
     changed = True
