@@ -55,7 +55,8 @@ class Encoder:
         self._tokenizer = tokenizer
         # A BOS that the tokenizer adds by itself is put before every input later. One that a
         # chat template writes as well would be a second, and would count as a prefix token.
-        self._bos = _leading_token(tokenizer)
+        added = leading_ids(tokenizer)
+        self._bos = str(tokenizer.convert_ids_to_tokens(added[0])) if added else ""
 
     def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
         """Encode a batch of samples, in their order.
@@ -140,12 +141,13 @@ class Encoder:
         return _border_by_prefix(ids, np.asarray(prefix["input_ids"], dtype=np.int32))
 
 
-def _leading_token(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The token that the tokenizer by itself puts before every text; empty if there is none."""
-    dressed = tokenizer("x", add_special_tokens=True)["input_ids"]
-    plain = tokenizer("x", add_special_tokens=False)["input_ids"]
-    added = list(dressed[:1]) != list(plain[:1])
-    return str(tokenizer.convert_ids_to_tokens(dressed[0])) if added else ""
+def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that a tokenizer puts before a text by itself; what it puts after does not count."""
+    dressed = list(tokenizer("x")["input_ids"])
+    plain = list(tokenizer("x", add_special_tokens=False)["input_ids"])
+    starts = range(len(dressed) - len(plain) + 1)
+    at = next((i for i in starts if dressed[i : i + len(plain)] == plain), 0)
+    return [int(i) for i in dressed[:at]]
 
 
 def _border_by_spans(

@@ -28,6 +28,8 @@ Document = dict[str, Any]
 
 EXACT = "Clopper-Pearson, windows independent"
 CLUSTERED = "percentile bootstrap over clusters"
+AGREED = "Clopper–Pearson over clusters, as all windows agree"
+"""Of a rate of 0 or 1, which leaves the bootstrap blind (score.stats.clustered_rate)."""
 
 
 def to_json(result: ScanResult) -> str:
@@ -101,6 +103,7 @@ def _settings(result: ScanResult, attack: str) -> Document | None:
 
 
 def _rate(rate: Rate) -> Document:
+    mixed = 0 < rate.k < rate.n
     return {
         "k": rate.k,
         "n": rate.n,
@@ -108,7 +111,7 @@ def _rate(rate: Rate) -> Document:
         "confidence": rate.confidence,
         "interval": _interval(wide_interval(rate), "outer ends of the two below"),
         "exact_interval": _interval(rate.interval, EXACT),
-        "clustered_interval": _interval(rate.clustered, CLUSTERED),
+        "clustered_interval": _interval(rate.clustered, CLUSTERED if mixed else AGREED),
     }
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from memaudit.config import TargetSettings
+from memaudit.data.encoding import leading_ids
 from memaudit.errors import TargetError, UsageError
 from memaudit.target.failures import explained
 from memaudit.target.loading import Placement, load_config, load_model, load_tokenizer_of
@@ -227,15 +228,6 @@ def choose_bos(asked: str, tokenizer: Any) -> tuple[int | None, Choice]:
         return None, Choice("no", "auto: the tokenizer adds none")
     kind = "BOS" if lead[0] == bos_id else "special"
     return lead[0], Choice("yes", f"auto: the tokenizer adds its {kind} token")
-
-
-def leading_ids(tokenizer: Any) -> list[int]:
-    """The ids that a tokenizer puts before a text by itself; what it puts after does not count."""
-    dressed = list(tokenizer("x")["input_ids"])
-    plain = list(tokenizer("x", add_special_tokens=False)["input_ids"])
-    starts = range(len(dressed) - len(plain) + 1)
-    at = next((i for i in starts if dressed[i : i + len(plain)] == plain), 0)
-    return [int(i) for i in dressed[:at]]
 
 
 def fingerprint_of(source: Source, settings: TargetSettings) -> dict[str, str]:

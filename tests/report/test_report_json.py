@@ -110,3 +110,14 @@ def test_no_text_and_no_ids_even_where_revealed():
 def test_the_document_is_ascii_on_a_terminal():
     assert to_json(RESULTS["hostile"]()).isascii()
     assert "\x1b" not in to_json(RESULTS["hostile"]())
+
+
+def test_a_rate_names_the_method_of_its_clustered_interval() -> None:
+    document = to_document(make_result())
+    seen = set()
+    for attack in document["attacks"]:
+        mixed = 0 < attack["exact"]["k"] < attack["exact"]["n"]
+        method = attack["exact"]["clustered_interval"]["method"]
+        assert ("bootstrap" in method, "Clopper" in method) == (mixed, not mixed)
+        seen.add(mixed)
+    assert seen == {True, False}
