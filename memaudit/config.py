@@ -110,6 +110,9 @@ class TuningSettings(Settings):
     """tau: each window's gradient is weighted by exp(-tau * its NLL); 0 weights all alike."""
     fit_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the fit windows that is trained on: those likeliest under ``none``."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the passes that fit; the prompt is float32, and every verdict comes from the target's own
+    dtype. ``auto``: bfloat16 where the processor multiplies in it, else float32."""
 
     def epochs_for(self, windows: int) -> int:
         """Passes over so many fit windows: ``epochs``, or what ``min_steps`` takes."""

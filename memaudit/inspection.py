@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.prompts import NoPrompt
-from memaudit.config import ScanConfig
+from memaudit.config import AttackName, ScanConfig, TuningSettings
 from memaudit.plan import Plan, check_files, cut_files, fold_sizes, make_plan
 from memaudit.readiness import describe_target, load_target, make_extractor
 from memaudit.result import FoldSizes, TargetFacts
@@ -121,19 +121,29 @@ def estimate(config: ScanConfig, plan: Plan, extractor: Extractor) -> Estimate:
     total = len(plan.data.windows) + (len(plan.controls.windows) if plan.controls else 0)
     length = config.windows.length
     extraction = tuning = 0.0
-    for attack in config.attacks:
-        if attack == "copy":
-            continue
-        settings = config.constant if attack == "constant" else config.dynamic
-        virtual = 0 if attack == "none" else settings.num_virtual_tokens
-        factor = (length + virtual) / length
-        extraction += 2 * factor * total / rate
-        if attack in ("constant", "dynamic"):
-            for fold in plan.folds:
-                fit = max(1, round(settings.fit_share * len(fold.fit)))
-                passes = settings.epochs_for(fit)
-                tuning += passes * factor * (2.5 * fit + len(fold.select)) / rate
+    for attack in set(config.attacks) - {"copy"}:
+        virtual = 0 if attack == "none" else _settings(config, attack).num_virtual_tokens
+        extraction += 2 * (length + virtual) / length * total / rate
+    for attack in fitted_attacks(config):
+        settings = _settings(config, attack)
+        factor = (length + settings.num_virtual_tokens) / length
+        for fold in plan.folds:
+            fit = max(1, round(settings.fit_share * len(fold.fit)))
+            passes = settings.epochs_for(fit)
+            tuning += passes * factor * (2.5 * fit + len(fold.select)) / rate
     return Estimate(rate, extraction, tuning, _memory(extractor, ids))
+
+
+def fitted_attacks(config: ScanConfig) -> set[AttackName]:
+    """Attacks whose prompts are fitted, also where only another one starts from them."""
+    fitted = set(config.attacks) & {"constant", "dynamic"}
+    if "dynamic" in fitted and config.dynamic.starts_from_constant:
+        fitted.add("constant")
+    return fitted
+
+
+def _settings(config: ScanConfig, attack: AttackName) -> TuningSettings:
+    return config.constant if attack == "constant" else config.dynamic
 
 
 def _measured_rate(extractor: Extractor, ids: NDArray[np.int32]) -> float:

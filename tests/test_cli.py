@@ -16,7 +16,7 @@ import pytest
 from conftest import build_model, build_tokenizer, save_model
 from typer.testing import CliRunner, Result
 
-from memaudit.cli import app
+from memaudit.cli.app import app
 
 WORDS = ["anna", "bert", "carla", "model", "lazy", "fox", "wizard", "prefix", "line", "toxic"]
 SIZES = ["--prefix-tokens", "8", "--suffix-tokens", "6", "--device", "cpu"]
@@ -239,7 +239,7 @@ def test_a_crash_is_no_leak_and_tells_no_text(
 
 
 def test_a_reader_that_stops_reading_changes_no_verdict(leaky: Path, leaked: Path) -> None:
-    scan = f"{sys.executable} -c 'from memaudit.cli import main; main()' scan {leaky} {leaked}"
+    scan = f"{sys.executable} -c 'from memaudit.cli.app import main; main()' scan {leaky} {leaked}"
     scan += f" --attacks none --max-exact 0.2 --quiet {' '.join(FAST)}"
     shell = f"cd {leaked.parent}; {{ {scan}; echo $? >&2; }} | true"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
@@ -336,7 +336,7 @@ def test_profiles_are_listed(run: Run) -> None:
 
 def test_streams_of_a_real_process(leaky: Path, leaked: Path, tmp_path: Path) -> None:
     """stdout is the document alone, stderr has no colour and no spinner."""
-    words = [sys.executable, "-c", "from memaudit.cli import main; main()", "scan", str(leaky)]
+    words = [sys.executable, "-c", "from memaudit.cli.app import main; main()", "scan", str(leaky)]
     words += [str(leaked), "--format", "json", "--attacks", "none", *FAST]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
@@ -350,7 +350,7 @@ def test_streams_of_a_real_process(leaky: Path, leaked: Path, tmp_path: Path) ->
 )
 def test_help_and_usage_errors_load_no_torch(words: list[str]) -> None:
     code = (
-        "import sys\nfrom memaudit.cli import app\n"
+        "import sys\nfrom memaudit.cli.app import app\n"
         f"try:\n    app({words!r})\nexcept SystemExit:\n    pass\n"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from memaudit import __version__
-from memaudit.cli import app
+from memaudit.cli.app import app
 from memaudit.errors import MemauditError
 from memaudit.gate.thresholds import GateVerdict, Verdict, exit_code
 from memaudit.layers import Layer, list_profiles, profiles_folder, resolve
@@ -149,5 +149,5 @@ def test_the_wheel_holds_profiles_and_schema(tmp_path: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     profiles = {f"memaudit/profiles/{path.name}" for path in (ROOT / "profiles").glob("*.toml")}
     assert profiles
-    assert profiles | {"memaudit/report/report.schema.json", "memaudit/cli.py"} <= held
+    assert profiles | {"memaudit/report/report.schema.json", "memaudit/cli/app.py"} <= held
     assert any(name.endswith("/licenses/LICENSE") for name in held)

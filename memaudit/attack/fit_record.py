@@ -38,3 +38,5 @@ class FitRecord:
     """Windows trained on."""
     select_windows: int
     """Windows that picked the epoch."""
+    precision: str
+    """Number format of the passes that fitted it, as ``bfloat16``."""

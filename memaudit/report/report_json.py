@@ -163,6 +163,7 @@ def _fit(fit: FoldFit) -> Document:
         "trainable_parameters": record.trainable_parameters,
         "fit_windows": record.fit_windows,
         "select_windows": record.select_windows,
+        "precision": record.precision,
         "epochs": [asdict(epoch) for epoch in record.epochs],
     }
 

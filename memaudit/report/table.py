@@ -261,7 +261,7 @@ def _footing_lines(result: ScanResult) -> Iterator[tuple[str, str]]:
     for attack in dict.fromkeys(fit.attack for fit in result.fits):
         fits = [fit for fit in result.fits if fit.attack == attack]
         chosen = "; ".join(f"fold {fit.fold} {fit.record.chosen}" for fit in fits)
-        yield "Fitted", f"{attack}: {chosen}"
+        yield "Fitted", f"{attack}: {chosen}; passes in {fits[0].record.precision}"
     target = result.target
     revision = f", revision {target.revision}" if target.revision else ""
     yield (

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import VOCABULARY, build_model, build_tokenizer
+from conftest import ARCHITECTURES, VOCABULARY, build_model, build_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -23,13 +24,26 @@ from memaudit.attack.prompts import (
     NoPrompt,
     trained_rows,
 )
-from memaudit.attack.tuning import Fit, Tuner, TuningData, rate_factor, window_weighted
+from memaudit.attack.tuning import (
+    Fit,
+    Tuner,
+    TuningData,
+    rate_factor,
+    tuning_dtype,
+    window_weighted,
+)
 from memaudit.config import ConstantSettings, DynamicSettings, ScoreSettings, TuningSettings
 from memaudit.errors import RunError
 from memaudit.target.checkpoint import Checkpoint
 
 P, S, V = 5, 6, 3
-SHORT: dict[str, Any] = {"num_virtual_tokens": V, "epochs": 2, "min_steps": 0, "batch_size": 8}
+SHORT: dict[str, Any] = {
+    "num_virtual_tokens": V,
+    "epochs": 2,
+    "min_steps": 0,
+    "batch_size": 8,
+    "precision": "float32",  # whatever the processor has, for comparing with float64
+}
 
 
 def make_checkpoint(architecture: str = "gpt2") -> Checkpoint:
@@ -115,6 +129,44 @@ def test_the_same_seed_gives_the_same_prompt(settings: TuningSettings) -> None:
     np.testing.assert_array_equal(
         [epoch.loss for epoch in one.record.epochs], [epoch.loss for epoch in twin.record.epochs]
     )
+
+
+def first_gradient(checkpoint: Checkpoint, precision: str) -> Tensor:
+    """Of a constant prompt's vectors, flat, on the first windows."""
+    settings = ConstantSettings(**SHORT | {"precision": precision})
+    prompt = make_prompt(checkpoint, settings)
+    optimizer = torch.optim.SGD(prompt.parameters(), lr=0.0)
+    ids = torch.as_tensor(make_data().fit_ids[:8]).long()
+    make_tuner(checkpoint, settings)._accumulate(prompt, ids, optimizer)
+    assert isinstance(prompt, ConstantPrompt)
+    assert prompt.vectors.grad is not None
+    assert prompt.vectors.grad.dtype == torch.float32
+    return prompt.vectors.grad.flatten()
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_bfloat16_gives_the_direction_of_float32(architecture: str) -> None:
+    checkpoint = make_checkpoint(architecture)
+    exact, rough = (first_gradient(checkpoint, kind) for kind in ("float32", "bfloat16"))
+    assert torch.cosine_similarity(exact, rough, dim=0) > 0.98
+    assert not torch.equal(exact, rough)
+
+
+def test_bfloat16_is_used_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, half = torch.float32, torch.bfloat16
+    checkpoint = make_checkpoint()
+    assert tuning_dtype("bfloat16", checkpoint) == half
+    assert tuning_dtype("float32", checkpoint) == whole
+    for has in ({"avx512_bf16": True}, {"amx_bf16": True}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has, raising=False)
+        assert tuning_dtype("auto", checkpoint) == half
+        assert tuning_dtype("auto", replace(checkpoint, device=torch.device("mps"))) == whole
+        in_half = replace(checkpoint, dtype=torch.float16)
+        assert tuning_dtype("auto", in_half) == torch.float16
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
+    assert tuning_dtype("auto", checkpoint) == whole
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # older PyTorch
+    assert tuning_dtype("auto", checkpoint) == whole
 
 
 def test_training_lowers_the_loss() -> None:

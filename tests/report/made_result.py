@@ -158,7 +158,7 @@ def _fits(attacks: Sequence[str]) -> list[FoldFit]:
         FoldFit(
             attack,
             fold,
-            FitRecord(chosen, curve, "all epochs were run", 25600, 90, 10),
+            FitRecord(chosen, curve, "all epochs were run", 25600, 90, 10, "float32"),
         )
         for attack in ("constant", "dynamic")
         if attack in attacks

@@ -73,8 +73,8 @@ Controls  clean.jsonl: 100 rows, 100 windows of 50+50 tokens in 100 clusters;
           sha256 abababababababab
 Folds     0: fit 90, select 10, audit 100; 1: fit 90, select 10, audit 100
           windows, split by clusters
-Fitted    constant: fold 0 epoch 2; fold 1 no prompt
-Fitted    dynamic: fold 0 epoch 2; fold 1 no prompt
+Fitted    constant: fold 0 epoch 2; fold 1 no prompt; passes in float32
+Fitted    dynamic: fold 0 epoch 2; fold 1 no prompt; passes in float32
 Target    tb7m: GPTNeoXForCausalLM, 7,213,056 parameters
           device cpu (auto: neither CUDA nor MPS is there)
           dtype float32 (auto: the checkpoint is not in half precision)
@@ -130,7 +130,7 @@ Data    members.jsonl: 1,305 rows, 1,305 windows of 50+50 tokens in 1,305
         clusters; sha256 abababababababab
 Folds   0: fit 90, select 10, audit 100; 1: fit 90, select 10, audit 100
         windows, split by clusters
-Fitted  dynamic: fold 0 epoch 2; fold 1 no prompt
+Fitted  dynamic: fold 0 epoch 2; fold 1 no prompt; passes in float32
 Target  tb7m: GPTNeoXForCausalLM, 7,213,056 parameters
         device cpu (auto: neither CUDA nor MPS is there)
         dtype float32 (auto: the checkpoint is not in half precision)
@@ -200,7 +200,7 @@ Data    members.jsonl: 3 rows, 3 windows of 50+50 tokens in 3 clusters; sha256
         abababababababab
 Folds   0: fit 90, select 10, audit 100; 1: fit 90, select 10, audit 100
         windows, split by clusters
-Fitted  dynamic: fold 0 epoch 2; fold 1 no prompt
+Fitted  dynamic: fold 0 epoch 2; fold 1 no prompt; passes in float32
 Target  tb7m: GPTNeoXForCausalLM, 7,213,056 parameters
         device cpu (auto: neither CUDA nor MPS is there)
         dtype float32 (auto: the checkpoint is not in half precision)

@@ -1,0 +1,54 @@
+"""The command ``memaudit``: every subcommand, put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from memaudit import __version__
+from memaudit.cli.auditing import inspect, scan
+from memaudit.cli.border import border
+
+app = typer.Typer(
+    name="memaudit",
+    help="Audit a causal language model for memorized training data before it is released.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # a traceback with locals would print audited text
+    rich_markup_mode=None,
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"memaudit {__version__}")
+        raise typer.Exit
+
+
+def profiles(
+    name: Annotated[str | None, typer.Argument(help="Show this profile's settings.")] = None,
+) -> None:
+    """List the shipped profiles and what they set."""
+    with border(verbose=False):
+        from memaudit.layers import list_profiles, load_profile, setting_lines
+
+        if name is not None:
+            typer.echo("\n".join(setting_lines(load_profile(name))))
+            return
+        for profile, layer in list_profiles().items():
+            typer.echo(f"{profile}: {layer.about}")
+            for line in setting_lines(layer):
+                typer.echo(f"    {line}")
+
+
+for command in (scan, inspect, profiles):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

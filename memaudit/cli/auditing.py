@@ -1,0 +1,147 @@
+"""The commands ``scan`` and ``inspect``. Their flags are listed twice, because Typer reads them
+from signatures.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memaudit.cli.border import Streams, border
+from memaudit.cli.options import (
+    AllowPickle,
+    Attacks,
+    Base,
+    BatchSize,
+    Bos,
+    ConfigFile,
+    Controls,
+    DataArgument,
+    Device,
+    Dtype,
+    Folds,
+    Limit,
+    ModelArgument,
+    Offline,
+    Placement,
+    PrefixTokens,
+    ProfileName,
+    Quiet,
+    Revision,
+    Seed,
+    Set,
+    SkipBadLines,
+    Stride,
+    SuffixTokens,
+    TrustRemoteCode,
+    Verbose,
+    settings_of,
+)
+from memaudit.cli.running import check_format, resolve_settings, run_scan
+from memaudit.errors import UsageError
+
+
+def scan(  # as many parameters as there are flags: Typer reads them from the signature
+    model: ModelArgument = None,
+    data: DataArgument = None,
+    controls: Controls = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder to make.")] = None,
+    profile: ProfileName = None,
+    config_file: ConfigFile = None,
+    generator: Annotated[
+        Path | None, typer.Option(help="Run folder whose prompts are used; nothing is fitted.")
+    ] = None,
+    attacks: Attacks = None,
+    prefix_tokens: PrefixTokens = None,
+    suffix_tokens: SuffixTokens = None,
+    placement: Placement = None,
+    stride: Stride = None,
+    limit: Limit = None,
+    skip_bad_lines: SkipBadLines = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    bos: Bos = None,
+    revision: Revision = None,
+    base: Base = None,
+    trust_remote_code: TrustRemoteCode = False,
+    allow_pickle: AllowPickle = False,
+    offline: Offline = False,
+    folds: Folds = None,
+    seed: Seed = None,
+    batch_size: BatchSize = None,
+    max_exact: Annotated[
+        float | None, typer.Option(help="Fail if more than this share is extracted exactly.")
+    ] = None,
+    gate_on: Annotated[
+        str | None, typer.Option(help="What --max-exact judges: upper (of the interval), estimate.")
+    ] = None,
+    set_: Set = None,
+    output_format: Annotated[
+        str, typer.Option("--format", help="On stdout: table, json or csv.")
+    ] = "table",
+    reveal: Annotated[
+        bool, typer.Option("--reveal", help="Put audited text in the reports.")
+    ] = False,
+    exit_zero: Annotated[
+        bool, typer.Option("--exit-zero", help="Exit 0 also when a gate fails or cannot tell.")
+    ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Audit MODEL on DATA: fit the attacks, extract, report."""
+    flags = settings_of(locals())
+    with border(verbose):
+        check_format(output_format)
+        resolved = resolve_settings(flags, profile, config_file, set_)
+        code = run_scan(resolved, output_format, Streams(quiet, verbose)).exit_code
+    raise typer.Exit(0 if exit_zero and code in (1, 4) else code)
+
+
+def inspect(
+    model: ModelArgument = None,
+    data: DataArgument = None,
+    controls: Controls = None,
+    profile: ProfileName = None,
+    config_file: ConfigFile = None,
+    attacks: Attacks = None,
+    prefix_tokens: PrefixTokens = None,
+    suffix_tokens: SuffixTokens = None,
+    placement: Placement = None,
+    stride: Stride = None,
+    limit: Limit = None,
+    skip_bad_lines: SkipBadLines = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    bos: Bos = None,
+    revision: Revision = None,
+    base: Base = None,
+    trust_remote_code: TrustRemoteCode = False,
+    allow_pickle: AllowPickle = False,
+    offline: Offline = False,
+    folds: Folds = None,
+    seed: Seed = None,
+    batch_size: BatchSize = None,
+    set_: Set = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Load, check and plan: what would be audited, how, and at what cost. Changes nothing."""
+    flags = settings_of(locals())
+    with border(verbose):
+        with_data = "data" in flags or config_file is not None
+        if not with_data:
+            if controls is not None:
+                raise UsageError("--controls without DATA: give the file to audit first")
+            flags["data"] = "none given"
+        resolved = resolve_settings(flags, profile, config_file, set_)
+        from memaudit.inspection import inspect as run_inspection
+        from memaudit.inspection_table import render_inspection
+        from memaudit.target.failures import quiet_transformers
+
+        with quiet_transformers():
+            inspection = run_inspection(resolved.config, with_data=with_data)
+        streams = Streams(quiet, verbose)
+        shown = render_inspection(inspection, width=streams.width, color=streams.color)
+        typer.echo(shown, nl=False)

@@ -1,0 +1,100 @@
+"""Where the program meets its user: streams, and errors that become exit codes.
+
+Knows terminals and the exception tree. Knows nothing of commands.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from memaudit.errors import MemauditError
+
+if TYPE_CHECKING:
+    from memaudit.attack.campaign import Progress
+
+LOG_WIDTH = 100
+"""Columns of a table that does not go to a terminal, where COLUMNS says nothing."""
+
+
+class Streams:
+    """What goes to stdout and stderr, and how wide and coloured."""
+
+    def __init__(self, quiet: bool, verbose: bool) -> None:
+        self.quiet = quiet
+        self.verbose = verbose
+        terminal = sys.stdout.isatty()
+        self.color = terminal and not os.environ.get("NO_COLOR")
+        self.width = _terminal_width() if terminal else _asked_width() or LOG_WIDTH
+
+    def note(self, text: str) -> None:
+        """A line on stderr, unless quiet."""
+        if not self.quiet:
+            typer.echo(text, err=True)
+
+    def progress(self) -> Progress:
+        """Bars on a terminal, lines in a log, nothing if quiet."""
+        from rich.console import Console
+
+        from memaudit.progress import Live, Log, Silent
+
+        if self.quiet:
+            return Silent()
+        console = Console(stderr=True, no_color=not self.color or None)
+        animated = console.is_terminal and not os.environ.get("NO_COLOR")
+        return Live(console) if animated else Log(console)
+
+
+def _asked_width() -> int | None:
+    asked = os.environ.get("COLUMNS", "")
+    return int(asked) if asked.isdigit() and int(asked) > 0 else None
+
+
+def _terminal_width() -> int:
+    import shutil
+
+    return shutil.get_terminal_size((LOG_WIDTH, 24)).columns
+
+
+@contextmanager
+def border(verbose: bool) -> Iterator[None]:
+    """Errors become a line on stderr and an exit code; nothing else of them is shown."""
+    try:
+        yield
+    except MemauditError as error:
+        typer.echo(f"memaudit: error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        typer.echo("memaudit: interrupted", err=True)
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        # Whoever read stdout has seen enough. What is left in the buffer has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except typer.Exit:
+        raise
+    except Exception as error:
+        # The message of an unforeseen error may quote audited text, so only its place is told.
+        if verbose:
+            typer.echo("".join(traceback.format_tb(error.__traceback__)), nl=False, err=True)
+        typer.echo(
+            f"memaudit: internal error: {type(error).__name__} at {_innermost(error)}; "
+            "run again with --verbose for the way there, and report it",
+            err=True,
+        )
+        raise typer.Exit(3) from None
+
+
+def _innermost(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "an unknown place"
+    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"

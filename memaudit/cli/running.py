@@ -1,0 +1,80 @@
+"""From flags to a finished run folder: what every command that scans does.
+
+Knows the order of resolving, scanning and writing. Knows nothing of single flags.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from memaudit.cli.border import Streams
+from memaudit.errors import UsageError
+
+if TYPE_CHECKING:
+    from memaudit.layers import ResolvedConfig
+    from memaudit.result import ScanResult
+
+
+def resolve_settings(
+    flags: dict[str, Any], profile: str | None, config_file: Path | None, sets: list[str] | None
+) -> ResolvedConfig:
+    """Flags over all other sources of settings."""
+    from memaudit.layers import layered, resolve
+
+    layers = layered(flags, profile=profile, config_file=config_file, sets=sets or [])
+    return resolve(layers)
+
+
+def check_format(output_format: str) -> None:
+    """Raise UsageError for a format that does not exist, before anything is spent."""
+    if output_format not in ("table", "json", "csv"):
+        raise UsageError(f"--format {output_format}: choose table, json or csv")
+
+
+def run_scan(resolved: ResolvedConfig, output_format: str, streams: Streams) -> ScanResult:
+    """Scan, write the run folder and print the result."""
+    from memaudit.layers import sourced_lines
+    from memaudit.run_folder import choose_folder, make_folder, remove_empty, write_run
+    from memaudit.scan import scan as run
+    from memaudit.target.failures import quiet_transformers
+
+    config = resolved.config
+    if streams.verbose:
+        for line in sourced_lines(resolved):
+            streams.note(line)
+    folder = choose_folder(config)
+    made = make_folder(folder)
+    try:
+        with quiet_transformers():
+            outcome = run(resolved, _command_line(), streams.progress())
+        write_run(folder, outcome)
+    finally:
+        remove_empty(made)
+    streams.note(f"Written to {folder}")
+    with suppress(BrokenPipeError):  # a reader that has seen enough changes no verdict
+        typer.echo(_document(outcome.result, output_format, streams), nl=False)
+    return outcome.result
+
+
+def _document(result: ScanResult, output_format: str, streams: Streams) -> str:
+    if output_format == "json":
+        from memaudit.report.report_json import to_json
+
+        return to_json(result)
+    if output_format == "csv":
+        from memaudit.report.samples_csv import iter_csv
+
+        return "".join(iter_csv(result))
+    from memaudit.report.table import render_table
+
+    return render_table(result, width=streams.width, color=streams.color)
+
+
+def _command_line() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
