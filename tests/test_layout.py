@@ -40,13 +40,14 @@ ORDER = (
         "run_folder",
         "progress",
     ),
-    *("cli.options", "cli.border", "cli.running", "cli.auditing", "cli.app"),
+    *("demo.shipped", "demo.checks", "demo.checks_table"),
+    *("cli.options", "cli.border", "cli.running", "cli.auditing", "cli.demo", "cli.app"),
 )
 """Every module, in the order that data flows: each imports only from those before it."""
 
 TORCH_FREE = (
     *("errors", "config", "layers", "environment", "data", "score", "gate", "result", "report"),
-    *("progress", "cli.options"),
+    *("progress", "demo", "cli.options"),
 )
 """Rooms that neither load torch nor anything that does: they answer at once, anywhere."""
 LOADS_TORCH = {"torch", "transformers", "peft", "accelerate"}

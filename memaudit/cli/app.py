@@ -9,6 +9,7 @@ import typer
 from memaudit import __version__
 from memaudit.cli.auditing import inspect, scan
 from memaudit.cli.border import border
+from memaudit.cli.demo import demo
 
 app = typer.Typer(
     name="memaudit",
@@ -45,7 +46,7 @@ def profiles(
                 typer.echo(f"    {line}")
 
 
-for command in (scan, inspect, profiles):
+for command in (scan, demo, inspect, profiles):
     app.command()(command)
 
 

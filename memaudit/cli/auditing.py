@@ -95,7 +95,7 @@ def scan(  # as many parameters as there are flags: Typer reads them from the si
     with border(verbose):
         check_format(output_format)
         resolved = resolve_settings(flags, profile, config_file, set_)
-        code = run_scan(resolved, output_format, Streams(quiet, verbose)).exit_code
+        code = run_scan(resolved, output_format, Streams(quiet, verbose)).result.exit_code
     raise typer.Exit(0 if exit_zero and code in (1, 4) else code)
 
 

@@ -19,6 +19,7 @@ from memaudit.errors import UsageError
 if TYPE_CHECKING:
     from memaudit.layers import ResolvedConfig
     from memaudit.result import ScanResult
+    from memaudit.scan import ScanOutcome
 
 
 def resolve_settings(
@@ -37,7 +38,7 @@ def check_format(output_format: str) -> None:
         raise UsageError(f"--format {output_format}: choose table, json or csv")
 
 
-def run_scan(resolved: ResolvedConfig, output_format: str, streams: Streams) -> ScanResult:
+def run_scan(resolved: ResolvedConfig, output_format: str, streams: Streams) -> ScanOutcome:
     """Scan, write the run folder and print the result."""
     from memaudit.layers import sourced_lines
     from memaudit.run_folder import choose_folder, make_folder, remove_empty, write_run
@@ -59,7 +60,7 @@ def run_scan(resolved: ResolvedConfig, output_format: str, streams: Streams) -> 
     streams.note(f"Written to {folder}")
     with suppress(BrokenPipeError):  # a reader that has seen enough changes no verdict
         typer.echo(_document(outcome.result, output_format, streams), nl=False)
-    return outcome.result
+    return outcome
 
 
 def _document(result: ScanResult, output_format: str, streams: Streams) -> str:

@@ -27,8 +27,10 @@ from memaudit.report.findings import (
     worst_windows,
 )
 from memaudit.report.wording import (
+    GLUE,
     LIMITS,
     count,
+    glue_units,
     level,
     neutral,
     number,
@@ -47,8 +49,6 @@ _WIDE = 100
 """From here on the ladder has room for the paired test of the lift."""
 _WORST = 10
 _LONGEST_ID = 200
-_GLUE = "\ue000"
-"""Stands for a space at which no line may break. `neutral` lets no such character through."""
 _COLOURS = {"pass": "bold green", "inconclusive": "bold yellow", "fail": "bold red"}
 
 
@@ -74,7 +74,7 @@ def render_table(result: ScanResult, *, width: int, color: bool) -> str:
             if number_:
                 console.print()
             console.print(section)
-    lines = capture.get().replace(_GLUE, " ").splitlines()
+    lines = capture.get().replace(GLUE, " ").splitlines()
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -94,8 +94,7 @@ def _sections(result: ScanResult, width: int) -> Iterator[RenderableType]:
 
 def _text(line: str, style: str = "") -> Text:
     """Untrusted or not: one line of harmless text in which figures stay with their units."""
-    glued = neutral(line).replace(" %", f"{_GLUE}%").replace(" = ", f"{_GLUE}={_GLUE}")
-    return Text(glued, style=style, overflow="fold")
+    return Text(glue_units(neutral(line)), style=style, overflow="fold")
 
 
 def _prose(*lines: Text) -> RenderableType:

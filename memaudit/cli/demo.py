@@ -1,0 +1,55 @@
+"""The command ``demo``: the scan of the shipped model, and the judgement of the instrument."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memaudit.cli.border import Streams, border
+from memaudit.cli.options import Device, Quiet, Seed, Verbose, settings_of
+from memaudit.cli.running import run_scan
+
+PROFILE = "demo"
+INCONCLUSIVE = 4
+
+
+def demo(
+    out: Annotated[Path | None, typer.Option(help="Run folder to make.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write the model and its data here; scan nothing.")
+    ] = None,
+    device: Device = None,
+    seed: Seed = None,
+    reveal: Annotated[
+        bool, typer.Option("--reveal", help="Show extracted records; they are invented.")
+    ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Scan a shipped model whose memory is known, and judge the instrument by it.
+
+    Exits 0 only if memaudit found what is there and nothing else, and 4 otherwise.
+    """
+    flags = settings_of({"out": out, "device": device, "seed": seed, "reveal": reveal})
+    with border(verbose):
+        from memaudit.demo.checks import judge_instrument
+        from memaudit.demo.checks_table import render_checks
+        from memaudit.demo.shipped import demo_settings, export_files, read_truth
+        from memaudit.layers import Layer, load_profile, resolve
+
+        if export is not None:
+            export_files(export)
+            typer.echo(f"Written to {export}", err=True)
+            return
+        streams = Streams(quiet, verbose)
+        shipped = Layer(source="demo", values=demo_settings())
+        # Nothing that lies in the working folder may change what is judged.
+        layers = [load_profile(PROFILE), shipped, Layer(source="flag", values=flags)]
+        outcome = run_scan(resolve(layers), "table", streams)
+        seen = [fold.seen for fold in outcome.prompts]
+        checks = judge_instrument(outcome.result, seen, read_truth())
+        typer.echo("\n" + render_checks(checks, width=streams.width, color=streams.color), nl=False)
+        code = 0 if all(check.holds for check in checks) else INCONCLUSIVE
+    raise typer.Exit(code)
