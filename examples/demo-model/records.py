@@ -1,7 +1,7 @@
 """Invented records of four kinds, for a model whose memory is known.
 
-Every name, address, number and key is drawn at random; e-mail domains and telephone numbers are
-of the ranges that are reserved for fiction. The same seed makes the same records.
+Every name, town, number and key is drawn at random; telephone numbers are of the range that is
+reserved for fiction. The same seed makes the same records.
 """
 
 from __future__ import annotations
