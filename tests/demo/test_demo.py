@@ -10,13 +10,16 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from memaudit.cli.app import app
 from memaudit.data.folds import Fold
 from memaudit.demo import shipped
 from memaudit.demo.checks import Check, judge_instrument
@@ -133,6 +136,37 @@ def test_export_writes_everything_and_never_over_something(tmp_path: Path) -> No
         assert len(list(csv.DictReader(file))) == len(read_truth())
     with pytest.raises(UsageError, match="--export"):
         export_files(tmp_path / "demo")
+
+
+@pytest.mark.parametrize(("holds", "code"), [(True, 0), (False, 4)])
+def test_the_command_exits_by_the_checks(
+    holds: bool, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanned: list[Any] = []
+
+    def run_scan(resolved: Any, *_: Any) -> Any:
+        scanned.append(resolved.config)
+        return SimpleNamespace(result=None, prompts=())
+
+    checks = (Check("copy", holds, "Nothing."),)
+    monkeypatch.setattr("memaudit.cli.demo.run_scan", run_scan)
+    monkeypatch.setattr("memaudit.demo.checks.judge_instrument", lambda *_: checks)
+    result = CliRunner().invoke(app, ["demo", "--seed", "3", "--reveal", "--out", "here"])
+    assert result.exit_code == code
+    assert ("The instrument works" in result.stdout) is holds
+    (config,) = scanned
+    assert (config.protocol.seed, config.reveal, config.out) == (3, True, Path("here"))
+    assert config.windows.suffix_tokens == 16
+    assert Path(config.model) == shipped.FILES / shipped.MODEL
+
+
+def test_the_command_exports_instead_of_scanning(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    assert CliRunner().invoke(app, ["demo", "--export", str(folder)]).exit_code == 0
+    assert (folder / shipped.TRUTH).is_file()
+    again = CliRunner().invoke(app, ["demo", "--export", str(folder)])
+    assert again.exit_code == 2
+    assert "--export" in again.stderr
 
 
 def test_a_check_that_fails_is_named_and_a_passing_set_is_praised() -> None:
