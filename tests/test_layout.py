@@ -29,7 +29,13 @@ ORDER = (
     *("score.stats", "score.sampling", "score.scores"),
     "gate.thresholds",
     *("result", "plan"),
-    *("report.wording", "report.findings", "report.samples_csv", "report.report_json"),
+    *(
+        "report.wording",
+        "report.rendering",
+        "report.findings",
+        "report.samples_csv",
+        "report.report_json",
+    ),
     "report.table",
     *(
         "readiness",

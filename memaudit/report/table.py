@@ -6,11 +6,10 @@ string from outside goes through `neutral` and into a Rich Text, never into mark
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -26,11 +25,10 @@ from memaudit.report.findings import (
     wide_interval,
     worst_windows,
 )
+from memaudit.report.rendering import glue_units, to_text
 from memaudit.report.wording import (
-    GLUE,
     LIMITS,
     count,
-    glue_units,
     level,
     neutral,
     number,
@@ -57,25 +55,10 @@ def render_table(result: ScanResult, *, width: int, color: bool) -> str:
 
     Shows ids, lines and figures; text of windows only where the result holds it.
     """
-    console = Console(
-        file=io.StringIO(),
-        width=max(width, _LEAST_WIDTH),
-        color_system="standard" if color else None,
-        force_terminal=color,
-        force_jupyter=False,
-        no_color=not color,
-        legacy_windows=False,
-        markup=False,
-        emoji=False,
-        highlight=False,
-    )
-    with console.capture() as capture:
-        for number_, section in enumerate(_sections(result, console.width)):
-            if number_:
-                console.print()
-            console.print(section)
-    lines = capture.get().replace(GLUE, " ").splitlines()
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    width = max(width, _LEAST_WIDTH)
+    first, *others = _sections(result, width)
+    parts = [first, *(part for section in others for part in (Text(), section))]
+    return to_text(parts, width=width, color=color)
 
 
 def _sections(result: ScanResult, width: int) -> Iterator[RenderableType]:

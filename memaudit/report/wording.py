@@ -23,9 +23,6 @@ LIMITS = (
 _JOINERS = "\u200c\u200d"
 """Format characters that Persian, Indic scripts and emoji need, and that move no cursor."""
 
-GLUE = "\ue000"
-"""Stands for a space at which no line may break. `neutral` lets no such character through."""
-
 
 def neutral(text: str) -> str:
     """Untrusted text on one line, with nothing in it that a terminal would act on.
@@ -106,8 +103,3 @@ def _hundredths(share: float) -> str:
         return f"{value:.0f}"
     decimals = 1 if distance >= 1 else 1 - math.floor(math.log10(distance))
     return f"{value:.{decimals}f}"
-
-
-def glue_units(line: str) -> str:
-    """The line with GLUE between figures and their units."""
-    return line.replace(" %", f"{GLUE}%").replace(" = ", f"{GLUE}={GLUE}")

@@ -1,0 +1,40 @@
+"""Rich renderables as plain text of a given width: the console that every shown report shares.
+
+Knows Rich. Knows nothing of what is shown, and writes to no stream of its own.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+
+from rich.console import Console, RenderableType
+
+GLUE = "\ue000"
+"""Stands for a space at which no line may break. ``neutral`` lets no such character through."""
+
+
+def glue_units(line: str) -> str:
+    """The line with GLUE between figures and their units."""
+    return line.replace(" %", f"{GLUE}%").replace(" = ", f"{GLUE}={GLUE}")
+
+
+def to_text(parts: Iterable[RenderableType], *, width: int, color: bool) -> str:
+    """The parts, one below the other, with or without ANSI colour and no space at line ends."""
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        color_system="standard" if color else None,
+        force_terminal=color,
+        force_jupyter=False,
+        no_color=not color,
+        legacy_windows=False,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+    with console.capture() as capture:
+        for part in parts:
+            console.print(part)
+    lines = capture.get().replace(GLUE, " ").splitlines()
+    return "\n".join(line.rstrip() for line in lines) + "\n"
