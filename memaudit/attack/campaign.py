@@ -85,13 +85,15 @@ class Campaign:
         self.data = data
         self.controls = controls
         self.fitted = fitted
-        self._none_nll: NDArray[np.float64] | None = None
+        self._plain: AttackOutcome | None = None
         self._fits: dict[AttackName, dict[int, Fit]] = {}
 
     def run(self, attack: AttackName, progress: Progress) -> AttackOutcome:
         """Fit the attack where it is one that is fitted, then extract every window."""
         if attack == "copy":
             return self._copy(progress)
+        if attack == "none":
+            return self._none(progress)
         fits = self._fit(attack, progress) if self._needs_fit(attack) else {}
         prompts: Mapping[int, SoftPrompt]
         if attack in self.fitted:
@@ -99,13 +101,16 @@ class Campaign:
         elif fits:
             prompts = {fold: fit.prompt for fold, fit in fits.items()}
         else:
-            same = self._untrained(attack)
-            prompts = dict.fromkeys(self._folds_used(), same)
-        total = len(self.data.ids) + (len(self.controls.ids) if self.controls else 0)
-        with progress.stage(f"{attack}: extracting", total) as advance:
-            data = self._extract(prompts, self.data, advance)
-            controls = self._extract(prompts, self.controls, advance) if self.controls else None
-        return AttackOutcome(data, controls, fits)
+            virtual = self.config.dynamic.num_virtual_tokens
+            prompts = self._same(HardPrompt(self.checkpoint.embed, virtual))
+        return AttackOutcome(*self._extract_all(attack, prompts, progress), fits)
+
+    def _none(self, progress: Progress) -> AttackOutcome:
+        """``none``, extracted once, though choosing the fit windows may ask for it first."""
+        if self._plain is None:
+            plain = self._extract_all("none", self._same(NoPrompt()), progress)
+            self._plain = AttackOutcome(*plain, {})
+        return self._plain
 
     def _needs_fit(self, attack: AttackName) -> bool:
         return attack in ("constant", "dynamic") and attack not in self.fitted
@@ -114,10 +119,17 @@ class Campaign:
         sides = [self.data.fold] + ([self.controls.fold] if self.controls else [])
         return [int(fold) for fold in np.unique(np.concatenate(sides))]
 
-    def _untrained(self, attack: AttackName) -> SoftPrompt:
-        if attack == "none":
-            return NoPrompt()
-        return HardPrompt(self.checkpoint.embed, self.config.dynamic.num_virtual_tokens)
+    def _same(self, prompt: SoftPrompt) -> Mapping[int, SoftPrompt]:
+        return dict.fromkeys(self._folds_used(), prompt)
+
+    def _extract_all(
+        self, attack: AttackName, prompts: Mapping[int, SoftPrompt], progress: Progress
+    ) -> tuple[Extraction, Extraction | None]:
+        total = len(self.data.ids) + (len(self.controls.ids) if self.controls else 0)
+        with progress.stage(f"{attack}: extracting", total) as advance:
+            data = self._extract(prompts, self.data, advance)
+            controls = self._extract(prompts, self.controls, advance) if self.controls else None
+        return data, controls
 
     def _extract(
         self, prompts: Mapping[int, SoftPrompt], side: Side, advance: Advance
@@ -147,7 +159,8 @@ class Campaign:
             # nothing for the others.
             key = [self.config.protocol.seed, LADDER.index(attack), number]
             rng = np.random.default_rng(key)
-            data = TuningData(self._fit_ids(fold, settings.fit_share), self.data.ids[fold.select])
+            fit_ids = self._fit_ids(fold, settings.fit_share, progress)
+            data = TuningData(fit_ids, self.data.ids[fold.select])
             prompt = self._new_prompt(attack, data, starts.get(number), rng)
             name = f"{attack}: fitting, fold {number + 1} of {len(self.folds)}"
             tuner = Tuner(self.checkpoint, self.extractor, settings)
@@ -172,16 +185,17 @@ class Campaign:
             if isinstance(fit.fitted, ConstantPrompt)
         }
 
-    def _fit_ids(self, fold: Fold, share: float) -> NDArray[np.int32]:
-        """The fit windows trained on: all, or those likeliest under ``none``."""
+    def _fit_ids(self, fold: Fold, share: float, progress: Progress) -> NDArray[np.int32]:
+        """The fit windows trained on: all, or those likeliest under ``none``.
+
+        Likeliest as its extraction says, which is made where ``none`` is not among the attacks:
+        a cheaper pass differs in its last bits, and leaving ``none`` out would change the rest.
+        """
         if share >= 1:
             return self.data.ids[fold.fit]
-        # Always from a pass of its own: the NLL of an extraction differs in its last bits, and
-        # then the windows kept would depend on whether ``none`` is among the attacks.
-        if self._none_nll is None:
-            _, self._none_nll = self.extractor.verify(NoPrompt(), self.data.ids)
+        nll = self._none(progress).data.suffix_nll[fold.fit]
         count = max(1, round(share * len(fold.fit)))
-        order = np.argsort(self._none_nll[fold.fit], kind="stable")
+        order = np.argsort(nll, kind="stable")
         return self.data.ids[np.sort(fold.fit[order[:count]])]
 
     def _new_prompt(

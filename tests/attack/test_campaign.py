@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -171,7 +171,10 @@ def test_no_window_is_scored_by_a_prompt_that_saw_its_cluster(
         "fit_share": share,
     }
     setup = Setup(seed=seed, constant=ConstantSettings(**short), dynamic=DynamicSettings(**short))
-    setup.campaign().run(attack, Quiet())
+    campaign = setup.campaign()
+    campaign.run("none", Quiet())  # it has seen nothing, and chooses the windows for `share`
+    setup.extractor.scored.clear()
+    campaign.run(attack, Quiet())
     # Everything a prompt depends on: its own fit, and the constant prompt that it started from.
     starts_apart = 2 if attack == "dynamic" else 1
     assert len(tuned) == starts_apart * len(setup.folds)
@@ -226,7 +229,7 @@ def test_copy_knows_only_what_other_folds_audit(monkeypatch: pytest.MonkeyPatch)
         assert not setup.clusters_of(known) & setup.clusters_of(np.array(rows))
 
 
-def run(attacks: list[AttackName], setup: Setup) -> dict[AttackName, AttackOutcome]:
+def run(attacks: Sequence[AttackName], setup: Setup) -> dict[AttackName, AttackOutcome]:
     campaign = setup.campaign()
     return {attack: campaign.run(attack, Quiet()) for attack in attacks}
 
@@ -251,6 +254,21 @@ def test_leaving_attacks_out_changes_nothing_for_the_others() -> None:
     whole = run(["none", "copy", "dynamic-hard", "constant", "dynamic"], setup)
     for attack in ("none", "dynamic-hard", "constant", "dynamic"):
         assert_same_outcome(run([attack], setup)[attack], whole[attack])
+
+
+@pytest.mark.parametrize("order", [("none", "dynamic"), ("dynamic", "none"), ("dynamic",)])
+def test_choosing_the_likeliest_windows_costs_one_extraction_at_most(
+    order: tuple[AttackName, ...],
+) -> None:
+    short: dict[str, Any] = {"num_virtual_tokens": 2, "epochs": 1, "min_steps": 0, "fit_share": 0.5}
+    setup = Setup(constant=ConstantSettings(**short), dynamic=DynamicSettings(**short))
+    chosen = [fit.prompt for fit in run(order, setup)["dynamic"].fits.values()]
+    plain = [
+        ids
+        for prompt, ids in setup.extractor.scored
+        if isinstance(prompt, NoPrompt) and not any(prompt is one for one in chosen)
+    ]
+    assert sum(len(ids) for ids in plain) == len(setup.data) + len(setup.controls)
 
 
 def test_prompts_fitted_earlier_are_used_as_they_are() -> None:
