@@ -110,6 +110,10 @@ class TuningSettings(Settings):
     """tau: each window's gradient is weighted by exp(-tau * its NLL); 0 weights all alike."""
     fit_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the fit windows that is trained on: those likeliest under ``none``."""
+    low_rank: Annotated[int, Field(ge=0)] = 0
+    """Rank of a linear change, trained along, to the embeddings of the window's tokens; 0: none."""
+    learning_rate_low_rank: Annotated[float, Field(gt=0)] = 1e-3
+    """Of that change."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the passes that fit; the prompt is float32, and every verdict comes from the target's own
     dtype. ``auto``: bfloat16 where the processor multiplies in it, else float32."""
@@ -127,13 +131,12 @@ class ConstantSettings(TuningSettings):
 class DynamicSettings(TuningSettings):
     """``dynamic``: the soft-prompt generator (Wang et al., EMNLP 2024)."""
 
-    epochs: Positive = 2
-    fit_share: Annotated[float, Field(gt=0, le=1)] = 0.6
+    low_rank: Annotated[int, Field(ge=0)] = 8
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     """Of the transformer blocks."""
     learning_rate_embedding: Annotated[float, Field(gt=0)] = 1e-4
     """Of the embedding rows that occur in the fitted prefixes."""
-    learning_rate_queries: Annotated[float, Field(gt=0)] = 3e-3
+    learning_rate_queries: Annotated[float, Field(gt=0)] = 1e-2
     """Of the free vectors of the ``queries`` mapping."""
     depth: Positive = 1
     """Transformer blocks in the generator."""
@@ -141,7 +144,7 @@ class DynamicSettings(TuningSettings):
     """``identity``: the generator returns its input before the first step."""
     mapping: Literal["naive", "queries"] = "queries"
     """``naive``: the last V prefix tokens, repeated as needed (the paper's mapping m)."""
-    start: Literal["vocabulary", "constant"] = "constant"
+    start: Literal["vocabulary", "constant"] = "vocabulary"
     """Where the free vectors of ``queries`` start: rows of the vocabulary, or the constant
     prompt fitted on the same fold."""
     embedding: Literal["trained", "frozen"] = "frozen"

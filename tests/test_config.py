@@ -100,8 +100,8 @@ def test_beside_a_config_file_the_project_has_no_say(tmp_path: Path) -> None:
 
 def test_prompts_that_start_from_the_constant_one_are_as_long() -> None:
     with pytest.raises(UsageError, match="make them equal"):
-        config_of({"dynamic": {"num_virtual_tokens": 7}})
-    config_of({"dynamic": {"num_virtual_tokens": 7, "start": "vocabulary"}})
+        config_of({"dynamic": {"num_virtual_tokens": 7, "start": "constant"}})
+    config_of({"dynamic": {"num_virtual_tokens": 7}})
 
 
 def test_few_windows_get_more_epochs() -> None:

@@ -208,7 +208,8 @@ class Campaign:
         if attack == "constant":
             count = self.config.constant.num_virtual_tokens
             first = first_vectors(self.checkpoint, count, rng)
-            return ConstantPrompt(self.config.constant, first).to(self.checkpoint.device)
+            constant = ConstantPrompt(self.config.constant, first, _torch_rng(rng))
+            return constant.to(self.checkpoint.device)
         settings = self.config.dynamic
         prefixes = data.fit_ids[:, : self.extractor.prefix_tokens]
         rows = None
@@ -223,9 +224,9 @@ class Campaign:
             first_vectors=vocabulary if start is None else start,
             scale=float(vocabulary.std()),
             rows=rows,
-            rng=torch.Generator().manual_seed(int(rng.integers(2**62))),
+            rng=_torch_rng(rng),
         )
-        return DynamicPrompt(settings, generator).to(self.checkpoint.device)
+        return DynamicPrompt(settings, generator, _torch_rng(rng)).to(self.checkpoint.device)
 
     def _copy(self, progress: Progress) -> AttackOutcome:
         """``copy`` for every fold: known are all data windows that the fold does not audit."""
@@ -243,6 +244,10 @@ class Campaign:
                         )
                     advance(len(rows))
         return AttackOutcome(results[0], results[1] if self.controls else None, {})
+
+
+def _torch_rng(rng: np.random.Generator) -> torch.Generator:
+    return torch.Generator().manual_seed(int(rng.integers(2**62)))
 
 
 def first_vectors(checkpoint: Checkpoint, count: int, rng: np.random.Generator) -> torch.Tensor:

@@ -131,6 +131,9 @@ class Extractor:
     def _on_device(self, ids: NDArray[np.int32]) -> Tensor:
         return torch.as_tensor(ids, dtype=torch.long, device=self.checkpoint.device)
 
+    def _embed(self, prompt: SoftPrompt, ids: Tensor) -> Tensor:
+        return prompt.adapt(self.checkpoint.embed(ids))
+
     def _back_off(self, error: RuntimeError) -> None:
         """Halve the batch for another try; any other error than one of memory is raised again."""
         if not is_out_of_memory(error):
@@ -174,7 +177,7 @@ class Extractor:
         said, matched = verified.said[order], verified.matched[order]
         if cache is not None:
             cache.reorder(order)
-            self._decode(cache, said, matched)
+            self._decode(prompt, cache, said, matched)
         else:
             self._decode_from_prefix(prompt, ids[order], said, matched)
         continuation = torch.empty_like(said).index_copy_(0, order, said)
@@ -205,7 +208,7 @@ class Extractor:
         state: dict[str, object] = {"use_cache": False}
         if cache is not None:
             state = {"use_cache": True, "past_key_values": cache}
-        logits, _ = last_logits(self.checkpoint, suffix.shape[1], inputs_embeds=inputs, **state)
+        logits, _ = last_logits(self.checkpoint, suffix.shape[1], inputs, **state)
         verified = verify_logits(logits, suffix, self.settings, NEAR_TIE[self.checkpoint.dtype])
         if verified.nll.isnan().any():
             raise RunError(
@@ -215,7 +218,7 @@ class Extractor:
             )
         return verified
 
-    def _decode(self, cache: RoomyCache, said: Tensor, matched: Tensor) -> None:
+    def _decode(self, prompt: SoftPrompt, cache: RoomyCache, said: Tensor, matched: Tensor) -> None:
         """Complete ``said`` (B,S) in place; rows sorted by ``matched`` (B,), as in the cache.
 
         A window joins at its first mismatch: until then the cache holds what the target said.
@@ -226,9 +229,9 @@ class Extractor:
         for position in range(int(matched[0]) + 1, suffix):
             rows = slice(0, joined[position - 1])  # those with a mismatch before the position
             cache.focus(rows, context + position - 1)
-            token = said[rows, position - 1 : position]
+            token = self._embed(prompt, said[rows, position - 1 : position])
             logits, _ = last_logits(
-                self.checkpoint, 1, input_ids=token, use_cache=True, past_key_values=cache
+                self.checkpoint, 1, token, use_cache=True, past_key_values=cache
             )
             said[rows, position] = logits[:, 0].argmax(dim=-1)
 
@@ -242,13 +245,13 @@ class Extractor:
             kept = int(matched[rows[0]])
             context = ids[rows, : self.prefix_tokens + kept]
             inputs = build_inputs(self.checkpoint, prompt, context, self.prefix_tokens)
-            _, output = last_logits(self.checkpoint, 1, inputs_embeds=inputs, use_cache=True)
+            _, output = last_logits(self.checkpoint, 1, inputs, use_cache=True)
             for position in range(kept + 1, said.shape[1]):
-                token = said[rows, position - 1 : position]
+                token = self._embed(prompt, said[rows, position - 1 : position])
                 logits, output = last_logits(
                     self.checkpoint,
                     1,
-                    input_ids=token,
+                    token,
                     use_cache=True,
                     **grow_model_cache(output),
                 )

@@ -18,11 +18,12 @@ from memaudit.target.checkpoint import Checkpoint
 
 
 def build_inputs(checkpoint: Checkpoint, prompt: SoftPrompt, ids: Tensor, prefix: int) -> Tensor:
-    """[BOS if used; o; E(ids)] as (B, [1+][V+]T, D), in the target's dtype.
+    """[BOS if used; o; E'(ids)] as (B, [1+][V+]T, D), in the target's dtype.
 
-    ids: (B,T), the first ``prefix`` of which the soft prompt is made from.
+    ids: (B,T), the first ``prefix`` of which the soft prompt is made from. E' is the target's
+    embedding as the prompt adapts it.
     """
-    embedded = checkpoint.embed(ids)
+    embedded = prompt.adapt(checkpoint.embed(ids))
     parts = [embedded]
     vectors = prompt(ids[:, :prefix])
     if vectors is not None:
@@ -33,19 +34,21 @@ def build_inputs(checkpoint: Checkpoint, prompt: SoftPrompt, ids: Tensor, prefix
     return torch.cat(parts, dim=1)
 
 
-def last_logits(checkpoint: Checkpoint, count: int, **inputs: Any) -> tuple[Tensor, Any]:
+def last_logits(
+    checkpoint: Checkpoint, count: int, embedded: Tensor, **options: Any
+) -> tuple[Tensor, Any]:
     """Logits of the last ``count`` positions (B,count,X) in float32, and the model's output.
 
-    The output head is applied to those positions only, where the architecture offers it.
+    embedded: (B,T,D). The output head is applied to those positions only, where the
+    architecture offers it; ``options`` go to the target's ``forward`` as they are.
     """
     if "logits_to_keep" in accepted_arguments(checkpoint):
-        given = inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"]
-        length = given.shape[1]
+        length = embedded.shape[1]
         # Positions by index come out in one piece, which the head's matrix product wants; a
         # slice, which a plain number would make, takes it 1.2 to 2 times as long on a CPU.
-        kept = torch.arange(length - count, length, device=given.device)
-        inputs["logits_to_keep"] = kept if count < length else 0
-    output = checkpoint.model(**inputs)
+        kept = torch.arange(length - count, length, device=embedded.device)
+        options["logits_to_keep"] = kept if count < length else 0
+    output = checkpoint.model(inputs_embeds=embedded, **options)
     return output.logits[:, -count:].float(), output
 
 

@@ -118,7 +118,7 @@ class Generator(nn.Module):
         self.settings = settings
         self._embed = embed
         self.rows = rows
-        width = first_vectors.shape[1]
+        self.width = width = first_vectors.shape[1]
         # The vectors' own scale differs a hundredfold between models: the blocks see unit
         # scale, and what they add is brought back to the model's.
         self.register_buffer("scale", torch.tensor(max(scale, 1e-6)))

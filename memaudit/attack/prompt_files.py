@@ -152,7 +152,9 @@ def _build(
     prompt: FittedPrompt
     if attack == "constant":
         _check_width(state["vectors"], checkpoint)
-        prompt = ConstantPrompt(ConstantSettings.model_validate(settings), state["vectors"])
+        prompt = ConstantPrompt(
+            ConstantSettings.model_validate(settings), state["vectors"], torch.Generator()
+        )
     elif attack == "dynamic":
         _check_width(state["generator.positions"], checkpoint)
         prompt = _build_dynamic(
@@ -194,4 +196,4 @@ def _build_dynamic(
         rows=rows,
         rng=torch.Generator(),
     )
-    return DynamicPrompt(settings, generator)
+    return DynamicPrompt(settings, generator, torch.Generator())

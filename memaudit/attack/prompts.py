@@ -1,7 +1,7 @@
 """The ladder of soft prompts, behind one small protocol.
 
-Knows how prefixes become soft prompts, and how fitted ones are written and read again. Knows
-nothing of losses, optimizers or decoding.
+Knows how prefixes become soft prompts, and what a fitted one changes in the embeddings of the
+tokens that follow it. Knows nothing of losses, optimizers or decoding.
 """
 
 from __future__ import annotations
@@ -21,15 +21,26 @@ class SoftPrompt(Protocol):
     def __call__(self, prefix_ids: Tensor) -> Tensor | None:
         """The vectors that stand before the prefix; None for no soft prompt at all."""
 
+    def adapt(self, embedded: Tensor) -> Tensor:
+        """(B,T,D) embeddings of the window's tokens -> what the target is given for them."""
 
-class NoPrompt:
+
+class _TokensAsTheyAre:
+    """A prompt that only stands before the tokens."""
+
+    def adapt(self, embedded: Tensor) -> Tensor:
+        """(B,T,D), unchanged."""
+        return embedded
+
+
+class NoPrompt(_TokensAsTheyAre):
     """``none``: the prefix alone, the standard baseline of the field."""
 
     def __call__(self, prefix_ids: Tensor) -> None:
         """Always None."""
 
 
-class HardPrompt:
+class HardPrompt(_TokensAsTheyAre):
     """``dynamic-hard``: the embedded m(prefix), which is the generator before training."""
 
     def __init__(self, embed: Embed, num_virtual_tokens: int) -> None:
@@ -41,22 +52,54 @@ class HardPrompt:
         return self._embed(map_prefix(prefix_ids, self.num_virtual_tokens))
 
 
-class FittedPrompt(nn.Module):
-    """A soft prompt with trainable parameters."""
+class LowRankChange(nn.Module):
+    """x -> x + xAB for the embedding x of every token, with B zero before the first step.
 
-    settings: TuningSettings
+    One linear map for all tokens and places: LoRA's form (Hu et al., ICLR 2022, section 4.1) on
+    what the embedding gives; DePT (Shi & Lipani, ICLR 2024) moves embeddings by place instead.
+    """
+
+    def __init__(self, width: int, rank: int, rng: torch.Generator) -> None:
+        super().__init__()
+        self.into = nn.Parameter(torch.empty(width, rank))  # A
+        self.back = nn.Parameter(torch.zeros(rank, width))  # B
+        nn.init.normal_(self.into, std=width**-0.5, generator=rng)
+
+    def forward(self, embedded: Tensor) -> Tensor:
+        """(B,T,D) -> (B,T,D), in the dtype that came in."""
+        exact = embedded.float()
+        moved: Tensor = exact + exact @ self.into @ self.back
+        return moved.to(embedded.dtype)
+
+
+class FittedPrompt(nn.Module):
+    """A soft prompt with trainable parameters, and the change to the tokens it goes with."""
+
+    def __init__(self, settings: TuningSettings, width: int, rng: torch.Generator) -> None:
+        super().__init__()
+        self.settings = settings
+        rank = settings.low_rank
+        self.change = LowRankChange(width, rank, rng) if rank else None
+
+    def adapt(self, embedded: Tensor) -> Tensor:
+        """(B,T,D) -> (B,T,D): moved by the low-rank change, where there is one."""
+        return embedded if self.change is None else self.change(embedded)
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """AdamW parameter groups, each with its own learning rate."""
-        raise TypeError(f"{type(self).__name__} has to say what it trains")
+        if self.change is None:
+            return []
+        rate = self.settings.learning_rate_low_rank
+        return [{"params": list(self.change.parameters()), "lr": rate}]
 
 
 class ConstantPrompt(FittedPrompt):
     """``constant``: V free vectors, the same for every prefix (Ozdayi et al., ACL 2023)."""
 
-    def __init__(self, settings: ConstantSettings, first_vectors: Tensor) -> None:
-        super().__init__()
-        self.settings: ConstantSettings = settings
+    def __init__(
+        self, settings: ConstantSettings, first_vectors: Tensor, rng: torch.Generator
+    ) -> None:
+        super().__init__(settings, first_vectors.shape[1], rng)
         self.vectors = nn.Parameter(first_vectors.detach().float().clone())  # (V,D)
 
     def forward(self, prefix_ids: Tensor) -> Tensor:
@@ -64,16 +107,20 @@ class ConstantPrompt(FittedPrompt):
         return self.vectors.expand(len(prefix_ids), -1, -1)
 
     def parameter_groups(self) -> list[dict[str, object]]:
-        """One group: the vectors."""
-        return [{"params": [self.vectors], "lr": self.settings.learning_rate}]
+        """The vectors, and the low-rank change."""
+        vectors = {"params": [self.vectors], "lr": self.settings.learning_rate}
+        return [vectors, *super().parameter_groups()]
 
 
 class DynamicPrompt(FittedPrompt):
     """``dynamic``: o = g(m(prefix)) (Wang et al., EMNLP 2024)."""
 
-    def __init__(self, settings: DynamicSettings, generator: Generator) -> None:
-        super().__init__()
-        self.settings: DynamicSettings = settings
+    settings: DynamicSettings
+
+    def __init__(
+        self, settings: DynamicSettings, generator: Generator, rng: torch.Generator
+    ) -> None:
+        super().__init__(settings, generator.width, rng)
         self.generator = generator
 
     def forward(self, prefix_ids: Tensor) -> Tensor:
@@ -82,10 +129,10 @@ class DynamicPrompt(FittedPrompt):
         return vectors
 
     def parameter_groups(self) -> list[dict[str, object]]:
-        """Blocks, embedding rows and free vectors, each at its own learning rate."""
+        """Low-rank change, blocks, embedding rows and free vectors, each at its own rate."""
         settings, generator = self.settings, self.generator
         blocks = [*generator.blocks.parameters(), generator.positions]
-        groups: list[dict[str, object]] = [{"params": blocks, "lr": settings.learning_rate}]
+        groups = [*super().parameter_groups(), {"params": blocks, "lr": settings.learning_rate}]
         if generator.rows is not None:
             rows = list(generator.rows.parameters())
             groups.append({"params": rows, "lr": settings.learning_rate_embedding})

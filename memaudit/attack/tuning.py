@@ -167,7 +167,7 @@ class Tuner:
         half = self.dtype != self.checkpoint.dtype
         with torch.autocast(self.checkpoint.device.type, torch.bfloat16, enabled=half):
             inputs = build_inputs(self.checkpoint, prompt, ids[:, :-1], self.prefix_tokens)
-            logits, _ = last_logits(self.checkpoint, count, inputs_embeds=inputs, use_cache=False)
+            logits, _ = last_logits(self.checkpoint, count, inputs, use_cache=False)
         labels = ids[:, -count:]
         # Flat, the softmax runs along memory: a quarter of the time of (B,X,T) on a CPU.
         nll = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")

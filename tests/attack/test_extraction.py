@@ -46,6 +46,22 @@ class FixedPrompt:
     def __call__(self, prefix_ids: Tensor) -> Tensor:
         return self.vectors.expand(len(prefix_ids), -1, -1)
 
+    def adapt(self, embedded: Tensor) -> Tensor:
+        return embedded
+
+
+class AdaptingPrompt(FixedPrompt):
+    """The same, with the window's embeddings turned about."""
+
+    def __init__(self, checkpoint: Checkpoint, seed: int = 0) -> None:
+        super().__init__(checkpoint, seed)
+        width = checkpoint.width
+        rng = torch.Generator().manual_seed(seed + 1)
+        self.turn = torch.eye(width) + torch.randn(width, width, generator=rng) / width
+
+    def adapt(self, embedded: Tensor) -> Tensor:
+        return embedded @ self.turn
+
 
 def without_stop(model: Any) -> Any:
     """A generation config with which nothing ends early.
@@ -60,13 +76,16 @@ def without_stop(model: Any) -> Any:
 
 @torch.no_grad()
 def generate(checkpoint: Checkpoint, prompt: SoftPrompt, prefixes: Tensor) -> Tensor:
-    """(B,S) what transformers itself decodes."""
+    """(B,S) what transformers itself decodes, its embedding layer adapted as the prompt says."""
     inputs = build_inputs(checkpoint, prompt, prefixes, P)
-    out = checkpoint.model.generate(
-        inputs_embeds=inputs,
-        attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long),
-        generation_config=without_stop(checkpoint.model),
-    )
+    layer = checkpoint.model.get_input_embeddings()
+    adapted = layer.register_forward_hook(lambda module, ids, embedded: prompt.adapt(embedded))
+    with adapted:
+        out = checkpoint.model.generate(
+            inputs_embeds=inputs,
+            attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long),
+            generation_config=without_stop(checkpoint.model),
+        )
     return out[:, -S:]
 
 
@@ -126,6 +145,7 @@ def reference_scores(
 PROMPTS: dict[str, Callable[[Checkpoint], SoftPrompt]] = {
     "none": lambda checkpoint: NoPrompt(),
     "soft": FixedPrompt,
+    "adapting": AdaptingPrompt,
 }
 
 
@@ -253,8 +273,8 @@ def test_rounding_that_depends_on_the_batch_changes_no_verdict(
     error = NEAR_TIE[dtype] * 8 / 2 * 0.99  # of each of two logits
     rng = torch.Generator().manual_seed(0)
 
-    def rounded(checkpoint: Checkpoint, count: int, **inputs: Any) -> Any:
-        logits, output = last_logits(checkpoint, count, **inputs)
+    def rounded(checkpoint: Checkpoint, count: int, embedded: Tensor, **options: Any) -> Any:
+        logits, output = last_logits(checkpoint, count, embedded, **options)
         if len(logits) > 1:
             logits = logits + error * (2 * torch.rand(logits.shape, generator=rng) - 1)
         return logits, output
@@ -286,13 +306,11 @@ def failing_above(monkeypatch: pytest.MonkeyPatch, limit: int, error: Exception)
     """Make every pass over more than ``limit`` windows fail; returns the sizes of the others."""
     passed = []
 
-    def limited(checkpoint: Checkpoint, count: int, **inputs: Any) -> Any:
-        given = inputs.get("inputs_embeds", inputs.get("input_ids"))
-        assert given is not None
-        if len(given) > limit:
+    def limited(checkpoint: Checkpoint, count: int, embedded: Tensor, **options: Any) -> Any:
+        if len(embedded) > limit:
             raise error
-        passed.append(len(given))
-        return last_logits(checkpoint, count, **inputs)
+        passed.append(len(embedded))
+        return last_logits(checkpoint, count, embedded, **options)
 
     monkeypatch.setattr("memaudit.attack.extraction.last_logits", limited)
     return passed

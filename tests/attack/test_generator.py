@@ -111,7 +111,7 @@ def test_trained_rows_train_as_the_whole_table_would() -> None:
 
 def test_only_rows_that_occur_have_optimizer_state() -> None:
     generator = make_generator(trained_rows(embed, PREFIXES, X), mapping="naive")
-    prompt = DynamicPrompt(generator.settings, generator)
+    prompt = DynamicPrompt(generator.settings, generator, torch.Generator())
     optimizer = torch.optim.AdamW(prompt.parameter_groups(), weight_decay=0.0)
     prompt(PREFIXES).square().sum().backward()
     optimizer.step()
@@ -125,16 +125,17 @@ def test_only_rows_that_occur_have_optimizer_state() -> None:
 
 @pytest.mark.parametrize("mapping", ["naive", "queries"])
 @pytest.mark.parametrize("trained", [True, False])
-def test_every_parameter_is_in_one_group(mapping: str, trained: bool) -> None:
+@pytest.mark.parametrize("low_rank", [0, 2])
+def test_every_parameter_is_in_one_group(mapping: str, trained: bool, low_rank: int) -> None:
     rows = trained_rows(embed, PREFIXES, X) if trained else None
-    generator = make_generator(rows, mapping=mapping)
-    prompt = DynamicPrompt(generator.settings, generator)
+    generator = make_generator(rows, mapping=mapping, low_rank=low_rank)
+    prompt = DynamicPrompt(generator.settings, generator, torch.Generator())
     grouped = [one for group in prompt.parameter_groups() for one in group["params"]]  # type: ignore[attr-defined]
     assert {id(one) for one in grouped} == {id(one) for one in prompt.parameters()}
     assert len(grouped) == len({id(one) for one in grouped})
     rates = [group["lr"] for group in prompt.parameter_groups()]
     settings = generator.settings
-    expected = [settings.learning_rate]
+    expected = [settings.learning_rate_low_rank] * (low_rank > 0) + [settings.learning_rate]
     expected += [settings.learning_rate_embedding] * trained
     expected += [settings.learning_rate_queries] * (mapping == "queries")
     assert rates == expected

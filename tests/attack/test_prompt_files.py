@@ -60,13 +60,18 @@ def make_dynamic(checkpoint: Checkpoint, **changes: Any) -> DynamicPrompt:
         rows=rows,
         rng=torch.Generator().manual_seed(1),
     )
-    return DynamicPrompt(settings, generator)
+    prompt = DynamicPrompt(settings, generator, torch.Generator().manual_seed(4))
+    if prompt.change is not None:
+        torch.nn.init.normal_(prompt.change.back, generator=torch.Generator().manual_seed(5))
+    return prompt
 
 
 def make_fold(checkpoint: Checkpoint, dynamic: DynamicPrompt) -> FoldPrompts:
     rng = torch.Generator().manual_seed(2)
     constant = ConstantPrompt(
-        ConstantSettings(num_virtual_tokens=V), torch.randn(V, checkpoint.width, generator=rng)
+        ConstantSettings(num_virtual_tokens=V),
+        torch.randn(V, checkpoint.width, generator=rng),
+        rng,
     )
     prompts: dict[str, FittedPrompt] = {"constant": constant, "dynamic": dynamic}
     return FoldPrompts(
@@ -82,7 +87,12 @@ def make_fold(checkpoint: Checkpoint, dynamic: DynamicPrompt) -> FoldPrompts:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"mapping": "naive", "embedding": "trained", "depth": 2}, {"embedding": "trained"}],
+    [
+        {"low_rank": 0},
+        {"low_rank": 3},
+        {"mapping": "naive", "embedding": "trained", "depth": 2},
+        {"embedding": "trained"},
+    ],
 )
 def test_prompts_come_back_as_they_were(
     checkpoint: Checkpoint, tmp_path: Path, changes: dict[str, Any]
@@ -98,6 +108,8 @@ def test_prompts_come_back_as_they_were(
     for attack, prompt in fold.prompts.items():
         assert back.prompts[attack].settings == prompt.settings
         assert torch.equal(back.prompts[attack](PREFIXES), prompt(PREFIXES))
+        embedded = checkpoint.embed(PREFIXES)
+        assert torch.equal(back.prompts[attack].adapt(embedded), prompt.adapt(embedded))
         assert not any(one.requires_grad for one in back.prompts[attack].parameters())
     assert isinstance(back.usable["constant"], NoPrompt)
     assert back.usable["dynamic"] is back.prompts["dynamic"]

@@ -62,11 +62,15 @@ def make_data(seed: int = 0) -> TuningData:
     return TuningData(ids[:20], ids[20:])
 
 
+def torch_rng(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def make_prompt(checkpoint: Checkpoint, settings: TuningSettings, seed: int = 0) -> FittedPrompt:
     rng = np.random.default_rng(seed)
     first = first_vectors(checkpoint, V, rng)
     if isinstance(settings, ConstantSettings):
-        return ConstantPrompt(settings, first)
+        return ConstantPrompt(settings, first, torch_rng(seed))
     assert isinstance(settings, DynamicSettings)
     rows = None
     if settings.embedding == "trained":
@@ -79,9 +83,9 @@ def make_prompt(checkpoint: Checkpoint, settings: TuningSettings, seed: int = 0)
         first_vectors=first,
         scale=float(first.std()),
         rows=rows,
-        rng=torch.Generator().manual_seed(seed),
+        rng=torch_rng(seed),
     )
-    return DynamicPrompt(settings, generator)
+    return DynamicPrompt(settings, generator, torch_rng(seed))
 
 
 def make_tuner(checkpoint: Checkpoint, settings: TuningSettings) -> Tuner:
@@ -96,13 +100,14 @@ def fit(settings: TuningSettings, checkpoint: Checkpoint | None = None, seed: in
 
 EVERY_PROMPT = [
     ConstantSettings(**SHORT),
+    ConstantSettings(**SHORT, low_rank=2),
     DynamicSettings(**SHORT),
     DynamicSettings(**SHORT, mapping="naive", embedding="trained", initialisation="random"),
 ]
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gemma2", "mamba"])
-@pytest.mark.parametrize("settings", EVERY_PROMPT, ids=["constant", "queries", "naive"])
+@pytest.mark.parametrize("settings", EVERY_PROMPT, ids=["constant", "low-rank", "queries", "naive"])
 def test_tuning_leaves_the_target_as_it_was(architecture: str, settings: TuningSettings) -> None:
     checkpoint = make_checkpoint(architecture)
     before = {name: one.clone() for name, one in checkpoint.model.state_dict().items()}
@@ -119,7 +124,7 @@ def test_tuning_leaves_the_target_as_it_was(architecture: str, settings: TuningS
         assert any(not torch.equal(one, first[name]) for name, one in prompt.state_dict().items())
 
 
-@pytest.mark.parametrize("settings", EVERY_PROMPT, ids=["constant", "queries", "naive"])
+@pytest.mark.parametrize("settings", EVERY_PROMPT, ids=["constant", "low-rank", "queries", "naive"])
 def test_the_same_seed_gives_the_same_prompt(settings: TuningSettings) -> None:
     one, twin, other = fit(settings), fit(settings), fit(settings, seed=1)
     state, same = one.fitted.state_dict(), twin.fitted.state_dict()
@@ -247,7 +252,7 @@ def test_patience_ends_the_training() -> None:
 def test_a_loss_that_is_not_finite_ends_the_run() -> None:
     checkpoint = make_checkpoint()
     settings = ConstantSettings(**SHORT)
-    prompt = ConstantPrompt(settings, torch.full((V, checkpoint.width), torch.nan))
+    prompt = ConstantPrompt(settings, torch.full((V, checkpoint.width), torch.nan), torch_rng(0))
     with pytest.raises(RunError, match="not finite"):
         make_tuner(checkpoint, settings).fit(prompt, make_data(), np.random.default_rng(0))
 
@@ -267,10 +272,10 @@ def gradients(pass_size: int, monkeypatch: pytest.MonkeyPatch | None = None) -> 
 
 
 def fail_above(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    def limited(checkpoint: Checkpoint, count: int, **inputs: Any) -> Any:
-        if len(inputs["inputs_embeds"]) > limit:
+    def limited(checkpoint: Checkpoint, count: int, embedded: Tensor, **options: Any) -> Any:
+        if len(embedded) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return last_logits(checkpoint, count, **inputs)
+        return last_logits(checkpoint, count, embedded, **options)
 
     monkeypatch.setattr("memaudit.attack.tuning.last_logits", limited)
 
