@@ -156,11 +156,15 @@ def tuned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[SoftPrompt, FittedPromp
 
 
 @pytest.mark.parametrize("share", [1.0, 0.4])
-@pytest.mark.parametrize("attack", ["constant", "dynamic"])
+@pytest.mark.parametrize(
+    ("attack", "start"),
+    [("constant", "vocabulary"), ("dynamic", "vocabulary"), ("dynamic", "constant")],
+)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_no_window_is_scored_by_a_prompt_that_saw_its_cluster(
     tuned: list[tuple[SoftPrompt, FittedPrompt, TuningData]],
     attack: AttackName,
+    start: str,
     share: float,
     seed: int,
 ) -> None:
@@ -170,14 +174,15 @@ def test_no_window_is_scored_by_a_prompt_that_saw_its_cluster(
         "min_steps": 0,
         "fit_share": share,
     }
-    setup = Setup(seed=seed, constant=ConstantSettings(**short), dynamic=DynamicSettings(**short))
+    dynamic = DynamicSettings(start=start, **short)
+    setup = Setup(seed=seed, constant=ConstantSettings(**short), dynamic=dynamic)
     campaign = setup.campaign()
     campaign.run("none", Quiet())  # it has seen nothing, and chooses the windows for `share`
     setup.extractor.scored.clear()
     campaign.run(attack, Quiet())
     # Everything a prompt depends on: its own fit, and the constant prompt that it started from.
-    starts_apart = 2 if attack == "dynamic" else 1
-    assert len(tuned) == starts_apart * len(setup.folds)
+    fits = 2 if start == "constant" else 1
+    assert len(tuned) == fits * len(setup.folds)
     seen = {}
     for number, (prompt, _, data) in enumerate(tuned):
         windows = np.concatenate([data.fit_ids, data.select_ids])
@@ -248,9 +253,11 @@ def assert_same_outcome(one: AttackOutcome, other: AttackOutcome) -> None:
         assert all(torch.equal(state[name], twin[name]) for name in state)
 
 
-def test_leaving_attacks_out_changes_nothing_for_the_others() -> None:
+@pytest.mark.parametrize("start", ["vocabulary", "constant"])
+def test_leaving_attacks_out_changes_nothing_for_the_others(start: str) -> None:
     short: dict[str, Any] = {"num_virtual_tokens": 2, "epochs": 1, "min_steps": 0, "fit_share": 0.5}
-    setup = Setup(constant=ConstantSettings(**short), dynamic=DynamicSettings(**short))
+    dynamic = DynamicSettings(start=start, **short)
+    setup = Setup(constant=ConstantSettings(**short), dynamic=dynamic)
     whole = run(["none", "copy", "dynamic-hard", "constant", "dynamic"], setup)
     for attack in ("none", "dynamic-hard", "constant", "dynamic"):
         assert_same_outcome(run([attack], setup)[attack], whole[attack])
