@@ -22,7 +22,7 @@ from torch import Tensor
 from memaudit.attack.decoding_cache import RoomyCache, grow_model_cache, probe_cache
 from memaudit.attack.forward import build_inputs, is_out_of_memory, last_logits
 from memaudit.attack.prompts import SoftPrompt
-from memaudit.attack.verification import Verified, verify_logits
+from memaudit.attack.verification import Verified, most_likely, verify_logits
 from memaudit.config import ScoreSettings
 from memaudit.errors import RunError
 from memaudit.target.checkpoint import Checkpoint
@@ -233,7 +233,7 @@ class Extractor:
             logits, _ = last_logits(
                 self.checkpoint, 1, token, use_cache=True, past_key_values=cache
             )
-            said[rows, position] = logits[:, 0].argmax(dim=-1)
+            said[rows, position] = most_likely(logits[:, 0])
 
     def _decode_from_prefix(
         self, prompt: SoftPrompt, ids: Tensor, said: Tensor, matched: Tensor
@@ -257,7 +257,7 @@ class Extractor:
                 )
                 free = matched[rows] < position
                 said[rows, position] = torch.where(
-                    free, logits[:, 0].argmax(dim=-1), said[rows, position]
+                    free, most_likely(logits[:, 0]), said[rows, position]
                 )
 
 

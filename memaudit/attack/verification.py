@@ -56,6 +56,14 @@ def verify_logits(
     )
 
 
+def most_likely(logits: Tensor) -> Tensor:
+    """Greedy choice: the arg-max over the last dimension, the lowest id where some are equal."""
+    if logits.device.type == "cpu":
+        # numpy's is vectorised: (240,8192) takes a fifth of the time of torch's.
+        return torch.from_numpy(logits.numpy().argmax(axis=-1))
+    return logits.argmax(dim=-1)
+
+
 def _log_likelihood(logits: Tensor, suffix: Tensor) -> Tensor:
     """(B,S) log of the probability of each suffix token, a few windows at a time."""
     step = max(1, _AT_A_TIME[logits.device.type == "cpu"] // logits[0].nbytes)
@@ -77,7 +85,7 @@ def _arg_max_to_mismatch(logits: Tensor, suffix: Tensor, highest: Tensor) -> tup
     reach = torch.ones_like(highest)
     reach[:, 1:] = before[:, :-1] > 0
     said = suffix.clone()
-    said[reach] = logits[reach].argmax(dim=-1)
+    said[reach] = most_likely(logits[reach])
     return said, (said == suffix).logical_and(reach).long().cumprod(dim=1).sum(dim=1)
 
 
