@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.config import ScanConfig
+from memaudit.data.clusters import find_clusters, have_marks
 from memaudit.data.folds import (
     Fold,
     assign_controls,
-    find_clusters,
-    find_marks,
     fold_of,
     make_folds,
 )
@@ -38,7 +37,7 @@ class SeenRuns:
     """What the prompts of one fold, fitted earlier, have seen."""
 
     hashes: NDArray[np.uint64]
-    """Sorted marks (data.folds.find_marks) of their fit and select windows."""
+    """Sorted marks (data.clusters.find_marks) of their fit and select windows."""
     run: int
     """Tokens in a run that makes near-duplicates."""
 
@@ -138,8 +137,7 @@ def _plan_unseen(
     known = np.zeros((len(seen), total), dtype=bool)  # (folds, clusters)
     for role, part in windows.items():
         for number, runs in enumerate(seen):
-            marks = find_marks(part, runs.run, summaries[role].sha256)
-            met = np.isin(marks, runs.hashes).any(axis=1)
+            met = have_marks(part, runs.run, summaries[role].sha256, runs.hashes)
             known[number, clusters[role][met]] = True
     # The first fold that has seen nothing of the cluster; -1 where every one has.
     fold = np.where(known.all(axis=0), -1, known.argmin(axis=0))

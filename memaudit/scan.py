@@ -20,7 +20,7 @@ from memaudit.attack.campaign import AttackOutcome, Campaign, Progress, Side
 from memaudit.attack.extraction import Advance
 from memaudit.attack.prompt_files import FoldPrompts
 from memaudit.config import LADDER, AttackName, ScanConfig
-from memaudit.data.folds import find_marks
+from memaudit.data.clusters import seen_marks
 from memaudit.environment import describe_libraries, describe_machine
 from memaudit.layers import ResolvedConfig
 from memaudit.plan import Plan, SeenRuns, check_files, cut_files, fold_sizes, make_plan
@@ -130,13 +130,13 @@ def _pack(
     if not fitted:
         return ()
     windows, run = plan.data.windows, config.protocol.cluster_run
-    marks = find_marks(windows, run, plan.data.summary.sha256)
+    origin = plan.data.summary.sha256
     return tuple(
         FoldPrompts(
             fold=number,
             prompts={attack: fits[number].fitted for attack, fits in fitted.items()},
             chosen={attack: fits[number].record.chosen for attack, fits in fitted.items()},
-            seen=np.unique(marks[np.union1d(fold.fit, fold.select)]),
+            seen=seen_marks(windows, np.union1d(fold.fit, fold.select), run, origin),
             cluster_run=min(run, config.windows.length),
             prefix_tokens=config.windows.prefix_tokens,
             target=config.model,

@@ -20,6 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("memaudit", deadline=None)  # no test is one of speed
+settings.load_profile("memaudit")
 
 VOCABULARY = 304
 """Entries of the tiny tokenizer, and rows of every tiny model's embedding."""

@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "memaudit"
 
 ORDER = (
     *("errors", "config", "layers", "environment"),
-    *("data.records", "data.samples", "data.encoding", "data.windows", "data.folds"),
+    *("data.records", "data.samples", "data.encoding", "data.windows"),
+    *("data.clusters", "data.folds"),
     *("target.failures", "target.source", "target.loading", "target.checkpoint"),
     "target.softprompt_check",
     *("attack.fit_record", "attack.generator", "attack.prompts", "attack.forward"),

@@ -9,9 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.data.folds import run_hashes
+from memaudit.data.clusters import run_hashes
 
 Ids = NDArray[np.int32]
+
+_ROWS = 4096  # known windows looked through at a time
 
 
 def copy_continuations(known: Ids, prefixes: Ids, suffix_tokens: int) -> Ids:
@@ -40,16 +42,20 @@ def copy_continuations(known: Ids, prefixes: Ids, suffix_tokens: int) -> Ids:
 
 def _find(known: Ids, prefixes: Ids, length: int) -> NDArray[np.int64]:
     """Where the token after each prefix's last ``length`` tokens stands: row*T+column, or -1."""
-    width = known.shape[1]
-    hashes = run_hashes(known[:, :-1], length)  # a match has to leave a token to copy
-    flat = hashes.T.ravel()  # column by column: the first of equals has the most after it
-    order = np.argsort(flat, kind="stable")
-    wanted = run_hashes(prefixes[:, -length:], length)[:, 0]
-    spot = np.searchsorted(flat[order], wanted)
-    spot_in = np.minimum(spot, len(flat) - 1)
-    hit = flat[order[spot_in]] == wanted
-    column, row = np.divmod(order[spot_in], len(known))
-    return np.where(hit, row * width + column + length, -1)
+    rows, width = known.shape
+    asked, which = np.unique(run_hashes(prefixes[:, -length:], length)[:, 0], return_inverse=True)
+    nowhere = rows * width
+    # Numbered column by column: the lowest of several places has the most tokens after it.
+    place = np.full(len(asked), nowhere, dtype=np.int64)
+    for first in range(0, rows, _ROWS):
+        # A match has to leave a token to copy.
+        hashes = run_hashes(known[first : first + _ROWS, :-1], length)
+        spot = np.minimum(np.searchsorted(asked, hashes), len(asked) - 1)
+        row, column = np.nonzero(asked[spot] == hashes)
+        np.minimum.at(place, spot[row, column], column * rows + first + row)
+    found = place[which]
+    column, row = np.divmod(found, rows)
+    return np.where(found < nowhere, row * width + column + length, -1)
 
 
 def _what_followed(known: Ids, place: NDArray[np.int64], suffix_tokens: int) -> Ids:

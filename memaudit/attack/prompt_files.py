@@ -50,7 +50,7 @@ class FoldPrompts:
     chosen: Mapping[str, str]
     """By attack name: the epoch that ``select`` picked, or ``no prompt``."""
     seen: NDArray[np.uint64]
-    """Sorted marks (data.folds.find_marks) of the windows in ``fit`` and ``select``."""
+    """Sorted marks (data.clusters.find_marks) of the windows in ``fit`` and ``select``."""
     cluster_run: int
     """Tokens in such a run."""
     prefix_tokens: int

@@ -1,27 +1,20 @@
-"""Near-duplicate clusters, and folds that no cluster crosses.
+"""Folds that no near-duplicate cluster crosses.
 
-Knows token ids, sample numbers and groups. Must not know text, models or prompts. Why folds go
-by cluster: in a random split, 27–30 % of the audited suffixes of the standard benchmark stand
-word for word in the fitted part, and a prompt that only learned those would look like an attack.
+Knows cluster numbers. Must not know text, token ids, models or prompts. Why folds go by cluster:
+in a random split, 27–30 % of the audited suffixes of the standard benchmark stand word for word in
+the fitted part, and a prompt that only learned those would look like an attack.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from memaudit.config import ProtocolSettings
-from memaudit.data.windows import Windows
 from memaudit.errors import DataError
-
-_ROWS = 4096  # windows hashed at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,61 +27,6 @@ class Fold:
     """Windows that choose its epoch."""
     audit: NDArray[np.int64]
     """Windows that the prompt is scored on, and that it never saw."""
-
-
-def run_hashes(ids: NDArray[np.integer], run: int) -> NDArray[np.uint64]:
-    """Hash every run of r = min(run, T) tokens in ``ids`` (N, T): (N, T-r+1).
-
-    The hash is linear in well-mixed tokens, with an odd factor for each place in the run, and
-    mixed once more: two different runs share it with a chance of about 2^-63.
-    """
-    rows, tokens = ids.shape
-    length = min(run, tokens)
-    starts = tokens - length + 1
-    factors = _mix(np.arange(1, length + 1, dtype=np.uint64)) | np.uint64(1)
-    hashes = np.zeros((rows, starts), dtype=np.uint64)
-    for first in range(0, rows, _ROWS):
-        mixed = _mix(ids[first : first + _ROWS].astype(np.uint64))
-        part = hashes[first : first + _ROWS]
-        for place in range(length):
-            part += mixed[:, place : place + starts] * factors[place]
-        part[:] = _mix(part)
-    return hashes
-
-
-def find_marks(windows: Windows, run: int, origin: str) -> NDArray[np.uint64]:
-    """What makes windows near-duplicates of each other, as 64-bit hashes: (N, marks).
-
-    Each window's runs of ``run`` tokens (itself, where it is shorter), its whole suffix (which a
-    prompt could learn by heart, however short), its sample in the file ``origin``, its group.
-    """
-    suffixes = run_hashes(windows.suffix_ids, windows.suffix_ids.shape[1])
-    samples = [_text_hash(f"sample {origin} {number}") for number in windows.sample.tolist()]
-    groups = [
-        sample if group is None else _text_hash(f"group {group}")
-        for sample, group in zip(samples, windows.group, strict=True)
-    ]
-    named = np.array([samples, groups], dtype=np.uint64).T
-    return np.concatenate([run_hashes(windows.window_ids(), run), suffixes, named], axis=1)
-
-
-def find_clusters(parts: Sequence[Windows], run: int) -> NDArray[np.int64]:
-    """Number the cluster of every window of all parts, one after the other: (sum of N,).
-
-    Windows are of one cluster if they share a mark (:func:`find_marks`), directly or through
-    other windows. Clusters are numbered from 0 in the order of their first windows.
-    """
-    total = sum(len(part) for part in parts)
-    bounds = np.cumsum([0, *(len(part) for part in parts)])
-    marks = [find_marks(part, run, str(number)) for number, part in enumerate(parts)]
-    owners = [
-        np.repeat(np.arange(*pair, dtype=np.int64), found.shape[1])
-        for pair, found in zip(itertools.pairwise(bounds), marks, strict=True)
-    ]
-    keys = np.concatenate([found.ravel() for found in marks])
-    left, right = _chain(keys, np.concatenate(owners))
-    graph = coo_array((np.ones(len(left), dtype=np.bool_), (left, right)), shape=(total, total))
-    return _by_first(connected_components(graph, directed=False)[1])
 
 
 def make_folds(
@@ -145,39 +83,6 @@ def assign_controls(
     free = np.flatnonzero(assigned < 0)
     assigned[free] = rng.permutation(np.arange(len(free)) % len(folds))
     return assigned
-
-
-# Clusters.
-
-
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Splitmix64 (Steele, Lea and Flood 2014): one-to-one, and every bit depends on every bit."""
-    mixed = values + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
-
-
-def _text_hash(text: str) -> int:
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
-
-
-def _chain(
-    keys: NDArray[np.int64] | NDArray[np.uint64], owners: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Link each owner of a key to the next owner of the same key: (2, edges)."""
-    order = np.argsort(keys, kind="stable")
-    same = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
-    return np.stack([owners[order[same]], owners[order[same + 1]]])
-
-
-def _by_first(labels: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Number labels from 0 in the order in which they first occur."""
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[inverse]
 
 
 # Folds. A cluster is here the array of its windows.

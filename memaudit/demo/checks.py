@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from memaudit.config import AttackName
-from memaudit.data.folds import find_marks
+from memaudit.data.clusters import have_marks
 from memaudit.demo.shipped import KnownRecord
 from memaudit.report.findings import cautious_p, model_attacks
 from memaudit.report.wording import count, percent
@@ -49,7 +49,7 @@ def judge_instrument(
 ) -> tuple[Check, ...]:
     """Every check. The records that were scored have to be those of the truth table.
 
-    seen: for each fold the marks (data.folds.find_marks) of what its prompts were fitted and
+    seen: for each fold the marks (data.clusters.find_marks) of what its prompts were fitted and
     selected on, as their files hold them.
     """
     known = [truth[name] for name in result.data.windows.sample_id]
@@ -148,12 +148,12 @@ def _unseen(result: ScanResult, known: list[KnownRecord]) -> Check:
 def _kept_apart(result: ScanResult, seen: Sequence[NDArray[np.uint64]]) -> Check:
     """No window was scored by a prompt that saw it or a near-duplicate of it."""
     data, run = result.data, result.config.protocol.cluster_run
-    marks = find_marks(data.windows, run, data.summary.sha256)  # (N, marks)
-    met = [
-        np.isin(marks[data.folds == fold], hashes).any(axis=1).sum()
-        for fold, hashes in enumerate(seen)
-    ]
-    shared = int(np.sum(met))
+    shared = sum(
+        int(
+            (have_marks(data.windows, run, data.summary.sha256, marks) & (data.folds == fold)).sum()
+        )
+        for fold, marks in enumerate(seen)
+    )
     return Check(
         "folds",
         bool(seen) and shared == 0,

@@ -23,7 +23,8 @@ from memaudit.config import (
     ScoreSettings,
     WindowSettings,
 )
-from memaudit.data.folds import assign_controls, find_clusters, fold_of, make_folds
+from memaudit.data.clusters import find_clusters
+from memaudit.data.folds import assign_controls, fold_of, make_folds
 from memaudit.data.windows import Windows
 from memaudit.errors import UsageError
 from memaudit.target.checkpoint import Checkpoint

@@ -26,7 +26,7 @@ def copy_slowly(known: Ids, prefix: Ids, suffix_tokens: int) -> list[int]:
     return [-1] * suffix_tokens
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_copying_finds_what_a_slow_search_finds(data: st.DataObject) -> None:
     number = st.integers(1, 7)

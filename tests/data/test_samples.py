@@ -64,9 +64,7 @@ texts = st.text(max_size=30).filter(lambda text: not text or text.strip("\0") !=
 
 
 @pytest.mark.parametrize("ending", FORMATS)
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.lists(texts, min_size=1, max_size=5))
 def test_every_format_returns_the_text_unchanged(
     tmp_path: Path, ending: str, content: list[str]

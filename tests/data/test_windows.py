@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import build_tokenizer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
@@ -101,7 +101,6 @@ def test_placement(placement: dict[str, Any], starts: list[int]) -> None:
     assert windows.sample_id == ("s4",) * len(starts)
 
 
-@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(0, 30), min_size=1, max_size=6),
     prefix=st.integers(1, 6),
@@ -197,7 +196,6 @@ def test_a_token_across_the_border_starts_the_suffix(tokenizer: Any) -> None:
     assert windows.boundary_shifts == 1
 
 
-@settings(deadline=None)
 @given(prefix=st.text("ab ", max_size=12), suffix=st.text("ab ", max_size=12))
 def test_without_offsets_the_border_is_found_all_the_same(prefix: str, suffix: str) -> None:
     tokenizer = SlowPairs()
@@ -214,7 +212,6 @@ PIECES = st.lists(
 ).map("".join)
 
 
-@settings(deadline=None)
 @given(prefix=PIECES, suffix=PIECES)
 def test_the_border_splits_the_text_where_it_was(prefix: str, suffix: str) -> None:
     (encoded,) = Encoder(BPE).encode([pair(prefix, suffix)])
