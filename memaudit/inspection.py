@@ -1,22 +1,18 @@
 """inspect(config) -> Inspection: load, check and plan, but change nothing.
 
-Knows the same rooms as the scan, and a rough model of what the scan will cost. Trains and
-writes nothing.
+Knows the same rooms as the scan, and how its cost is estimated. Writes nothing.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from memaudit.attack.extraction import Extractor
-from memaudit.attack.prompts import NoPrompt
-from memaudit.config import AttackName, ScanConfig, TuningSettings
+from memaudit.config import ScanConfig
+from memaudit.cost import Estimate, estimate
 from memaudit.plan import Plan, check_files, cut_files, fold_sizes, make_plan
 from memaudit.readiness import describe_target, load_target, make_extractor
 from memaudit.result import FoldSizes, TargetFacts
@@ -35,18 +31,6 @@ class FileFacts:
     """Reason to count."""
     clusters: int
     largest_cluster: int
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What the scan should take."""
-
-    windows_per_second: float
-    """Of one verification pass, measured just now."""
-    extraction_seconds: float
-    tuning_seconds: float
-    memory_bytes: int
-    """Weights, ids and the logits of one pass; what the libraries take comes on top."""
 
 
 @dataclass(frozen=True)
@@ -107,56 +91,3 @@ def _files(plan: Plan) -> dict[str, FileFacts]:
                 largest_cluster=int(sizes.max()),
             )
     return facts
-
-
-def estimate(config: ScanConfig, plan: Plan, extractor: Extractor) -> Estimate:
-    """Time and memory of the scan, from one verification pass timed on the file's own windows.
-
-    A soft prompt lengthens every pass by V of P+S tokens; decoding what does not come out costs
-    about as much as verifying it again; a tuning step is a pass and its way back through the
-    target, about as much once more, and half of that again for the prompt itself.
-    """
-    ids = plan.data.windows.window_ids()
-    rate = _measured_rate(extractor, ids)
-    total = len(plan.data.windows) + (len(plan.controls.windows) if plan.controls else 0)
-    length = config.windows.length
-    extraction = tuning = 0.0
-    for attack in set(config.attacks) - {"copy"}:
-        virtual = 0 if attack == "none" else _settings(config, attack).num_virtual_tokens
-        extraction += 2 * (length + virtual) / length * total / rate
-    for attack in fitted_attacks(config):
-        settings = _settings(config, attack)
-        factor = (length + settings.num_virtual_tokens) / length
-        for fold in plan.folds:
-            fit = max(1, round(settings.fit_share * len(fold.fit)))
-            passes = settings.epochs_for(fit)
-            tuning += passes * factor * (2.5 * fit + len(fold.select)) / rate
-    return Estimate(rate, extraction, tuning, _memory(extractor, ids))
-
-
-def fitted_attacks(config: ScanConfig) -> set[AttackName]:
-    """Attacks whose prompts are fitted, also where only another one starts from them."""
-    fitted = set(config.attacks) & {"constant", "dynamic"}
-    if "dynamic" in fitted and config.dynamic.starts_from_constant:
-        fitted.add("constant")
-    return fitted
-
-
-def _settings(config: ScanConfig, attack: AttackName) -> TuningSettings:
-    return config.constant if attack == "constant" else config.dynamic
-
-
-def _measured_rate(extractor: Extractor, ids: NDArray[np.int32]) -> float:
-    sample = ids[: 2 * extractor.batch_size]
-    extractor.verify(NoPrompt(), sample[: extractor.batch_size])  # the first pass warms up
-    begun = time.perf_counter()
-    extractor.verify(NoPrompt(), sample)
-    return len(sample) / (time.perf_counter() - begun)
-
-
-def _memory(extractor: Extractor, ids: NDArray[np.int32]) -> int:
-    checkpoint = extractor.checkpoint
-    weights = sum(p.numel() * p.element_size() for p in checkpoint.model.parameters())
-    suffix = ids.shape[1] - extractor.prefix_tokens
-    logits = 3 * 4 * extractor.batch_size * suffix * checkpoint.vocabulary
-    return int(weights + ids.nbytes + logits)

@@ -25,6 +25,7 @@ ORDER = (
         "attack.extraction",
         "attack.copying",
         "attack.tuning",
+        "attack.untrained",
     ),
     *("attack.prompt_files", "attack.campaign"),
     *("score.stats", "score.sampling", "score.scores"),
@@ -42,13 +43,17 @@ ORDER = (
         "readiness",
         "assessment",
         "scan",
+        "cost",
         "inspection",
         "inspection_table",
         "run_folder",
         "progress",
     ),
+    *("bench.timing", "bench.work", "bench.plain_ways", "bench.ways", "bench.benchmark"),
+    "bench.bench_report",
     *("demo.shipped", "demo.checks", "demo.checks_table"),
-    *("cli.options", "cli.border", "cli.running", "cli.auditing", "cli.demo", "cli.app"),
+    *("cli.options", "cli.border", "cli.running", "cli.auditing", "cli.bench", "cli.demo"),
+    "cli.app",
 )
 """Every module, in the order that data flows: each imports only from those before it."""
 

@@ -19,17 +19,9 @@ from numpy.typing import NDArray
 
 from memaudit.attack.copying import copy_continuations
 from memaudit.attack.extraction import Advance, Extraction, Extractor
-from memaudit.attack.generator import Generator
-from memaudit.attack.prompts import (
-    ConstantPrompt,
-    DynamicPrompt,
-    FittedPrompt,
-    HardPrompt,
-    NoPrompt,
-    SoftPrompt,
-    trained_rows,
-)
+from memaudit.attack.prompts import ConstantPrompt, HardPrompt, NoPrompt, SoftPrompt
 from memaudit.attack.tuning import Fit, Tuner, TuningData
+from memaudit.attack.untrained import untrained_prompt
 from memaudit.config import LADDER, AttackName, ScanConfig
 from memaudit.data.folds import Fold
 from memaudit.errors import UsageError
@@ -161,7 +153,10 @@ class Campaign:
             rng = np.random.default_rng(key)
             fit_ids = self._fit_ids(fold, settings.fit_share, progress)
             data = TuningData(fit_ids, self.data.ids[fold.select])
-            prompt = self._new_prompt(attack, data, starts.get(number), rng)
+            prefixes = fit_ids[:, : self.extractor.prefix_tokens]
+            prompt = untrained_prompt(
+                self.checkpoint, settings, prefixes, rng, start=starts.get(number)
+            )
             name = f"{attack}: fitting, fold {number + 1} of {len(self.folds)}"
             tuner = Tuner(self.checkpoint, self.extractor, settings)
             total = settings.epochs_for(len(data.fit_ids)) * len(data.fit_ids)
@@ -198,36 +193,6 @@ class Campaign:
         order = np.argsort(nll, kind="stable")
         return self.data.ids[np.sort(fold.fit[order[:count]])]
 
-    def _new_prompt(
-        self,
-        attack: AttackName,
-        data: TuningData,
-        start: torch.Tensor | None,
-        rng: np.random.Generator,
-    ) -> FittedPrompt:
-        if attack == "constant":
-            count = self.config.constant.num_virtual_tokens
-            first = first_vectors(self.checkpoint, count, rng)
-            constant = ConstantPrompt(self.config.constant, first, _torch_rng(rng))
-            return constant.to(self.checkpoint.device)
-        settings = self.config.dynamic
-        prefixes = data.fit_ids[:, : self.extractor.prefix_tokens]
-        rows = None
-        if settings.embedding == "trained":
-            ids = torch.as_tensor(prefixes, dtype=torch.long, device=self.checkpoint.device)
-            rows = trained_rows(self.checkpoint.embed, ids, self.checkpoint.vocabulary)
-        vocabulary = first_vectors(self.checkpoint, settings.num_virtual_tokens, rng)
-        generator = Generator(
-            self.checkpoint.embed,
-            settings,
-            prefix_tokens=self.extractor.prefix_tokens,
-            first_vectors=vocabulary if start is None else start,
-            scale=float(vocabulary.std()),
-            rows=rows,
-            rng=_torch_rng(rng),
-        )
-        return DynamicPrompt(settings, generator, _torch_rng(rng)).to(self.checkpoint.device)
-
     def _copy(self, progress: Progress) -> AttackOutcome:
         """``copy`` for every fold: known are all data windows that the fold does not audit."""
         prefix = self.extractor.prefix_tokens
@@ -244,18 +209,3 @@ class Campaign:
                         )
                     advance(len(rows))
         return AttackOutcome(results[0], results[1] if self.controls else None, {})
-
-
-def _torch_rng(rng: np.random.Generator) -> torch.Generator:
-    return torch.Generator().manual_seed(int(rng.integers(2**62)))
-
-
-def first_vectors(checkpoint: Checkpoint, count: int, rng: np.random.Generator) -> torch.Tensor:
-    """``count`` rows of the target's embedding, drawn at random: (count,D) float32.
-
-    Where free vectors start (Ozdayi et al. 2023: initialised from the vocabulary).
-    """
-    rows = rng.choice(checkpoint.vocabulary, size=count, replace=count > checkpoint.vocabulary)
-    ids = torch.as_tensor(rows[None], dtype=torch.long, device=checkpoint.device)
-    with torch.no_grad():
-        return checkpoint.embed(ids)[0].float().cpu()

@@ -156,11 +156,15 @@ class Extractor:
         inputs = build_inputs(
             self.checkpoint, prompt, self._on_device(ids[:1, :-1]), self.prefix_tokens
         )
-        layers, bytes_per_token = self._cache_shape
-        tokens = inputs.shape[1]
-        rows = min(DECODED_TOGETHER, CACHE_BYTES // (bytes_per_token * tokens))
-        rows = max(1, rows // self.batch_size) * self.batch_size  # whole passes
-        return RoomyCache(layers, min(rows, len(ids)), tokens)
+        rows, tokens = self.decoded_together(inputs.shape[1]), inputs.shape[1]
+        return RoomyCache(self._cache_shape.layers, min(rows, len(ids)), tokens)
+
+    def decoded_together(self, tokens: int) -> int:
+        """Windows that are decoded together, of ``tokens`` input tokens each: whole passes."""
+        if self._cache_shape is None:
+            return self.batch_size
+        rows = min(DECODED_TOGETHER, CACHE_BYTES // (self._cache_shape.bytes_per_token * tokens))
+        return max(1, rows // self.batch_size) * self.batch_size
 
     def _extract_part(
         self, prompt: SoftPrompt, ids: Tensor, cache: RoomyCache | None

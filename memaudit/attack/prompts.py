@@ -116,6 +116,7 @@ class DynamicPrompt(FittedPrompt):
     """``dynamic``: o = g(m(prefix)) (Wang et al., EMNLP 2024)."""
 
     settings: DynamicSettings
+    generator: Generator
 
     def __init__(
         self, settings: DynamicSettings, generator: Generator, rng: torch.Generator

@@ -8,6 +8,7 @@ import typer
 
 from memaudit import __version__
 from memaudit.cli.auditing import inspect, scan
+from memaudit.cli.bench import bench
 from memaudit.cli.border import border
 from memaudit.cli.demo import demo
 
@@ -46,7 +47,7 @@ def profiles(
                 typer.echo(f"    {line}")
 
 
-for command in (scan, demo, inspect, profiles):
+for command in (scan, demo, inspect, bench, profiles):
     app.command()(command)
 
 

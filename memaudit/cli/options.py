@@ -69,7 +69,10 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="Also settings, and tra
 
 # The flags that are no settings, or go under another name.
 _NOT_SETTINGS = frozenset(
-    ("profile", "config_file", "set_", "output_format", "exit_zero", "quiet", "verbose")
+    (
+        *("profile", "config_file", "set_", "output_format", "exit_zero", "quiet", "verbose"),
+        *("timed_windows", "rounds", "generate_batches"),
+    )
 )
 _SECTION = {
     "windows": ("prefix_tokens", "suffix_tokens", "placement", "stride", "limit", "skip_bad_lines"),

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memaudit.attack.campaign import first_vectors
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.fit_record import NO_PROMPT
 from memaudit.attack.forward import build_inputs, last_logits
@@ -32,6 +31,7 @@ from memaudit.attack.tuning import (
     tuning_dtype,
     window_weighted,
 )
+from memaudit.attack.untrained import first_vectors
 from memaudit.config import ConstantSettings, DynamicSettings, ScoreSettings, TuningSettings
 from memaudit.errors import RunError
 from memaudit.target.checkpoint import Checkpoint

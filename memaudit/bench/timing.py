@@ -1,0 +1,110 @@
+"""Clocks: ways to do something, timed in turns, and what a large matrix product reaches.
+
+Knows torch's devices and the time. Knows nothing of what is timed.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}
+"""Rows and columns of the matrices whose product is timed: large enough to reach the peak rate."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to do some work."""
+
+    name: str
+    batch: int
+    """Windows at a time."""
+    windows: int
+    """Windows in one run."""
+    run: Callable[[], object]
+    dtype: torch.dtype
+    """Number format of its passes."""
+    operations: float | None = None
+    """Operations that each window takes at least; None where that is not compared."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Windows per second over several rounds."""
+
+    median: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """What the rounds gave."""
+
+    ways: tuple[Timing, ...]
+    """In the order of the ways, as the next."""
+    outputs: tuple[object, ...]
+    """What each way's untimed run gave."""
+    products: dict[torch.dtype, float]
+    """Median operations per second of a large matrix product, by number format."""
+
+
+def time_rounds(
+    ways: Sequence[Way], rounds: int, device: torch.device, advance: Callable[[int], None]
+) -> Rounds:
+    """Run every way once untimed, then all of them in turn, so that a busy machine slows all alike.
+
+    advance is called with the windows of each run, the untimed ones too.
+    """
+    outputs = []
+    for way in ways:
+        outputs.append(way.run())
+        advance(way.windows)
+    speeds: list[list[float]] = [[] for _ in ways]
+    rates: dict[torch.dtype, list[float]] = {way.dtype: [] for way in ways}
+    for _ in range(rounds):
+        for dtype, found in rates.items():
+            found.append(product_rate(device, dtype))
+        for way, speed in zip(ways, speeds, strict=True):
+            speed.append(way.windows / _seconds(way.run, device))
+            advance(way.windows)
+    timings = (Timing(statistics.median(speed), min(speed), max(speed)) for speed in speeds)
+    products = {dtype: statistics.median(found) for dtype, found in rates.items()}
+    return Rounds(tuple(timings), tuple(outputs), products)
+
+
+def product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of the best of three large matrix products."""
+    side = PRODUCT_SIDE.get(device.type, PRODUCT_SIDE["cpu"])
+    left, right = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
+    torch.mm(left, right)
+    return 2 * side**3 / min(_seconds(lambda: torch.mm(left, right), device) for _ in range(3))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: most that was allocated on a CUDA device, elsewhere most that the process held."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
+    _wait(device)
+    begun = time.perf_counter()
+    run()
+    _wait(device)
+    return time.perf_counter() - begun
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

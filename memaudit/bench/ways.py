@@ -1,0 +1,99 @@
+"""The ways that are compared: memaudit's own, and the same work done plainly.
+
+Knows what each does and how many operations it needs at least. Times nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from memaudit.attack.prompts import DynamicPrompt, NoPrompt
+from memaudit.attack.tuning import Tuner, TuningData
+from memaudit.attack.untrained import untrained_prompt
+from memaudit.bench.plain_ways import PlainTuning, decode_without_cache, generate
+from memaudit.bench.timing import Way
+from memaudit.bench.work import Ids, Work
+from memaudit.config import DynamicSettings
+
+STEPS = 4
+"""Optimizer steps in one run of tuning."""
+UNCACHED = 32
+"""Windows at most that are decoded without a cache: it is slow, and no faster for more."""
+
+Decode = Callable[..., torch.Tensor]
+
+
+def extraction_ways(work: Work, ids: Ids, exact_share: float) -> list[Way]:
+    """Continue every prefix of ids (N,P+S): memaudit first, then ``generate``, then no cache."""
+    extractor = work.extractor
+    least = work.verifying + (1 - exact_share) * work.decoding
+
+    def extract() -> Ids:
+        return extractor.extract(NoPrompt(), ids).continuation_ids
+
+    def verify() -> None:
+        extractor.verify(NoPrompt(), ids)
+
+    dtype, size = work.checkpoint.dtype, extractor.batch_size
+    batches = dict.fromkeys(min(batch, len(ids)) for batch in work.settings.generate_batches)
+    return [
+        Way("memaudit", size, len(ids), extract, dtype, least),
+        Way("memaudit, verifying alone", size, len(ids), verify, dtype, work.verifying),
+        *(_plain_way(work, "generate", generate, ids, batch) for batch in batches),
+        _plain_way(work, "no cache, all logits", decode_without_cache, ids[:UNCACHED], UNCACHED),
+    ]
+
+
+def tuning_ways(work: Work, ids: Ids) -> list[Way]:
+    """A few steps on ids (B,P+S): the paper's prompt, the profile's, and the paper's plainly."""
+    own = work.settings.config.dynamic.model_copy(
+        update={"epochs": 1, "min_steps": 0, "patience": None}
+    )
+    change = {"depth": 1, "mapping": "naive", "embedding": "trained", "low_rank": 0, "focus": 0.0}
+    paper = own.model_copy(update=change)
+    plain = PlainTuning(work.checkpoint, own.num_virtual_tokens, work.prefix_tokens)
+    batch = work.on_device(ids)
+
+    def steps() -> None:
+        for _ in range(STEPS):
+            plain.step(batch)
+
+    size, dtype = len(ids), work.checkpoint.dtype
+    return [
+        _fitting(work, "memaudit, the paper's prompt", paper, ids),
+        _fitting(work, "memaudit, as the profile says", own, ids),
+        Way("all logits, whole embedding", size, STEPS * size, steps, dtype),
+    ]
+
+
+def _plain_way(work: Work, name: str, decode: Decode, ids: Ids, batch: int) -> Way:
+    prefixes = work.on_device(ids[:, : work.prefix_tokens])
+    count = work.suffix_tokens
+
+    def run() -> Ids:
+        said = [decode(work.checkpoint, part, count) for part in torch.split(prefixes, batch)]
+        return np.asarray(torch.cat(said).int().cpu().numpy())
+
+    return Way(name, min(batch, len(ids)), len(ids), run, work.checkpoint.dtype)
+
+
+def _fitting(work: Work, name: str, settings: DynamicSettings, ids: Ids) -> Way:
+    data = TuningData(np.concatenate([ids] * STEPS), ids[:1])
+    tuner = Tuner(work.checkpoint, work.extractor, settings)
+    prefixes = ids[:, : work.prefix_tokens]
+    start = untrained_prompt(work.checkpoint, settings, prefixes, np.random.default_rng(0))
+    assert isinstance(start, DynamicPrompt)
+    # Of the generator every weight has a gradient: three products for each, not two.
+    weights = sum(weight.numel() for weight in start.generator.blocks.parameters())
+    length = settings.num_virtual_tokens
+    length += prefixes.shape[1] if settings.mapping == "queries" else 0
+    least = work.tuning + 6 * weights * length
+
+    def fit() -> None:
+        rng = np.random.default_rng(0)
+        tuner.fit(untrained_prompt(work.checkpoint, settings, prefixes, rng), data, rng)
+
+    return Way(name, len(ids), len(data.fit_ids), fit, tuner.dtype, least)

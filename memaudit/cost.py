@@ -1,0 +1,189 @@
+"""What a scan costs: operations that have to be made, and seconds from pieces that are timed.
+
+Knows the plan, the extractor and the tuner. Writes nothing, and keeps nothing that it fits.
+
+Operations are counted as floating-point multiplications and additions of matrix products, of a
+target with N weights beside its embeddings, width D and vocabulary X: 2N for every token of a
+pass, 2DX more for every position whose logits are computed, and for a step of tuning once more
+each, for the way back to the inputs. Attention scores and whatever is done number by number are
+left out, as usual (Kaplan et al. 2020, arXiv 2001.08361, section 2.1).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.attack.extraction import Extractor
+from memaudit.attack.prompts import NoPrompt
+from memaudit.attack.tuning import Tuner, TuningData
+from memaudit.attack.untrained import untrained_prompt
+from memaudit.config import AttackName, ScanConfig, TuningSettings
+from memaudit.data.folds import Fold
+from memaudit.plan import Plan
+from memaudit.target.checkpoint import Checkpoint
+
+TIMED_BATCHES = 3
+"""Batches of tuning that are timed, after one that warms up."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the scan should take."""
+
+    windows_per_second: float
+    """Of one verification pass without a soft prompt, measured just now."""
+    extraction_seconds: float
+    tuning_seconds: float
+    memory_bytes: int
+    """Weights, ids and the logits of one pass; what the libraries take comes on top."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What decides how many operations a target takes."""
+
+    body: int
+    """N: weights outside the two embeddings."""
+    head: int
+    """D times X of the output embedding."""
+
+    def forward(self, tokens: int, logits: int) -> int:
+        """Operations of a pass over so many tokens, with logits at so many of them."""
+        return 2 * self.body * tokens + 2 * self.head * logits
+
+    def step(self, tokens: int, logits: int) -> int:
+        """Operations of a pass and its way back to the inputs: no weight has a gradient."""
+        return 2 * self.forward(tokens, logits)
+
+
+def shape_of(checkpoint: Checkpoint) -> Shape:
+    """Count the weights of a target."""
+    model = checkpoint.model
+    tables = [model.get_input_embeddings(), model.get_output_embeddings()]
+    sizes = {id(table.weight): int(table.weight.numel()) for table in tables if table is not None}
+    head = tables[1] if tables[1] is not None else tables[0]
+    return Shape(checkpoint.num_parameters - sum(sizes.values()), int(head.weight.numel()))
+
+
+def estimate(config: ScanConfig, plan: Plan, extractor: Extractor) -> Estimate:
+    """Time and memory of the scan, from pieces of it timed on the file's own windows."""
+    ids = plan.data.windows.window_ids()
+    pace = _measure_pace(extractor, ids)
+    total = len(plan.data.windows) + (len(plan.controls.windows) if plan.controls else 0)
+    extraction = sum(
+        pace.extraction(total, _virtual(config, attack))
+        for attack in set(config.attacks) - {"copy"}
+    )
+    tuning = 0.0
+    for attack in sorted(fitted_attacks(config)):
+        settings = _settings(config, attack)
+        window = _measure_step(extractor, settings, ids, pace)
+        tuning += sum(_fit_seconds(settings, fold, window, pace) for fold in plan.folds)
+    return Estimate(1 / pace.verification, extraction, tuning, _memory(extractor, ids))
+
+
+def fitted_attacks(config: ScanConfig) -> set[AttackName]:
+    """Attacks whose prompts are fitted, also where only another one starts from them."""
+    fitted = set(config.attacks) & {"constant", "dynamic"}
+    if "dynamic" in fitted and config.dynamic.starts_from_constant:
+        fitted.add("constant")
+    return fitted
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """How fast the target is here."""
+
+    extractor: Extractor
+    verification: float
+    """Seconds for each window of a full pass without a soft prompt."""
+    step: float
+    """Least seconds of a decoding step: what it takes for one window."""
+    prefix: int
+    """P, tokens."""
+    suffix: int
+    """S, tokens."""
+
+    @property
+    def token(self) -> float:
+        """Seconds for each token of a full pass."""
+        return self.verification / (self.prefix + self.suffix - 1)
+
+    def verifying(self, virtual: int) -> float:
+        """Seconds for each window behind a soft prompt of so many tokens."""
+        return self.verification + virtual * self.token
+
+    def extraction(self, windows: int, virtual: int) -> float:
+        """Seconds to verify the windows and to decode them all from their first token.
+
+        Decoding is taken to be as fast as a pass, token by token, and a step to take no less
+        than it does for one window.
+        """
+        tokens = virtual + self.prefix + self.suffix - 1
+        steps = (self.suffix - 1) * math.ceil(windows / self.extractor.decoded_together(tokens))
+        decoding = steps * self.step + windows * (self.suffix - 1) * self.token
+        return windows * self.verifying(virtual) + decoding
+
+
+def _measure_pace(extractor: Extractor, ids: NDArray[np.int32]) -> _Pace:
+    batch, prompt = ids[: extractor.batch_size], NoPrompt()
+    prefix, suffix = extractor.prefix_tokens, ids.shape[1] - extractor.prefix_tokens
+    extractor.verify(prompt, batch)  # the first pass warms up
+    begun = time.perf_counter()
+    extractor.verify(prompt, batch)
+    verification = (time.perf_counter() - begun) / len(batch)
+    begun = time.perf_counter()
+    extractor.verify(prompt, ids[:1])
+    verified = time.perf_counter()
+    extractor.extract(prompt, ids[:1])
+    extracted = time.perf_counter()
+    decoding = max(0.0, (extracted - verified) - (verified - begun))
+    return _Pace(extractor, verification, decoding / max(1, suffix - 1), prefix, suffix)
+
+
+def _measure_step(
+    extractor: Extractor, settings: TuningSettings, ids: NDArray[np.int32], pace: _Pace
+) -> float:
+    """Seconds for each window that a prompt is trained on, from a few steps of a real fit."""
+    size = settings.batch_size
+    short = settings.model_copy(update={"epochs": 1, "min_steps": 0, "patience": None})
+    tuner = Tuner(extractor.checkpoint, extractor, short)
+    seconds = 0.0
+    for batches in (1, TIMED_BATCHES):
+        rng = np.random.default_rng(0)
+        data = TuningData(np.resize(ids, (batches * size, ids.shape[1])), ids[:1])
+        prefixes = data.fit_ids[:, : extractor.prefix_tokens]
+        prompt = untrained_prompt(extractor.checkpoint, short, prefixes, rng)
+        begun = time.perf_counter()
+        tuner.fit(prompt, data, rng)
+        seconds = (time.perf_counter() - begun) / len(data.fit_ids)
+    return seconds
+
+
+def _fit_seconds(settings: TuningSettings, fold: Fold, window: float, pace: _Pace) -> float:
+    """A fit on one fold: its epochs, and a look at ``select`` after each and before the first."""
+    fit = max(1, round(settings.fit_share * len(fold.fit)))
+    epochs = settings.epochs_for(fit)
+    looks = (epochs + 2) * len(fold.select) * pace.verifying(settings.num_virtual_tokens)
+    return epochs * fit * window + looks
+
+
+def _virtual(config: ScanConfig, attack: AttackName) -> int:
+    return 0 if attack == "none" else _settings(config, attack).num_virtual_tokens
+
+
+def _settings(config: ScanConfig, attack: AttackName) -> TuningSettings:
+    return config.constant if attack == "constant" else config.dynamic
+
+
+def _memory(extractor: Extractor, ids: NDArray[np.int32]) -> int:
+    checkpoint = extractor.checkpoint
+    weights = sum(p.numel() * p.element_size() for p in checkpoint.model.parameters())
+    suffix = ids.shape[1] - extractor.prefix_tokens
+    logits = 3 * 4 * extractor.batch_size * suffix * checkpoint.vocabulary
+    return int(weights + ids.nbytes + logits)
