@@ -73,18 +73,24 @@ def shape_of(checkpoint: Checkpoint) -> Shape:
 def estimate(config: ScanConfig, plan: Plan, extractor: Extractor) -> Estimate:
     """Time and memory of the scan, from pieces of it timed on the file's own windows."""
     ids = plan.data.windows.window_ids()
-    pace = _measure_pace(extractor, ids)
+    pace = measure_pace(extractor, ids)
     total = len(plan.data.windows) + (len(plan.controls.windows) if plan.controls else 0)
     extraction = sum(
-        pace.extraction(total, _virtual(config, attack))
-        for attack in set(config.attacks) - {"copy"}
+        pace.extraction(total, _virtual(config, attack)) for attack in extracting_attacks(config)
     )
     tuning = 0.0
     for attack in sorted(fitted_attacks(config)):
         settings = _settings(config, attack)
         window = _measure_step(extractor, settings, ids, pace)
-        tuning += sum(_fit_seconds(settings, fold, window, pace) for fold in plan.folds)
+        tuning += sum(fit_seconds(settings, fold, window, pace) for fold in plan.folds)
     return Estimate(1 / pace.verification, extraction, tuning, _memory(extractor, ids))
+
+
+def extracting_attacks(config: ScanConfig) -> set[AttackName]:
+    """Attacks that ask the target, ``none`` also where it only ranks the fit windows."""
+    ranks = any(_settings(config, attack).fit_share < 1 for attack in fitted_attacks(config))
+    asked = set(config.attacks) - {"copy"}
+    return asked | {"none"} if ranks else asked
 
 
 def fitted_attacks(config: ScanConfig) -> set[AttackName]:
@@ -96,7 +102,7 @@ def fitted_attacks(config: ScanConfig) -> set[AttackName]:
 
 
 @dataclass(frozen=True)
-class _Pace:
+class Pace:
     """How fast the target is here."""
 
     extractor: Extractor
@@ -130,7 +136,8 @@ class _Pace:
         return windows * self.verifying(virtual) + decoding
 
 
-def _measure_pace(extractor: Extractor, ids: NDArray[np.int32]) -> _Pace:
+def measure_pace(extractor: Extractor, ids: NDArray[np.int32]) -> Pace:
+    """Time a batch of ids (N,P+S) verified, and one window verified and decoded."""
     batch, prompt = ids[: extractor.batch_size], NoPrompt()
     prefix, suffix = extractor.prefix_tokens, ids.shape[1] - extractor.prefix_tokens
     extractor.verify(prompt, batch)  # the first pass warms up
@@ -143,11 +150,11 @@ def _measure_pace(extractor: Extractor, ids: NDArray[np.int32]) -> _Pace:
     extractor.extract(prompt, ids[:1])
     extracted = time.perf_counter()
     decoding = max(0.0, (extracted - verified) - (verified - begun))
-    return _Pace(extractor, verification, decoding / max(1, suffix - 1), prefix, suffix)
+    return Pace(extractor, verification, decoding / max(1, suffix - 1), prefix, suffix)
 
 
 def _measure_step(
-    extractor: Extractor, settings: TuningSettings, ids: NDArray[np.int32], pace: _Pace
+    extractor: Extractor, settings: TuningSettings, ids: NDArray[np.int32], pace: Pace
 ) -> float:
     """Seconds for each window that a prompt is trained on, from a few steps of a real fit."""
     size = settings.batch_size
@@ -165,7 +172,7 @@ def _measure_step(
     return seconds
 
 
-def _fit_seconds(settings: TuningSettings, fold: Fold, window: float, pace: _Pace) -> float:
+def fit_seconds(settings: TuningSettings, fold: Fold, window: float, pace: Pace) -> float:
     """A fit on one fold: its epochs, and a look at ``select`` after each and before the first."""
     fit = max(1, round(settings.fit_share * len(fold.fit)))
     epochs = settings.epochs_for(fit)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from memaudit.attack.extraction import Extractor, choose_batch_size
+from memaudit.attack.extraction import Extractor
+from memaudit.attack.memory import choose_batch_size
 from memaudit.attack.prompt_files import FoldPrompts, load_all
 from memaudit.config import ScanConfig
 from memaudit.data.windows import Windows

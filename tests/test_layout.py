@@ -18,7 +18,7 @@ ORDER = (
     *("data.clusters", "data.folds"),
     *("target.failures", "target.source", "target.loading", "target.checkpoint"),
     "target.softprompt_check",
-    *("attack.fit_record", "attack.generator", "attack.prompts", "attack.forward"),
+    *("attack.fit_record", "attack.generator", "attack.prompts", "attack.forward", "attack.memory"),
     *(
         "attack.decoding_cache",
         "attack.verification",

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memaudit.attack.decoding_cache import RoomyCache, grow_model_cache, probe_cache
-from memaudit.attack.forward import build_inputs, is_out_of_memory, last_logits
+from memaudit.attack.forward import build_inputs, last_logits
+from memaudit.attack.memory import decoding_room, is_out_of_memory, let_go, most_together
 from memaudit.attack.prompts import SoftPrompt
 from memaudit.attack.verification import Verified, most_likely, verify_logits
 from memaudit.config import ScoreSettings
@@ -30,12 +31,6 @@ from memaudit.target.checkpoint import Checkpoint
 NEAR_TIE = {torch.float32: 2**-13, torch.float16: 2**-8, torch.bfloat16: 2**-5}
 """Logits that differ by less than this share of the largest may change places when the batch has
 another shape: in the half types four to eight units in the last place."""
-
-DECODED_TOGETHER = 512
-"""Windows at most that are decoded together, from several verification passes: one token each
-is little work for a step (7M parameters on a CPU: 256 are 1.3 times as fast as 64)."""
-CACHE_BYTES = 2**29
-"""What their keys and values may take; those of one pass are kept in any case."""
 
 Advance = Callable[[int], None]
 """Called with the number of windows that have just been done."""
@@ -69,7 +64,8 @@ class Extractor:
     """Extracts windows of one shape from one target.
 
     prefix_tokens: P, of the (N,P+S) ids that :meth:`extract` is given.
-    batch_size: windows per pass; halved, for good, whenever memory runs out.
+    batch_size: windows per pass; halved, for good, whenever memory runs out, and with it how many
+        are decoded together.
     """
 
     def __init__(
@@ -79,6 +75,7 @@ class Extractor:
         self.prefix_tokens = prefix_tokens
         self.settings = settings
         self.batch_size = batch_size
+        self._together = most_together(checkpoint)
         with torch.inference_mode():
             self._cache_shape = probe_cache(checkpoint)
 
@@ -138,16 +135,14 @@ class Extractor:
         """Halve the batch for another try; any other error than one of memory is raised again."""
         if not is_out_of_memory(error):
             raise error
-        if self.batch_size == 1:
+        if max(self.batch_size, self._together) == 1:
             raise RunError(
                 "out of memory with a single window; use a smaller model, a smaller window "
                 "(--prefix-tokens, --suffix-tokens) or another --device"
             ) from error
-        self.batch_size = self.batch_size // 2
-        # The failed pass is still held by its traceback, and would keep its memory.
-        error.__traceback__ = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        self.batch_size = max(1, self.batch_size // 2)
+        self._together = max(self.batch_size, self._together // 2)
+        let_go(error)
 
     def _make_cache(self, prompt: SoftPrompt, ids: NDArray[np.int32]) -> RoomyCache | None:
         """Room for as many windows as are decoded together; None where it cannot be cut."""
@@ -163,7 +158,8 @@ class Extractor:
         """Windows that are decoded together, of ``tokens`` input tokens each: whole passes."""
         if self._cache_shape is None:
             return self.batch_size
-        rows = min(DECODED_TOGETHER, CACHE_BYTES // (self._cache_shape.bytes_per_token * tokens))
+        held = tokens * self._cache_shape.bytes_per_token
+        rows = min(self._together, decoding_room(self.checkpoint, held))
         return max(1, rows // self.batch_size) * self.batch_size
 
     def _extract_part(
@@ -263,20 +259,3 @@ class Extractor:
                 said[rows, position] = torch.where(
                     free, most_likely(logits[:, 0]), said[rows, position]
                 )
-
-
-def choose_batch_size(checkpoint: Checkpoint, suffix_tokens: int) -> tuple[int, str]:
-    """Windows per pass, and why.
-
-    On a CPU larger batches only spill its caches: with a 7M-parameter target 4 to 16 windows were
-    equally fast and 32 a tenth slower (decoding joins passes, see DECODED_TOGETHER). On an
-    accelerator the logits, (B,S,X) in float32 and as much again while they are looked at, may
-    take a quarter of what is free.
-    """
-    logits = 4 * suffix_tokens * checkpoint.vocabulary
-    if checkpoint.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(checkpoint.device)
-        size = int(max(1, min(256, free // 4 // (3 * logits))))
-        return size, f"what a quarter of {free / 2**30:.0f} GiB free memory holds, at most 256"
-    size = int(max(1, min(16, 2**31 // (3 * logits))))
-    return size, "at most 16 on this device, with logits in 2 GiB"

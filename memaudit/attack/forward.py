@@ -62,12 +62,3 @@ def accepted_arguments(checkpoint: Checkpoint) -> frozenset[str]:
 @lru_cache
 def _parameters(kind: Any) -> frozenset[str]:
     return frozenset(inspect.signature(kind.forward).parameters)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed. Only CUDA has a class for it; CPU and MPS say it in words."""
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError)
-        and ("out of memory" in text or "can't allocate memory" in text)
-    )

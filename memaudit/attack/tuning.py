@@ -19,7 +19,8 @@ from torch import Tensor
 
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.fit_record import NO_PROMPT, Epoch, FitRecord
-from memaudit.attack.forward import build_inputs, is_out_of_memory, last_logits
+from memaudit.attack.forward import build_inputs, last_logits
+from memaudit.attack.memory import is_out_of_memory, let_go
 from memaudit.attack.prompts import FittedPrompt, NoPrompt, SoftPrompt
 from memaudit.config import TuningSettings
 from memaudit.errors import RunError
@@ -156,9 +157,7 @@ class Tuner:
                         "(--prefix-tokens, --suffix-tokens) or fewer virtual tokens"
                     ) from error
                 self._pass_size //= 2
-                error.__traceback__ = None  # it holds the failed pass, and so its memory
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+                let_go(error)
 
     def _window_nll(self, prompt: FittedPrompt, ids: Tensor) -> Tensor:
         """(B,) mean cross-entropy over the tokens that the loss looks at, nats/token."""

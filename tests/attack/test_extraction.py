@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memaudit.attack.decoding_cache import RoomyCache, probe_cache
-from memaudit.attack.extraction import NEAR_TIE, Extraction, Extractor, choose_batch_size
+from memaudit.attack.extraction import NEAR_TIE, Extraction, Extractor
 from memaudit.attack.forward import build_inputs, last_logits
+from memaudit.attack.memory import choose_batch_size
 from memaudit.attack.prompts import NoPrompt, SoftPrompt
 from memaudit.config import ScoreSettings
 from memaudit.errors import RunError
@@ -329,7 +330,6 @@ def test_running_out_of_memory_loses_nothing(
     whole = Extractor(checkpoint, P, SETTINGS, 64).extract(NoPrompt(), ids)
     passed = failing_above(monkeypatch, 3, error)
     extractor = Extractor(checkpoint, P, SETTINGS, 64)
-    monkeypatch.setattr("memaudit.attack.extraction.DECODED_TOGETHER", 1)
     done: list[int] = []
     parts = extractor.extract(NoPrompt(), ids, done.append)
     assert_same(parts, whole)
@@ -407,6 +407,19 @@ def test_steps_are_only_for_windows_past_their_first_mismatch(
     wrong = extraction.continuation_ids != ids[:, P:]
     first = np.where(wrong.any(axis=1), wrong.argmax(axis=1), S)
     assert sum(passed) == len(ids) + int(np.maximum(S - 1 - first, 0).sum())
+
+
+def test_an_accelerator_decodes_as_many_together_as_it_has_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint = make_checkpoint("gpt2")
+    extractor = Extractor(checkpoint, P, SETTINGS, 8)
+    each = 20 * 2 * 2 * 32 * 4 + 2 * 4 * checkpoint.vocabulary  # 20 tokens, and a step's logits
+    for room, rows in ((None, 512), (100 * each, 96), (10**12, 512), (each, 8)):
+        monkeypatch.setattr(
+            "memaudit.attack.memory.free_memory", lambda device, r=room: r and 2 * r
+        )
+        assert extractor.decoded_together(20) == rows
 
 
 def test_batch_size_is_bounded_and_explained() -> None:
