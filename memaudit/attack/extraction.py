@@ -21,7 +21,7 @@ from torch import Tensor
 
 from memaudit.attack.decoding_cache import RoomyCache, grow_model_cache, probe_cache
 from memaudit.attack.forward import build_inputs, last_logits
-from memaudit.attack.memory import decoding_room, is_out_of_memory, let_go, most_together
+from memaudit.attack.memory import Backoff, decoding_room, is_out_of_memory, let_go, most_together
 from memaudit.attack.prompts import SoftPrompt
 from memaudit.attack.verification import Verified, most_likely, verify_logits
 from memaudit.config import ScoreSettings
@@ -64,8 +64,8 @@ class Extractor:
     """Extracts windows of one shape from one target.
 
     prefix_tokens: P, of the (N,P+S) ids that :meth:`extract` is given.
-    batch_size: windows per pass; halved, for good, whenever memory runs out, and with it how many
-        are decoded together.
+    batch_size: windows per pass, as planned. It is halved whenever memory runs out, and with it
+        how many are decoded together, and doubled again later.
     """
 
     def __init__(
@@ -74,10 +74,15 @@ class Extractor:
         self.checkpoint = checkpoint
         self.prefix_tokens = prefix_tokens
         self.settings = settings
-        self.batch_size = batch_size
-        self._together = most_together(checkpoint)
+        self._planned = batch_size
+        self._backoff = Backoff()
         with torch.inference_mode():
             self._cache_shape = probe_cache(checkpoint)
+
+    @property
+    def batch_size(self) -> int:
+        """Windows per pass at present."""
+        return self._backoff.fits(self._planned)
 
     @torch.inference_mode()
     def extract(
@@ -101,6 +106,8 @@ class Extractor:
                 self._back_off(error)
                 cache = None
             else:
+                if self._backoff.passed():
+                    cache = None
                 advance(part.stop - start)
                 start = part.stop
         return result
@@ -122,6 +129,7 @@ class Extractor:
             else:
                 exact[part] = (verified.matched == suffix).cpu().numpy()
                 nll[part] = verified.nll.cpu().numpy()
+                self._backoff.passed()
                 start = part.stop
         return exact, nll
 
@@ -135,13 +143,12 @@ class Extractor:
         """Halve the batch for another try; any other error than one of memory is raised again."""
         if not is_out_of_memory(error):
             raise error
-        if max(self.batch_size, self._together) == 1:
+        if max(self.batch_size, self._backoff.fits(most_together(self.checkpoint))) == 1:
             raise RunError(
                 "out of memory with a single window; use a smaller model, a smaller window "
                 "(--prefix-tokens, --suffix-tokens) or another --device"
             ) from error
-        self.batch_size = max(1, self.batch_size // 2)
-        self._together = max(self.batch_size, self._together // 2)
+        self._backoff.shrink()
         let_go(error)
 
     def _make_cache(self, prompt: SoftPrompt, ids: NDArray[np.int32]) -> RoomyCache | None:
@@ -159,7 +166,8 @@ class Extractor:
         if self._cache_shape is None:
             return self.batch_size
         held = tokens * self._cache_shape.bytes_per_token
-        rows = min(self._together, decoding_room(self.checkpoint, held))
+        together = self._backoff.fits(most_together(self.checkpoint))
+        rows = min(together, decoding_room(self.checkpoint, held))
         return max(1, rows // self.batch_size) * self.batch_size
 
     def _extract_part(

@@ -16,6 +16,9 @@ accelerator a step takes as long to start as it takes to run for thousands."""
 CACHE_BYTES = 2**29
 """What their keys and values may take on a CPU; those of one pass are kept in any case."""
 
+FIRST_PATIENCE = 8
+"""Passes that have to go through before a size that was halved is doubled again."""
+
 
 def free_memory(device: torch.device) -> int | None:
     """Bytes free on a CUDA device, those that torch holds in reserve counted; None elsewhere."""
@@ -57,6 +60,41 @@ def choose_batch_size(checkpoint: Checkpoint, suffix_tokens: int) -> tuple[int, 
         return size, f"what a quarter of {free / 2**30:.0f} GiB free memory holds, at most 256"
     size = int(max(1, min(16, 2**31 // (3 * logits))))
     return size, "at most 16 on this device, with logits in 2 GiB"
+
+
+class Backoff:
+    """How often planned sizes are halved at present, because memory ran out.
+
+    They are doubled again after some passes, as whatever took the memory may have let it go; each
+    time that this turns out too early, it takes twice as many.
+    """
+
+    def __init__(self) -> None:
+        self._halvings = 0
+        self._since = 0
+        self._doubled = False
+        self._patience = FIRST_PATIENCE
+
+    def fits(self, planned: int) -> int:
+        """What is left of a planned size: at least 1."""
+        return max(1, planned >> self._halvings)
+
+    def shrink(self) -> None:
+        """Memory ran out."""
+        self._halvings += 1
+        self._since = 0
+        self._patience *= 1 + self._doubled
+        self._doubled = False
+
+    def passed(self) -> bool:
+        """A pass went through; whether sizes have been doubled again now."""
+        self._since += 1
+        if not self._halvings or self._since < self._patience:
+            return False
+        self._halvings -= 1
+        self._since = 0
+        self._doubled = True
+        return True
 
 
 def is_out_of_memory(error: BaseException) -> bool:

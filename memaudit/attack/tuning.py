@@ -20,7 +20,7 @@ from torch import Tensor
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.fit_record import NO_PROMPT, Epoch, FitRecord
 from memaudit.attack.forward import build_inputs, last_logits
-from memaudit.attack.memory import is_out_of_memory, let_go
+from memaudit.attack.memory import Backoff, is_out_of_memory, let_go
 from memaudit.attack.prompts import FittedPrompt, NoPrompt, SoftPrompt
 from memaudit.config import TuningSettings
 from memaudit.errors import RunError
@@ -70,7 +70,7 @@ class Tuner:
         self.extractor = extractor
         self.settings = settings
         self.prefix_tokens = extractor.prefix_tokens
-        self._pass_size = settings.batch_size
+        self._backoff = Backoff()
         self.dtype = tuning_dtype(settings.precision, checkpoint)
 
     def fit(
@@ -140,23 +140,25 @@ class Tuner:
         """Gradients of one batch, in as many passes as memory asks for; returns summed loss."""
         while True:
             optimizer.zero_grad(set_to_none=True)
+            size = self._backoff.fits(self.settings.batch_size)
             try:
                 total = torch.zeros((), device=ids.device)
-                for part in torch.split(ids, self._pass_size):
+                for part in torch.split(ids, size):
                     nll = self._window_nll(prompt, part)
                     loss = window_weighted(nll, self.settings.focus).sum() / len(ids)
                     torch.autograd.backward(loss)
                     total += nll.detach().sum()
+                self._backoff.passed()
                 return total
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                if self._pass_size == 1:
+                if size == 1:
                     raise RunError(
                         "out of memory tuning on a single window; use a smaller window "
                         "(--prefix-tokens, --suffix-tokens) or fewer virtual tokens"
                     ) from error
-                self._pass_size //= 2
+                self._backoff.shrink()
                 let_go(error)
 
     def _window_nll(self, prompt: FittedPrompt, ids: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from memaudit.attack.decoding_cache import RoomyCache, probe_cache
 from memaudit.attack.extraction import NEAR_TIE, Extraction, Extractor
 from memaudit.attack.forward import build_inputs, last_logits
-from memaudit.attack.memory import choose_batch_size
+from memaudit.attack.memory import DECODED_TOGETHER, choose_batch_size
 from memaudit.attack.prompts import NoPrompt, SoftPrompt
 from memaudit.config import ScoreSettings
 from memaudit.errors import RunError
@@ -339,6 +339,35 @@ def test_running_out_of_memory_loses_nothing(
     exact, nll = extractor.verify(NoPrompt(), ids)
     np.testing.assert_allclose(nll, whole.suffix_nll, rtol=1e-5)
     np.testing.assert_array_equal(exact, (whole.continuation_ids == ids[:, P:]).all(axis=1))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "mamba"])
+def test_sizes_grow_again_once_there_is_memory(
+    monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
+    checkpoint = make_checkpoint(architecture)
+    ids = np.tile(make_windows(checkpoint, NoPrompt()), (8, 1))
+    whole = Extractor(checkpoint, P, SETTINGS, 8).extract(NoPrompt(), ids)
+    taken = {"by another": True}
+
+    def scarce(checkpoint: Checkpoint, count: int, embedded: Tensor, **options: Any) -> Any:
+        if taken["by another"] and len(embedded) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return last_logits(checkpoint, count, embedded, **options)
+
+    monkeypatch.setattr("memaudit.attack.extraction.last_logits", scarce)
+    monkeypatch.setattr("memaudit.attack.memory.FIRST_PATIENCE", 1)
+    monkeypatch.setitem(DECODED_TOGETHER, "cpu", 8)
+    extractor = Extractor(checkpoint, P, SETTINGS, 8)
+    sizes = []
+
+    def advance(done: int) -> None:
+        sizes.append(extractor.batch_size)
+        taken["by another"] = sum(sizes) < 10
+
+    assert_same(extractor.extract(NoPrompt(), ids, advance), whole)
+    assert min(sizes) <= 2
+    assert extractor.batch_size == 8
 
 
 def assert_same(one: Extraction, other: Extraction) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -257,39 +258,39 @@ def test_a_loss_that_is_not_finite_ends_the_run() -> None:
         make_tuner(checkpoint, settings).fit(prompt, make_data(), np.random.default_rng(0))
 
 
-def gradients(pass_size: int, monkeypatch: pytest.MonkeyPatch | None = None) -> tuple[Any, float]:
+def gradients(halvings: int, limit: int | None = None) -> tuple[Any, float]:
+    """Of 20 windows, in passes halved so often; those above the limit run out of memory."""
     checkpoint = make_checkpoint()
     settings = ConstantSettings(**SHORT | {"batch_size": 20}, focus=0.2)
     tuner, prompt = make_tuner(checkpoint, settings), make_prompt(checkpoint, settings)
-    if monkeypatch is not None:
-        fail_above(monkeypatch, pass_size)
-    else:
-        tuner._pass_size = pass_size
+    for _ in range(halvings):
+        tuner._backoff.shrink()
     ids = torch.as_tensor(make_data().fit_ids).long()
-    total = tuner._accumulate(prompt, ids, torch.optim.AdamW(prompt.parameter_groups()))
-    assert tuner._pass_size <= pass_size
+    sizes = []
+
+    def limited(checkpoint: Checkpoint, count: int, embedded: Tensor, **options: Any) -> Any:
+        if limit is not None and len(embedded) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append(len(embedded))
+        return last_logits(checkpoint, count, embedded, **options)
+
+    with mock.patch("memaudit.attack.tuning.last_logits", limited):
+        total = tuner._accumulate(prompt, ids, torch.optim.AdamW(prompt.parameter_groups()))
+    assert sum(sizes) == len(ids)
+    assert max(sizes) == min(20 >> halvings, 20 if limit is None else 5)
     return next(prompt.parameters()).grad, float(total)
 
 
-def fail_above(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    def limited(checkpoint: Checkpoint, count: int, embedded: Tensor, **options: Any) -> Any:
-        if len(embedded) > limit:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return last_logits(checkpoint, count, embedded, **options)
-
-    monkeypatch.setattr("memaudit.attack.tuning.last_logits", limited)
-
-
-def test_smaller_passes_add_up_to_the_same_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, loss = gradients(20)
-    for parts, total in (gradients(3), gradients(1), gradients(7, monkeypatch)):
+def test_smaller_passes_add_up_to_the_same_gradient() -> None:
+    whole, loss = gradients(0)
+    for parts, total in (gradients(2), gradients(4), gradients(0, limit=7)):
         assert torch.allclose(parts, whole, rtol=1e-4, atol=1e-6)
         assert total == pytest.approx(loss, rel=1e-5)
 
 
-def test_a_single_window_that_does_not_fit_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_window_that_does_not_fit_ends_the_run() -> None:
     with pytest.raises(RunError, match="single window"):
-        gradients(0, monkeypatch)
+        gradients(0, limit=0)
 
 
 @pytest.mark.parametrize("loss", ["aligned", "full"])
