@@ -102,8 +102,9 @@ class TuningSettings(Settings):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     """Largest gradient norm; 0 for no limit."""
-    patience: Positive | None = None
-    """Stop after this many epochs without a better ``select``."""
+    patience: Positive | None = 5
+    """Stop after this many epochs without a better ``select``: where the data are few,
+    ``min_steps`` would go over them again and again."""
     loss: Literal["aligned", "full"] = "aligned"
     """Cross-entropy over suffix tokens, or over prefix and suffix (the paper's ablation)."""
     focus: Annotated[float, Field(ge=0)] = 2.0
