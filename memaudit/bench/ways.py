@@ -21,7 +21,8 @@ from memaudit.config import DynamicSettings
 STEPS = 4
 """Optimizer steps in one run of tuning."""
 UNCACHED = 32
-"""Windows at most that are decoded without a cache: it is slow, and no faster for more."""
+"""Windows at most that are decoded without a cache: it is slow, and no faster for more. One in
+eight of the others' where that is less."""
 
 Decode = Callable[..., torch.Tensor]
 
@@ -38,12 +39,13 @@ def extraction_ways(work: Work, ids: Ids, exact_share: float) -> list[Way]:
         extractor.verify(NoPrompt(), ids)
 
     dtype, size = work.checkpoint.dtype, extractor.batch_size
+    few = min(UNCACHED, max(2, len(ids) // 8))
     batches = dict.fromkeys(min(batch, len(ids)) for batch in work.settings.generate_batches)
     return [
         Way("memaudit", size, len(ids), extract, dtype, least),
         Way("memaudit, verifying alone", size, len(ids), verify, dtype, work.verifying),
         *(_plain_way(work, "generate", generate, ids, batch) for batch in batches),
-        _plain_way(work, "no cache, all logits", decode_without_cache, ids[:UNCACHED], UNCACHED),
+        _plain_way(work, "no cache, all logits", decode_without_cache, ids[:few], few),
     ]
 
 
