@@ -39,6 +39,9 @@ class Estimate:
     """Of one verification pass without a soft prompt, measured just now."""
     extraction_seconds: float
     tuning_seconds: float
+    """Of all epochs."""
+    may_stop_early: bool
+    """Whether a fit has more epochs than ``patience``, so that it may end before the last."""
     memory_bytes: int
     """Weights, ids and the logits of one pass; what the libraries take comes on top."""
 
@@ -78,12 +81,25 @@ def estimate(config: ScanConfig, plan: Plan, extractor: Extractor) -> Estimate:
     extraction = sum(
         pace.extraction(total, _virtual(config, attack)) for attack in extracting_attacks(config)
     )
-    tuning = 0.0
+    tuning, may_stop_early = 0.0, False
     for attack in sorted(fitted_attacks(config)):
         settings = _settings(config, attack)
         window = _measure_step(extractor, settings, ids, pace)
         tuning += sum(fit_seconds(settings, fold, window, pace) for fold in plan.folds)
-    return Estimate(1 / pace.verification, extraction, tuning, _memory(extractor, ids))
+        longest = max(settings.epochs_for(fit_windows(settings, fold)) for fold in plan.folds)
+        may_stop_early |= settings.patience is not None and longest > settings.patience
+    return Estimate(
+        windows_per_second=1 / pace.verification,
+        extraction_seconds=extraction,
+        tuning_seconds=tuning,
+        may_stop_early=may_stop_early,
+        memory_bytes=_memory(extractor, ids),
+    )
+
+
+def fit_windows(settings: TuningSettings, fold: Fold) -> int:
+    """Windows of a fold that a prompt is trained on."""
+    return max(1, round(settings.fit_share * len(fold.fit)))
 
 
 def extracting_attacks(config: ScanConfig) -> set[AttackName]:
@@ -174,7 +190,7 @@ def _measure_step(
 
 def fit_seconds(settings: TuningSettings, fold: Fold, window: float, pace: Pace) -> float:
     """A fit on one fold: its epochs, and a look at ``select`` after each and before the first."""
-    fit = max(1, round(settings.fit_share * len(fold.fit)))
+    fit = fit_windows(settings, fold)
     epochs = settings.epochs_for(fit)
     looks = (epochs + 2) * len(fold.select) * pace.verifying(settings.num_virtual_tokens)
     return epochs * fit * window + looks

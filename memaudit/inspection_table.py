@@ -78,7 +78,7 @@ def _cost_rows(inspection: Inspection) -> list[tuple[str, str]]:
     return [
         ("measured", f"{cost.windows_per_second:,.0f} windows/s in one pass"),
         ("extraction", duration(cost.extraction_seconds)),
-        ("tuning", duration(cost.tuning_seconds)),
+        ("tuning", ("at most " if cost.may_stop_early else "") + duration(cost.tuning_seconds)),
         ("memory", f"about {cost.memory_bytes / 2**30:.1f} GiB, and the libraries' own"),
     ]
 
