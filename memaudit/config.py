@@ -103,8 +103,8 @@ class TuningSettings(Settings):
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     """Largest gradient norm; 0 for no limit."""
     patience: Positive | None = 5
-    """Stop after this many epochs without a better ``select``: where the data are few,
-    ``min_steps`` would go over them again and again."""
+    """Stop after this many epochs without a better ``select``, and a quarter of ``min_steps``:
+    where the data are few, ``min_steps`` would go over them again and again."""
     loss: Literal["aligned", "full"] = "aligned"
     """Cross-entropy over suffix tokens, or over prefix and suffix (the paper's ablation)."""
     focus: Annotated[float, Field(ge=0)] = 2.0
@@ -123,6 +123,13 @@ class TuningSettings(Settings):
         """Passes over so many fit windows: ``epochs``, or what ``min_steps`` takes."""
         steps = math.ceil(windows / self.batch_size)
         return max(self.epochs, math.ceil(self.min_steps / steps))
+
+    def patience_for(self, windows: int) -> int | None:
+        """Epochs without a better ``select`` after which a fit of so many windows stops."""
+        steps = math.ceil(windows / self.batch_size)
+        if self.patience is None:
+            return None
+        return max(self.patience, math.ceil(self.min_steps / 4 / steps))
 
 
 class ConstantSettings(TuningSettings):

@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from memaudit.attack.extraction import Extractor
@@ -28,7 +29,9 @@ from memaudit.plan import Plan
 from memaudit.target.checkpoint import Checkpoint
 
 TIMED_BATCHES = 3
-"""Batches of tuning that are timed, after one that warms up."""
+"""Batches of tuning that are timed where that does not take long."""
+ENOUGH_SECONDS = 5.0
+"""A piece of tuning that takes longer than this tells enough."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Estimate:
     may_stop_early: bool
     """Whether a fit has more epochs than ``patience``, so that it may end before the last."""
     memory_bytes: int
-    """Weights, ids and the logits of one pass; what the libraries take comes on top."""
+    """Weights, ids, the logits of one pass and what decoding keeps; what tuning keeps for the way
+    back and what the libraries take come on top."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,14 @@ class Shape:
 
 
 def shape_of(checkpoint: Checkpoint) -> Shape:
-    """Count the weights of a target."""
+    """Count the weights of a target: all but those of its embeddings, and those of its head.
+
+    Of a mixture of experts all are counted, though a token meets few of them.
+    """
     model = checkpoint.model
-    tables = [model.get_input_embeddings(), model.get_output_embeddings()]
-    sizes = {id(table.weight): int(table.weight.numel()) for table in tables if table is not None}
-    head = tables[1] if tables[1] is not None else tables[0]
+    head = model.get_output_embeddings() or model.get_input_embeddings()
+    tables = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    sizes = {id(table.weight): table.weight.numel() for table in [*tables, head]}
     return Shape(checkpoint.num_parameters - sum(sizes.values()), int(head.weight.numel()))
 
 
@@ -84,10 +91,9 @@ def estimate(config: ScanConfig, plan: Plan, extractor: Extractor) -> Estimate:
     tuning, may_stop_early = 0.0, False
     for attack in sorted(fitted_attacks(config)):
         settings = _settings(config, attack)
-        window = _measure_step(extractor, settings, ids, pace)
+        window = _measure_step(extractor, settings, ids)
         tuning += sum(fit_seconds(settings, fold, window, pace) for fold in plan.folds)
-        longest = max(settings.epochs_for(fit_windows(settings, fold)) for fold in plan.folds)
-        may_stop_early |= settings.patience is not None and longest > settings.patience
+        may_stop_early |= any(_may_stop_early(settings, fold) for fold in plan.folds)
     return Estimate(
         windows_per_second=1 / pace.verification,
         extraction_seconds=extraction,
@@ -160,40 +166,61 @@ def measure_pace(extractor: Extractor, ids: NDArray[np.int32]) -> Pace:
     begun = time.perf_counter()
     extractor.verify(prompt, batch)
     verification = (time.perf_counter() - begun) / len(batch)
+    one = _never_extracted(extractor, ids[:1])
     begun = time.perf_counter()
-    extractor.verify(prompt, ids[:1])
+    extractor.verify(prompt, one)
     verified = time.perf_counter()
-    extractor.extract(prompt, ids[:1])
-    extracted = time.perf_counter()
-    decoding = max(0.0, (extracted - verified) - (verified - begun))
+    extractor.extract(prompt, one)
+    decoding = max(0.0, (time.perf_counter() - verified) - (verified - begun))
     return Pace(extractor, verification, decoding / max(1, suffix - 1), prefix, suffix)
 
 
-def _measure_step(
-    extractor: Extractor, settings: TuningSettings, ids: NDArray[np.int32], pace: Pace
-) -> float:
-    """Seconds for each window that a prompt is trained on, from a few steps of a real fit."""
+def _never_extracted(extractor: Extractor, ids: NDArray[np.int32]) -> NDArray[np.int32]:
+    """One window (1,P+S) with another first suffix token than the target says."""
+    said = extractor.extract(NoPrompt(), ids).continuation_ids
+    spoilt = ids.copy()
+    place = extractor.prefix_tokens
+    spoilt[:, place] = (said[:, 0] + 1) % extractor.checkpoint.vocabulary
+    return spoilt
+
+
+def _measure_step(extractor: Extractor, settings: TuningSettings, ids: NDArray[np.int32]) -> float:
+    """Seconds for each window that a prompt is trained on, from a few steps of a real fit.
+
+    First of few windows, then of more, until it has taken long enough to tell.
+    """
     size = settings.batch_size
     short = settings.model_copy(update={"epochs": 1, "min_steps": 0, "patience": None})
     tuner = Tuner(extractor.checkpoint, extractor, short)
-    seconds = 0.0
-    for batches in (1, TIMED_BATCHES):
+    each = 0.0
+    for count in (min(size, 4), min(size, 16), TIMED_BATCHES * size):
         rng = np.random.default_rng(0)
-        data = TuningData(np.resize(ids, (batches * size, ids.shape[1])), ids[:1])
+        data = TuningData(np.resize(ids, (count, ids.shape[1])), ids[:1])
         prefixes = data.fit_ids[:, : extractor.prefix_tokens]
         prompt = untrained_prompt(extractor.checkpoint, short, prefixes, rng)
         begun = time.perf_counter()
         tuner.fit(prompt, data, rng)
-        seconds = (time.perf_counter() - begun) / len(data.fit_ids)
-    return seconds
+        seconds = time.perf_counter() - begun
+        each = seconds / count
+        if seconds > ENOUGH_SECONDS:
+            break
+    return each
 
 
 def fit_seconds(settings: TuningSettings, fold: Fold, window: float, pace: Pace) -> float:
-    """A fit on one fold: its epochs, and a look at ``select`` after each and before the first."""
+    """A fit on one fold: its epochs, and a look at ``select`` after each, before the first, and
+    without a prompt.
+    """
     fit = fit_windows(settings, fold)
     epochs = settings.epochs_for(fit)
     looks = (epochs + 2) * len(fold.select) * pace.verifying(settings.num_virtual_tokens)
     return epochs * fit * window + looks
+
+
+def _may_stop_early(settings: TuningSettings, fold: Fold) -> bool:
+    windows = fit_windows(settings, fold)
+    patience = settings.patience_for(windows)
+    return patience is not None and patience < settings.epochs_for(windows)
 
 
 def _virtual(config: ScanConfig, attack: AttackName) -> int:
@@ -209,4 +236,6 @@ def _memory(extractor: Extractor, ids: NDArray[np.int32]) -> int:
     weights = sum(p.numel() * p.element_size() for p in checkpoint.model.parameters())
     suffix = ids.shape[1] - extractor.prefix_tokens
     logits = 3 * 4 * extractor.batch_size * suffix * checkpoint.vocabulary
-    return int(weights + ids.nbytes + logits)
+    tokens = ids.shape[1]
+    kept = min(len(ids), extractor.decoded_together(tokens)) * tokens * extractor.bytes_per_token
+    return int(weights + ids.nbytes + logits + kept)

@@ -79,7 +79,10 @@ def _cost_rows(inspection: Inspection) -> list[tuple[str, str]]:
         ("measured", f"{cost.windows_per_second:,.0f} windows/s in one pass"),
         ("extraction", duration(cost.extraction_seconds)),
         ("tuning", ("at most " if cost.may_stop_early else "") + duration(cost.tuning_seconds)),
-        ("memory", f"about {cost.memory_bytes / 2**30:.1f} GiB, and the libraries' own"),
+        (
+            "memory",
+            f"about {cost.memory_bytes / 2**30:.1f} GiB; tuning and the libraries take more",
+        ),
     ]
 
 

@@ -80,6 +80,22 @@ def test_a_fit_is_its_epochs_and_the_looks_at_select() -> None:
     assert fit_seconds(settings, fold, 2.0, pace) == pytest.approx(3 * 20 * 2.0 + looks)
 
 
+@pytest.mark.parametrize(
+    ("changed", "windows", "patience"),
+    [
+        ({}, 8000, 5),
+        ({}, 144, 6),  # nine steps an epoch: a quarter of 200 steps are six of them
+        ({}, 14, 50),
+        ({"min_steps": 0}, 14, 5),
+        ({"patience": None}, 14, None),
+    ],
+)
+def test_few_data_are_given_steps_to_get_better(
+    changed: dict[str, Any], windows: int, patience: int | None
+) -> None:
+    assert TuningSettings(**changed).patience_for(windows) == patience
+
+
 def test_the_pace_is_measured() -> None:
     ids = np.random.default_rng(0).integers(3, 300, (6, P + S)).astype(np.int32)
     pace = measure_pace(make_extractor(), ids)

@@ -4,7 +4,7 @@
 
 BEFORE and LATER are run folders of scans of the same data: of a model before further training, and
 after it. Hidden are the windows that the plain prefix (none) extracts before and not after. Prints
-a Markdown table.
+a Markdown table; its intervals are exact (Clopper-Pearson) and take windows as independent.
 """
 
 from __future__ import annotations
@@ -27,12 +27,18 @@ def scored(run: Path) -> pd.DataFrame:
 
 def table(before: pd.DataFrame, later: pd.DataFrame) -> list[str]:
     """One row for each attack that the later run holds."""
-    if set(before.index) != set(later.index):
+    before = before[before.index.isin(later.index)]  # of the first run controls are not needed
+    windows = later[later.index.get_level_values("role") == "data"].index
+    if not windows.isin(before.index).all():
         raise SystemExit("the two runs hold different windows; scan the same data with both models")
+    if before.exact_none.isna().any() or later.exact_none.isna().any():
+        raise SystemExit("both runs need the attack none")
     first = before.exact_none.reindex(later.index) == 1
     plain = later.exact_none == 1
     data = later.index.get_level_values("role") == "data"
     hidden, kept = data & first & ~plain, data & plain
+    if not hidden.any():
+        raise SystemExit("nothing is hidden: all that came out before still does")
     lines = [
         f"| attack | exact, of {data.sum():,} | brought back, of {hidden.sum():,} hidden "
         f"| 95 % interval | lost, of {kept.sum():,} | controls, of {(~data).sum():,} |",
@@ -44,9 +50,9 @@ def table(before: pd.DataFrame, later: pd.DataFrame) -> list[str]:
         hit = later[column] == 1
         back, of = int((hit & hidden).sum()), int(hidden.sum())
         low, high = clopper_pearson(back, of, 0.95)
-        share = f"{back} ({back / of:.1%})" if of else "0"
+        name, share = column.removeprefix("exact_"), f"{back} ({back / of:.1%})"
         lines.append(
-            f"| `{column.removeprefix('exact_')}` | {(hit & data).sum()} | {share} "
+            f"| `{name}` | {(hit & data).sum()} | {share} "
             f"| {low:.1%} to {high:.1%} | {(kept & ~hit).sum()} | {(hit & ~data).sum()} |"
         )
     return lines

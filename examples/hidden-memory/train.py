@@ -20,21 +20,24 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from memaudit.config import WindowSettings
-from memaudit.data.clusters import find_clusters
+from memaudit.attack.generator import choose_heads
+from memaudit.data.clusters import run_hashes
 from memaudit.data.samples import Sample, read_samples
-from memaudit.data.windows import cut_windows
 
 REPETITIONS = {1: 0.33, 2: 0.25, 4: 0.17, 8: 0.13, 16: 0.08, 32: 0.04}
 """How often a member stands in the training text -> share of the members."""
 PARTS = {"members": 0.6, "controls": 0.15, "other": 0.25}
 """Share of the texts that is trained on, that is never seen, and that is trained on at the end."""
 RUN = 16
-"""Texts that share a run of this many tokens go into one part."""
+"""Texts that share a run of this many tokens anywhere go into one part."""
+LEAST_TOKENS = 100
+"""Shorter texts are left out."""
 END = "<|endoftext|>"
 
 
@@ -73,19 +76,32 @@ def train_tokenizer(texts: list[Text], vocabulary: int) -> PreTrainedTokenizerFa
 def split(
     texts: list[Text], tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator
 ) -> dict[str, list[Text]]:
-    """Texts of at least 100 tokens by part; near-duplicates are never in two parts."""
-    samples = (
-        Sample(sample_id=str(number), line=number + 1, text=one.text)
-        for number, one in enumerate(texts)
-    )
-    windows = cut_windows(samples, tokenizer, WindowSettings(), rng)
-    clusters = find_clusters([windows], RUN)
-    names = np.array(list(PARTS))
-    part_of_cluster = rng.choice(names, size=clusters.max() + 1, p=list(PARTS.values()))
-    parts: dict[str, list[Text]] = {name: [] for name in PARTS}
-    for number, cluster in zip(windows.sample.tolist(), clusters.tolist(), strict=True):
-        parts[str(part_of_cluster[cluster])].append(texts[number])
-    return parts
+    """Texts by part; near-duplicates are never in two parts."""
+    encoded = [np.array(ids) for ids in tokenizer([one.text for one in texts])["input_ids"]]
+    clusters = cluster(encoded)
+    shares = list(PARTS.values())
+    part_of = rng.choice(list(PARTS), size=clusters.max() + 1, p=shares)[clusters].tolist()
+    return {
+        part: [
+            one
+            for one, ids, its in zip(texts, encoded, part_of, strict=True)
+            if its == part and len(ids) >= LEAST_TOKENS
+        ]
+        for part in PARTS
+    }
+
+
+def cluster(encoded: list[np.ndarray]) -> np.ndarray:
+    """Number the cluster of each text: those that share a run of tokens, directly or in a chain."""
+    first: dict[int, int] = {}
+    links = [
+        (first.setdefault(mark, number), number)
+        for number, ids in enumerate(encoded)
+        for mark in set(run_hashes(ids[None], RUN)[0].tolist())
+    ]
+    pairs = np.array(links).T
+    graph = coo_array((np.ones(len(links), dtype=bool), (pairs[0], pairs[1])), [len(encoded)] * 2)
+    return connected_components(graph, directed=False)[1]
 
 
 def make_blocks(texts: list[str], tokenizer: PreTrainedTokenizerFast, length: int) -> torch.Tensor:
@@ -93,18 +109,20 @@ def make_blocks(texts: list[str], tokenizer: PreTrainedTokenizerFast, length: in
     stream = [
         token for ids in tokenizer(texts)["input_ids"] for token in (*ids, tokenizer.eos_token_id)
     ]
+    if len(stream) < length:
+        raise SystemExit(f"{len(stream)} tokens are less than a row of {length}; give more texts")
     return torch.tensor(stream[: len(stream) // length * length]).view(-1, length)
 
 
 def make_model(
     tokenizer: PreTrainedTokenizerFast, options: argparse.Namespace
 ) -> GPTNeoXForCausalLM:
-    """Random weights; heads of 64 numbers."""
+    """Random weights; heads of about 64 numbers."""
     config = GPTNeoXConfig(
         vocab_size=len(tokenizer),
         hidden_size=options.width,
         num_hidden_layers=options.layers,
-        num_attention_heads=max(1, options.width // 64),
+        num_attention_heads=choose_heads(options.width),
         intermediate_size=4 * options.width,
         max_position_embeddings=512,
         bos_token_id=None,

@@ -103,7 +103,8 @@ class Extractor:
             try:
                 result.put(part, self._extract_part(prompt, self._on_device(ids[part]), cache))
             except RuntimeError as error:
-                self._back_off(error)
+                together = self._backoff.fits(most_together(self.checkpoint))
+                self._back_off(error, max(self.batch_size, together))
                 cache = None
             else:
                 if self._backoff.passed():
@@ -125,7 +126,7 @@ class Extractor:
             try:
                 verified = self._verify_stably(prompt, self._on_device(ids[part]))
             except RuntimeError as error:
-                self._back_off(error)
+                self._back_off(error, self.batch_size)
             else:
                 exact[part] = (verified.matched == suffix).cpu().numpy()
                 nll[part] = verified.nll.cpu().numpy()
@@ -139,11 +140,11 @@ class Extractor:
     def _embed(self, prompt: SoftPrompt, ids: Tensor) -> Tensor:
         return prompt.adapt(self.checkpoint.embed(ids))
 
-    def _back_off(self, error: RuntimeError) -> None:
-        """Halve the batch for another try; any other error than one of memory is raised again."""
+    def _back_off(self, error: RuntimeError, size: int) -> None:
+        """Halve a size for another try; any other error than one of memory is raised again."""
         if not is_out_of_memory(error):
             raise error
-        if max(self.batch_size, self._backoff.fits(most_together(self.checkpoint))) == 1:
+        if size == 1:
             raise RunError(
                 "out of memory with a single window; use a smaller model, a smaller window "
                 "(--prefix-tokens, --suffix-tokens) or another --device"
@@ -161,11 +162,16 @@ class Extractor:
         rows, tokens = self.decoded_together(inputs.shape[1]), inputs.shape[1]
         return RoomyCache(self._cache_shape.layers, min(rows, len(ids)), tokens)
 
+    @property
+    def bytes_per_token(self) -> int:
+        """Keys and values of one token; 0 where the target keeps something else."""
+        return self._cache_shape.bytes_per_token if self._cache_shape is not None else 0
+
     def decoded_together(self, tokens: int) -> int:
         """Windows that are decoded together, of ``tokens`` input tokens each: whole passes."""
         if self._cache_shape is None:
             return self.batch_size
-        held = tokens * self._cache_shape.bytes_per_token
+        held = tokens * self.bytes_per_token
         together = self._backoff.fits(most_together(self.checkpoint))
         rows = min(together, decoding_room(self.checkpoint, held))
         return max(1, rows // self.batch_size) * self.batch_size

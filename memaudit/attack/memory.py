@@ -11,8 +11,8 @@ from memaudit.target.checkpoint import Checkpoint
 
 DECODED_TOGETHER = {"cpu": 512, "cuda": 4096}
 """Windows at most that are decoded together, from several verification passes: one token each
-is little work for a step (7M parameters on a CPU: 256 are 1.3 times as fast as 64), and on an
-accelerator a step takes as long to start as it takes to run for thousands."""
+is little work for a step (7M parameters on a CPU: 256 are 1.3 times as fast as 64), and on CUDA a
+step takes as long to start as it takes to run for thousands."""
 CACHE_BYTES = 2**29
 """What their keys and values may take on a CPU; those of one pass are kept in any case."""
 
@@ -36,8 +36,8 @@ def most_together(checkpoint: Checkpoint) -> int:
 def decoding_room(checkpoint: Checkpoint, held: int) -> int:
     """Windows that there is memory to decode together, of ``held`` bytes of keys and values each.
 
-    On an accelerator half of what is free, where a step's logits count too: they are looked at
-    in float32, beside what they were computed in.
+    On CUDA half of what is free, where a step's logits count too: they are looked at in float32,
+    beside what they were computed in.
     """
     free = free_memory(checkpoint.device)
     if free is None:
@@ -49,9 +49,9 @@ def choose_batch_size(checkpoint: Checkpoint, suffix_tokens: int) -> tuple[int, 
     """Windows per pass, and why.
 
     On a CPU larger batches only spill its caches: with a 7M-parameter target 4 to 16 windows were
-    equally fast and 32 a tenth slower (decoding joins passes, see DECODED_TOGETHER). On an
-    accelerator the logits, (B,S,X) in float32 and as much again while they are looked at, may
-    take a quarter of what is free.
+    equally fast and 32 a tenth slower (decoding joins passes, see DECODED_TOGETHER). On CUDA the
+    logits, (B,S,X) in float32 and as much again while they are looked at, may take a quarter of
+    what is free.
     """
     logits = 4 * suffix_tokens * checkpoint.vocabulary
     free = free_memory(checkpoint.device)
@@ -89,7 +89,10 @@ class Backoff:
     def passed(self) -> bool:
         """A pass went through; whether sizes have been doubled again now."""
         self._since += 1
-        if not self._halvings or self._since < self._patience:
+        if self._since < self._patience:
+            return False
+        self._doubled = False  # the last doubling held
+        if not self._halvings:
             return False
         self._halvings -= 1
         self._since = 0
@@ -102,7 +105,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError)
-        and ("out of memory" in text or "can't allocate memory" in text)
+        and any(
+            words in text
+            for words in ("out of memory", "can't allocate memory", "not enough memory")
+        )
     )
 
 

@@ -90,6 +90,7 @@ class Tuner:
             prompt.parameter_groups(), weight_decay=settings.weight_decay, fused=True
         )
         epochs = settings.epochs_for(len(data.fit_ids))
+        patience = settings.patience_for(len(data.fit_ids))
         steps = math.ceil(len(data.fit_ids) / settings.batch_size)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: rate_factor(step, steps * epochs, settings)
@@ -101,8 +102,8 @@ class Tuner:
         for epoch in range(1, epochs + 1):
             loss = self._train_epoch(prompt, ids, (optimizer, schedule), rng, advance)
             choice.offer(epoch, loss, self._judge(prompt, data.select_ids))
-            if settings.patience is not None and choice.waited(epoch) >= settings.patience:
-                stop_reason = f"no better on select for {settings.patience} epochs"
+            if patience is not None and epoch < epochs and choice.waited(epoch) >= patience:
+                stop_reason = f"no better on select for {patience} epochs"
                 break
         return choice.settle(stop_reason, data, str(self.dtype).removeprefix("torch."))
 

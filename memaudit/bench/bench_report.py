@@ -39,7 +39,7 @@ def render_bench(found: Benchmark, *, width: int, color: bool) -> str:
 
 
 def _table(one: BenchTable) -> Table:
-    alike = "" if one.agree is None else f", {one.agree:,} of them continued alike by all"
+    alike = "" if one.agree is None else f", {one.agree:,} of them continued alike"
     table = Table(
         title=Text(f"{one.title}: {count(one.windows, 'window')}{alike}", style="bold"),
         title_justify="left",
@@ -50,14 +50,14 @@ def _table(one: BenchTable) -> Table:
         header_style="bold",
     )
     table.add_column("way", no_wrap=True)
-    for head in ("batch", "windows/s", "least–most", "of the rate", "memaudit is"):
+    for head in ("batch", "numbers", "windows/s", "of the rate", "memaudit is"):
         table.add_column(head, justify="right", no_wrap=True)
     for way in one.ways:
         table.add_row(
             way.name,
             str(way.batch),
-            _speed(way.windows_per_second),
-            f"{_speed(way.least)}–{_speed(way.most)}",
+            way.numbers,
+            "no memory" if way.windows_per_second is None else _speed(way.windows_per_second),
             "" if way.share_of_rate is None else glue_units(f"{way.share_of_rate:.0%}"),
             "" if way.memaudit_is is None else f"{way.memaudit_is:.2f} ×",
         )
@@ -80,7 +80,8 @@ def _footing(found: Benchmark) -> Iterator[tuple[str, str]]:
         f"{rate / 1e9:,.0f} GFLOP/s in {name}" for name, rate in found.products.items()
     )
     yield "Rate", f"a large matrix product here reaches {rates}"
-    yield "Memory", f"{found.peak_memory_bytes / 2**30:.2f} GiB at most"
+    if found.peak_memory_bytes is not None:
+        yield "Memory", f"{found.peak_memory_bytes / 2**30:.2f} GiB at most, of all ways together"
     yield "Machine", f"{found.machine['platform']}, {count(found.threads, 'thread')}"
     yield "", ", ".join(f"{name} {found.libraries[name]}" for name in ("torch", "transformers"))
 

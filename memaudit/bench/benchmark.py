@@ -30,11 +30,13 @@ class WayFigures:
 
     name: str
     batch: int
-    """Windows at a time."""
-    windows_per_second: float
-    """Median over the rounds."""
-    least: float
-    most: float
+    """Windows at a time; of memaudit's extraction those that are decoded together."""
+    numbers: str
+    """Number format of its passes."""
+    windows_per_second: float | None
+    """Median over the rounds; None, as the next two, where memory did not suffice."""
+    least: float | None
+    most: float | None
     share_of_rate: float | None
     """Least operations that its work takes, over those of a large matrix product in the same time
     and number format; of memaudit's ways alone, as the others do less or other work."""
@@ -44,13 +46,13 @@ class WayFigures:
 
 @dataclass(frozen=True)
 class BenchTable:
-    """Ways that do the same work on the same windows, timed in turns."""
+    """Ways of working on the same windows, timed in turns."""
 
     title: str
     windows: int
-    """In one run of the fastest way."""
+    """In one run; of the way without a cache fewer."""
     agree: int | None
-    """Windows that every way continues alike, as far as it was given them; None for tuning."""
+    """Windows that every way which was given them continues alike; None for tuning."""
     ways: tuple[WayFigures, ...]
 
 
@@ -65,8 +67,8 @@ class Benchmark:
     products: Mapping[str, float]
     """Operations per second of a large matrix product by number format; median."""
     tables: tuple[BenchTable, ...]
-    peak_memory_bytes: int
-    """Of the device's allocator on CUDA, else of the process."""
+    peak_memory_bytes: int | None
+    """Of all ways together: of the device's allocator on CUDA, else of the process."""
     machine: Mapping[str, str]
     libraries: Mapping[str, str]
 
@@ -103,7 +105,7 @@ def _timed(
     total = (rounds + 1) * sum(way.windows for way in ways)
     with progress.stage(title, total) as advance:
         timed = time_rounds(ways, rounds, work.checkpoint.device, advance)
-    products |= {str(dtype).removeprefix("torch."): rate for dtype, rate in timed.products.items()}
+    products |= {_name(dtype): rate for dtype, rate in timed.products.items()}
     return BenchTable(
         title=title,
         windows=max(way.windows for way in ways),
@@ -113,20 +115,26 @@ def _timed(
 
 
 def _figures(way: Way, place: int, timed: Rounds) -> WayFigures:
-    timing = timed.ways[place]
-    share = None
-    if way.operations is not None:
+    timing, first = timed.ways[place], timed.ways[0]
+    share = ratio = None
+    if timing is not None and way.operations is not None:
         share = way.operations * timing.median / timed.products[way.dtype]
-    plain = not way.name.startswith("memaudit")
+    if timing is not None and first is not None and not way.name.startswith("memaudit"):
+        ratio = first.median / timing.median
     return WayFigures(
         name=way.name,
         batch=way.batch,
-        windows_per_second=timing.median,
-        least=timing.least,
-        most=timing.most,
+        numbers=_name(way.dtype),
+        windows_per_second=timing.median if timing else None,
+        least=timing.least if timing else None,
+        most=timing.most if timing else None,
         share_of_rate=share,
-        memaudit_is=timed.ways[0].median / timing.median if plain else None,
+        memaudit_is=ratio,
     )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _agreeing(timed: Rounds) -> int | None:

@@ -31,7 +31,11 @@ def generate(checkpoint: Checkpoint, prefix_ids: Tensor, count: int) -> Tensor:
         input_ids=context,
         attention_mask=torch.ones_like(context),
         max_new_tokens=count,
+        # Whatever the model's own settings for decoding say.
         do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
         eos_token_id=None,
         pad_token_id=0,
     )
@@ -49,7 +53,10 @@ def decode_without_cache(checkpoint: Checkpoint, prefix_ids: Tensor, count: int)
 
 
 class PlainTuning(nn.Module):
-    """Tuning a dynamic soft prompt step by step, in float32, the whole embedding trained along."""
+    """Tuning a dynamic soft prompt step by step, the whole embedding trained along.
+
+    The prompt is float32, the passes are in the target's own number format.
+    """
 
     def __init__(self, checkpoint: Checkpoint, num_virtual_tokens: int, prefix_tokens: int) -> None:
         super().__init__()

@@ -1,11 +1,10 @@
 """Clocks: ways to do something, timed in turns, and what a large matrix product reaches.
 
-Knows torch's devices and the time. Knows nothing of what is timed.
+Knows torch's devices, their memory and the time. Knows nothing of what is timed.
 """
 
 from __future__ import annotations
 
-import resource
 import statistics
 import sys
 import time
@@ -13,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+
+from memaudit.attack.memory import is_out_of_memory, let_go
 
 PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of the matrices whose product is timed: large enough to reach the peak rate."""
@@ -47,8 +48,8 @@ class Timing:
 class Rounds:
     """What the rounds gave."""
 
-    ways: tuple[Timing, ...]
-    """In the order of the ways, as the next."""
+    ways: tuple[Timing | None, ...]
+    """In the order of the ways, as the next; None for one that memory did not suffice for."""
     outputs: tuple[object, ...]
     """What each way's untimed run gave."""
     products: dict[torch.dtype, float]
@@ -62,35 +63,60 @@ def time_rounds(
 
     advance is called with the windows of each run, the untimed ones too.
     """
-    outputs = []
-    for way in ways:
-        outputs.append(way.run())
-        advance(way.windows)
+    outputs = [_first_run(way, advance) for way in ways]
     speeds: list[list[float]] = [[] for _ in ways]
     rates: dict[torch.dtype, list[float]] = {way.dtype: [] for way in ways}
     for _ in range(rounds):
         for dtype, found in rates.items():
             found.append(product_rate(device, dtype))
-        for way, speed in zip(ways, speeds, strict=True):
-            speed.append(way.windows / _seconds(way.run, device))
+        for way, output, speed in zip(ways, outputs, speeds, strict=True):
+            if not isinstance(output, OutOfMemory):
+                speed.append(way.windows / _seconds(way.run, device))
             advance(way.windows)
-    timings = (Timing(statistics.median(speed), min(speed), max(speed)) for speed in speeds)
+    timings = (
+        Timing(statistics.median(speed), min(speed), max(speed)) if speed else None
+        for speed in speeds
+    )
     products = {dtype: statistics.median(found) for dtype, found in rates.items()}
     return Rounds(tuple(timings), tuple(outputs), products)
+
+
+class OutOfMemory:
+    """What a way gives that there is no memory for."""
+
+
+def _first_run(way: Way, advance: Callable[[int], None]) -> object:
+    try:
+        output = way.run()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        let_go(error)
+        output = OutOfMemory()
+    advance(way.windows)
+    return output
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Operations per second of the best of three large matrix products."""
     side = PRODUCT_SIDE.get(device.type, PRODUCT_SIDE["cpu"])
-    left, right = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
+    rng = torch.Generator().manual_seed(0)  # some processors are faster where all numbers are alike
+    left, right = (torch.randn(side, side, generator=rng).to(device, dtype) for _ in range(2))
     torch.mm(left, right)
     return 2 * side**3 / min(_seconds(lambda: torch.mm(left, right), device) for _ in range(3))
 
 
-def peak_memory(device: torch.device) -> int:
-    """Bytes: most that was allocated on a CUDA device, elsewhere most that the process held."""
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes: most that was allocated on a CUDA device, elsewhere most that the process held.
+
+    None where the system does not tell.
+    """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -25,6 +25,7 @@ Ids = NDArray[np.int32]
 TARGET_SECONDS = 2.0
 """What verifying all windows should take, where their number is not given."""
 MOST_WINDOWS = 1024
+GENERATE_BATCHES = {"cpu": (32, 64, 128), "cuda": (64, 128, 256, 512, 1024)}
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class BenchSettings:
     windows: int | None
     """In one run of extraction; found from the machine's speed where not given."""
     generate_batches: tuple[int, ...]
-    """Tried for ``generate``."""
+    """Tried for ``generate``; GENERATE_BATCHES of the device where none are given."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,19 @@ class Work:
     def checkpoint(self) -> Checkpoint:
         """The target."""
         return self.extractor.checkpoint
+
+    @property
+    def generate_batches(self) -> tuple[int, ...]:
+        """Tried for ``generate``, none larger than there are windows."""
+        kind = self.checkpoint.device.type
+        usual = GENERATE_BATCHES.get(kind, GENERATE_BATCHES["cpu"])
+        asked = self.settings.generate_batches or usual
+        return tuple(dict.fromkeys(min(batch, len(self.prefixes)) for batch in asked))
+
+    @property
+    def decoded_together(self) -> int:
+        """Windows that memaudit decodes together."""
+        return min(self.extractor.decoded_together(self._tokens(0)), len(self.prefixes))
 
     @property
     def verifying(self) -> int:
@@ -109,7 +123,7 @@ def prepare(settings: BenchSettings) -> Work:
     """Load and check the target, and draw as many prefixes as the machine has time for."""
     config = settings.config
     checkpoint = load_checkpoint(config.model, config.target)
-    check_positions(config, checkpoint)
+    check_positions(config, checkpoint, config.dynamic.num_virtual_tokens)
     check_soft_prompts(checkpoint)
     extractor, _ = make_extractor(config, checkpoint)
     count = settings.windows or _affordable(extractor, config.windows.length)

@@ -41,8 +41,8 @@ def bench(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Timed runs of every way.")] = 5,
     generate_batches: Annotated[
-        str, typer.Option(help="Batch sizes that generate is tried at.")
-    ] = "32,64,128",
+        str | None, typer.Option(help="Batch sizes that generate is tried at, as 32,64.")
+    ] = None,
     profile: ProfileName = None,
     config_file: ConfigFile = None,
     prefix_tokens: PrefixTokens = None,
@@ -68,7 +68,7 @@ def bench(
     with border(verbose):
         if output_format not in ("table", "json"):
             raise UsageError(f"--format {output_format}: choose table or json")
-        batches = _batches(generate_batches)
+        batches = _batches(generate_batches) if generate_batches is not None else ()
         from memaudit.bench.bench_report import bench_to_json, render_bench
         from memaudit.bench.benchmark import benchmark
         from memaudit.bench.work import BenchSettings

@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from memaudit.data.windows import Windows
 
 _ROWS = 4096  # windows hashed at a time
-_MARKS = 1 << 24  # marks sorted at a time: with owners and order half a GiB
+_MARKS = 1 << 24  # marks sorted at a time: with owners and order about 0.7 GiB
 
 
 def run_hashes(ids: NDArray[np.integer], run: int) -> NDArray[np.uint64]:
@@ -56,7 +56,7 @@ def find_marks(
         sample if group is None else _text_hash(f"group {group}")
         for sample, group in zip(samples, windows.group[rows], strict=True)
     ]
-    named = np.array([samples, groups], dtype=np.uint64).T
+    named = np.array([samples, groups], dtype=np.uint64).reshape(2, -1).T
     runs = run_hashes(np.concatenate([prefixes, suffixes], axis=1), run)
     return np.concatenate([runs, run_hashes(suffixes, suffixes.shape[1]), named], axis=1)
 
@@ -67,10 +67,9 @@ def seen_marks(
     """Every mark that some of the windows at ``rows`` has, sorted, each once."""
     chosen = np.zeros(len(windows), dtype=np.bool_)
     chosen[rows] = True
-    found = [
-        np.unique(find_marks(windows, run, origin, part)[chosen[part]])
-        for part in _blocks(len(windows))
-    ]
+    found = [np.empty(0, np.uint64)]
+    for part in _blocks(len(windows)):
+        found.append(np.unique(find_marks(windows, run, origin, part)[chosen[part]]))
     return np.unique(np.concatenate(found))
 
 
@@ -124,7 +123,7 @@ def _blocks(windows: int) -> list[slice]:
 
 def _marks_each(windows: Windows, run: int) -> int:
     """How many marks a window has."""
-    return len(find_marks(windows, run, "", slice(0, 1))[0])
+    return int(find_marks(windows, run, "", slice(0, 0)).shape[1])
 
 
 def _share_of_marks(

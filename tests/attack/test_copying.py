@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,14 +29,16 @@ def copy_slowly(known: Ids, prefix: Ids, suffix_tokens: int) -> list[int]:
 
 
 @settings(max_examples=150)
-@given(st.data())
-def test_copying_finds_what_a_slow_search_finds(data: st.DataObject) -> None:
+@given(st.data(), st.integers(1, 3))
+def test_copying_finds_what_a_slow_search_finds(data: st.DataObject, rows: int) -> None:
+    """However few windows are looked through at a time."""
     number = st.integers(1, 7)
     tokens, width, count, prefix, suffix = (data.draw(number) for _ in range(5))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     known = rng.integers(0, tokens, (count, width + 1)).astype(np.int32)
     prefixes = rng.integers(0, tokens + 1, (4, prefix)).astype(np.int32)
-    found = copy_continuations(known, prefixes, suffix)
+    with mock.patch("memaudit.attack.copying._ROWS", rows):
+        found = copy_continuations(known, prefixes, suffix)
     assert found.dtype == np.int32
     assert found.tolist() == [copy_slowly(known, row, suffix) for row in prefixes]
 

@@ -1,6 +1,13 @@
 from __future__ import annotations
 
-from memaudit.attack.memory import FIRST_PATIENCE, Backoff
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import build_model, build_tokenizer
+
+from memaudit.attack.memory import FIRST_PATIENCE, Backoff, decoding_room, most_together
+from memaudit.target.checkpoint import Checkpoint
 
 
 def passes_until_doubled(backoff: Backoff) -> int:
@@ -29,3 +36,20 @@ def test_doubling_too_early_makes_it_wait_longer() -> None:
     backoff.shrink()
     backoff.shrink()  # at once, so the first was not doubled too early but halved too little
     assert passes_until_doubled(backoff) == 8 * FIRST_PATIENCE
+    assert not any(backoff.passed() for _ in range(8 * FIRST_PATIENCE - 1))
+    passes_until_doubled(backoff)
+    assert not any(backoff.passed() for _ in range(8 * FIRST_PATIENCE))
+    backoff.shrink()  # long after: the doubling had held
+    assert passes_until_doubled(backoff) == 8 * FIRST_PATIENCE
+
+
+def test_cuda_takes_what_half_of_its_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, cpu = build_model("gpt2"), torch.device("cpu")
+    here = Checkpoint(model, build_tokenizer(), "gpt2", cpu, torch.float32)
+    there = replace(here, device=torch.device("cuda"))
+    assert (most_together(here), most_together(there)) == (512, 4096)
+    assert decoding_room(here, 2**20) == 2**9
+    held = 1000
+    each = held + 8 * there.vocabulary  # keys, values and a step's logits
+    monkeypatch.setattr("memaudit.attack.memory.free_memory", lambda device: 2 * 70 * each)
+    assert decoding_room(there, held) == 70

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from memaudit.bench.benchmark import Benchmark, benchmark
 from memaudit.bench.plain_ways import PlainTuning, decode_without_cache, generate
 from memaudit.bench.work import BenchSettings, prepare
 from memaudit.cli.app import app
+from memaudit.errors import UsageError
 from memaudit.layers import Layer, resolve
 from memaudit.progress import Silent
 from memaudit.target.checkpoint import Checkpoint
@@ -60,10 +62,14 @@ def test_every_way_is_timed_and_extracts_the_same(found: Benchmark) -> None:
     assert tuning.agree is None
     for table in found.tables:
         for way in table.ways:
-            assert 0 < way.least <= way.windows_per_second <= way.most
+            assert way.numbers == "float32"
+            assert 0 < way.least <= way.windows_per_second <= way.most  # type: ignore[operator]
             own = way.name.startswith("memaudit")
             assert (way.share_of_rate is None, way.memaudit_is is None) == (not own, own)
     first, plain = nothing.ways[0], nothing.ways[2]
+    assert first.batch == 20  # decoded together
+    assert first.windows_per_second is not None
+    assert plain.windows_per_second is not None
     ratio = first.windows_per_second / plain.windows_per_second
     assert plain.memaudit_is == pytest.approx(ratio)
     share = first.share_of_rate
@@ -95,7 +101,8 @@ def test_a_tied_embedding_is_the_head_too(tmp_path: Path) -> None:
     shape = prepare(settings_for(folder)).shape
     model = build_model("gpt2")
     assert shape.head == model.transformer.wte.weight.numel()
-    assert shape.body == sum(w.numel() for w in model.parameters()) - shape.head
+    body = sum(w.numel() for w in model.transformer.h.parameters())
+    assert shape.body == body + sum(w.numel() for w in model.transformer.ln_f.parameters())
 
 
 def checkpoint_of(architecture: str, *, bos: bool = False) -> Checkpoint:
@@ -109,9 +116,13 @@ def checkpoint_of(architecture: str, *, bos: bool = False) -> Checkpoint:
     )
 
 
-@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {"mamba"}))
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 def test_the_plain_ways_agree(architecture: str) -> None:
+    """Whatever the model's own settings for decoding are."""
     checkpoint = checkpoint_of(architecture, bos=True)
+    checkpoint.model.generation_config.repetition_penalty = 1.3
+    checkpoint.model.generation_config.no_repeat_ngram_size = 2
+    checkpoint.model.generation_config.eos_token_id = list(range(3, 100))
     ids = torch.as_tensor(np.random.default_rng(0).integers(3, 300, (4, P)))
     assert torch.equal(generate(checkpoint, ids, S), decode_without_cache(checkpoint, ids, S))
 
@@ -129,9 +140,33 @@ def test_plain_tuning_lowers_the_loss_and_leaves_the_target_alone() -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_a_way_without_memory_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("memaudit.bench.ways.decode_without_cache", full)
+    found = benchmark(settings_for(folder), Silent())
+    last = found.tables[0].ways[-1]
+    assert (last.windows_per_second, last.memaudit_is) == (None, None)
+    assert found.tables[0].agree == 20
+    assert "no memory" in render_bench(found, width=80, color=False)
+
+
+def test_tuning_is_timed_whatever_the_attacks(folder: Path) -> None:
+    settings = settings_for(folder)
+    plain = settings.config.model_copy(update={"attacks": ("none",)})
+    work = prepare(replace(settings, config=plain))
+    assert work.generate_batches == (8, 20)
+    assert replace(work, settings=replace(settings, generate_batches=())).generate_batches == (20,)
+    wide = plain.dynamic.model_copy(update={"num_virtual_tokens": 500})
+    with pytest.raises(UsageError, match="positions"):
+        prepare(replace(settings, config=plain.model_copy(update={"dynamic": wide})))
+
+
 def test_the_table_fits_and_the_document_is_whole(found: Benchmark) -> None:
     shown = render_bench(found, width=80, color=False)
-    assert max(map(len, shown.splitlines())) <= 80 + len(found.target.name)
+    tables = shown.partition("Target")[0]
+    assert max(map(len, tables.splitlines())) <= 80
     for said in (
         "extraction, 90% exact",
         "generate",

@@ -122,10 +122,20 @@ def parts_of_windows(draw: st.DrawFn) -> list[Windows]:
     return parts
 
 
-@given(parts=parts_of_windows(), run=st.integers(1, 7), at_a_time=st.sampled_from([10**6, 20, 3]))
-def test_clusters_are_what_is_connected(parts: list[Windows], run: int, at_a_time: int) -> None:
-    """Whether all marks are sorted at once or a few shares of them one after the other."""
-    with mock.patch("memaudit.data.clusters._MARKS", at_a_time):
+@given(
+    parts=parts_of_windows(),
+    run=st.integers(1, 7),
+    marks=st.sampled_from([10**6, 20, 3]),
+    rows=st.integers(1, 9),
+)
+def test_clusters_are_what_is_connected(
+    parts: list[Windows], run: int, marks: int, rows: int
+) -> None:
+    """However many marks are sorted at once, and windows hashed at a time."""
+    with (
+        mock.patch("memaudit.data.clusters._MARKS", marks),
+        mock.patch("memaudit.data.clusters._ROWS", rows),
+    ):
         clusters = find_clusters(parts, run)
     assert clusters.dtype == np.int64
     assert clusters.tolist() == plain_clusters(parts, run)
