@@ -49,7 +49,7 @@ class Plan:
     data: Corpus
     controls: Corpus | None
     folds: tuple[Fold, ...]
-    """Empty where prompts fitted earlier are used."""
+    """Empty where no attack needs any, as where prompts fitted earlier are used."""
     notes: tuple[str, ...]
     """What the split means for the reader, a sentence each."""
 
@@ -102,8 +102,7 @@ def make_plan(
         return _plan_unseen(config, summaries, windows, seen)
     clusters = _cluster(config, windows)
     rng = np.random.default_rng([config.protocol.seed, 2])
-    with _named(config.data):
-        folds = make_folds(clusters["data"], config.protocol, rng)
+    folds = _folds(config, windows["data"], clusters["data"], rng)
     audited = fold_of(folds, len(windows["data"]))
     data = Corpus(summaries["data"], windows["data"], clusters["data"], audited)
     controls = None
@@ -111,6 +110,19 @@ def make_plan(
         assigned = assign_controls(clusters["control"], clusters["data"], folds, rng)
         controls = Corpus(summaries["control"], windows["control"], clusters["control"], assigned)
     return Plan(data, controls, folds, tuple(_notes(config, data, controls)))
+
+
+def _folds(
+    config: ScanConfig, windows: Windows, clusters: NDArray[np.int64], rng: np.random.Generator
+) -> tuple[Fold, ...]:
+    """Folds; none where no attack learns or copies from other windows, so that few are enough."""
+    if not set(config.attacks) & {"copy", "constant", "dynamic"}:
+        return ()
+    with _named(config.data):
+        try:
+            return make_folds(clusters, config.protocol, rng)
+        except DataError as error:
+            raise DataError("; ".join([str(error), *windows.notes])) from None
 
 
 def _cluster(config: ScanConfig, windows: Mapping[Role, Windows]) -> dict[Role, NDArray[np.int64]]:

@@ -135,7 +135,7 @@ class ScanResult:
     data: Corpus
     controls: Corpus | None
     fold_sizes: tuple[FoldSizes, ...]
-    """Empty where prompts fitted earlier were used."""
+    """Empty where no attack needed any, as where prompts fitted earlier were used."""
     attacks: tuple[AttackResult, ...]
     """In the order of the ladder."""
     fits: tuple[FoldFit, ...]

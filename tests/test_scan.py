@@ -244,3 +244,26 @@ def test_random_folds_are_called_no_evidence(model_folder: Path, data: Path) -> 
     ).result
     assert any("not evidence" in note for note in result.notes)
     assert any("No controls" in note for note in result.notes)
+
+
+def test_few_windows_are_enough_where_nothing_is_fitted(model_folder: Path, tmp_path: Path) -> None:
+    texts = make_texts(1, seed=3)
+    data = write_samples(tmp_path / "one.jsonl", texts)
+    controls = write_samples(tmp_path / "controls.jsonl", make_texts(2, seed=4))
+    outcome = run(model_folder, data, attacks=["none", "dynamic-hard"], controls=str(controls))
+    result = outcome.result
+    assert result.fold_sizes == ()
+    assert result.data.folds.tolist() == [0]
+    assert [len(attack.data.exact) for attack in result.attacks] == [1, 1]
+    with pytest.raises(DataError, match="has 1 cluster of near-duplicates"):
+        run(model_folder, data, attacks=["none", "copy"])
+
+
+def test_too_few_windows_for_being_short_say_which_would_fit(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    data = write_samples(tmp_path / "short.jsonl", [*make_texts(2, seed=3), *["fox dog"] * 9])
+    with pytest.raises(
+        DataError, match=r"has 2 clusters.*9 of 11 samples are too short.*would fit"
+    ):
+        run(model_folder, data)

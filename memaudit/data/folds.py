@@ -46,8 +46,9 @@ def make_folds(
     # Two folds: what is outside one is the other, which has to give both fit and select.
     needed = max(settings.folds + 1, 4)
     if len(members) < needed:
+        some = "1 cluster" if len(members) == 1 else f"{len(members)} clusters"
         raise DataError(
-            f"the data has {len(members)} clusters of near-duplicates, and {settings.folds} folds"
+            f"the data has {some} of near-duplicates, and {settings.folds} folds"
             f" need at least {needed}; give more data"
             + (", or fewer folds" if settings.folds > 3 else "")
         )
@@ -59,8 +60,8 @@ def make_folds(
 
 
 def fold_of(folds: Sequence[Fold], windows: int) -> NDArray[np.int64]:
-    """The fold that audits each of the data's windows: (N,)."""
-    result = np.full(windows, -1, dtype=np.int64)
+    """The fold that audits each of the data's windows: (N,). 0 where there are no folds."""
+    result = np.zeros(windows, dtype=np.int64)
     for number, fold in enumerate(folds):
         result[fold.audit] = number
     return result
@@ -81,7 +82,7 @@ def assign_controls(
     auditing = dict(zip(data_clusters.tolist(), auditors, strict=True))
     assigned = np.array([auditing.get(one, -1) for one in control_clusters.tolist()], np.int64)
     free = np.flatnonzero(assigned < 0)
-    assigned[free] = rng.permutation(np.arange(len(free)) % len(folds))
+    assigned[free] = rng.permutation(np.arange(len(free)) % max(1, len(folds)))
     return assigned
 
 

@@ -274,7 +274,8 @@ def _corpus_lines(label: str, corpus: Corpus) -> Iterator[tuple[str, str]]:
 
 def _folds_line(result: ScanResult) -> str:
     if not result.fold_sizes:
-        return "none: prompts fitted earlier were used" if result.config.generator else "none"
+        why = "prompts fitted earlier were used" if result.config.generator else "none needed"
+        return f"none: {why}"
     sizes = "; ".join(
         f"{fold.fold}: fit {fold.fit:,}, select {fold.select:,}, audit {fold.audit:,}"
         for fold in result.fold_sizes

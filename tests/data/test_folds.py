@@ -92,7 +92,8 @@ def test_a_cluster_of_most_windows_leaves_two_folds_possible() -> None:
 
 @pytest.mark.parametrize(("count", "folds", "needed"), [(3, 2, 4), (3, 3, 4), (5, 5, 6), (0, 2, 4)])
 def test_too_few_clusters_are_an_error(count: int, folds: int, needed: int) -> None:
-    message = f"has {count} clusters of near-duplicates, and {folds} folds need at least {needed}"
+    some = "1 cluster" if count == 1 else f"{count} clusters"
+    message = f"has {some} of near-duplicates, and {folds} folds need at least {needed}"
     with pytest.raises(DataError, match=message) as error:
         folded([number % max(count, 1) for number in range(20 * count)], folds=folds)
     assert ("fewer folds" in str(error.value)) == (folds > 3)
