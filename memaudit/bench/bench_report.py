@@ -6,13 +6,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from memaudit.bench.benchmark import Benchmark, BenchTable
-from memaudit.report.rendering import glue_units, to_text
+from memaudit.report.rendering import glue_units, titled_table, to_text
 from memaudit.report.wording import count, neutral
 
 SCHEMA_VERSION = 1
@@ -40,15 +39,7 @@ def render_bench(found: Benchmark, *, width: int, color: bool) -> str:
 
 def _table(one: BenchTable) -> Table:
     alike = "" if one.agree is None else f", {one.agree:,} of them continued alike"
-    table = Table(
-        title=Text(f"{one.title}: {count(one.windows, 'window')}{alike}", style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-        header_style="bold",
-    )
+    table = titled_table(f"{one.title}: {count(one.windows, 'window')}{alike}")
     table.add_column("way", no_wrap=True)
     for head in ("batch", "numbers", "windows/s", "of the rate", "memaudit is"):
         table.add_column(head, justify="right", no_wrap=True)

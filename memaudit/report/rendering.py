@@ -8,7 +8,10 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable
 
+from rich import box
 from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 GLUE = "\ue000"
 """Stands for a space at which no line may break. ``neutral`` lets no such character through."""
@@ -17,6 +20,19 @@ GLUE = "\ue000"
 def glue_units(line: str) -> str:
     """The line with GLUE between figures and their units."""
     return line.replace(" %", f"{GLUE}%").replace(" = ", f"{GLUE}={GLUE}")
+
+
+def titled_table(title: str) -> Table:
+    """An empty table with a bold title on the left and one line below its head."""
+    return Table(
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+        header_style="bold",
+    )
 
 
 def to_text(parts: Iterable[RenderableType], *, width: int, color: bool) -> str:

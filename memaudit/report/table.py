@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -25,7 +24,7 @@ from memaudit.report.findings import (
     wide_interval,
     worst_windows,
 )
-from memaudit.report.rendering import glue_units, to_text
+from memaudit.report.rendering import glue_units, titled_table, to_text
 from memaudit.report.wording import (
     LIMITS,
     count,
@@ -88,22 +87,10 @@ def _prose(*lines: Text) -> RenderableType:
     return grid
 
 
-def _table(title: str) -> Table:
-    return Table(
-        title=Text(title, style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-        header_style="bold",
-    )
-
-
 def _ladder(result: ScanResult, wide: bool) -> Table:
     best = strongest(result)
     controls = any(attack.summary.controls_exact for attack in result.attacks)
-    table = _table("Attacks, weakest first")
+    table = titled_table("Attacks, weakest first")
     table.add_column("attack", no_wrap=True)
     interval = f"{level(result.config.scores.confidence)} interval"
     heads = ["exact", "rate", interval, "fractional", "lift"]
@@ -172,7 +159,7 @@ def _worst(result: ScanResult, rows: list[int]) -> Table:
     scores = [attack.data for attack in model_attacks(result)]
     extracted, suffix = extracted_windows(result), windows.suffix_ids.shape[1]
     worst = f"Worst windows, of {extracted:,} extracted"
-    table = _table(worst if extracted else "Closest to being extracted")
+    table = titled_table(worst if extracted else "Closest to being extracted")
     table.add_column("sample", overflow="fold")
     for head in ("line", "window"):
         table.add_column(head, justify="right", no_wrap=True)
