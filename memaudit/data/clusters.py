@@ -70,7 +70,12 @@ def seen_marks(
     found = [np.empty(0, np.uint64)]
     for part in _blocks(len(windows)):
         found.append(np.unique(find_marks(windows, run, origin, part)[chosen[part]]))
-    return np.unique(np.concatenate(found))
+    marks = np.concatenate(found)
+    found.clear()  # of many windows they are as large as the rest
+    marks.sort()
+    first = np.ones(len(marks), dtype=np.bool_)
+    first[1:] = marks[1:] != marks[:-1]
+    return marks[first]
 
 
 def have_marks(
