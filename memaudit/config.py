@@ -119,6 +119,10 @@ class TuningSettings(Settings):
     """Of the passes that fit; the prompt is float32, and every verdict comes from the target's own
     dtype. ``auto``: bfloat16 where the processor multiplies in it, else float32."""
 
+    def trained_on(self, windows: int) -> int:
+        """How many of so many fit windows are trained on."""
+        return max(1, round(self.fit_share * windows))
+
     def epochs_for(self, windows: int) -> int:
         """Passes over so many fit windows: ``epochs``, or what ``min_steps`` takes."""
         steps = math.ceil(windows / self.batch_size)

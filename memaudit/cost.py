@@ -103,11 +103,6 @@ def estimate(config: ScanConfig, plan: Plan, extractor: Extractor) -> Estimate:
     )
 
 
-def fit_windows(settings: TuningSettings, fold: Fold) -> int:
-    """Windows of a fold that a prompt is trained on."""
-    return max(1, round(settings.fit_share * len(fold.fit)))
-
-
 def extracting_attacks(config: ScanConfig) -> set[AttackName]:
     """Attacks that ask the target, ``none`` also where it only ranks the fit windows."""
     ranks = any(_settings(config, attack).fit_share < 1 for attack in fitted_attacks(config))
@@ -211,14 +206,14 @@ def fit_seconds(settings: TuningSettings, fold: Fold, window: float, pace: Pace)
     """A fit on one fold: its epochs, and a look at ``select`` after each, before the first, and
     without a prompt.
     """
-    fit = fit_windows(settings, fold)
+    fit = settings.trained_on(len(fold.fit))
     epochs = settings.epochs_for(fit)
     looks = (epochs + 2) * len(fold.select) * pace.verifying(settings.num_virtual_tokens)
     return epochs * fit * window + looks
 
 
 def _may_stop_early(settings: TuningSettings, fold: Fold) -> bool:
-    windows = fit_windows(settings, fold)
+    windows = settings.trained_on(len(fold.fit))
     patience = settings.patience_for(windows)
     return patience is not None and patience < settings.epochs_for(windows)
 

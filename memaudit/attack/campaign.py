@@ -22,7 +22,7 @@ from memaudit.attack.extraction import Advance, Extraction, Extractor
 from memaudit.attack.prompts import ConstantPrompt, HardPrompt, NoPrompt, SoftPrompt
 from memaudit.attack.tuning import Fit, Tuner, TuningData
 from memaudit.attack.untrained import untrained_prompt
-from memaudit.config import LADDER, AttackName, ScanConfig
+from memaudit.config import LADDER, AttackName, ScanConfig, TuningSettings
 from memaudit.data.folds import Fold
 from memaudit.errors import UsageError
 from memaudit.target.checkpoint import Checkpoint
@@ -151,7 +151,7 @@ class Campaign:
             # nothing for the others.
             key = [self.config.protocol.seed, LADDER.index(attack), number]
             rng = np.random.default_rng(key)
-            fit_ids = self._fit_ids(fold, settings.fit_share, progress)
+            fit_ids = self._fit_ids(fold, settings, progress)
             data = TuningData(fit_ids, self.data.ids[fold.select])
             prefixes = fit_ids[:, : self.extractor.prefix_tokens]
             prompt = untrained_prompt(
@@ -180,16 +180,18 @@ class Campaign:
             if isinstance(fit.fitted, ConstantPrompt)
         }
 
-    def _fit_ids(self, fold: Fold, share: float, progress: Progress) -> NDArray[np.int32]:
+    def _fit_ids(
+        self, fold: Fold, settings: TuningSettings, progress: Progress
+    ) -> NDArray[np.int32]:
         """The fit windows trained on: all, or those likeliest under ``none``.
 
         Likeliest as its extraction says, which is made where ``none`` is not among the attacks:
         a cheaper pass differs in its last bits, and leaving ``none`` out would change the rest.
         """
-        if share >= 1:
+        if settings.fit_share >= 1:
             return self.data.ids[fold.fit]
         nll = self._none(progress).data.suffix_nll[fold.fit]
-        count = max(1, round(share * len(fold.fit)))
+        count = settings.trained_on(len(fold.fit))
         order = np.argsort(nll, kind="stable")
         return self.data.ids[np.sort(fold.fit[order[:count]])]
 
