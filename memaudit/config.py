@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 AttackName = Literal["none", "copy", "dynamic-hard", "constant", "dynamic"]
 LADDER: tuple[AttackName, ...] = ("none", "copy", "dynamic-hard", "constant", "dynamic")
@@ -118,6 +121,10 @@ class TuningSettings(Settings):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the passes that fit; the prompt is float32, and every verdict comes from the target's own
     dtype. ``auto``: bfloat16 where the processor multiplies in it, else float32."""
+
+    def for_one_epoch(self) -> Self:
+        """The same settings for a single pass over whatever is given, as for timing it."""
+        return self.model_copy(update={"epochs": 1, "min_steps": 0, "patience": None})
 
     def trained_on(self, windows: int) -> int:
         """How many of so many fit windows are trained on."""

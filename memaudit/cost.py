@@ -185,7 +185,7 @@ def _measure_step(extractor: Extractor, settings: TuningSettings, ids: NDArray[n
     First of few windows, then of more, until it has taken long enough to tell.
     """
     size = settings.batch_size
-    short = settings.model_copy(update={"epochs": 1, "min_steps": 0, "patience": None})
+    short = settings.for_one_epoch()
     tuner = Tuner(extractor.checkpoint, extractor, short)
     each = 0.0
     for count in (min(size, 4), min(size, 16), TIMED_BATCHES * size):

@@ -84,6 +84,10 @@ class Extractor:
         """Windows per pass at present."""
         return self._backoff.fits(self._planned)
 
+    @property
+    def _most_together(self) -> int:
+        return self._backoff.fits(most_together(self.checkpoint))
+
     @torch.inference_mode()
     def extract(
         self, prompt: SoftPrompt, ids: NDArray[np.int32], advance: Advance = lambda done: None
@@ -103,8 +107,7 @@ class Extractor:
             try:
                 result.put(part, self._extract_part(prompt, self._on_device(ids[part]), cache))
             except RuntimeError as error:
-                together = self._backoff.fits(most_together(self.checkpoint))
-                self._back_off(error, max(self.batch_size, together))
+                self._back_off(error, max(self.batch_size, self._most_together))
                 cache = None
             else:
                 if self._backoff.passed():
@@ -172,8 +175,7 @@ class Extractor:
         if self._cache_shape is None:
             return self.batch_size
         held = tokens * self.bytes_per_token
-        together = self._backoff.fits(most_together(self.checkpoint))
-        rows = min(together, decoding_room(self.checkpoint, held))
+        rows = min(self._most_together, decoding_room(self.checkpoint, held))
         return max(1, rows // self.batch_size) * self.batch_size
 
     def _extract_part(

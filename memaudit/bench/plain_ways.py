@@ -85,7 +85,9 @@ class PlainTuning(nn.Module):
         prefixes = ids[:, : self.prefix_tokens]
         vectors = self.block(self.embedding(map_prefix(prefixes, self.num_virtual_tokens)))
         embedded = self.checkpoint.embed(with_bos(self.checkpoint, ids))
-        inputs = torch.cat([vectors.to(embedded.dtype), embedded], dim=1)
+        begin = embedded.shape[1] - ids.shape[1]  # 1 with BOS, which stands before the prompt
+        parts = [embedded[:, :begin], vectors.to(embedded.dtype), embedded[:, begin:]]
+        inputs = torch.cat(parts, dim=1)
         logits = self.checkpoint.model(inputs_embeds=inputs, use_cache=False).logits  # (B,T,X)
         suffix = ids[:, self.prefix_tokens :]
         said = logits[:, -suffix.shape[1] - 1 : -1]

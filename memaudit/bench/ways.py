@@ -50,9 +50,7 @@ def extraction_ways(work: Work, ids: Ids, exact_share: float) -> list[Way]:
 
 def tuning_ways(work: Work, ids: Ids) -> list[Way]:
     """A few steps on ids (B,P+S): the paper's prompt, the profile's, and the paper's plainly."""
-    own = work.settings.config.dynamic.model_copy(
-        update={"epochs": 1, "min_steps": 0, "patience": None}
-    )
+    own = work.settings.config.dynamic.for_one_epoch()
     change = {"depth": 1, "mapping": "naive", "embedding": "trained", "low_rank": 0, "focus": 0.0}
     paper = own.model_copy(update=change)
     plain = PlainTuning(work.checkpoint, own.num_virtual_tokens, work.prefix_tokens)

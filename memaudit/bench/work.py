@@ -51,6 +51,8 @@ class Work:
     shape: Shape
     prefixes: Ids
     """(N,P)."""
+    said: Ids
+    """(N,S) what the target says to them."""
 
     @property
     def prefix_tokens(self) -> int:
@@ -102,12 +104,10 @@ class Work:
 
         Spoilt is the first token of the suffix, so that all the others have to be decoded.
         """
-        blank = np.resize(self.prefixes, (len(self.prefixes), self.suffix_tokens))
-        whole = np.concatenate([self.prefixes, blank], axis=1)
-        said = self.extractor.extract(NoPrompt(), whole).continuation_ids
-        spoilt = np.arange(len(said)) >= round(exact_share * len(said))
-        said[spoilt, 0] = (said[spoilt, 0] + 1) % self.checkpoint.vocabulary
-        return np.concatenate([self.prefixes, said], axis=1)
+        suffixes = self.said.copy()
+        spoilt = np.arange(len(suffixes)) >= round(exact_share * len(suffixes))
+        suffixes[spoilt, 0] = (suffixes[spoilt, 0] + 1) % self.checkpoint.vocabulary
+        return np.concatenate([self.prefixes, suffixes], axis=1)
 
     def on_device(self, ids: Ids) -> torch.Tensor:
         """The ids where the target is, long."""
@@ -127,8 +127,10 @@ def prepare(settings: BenchSettings) -> Work:
     check_soft_prompts(checkpoint)
     extractor, _ = make_extractor(config, checkpoint)
     count = settings.windows or _affordable(extractor, config.windows.length)
-    prefixes = _random_ids(checkpoint, count, config.windows.prefix_tokens)
-    return Work(settings, extractor, shape_of(checkpoint), prefixes)
+    ids = _random_ids(checkpoint, count, config.windows.length)  # of the suffixes nothing is kept
+    said = extractor.extract(NoPrompt(), ids).continuation_ids
+    prefixes = ids[:, : config.windows.prefix_tokens]
+    return Work(settings, extractor, shape_of(checkpoint), prefixes, said)
 
 
 def _random_ids(checkpoint: Checkpoint, rows: int, columns: int) -> Ids:

@@ -61,7 +61,7 @@ def make_folds(
 
 def fold_of(folds: Sequence[Fold], windows: int) -> NDArray[np.int64]:
     """The fold that audits each of the data's windows: (N,). 0 where there are no folds."""
-    result = np.zeros(windows, dtype=np.int64)
+    result = np.full(windows, -1 if folds else 0, dtype=np.int64)
     for number, fold in enumerate(folds):
         result[fold.audit] = number
     return result

@@ -105,6 +105,8 @@ def test_fold_of_is_the_audit() -> None:
     numbers = fold_of(made, 90)
     for number, fold in enumerate(made):
         assert np.flatnonzero(numbers == number).tolist() == fold.audit.tolist()
+    assert fold_of(made[:1], 90)[made[1].audit].tolist() == [-1] * len(made[1].audit)
+    assert fold_of((), 3).tolist() == [0, 0, 0]
 
 
 # Controls.
