@@ -24,6 +24,7 @@ ORDER = (
         "attack.verification",
         "attack.extraction",
         "attack.copying",
+        "attack.tuning_passes",
         "attack.tuning",
         "attack.untrained",
     ),

@@ -225,7 +225,9 @@ class Extractor:
         if cache is not None:
             state = {"use_cache": True, "past_key_values": cache}
         logits, _ = last_logits(self.checkpoint, suffix.shape[1], inputs, **state)
-        verified = verify_logits(logits, suffix, self.settings, NEAR_TIE[self.checkpoint.dtype])
+        verified = verify_logits(
+            logits.float(), suffix, self.settings, NEAR_TIE[self.checkpoint.dtype]
+        )
         if verified.nll.isnan().any():
             raise RunError(
                 f"{self.checkpoint.name} gives logits that are not finite in "
@@ -249,7 +251,7 @@ class Extractor:
             logits, _ = last_logits(
                 self.checkpoint, 1, token, use_cache=True, past_key_values=cache
             )
-            said[rows, position] = most_likely(logits[:, 0])
+            said[rows, position] = most_likely(logits[:, 0].float())
 
     def _decode_from_prefix(
         self, prompt: SoftPrompt, ids: Tensor, said: Tensor, matched: Tensor
@@ -273,5 +275,5 @@ class Extractor:
                 )
                 free = matched[rows] < position
                 said[rows, position] = torch.where(
-                    free, most_likely(logits[:, 0]), said[rows, position]
+                    free, most_likely(logits[:, 0].float()), said[rows, position]
                 )

@@ -37,7 +37,7 @@ def build_inputs(checkpoint: Checkpoint, prompt: SoftPrompt, ids: Tensor, prefix
 def last_logits(
     checkpoint: Checkpoint, count: int, embedded: Tensor, **options: Any
 ) -> tuple[Tensor, Any]:
-    """Logits of the last ``count`` positions (B,count,X) in float32, and the model's output.
+    """Logits of the last ``count`` positions (B,count,X) as the model gives them, and its output.
 
     embedded: (B,T,D). The output head is applied to those positions only, where the
     architecture offers it; ``options`` go to the target's ``forward`` as they are.
@@ -49,7 +49,7 @@ def last_logits(
         kept = torch.arange(length - count, length, device=embedded.device)
         options["logits_to_keep"] = kept if count < length else 0
     output = checkpoint.model(inputs_embeds=embedded, **options)
-    return output.logits[:, -count:].float(), output
+    return output.logits[:, -count:], output
 
 
 def accepted_arguments(checkpoint: Checkpoint) -> frozenset[str]:

@@ -13,15 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.fit_record import NO_PROMPT, Epoch, FitRecord
-from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.memory import Backoff, is_out_of_memory, let_go
 from memaudit.attack.prompts import FittedPrompt, NoPrompt, SoftPrompt
+from memaudit.attack.tuning_passes import TuningPasses
 from memaudit.config import TuningSettings
 from memaudit.errors import RunError
 from memaudit.target.checkpoint import Checkpoint
@@ -69,9 +68,8 @@ class Tuner:
         self.checkpoint = checkpoint
         self.extractor = extractor
         self.settings = settings
-        self.prefix_tokens = extractor.prefix_tokens
         self._backoff = Backoff()
-        self.dtype = tuning_dtype(settings.precision, checkpoint)
+        self.passes = TuningPasses(checkpoint, extractor.prefix_tokens, settings)
 
     def fit(
         self,
@@ -105,7 +103,7 @@ class Tuner:
             if patience is not None and epoch < epochs and choice.waited(epoch) >= patience:
                 stop_reason = f"no better on select for {patience} epochs"
                 break
-        return choice.settle(stop_reason, data, str(self.dtype).removeprefix("torch."))
+        return choice.settle(stop_reason, data, str(self.passes.dtype).removeprefix("torch."))
 
     def _train_epoch(
         self,
@@ -145,7 +143,7 @@ class Tuner:
             try:
                 total = torch.zeros((), device=ids.device)
                 for part in torch.split(ids, size):
-                    nll = self._window_nll(prompt, part)
+                    nll = self.passes.window_nll(prompt, part)
                     loss = window_weighted(nll, self.settings.focus).sum() / len(ids)
                     torch.autograd.backward(loss)
                     total += nll.detach().sum()
@@ -154,26 +152,14 @@ class Tuner:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                if size == 1:
+                if size > 1:
+                    self._backoff.shrink()
+                elif not self.passes.recompute():
                     raise RunError(
                         "out of memory tuning on a single window; use a smaller window "
                         "(--prefix-tokens, --suffix-tokens) or fewer virtual tokens"
                     ) from error
-                self._backoff.shrink()
                 let_go(error)
-
-    def _window_nll(self, prompt: FittedPrompt, ids: Tensor) -> Tensor:
-        """(B,) mean cross-entropy over the tokens that the loss looks at, nats/token."""
-        aligned = self.settings.loss == "aligned"
-        count = ids.shape[1] - (self.prefix_tokens if aligned else 0)
-        half = self.dtype != self.checkpoint.dtype
-        with torch.autocast(self.checkpoint.device.type, torch.bfloat16, enabled=half):
-            inputs = build_inputs(self.checkpoint, prompt, ids[:, :-1], self.prefix_tokens)
-            logits, _ = last_logits(self.checkpoint, count, inputs, use_cache=False)
-        labels = ids[:, -count:]
-        # Flat, the softmax runs along memory: a quarter of the time of (B,X,T) on a CPU.
-        nll = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-        return nll.view_as(labels).mean(dim=1)
 
     def _judge(self, prompt: SoftPrompt, ids: NDArray[np.int32]) -> tuple[SelectScore, float]:
         """How the prompt does on ``select``, and its mean NLL there."""
@@ -232,24 +218,6 @@ def window_weighted(nll: Tensor, focus: float) -> Tensor:
     if focus == 0:
         return nll
     return nll * torch.exp(-focus * nll.detach())
-
-
-def tuning_dtype(precision: str, checkpoint: Checkpoint) -> torch.dtype:
-    """The number format of the passes that fit: the target's own, or bfloat16.
-
-    Where a processor multiplies in bfloat16 a pass takes less time (a large product 0.4 times
-    that of float32 on a CPU with AVX512-BF16), and the gradient has the direction of float32's
-    (cosine 0.9999 on a 7M-parameter target). Where it does not, bfloat16 is emulated, and slower.
-    A target in half precision is left as it is.
-    """
-    kind, wanted = checkpoint.device.type, precision == "bfloat16"
-    if precision == "auto" and kind == "cuda":
-        wanted = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif precision == "auto" and kind == "cpu":
-        ask: Callable[[], dict[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
-        capabilities = ask()  # older PyTorch cannot be asked
-        wanted = any(capabilities.get(name) is True for name in ("avx512_bf16", "amx_bf16"))
-    return torch.bfloat16 if wanted and checkpoint.dtype == torch.float32 else checkpoint.dtype
 
 
 def rate_factor(step: int, steps: int, settings: TuningSettings) -> float:

@@ -46,7 +46,7 @@ def verify_logits(
     """
     top = logits.amax(dim=-1)  # (B,S)
     target = logits.gather(-1, suffix[..., None])[..., 0]
-    log_p = _log_likelihood(logits, suffix)
+    log_p = log_likelihood(logits, suffix)
     least = near_tie * top.abs().clamp_min(_LEAST_LOGIT)
     maybe = (top - target < least).all(dim=1)  # every suffix token is the arg-max, or nearly
     rival = _rivals(logits, suffix, maybe)
@@ -68,14 +68,15 @@ def most_likely(logits: Tensor) -> Tensor:
     return logits.argmax(dim=-1)
 
 
-def _log_likelihood(logits: Tensor, suffix: Tensor) -> Tensor:
-    """(B,S) log of the probability of each suffix token, a few windows at a time."""
-    step = max(1, _AT_A_TIME[logits.device.type == "cpu"] // logits[0].nbytes)
-    parts = zip(torch.split(logits, step), torch.split(suffix, step), strict=True)
-    lost = [
-        F.cross_entropy(part.flatten(0, 1), tokens.flatten(), reduction="none")
-        for part, tokens in parts
-    ]
+def log_likelihood(logits: Tensor, suffix: Tensor) -> Tensor:
+    """(B,S) float32: log of the probability of each suffix token, a few positions at a time.
+
+    logits: (B,S,X) in any format; the gradient goes through.
+    """
+    flat, tokens = logits.flatten(0, 1), suffix.flatten()
+    step = max(1, _AT_A_TIME[logits.device.type == "cpu"] // (4 * logits.shape[-1]))
+    parts = zip(torch.split(flat, step), torch.split(tokens, step), strict=True)
+    lost = [F.cross_entropy(part.float(), some, reduction="none") for part, some in parts]
     return -torch.cat(lost).view_as(suffix)
 
 

@@ -95,4 +95,4 @@ def _fitting(work: Work, name: str, settings: DynamicSettings, ids: Ids) -> Way:
         rng = np.random.default_rng(0)
         tuner.fit(untrained_prompt(work.checkpoint, settings, prefixes, rng), data, rng)
 
-    return Way(name, len(ids), len(data.fit_ids), fit, tuner.dtype, least)
+    return Way(name, len(ids), len(data.fit_ids), fit, tuner.passes.dtype, least)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -29,7 +28,6 @@ from memaudit.attack.tuning import (
     Tuner,
     TuningData,
     rate_factor,
-    tuning_dtype,
     window_weighted,
 )
 from memaudit.attack.untrained import first_vectors
@@ -158,23 +156,6 @@ def test_bfloat16_gives_the_direction_of_float32(architecture: str) -> None:
     assert not torch.equal(exact, rough)
 
 
-def test_bfloat16_is_used_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, half = torch.float32, torch.bfloat16
-    checkpoint = make_checkpoint()
-    assert tuning_dtype("bfloat16", checkpoint) == half
-    assert tuning_dtype("float32", checkpoint) == whole
-    for has in ({"avx512_bf16": True}, {"amx_bf16": True}):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has, raising=False)
-        assert tuning_dtype("auto", checkpoint) == half
-        assert tuning_dtype("auto", replace(checkpoint, device=torch.device("mps"))) == whole
-        in_half = replace(checkpoint, dtype=torch.float16)
-        assert tuning_dtype("auto", in_half) == torch.float16
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
-    assert tuning_dtype("auto", checkpoint) == whole
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # older PyTorch
-    assert tuning_dtype("auto", checkpoint) == whole
-
-
 def test_training_lowers_the_loss() -> None:
     record = fit(ConstantSettings(**SHORT | {"epochs": 6}, learning_rate=0.05)).record
     losses = [epoch.loss for epoch in record.epochs]
@@ -274,11 +255,40 @@ def gradients(halvings: int, limit: int | None = None) -> tuple[Any, float]:
         sizes.append(len(embedded))
         return last_logits(checkpoint, count, embedded, **options)
 
-    with mock.patch("memaudit.attack.tuning.last_logits", limited):
+    with mock.patch("memaudit.attack.tuning_passes.last_logits", limited):
         total = tuner._accumulate(prompt, ids, torch.optim.AdamW(prompt.parameter_groups()))
     assert sum(sizes) == len(ids)
     assert max(sizes) == min(20 >> halvings, 20 if limit is None else 5)
     return next(prompt.parameters()).grad, float(total)
+
+
+def test_where_one_window_does_not_fit_activations_are_recomputed() -> None:
+    checkpoint = make_checkpoint()
+    settings = ConstantSettings(**SHORT)
+    ids = torch.as_tensor(make_data().fit_ids[:2]).long()
+    totals = []
+    for enough in (True, False):
+        tuner, prompt = make_tuner(checkpoint, settings), make_prompt(checkpoint, settings)
+
+        def scarce(given: Checkpoint, *args: Any, enough: bool = enough, **options: Any) -> Any:
+            if given.model is checkpoint.model and not enough:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return last_logits(given, *args, **options)
+
+        with mock.patch("memaudit.attack.tuning_passes.last_logits", scarce):
+            totals.append(
+                float(tuner._accumulate(prompt, ids, torch.optim.AdamW(prompt.parameter_groups())))
+            )
+    assert totals[1] == pytest.approx(totals[0], rel=1e-5)
+
+    def never(*args: Any, **options: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with (
+        mock.patch("memaudit.attack.tuning_passes.last_logits", never),
+        pytest.raises(RunError, match="out of memory tuning on a single window"),
+    ):
+        tuner._accumulate(prompt, ids, torch.optim.AdamW(prompt.parameter_groups()))
 
 
 def test_smaller_passes_add_up_to_the_same_gradient() -> None:
@@ -306,7 +316,7 @@ def test_the_loss_looks_at_the_suffix_or_at_all(loss: str) -> None:
         rows = torch.arange(len(ids))
         lost = [-log_p[rows, V + place - 1, ids[:, place]] for place in tokens]
         expected = torch.stack(lost).mean(dim=0)
-        nll = tuner._window_nll(prompt, ids)
+        nll = tuner.passes.window_nll(prompt, ids)
     assert torch.allclose(nll.double(), expected, rtol=1e-5)
 
 

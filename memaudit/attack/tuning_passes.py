@@ -1,0 +1,191 @@
+"""The passes that fit a prompt: their number format, the copy of the target they go through, and
+the loss they give.
+
+Knows prompts, the target and processors. Knows nothing of optimizers, epochs or ``select``.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import psutil
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint as recomputed_later
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from memaudit.attack.forward import build_inputs, last_logits
+from memaudit.attack.memory import free_memory
+from memaudit.attack.prompts import SoftPrompt
+from memaudit.attack.verification import log_likelihood
+from memaudit.config import TuningSettings
+from memaudit.target.checkpoint import Checkpoint
+
+LONGEST_SCORES = 512
+"""Tokens up to which PlainAttention pays: its scores grow with their square (at 350 it takes 0.65
+of the time of the stock attention, at 149 a third)."""
+
+
+class TuningPasses:
+    """Passes of one target for the windows and the settings of one fit."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, prefix_tokens: int, settings: TuningSettings
+    ) -> None:
+        self.dtype = tuning_dtype(settings.precision, checkpoint)
+        self._half = self.dtype != checkpoint.dtype
+        self._checkpoint = in_half(checkpoint, self.dtype) if self._half else checkpoint
+        self._prefix_tokens = prefix_tokens
+        self._aligned = settings.loss == "aligned"
+        self._recomputes = False
+
+    def recompute(self) -> bool:
+        """From now on keep what enters each block and compute the rest anew on the way back.
+
+        Takes a third more operations and a fraction of the memory. False where the passes do so
+        already, or the target has no blocks of that kind.
+        """
+        if self._recomputes:
+            return False
+        self._recomputes = True
+        copied = recomputing(self._checkpoint.model, self._attention)
+        if copied is None:
+            return False
+        self._checkpoint = replace(self._checkpoint, model=copied)
+        return True
+
+    def window_nll(self, prompt: SoftPrompt, ids: Tensor) -> Tensor:
+        """(B,) mean cross-entropy over the tokens that the loss looks at, nats/token.
+
+        ids: (B,P+S). Carries the gradient to the prompt.
+        """
+        count = ids.shape[1] - (self._prefix_tokens if self._aligned else 0)
+        with self._attention(), self._autocast():
+            inputs = build_inputs(self._checkpoint, prompt, ids[:, :-1], self._prefix_tokens)
+            logits, _ = last_logits(self._checkpoint, count, inputs, use_cache=False)
+        return -log_likelihood(logits, ids[:, -count:]).mean(dim=1)
+
+    def _attention(self) -> AbstractContextManager[object]:
+        on_cpu = self._checkpoint.device.type == "cpu"
+        return PlainAttention() if self._half and on_cpu else nullcontext()
+
+    def _autocast(self) -> torch.autocast:
+        kind = self._checkpoint.device.type
+        return torch.autocast(kind, torch.bfloat16, enabled=self._half)
+
+
+def tuning_dtype(precision: str, checkpoint: Checkpoint) -> torch.dtype:
+    """The number format of the passes that fit: the target's own, or bfloat16.
+
+    Where a processor multiplies in bfloat16 a pass takes less time (a large product 0.4 times
+    that of float32 on a CPU with AVX512-BF16), and the gradient has the direction of float32's
+    (cosine 0.9998 on a 7M-parameter target). Where it does not, bfloat16 is emulated, and slower.
+    A target in half precision is left as it is.
+    """
+    kind, wanted = checkpoint.device.type, precision == "bfloat16"
+    if precision == "auto" and kind == "cuda":
+        wanted = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif precision == "auto" and kind == "cpu":
+        ask: Callable[[], dict[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
+        capabilities = ask()  # older PyTorch cannot be asked
+        wanted = any(capabilities.get(name) is True for name in ("avx512_bf16", "amx_bf16"))
+    return torch.bfloat16 if wanted and checkpoint.dtype == torch.float32 else checkpoint.dtype
+
+
+def in_half(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
+    """The target with its parameters in a half format, so that no pass has to convert them.
+
+    Buffers stay as they are: the frequencies of rotary positions do not survive the rounding.
+    The target itself is returned, for autocast to convert, where memory would get short.
+    """
+    model: nn.Module = checkpoint.model
+    weights = list(model.parameters())
+    size = sum(weight.numel() for weight in weights) * dtype.itemsize
+    free = free_memory(checkpoint.device)
+    if 2 * size > (psutil.virtual_memory().available if free is None else free):
+        return checkpoint
+    # deepcopy asks its memo first, so the weights are never copied as they are.
+    memo: dict[int, Any] = {
+        id(weight): nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+        for weight in weights
+    }
+    return replace(checkpoint, model=copy.deepcopy(model, memo), dtype=dtype)
+
+
+def recomputing(
+    model: nn.Module, attention: Callable[[], AbstractContextManager[object]]
+) -> nn.Module | None:
+    """The model built again around the same weights, each block of it checkpointed (Chen et al.
+    2016, arXiv 1604.06174); None where no block is one that transformers would checkpoint.
+
+    attention: makes the context that blocks run in, for the way back to run in as well.
+    """
+    copied = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
+    blocks = [part for part in copied.modules() if isinstance(part, GradientCheckpointingLayer)]
+    for block in blocks:
+        block.forward = functools.partial(
+            recomputed_later,
+            block.forward,
+            use_reentrant=False,
+            preserve_rng_state=False,  # nothing in a frozen target is drawn
+            context_fn=lambda: (nullcontext(), attention()),
+        )
+    return copied if blocks else None
+
+
+class PlainAttention(TorchFunctionMode):
+    """Attention as two matrix products, while this mode is on.
+
+    On a CPU the backward pass of the stock attention is slow in bfloat16: forward and back take
+    16 ms for (16,4,149,64), and 4.5 ms plainly. Asked for more than it knows, or for more tokens
+    than LONGEST_SCORES, the stock attention is used.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Every function of torch comes by here; all but one are called as they are."""
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        return _plain_attention(*args, **kwargs)
+
+
+def _plain_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """F.scaled_dot_product_attention of (B,heads,T,d); heads that share keys are one product."""
+    batch, heads, length, width = query.shape
+    if dropout_p or max(length, key.shape[-2]) > LONGEST_SCORES:
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    shared = key.shape[1]
+    scaled = query * (width**-0.5 if scale is None else scale)
+    scores = scaled.reshape(batch, shared, -1, width) @ key.transpose(-1, -2)
+    scores = scores.view(batch, heads, length, -1)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).tril()
+    if attn_mask is not None:
+        if attn_mask.dtype == torch.bool:  # added, it costs no pass of its own on the way back
+            attn_mask = torch.zeros_like(attn_mask, dtype=scores.dtype).masked_fill_(
+                ~attn_mask, -torch.inf
+            )
+        scores = scores + attn_mask
+    weights = scores.softmax(dim=-1).to(value.dtype)
+    mixed = weights.view(batch, shared, -1, key.shape[-2]) @ value
+    return mixed.view(batch, heads, length, -1)
