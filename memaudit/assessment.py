@@ -6,6 +6,7 @@ Knows extractions, the plan and the score and gate rooms. Knows nothing of model
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from memaudit.attack.campaign import AttackOutcome
 from memaudit.attack.extraction import Extraction
 from memaudit.config import LADDER, AttackName, ScanConfig
+from memaudit.content.counting import SensitiveContent, count_content
+from memaudit.content.detectors import NO_DETECTOR, make_detectors
 from memaudit.gate.thresholds import GateVerdict, judge, judge_controls
 from memaudit.plan import Plan
 from memaudit.result import AttackResult, Corpus, FoldFit, Permuted, Revealed
@@ -87,14 +90,36 @@ def fold_fits(outcomes: Mapping[AttackName, AttackOutcome]) -> tuple[FoldFit, ..
     )
 
 
+def find_sensitive(config: ScanConfig, plan: Plan, tokenizer: Any) -> SensitiveContent | None:
+    """What kinds of sensitive content the suffixes hold; None where that was switched off."""
+    if not config.sensitive.enabled:
+        return None
+    detectors = make_detectors(config.sensitive.region)
+    decode = partial(_decode, tokenizer)
+    controls = plan.controls
+    return SensitiveContent(
+        methods={detector.category: detector.method for detector in detectors},
+        missing=NO_DETECTOR,
+        data=count_content(plan.data.windows.suffix_ids, decode, detectors),
+        controls=None
+        if controls is None
+        else count_content(controls.windows.suffix_ids, decode, detectors),
+    )
+
+
+def _decode(tokenizer: Any, ids: NDArray[np.int32]) -> tuple[str, ...]:
+    """Rows of ids as text, without what stands for no output; the only place where ids become
+    text.
+    """
+    rows = [row[row >= 0].tolist() for row in ids]
+    return tuple(tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False))
+
+
 def reveal(
     plan: Plan, outcomes: Mapping[AttackName, AttackOutcome], tokenizer: Any
 ) -> dict[str, Revealed]:
-    """Prefix, suffix and outputs as text; the only place where ids become text."""
-
-    def text(ids: NDArray[np.int32]) -> tuple[str, ...]:
-        rows = [row[row >= 0].tolist() for row in ids]
-        return tuple(tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False))
+    """Prefix, suffix and outputs as text."""
+    text = partial(_decode, tokenizer)
 
     revealed = {}
     for role, corpus in (("data", plan.data), ("control", plan.controls)):

@@ -72,6 +72,8 @@ class TargetSettings(Settings):
     trust_remote_code: bool = False
     allow_pickle: bool = False
     offline: bool = False
+    training_tokens: Positive | None = None
+    """Tokens that the model was trained on, where known: the report sets its parameters beside."""
 
 
 class ProtocolSettings(Settings):
@@ -193,6 +195,14 @@ class ScoreSettings(Settings):
     temperature: Annotated[float, Field(gt=0)] = 1.0
 
 
+class SensitiveSettings(Settings):
+    """Which kinds of sensitive content are counted in the suffixes."""
+
+    enabled: bool = True
+    region: Annotated[str, Field(pattern="^[A-Z]{2}$")] = "US"
+    """Country (ISO 3166) as whose national form a phone number without ``+`` is read."""
+
+
 class GateSettings(Settings):
     """What makes the audit fail. No threshold is set silently."""
 
@@ -221,6 +231,7 @@ class ScanConfig(Settings):
     dynamic: DynamicSettings = DynamicSettings()
     extraction: ExtractionSettings = ExtractionSettings()
     scores: ScoreSettings = ScoreSettings()
+    sensitive: SensitiveSettings = SensitiveSettings()
     gate: GateSettings = GateSettings()
 
     @model_validator(mode="after")

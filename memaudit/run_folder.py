@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
-from memaudit.attack.prompt_files import to_bytes
+from memaudit.attack.prompt_files import file_name, to_bytes
 from memaudit.config import ScanConfig
 from memaudit.errors import RunError, UsageError
 from memaudit.layers import to_toml
@@ -77,8 +77,7 @@ def write_run(folder: Path, outcome: ScanOutcome) -> None:
     result = outcome.result
     with _disk_errors(folder):
         for fold in outcome.prompts:
-            path = folder / f"generator-{fold.fold}.safetensors"
-            _write(path, [to_bytes(fold)])
+            _write(folder / file_name(fold.fold), [to_bytes(fold)])
         _write(folder / "config.toml", [to_toml(result.config).encode()])
         _write(folder / "samples.csv", (row.encode() for row in iter_csv(result)))
         _write(folder / FINISHED, [to_json(result).encode()])

@@ -15,10 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from memaudit import __version__
-from memaudit.assessment import fold_fits, judge_all, reveal, score_all
+from memaudit.assessment import (
+    find_sensitive,
+    fold_fits,
+    judge_all,
+    reveal,
+    score_all,
+)
 from memaudit.attack.campaign import AttackOutcome, Campaign, Progress, Side
-from memaudit.attack.extraction import Advance
-from memaudit.attack.prompt_files import FoldPrompts
+from memaudit.attack.extraction import Advance, Extractor
+from memaudit.attack.prompt_files import FoldPrompts, hash_earlier, hash_new
 from memaudit.config import LADDER, AttackName, ScanConfig
 from memaudit.data.clusters import seen_marks
 from memaudit.environment import describe_libraries, describe_machine
@@ -37,6 +43,7 @@ from memaudit.result import (
     ScanResult,
 )
 from memaudit.target.checkpoint import load_tokenizer
+from memaudit.target.numerics import describe_accelerator, describe_determinism
 
 
 class ScanOutcome(NamedTuple):
@@ -78,16 +85,8 @@ def scan(resolved: ResolvedConfig, command: str, progress: Progress) -> ScanOutc
     outcomes = {attack: campaign.run(attack, clock) for attack in LADDER if attack in asked}
     with clock.stage("scoring", 1):
         attacks = score_all(config, plan, outcomes)
-    run = RunFacts(
-        version=__version__,
-        command=command,
-        started=clock.started,
-        seconds=clock.seconds,
-        batch_size=extractor.batch_size,
-        batch_size_reason=batch_reason,
-        libraries=describe_libraries(),
-        machine=describe_machine(),
-    )
+        sensitive = find_sensitive(config, plan, tokenizer)
+    prompts = _pack(config, plan, outcomes)
     result = ScanResult(
         config=config,
         sources=resolved.sources,
@@ -99,10 +98,31 @@ def scan(resolved: ResolvedConfig, command: str, progress: Progress) -> ScanOutc
         fits=fold_fits(outcomes),
         verdicts=judge_all(config, attacks),
         notes=(*plan.notes, *reuse_notes(config, earlier)),
-        run=run,
+        run=_run_facts(command, clock, extractor, batch_reason),
         revealed=reveal(plan, outcomes, tokenizer) if config.reveal else {},
+        sensitive=sensitive,
+        prompt_files=hash_new(prompts) or hash_earlier(config.generator),
     )
-    return ScanOutcome(result, _pack(config, plan, outcomes))
+    return ScanOutcome(result, prompts)
+
+
+def _run_facts(command: str, clock: _Clock, extractor: Extractor, batch_reason: str) -> RunFacts:
+    return RunFacts(
+        version=__version__,
+        command=command,
+        started=clock.started,
+        finished=_now(),
+        seconds=clock.seconds,
+        batch_size=extractor.batch_size,
+        batch_size_reason=batch_reason,
+        libraries=describe_libraries(),
+        machine=describe_machine() | describe_accelerator(extractor.checkpoint.device),
+        determinism=describe_determinism(),
+    )
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _side(corpus: Corpus) -> Side:
@@ -150,7 +170,7 @@ class _Clock:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self.started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self.started = _now()
         self.seconds: dict[str, float] = {}
 
     @contextmanager

@@ -17,7 +17,7 @@ ORDER = (
     *("data.records", "data.samples", "data.encoding", "data.windows"),
     *("data.clusters", "data.folds"),
     *("target.failures", "target.source", "target.loading", "target.checkpoint"),
-    "target.softprompt_check",
+    *("target.numerics", "target.softprompt_check"),
     *("attack.fit_record", "attack.generator", "attack.prompts", "attack.forward", "attack.memory"),
     *(
         "attack.decoding_cache",
@@ -29,16 +29,20 @@ ORDER = (
     ),
     *("attack.prompt_files", "attack.campaign"),
     *("score.stats", "score.sampling", "score.scores"),
+    *("content.shapes", "content.detectors", "content.counting"),
     "gate.thresholds",
     *("result", "plan"),
     *(
         "report.wording",
         "report.rendering",
         "report.findings",
+        "report.leaks",
         "report.samples_csv",
+        "report.hashes",
+        "report.frameworks",
         "report.report_json",
     ),
-    "report.table",
+    *("report.leaks_table", "report.table"),
     *(
         "readiness",
         "assessment",
@@ -58,7 +62,18 @@ ORDER = (
 """Every module, in the order that data flows: each imports only from those before it."""
 
 TORCH_FREE = (
-    *("errors", "config", "layers", "environment", "data", "score", "gate", "result", "report"),
+    *(
+        "errors",
+        "config",
+        "layers",
+        "environment",
+        "data",
+        "score",
+        "content",
+        "gate",
+        "result",
+        "report",
+    ),
     *("progress", "demo", "cli.options"),
 )
 """Rooms that neither load torch nor anything that does: they answer at once, anywhere."""

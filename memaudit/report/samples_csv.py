@@ -18,8 +18,11 @@ from typing import cast
 import numpy as np
 
 from memaudit.config import LADDER
+from memaudit.content.counting import Counts
+from memaudit.content.detectors import Category
 from memaudit.data.samples import Skipped
 from memaudit.data.windows import Windows
+from memaudit.report.leaks import named_counts
 from memaudit.report.wording import SCHEMA_VERSION, neutral
 from memaudit.result import Corpus, Revealed, ScanResult
 from memaudit.score.sampling import queries
@@ -40,6 +43,7 @@ COLUMNS = (
     *(f"{score}_{attack}" for attack in _SUFFIXES for score in _SCORES),
     "edit_similarity",
     "queries_p50",
+    "categories",
 )
 """The columns that every file has, in their order."""
 
@@ -82,6 +86,10 @@ class _Part:
     """(N,), best attack; None where no attack asked the model."""
     queries: Floats | None
     """(N,), as above."""
+    counts: Counts | None
+    """(N,C) sensitive content; None where nothing was looked for."""
+    categories: tuple[Category, ...]
+    """Columns of counts."""
     revealed: Revealed | None
     has_texts: bool
     """Whether the file has text columns at all."""
@@ -112,12 +120,15 @@ def _parts(result: ScanResult) -> Iterator[_Part]:
         both = {a.attack: a.data if role == "data" else a.controls for a in result.attacks}
         scores: dict[str, WindowScores] = {k: one for k, one in both.items() if one is not None}
         asked = {name: one for name, one in scores.items() if name != "copy"}
+        found = result.sensitive
         yield _Part(
             role,
             corpus,
             scores,
             best_edit_similarity(asked) if asked else None,
             queries(best_log_p_z(asked), 0.5) if asked else None,
+            None if found is None else found.data if role == "data" else found.controls,
+            () if found is None else found.categories,
             result.revealed.get(role),
             bool(result.revealed),
         )
@@ -137,6 +148,7 @@ def _window_row(part: _Part, i: int, names: Iterable[str]) -> list[str]:
         row += _score_cells(part.scores.get(attack), i)
     for best in (part.similarity, part.queries):
         row.append("" if best is None else _figure(best[i]))
+    row.append("" if part.counts is None else named_counts(part.categories, part.counts[i]))
     row += _text_cells(part, i)
     return row + [_passed(part, windows.extra[i].get(name, "")) for name in names]
 

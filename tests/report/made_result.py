@@ -186,9 +186,11 @@ def _run() -> RunFacts:
         version="0.1.0",
         command="memaudit scan tb7m members.jsonl",
         started="2026-11-22T11:00:00+00:00",
+        finished="2026-11-22T11:00:02+00:00",
         seconds={"reading files": 0.25, "scoring": 1.5},
         batch_size=64,
         batch_size_reason="fits 8 GB",
         libraries={"torch": "2.13.0"},
         machine={"platform": "Linux", "processors": "2"},
+        determinism={"deterministic_algorithms": "no", "threads": "2"},
     )
