@@ -47,6 +47,7 @@ ORDER = (
         "inspection",
         "inspection_table",
         "run_folder",
+        "stored_run",
         "progress",
     ),
     *("bench.timing", "bench.work", "bench.plain_ways", "bench.ways", "bench.benchmark"),
@@ -59,7 +60,7 @@ ORDER = (
 
 TORCH_FREE = (
     *("errors", "config", "layers", "environment", "data", "score", "gate", "result", "report"),
-    *("progress", "demo", "cli.options"),
+    *("stored_run", "progress", "demo", "cli.options"),
 )
 """Rooms that neither load torch nor anything that does: they answer at once, anywhere."""
 LOADS_TORCH = {"torch", "transformers", "peft", "accelerate"}
