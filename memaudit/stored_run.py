@@ -162,7 +162,7 @@ def _read_samples(path: Path) -> pd.DataFrame:
         names = _header(path)
         try:
             samples = _as_frame(path, names)
-        except (ValueError, OverflowError, Warning):  # pandas' own message would quote the cell
+        except (ValueError, TypeError, OverflowError, Warning):  # pandas' own would quote a cell
             raise UsageError(_bad_cell(path, names)) from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
