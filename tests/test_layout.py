@@ -51,6 +51,7 @@ ORDER = (
         "inspection",
         "inspection_table",
         "run_folder",
+        "stored_run",
         "progress",
     ),
     *("bench.timing", "bench.work", "bench.plain_ways", "bench.ways", "bench.benchmark"),
@@ -62,19 +63,8 @@ ORDER = (
 """Every module, in the order that data flows: each imports only from those before it."""
 
 TORCH_FREE = (
-    *(
-        "errors",
-        "config",
-        "layers",
-        "environment",
-        "data",
-        "score",
-        "content",
-        "gate",
-        "result",
-        "report",
-    ),
-    *("progress", "demo", "cli.options"),
+    *("errors", "config", "layers", "environment", "data", "score", "content", "gate", "result"),
+    *("report", "stored_run", "progress", "demo", "cli.options"),
 )
 """Rooms that neither load torch nor anything that does: they answer at once, anywhere."""
 LOADS_TORCH = {"torch", "transformers", "peft", "accelerate"}

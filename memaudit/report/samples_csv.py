@@ -48,6 +48,7 @@ COLUMNS = (
 """The columns that every file has, in their order."""
 
 _RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
+_ESCAPED = tuple(f"'{neutral(start)}" for start in _RUN_BY_SPREADSHEETS)
 
 
 def columns(result: ScanResult) -> tuple[str, ...]:
@@ -192,6 +193,16 @@ def cell(text: str) -> str:
     """Untrusted text as a cell: no control character, and nothing that a spreadsheet runs."""
     harmless = neutral(text)
     return f"'{harmless}" if text.startswith(_RUN_BY_SPREADSHEETS) else harmless
+
+
+def unescape(shown: str) -> str:
+    """The text of a cell that `cell` made: without the apostrophe that spreadsheets need.
+
+    Control characters stay the visible escapes that `cell` made of them. A text that began with
+    an apostrophe and one of those signs itself loses it.
+    """
+    harmless = neutral(shown)
+    return harmless[1:] if harmless.startswith(_ESCAPED) else harmless
 
 
 def _figure(value: float) -> str:
