@@ -1,7 +1,8 @@
 """A finished audit on disk: the run folder, its files and how they are written.
 
 Knows file names and that nothing half-written may look whole. Knows nothing of how results come
-about. ``report.json`` is written last: a folder without it holds no finished run.
+about. ``report.json`` is written when all it speaks of is there: a folder without it holds no
+finished run. ``manifest.json``, with the hash of every other file, comes last.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from memaudit.attack.prompt_files import file_name, to_bytes
 from memaudit.config import ScanConfig
 from memaudit.errors import RunError, UsageError
 from memaudit.layers import to_toml
+from memaudit.manifest import MANIFEST, to_manifest
 from memaudit.report.report_json import to_json
 from memaudit.report.samples_csv import iter_csv
 from memaudit.scan import ScanOutcome
@@ -81,6 +83,7 @@ def write_run(folder: Path, outcome: ScanOutcome) -> None:
         _write(folder / "config.toml", [to_toml(result.config).encode()])
         _write(folder / "samples.csv", (row.encode() for row in iter_csv(result)))
         _write(folder / FINISHED, [to_json(result).encode()])
+        _write(folder / MANIFEST, [to_manifest(folder).encode()])
 
 
 def _unused(folder: Path) -> Path:

@@ -105,6 +105,7 @@ def test_a_whole_scan(run: Run, leaky: Path, leaked: Path, clean: Path, tmp_path
         "config.toml",
         "generator-0.safetensors",
         "generator-1.safetensors",
+        "manifest.json",
         "report.json",
         "samples.csv",
     }

@@ -42,7 +42,7 @@ ORDER = (
         "report.frameworks",
         "report.report_json",
     ),
-    *("report.leaks_table", "report.table"),
+    *("report.cyclonedx", "report.leaks_table", "report.table"),
     *(
         "readiness",
         "assessment",
@@ -50,21 +50,25 @@ ORDER = (
         "cost",
         "inspection",
         "inspection_table",
+        "manifest",
         "run_folder",
         "stored_run",
+        "integrity",
+        "integrity_table",
         "progress",
     ),
     *("bench.timing", "bench.work", "bench.plain_ways", "bench.ways", "bench.benchmark"),
     "bench.bench_report",
     *("demo.shipped", "demo.checks", "demo.checks_table"),
     *("cli.options", "cli.border", "cli.running", "cli.auditing", "cli.bench", "cli.demo"),
+    "cli.verify",
     "cli.app",
 )
 """Every module, in the order that data flows: each imports only from those before it."""
 
 TORCH_FREE = (
     *("errors", "config", "layers", "environment", "data", "score", "content", "gate", "result"),
-    *("report", "stored_run", "progress", "demo", "cli.options"),
+    *("report", "manifest", "stored_run", "progress", "demo", "cli.options"),
 )
 """Rooms that neither load torch nor anything that does: they answer at once, anywhere."""
 LOADS_TORCH = {"torch", "transformers", "peft", "accelerate"}

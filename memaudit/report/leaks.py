@@ -6,7 +6,7 @@ Knows results. Knows nothing of formats, and never sees the things themselves.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -65,10 +65,32 @@ def control_leaks(result: ScanResult) -> tuple[Leak, ...] | None:
     return _leaks(result.sensitive.categories, result.sensitive.controls, scores)
 
 
+def sensitive_section(result: ScanResult) -> dict[str, Any] | None:
+    """What report.json says of it; None where nothing was looked for."""
+    found, controls = result.sensitive, control_leaks(result)
+    if found is None:
+        return None
+    return {
+        "scope": SCOPE,
+        "looked_for": [
+            {"category": category, "method": method} for category, method in found.methods.items()
+        ],
+        "not_looked_for": [
+            {"category": category, "reason": reason} for category, reason in found.missing.items()
+        ],
+        "data": [_as_json(leak) for leak in leaks(result)],
+        "controls": None if controls is None else [_as_json(leak) for leak in controls],
+    }
+
+
 def named_counts(categories: tuple[Category, ...], counts: Counts) -> str:
     """One window's counts (C,) as ``email:2 phone:1``; empty where it holds nothing."""
     both = zip(categories, counts.tolist(), strict=True)
     return " ".join(f"{category}:{found}" for category, found in both if found)
+
+
+def _as_json(leak: Leak) -> dict[str, Any]:
+    return {**leak._asdict(), "extracted_by": dict(leak.extracted_by)}
 
 
 def _leaks(

@@ -22,7 +22,7 @@ from memaudit.report.findings import count_reasons, headline, wide_interval
 from memaudit.report.frameworks import NOTE as FRAMEWORKS_NOTE
 from memaudit.report.frameworks import framework_rows
 from memaudit.report.hashes import config_hash, policy_hash, results_hash
-from memaudit.report.leaks import SCOPE, Leak, control_leaks, leaks
+from memaudit.report.leaks import sensitive_section
 from memaudit.report.wording import LIMITS, SCHEMA_VERSION
 from memaudit.result import AttackResult, Corpus, FoldFit, RunFacts, ScanResult, TargetFacts
 from memaudit.score.scores import AttackSummary, Difference, Lift, Rate
@@ -53,7 +53,7 @@ def to_document(result: ScanResult) -> Document:
         "gates": [asdict(verdict) for verdict in result.verdicts],
         "attacks": [_attack(result, attack) for attack in result.attacks],
         "attacks_not_run": [name for name in LADDER if result.attack(name) is None],
-        "sensitive": _sensitive(result),
+        "sensitive": sensitive_section(result),
         "notes": list(result.notes),
         "limits": list(LIMITS),
         "frameworks_note": FRAMEWORKS_NOTE,
@@ -185,27 +185,6 @@ def _chosen_epoch(chosen: str, epochs: tuple[Epoch, ...]) -> int | None:
     if chosen == NO_PROMPT:
         return None
     return next((point.epoch for point in epochs if chosen == f"epoch {point.epoch}"), None)
-
-
-def _sensitive(result: ScanResult) -> Document | None:
-    found, controls = result.sensitive, control_leaks(result)
-    if found is None:
-        return None
-    return {
-        "scope": SCOPE,
-        "looked_for": [
-            {"category": category, "method": method} for category, method in found.methods.items()
-        ],
-        "not_looked_for": [
-            {"category": category, "reason": reason} for category, reason in found.missing.items()
-        ],
-        "data": [_leak(leak) for leak in leaks(result)],
-        "controls": None if controls is None else [_leak(leak) for leak in controls],
-    }
-
-
-def _leak(leak: Leak) -> Document:
-    return {**leak._asdict(), "extracted_by": dict(leak.extracted_by)}
 
 
 def _target(target: TargetFacts, settings: TargetSettings) -> Document:

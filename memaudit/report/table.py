@@ -24,6 +24,7 @@ from memaudit.report.findings import (
     wide_interval,
     worst_windows,
 )
+from memaudit.report.leaks import sensitive_section
 from memaudit.report.leaks_table import leak_table
 from memaudit.report.rendering import glue_units, titled_table, to_text
 from memaudit.report.wording import (
@@ -72,7 +73,7 @@ def _sections(result: ScanResult, width: int) -> Iterator[RenderableType]:
         yield _worst(result, rows)
         if "data" in result.revealed:
             yield _texts(result, rows)
-    yield from leak_table(result)
+    yield from leak_table(sensitive_section(result))
     yield _footing(result)
 
 
