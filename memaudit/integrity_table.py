@@ -28,8 +28,9 @@ def render_integrity(integrity: Integrity, *, width: int, color: bool) -> str:
     for state, what, detail in integrity.findings:
         word = Text(state, style=_COLOURS.get(state, ""))
         grid.add_row(word, _text(what), _text(detail))
-    manifest = f"manifest.json sha256 {integrity.manifest_sha256}"
-    parts: list[RenderableType] = [Text(_sentence(integrity), style="bold"), Text(manifest), Text(), grid]
+    sentence = Text(_sentence(integrity), style="bold")
+    manifest = Text(f"manifest.json {integrity.manifest_sha256}")
+    parts: list[RenderableType] = [sentence, manifest, Text(), grid]
     return to_text(parts, width=max(width, 78), color=color)
 
 

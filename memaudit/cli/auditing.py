@@ -79,7 +79,7 @@ def scan(  # as many parameters as there are flags: Typer reads them from the si
     ] = None,
     set_: Set = None,
     output_format: Annotated[
-        str, typer.Option("--format", help="On stdout: table, json or csv.")
+        str, typer.Option("--format", help="On stdout: table, json, csv or cyclonedx.")
     ] = "table",
     reveal: Annotated[
         bool, typer.Option("--reveal", help="Put audited text in the reports.")

@@ -34,8 +34,8 @@ def resolve_settings(
 
 def check_format(output_format: str) -> None:
     """Raise UsageError for a format that does not exist, before anything is spent."""
-    if output_format not in ("table", "json", "csv"):
-        raise UsageError(f"--format {output_format}: choose table, json or csv")
+    if output_format not in ("table", "json", "csv", "cyclonedx"):
+        raise UsageError(f"--format {output_format}: choose table, json, csv or cyclonedx")
 
 
 def run_scan(resolved: ResolvedConfig, output_format: str, streams: Streams) -> ScanOutcome:
@@ -68,6 +68,11 @@ def _document(result: ScanResult, output_format: str, streams: Streams) -> str:
         from memaudit.report.report_json import to_json
 
         return to_json(result)
+    if output_format == "cyclonedx":
+        from memaudit.report.cyclonedx import to_cyclonedx
+        from memaudit.report.report_json import to_document
+
+        return to_cyclonedx(to_document(result))
     if output_format == "csv":
         from memaudit.report.samples_csv import iter_csv
 
