@@ -10,6 +10,7 @@ from memaudit import __version__
 from memaudit.cli.auditing import inspect, scan
 from memaudit.cli.bench import bench
 from memaudit.cli.border import border
+from memaudit.cli.comparing import baseline_app, compare
 from memaudit.cli.demo import demo
 
 app = typer.Typer(
@@ -47,8 +48,9 @@ def profiles(
                 typer.echo(f"    {line}")
 
 
-for command in (scan, demo, inspect, bench, profiles):
+for command in (scan, demo, inspect, compare, bench, profiles):
     app.command()(command)
+app.add_typer(baseline_app)
 
 
 def main() -> None:
