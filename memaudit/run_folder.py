@@ -7,9 +7,7 @@ finished run. ``manifest.json``, with the hash of every other file, comes last.
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -23,6 +21,7 @@ from memaudit.manifest import MANIFEST, to_manifest
 from memaudit.report.report_json import to_json
 from memaudit.report.samples_csv import iter_csv
 from memaudit.scan import ScanOutcome
+from memaudit.whole_files import write_whole
 
 FINISHED = "report.json"
 
@@ -79,11 +78,11 @@ def write_run(folder: Path, outcome: ScanOutcome) -> None:
     result = outcome.result
     with _disk_errors(folder):
         for fold in outcome.prompts:
-            _write(folder / file_name(fold.fold), [to_bytes(fold)])
-        _write(folder / "config.toml", [to_toml(result.config).encode()])
-        _write(folder / "samples.csv", (row.encode() for row in iter_csv(result)))
-        _write(folder / FINISHED, [to_json(result).encode()])
-        _write(folder / MANIFEST, [to_manifest(folder).encode()])
+            write_whole(folder / file_name(fold.fold), [to_bytes(fold)])
+        write_whole(folder / "config.toml", [to_toml(result.config).encode()])
+        write_whole(folder / "samples.csv", (row.encode() for row in iter_csv(result)))
+        write_whole(folder / FINISHED, [to_json(result).encode()])
+        write_whole(folder / MANIFEST, [to_manifest(folder).encode()])
 
 
 def _unused(folder: Path) -> Path:
@@ -102,21 +101,6 @@ def _refuse_model_folder(folder: Path, model: Path) -> None:
             return  # a file that lies where the user works makes no folder of its own
         if inside == root or root in inside.parents:
             raise UsageError(f"--out {folder}: lies inside the model's folder; name another")
-
-
-def _write(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write beside the file and rename, so that the file is whole or not there."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

@@ -13,8 +13,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "memaudit"
 
 ORDER = (
-    *("errors", "config", "layers", "environment"),
-    *("data.records", "data.samples", "data.encoding", "data.windows"),
+    *("errors", "whole_files", "untrusted_json", "config", "layers", "environment", "project_key"),
+    *("data.records", "data.samples", "data.encoding", "data.windows", "data.fingerprints"),
     *("data.clusters", "data.folds"),
     *("target.failures", "target.source", "target.loading", "target.checkpoint"),
     *("target.numerics", "target.softprompt_check"),
@@ -30,7 +30,7 @@ ORDER = (
     *("attack.prompt_files", "attack.campaign"),
     *("score.stats", "score.sampling", "score.scores"),
     *("content.shapes", "content.detectors", "content.counting"),
-    "gate.thresholds",
+    *("gate.measures", "gate.thresholds", "gate.terms", "gate.baseline", "gate.comparison"),
     *("result", "plan"),
     *(
         "report.wording",
@@ -42,8 +42,10 @@ ORDER = (
         "report.frameworks",
         "report.report_json",
     ),
-    *("report.cyclonedx", "report.leaks_table", "report.table"),
+    *("report.cyclonedx", "report.leaks_table", "report.table", "report.comparison_report"),
     *(
+        "stored_run",
+        "baseline_file",
         "readiness",
         "assessment",
         "scan",
@@ -52,7 +54,6 @@ ORDER = (
         "inspection_table",
         "manifest",
         "run_folder",
-        "stored_run",
         "integrity",
         "integrity_table",
         "progress",
@@ -60,15 +61,36 @@ ORDER = (
     *("bench.timing", "bench.work", "bench.plain_ways", "bench.ways", "bench.benchmark"),
     "bench.bench_report",
     *("demo.shipped", "demo.checks", "demo.checks_table"),
-    *("cli.options", "cli.border", "cli.running", "cli.auditing", "cli.bench", "cli.demo"),
-    "cli.verify",
+    *(
+        "cli.options",
+        "cli.border",
+        "cli.running",
+        "cli.auditing",
+        "cli.bench",
+        "cli.demo",
+        "cli.comparing",
+        "cli.verify",
+    ),
     "cli.app",
 )
 """Every module, in the order that data flows: each imports only from those before it."""
 
 TORCH_FREE = (
-    *("errors", "config", "layers", "environment", "data", "score", "content", "gate", "result"),
-    *("report", "manifest", "stored_run", "progress", "demo", "cli.options"),
+    *(
+        "errors",
+        "whole_files",
+        "untrusted_json",
+        "config",
+        "layers",
+        "environment",
+        "project_key",
+        "data",
+        "score",
+        "content",
+        "gate",
+    ),
+    *("result", "report", "stored_run", "baseline_file", "manifest"),
+    *("progress", "demo", "cli.options"),
 )
 """Rooms that neither load torch nor anything that does: they answer at once, anywhere."""
 LOADS_TORCH = {"torch", "transformers", "peft", "accelerate"}

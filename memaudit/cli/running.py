@@ -17,7 +17,9 @@ from memaudit.cli.border import Streams
 from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
+    from memaudit.config import ScanConfig
     from memaudit.layers import ResolvedConfig
+    from memaudit.project_key import ProjectKey
     from memaudit.result import ScanResult
     from memaudit.scan import ScanOutcome
 
@@ -49,11 +51,12 @@ def run_scan(resolved: ResolvedConfig, output_format: str, streams: Streams) -> 
     if streams.verbose:
         for line in sourced_lines(resolved):
             streams.note(line)
+    key = _project_key(config)
     folder = choose_folder(config)
     made = make_folder(folder)
     try:
         with quiet_transformers():
-            outcome = run(resolved, _command_line(), streams.progress())
+            outcome = run(resolved, _command_line(), streams.progress(), key)
         write_run(folder, outcome)
     finally:
         remove_empty(made)
@@ -61,6 +64,15 @@ def run_scan(resolved: ResolvedConfig, output_format: str, streams: Streams) -> 
     with suppress(BrokenPipeError):  # a reader that has seen enough changes no verdict
         typer.echo(_document(outcome.result, output_format, streams), nl=False)
     return outcome
+
+
+def _project_key(config: ScanConfig) -> ProjectKey:
+    from memaudit.project_key import find_key
+
+    key = find_key(config.key_file, Path(typer.get_app_dir("memaudit")))
+    if key.note and config.gate.baseline is not None:
+        raise UsageError(f"--baseline {config.gate.baseline}: {key.note}")
+    return key
 
 
 def _document(result: ScanResult, output_format: str, streams: Streams) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 
 from memaudit.attack.fit_record import NO_PROMPT, Epoch
 from memaudit.config import LADDER, TargetSettings
+from memaudit.data.fingerprints import FORM
 from memaudit.report.findings import count_reasons, headline, wide_interval
 from memaudit.report.frameworks import NOTE as FRAMEWORKS_NOTE
 from memaudit.report.frameworks import framework_rows
@@ -67,6 +68,7 @@ def to_document(result: ScanResult) -> Document:
             "sha256": dict(result.prompt_files),
         },
         "run": _run(result.run, result.config.windows.length),
+        "fingerprints": {"form": FORM, "key_id": result.run.key_id},
         "seeds": {"seed": result.config.protocol.seed},
         "config": {
             "values": result.config.model_dump(mode="json"),

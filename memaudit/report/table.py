@@ -152,9 +152,13 @@ def _gates(result: ScanResult) -> RenderableType:
 
 
 def _gate_name(verdict: GateVerdict) -> Text:
-    if verdict.name == "max-exact":
-        return _text(f"max-exact {level(verdict.threshold)}")
-    return _text(verdict.name)
+    if verdict.name == "max-lift":
+        return _text(f"max-lift {100 * verdict.threshold:.6g} points")
+    if verdict.name == "max-new":
+        return _text(f"max-new {verdict.threshold:.0f}")
+    if verdict.name == "controls":
+        return _text(verdict.name)
+    return _text(f"{verdict.name} {level(verdict.threshold)}")
 
 
 def _worst(result: ScanResult, rows: list[int]) -> Table:
