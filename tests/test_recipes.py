@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pytest
 import typer
@@ -27,6 +26,8 @@ from memaudit.content.counting import SensitiveContent
 
 ROOT = Path(__file__).parents[1]
 CI = ROOT / "examples" / "ci"
+REFUSED = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+"""What the parser raises; some versions of Typer have a click of their own."""
 SHELLS = [ROOT / "README.md", *sorted((ROOT / "examples").rglob("README.md"))]
 
 
@@ -56,7 +57,7 @@ def scripts(value: Any) -> Iterator[str]:
             yield from scripts(one)
     elif isinstance(value, dict):
         for name, one in value.items():
-            if name == "run" or name.endswith("script"):
+            if name == "run" or str(name).endswith("script"):
                 yield from [one] if isinstance(one, str) else one
             else:
                 yield from scripts(one)
@@ -65,7 +66,7 @@ def scripts(value: Any) -> Iterator[str]:
 def test_the_parser_refuses_what_memaudit_does_not_take() -> None:
     parsed(["scan", "model", "data.jsonl", "--max-exact", "0.01"])
     for words in (["scan", "--no-such-flag"], ["verify"], ["scan", "--max-exact", "few"]):
-        with pytest.raises(click.ClickException):
+        with pytest.raises(REFUSED):
             parsed(words)
     with pytest.raises(KeyError):
         parsed(["no-such-command"])

@@ -37,7 +37,7 @@ def main() -> None:
     print("Extracted exactly, by role:")
     print(rows.groupby("role")[exact].sum().astype(int).to_string())
 
-    data = rows[rows["role"] == "data"].copy()
+    data = rows[rows["role"] == "data"].convert_dtypes()  # whole numbers, where they are
     asked = [f"exact_{name}" for name in ran if name != "copy"]  # copy asks no model
     data["extracted"] = data[asked].eq(1).any(axis=1)
     if len(sys.argv) > 2:
