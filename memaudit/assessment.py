@@ -17,11 +17,13 @@ from memaudit.attack.extraction import Extraction
 from memaudit.config import LADDER, AttackName, ScanConfig
 from memaudit.content.counting import SensitiveContent, count_content
 from memaudit.content.detectors import NO_DETECTOR, make_detectors
+from memaudit.content.entities import entity_detectors
 from memaudit.gate.baseline import Baseline, count_new
 from memaudit.gate.thresholds import GateVerdict, NewWindows, judge, judge_controls
 from memaudit.plan import Plan
 from memaudit.result import AttackResult, Corpus, FoldFit, Permuted, Revealed
 from memaudit.score.scores import Arm, WindowScores, score_windows, summarise
+from memaudit.target.entities import EntityModel
 
 
 def score_all(
@@ -106,16 +108,21 @@ def fold_fits(outcomes: Mapping[AttackName, AttackOutcome]) -> tuple[FoldFit, ..
     )
 
 
-def find_sensitive(config: ScanConfig, plan: Plan, tokenizer: Any) -> SensitiveContent | None:
+def find_sensitive(
+    config: ScanConfig, plan: Plan, tokenizer: Any, entities: EntityModel | None
+) -> SensitiveContent | None:
     """What kinds of sensitive content the suffixes hold; None where that was switched off."""
     if not config.sensitive.enabled:
         return None
     detectors = make_detectors(config.sensitive.region)
+    if entities is not None:
+        detectors += entity_detectors(entities.labels, entities.find, entities.about)
+    found = {detector.category for detector in detectors}
     decode = partial(_decode, tokenizer)
     controls = plan.controls
     return SensitiveContent(
         methods={detector.category: detector.method for detector in detectors},
-        missing=NO_DETECTOR,
+        missing={name: why for name, why in NO_DETECTOR.items() if name not in found},
         data=count_content(plan.data.windows.suffix_ids, decode, detectors),
         controls=None
         if controls is None

@@ -202,6 +202,8 @@ class SensitiveSettings(Settings):
     enabled: bool = True
     region: Annotated[str, Field(pattern="^[A-Z]{2}$")] = "US"
     """Country (ISO 3166) as whose national form a phone number without ``+`` is read."""
+    entity_model: str | None = None
+    """Hub id or folder of a token classification model that marks names, or addresses too."""
 
 
 class GateSettings(Settings):

@@ -39,6 +39,7 @@ from memaudit.project_key import ProjectKey, throwaway_key
 from memaudit.readiness import (
     describe_target,
     load_earlier,
+    load_entities,
     load_target,
     make_extractor,
     reuse_notes,
@@ -78,6 +79,7 @@ def scan(
     with clock.stage("loading the model", 1):
         checkpoint = load_target(config, tokenizer, windows)
         earlier = load_earlier(config, checkpoint)
+        entities = load_entities(config, checkpoint)
     with clock.stage("clustering near-duplicates", 1):
         plan = make_plan(config, summaries, windows, [_seen(fold) for fold in earlier])
         fingerprints = _fingerprints(plan, key)
@@ -99,7 +101,7 @@ def scan(
     with clock.stage("scoring", 1):
         attacks = score_all(config, plan, outcomes)
         new = None if baseline is None else new_windows(baseline, fingerprints["data"], attacks)
-        sensitive = find_sensitive(config, plan, tokenizer)
+        sensitive = find_sensitive(config, plan, tokenizer, entities)
     prompts = _pack(config, plan, outcomes)
     result = ScanResult(
         config=config,

@@ -17,7 +17,7 @@ ORDER = (
     *("data.records", "data.samples", "data.encoding", "data.windows", "data.fingerprints"),
     *("data.clusters", "data.folds"),
     *("target.failures", "target.source", "target.loading", "target.checkpoint"),
-    *("target.numerics", "target.softprompt_check"),
+    *("target.numerics", "target.entities", "target.softprompt_check"),
     *("attack.fit_record", "attack.generator", "attack.prompts", "attack.forward", "attack.memory"),
     *(
         "attack.decoding_cache",
@@ -29,7 +29,7 @@ ORDER = (
     ),
     *("attack.prompt_files", "attack.campaign"),
     *("score.stats", "score.sampling", "score.scores"),
-    *("content.shapes", "content.detectors", "content.counting"),
+    *("content.shapes", "content.detectors", "content.entities", "content.counting"),
     *("gate.measures", "gate.thresholds", "gate.terms", "gate.baseline", "gate.comparison"),
     *("result", "plan"),
     *(

@@ -18,6 +18,7 @@ from memaudit.content.shapes import Span
 Counts = NDArray[np.uint16]
 Decode = Callable[[NDArray[np.int32]], Sequence[str]]
 
+_MOST = int(np.iinfo(np.uint16).max)
 _CHUNK = 4096  # windows whose text is held at a time
 
 
@@ -55,20 +56,21 @@ def count_content(
     """
     counts = np.zeros((len(suffix_ids), len(detectors)), dtype=np.uint16)
     for start in range(0, len(suffix_ids), _CHUNK):
-        for row, text in enumerate(decode(suffix_ids[start : start + _CHUNK]), start):
-            counts[row] = count_text(text, detectors)
+        texts = decode(suffix_ids[start : start + _CHUNK])
+        counts[start : start + len(texts)] = count_texts(texts, detectors)
     return counts
 
 
-def count_text(text: str, detectors: Sequence[Detector]) -> list[int]:
-    """Things of each detector's category in one text."""
-    claimed: list[Span] = []
-    counted = []
-    for detector in detectors:
-        new = [span for span in detector.find(text) if not _overlaps(span, claimed)]
-        claimed.extend(new)
-        counted.append(min(len(new), np.iinfo(np.uint16).max))
-    return counted
+def count_texts(texts: Sequence[str], detectors: Sequence[Detector]) -> Counts:
+    """Things of each detector's category in each of n texts: (n,C)."""
+    counts = np.zeros((len(texts), len(detectors)), dtype=np.uint16)
+    claimed: list[list[Span]] = [[] for _ in texts]
+    for column, detector in enumerate(detectors):
+        for row, spans in enumerate(detector.find(texts)):
+            new = [span for span in spans if not _overlaps(span, claimed[row])]
+            claimed[row].extend(new)
+            counts[row, column] = min(len(new), _MOST)
+    return counts
 
 
 def _overlaps(span: Span, others: Iterable[Span]) -> bool:

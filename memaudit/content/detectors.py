@@ -7,7 +7,7 @@ they are not installed. Nothing is fetched. Knows nothing of windows.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -24,10 +24,10 @@ CATEGORIES: tuple[Category, ...] = (
 """Every category, in the order in which they claim text: what a number is, is said once."""
 
 NO_DETECTOR: dict[Category, str] = {
-    "name": "no rule tells names from other words",
-    "address": "no rule tells postal addresses from other text",
+    "name": "no rule tells names from other words; sensitive.entity_model can",
+    "address": "no rule tells addresses from other text; a sensitive.entity_model may",
 }
-"""Categories that are not looked for, and why."""
+"""Categories that no rule finds, and why."""
 
 _SEVEN_DIGITS = re.compile(r"(?:\d\D{0,3}){7}")
 
@@ -39,7 +39,8 @@ class Detector:
     category: Category
     method: str
     """In words, with the version of the package that was used."""
-    find: Callable[[str], Iterable[Span]]
+    find: Callable[[Sequence[str]], Sequence[Iterable[Span]]]
+    """Where in each text such things stand, in the order of the text."""
 
 
 def make_detectors(region: str, *, packages: bool = True) -> tuple[Detector, ...]:
@@ -50,10 +51,10 @@ def make_detectors(region: str, *, packages: bool = True) -> tuple[Detector, ...
     """
     installed = _installed if packages else lambda _: None
     return (
-        Detector("key", "known forms of keys, tokens, private keys, URL passwords", shapes.keys),
-        Detector("email", "form of the address", shapes.emails),
+        _by_rule("key", "known forms of keys, tokens, private keys, URL passwords", shapes.keys),
+        _by_rule("email", "form of the address", shapes.emails),
         _accounts(installed("python-stdnum")),
-        Detector("card", "network, length and Luhn check digit", shapes.cards),
+        _by_rule("card", "network, length and Luhn check digit", shapes.cards),
         _phones(installed("phonenumbers"), region),
     )
 
@@ -66,19 +67,23 @@ def _installed(package: str) -> str | None:
         return None
 
 
+def _by_rule(category: Category, method: str, rule: Callable[[str], Iterable[Span]]) -> Detector:
+    return Detector(category, method, lambda texts: [tuple(rule(text)) for text in texts])
+
+
 def _accounts(found: str | None) -> Detector:
     if found is None:
-        return Detector("account", "IBAN: form and check digits (mod 97)", shapes.ibans)
+        return _by_rule("account", "IBAN: form and check digits (mod 97)", shapes.ibans)
     method = f"IBAN: country's structure and check digits (python-stdnum {found})"
-    return Detector("account", method, _ibans_by_country)
+    return _by_rule("account", method, _ibans_by_country)
 
 
 def _phones(found: str | None, region: str) -> Detector:
     if found is None:
         method = "form: international with +, or North American in groups"
-        return Detector("phone", method, shapes.phones)
+        return _by_rule("phone", method, shapes.phones)
     method = f"numbering plans: international, national of {region} (phonenumbers {found})"
-    return Detector("phone", method, partial(_phones_by_plan, region=region))
+    return _by_rule("phone", method, partial(_phones_by_plan, region=region))
 
 
 def _ibans_by_country(text: str) -> Iterator[Span]:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from memaudit.content.counting import count_content, count_text
-from memaudit.content.detectors import CATEGORIES, NO_DETECTOR, make_detectors
+from memaudit.content.counting import count_content, count_texts
+from memaudit.content.detectors import CATEGORIES, NO_DETECTOR, Detector, make_detectors
 
 pytest.importorskip("phonenumbers")
 pytest.importorskip("stdnum")
+
+
+def count_text(text: str, detectors: tuple[Detector, ...]) -> list[int]:
+    return count_texts([text], detectors)[0].tolist()
+
 
 TEXTS = [
     "nothing here, not even 12.5 %",
