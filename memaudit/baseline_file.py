@@ -20,7 +20,7 @@ from memaudit.config import AttackName, ScanConfig
 from memaudit.data.fingerprints import FINGERPRINT
 from memaudit.errors import UsageError
 from memaudit.gate.baseline import Baseline, ModelName, make_baseline, require_same_terms
-from memaudit.gate.terms import Setting, Terms, terms_of
+from memaudit.gate.terms import Terms, terms_of
 from memaudit.report.wording import neutral, shorten
 from memaudit.stored_run import StoredRun, read_run
 from memaudit.untrusted_json import read_json
@@ -32,6 +32,10 @@ _LONGEST = 256 << 20
 """Bytes; a line has about 70, and there is one for each extracted window."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+SettingName = Annotated[str, StringConstraints(pattern=r"^[a-z_]+(\.[a-z_]+)*$", max_length=100)]
+Word = Annotated[str, StringConstraints(pattern=r"^[ -~]*$", max_length=100)]
+SettingValue = bool | int | float | Word | list[Word] | None
+"""Words are plain: a message that names what differs shows them as they are."""
 Fingerprint = Annotated[str, StringConstraints(pattern=f"^{FINGERPRINT}$")]
 
 
@@ -59,7 +63,7 @@ class _File(BaseModel):
     windows: Annotated[int, Field(ge=0)]
     windows_digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
     attacks: dict[AttackName, _Attack]
-    settings: dict[str, Setting]
+    settings: dict[SettingName, SettingValue]
     extracted: dict[Fingerprint, Annotated[list[AttackName], Field(min_length=1)]]
 
 
@@ -138,15 +142,9 @@ def to_text(baseline: Baseline) -> str:
 def baseline_of_run(run: StoredRun) -> Baseline:
     """What a finished run extracted. Raises UsageError where its settings cannot be read."""
     document, rows = run.document, run.scored("data")
-    try:
-        config = ScanConfig.model_validate(document["config"]["values"])
-    except ValidationError:
-        raise UsageError(
-            f"{run.folder}: its settings are not those of this memaudit; scan again"
-        ) from None
     controls = document["controls"]
     terms = terms_of(
-        config,
+        config_of_run(run),
         document["data"]["sha256"],
         None if controls is None else controls["sha256"],
         document["fingerprints"]["key_id"],
@@ -163,6 +161,16 @@ def baseline_of_run(run: StoredRun) -> Baseline:
         rows["fingerprint"].tolist(),
         exact,
     )
+
+
+def config_of_run(run: StoredRun) -> ScanConfig:
+    """The settings of a finished run. Raises UsageError where they are none."""
+    try:
+        return ScanConfig.model_validate(run.document["config"]["values"])
+    except ValidationError:
+        raise UsageError(
+            f"{run.folder}: its settings are not those of this memaudit; scan again"
+        ) from None
 
 
 def model_name(name: str, files: Mapping[str, str]) -> ModelName:
@@ -204,7 +212,7 @@ def _baseline(file: _File) -> Baseline:
         controls=file.controls_sha256,
         key_id=file.key_id,
         form=file.fingerprint_form,
-        settings=file.settings,
+        settings=dict(file.settings),
     )
     return Baseline(
         model=ModelName(file.model, file.model_sha256),

@@ -54,14 +54,14 @@ def compare(
     with border(verbose):
         if output_format not in ("table", "json"):
             raise UsageError(f"--format {output_format}: choose table or json")
-        from memaudit.baseline_file import read_baseline
+        from memaudit.baseline_file import config_of_run, read_baseline
         from memaudit.gate.comparison import compare as compare_audits
         from memaudit.report.comparison_report import comparison_to_json, render_comparison
 
         before = read_baseline(baseline)
         stored, now = _read(run)
         _require_comparable(before, now, baseline)
-        confidence = stored.document["config"]["values"]["scores"]["confidence"]
+        confidence = config_of_run(stored).scores.confidence
         found = compare_audits(before, now, confidence=confidence, max_new=max_new)
         streams = Streams(quiet, verbose)
         if output_format == "json":

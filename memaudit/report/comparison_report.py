@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -177,10 +177,11 @@ def _legend(comparison: Comparison) -> str:
 
 def _listed(
     title: str, windows: tuple[ChangedWindow, ...], heading: str, places: Mapping[str, Place]
-) -> Table:
+) -> RenderableType:
     clusters = len({places[window.fingerprint].cluster for window in windows})
     spread = f"{count(len(windows), 'window')} in {count(clusters, 'cluster')}"
-    table = titled_table(f"{title}: {spread}")
+    table = titled_table("")
+    table.title = None  # it would be folded to the table's width, which is that of short ids
     table.add_column("sample", overflow="fold")
     for head in ("line", "window"):
         table.add_column(head, justify="right", no_wrap=True)
@@ -190,12 +191,11 @@ def _listed(
         name = shorten(neutral(place.sample_id), _LONGEST_ID)
         cells = [name, str(place.line), str(place.window), ", ".join(window.now or window.before)]
         table.add_row(*map(_text, cells))
+    shown: list[RenderableType] = [_text(f"{title}: {spread}", "bold"), table]
     if len(windows) > _MOST_ROWS:
-        table.caption = _text(
-            f"and {len(windows) - _MOST_ROWS:,} more; --format json lists all", "dim"
-        )
-        table.caption_justify = "left"
-    return table
+        more = f"and {len(windows) - _MOST_ROWS:,} more; --format json lists all"
+        shown.append(_text(more, "dim"))
+    return Group(*shown)
 
 
 def _footing(comparison: Comparison) -> RenderableType:
