@@ -6,6 +6,7 @@ about. ``report.json`` is written last: a folder without it holds no finished ru
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
@@ -18,11 +19,13 @@ from memaudit.attack.prompt_files import to_bytes
 from memaudit.config import ScanConfig
 from memaudit.errors import RunError, UsageError
 from memaudit.layers import to_toml
+from memaudit.report.page import to_html
 from memaudit.report.report_json import to_json
 from memaudit.report.samples_csv import iter_csv
 from memaudit.scan import ScanOutcome
+from memaudit.stored_run import REPORT, SAMPLES, read_samples
 
-FINISHED = "report.json"
+PAGE = "report.html"
 
 
 def choose_folder(config: ScanConfig, now: datetime | None = None) -> Path:
@@ -73,15 +76,21 @@ def remove_empty(folders: Iterable[Path]) -> None:
 
 
 def write_run(folder: Path, outcome: ScanOutcome) -> None:
-    """Write every file of a finished run. Raises RunError where the disk refuses."""
+    """Write every file of a finished run. Raises RunError where the disk refuses.
+
+    The page is made of the two files that are read back later, so that it can be made again.
+    """
     result = outcome.result
     with _disk_errors(folder):
         for fold in outcome.prompts:
             path = folder / f"generator-{fold.fold}.safetensors"
             _write(path, [to_bytes(fold)])
         _write(folder / "config.toml", [to_toml(result.config).encode()])
-        _write(folder / "samples.csv", (row.encode() for row in iter_csv(result)))
-        _write(folder / FINISHED, [to_json(result).encode()])
+        _write(folder / SAMPLES, (row.encode() for row in iter_csv(result)))
+        document = to_json(result)
+        page = to_html(json.loads(document), read_samples(folder / SAMPLES))
+        _write(folder / PAGE, [page.encode()])
+        _write(folder / REPORT, [document.encode()])
 
 
 def _unused(folder: Path) -> Path:

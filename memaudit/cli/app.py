@@ -11,6 +11,7 @@ from memaudit.cli.auditing import inspect, scan
 from memaudit.cli.bench import bench
 from memaudit.cli.border import border
 from memaudit.cli.demo import demo
+from memaudit.cli.reporting import report
 
 app = typer.Typer(
     name="memaudit",
@@ -47,7 +48,7 @@ def profiles(
                 typer.echo(f"    {line}")
 
 
-for command in (scan, demo, inspect, bench, profiles):
+for command in (scan, demo, inspect, report, bench, profiles):
     app.command()(command)
 
 

@@ -22,6 +22,7 @@ from memaudit.cli.options import (
     Device,
     Dtype,
     Folds,
+    Format,
     Limit,
     ModelArgument,
     Offline,
@@ -39,7 +40,8 @@ from memaudit.cli.options import (
     Verbose,
     settings_of,
 )
-from memaudit.cli.running import check_format, resolve_settings, run_scan
+from memaudit.cli.running import resolve_settings, run_scan
+from memaudit.cli.showing import check_format
 from memaudit.errors import UsageError
 
 
@@ -78,9 +80,7 @@ def scan(  # as many parameters as there are flags: Typer reads them from the si
         str | None, typer.Option(help="What --max-exact judges: upper (of the interval), estimate.")
     ] = None,
     set_: Set = None,
-    output_format: Annotated[
-        str, typer.Option("--format", help="On stdout: table, json or csv.")
-    ] = "table",
+    output_format: Format = "table",
     reveal: Annotated[
         bool, typer.Option("--reveal", help="Put audited text in the reports.")
     ] = False,

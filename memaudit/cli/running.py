@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from memaudit.cli.border import Streams
-from memaudit.errors import UsageError
+from memaudit.cli.showing import show
 
 if TYPE_CHECKING:
     from memaudit.layers import ResolvedConfig
-    from memaudit.result import ScanResult
     from memaudit.scan import ScanOutcome
 
 
@@ -32,17 +28,12 @@ def resolve_settings(
     return resolve(layers)
 
 
-def check_format(output_format: str) -> None:
-    """Raise UsageError for a format that does not exist, before anything is spent."""
-    if output_format not in ("table", "json", "csv"):
-        raise UsageError(f"--format {output_format}: choose table, json or csv")
-
-
 def run_scan(resolved: ResolvedConfig, output_format: str, streams: Streams) -> ScanOutcome:
-    """Scan, write the run folder and print the result."""
+    """Scan, write the run folder, and print the result as it stands there."""
     from memaudit.layers import sourced_lines
     from memaudit.run_folder import choose_folder, make_folder, remove_empty, write_run
     from memaudit.scan import scan as run
+    from memaudit.stored_run import read_run
     from memaudit.target.failures import quiet_transformers
 
     config = resolved.config
@@ -58,23 +49,8 @@ def run_scan(resolved: ResolvedConfig, output_format: str, streams: Streams) -> 
     finally:
         remove_empty(made)
     streams.note(f"Written to {folder}")
-    with suppress(BrokenPipeError):  # a reader that has seen enough changes no verdict
-        typer.echo(_document(outcome.result, output_format, streams), nl=False)
+    show(read_run(folder), output_format, streams)
     return outcome
-
-
-def _document(result: ScanResult, output_format: str, streams: Streams) -> str:
-    if output_format == "json":
-        from memaudit.report.report_json import to_json
-
-        return to_json(result)
-    if output_format == "csv":
-        from memaudit.report.samples_csv import iter_csv
-
-        return "".join(iter_csv(result))
-    from memaudit.report.table import render_table
-
-    return render_table(result, width=streams.width, color=streams.color)
 
 
 def _command_line() -> str:
