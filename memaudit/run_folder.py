@@ -7,6 +7,7 @@ finished run. ``manifest.json``, with the hash of every other file, comes last.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,12 +19,14 @@ from memaudit.config import ScanConfig
 from memaudit.errors import RunError, UsageError
 from memaudit.layers import to_toml
 from memaudit.manifest import MANIFEST, to_manifest
+from memaudit.report.page import to_html
 from memaudit.report.report_json import to_json
 from memaudit.report.samples_csv import iter_csv
 from memaudit.scan import ScanOutcome
+from memaudit.stored_run import REPORT, SAMPLES, read_samples
 from memaudit.whole_files import write_whole
 
-FINISHED = "report.json"
+PAGE = "report.html"
 
 
 def choose_folder(config: ScanConfig, now: datetime | None = None) -> Path:
@@ -74,14 +77,20 @@ def remove_empty(folders: Iterable[Path]) -> None:
 
 
 def write_run(folder: Path, outcome: ScanOutcome) -> None:
-    """Write every file of a finished run. Raises RunError where the disk refuses."""
+    """Write every file of a finished run. Raises RunError where the disk refuses.
+
+    The page is made of the two files that are read back later, so that it can be made again.
+    """
     result = outcome.result
     with _disk_errors(folder):
         for fold in outcome.prompts:
             write_whole(folder / file_name(fold.fold), [to_bytes(fold)])
         write_whole(folder / "config.toml", [to_toml(result.config).encode()])
-        write_whole(folder / "samples.csv", (row.encode() for row in iter_csv(result)))
-        write_whole(folder / FINISHED, [to_json(result).encode()])
+        write_whole(folder / SAMPLES, (row.encode() for row in iter_csv(result)))
+        document = to_json(result)
+        page = to_html(json.loads(document), read_samples(folder / SAMPLES))
+        write_whole(folder / PAGE, [page.encode()])
+        write_whole(folder / REPORT, [document.encode()])
         write_whole(folder / MANIFEST, [to_manifest(folder).encode()])
 
 

@@ -83,7 +83,7 @@ def read_run(folder: Path) -> StoredRun:
     file is not what a scan of this version writes, or where the two do not belong together.
     """
     document = read_report(folder)
-    samples = _read_samples(folder / SAMPLES)
+    samples = read_samples(folder / SAMPLES)
     run = StoredRun(folder, document, samples)
     _check_counts(run)
     return run
@@ -125,7 +125,8 @@ def _check_document(path: Path, document: Any) -> None:
         )
 
 
-def _read_samples(path: Path) -> pd.DataFrame:
+def read_samples(path: Path) -> pd.DataFrame:
+    """Read ``samples.csv`` alone. Raises UsageError as :func:`read_run`."""
     try:
         if not path.is_file():
             raise UsageError(f"{path.parent}: holds no finished run (no {path.name})")

@@ -23,6 +23,7 @@ from memaudit.cli.options import (
     Device,
     Dtype,
     Folds,
+    Format,
     GateOn,
     KeyFile,
     Limit,
@@ -46,7 +47,8 @@ from memaudit.cli.options import (
     Verbose,
     settings_of,
 )
-from memaudit.cli.running import check_format, resolve_settings, run_scan
+from memaudit.cli.running import resolve_settings, run_scan
+from memaudit.cli.showing import check_format
 from memaudit.errors import UsageError
 
 
@@ -86,9 +88,7 @@ def scan(  # as many parameters as there are flags: Typer reads them from the si
     gate_on: GateOn = None,
     key_file: KeyFile = None,
     set_: Set = None,
-    output_format: Annotated[
-        str, typer.Option("--format", help="On stdout: table, json, csv or cyclonedx.")
-    ] = "table",
+    output_format: Format = "table",
     reveal: Annotated[
         bool, typer.Option("--reveal", help="Put audited text in the reports.")
     ] = False,

@@ -85,6 +85,13 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, as dynamic.depth=2."),
 ]
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="On stdout: table, json, csv, markdown, sarif, junit, github, cyclonedx or html.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Also settings, and tracebacks.")]
 

@@ -39,7 +39,12 @@ AGREED = "Clopper–Pearson over clusters, as all windows agree"
 
 def to_json(result: ScanResult) -> str:
     """The document as text: ASCII, indented, and ending in a line end."""
-    return json.dumps(to_document(result), indent=2, allow_nan=False) + "\n"
+    return document_text(to_document(result))
+
+
+def document_text(document: Document) -> str:
+    """A document, as built or as read back, as the text that the run folder holds."""
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
 def to_document(result: ScanResult) -> Document:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
+import pandas as pd
 
 from memaudit.config import LADDER
 from memaudit.content.counting import Counts
@@ -36,7 +37,8 @@ LONGEST_PASSED = 200
 """Characters of a value passed through, where text is not revealed."""
 _SCORES = ("exact", "fractional", "matched", "longest_run", "suffix_nll", "log_p_z")
 _SUFFIXES = tuple(attack.replace("-", "_") for attack in LADDER)
-_TEXTS = ("text_prefix", "text_suffix", *(f"text_{attack}" for attack in _SUFFIXES))
+TEXTS = ("text_prefix", "text_suffix", *(f"text_{attack}" for attack in _SUFFIXES))
+"""The columns that stand behind these where text is revealed."""
 
 COLUMNS = (
     *_PLACE,
@@ -50,12 +52,13 @@ COLUMNS = (
 """The columns that every file has, in their order."""
 
 _RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
-_ESCAPED = tuple(f"'{neutral(start)}" for start in _RUN_BY_SPREADSHEETS)
+_RISKY = tuple(neutral(start) for start in _RUN_BY_SPREADSHEETS)
+_ESCAPED = tuple(f"'{start}" for start in _RISKY)
 
 
 def columns(result: ScanResult) -> tuple[str, ...]:
     """The header: `COLUMNS`, text where revealed, and the columns passed through."""
-    texts = _TEXTS if result.revealed else ()
+    texts = TEXTS if result.revealed else ()
     return (*COLUMNS, *texts, *_passed_through(result).values())
 
 
@@ -98,6 +101,16 @@ class _Part:
     revealed: Revealed | None
     has_texts: bool
     """Whether the file has text columns at all."""
+
+
+def to_csv(samples: pd.DataFrame) -> str:
+    """The file once more from the table that was read back, byte for byte."""
+    shown = samples.rename(columns=cell)
+    for name, kind in samples.dtypes.items():
+        if not pd.api.types.is_numeric_dtype(kind):
+            shown[cell(str(name))] = samples[name].map(cell)
+    text: str = shown.to_csv(index=False, lineterminator="\r\n", float_format="%.6g")
+    return text
 
 
 def _rows(result: ScanResult) -> Iterator[list[str]]:
@@ -175,7 +188,7 @@ def _score_cells(scores: WindowScores | None, i: int) -> list[str]:
 
 def _text_cells(part: _Part, i: int) -> list[str]:
     if part.revealed is None:
-        return [""] * len(_TEXTS) if part.has_texts else []
+        return [""] * len(TEXTS) if part.has_texts else []
     said = (part.revealed.output.get(attack) for attack in LADDER)
     texts = [part.revealed.prefix, part.revealed.suffix, *said]
     return ["" if text is None else cell(text[i]) for text in texts]
@@ -185,7 +198,7 @@ def _skipped_row(part: _Part, record: Skipped, names: Iterable[str]) -> list[str
     row = [str(SCHEMA_VERSION), part.role, cell(record.sample_id), str(record.line)]
     row += [""] * (len(_PLACE) - len(row) + len(_SPLIT))
     row += ["skipped", cell(record.reason)]
-    row += [""] * (len(COLUMNS) - len(row) + (len(_TEXTS) if part.has_texts else 0))
+    row += [""] * (len(COLUMNS) - len(row) + (len(TEXTS) if part.has_texts else 0))
     return row + [_passed(part, record.extra.get(name, "")) for name in names]
 
 
@@ -197,9 +210,12 @@ def _passed(part: _Part, text: str) -> str:
 
 
 def cell(text: str) -> str:
-    """Untrusted text as a cell: no control character, and nothing that a spreadsheet runs."""
+    """Untrusted text as a cell: no control character, and nothing that a spreadsheet runs.
+
+    What `unescape` makes of a cell gives the same cell again.
+    """
     harmless = neutral(text)
-    return f"'{harmless}" if text.startswith(_RUN_BY_SPREADSHEETS) else harmless
+    return f"'{harmless}" if harmless.startswith(_RISKY) else harmless
 
 
 def unescape(shown: str) -> str:
@@ -221,7 +237,7 @@ def _passed_through(result: ScanResult) -> dict[str, str]:
     """Column of the data -> its name in the file, free of clashes, whether text is shown or not."""
     parts = [corpus for corpus in (result.data, result.controls) if corpus is not None]
     given = list(dict.fromkeys(name for corpus in parts for name in corpus.windows.columns))
-    used = {"", *COLUMNS, *_TEXTS}
+    used = {"", *COLUMNS, *TEXTS}
     wanted = {cell(name) for name in given}
     names: dict[str, str] = {}
     for name in given:
