@@ -70,14 +70,15 @@ def test_the_table_of_exit_codes_is_complete() -> None:
     assert [int(code) for code in listed] == sorted(judged | raised | {INTERRUPTED})
 
 
-def test_the_block_of_options_is_what_help_says() -> None:
+@pytest.mark.parametrize("command", ["scan", "compare"])
+def test_the_block_of_options_is_what_help_says(command: str) -> None:
     """Where this fails, paste the output of ``COLUMNS=100 memaudit scan --help``."""
     result = CliRunner(env={"COLUMNS": "100", "NO_COLOR": "1"}).invoke(
-        app, ["scan", "--help"], prog_name="memaudit"
+        app, [command, "--help"], prog_name="memaudit"
     )
     assert result.exit_code == 0
     lines = [line.rstrip() for line in result.stdout.strip().splitlines()]
-    assert fenced("help: scan").splitlines() == lines
+    assert fenced(f"help: {command}").splitlines() == lines
 
 
 def test_the_settings_are_all_listed_with_their_defaults() -> None:

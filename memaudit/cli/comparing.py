@@ -43,7 +43,6 @@ def compare(
         str, typer.Option("--format", help="On stdout: table or json.")
     ] = "table",
     exit_zero: ExitZero = False,
-    quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Hold RUN against BASELINE: which windows come out now that did not before.
@@ -63,7 +62,7 @@ def compare(
         _require_comparable(before, now, baseline)
         confidence = config_of_run(stored).scores.confidence
         found = compare_audits(before, now, confidence=confidence, max_new=max_new)
-        streams = Streams(quiet, verbose)
+        streams = Streams(True, verbose)
         if output_format == "json":
             shown = comparison_to_json(found, _places(stored))
         else:
