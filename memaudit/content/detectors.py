@@ -99,9 +99,14 @@ def _ibans_by_country(text: str) -> Iterator[Span]:
 def _phones_by_plan(text: str, region: str) -> Iterator[Span]:
     if not _SEVEN_DIGITS.search(text):
         return
-    from phonenumbers import PhoneNumberMatcher  # here, because it is optional and slow to load
+    from phonenumbers import Leniency, PhoneNumberMatcher  # here: optional, and slow to load
 
+    grouped = PhoneNumberMatcher(text, region, leniency=Leniency.STRICT_GROUPING)
+    as_written = {(found.start, found.end) for found in grouped}
     for found in PhoneNumberMatcher(text, region):
-        # A bare run of digits may be any number; one in groups is written as phone numbers are.
-        if not found.raw_string.isdigit():
-            yield Span(found.start, found.end)
+        # Without a +, a bare run of digits may be any number, and a date such as 2013.05.02 10
+        # has the digits of a phone number, but not its groups.
+        national = not found.raw_string.startswith("+")
+        if national and (found.raw_string.isdigit() or (found.start, found.end) not in as_written):
+            continue
+        yield Span(found.start, found.end)

@@ -58,8 +58,10 @@ def test_national_numbers_are_those_of_the_region() -> None:
     assert count_text(text, make_detectors("US"))[-1] == 0
 
 
-def test_bare_digits_are_no_phone_number() -> None:
+def test_bare_digits_and_dates_are_no_phone_numbers() -> None:
     assert count_text("6502530000 2125550142", make_detectors("US"))[-1] == 0
+    assert count_text("at 2013.05.02 10:30, 2012/11/05 2130", make_detectors("US"))[-1] == 0
+    assert count_text("650.253.0000 +49 30 90 18 20", make_detectors("US"))[-1] == 2
 
 
 def test_a_country_has_its_own_structure() -> None:
