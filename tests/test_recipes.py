@@ -22,6 +22,7 @@ from made_result import make_result, make_windows
 from stored import store
 
 from memaudit.cli.app import app
+from memaudit.cli.showing import check_format
 from memaudit.content.counting import SensitiveContent
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +75,10 @@ def test_the_parser_refuses_what_memaudit_does_not_take() -> None:
 
 @pytest.mark.parametrize(
     ("name", "commands"),
-    [("github-actions.yml", ["scan", "verify"]), ("gitlab-ci.yml", ["scan", "verify"])],
+    [
+        ("github-actions.yml", ["scan", "report", "report", "report", "verify"]),
+        ("gitlab-ci.yml", ["scan", "report", "verify"]),
+    ],
 )
 def test_every_command_of_a_pipeline_is_accepted(name: str, commands: list[str]) -> None:
     found = [
@@ -90,14 +94,14 @@ def test_every_command_of_a_pipeline_is_accepted(name: str, commands: list[str])
 def test_the_pipelines_are_of_their_kind() -> None:
     github = yaml.safe_load((CI / "github-actions.yml").read_text())
     assert set(github[True]) == {"pull_request", "workflow_dispatch"}  # YAML reads `on` as true
-    assert github["permissions"] == {"contents": "read"}
+    assert github["permissions"] == {"contents": "read", "security-events": "write"}
     (job,) = github["jobs"].values()
     assert all(("run" in step) != ("uses" in step) for step in job["steps"])
     (job,) = yaml.safe_load((CI / "gitlab-ci.yml").read_text()).values()
     assert {"image", "script", "artifacts"} <= set(job)
     for name in ("github-actions.yml", "gitlab-ci.yml"):
         kept = re.findall(r"^\s+(?:- )?audit/(\S+)$", (CI / name).read_text(), re.M)
-        assert kept == ["report.json", "samples.csv", "config.toml", "manifest.json"]
+        assert kept == ["report.html", "report.json", "samples.csv", "config.toml", "manifest.json"]
 
 
 @pytest.mark.parametrize("path", SHELLS, ids=lambda path: path.parent.name)
@@ -178,3 +182,11 @@ def test_samples_are_read_with_pandas(tmp_path: Path) -> None:
     done = subprocess.run(script, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == READ
+
+
+def test_the_formats_of_a_pipeline_exist() -> None:
+    for name in ("github-actions.yml", "gitlab-ci.yml"):
+        for script in scripts(yaml.safe_load((CI / name).read_text())):
+            for words in lines_of(script):
+                if "--format" in words:
+                    check_format(words[words.index("--format") + 1])
