@@ -106,6 +106,7 @@ def test_a_whole_scan(run: Run, leaky: Path, leaked: Path, clean: Path, tmp_path
         "generator-0.safetensors",
         "generator-1.safetensors",
         "manifest.json",
+        "report.html",
         "report.json",
         "samples.csv",
     }
