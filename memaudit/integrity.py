@@ -137,11 +137,11 @@ def _model(target: Mapping[str, Any], config: ScanConfig, named: str | None) -> 
     settings = config.target.model_copy(update={"offline": True})
     if named is not None:
         settings = settings.model_copy(update={"revision": None})
-    elif settings.revision is not None or not Path(name).expanduser().exists():
+    elif settings.revision is not None or not _is_there(Path(name)):
         settings = settings.model_copy(update={"revision": target["revision"]})
     try:
         found = fingerprint_of(find_source(name, settings), settings)
-    except (MemauditError, OSError) as error:
+    except (MemauditError, OSError, ValueError) as error:
         if named is not None:
             raise UsageError(f"--model {named}: cannot be hashed; give what was audited") from error
         yield Finding("not checked", f"model {name}", "not here; name it with --model")
@@ -159,21 +159,28 @@ def _model(target: Mapping[str, Any], config: ScanConfig, named: str | None) -> 
 
 def _corpus(role: str, corpus: Mapping[str, Any], named: Path | None) -> Finding:
     path = Path(corpus["path"]) if named is None else named
-    there = path.is_file() or path.is_dir()
-    if not there and named is not None:
-        raise UsageError(f"--{role} {named}: no such file or folder")
-    if not there:
+    if not _is_there(path):
+        if named is not None:
+            raise UsageError(f"--{role} {named}: no such file or folder")
         return Finding("not checked", f"{role} {path}", f"not here; name it with --{role}")
     return _compare(f"{role} {path}", corpus["sha256"], sha256_of(path))
 
 
 def _earlier_prompts(place: Path, recorded: Mapping[str, str]) -> Iterator[Finding]:
     for name, digest in recorded.items():
-        path = place / Path(name).name if place.is_dir() else place
-        if path.is_file():
+        path = place if _is_there(place) and place.is_file() else place / Path(name).name
+        if _is_there(path) and path.is_file():
             yield _compare(f"prompts {path}", digest, file_sha256(path))
         else:
             yield Finding("not checked", f"prompts {path}", "not here")
+
+
+def _is_there(path: Path) -> bool:
+    """Whether it is a file or a folder; a path from a report may be none that any system allows."""
+    try:
+        return path.expanduser().is_file() or path.expanduser().is_dir()
+    except (OSError, ValueError, RuntimeError):
+        return False
 
 
 def _compare(what: str, recorded: str, found: str) -> Finding:

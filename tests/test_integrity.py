@@ -192,6 +192,18 @@ def test_rubbish_in_the_report_is_told_in_a_line(folder: Path, content: bytes) -
     assert verify_run(folder, NOWHERE).exit_code == 1
 
 
+@pytest.mark.parametrize("name", ["\0", "x" * 10_000, "~nobody-of-that-name/x", "a--b", "\x1b[2J"])
+def test_places_that_no_system_allows_are_not_there(folder: Path, name: str) -> None:
+    def move(document: dict[str, Any]) -> None:
+        document["target"]["name"] = document["data"]["path"] = document["controls"]["path"] = name
+
+    change(folder / "report.json", move)
+    integrity = verify_run(seal(folder), NOWHERE)
+    assert integrity.exit_code == 0  # where things lay is no figure
+    assert [f.state for f in integrity.findings[-3:]] == ["not checked"] * 3
+    assert "\x1b" not in render_integrity(integrity, width=80, color=False)
+
+
 def test_no_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such run folder"):
         verify_run(tmp_path / "none", NOWHERE)
