@@ -62,7 +62,7 @@ def compare(
         _require_comparable(before, now, baseline)
         confidence = config_of_run(stored).scores.confidence
         found = compare_audits(before, now, confidence=confidence, max_new=max_new)
-        streams = Streams(True, verbose)
+        streams = Streams(quiet=True, verbose=verbose)
         if output_format == "json":
             shown = comparison_to_json(found, _places(stored))
         else:

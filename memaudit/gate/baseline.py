@@ -88,7 +88,7 @@ def require_same_windows(baseline: Baseline, windows_digest: str, where: str) ->
     if baseline.windows_digest != windows_digest:
         raise UsageError(
             f"{where}: cannot be compared with this run: the same data gave other windows "
-            f"({baseline.windows:,} then), so the tokenizer is another one; write a new baseline"
+            f"({baseline.windows:,} then), as another tokenizer makes them; write a new baseline"
         )
 
 

@@ -96,7 +96,7 @@ def lift_measure(summary: AttackSummary) -> Measure | None:
     differ = lift.gained + lift.lost > 0
     independent = rate.n if differ else summary.clusters
     counts = (lift.gained, independent, lift.lost, independent)
-    more = "fewer" if lift.estimate < 0 else "more"
+    side = "below" if lift.estimate < 0 else "above"
     apart = math.nan if math.isnan(lift.estimate) else abs(lift.estimate)
     return Measure(
         attack=summary.attack,
@@ -105,8 +105,8 @@ def lift_measure(summary: AttackSummary) -> Measure | None:
         confidence=rate.confidence,
         what="lift",
         found=(
-            f"{summary.attack} extracted {100 * apart:.3g} points of the windows {more} than none "
-            f"({lift.gained:,} gained, {lift.lost:,} lost)"
+            f"the exact rate of {summary.attack} is {100 * apart:.3g} points {side} that of none "
+            f"({lift.gained:,} windows gained, {lift.lost:,} lost)"
         ),
         unit="points",
     )

@@ -155,7 +155,7 @@ def test_terms_say_what_differs() -> None:
 def test_a_file_is_for_its_own_windows() -> None:
     before = audit(10)
     require_same_windows(before, digest_of(f"f{i}" for i in range(10)), "base.json")
-    with pytest.raises(UsageError, match=r"base\.json: .*the tokenizer is another one"):
+    with pytest.raises(UsageError, match=r"base\.json: .*as another tokenizer makes them"):
         require_same_windows(before, digest_of(["f1"]), "base.json")
 
 

@@ -234,11 +234,11 @@ def test_the_bound_of_a_lift_is_paired():
 def test_the_reasons_for_lift():
     settings = GateSettings(max_lift=0.05)
     assert judged(settings, lifted(60, 0, 1000)).reason == (
-        "dynamic extracted 6 points of the windows more than none (60 gained, 0 lost), more than "
-        "the 5 points allowed."
+        "the exact rate of dynamic is 6 points above that of none (60 windows gained, 0 lost), "
+        "more than the 5 points allowed."
     )
     assert judged(settings, lifted(0, 10, 1000)).reason.startswith(
-        "dynamic extracted 1 points of the windows fewer than none (0 gained, 10 lost), at most "
+        "the exact rate of dynamic is 1 points below that of none (0 windows gained, 10 lost), at "
     )
 
 
