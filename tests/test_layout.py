@@ -46,7 +46,7 @@ ORDER = (
     *("report.table", "report.comparison_report"),
     *("report.markdown_summary", "report.sarif_log", "report.junit_xml", "report.annotations"),
     *("report.plots", "report.page_figures", "report.page_groups", "report.page_tables"),
-    "report.page",
+    *("report.page_evidence", "report.page"),
     *(
         "stored_run",
         "baseline_file",

@@ -30,7 +30,11 @@ def leak_table(section: Mapping[str, Any] | None) -> Iterator[Table]:
     for head in ("windows", "extracted", *attacks):
         table.add_column(head, justify="right")
     for leak in found:
-        figures = [leak["windows"], leak["extracted"], *leak["extracted_by"].values()]
+        figures = [
+            leak["windows"],
+            leak["extracted"],
+            *(leak["extracted_by"].get(name, 0) for name in attacks),
+        ]
         table.add_row(TITLES[leak["category"]], *map(str, figures))
     left_out = ", ".join(TITLES[one["category"]] for one in section["not_looked_for"])
     caption = "extracted: windows of which an attack on the model extracts the whole suffix"

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from memaudit.report.footing import footing_lines
+from memaudit.report.leaks import TITLES
 from memaudit.report.reading import (
     best,
     confidence,
@@ -70,6 +71,7 @@ def _lines(document: Document, samples: pd.DataFrame) -> Iterator[str]:
         yield ""
     yield from _attacks(document)
     yield from _worst(document, samples)
+    yield from _sensitive(document)
     yield from ("", "<details><summary>What the figures rest on</summary>", "")
     label = ""
     for one, line in footing_lines(document):
@@ -127,6 +129,21 @@ def _worst(document: Document, samples: pd.DataFrame) -> Iterator[str]:
     )
     yield from ("", f"### {title}", "")
     yield from _table(heads, cells, figures_from=4)
+
+
+def _sensitive(document: Document) -> Iterator[str]:
+    section = document["sensitive"]
+    found = [leak for leak in section["data"] if leak["windows"]] if section else []
+    if not found:
+        return
+    attacks = list(found[0]["extracted_by"])
+    rows = (
+        [TITLES[leak["category"]], str(leak["windows"]), str(leak["extracted"])]
+        + [str(leak["extracted_by"].get(attack, 0)) for attack in attacks]
+        for leak in found
+    )
+    yield from ("", "### Sensitive content in the suffixes", "")
+    yield from _table(["category", "windows", "extracted", *attacks], rows, figures_from=1)
 
 
 def _place(document: Document, row: dict[Any, Any]) -> list[str]:

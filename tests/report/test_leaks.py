@@ -6,20 +6,25 @@ import csv
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from jsonschema import Draft202012Validator
 from made_result import make_result
+from stored import store
 
 from memaudit.config import LADDER
 from memaudit.content.counting import SensitiveContent
 from memaudit.content.detectors import Category
 from memaudit.report.leaks import leaks, named_counts, sensitive_section
 from memaudit.report.leaks_table import leak_table
+from memaudit.report.markdown_summary import to_markdown
+from memaudit.report.page import to_html
 from memaudit.report.rendering import to_text
 from memaudit.report.report_json import schema, to_document
 from memaudit.report.samples_csv import iter_csv
 from memaudit.result import ScanResult
+from memaudit.stored_run import read_run
 
 METHODS: dict[Category, str] = {"email": "form of the address", "phone": "form: international"}
 MISSING: dict[Category, str] = {"name": "no rule tells names from other words"}
@@ -146,3 +151,33 @@ def test_results_that_differ_in_content_alone_have_another_hash() -> None:
     assert first["hashes"]["config"] == second["hashes"]["config"]
     assert first["hashes"]["results"] != second["hashes"]["results"]
     assert json.dumps(first["attacks"]) == json.dumps(second["attacks"])
+
+
+MARKDOWN = """\
+### Sensitive content in the suffixes
+
+| category | windows | extracted | none | copy | dynamic |
+| --- | --: | --: | --: | --: | --: |
+| e-mail addresses | 20 | 13 | 12 | 20 | 13 |
+| phone numbers | 1 | 1 | 0 | 1 | 1 |
+"""
+
+
+def test_markdown_and_page_have_the_table(tmp_path: Path) -> None:
+    run = read_run(store(tmp_path / "run", holding(HITS)))
+    assert MARKDOWN in to_markdown(run.document, run.samples)
+    page = to_html(run.document, run.samples)
+    assert '<h3 id="sensitive-title">Sensitive content</h3>' in page
+    assert '<th scope="row">e-mail addresses</th><td class="number">20</td>' in page
+    assert "Not looked for: names." in page
+    nothing = read_run(store(tmp_path / "nothing", make_result()))
+    assert "Sensitive content" not in to_markdown(nothing.document, nothing.samples)
+    assert "Sensitive content" not in to_html(nothing.document, nothing.samples)
+
+
+def test_the_page_says_what_was_and_was_not_tested(tmp_path: Path) -> None:
+    run = read_run(store(tmp_path / "run", make_result()))
+    page = to_html(run.document, run.samples)
+    assert '<h2 id="frameworks">What was and was not tested</h2>' in page
+    for row in run.document["frameworks"]:
+        assert f"<td>{row['asks']}</td><td>{row['tested']}</td>" in page
