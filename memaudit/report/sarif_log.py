@@ -15,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from memaudit.report.reading import hits, is_hit, model_attacks, scored, worst_rows
+from memaudit.report.reading import Row, hits, is_hit, model_attacks, scored, worst_rows
 from memaudit.report.report_json import Document
 from memaudit.report.wording import count, neutral, shorten
 
@@ -85,20 +85,26 @@ def _invocation(document: Document, found: int) -> dict[str, Any]:
     return made
 
 
-def _extracted(document: Document, samples: pd.DataFrame) -> list[list[dict[Any, Any]]]:
+def _extracted(document: Document, samples: pd.DataFrame) -> list[list[Row]]:
     """The extracted windows of each extracted sample of the data, worst sample first."""
     rows = scored(samples, "data")
     rows = rows[np.any(hits(document, rows), axis=0)]
     rows = rows.iloc[worst_rows(document, rows, len(rows))]
-    places = samples[samples["role"] == "data"][["sample_id", "line"]].drop_duplicates()
-    rows = rows.assign(occurrence=places.sort_values("line").groupby("sample_id").cumcount())
-    by_sample: dict[tuple[int, str], list[dict[Any, Any]]] = {}
-    for row in rows.to_dict("records"):
-        by_sample.setdefault((row["line"], row["sample_id"]), []).append(row)
+    places = samples[samples["role"] == "data"][["line", "sample_id"]].drop_duplicates()
+    places = places.sort_values("line")
+    occurrence = dict(zip(_keys(places), places.groupby("sample_id").cumcount(), strict=True))
+    by_sample: dict[tuple[int, str], list[Row]] = {}
+    for key, row in zip(_keys(rows), rows.to_dict("records"), strict=True):
+        by_sample.setdefault(key, []).append({**row, "occurrence": occurrence[key]})
     return list(by_sample.values())
 
 
-def _result(document: Document, windows: list[dict[Any, Any]]) -> dict[str, Any]:
+def _keys(rows: pd.DataFrame) -> list[tuple[int, str]]:
+    """Line and id: what tells samples apart."""
+    return list(zip(rows["line"].tolist(), rows["sample_id"].tolist(), strict=True))
+
+
+def _result(document: Document, windows: list[Row]) -> dict[str, Any]:
     """One sample. ``windows``: its rows that are extracted, at least one."""
     first = windows[0]
     rule = 0 if any(is_hit(row, "none") for row in windows) else 1
@@ -126,13 +132,13 @@ def _message(text: str) -> str:
     return text
 
 
-def _fingerprint(row: dict[Any, Any]) -> str:
+def _fingerprint(row: Row) -> str:
     """Of the sample's id, and which it is of several that share one; the line does not count."""
     what = f"{row['sample_id']}\0{row['occurrence']}"
     return hashlib.sha256(what.encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def _location(document: Document, row: dict[Any, Any]) -> dict[str, Any]:
+def _location(document: Document, row: Row) -> dict[str, Any]:
     path = PurePosixPath(document["data"]["path"])
     if path.suffix not in _FILES:
         path /= row["sample_id"]  # in a folder a sample is a file, and its id the path there

@@ -1,16 +1,12 @@
 "use strict";
 (() => {
+  document.documentElement.classList.add("sortable");
   const said = document.getElementById("sorted-by");
   const valueOf = (text) => {
     if (text === "∞") return Infinity;
-    const number = text.trim() === "" ? NaN : Number(text);
-    return number;
+    return text.trim() === "" ? NaN : Number(text);
   };
-  const byNumber = (a, b) => {
-    const [x, y] = [valueOf(a), valueOf(b)];
-    if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);
-    return x === y ? 0 : x < y ? -1 : 1;
-  };
+  const byNumber = (a, b) => Math.sign(valueOf(a) - valueOf(b)) || 0;
   const words = new Intl.Collator("en", { numeric: true });
   for (const button of document.querySelectorAll("#samples th button")) {
     button.addEventListener("click", () => {
