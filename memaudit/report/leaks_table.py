@@ -27,8 +27,8 @@ def leak_table(section: Mapping[str, Any] | None) -> Iterator[Table]:
     table = titled_table("Sensitive content in the suffixes")
     attacks = list(found[0]["extracted_by"])
     table.add_column("category", no_wrap=True)
-    for head in ("windows", "extracted", *attacks):
-        table.add_column(head, justify="right")
+    for head in ("windows", "any", *attacks):
+        table.add_column(head, justify="right", overflow="fold")
     for leak in found:
         figures = [
             leak["windows"],
@@ -37,7 +37,10 @@ def leak_table(section: Mapping[str, Any] | None) -> Iterator[Table]:
         ]
         table.add_row(TITLES[leak["category"]], *map(str, figures))
     left_out = ", ".join(TITLES[one["category"]] for one in section["not_looked_for"])
-    caption = "extracted: windows of which an attack on the model extracts the whole suffix"
+    caption = (
+        "windows: whose suffix holds such a thing; then how many of them are extracted, any: by"
+    )
+    caption += " at least one attack on the model"
     caption += f"; not looked for: {left_out}" if left_out else ""
     table.caption = Text(caption, style="dim")
     table.caption_justify = "left"

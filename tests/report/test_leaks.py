@@ -87,12 +87,13 @@ SECTION = {
 
 TABLE = """\
 Sensitive content in the suffixes
-category          windows  extracted  none  copy  dynamic
-─────────────────────────────────────────────────────────
-e-mail addresses       20         13    12    20       13
-phone numbers           1          1     0     1        1
-extracted: windows of which an attack on the model
-extracts the whole suffix; not looked for: names
+category          windows  any  none  copy  dynamic
+───────────────────────────────────────────────────
+e-mail addresses       20   13    12    20       13
+phone numbers           1    1     0     1        1
+windows: whose suffix holds such a thing; then how
+many of them are extracted, any: by at least one
+attack on the model; not looked for: names
 """
 
 
@@ -129,7 +130,20 @@ def test_five_attacks_fit_into_80_columns() -> None:
     section = sensitive_section(holding(dict.fromkeys(LADDER, 200)))
     lines = to_text(leak_table(section), width=80, color=False).splitlines()
     assert max(map(len, lines)) <= 80
+    assert lines[1].split() == ["category", "windows", "any", *LADDER]
     assert lines[3].split() == ["e-mail", "addresses", *["20"] * 7]
+
+
+def test_counts_in_the_millions_are_not_cut() -> None:
+    section = sensitive_section(holding(dict.fromkeys(LADDER, 200)))
+    assert section is not None
+    for leak in section["data"]:
+        leak |= {"windows": 1_234_567, "extracted": 1_234_567}
+        leak["extracted_by"] = dict.fromkeys(LADDER, 1_234_567)
+    lines = to_text(leak_table(section), width=80, color=False).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in "".join(lines)
+    assert any(line.split()[2:] == ["1234567"] * 7 for line in lines)
 
 
 def test_the_column_of_the_samples() -> None:
