@@ -57,11 +57,8 @@ def to_html(document: Document, samples: pd.DataFrame) -> str:
         attack_head=head,
         attack_rows=attacks,
         not_run=not_run(document),
-        cards=[
-            *leak_cards(document),
-            *sampling_cards(document, samples),
-            *group_cards(document, samples),
-        ],
+        leaks=leak_cards(document),
+        cards=[*sampling_cards(document, samples), *group_cards(document, samples)],
         frameworks=framework_rows(document),
         training=list(training_cards(document)),
         table=sample_table(document, samples),
