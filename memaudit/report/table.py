@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from memaudit.config import LADDER
-from memaudit.gate.thresholds import GateVerdict
 from memaudit.report.findings import (
     cautious_p,
     count_reasons,
@@ -28,6 +27,7 @@ from memaudit.report.rendering import glue_units, titled_table, to_text
 from memaudit.report.wording import (
     LIMITS,
     count,
+    gate_label,
     level,
     neutral,
     number,
@@ -144,18 +144,9 @@ def _gates(result: ScanResult) -> RenderableType:
     table.add_column(max_width=_PROSE_WIDTH - 26)
     for verdict in result.verdicts:
         word = Text(verdict.verdict.upper(), style=_COLOURS[verdict.verdict])
-        table.add_row(word, _gate_name(verdict), _text(verdict.reason))
+        name = gate_label(verdict.name, verdict.threshold)
+        table.add_row(word, _text(name), _text(verdict.reason))
     return table
-
-
-def _gate_name(verdict: GateVerdict) -> Text:
-    if verdict.name == "max-lift":
-        return _text(f"max-lift {100 * verdict.threshold:.6g} points")
-    if verdict.name == "max-new":
-        return _text(f"max-new {verdict.threshold:.0f}")
-    if verdict.name == "controls":
-        return _text(verdict.name)
-    return _text(f"{verdict.name} {level(verdict.threshold)}")
 
 
 def _worst(result: ScanResult, rows: list[int]) -> Table:
