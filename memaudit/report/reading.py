@@ -16,7 +16,7 @@ import pandas as pd
 from memaudit.config import LADDER
 from memaudit.report.report_json import Document
 from memaudit.report.samples_csv import COLUMNS, TEXTS
-from memaudit.report.wording import level, p_value, percent, percent_interval, points
+from memaudit.report.wording import gate_label, p_value, percent, percent_interval, points
 from memaudit.score.stats import Bools, Floats, Interval, Ints
 
 Row = dict[Any, Any]
@@ -175,12 +175,7 @@ def controls_rate(attack: Document) -> Document | None:
 
 def gate_name(gate: Document) -> str:
     """A gate and what it allows: ``max-exact 1 %``."""
-    name, threshold = str(gate["name"]), gate["threshold"]
-    if name == "controls" or threshold is None:
-        return name
-    if name == "max-lift":
-        return f"{name} {100 * threshold:.6g} points"
-    return f"{name} {threshold:.0f}" if name == "max-new" else f"{name} {level(threshold)}"
+    return gate_label(str(gate["name"]), gate["threshold"])
 
 
 def verdict(document: Document) -> tuple[str, str]:
