@@ -17,6 +17,7 @@ from conftest import build_model, build_tokenizer, save_model
 from typer.testing import CliRunner, Result
 
 from memaudit.cli.app import app
+from memaudit.cli.showing import FORMATS
 
 WORDS = ["anna", "bert", "carla", "model", "lazy", "fox", "wizard", "prefix", "line", "toxic"]
 SIZES = ["--prefix-tokens", "8", "--suffix-tokens", "6", "--device", "cpu"]
@@ -158,6 +159,34 @@ def test_formats_put_one_document_on_stdout(run: Run, leaky: Path, leaked: Path)
     assert document["attacks"]
     printed = run("scan", leaky, leaked, "--format", "csv", *plain).stdout
     assert len(list(csv.DictReader(io.StringIO(printed)))) == 24
+    failed = run("scan", leaky, leaked, "--format", "yaml", *plain)
+    assert failed.exit_code == 2
+    assert failed.stderr.startswith("memaudit: error: --format yaml: choose table, json, csv, ")
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_report_shows_a_run_byte_for_byte_as_the_scan_did(
+    run: Run, leaky: Path, leaked: Path, clean: Path, tmp_path: Path, output_format: str
+) -> None:
+    words = ["--attacks", "none,copy", "--controls", clean, "--max-exact", "0.2", *FAST]
+    words += ["--format", output_format, "--out", "run"]
+    scanned = run("scan", leaky, leaked, *words)
+    assert scanned.exit_code == 1
+    shown = run("report", "run", "--format", output_format)
+    assert (shown.exit_code, shown.stderr) == (0, "")  # it judges nothing
+    assert shown.stdout_bytes == scanned.stdout_bytes != b""
+    kept = {"json": "report.json", "csv": "samples.csv", "html": "report.html"}
+    if output_format in kept:
+        assert (tmp_path / "run" / kept[output_format]).read_bytes() == shown.stdout_bytes
+
+
+def test_report_of_no_run_is_a_usage_error(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in ("empty", "nowhere"):
+        failed = run("report", folder)
+        assert failed.exit_code == 2
+        assert failed.stderr.count("\n") == 1
+    assert run("report", "empty", "--format", "x").exit_code == 2
 
 
 # Exit codes: one test for each row of the README's table.

@@ -150,5 +150,8 @@ def test_the_wheel_holds_profiles_and_schema(tmp_path: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     profiles = {f"memaudit/profiles/{path.name}" for path in (ROOT / "profiles").glob("*.toml")}
     assert profiles
+    page = {path.name for path in (ROOT / "memaudit" / "report" / "html").iterdir()}
+    assert len(page) == 3
+    assert {f"memaudit/report/html/{name}" for name in page} <= held
     assert profiles | {"memaudit/report/report.schema.json", "memaudit/cli/app.py"} <= held
     assert any(name.endswith("/licenses/LICENSE") for name in held)

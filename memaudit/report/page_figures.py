@@ -215,10 +215,16 @@ def training_cards(document: Document) -> Iterator[Card]:
             f"How {name} was fitted",
             "Loss on the windows that it is trained on, and the NLL of those that pick the epoch, "
             f"in nats/token, a line for each fold; the dot is the epoch that was taken.{more}",
-            line_plot(f"training-{name}", lines, Axis("epoch"), Axis("nats/token"), 2),
+            line_plot(f"training-{name}", lines, _epochs(lines), Axis("nats/token"), 2),
             ["fold", "trained on", "chosen", "epochs", "NLL before", "NLL best", "ended as"],
             rows,
         )
+
+
+def _epochs(lines: Sequence[Line]) -> Axis:
+    """Whole numbers, about eight of them."""
+    last = int(max((epoch for line in lines for epoch in line.x), default=0))
+    return Axis("epoch", ticks=range(0, last + 1, max(1, round(last / 8))))
 
 
 def _curves(attack: str, fit: Document) -> Iterator[Line]:
