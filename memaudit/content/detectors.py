@@ -15,6 +15,7 @@ from typing import Literal
 
 from memaudit.content import shapes
 from memaudit.content.shapes import Span
+from memaudit.errors import UsageError
 
 Category = Literal["key", "email", "account", "card", "phone", "name", "address"]
 CATEGORIES: tuple[Category, ...] = (
@@ -57,6 +58,18 @@ def make_detectors(region: str, *, packages: bool = True) -> tuple[Detector, ...
         _by_rule("card", "network, length and Luhn check digit", shapes.cards),
         _phones(installed("phonenumbers"), region),
     )
+
+
+def check_region(region: str) -> None:
+    """Raise UsageError for a country that phonenumbers, where it is installed, does not know."""
+    if _installed("phonenumbers") is None:
+        return
+    from phonenumbers import SUPPORTED_REGIONS
+
+    if region not in SUPPORTED_REGIONS:
+        raise UsageError(
+            f"sensitive.region = {region}: phonenumbers knows no such country; write it as US or DE"
+        )
 
 
 def _installed(package: str) -> str | None:

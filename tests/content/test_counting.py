@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from memaudit.content.counting import count_content, count_texts
-from memaudit.content.detectors import CATEGORIES, NO_DETECTOR, Detector, make_detectors
+from memaudit.content.detectors import (
+    CATEGORIES,
+    NO_DETECTOR,
+    Detector,
+    check_region,
+    make_detectors,
+)
+from memaudit.errors import UsageError
 
 pytest.importorskip("phonenumbers")
 pytest.importorskip("stdnum")
@@ -56,6 +63,12 @@ def test_national_numbers_are_those_of_the_region() -> None:
     text = "Tel. 030 901820"
     assert count_text(text, make_detectors("DE"))[-1] == 1
     assert count_text(text, make_detectors("US"))[-1] == 0
+
+
+def test_a_country_that_there_is_not_is_refused() -> None:
+    check_region("DE")
+    with pytest.raises(UsageError, match=r"sensitive\.region = XX: phonenumbers knows no such"):
+        check_region("XX")
 
 
 def test_bare_digits_and_dates_are_no_phone_numbers() -> None:

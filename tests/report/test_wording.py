@@ -36,6 +36,10 @@ from memaudit.score.stats import Interval, clopper_pearson
         (math.nan, "n/a"),
     ],
 )
+def test_percentages_keep_two_digits_near_both_ends(share, shown):
+    assert percent(share) == shown
+
+
 @pytest.mark.parametrize(
     ("name", "threshold", "shown"),
     [
@@ -50,10 +54,6 @@ from memaudit.score.stats import Interval, clopper_pearson
 )
 def test_a_gate_says_what_it_allows(name, threshold, shown):
     assert gate_label(name, threshold) == shown
-
-
-def test_percentages_keep_two_digits_near_both_ends(share, shown):
-    assert percent(share) == shown
 
 
 @given(st.floats(1e-12, 1 - 1e-12))
