@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from memaudit.attack.campaign import AttackOutcome
 from memaudit.attack.extraction import Extraction
 from memaudit.config import LADDER, AttackName, ScanConfig
-from memaudit.gate.thresholds import GateVerdict, judge, judge_controls
+from memaudit.gate.baseline import Baseline, count_new
+from memaudit.gate.thresholds import GateVerdict, NewWindows, judge, judge_controls
 from memaudit.plan import Plan
 from memaudit.result import AttackResult, Corpus, FoldFit, Permuted, Revealed
 from memaudit.score.scores import Arm, WindowScores, score_windows, summarise
@@ -71,11 +72,26 @@ def _score(extraction: Extraction, corpus: Corpus) -> WindowScores:
     )
 
 
-def judge_all(config: ScanConfig, attacks: tuple[AttackResult, ...]) -> tuple[GateVerdict, ...]:
+def judge_all(
+    config: ScanConfig, attacks: tuple[AttackResult, ...], new: NewWindows | None = None
+) -> tuple[GateVerdict, ...]:
     """A verdict for every gate that is set, and one for the controls where there are any."""
     summaries = [result.summary for result in attacks]
     controls = judge_controls(summaries)
-    return (*judge(summaries, config.gate), *([controls] if controls is not None else []))
+    return (*judge(summaries, config.gate, new), *([controls] if controls is not None else []))
+
+
+def new_windows(
+    baseline: Baseline, fingerprints: tuple[str, ...], attacks: tuple[AttackResult, ...]
+) -> NewWindows | None:
+    """What is extracted by an attack on the model and not in the baseline; None without one."""
+    asked = [result for result in attacks if result.attack != "copy"]
+    if not asked:
+        return None
+    exact = np.any([result.data.exact for result in asked], axis=0)
+    now = {fingerprints[row] for row in np.flatnonzero(exact)}
+    confidence = asked[0].summary.exact.confidence
+    return NewWindows(count_new(baseline, now), len(fingerprints), confidence)
 
 
 def fold_fits(outcomes: Mapping[AttackName, AttackOutcome]) -> tuple[FoldFit, ...]:

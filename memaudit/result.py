@@ -115,6 +115,8 @@ class RunFacts:
     """ISO 8601, UTC."""
     seconds: Mapping[str, float]
     """Wall time of each stage."""
+    key_id: str
+    """Names the project key that the fingerprints were made under."""
     batch_size: int
     """Windows per extraction pass, after any backing off."""
     batch_size_reason: str
@@ -142,6 +144,8 @@ class ScanResult:
     verdicts: tuple[GateVerdict, ...]
     notes: tuple[str, ...]
     """What the user has to know to read the figures: one sentence each."""
+    fingerprints: Mapping[str, tuple[str, ...]]
+    """By role, ``data`` and ``control``: one for each window (data.fingerprints)."""
     run: RunFacts
     revealed: Mapping[str, Revealed]
     """By role, ``data`` and ``control``; empty unless asked for."""

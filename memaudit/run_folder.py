@@ -7,9 +7,7 @@ about. ``report.json`` is written last: a folder without it holds no finished ru
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -24,6 +22,7 @@ from memaudit.report.report_json import to_json
 from memaudit.report.samples_csv import iter_csv
 from memaudit.scan import ScanOutcome
 from memaudit.stored_run import REPORT, SAMPLES, read_samples
+from memaudit.whole_files import write_whole
 
 PAGE = "report.html"
 
@@ -84,13 +83,13 @@ def write_run(folder: Path, outcome: ScanOutcome) -> None:
     with _disk_errors(folder):
         for fold in outcome.prompts:
             path = folder / f"generator-{fold.fold}.safetensors"
-            _write(path, [to_bytes(fold)])
-        _write(folder / "config.toml", [to_toml(result.config).encode()])
-        _write(folder / SAMPLES, (row.encode() for row in iter_csv(result)))
+            write_whole(path, [to_bytes(fold)])
+        write_whole(folder / "config.toml", [to_toml(result.config).encode()])
+        write_whole(folder / SAMPLES, (row.encode() for row in iter_csv(result)))
         document = to_json(result)
         page = to_html(json.loads(document), read_samples(folder / SAMPLES))
-        _write(folder / PAGE, [page.encode()])
-        _write(folder / REPORT, [document.encode()])
+        write_whole(folder / PAGE, [page.encode()])
+        write_whole(folder / REPORT, [document.encode()])
 
 
 def _unused(folder: Path) -> Path:
@@ -109,21 +108,6 @@ def _refuse_model_folder(folder: Path, model: Path) -> None:
             return  # a file that lies where the user works makes no folder of its own
         if inside == root or root in inside.parents:
             raise UsageError(f"--out {folder}: lies inside the model's folder; name another")
-
-
-def _write(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write beside the file and rename, so that the file is whole or not there."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

@@ -8,8 +8,6 @@ is made or judged. Loads no torch, so that whatever only reads runs answers at o
 from __future__ import annotations
 
 import csv
-import json
-import math
 import os
 import warnings
 from dataclasses import dataclass
@@ -20,10 +18,12 @@ import pandas as pd
 from jsonschema import Draft202012Validator
 
 from memaudit.config import LADDER
+from memaudit.data.fingerprints import FINGERPRINT
 from memaudit.errors import UsageError
 from memaudit.report.report_json import Document, schema
 from memaudit.report.samples_csv import COLUMNS, unescape
 from memaudit.report.wording import SCHEMA_VERSION, neutral, shorten
+from memaudit.untrusted_json import read_json
 
 REPORT = "report.json"
 SAMPLES = "samples.csv"
@@ -37,7 +37,7 @@ _LONGEST_HEADER = 1 << 20
 _MOST_DIGITS = 18
 """Of a whole number in a report: what 64 bits hold."""
 
-_TEXTS = ("role", "sample_id", "status", "reason")
+_TEXTS = ("role", "sample_id", "fingerprint", "status", "reason")
 _WHOLE = ("schema_version", "line")
 _MAYBE_WHOLE = ("window", "cluster", "fold", "prefix_tokens", "suffix_tokens")
 _COUNTED = ("exact_", "matched_", "longest_run_")
@@ -97,42 +97,12 @@ def read_report(folder: Path) -> Document:
             raise UsageError(f"{folder}: no such run folder; give one that memaudit scan wrote")
         if not path.is_file():
             raise UsageError(f"{folder}: holds no finished run (no {REPORT})")
-        document = _parsed(path)
+        document = read_json(path, _LONGEST_REPORT)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     _check_document(path, document)
     checked: Document = document
     return checked
-
-
-def _parsed(path: Path) -> Any:
-    with path.open("rb") as file:
-        content = file.read(_LONGEST_REPORT + 1)
-    if len(content) > _LONGEST_REPORT:
-        raise UsageError(f"{path}: is larger than any report ({_LONGEST_REPORT >> 20} MiB)")
-    try:
-        return json.loads(
-            content, parse_float=_finite, parse_int=_whole, parse_constant=_no_constant
-        )
-    except (ValueError, RecursionError):
-        raise UsageError(f"{path}: is not JSON, or not all of it; scan again") from None
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError
-    return value
-
-
-def _whole(text: str) -> int:
-    if len(text.lstrip("-")) > _MOST_DIGITS:
-        raise ValueError
-    return int(text)
-
-
-def _no_constant(text: str) -> None:
-    raise ValueError(text)
 
 
 def _check_document(path: Path, document: Any) -> None:
@@ -250,7 +220,10 @@ def _check_values(path: Path, samples: pd.DataFrame) -> None:
         "status": scored | (samples["status"] == "skipped"),
         "window": samples["window"].notna() | ~scored,
         "cluster": samples["cluster"].notna() | ~scored,
+        "fingerprint": samples["fingerprint"].str.fullmatch(FINGERPRINT) | ~scored,
     }
+    same = samples[scored].duplicated(["role", "fingerprint"])
+    allowed["fingerprint"] &= ~same.reindex(samples.index, fill_value=False)
     for attack in LADDER:
         name = attack.replace("-", "_")
         exact, share = samples[f"exact_{name}"], samples[f"fractional_{name}"]

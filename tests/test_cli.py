@@ -385,3 +385,137 @@ def test_help_and_usage_errors_load_no_torch(words: list[str]) -> None:
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+# Gates of the scan beyond the exact rate.
+
+PLAIN = ["--attacks", "none", *FAST]
+
+
+@pytest.mark.parametrize(
+    ("gate", "on_leaked", "on_clean"),
+    [
+        (["--max-fractional", "0.3"], 1, 0),
+        (["--max-fractional", "0.05"], 1, 4),
+        (["--max-fractional", "0.05", "--gate-on", "estimate"], 1, 0),
+    ],
+)
+def test_exit_codes_of_fractional_extraction(
+    run: Run, leaky: Path, leaked: Path, clean: Path, gate: list[str], on_leaked: int, on_clean: int
+) -> None:
+    assert run("scan", leaky, leaked, *PLAIN, *gate).exit_code == on_leaked
+    assert run("scan", leaky, clean, *PLAIN, *gate).exit_code == on_clean
+
+
+def test_exit_codes_of_lift(run: Run, leaky: Path, clean: Path) -> None:
+    prompts = ["--attacks", "none,dynamic-hard", *FAST]
+    assert run("scan", leaky, clean, *prompts, "--max-lift", "0.3").exit_code == 0
+    assert run("scan", leaky, clean, *prompts, "--max-lift", "0.05").exit_code == 4
+    alone = run("scan", leaky, clean, *PLAIN, "--max-lift", "0.9")
+    assert alone.exit_code == 4
+    assert "No prompt was run beside none" in alone.stdout
+
+
+def test_gates_of_a_profile_and_of_the_project(
+    run: Run, leaky: Path, leaked: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "gates.toml").write_text("[gate]\nmax_fractional = 0.3\nmax_exact = 0.9\n")
+    failed = run("scan", leaky, leaked, *PLAIN, "--profile", "gates.toml")
+    assert failed.exit_code == 1
+    assert "max-fractional 30 %" in failed.stdout
+    (tmp_path / "pyproject.toml").write_text("[tool.memaudit.gate]\nmax_exact = 0.5\n")
+    assert run("scan", leaky, leaked, *PLAIN).exit_code == 1
+
+
+def test_what_is_new_since_a_baseline(run: Run, leaky: Path, leaked: Path, tmp_path: Path) -> None:
+    assert run("scan", leaky, leaked, *PLAIN, "--out", "one").exit_code == 0
+    assert run("baseline", "write", "one", "--out", "base.json").exit_code == 0
+    since = [*PLAIN, "--baseline", "base.json", "--max-new"]
+    passed = run("scan", leaky, leaked, *since, "0", "--out", "two")
+    assert passed.exit_code == 0, passed.stderr
+    assert "0 of 24 windows are extracted that were not in the baseline" in " ".join(
+        passed.stdout.split()
+    )
+    assert run("scan", leaky, leaked, *PLAIN, "--baseline", "one", "--max-new", "0").exit_code == 0
+    made = json.loads((tmp_path / "base.json").read_text())
+    dropped = [made["extracted"].popitem() for _ in range(3)]
+    made["attacks"]["none"]["extracted"] -= len(dropped)
+    (tmp_path / "base.json").write_text(json.dumps(made))
+    assert run("scan", leaky, leaked, *since, "3").exit_code == 0
+    failed = run("scan", leaky, leaked, *since, "2")
+    assert failed.exit_code == 1
+    assert "max-new 2" in failed.stdout
+
+
+def test_a_baseline_of_something_else_stops_the_scan_before_the_model_loads(
+    run: Run, leaky: Path, leaked: Path, clean: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("scan", leaky, leaked, *PLAIN, "--out", "one").exit_code == 0
+    since = ["--baseline", "one", "--max-new", "0"]
+
+    def never(*args: object, **kwargs: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("memaudit.scan.load_target", never)
+    for words, said in (
+        ([leaky, clean, *PLAIN], "other data (sha256"),
+        ([leaky, leaked, *PLAIN, "--seed", "7"], "protocol.seed 0, now 7"),
+        ([leaky, leaked, *PLAIN, "--attacks", "none,dynamic-hard"], "attacks none, now none, dyn"),
+    ):
+        failed = run("scan", *words, *since)
+        assert failed.exit_code == 2
+        assert failed.stderr.splitlines()[-1].startswith("memaudit: error: --baseline one: cannot")
+        assert said in failed.stderr
+    monkeypatch.setenv("MEMAUDIT_KEY", "f" * 64)
+    assert "made under another project key" in run("scan", leaky, leaked, *PLAIN, *since).stderr
+    alone = run("scan", leaky, leaked, *PLAIN, "--max-new", "0")
+    assert (alone.exit_code, "only used with baseline" in alone.stderr) == (2, True)
+
+
+def test_another_tokenizer_is_found_before_anything_is_extracted(
+    run: Run, leaky: Path, leaked: Path, tmp_path: Path
+) -> None:
+    assert run("scan", leaky, leaked, *PLAIN, "--out", "one").exit_code == 0
+    other = save_model(build_model("gpt2"), build_tokenizer(), tmp_path / "other")
+    settings = json.loads((other / "tokenizer.json").read_text())
+    settings["model"]["merges"] = settings["model"]["merges"][:20]
+    (other / "tokenizer.json").write_text(json.dumps(settings))
+    since = ["--baseline", "one", "--max-new", "0", "--prefix-tokens", "8"]
+    failed = run("scan", other, leaked, *PLAIN, *since)
+    assert failed.exit_code == 2
+    assert "the same data gave other windows (24 then), as another tokenizer makes" in (
+        failed.stderr
+    )
+
+
+def test_the_key_is_named_and_never_told(
+    run: Run, leaky: Path, leaked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key").write_text("5e" * 32)
+    assert run("scan", leaky, leaked, *PLAIN, "--out", "one", "--key-file", "key").exit_code == 0
+    monkeypatch.setenv("MEMAUDIT_KEY", "5e" * 32)
+    assert run("scan", leaky, leaked, *PLAIN, "--out", "two").exit_code == 0
+    monkeypatch.setenv("MEMAUDIT_KEY", "5f" * 32)
+    assert run("scan", leaky, leaked, *PLAIN, "--out", "three").exit_code == 0
+    tables = [(tmp_path / name / "samples.csv").read_bytes() for name in ("one", "two", "three")]
+    assert tables[0] == tables[1] != tables[2]
+    for path in (tmp_path / "one").iterdir():
+        assert b"5e5e5e5e" not in path.read_bytes()
+    failed = run("scan", leaky, leaked, *PLAIN, "--key-file", "nothing")
+    assert (failed.exit_code, "--key-file nothing: no such file" in failed.stderr) == (2, True)
+
+
+def test_without_a_place_for_a_key_the_run_says_so(
+    run: Run, leaky: Path, leaked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MEMAUDIT_KEY")
+    monkeypatch.setattr("typer.get_app_dir", lambda name: str(leaked / name))
+    done = run("scan", leaky, leaked, *PLAIN, "--out", "one")
+    assert done.exit_code == 0
+    assert "No project key could be kept" in done.stdout
+    failed = run("scan", leaky, leaked, *PLAIN, "--baseline", "one", "--max-new", "0")
+    assert failed.exit_code == 2
+    assert "--baseline one: No project key could be kept" in failed.stderr
+    monkeypatch.setattr("typer.get_app_dir", lambda name: str(tmp_path / "home" / name))
+    assert run("scan", leaky, leaked, *PLAIN).exit_code == 0
+    assert stat.S_IMODE((tmp_path / "home" / "memaudit" / "key").stat().st_mode) == 0o600

@@ -13,8 +13,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "memaudit"
 
 ORDER = (
-    *("errors", "config", "layers", "environment"),
-    *("data.records", "data.samples", "data.encoding", "data.windows"),
+    *("errors", "whole_files", "untrusted_json", "config", "layers", "environment", "project_key"),
+    *("data.records", "data.samples", "data.encoding", "data.windows", "data.fingerprints"),
     *("data.clusters", "data.folds"),
     *("target.failures", "target.source", "target.loading", "target.checkpoint"),
     "target.softprompt_check",
@@ -29,7 +29,7 @@ ORDER = (
     ),
     *("attack.prompt_files", "attack.campaign"),
     *("score.stats", "score.sampling", "score.scores"),
-    "gate.thresholds",
+    *("gate.measures", "gate.thresholds", "gate.terms", "gate.baseline", "gate.comparison"),
     *("result", "plan"),
     *(
         "report.wording",
@@ -41,15 +41,16 @@ ORDER = (
     *("report.reading", "report.footing", "report.table"),
     *("report.markdown_summary", "report.sarif_log", "report.junit_xml", "report.annotations"),
     *("report.plots", "report.page_figures", "report.page_groups", "report.page_tables"),
-    "report.page",
+    *("report.page", "report.comparison_report"),
     *(
+        "stored_run",
+        "baseline_file",
         "readiness",
         "assessment",
         "scan",
         "cost",
         "inspection",
         "inspection_table",
-        "stored_run",
         "run_folder",
         "progress",
     ),
@@ -65,14 +66,26 @@ ORDER = (
         "cli.bench",
         "cli.demo",
         "cli.reporting",
+        "cli.comparing",
     ),
     "cli.app",
 )
 """Every module, in the order that data flows: each imports only from those before it."""
 
 TORCH_FREE = (
-    *("errors", "config", "layers", "environment", "data", "score", "gate", "result", "report"),
-    *("stored_run", "progress", "demo", "cli.options"),
+    *(
+        "errors",
+        "whole_files",
+        "untrusted_json",
+        "config",
+        "layers",
+        "environment",
+        "project_key",
+        "data",
+        "score",
+        "gate",
+    ),
+    *("result", "report", "stored_run", "baseline_file", "progress", "demo", "cli.options"),
 )
 """Rooms that neither load torch nor anything that does: they answer at once, anywhere."""
 LOADS_TORCH = {"torch", "transformers", "peft", "accelerate"}

@@ -162,7 +162,7 @@ def test_a_report_off_its_schema(folder: Path, change: Change, place: str) -> No
 
 def test_a_report_that_is_too_large(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("memaudit.stored_run._LONGEST_REPORT", 1000)
-    assert "is larger than any report" in refusal(folder)
+    assert "report.json: is larger than" in refusal(folder)
     monkeypatch.undo()
     monkeypatch.setattr("memaudit.stored_run._LONGEST_SAMPLES", 1000)
     assert "samples.csv: is larger than" in refusal(folder)

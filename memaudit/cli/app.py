@@ -10,6 +10,7 @@ from memaudit import __version__
 from memaudit.cli.auditing import inspect, scan
 from memaudit.cli.bench import bench
 from memaudit.cli.border import border
+from memaudit.cli.comparing import baseline_app, compare
 from memaudit.cli.demo import demo
 from memaudit.cli.reporting import report
 
@@ -48,8 +49,9 @@ def profiles(
                 typer.echo(f"    {line}")
 
 
-for command in (scan, demo, inspect, report, bench, profiles):
+for command in (scan, demo, inspect, report, compare, bench, profiles):
     app.command()(command)
+app.add_typer(baseline_app)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from memaudit.cli.options import (
     AllowPickle,
     Attacks,
     Base,
+    BaselineOption,
     BatchSize,
     Bos,
     ConfigFile,
@@ -23,7 +24,13 @@ from memaudit.cli.options import (
     Dtype,
     Folds,
     Format,
+    GateOn,
+    KeyFile,
     Limit,
+    MaxExact,
+    MaxFractional,
+    MaxLift,
+    MaxNew,
     ModelArgument,
     Offline,
     Placement,
@@ -73,12 +80,13 @@ def scan(  # as many parameters as there are flags: Typer reads them from the si
     folds: Folds = None,
     seed: Seed = None,
     batch_size: BatchSize = None,
-    max_exact: Annotated[
-        float | None, typer.Option(help="Fail if more than this share is extracted exactly.")
-    ] = None,
-    gate_on: Annotated[
-        str | None, typer.Option(help="What --max-exact judges: upper (of the interval), estimate.")
-    ] = None,
+    max_exact: MaxExact = None,
+    max_fractional: MaxFractional = None,
+    max_lift: MaxLift = None,
+    max_new: MaxNew = None,
+    baseline: BaselineOption = None,
+    gate_on: GateOn = None,
+    key_file: KeyFile = None,
     set_: Set = None,
     output_format: Format = "table",
     reveal: Annotated[

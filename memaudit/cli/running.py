@@ -10,11 +10,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from memaudit.cli.border import Streams
 from memaudit.cli.showing import show
+from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
+    from memaudit.config import ScanConfig
     from memaudit.layers import ResolvedConfig
+    from memaudit.project_key import ProjectKey
     from memaudit.scan import ScanOutcome
 
 
@@ -40,17 +45,27 @@ def run_scan(resolved: ResolvedConfig, output_format: str, streams: Streams) -> 
     if streams.verbose:
         for line in sourced_lines(resolved):
             streams.note(line)
+    key = _project_key(config)
     folder = choose_folder(config)
     made = make_folder(folder)
     try:
         with quiet_transformers():
-            outcome = run(resolved, _command_line(), streams.progress())
+            outcome = run(resolved, _command_line(), streams.progress(), key)
         write_run(folder, outcome)
     finally:
         remove_empty(made)
     streams.note(f"Written to {folder}")
     show(read_run(folder), output_format, streams)
     return outcome
+
+
+def _project_key(config: ScanConfig) -> ProjectKey:
+    from memaudit.project_key import find_key
+
+    key = find_key(config.key_file, Path(typer.get_app_dir("memaudit")))
+    if key.note and config.gate.baseline is not None:
+        raise UsageError(f"--baseline {config.gate.baseline}: {key.note}")
+    return key
 
 
 def _command_line() -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 from memaudit.config import LADDER
 from memaudit.report.report_json import Document
 from memaudit.report.samples_csv import COLUMNS, TEXTS
-from memaudit.report.wording import level, p_value, percent, percent_interval, points
+from memaudit.report.wording import gate_label, p_value, percent, percent_interval, points
 from memaudit.score.stats import Bools, Floats, Interval, Ints
 
 Row = dict[Any, Any]
@@ -175,8 +175,7 @@ def controls_rate(attack: Document) -> Document | None:
 
 def gate_name(gate: Document) -> str:
     """A gate and what it allows: ``max-exact 1 %``."""
-    limited = gate["name"] != "controls" and gate["threshold"] is not None
-    return f"{gate['name']} {level(gate['threshold'])}" if limited else str(gate["name"])
+    return gate_label(gate["name"], gate["threshold"])
 
 
 def verdict(document: Document) -> tuple[str, str]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from memaudit.attack.fit_record import NO_PROMPT, Epoch
 from memaudit.config import LADDER
+from memaudit.data.fingerprints import FORM
 from memaudit.report.findings import count_reasons, headline, wide_interval
 from memaudit.report.wording import LIMITS, SCHEMA_VERSION
 from memaudit.result import AttackResult, Corpus, FoldFit, RunFacts, ScanResult, TargetFacts
@@ -60,6 +61,7 @@ def to_document(result: ScanResult) -> Document:
         "controls": None if result.controls is None else _corpus(result.controls),
         "folds": [asdict(fold) for fold in result.fold_sizes],
         "run": _run(result.run),
+        "fingerprints": {"form": FORM, "key_id": result.run.key_id},
         "seeds": {"seed": result.config.protocol.seed},
         "config": {
             "values": result.config.model_dump(mode="json"),

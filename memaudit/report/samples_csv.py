@@ -27,7 +27,8 @@ from memaudit.score.sampling import queries
 from memaudit.score.scores import WindowScores, best_edit_similarity, best_log_p_z
 from memaudit.score.stats import Floats
 
-_PLACE = ("schema_version", "role", "sample_id", "line", "window", "cluster", "fold")
+_PLACE = ("schema_version", "role", "sample_id", "line", "window", "fingerprint")
+_SPLIT = ("cluster", "fold")
 _STATE = ("status", "reason", "prefix_tokens", "suffix_tokens")
 LONGEST_PASSED = 200
 """Characters of a value passed through, where text is not revealed."""
@@ -38,6 +39,7 @@ TEXTS = ("text_prefix", "text_suffix", *(f"text_{attack}" for attack in _SUFFIXE
 
 COLUMNS = (
     *_PLACE,
+    *_SPLIT,
     *_STATE,
     *(f"{score}_{attack}" for attack in _SUFFIXES for score in _SCORES),
     "edit_similarity",
@@ -81,6 +83,8 @@ class _Part:
 
     role: str
     corpus: Corpus
+    fingerprints: tuple[str, ...]
+    """Of length N."""
     scores: Mapping[str, WindowScores]
     similarity: Floats | None
     """(N,), best attack; None where no attack asked the model."""
@@ -129,6 +133,7 @@ def _parts(result: ScanResult) -> Iterator[_Part]:
         yield _Part(
             role,
             corpus,
+            result.fingerprints[role],
             scores,
             best_edit_similarity(asked) if asked else None,
             queries(best_log_p_z(asked), 0.5) if asked else None,
@@ -145,7 +150,8 @@ def _window_row(part: _Part, i: int, names: Iterable[str]) -> list[str]:
     corpus = part.corpus
     windows = corpus.windows
     row = [str(SCHEMA_VERSION), part.role, cell(windows.sample_id[i]), str(windows.line[i])]
-    row += [str(windows.window[i]), str(corpus.clusters[i]), str(corpus.folds[i])]
+    row += [str(windows.window[i]), part.fingerprints[i]]
+    row += [str(corpus.clusters[i]), str(corpus.folds[i])]
     row += ["scored", "", str(windows.prefix_ids.shape[1]), str(windows.suffix_ids.shape[1])]
     for attack in LADDER:
         row += _score_cells(part.scores.get(attack), i)
@@ -177,7 +183,8 @@ def _text_cells(part: _Part, i: int) -> list[str]:
 
 
 def _skipped_row(part: _Part, record: Skipped, names: Iterable[str]) -> list[str]:
-    row = [str(SCHEMA_VERSION), part.role, cell(record.sample_id), str(record.line), "", "", ""]
+    row = [str(SCHEMA_VERSION), part.role, cell(record.sample_id), str(record.line)]
+    row += [""] * (len(_PLACE) - len(row) + len(_SPLIT))
     row += ["skipped", cell(record.reason)]
     row += [""] * (len(COLUMNS) - len(row) + (len(TEXTS) if part.has_texts else 0))
     return row + [_passed(part, record.extra.get(name, "")) for name in names]
