@@ -88,7 +88,7 @@ Set = Annotated[
 Format = Annotated[
     str,
     typer.Option(
-        "--format", help="On stdout: table, json, csv, markdown, sarif, junit, github or html."
+        "--format", help="On stdout: table, json, csv, html, markdown, sarif, junit or github."
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
