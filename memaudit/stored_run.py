@@ -179,6 +179,7 @@ def _as_frame(path: Path, names: list[str]) -> pd.DataFrame:
     blank = {name: [""] for name, dtype in dtypes.items() if dtype != "str"}
     with path.open(encoding="utf-8-sig", newline="") as file, warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # of rows that are too long
+        warnings.simplefilter("error", RuntimeWarning)  # of figures no whole number can hold
         return pd.read_csv(
             file, dtype=dtypes, na_values=blank, keep_default_na=False, index_col=False, engine="c"
         )

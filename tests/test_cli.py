@@ -120,6 +120,9 @@ def test_a_whole_scan(run: Run, leaky: Path, leaked: Path, clean: Path, tmp_path
     assert "anna" not in everything  # no audited text unless asked for
     assert "~~~" not in everything
     assert "anna" not in result.stdout + result.stderr
+    verified = run("verify", "run")
+    assert verified.exit_code == 0, verified.stdout
+    assert "generator-1.safetensors as report.json names it" in verified.stdout
 
 
 def test_reveal_shows_text(run: Run, leaky: Path, leaked: Path, tmp_path: Path) -> None:

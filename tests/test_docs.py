@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from memaudit import __version__
 from memaudit.cli.app import app
+from memaudit.cli.showing import FORMATS
 from memaudit.errors import MemauditError
 from memaudit.gate.thresholds import GateVerdict, Verdict, exit_code
 from memaudit.layers import Layer, list_profiles, profiles_folder, resolve
@@ -51,6 +52,11 @@ def errors(kind: type[MemauditError] = MemauditError) -> Iterator[type[MemauditE
         yield from errors(below)
 
 
+def test_the_formats_are_all_described() -> None:
+    rows = re.findall(r"^\| (`.+?) \|", section("Reports"), re.M)
+    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(FORMATS)
+
+
 def test_every_profile_is_listed_and_valid() -> None:
     profiles = list_profiles()
     assert set(profiles) == {path.stem for path in (ROOT / "profiles").glob("*.toml")}
@@ -70,9 +76,9 @@ def test_the_table_of_exit_codes_is_complete() -> None:
     assert [int(code) for code in listed] == sorted(judged | raised | {INTERRUPTED})
 
 
-@pytest.mark.parametrize("command", ["scan", "compare"])
+@pytest.mark.parametrize("command", ["scan", "report", "compare"])
 def test_the_block_of_options_is_what_help_says(command: str) -> None:
-    """Where this fails, paste the output of ``COLUMNS=100 memaudit scan --help``."""
+    """Where this fails, paste the output of ``COLUMNS=100 memaudit COMMAND --help``."""
     result = CliRunner(env={"COLUMNS": "100", "NO_COLOR": "1"}).invoke(
         app, [command, "--help"], prog_name="memaudit"
     )

@@ -89,7 +89,7 @@ Format = Annotated[
     str,
     typer.Option(
         "--format",
-        help="On stdout: table, json, csv, markdown, sarif, junit, github, cyclonedx or html.",
+        help="On stdout: table, json, csv, html, markdown, sarif, junit, github or cyclonedx.",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]

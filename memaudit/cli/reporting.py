@@ -17,7 +17,7 @@ def report(
     output_format: Format = "table",
     verbose: Verbose = False,
 ) -> None:
-    """Render a finished run again, as the scan did. Judges nothing: exits 0 whatever it found."""
+    """Render a finished run again, as the scan did. Exits 0 whatever it found."""
     with border(verbose):
         check_format(output_format)
         from memaudit.stored_run import read_run

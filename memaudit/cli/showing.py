@@ -17,7 +17,7 @@ from memaudit.errors import UsageError
 if TYPE_CHECKING:
     from memaudit.stored_run import StoredRun
 
-FORMATS = ("table", "json", "csv", "markdown", "sarif", "junit", "github", "cyclonedx", "html")
+FORMATS = ("table", "json", "csv", "html", "markdown", "sarif", "junit", "github", "cyclonedx")
 
 
 def check_format(output_format: str) -> None:

@@ -35,6 +35,10 @@ _PROBABILITIES = (0.1, 0.5, 0.9, 0.99)
 _DASHES = (":", "-", "--", "-.")
 _BUDGETS = (1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 """Samples drawn from the model."""
+_LONGEST_SUFFIX = 10_000
+"""Tokens; a document may say anything, and a plot has only so many dots."""
+_FARTHEST = 1e6
+"""No epoch, nor any loss in nats/token, lies beyond; what does is not drawn."""
 _MOST_CURVES = 8
 """Folds whose training is drawn."""
 
@@ -90,7 +94,8 @@ def _estimates(rates: Sequence[Document | None], attacks: list[Document]) -> lis
     found = []
     for row, (rate, attack) in enumerate(zip(rates, attacks, strict=True)):
         if rate is not None and rate["n"] and rate["estimate"] is not None:
-            low, high = figure(rate["interval"]["low"]), figure(rate["interval"]["high"])
+            ends = (figure(rate["interval"][end]) for end in ("low", "high"))
+            low, high = (min(max(0.0, end), 1.0) for end in ends)
             found.append(Estimate(row, attack["attack"], rate["estimate"], low, high))
     return found
 
@@ -108,7 +113,7 @@ def _rate_cells(rate: Document | None) -> list[str]:
 
 def matched_card(document: Document, samples: pd.DataFrame) -> Card:
     """How many tokens of a suffix come out in order, before the first that is wrong."""
-    length = int(document["data"]["suffix_tokens"])
+    length = min(max(1, document["data"]["suffix_tokens"]), _LONGEST_SUFFIX)
     grid = sorted({1, *(round(length * share) for share in (0.1, 0.25, 0.5, 0.75, 1.0))} - {0})
     lines, rows = [], []
     for attack, role, matched in _by_attack(document, samples, "matched"):
@@ -223,20 +228,25 @@ def training_cards(document: Document) -> Iterator[Card]:
 
 def _epochs(lines: Sequence[Line]) -> Axis:
     """Whole numbers, about eight of them."""
-    last = int(max((epoch for line in lines for epoch in line.x), default=0))
+    last = int(max((x for line in lines for x in line.x if not math.isnan(x)), default=0))
     return Axis("epoch", ticks=range(0, last + 1, max(1, round(last / 8))))
 
 
 def _curves(attack: str, fit: Document) -> Iterator[Line]:
     epochs = fit["epochs"]
-    number_of = [epoch["epoch"] for epoch in epochs]
-    loss = [figure(epoch["loss"]) for epoch in epochs]
-    nll = [figure(epoch["select_nll"]) for epoch in epochs]
+    number_of = [_drawable(epoch["epoch"]) for epoch in epochs]
+    loss = [_drawable(epoch["loss"]) for epoch in epochs]
+    nll = [_drawable(epoch["select_nll"]) for epoch in epochs]
     yield Line("loss, fit", attack, number_of, loss, dash="--")
     yield Line("NLL, select", attack, number_of, nll)
     if fit["chosen_epoch"] in number_of:
         place = number_of.index(fit["chosen_epoch"])
         yield Line("chosen", attack, [number_of[place]], [nll[place]], dash="", marker="o")
+
+
+def _drawable(value: float | None) -> float:
+    known = figure(value)
+    return known if abs(known) <= _FARTHEST else math.nan
 
 
 def _fit_row(fit: Document) -> list[str]:

@@ -219,3 +219,13 @@ def test_figures_that_are_missing_leave_a_page():
     document["seeds"] = {}
     samples["log_p_z_none"] = np.nan
     Page(to_html(document, samples))
+
+
+def test_a_document_may_say_anything_and_still_be_drawn():
+    document, samples = read_back(make_result())
+    fit = document["attacks"][-1]["fits"][0]
+    fit["epochs"][1].update(epoch=10**17, loss=1e308, select_nll=-1e308)
+    document["attacks"][0]["exact"]["interval"].update(low=-1e300, high=1e300)
+    for tokens in (0, 10**17):
+        document["data"]["suffix_tokens"] = tokens
+        Page(to_html(document, samples))
