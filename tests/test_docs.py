@@ -76,7 +76,7 @@ def test_the_table_of_exit_codes_is_complete() -> None:
     assert [int(code) for code in listed] == sorted(judged | raised | {INTERRUPTED})
 
 
-@pytest.mark.parametrize("command", ["scan", "report", "compare"])
+@pytest.mark.parametrize("command", ["scan", "report", "compare", "verify"])
 def test_the_block_of_options_is_what_help_says(command: str) -> None:
     """Where this fails, paste the output of ``COLUMNS=100 memaudit COMMAND --help``."""
     result = CliRunner(env={"COLUMNS": "100", "NO_COLOR": "1"}).invoke(
