@@ -6,6 +6,7 @@ Knows extractions, the plan and the score and gate rooms. Knows nothing of model
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,15 @@ from numpy.typing import NDArray
 from memaudit.attack.campaign import AttackOutcome
 from memaudit.attack.extraction import Extraction
 from memaudit.config import LADDER, AttackName, ScanConfig
-from memaudit.gate.thresholds import GateVerdict, judge, judge_controls
+from memaudit.content.counting import SensitiveContent, count_content
+from memaudit.content.detectors import NO_DETECTOR, make_detectors
+from memaudit.content.entities import entity_detectors
+from memaudit.gate.baseline import Baseline, count_new
+from memaudit.gate.thresholds import GateVerdict, NewWindows, judge, judge_controls
 from memaudit.plan import Plan
 from memaudit.result import AttackResult, Corpus, FoldFit, Permuted, Revealed
 from memaudit.score.scores import Arm, WindowScores, score_windows, summarise
+from memaudit.target.entities import EntityModel
 
 
 def score_all(
@@ -71,11 +77,26 @@ def _score(extraction: Extraction, corpus: Corpus) -> WindowScores:
     )
 
 
-def judge_all(config: ScanConfig, attacks: tuple[AttackResult, ...]) -> tuple[GateVerdict, ...]:
+def judge_all(
+    config: ScanConfig, attacks: tuple[AttackResult, ...], new: NewWindows | None = None
+) -> tuple[GateVerdict, ...]:
     """A verdict for every gate that is set, and one for the controls where there are any."""
     summaries = [result.summary for result in attacks]
     controls = judge_controls(summaries)
-    return (*judge(summaries, config.gate), *([controls] if controls is not None else []))
+    return (*judge(summaries, config.gate, new), *([controls] if controls is not None else []))
+
+
+def new_windows(
+    baseline: Baseline, fingerprints: tuple[str, ...], attacks: tuple[AttackResult, ...]
+) -> NewWindows | None:
+    """What is extracted by an attack on the model and not in the baseline; None without one."""
+    asked = [result for result in attacks if result.attack != "copy"]
+    if not asked:
+        return None
+    exact = np.any([result.data.exact for result in asked], axis=0)
+    now = {fingerprints[row] for row in np.flatnonzero(exact)}
+    confidence = asked[0].summary.exact.confidence
+    return NewWindows(count_new(baseline, now), len(fingerprints), confidence)
 
 
 def fold_fits(outcomes: Mapping[AttackName, AttackOutcome]) -> tuple[FoldFit, ...]:
@@ -87,14 +108,41 @@ def fold_fits(outcomes: Mapping[AttackName, AttackOutcome]) -> tuple[FoldFit, ..
     )
 
 
+def find_sensitive(
+    config: ScanConfig, plan: Plan, tokenizer: Any, entities: EntityModel | None
+) -> SensitiveContent | None:
+    """What kinds of sensitive content the suffixes hold; None where that was switched off."""
+    if not config.sensitive.enabled:
+        return None
+    detectors = make_detectors(config.sensitive.region)
+    if entities is not None:
+        detectors += entity_detectors(entities.labels, entities.find, entities.about)
+    found = {detector.category for detector in detectors}
+    decode = partial(_decode, tokenizer)
+    controls = plan.controls
+    return SensitiveContent(
+        methods={detector.category: detector.method for detector in detectors},
+        missing={name: why for name, why in NO_DETECTOR.items() if name not in found},
+        data=count_content(plan.data.windows.suffix_ids, decode, detectors),
+        controls=None
+        if controls is None
+        else count_content(controls.windows.suffix_ids, decode, detectors),
+    )
+
+
+def _decode(tokenizer: Any, ids: NDArray[np.int32]) -> tuple[str, ...]:
+    """Rows of ids as text, without what stands for no output; the only place where ids become
+    text.
+    """
+    rows = [row[row >= 0].tolist() for row in ids]
+    return tuple(tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False))
+
+
 def reveal(
     plan: Plan, outcomes: Mapping[AttackName, AttackOutcome], tokenizer: Any
 ) -> dict[str, Revealed]:
-    """Prefix, suffix and outputs as text; the only place where ids become text."""
-
-    def text(ids: NDArray[np.int32]) -> tuple[str, ...]:
-        rows = [row[row >= 0].tolist() for row in ids]
-        return tuple(tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False))
+    """Prefix, suffix and outputs as text."""
+    text = partial(_decode, tokenizer)
 
     revealed = {}
     for role, corpus in (("data", plan.data), ("control", plan.controls)):

@@ -21,6 +21,7 @@ LADDER: tuple[AttackName, ...] = ("none", "copy", "dynamic-hard", "constant", "d
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Settings(BaseModel):
@@ -72,6 +73,8 @@ class TargetSettings(Settings):
     trust_remote_code: bool = False
     allow_pickle: bool = False
     offline: bool = False
+    training_tokens: Positive | None = None
+    """Tokens that the model was trained on, where known: the report sets its parameters beside."""
 
 
 class ProtocolSettings(Settings):
@@ -193,13 +196,41 @@ class ScoreSettings(Settings):
     temperature: Annotated[float, Field(gt=0)] = 1.0
 
 
+class SensitiveSettings(Settings):
+    """Which kinds of sensitive content are counted in the suffixes."""
+
+    enabled: bool = True
+    region: Annotated[str, Field(pattern="^[A-Z]{2}$")] = "US"
+    """Country (ISO 3166) as whose national form a phone number without ``+`` is read."""
+    entity_model: str | None = None
+    """Hub id or folder of a token classification model that marks names, or addresses too."""
+
+
 class GateSettings(Settings):
     """What makes the audit fail. No threshold is set silently."""
 
-    max_exact: Annotated[float, Field(ge=0, lt=1)] | None = None
+    max_exact: Share | None = None
     """Largest share of windows that any attack may extract exactly."""
+    max_fractional: Share | None = None
+    """Largest mean share of suffix tokens that any attack may extract in their place."""
+    max_lift: Share | None = None
+    """Largest exact rate above that of ``none`` that any prompt may reach."""
+    max_new: Annotated[int, Field(ge=0)] | None = None
+    """Largest number of windows that are extracted and not in the baseline."""
+    baseline: Path | None = None
+    """Baseline file or run folder that ``max_new`` counts from."""
     gate_on: Literal["upper", "estimate"] = "upper"
-    """Judge the interval's upper end, or the plain estimate."""
+    """Judge the interval's upper end, or the plain estimate. ``max_new`` is a count of these very
+    windows, and judged as it is."""
+
+    @model_validator(mode="after")
+    def _new_since_when(self) -> GateSettings:
+        if (self.max_new is None) != (self.baseline is None):
+            given, lacks = "max_new", "baseline, the run that is counted from"
+            if self.max_new is None:
+                given, lacks = "baseline", "max_new, the number of new windows allowed"
+            raise ValueError(f"{given} is only used with {lacks}")
+        return self
 
 
 class ScanConfig(Settings):
@@ -211,6 +242,9 @@ class ScanConfig(Settings):
     out: Path | None = None
     generator: Path | None = None
     """Run folder or file of prompts fitted earlier, used instead of fitting."""
+    key_file: Path | None = None
+    """File with the project's key, which fingerprints are made under; that of the environment or
+    the user's own where not given."""
     attacks: Annotated[tuple[AttackName, ...], Field(min_length=1)] = LADDER
     reveal: bool = False
     """Put prefix, suffix and output text in the reports."""
@@ -221,6 +255,7 @@ class ScanConfig(Settings):
     dynamic: DynamicSettings = DynamicSettings()
     extraction: ExtractionSettings = ExtractionSettings()
     scores: ScoreSettings = ScoreSettings()
+    sensitive: SensitiveSettings = SensitiveSettings()
     gate: GateSettings = GateSettings()
 
     @model_validator(mode="after")

@@ -18,6 +18,8 @@ _DECIDING = (
     "numpy",
     "scipy",
     "rapidfuzz",
+    "phonenumbers",
+    "python-stdnum",
 )
 
 

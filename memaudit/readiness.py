@@ -13,11 +13,13 @@ from memaudit.attack.extraction import Extractor
 from memaudit.attack.memory import choose_batch_size
 from memaudit.attack.prompt_files import FoldPrompts, load_all
 from memaudit.config import ScanConfig
+from memaudit.content.detectors import check_region
 from memaudit.data.windows import Windows
 from memaudit.errors import UsageError
 from memaudit.plan import Role
 from memaudit.result import TargetFacts
 from memaudit.target.checkpoint import Checkpoint, load_checkpoint
+from memaudit.target.entities import EntityModel, load_entity_model
 from memaudit.target.softprompt_check import check_soft_prompts
 
 
@@ -52,6 +54,18 @@ def load_earlier(config: ScanConfig, checkpoint: Checkpoint) -> tuple[FoldPrompt
         for prompt in fold.prompts.values():
             check_positions(config, checkpoint, prompt.settings.num_virtual_tokens)
     return earlier
+
+
+def load_entities(config: ScanConfig, checkpoint: Checkpoint) -> EntityModel | None:
+    """What marks names in the suffixes, loaded before hours are spent; None where not asked for.
+
+    Raises TargetError where it is no such model, UsageError for a region that there is not.
+    """
+    settings = config.sensitive
+    check_region(settings.region)
+    if settings.entity_model is None or not settings.enabled:
+        return None
+    return load_entity_model(settings.entity_model, config.target.offline, checkpoint.device)
 
 
 def reuse_notes(config: ScanConfig, earlier: tuple[FoldPrompts, ...]) -> list[str]:

@@ -6,7 +6,7 @@ Knows the stages' outputs. Knows nothing of how they came about, and holds no te
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from memaudit.attack.fit_record import FitRecord
 from memaudit.config import AttackName, ScanConfig
+from memaudit.content.counting import SensitiveContent
 from memaudit.data.samples import DataSummary
 from memaudit.data.windows import Windows
 from memaudit.gate.thresholds import GateVerdict, exit_code
@@ -113,8 +114,12 @@ class RunFacts:
     command: str
     started: str
     """ISO 8601, UTC."""
+    finished: str
+    """Likewise: when the figures were there."""
     seconds: Mapping[str, float]
     """Wall time of each stage."""
+    key_id: str
+    """Names the project key that the fingerprints were made under."""
     batch_size: int
     """Windows per extraction pass, after any backing off."""
     batch_size_reason: str
@@ -122,6 +127,8 @@ class RunFacts:
     """Package to version."""
     machine: Mapping[str, str]
     """Platform, processor count, accelerator."""
+    determinism: Mapping[str, str]
+    """What of torch's settings decides whether the same run gives the same figures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,9 +149,16 @@ class ScanResult:
     verdicts: tuple[GateVerdict, ...]
     notes: tuple[str, ...]
     """What the user has to know to read the figures: one sentence each."""
+    fingerprints: Mapping[str, tuple[str, ...]]
+    """By role, ``data`` and ``control``: one for each window (data.fingerprints)."""
     run: RunFacts
     revealed: Mapping[str, Revealed]
     """By role, ``data`` and ``control``; empty unless asked for."""
+    sensitive: SensitiveContent | None = None
+    """What the suffixes hold; None where nothing was looked for."""
+    prompt_files: Mapping[str, str] = field(default_factory=dict)
+    """File name to SHA-256 of the fitted prompts that audited: this run's, or those that
+    ``--generator`` named."""
 
     @property
     def exit_code(self) -> int:

@@ -1,28 +1,32 @@
 """A finished audit on disk: the run folder, its files and how they are written.
 
 Knows file names and that nothing half-written may look whole. Knows nothing of how results come
-about. ``report.json`` is written last: a folder without it holds no finished run.
+about. ``report.json`` is written when all it speaks of is there: a folder without it holds no
+finished run. ``manifest.json``, with the hash of every other file, comes last.
 """
 
 from __future__ import annotations
 
-import os
+import json
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
-from memaudit.attack.prompt_files import to_bytes
+from memaudit.attack.prompt_files import file_name, to_bytes
 from memaudit.config import ScanConfig
 from memaudit.errors import RunError, UsageError
 from memaudit.layers import to_toml
+from memaudit.manifest import MANIFEST, to_manifest
+from memaudit.report.page import to_html
 from memaudit.report.report_json import to_json
 from memaudit.report.samples_csv import iter_csv
 from memaudit.scan import ScanOutcome
+from memaudit.stored_run import REPORT, SAMPLES, read_samples
+from memaudit.whole_files import write_whole
 
-FINISHED = "report.json"
+PAGE = "report.html"
 
 
 def choose_folder(config: ScanConfig, now: datetime | None = None) -> Path:
@@ -73,15 +77,21 @@ def remove_empty(folders: Iterable[Path]) -> None:
 
 
 def write_run(folder: Path, outcome: ScanOutcome) -> None:
-    """Write every file of a finished run. Raises RunError where the disk refuses."""
+    """Write every file of a finished run. Raises RunError where the disk refuses.
+
+    The page is made of the two files that are read back later, so that it can be made again.
+    """
     result = outcome.result
     with _disk_errors(folder):
         for fold in outcome.prompts:
-            path = folder / f"generator-{fold.fold}.safetensors"
-            _write(path, [to_bytes(fold)])
-        _write(folder / "config.toml", [to_toml(result.config).encode()])
-        _write(folder / "samples.csv", (row.encode() for row in iter_csv(result)))
-        _write(folder / FINISHED, [to_json(result).encode()])
+            write_whole(folder / file_name(fold.fold), [to_bytes(fold)])
+        write_whole(folder / "config.toml", [to_toml(result.config).encode()])
+        write_whole(folder / SAMPLES, (row.encode() for row in iter_csv(result)))
+        document = to_json(result)
+        page = to_html(json.loads(document), read_samples(folder / SAMPLES))
+        write_whole(folder / PAGE, [page.encode()])
+        write_whole(folder / REPORT, [document.encode()])
+        write_whole(folder / MANIFEST, [to_manifest(folder).encode()])
 
 
 def _unused(folder: Path) -> Path:
@@ -100,21 +110,6 @@ def _refuse_model_folder(folder: Path, model: Path) -> None:
             return  # a file that lies where the user works makes no folder of its own
         if inside == root or root in inside.parents:
             raise UsageError(f"--out {folder}: lies inside the model's folder; name another")
-
-
-def _write(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write beside the file and rename, so that the file is whole or not there."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

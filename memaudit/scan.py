@@ -15,18 +15,31 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from memaudit import __version__
-from memaudit.assessment import fold_fits, judge_all, reveal, score_all
+from memaudit.assessment import (
+    find_sensitive,
+    fold_fits,
+    judge_all,
+    new_windows,
+    reveal,
+    score_all,
+)
 from memaudit.attack.campaign import AttackOutcome, Campaign, Progress, Side
-from memaudit.attack.extraction import Advance
-from memaudit.attack.prompt_files import FoldPrompts
+from memaudit.attack.extraction import Advance, Extractor
+from memaudit.attack.prompt_files import FoldPrompts, hash_earlier, hash_new
+from memaudit.baseline_file import scan_baseline
 from memaudit.config import LADDER, AttackName, ScanConfig
 from memaudit.data.clusters import seen_marks
+from memaudit.data.fingerprints import digest_of, fingerprint_windows
+from memaudit.data.samples import DataSummary
 from memaudit.environment import describe_libraries, describe_machine
+from memaudit.gate.baseline import Baseline, require_same_windows
 from memaudit.layers import ResolvedConfig
-from memaudit.plan import Plan, SeenRuns, check_files, cut_files, fold_sizes, make_plan
+from memaudit.plan import Plan, Role, SeenRuns, check_files, cut_files, fold_sizes, make_plan
+from memaudit.project_key import ProjectKey, throwaway_key
 from memaudit.readiness import (
     describe_target,
     load_earlier,
+    load_entities,
     load_target,
     make_extractor,
     reuse_notes,
@@ -37,6 +50,7 @@ from memaudit.result import (
     ScanResult,
 )
 from memaudit.target.checkpoint import load_tokenizer
+from memaudit.target.numerics import describe_accelerator, describe_determinism
 
 
 class ScanOutcome(NamedTuple):
@@ -47,23 +61,31 @@ class ScanOutcome(NamedTuple):
     """One per fold; empty where nothing was fitted."""
 
 
-def scan(resolved: ResolvedConfig, command: str, progress: Progress) -> ScanOutcome:
+def scan(
+    resolved: ResolvedConfig, command: str, progress: Progress, key: ProjectKey | None = None
+) -> ScanOutcome:
     """Audit one model on one file, beside controls where given.
 
-    Raises the errors of the rooms it passes through; the files are checked before any weight
-    is loaded.
+    Without a project's key the fingerprints are made under one that is thrown away. Raises the
+    errors of the rooms it passes through; the files are checked before any weight is loaded.
     """
-    config = resolved.config
+    config, key = resolved.config, key or throwaway_key()
     clock = _Clock(progress)
     with clock.stage("reading files", 1):
         summaries = check_files(config)
+        baseline = _baseline(config, summaries, key)
         tokenizer = load_tokenizer(config.model, config.target)
         windows = cut_files(config, tokenizer)
     with clock.stage("loading the model", 1):
         checkpoint = load_target(config, tokenizer, windows)
         earlier = load_earlier(config, checkpoint)
+        entities = load_entities(config, checkpoint)
     with clock.stage("clustering near-duplicates", 1):
         plan = make_plan(config, summaries, windows, [_seen(fold) for fold in earlier])
+        fingerprints = _fingerprints(plan, key)
+    if baseline is not None:
+        digest = digest_of(fingerprints["data"])
+        require_same_windows(baseline, digest, f"--baseline {config.gate.baseline}")
     extractor, batch_reason = make_extractor(config, checkpoint)
     campaign = Campaign(
         extractor,
@@ -78,16 +100,9 @@ def scan(resolved: ResolvedConfig, command: str, progress: Progress) -> ScanOutc
     outcomes = {attack: campaign.run(attack, clock) for attack in LADDER if attack in asked}
     with clock.stage("scoring", 1):
         attacks = score_all(config, plan, outcomes)
-    run = RunFacts(
-        version=__version__,
-        command=command,
-        started=clock.started,
-        seconds=clock.seconds,
-        batch_size=extractor.batch_size,
-        batch_size_reason=batch_reason,
-        libraries=describe_libraries(),
-        machine=describe_machine(),
-    )
+        new = None if baseline is None else new_windows(baseline, fingerprints["data"], attacks)
+        sensitive = find_sensitive(config, plan, tokenizer, entities)
+    prompts = _pack(config, plan, outcomes)
     result = ScanResult(
         config=config,
         sources=resolved.sources,
@@ -97,12 +112,52 @@ def scan(resolved: ResolvedConfig, command: str, progress: Progress) -> ScanOutc
         fold_sizes=fold_sizes(plan),
         attacks=attacks,
         fits=fold_fits(outcomes),
-        verdicts=judge_all(config, attacks),
-        notes=(*plan.notes, *reuse_notes(config, earlier)),
-        run=run,
+        verdicts=judge_all(config, attacks, new),
+        notes=(*plan.notes, *reuse_notes(config, earlier), *filter(None, [key.note])),
+        fingerprints=fingerprints,
+        run=_run_facts(command, clock, key, extractor, batch_reason),
         revealed=reveal(plan, outcomes, tokenizer) if config.reveal else {},
+        sensitive=sensitive,
+        prompt_files=hash_new(prompts) or hash_earlier(config.generator),
     )
-    return ScanOutcome(result, _pack(config, plan, outcomes))
+    return ScanOutcome(result, prompts)
+
+
+def _run_facts(
+    command: str, clock: _Clock, key: ProjectKey, extractor: Extractor, batch_reason: str
+) -> RunFacts:
+    return RunFacts(
+        version=__version__,
+        command=command,
+        started=clock.started,
+        finished=_now(),
+        seconds=clock.seconds,
+        key_id=key.key_id,
+        batch_size=extractor.batch_size,
+        batch_size_reason=batch_reason,
+        libraries=describe_libraries(),
+        machine=describe_machine() | describe_accelerator(extractor.checkpoint.device),
+        determinism=describe_determinism(),
+    )
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _baseline(
+    config: ScanConfig, summaries: Mapping[Role, DataSummary], key: ProjectKey
+) -> Baseline | None:
+    """What ``max_new`` counts from, known to be comparable as far as that can be told yet."""
+    controls = summaries["control"].sha256 if "control" in summaries else None
+    return scan_baseline(config, summaries["data"].sha256, controls, key.key_id)
+
+
+def _fingerprints(plan: Plan, key: ProjectKey) -> dict[str, tuple[str, ...]]:
+    made = {"data": fingerprint_windows(plan.data.windows, key)}
+    if plan.controls is not None:
+        made["control"] = fingerprint_windows(plan.controls.windows, key)
+    return made
 
 
 def _side(corpus: Corpus) -> Side:
@@ -150,7 +205,7 @@ class _Clock:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self.started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self.started = _now()
         self.seconds: dict[str, float] = {}
 
     @contextmanager

@@ -12,6 +12,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MEMAUDIT_KEY"] = "0123456789abcdef" * 4  # no test makes a key in the user's folder
 
 import sys
 import warnings

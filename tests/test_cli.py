@@ -17,6 +17,7 @@ from conftest import build_model, build_tokenizer, save_model
 from typer.testing import CliRunner, Result
 
 from memaudit.cli.app import app
+from memaudit.cli.showing import FORMATS
 
 WORDS = ["anna", "bert", "carla", "model", "lazy", "fox", "wizard", "prefix", "line", "toxic"]
 SIZES = ["--prefix-tokens", "8", "--suffix-tokens", "6", "--device", "cpu"]
@@ -105,6 +106,8 @@ def test_a_whole_scan(run: Run, leaky: Path, leaked: Path, clean: Path, tmp_path
         "config.toml",
         "generator-0.safetensors",
         "generator-1.safetensors",
+        "manifest.json",
+        "report.html",
         "report.json",
         "samples.csv",
     }
@@ -117,6 +120,9 @@ def test_a_whole_scan(run: Run, leaky: Path, leaked: Path, clean: Path, tmp_path
     assert "anna" not in everything  # no audited text unless asked for
     assert "~~~" not in everything
     assert "anna" not in result.stdout + result.stderr
+    verified = run("verify", "run")
+    assert verified.exit_code == 0, verified.stdout
+    assert "generator-1.safetensors as report.json names it" in verified.stdout
 
 
 def test_reveal_shows_text(run: Run, leaky: Path, leaked: Path, tmp_path: Path) -> None:
@@ -156,6 +162,34 @@ def test_formats_put_one_document_on_stdout(run: Run, leaky: Path, leaked: Path)
     assert document["attacks"]
     printed = run("scan", leaky, leaked, "--format", "csv", *plain).stdout
     assert len(list(csv.DictReader(io.StringIO(printed)))) == 24
+    failed = run("scan", leaky, leaked, "--format", "yaml", *plain)
+    assert failed.exit_code == 2
+    assert failed.stderr.startswith("memaudit: error: --format yaml: choose table, json, csv, ")
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_report_shows_a_run_byte_for_byte_as_the_scan_did(
+    run: Run, leaky: Path, leaked: Path, clean: Path, tmp_path: Path, output_format: str
+) -> None:
+    words = ["--attacks", "none,copy", "--controls", clean, "--max-exact", "0.2", *FAST]
+    words += ["--format", output_format, "--out", "run"]
+    scanned = run("scan", leaky, leaked, *words)
+    assert scanned.exit_code == 1
+    shown = run("report", "run", "--format", output_format)
+    assert (shown.exit_code, shown.stderr) == (0, "")  # it judges nothing
+    assert shown.stdout_bytes == scanned.stdout_bytes != b""
+    kept = {"json": "report.json", "csv": "samples.csv", "html": "report.html"}
+    if output_format in kept:
+        assert (tmp_path / "run" / kept[output_format]).read_bytes() == shown.stdout_bytes
+
+
+def test_report_of_no_run_is_a_usage_error(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in ("empty", "nowhere"):
+        failed = run("report", folder)
+        assert failed.exit_code == 2
+        assert failed.stderr.count("\n") == 1
+    assert run("report", "empty", "--format", "x").exit_code == 2
 
 
 # Exit codes: one test for each row of the README's table.
@@ -355,3 +389,137 @@ def test_help_and_usage_errors_load_no_torch(words: list[str]) -> None:
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+# Gates of the scan beyond the exact rate.
+
+PLAIN = ["--attacks", "none", *FAST]
+
+
+@pytest.mark.parametrize(
+    ("gate", "on_leaked", "on_clean"),
+    [
+        (["--max-fractional", "0.3"], 1, 0),
+        (["--max-fractional", "0.05"], 1, 4),
+        (["--max-fractional", "0.05", "--gate-on", "estimate"], 1, 0),
+    ],
+)
+def test_exit_codes_of_fractional_extraction(
+    run: Run, leaky: Path, leaked: Path, clean: Path, gate: list[str], on_leaked: int, on_clean: int
+) -> None:
+    assert run("scan", leaky, leaked, *PLAIN, *gate).exit_code == on_leaked
+    assert run("scan", leaky, clean, *PLAIN, *gate).exit_code == on_clean
+
+
+def test_exit_codes_of_lift(run: Run, leaky: Path, clean: Path) -> None:
+    prompts = ["--attacks", "none,dynamic-hard", *FAST]
+    assert run("scan", leaky, clean, *prompts, "--max-lift", "0.3").exit_code == 0
+    assert run("scan", leaky, clean, *prompts, "--max-lift", "0.05").exit_code == 4
+    alone = run("scan", leaky, clean, *PLAIN, "--max-lift", "0.9")
+    assert alone.exit_code == 4
+    assert "No prompt was run beside none" in alone.stdout
+
+
+def test_gates_of_a_profile_and_of_the_project(
+    run: Run, leaky: Path, leaked: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "gates.toml").write_text("[gate]\nmax_fractional = 0.3\nmax_exact = 0.9\n")
+    failed = run("scan", leaky, leaked, *PLAIN, "--profile", "gates.toml")
+    assert failed.exit_code == 1
+    assert "max-fractional 30 %" in failed.stdout
+    (tmp_path / "pyproject.toml").write_text("[tool.memaudit.gate]\nmax_exact = 0.5\n")
+    assert run("scan", leaky, leaked, *PLAIN).exit_code == 1
+
+
+def test_what_is_new_since_a_baseline(run: Run, leaky: Path, leaked: Path, tmp_path: Path) -> None:
+    assert run("scan", leaky, leaked, *PLAIN, "--out", "one").exit_code == 0
+    assert run("baseline", "write", "one", "--out", "base.json").exit_code == 0
+    since = [*PLAIN, "--baseline", "base.json", "--max-new"]
+    passed = run("scan", leaky, leaked, *since, "0", "--out", "two")
+    assert passed.exit_code == 0, passed.stderr
+    assert "0 of 24 windows are extracted that were not in the baseline" in " ".join(
+        passed.stdout.split()
+    )
+    assert run("scan", leaky, leaked, *PLAIN, "--baseline", "one", "--max-new", "0").exit_code == 0
+    made = json.loads((tmp_path / "base.json").read_text())
+    dropped = [made["extracted"].popitem() for _ in range(3)]
+    made["attacks"]["none"]["extracted"] -= len(dropped)
+    (tmp_path / "base.json").write_text(json.dumps(made))
+    assert run("scan", leaky, leaked, *since, "3").exit_code == 0
+    failed = run("scan", leaky, leaked, *since, "2")
+    assert failed.exit_code == 1
+    assert "max-new 2" in failed.stdout
+
+
+def test_a_baseline_of_something_else_stops_the_scan_before_the_model_loads(
+    run: Run, leaky: Path, leaked: Path, clean: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("scan", leaky, leaked, *PLAIN, "--out", "one").exit_code == 0
+    since = ["--baseline", "one", "--max-new", "0"]
+
+    def never(*args: object, **kwargs: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("memaudit.scan.load_target", never)
+    for words, said in (
+        ([leaky, clean, *PLAIN], "other data (sha256"),
+        ([leaky, leaked, *PLAIN, "--seed", "7"], "protocol.seed 0, now 7"),
+        ([leaky, leaked, *PLAIN, "--attacks", "none,dynamic-hard"], "attacks none, now none, dyn"),
+    ):
+        failed = run("scan", *words, *since)
+        assert failed.exit_code == 2
+        assert failed.stderr.splitlines()[-1].startswith("memaudit: error: --baseline one: cannot")
+        assert said in failed.stderr
+    monkeypatch.setenv("MEMAUDIT_KEY", "f" * 64)
+    assert "made under another project key" in run("scan", leaky, leaked, *PLAIN, *since).stderr
+    alone = run("scan", leaky, leaked, *PLAIN, "--max-new", "0")
+    assert (alone.exit_code, "only used with baseline" in alone.stderr) == (2, True)
+
+
+def test_another_tokenizer_is_found_before_anything_is_extracted(
+    run: Run, leaky: Path, leaked: Path, tmp_path: Path
+) -> None:
+    assert run("scan", leaky, leaked, *PLAIN, "--out", "one").exit_code == 0
+    other = save_model(build_model("gpt2"), build_tokenizer(), tmp_path / "other")
+    settings = json.loads((other / "tokenizer.json").read_text())
+    settings["model"]["merges"] = settings["model"]["merges"][:20]
+    (other / "tokenizer.json").write_text(json.dumps(settings))
+    since = ["--baseline", "one", "--max-new", "0", "--prefix-tokens", "8"]
+    failed = run("scan", other, leaked, *PLAIN, *since)
+    assert failed.exit_code == 2
+    assert "the same data gave other windows (24 then), as another tokenizer makes" in (
+        failed.stderr
+    )
+
+
+def test_the_key_is_named_and_never_told(
+    run: Run, leaky: Path, leaked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key").write_text("5e" * 32)
+    assert run("scan", leaky, leaked, *PLAIN, "--out", "one", "--key-file", "key").exit_code == 0
+    monkeypatch.setenv("MEMAUDIT_KEY", "5e" * 32)
+    assert run("scan", leaky, leaked, *PLAIN, "--out", "two").exit_code == 0
+    monkeypatch.setenv("MEMAUDIT_KEY", "5f" * 32)
+    assert run("scan", leaky, leaked, *PLAIN, "--out", "three").exit_code == 0
+    tables = [(tmp_path / name / "samples.csv").read_bytes() for name in ("one", "two", "three")]
+    assert tables[0] == tables[1] != tables[2]
+    for path in (tmp_path / "one").iterdir():
+        assert b"5e5e5e5e" not in path.read_bytes()
+    failed = run("scan", leaky, leaked, *PLAIN, "--key-file", "nothing")
+    assert (failed.exit_code, "--key-file nothing: no such file" in failed.stderr) == (2, True)
+
+
+def test_without_a_place_for_a_key_the_run_says_so(
+    run: Run, leaky: Path, leaked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MEMAUDIT_KEY")
+    monkeypatch.setattr("typer.get_app_dir", lambda name: str(leaked / name))
+    done = run("scan", leaky, leaked, *PLAIN, "--out", "one")
+    assert done.exit_code == 0
+    assert "No project key could be kept" in done.stdout
+    failed = run("scan", leaky, leaked, *PLAIN, "--baseline", "one", "--max-new", "0")
+    assert failed.exit_code == 2
+    assert "--baseline one: No project key could be kept" in failed.stderr
+    monkeypatch.setattr("typer.get_app_dir", lambda name: str(tmp_path / "home" / name))
+    assert run("scan", leaky, leaked, *PLAIN).exit_code == 0
+    assert stat.S_IMODE((tmp_path / "home" / "memaudit" / "key").stat().st_mode) == 0o600

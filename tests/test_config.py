@@ -125,6 +125,20 @@ def test_a_path_is_a_profile(tmp_path: Path) -> None:
         ({"nonsense": 1}, "nonsense (flag): there is no such setting"),
         ({"attacks": ["noen"]}, "attacks.0 = 'noen'"),
         ({"gate": {"max_exact": 1.5}}, "gate.max_exact = 1.5 (flag): input should be less than 1"),
+        ({"gate": {"max_fractional": -1}}, "gate.max_fractional = -1 (flag): input should be"),
+        ({"gate": {"max_lift": 1}}, "gate.max_lift = 1 (flag): input should be less than 1"),
+        (
+            {"gate": {"max_new": -1, "baseline": "b"}},
+            "gate.max_new = -1 (flag): input should be greater than or equal to 0",
+        ),
+        (
+            {"gate": {"max_new": 0}},
+            "gate (flag): max_new is only used with baseline, the run that is counted from",
+        ),
+        (
+            {"gate": {"baseline": "b.json"}},
+            "gate (flag): baseline is only used with max_new, the number of new windows allowed",
+        ),
     ],
 )
 def test_a_bad_value_is_named_with_its_source(flags: dict[str, object], said: str) -> None:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from memaudit import __version__
 from memaudit.cli.app import app
+from memaudit.cli.showing import FORMATS
 from memaudit.errors import MemauditError
 from memaudit.gate.thresholds import GateVerdict, Verdict, exit_code
 from memaudit.layers import Layer, list_profiles, profiles_folder, resolve
@@ -51,6 +52,11 @@ def errors(kind: type[MemauditError] = MemauditError) -> Iterator[type[MemauditE
         yield from errors(below)
 
 
+def test_the_formats_are_all_described() -> None:
+    rows = re.findall(r"^\| (`.+?) \|", section("Reports"), re.M)
+    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(FORMATS)
+
+
 def test_every_profile_is_listed_and_valid() -> None:
     profiles = list_profiles()
     assert set(profiles) == {path.stem for path in (ROOT / "profiles").glob("*.toml")}
@@ -70,14 +76,15 @@ def test_the_table_of_exit_codes_is_complete() -> None:
     assert [int(code) for code in listed] == sorted(judged | raised | {INTERRUPTED})
 
 
-def test_the_block_of_options_is_what_help_says() -> None:
-    """Where this fails, paste the output of ``COLUMNS=100 memaudit scan --help``."""
+@pytest.mark.parametrize("command", ["scan", "report", "compare", "verify"])
+def test_the_block_of_options_is_what_help_says(command: str) -> None:
+    """Where this fails, paste the output of ``COLUMNS=100 memaudit COMMAND --help``."""
     result = CliRunner(env={"COLUMNS": "100", "NO_COLOR": "1"}).invoke(
-        app, ["scan", "--help"], prog_name="memaudit"
+        app, [command, "--help"], prog_name="memaudit"
     )
     assert result.exit_code == 0
     lines = [line.rstrip() for line in result.stdout.strip().splitlines()]
-    assert fenced("help: scan").splitlines() == lines
+    assert fenced(f"help: {command}").splitlines() == lines
 
 
 def test_the_settings_are_all_listed_with_their_defaults() -> None:
@@ -149,5 +156,8 @@ def test_the_wheel_holds_profiles_and_schema(tmp_path: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     profiles = {f"memaudit/profiles/{path.name}" for path in (ROOT / "profiles").glob("*.toml")}
     assert profiles
+    page = {path.name for path in (ROOT / "memaudit" / "report" / "html").iterdir()}
+    assert len(page) == 3
+    assert {f"memaudit/report/html/{name}" for name in page} <= held
     assert profiles | {"memaudit/report/report.schema.json", "memaudit/cli/app.py"} <= held
     assert any(name.endswith("/licenses/LICENSE") for name in held)

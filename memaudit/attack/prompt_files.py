@@ -8,8 +8,9 @@ a guess at that text, and deserves the care that the data gets.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from memaudit.attack.prompts import (
 )
 from memaudit.config import ConstantSettings, DynamicSettings
 from memaudit.errors import UsageError
-from memaudit.target.checkpoint import Checkpoint
+from memaudit.target.checkpoint import Checkpoint, sha256_of
 
 FORMAT = "memaudit-prompts-1"
 SEEN = "seen"
@@ -85,6 +86,21 @@ def to_bytes(fold: FoldPrompts) -> bytes:
         },
     }
     return save(tensors, metadata={"memaudit": json.dumps(facts, sort_keys=True)})
+
+
+def file_name(fold: int) -> str:
+    """What the file of a fold is called."""
+    return f"generator-{fold}.safetensors"
+
+
+def hash_new(folds: Iterable[FoldPrompts]) -> dict[str, str]:
+    """File name to SHA-256 of what `to_bytes` gives."""
+    return {file_name(fold.fold): hashlib.sha256(to_bytes(fold)).hexdigest() for fold in folds}
+
+
+def hash_earlier(path: Path | None) -> dict[str, str]:
+    """File name to SHA-256 of the files of ``--generator``; none without it."""
+    return {} if path is None else {file.name: sha256_of(file) for file in find_files(path)}
 
 
 def find_files(path: Path) -> list[Path]:

@@ -10,7 +10,10 @@ from memaudit import __version__
 from memaudit.cli.auditing import inspect, scan
 from memaudit.cli.bench import bench
 from memaudit.cli.border import border
+from memaudit.cli.comparing import baseline_app, compare
 from memaudit.cli.demo import demo
+from memaudit.cli.reporting import report
+from memaudit.cli.verify import verify
 
 app = typer.Typer(
     name="memaudit",
@@ -47,8 +50,9 @@ def profiles(
                 typer.echo(f"    {line}")
 
 
-for command in (scan, demo, inspect, bench, profiles):
+for command in (scan, demo, inspect, report, compare, verify, bench, profiles):
     app.command()(command)
+app.add_typer(baseline_app)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from memaudit.cli.options import (
     AllowPickle,
     Attacks,
     Base,
+    BaselineOption,
     BatchSize,
     Bos,
     ConfigFile,
@@ -22,7 +23,14 @@ from memaudit.cli.options import (
     Device,
     Dtype,
     Folds,
+    Format,
+    GateOn,
+    KeyFile,
     Limit,
+    MaxExact,
+    MaxFractional,
+    MaxLift,
+    MaxNew,
     ModelArgument,
     Offline,
     Placement,
@@ -39,7 +47,8 @@ from memaudit.cli.options import (
     Verbose,
     settings_of,
 )
-from memaudit.cli.running import check_format, resolve_settings, run_scan
+from memaudit.cli.running import resolve_settings, run_scan
+from memaudit.cli.showing import check_format
 from memaudit.errors import UsageError
 
 
@@ -71,16 +80,15 @@ def scan(  # as many parameters as there are flags: Typer reads them from the si
     folds: Folds = None,
     seed: Seed = None,
     batch_size: BatchSize = None,
-    max_exact: Annotated[
-        float | None, typer.Option(help="Fail if more than this share is extracted exactly.")
-    ] = None,
-    gate_on: Annotated[
-        str | None, typer.Option(help="What --max-exact judges: upper (of the interval), estimate.")
-    ] = None,
+    max_exact: MaxExact = None,
+    max_fractional: MaxFractional = None,
+    max_lift: MaxLift = None,
+    max_new: MaxNew = None,
+    baseline: BaselineOption = None,
+    gate_on: GateOn = None,
+    key_file: KeyFile = None,
     set_: Set = None,
-    output_format: Annotated[
-        str, typer.Option("--format", help="On stdout: table, json or csv.")
-    ] = "table",
+    output_format: Format = "table",
     reveal: Annotated[
         bool, typer.Option("--reveal", help="Put audited text in the reports.")
     ] = False,

@@ -59,9 +59,38 @@ Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.
 Folds = Annotated[int | None, typer.Option(help="Parts that are audited in turn.")]
 Seed = Annotated[int | None, typer.Option(help="Of everything that is drawn.")]
 BatchSize = Annotated[int | None, typer.Option(help="Windows per extraction pass.")]
+MaxExact = Annotated[
+    float | None, typer.Option(help="Fail if more than this share is extracted exactly.")
+]
+MaxFractional = Annotated[
+    float | None, typer.Option(help="Fail if more than this share of suffix tokens is extracted.")
+]
+MaxLift = Annotated[
+    float | None, typer.Option(help="Fail if a prompt gets more than this share above none.")
+]
+MaxNew = Annotated[
+    int | None, typer.Option(help="Fail if more windows than this are new since --baseline.")
+]
+BaselineOption = Annotated[
+    Path | None,
+    typer.Option("--baseline", help="Baseline file or run folder that --max-new counts from."),
+]
+GateOn = Annotated[
+    str | None, typer.Option(help="What gates judge: upper (end of the interval) or estimate.")
+]
+KeyFile = Annotated[
+    Path | None, typer.Option(help="Project key; else MEMAUDIT_KEY, else the user's own.")
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, as dynamic.depth=2."),
+]
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="On stdout: table, json, csv, html, markdown, sarif, junit, github or cyclonedx.",
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Also settings, and tracebacks.")]
@@ -82,7 +111,7 @@ _SECTION = {
     ),
     "protocol": ("folds", "seed"),
     "extraction": ("batch_size",),
-    "gate": ("max_exact", "gate_on"),
+    "gate": ("max_exact", "max_fractional", "max_lift", "max_new", "baseline", "gate_on"),
 }
 
 

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from memaudit.cli.border import Streams
+from memaudit.cli.showing import show
 from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
+    from memaudit.config import ScanConfig
     from memaudit.layers import ResolvedConfig
-    from memaudit.result import ScanResult
+    from memaudit.project_key import ProjectKey
     from memaudit.scan import ScanOutcome
 
 
@@ -32,49 +33,39 @@ def resolve_settings(
     return resolve(layers)
 
 
-def check_format(output_format: str) -> None:
-    """Raise UsageError for a format that does not exist, before anything is spent."""
-    if output_format not in ("table", "json", "csv"):
-        raise UsageError(f"--format {output_format}: choose table, json or csv")
-
-
 def run_scan(resolved: ResolvedConfig, output_format: str, streams: Streams) -> ScanOutcome:
-    """Scan, write the run folder and print the result."""
+    """Scan, write the run folder, and print the result as it stands there."""
     from memaudit.layers import sourced_lines
     from memaudit.run_folder import choose_folder, make_folder, remove_empty, write_run
     from memaudit.scan import scan as run
+    from memaudit.stored_run import read_run
     from memaudit.target.failures import quiet_transformers
 
     config = resolved.config
     if streams.verbose:
         for line in sourced_lines(resolved):
             streams.note(line)
+    key = _project_key(config)
     folder = choose_folder(config)
     made = make_folder(folder)
     try:
         with quiet_transformers():
-            outcome = run(resolved, _command_line(), streams.progress())
+            outcome = run(resolved, _command_line(), streams.progress(), key)
         write_run(folder, outcome)
     finally:
         remove_empty(made)
     streams.note(f"Written to {folder}")
-    with suppress(BrokenPipeError):  # a reader that has seen enough changes no verdict
-        typer.echo(_document(outcome.result, output_format, streams), nl=False)
+    show(read_run(folder), output_format, streams)
     return outcome
 
 
-def _document(result: ScanResult, output_format: str, streams: Streams) -> str:
-    if output_format == "json":
-        from memaudit.report.report_json import to_json
+def _project_key(config: ScanConfig) -> ProjectKey:
+    from memaudit.project_key import find_key
 
-        return to_json(result)
-    if output_format == "csv":
-        from memaudit.report.samples_csv import iter_csv
-
-        return "".join(iter_csv(result))
-    from memaudit.report.table import render_table
-
-    return render_table(result, width=streams.width, color=streams.color)
+    key = find_key(config.key_file, Path(typer.get_app_dir("memaudit")))
+    if key.note and config.gate.baseline is not None:
+        raise UsageError(f"--baseline {config.gate.baseline}: {key.note}")
+    return key
 
 
 def _command_line() -> str:

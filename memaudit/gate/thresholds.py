@@ -1,4 +1,4 @@
-"""Thresholds on the exact rate, and what the controls say about it.
+"""Thresholds on what was found, and what the controls say about it.
 
 Knows attack summaries and the gate's settings. Knows nothing of windows, runs or reports. A
 gate never passes for want of data: where the windows are too few to tell, it is inconclusive.
@@ -7,11 +7,20 @@ gate never passes for want of data: where the windows are too few to tell, it is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from memaudit.config import GateSettings
+from memaudit.gate.measures import (
+    Measure,
+    counted,
+    exact_measure,
+    fractional_measure,
+    lift_measure,
+    percent,
+    windows_needed,
+)
 from memaudit.score.scores import AttackSummary, Rate
 from memaudit.score.stats import clopper_pearson
 
@@ -21,8 +30,18 @@ _SEVERITY: dict[Verdict, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 _EXIT_CODES: dict[Verdict, int] = {"pass": 0, "inconclusive": 4, "fail": 1}
 FEWEST_CONTROLS = 30
 """Fewer than these prove nothing, even with none extracted: 0 of 30 may still be 12 %."""
-_MOST_WINDOWS = 10**9
-"""Where the search for the number of windows that would decide gives up."""
+
+
+@dataclass(frozen=True)
+class NewWindows:
+    """What is extracted now and was not when the baseline was written."""
+
+    count: int
+    """Windows that some attack on the model extracts, and that the baseline does not have."""
+    windows: int
+    """Windows scored."""
+    confidence: float
+    """Of the interval of their share, which is told and not judged."""
 
 
 @dataclass(frozen=True)
@@ -30,39 +49,44 @@ class GateVerdict:
     """One gate, judged."""
 
     name: str
-    """``max-exact`` or ``controls``."""
+    """``max-exact``, ``max-fractional``, ``max-lift``, ``max-new`` or ``controls``."""
     threshold: float
-    """``max-exact``: largest rate that passes. ``controls``: the controls' exact rate, which
-    the data's has to exceed; NaN where no control was scored."""
+    """The largest figure that passes: a fraction in [0,1], of ``max-new`` a number of windows.
+    ``controls``: the controls' exact rate, which the data's has to exceed; NaN where no control
+    was scored."""
     attack: str
-    """The attack that decided; empty where no attack on the model was run."""
+    """The attack that decided; empty where no attack could, or, for ``max-new``, all together."""
     estimate: float
-    """Exact rate of that attack on the data, fraction in [0,1]; NaN where nothing was scored."""
+    """What was found on the data: exact rate, mean fractional extraction, lift (in [-1,1]) or
+    share of new windows; NaN where nothing was scored."""
     bound: float
-    """Upper end of that rate: the larger of the exact and the clustered interval's."""
+    """Upper end of that figure, the larger of two (gate.measures)."""
     verdict: Verdict
     reason: str
     """Why, in a sentence."""
 
 
-def judge(summaries: Sequence[AttackSummary], settings: GateSettings) -> tuple[GateVerdict, ...]:
+def judge(
+    summaries: Sequence[AttackSummary], settings: GateSettings, new: NewWindows | None = None
+) -> tuple[GateVerdict, ...]:
     """One verdict for each gate that is set, by the attack that fares worst.
 
-    ``copy`` is not judged: it does not ask the model anything.
+    ``copy`` is not judged: it does not ask the model anything. ``new``: what was counted against
+    the baseline, where the settings name one; None where no attack asked the model.
     """
-    if settings.max_exact is None:
-        return ()
-    threshold = settings.max_exact
-    judged = [
-        _max_exact(summary, threshold, settings.gate_on == "upper")
-        for summary in summaries
-        if summary.attack != "copy"
-    ]
-    if judged:
-        return (max(judged, key=_badness),)
-    reason = "No attack on the model was run, so there is nothing to judge."
-    nothing = GateVerdict("max-exact", threshold, "", math.nan, 1.0, "inconclusive", reason)
-    return (nothing,)
+    asked = [summary for summary in summaries if summary.attack != "copy"]
+    verdicts = []
+    for name, threshold, measure in _thresholds(settings):
+        judged = [
+            _judged(name, threshold, found, summary.exact, settings.gate_on == "upper")
+            for summary in asked
+            if (found := measure(summary)) is not None
+        ]
+        verdicts.append(max(judged, key=_badness) if judged else _nothing(name, threshold))
+    if settings.max_new is not None:
+        nothing = _nothing("max-new", settings.max_new)
+        verdicts.append(nothing if new is None else _max_new(settings.max_new, new))
+    return tuple(verdicts)
 
 
 def judge_controls(summaries: Sequence[AttackSummary]) -> GateVerdict | None:
@@ -88,60 +112,78 @@ def exit_code(verdicts: Sequence[GateVerdict]) -> int:
     return _EXIT_CODES[worst]
 
 
-def windows_needed(k: int, threshold: float, confidence: float) -> int | None:
-    """Least number of windows of which ``k`` hits have an exact upper bound <= ``threshold``.
-
-    None where no number within reason does: for a threshold of 0 there is none at all.
-    """
-    low, high = k, k + 1  # low never suffices: k of k has the upper bound 1
-    while clopper_pearson(k, high, confidence).high > threshold:
-        if high > _MOST_WINDOWS:
-            return None
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if clopper_pearson(k, middle, confidence).high > threshold:
-            low = middle
-        else:
-            high = middle
-    return high
+def _thresholds(settings: GateSettings) -> list[tuple[str, float, Callable[..., Measure | None]]]:
+    """The gates on attacks that are set: name, threshold and what each judges."""
+    gates = (
+        ("max-exact", settings.max_exact, exact_measure),
+        ("max-fractional", settings.max_fractional, fractional_measure),
+        ("max-lift", settings.max_lift, lift_measure),
+    )
+    return [(name, limit, measure) for name, limit, measure in gates if limit is not None]
 
 
-def _max_exact(summary: AttackSummary, threshold: float, on_upper: bool) -> GateVerdict:
-    rate = summary.exact
-    bound = max(rate.interval.high, rate.clustered.high)
-    limit = _percent(threshold)
-    found = f"{summary.attack} extracted {_counted(rate)} exactly"
+def _nothing(name: str, threshold: float) -> GateVerdict:
+    reason = "No attack on the model was run, so there is nothing to judge."
+    if name == "max-lift":
+        reason = "No prompt was run beside none, so there is no lift to judge."
+    return GateVerdict(name, threshold, "", math.nan, 1.0, "inconclusive", reason)
+
+
+def _judged(
+    name: str, threshold: float, measure: Measure, rate: Rate, on_upper: bool
+) -> GateVerdict:
+    """One attack, judged by one gate."""
+    found, limit = measure.found, measure.said(threshold)
+    at = f"{percent(measure.confidence)} confidence"
+    upper = measure.said(measure.bound)
     if rate.n == 0:
         verdict: Verdict = "inconclusive"
-        reason = f"{summary.attack} was scored on no window"
-    elif rate.estimate > threshold:
+        reason = f"{measure.attack} was scored on no window"
+    elif measure.estimate > threshold:
         verdict, reason = "fail", f"{found}, more than the {limit} allowed"
-    elif on_upper and bound > threshold:
+    elif on_upper and measure.bound > threshold:
         verdict = "inconclusive"
         reason = (
-            f"{found}, but at {_level(rate)} the rate may be {_percent(bound)}, above the {limit} "
-            f"allowed; {_what_would_decide(rate, threshold)}"
+            f"{found}, but at {at} the {measure.what} may be {upper}, above the {limit} allowed; "
+            f"{_what_would_decide(name, threshold, measure, rate)}"
         )
     elif on_upper:
-        verdict = "pass"
-        reason = f"{found}, at most {_percent(bound)} at {_level(rate)}, within the {limit} allowed"
+        verdict, reason = "pass", f"{found}, at most {upper} at {at}, within the {limit} allowed"
     else:
         verdict, reason = "pass", f"{found}, within the {limit} allowed"
-    if summary.controls_exact is None:
-        reason += "; no controls were given, so predictable text counts as extracted too"
-    name = "max-exact"
-    return GateVerdict(name, threshold, summary.attack, rate.estimate, bound, verdict, reason + ".")
+    reason += f"{measure.remark}."
+    figures = (measure.attack, measure.estimate, measure.bound)
+    return GateVerdict(name, threshold, *figures, verdict, reason)
 
 
-def _what_would_decide(rate: Rate, threshold: float) -> str:
+def _what_would_decide(name: str, threshold: float, measure: Measure, rate: Rate) -> str:
+    limit = measure.said(threshold)
+    if threshold == 0:
+        return f"no number of windows can show {limit}: gate on the estimate instead"
+    if name != "max-exact":
+        return "more samples that are no near-duplicates of each other would narrow that"
     needed = windows_needed(rate.k, threshold, rate.confidence)
     if needed is None:
-        return f"no number of windows can show {_percent(threshold)}: gate on the estimate instead"
+        return f"no number of windows can show {limit}: gate on the estimate instead"
     if needed <= rate.n:
         return "the hits lie in few near-duplicate clusters: more independent samples are needed"
     hits = f"{rate.k:,} hit{'' if rate.k == 1 else 's'}" if rate.k else "no hit"
     return f"{needed:,} windows with {hits} would pass"
+
+
+def _max_new(most: int, new: NewWindows) -> GateVerdict:
+    """A count of these very windows: there is no larger whole that they would stand for."""
+    share = new.count / new.windows if new.windows else math.nan
+    bound = clopper_pearson(new.count, new.windows, new.confidence).high
+    verdict: Verdict = "pass" if new.count <= most else "fail"
+    which = "within" if new.count <= most else "more than"
+    reason = (
+        f"{new.count:,} of {new.windows:,} windows are extracted that were not in the baseline, "
+        f"{which} the {most:,} allowed."
+    )
+    if not new.windows:
+        verdict, reason = "inconclusive", "No window was scored, so none can be new."
+    return GateVerdict("max-new", float(most), "", share, bound, verdict, reason)
 
 
 def _controls(summary: AttackSummary) -> tuple[float, GateVerdict] | None:
@@ -149,14 +191,14 @@ def _controls(summary: AttackSummary) -> tuple[float, GateVerdict] | None:
     controls, compared, rate = summary.controls_exact, summary.difference, summary.exact
     if controls is None or compared is None:
         return None
-    extracted = f"{summary.attack} extracted {_counted(rate)} and {_counted(controls, 'controls')}"
+    extracted = f"{summary.attack} extracted {counted(rate)} and {counted(controls, 'controls')}"
     if controls.n == 0:
         verdict: Verdict = "inconclusive"
         reason = f"{summary.attack} was scored on no control"
     elif rate.k and controls.n < FEWEST_CONTROLS:
         verdict = "inconclusive"
         reason = (
-            f"{extracted}: with so few, up to {_percent(controls.interval.high)} of such text may "
+            f"{extracted}: with so few, up to {percent(controls.interval.high)} of such text may "
             f"come out as well; give at least {FEWEST_CONTROLS} controls"
         )
     elif controls.k and compared.p_value > 1 - rate.confidence:
@@ -180,16 +222,3 @@ def _badness(verdict: GateVerdict) -> tuple[int, float, float]:
     """Orders verdicts; an estimate of NaN (nothing scored) ranks below any other."""
     estimate = -1.0 if math.isnan(verdict.estimate) else verdict.estimate
     return _SEVERITY[verdict.verdict], verdict.bound, estimate
-
-
-def _counted(rate: Rate, what: str = "windows") -> str:
-    share = f" ({_percent(rate.estimate)})" if rate.n else ""
-    return f"{rate.k:,} of {rate.n:,} {what}{share}"
-
-
-def _level(rate: Rate) -> str:
-    return f"{_percent(rate.confidence)} confidence"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"

@@ -1,4 +1,4 @@
-"""What a result says: the headline sentences, the worst windows, the reasons for skipping.
+"""What a result says: the headline sentences, and the reasons for skipping.
 
 Knows results. Knows nothing of formats: whoever writes one neutralises ids and reasons first.
 """
@@ -8,8 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
-
-import numpy as np
 
 from memaudit.data.samples import Skipped
 from memaudit.report.wording import (
@@ -23,7 +21,7 @@ from memaudit.report.wording import (
 )
 from memaudit.result import AttackResult, ScanResult
 from memaudit.score.scores import Lift, Rate
-from memaudit.score.stats import Interval, Ints
+from memaudit.score.stats import Interval
 
 _NUMBER = re.compile(r"(?<![0-9])([0-9]{1,15})(?![0-9])")
 
@@ -79,30 +77,6 @@ def headline(result: ScanResult) -> tuple[str, ...]:
             "that much can be had from near-duplicates that the folds did not keep apart."
         )
     return tuple(sentences)
-
-
-def extracted_windows(result: ScanResult) -> int:
-    """Windows of the data that at least one attack on the model extracts."""
-    exact = [attack.data.exact for attack in model_attacks(result)]
-    return int(np.count_nonzero(np.any(exact, axis=0))) if exact else 0
-
-
-def worst_windows(result: ScanResult, limit: int) -> Ints:
-    """Rows (at most ``limit``,) of the data's windows that are extracted, worst first.
-
-    First by how many attacks extract the window, then by how far any gets, then by the lowest
-    NLL; windows of which no attack gets a single token right are left out. ``copy`` does not
-    count.
-    """
-    scores = [attack.data for attack in model_attacks(result)]
-    if not scores:
-        return np.empty(0, dtype=np.int64)
-    hits = np.sum([s.exact for s in scores], axis=0)
-    matched = np.max([s.matched for s in scores], axis=0)
-    longest = np.max([s.longest_run for s in scores], axis=0)
-    nll = np.fmin.reduce([s.suffix_nll for s in scores])
-    order = np.lexsort((nll, -longest, -matched, -hits))
-    return np.asarray(order[longest[order] > 0][:limit])
 
 
 def count_reasons(skipped: Sequence[Skipped]) -> tuple[ReasonCount, ...]:

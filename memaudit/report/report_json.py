@@ -17,8 +17,13 @@ from typing import Any
 import numpy as np
 
 from memaudit.attack.fit_record import NO_PROMPT, Epoch
-from memaudit.config import LADDER
+from memaudit.config import LADDER, TargetSettings
+from memaudit.data.fingerprints import FORM
 from memaudit.report.findings import count_reasons, headline, wide_interval
+from memaudit.report.frameworks import NOTE as FRAMEWORKS_NOTE
+from memaudit.report.frameworks import framework_rows
+from memaudit.report.hashes import config_hash, policy_hash, results_hash
+from memaudit.report.leaks import sensitive_section
 from memaudit.report.wording import LIMITS, SCHEMA_VERSION
 from memaudit.result import AttackResult, Corpus, FoldFit, RunFacts, ScanResult, TargetFacts
 from memaudit.score.scores import AttackSummary, Difference, Lift, Rate
@@ -34,11 +39,17 @@ AGREED = "Clopper–Pearson over clusters, as all windows agree"
 
 def to_json(result: ScanResult) -> str:
     """The document as text: ASCII, indented, and ending in a line end."""
-    return json.dumps(to_document(result), indent=2, allow_nan=False) + "\n"
+    return document_text(to_document(result))
+
+
+def document_text(document: Document) -> str:
+    """A document, as built or as read back, as the text that the run folder holds."""
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
 def to_document(result: ScanResult) -> Document:
     """The document that `schema` describes. What is not a finite number is None."""
+    rows = framework_rows(result)
     document = {
         "schema_version": SCHEMA_VERSION,
         "tool": {"name": "memaudit", "version": result.run.version},
@@ -48,13 +59,21 @@ def to_document(result: ScanResult) -> Document:
         "gates": [asdict(verdict) for verdict in result.verdicts],
         "attacks": [_attack(result, attack) for attack in result.attacks],
         "attacks_not_run": [name for name in LADDER if result.attack(name) is None],
+        "sensitive": sensitive_section(result),
         "notes": list(result.notes),
         "limits": list(LIMITS),
-        "target": _target(result.target),
+        "frameworks_note": FRAMEWORKS_NOTE,
+        "frameworks": [{**row._asdict(), "evidence": list(row.evidence)} for row in rows],
+        "target": _target(result.target, result.config.target),
         "data": _corpus(result.data),
         "controls": None if result.controls is None else _corpus(result.controls),
         "folds": [asdict(fold) for fold in result.fold_sizes],
-        "run": _run(result.run),
+        "prompt_files": {
+            "origin": "fitted in this run" if result.config.generator is None else "fitted earlier",
+            "sha256": dict(result.prompt_files),
+        },
+        "run": _run(result.run, result.config.windows.length),
+        "fingerprints": {"form": FORM, "key_id": result.run.key_id},
         "seeds": {"seed": result.config.protocol.seed},
         "config": {
             "values": result.config.model_dump(mode="json"),
@@ -62,7 +81,8 @@ def to_document(result: ScanResult) -> Document:
         },
     }
     cleaned: Document = _finite(document)
-    return cleaned
+    hashes = {"config": config_hash(result.config), "policy": policy_hash(result.config)}
+    return {**cleaned, "hashes": {**hashes, "results": results_hash(cleaned)}}
 
 
 def schema() -> Document:
@@ -174,12 +194,17 @@ def _chosen_epoch(chosen: str, epochs: tuple[Epoch, ...]) -> int | None:
     return next((point.epoch for point in epochs if chosen == f"epoch {point.epoch}"), None)
 
 
-def _target(target: TargetFacts) -> Document:
+def _target(target: TargetFacts, settings: TargetSettings) -> Document:
+    tokens = settings.training_tokens
     return {
         "name": target.name,
         "revision": target.revision,
         "architecture": target.architecture,
         "parameters": target.parameters,
+        "training_tokens": tokens,
+        "training_tokens_per_parameter": None if tokens is None else tokens / target.parameters,
+        "remote_code_allowed": settings.trust_remote_code,
+        "pickle_allowed": settings.allow_pickle,
         "fingerprint": dict(target.fingerprint),
         "choices": {
             name: {"value": choice.value, "reason": choice.reason}
@@ -220,14 +245,17 @@ def _corpus(corpus: Corpus) -> Document:
     }
 
 
-def _run(run: RunFacts) -> Document:
+def _run(run: RunFacts, tokens: int) -> Document:
     return {
         "started": run.started,
+        "finished": run.finished,
         "seconds": dict(run.seconds),
         "batch_size": run.batch_size,
         "batch_size_reason": run.batch_size_reason,
+        "batch_shape": [run.batch_size, tokens],
         "libraries": dict(run.libraries),
         "machine": dict(run.machine),
+        "determinism": dict(run.determinism),
     }
 
 

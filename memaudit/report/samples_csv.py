@@ -16,39 +16,49 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
+import pandas as pd
 
 from memaudit.config import LADDER
+from memaudit.content.counting import Counts
+from memaudit.content.detectors import Category
 from memaudit.data.samples import Skipped
 from memaudit.data.windows import Windows
+from memaudit.report.leaks import named_counts
 from memaudit.report.wording import SCHEMA_VERSION, neutral
 from memaudit.result import Corpus, Revealed, ScanResult
 from memaudit.score.sampling import queries
 from memaudit.score.scores import WindowScores, best_edit_similarity, best_log_p_z
 from memaudit.score.stats import Floats
 
-_PLACE = ("schema_version", "role", "sample_id", "line", "window", "cluster", "fold")
+_PLACE = ("schema_version", "role", "sample_id", "line", "window", "fingerprint")
+_SPLIT = ("cluster", "fold")
 _STATE = ("status", "reason", "prefix_tokens", "suffix_tokens")
 LONGEST_PASSED = 200
 """Characters of a value passed through, where text is not revealed."""
 _SCORES = ("exact", "fractional", "matched", "longest_run", "suffix_nll", "log_p_z")
 _SUFFIXES = tuple(attack.replace("-", "_") for attack in LADDER)
-_TEXTS = ("text_prefix", "text_suffix", *(f"text_{attack}" for attack in _SUFFIXES))
+TEXTS = ("text_prefix", "text_suffix", *(f"text_{attack}" for attack in _SUFFIXES))
+"""The columns that stand behind these where text is revealed."""
 
 COLUMNS = (
     *_PLACE,
+    *_SPLIT,
     *_STATE,
     *(f"{score}_{attack}" for attack in _SUFFIXES for score in _SCORES),
     "edit_similarity",
     "queries_p50",
+    "categories",
 )
 """The columns that every file has, in their order."""
 
 _RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
+_RISKY = tuple(neutral(start) for start in _RUN_BY_SPREADSHEETS)
+_ESCAPED = tuple(f"'{start}" for start in _RISKY)
 
 
 def columns(result: ScanResult) -> tuple[str, ...]:
     """The header: `COLUMNS`, text where revealed, and the columns passed through."""
-    texts = _TEXTS if result.revealed else ()
+    texts = TEXTS if result.revealed else ()
     return (*COLUMNS, *texts, *_passed_through(result).values())
 
 
@@ -77,14 +87,30 @@ class _Part:
 
     role: str
     corpus: Corpus
+    fingerprints: tuple[str, ...]
+    """Of length N."""
     scores: Mapping[str, WindowScores]
     similarity: Floats | None
     """(N,), best attack; None where no attack asked the model."""
     queries: Floats | None
     """(N,), as above."""
+    counts: Counts | None
+    """(N,C) sensitive content; None where nothing was looked for."""
+    categories: tuple[Category, ...]
+    """Columns of counts."""
     revealed: Revealed | None
     has_texts: bool
     """Whether the file has text columns at all."""
+
+
+def to_csv(samples: pd.DataFrame) -> str:
+    """The file once more from the table that was read back, byte for byte."""
+    shown = samples.rename(columns=cell)
+    for name, kind in samples.dtypes.items():
+        if not pd.api.types.is_numeric_dtype(kind):
+            shown[cell(str(name))] = samples[name].map(cell)
+    text: str = shown.to_csv(index=False, lineterminator="\r\n", float_format="%.6g")
+    return text
 
 
 def _rows(result: ScanResult) -> Iterator[list[str]]:
@@ -112,12 +138,16 @@ def _parts(result: ScanResult) -> Iterator[_Part]:
         both = {a.attack: a.data if role == "data" else a.controls for a in result.attacks}
         scores: dict[str, WindowScores] = {k: one for k, one in both.items() if one is not None}
         asked = {name: one for name, one in scores.items() if name != "copy"}
+        found = result.sensitive
         yield _Part(
             role,
             corpus,
+            result.fingerprints[role],
             scores,
             best_edit_similarity(asked) if asked else None,
             queries(best_log_p_z(asked), 0.5) if asked else None,
+            None if found is None else found.data if role == "data" else found.controls,
+            () if found is None else found.categories,
             result.revealed.get(role),
             bool(result.revealed),
         )
@@ -131,12 +161,14 @@ def _window_row(part: _Part, i: int, names: Iterable[str]) -> list[str]:
     corpus = part.corpus
     windows = corpus.windows
     row = [str(SCHEMA_VERSION), part.role, cell(windows.sample_id[i]), str(windows.line[i])]
-    row += [str(windows.window[i]), str(corpus.clusters[i]), str(corpus.folds[i])]
+    row += [str(windows.window[i]), part.fingerprints[i]]
+    row += [str(corpus.clusters[i]), str(corpus.folds[i])]
     row += ["scored", "", str(windows.prefix_ids.shape[1]), str(windows.suffix_ids.shape[1])]
     for attack in LADDER:
         row += _score_cells(part.scores.get(attack), i)
     for best in (part.similarity, part.queries):
         row.append("" if best is None else _figure(best[i]))
+    row.append("" if part.counts is None else named_counts(part.categories, part.counts[i]))
     row += _text_cells(part, i)
     return row + [_passed(part, windows.extra[i].get(name, "")) for name in names]
 
@@ -156,16 +188,17 @@ def _score_cells(scores: WindowScores | None, i: int) -> list[str]:
 
 def _text_cells(part: _Part, i: int) -> list[str]:
     if part.revealed is None:
-        return [""] * len(_TEXTS) if part.has_texts else []
+        return [""] * len(TEXTS) if part.has_texts else []
     said = (part.revealed.output.get(attack) for attack in LADDER)
     texts = [part.revealed.prefix, part.revealed.suffix, *said]
     return ["" if text is None else cell(text[i]) for text in texts]
 
 
 def _skipped_row(part: _Part, record: Skipped, names: Iterable[str]) -> list[str]:
-    row = [str(SCHEMA_VERSION), part.role, cell(record.sample_id), str(record.line), "", "", ""]
+    row = [str(SCHEMA_VERSION), part.role, cell(record.sample_id), str(record.line)]
+    row += [""] * (len(_PLACE) - len(row) + len(_SPLIT))
     row += ["skipped", cell(record.reason)]
-    row += [""] * (len(COLUMNS) - len(row) + (len(_TEXTS) if part.has_texts else 0))
+    row += [""] * (len(COLUMNS) - len(row) + (len(TEXTS) if part.has_texts else 0))
     return row + [_passed(part, record.extra.get(name, "")) for name in names]
 
 
@@ -177,9 +210,22 @@ def _passed(part: _Part, text: str) -> str:
 
 
 def cell(text: str) -> str:
-    """Untrusted text as a cell: no control character, and nothing that a spreadsheet runs."""
+    """Untrusted text as a cell: no control character, and nothing that a spreadsheet runs.
+
+    What `unescape` makes of a cell gives the same cell again.
+    """
     harmless = neutral(text)
-    return f"'{harmless}" if text.startswith(_RUN_BY_SPREADSHEETS) else harmless
+    return f"'{harmless}" if harmless.startswith(_RISKY) else harmless
+
+
+def unescape(shown: str) -> str:
+    """The text of a cell that `cell` made: without the apostrophe that spreadsheets need.
+
+    Control characters stay the visible escapes that `cell` made of them. A text that began with
+    an apostrophe and one of those signs itself loses it.
+    """
+    harmless = neutral(shown)
+    return harmless[1:] if harmless.startswith(_ESCAPED) else harmless
 
 
 def _figure(value: float) -> str:
@@ -191,7 +237,7 @@ def _passed_through(result: ScanResult) -> dict[str, str]:
     """Column of the data -> its name in the file, free of clashes, whether text is shown or not."""
     parts = [corpus for corpus in (result.data, result.controls) if corpus is not None]
     given = list(dict.fromkeys(name for corpus in parts for name in corpus.windows.columns))
-    used = {"", *COLUMNS, *_TEXTS}
+    used = {"", *COLUMNS, *TEXTS}
     wanted = {cell(name) for name in given}
     names: dict[str, str] = {}
     for name in given:

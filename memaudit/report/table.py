@@ -7,36 +7,37 @@ string from outside goes through `neutral` and into a Rich Text, never into mark
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import pandas as pd
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from memaudit.config import LADDER
-from memaudit.gate.thresholds import GateVerdict
-from memaudit.report.findings import (
-    cautious_p,
-    count_reasons,
-    extracted_windows,
-    headline,
-    model_attacks,
+from memaudit.report.footing import footing_lines
+from memaudit.report.leaks_table import leak_table
+from memaudit.report.reading import (
+    best,
+    confidence,
+    controls_rate,
+    count_text,
+    extracted_by,
+    figure,
+    gate_name,
+    hits,
+    interval_text,
+    is_hit,
+    lift_texts,
+    not_run,
+    rate_text,
+    revealed_texts,
+    scored,
     strongest,
-    wide_interval,
-    worst_windows,
+    worst_rows,
 )
 from memaudit.report.rendering import glue_units, titled_table, to_text
-from memaudit.report.wording import (
-    LIMITS,
-    count,
-    level,
-    neutral,
-    number,
-    percent,
-    percent_interval,
-    points,
-    shorten,
-)
-from memaudit.result import AttackResult, Corpus, ScanResult
+from memaudit.report.report_json import Document
+from memaudit.report.wording import level, neutral, number, percent, shorten
 
 _LEAST_WIDTH = 78
 """Below this the ladder cannot be told apart; a narrower terminal had better wrap whole lines."""
@@ -49,29 +50,32 @@ _LONGEST_ID = 200
 _COLOURS = {"pass": "bold green", "inconclusive": "bold yellow", "fail": "bold red"}
 
 
-def render_table(result: ScanResult, *, width: int, color: bool) -> str:
+def render_table(document: Document, samples: pd.DataFrame, *, width: int, color: bool) -> str:
     """The whole report as text for ``width`` columns, with or without ANSI colour.
 
-    Shows ids, lines and figures; text of windows only where the result holds it.
+    Shows ids, lines and figures; text of windows only where the samples hold it.
     """
     width = max(width, _LEAST_WIDTH)
-    first, *others = _sections(result, width)
+    first, *others = _sections(document, samples, width)
     parts = [first, *(part for section in others for part in (Text(), section))]
     return to_text(parts, width=width, color=color)
 
 
-def _sections(result: ScanResult, width: int) -> Iterator[RenderableType]:
-    first, *others = headline(result)
+def _sections(document: Document, samples: pd.DataFrame, width: int) -> Iterator[RenderableType]:
+    first, *others = document["headline"]
     yield _prose(_text(first, "bold"), *map(_text, others))
-    yield _ladder(result, width >= _WIDE)
-    yield _prose(*(_text(line, "dim") for line in _legend(result)))
-    yield _gates(result)
-    rows = [int(row) for row in worst_windows(result, _WORST)]
-    if rows:
-        yield _worst(result, rows)
-        if "data" in result.revealed:
-            yield _texts(result, rows)
-    yield _footing(result)
+    yield _ladder(document, width >= _WIDE)
+    yield _prose(*(_text(line, "dim") for line in _legend(document)))
+    yield _gates(document)
+    rows = scored(samples, "data")
+    worst = rows.iloc[worst_rows(document, rows, _WORST)]
+    if len(worst):
+        extracted = int(hits(document, rows).any(axis=0).sum())
+        yield _worst(document, worst, extracted)
+        if texts := revealed_texts(document, samples):
+            yield _texts(worst, texts)
+    yield from leak_table(document["sensitive"])
+    yield _footing(document)
 
 
 def _text(line: str, style: str = "") -> Text:
@@ -87,184 +91,104 @@ def _prose(*lines: Text) -> RenderableType:
     return grid
 
 
-def _ladder(result: ScanResult, wide: bool) -> Table:
-    best = strongest(result)
-    controls = any(attack.summary.controls_exact for attack in result.attacks)
+def _ladder(document: Document, wide: bool) -> Table:
+    strong = strongest(document)
+    controls = any(controls_rate(attack) for attack in document["attacks"])
     table = titled_table("Attacks, weakest first")
     table.add_column("attack", no_wrap=True)
-    interval = f"{level(result.config.scores.confidence)} interval"
+    interval = f"{level(confidence(document))} interval"
     heads = ["exact", "rate", interval, "fractional", "lift"]
     heads += ["gained", "lost", "p"] if wide else []
     for head in [*heads, *(["controls"] if controls else [])]:
         # Where counts run into the millions, the head of the interval makes room.
         table.add_column(head, justify="right", no_wrap=head != interval)
-    for attack in result.attacks:
-        cells = _ladder_cells(attack, wide) + ([_controls_cell(attack)] if controls else [])
-        table.add_row(*map(_text, cells), style="bold" if attack is best else "")
+    for attack in document["attacks"]:
+        cells = _ladder_cells(attack, wide)
+        cells += [count_text(controls_rate(attack))] if controls else []
+        table.add_row(*map(_text, cells), style="bold" if attack is strong else "")
     return table
 
 
-def _ladder_cells(attack: AttackResult, wide: bool) -> list[str]:
-    summary = attack.summary
-    exact, lift = summary.exact, summary.lift
-    cells = [attack.attack, f"{exact.k}/{exact.n}", percent(exact.estimate)]
-    cells += [percent_interval(wide_interval(exact)), percent(summary.fractional)]
-    cells += ["" if lift is None else points(lift.estimate)]
-    if wide and lift is None:
-        cells += [""] * 3
-    elif wide and lift is not None:
-        cells += [str(lift.gained), str(lift.lost), f"{cautious_p(lift):.2g}"]
-    return cells
+def _ladder_cells(attack: Document, wide: bool) -> list[str]:
+    exact = attack["exact"]
+    cells = [attack["attack"], count_text(exact), rate_text(exact)]
+    cells += [interval_text(exact["interval"]), percent(figure(attack["fractional"]["estimate"]))]
+    lift, *paired = lift_texts(attack["lift"])
+    return [*cells, lift, *(paired if wide else [])]
 
 
-def _controls_cell(attack: AttackResult) -> str:
-    controls = attack.summary.controls_exact
-    return "" if controls is None else f"{controls.k}/{controls.n}"
-
-
-def _legend(result: ScanResult) -> Iterator[str]:
+def _legend(document: Document) -> Iterator[str]:
     yield (
         "exact: windows of which every suffix token is extracted. interval: the outer ends of the "
         "exact (Clopper–Pearson) and the clustered (bootstrap) one. fractional: mean share of "
         "suffix tokens in their place. lift: percentage points of exact rate above none."
     )
-    if result.attack("copy") is not None:
+    if any(attack["attack"] == "copy" for attack in document["attacks"]):
         yield "copy never asks the model: it repeats what followed a like prefix in the fit data."
-    if missing := [attack for attack in LADDER if result.attack(attack) is None]:
+    if missing := not_run(document):
         yield f"Not run: {', '.join(missing)}."
 
 
-def _gates(result: ScanResult) -> RenderableType:
-    if not result.verdicts:
+def _gates(document: Document) -> RenderableType:
+    if not document["gates"]:
         return _text("No gate was set, so this run neither passes nor fails.")
     table = Table.grid(padding=(0, 2))
     table.title, table.title_justify = Text("Gates", style="bold"), "left"
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(max_width=_PROSE_WIDTH - 26)
-    for verdict in result.verdicts:
-        word = Text(verdict.verdict.upper(), style=_COLOURS[verdict.verdict])
-        table.add_row(word, _gate_name(verdict), _text(verdict.reason))
+    for gate in document["gates"]:
+        word = Text(gate["verdict"].upper(), style=_COLOURS[gate["verdict"]])
+        table.add_row(word, _text(gate_name(gate)), _text(gate["reason"]))
     return table
 
 
-def _gate_name(verdict: GateVerdict) -> Text:
-    if verdict.name == "max-exact":
-        return _text(f"max-exact {level(verdict.threshold)}")
-    return _text(verdict.name)
-
-
-def _worst(result: ScanResult, rows: list[int]) -> Table:
-    windows = result.data.windows
-    scores = [attack.data for attack in model_attacks(result)]
-    extracted, suffix = extracted_windows(result), windows.suffix_ids.shape[1]
-    worst = f"Worst windows, of {extracted:,} extracted"
-    table = titled_table(worst if extracted else "Closest to being extracted")
+def _worst(document: Document, worst: pd.DataFrame, extracted: int) -> Table:
+    suffix = document["data"]["suffix_tokens"]
+    title = f"Worst windows, of {extracted:,} extracted"
+    table = titled_table(title if extracted else "Closest to being extracted")
     table.add_column("sample", overflow="fold")
     for head in ("line", "window"):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("extracted by")
     for head in (f"matched of {suffix}", "NLL"):
         table.add_column(head, justify="right", no_wrap=True)
-    for row in rows:
-        matched = max(int(one.matched[row]) for one in scores)
-        nll = min((float(one.suffix_nll[row]) for one in scores), key=lambda n: (n != n, n))
-        cells = [_name(result.data, row), str(windows.line[row]), str(windows.window[row])]
-        cells += [_extracted_by(result, row), str(matched), number(nll)]
-        table.add_row(*map(_text, cells))
+    matched = best(document, worst, "matched")
+    nll = best(document, worst, "suffix_nll", least=True)
+    for place, row in enumerate(worst.to_dict("records")):
+        cells = [_name(row), str(row["line"]), str(row["window"]), extracted_by(document, row)]
+        table.add_row(*map(_text, [*cells, number(matched[place], 0), number(nll[place])]))
     table.caption = _text("matched: most tokens before a mismatch; NLL: lowest, nats/token", "dim")
     table.caption_justify = "left"
     return table
 
 
-def _extracted_by(result: ScanResult, row: int) -> str:
-    asked = [attack.attack for attack in model_attacks(result)]
-    by = [attack.attack for attack in result.attacks if attack.data.exact[row]]
-    if len(asked) > 1 and set(asked) <= set(by):
-        return "all" if len(by) == len(result.attacks) else "all but copy"
-    return ", ".join(by) or "-"
+def _name(row: dict[Any, Any]) -> str:
+    return shorten(neutral(row["sample_id"]), _LONGEST_ID)
 
 
-def _name(corpus: Corpus, row: int) -> str:
-    return shorten(neutral(corpus.windows.sample_id[row]), _LONGEST_ID)
-
-
-def _texts(result: ScanResult, rows: list[int]) -> RenderableType:
+def _texts(worst: pd.DataFrame, texts: list[tuple[str, str]]) -> RenderableType:
     """Prefix, suffix and outputs of the worst windows, one block each."""
-    revealed, windows = result.revealed["data"], result.data.windows
     grid = Table.grid(padding=(0, 2))
     grid.title, grid.title_justify = Text("Their text", style="bold"), "left"
     grid.add_column(no_wrap=True)
     grid.add_column(max_width=_PROSE_WIDTH - 14)
-    for place, row in enumerate(rows):
+    for place, row in enumerate(worst.to_dict("records")):
         if place:
             grid.add_row()
-        where = f"(line {windows.line[row]}, window {windows.window[row]})"
-        grid.add_row(_text("sample", "bold"), _text(f"{_name(result.data, row)} {where}", "bold"))
-        grid.add_row(_text("prefix"), _text(revealed.prefix[row]))
-        grid.add_row(_text("suffix"), _text(revealed.suffix[row]))
-        for attack in result.attacks:
-            if attack.attack in revealed.output:
-                style = "red" if attack.data.exact[row] else ""
-                output = _text(revealed.output[attack.attack][row], style)
-                grid.add_row(_text(attack.attack, style), output)
+        where = f"(line {row['line']}, window {row['window']})"
+        grid.add_row(_text("sample", "bold"), _text(f"{_name(row)} {where}", "bold"))
+        for name, column in texts:
+            given = name in ("prefix", "suffix")
+            style = "red" if not given and is_hit(row, name) else ""
+            grid.add_row(_text(name, style), _text(row[column], style))
     return grid
 
 
-def _footing(result: ScanResult) -> RenderableType:
+def _footing(document: Document) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(max_width=_PROSE_WIDTH - 10)
-    for label, line in _footing_lines(result):
+    for label, line in footing_lines(document):
         grid.add_row(_text(label), _text(line))
     return grid
-
-
-def _footing_lines(result: ScanResult) -> Iterator[tuple[str, str]]:
-    for place, note in enumerate(result.notes):
-        yield ("" if place else "Notes"), note
-    yield from _corpus_lines("Data", result.data)
-    if result.controls is not None:
-        yield from _corpus_lines("Controls", result.controls)
-    yield "Folds", _folds_line(result)
-    for attack in dict.fromkeys(fit.attack for fit in result.fits):
-        fits = [fit for fit in result.fits if fit.attack == attack]
-        chosen = "; ".join(f"fold {fit.fold} {fit.record.chosen}" for fit in fits)
-        yield "Fitted", f"{attack}: {chosen}; passes in {fits[0].record.precision}"
-    target = result.target
-    revision = f", revision {target.revision}" if target.revision else ""
-    yield (
-        "Target",
-        f"{target.name}{revision}: {target.architecture}, {target.parameters:,} parameters",
-    )
-    for name, choice in target.choices.items():
-        yield "", f"{name} {choice.value} ({choice.reason})"
-    run = result.run
-    yield "", f"batch of {count(run.batch_size, 'window')} ({run.batch_size_reason})"
-    spent, seed = sum(run.seconds.values()), result.config.protocol.seed
-    yield "Run", f"memaudit {run.version}, {run.started}, {spent:.0f} s, seed {seed}"
-    yield "Limits", " ".join(LIMITS)
-
-
-def _corpus_lines(label: str, corpus: Corpus) -> Iterator[tuple[str, str]]:
-    summary, windows = corpus.summary, corpus.windows
-    shape = f"{windows.prefix_ids.shape[1]}+{windows.suffix_ids.shape[1]}"
-    yield (
-        label,
-        f"{summary.path}: {count(summary.rows, 'row')}, {count(len(windows), 'window')} of {shape} "
-        f"tokens in {count(len(set(corpus.clusters.tolist())), 'cluster')}; "
-        f"sha256 {summary.sha256[:16]}",
-    )
-    for reason, skipped in count_reasons(windows.skipped):
-        yield "", f"skipped {skipped:,}: {reason}"
-
-
-def _folds_line(result: ScanResult) -> str:
-    if not result.fold_sizes:
-        why = "prompts fitted earlier were used" if result.config.generator else "none needed"
-        return f"none: {why}"
-    sizes = "; ".join(
-        f"{fold.fold}: fit {fold.fit:,}, select {fold.select:,}, audit {fold.audit:,}"
-        for fold in result.fold_sizes
-    )
-    return f"{sizes} windows, split by {result.config.protocol.split}"

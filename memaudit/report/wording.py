@@ -55,6 +55,17 @@ def level(share: float) -> str:
     return f"{100 * share:.6g} %"
 
 
+def gate_label(name: str, threshold: float | None) -> str:
+    """A gate and what it allows: ``max-exact 1 %``, ``max-lift 5 points``, ``max-new 3``."""
+    if name == "controls" or threshold is None or math.isnan(threshold):
+        return name
+    if name == "max-new":
+        return f"{name} {threshold:.0f}"
+    if name == "max-lift":
+        return f"{name} {100 * threshold:.6g} points"
+    return f"{name} {level(threshold)}"
+
+
 def points(difference: float) -> str:
     """A difference of two fractions in percentage points, with its sign."""
     if math.isnan(difference):

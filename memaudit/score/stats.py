@@ -10,17 +10,21 @@ Neither replaces the other; whoever judges takes the wider end. N stands for win
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import optimize, special, stats
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
+_LEAST = 1e-15
+"""As near to 0 or 1 as a bound is looked for."""
 _BOOTSTRAP_CELLS = 1 << 22
 """Counts held at once while resampling: 32 MiB of int64."""
 
@@ -58,6 +62,32 @@ def clopper_pearson(k: int, n: int, confidence: float) -> Interval:
     tail = (1 - confidence) / 2
     low = float(stats.beta.ppf(tail, k, n - k + 1)) if k > 0 else 0.0
     high = float(stats.beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0
+    return Interval(low, high)
+
+
+def bounded_mean(mean: float, n: int, confidence: float) -> Interval:
+    """Interval of the mean of ``n`` independent values in [0,1], whatever their distribution.
+
+    Hoeffding (1963), theorem 1, in the form that is sharpest: a mean of m lies as far from u as
+    exp(-n KL(m, u)) is improbable, with KL the relative entropy of two coins. Its coverage is
+    never below ``confidence``. Of values that are all 0 it says the same as `clopper_pearson`; it
+    is wider elsewhere, as it knows nothing of how the values spread. No values say nothing: (0, 1).
+
+    Raises:
+        ValueError: if ``mean`` is not within 0..1.
+    """
+    if not 0 <= mean <= 1:
+        raise ValueError(f"a mean of {mean}: it must lie within 0 and 1")
+    if n == 0:
+        return Interval(0.0, 1.0)
+    allowed = math.log(2 / (1 - confidence)) / n
+
+    def excess(u: float) -> float:
+        return float(special.rel_entr(mean, u) + special.rel_entr(1 - mean, 1 - u)) - allowed
+
+    edge = math.exp(-allowed)  # a mean of 0 is that improbable from 1 - edge on
+    low = 0.0 if mean == 0 else edge if mean == 1 else _root(excess, _LEAST, mean)
+    high = 1.0 if mean == 1 else 1 - edge if mean == 0 else _root(excess, mean, 1 - _LEAST)
     return Interval(low, high)
 
 
@@ -171,6 +201,13 @@ def fisher_greater(k1: int, n1: int, k2: int, n2: int) -> float:
         return 1.0
     table = np.array([[k1, n1 - k1], [k2, n2 - k2]])
     return float(stats.fisher_exact(table, alternative="greater").pvalue)
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where the function is 0 between two ends; the end where it is not yet, if it never is."""
+    if function(low) * function(high) >= 0:
+        return low if abs(function(low)) < abs(function(high)) else high
+    return float(optimize.brentq(function, low, high, xtol=1e-15))
 
 
 def _by_cluster(values: npt.NDArray[np.generic], clusters: Ints) -> tuple[Floats, Floats]:

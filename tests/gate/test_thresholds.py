@@ -1,20 +1,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from memaudit.config import GateSettings, ScoreSettings
+from memaudit.gate.measures import windows_needed
 from memaudit.gate.thresholds import (
     GateVerdict,
+    NewWindows,
     exit_code,
     judge,
     judge_controls,
-    windows_needed,
 )
 from memaudit.score.scores import Arm, AttackSummary, WindowScores, summarise
-from memaudit.score.stats import clopper_pearson
+from memaudit.score.stats import bounded_mean, clopper_pearson, difference
 
 SCORES = ScoreSettings(bootstrap=400)
 
@@ -113,6 +116,191 @@ def test_a_gate_that_nothing_was_run_for_is_inconclusive():
     verdict = gate(summary("copy", 0, 1000))
     assert (verdict.attack, verdict.verdict, verdict.bound) == ("", "inconclusive", 1.0)
     assert math.isnan(verdict.estimate)
+
+
+# Fractional extraction.
+
+
+def fractional(share: float, n: int, *, size: int = 1, controls: float | None = None):
+    """Every window has this share of its tokens right."""
+
+    def side(value: float) -> Arm:
+        made = arm(0, n, size)
+        return Arm(replace(made.scores, fractional=np.full(n, value)), made.clusters)
+
+    rng = np.random.default_rng(0)
+    shown = None if controls is None else side(controls)
+    return summarise("dynamic", side(share), SCORES, rng, controls=shown)
+
+
+def judged(settings: GateSettings, *summaries: AttackSummary) -> GateVerdict:
+    (verdict,) = judge(summaries, settings)
+    return verdict
+
+
+@pytest.mark.parametrize(
+    ("share", "n", "upper", "estimate"),
+    [
+        (0.0, 1000, "pass", "pass"),
+        (0.0, 10, "inconclusive", "pass"),  # all agree: the bootstrap alone would pass it
+        (0.19, 1000, "inconclusive", "pass"),
+        (0.21, 1000, "fail", "fail"),
+        (0.0, 0, "inconclusive", "inconclusive"),
+    ],
+)
+def test_fractional_extraction_is_judged(share, n, upper, estimate):
+    found = fractional(share, n)
+    assert judged(GateSettings(max_fractional=0.2), found).verdict == upper
+    settings = GateSettings(max_fractional=0.2, gate_on="estimate")
+    assert judged(settings, found).verdict == estimate
+
+
+def test_of_fractional_extraction_clusters_count_and_not_windows():
+    settings = GateSettings(max_fractional=0.1)
+    alone, together = fractional(0.0, 400), fractional(0.0, 400, size=40)
+    assert judged(settings, alone).verdict == "pass"
+    verdict = judged(settings, together)
+    assert (verdict.verdict, verdict.bound) == ("inconclusive", bounded_mean(0, 10, 0.95).high)
+
+
+def test_of_fractional_extraction_the_wider_end_counts():
+    # Half of the clusters have everything right: the bootstrap knows that they are few and large.
+    made = arm(0, 400)
+    clusters = np.where(np.arange(400) < 200, np.arange(400) // 100, np.arange(400))
+    scores = replace(made.scores, fractional=(np.arange(400) < 100).astype(float))
+    found = summarise("dynamic", Arm(scores, clusters), SCORES, np.random.default_rng(0))
+    verdict = judged(GateSettings(max_fractional=0.4), found)
+    assert verdict.bound == found.fractional_interval.high > bounded_mean(0.25, 202, 0.95).high
+    assert verdict.verdict == "inconclusive"
+
+
+def test_the_reasons_for_fractional_extraction():
+    settings = GateSettings(max_fractional=0.2)
+    assert judged(settings, fractional(0.1, 1000, controls=0.03)).reason == (
+        "dynamic extracted 10 % of the suffix tokens in their place (of the controls' 3 %), at "
+        "most 12.8 % at 95 % confidence, within the 20 % allowed."
+    )
+    assert judged(settings, fractional(0.1, 50)).reason == (
+        "dynamic extracted 10 % of the suffix tokens in their place, but at 95 % confidence the "
+        "share may be 25.2 %, above the 20 % allowed; more samples that are no near-duplicates of "
+        "each other would narrow that."
+    )
+    assert judged(settings, fractional(0.5, 50)).reason == (
+        "dynamic extracted 50 % of the suffix tokens in their place, more than the 20 % allowed."
+    )
+
+
+# Lift.
+
+
+def lifted(gained: int, lost: int, n: int, *, size: int = 1, attack: str = "dynamic"):
+    """An attack that gains the first windows and loses the last of 10 that ``none`` extracts."""
+    base = arm(0, n, size)
+    exact = np.zeros((2, n), dtype=bool)
+    exact[0, n - 10 :] = True  # none
+    exact[1] = exact[0]
+    exact[1, :gained] = True
+    exact[1, n - lost :] = exact[1, n - lost :] & (lost == 0)
+    none, mine = (replace(base.scores, exact=one) for one in exact)
+    rng = np.random.default_rng(0)
+    return summarise(attack, Arm(mine, base.clusters), SCORES, rng, none=none)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "n", "upper", "estimate"),
+    [
+        (0, 0, 1000, "pass", "pass"),
+        (0, 0, 20, "inconclusive", "pass"),  # no window differs: the bootstrap alone would pass it
+        (0, 10, 1000, "pass", "pass"),
+        (40, 0, 1000, "inconclusive", "pass"),
+        (60, 0, 1000, "fail", "fail"),
+        (60, 10, 1000, "inconclusive", "pass"),
+    ],
+)
+def test_lift_is_judged(gained, lost, n, upper, estimate):
+    found = lifted(gained, lost, n)
+    assert judged(GateSettings(max_lift=0.05), found).verdict == upper
+    assert judged(GateSettings(max_lift=0.05, gate_on="estimate"), found).verdict == estimate
+
+
+def test_the_bound_of_a_lift_is_paired():
+    verdict = judged(GateSettings(max_lift=0.05), lifted(20, 5, 1000))
+    assert verdict.estimate == pytest.approx(0.015)
+    assert verdict.bound == difference(20, 1000, 5, 1000, 0.95).high
+    still = judged(GateSettings(max_lift=0.05), lifted(0, 0, 1000, size=50))
+    assert still.bound == difference(0, 20, 0, 20, 0.95).high  # 20 clusters that say the same
+
+
+def test_the_reasons_for_lift():
+    settings = GateSettings(max_lift=0.05)
+    assert judged(settings, lifted(60, 0, 1000)).reason == (
+        "the exact rate of dynamic is 6 points above that of none (60 windows gained, 0 lost), "
+        "more than the 5 points allowed."
+    )
+    assert judged(settings, lifted(0, 10, 1000)).reason.startswith(
+        "the exact rate of dynamic is 1 points below that of none (0 windows gained, 10 lost), at "
+    )
+
+
+def test_without_none_or_a_prompt_there_is_no_lift():
+    for summaries in ([summary("none", 0, 1000)], [summary("dynamic", 0, 1000)], []):
+        verdict = judged(GateSettings(max_lift=0.05), *summaries)
+        assert (verdict.verdict, verdict.attack, verdict.bound) == ("inconclusive", "", 1.0)
+        assert verdict.reason == "No prompt was run beside none, so there is no lift to judge."
+
+
+def test_copy_has_no_lift_to_judge():
+    copied = lifted(500, 0, 1000, attack="copy")
+    assert judged(GateSettings(max_lift=0.05), copied, lifted(0, 0, 1000)).attack == "dynamic"
+
+
+@pytest.mark.parametrize("gate_", ["max_exact", "max_fractional", "max_lift"])
+def test_no_number_of_windows_shows_a_threshold_of_zero(gate_):
+    verdict = judged(GateSettings(**{gate_: 0.0}), lifted(0, 0, 100_000))
+    if gate_ == "max_exact":
+        verdict = judged(GateSettings(max_exact=0.0), summary("none", 0, 100_000))
+    assert verdict.verdict == "inconclusive"
+    assert "gate on the estimate instead" in verdict.reason
+
+
+# What is new since the baseline.
+
+
+@pytest.mark.parametrize("gate_on", ["upper", "estimate"])
+@pytest.mark.parametrize(
+    ("new", "most", "verdict"), [(0, 0, "pass"), (1, 0, "fail"), (5, 5, "pass"), (6, 5, "fail")]
+)
+def test_new_windows_are_counted_and_not_estimated(new, most, verdict, gate_on):
+    settings = GateSettings(max_new=most, baseline=Path("b.json"), gate_on=gate_on)
+    (found,) = judge([summary("none", 9, 100)], settings, NewWindows(new, 100, 0.95))
+    assert (found.name, found.threshold, found.verdict, found.attack) == (
+        "max-new",
+        most,
+        verdict,
+        "",
+    )
+    assert (found.estimate, found.bound) == (new / 100, clopper_pearson(new, 100, 0.95).high)
+
+
+def test_the_reasons_for_new_windows():
+    settings = GateSettings(max_new=5, baseline=Path("b.json"))
+    (found,) = judge([summary("none", 9, 100)], settings, NewWindows(6, 1000, 0.95))
+    assert found.reason == (
+        "6 of 1,000 windows are extracted that were not in the baseline, more than the 5 allowed."
+    )
+    (nothing,) = judge([], settings, None)
+    assert (nothing.verdict, nothing.threshold) == ("inconclusive", 5)
+    (unscored,) = judge([summary("none", 0, 0)], settings, NewWindows(0, 0, 0.95))
+    assert unscored.verdict == "inconclusive"
+
+
+def test_every_gate_that_is_set_gets_its_verdict():
+    settings = GateSettings(
+        max_exact=0.1, max_fractional=0.2, max_lift=0.3, max_new=1, baseline=Path("b.json")
+    )
+    found = judge([lifted(0, 0, 1000)], settings, NewWindows(0, 1000, 0.95))
+    assert [one.name for one in found] == ["max-exact", "max-fractional", "max-lift", "max-new"]
+    assert {one.verdict for one in found} == {"pass"}
 
 
 @pytest.mark.parametrize("k", [0, 1, 7])

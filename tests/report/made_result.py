@@ -10,9 +10,11 @@ import numpy as np
 
 from memaudit.attack.fit_record import NO_PROMPT, Epoch, FitRecord
 from memaudit.config import LADDER, ScanConfig
+from memaudit.data.fingerprints import fingerprint_windows
 from memaudit.data.samples import DataSummary, Skipped
 from memaudit.data.windows import Windows
 from memaudit.gate.thresholds import judge, judge_controls
+from memaudit.project_key import ProjectKey
 from memaudit.result import (
     AttackResult,
     Corpus,
@@ -29,6 +31,7 @@ from memaudit.target.checkpoint import Choice
 
 S = 50
 HITS = {"none": 12, "copy": 0, "dynamic-hard": 10, "constant": 15, "dynamic": 31}
+KEY = ProjectKey(bytes(range(32)))
 CONTROL_HITS = dict.fromkeys(LADDER, 0)
 
 
@@ -120,6 +123,7 @@ def make_result(
         fits=tuple(_fits(tuple(hits))),
         verdicts=(*judge(summaries, config.gate), *([on_controls] if on_controls else [])),
         notes=notes,
+        fingerprints=_fingerprints(data=part, control=other if controls is not None else None),
         run=_run(),
         revealed=revealed,
     )
@@ -150,6 +154,14 @@ def _attacks(
         permuted = Permuted(0, len(data.windows), 0.011)
         results.append(AttackResult(attack, scores, said, summary, permuted))
     return tuple(results)
+
+
+def _fingerprints(**corpora: Corpus | None) -> dict[str, tuple[str, ...]]:
+    return {
+        role: fingerprint_windows(corpus.windows, KEY)
+        for role, corpus in corpora.items()
+        if corpus is not None
+    }
 
 
 def _fits(attacks: Sequence[str]) -> list[FoldFit]:
@@ -186,9 +198,12 @@ def _run() -> RunFacts:
         version="0.1.0",
         command="memaudit scan tb7m members.jsonl",
         started="2026-11-22T11:00:00+00:00",
+        finished="2026-11-22T11:00:02+00:00",
         seconds={"reading files": 0.25, "scoring": 1.5},
+        key_id=KEY.key_id,
         batch_size=64,
         batch_size_reason="fits 8 GB",
         libraries={"torch": "2.13.0"},
         machine={"platform": "Linux", "processors": "2"},
+        determinism={"deterministic_algorithms": "no", "threads": "2"},
     )

@@ -1,18 +1,15 @@
 from __future__ import annotations
 
-import numpy as np
-from made_result import CONTROL_HITS, HITS, make_result, make_windows
+from made_result import HITS, make_result, make_windows
 
 from memaudit.config import LADDER
 from memaudit.data.samples import Skipped
 from memaudit.report.findings import (
     ReasonCount,
     count_reasons,
-    extracted_windows,
     headline,
     strongest,
     wide_interval,
-    worst_windows,
 )
 
 
@@ -85,20 +82,6 @@ def test_headline_tells_of_copy_only_where_it_hits():
     )
 
 
-def test_the_worst_windows_are_hit_by_most_attacks_then_matched_furthest():
-    result = make_result(hits={"none": 1, "dynamic": 3}, controls=CONTROL_HITS)
-    rows = worst_windows(result, 5)
-    assert rows.tolist() == [0, 1, 2, 39, 79]
-    assert extracted_windows(result) == 3
-
-
-def test_windows_without_a_right_token_are_not_worst():
-    result = make_result(n=3, hits={"none": 0, "copy": 3}, controls=None)
-    assert worst_windows(result, 10).tolist() == [2, 1]
-    assert extracted_windows(result) == 0
-    assert len(worst_windows(make_result(hits={"copy": 3}, controls=None), 10)) == 0
-
-
 def test_reasons_that_differ_in_numbers_are_one():
     reasons = [f"{n} tokens, the window needs 100" for n in (12, 88, 37)]
     reasons += ["not valid JSON (column 3)", "empty", "1" * 5000]
@@ -110,9 +93,3 @@ def test_reasons_that_differ_in_numbers_are_one():
         ReasonCount("not valid JSON (column 3)", 1),
     )
     assert count_reasons(make_windows(2).skipped) == ()
-
-
-def test_worst_windows_of_equal_standing_go_by_nll():
-    result = make_result(n=50, hits=dict.fromkeys(LADDER, 50))
-    rows = worst_windows(result, 10)
-    assert np.array_equal(rows, np.arange(10))  # NLL rises with the window

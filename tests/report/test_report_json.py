@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -14,6 +15,12 @@ from memaudit.report.wording import LIMITS, SCHEMA_VERSION
 
 RESULTS = {
     "whole": lambda: make_result(gate=GateSettings(max_exact=0.01), notes=("A note.",)),
+    "all gates": lambda: make_result(
+        hits={"none": 9, "dynamic": 2},
+        gate=GateSettings(
+            max_exact=0.5, max_fractional=0.5, max_lift=0.5, max_new=1, baseline=Path("b.json")
+        ),
+    ),
     "no controls": lambda: make_result(controls=None),
     "only none": lambda: make_result(hits={"none": 2}, controls=None),
     "only copy": lambda: make_result(

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from made_result import CONTROL_HITS, HITS, make_result, make_windows
 from rich.text import Text
+from stored import read_back
 
 from memaudit.config import LADDER, GateSettings
 from memaudit.data.samples import Skipped
@@ -225,7 +226,7 @@ def whole() -> ScanResult:
 
 
 def plain(result: ScanResult, width: int = 80) -> str:
-    return render_table(result, width=width, color=False)
+    return render_table(*read_back(result), width=width, color=False)
 
 
 def test_a_whole_report():
@@ -268,7 +269,8 @@ def test_counts_in_the_millions_stay_readable():
         replace(a, summary=replace(a.summary, exact=replace(a.summary.exact, k=k, n=1_345_678)))
         for a, k in zip(result.attacks, range(1_234_567, 1_234_572), strict=True)
     ]
-    lines = plain(replace(result, attacks=tuple(attacks))).splitlines()
+    document, samples = read_back(replace(result, attacks=tuple(attacks)))
+    lines = render_table(document, samples, width=80, color=False).splitlines()
     assert max(map(len, lines)) <= 80
     assert any("1234567/1345678" in line for line in lines)
 
@@ -283,7 +285,7 @@ def test_wide_tables_add_the_paired_test():
 
 @pytest.mark.parametrize("width", [80, 200])
 def test_colour_changes_no_word(width):
-    colored = render_table(whole(), width=width, color=True)
+    colored = render_table(*read_back(whole()), width=width, color=True)
     assert "\x1b[" in colored
     stripped = "\n".join(line.rstrip() for line in Text.from_ansi(colored).plain.splitlines())
     assert stripped == plain(whole(), width).rstrip("\n")
@@ -291,9 +293,12 @@ def test_colour_changes_no_word(width):
 
 @pytest.mark.parametrize("variable", ["NO_COLOR", "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE"])
 def test_the_environment_changes_nothing(variable, monkeypatch):
-    expected = plain(make_result()), render_table(make_result(), width=80, color=True)
+    expected = plain(make_result()), render_table(*read_back(make_result()), width=80, color=True)
     monkeypatch.setenv(variable, "1")
-    assert (plain(make_result()), render_table(make_result(), width=80, color=True)) == expected
+    assert (
+        plain(make_result()),
+        render_table(*read_back(make_result()), width=80, color=True),
+    ) == expected
 
 
 def test_hostile_ids_reach_no_terminal():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from memaudit.report.wording import (
     count,
+    gate_label,
     level,
     neutral,
     number,
@@ -20,6 +21,22 @@ from memaudit.report.wording import (
     shorten,
 )
 from memaudit.score.stats import Interval, clopper_pearson
+
+
+@pytest.mark.parametrize(
+    ("name", "threshold", "shown"),
+    [
+        ("max-exact", 0.01, "max-exact 1 %"),
+        ("max-fractional", 0.305, "max-fractional 30.5 %"),
+        ("max-lift", 0.05, "max-lift 5 points"),
+        ("max-new", 3.0, "max-new 3"),
+        ("max-new", 0.0, "max-new 0"),
+        ("controls", 0.2, "controls"),
+        ("max-exact", None, "max-exact"),
+    ],
+)
+def test_a_gate_says_what_it_allows(name, threshold, shown):
+    assert gate_label(name, threshold) == shown
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from memaudit.score.stats import (
     Interval,
+    bounded_mean,
     clopper_pearson,
     cluster_bootstrap,
     clustered_rate,
@@ -222,3 +223,37 @@ def test_agreement_in_few_clusters_counts_the_clusters() -> None:
     assert none == clopper_pearson(0, 10, 0.95)
     assert everything == clopper_pearson(10, 10, 0.95)
     assert none.high > 0.3
+
+
+# The mean of bounded values.
+
+
+@pytest.mark.parametrize("n", [1, 30, 5000])
+def test_a_bounded_mean_of_nothing_but_zeros_is_a_rate_of_zero(n):
+    assert bounded_mean(0.0, n, 0.95) == pytest.approx(clopper_pearson(0, n, 0.95))
+    assert bounded_mean(1.0, n, 0.95) == pytest.approx(clopper_pearson(n, n, 0.95))
+
+
+@pytest.mark.parametrize(("mean", "n"), [(0.2, 1000), (0.5, 7), (0.999, 400), (1e-6, 50)])
+def test_the_ends_of_a_bounded_mean_are_as_improbable_as_they_should_be(mean, n):
+    for end in bounded_mean(mean, n, 0.9):
+        entropy = mean * math.log(mean / end) + (1 - mean) * math.log((1 - mean) / (1 - end))
+        if 1e-12 < end < 1 - 1e-12:
+            assert 2 * math.exp(-n * entropy) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_a_bounded_mean_covers_coins_and_is_wider_than_their_exact_interval(share):
+    n, rng = 60, np.random.default_rng(0)
+    hits = rng.binomial(n, share, 400)
+    made = [bounded_mean(k / n, n, 0.95) for k in hits.tolist()]
+    assert np.mean([low <= share <= high for low, high in made]) >= 0.95
+    for k in (1, 10, 59):
+        exact, bounded = clopper_pearson(k, n, 0.95), bounded_mean(k / n, n, 0.95)
+        assert bounded.high - bounded.low > exact.high - exact.low
+
+
+def test_a_bounded_mean_of_no_values_says_nothing():
+    assert bounded_mean(0.0, 0, 0.95) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="must lie within 0 and 1"):
+        bounded_mean(float("nan"), 5, 0.95)

@@ -1,0 +1,76 @@
+"""A finished run in any format: what ``scan``, ``demo`` and ``report`` put on stdout.
+
+Knows the names of the formats. Knows nothing of how a run is made: it has been read back from its
+folder, so that every command shows the same.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import typer
+
+from memaudit.cli.border import Streams
+from memaudit.errors import UsageError
+
+if TYPE_CHECKING:
+    from memaudit.stored_run import StoredRun
+
+FORMATS = ("table", "json", "csv", "html", "markdown", "sarif", "junit", "github", "cyclonedx")
+
+
+def check_format(output_format: str) -> None:
+    """Raise UsageError for a format that does not exist, before anything is spent."""
+    if output_format not in FORMATS:
+        raise UsageError(
+            f"--format {output_format}: choose {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        )
+
+
+def show(run: StoredRun, output_format: str, streams: Streams) -> None:
+    """Put one document on stdout, and nothing else."""
+    text = document(run, output_format, streams)
+    with suppress(BrokenPipeError):  # a reader that has seen enough changes no verdict
+        # A file is the same everywhere, line ends included; a table is what a terminal can show.
+        typer.echo(text if output_format == "table" else text.encode("utf-8"), nl=False)
+
+
+def document(run: StoredRun, output_format: str, streams: Streams) -> str:
+    """The run in one of `FORMATS`."""
+    found, samples = run.document, run.samples
+    if output_format == "json":
+        from memaudit.report.report_json import document_text
+
+        return document_text(found)
+    if output_format == "csv":
+        from memaudit.report.samples_csv import to_csv
+
+        return to_csv(samples)
+    if output_format == "markdown":
+        from memaudit.report.markdown_summary import to_markdown
+
+        return to_markdown(found, samples)
+    if output_format == "sarif":
+        from memaudit.report.sarif_log import to_sarif
+
+        return to_sarif(found, samples)
+    if output_format == "junit":
+        from memaudit.report.junit_xml import to_junit
+
+        return to_junit(found)
+    if output_format == "github":
+        from memaudit.report.annotations import to_annotations
+
+        return to_annotations(found)
+    if output_format == "cyclonedx":
+        from memaudit.report.cyclonedx import to_cyclonedx
+
+        return to_cyclonedx(found)
+    if output_format == "html":
+        from memaudit.report.page import to_html
+
+        return to_html(found, samples)
+    from memaudit.report.table import render_table
+
+    return render_table(found, samples, width=streams.width, color=streams.color)

@@ -1,0 +1,40 @@
+"""The command ``verify``: whether a finished run is still what it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memaudit.cli.border import Streams, border
+from memaudit.cli.options import Verbose
+
+
+def verify(
+    run: Annotated[Path, typer.Argument(help="Run folder of a finished scan.", metavar="RUN")],
+    model: Annotated[
+        str | None, typer.Option(help="Where the model lies now, if not where it was audited.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Where the data lie now, if not where they were.")
+    ] = None,
+    controls: Annotated[
+        Path | None, typer.Option(help="Where the controls lie now, likewise.")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Compare RUN, its model and its data with the hashes that were recorded.
+
+    Exits 0 if all that is at hand is as recorded, 1 if something differs, 2 if RUN is no run.
+    """
+    with border(verbose):
+        from memaudit.integrity import Places, verify_run
+        from memaudit.integrity_table import render_integrity
+
+        integrity = verify_run(run, Places(model, data, controls))
+        streams = Streams(quiet=False, verbose=verbose)
+        shown = render_integrity(integrity, width=streams.width, color=streams.color)
+        typer.echo(shown, nl=False)
+        code = integrity.exit_code
+    raise typer.Exit(code)

@@ -1,0 +1,113 @@
+"""What one audit extracted, in a form that another can be held against: a baseline.
+
+Knows fingerprints, attacks and terms. Knows nothing of files, samples or scores. `copy` has no
+part in it: it does not ask the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+
+from memaudit.data.fingerprints import digest_of
+from memaudit.errors import UsageError
+from memaudit.gate.terms import Terms, differences, named
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """Which model was audited."""
+
+    name: str
+    """As the user named it."""
+    sha256: str
+    """Over the names and hashes of all its files, sorted."""
+    files: Mapping[str, str] | None = None
+    """File name to SHA-256; None where only the digest is at hand."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What one audit extracted of the data's windows, and on what terms."""
+
+    model: ModelName
+    version: str
+    """Of memaudit."""
+    terms: Terms
+    windows: int
+    """Windows that were scored."""
+    windows_digest: str
+    """Of their fingerprints."""
+    extracted: Mapping[str, tuple[str, ...]]
+    """Fingerprint to the attacks on the model that extract the window, weakest first; only windows
+    that at least one extracts."""
+    fingerprints: tuple[str, ...] | None = None
+    """Of all windows, in the file's order; None in a baseline that was read from a file."""
+
+    def count(self, attack: str) -> int:
+        """Windows that an attack extracts."""
+        return sum(attack in attacks for attacks in self.extracted.values())
+
+
+def make_baseline(
+    model: ModelName,
+    version: str,
+    terms: Terms,
+    fingerprints: Sequence[str],
+    exact: Mapping[str, Sequence[bool]],
+) -> Baseline:
+    """A baseline from the fingerprints of N windows, and which of them each attack extracts."""
+    extracted: dict[str, tuple[str, ...]] = {}
+    for name in terms.attacks:
+        for fingerprint, hit in zip(fingerprints, exact[name], strict=True):
+            if hit:
+                extracted[fingerprint] = (*extracted.get(fingerprint, ()), name)
+    return Baseline(
+        model=model,
+        version=version,
+        terms=terms,
+        windows=len(fingerprints),
+        windows_digest=digest_of(fingerprints),
+        extracted=extracted,
+        fingerprints=tuple(fingerprints),
+    )
+
+
+def require_same_terms(before: Terms, now: Terms, where: str) -> None:
+    """Raise UsageError, naming what differs, where two audits cannot be compared."""
+    if found := differences(before, now):
+        raise UsageError(f"{where}: cannot be compared with this run: {named(found)}")
+
+
+def require_same_windows(baseline: Baseline, windows_digest: str, where: str) -> None:
+    """Raise UsageError where a baseline is not of just these windows.
+
+    Of a baseline read from a file only the windows that were extracted are known, so what else it
+    had can be told from nothing but the digest.
+    """
+    if baseline.windows_digest != windows_digest:
+        raise UsageError(
+            f"{where}: cannot be compared with this run: the same data gave other windows "
+            f"({baseline.windows:,} then), as another tokenizer makes them; write a new baseline"
+        )
+
+
+def count_new(baseline: Baseline, now: Set[str]) -> int:
+    """How many of the windows extracted now are not in the baseline."""
+    return len(now - baseline.extracted.keys())
+
+
+def updated(baseline: Baseline, run: Baseline, *, looser: bool) -> Baseline:
+    """The baseline of a later run on the same terms: without what is no longer extracted.
+
+    What is extracted now and was not, be it a window or an attack that gets it, comes in only with
+    ``looser``.
+    """
+    if looser:
+        return run
+    kept = {
+        fingerprint: tuple(attack for attack in attacks if attack in now)
+        for fingerprint, attacks in baseline.extracted.items()
+        if (now := run.extracted.get(fingerprint, ()))
+    }
+    return replace(run, extracted={key: attacks for key, attacks in kept.items() if attacks})

@@ -1,0 +1,126 @@
+"""What two audits must have in common, so that a change between them is the model's.
+
+Knows settings, hashes and key ids. Knows nothing of windows or of what was extracted. The model
+is not among the terms: that it changes is the point.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from memaudit.config import LADDER, ScanConfig
+from memaudit.data.fingerprints import FORM
+
+Setting = bool | int | float | str | list[str] | None
+_MOST_NAMED = 6
+"""Differences that are named before the rest is only counted."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Data, key and settings of an audit, as far as they decide what can be extracted."""
+
+    data: str
+    """SHA-256 of the data file."""
+    controls: str | None
+    """SHA-256 of the controls: which fold a window falls into hangs on them too."""
+    key_id: str
+    """Of the project key."""
+    form: str
+    """Of the fingerprints."""
+    settings: Mapping[str, Setting]
+    """Dotted name to value, of the attacks and the protocol; sorted."""
+
+    @property
+    def attacks(self) -> tuple[str, ...]:
+        """The attacks on the model, weakest first."""
+        named = self.settings.get("attacks")
+        return tuple(named) if isinstance(named, list) else ()
+
+    def attack_hash(self, attack: str) -> str:
+        """SHA-256 of an attack's name and its own settings."""
+        own = attack.replace("-", "_")
+        section = "dynamic" if attack == "dynamic-hard" else own
+        values = {k: v for k, v in self.settings.items() if k.startswith(f"{section}.")}
+        return _sha256([attack, values])
+
+    @property
+    def config_hash(self) -> str:
+        """SHA-256 of all settings."""
+        return _sha256(dict(self.settings))
+
+
+def terms_of(config: ScanConfig, data: str, controls: str | None, key_id: str) -> Terms:
+    """The terms of an audit, from its settings and the SHA-256 of its files."""
+    settings = dict(sorted(_settings(config)))
+    return Terms(data=data, controls=controls, key_id=key_id, form=FORM, settings=settings)
+
+
+def differences(before: Terms, now: Terms) -> tuple[str, ...]:
+    """What the terms do not share, a phrase each, the weightiest first; empty where they agree."""
+    found = []
+    if (before.key_id, before.form) != (now.key_id, now.form):
+        earlier, later = f"{before.form} {before.key_id}", f"{now.form} {now.key_id}"
+        found.append(f"made under another project key ({earlier}, now {later})")
+    for what, one, other in (
+        ("data", before.data, now.data),
+        ("controls", before.controls, now.controls),
+    ):
+        if one != other:
+            found.append(f"other {what} (sha256 {_short(one)}, now {_short(other)})")
+    for name in sorted(before.settings.keys() | now.settings.keys()):
+        if name not in before.settings:
+            found.append(f"{name} not recorded, now {_shown(now.settings[name])}")
+        elif name not in now.settings:
+            found.append(f"{name} {_shown(before.settings[name])}, now of no effect")
+        elif before.settings[name] != now.settings[name]:
+            earlier, later = _shown(before.settings[name]), _shown(now.settings[name])
+            found.append(f"{name} {earlier}, now {later}")
+    return tuple(found)
+
+
+def named(found: tuple[str, ...]) -> str:
+    """Differences in one line; of many the first few."""
+    more = len(found) - _MOST_NAMED
+    return "; ".join([*found[:_MOST_NAMED], *([f"and {more} more"] if more > 0 else [])])
+
+
+def _settings(config: ScanConfig) -> Iterator[tuple[str, Setting]]:
+    attacks = [attack for attack in LADDER if attack in config.attacks and attack != "copy"]
+    yield "attacks", list(attacks)
+    for name in ("prefix_tokens", "suffix_tokens", "placement", "stride", "limit"):
+        yield f"windows.{name}", getattr(config.windows, name)
+    yield "target.bos", config.target.bos
+    yield "protocol.seed", config.protocol.seed
+    fitted = {"constant", "dynamic"} & set(attacks)
+    if fitted:
+        yield "prompts", "fitted in this run" if config.generator is None else "fitted earlier"
+    if fitted and config.generator is None:
+        yield from _section("protocol", config.protocol.model_dump(mode="json"))
+        if "constant" in fitted or config.dynamic.starts_from_constant:
+            yield from _section("constant", config.constant.model_dump(mode="json"))
+        if "dynamic" in fitted:
+            yield from _section("dynamic", config.dynamic.model_dump(mode="json"))
+    if "dynamic-hard" in attacks:
+        yield "dynamic.num_virtual_tokens", config.dynamic.num_virtual_tokens
+
+
+def _section(name: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Setting]]:
+    return ((f"{name}.{key}", value) for key, value in values.items())
+
+
+def _sha256(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _short(sha256: str | None) -> str:
+    return "none" if sha256 is None else sha256[:8]
+
+
+def _shown(value: Setting) -> str:
+    return ", ".join(value) if isinstance(value, list) else json.dumps(value)

@@ -1,0 +1,189 @@
+"""verify_run(folder, places) -> Integrity: what of a finished run is still as it was recorded.
+
+Knows the manifest, the hashes in the report, and how models and data are hashed. Changes nothing,
+fetches nothing and opens no weights; what lies elsewhere is looked at only where it is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import ValidationError
+
+from memaudit.config import ScanConfig
+from memaudit.data.records import sha256_of
+from memaudit.errors import MemauditError, UsageError
+from memaudit.manifest import MANIFEST, Manifest, file_sha256, is_plain_file, read_manifest
+from memaudit.report.hashes import results_hash
+from memaudit.stored_run import read_report, read_run
+
+State = Literal["same", "changed", "missing", "extra", "not checked"]
+DIFFERS: tuple[State, ...] = ("changed", "missing", "extra")
+"""States that make a run differ from what was recorded."""
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    state: State
+    what: str
+    """File, or what was compared. May come from the run folder: to be neutralised."""
+    detail: str
+    """Hashes, or why it was not checked."""
+
+
+class Places(NamedTuple):
+    """Where the user says that model and data lie now; None for where the report says."""
+
+    model: str | None = None
+    data: Path | None = None
+    controls: Path | None = None
+
+
+@dataclass(frozen=True)
+class Integrity:
+    """A run folder, looked at."""
+
+    folder: Path
+    manifest_sha256: str
+    """What to quote, and what a signature is about."""
+    findings: tuple[Finding, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 where everything that was looked at is as recorded, else 1."""
+        return int(any(finding.state in DIFFERS for finding in self.findings))
+
+
+def verify_run(folder: Path, places: Places) -> Integrity:
+    """Compare a run folder, and model and data where they are at hand, with what was recorded.
+
+    Raises UsageError where the folder holds no finished run, or a place that was named is not
+    there.
+    """
+    manifest = read_manifest(folder)
+    try:
+        found = list(_files(folder, manifest))
+        document = read_report(folder)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be read ({error.strerror})") from None
+    except UsageError as error:
+        found.append(Finding("changed", "report.json", f"cannot be used: {error}"))
+        return Integrity(folder, manifest.sha256, tuple(found))
+    found += _report(folder, document, manifest)
+    found += _elsewhere(document, places)
+    return Integrity(folder, manifest.sha256, tuple(found))
+
+
+def _files(folder: Path, manifest: Manifest) -> Iterator[Finding]:
+    for name, recorded in sorted(manifest.files.items()):
+        path = folder / name
+        if is_plain_file(path):
+            yield _compare(name, recorded, file_sha256(path))
+        elif path.exists() or path.is_symlink():
+            yield Finding("changed", name, "is no plain file any more")
+        else:
+            yield Finding("missing", name, f"recorded {recorded[:16]}")
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(f"{MANIFEST}."):
+            yield Finding("not checked", path.name, "taken for a signature of the manifest")
+        elif path.name not in manifest.files and path.name != MANIFEST:
+            yield Finding("extra", path.name, "not recorded")
+
+
+def _report(folder: Path, document: Mapping[str, Any], manifest: Manifest) -> Iterator[Finding]:
+    """What the report says of itself and of the files beside it."""
+    hashes, prompts = document["hashes"], document["prompt_files"]
+    yield _compare("results in report.json", hashes["results"], results_hash(document))
+    recorded = {"config.toml": hashes["config"]}
+    if prompts["origin"] == "fitted in this run":
+        recorded |= prompts["sha256"]
+    for name, digest in recorded.items():
+        told = manifest.files.get(name, "nothing")
+        yield _compare(f"{name} as report.json names it", digest, told)
+    try:
+        read_run(folder)
+    except UsageError as error:
+        yield Finding("changed", "samples.csv beside report.json", str(error))
+    else:
+        yield Finding("same", "samples.csv beside report.json", "count the same")
+
+
+def _elsewhere(document: Mapping[str, Any], places: Places) -> Iterator[Finding]:
+    try:
+        config = ScanConfig.model_validate(document["config"]["values"])
+    except ValidationError:
+        yield Finding("changed", "settings in report.json", "are none of this memaudit")
+        return
+    yield from _model(document["target"], config, places.model)
+    for role, named in (("data", places.data), ("controls", places.controls)):
+        if document[role] is not None:
+            yield _corpus(role, document[role], named)
+        elif named is not None:
+            raise UsageError(f"--{role} {named}: the run had none; leave the flag out")
+    if config.generator is not None:
+        yield from _earlier_prompts(config.generator, document["prompt_files"]["sha256"])
+
+
+def _model(target: Mapping[str, Any], config: ScanConfig, named: str | None) -> Iterator[Finding]:
+    # Imported here, because they load torch, and a folder alone is checked without it.
+    from memaudit.target.checkpoint import fingerprint_of
+    from memaudit.target.source import find_source
+
+    name = named or target["name"]
+    settings = config.target.model_copy(update={"offline": True})
+    if named is not None:
+        settings = settings.model_copy(update={"revision": None})
+    elif settings.revision is not None or not _is_there(Path(name)):
+        settings = settings.model_copy(update={"revision": target["revision"]})
+    try:
+        found = fingerprint_of(find_source(name, settings), settings)
+    except (MemauditError, OSError, ValueError) as error:
+        if named is not None:
+            raise UsageError(f"--model {named}: cannot be hashed; give what was audited") from error
+        yield Finding("not checked", f"model {name}", "not here; name it with --model")
+        return
+    recorded = target["fingerprint"]
+    for file in sorted({*recorded, *found}):
+        what = f"model {file}"
+        if file not in found:
+            yield Finding("missing", what, f"recorded {recorded[file][:16]}")
+        elif file not in recorded:
+            yield Finding("extra", what, "not recorded")
+        else:
+            yield _compare(what, recorded[file], found[file])
+
+
+def _corpus(role: str, corpus: Mapping[str, Any], named: Path | None) -> Finding:
+    path = Path(corpus["path"]) if named is None else named
+    if not _is_there(path):
+        if named is not None:
+            raise UsageError(f"--{role} {named}: no such file or folder")
+        return Finding("not checked", f"{role} {path}", f"not here; name it with --{role}")
+    return _compare(f"{role} {path}", corpus["sha256"], sha256_of(path))
+
+
+def _earlier_prompts(place: Path, recorded: Mapping[str, str]) -> Iterator[Finding]:
+    for name, digest in recorded.items():
+        path = place if _is_there(place) and place.is_file() else place / Path(name).name
+        if _is_there(path) and path.is_file():
+            yield _compare(f"prompts {path}", digest, file_sha256(path))
+        else:
+            yield Finding("not checked", f"prompts {path}", "not here")
+
+
+def _is_there(path: Path) -> bool:
+    """Whether it is a file or a folder; a path from a report may be none that any system allows."""
+    try:
+        return path.expanduser().is_file() or path.expanduser().is_dir()
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _compare(what: str, recorded: str, found: str) -> Finding:
+    if recorded == found:
+        return Finding("same", what, found[:16])
+    return Finding("changed", what, f"recorded {recorded[:16]}, found {found[:16]}")

@@ -1,0 +1,96 @@
+"""manifest.json: the SHA-256 of every file of a run folder, written last and read back.
+
+Knows the manifest's form, and trusts none of it when it is read. A manifest proves that nothing
+changed since it was written, and not by whom: that takes a signature over it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from memaudit import __version__
+from memaudit.errors import UsageError
+
+MANIFEST = "manifest.json"
+_LONGEST = 1 << 20
+"""Bytes; a manifest of a hundred files has ten thousand."""
+_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,255}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a run folder held when it was finished."""
+
+    files: dict[str, str]
+    """File name to SHA-256."""
+    sha256: str
+    """Of the manifest itself."""
+
+
+def to_manifest(folder: Path) -> str:
+    """The manifest of every file in the folder, as text. Raises OSError."""
+    files = {
+        path.name: file_sha256(path)
+        for path in sorted(folder.iterdir())
+        if path.name != MANIFEST and not path.name.startswith(".")
+    }
+    tool = {"name": "memaudit", "version": __version__}
+    return json.dumps({"schema_version": 1, "tool": tool, "files": files}, indent=2) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raises UsageError where the folder holds no finished run, or no manifest that is one."""
+    path = folder / MANIFEST
+    try:
+        if not folder.is_dir():
+            raise UsageError(f"{folder}: no such run folder; give one that memaudit scan wrote")
+        if not is_plain_file(path):
+            raise UsageError(f"{folder}: holds no finished run (no {MANIFEST})")
+        with path.open("rb") as file:
+            content = file.read(_LONGEST + 1)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    files = _files(content) if len(content) <= _LONGEST else None
+    if files is None:
+        raise UsageError(f"{path}: is no manifest of memaudit; it was changed or cut off")
+    return Manifest(files, hashlib.sha256(content).hexdigest())
+
+
+def _files(content: bytes) -> dict[str, str] | None:
+    """File name to SHA-256; None where the content is no manifest."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    files = document.get("files") if isinstance(document, dict) else None
+    if not isinstance(files, dict) or not files or document.get("schema_version") != 1:
+        return None
+    for name, digest in files.items():
+        if not _NAME.fullmatch(name) or not isinstance(digest, str):
+            return None
+        if not _SHA256.fullmatch(digest):
+            return None
+    return files
+
+
+def is_plain_file(path: Path) -> bool:
+    """Whether it is a file and no link, pipe or device. Raises OSError other than for absence."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as hexadecimal digits. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,105 @@
+"""The project's secret key: where it is found, and how it is made where there is none yet.
+
+Knows files, the environment and nothing of what is signed with it. The key is what keeps
+fingerprints of short secrets from being looked up: whoever has no key cannot tell whose they are.
+It never goes into a report, a message or an error; its short id does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import os
+import re
+import secrets
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from memaudit.errors import UsageError
+
+VARIABLE = "MEMAUDIT_KEY"
+"""The environment variable that holds the key itself, as the key file does."""
+KEY_BYTES = 32
+_FILE = "key"
+_FORM = re.compile(rf"[0-9a-fA-F]{{{2 * KEY_BYTES}}}")
+_HOW = f"a key is {2 * KEY_BYTES} hexadecimal digits, as from: openssl rand -hex {KEY_BYTES}"
+
+
+@dataclass(frozen=True)
+class ProjectKey:
+    """A key, and what may be said of it."""
+
+    secret: bytes = field(repr=False)
+    """32 random bytes."""
+    note: str = ""
+    """Why the key could not be kept, so that nothing made under it can be compared with another
+    run; empty for one that was."""
+
+    @property
+    def key_id(self) -> str:
+        """Eight hexadecimal digits that name the key and say nothing else of it."""
+        return self.sign(b"memaudit key id\n").hex()[:8]
+
+    def sign(self, content: bytes) -> bytes:
+        """HMAC-SHA256 (RFC 2104) of the content: 32 bytes."""
+        return hmac.digest(self.secret, content, "sha256")
+
+
+def throwaway_key(note: str = "") -> ProjectKey:
+    """A new key that is kept nowhere."""
+    return ProjectKey(secrets.token_bytes(KEY_BYTES), note)
+
+
+def find_key(key_file: Path | None, folder: Path) -> ProjectKey:
+    """The key of ``key_file``, else of the environment, else of ``folder``.
+
+    ``folder`` is the user's own for settings. On first use a key is made there, for its owner to
+    read alone; where that is not allowed, one that is thrown away after the run, with a note.
+
+    Raises UsageError where a key was named or is there, and is none.
+    """
+    if key_file is not None:
+        return _read(key_file, f"--key-file {key_file}")
+    if given := os.environ.get(VARIABLE, "").strip():
+        return _parsed(given, VARIABLE)
+    path = folder / _FILE
+    try:
+        if not path.exists():
+            _make(path)
+    except OSError as error:
+        return throwaway_key(
+            f"No project key could be kept in {folder} ({error.strerror}), so the fingerprints of "
+            f"this run cannot be compared with another's; set {VARIABLE} or --key-file."
+        )
+    return _read(path, str(path))
+
+
+def _read(path: Path, named: str) -> ProjectKey:
+    try:
+        if not path.is_file():
+            raise UsageError(f"{named}: no such file; {_HOW}")
+        with path.open("rb") as file:
+            content = file.read(4 * KEY_BYTES)  # of anything longer the form will not fit
+    except OSError as error:
+        raise UsageError(f"{named}: cannot be read ({error.strerror})") from None
+    return _parsed(content.decode("ascii", "replace").strip(), named)
+
+
+def _parsed(text: str, named: str) -> ProjectKey:
+    if not _FORM.fullmatch(text):
+        raise UsageError(f"{named}: holds no project key; {_HOW}")
+    return ProjectKey(bytes.fromhex(text))
+
+
+def _make(path: Path) -> None:
+    """Make the file whole or not at all; where another process was faster, leave its key."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # mode 0600
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(KEY_BYTES) + "\n")
+        with contextlib.suppress(FileExistsError):
+            os.link(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)

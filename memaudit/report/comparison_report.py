@@ -1,0 +1,224 @@
+"""A run held against a baseline, shown: as a table for people, as JSON for machines.
+
+Knows comparisons and where a fingerprint's window lies. Knows nothing of files or terminals, and
+shows no text of any window.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from memaudit.gate.baseline import ModelName
+from memaudit.gate.comparison import ANY, Change, ChangedWindow, Comparison
+from memaudit.report.rendering import glue_units, titled_table, to_text
+from memaudit.report.wording import SCHEMA_VERSION, count, level, neutral, shorten
+
+_LEAST_WIDTH = 78
+_PROSE_WIDTH = 100
+_LONGEST_ID = 200
+_MOST_ROWS = 20
+"""Windows that the table lists; JSON lists all."""
+_STYLES = {"none": "bold green", "inconclusive": "bold yellow", "regression": "bold red"}
+_WORDS = {
+    "none": "NO REGRESSION",
+    "inconclusive": "INCONCLUSIVE",
+    "regression": "REGRESSION",
+}
+
+
+class Place(NamedTuple):
+    """Where a window of the run lies."""
+
+    sample_id: str
+    line: int
+    window: int
+    cluster: int
+
+
+def render_comparison(
+    comparison: Comparison, places: Mapping[str, Place], *, width: int, color: bool
+) -> str:
+    """The comparison as text for ``width`` columns. ``places``: by fingerprint, of the run."""
+    first, *others = _sections(comparison, places)
+    parts = [first, *(part for section in others for part in (Text(), section))]
+    return to_text(parts, width=max(width, _LEAST_WIDTH), color=color)
+
+
+def comparison_to_json(comparison: Comparison, places: Mapping[str, Place]) -> str:
+    """The comparison as one JSON document: ASCII, indented, ending in a line end."""
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "verdict": comparison.outcome,
+        "reason": comparison.reason,
+        "exit_code": comparison.exit_code,
+        "models": {
+            "baseline": _model(comparison.baseline.model, comparison.baseline.version),
+            "run": _model(comparison.run.model, comparison.run.version),
+            "changed": comparison.baseline.model.sha256 != comparison.run.model.sha256,
+            "changed_files": _changed_files(comparison),
+        },
+        "terms": {
+            "data_sha256": comparison.run.terms.data,
+            "controls_sha256": comparison.run.terms.controls,
+            "config_sha256": comparison.run.terms.config_hash,
+            "key_id": comparison.run.terms.key_id,
+        },
+        "windows": {
+            "both": comparison.windows,
+            "only_baseline": comparison.only_baseline,
+            "only_run": comparison.only_run,
+        },
+        "test": "exact McNemar test, two-sided, windows independent",
+        "confidence": comparison.confidence,
+        "attacks": [_change(change) for change in comparison.changes],
+        "newly_extracted": [_window(one, places) for one in comparison.new],
+        "no_longer_extracted": [_window(one, places) for one in comparison.gone],
+        "by_other_attacks": [
+            _window(one, places) for one in comparison.changed if one.before and one.now
+        ],
+    }
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def _model(model: ModelName, version: str) -> dict[str, str]:
+    return {"name": model.name, "sha256": model.sha256, "memaudit": version}
+
+
+def _changed_files(comparison: Comparison) -> list[str] | None:
+    """Files of the model that differ; None where one side knows only the digest."""
+    before, now = comparison.baseline.model.files, comparison.run.model.files
+    if before is None or now is None:
+        return None
+    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+
+
+def _change(change: Change) -> dict[str, Any]:
+    return {
+        "attack": change.attack,
+        "before": change.before,
+        "now": change.now,
+        "newly_extracted": change.new,
+        "no_longer_extracted": change.gone,
+        "unchanged_extracted": change.kept,
+        "unchanged_not_extracted": change.neither,
+        "p_value": change.p_value,
+        "adjusted_p_value": change.adjusted,
+    }
+
+
+def _window(window: ChangedWindow, places: Mapping[str, Place]) -> dict[str, Any]:
+    place = places[window.fingerprint]
+    return {
+        "fingerprint": window.fingerprint,
+        "sample_id": place.sample_id,
+        "line": place.line,
+        "window": place.window,
+        "cluster": place.cluster,
+        "before": list(window.before),
+        "now": list(window.now),
+    }
+
+
+def _sections(comparison: Comparison, places: Mapping[str, Place]) -> Iterator[RenderableType]:
+    verdict = Text(_WORDS[comparison.outcome], style=_STYLES[comparison.outcome])
+    yield _prose(Text.assemble(verdict, "  ", _text(comparison.reason)))
+    yield _ladder(comparison)
+    yield _prose(_text(_legend(comparison), "dim"))
+    for title, windows, heading in (
+        ("Newly extracted", comparison.new, "extracted by"),
+        ("No longer extracted", comparison.gone, "was extracted by"),
+    ):
+        if windows:
+            yield _listed(title, windows, heading, places)
+    yield _footing(comparison)
+
+
+def _text(line: str, style: str = "") -> Text:
+    return Text(glue_units(neutral(line)), style=style, overflow="fold")
+
+
+def _prose(*lines: Text) -> RenderableType:
+    grid = Table.grid()
+    grid.add_column(max_width=_PROSE_WIDTH)
+    for line in lines:
+        grid.add_row(line)
+    return grid
+
+
+def _ladder(comparison: Comparison) -> Table:
+    table = titled_table(f"Windows extracted exactly, of {comparison.windows:,} in both")
+    table.add_column("attack", no_wrap=True)
+    for head in ("before", "now", "newly", "no longer", "unchanged", "p"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for change in comparison.changes:
+        cells = [change.attack, change.before, change.now, change.new, change.gone, change.kept]
+        style = "bold" if change.attack == ANY else ""
+        table.add_row(
+            *(_text(str(cell)) for cell in (*cells, f"{change.adjusted:.2g}")), style=style
+        )
+    return table
+
+
+def _legend(comparison: Comparison) -> str:
+    tests = len(comparison.changes)
+    times = f", times {tests} for as many tests" if tests > 1 else ""
+    together = " any: by at least one attack on the model." if tests > 1 else ""
+    return (
+        f"unchanged: extracted both times.{together} p: exact McNemar test, two-sided{times}; a "
+        f"regression is what stands at {level(comparison.confidence)} confidence."
+    )
+
+
+def _listed(
+    title: str, windows: tuple[ChangedWindow, ...], heading: str, places: Mapping[str, Place]
+) -> RenderableType:
+    clusters = len({places[window.fingerprint].cluster for window in windows})
+    spread = f"{count(len(windows), 'window')} in {count(clusters, 'cluster')}"
+    table = titled_table("")
+    table.title = None  # it would be folded to the table's width, which is that of short ids
+    table.add_column("sample", overflow="fold")
+    for head in ("line", "window"):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column(heading)
+    for window in windows[:_MOST_ROWS]:
+        place = places[window.fingerprint]
+        name = shorten(neutral(place.sample_id), _LONGEST_ID)
+        cells = [name, str(place.line), str(place.window), ", ".join(window.now or window.before)]
+        table.add_row(*map(_text, cells))
+    shown: list[RenderableType] = [_text(f"{title}: {spread}", "bold"), table]
+    if len(windows) > _MOST_ROWS:
+        more = f"and {len(windows) - _MOST_ROWS:,} more; --format json lists all"
+        shown.append(_text(more, "dim"))
+    return Group(*shown)
+
+
+def _footing(comparison: Comparison) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(max_width=_PROSE_WIDTH - 10)
+    for label, line in _footing_lines(comparison):
+        grid.add_row(_text(label), _text(line))
+    return grid
+
+
+def _footing_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    before, now = comparison.baseline, comparison.run
+    yield "Model", f"before: {before.model.name}, sha256 {before.model.sha256[:16]}"
+    yield "", f"now: {now.model.name}, sha256 {now.model.sha256[:16]}"
+    if before.model.sha256 == now.model.sha256:
+        yield "", "the same: whatever changed is not the model"
+    elif files := _changed_files(comparison):
+        yield "", f"changed: {', '.join(files)}"
+    if before.version != now.version:
+        yield "Tool", f"memaudit {before.version} before, {now.version} now"
+    if comparison.only_baseline or comparison.only_run:
+        apart = f"{comparison.only_baseline:,} only in the baseline, {comparison.only_run:,} only"
+        yield "Windows", f"{apart} in the run, left out: the tokenizer cuts them differently"
+    terms = now.terms
+    yield "Data", f"sha256 {terms.data[:16]}, {count(now.windows, 'window')}; key {terms.key_id}"

@@ -1,0 +1,150 @@
+"""The figures of a report as a machine-learning bill of materials: CycloneDX 1.6, JSON.
+
+Knows CycloneDX's model card and the report's document. Ids and text of windows stay out of it;
+strings are raw, as JSON's own escapes make them harmless. The same report gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from memaudit.report.hashes import canonical
+from memaudit.report.leaks import TITLES
+
+Document = dict[str, Any]
+
+_NAMESPACE = uuid.UUID("3f6e3f0a-0a5e-5a0c-9d0e-3d1f4f2b7a60")
+"""Of the serial numbers, which follow from the report."""
+_MODEL, _DATA, _CONTROLS = "model", "data", "controls"
+
+
+def to_cyclonedx(document: Document) -> str:
+    """The bill of materials as text: ASCII, indented, and ending in a line end.
+
+    document: as report.json holds it, and as its schema allows.
+    """
+    serial = uuid.uuid5(_NAMESPACE, canonical(document))
+    bom = {
+        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": f"urn:uuid:{serial}",
+        "version": 1,
+        "metadata": {
+            "timestamp": document["run"]["finished"],
+            "tools": {"components": [{"type": "application", **document["tool"]}]},
+            "component": _model(document),
+            "properties": _properties(document),
+        },
+        "components": [
+            _data(document[part], part) for part in (_DATA, _CONTROLS) if document[part] is not None
+        ],
+    }
+    return json.dumps(bom, indent=2, allow_nan=False) + "\n"
+
+
+def _model(document: Document) -> Document:
+    target = document["target"]
+    files = [
+        {"type": "file", "name": name, "hashes": [_sha256(digest)]}
+        for name, digest in target["fingerprint"].items()
+    ]
+    revision = {} if target["revision"] is None else {"version": target["revision"]}
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": _MODEL,
+        "name": target["name"],
+        **revision,
+        "components": files,
+        "modelCard": {
+            "modelParameters": {"modelArchitecture": target["architecture"]},
+            "quantitativeAnalysis": {"performanceMetrics": list(_metrics(document))},
+            "considerations": {"technicalLimitations": document["limits"]},
+        },
+    }
+
+
+def _metrics(document: Document) -> Iterator[Document]:
+    for attack in document["attacks"]:
+        name, controls = attack["attack"], attack["controls"]
+        yield _rate("exact extraction rate", attack["exact"], _slice(_DATA, name))
+        fractional = attack["fractional"]
+        yield _metric(
+            "fractional extraction rate",
+            fractional["estimate"],
+            _slice(_DATA, name),
+            fractional["interval"],
+        )
+        if controls is not None:
+            yield _rate("exact extraction rate", controls["exact"], _slice(_CONTROLS, name))
+        if attack["lift"] is not None:
+            lift = attack["lift"]
+            yield _metric(
+                "lift of the exact extraction rate above none",
+                lift["estimate"],
+                _slice(_DATA, name),
+                lift["interval"],
+            )
+    for leak in (document["sensitive"] or {"data": []})["data"]:
+        if leak["windows"]:
+            title = TITLES[leak["category"]]
+            share = leak["extracted"] / leak["windows"]
+            place = f"{_DATA}, windows that hold {title} ({leak['windows']}), any attack"
+            yield _metric("exact extraction rate", share, place)
+
+
+def _rate(kind: str, rate: Document, place: str) -> Document:
+    return _metric(kind, rate["estimate"], f"{place}, {rate['n']} windows", rate["interval"])
+
+
+def _slice(part: str, attack: str) -> str:
+    return f"{part}, attack {attack}"
+
+
+def _metric(
+    kind: str, value: float | None, place: str, interval: Document | None = None
+) -> Document:
+    """One metric; every figure is a string there, ``n/a`` where it does not exist."""
+    made: Document = {"type": kind, "value": _figure(value), "slice": place}
+    if interval is not None:
+        bounds = {"lowerBound": interval["low"], "upperBound": interval["high"]}
+        made["confidenceInterval"] = {name: _figure(end) for name, end in bounds.items()}
+    return made
+
+
+def _figure(value: float | None) -> str:
+    return "n/a" if value is None else format(value, ".6g")
+
+
+def _data(corpus: Document, ref: str) -> Document:
+    return {
+        "type": "data",
+        "bom-ref": ref,
+        "name": corpus["path"],
+        "hashes": [_sha256(corpus["sha256"])],
+        "data": [{"type": "dataset", "name": ref}],
+    }
+
+
+def _properties(document: Document) -> list[Document]:
+    """What the standard has no field for: verdicts, hashes, settings of trust."""
+    gates = {f"gate:{gate['name']}": gate["verdict"] for gate in document["gates"]}
+    hashes = {f"sha256:{name}": digest for name, digest in document["hashes"].items()}
+    target = document["target"]
+    facts = {
+        "parameters": str(target["parameters"]),
+        "training_tokens": str(target["training_tokens"] or "unknown"),
+        "remote_code_allowed": str(target["remote_code_allowed"]).lower(),
+        "pickle_allowed": str(target["pickle_allowed"]).lower(),
+        "attacks_not_run": ", ".join(document["attacks_not_run"]) or "-",
+        "exit_code": str(document["exit_code"]),
+    }
+    both = {**facts, **gates, **hashes}
+    return [{"name": f"memaudit:{name}", "value": value} for name, value in both.items()]
+
+
+def _sha256(digest: str) -> Document:
+    return {"alg": "SHA-256", "content": digest}

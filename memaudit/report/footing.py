@@ -1,0 +1,62 @@
+"""What a result rests on, in labelled lines: notes, files, folds, fits, the model, the run, limits.
+
+Knows the document. Knows nothing of formats: whoever writes one neutralises the lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from memaudit.report.reading import setting
+from memaudit.report.report_json import Document
+from memaudit.report.wording import count
+
+
+def footing_lines(document: Document) -> Iterator[tuple[str, str]]:
+    """What the figures rest on, line by line, each with its label; a blank one goes on."""
+    for place, note in enumerate(document["notes"]):
+        yield ("" if place else "Notes"), note
+    yield from _corpus_lines("Data", document["data"])
+    if document["controls"] is not None:
+        yield from _corpus_lines("Controls", document["controls"])
+    yield "Folds", _folds_line(document)
+    for attack in document["attacks"]:
+        if fits := attack["fits"]:
+            chosen = "; ".join(f"fold {fit['fold']} {fit['chosen']}" for fit in fits)
+            yield "Fitted", f"{attack['attack']}: {chosen}; passes in {fits[0]['precision']}"
+    target = document["target"]
+    revision = f", revision {target['revision']}" if target["revision"] else ""
+    kind = f"{target['architecture']}, {target['parameters']:,} parameters"
+    yield "Target", f"{target['name']}{revision}: {kind}"
+    for name, choice in target["choices"].items():
+        yield "", f"{name} {choice['value']} ({choice['reason']})"
+    run = document["run"]
+    yield "", f"batch of {count(run['batch_size'], 'window')} ({run['batch_size_reason']})"
+    spent, seed = sum(run["seconds"].values()), document["seeds"].get("seed", "unknown")
+    version = document["tool"]["version"]
+    yield "Run", f"memaudit {version}, {run['started']}, {spent:.0f} s, seed {seed}"
+    yield "Limits", " ".join(document["limits"])
+
+
+def _corpus_lines(label: str, corpus: Document) -> Iterator[tuple[str, str]]:
+    shape = f"{corpus['prefix_tokens']}+{corpus['suffix_tokens']}"
+    yield (
+        label,
+        f"{corpus['path']}: {count(corpus['rows'], 'row')}, "
+        f"{count(corpus['windows'], 'window')} of {shape} "
+        f"tokens in {count(corpus['clusters']['count'], 'cluster')}; "
+        f"sha256 {corpus['sha256'][:16]}",
+    )
+    for one in corpus["skipped"]:
+        yield "", f"skipped {one['count']:,}: {one['reason']}"
+
+
+def _folds_line(document: Document) -> str:
+    if not document["folds"]:
+        earlier = setting(document, "generator")
+        return f"none: {'prompts fitted earlier were used' if earlier else 'none needed'}"
+    sizes = "; ".join(
+        f"{fold['fold']}: fit {fold['fit']:,}, select {fold['select']:,}, audit {fold['audit']:,}"
+        for fold in document["folds"]
+    )
+    return f"{sizes} windows, split by {setting(document, 'protocol', 'split')}"

@@ -1,0 +1,190 @@
+"""What a run did of what well-known frameworks ask for, as plain rows of evidence.
+
+Knows results and, in its own words, what the frameworks name. Says what was tested and what was
+not, and never that anything complies. The references come from secondary sources: a paraphrase
+here is no quotation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Literal, NamedTuple
+
+from memaudit.report.findings import model_attacks
+from memaudit.result import ScanResult
+
+Tested = Literal["tested", "partly", "not tested"]
+
+NOTE = (
+    "Evidence, not a finding of compliance. What each framework asks is paraphrased, partly from "
+    "secondary sources: read the primary text before relying on a reference."
+)
+EDPB, NIST = "EDPB Opinion 28/2024", "NIST AI 600-1"
+OWASP, ATLAS = "OWASP Top 10 for LLM applications", "MITRE ATLAS"
+
+
+class Row(NamedTuple):
+    """One thing that a framework asks for, and what this run did about it."""
+
+    framework: str
+    reference: str
+    """Where in the framework."""
+    asks: str
+    """In memaudit's words."""
+    tested: Tested
+    did: str
+    """What this run did, or what was left out."""
+    evidence: tuple[str, ...]
+    """JSON pointers into report.json; empty where there is none."""
+
+
+def framework_rows(result: ScanResult) -> tuple[Row, ...]:
+    """Every row, by framework."""
+    facts = _Facts(result)
+    return tuple(row for rows in (_edpb, _nist, _owasp, _atlas) for row in rows(facts))
+
+
+class _Facts:
+    """What the rows ask of a result."""
+
+    def __init__(self, result: ScanResult) -> None:
+        asked = [attack for attack in model_attacks(result) if attack.summary.exact.n]
+        names = ", ".join(attack.attack for attack in asked)
+        windows = max((attack.summary.exact.n for attack in asked), default=0)
+        self.extraction: Tested = "tested" if asked else "not tested"
+        self.partly: Tested = "partly" if asked else "not tested"
+        self.ran = (
+            f"{windows:,} windows of the data were tried with known prefixes ({names})"
+            if asked
+            else "no attack on the model was run"
+        )
+        with_controls = result.controls is not None
+        self.controls = "with controls" if with_controls else "without controls"
+        self.gates = [verdict for verdict in result.verdicts if verdict.name != "controls"]
+        found = result.target.choices.get("format")
+        self.adapter = found is not None and "adapter" in found.value
+        self.sensitive = result.sensitive is not None
+        self.tokens = result.config.target.training_tokens
+
+
+def _edpb(facts: _Facts) -> Iterator[Row]:
+    row = partial(Row, EDPB, "paragraph 55, classes of attack")
+    yield row(
+        "attribute and membership inference",
+        "not tested",
+        "no decision on membership is made; the NLL of every suffix is recorded",
+        ("/attacks/0/suffix_nll",),
+    )
+    yield row(
+        "exfiltration",
+        facts.partly,
+        f"{facts.ran}, with access to the weights; not through a deployed service",
+        ("/attacks",),
+    )
+    yield row(
+        "regurgitation of training data",
+        facts.extraction,
+        f"{facts.ran}, {facts.controls}",
+        ("/attacks", "/controls"),
+    )
+    yield row("model inversion", "not tested", "not attempted", ())
+    yield row(
+        "reconstruction",
+        "not tested",
+        "no record is reconstructed without its true prefix",
+        (),
+    )
+    known = facts.tokens is not None
+    yield Row(
+        EDPB,
+        "paragraph 58",
+        "amount of training data against number of parameters",
+        "tested" if known else "partly",
+        "both recorded" if known else "parameters recorded; set target.training_tokens for both",
+        ("/target/parameters", "/target/training_tokens"),
+    )
+
+
+def _nist(facts: _Facts) -> Iterator[Row]:
+    row = partial(Row, NIST, "data privacy, suggested actions")
+    yield row(
+        "red-teaming for output of training data samples",
+        facts.extraction,
+        f"{facts.ran}, {facts.controls}",
+        ("/attacks", "/controls"),
+    )
+    yield row(
+        "red-teaming for membership inference and model extraction",
+        "not tested",
+        "not attempted",
+        (),
+    )
+    yield row(
+        "red-teaming for the revealing of personal or confidential information",
+        facts.partly if facts.sensitive else "not tested",
+        "things of known form were counted in the suffixes, and in those extracted"
+        if facts.sensitive
+        else "sensitive.enabled = false",
+        ("/sensitive",),
+    )
+    yield row(
+        "deduplication of the training data",
+        "partly",
+        "near-duplicates counted within the audited file, not in the whole training data",
+        ("/data/clusters",),
+    )
+
+
+def _owasp(facts: _Facts) -> Iterator[Row]:
+    row = partial(Row, OWASP, "LLM02 Sensitive Information Disclosure")
+    yield row(
+        "memorization in training",
+        facts.extraction,
+        f"{facts.ran}, {facts.controls}",
+        ("/attacks", "/controls"),
+    )
+    yield row(
+        "disclosure measured as a release gate",
+        "tested" if facts.gates else "not tested",
+        "; ".join(f"{gate.name}: {gate.verdict}" for gate in facts.gates) or "no gate was set",
+        ("/gates",),
+    )
+    yield row(
+        "extractability from adapters",
+        facts.extraction if facts.adapter else "not tested",
+        "the target is an adapter over its base" if facts.adapter else "the target is no adapter",
+        ("/target/choices",),
+    )
+    yield row(
+        "probes before and after unlearning",
+        "not tested",
+        "one model was audited; a comparison takes two runs",
+        (),
+    )
+
+
+def _atlas(facts: _Facts) -> Iterator[Row]:
+    row = partial(Row, ATLAS)
+    yield row(
+        "AML.T0057",
+        "leakage of data by a language model",
+        facts.extraction,
+        f"{facts.ran}, {facts.controls}",
+        ("/attacks", "/controls"),
+    )
+    yield row(
+        "AML.T0024",
+        "exfiltration through the inference interface",
+        facts.partly,
+        f"{facts.ran}, with access to the weights; not through an interface with limits",
+        ("/attacks",),
+    )
+    yield row(
+        "AML.T0024.000",
+        "inference of membership in the training data",
+        "not tested",
+        "no decision on membership is made",
+        (),
+    )
+    yield row("AML.T0024.001", "model inversion", "not tested", "not attempted", ())

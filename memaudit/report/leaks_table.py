@@ -1,0 +1,47 @@
+"""The short table of what kind of thing leaked, as a terminal shows it.
+
+Knows Rich and the section ``sensitive`` of a report. Shows categories and counts: of what was
+found it knows no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from memaudit.report.leaks import TITLES
+from memaudit.report.rendering import titled_table
+
+
+def leak_table(section: Mapping[str, Any] | None) -> Iterator[Table]:
+    """Categories of which the data holds any, with the windows that do and the extracted ones.
+
+    section: as report.json has it. Nothing at all comes where nothing was found or looked for.
+    """
+    found = [leak for leak in section["data"] if leak["windows"]] if section else []
+    if not found or section is None:
+        return
+    table = titled_table("Sensitive content in the suffixes")
+    attacks = list(found[0]["extracted_by"])
+    table.add_column("category", no_wrap=True)
+    for head in ("windows", "any", *attacks):
+        table.add_column(head, justify="right", overflow="fold")
+    for leak in found:
+        figures = [
+            leak["windows"],
+            leak["extracted"],
+            *(leak["extracted_by"].get(name, 0) for name in attacks),
+        ]
+        table.add_row(TITLES[leak["category"]], *map(str, figures))
+    left_out = ", ".join(TITLES[one["category"]] for one in section["not_looked_for"])
+    caption = (
+        "windows: whose suffix holds such a thing; then how many of them are extracted, any: by"
+    )
+    caption += " at least one attack on the model"
+    caption += f"; not looked for: {left_out}" if left_out else ""
+    table.caption = Text(caption, style="dim")
+    table.caption_justify = "left"
+    yield table

@@ -1,0 +1,179 @@
+"""The result in Markdown, small enough for the summary of a CI step.
+
+Knows GitHub's Markdown and its size limit. Every string from outside is escaped: none becomes
+markup, a link, a mention or a line of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from memaudit.report.footing import footing_lines
+from memaudit.report.leaks import TITLES
+from memaudit.report.reading import (
+    best,
+    confidence,
+    controls_rate,
+    count_text,
+    extracted_by,
+    figure,
+    gate_name,
+    hits,
+    interval_text,
+    lift_texts,
+    not_run,
+    rate_text,
+    scored,
+    strongest,
+    verdict,
+    worst_rows,
+)
+from memaudit.report.report_json import Document
+from memaudit.report.wording import level, neutral, number, percent, shorten
+
+MOST_BYTES = (1 << 20) - 4096
+"""A step summary may have 1 MiB; other tools write to the same one."""
+_WORST = 20
+_LONGEST_ID = 200
+_LONGEST_LINE = 2000
+_SIGNS = {"pass": "✅", "fail": "❌", "inconclusive": "⚠️", "none": "ℹ️"}
+_MARKUP = re.compile(r"([\\`*_{}\[\]|~$])")
+_ACTIVE = re.compile(r"[&<>@#]|(?<=:)//|(?<=\bwww)\.", re.IGNORECASE)
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_CUT = "\nThe rest is left out: a summary may have no more. report.json and samples.csv hold it."
+
+
+def to_markdown(document: Document, samples: pd.DataFrame) -> str:
+    """Verdict, gates, attacks, the worst windows and what the figures rest on. No audited text."""
+    taken: list[str] = []
+    size = len(_CUT.encode())
+    for line in _lines(document, samples):
+        size += len(line.encode()) + 1
+        if size > MOST_BYTES:
+            taken.append(_CUT)
+            break
+        taken.append(line)
+    return "\n".join(taken) + "\n"
+
+
+def _lines(document: Document, samples: pd.DataFrame) -> Iterator[str]:
+    word, sentence = verdict(document)
+    yield f"## {_SIGNS[word]} memaudit: {_prose(document['target']['name'])}"
+    yield from ("", f"**{_prose(sentence)}**")
+    yield from ("", " ".join(map(_prose, document["headline"])), "")
+    if document["gates"]:
+        yield from _table(["gate", "verdict", "why"], map(_gate_row, document["gates"]))
+        yield ""
+    yield from _attacks(document)
+    yield from _worst(document, samples)
+    yield from _sensitive(document)
+    yield from ("", "<details><summary>What the figures rest on</summary>", "")
+    label = ""
+    for one, line in footing_lines(document):
+        label = one or label
+        yield f"- {label}: {_prose(line)}"
+    yield from ("", "</details>")
+
+
+def _gate_row(gate: Document) -> list[str]:
+    sign = _SIGNS[gate["verdict"]]
+    return [_prose(gate_name(gate)), f"{sign} {gate['verdict']}", _prose(gate["reason"])]
+
+
+def _attacks(document: Document) -> Iterator[str]:
+    strong = strongest(document)
+    heads = ["attack", "exact", "rate", f"{level(confidence(document))} interval", "fractional"]
+    heads += ["lift", "gained", "lost", "p", "controls"]
+    rows = (_attack_row(attack, attack is strong) for attack in document["attacks"])
+    yield from _table(heads, rows, figures_from=1)
+    yield ""
+    yield (
+        "<sub>exact: windows of which every suffix token is extracted. interval: the outer ends "
+        "of the exact and the clustered one. lift: percentage points of exact rate above none."
+        f"{_left_out(document)}</sub>"
+    )
+
+
+def _attack_row(attack: Document, strong: bool) -> list[str]:
+    exact = attack["exact"]
+    cells = [attack["attack"], count_text(exact), rate_text(exact)]
+    cells += [interval_text(exact["interval"]), percent(figure(attack["fractional"]["estimate"]))]
+    cells += [*lift_texts(attack["lift"]), count_text(controls_rate(attack))]
+    return [f"**{cell}**" if strong and cell else cell for cell in cells]
+
+
+def _left_out(document: Document) -> str:
+    missing = not_run(document)
+    return f" Not run: {', '.join(missing)}." if missing else ""
+
+
+def _worst(document: Document, samples: pd.DataFrame) -> Iterator[str]:
+    rows = scored(samples, "data")
+    extracted = int(np.any(hits(document, rows), axis=0).sum())
+    worst = rows.iloc[worst_rows(document, rows, _WORST)]
+    if not len(worst):
+        return
+    title = f"Worst windows, of {extracted:,} extracted" if extracted else "Closest to extraction"
+    heads = ["sample", "line", "window", "extracted by"]
+    heads += [f"matched of {document['data']['suffix_tokens']}", "NLL"]
+    matched = best(document, worst, "matched")
+    nll = best(document, worst, "suffix_nll", least=True)
+    cells = (
+        [*_place(document, row), number(matched[place], 0), number(nll[place])]
+        for place, row in enumerate(worst.to_dict("records"))
+    )
+    yield from ("", f"### {title}", "")
+    yield from _table(heads, cells, figures_from=4)
+
+
+def _sensitive(document: Document) -> Iterator[str]:
+    section = document["sensitive"]
+    found = [leak for leak in section["data"] if leak["windows"]] if section else []
+    if not found:
+        return
+    attacks = list(found[0]["extracted_by"])
+    rows = (
+        [TITLES[leak["category"]], str(leak["windows"]), str(leak["extracted"])]
+        + [str(leak["extracted_by"].get(attack, 0)) for attack in attacks]
+        for leak in found
+    )
+    yield from ("", "### Sensitive content in the suffixes", "")
+    yield from _table(["category", "windows", "extracted", *attacks], rows, figures_from=1)
+
+
+def _place(document: Document, row: dict[Any, Any]) -> list[str]:
+    by = extracted_by(document, row)
+    return [_code(row["sample_id"]), str(row["line"]), str(row["window"]), by]
+
+
+def _table(
+    heads: list[str], rows: Iterable[list[str]], *, figures_from: int | None = None
+) -> Iterator[str]:
+    """A table whose cells are safe already; those from ``figures_from`` on stand on the right."""
+    first = len(heads) if figures_from is None else figures_from
+    yield _row(heads)
+    yield _row(["---"] * first + ["--:"] * (len(heads) - first))
+    yield from map(_row, rows)
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _prose(text: str, longest: int = _LONGEST_LINE) -> str:
+    """Text of a sentence or a cell: one line, and nothing in it that Markdown acts on.
+
+    Where a backslash does not help, against mentions and addresses that become links, an
+    element without a meaning parts the sign from what stands around it.
+    """
+    shown = _MARKUP.sub(r"\\\1", shorten(neutral(text), longest))
+    return _ACTIVE.sub(lambda found: _ENTITIES.get(found[0], f"<span>{found[0]}</span>"), shown)
+
+
+def _code(text: str) -> str:
+    return f"<code>{_prose(text, _LONGEST_ID)}</code>"

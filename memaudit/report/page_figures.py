@@ -1,0 +1,280 @@
+"""The plots of the page, each with the same figures as a table for those who cannot see it.
+
+Knows the document, the samples and what is worth drawing. Knows nothing of markup.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from memaudit.report.plots import Axis, Estimate, Line, Spread, interval_plot, line_plot
+from memaudit.report.reading import (
+    column,
+    controls_rate,
+    figure,
+    figures,
+    interval_text,
+    model_attacks,
+    rate_text,
+    scored,
+    setting,
+    strongest,
+)
+from memaudit.report.report_json import Document
+from memaudit.report.wording import number, percent
+from memaudit.score.sampling import queries
+from memaudit.score.stats import Floats
+
+_HALF = 0.5
+_PROBABILITIES = (0.1, 0.5, 0.9, 0.99)
+_DASHES = (":", "-", "--", "-.")
+_BUDGETS = (1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
+"""Samples drawn from the model."""
+_LONGEST_SUFFIX = 10_000
+"""Tokens; a document may say anything, and a plot has only so many dots."""
+_FARTHEST = 1e6
+"""No epoch, nor any loss in nats/token, lies beyond; what does is not drawn."""
+_MOST_CURVES = 8
+"""Folds whose training is drawn."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A plot, and what it shows."""
+
+    name: str
+    """Part of ids in the markup: letters and hyphens."""
+    title: str
+    says: str
+    """What is to be seen, in a sentence or two."""
+    plot: str
+    """SVG; empty where there is nothing to draw."""
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    """The same in figures: the first cell of a row names it."""
+
+
+def rates_card(document: Document) -> Card:
+    """The exact rate of every attack with its interval, on the data and on the controls."""
+    attacks = document["attacks"]
+    spreads = [
+        Spread("data", _estimates([attack["exact"] for attack in attacks], attacks), "o", False)
+    ]
+    on_controls = [controls_rate(attack) for attack in attacks]
+    if any(on_controls):
+        spreads.append(Spread("controls", _estimates(on_controls, attacks), "s", True))
+    most = max((one.high for spread in spreads for one in spread.estimates), default=1.0)
+    names = [attack["attack"] for attack in attacks]
+    axis = Axis("windows extracted exactly, %", low=0, high=max(1.0, min(100.0, 105 * most)))
+    scaled = [
+        Spread(s.name, [_in_percent(one) for one in s.estimates], s.marker, s.hollow)
+        for s in spreads
+    ]
+    rows = [
+        [attack["attack"], *_rate_cells(attack["exact"]), *_rate_cells(rate)]
+        for attack, rate in zip(attacks, on_controls, strict=True)
+    ]
+    return Card(
+        "rates",
+        "How much comes out",
+        "The share of windows that each attack extracts word for word, with the outer ends of the "
+        "exact and the clustered interval. Controls are text that the model has not seen.",
+        interval_plot("rates", names, scaled, axis) if names else "",
+        ["attack", "data", "interval", "controls", "interval"],
+        rows,
+    )
+
+
+def _estimates(rates: Sequence[Document | None], attacks: list[Document]) -> list[Estimate]:
+    found = []
+    for row, (rate, attack) in enumerate(zip(rates, attacks, strict=True)):
+        if rate is not None and rate["n"] and rate["estimate"] is not None:
+            ends = (figure(rate["interval"][end]) for end in ("low", "high"))
+            low, high = (min(max(0.0, end), 1.0) for end in ends)
+            found.append(Estimate(row, attack["attack"], rate["estimate"], low, high))
+    return found
+
+
+def _in_percent(one: Estimate) -> Estimate:
+    return one._replace(x=100 * one.x, low=100 * one.low, high=100 * one.high)
+
+
+def _rate_cells(rate: Document | None) -> list[str]:
+    if rate is None:
+        return ["", ""]
+    counted = f"{rate['k']:,} of {rate['n']:,}"
+    return [f"{counted} ({rate_text(rate)})", interval_text(rate["interval"])]
+
+
+def matched_card(document: Document, samples: pd.DataFrame) -> Card:
+    """How many tokens of a suffix come out in order, before the first that is wrong."""
+    length = min(max(1, document["data"]["suffix_tokens"]), _LONGEST_SUFFIX)
+    grid = sorted({1, *(round(length * share) for share in (0.1, 0.25, 0.5, 0.75, 1.0))} - {0})
+    lines, rows = [], []
+    for attack, role, matched in _by_attack(document, samples, "matched"):
+        share = _at_least(matched, length)  # (length,), for 1 token and more
+        lines.append(_line(attack, role, range(1, length + 1), 100 * share))
+        rows.append([_named(attack, role), *(percent(share[at - 1]) for at in grid)])
+    x = Axis("tokens of the suffix", low=0, high=length)
+    return Card(
+        "matched",
+        "How far it gets",
+        "The share of windows of which at least so many tokens come out before the first one that "
+        "is wrong. A curve that stays up to its right end is text the model knows by heart; one "
+        "that falls at once is text it merely guesses at.",
+        line_plot("matched", lines, x, Axis("windows, %", low=0)) if lines else "",
+        ["tokens", *map(str, grid)],
+        rows,
+    )
+
+
+def _at_least(matched: Floats, length: int) -> Floats:
+    """Share of windows with at least 1, 2, ... ``length`` tokens matched: (length,)."""
+    counted = np.bincount(np.clip(matched, 0, length).astype(np.int64), minlength=length + 1)
+    return np.asarray(counted[::-1].cumsum()[::-1][1:] / max(1, len(matched)))
+
+
+def sampling_cards(document: Document, samples: pd.DataFrame) -> Iterator[Card]:
+    """The (n,p) curves: how many samples it takes until a window has come out once."""
+    top_k, temperature = (setting(document, "scores", name) for name in ("top_k", "temperature"))
+    sampler = f"from the {top_k} likeliest tokens, at temperature {temperature}"
+    shares = [
+        (_named(attack, role), attack, role, _within(queries(log_p_z, _HALF)))
+        for attack, role, log_p_z in _by_attack(document, samples, "log_p_z")
+        if not np.isnan(log_p_z).all()
+    ]
+    yield _sampling_card(
+        "sampling",
+        "How much comes out by sampling",
+        "The share of windows that have come out at least once, with a probability of one half, "
+        f"after n samples ({sampler}) of each: what an attacker who asks again and again gets.",
+        [(name, _line(attack, role, *share), share) for name, attack, role, share in shares],
+    )
+    best = strongest(document)
+    if best is None:
+        return
+    log_p_z = figures(scored(samples, "data"), column("log_p_z", best["attack"]))
+    if not len(log_p_z) or np.isnan(log_p_z).all():
+        return
+    curves = []
+    for p, dash in zip(_PROBABILITIES, _DASHES, strict=True):
+        share = _within(queries(log_p_z, p))
+        name = f"p = {p:g}"
+        curves.append(
+            (
+                name,
+                Line(name, best["attack"], list(share[0]), list(share[1]), dash=dash, step=True),
+                share,
+            )
+        )
+    yield _sampling_card(
+        "certainty",
+        "How sure an attacker can be",
+        f"The same for {best['attack']} alone, at other probabilities p of having seen the suffix.",
+        curves,
+    )
+
+
+def _sampling_card(
+    name: str, title: str, says: str, curves: list[tuple[str, Line, tuple[Floats, Floats]]]
+) -> Card:
+    powers = [10**power for power in range(7)]
+    x = Axis("samples n", True, powers, [f"{power:,}" for power in powers], 1, _BUDGETS[-1])
+    y = Axis("windows, %", low=0)
+    rows = [
+        [shown, *(percent(_share_at(share, n)) for n in _BUDGETS)] for shown, _, share in curves
+    ]
+    plot = line_plot(name, [line for _, line, _ in curves], x, y) if curves else ""
+    return Card(name, title, says, plot, ["samples", *(f"{n:,}" for n in _BUDGETS)], rows)
+
+
+def _within(needed: Floats) -> tuple[Floats, Floats]:
+    """Numbers of samples, and the share of windows, in %, that need at most so many."""
+    budgets = np.unique(np.rint(np.logspace(0, 6, 61)))
+    known = np.sort(needed[~np.isnan(needed)])
+    share = np.searchsorted(known, budgets, side="right") / max(1, len(needed))
+    return budgets, np.asarray(100 * share)
+
+
+def _share_at(share: tuple[Floats, Floats], n: int) -> float:
+    return float(share[1][np.searchsorted(share[0], n, side="right") - 1]) / 100
+
+
+def training_cards(document: Document) -> Iterator[Card]:
+    """How each fitted prompt learned, fold by fold."""
+    for attack in document["attacks"]:
+        if not attack["fits"]:
+            continue
+        name = attack["attack"]
+        lines = [line for fit in attack["fits"][:_MOST_CURVES] for line in _curves(name, fit)]
+        rows = [_fit_row(fit) for fit in attack["fits"]]
+        left = len(attack["fits"]) - _MOST_CURVES
+        more = f" The first {_MOST_CURVES} folds are drawn." if left > 0 else ""
+        yield Card(
+            f"training-{name}",
+            f"How {name} was fitted",
+            "Loss on the windows that it is trained on, and the NLL of those that pick the epoch, "
+            f"in nats/token, a line for each fold; the dot is the epoch that was taken.{more}",
+            line_plot(f"training-{name}", lines, _epochs(lines), Axis("nats/token"), 2),
+            ["fold", "trained on", "chosen", "epochs", "NLL before", "NLL best", "ended as"],
+            rows,
+        )
+
+
+def _epochs(lines: Sequence[Line]) -> Axis:
+    """Whole numbers, about eight of them."""
+    last = int(max((x for line in lines for x in line.x if not math.isnan(x)), default=0))
+    return Axis("epoch", ticks=range(0, last + 1, max(1, round(last / 8))))
+
+
+def _curves(attack: str, fit: Document) -> Iterator[Line]:
+    epochs = fit["epochs"]
+    number_of = [_drawable(epoch["epoch"]) for epoch in epochs]
+    loss = [_drawable(epoch["loss"]) for epoch in epochs]
+    nll = [_drawable(epoch["select_nll"]) for epoch in epochs]
+    yield Line("loss, fit", attack, number_of, loss, dash="--")
+    yield Line("NLL, select", attack, number_of, nll)
+    if fit["chosen_epoch"] in number_of:
+        place = number_of.index(fit["chosen_epoch"])
+        yield Line("chosen", attack, [number_of[place]], [nll[place]], dash="", marker="o")
+
+
+def _drawable(value: float | None) -> float:
+    known = figure(value)
+    return known if abs(known) <= _FARTHEST else math.nan
+
+
+def _fit_row(fit: Document) -> list[str]:
+    nll = [figure(epoch["select_nll"]) for epoch in fit["epochs"]]
+    known = [value for value in nll if not math.isnan(value)]
+    first = number(nll[0], 3) if nll else "-"
+    best = number(min(known), 3) if known else "-"
+    cells = [str(fit["fold"]), f"{fit['fit_windows']:,}", fit["chosen"]]
+    return [*cells, str(max(0, len(nll) - 1)), first, best, fit["stop_reason"]]
+
+
+def _by_attack(
+    document: Document, samples: pd.DataFrame, score: str
+) -> Iterator[tuple[str, str, Floats]]:
+    """Attack on the model, role and that role's scores, where there are any."""
+    for role in ("data", "control"):
+        rows = scored(samples, role)
+        for attack in model_attacks(document):
+            values = figures(rows, column(score, attack["attack"]))
+            known = values if score == "log_p_z" else values[~np.isnan(values)]
+            if len(known):
+                yield attack["attack"], role, known
+
+
+def _named(attack: str, role: str) -> str:
+    return attack if role == "data" else f"{attack}, controls"
+
+
+def _line(attack: str, role: str, x: Sequence[float] | Floats, y: Floats) -> Line:
+    dash = "-" if role == "data" else ":"
+    return Line(_named(attack, role), attack, list(x), list(y), dash=dash, step=True)

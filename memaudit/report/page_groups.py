@@ -1,0 +1,161 @@
+"""Extraction by what the data says of its samples: repetitions, kinds, any column passed through.
+
+Knows the samples and how a column falls into groups. Knows nothing of markup. The columns' names
+and values come from outside: they stand in tables, which the page escapes, and never in a plot.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from memaudit.report.page_figures import Card
+from memaudit.report.plots import Axis, Line, line_plot
+from memaudit.report.reading import (
+    column,
+    confidence,
+    figures,
+    model_attacks,
+    passed_through,
+    scored,
+    strongest,
+)
+from memaudit.report.report_json import Document
+from memaudit.report.wording import level, percent, percent_interval, shorten
+from memaudit.score.stats import Bools, Floats, Interval, clopper_pearson
+
+MOST_CARDS = 6
+_MOST_NUMBERS = 12
+"""Distinct numbers that get a group each; more are cut into `_BINS` ranges of equal counts."""
+_BINS = 8
+_MOST_WORDS = 30
+"""Distinct texts that get a group each; a column with more tells samples apart, not groups."""
+_LONGEST_NAME = 80
+_MARKERS = {"none": "o", "dynamic-hard": "^", "constant": "s", "dynamic": "D"}
+
+
+class Group(NamedTuple):
+    """Windows that agree in a column."""
+
+    name: str
+    rows: Bools
+    """(N,) which of the scored windows of the data."""
+
+
+class Column(NamedTuple):
+    """A column that falls into groups."""
+
+    name: str
+    numeric: bool
+    groups: list[Group]
+
+
+def group_cards(document: Document, samples: pd.DataFrame) -> list[Card]:
+    """One for each column that falls into groups, those of numbers first; at most `MOST_CARDS`."""
+    rows = scored(samples, "data")
+    found = [_column(rows, name) for name in passed_through(samples)]
+    columns = sorted((one for one in found if one is not None), key=lambda one: not one.numeric)
+    return [
+        _card(document, rows, one, f"column-{place}")
+        for place, one in enumerate(columns[:MOST_CARDS])
+    ]
+
+
+def _column(rows: pd.DataFrame, name: str) -> Column | None:
+    """The groups of a column; None where it says one thing, or something else of every sample."""
+    texts = rows[name].astype(str)
+    filled = (texts != "").to_numpy()
+    values = pd.to_numeric(texts.where(filled), errors="coerce").to_numpy(dtype=np.float64)
+    numeric = bool(filled.any() and np.isfinite(values[filled]).all())
+    groups = list(_by_number(values, filled) if numeric else _by_word(texts[filled]))
+    if len(groups) < 2:
+        return None
+    if not filled.all():
+        groups.append(Group("(none)", ~filled))
+    if not numeric:
+        groups = [Group(group.name, (texts == group.name).to_numpy()) for group in groups]
+    return Column(name, numeric, groups)
+
+
+def _by_number(values: Floats, filled: Bools) -> Iterator[Group]:
+    distinct = np.unique(values[filled])
+    if len(distinct) <= _MOST_NUMBERS:
+        yield from (Group(f"{value:g}", values == value) for value in distinct)
+        return
+    ends = np.unique(np.quantile(values[filled], np.linspace(0, 1, _BINS + 1), method="lower"))
+    for place, (low, high) in enumerate(itertools.pairwise(ends)):
+        inside = (values > low if place else values >= low) & (values <= high)
+        yield Group(f"{'over ' if place else ''}{low:g} to {high:g}", inside)
+
+
+def _by_word(texts: pd.Series[str]) -> Iterator[Group]:
+    counted = texts.value_counts()
+    if len(counted) <= _MOST_WORDS:
+        yield from (Group(str(name), np.empty(0, dtype=bool)) for name in sorted(counted.index))
+
+
+def _card(document: Document, rows: pd.DataFrame, one: Column, name: str) -> Card:
+    attacks = [attack["attack"] for attack in model_attacks(document)]
+    hits = {attack: figures(rows, column("exact", attack)) == 1 for attack in attacks}
+    sure = confidence(document)
+    table, lines = [], []
+    for attack in attacks:
+        rates = [_rate(hits[attack][group.rows], sure) for group in one.groups if group.rows.any()]
+        lines.append(_line(attack, attacks, rates))
+    best = strongest(document)
+    interval = [] if best is None else [f"interval, {best['attack']}"]
+    for group in one.groups:
+        cells = [_counted(hits[attack][group.rows]) for attack in attacks]
+        if best is not None:
+            rate = _rate(hits[best["attack"]][group.rows], sure)
+            cells.append(percent_interval(rate.interval))
+        table.append([shorten(group.name, _LONGEST_NAME), f"{int(group.rows.sum()):,}", *cells])
+    names = [group.name for group in one.groups if group.rows.any()]
+    crowded = len(names) > _MOST_NUMBERS or any(len(group) > 8 for group in names)
+    shown_names = [str(place + 1) for place in range(len(names))] if crowded else names
+    axis = Axis("group, as in the table" if crowded else "value", ticks=range(len(names)))
+    plot = ""
+    if one.numeric and lines:
+        axis = Axis(axis.label, ticks=axis.ticks, names=shown_names)
+        plot = line_plot(name, lines, axis, Axis("windows extracted exactly, %", low=0))
+    return Card(
+        name,
+        f"By {shorten(one.name, _LONGEST_NAME)}",
+        f"The share of windows extracted exactly, with the exact interval at {level(sure)} that "
+        "takes windows as independent.",
+        plot,
+        [shorten(one.name, _LONGEST_NAME), "windows", *attacks, *interval],
+        table,
+    )
+
+
+class _Rate(NamedTuple):
+    estimate: float
+    interval: Interval
+
+
+def _rate(hits: Bools, sure: float) -> _Rate:
+    k, n = int(hits.sum()), len(hits)
+    return _Rate(k / n if n else 0.0, clopper_pearson(k, n, sure))
+
+
+def _counted(hits: Bools) -> str:
+    return f"{int(hits.sum()):,} ({percent(float(hits.mean()))})" if len(hits) else "-"
+
+
+def _line(attack: str, attacks: Sequence[str], rates: Sequence[_Rate]) -> Line:
+    """A little beside those of the other attacks, so that no interval hides another."""
+    shift = 0.12 * (attacks.index(attack) - (len(attacks) - 1) / 2)
+    return Line(
+        attack,
+        attack,
+        [place + shift for place in range(len(rates))],
+        [100 * rate.estimate for rate in rates],
+        [100 * rate.interval.low for rate in rates],
+        [100 * rate.interval.high for rate in rates],
+        marker=_MARKERS[attack],
+    )

@@ -1,0 +1,264 @@
+"""The tables of the page: attacks, samples, and what the figures rest on.
+
+Knows the document and the samples, and how much a browser can bear. Knows nothing of markup: the
+page escapes whatever stands here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from memaudit.report.reading import (
+    MISSING,
+    best,
+    confidence,
+    count_text,
+    extracted_by,
+    figure,
+    interval_text,
+    lift_texts,
+    passed_through,
+    rate_text,
+    revealed_texts,
+    scored,
+    worst_rows,
+)
+from memaudit.report.report_json import Document
+from memaudit.report.wording import count, level, number, percent, points_interval, shorten
+from memaudit.score.stats import Floats, Interval
+
+MOST_ROWS = 1_000
+"""Windows in the page: some hundred thousand would take a browser minutes to lay out."""
+MOST_PASSED = 6
+"""Columns of the data beside them."""
+_MOST_CONTROLS = 100
+_MOST_TEXTS = 20
+_LONGEST_CELL = 80
+_LONGEST_VALUE = 500
+_MOST_FACTS = 400
+"""Files, settings or reasons in one list."""
+
+
+class Head(NamedTuple):
+    """The head of a column that can be sorted by."""
+
+    name: str
+    numeric: bool
+
+
+class SampleTable(NamedTuple):
+    """The windows that fare worst."""
+
+    says: str
+    """How many of them there are, and where the others stand."""
+    heads: list[Head]
+    rows: list[list[str]]
+
+
+class Facts(NamedTuple):
+    """A list of what something is."""
+
+    title: str
+    rows: list[tuple[str, str]]
+
+
+def attack_table(document: Document) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the ladder, in full."""
+    head = ["attack", "exact", "rate", f"{level(confidence(document))} interval", "fractional"]
+    head += ["NLL", "lift", "gained", "lost", "p", "above controls", "p"]
+    return head, [_attack_row(attack) for attack in document["attacks"]]
+
+
+def _attack_row(attack: Document) -> list[str]:
+    exact = attack["exact"]
+    cells = [
+        attack["attack"],
+        count_text(exact),
+        rate_text(exact),
+        interval_text(exact["interval"]),
+    ]
+    cells += [percent(figure(attack["fractional"]["estimate"]))]
+    cells += [number(figure(attack["suffix_nll"])), *lift_texts(attack["lift"])]
+    difference = attack["controls"] and attack["controls"]["difference"]
+    if not difference:
+        return [*cells, "", ""]
+    low, high = figure(difference["interval"]["low"]), figure(difference["interval"]["high"])
+    p = figure(difference["p_value"])
+    return [
+        *cells,
+        MISSING if math.isnan(low + high) else points_interval(Interval(low, high)),
+        MISSING if math.isnan(p) else f"{p:.2g}",
+    ]
+
+
+def sample_table(document: Document, samples: pd.DataFrame) -> SampleTable:
+    """The windows of the data that fare worst, then the controls that were extracted."""
+    data, controls = scored(samples, "data"), scored(samples, "control")
+    worst = data.iloc[worst_rows(document, data, MOST_ROWS)]
+    wrong = controls.iloc[worst_rows(document, controls, _MOST_CONTROLS)]
+    wrong = wrong[best(document, wrong, "exact") == 1]
+    names = passed_through(samples)[:MOST_PASSED]
+    heads = [Head("sample", False), Head("line", True), Head("window", True), Head("role", False)]
+    heads += [Head("extracted by", False), Head("matched", True), Head("longest run", True)]
+    heads += [Head("tokens right", True), Head("NLL", True), Head("samples for p = 0.5", True)]
+    heads += [Head(shorten(name, _LONGEST_CELL), _is_numeric(samples[name])) for name in names]
+    rows = [row for part in (worst, wrong) for row in _sample_rows(document, part, names)]
+    says = f"{count(len(worst), 'window')} of {len(data):,}, those that fare worst"
+    says += f", and {count(len(wrong), 'control')} that came out" if len(wrong) else ""
+    left = len(passed_through(samples)) - len(names)
+    says += f"; {count(left, 'column')} of the data left out" if left > 0 else ""
+    return SampleTable(f"{says}. All rows stand in samples.csv.", heads, rows)
+
+
+def _sample_rows(document: Document, rows: pd.DataFrame, names: list[str]) -> Iterator[list[str]]:
+    found = {
+        score: best(document, rows, score) for score in ("matched", "longest_run", "fractional")
+    }
+    nll = best(document, rows, "suffix_nll", least=True)
+    for place, row in enumerate(rows.to_dict("records")):
+        cells = [shorten(row["sample_id"], _LONGEST_CELL), str(row["line"]), str(row["window"])]
+        cells += [row["role"], extracted_by(document, row)]
+        cells += [number(_at(found[score], place), 0) for score in ("matched", "longest_run")]
+        cells += [number(_at(found["fractional"], place)), number(_at(nll, place), 3)]
+        cells += [_samples_needed(row["queries_p50"])]
+        yield cells + [shorten(row[name], _LONGEST_CELL) for name in names]
+
+
+def _at(values: Floats, place: int) -> float:
+    return float(values[place])
+
+
+def _samples_needed(needed: float) -> str:
+    if math.isnan(needed):
+        return "-"
+    if math.isinf(needed):
+        return "∞"
+    return f"{needed:.0f}" if needed < 1e6 else f"{needed:.1e}"
+
+
+def _is_numeric(column: pd.Series[Any]) -> bool:
+    texts = column[column != ""]
+    return len(texts) > 0 and bool(pd.to_numeric(texts, errors="coerce").notna().all())
+
+
+class RevealedWindow(NamedTuple):
+    """One window's text, as the user asked for it."""
+
+    title: str
+    texts: list[tuple[str, str]]
+
+
+def revealed_windows(document: Document, samples: pd.DataFrame) -> list[RevealedWindow]:
+    """The text of the worst windows; empty unless the run revealed it."""
+    texts = revealed_texts(document, samples)
+    if not texts:
+        return []
+    rows = scored(samples, "data")
+    worst = rows.iloc[worst_rows(document, rows, _MOST_TEXTS)]
+    return [
+        RevealedWindow(
+            f"{shorten(row['sample_id'], _LONGEST_CELL)}, line {row['line']}, "
+            f"window {row['window']}: extracted by {extracted_by(document, row)}",
+            [(name, row[shown]) for name, shown in texts],
+        )
+        for row in worst.to_dict("records")
+    ]
+
+
+def provenance(document: Document) -> list[Facts]:
+    """Everything that it takes to know, and to repeat, what was measured."""
+    target, run = document["target"], document["run"]
+    seconds = ", ".join(f"{name} {spent:g} s" for name, spent in run["seconds"].items())
+    facts = [
+        Facts(
+            "Run",
+            [
+                ("memaudit", document["tool"]["version"]),
+                ("command", document["command"]),
+                ("started", run["started"]),
+                ("time taken", seconds),
+                ("windows at a time", f"{run['batch_size']:,} ({run['batch_size_reason']})"),
+                *((f"{name}", str(value)) for name, value in document["seeds"].items()),
+                *((name, value) for name, value in run["machine"].items()),
+                ("libraries", ", ".join(f"{k} {v}" for k, v in run["libraries"].items())),
+            ],
+        ),
+        Facts(
+            "Model",
+            [
+                ("name", target["name"]),
+                ("revision", target["revision"] or "-"),
+                ("architecture", f"{target['architecture']}, {target['parameters']:,} parameters"),
+                *(
+                    (name, f"{choice['value']} ({choice['reason']})")
+                    for name, choice in target["choices"].items()
+                ),
+                *((f"SHA-256 of {name}", sha) for name, sha in target["fingerprint"].items()),
+            ],
+        ),
+        Facts("Data", _corpus(document["data"])),
+    ]
+    if document["controls"] is not None:
+        facts.append(Facts("Controls", _corpus(document["controls"])))
+    facts.append(Facts("Folds", _folds(document)))
+    return [Facts(one.title, _bounded(one.rows)) for one in facts]
+
+
+def _corpus(corpus: Document) -> list[tuple[str, str]]:
+    clusters = corpus["clusters"]
+    return [
+        ("file", corpus["path"]),
+        ("SHA-256", corpus["sha256"]),
+        ("rows", f"{corpus['rows']:,}, of which {corpus['bad']:,} cannot be used"),
+        ("samples", f"{corpus['used']:,} of {corpus['samples']:,} give a window"),
+        (
+            "windows",
+            f"{corpus['windows']:,} of {corpus['prefix_tokens']}+{corpus['suffix_tokens']}",
+        ),
+        (
+            "clusters",
+            f"{clusters['count']:,}, the largest of {count(clusters['largest'], 'window')}",
+        ),
+        ("tokens astride the border", f"{corpus['boundary_shifts']:,}"),
+        *((f"skipped {one['count']:,}", one["reason"]) for one in corpus["skipped"]),
+    ]
+
+
+def _folds(document: Document) -> list[tuple[str, str]]:
+    return [
+        (
+            f"fold {fold['fold']}",
+            f"fit {fold['fit']:,}, select {fold['select']:,}, audit {fold['audit']:,} windows",
+        )
+        for fold in document["folds"]
+    ] or [("folds", "none")]
+
+
+def settings_rows(document: Document) -> list[tuple[str, str, str]]:
+    """Every setting with its value and where that came from."""
+    values, sources = document["config"]["values"], document["config"]["sources"]
+    rows = [
+        (shorten(name, _LONGEST_CELL), shorten(value, _LONGEST_VALUE), sources.get(name, "default"))
+        for name, value in _leaves(values)
+    ]
+    return rows[:_MOST_FACTS]
+
+
+def _leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Settings by their dotted names, two levels deep, as a config file has them."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}.{inner}", json.dumps(one)) for inner, one in value.items())
+        else:
+            yield name, json.dumps(value)
+
+
+def _bounded(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    kept = [(name, shorten(value, _LONGEST_VALUE)) for name, value in rows[:_MOST_FACTS]]
+    left = len(rows) - len(kept)
+    return [*kept, ("", f"and {left:,} more")] if left else kept

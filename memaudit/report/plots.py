@@ -1,0 +1,219 @@
+"""Lines and intervals as SVG for a page: no colour of their own, no date, no text from outside.
+
+Knows matplotlib. Knows nothing of results: numbers and short fixed names in, markup out. The same
+numbers give the same bytes. Colours are CSS variables, so that the page has light and dark ones.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INK, _RULE = "#010203", "#010204"
+_COLOURS = {
+    "none": "#010211",
+    "copy": "#010212",
+    "dynamic-hard": "#010213",
+    "constant": "#010214",
+    "dynamic": "#010215",
+}
+"""Colours that stand for variables until the markup is made: ``--dynamic`` and so on."""
+_VARIABLES = {_INK: "currentColor", _RULE: "var(--rule)"} | {
+    colour: f"var(--{name})" for name, colour in _COLOURS.items()
+}
+_SIZE = (5.4, 3.3)
+"""Inches of 72 units: as wide as a telephone, so that its letters stay readable there."""
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.linewidth": 0.6,
+    "grid.color": _RULE,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "text.parse_math": False,
+}
+_METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
+_STYLES = re.compile(r"<style.*?</style>", re.DOTALL)
+_EMPTY = re.compile(r'<g id="[^"]*"/>\s*|<defs>\s*</defs>\s*')
+_FONT = re.compile(r" font-family: [^;\"]*;")
+_STARTS_AT = "<svg "
+_ATTRIBUTES = re.compile(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve."""
+
+    name: str
+    """What the legend says; the same for lines that belong together."""
+    attack: str
+    """Whose colour it has."""
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    """Lower ends of the intervals of ``y``; None for a curve without."""
+    high: Sequence[float] | None = None
+    dash: str = "-"
+    """As matplotlib writes it: ``-``, ``--``, ``:``, ``-.``."""
+    marker: str = ""
+    """``o`` and the like at every point; none if empty."""
+    step: bool = False
+    """Whether the value holds from a point to the next one."""
+
+
+class Estimate(NamedTuple):
+    """A figure with its interval."""
+
+    row: int
+    """Beside which name it stands, from 0."""
+    attack: str
+    """Whose colour it has."""
+    x: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Estimates of one kind."""
+
+    name: str
+    estimates: Sequence[Estimate]
+    marker: str
+    """As matplotlib writes it: ``o``, ``s``."""
+    hollow: bool
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis."""
+
+    label: str
+    logarithmic: bool = False
+    ticks: Sequence[float] | None = None
+    """Where numbers stand; where matplotlib thinks best if None."""
+    names: Sequence[str] | None = None
+    """What stands there instead of the numbers."""
+    low: float | None = None
+    high: float | None = None
+
+
+def line_plot(name: str, lines: Sequence[Line], x: Axis, y: Axis, columns: int = 3) -> str:
+    """Curves over one another, with a legend below. ``name`` starts every id in the markup."""
+    with _figure() as figure:
+        axes = figure.add_subplot()
+        for line in lines:
+            _draw(axes, line)
+        _set_axes(axes, x, y)
+        _legend(figure, axes, columns)
+        return _markup(figure, name)
+
+
+def interval_plot(name: str, rows: Sequence[str], spreads: Sequence[Spread], x: Axis) -> str:
+    """Estimates with their intervals beside ``rows`` of names, the first one on top."""
+    with _figure() as figure:
+        axes = figure.add_subplot()
+        for place, spread in enumerate(spreads):
+            _whiskers(axes, spread, 0.28 * (place - (len(spreads) - 1) / 2))
+        _set_axes(axes, x, Axis("", ticks=range(len(rows)), names=rows))
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(False, axis="y")
+        _legend(figure, axes, 3)
+        return _markup(figure, name)
+
+
+def _draw(axes: Axes, line: Line) -> None:
+    style: dict[str, Any] = {"color": _COLOURS[line.attack], "linestyle": line.dash}
+    style |= {"marker": line.marker, "markersize": 4, "label": line.name}
+    if line.step:
+        style["drawstyle"] = "steps-post"
+    axes.plot(line.x, line.y, **style)
+    if line.low is not None and line.high is not None:
+        axes.vlines(line.x, line.low, line.high, colors=style["color"], linewidth=1.0)
+
+
+def _whiskers(axes: Axes, spread: Spread, shift: float) -> None:
+    hollow: dict[str, Any] = {"mfc": "none"} if spread.hollow else {}
+    for row, attack, x, low, high in spread.estimates:
+        colour = _COLOURS[attack]
+        axes.hlines(row + shift, low, high, colors=colour, linewidth=1.4)
+        axes.plot(x, row + shift, spread.marker, color=colour, markersize=6, **hollow)
+    axes.plot([], [], spread.marker, color=_INK, label=spread.name, **hollow)  # for the legend
+
+
+def _set_axes(axes: Axes, x: Axis, y: Axis) -> None:
+    for axis, scale, ticks, limits, label in (
+        (x, axes.set_xscale, axes.set_xticks, axes.set_xlim, axes.set_xlabel),
+        (y, axes.set_yscale, axes.set_yticks, axes.set_ylim, axes.set_ylabel),
+    ):
+        if axis.logarithmic:
+            scale("log")
+        if axis.ticks is not None:
+            ticks(list(axis.ticks), labels=None if axis.names is None else list(axis.names))
+        limits(axis.low, axis.high)
+        label(axis.label)
+    axes.minorticks_off()
+    axes.tick_params(length=0)
+
+
+def _legend(figure: Figure, axes: Axes, columns: int) -> None:
+    handles, names = axes.get_legend_handles_labels()
+    kept = {name: handle for handle, name in zip(handles, names, strict=True)}
+    if kept:
+        figure.legend(kept.values(), kept.keys(), loc="outside lower center", ncols=columns)
+
+
+@contextmanager
+def _figure() -> Iterator[Figure]:
+    """An empty figure under the style of this file alone, whatever the user's settings are."""
+    log = logging.getLogger("matplotlib")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it would tell that it reads the fonts of this machine
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure as Drawing
+
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            mpl.rcParams.update(_STYLE)
+            yield Drawing(figsize=_SIZE, layout="constrained")
+    finally:
+        log.setLevel(level)
+
+
+def _markup(figure: Figure, name: str) -> str:
+    """The figure as an ``svg`` element that takes its size and colours from the page."""
+    import matplotlib as mpl
+
+    out = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": name}):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    text = _METADATA.sub("", text[text.index(_STARTS_AT) :])
+    text = _EMPTY.sub("", _STYLES.sub("", text))
+    text = _ATTRIBUTES.sub(r'<svg class="plot" \1 aria-hidden="true" focusable="false">', text, 1)
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, variable)
+    return re.sub(r"\n\s*", "\n", _FONT.sub("", text)).strip()

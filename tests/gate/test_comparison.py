@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from memaudit.data.fingerprints import digest_of
+from memaudit.errors import UsageError
+from memaudit.gate.baseline import (
+    Baseline,
+    ModelName,
+    count_new,
+    make_baseline,
+    require_same_windows,
+    updated,
+)
+from memaudit.gate.comparison import ANY, ChangedWindow, compare, fewest_changed
+from memaudit.gate.terms import Terms, differences, named
+
+ATTACKS = ["none", "dynamic"]
+
+
+def terms(**settings: object) -> Terms:
+    values = {"attacks": ATTACKS, "windows.prefix_tokens": 50, "dynamic.epochs": 3, **settings}
+    return Terms("d" * 64, None, "00000001", "w1", values)  # type: ignore[arg-type]
+
+
+def audit(n: int = 500, model: str = "a", **extracted: range) -> Baseline:
+    """Windows f0, f1, … of which each attack extracts those whose numbers are given."""
+    exact = {name: [i in extracted.get(name, ()) for i in range(n)] for name in ATTACKS}
+    prints = [f"f{i}" for i in range(n)]
+    return make_baseline(ModelName(model, model * 64), "0.1.0", terms(), prints, exact)
+
+
+def as_file(baseline: Baseline) -> Baseline:
+    return replace(baseline, fingerprints=None)
+
+
+def outcome(before: Baseline, now: Baseline, max_new: int | None = None) -> tuple[str, int]:
+    found = compare(before, now, confidence=0.95, max_new=max_new)
+    return found.outcome, found.exit_code
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_windows_are_paired_and_counted(known: bool) -> None:
+    before = audit(none=range(10), dynamic=range(20))
+    now = audit(none=range(4, 10), dynamic=range(5, 40))
+    found = compare(before if known else as_file(before), now, confidence=0.95)
+    none, dynamic, together = found.changes
+    assert (none.attack, none.new, none.gone, none.kept, none.neither) == ("none", 0, 4, 6, 490)
+    assert (dynamic.attack, dynamic.new, dynamic.gone, dynamic.kept) == ("dynamic", 20, 5, 15)
+    assert (together.attack, together.new, together.gone, together.kept) == (ANY, 20, 4, 16)
+    assert (together.before, together.now) == (20, 36)
+    assert (found.windows, found.only_baseline, found.only_run) == (500, 0, 0)
+    assert [one.fingerprint for one in found.new] == [f"f{i}" for i in range(20, 40)]
+    assert [one.fingerprint for one in found.gone] == ["f0", "f1", "f2", "f3"]
+    by_others = [one for one in found.changed if one.before and one.now]
+    assert by_others == [ChangedWindow("f4", ("none", "dynamic"), ("none",))]
+
+
+def test_the_p_value_is_mcnemars() -> None:
+    # Of 12 discordant pairs 10 went one way: 2 * (1 + 12 + 66) / 2^12, by hand.
+    found = compare(audit(none=range(2)), audit(none=range(2, 12)), confidence=0.95)
+    assert found.changes[0].p_value == pytest.approx(2 * 79 / 2**12)
+    assert found.changes[0].adjusted == pytest.approx(3 * 2 * 79 / 2**12)
+    assert found.changes[1].p_value == found.changes[1].adjusted == 1.0
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        (range(0), range(9), ("regression", 1)),
+        (range(0), range(6), ("inconclusive", 4)),
+        (range(0), range(1), ("inconclusive", 4)),
+        (range(9), range(0), ("none", 0)),
+        (range(1), range(0), ("none", 0)),
+        (range(50), range(50), ("none", 0)),
+        (range(0), range(0), ("none", 0)),
+        (range(20), range(10, 31), ("none", 0)),  # 11 new and 10 gone: chance
+    ],
+)
+def test_the_verdict(before: range, now: range, said: tuple[str, int]) -> None:
+    assert outcome(audit(none=before), audit(none=now)) == said
+
+
+def test_one_attack_alone_can_be_the_regression() -> None:
+    before, now = audit(dynamic=range(20)), audit(none=range(20), dynamic=range(20))
+    found = compare(before, now, confidence=0.95)
+    assert (found.outcome, found.new) == ("regression", ())
+    assert found.reason == (
+        "none: 20 newly extracted, 0 no longer (p = 5.7e-06): significantly more."
+    )
+
+
+def test_a_number_that_is_allowed_decides_where_the_test_cannot() -> None:
+    assert outcome(audit(), audit(none=range(3))) == ("inconclusive", 4)
+    assert outcome(audit(), audit(none=range(3)), max_new=3) == ("none", 0)
+    assert outcome(audit(), audit(none=range(3)), max_new=2) == ("regression", 1)
+    # What is significant stays a regression, whatever is allowed.
+    assert outcome(audit(), audit(none=range(30)), max_new=100) == ("regression", 1)
+    # New ones count, however many went.
+    assert outcome(audit(none=range(50)), audit(none=range(50, 60)), max_new=9) == ("regression", 1)
+
+
+def test_too_few_windows_tell_nothing() -> None:
+    assert fewest_changed(1, 0.05) == 6  # 2 / 2^6 = 0.03
+    assert fewest_changed(3, 0.05) == 7
+    assert outcome(audit(6), audit(6)) == ("inconclusive", 4)
+    assert outcome(audit(7), audit(7)) == ("none", 0)
+    assert outcome(audit(6), audit(6), max_new=0) == ("none", 0)
+
+
+def test_windows_of_one_side_are_left_out() -> None:
+    before = audit(10, none=range(10))
+    now = make_baseline(
+        before.model,
+        "0.1.0",
+        terms(),
+        [*(f"g{i}" for i in range(5)), "f3"],
+        {name: [True] * 6 for name in ATTACKS},
+    )
+    found = compare(before, now, confidence=0.95)
+    assert (found.windows, found.only_baseline, found.only_run) == (1, 9, 5)
+    assert (found.outcome, found.changes[0].kept) == ("inconclusive", 1)
+    apart = replace(now, fingerprints=("g1",), extracted={})
+    assert compare(before, apart, confidence=0.95, max_new=0).outcome == "inconclusive"
+
+
+def test_of_a_run_without_an_attack_on_the_model_nothing_is_told() -> None:
+    nothing = make_baseline(ModelName("m", "m"), "0", terms(attacks=[]), ["f0"] * 1, {})
+    assert outcome(nothing, nothing) == ("inconclusive", 4)
+    assert outcome(nothing, nothing, max_new=0) == ("inconclusive", 4)
+
+
+def test_terms_say_what_differs() -> None:
+    one = terms()
+    assert differences(one, terms()) == ()
+    other = replace(one, data="e" * 64, controls="f" * 64, key_id="00000002")
+    other = replace(other, settings={"attacks": ["none"], "dynamic.epochs": 5, "new": None})
+    assert differences(one, other) == (
+        "made under another project key (w1 00000001, now w1 00000002)",
+        "other data (sha256 dddddddd, now eeeeeeee)",
+        "other controls (sha256 none, now ffffffff)",
+        "attacks none, dynamic, now none",
+        "dynamic.epochs 3, now 5",
+        "new not recorded, now null",
+        "windows.prefix_tokens 50, now of no effect",
+    )
+    assert named(differences(one, other)).endswith("; new not recorded, now null; and 1 more")
+    assert one.attack_hash("dynamic") != terms(**{"dynamic.epochs": 5}).attack_hash("dynamic")
+    assert one.attack_hash("none") == terms(**{"dynamic.epochs": 5}).attack_hash("none")
+    assert one.config_hash != terms(**{"dynamic.epochs": 5}).config_hash
+
+
+def test_a_file_is_for_its_own_windows() -> None:
+    before = audit(10)
+    require_same_windows(before, digest_of(f"f{i}" for i in range(10)), "base.json")
+    with pytest.raises(UsageError, match=r"base\.json: .*as another tokenizer makes them"):
+        require_same_windows(before, digest_of(["f1"]), "base.json")
+
+
+def test_an_update_tightens() -> None:
+    before = audit(none=range(10), dynamic=range(20))
+    now = audit(model="b", none=range(5, 15), dynamic=range(10, 30))
+    after = updated(before, now, looser=False)
+    assert after.model == now.model
+    assert after.extracted.keys() == {f"f{i}" for i in [*range(5, 10), *range(10, 20)]}
+    assert (after.extracted["f5"], after.extracted["f12"]) == (("none",), ("dynamic",))
+    assert updated(after, now, looser=False).extracted == after.extracted
+    assert count_new(before, now.extracted.keys()) == 10
+
+
+def test_an_update_loosens_only_when_told_to() -> None:
+    before, now = audit(none=range(10)), audit(none=range(5, 15))
+    assert updated(before, now, looser=True).extracted == now.extracted

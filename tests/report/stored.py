@@ -1,0 +1,29 @@
+"""A run folder made of a hand-built result: what a scan writes, without the model."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from memaudit.report.report_json import Document, to_json
+from memaudit.report.samples_csv import iter_csv
+from memaudit.result import ScanResult
+from memaudit.stored_run import read_samples
+
+
+def store(folder: Path, result: ScanResult) -> Path:
+    """Write the two files that are read back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(to_json(result), encoding="utf-8")
+    (folder / "samples.csv").write_text("".join(iter_csv(result)), encoding="utf-8", newline="")
+    return folder
+
+
+def read_back(result: ScanResult) -> tuple[Document, pd.DataFrame]:
+    """The document and the samples as every format gets them: through files."""
+    with tempfile.TemporaryDirectory() as folder:
+        stored = store(Path(folder), result)
+        return json.loads(to_json(result)), read_samples(stored / "samples.csv")

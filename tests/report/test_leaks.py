@@ -1,0 +1,197 @@
+"""What kind of thing leaked: counts by attack, in the document, the table and the samples."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from jsonschema import Draft202012Validator
+from made_result import make_result
+from stored import store
+
+from memaudit.config import LADDER
+from memaudit.content.counting import SensitiveContent
+from memaudit.content.detectors import Category
+from memaudit.report.leaks import leaks, named_counts, sensitive_section
+from memaudit.report.leaks_table import leak_table
+from memaudit.report.markdown_summary import to_markdown
+from memaudit.report.page import to_html
+from memaudit.report.rendering import to_text
+from memaudit.report.report_json import schema, to_document
+from memaudit.report.samples_csv import iter_csv
+from memaudit.result import ScanResult
+from memaudit.stored_run import read_run
+
+METHODS: dict[Category, str] = {"email": "form of the address", "phone": "form: international"}
+MISSING: dict[Category, str] = {"name": "no rule tells names from other words"}
+
+
+def holding(hits: dict[str, int], *, controls: bool = True) -> ScanResult:
+    """200 windows: of the first 20, each has an address; window 12 has three phone numbers."""
+    result = make_result(hits=hits, controls={} if controls else None)
+    data = np.zeros((200, 2), dtype=np.uint16)
+    data[:20, 0], data[12, 1] = 1, 3
+    part = np.zeros((100, 2), dtype=np.uint16)
+    part[0, 0] = 1
+    found = SensitiveContent(METHODS, MISSING, data, part if controls else None)
+    return replace(result, sensitive=found)
+
+
+HITS = {"none": 12, "copy": 50, "dynamic": 13}
+
+SECTION = {
+    "scope": "Text of the suffixes alone; what an end of a suffix cuts off may be missed. A window "
+    "counts as extracted where every token of its suffix is.",
+    "looked_for": [
+        {"category": "email", "method": "form of the address"},
+        {"category": "phone", "method": "form: international"},
+    ],
+    "not_looked_for": [{"category": "name", "reason": "no rule tells names from other words"}],
+    "data": [
+        {
+            "category": "email",
+            "windows": 20,
+            "found": 20,
+            "extracted": 13,  # copy, which asks no model, does not count
+            "extracted_by": {"none": 12, "copy": 20, "dynamic": 13},
+        },
+        {
+            "category": "phone",
+            "windows": 1,
+            "found": 3,
+            "extracted": 1,
+            "extracted_by": {"none": 0, "copy": 1, "dynamic": 1},
+        },
+    ],
+    "controls": [
+        {
+            "category": "email",
+            "windows": 1,
+            "found": 1,
+            "extracted": 0,
+            "extracted_by": {"none": 0, "copy": 0, "dynamic": 0},
+        },
+        {
+            "category": "phone",
+            "windows": 0,
+            "found": 0,
+            "extracted": 0,
+            "extracted_by": {"none": 0, "copy": 0, "dynamic": 0},
+        },
+    ],
+}
+
+TABLE = """\
+Sensitive content in the suffixes
+category          windows  any  none  copy  dynamic
+───────────────────────────────────────────────────
+e-mail addresses       20   13    12    20       13
+phone numbers           1    1     0     1        1
+windows: whose suffix holds such a thing; then how
+many of them are extracted, any: by at least one
+attack on the model; not looked for: names
+"""
+
+
+def test_the_section_of_the_document() -> None:
+    result = holding(HITS)
+    assert sensitive_section(result) == SECTION
+    document = to_document(result)
+    Draft202012Validator(schema()).validate(document)
+    assert document["sensitive"] == SECTION
+    assert sensitive_section(make_result()) is None
+    assert to_document(make_result())["sensitive"] is None
+
+
+def test_without_controls_and_with_copy_alone() -> None:
+    alone = holding({"copy": 20}, controls=False)
+    section = sensitive_section(alone)
+    assert section is not None
+    assert section["controls"] is None
+    assert [leak.extracted for leak in leaks(alone)] == [0, 0]
+
+
+def test_the_table() -> None:
+    for width in (80, 200):
+        assert to_text(leak_table(SECTION), width=width, color=False) == TABLE
+
+
+def test_no_table_where_there_is_nothing_to_show() -> None:
+    nothing = [{**leak, "windows": 0} for leak in SECTION["data"]]
+    assert list(leak_table({**SECTION, "data": nothing})) == []
+    assert list(leak_table(None)) == []
+
+
+def test_five_attacks_fit_into_80_columns() -> None:
+    section = sensitive_section(holding(dict.fromkeys(LADDER, 200)))
+    lines = to_text(leak_table(section), width=80, color=False).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].split() == ["category", "windows", "any", *LADDER]
+    assert lines[3].split() == ["e-mail", "addresses", *["20"] * 7]
+
+
+def test_counts_in_the_millions_are_not_cut() -> None:
+    section = sensitive_section(holding(dict.fromkeys(LADDER, 200)))
+    assert section is not None
+    for leak in section["data"]:
+        leak |= {"windows": 1_234_567, "extracted": 1_234_567}
+        leak["extracted_by"] = dict.fromkeys(LADDER, 1_234_567)
+    lines = to_text(leak_table(section), width=80, color=False).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in "".join(lines)
+    assert any(line.split()[2:] == ["1234567"] * 7 for line in lines)
+
+
+def test_the_column_of_the_samples() -> None:
+    rows = list(csv.DictReader(io.StringIO("".join(iter_csv(holding(HITS))), newline="")))
+    shown = [row["categories"] for row in rows]
+    assert shown[:14] == [*["email:1"] * 12, "email:1 phone:3", "email:1"]
+    assert shown[20:200] == [""] * 180
+    assert shown[200:202] == ["email:1", ""]
+    assert {row["categories"] for row in csv.DictReader(iter_csv(make_result()))} == {""}
+
+
+def test_named_counts() -> None:
+    assert named_counts(("email", "phone"), np.array([0, 2], dtype=np.uint16)) == "phone:2"
+    assert named_counts(("email", "phone"), np.array([0, 0], dtype=np.uint16)) == ""
+
+
+def test_results_that_differ_in_content_alone_have_another_hash() -> None:
+    first, second = to_document(holding(HITS)), to_document(make_result(hits=HITS, controls={}))
+    assert first["hashes"]["config"] == second["hashes"]["config"]
+    assert first["hashes"]["results"] != second["hashes"]["results"]
+    assert json.dumps(first["attacks"]) == json.dumps(second["attacks"])
+
+
+MARKDOWN = """\
+### Sensitive content in the suffixes
+
+| category | windows | extracted | none | copy | dynamic |
+| --- | --: | --: | --: | --: | --: |
+| e-mail addresses | 20 | 13 | 12 | 20 | 13 |
+| phone numbers | 1 | 1 | 0 | 1 | 1 |
+"""
+
+
+def test_markdown_and_page_have_the_table(tmp_path: Path) -> None:
+    run = read_run(store(tmp_path / "run", holding(HITS)))
+    assert MARKDOWN in to_markdown(run.document, run.samples)
+    page = to_html(run.document, run.samples)
+    assert '<h3 id="sensitive-title">Sensitive content</h3>' in page
+    assert '<th scope="row">e-mail addresses</th><td class="number">20</td>' in page
+    assert "Not looked for: names." in page
+    nothing = read_run(store(tmp_path / "nothing", make_result()))
+    assert "Sensitive content" not in to_markdown(nothing.document, nothing.samples)
+    assert "Sensitive content" not in to_html(nothing.document, nothing.samples)
+
+
+def test_the_page_says_what_was_and_was_not_tested(tmp_path: Path) -> None:
+    run = read_run(store(tmp_path / "run", make_result()))
+    page = to_html(run.document, run.samples)
+    assert '<h2 id="frameworks">What was and was not tested</h2>' in page
+    for row in run.document["frameworks"]:
+        assert f"<td>{row['asks']}</td><td>{row['tested']}</td>" in page

@@ -1,0 +1,231 @@
+"""The commands compare and baseline as a user meets them, on runs made by hand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_result import make_result, make_windows
+from stored import store
+from typer.testing import CliRunner, Result
+
+from memaudit.cli.app import app
+from memaudit.result import ScanResult
+
+Run = Callable[..., Result]
+
+IDS = ["=cmd()", "\x1b[31mred", "plain"]
+
+
+def result(none: int, *, model: str = "later", **more: Any) -> ScanResult:
+    """200 windows of which ``none`` extracts the first so many."""
+    made = make_result(hits={"none": none}, data=make_windows(200, ids=IDS), **more)
+    files = {"model.safetensors": model.encode().hex().ljust(64, "0")[:64]}
+    return replace(made, target=replace(made.target, name=model, fingerprint=files))
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    store(tmp_path / "old", result(2, model="first"))
+    for name, hits in {"same": 2, "worse": 12, "hardly": 4, "better": 0}.items():
+        store(tmp_path / name, result(hits))
+    made = CliRunner(env={"COLUMNS": "100"})
+    run = lambda *words: made.invoke(app, [str(word) for word in words])  # noqa: E731
+    assert run("baseline", "write", "old", "--out", "base.json").exit_code == 0
+    return run
+
+
+@pytest.mark.parametrize("baseline", ["base.json", "old"])
+@pytest.mark.parametrize(
+    ("name", "more", "code", "word"),
+    [
+        ("same", [], 0, "NO REGRESSION"),
+        ("better", [], 0, "NO REGRESSION"),
+        ("worse", [], 1, "REGRESSION"),
+        ("hardly", [], 4, "INCONCLUSIVE"),
+        ("hardly", ["--max-new", "2"], 0, "NO REGRESSION"),
+        ("hardly", ["--max-new", "1"], 1, "REGRESSION"),
+        ("worse", ["--exit-zero"], 0, "REGRESSION"),
+        ("hardly", ["--exit-zero"], 0, "INCONCLUSIVE"),
+    ],
+)
+def test_exit_codes(run: Run, baseline: str, name: str, more: list[str], code: int, word: str):
+    compared = run("compare", baseline, name, *more)
+    assert compared.exit_code == code, compared.stderr
+    assert compared.stdout.startswith(word)
+    assert compared.stderr == ""
+
+
+def test_the_table_as_a_literal(run: Run) -> None:
+    assert run("compare", "base.json", "hardly").stdout == (
+        "INCONCLUSIVE  none: 2 newly extracted, 0 no longer (p = 0.5): too few to tell from "
+        "chance, for which\nit takes 6; say with --max-new how many are too many.\n"
+        """
+Windows extracted exactly, of 200 in both
+attack  before  now  newly  no longer  unchanged    p
+─────────────────────────────────────────────────────
+none         2    4      2          0          2  0.5
+
+unchanged: extracted both times. p: exact McNemar test, two-sided; a regression is what stands at
+95 % confidence.
+
+Newly extracted: 2 windows in 2 clusters
+sample    line  window  extracted by
+────────────────────────────────────
+plain        3       0  none
+doc-0004     4       0  none
+
+Model  before: first, sha256 9bc53dcaae21a4ff
+       now: later, sha256 12e4e80b7f553cef
+Data   sha256 abababababababab, 200 windows; key 1131f7e7
+"""
+    )
+
+
+def test_json_names_every_window_and_no_text(run: Run) -> None:
+    compared = run("compare", "old", "worse", "--format", "json")
+    assert compared.exit_code == 1
+    document = json.loads(compared.stdout)
+    assert (document["verdict"], document["exit_code"]) == ("regression", 1)
+    assert document["models"]["changed_files"] == ["model.safetensors"]
+    assert document["attacks"][0]["newly_extracted"] == 10
+    assert document["attacks"][0]["p_value"] == pytest.approx(2 / 2**10)
+    assert len(document["newly_extracted"]) == 10
+    assert document["newly_extracted"][0] | {"fingerprint": ""} == {
+        "fingerprint": "",
+        "sample_id": "plain",
+        "line": 3,
+        "window": 0,
+        "cluster": 2,
+        "before": [],
+        "now": ["none"],
+    }
+    assert (document["no_longer_extracted"], document["by_other_attacks"]) == ([], [])
+    gone = json.loads(run("compare", "base.json", "better", "--format", "json").stdout)
+    assert [one["sample_id"] for one in gone["no_longer_extracted"]] == ["=cmd()", r"\x1b[31mred"]
+    assert gone["models"]["changed_files"] is None
+
+
+def test_hostile_names_move_no_cursor(run: Run, tmp_path: Path) -> None:
+    store(tmp_path / "hostile", result(0, model="\x1b[2Jgone\n"))
+    compared = run("compare", "old", "hostile")
+    assert compared.exit_code == 0
+    assert "\x1b" not in compared.stdout
+    assert r"now: \x1b[2Jgone\n" in compared.stdout
+    assert r"\x1b[31mred" in compared.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda made: make_result(hits={"none": 2}, data=make_windows(199)), "other windows"),
+        (lambda made: make_result(hits={"none": 2, "dynamic-hard": 2}), "attacks none, now none, "),
+        (lambda made: result(2, controls=None), "other controls (sha256 abababab, now none)"),
+        (
+            lambda made: replace(made, run=replace(made.run, key_id="0123abcd")),
+            "made under another project key (w1 1131f7e7, now w1 0123abcd)",
+        ),
+        (
+            lambda made: replace(
+                made, data=replace(made.data, summary=replace(made.data.summary, sha256="c" * 64))
+            ),
+            "other data (sha256 abababab, now cccccccc)",
+        ),
+        (
+            lambda made: result(
+                2,
+                protocol=made.config.protocol.model_copy(update={"seed": 5}),
+            ),
+            "protocol.seed 0, now 5",
+        ),
+    ],
+)
+def test_exit_2_names_what_differs(run: Run, tmp_path: Path, change: Any, said: str) -> None:
+    store(tmp_path / "other", change(result(2)))
+    before = (tmp_path / "base.json").read_bytes()
+    for words in (["compare", "base.json", "other"], ["baseline", "update", "base.json", "other"]):
+        failed = run(*words)
+        assert failed.exit_code == 2
+        assert failed.stderr.startswith("memaudit: error: base.json: cannot be compared with this")
+        assert said in failed.stderr
+        assert failed.stdout == ""
+    assert (tmp_path / "base.json").read_bytes() == before
+
+
+def test_runs_of_other_windows_are_compared_where_they_agree(run: Run, tmp_path: Path) -> None:
+    fewer = make_result(hits={"none": 2}, data=make_windows(200, ids=IDS))
+    short = replace(fewer.data, windows=fewer.data.windows)
+    prints = fewer.fingerprints["data"]
+    apart = {"data": tuple(f"w1-{i:032}" for i in range(150)) + prints[150:]}
+    changed = replace(fewer, data=short, fingerprints={**fewer.fingerprints, **apart})
+    store(tmp_path / "recut", changed)
+    compared = run("compare", "old", "recut")
+    assert compared.exit_code == 0
+    assert "Windows extracted exactly, of 50 in both" in compared.stdout
+    assert "150 only in the baseline, 150 only in the run, left out" in compared.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["compare", "nothing", "same"], "nothing: no such baseline file or run folder"),
+        (["compare", "base.json", "nothing"], "nothing: no such run folder"),
+        (["compare", "base.json", "base.json"], "base.json: no such run folder"),
+        (["compare", "old/report.json", "same"], "old/report.json: is no baseline file"),
+        (["compare", "old", "same", "--format", "xml"], "--format xml: choose table or json"),
+        (["baseline", "write", "old", "--out", "base.json"], "--out base.json: exists"),
+        (["baseline", "write", "old", "--out", "no/base.json"], "no/base.json: cannot be written"),
+        (["baseline", "update", "old", "same"], "old: no such baseline file"),
+    ],
+)
+def test_exit_2_for_what_is_not_there(run: Run, words: list[str], said: str) -> None:
+    failed = run(*words)
+    assert failed.exit_code == 2
+    assert said in failed.stderr
+    assert len(failed.stderr.splitlines()) == 1
+
+
+def test_a_baseline_goes_to_stdout_or_a_file_and_is_the_same(run: Run, tmp_path: Path) -> None:
+    printed = run("baseline", "write", "old")
+    assert printed.stdout == (tmp_path / "base.json").read_text()
+    assert printed.stderr == ""
+    again = run("baseline", "write", "old", "--out", "again.json")
+    assert again.stderr == "Written to again.json: 2 of 200 windows extracted\n"
+    assert run("baseline", "write", "old", "--out", "quiet.json", "-q").stderr == ""
+
+
+def test_an_update_tightens_and_loosens_only_when_told_to(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "base.json"
+    before = file.read_text()
+    kept = run("baseline", "update", "base.json", "worse")
+    assert kept.exit_code == 0
+    assert kept.stderr == (
+        "Written to base.json: 2 of 200 windows extracted, 0 dropped\n"
+        "10 newly extracted stay out; --allow-looser takes them in\n"
+    )
+    # A reviewer sees the model change, and nothing of the windows.
+    changed = set(before.splitlines()) ^ set(file.read_text().splitlines())
+    assert {line.split('"')[1] for line in changed} == {"model", "model_sha256"}
+    loosened = run("baseline", "update", "base.json", "worse", "--allow-looser")
+    assert "12 of 200 windows extracted, 0 dropped\n10 newly extracted came in" in loosened.stderr
+    tightened = run("baseline", "update", "base.json", "better")
+    assert "0 of 200 windows extracted, 12 dropped" in tightened.stderr
+    assert run("compare", "base.json", "worse").exit_code == 1
+
+
+def test_comparing_loads_no_torch(run: Run, tmp_path: Path) -> None:
+    for words in (["compare", "old", "worse"], ["baseline", "update", "base.json", "better"]):
+        code = (
+            "import sys\nfrom memaudit.cli.app import app\n"
+            f"try:\n    app({words!r})\nexcept SystemExit:\n    pass\n"
+            "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr

@@ -1,0 +1,146 @@
+"""Evidence as a user gets it: a scan, its folder verified, changed and verified again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import build_model, build_tokenizer, save_model
+from typer.testing import CliRunner, Result
+
+from memaudit.cli.app import app
+
+Run = Callable[..., Result]
+SIZES = ["--prefix-tokens", "8", "--suffix-tokens", "12", "--device", "cpu", "--quiet"]
+SECRET = "zoe@q.example"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture
+def scanned(run: Run, tmp_path: Path) -> Path:
+    """A run over ten records, of which every second has an address in its suffix."""
+    save_model(build_model("gpt2"), build_tokenizer(), tmp_path / "model")
+    records = [
+        {"prefix": f"record {n} of some more words", "suffix": SECRET if n % 2 else " nothing " * 3}
+        for n in range(10)
+    ]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    made = run("scan", "model", "data.jsonl", "--attacks", "none", "--out", "run", *SIZES)
+    assert made.exit_code == 0, made.stderr
+    assert "e-mail addresses        5    0     0" in made.stdout
+    return tmp_path / "run"
+
+
+def test_categories_are_counted_and_nothing_is_shown(scanned: Path) -> None:
+    rows = list(csv.DictReader((scanned / "samples.csv").read_text().splitlines()))
+    assert [row["categories"] for row in rows] == ["", "email:1"] * 5
+    (email,) = [
+        one
+        for one in json.loads((scanned / "report.json").read_text())["sensitive"]["data"]
+        if one["windows"]
+    ]
+    assert email == {
+        "category": "email",
+        "windows": 5,
+        "found": 5,
+        "extracted": 0,
+        "extracted_by": {"none": 0},
+    }
+    for path in scanned.iterdir():
+        assert SECRET.split("@")[0].encode() + b"@" not in path.read_bytes()
+
+
+def test_nothing_is_looked_for_where_that_is_switched_off(run: Run, scanned: Path) -> None:
+    words = ("--attacks", "none", "--out", "off", "--set", "sensitive.enabled=false")
+    made = run("scan", "model", "data.jsonl", *words, *SIZES)
+    assert made.exit_code == 0, made.stderr
+    assert "Sensitive" not in made.stdout
+    assert json.loads((scanned.parent / "off" / "report.json").read_text())["sensitive"] is None
+    rows = csv.DictReader((scanned.parent / "off" / "samples.csv").read_text().splitlines())
+    assert {row["categories"] for row in rows} == {""}
+
+
+def test_training_tokens_stand_beside_parameters(run: Run, scanned: Path) -> None:
+    words = ("--attacks", "none", "--out", "told", "--set", "target.training_tokens=1000000")
+    assert run("scan", "model", "data.jsonl", *words, *SIZES).exit_code == 0
+    target = json.loads((scanned.parent / "told" / "report.json").read_text())["target"]
+    assert target["training_tokens"] == 1_000_000
+    assert target["training_tokens_per_parameter"] == 1_000_000 / target["parameters"]
+
+
+def test_the_bill_of_materials_goes_to_stdout(run: Run, scanned: Path) -> None:
+    words = ("--attacks", "none", "--out", "bill", "--format", "cyclonedx")
+    made = run("scan", "model", "data.jsonl", *words, *SIZES)
+    assert json.loads(made.stdout)["bomFormat"] == "CycloneDX"
+
+
+def test_a_run_is_verified(run: Run, scanned: Path) -> None:
+    result = run("verify", "run")
+    assert result.exit_code == 0, result.stdout
+    lines = result.stdout.splitlines()
+    assert lines[0] == "All as recorded: 13 the same."
+    assert [line.split("  ")[1].strip() for line in lines[3:]] == [
+        "config.toml",
+        "report.html",
+        "report.json",
+        "samples.csv",
+        "results in report.json",
+        "config.toml as report.json names it",
+        "samples.csv beside report.json",
+        "model config.json",
+        "model generation_config.json",
+        "model model.safetensors",
+        "model tokenizer.json",
+        "model tokenizer_config.json",
+        "data data.jsonl",
+    ]
+
+
+def test_what_changed_is_said(run: Run, scanned: Path) -> None:
+    weights = scanned.parent / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b"\0")
+    (scanned.parent / "data.jsonl").write_text("{}")
+    (scanned / "config.toml").write_text("")
+    result = run("verify", "run")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("Not as recorded: 3 changed; ")
+    changed = [line.split("  ")[1] for line in result.stdout.splitlines() if "changed  " in line]
+    assert changed == ["config.toml", "model model.safetensors", "data data.jsonl"]
+
+
+def test_model_and_data_that_moved(run: Run, scanned: Path) -> None:
+    shutil.move(scanned.parent / "model", scanned.parent / "moved")
+    shutil.move(scanned.parent / "data.jsonl", scanned.parent / "moved.jsonl")
+    alone = run("verify", "run")
+    assert alone.exit_code == 0
+    assert "2 not checked" in alone.stdout
+    assert run("verify", "run", "--model", "moved", "--data", "moved.jsonl").exit_code == 0
+    (scanned.parent / "moved" / "extra.json").write_text("{}")
+    more = run("verify", "run", "--model", "moved")
+    assert more.exit_code == 1
+    assert "extra        model extra.json" in more.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("nowhere",), "nowhere: no such run folder; give one that memaudit scan wrote"),
+        ((".",), ".: holds no finished run (no manifest.json)"),
+        (("run", "--model", "x/y/z"), "--model x/y/z: cannot be hashed; give what was audited"),
+        (("run", "--data", "gone"), "--data gone: no such file or folder"),
+    ],
+)
+def test_no_run_and_no_such_place(run: Run, scanned: Path, words: tuple[str], said: str) -> None:
+    result = run("verify", *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"memaudit: error: {said}\n"

@@ -1,0 +1,238 @@
+"""Run folders verified: as they were, changed in every way, and rubbish."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from made_result import make_result
+from stored import store
+
+from memaudit.config import ScanConfig
+from memaudit.errors import UsageError
+from memaudit.integrity import Finding, Integrity, Places, verify_run
+from memaudit.integrity_table import render_integrity
+from memaudit.layers import to_toml
+from memaudit.manifest import to_manifest
+
+NOWHERE = Places()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder; neither its model nor its data are here."""
+    monkeypatch.chdir(tmp_path)
+    result = make_result()
+    made = store(tmp_path / "run", result)
+    (made / "config.toml").write_text(to_toml(result.config))
+    return seal(made)
+
+
+def seal(folder: Path) -> Path:
+    """Write the manifest anew, as somebody who hides a change would."""
+    (folder / "manifest.json").unlink(missing_ok=True)
+    (folder / "manifest.json").write_text(to_manifest(folder))
+    return folder
+
+
+def change(path: Path, how: Callable[[dict[str, Any]], object]) -> None:
+    document = json.loads(path.read_text())
+    how(document)
+    path.write_text(json.dumps(document))
+
+
+def differing(integrity: Integrity) -> list[tuple[str, str]]:
+    return [
+        (finding.state, finding.what)
+        for finding in integrity.findings
+        if finding.state not in ("same", "not checked")
+    ]
+
+
+def test_a_run_as_it_was(folder: Path) -> None:
+    integrity = verify_run(folder, NOWHERE)
+    assert integrity.exit_code == 0
+    assert [(finding.state, finding.what) for finding in integrity.findings] == [
+        ("same", "config.toml"),
+        ("same", "report.json"),
+        ("same", "samples.csv"),
+        ("same", "results in report.json"),
+        ("same", "config.toml as report.json names it"),
+        ("same", "samples.csv beside report.json"),
+        ("not checked", "model tb7m"),
+        ("not checked", "data members.jsonl"),
+        ("not checked", "controls clean.jsonl"),
+    ]
+
+
+def test_files_changed_missing_and_extra(folder: Path) -> None:
+    (folder / "config.toml").unlink()
+    with (folder / "samples.csv").open("a") as file:
+        file.write("1,data\n")
+    (folder / "notes.txt").write_text("mine")
+    (folder / "manifest.json.asc").write_text("a signature")
+    integrity = verify_run(folder, NOWHERE)
+    assert integrity.exit_code == 1
+    assert differing(integrity) == [
+        ("missing", "config.toml"),
+        ("changed", "samples.csv"),
+        ("extra", "notes.txt"),
+        ("changed", "samples.csv beside report.json"),
+    ]
+    assert ("not checked", "manifest.json.asc") in {f[:2] for f in integrity.findings}
+
+
+def test_a_figure_changed_with_a_new_manifest_still_shows(folder: Path) -> None:
+    def improve(document: dict[str, Any]) -> None:
+        document["attacks"][0]["fractional"]["estimate"] = 0.01
+
+    change(folder / "report.json", improve)
+    assert differing(verify_run(seal(folder), NOWHERE)) == [("changed", "results in report.json")]
+
+
+def test_settings_changed_with_a_new_manifest_still_show(folder: Path) -> None:
+    (folder / "config.toml").write_text('model = "other"\n')
+    assert differing(verify_run(seal(folder), NOWHERE)) == [
+        ("changed", "config.toml as report.json names it")
+    ]
+
+
+def test_samples_changed_with_a_new_manifest_still_show(folder: Path) -> None:
+    path = folder / "samples.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]), newline="")
+    assert differing(verify_run(seal(folder), NOWHERE)) == [
+        ("changed", "samples.csv beside report.json")
+    ]
+
+
+def test_a_report_that_is_none(folder: Path) -> None:
+    (folder / "report.json").write_text("{}")
+    integrity = verify_run(folder, NOWHERE)
+    assert integrity.exit_code == 1
+    assert integrity.findings[-1][:2] == ("changed", "report.json")
+
+
+def test_what_is_no_plain_file_is_not_opened(folder: Path) -> None:
+    (folder / "config.toml").unlink()
+    os.mkfifo(folder / "config.toml")  # to open it would wait for ever
+    (folder / "samples.csv").rename(folder / "elsewhere")
+    (folder / "samples.csv").symlink_to(folder / "elsewhere")
+    integrity = verify_run(folder, NOWHERE)
+    assert [f.what for f in integrity.findings if f.detail == "is no plain file any more"] == [
+        "config.toml",
+        "samples.csv",
+    ]
+
+
+def test_data_are_hashed_where_they_are(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "members.jsonl").write_text("{}\n")
+    integrity = verify_run(folder, NOWHERE)
+    assert differing(integrity) == [("changed", "data members.jsonl")]
+    with pytest.raises(UsageError, match="--data there: no such file or folder"):
+        verify_run(folder, Places(data=Path("there")))
+    with pytest.raises(UsageError, match="--model there: cannot be hashed"):
+        verify_run(folder, Places(model="there"))
+
+
+def test_controls_that_the_run_had_none_of(tmp_path: Path) -> None:
+    made = seal(store(tmp_path / "run", make_result(controls=None)))
+    with pytest.raises(UsageError, match="the run had none"):
+        verify_run(made, Places(controls=tmp_path))
+
+
+def test_prompts_fitted_earlier_are_compared(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    (earlier / "generator-0.safetensors").write_bytes(b"fitted")
+    config = ScanConfig(model="tb7m", data=Path("members.jsonl"), generator=earlier)
+    names = {"generator-0.safetensors": "ab" * 32, "generator-1.safetensors": "cd" * 32}
+    result = replace(make_result(), config=config, prompt_files=names)
+    made = store(tmp_path / "run", result)
+    (made / "config.toml").write_text(to_toml(config))
+    states = [f.state for f in verify_run(seal(made), NOWHERE).findings if "prompts" in f.what]
+    assert states == ["changed", "not checked"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"schema_version": 1, "files": {}}',
+        b'{"schema_version": 2, "files": {"a": "%s"}}' % (b"0" * 64),
+        b'{"schema_version": 1, "files": {"a": 1}}',
+        b'{"schema_version": 1, "files": {"../a": "%s"}}' % (b"0" * 64),
+        b'{"schema_version": 1, "files": {"/etc/passwd": "%s"}}' % (b"0" * 64),
+        b'{"schema_version": 1, "files": {"a": "%s"}}' % (b"x" * 64),
+        b" " * 2_000_000,
+    ],
+)
+def test_a_manifest_that_is_none(folder: Path, content: bytes) -> None:
+    (folder / "manifest.json").write_bytes(content)
+    with pytest.raises(UsageError, match="is no manifest of memaudit"):
+        verify_run(folder, NOWHERE)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(content=st.binary(max_size=200))
+def test_rubbish_in_the_report_is_told_in_a_line(folder: Path, content: bytes) -> None:
+    (folder / "report.json").write_bytes(content)
+    assert verify_run(folder, NOWHERE).exit_code == 1
+
+
+@pytest.mark.parametrize("name", ["\0", "x" * 10_000, "~nobody-of-that-name/x", "a--b", "\x1b[2J"])
+def test_places_that_no_system_allows_are_not_there(folder: Path, name: str) -> None:
+    def move(document: dict[str, Any]) -> None:
+        document["target"]["name"] = document["data"]["path"] = document["controls"]["path"] = name
+
+    change(folder / "report.json", move)
+    integrity = verify_run(seal(folder), NOWHERE)
+    assert integrity.exit_code == 0  # where things lay is no figure
+    assert [f.state for f in integrity.findings[-3:]] == ["not checked"] * 3
+    assert "\x1b" not in render_integrity(integrity, width=80, color=False)
+
+
+def test_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such run folder"):
+        verify_run(tmp_path / "none", NOWHERE)
+    with pytest.raises(UsageError, match="holds no finished run"):
+        verify_run(tmp_path, NOWHERE)
+
+
+SHOWN = """\
+Not as recorded: 1 changed, 1 extra; 1 the same; 1 not checked.
+manifest.json abababababababababababababababababababababababababababababababab
+
+same         config.toml      0123456789abcdef
+changed      samples.csv      recorded 0123456789abcdef, found fedcba9876543210
+extra        \\x1b[31mred.txt  not recorded
+not checked  model tb7m       not here; name it with --model
+"""
+
+
+def test_the_table() -> None:
+    findings = (
+        Finding("same", "config.toml", "0123456789abcdef"),
+        Finding("changed", "samples.csv", "recorded 0123456789abcdef, found fedcba9876543210"),
+        Finding("extra", "\x1b[31mred.txt", "not recorded"),
+        Finding("not checked", "model tb7m", "not here; name it with --model"),
+    )
+    integrity = Integrity(Path("run"), "ab" * 32, findings)
+    for width in (80, 200):
+        assert render_integrity(integrity, width=width, color=False) == SHOWN
+    assert "\x1b[31mred" not in render_integrity(integrity, width=80, color=True)
+    whole = Integrity(Path("run"), "ab" * 32, findings[:1])
+    shown = render_integrity(whole, width=80, color=False)
+    assert shown.startswith("All as recorded: 1 the same.\n")

@@ -1,0 +1,252 @@
+"""Run folders read back: whole ones, and every kind of rubbish."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from made_result import HITS, make_result, make_windows
+from stored import store
+
+from memaudit.data.samples import Skipped
+from memaudit.errors import UsageError
+from memaudit.report.samples_csv import COLUMNS, cell, unescape
+from memaudit.stored_run import read_run
+
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return store(tmp_path / "run", make_result())
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(UsageError) as caught:
+        read_run(folder)
+    said = str(caught.value)
+    assert said.isprintable()  # one line, and nothing that a terminal would act on
+    assert len(said) < 400
+    return said
+
+
+def change_report(folder: Path, change: Change) -> None:
+    path = folder / "report.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def change_cell(folder: Path, row: int, name: str, text: str) -> None:
+    """Rows count from 1 below the header."""
+    path = folder / "samples.csv"
+    rows = list(csv.reader(io.StringIO(path.read_text())))
+    rows[row][rows[0].index(name)] = text
+    made = io.StringIO(newline="")
+    csv.writer(made).writerows(rows)
+    path.write_text(made.getvalue(), newline="")
+
+
+def test_a_run_is_read_back_as_it_was(folder: Path) -> None:
+    run = read_run(folder)
+    assert run.folder == folder
+    assert run.document == json.loads((folder / "report.json").read_text())
+    assert run.attacks == tuple(HITS)
+    assert (len(run.samples), len(run.scored("data")), len(run.scored("control"))) == (
+        300,
+        200,
+        100,
+    )
+    assert tuple(run.samples.columns) == COLUMNS
+    assert int(run.scored("data")["exact_dynamic"].sum()) == HITS["dynamic"]
+    assert run.samples["suffix_nll_copy"].isna().all()
+
+
+def test_columns_have_their_kind_whatever_was_run(tmp_path: Path) -> None:
+    windows = make_windows(
+        3, extra={"dup": "7"}, skipped=[Skipped("NA", 4, "empty", {"dup": "-1"})]
+    )
+    made = make_result(data=windows, hits={"none": 1}, controls=None)
+    samples = read_run(store(tmp_path / "run", made)).samples
+    kinds = {name: str(samples[name].dtype) for name in samples.columns}
+    assert (kinds["line"], kinds["schema_version"]) == ("int64", "int64")
+    assert {kinds[name] for name in ("cluster", "fold", "exact_none", "exact_dynamic")} == {"Int64"}
+    assert {kinds[name] for name in ("log_p_z_none", "queries_p50", "fractional_copy")} == {
+        "float64"
+    }
+    assert samples["exact_none"].tolist() == [1, 0, 0, pd.NA]
+    assert samples["sample_id"].tolist() == ["doc-0001", "doc-0002", "doc-0003", "NA"]
+    assert samples["reason"].tolist() == ["", "", "", "empty"]
+    assert samples["dup"].tolist() == ["7", "7", "7", "-1"]
+
+
+def test_ids_come_back_as_they_were(tmp_path: Path) -> None:
+    ids = ["=cmd()", "+1", "-1", "@x", "\t1", "'quoted'", "'", "1e5", "007", "nan", "", "\x1b[31m"]
+    made = make_result(data=make_windows(len(ids), ids=ids), hits={"none": 1}, controls=None)
+    read = read_run(store(tmp_path / "run", made)).samples["sample_id"].tolist()
+    assert read == [*ids[:4], r"\t1", *ids[5:11], r"\x1b[31m"]
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_what_was_escaped_is_unescaped(text: str) -> None:
+    back = unescape(cell(text))
+    assert back.isprintable() or not cell(text).isprintable()
+    if text.isprintable() and not text.startswith("'"):
+        assert back == text
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: None, "no such run folder"),
+        (lambda path: path.write_text("{}"), "no such run folder"),
+        (lambda path: path.mkdir(), "holds no finished run (no report.json)"),
+        (lambda path: (path / "report.json").mkdir(parents=True), "holds no finished run"),
+    ],
+)
+def test_a_folder_without_a_run(tmp_path: Path, make: Callable[[Path], object], said: str) -> None:
+    make(tmp_path / "run")
+    assert said in refusal(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is not JSON"),
+        (b"{", "is not JSON"),
+        (b"\xff\xfe\x00", "is not JSON"),
+        (b"[" * 200_000, "is not JSON"),
+        (b'{"k": NaN}', "is not JSON"),
+        (b'{"k": 1e999}', "is not JSON"),
+        (b'{"k": ' + b"9" * 5000 + b"}", "is not JSON"),
+        (b"[]", "is no report of memaudit"),
+        (b"null", "is no report of memaudit"),
+        (b'{"tool": {"name": "\\u001b[31m"}}', "is no report of memaudit"),
+        (b'{"tool": {"name": "memaudit"}}', "has schema version unknown, this memaudit reads 1"),
+        (b'{"tool": {"name": "memaudit"}, "schema_version": 99}', "has schema version 99"),
+        (b'{"tool": {"name": "memaudit"}, "schema_version": 1}', "not as the schema says"),
+    ],
+)
+def test_a_report_that_is_none(folder: Path, content: bytes, said: str) -> None:
+    (folder / "report.json").write_bytes(content)
+    assert said in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (lambda d: d.pop("data"), "the document"),
+        (lambda d: d.update({"\x1b[2J": 1}), "the document"),
+        (lambda d: d["attacks"][0]["exact"].update(k="9"), "attacks.0.exact.k"),
+        (lambda d: d["attacks"][0]["exact"].update(k=-1), "attacks.0.exact.k"),
+        (lambda d: d["attacks"].append(5), "attacks.5"),
+        (
+            lambda d: d["target"]["fingerprint"].update({"\x1b\n" * 500: 3}),
+            r"target.fingerprint.\x",
+        ),
+    ],
+)
+def test_a_report_off_its_schema(folder: Path, change: Change, place: str) -> None:
+    change_report(folder, change)
+    assert f"report.json: {place}" in refusal(folder)
+
+
+def test_a_report_that_is_too_large(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memaudit.stored_run._LONGEST_REPORT", 1000)
+    assert "report.json: is larger than" in refusal(folder)
+    monkeypatch.undo()
+    monkeypatch.setattr("memaudit.stored_run._LONGEST_SAMPLES", 1000)
+    assert "samples.csv: is larger than" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is no samples.csv of memaudit"),
+        (b"a,b\r\n", "is no samples.csv of memaudit"),
+        (b"\xff\xfe\x00\n", "is no samples.csv of memaudit"),
+        (b'"a\n', "is no samples.csv of memaudit"),
+        (b"x" * 2_000_000, "is no samples.csv of memaudit"),
+        (",".join(COLUMNS[:-1]).encode() + b"\r\n", "has no column categories"),
+        (",".join((*COLUMNS, "role")).encode() + b"\r\n", "is not the table"),
+        (",".join(COLUMNS).encode() + b"\r\n1,da", "is not the table"),
+        (",".join(COLUMNS).encode() + b"\r\n", "do not count the same data"),
+        (",".join(COLUMNS).encode() + b"\r\n1,data\n", "is not the table that a scan writes"),
+        (",".join(COLUMNS).encode() + b"\r\n\x00\x00\n", "samples.csv: "),
+        (",".join(COLUMNS).encode() + b'\r\n1,"data\n', "is not the table that a scan writes"),
+    ],
+)
+def test_a_table_that_is_none(folder: Path, content: bytes, said: str) -> None:
+    (folder / "samples.csv").write_bytes(content)
+    assert said in refusal(folder)
+
+
+def test_no_table(folder: Path) -> None:
+    (folder / "samples.csv").unlink()
+    assert "holds no finished run (no samples.csv)" in refusal(folder)
+
+
+def test_rows_of_another_length(folder: Path) -> None:
+    path = folder / "samples.csv"
+    whole = path.read_text()
+    head, rest = whole.split("\n", 1)
+    middle = f"{head}\n{rest.replace(chr(10), f',x{chr(10)}', 1)}"
+    for changed in (whole + "1,2,3\n", whole + "1," * 60 + "\n", middle):
+        path.write_text(changed)
+        assert "is not the table that a scan writes" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("line", "1.5", "line in row 3 is no number"),
+        ("line", "9" * 30, "line in row 3 is no number"),
+        ("matched_none", "secret", "matched_none in row 3 is no number"),
+        ("suffix_nll_none", "secret", "suffix_nll_none in row 3 is no number"),
+        ("schema_version", "7", "column schema_version"),
+        ("role", "admin", "column role"),
+        ("status", "", "column status"),
+        ("window", "", "column window"),
+        ("exact_none", "2", "column exact_none"),
+        ("fractional_dynamic", "1.01", "column fractional_dynamic"),
+        ("fractional_dynamic", "inf", "column fractional_dynamic"),
+        ("exact_none", "0", "do not count the same data"),
+        ("exact_none", "", "do not count the same data"),
+        ("role", "control", "do not count the same data"),
+    ],
+)
+def test_a_cell_that_no_scan_writes(folder: Path, name: str, text: str, said: str) -> None:
+    change_cell(folder, 2, name, text)
+    told = refusal(folder)
+    assert said in told
+    assert "secret" not in told
+
+
+def test_controls_have_to_be_there_as_well(folder: Path) -> None:
+    change_report(folder, lambda document: document.update(controls=None))
+    assert "do not count the same controls" in refusal(folder)
+
+
+@given(st.data())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_damage_gets_further_than_an_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Bytes cut out, put in or changed anywhere: read as a run, or refused as wrong input."""
+    folder = store(tmp_path_factory.mktemp("damaged"), make_result(n=4, hits={"none": 2}))
+    path = folder / data.draw(st.sampled_from(["report.json", "samples.csv"]))
+    content = path.read_bytes()
+    start = data.draw(st.integers(0, len(content)))
+    end = data.draw(st.integers(start, min(len(content), start + 40)))
+    path.write_bytes(content[:start] + data.draw(st.binary(max_size=20)) + content[end:])
+    with contextlib.suppress(UsageError):
+        read_run(folder)
