@@ -169,11 +169,11 @@ def _plain_attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """F.scaled_dot_product_attention of (B,heads,T,d); heads that share keys are one product."""
-    batch, heads, length, width = query.shape
-    if dropout_p or max(length, key.shape[-2]) > LONGEST_SCORES:
+    if dropout_p or query.dim() != 4 or max(query.shape[-2], key.shape[-2]) > LONGEST_SCORES:
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
+    batch, heads, length, width = query.shape
     shared = key.shape[1]
     scaled = query * (width**-0.5 if scale is None else scale)
     scores = scaled.reshape(batch, shared, -1, width) @ key.transpose(-1, -2)
