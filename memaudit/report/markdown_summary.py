@@ -65,7 +65,7 @@ def _lines(document: Document, samples: pd.DataFrame) -> Iterator[str]:
     word, sentence = verdict(document)
     yield f"## {_SIGNS[word]} memaudit: {_prose(document['target']['name'])}"
     yield from ("", f"**{_prose(sentence)}**")
-    yield from ("", " ".join(map(_prose, document["headline"])), "")
+    yield from ("", _paragraph(" ".join(map(_prose, document["headline"]))), "")
     if document["gates"]:
         yield from _table(["gate", "verdict", "why"], map(_gate_row, document["gates"]))
         yield ""
@@ -78,6 +78,11 @@ def _lines(document: Document, samples: pd.DataFrame) -> Iterator[str]:
         label = one or label
         yield f"- {label}: {_prose(line)}"
     yield from ("", "</details>")
+
+
+def _paragraph(text: str) -> str:
+    """Text that is not taken for the first item of a list, nor for code."""
+    return re.sub(r"^(\d+(?=[.)])|(?=[-+]))", r"\1\\", text.lstrip())
 
 
 def _gate_row(gate: Document) -> list[str]:

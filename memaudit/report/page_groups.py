@@ -84,12 +84,17 @@ def _column(rows: pd.DataFrame, name: str) -> Column | None:
 def _by_number(values: Floats, filled: Bools) -> Iterator[Group]:
     distinct = np.unique(values[filled])
     if len(distinct) <= _MOST_NUMBERS:
-        yield from (Group(f"{value:g}", values == value) for value in distinct)
+        yield from (Group(_label(value), values == value) for value in distinct)
         return
     ends = np.unique(np.quantile(values[filled], np.linspace(0, 1, _BINS + 1), method="lower"))
     for place, (low, high) in enumerate(itertools.pairwise(ends)):
         inside = (values > low if place else values >= low) & (values <= high)
-        yield Group(f"{'over ' if place else ''}{low:g} to {high:g}", inside)
+        yield Group(f"{'over ' if place else ''}{_label(low)} to {_label(high)}", inside)
+
+
+def _label(value: float) -> str:
+    """All its digits: years and dates are numbers too, and differ in the last ones."""
+    return f"{value:.15g}"
 
 
 def _by_word(texts: pd.Series[str]) -> Iterator[Group]:
@@ -117,7 +122,7 @@ def _card(document: Document, rows: pd.DataFrame, one: Column, name: str) -> Car
     names = [group.name for group in one.groups if group.rows.any()]
     crowded = len(names) > _MOST_NUMBERS or any(len(group) > 8 for group in names)
     shown_names = [str(place + 1) for place in range(len(names))] if crowded else names
-    axis = Axis("group, as in the table" if crowded else "value", ticks=range(len(names)))
+    axis = Axis("group, as in the table" if crowded else name, ticks=range(len(names)))
     plot = ""
     if one.numeric and lines:
         axis = Axis(axis.label, ticks=axis.ticks, names=shown_names)

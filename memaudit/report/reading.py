@@ -79,10 +79,11 @@ def worst_rows(document: Document, rows: pd.DataFrame, limit: int) -> Ints:
     NLL; windows of which no attack gets a single token right are left out. ``copy`` does not
     count.
     """
-    longest = best(document, rows, "longest_run")
+    by, longest = hits(document, rows).sum(axis=0), best(document, rows, "longest_run")
     matched, nll = best(document, rows, "matched"), best(document, rows, "suffix_nll", least=True)
-    order = np.lexsort((nll, -longest, -matched, -hits(document, rows).sum(axis=0)))
-    return np.asarray(order[longest[order] > 0][:limit])
+    order = np.lexsort((nll, -longest, -matched, -by))
+    told = (by > 0) | (longest > 0)  # one that is extracted counts, whatever other columns say
+    return np.asarray(order[told[order]][:limit])
 
 
 def extracted_by(document: Document, row: Row) -> str:

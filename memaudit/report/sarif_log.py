@@ -140,8 +140,11 @@ def _fingerprint(row: Row) -> str:
 
 def _location(document: Document, row: Row) -> dict[str, Any]:
     path = PurePosixPath(document["data"]["path"])
-    if path.suffix not in _FILES:
-        path /= row["sample_id"]  # in a folder a sample is a file, and its id the path there
+    if path.suffix.lower() not in _FILES:
+        # In a folder a sample is a file, and its id the path there: never one out of it.
+        path /= "/".join(
+            part for part in row["sample_id"].split("/") if part not in ("", "..", ".")
+        )
     shown = quote(str(path), errors="replace")
     uri = f"file://{shown}" if path.is_absolute() else shown
     location: dict[str, Any] = {"artifactLocation": {"uri": uri}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from made_result import make_result, make_windows
 from markdown_it import MarkdownIt
 from small_run import expected, small_run
@@ -34,6 +35,14 @@ def test_nothing_from_outside_becomes_markup():
     assert "http://" not in shown
     rows = [line for line in shown.splitlines() if line.startswith("<tr>")]
     assert len(rows) == len(re.findall(r"<tr>", shown))
+
+
+@pytest.mark.parametrize("start", ["- a", "+ a", "1. a", "2) a", "    a"])
+def test_the_finding_is_a_paragraph_however_it_begins(start):
+    document, samples = small_run()
+    document["headline"] = [start, "b"]
+    text = html(to_markdown(document, samples))
+    assert f"<p>{start.strip()} b</p>" in text
 
 
 def test_without_a_gate_and_without_a_hit():

@@ -179,6 +179,11 @@ def test_rates_by_the_numbers_of_a_column():
     )
 
 
+def test_long_numbers_keep_their_last_digits():
+    (card,) = cards(["20240101", "20240102", "0.1", "2024.5"])
+    assert [row[0] for row in card[2]] == ["0.1", "2024.5", "20240101", "20240102"]
+
+
 def test_many_numbers_are_cut_into_ranges_that_hold_every_window():
     (card,) = cards([str(n) for n in range(100)])
     _, plot, rows = card

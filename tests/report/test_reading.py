@@ -44,6 +44,12 @@ def test_windows_without_a_right_token_are_not_worst():
     assert worst(make_result(hits={"copy": 3}, controls=None), 10) == []
 
 
+def test_a_window_that_is_extracted_is_worst_whatever_else_is_said_of_it():
+    document, samples = read_back(make_result(n=3, hits={"none": 1}, controls=None))
+    samples["longest_run_none"] = 0
+    assert worst_rows(document, scored(samples, "data"), 10).tolist() == [0]
+
+
 def test_worst_windows_of_equal_standing_go_by_nll():
     result = make_result(n=50, hits=dict.fromkeys(LADDER, 50))
     assert worst(result, 10) == np.arange(10).tolist()  # NLL rises with the window

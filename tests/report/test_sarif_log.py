@@ -105,6 +105,7 @@ def test_the_limit_is_that_of_code_scanning():
         ("data/a b#1.jsonl", "data/a%20b%231.jsonl"),
         ("/srv/x.jsonl.gz", "file:///srv/x.jsonl.gz"),
         ("../x.csv", "../x.csv"),
+        ("DATA.JSONL", "DATA.JSONL"),
         ("texts", "texts/sub/a%3Cb.txt"),
     ],
 )
@@ -113,6 +114,14 @@ def test_a_result_points_at_the_data_file(path, uri):
     document, samples = read_back(make_result(data=data, hits={"none": 1}))
     document["data"]["path"] = path
     assert uris(document, samples) == [uri]
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../etc/passwd", "./etc//passwd"])
+def test_no_result_points_out_of_the_folder(name):
+    data = make_windows(1, ids=[name])
+    document, samples = read_back(make_result(data=data, hits={"none": 1}))
+    document["data"]["path"] = "texts"
+    assert uris(document, samples) == ["texts/etc/passwd"]
 
 
 def test_a_line_that_is_none_is_no_region():
