@@ -72,9 +72,11 @@ def read_baseline(path: Path) -> Baseline:
 
     Raises UsageError, in one line, where it is neither.
     """
-    if path.is_dir():
-        return baseline_of_run(read_run(path))
-    return read_baseline_file(path)
+    try:
+        folder = path.is_dir()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    return baseline_of_run(read_run(path)) if folder else read_baseline_file(path)
 
 
 def read_baseline_file(path: Path) -> Baseline:

@@ -183,6 +183,10 @@ def test_runs_of_other_windows_are_compared_where_they_agree(run: Run, tmp_path:
         (["baseline", "write", "old", "--out", "base.json"], "--out base.json: exists"),
         (["baseline", "write", "old", "--out", "no/base.json"], "no/base.json: cannot be written"),
         (["baseline", "update", "old", "same"], "old: no such baseline file"),
+        (["compare", "x" * 5000, "same"], "x: cannot be read (File name too long)"),
+        (["compare", "old", "x" * 5000], "cannot be read (File name too long)"),
+        (["baseline", "update", "x" * 5000, "same"], "x: cannot be read (File name too long)"),
+        (["baseline", "write", "old", "--out", "x" * 5000], "x: cannot be written (File name too"),
     ],
 )
 def test_exit_2_for_what_is_not_there(run: Run, words: list[str], said: str) -> None:

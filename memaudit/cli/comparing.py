@@ -87,7 +87,11 @@ def write(
         if out is None:
             typer.echo(to_text(made), nl=False)
             return
-        if out.exists():
+        try:
+            taken = out.exists()
+        except OSError as error:
+            raise UsageError(f"--out {out}: cannot be written ({error.strerror})") from None
+        if taken:
             raise UsageError(f"--out {out}: exists; memaudit baseline update changes it")
         write_baseline(out, made)
         Streams(quiet, verbose).note(f"Written to {out}: {_counted(made)}")
