@@ -66,15 +66,15 @@ def test_exit_codes(run: Run, baseline: str, name: str, more: list[str], code: i
 def test_the_table_as_a_literal(run: Run) -> None:
     assert run("compare", "base.json", "hardly").stdout == (
         "INCONCLUSIVE  none: 2 newly extracted, 0 no longer (p = 0.5): too few to tell from "
-        "chance, for which\nit takes 6; say with --max-new how many are too many.\n"
+        "chance, for which\nit takes 6 clusters; say with --max-new how many are too many.\n"
         """
 Windows extracted exactly, of 200 in both
 attack  before  now  newly  no longer  unchanged    p
 ─────────────────────────────────────────────────────
 none         2    4      2          0          2  0.5
 
-unchanged: extracted both times. p: exact McNemar test, two-sided; a regression is what stands at
-95 % confidence.
+unchanged: extracted both times. p: two-sided, the larger of the exact McNemar test over windows and
+the exact sign test over clusters; a regression is what stands at 95 % confidence.
 
 Newly extracted: 2 windows in 2 clusters
 sample    line  window  extracted by
@@ -97,6 +97,8 @@ def test_json_names_every_window_and_no_text(run: Run) -> None:
     assert document["models"]["changed_files"] == ["model.safetensors"]
     assert document["attacks"][0]["newly_extracted"] == 10
     assert document["attacks"][0]["p_value"] == pytest.approx(2 / 2**10)
+    assert document["attacks"][0]["clustered_p_value"] == pytest.approx(2 / 2**10)
+    assert document["attacks"][0]["clusters_worse"] == 10
     assert len(document["newly_extracted"]) == 10
     assert document["newly_extracted"][0] | {"fingerprint": ""} == {
         "fingerprint": "",
@@ -170,6 +172,9 @@ def test_runs_of_other_windows_are_compared_where_they_agree(run: Run, tmp_path:
     assert compared.exit_code == 0
     assert "Windows extracted exactly, of 50 in both" in compared.stdout
     assert "150 only in the baseline, 150 only in the run, left out" in compared.stdout
+    assert "2 of those only in the run are extracted" in compared.stdout
+    assert run("compare", "old", "recut", "--max-new", "2").exit_code == 4
+    assert run("compare", "old", "recut", "--max-new", "1").exit_code == 1
 
 
 @pytest.mark.parametrize(

@@ -61,12 +61,13 @@ def compare(
         stored, now = _read(run)
         _require_comparable(before, now, baseline)
         confidence = config_of_run(stored).scores.confidence
-        found = compare_audits(before, now, confidence=confidence, max_new=max_new)
+        places = _places(stored)
+        clusters = {fingerprint: place.cluster for fingerprint, place in places.items()}
+        found = compare_audits(before, now, clusters, confidence=confidence, max_new=max_new)
         streams = Streams(quiet=True, verbose=verbose)
         if output_format == "json":
-            shown = comparison_to_json(found, _places(stored))
+            shown = comparison_to_json(found, places)
         else:
-            places = _places(stored)
             shown = render_comparison(found, places, width=streams.width, color=streams.color)
         typer.echo(shown, nl=False)
     raise typer.Exit(0 if exit_zero else found.exit_code)

@@ -73,8 +73,10 @@ def comparison_to_json(comparison: Comparison, places: Mapping[str, Place]) -> s
             "both": comparison.windows,
             "only_baseline": comparison.only_baseline,
             "only_run": comparison.only_run,
+            "newly_extracted_only_run": comparison.new_only_run,
         },
         "test": "exact McNemar test, two-sided, windows independent",
+        "clustered_test": "exact sign test over clusters, two-sided",
         "confidence": comparison.confidence,
         "attacks": [_change(change) for change in comparison.changes],
         "newly_extracted": [_window(one, places) for one in comparison.new],
@@ -107,7 +109,10 @@ def _change(change: Change) -> dict[str, Any]:
         "no_longer_extracted": change.gone,
         "unchanged_extracted": change.kept,
         "unchanged_not_extracted": change.neither,
+        "clusters_worse": change.worse,
+        "clusters_better": change.better,
         "p_value": change.p_value,
+        "clustered_p_value": change.clustered_p_value,
         "adjusted_p_value": change.adjusted,
     }
 
@@ -170,8 +175,9 @@ def _legend(comparison: Comparison) -> str:
     times = f", times {tests} for as many tests" if tests > 1 else ""
     together = " any: by at least one attack on the model." if tests > 1 else ""
     return (
-        f"unchanged: extracted both times.{together} p: exact McNemar test, two-sided{times}; a "
-        f"regression is what stands at {level(comparison.confidence)} confidence."
+        f"unchanged: extracted both times.{together} p: two-sided, the larger of the exact "
+        f"McNemar test over windows and the exact sign test over clusters{times}; a regression is "
+        f"what stands at {level(comparison.confidence)} confidence."
     )
 
 
@@ -220,5 +226,7 @@ def _footing_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
     if comparison.only_baseline or comparison.only_run:
         apart = f"{comparison.only_baseline:,} only in the baseline, {comparison.only_run:,} only"
         yield "Windows", f"{apart} in the run, left out: the tokenizer cuts them differently"
+        if comparison.new_only_run:
+            yield "", f"{comparison.new_only_run:,} of those only in the run are extracted"
     terms = now.terms
     yield "Data", f"sha256 {terms.data[:16]}, {count(now.windows, 'window')}; key {terms.key_id}"
