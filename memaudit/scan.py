@@ -85,7 +85,8 @@ def scan(
         fingerprints = _fingerprints(plan, key)
     if baseline is not None:
         digest = digest_of(fingerprints["data"])
-        require_same_windows(baseline, digest, f"--baseline {config.gate.baseline}")
+        bos = checkpoint.choices["bos"].value
+        require_same_windows(baseline, digest, f"--baseline {config.gate.baseline}", bos=bos)
     extractor, batch_reason = make_extractor(config, checkpoint)
     campaign = Campaign(
         extractor,

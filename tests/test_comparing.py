@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from memaudit.cli.app import app
 from memaudit.result import ScanResult
+from memaudit.target.checkpoint import Choice
 
 Run = Callable[..., Result]
 
@@ -28,6 +29,12 @@ def result(none: int, *, model: str = "later", **more: Any) -> ScanResult:
     made = make_result(hits={"none": none}, data=make_windows(200, ids=IDS), **more)
     files = {"model.safetensors": model.encode().hex().ljust(64, "0")[:64]}
     return replace(made, target=replace(made.target, name=model, fingerprint=files))
+
+
+def resolved(made: ScanResult, **choices: str) -> ScanResult:
+    """As if these had been resolved otherwise."""
+    others = {name: Choice(value, "auto") for name, value in choices.items()}
+    return replace(made, target=replace(made.target, choices={**made.target.choices, **others}))
 
 
 @pytest.fixture
@@ -131,6 +138,10 @@ def test_hostile_names_move_no_cursor(run: Run, tmp_path: Path) -> None:
         (lambda made: make_result(hits={"none": 2, "dynamic-hard": 2}), "attacks none, now none, "),
         (lambda made: result(2, controls=None), "other controls (sha256 abababab, now none)"),
         (
+            lambda made: resolved(made, bos="yes"),
+            "BOS token before every input no, now yes",
+        ),
+        (
             lambda made: replace(made, run=replace(made.run, key_id="0123abcd")),
             "made under another project key (w1 1131f7e7, now w1 0123abcd)",
         ),
@@ -159,6 +170,20 @@ def test_exit_2_names_what_differs(run: Run, tmp_path: Path, change: Any, said: 
         assert said in failed.stderr
         assert failed.stdout == ""
     assert (tmp_path / "base.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("baseline", ["base.json", "old"])
+def test_another_dtype_or_device_is_named(run: Run, tmp_path: Path, baseline: str) -> None:
+    store(tmp_path / "half", resolved(result(2), dtype="float16", device="cuda"))
+    said = "Audited in float32 on cpu, now float16 on cuda: close calls may differ."
+    compared = run("compare", baseline, "half")
+    assert compared.exit_code == 0
+    assert f"Note   {said}\n" in compared.stdout
+    document = json.loads(run("compare", baseline, "half", "--format", "json").stdout)
+    assert document["notes"] == [said]
+    assert document["terms"]["bos"] == "no"
+    same = json.loads(run("compare", baseline, "same", "--format", "json").stdout)
+    assert same["notes"] == []
 
 
 def test_runs_of_other_windows_are_compared_where_they_agree(run: Run, tmp_path: Path) -> None:

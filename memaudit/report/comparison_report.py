@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from memaudit.gate.baseline import ModelName
+from memaudit.gate.baseline import ModelName, notes
 from memaudit.gate.comparison import ANY, Change, ChangedWindow, Comparison
 from memaudit.report.rendering import glue_units, titled_table, to_text
 from memaudit.report.wording import SCHEMA_VERSION, count, level, neutral, shorten
@@ -68,7 +68,9 @@ def comparison_to_json(comparison: Comparison, places: Mapping[str, Place]) -> s
             "controls_sha256": comparison.run.terms.controls,
             "config_sha256": comparison.run.terms.config_hash,
             "key_id": comparison.run.terms.key_id,
+            "bos": comparison.run.terms.bos,
         },
+        "notes": list(notes(comparison.baseline, comparison.run)),
         "windows": {
             "both": comparison.windows,
             "only_baseline": comparison.only_baseline,
@@ -221,6 +223,8 @@ def _footing_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
         yield "", "the same: whatever changed is not the model"
     elif files := _changed_files(comparison):
         yield "", f"changed: {', '.join(files)}"
+    for note in notes(before, now):
+        yield "Note", note
     if before.version != now.version:
         yield "Tool", f"memaudit {before.version} before, {now.version} now"
     if comparison.only_baseline or comparison.only_run:

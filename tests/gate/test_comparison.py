@@ -11,6 +11,7 @@ from memaudit.gate.baseline import (
     ModelName,
     count_new,
     make_baseline,
+    notes,
     require_same_windows,
     updated,
 )
@@ -238,6 +239,23 @@ def test_a_file_is_for_its_own_windows() -> None:
     require_same_windows(before, digest_of(f"f{i}" for i in range(10)), "base.json")
     with pytest.raises(UsageError, match=r"base\.json: .*as another tokenizer makes them"):
         require_same_windows(before, digest_of(["f1"]), "base.json")
+
+
+def test_a_baseline_is_for_its_own_way_with_bos() -> None:
+    made = audit(10)
+    before = replace(made, terms=replace(made.terms, bos="no"))
+    require_same_windows(before, made.windows_digest, "base.json", bos="no")
+    require_same_windows(made, made.windows_digest, "base.json", bos="yes")  # not recorded
+    with pytest.raises(UsageError, match=r"base\.json: .*BOS token before every input no, now yes"):
+        require_same_windows(before, made.windows_digest, "base.json", bos="yes")
+
+
+def test_passes_that_fitted_otherwise_are_named() -> None:
+    one, other = ({"dtype": "float32", "device": "cpu", "fitting": f} for f in ("float32", "b16"))
+    assert notes(replace(audit(1), computed=one), replace(audit(1), computed=other)) == (
+        "Prompts fitted in float32, now b16: close calls may differ.",
+    )
+    assert notes(audit(1), replace(audit(1), computed=one)) == ()
 
 
 def test_an_update_tightens() -> None:
