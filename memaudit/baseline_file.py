@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -36,6 +37,8 @@ SettingName = Annotated[str, StringConstraints(pattern=r"^[a-z_]+(\.[a-z_]+)*$",
 Word = Annotated[str, StringConstraints(pattern=r"^[ -~]*$", max_length=100)]
 SettingValue = bool | int | float | Word | list[Word] | None
 """Words are plain: a message that names what differs shows them as they are."""
+HOW = r"^[a-z0-9:, ]{1,60}$"
+How = Annotated[str, StringConstraints(pattern=HOW)]
 Fingerprint = Annotated[str, StringConstraints(pattern=f"^{FINGERPRINT}$")]
 
 
@@ -64,6 +67,8 @@ class _File(BaseModel):
     windows_digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
     attacks: dict[AttackName, _Attack]
     settings: dict[SettingName, SettingValue]
+    bos: Literal["yes", "no"] | None
+    computed: dict[Literal["dtype", "device", "fitting"], How]
     extracted: dict[Fingerprint, Annotated[list[AttackName], Field(min_length=1)]]
 
 
@@ -72,9 +77,11 @@ def read_baseline(path: Path) -> Baseline:
 
     Raises UsageError, in one line, where it is neither.
     """
-    if path.is_dir():
-        return baseline_of_run(read_run(path))
-    return read_baseline_file(path)
+    try:
+        folder = path.is_dir()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    return baseline_of_run(read_run(path)) if folder else read_baseline_file(path)
 
 
 def read_baseline_file(path: Path) -> Baseline:
@@ -135,6 +142,8 @@ def to_text(baseline: Baseline) -> str:
     parts = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
     parts.append(_table("attacks", attacks))
     parts.append(_table("settings", dict(sorted(terms.settings.items()))))
+    parts.append(f'  "bos": {json.dumps(terms.bos)}')
+    parts.append(_table("computed", dict(sorted(baseline.computed.items()))))
     parts.append(_table("extracted", dict(sorted(baseline.extracted.items()))))
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
@@ -143,13 +152,15 @@ def baseline_of_run(run: StoredRun) -> Baseline:
     """What a finished run extracted. Raises UsageError where its settings cannot be read."""
     document, rows = run.document, run.scored("data")
     controls = document["controls"]
+    target = document["target"]
+    bos = target["choices"].get("bos", {}).get("value")
     terms = terms_of(
         config_of_run(run),
         document["data"]["sha256"],
         None if controls is None else controls["sha256"],
         document["fingerprints"]["key_id"],
+        bos if bos in ("yes", "no") else None,
     )
-    target = document["target"]
     exact = {
         attack: (rows[f"exact_{attack.replace('-', '_')}"] == 1).fillna(False).tolist()
         for attack in terms.attacks
@@ -160,7 +171,18 @@ def baseline_of_run(run: StoredRun) -> Baseline:
         terms,
         rows["fingerprint"].tolist(),
         exact,
+        _computed(run),
     )
+
+
+def _computed(run: StoredRun) -> dict[str, str]:
+    """How the run's figures were computed; what is no such word is left out."""
+    choices = run.document["target"]["choices"]
+    found = {name: choices[name]["value"] for name in ("dtype", "device") if name in choices}
+    fits = [fit["precision"] for attack in run.document["attacks"] for fit in attack["fits"]]
+    if fits:
+        found["fitting"] = ", ".join(sorted(set(fits)))
+    return {name: value for name, value in found.items() if re.fullmatch(HOW, value)}
 
 
 def config_of_run(run: StoredRun) -> ScanConfig:
@@ -213,6 +235,7 @@ def _baseline(file: _File) -> Baseline:
         key_id=file.key_id,
         form=file.fingerprint_form,
         settings=dict(file.settings),
+        bos=file.bos,
     )
     return Baseline(
         model=ModelName(file.model, file.model_sha256),
@@ -221,6 +244,7 @@ def _baseline(file: _File) -> Baseline:
         windows=file.windows,
         windows_digest=file.windows_digest,
         extracted={key: tuple(attacks) for key, attacks in file.extracted.items()},
+        computed={str(name): how for name, how in file.computed.items()},
     )
 
 

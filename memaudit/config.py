@@ -19,7 +19,10 @@ AttackName = Literal["none", "copy", "dynamic-hard", "constant", "dynamic"]
 LADDER: tuple[AttackName, ...] = ("none", "copy", "dynamic-hard", "constant", "dynamic")
 """Every attack, in the order of the report's columns."""
 
-Positive = Annotated[int, Field(ge=1)]
+MOST = 10**18 - 1
+"""Largest whole number of any setting: the most that a report is read back with."""
+Positive = Annotated[int, Field(ge=1, le=MOST)]
+NotNegative = Annotated[int, Field(ge=0, le=MOST)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -87,7 +90,7 @@ class ProtocolSettings(Settings):
     """``random`` lets near-duplicates leak; it is there to show what that does."""
     cluster_run: Positive = 20
     """Two samples that share a run of this many tokens are near-duplicates."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: NotNegative = 0
 
 
 class TuningSettings(Settings):
@@ -96,7 +99,7 @@ class TuningSettings(Settings):
     num_virtual_tokens: Positive = 50
     """V: length of the soft prompt."""
     epochs: Positive = 3
-    min_steps: Annotated[int, Field(ge=0)] = 200
+    min_steps: NotNegative = 200
     """Where the data are few, as many more epochs as it takes to make this many steps."""
     batch_size: Positive = 16
     """Windows per optimizer step; split into smaller passes where memory is short."""
@@ -117,7 +120,7 @@ class TuningSettings(Settings):
     """tau: each window's gradient is weighted by exp(-tau * its NLL); 0 weights all alike."""
     fit_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the fit windows that is trained on: those likeliest under ``none``."""
-    low_rank: Annotated[int, Field(ge=0)] = 0
+    low_rank: NotNegative = 0
     """Rank of a linear change, trained along, to the embeddings of the window's tokens; 0: none."""
     learning_rate_low_rank: Annotated[float, Field(gt=0)] = 1e-3
     """Of that change."""
@@ -153,7 +156,7 @@ class ConstantSettings(TuningSettings):
 class DynamicSettings(TuningSettings):
     """``dynamic``: the soft-prompt generator (Wang et al., EMNLP 2024)."""
 
-    low_rank: Annotated[int, Field(ge=0)] = 8
+    low_rank: NotNegative = 8
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     """Of the transformer blocks."""
     learning_rate_embedding: Annotated[float, Field(gt=0)] = 1e-4
@@ -189,7 +192,7 @@ class ScoreSettings(Settings):
     """How scores and their intervals are computed."""
 
     confidence: Fraction = 0.95
-    bootstrap: Annotated[int, Field(ge=100)] = 2000
+    bootstrap: Annotated[int, Field(ge=100, le=MOST)] = 2000
     """Resamples of the cluster bootstrap."""
     top_k: Positive = 40
     """Sampler of p_z (Hayes et al. 2024): tokens outside the top k have probability 0."""
@@ -215,7 +218,7 @@ class GateSettings(Settings):
     """Largest mean share of suffix tokens that any attack may extract in their place."""
     max_lift: Share | None = None
     """Largest exact rate above that of ``none`` that any prompt may reach."""
-    max_new: Annotated[int, Field(ge=0)] | None = None
+    max_new: NotNegative | None = None
     """Largest number of windows that are extracted and not in the baseline."""
     baseline: Path | None = None
     """Baseline file or run folder that ``max_new`` counts from."""

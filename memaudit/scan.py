@@ -84,8 +84,8 @@ def scan(
         plan = make_plan(config, summaries, windows, [_seen(fold) for fold in earlier])
         fingerprints = _fingerprints(plan, key)
     if baseline is not None:
-        digest = digest_of(fingerprints["data"])
-        require_same_windows(baseline, digest, f"--baseline {config.gate.baseline}")
+        digest, bos = digest_of(fingerprints["data"]), checkpoint.choices["bos"].value
+        require_same_windows(baseline, digest, f"--baseline {config.gate.baseline}", bos=bos)
     extractor, batch_reason = make_extractor(config, checkpoint)
     campaign = Campaign(
         extractor,

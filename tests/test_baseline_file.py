@@ -86,6 +86,11 @@ def test_the_file_as_a_literal(file: Path, run: Path) -> None:
     "windows.stride": null,
     "windows.suffix_tokens": 50
   }},
+  "bos": "no",
+  "computed": {{
+    "device": "cpu",
+    "dtype": "float32"
+  }},
   "extracted": {{
     "w1-3cfe4e2cc94f865b824cb76a3c9cb224": ["dynamic-hard"],
     "w1-5e24fb72700d50e7a32e9eba92e44cc0": ["none", "dynamic-hard"],
@@ -168,6 +173,8 @@ def test_what_is_no_baseline(file: Path, content: bytes, said: str) -> None:
         (lambda d: d["extracted"].update({"\x1b[31m": ["none"]}), "extracted."),
         (lambda d: d["extracted"].update({f"w1-{'0' * 32}": ["magic"]}), "extracted."),
         (lambda d: d["extracted"].update({f"w1-{'0' * 32}": []}), "extracted."),
+        (lambda d: d.update(bos="\x1b"), "bos is not what memaudit writes"),
+        (lambda d: d["computed"].update(dtype="\x1b"), "computed.dtype is not what"),
         (lambda d: d.update(windows="5"), "windows is not what memaudit writes"),
         (lambda d: d.update(key_id="0" * 9), "key_id is not what memaudit writes"),
         (lambda d: d["extracted"].popitem(), "extracted does not fit the rest"),
@@ -191,6 +198,19 @@ def test_a_file_that_is_not_there_or_too_large(
     assert "no such baseline file or run folder" in refusal(tmp_path / "nothing")
     monkeypatch.setattr("memaudit.baseline_file._LONGEST", 100)
     assert "is larger than" in refusal(file)
+
+
+def test_how_prompts_were_fitted_is_in_it_and_no_rubbish(tmp_path: Path) -> None:
+    fitted = store(tmp_path / "run", make_result(hits={"none": 2, "dynamic": 3}))
+    computed = {"dtype": "float32", "device": "cpu", "fitting": "float32"}
+    assert read_baseline(fitted).computed == computed
+    document = json.loads((fitted / "report.json").read_text())
+    choices = document["target"]["choices"]
+    choices["dtype"]["value"] = choices["bos"]["value"] = "\x1b[2J"
+    del choices["device"]
+    (fitted / "report.json").write_text(json.dumps(document))
+    found = read_baseline(fitted)
+    assert (found.computed, found.terms.bos) == ({"fitting": "float32"}, None)
 
 
 def test_a_run_whose_settings_are_none(run: Path) -> None:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from memaudit.cli.app import app
 from memaudit.result import ScanResult
+from memaudit.target.checkpoint import Choice
 
 Run = Callable[..., Result]
 
@@ -28,6 +29,12 @@ def result(none: int, *, model: str = "later", **more: Any) -> ScanResult:
     made = make_result(hits={"none": none}, data=make_windows(200, ids=IDS), **more)
     files = {"model.safetensors": model.encode().hex().ljust(64, "0")[:64]}
     return replace(made, target=replace(made.target, name=model, fingerprint=files))
+
+
+def resolved(made: ScanResult, **choices: str) -> ScanResult:
+    """As if these had been resolved otherwise."""
+    others = {name: Choice(value, "auto") for name, value in choices.items()}
+    return replace(made, target=replace(made.target, choices={**made.target.choices, **others}))
 
 
 @pytest.fixture
@@ -66,15 +73,15 @@ def test_exit_codes(run: Run, baseline: str, name: str, more: list[str], code: i
 def test_the_table_as_a_literal(run: Run) -> None:
     assert run("compare", "base.json", "hardly").stdout == (
         "INCONCLUSIVE  none: 2 newly extracted, 0 no longer (p = 0.5): too few to tell from "
-        "chance, for which\nit takes 6; say with --max-new how many are too many.\n"
+        "chance, for which\nit takes 6 clusters; say with --max-new how many are too many.\n"
         """
 Windows extracted exactly, of 200 in both
 attack  before  now  newly  no longer  unchanged    p
 ─────────────────────────────────────────────────────
 none         2    4      2          0          2  0.5
 
-unchanged: extracted both times. p: exact McNemar test, two-sided; a regression is what stands at
-95 % confidence.
+unchanged: extracted both times. p: two-sided, the larger of the exact McNemar test over windows and
+the exact sign test over clusters; a regression is what stands at 95 % confidence.
 
 Newly extracted: 2 windows in 2 clusters
 sample    line  window  extracted by
@@ -97,6 +104,8 @@ def test_json_names_every_window_and_no_text(run: Run) -> None:
     assert document["models"]["changed_files"] == ["model.safetensors"]
     assert document["attacks"][0]["newly_extracted"] == 10
     assert document["attacks"][0]["p_value"] == pytest.approx(2 / 2**10)
+    assert document["attacks"][0]["clustered_p_value"] == pytest.approx(2 / 2**10)
+    assert document["attacks"][0]["clusters_worse"] == 10
     assert len(document["newly_extracted"]) == 10
     assert document["newly_extracted"][0] | {"fingerprint": ""} == {
         "fingerprint": "",
@@ -129,6 +138,10 @@ def test_hostile_names_move_no_cursor(run: Run, tmp_path: Path) -> None:
         (lambda made: make_result(hits={"none": 2, "dynamic-hard": 2}), "attacks none, now none, "),
         (lambda made: result(2, controls=None), "other controls (sha256 abababab, now none)"),
         (
+            lambda made: resolved(made, bos="yes"),
+            "BOS token before every input no, now yes",
+        ),
+        (
             lambda made: replace(made, run=replace(made.run, key_id="0123abcd")),
             "made under another project key (w1 1131f7e7, now w1 0123abcd)",
         ),
@@ -159,6 +172,20 @@ def test_exit_2_names_what_differs(run: Run, tmp_path: Path, change: Any, said: 
     assert (tmp_path / "base.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("baseline", ["base.json", "old"])
+def test_another_dtype_or_device_is_named(run: Run, tmp_path: Path, baseline: str) -> None:
+    store(tmp_path / "half", resolved(result(2), dtype="float16", device="cuda"))
+    said = "Audited in float32 on cpu, now float16 on cuda: close calls may differ."
+    compared = run("compare", baseline, "half")
+    assert compared.exit_code == 0
+    assert f"Note   {said}\n" in compared.stdout
+    document = json.loads(run("compare", baseline, "half", "--format", "json").stdout)
+    assert document["notes"] == [said]
+    assert document["terms"]["bos"] == "no"
+    same = json.loads(run("compare", baseline, "same", "--format", "json").stdout)
+    assert same["notes"] == []
+
+
 def test_runs_of_other_windows_are_compared_where_they_agree(run: Run, tmp_path: Path) -> None:
     fewer = make_result(hits={"none": 2}, data=make_windows(200, ids=IDS))
     short = replace(fewer.data, windows=fewer.data.windows)
@@ -170,6 +197,9 @@ def test_runs_of_other_windows_are_compared_where_they_agree(run: Run, tmp_path:
     assert compared.exit_code == 0
     assert "Windows extracted exactly, of 50 in both" in compared.stdout
     assert "150 only in the baseline, 150 only in the run, left out" in compared.stdout
+    assert "2 of those only in the run are extracted" in compared.stdout
+    assert run("compare", "old", "recut", "--max-new", "2").exit_code == 4
+    assert run("compare", "old", "recut", "--max-new", "1").exit_code == 1
 
 
 @pytest.mark.parametrize(
@@ -183,6 +213,10 @@ def test_runs_of_other_windows_are_compared_where_they_agree(run: Run, tmp_path:
         (["baseline", "write", "old", "--out", "base.json"], "--out base.json: exists"),
         (["baseline", "write", "old", "--out", "no/base.json"], "no/base.json: cannot be written"),
         (["baseline", "update", "old", "same"], "old: no such baseline file"),
+        (["compare", "x" * 5000, "same"], "x: cannot be read (File name too long)"),
+        (["compare", "old", "x" * 5000], "cannot be read (File name too long)"),
+        (["baseline", "update", "x" * 5000, "same"], "x: cannot be read (File name too long)"),
+        (["baseline", "write", "old", "--out", "x" * 5000], "x: cannot be written (File name too"),
     ],
 )
 def test_exit_2_for_what_is_not_there(run: Run, words: list[str], said: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from memaudit.config import ScanConfig
 from memaudit.errors import UsageError
 from memaudit.layers import (
     Layer,
@@ -185,3 +187,38 @@ def test_set_takes_toml_values_and_plain_words() -> None:
 def test_setting_lines_are_one_line_each() -> None:
     lines = setting_lines(Layer(source="x", values={"attacks": ["none", "copy"], "a": {"b": 1}}))
     assert lines == ['attacks = [ "none", "copy", ]', "a.b = 1"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "protocol.seed",
+        "windows.limit",
+        "scores.top_k",
+        "scores.bootstrap",
+        "target.training_tokens",
+        "dynamic.low_rank",
+        "gate.max_new",
+    ],
+)
+def test_no_whole_number_is_larger_than_a_report_is_read_back_with(name: str) -> None:
+    since = ["gate.baseline=b.json"] if name.startswith("gate") else []
+    config_of({}, sets=[f"{name}={10**18 - 1}", *since])
+    with pytest.raises(UsageError, match=name):
+        config_of({}, sets=[f"{name}={10**18}", *since])
+
+
+def test_every_whole_number_has_an_upper_limit() -> None:
+    def whole_numbers(schema: object) -> Iterator[dict[str, object]]:
+        if isinstance(schema, dict):
+            if schema.get("type") == "integer":
+                yield schema
+            for part in schema.values():
+                yield from whole_numbers(part)
+        elif isinstance(schema, list):
+            for part in schema:
+                yield from whole_numbers(part)
+
+    found = list(whole_numbers(ScanConfig.model_json_schema()))
+    assert len(found) > 20
+    assert all(one["maximum"] <= 10**18 - 1 for one in found)  # type: ignore[operator]

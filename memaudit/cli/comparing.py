@@ -61,12 +61,13 @@ def compare(
         stored, now = _read(run)
         _require_comparable(before, now, baseline)
         confidence = config_of_run(stored).scores.confidence
-        found = compare_audits(before, now, confidence=confidence, max_new=max_new)
+        places = _places(stored)
+        clusters = {fingerprint: place.cluster for fingerprint, place in places.items()}
+        found = compare_audits(before, now, clusters, confidence=confidence, max_new=max_new)
         streams = Streams(quiet=True, verbose=verbose)
         if output_format == "json":
-            shown = comparison_to_json(found, _places(stored))
+            shown = comparison_to_json(found, places)
         else:
-            places = _places(stored)
             shown = render_comparison(found, places, width=streams.width, color=streams.color)
         typer.echo(shown, nl=False)
     raise typer.Exit(0 if exit_zero else found.exit_code)
@@ -87,7 +88,11 @@ def write(
         if out is None:
             typer.echo(to_text(made), nl=False)
             return
-        if out.exists():
+        try:
+            taken = out.exists()
+        except OSError as error:
+            raise UsageError(f"--out {out}: cannot be written ({error.strerror})") from None
+        if taken:
             raise UsageError(f"--out {out}: exists; memaudit baseline update changes it")
         write_baseline(out, made)
         Streams(quiet, verbose).note(f"Written to {out}: {_counted(made)}")

@@ -7,7 +7,7 @@ part in it: it does not ask the model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from memaudit.data.fingerprints import digest_of
 from memaudit.errors import UsageError
@@ -43,6 +43,9 @@ class Baseline:
     that at least one extracts."""
     fingerprints: tuple[str, ...] | None = None
     """Of all windows, in the file's order; None in a baseline that was read from a file."""
+    computed: Mapping[str, str] = field(default_factory=dict)
+    """How its figures were computed, as far as recorded: ``dtype``, ``device``, and ``fitting``,
+    the number formats of the passes that fitted. They decide close calls and nothing else."""
 
     def count(self, attack: str) -> int:
         """Windows that an attack extracts."""
@@ -55,6 +58,7 @@ def make_baseline(
     terms: Terms,
     fingerprints: Sequence[str],
     exact: Mapping[str, Sequence[bool]],
+    computed: Mapping[str, str] | None = None,
 ) -> Baseline:
     """A baseline from the fingerprints of N windows, and which of them each attack extracts."""
     extracted: dict[str, tuple[str, ...]] = {}
@@ -70,6 +74,7 @@ def make_baseline(
         windows_digest=digest_of(fingerprints),
         extracted=extracted,
         fingerprints=tuple(fingerprints),
+        computed=computed or {},
     )
 
 
@@ -79,12 +84,34 @@ def require_same_terms(before: Terms, now: Terms, where: str) -> None:
         raise UsageError(f"{where}: cannot be compared with this run: {named(found)}")
 
 
-def require_same_windows(baseline: Baseline, windows_digest: str, where: str) -> None:
-    """Raise UsageError where a baseline is not of just these windows.
+def notes(before: Baseline, now: Baseline) -> tuple[str, ...]:
+    """What besides the model may have changed close calls, a sentence each."""
+    one, other = before.computed, now.computed
+    found = []
+    if one and other and any(one.get(key) != other.get(key) for key in ("dtype", "device")):
+        found.append(
+            f"Audited in {_computed(one)}, now {_computed(other)}: close calls may differ."
+        )
+    fitted = one.get("fitting"), other.get("fitting")
+    if None not in fitted and fitted[0] != fitted[1]:
+        found.append(f"Prompts fitted in {fitted[0]}, now {fitted[1]}: close calls may differ.")
+    return tuple(found)
+
+
+def _computed(how: Mapping[str, str]) -> str:
+    return f"{how.get('dtype', 'an unknown dtype')} on {how.get('device', 'an unknown device')}"
+
+
+def require_same_windows(
+    baseline: Baseline, windows_digest: str, where: str, *, bos: str | None = None
+) -> None:
+    """Raise UsageError where a baseline is not of just these windows, and of this ``bos``.
 
     Of a baseline read from a file only the windows that were extracted are known, so what else it
     had can be told from nothing but the digest.
     """
+    known = baseline.terms.bos
+    require_same_terms(baseline.terms, replace(baseline.terms, bos=bos or known), where)
     if baseline.windows_digest != windows_digest:
         raise UsageError(
             f"{where}: cannot be compared with this run: the same data gave other windows "

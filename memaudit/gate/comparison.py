@@ -1,11 +1,12 @@
 """Two audits of the same windows, compared: what came in, what went, and whether that is chance.
 
-Knows baselines and the exact McNemar test. Knows nothing of files, samples or reports.
+Knows baselines, clusters and the exact sign test. Knows nothing of files, samples or reports.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,10 +35,17 @@ class Change:
     """Windows extracted both times."""
     neither: int
     """Windows extracted neither time."""
+    worse: int
+    """Near-duplicate clusters of which more windows came in than went."""
+    better: int
+    """Clusters of which more went than came in."""
     p_value: float
     """Exact McNemar test, two-sided, windows as independent; 1 where nothing changed."""
+    clustered_p_value: float
+    """Exact sign test, two-sided, of clusters worse against better; 1 where there are none."""
     adjusted: float
-    """The p-value times the number of changes tested, at most 1 (Bonferroni)."""
+    """The larger p-value times the number of changes tested, at most 1 (Bonferroni); 1 where one
+    test finds more and the other not."""
 
     @property
     def before(self) -> int:
@@ -73,6 +81,8 @@ class Comparison:
     """Windows of the baseline that the run does not have."""
     only_run: int
     """Windows of the run that the baseline does not have."""
+    new_only_run: int
+    """Of them, those that an attack extracts."""
     changes: tuple[Change, ...]
     """Of each attack, weakest first; then, where there are several, of `ANY`."""
     changed: tuple[ChangedWindow, ...]
@@ -100,17 +110,26 @@ class Comparison:
 
 
 def compare(
-    baseline: Baseline, run: Baseline, *, confidence: float, max_new: int | None = None
+    baseline: Baseline,
+    run: Baseline,
+    clusters: Mapping[str, int],
+    *,
+    confidence: float,
+    max_new: int | None = None,
 ) -> Comparison:
     """Pair the windows of both by fingerprint and judge what changed.
 
     A regression is an attack, or all together, by which significantly more windows came in than
-    went, at ``confidence``; or more windows new than ``max_new`` allows. Where the windows are too
-    few for any change to be significant, or those that changed are and more came in than went,
-    nothing is decided, unless ``max_new`` is given: a count needs no test.
+    went, at ``confidence``; or more windows new than ``max_new`` allows. Significant is what the
+    exact McNemar test over windows and the exact sign test over near-duplicate clusters both find:
+    twenty copies of one text are one change. Where the clusters are too few for any change to be
+    significant, or those that changed are and more came in than went, nothing is decided, unless
+    ``max_new`` is given: a count needs no test. It counts the run's windows that the baseline does
+    not have too, and passes only where both have the same.
 
-    ``run`` has to know all its windows. The two have to be on the same terms, and a baseline that
-    does not know its windows on the same windows: whoever calls has seen to that.
+    ``clusters``: fingerprint to cluster, of all windows of the run. ``run`` has to know all its
+    windows. The two have to be on the same terms, and a baseline that does not know its windows on
+    the same windows: whoever calls has seen to that.
     """
     assert run.fingerprints is not None
     theirs = set(run.fingerprints if baseline.fingerprints is None else baseline.fingerprints)
@@ -121,14 +140,21 @@ def compare(
         if (before := baseline.extracted.get(fingerprint, ()))
         != (now := run.extracted.get(fingerprint, ()))
     )
-    changes = _changes(baseline, run, shared)
-    outcome, reason = _judge(changes, len(shared), 1 - confidence, max_new)
+    changes = _changes(baseline, run, shared, clusters)
+    apart = _Apart(
+        only_baseline=len(theirs) - len(shared),
+        only_run=len(run.fingerprints) - len(shared),
+        new=len(run.extracted.keys() - theirs),
+    )
+    drawn = len({clusters[fingerprint] for fingerprint in shared})
+    outcome, reason = _judge(changes, drawn, 1 - confidence, max_new, apart)
     return Comparison(
         baseline=baseline,
         run=run,
         windows=len(shared),
-        only_baseline=len(theirs) - len(shared),
-        only_run=len(run.fingerprints) - len(shared),
+        only_baseline=apart.only_baseline,
+        only_run=apart.only_run,
+        new_only_run=apart.new,
         changes=changes,
         changed=changed,
         outcome=outcome,
@@ -138,7 +164,7 @@ def compare(
 
 
 def fewest_changed(tests: int, alpha: float) -> int:
-    """The least number of windows that, all changed one way, are significant in so many tests.
+    """The least number of clusters that, all changed one way, are significant in so many tests.
 
     n of them have the two-sided p-value 2 / 2^n.
     """
@@ -148,14 +174,30 @@ def fewest_changed(tests: int, alpha: float) -> int:
     return count
 
 
-def _changes(baseline: Baseline, run: Baseline, shared: Sequence[str]) -> tuple[Change, ...]:
+@dataclass(frozen=True)
+class _Apart:
+    """What only one side has: windows of each, and those of the run that are extracted."""
+
+    only_baseline: int
+    only_run: int
+    new: int
+
+
+def _changes(
+    baseline: Baseline, run: Baseline, shared: Sequence[str], clusters: Mapping[str, int]
+) -> tuple[Change, ...]:
     attacks = run.terms.attacks
     named = (*attacks, ANY) if len(attacks) > 1 else attacks
-    return tuple(_change(attack, baseline, run, shared, len(named)) for attack in named)
+    return tuple(_change(attack, baseline, run, shared, clusters, len(named)) for attack in named)
 
 
 def _change(
-    attack: str, baseline: Baseline, run: Baseline, shared: Sequence[str], tests: int
+    attack: str,
+    baseline: Baseline,
+    run: Baseline,
+    shared: Sequence[str],
+    clusters: Mapping[str, int],
+    tests: int,
 ) -> Change:
     def hit(side: Baseline, fingerprint: str) -> bool:
         attacks = side.extracted.get(fingerprint, ())
@@ -163,44 +205,74 @@ def _change(
 
     pairs = [(hit(baseline, fingerprint), hit(run, fingerprint)) for fingerprint in shared]
     new, gone = pairs.count((False, True)), pairs.count((True, False))
-    p_value = float(stats.binomtest(new, new + gone).pvalue) if new + gone else 1.0
+    by_cluster: Counter[int] = Counter()
+    for fingerprint, (before, now) in zip(shared, pairs, strict=True):
+        by_cluster[clusters[fingerprint]] += now - before
+    worse = sum(change > 0 for change in by_cluster.values())
+    better = sum(change < 0 for change in by_cluster.values())
+    p_value, clustered = _sign_test(new, gone), _sign_test(worse, better)
+    agree = (new > gone) == (worse > better)  # else they tell of opposite changes
     return Change(
         attack=attack,
         new=new,
         gone=gone,
         kept=pairs.count((True, True)),
         neither=pairs.count((False, False)),
+        worse=worse,
+        better=better,
         p_value=p_value,
-        adjusted=min(1.0, tests * p_value),
+        clustered_p_value=clustered,
+        adjusted=min(1.0, tests * max(p_value, clustered)) if agree else 1.0,
     )
 
 
+def _sign_test(more: int, less: int) -> float:
+    """Two-sided p-value of so many changes one way and the other; McNemar's where of windows."""
+    return float(stats.binomtest(more, more + less).pvalue) if more + less else 1.0
+
+
 def _judge(
-    changes: Sequence[Change], windows: int, alpha: float, max_new: int | None
+    changes: Sequence[Change], clusters: int, alpha: float, max_new: int | None, apart: _Apart
 ) -> tuple[Outcome, str]:
     fewest = fewest_changed(max(1, len(changes)), alpha)
     worse = [change for change in changes if change.new > change.gone]
     proven = [change for change in worse if change.adjusted <= alpha]
     if proven:
-        return "regression", f"{_told(min(proven, key=lambda c: c.p_value))}: significantly more."
-    new = changes[-1].new if changes else 0
+        return "regression", f"{_told(min(proven, key=lambda c: c.adjusted))}: significantly more."
+    new = (changes[-1].new if changes else 0) + apart.new
     if max_new is not None and new > max_new:
-        return "regression", f"{new:,} newly extracted, more than the {max_new:,} allowed."
+        return "regression", f"{_counted(new, apart)}, more than the {max_new:,} allowed."
     if not changes:
         return "inconclusive", "No attack on the model was run, so there is nothing to compare."
-    if windows < (fewest if max_new is None else 1):
+    if clusters < (fewest if max_new is None else 1):
         return "inconclusive", (
-            f"{windows:,} windows are in both: with fewer than {fewest} no change can be told from "
-            "chance."
+            f"The windows in both lie in {clusters:,} clusters: with fewer than {fewest} no change "
+            "can be told from chance."
         )
     if max_new is not None:
-        return "none", f"{new:,} newly extracted, within the {max_new:,} allowed."
-    if few := [change for change in worse if change.new + change.gone < fewest]:
+        return _within(new, max_new, apart)
+    if few := [c for c in worse if c.worse + c.better < fewest]:
         return "inconclusive", (
             f"{_told(max(few, key=lambda c: c.new - c.gone))}: too few to tell from chance, for "
-            f"which it takes {fewest}; say with --max-new how many are too many."
+            f"which it takes {fewest} clusters; say with --max-new how many are too many."
         )
     return "none", _no_worse(changes, alpha)
+
+
+def _within(new: int, max_new: int, apart: _Apart) -> tuple[Outcome, str]:
+    """Few enough are new, of the windows that can be compared."""
+    if apart.only_baseline or apart.only_run:
+        return "inconclusive", (
+            f"{_counted(new, apart)}, within the {max_new:,} allowed, but {apart.only_run:,} "
+            f"windows are only in the run and {apart.only_baseline:,} only in the baseline, so not "
+            "all can be told; write a new baseline."
+        )
+    return "none", f"{_counted(new, apart)}, within the {max_new:,} allowed."
+
+
+def _counted(new: int, apart: _Apart) -> str:
+    inside = f", {apart.new:,} of them windows that only the run has" if apart.new else ""
+    return f"{new:,} newly extracted{inside}"
 
 
 def _no_worse(changes: Sequence[Change], alpha: float) -> str:
@@ -209,14 +281,18 @@ def _no_worse(changes: Sequence[Change], alpha: float) -> str:
         return "Every window comes out by the same attacks as before, or by none as before."
     proven = [c for c in changes if c.gone > c.new and c.adjusted <= alpha]
     if proven:
-        return f"{_told(min(proven, key=lambda c: c.p_value))}: significantly fewer."
+        return f"{_told(min(proven, key=lambda c: c.adjusted))}: significantly fewer."
     most = max(changes, key=lambda change: change.new - change.gone)
     return f"{_told(most)}: on the whole not significantly more."
 
 
 def _told(change: Change) -> str:
     who = "all attacks together" if change.attack == ANY else change.attack
+    clusters = change.worse + change.better
+    spread = ""
+    if 0 < clusters < change.new + change.gone:
+        spread = f", in {clusters:,} cluster{'' if clusters == 1 else 's'}"
     return (
-        f"{who}: {change.new:,} newly extracted, {change.gone:,} no longer "
+        f"{who}: {change.new:,} newly extracted, {change.gone:,} no longer{spread} "
         f"(p = {change.adjusted:.2g})"
     )

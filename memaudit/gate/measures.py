@@ -12,8 +12,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from memaudit.score.scores import AttackSummary, Rate
-from memaudit.score.stats import bounded_mean, clopper_pearson, difference
+from memaudit.score.stats import agreeing, bounded_mean, clopper_pearson, difference
 
 _MOST_WINDOWS = 10**9
 """Where the search for the number of windows that would decide gives up."""
@@ -63,11 +65,12 @@ def exact_measure(summary: AttackSummary) -> Measure:
 
 
 def fractional_measure(summary: AttackSummary) -> Measure:
-    """The mean share of suffix tokens in their place. Upper ends: Hoeffding's bound with as many
-    independent values as there are clusters, and the bootstrap over clusters."""
+    """The mean share of suffix tokens in their place. Upper ends: Hoeffding's bounds over
+    independent clusters of their sizes (score.stats.bounded_mean), and the bootstrap over them."""
     confidence = summary.exact.confidence
     share = summary.fractional
-    widest = bounded_mean(0.0 if math.isnan(share) else share, summary.clusters, confidence)
+    sizes = np.array(summary.cluster_sizes, dtype=np.int64)
+    widest = bounded_mean(0.0 if math.isnan(share) else share, sizes, confidence)
     found = f"{summary.attack} extracted {percent(share)} of the suffix tokens in their place"
     on_controls = summary.controls_fractional
     if on_controls is not None and not math.isnan(on_controls):
@@ -88,20 +91,21 @@ def lift_measure(summary: AttackSummary) -> Measure | None:
 
     Upper ends: the corners of two Clopper–Pearson intervals, of the windows gained and of those
     lost, and the bootstrap of the paired difference over clusters; where no window differs, the
-    corners for as many windows as there are clusters.
+    corners of what may have been gained and lost in clusters of their sizes (score.stats.agreeing).
     """
     lift, rate = summary.lift, summary.exact
     if lift is None:
         return None
-    differ = lift.gained + lift.lost > 0
-    independent = rate.n if differ else summary.clusters
-    counts = (lift.gained, independent, lift.lost, independent)
+    widest = difference(lift.gained, rate.n, lift.lost, rate.n, rate.confidence).high
+    if rate.n and not lift.gained + lift.lost:
+        sizes = np.array(summary.cluster_sizes, dtype=np.int64)
+        widest = agreeing(sizes, False, 1 - (1 - rate.confidence) / 2).high
     side = "below" if lift.estimate < 0 else "above"
     apart = math.nan if math.isnan(lift.estimate) else abs(lift.estimate)
     return Measure(
         attack=summary.attack,
         estimate=lift.estimate,
-        bound=max(lift.interval.high, difference(*counts, rate.confidence).high),
+        bound=max(lift.interval.high, widest),
         confidence=rate.confidence,
         what="lift",
         found=(

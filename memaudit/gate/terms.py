@@ -34,6 +34,9 @@ class Terms:
     """Of the fingerprints."""
     settings: Mapping[str, Setting]
     """Dotted name to value, of the attacks and the protocol; sorted."""
+    bos: str | None = None
+    """Whether every input started with the BOS token, ``yes`` or ``no``, as ``auto`` was resolved;
+    None where that is not known, as before the model is loaded."""
 
     @property
     def attacks(self) -> tuple[str, ...]:
@@ -54,10 +57,12 @@ class Terms:
         return _sha256(dict(self.settings))
 
 
-def terms_of(config: ScanConfig, data: str, controls: str | None, key_id: str) -> Terms:
-    """The terms of an audit, from its settings and the SHA-256 of its files."""
+def terms_of(
+    config: ScanConfig, data: str, controls: str | None, key_id: str, bos: str | None = None
+) -> Terms:
+    """The terms of an audit, from its settings, the SHA-256 of its files and what was resolved."""
     settings = dict(sorted(_settings(config)))
-    return Terms(data=data, controls=controls, key_id=key_id, form=FORM, settings=settings)
+    return Terms(data, controls, key_id, FORM, settings, bos)
 
 
 def differences(before: Terms, now: Terms) -> tuple[str, ...]:
@@ -72,6 +77,8 @@ def differences(before: Terms, now: Terms) -> tuple[str, ...]:
     ):
         if one != other:
             found.append(f"other {what} (sha256 {_short(one)}, now {_short(other)})")
+    if None not in (before.bos, now.bos) and before.bos != now.bos:
+        found.append(f"BOS token before every input {before.bos}, now {now.bos}")
     for name in sorted(before.settings.keys() | now.settings.keys()):
         if name not in before.settings:
             found.append(f"{name} not recorded, now {_shown(now.settings[name])}")

@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from memaudit.gate.baseline import ModelName
+from memaudit.gate.baseline import ModelName, notes
 from memaudit.gate.comparison import ANY, Change, ChangedWindow, Comparison
 from memaudit.report.rendering import glue_units, titled_table, to_text
 from memaudit.report.wording import SCHEMA_VERSION, count, level, neutral, shorten
@@ -68,13 +68,17 @@ def comparison_to_json(comparison: Comparison, places: Mapping[str, Place]) -> s
             "controls_sha256": comparison.run.terms.controls,
             "config_sha256": comparison.run.terms.config_hash,
             "key_id": comparison.run.terms.key_id,
+            "bos": comparison.run.terms.bos,
         },
+        "notes": list(notes(comparison.baseline, comparison.run)),
         "windows": {
             "both": comparison.windows,
             "only_baseline": comparison.only_baseline,
             "only_run": comparison.only_run,
+            "newly_extracted_only_run": comparison.new_only_run,
         },
         "test": "exact McNemar test, two-sided, windows independent",
+        "clustered_test": "exact sign test over clusters, two-sided",
         "confidence": comparison.confidence,
         "attacks": [_change(change) for change in comparison.changes],
         "newly_extracted": [_window(one, places) for one in comparison.new],
@@ -107,7 +111,10 @@ def _change(change: Change) -> dict[str, Any]:
         "no_longer_extracted": change.gone,
         "unchanged_extracted": change.kept,
         "unchanged_not_extracted": change.neither,
+        "clusters_worse": change.worse,
+        "clusters_better": change.better,
         "p_value": change.p_value,
+        "clustered_p_value": change.clustered_p_value,
         "adjusted_p_value": change.adjusted,
     }
 
@@ -170,8 +177,9 @@ def _legend(comparison: Comparison) -> str:
     times = f", times {tests} for as many tests" if tests > 1 else ""
     together = " any: by at least one attack on the model." if tests > 1 else ""
     return (
-        f"unchanged: extracted both times.{together} p: exact McNemar test, two-sided{times}; a "
-        f"regression is what stands at {level(comparison.confidence)} confidence."
+        f"unchanged: extracted both times.{together} p: two-sided, the larger of the exact "
+        f"McNemar test over windows and the exact sign test over clusters{times}; a regression is "
+        f"what stands at {level(comparison.confidence)} confidence."
     )
 
 
@@ -215,10 +223,14 @@ def _footing_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
         yield "", "the same: whatever changed is not the model"
     elif files := _changed_files(comparison):
         yield "", f"changed: {', '.join(files)}"
+    for note in notes(before, now):
+        yield "Note", note
     if before.version != now.version:
         yield "Tool", f"memaudit {before.version} before, {now.version} now"
     if comparison.only_baseline or comparison.only_run:
         apart = f"{comparison.only_baseline:,} only in the baseline, {comparison.only_run:,} only"
         yield "Windows", f"{apart} in the run, left out: the tokenizer cuts them differently"
+        if comparison.new_only_run:
+            yield "", f"{comparison.new_only_run:,} of those only in the run are extracted"
     terms = now.terms
     yield "Data", f"sha256 {terms.data[:16]}, {count(now.windows, 'window')}; key {terms.key_id}"

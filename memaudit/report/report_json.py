@@ -33,7 +33,7 @@ Document = dict[str, Any]
 
 EXACT = "Clopper-Pearson, windows independent"
 CLUSTERED = "percentile bootstrap over clusters"
-AGREED = "Clopper–Pearson over clusters, as all windows agree"
+AGREED = "exact over clusters of their sizes, as all windows agree"
 """Of a rate of 0 or 1, which leaves the bootstrap blind (score.stats.clustered_rate)."""
 
 

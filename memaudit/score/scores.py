@@ -129,8 +129,8 @@ class AttackSummary:
     """Data minus controls."""
     lift: Lift | None
     """Against ``none``; None for ``none`` itself, or where it did not run."""
-    clusters: int
-    """Near-duplicate clusters that the data's windows lie in."""
+    cluster_sizes: tuple[int, ...]
+    """Windows in each near-duplicate cluster that the data's windows lie in."""
 
 
 def score_windows(
@@ -197,7 +197,7 @@ def summarise(
         controls_fractional=_mean(controls.scores.fractional) if controls is not None else None,
         difference=_difference(exact, on_controls) if on_controls is not None else None,
         lift=_lift(data, none, settings, rng) if none is not None else None,
-        clusters=len(np.unique(data.clusters)),
+        cluster_sizes=tuple(np.unique(data.clusters, return_counts=True)[1].tolist()),
     )
 
 

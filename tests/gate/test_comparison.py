@@ -11,10 +11,12 @@ from memaudit.gate.baseline import (
     ModelName,
     count_new,
     make_baseline,
+    notes,
     require_same_windows,
     updated,
 )
-from memaudit.gate.comparison import ANY, ChangedWindow, compare, fewest_changed
+from memaudit.gate.comparison import ANY, ChangedWindow, Comparison, fewest_changed
+from memaudit.gate.comparison import compare as compare_audits
 from memaudit.gate.terms import Terms, differences, named
 
 ATTACKS = ["none", "dynamic"]
@@ -36,8 +38,17 @@ def as_file(baseline: Baseline) -> Baseline:
     return replace(baseline, fingerprints=None)
 
 
+def compare(
+    before: Baseline, now: Baseline, *, size: int = 1, max_new: int | None = None
+) -> Comparison:
+    """With ``size`` windows to a cluster."""
+    assert now.fingerprints is not None
+    clusters = {fingerprint: i // size for i, fingerprint in enumerate(now.fingerprints)}
+    return compare_audits(before, now, clusters, confidence=0.95, max_new=max_new)
+
+
 def outcome(before: Baseline, now: Baseline, max_new: int | None = None) -> tuple[str, int]:
-    found = compare(before, now, confidence=0.95, max_new=max_new)
+    found = compare(before, now, max_new=max_new)
     return found.outcome, found.exit_code
 
 
@@ -45,7 +56,7 @@ def outcome(before: Baseline, now: Baseline, max_new: int | None = None) -> tupl
 def test_windows_are_paired_and_counted(known: bool) -> None:
     before = audit(none=range(10), dynamic=range(20))
     now = audit(none=range(4, 10), dynamic=range(5, 40))
-    found = compare(before if known else as_file(before), now, confidence=0.95)
+    found = compare(before if known else as_file(before), now)
     none, dynamic, together = found.changes
     assert (none.attack, none.new, none.gone, none.kept, none.neither) == ("none", 0, 4, 6, 490)
     assert (dynamic.attack, dynamic.new, dynamic.gone, dynamic.kept) == ("dynamic", 20, 5, 15)
@@ -60,7 +71,7 @@ def test_windows_are_paired_and_counted(known: bool) -> None:
 
 def test_the_p_value_is_mcnemars() -> None:
     # Of 12 discordant pairs 10 went one way: 2 * (1 + 12 + 66) / 2^12, by hand.
-    found = compare(audit(none=range(2)), audit(none=range(2, 12)), confidence=0.95)
+    found = compare(audit(none=range(2)), audit(none=range(2, 12)))
     assert found.changes[0].p_value == pytest.approx(2 * 79 / 2**12)
     assert found.changes[0].adjusted == pytest.approx(3 * 2 * 79 / 2**12)
     assert found.changes[1].p_value == found.changes[1].adjusted == 1.0
@@ -85,7 +96,7 @@ def test_the_verdict(before: range, now: range, said: tuple[str, int]) -> None:
 
 def test_one_attack_alone_can_be_the_regression() -> None:
     before, now = audit(dynamic=range(20)), audit(none=range(20), dynamic=range(20))
-    found = compare(before, now, confidence=0.95)
+    found = compare(before, now)
     assert (found.outcome, found.new) == ("regression", ())
     assert found.reason == (
         "none: 20 newly extracted, 0 no longer (p = 5.7e-06): significantly more."
@@ -119,11 +130,82 @@ def test_windows_of_one_side_are_left_out() -> None:
         [*(f"g{i}" for i in range(5)), "f3"],
         {name: [True] * 6 for name in ATTACKS},
     )
-    found = compare(before, now, confidence=0.95)
+    found = compare(before, now)
     assert (found.windows, found.only_baseline, found.only_run) == (1, 9, 5)
     assert (found.outcome, found.changes[0].kept) == ("inconclusive", 1)
     apart = replace(now, fingerprints=("g1",), extracted={})
-    assert compare(before, apart, confidence=0.95, max_new=0).outcome == "inconclusive"
+    assert compare(before, apart, max_new=0).outcome == "inconclusive"
+
+
+def recut(**extracted: bool) -> Baseline:
+    """Windows f0 to f9, and g0 to g4 that no baseline has; which of the latter are extracted."""
+    prints = [*(f"f{i}" for i in range(10)), *(f"g{i}" for i in range(5))]
+    exact = {name: [extracted.get(one, False) for one in prints] for name in ATTACKS}
+    return make_baseline(ModelName("b", "b" * 64), "0.1.0", terms(), prints, exact)
+
+
+def test_a_count_passes_only_where_the_windows_are_the_same() -> None:
+    found = compare(audit(12), recut(), max_new=0)
+    assert (found.outcome, found.only_run, found.only_baseline) == ("inconclusive", 5, 2)
+    assert found.reason == (
+        "0 newly extracted, within the 0 allowed, but 5 windows are only in the run and 2 only in "
+        "the baseline, so not all can be told; write a new baseline."
+    )
+    # What only the run has and is extracted is new.
+    one = compare(audit(10), recut(g0=True), max_new=0)
+    assert (one.outcome, one.new_only_run, one.windows) == ("regression", 1, 10)
+    assert one.reason == (
+        "1 newly extracted, 1 of them windows that only the run has, more than the 0 allowed."
+    )
+    assert outcome(audit(10), recut(f0=True, g0=True), max_new=1) == ("regression", 1)
+    assert outcome(audit(10), recut(f0=True, g0=True), max_new=2) == ("inconclusive", 4)
+    assert outcome(audit(12), audit(10), max_new=0) == ("inconclusive", 4)
+
+
+def test_copies_of_one_text_are_one_change() -> None:
+    before, now = audit(none=range(0)), audit(none=range(20))
+    alone, copies = compare(before, now), compare(before, now, size=20)
+    assert (alone.outcome, copies.outcome) == ("regression", "inconclusive")
+    change = copies.changes[0]
+    assert (change.new, change.worse, change.better) == (20, 1, 0)
+    assert change.p_value == pytest.approx(2 / 2**20)
+    assert (change.clustered_p_value, change.adjusted) == (1.0, 1.0)
+    assert copies.reason == (
+        "none: 20 newly extracted, 0 no longer, in 1 cluster (p = 1): too few to tell from chance, "
+        "for which it takes 7 clusters; say with --max-new how many are too many."
+    )
+    # Ten clusters of two are enough, by the test over clusters: 3 * 2 / 2^10.
+    pairs = compare(before, now, size=2)
+    assert (pairs.outcome, pairs.changes[0].worse) == ("regression", 10)
+    assert pairs.changes[0].adjusted == pytest.approx(6 / 2**10)
+    assert outcome(before, now, max_new=19) == ("regression", 1)
+
+
+def test_a_cluster_counts_by_what_most_of_its_windows_do() -> None:
+    # By fives: 0-4 come in, 5-9 three in and two out, 10-14 all out, 15-19 one in and one out.
+    before = audit(none=[*range(8, 15), 15])  # type: ignore[arg-type]
+    now = audit(none=[*range(8), 16])  # type: ignore[arg-type]
+    change = compare(before, now, size=5).changes[0]
+    assert (change.new, change.gone, change.worse, change.better) == (9, 8, 2, 1)
+    assert change.clustered_p_value == 1.0
+
+
+def test_tests_that_tell_of_opposite_changes_prove_none() -> None:
+    # One cluster of 100 comes in, a window of each of 20 other clusters goes.
+    gone = [100 + 100 * i for i in range(20)]
+    found = compare(audit(2100, none=gone), audit(2100, none=range(100)), size=100)  # type: ignore[arg-type]
+    change = found.changes[0]
+    assert max(change.p_value, change.clustered_p_value) < 1e-4
+    assert (change.adjusted, found.outcome) == (1.0, "none")
+
+
+def test_few_clusters_tell_nothing() -> None:
+    found = compare(audit(500), audit(500), size=100)
+    assert found.reason == (
+        "The windows in both lie in 5 clusters: with fewer than 7 no change can be told from "
+        "chance."
+    )
+    assert found.outcome == "inconclusive"
 
 
 def test_of_a_run_without_an_attack_on_the_model_nothing_is_told() -> None:
@@ -157,6 +239,23 @@ def test_a_file_is_for_its_own_windows() -> None:
     require_same_windows(before, digest_of(f"f{i}" for i in range(10)), "base.json")
     with pytest.raises(UsageError, match=r"base\.json: .*as another tokenizer makes them"):
         require_same_windows(before, digest_of(["f1"]), "base.json")
+
+
+def test_a_baseline_is_for_its_own_way_with_bos() -> None:
+    made = audit(10)
+    before = replace(made, terms=replace(made.terms, bos="no"))
+    require_same_windows(before, made.windows_digest, "base.json", bos="no")
+    require_same_windows(made, made.windows_digest, "base.json", bos="yes")  # not recorded
+    with pytest.raises(UsageError, match=r"base\.json: .*BOS token before every input no, now yes"):
+        require_same_windows(before, made.windows_digest, "base.json", bos="yes")
+
+
+def test_passes_that_fitted_otherwise_are_named() -> None:
+    one, other = ({"dtype": "float32", "device": "cpu", "fitting": f} for f in ("float32", "b16"))
+    assert notes(replace(audit(1), computed=one), replace(audit(1), computed=other)) == (
+        "Prompts fitted in float32, now b16: close calls may differ.",
+    )
+    assert notes(audit(1), replace(audit(1), computed=one)) == ()
 
 
 def test_an_update_tightens() -> None:

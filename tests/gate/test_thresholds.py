@@ -20,6 +20,8 @@ from memaudit.score.scores import Arm, AttackSummary, WindowScores, summarise
 from memaudit.score.stats import bounded_mean, clopper_pearson, difference
 
 SCORES = ScoreSettings(bootstrap=400)
+TEN = np.full(10, 40)
+"""Windows in each of ten clusters."""
 
 
 def arm(k: int, n: int, size: int = 1) -> Arm:
@@ -160,18 +162,30 @@ def test_of_fractional_extraction_clusters_count_and_not_windows():
     alone, together = fractional(0.0, 400), fractional(0.0, 400, size=40)
     assert judged(settings, alone).verdict == "pass"
     verdict = judged(settings, together)
-    assert (verdict.verdict, verdict.bound) == ("inconclusive", bounded_mean(0, 10, 0.95).high)
+    assert (verdict.verdict, verdict.bound) == ("inconclusive", bounded_mean(0, TEN, 0.95).high)
 
 
 def test_of_fractional_extraction_the_wider_end_counts():
-    # Half of the clusters have everything right: the bootstrap knows that they are few and large.
-    made = arm(0, 400)
-    clusters = np.where(np.arange(400) < 200, np.arange(400) // 100, np.arange(400))
-    scores = replace(made.scores, fractional=(np.arange(400) < 100).astype(float))
-    found = summarise("dynamic", Arm(scores, clusters), SCORES, np.random.default_rng(0))
-    verdict = judged(GateSettings(max_fractional=0.4), found)
-    assert verdict.bound == found.fractional_interval.high > bounded_mean(0.25, 202, 0.95).high
+    # One of two clusters has everything right: either both might have, the bootstrap says.
+    made = arm(0, 400, size=200)
+    scores = replace(made.scores, fractional=(np.arange(400) < 200).astype(float))
+    found = summarise("dynamic", Arm(scores, made.clusters), SCORES, np.random.default_rng(0))
+    verdict = judged(GateSettings(max_fractional=0.6), found)
+    pair = np.array([200, 200])
+    assert verdict.bound == found.fractional_interval.high > bounded_mean(0.5, pair, 0.95).high
     assert verdict.verdict == "inconclusive"
+
+
+def test_one_large_cluster_is_no_hundred_samples():
+    # 900 near-duplicates and 100 samples, nothing of any: with 2.5 % up to 88 % may come out.
+    made = arm(0, 1000)
+    clusters = np.maximum(np.arange(1000) - 899, 0)
+    one = Arm(made.scores, clusters)
+    found = summarise("dynamic", one, SCORES, np.random.default_rng(0), none=made.scores)
+    for settings in ({"max_exact": 0.5}, {"max_fractional": 0.5}, {"max_lift": 0.5}):
+        verdict = judged(GateSettings(**settings), found)
+        assert verdict.verdict == "inconclusive"
+        assert 0.87 < verdict.bound < 0.9
 
 
 def test_the_reasons_for_fractional_extraction():

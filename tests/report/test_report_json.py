@@ -125,6 +125,6 @@ def test_a_rate_names_the_method_of_its_clustered_interval() -> None:
     for attack in document["attacks"]:
         mixed = 0 < attack["exact"]["k"] < attack["exact"]["n"]
         method = attack["exact"]["clustered_interval"]["method"]
-        assert ("bootstrap" in method, "Clopper" in method) == (mixed, not mixed)
+        assert ("bootstrap" in method, "exact over clusters" in method) == (mixed, not mixed)
         seen.add(mixed)
     assert seen == {True, False}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from memaudit.score.stats import (
     Interval,
+    agreeing,
     bounded_mean,
     clopper_pearson,
     cluster_bootstrap,
@@ -220,23 +221,27 @@ def test_agreement_in_few_clusters_counts_the_clusters() -> None:
     settings = {"confidence": 0.95, "resamples": 100, "rng": np.random.default_rng(0)}
     none = clustered_rate(np.zeros(1000, dtype=bool), clusters, **settings)
     everything = clustered_rate(np.ones(1000, dtype=bool), clusters, **settings)
-    assert none == clopper_pearson(0, 10, 0.95)
-    assert everything == clopper_pearson(10, 10, 0.95)
+    assert none == pytest.approx(clopper_pearson(0, 10, 0.95))
+    assert everything == pytest.approx(clopper_pearson(10, 10, 0.95))
     assert none.high > 0.3
 
 
 # The mean of bounded values.
 
 
+def ones(n):
+    return np.ones(n, dtype=np.int64)
+
+
 @pytest.mark.parametrize("n", [1, 30, 5000])
 def test_a_bounded_mean_of_nothing_but_zeros_is_a_rate_of_zero(n):
-    assert bounded_mean(0.0, n, 0.95) == pytest.approx(clopper_pearson(0, n, 0.95))
-    assert bounded_mean(1.0, n, 0.95) == pytest.approx(clopper_pearson(n, n, 0.95))
+    assert bounded_mean(0.0, ones(n), 0.95) == pytest.approx(clopper_pearson(0, n, 0.95))
+    assert bounded_mean(1.0, ones(n), 0.95) == pytest.approx(clopper_pearson(n, n, 0.95))
 
 
 @pytest.mark.parametrize(("mean", "n"), [(0.2, 1000), (0.5, 7), (0.999, 400), (1e-6, 50)])
 def test_the_ends_of_a_bounded_mean_are_as_improbable_as_they_should_be(mean, n):
-    for end in bounded_mean(mean, n, 0.9):
+    for end in bounded_mean(mean, ones(n), 0.9):
         entropy = mean * math.log(mean / end) + (1 - mean) * math.log((1 - mean) / (1 - end))
         if 1e-12 < end < 1 - 1e-12:
             assert 2 * math.exp(-n * entropy) == pytest.approx(0.1)
@@ -246,14 +251,59 @@ def test_the_ends_of_a_bounded_mean_are_as_improbable_as_they_should_be(mean, n)
 def test_a_bounded_mean_covers_coins_and_is_wider_than_their_exact_interval(share):
     n, rng = 60, np.random.default_rng(0)
     hits = rng.binomial(n, share, 400)
-    made = [bounded_mean(k / n, n, 0.95) for k in hits.tolist()]
+    made = [bounded_mean(k / n, ones(n), 0.95) for k in hits.tolist()]
     assert np.mean([low <= share <= high for low, high in made]) >= 0.95
     for k in (1, 10, 59):
-        exact, bounded = clopper_pearson(k, n, 0.95), bounded_mean(k / n, n, 0.95)
+        exact, bounded = clopper_pearson(k, n, 0.95), bounded_mean(k / n, ones(n), 0.95)
         assert bounded.high - bounded.low > exact.high - exact.low
 
 
 def test_a_bounded_mean_of_no_values_says_nothing():
-    assert bounded_mean(0.0, 0, 0.95) == (0.0, 1.0)
+    assert bounded_mean(0.0, ones(0), 0.95) == (0.0, 1.0)
     with pytest.raises(ValueError, match="must lie within 0 and 1"):
-        bounded_mean(float("nan"), 5, 0.95)
+        bounded_mean(float("nan"), ones(5), 0.95)
+
+
+# Clusters that differ in size.
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.01])
+@pytest.mark.parametrize("large", [900, 50, 3])
+def test_one_large_cluster_leaves_the_coverage_nominal(share, large):
+    sizes, rng = np.array([large, *[1] * 100]), np.random.default_rng(0)
+    drawn = rng.random((4000, 101)) < share
+    means, counts = np.unique(drawn @ sizes / sizes.sum(), return_counts=True)
+    made = [bounded_mean(mean, sizes, 0.9) for mean in means.tolist()]
+    assert counts @ [high < share for _, high in made] / 4000 <= 0.05
+    assert counts @ [low > share for low, _ in made] / 4000 <= 0.05
+
+
+def test_a_bounded_mean_is_by_the_narrower_of_two_bounds():
+    # One of 900 and 100 of 1: n = 1 / sum w^2 = 1.234; KL alone would take n = 1 / 0.9.
+    sizes = np.array([900, *[1] * 100])
+    reach = math.sqrt(math.log(40) * (0.81 + 1e-4) / 2)
+    assert 0.9 < bounded_mean(0.05, sizes, 0.95).high <= 0.05 + reach
+    # A hundred of 10 and one of 11: as good as equal, where KL is narrower.
+    nearly = bounded_mean(0.05, np.array([11, *[10] * 99]), 0.95)
+    assert nearly == pytest.approx(bounded_mean(0.05, ones(100), 0.95), rel=0.1)
+    # Two of 30 in 160: plain Hoeffding is narrower at a half.
+    shares = np.array([30, 30, *[1] * 100]) / 160
+    reach = math.sqrt(math.log(40) * float(shares @ shares) / 2)
+    found = bounded_mean(0.5, np.array([30, 30, *[1] * 100]), 0.95)
+    assert found == pytest.approx((0.5 - reach, 0.5 + reach))
+
+
+def test_agreement_is_bounded_by_the_worst_that_the_clusters_allow():
+    assert agreeing(ones(40), False, 0.95) == pytest.approx(clopper_pearson(0, 40, 0.95))
+    # With 2.5 %, the one large cluster may have been hit with up to 97.5 %.
+    assert agreeing(np.array([10**6, 1]), False, 0.95).high == pytest.approx(0.975, abs=1e-5)
+    nearly = agreeing(np.array([2, *[1] * 998]), False, 0.95).high
+    assert nearly == pytest.approx(clopper_pearson(0, 999, 0.95).high, rel=0.15)
+    sizes = np.array([1, 6, 2, 3, 1])
+    found = agreeing(sizes, False, 0.95).high
+    assert agreeing(sizes, True, 0.95) == (1 - found, 1)
+    # No other chances that leave "none hit" as probable have a larger mean.
+    rng = np.random.default_rng(0)
+    logs = rng.dirichlet(np.full(5, 0.5), 20_000) * math.log(0.025)
+    means = (1 - np.exp(logs)) @ sizes / 13
+    assert found - 0.02 < means.max() <= found
