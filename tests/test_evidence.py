@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,6 +119,21 @@ def test_what_changed_is_said(run: Run, scanned: Path) -> None:
     assert result.stdout.startswith("Not as recorded: 3 changed; ")
     changed = [line.split("  ")[1] for line in result.stdout.splitlines() if "changed  " in line]
     assert changed == ["config.toml", "model model.safetensors", "data data.jsonl"]
+
+
+def test_a_reader_that_went_away_changes_no_verdict(run: Run, scanned: Path) -> None:
+    command = [sys.executable, "-c", "from memaudit.cli.app import app; app()", "verify", "run"]
+
+    def unheard() -> tuple[int, str]:
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+        os.close(write)
+        return done.returncode, done.stderr
+
+    assert unheard() == (0, "")
+    (scanned / "config.toml").write_text("")
+    assert unheard() == (1, "")
 
 
 def test_model_and_data_that_moved(run: Run, scanned: Path) -> None:
