@@ -13,7 +13,16 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "memaudit"
 
 ORDER = (
-    *("errors", "whole_files", "untrusted_json", "config", "layers", "environment", "project_key"),
+    *(
+        "errors",
+        "whole_files",
+        "file_hash",
+        "untrusted_json",
+        "config",
+        "layers",
+        "environment",
+        "project_key",
+    ),
     *("data.records", "data.samples", "data.encoding", "data.windows", "data.fingerprints"),
     *("data.clusters", "data.folds"),
     *("target.failures", "target.source", "target.loading", "target.checkpoint"),
@@ -86,6 +95,7 @@ TORCH_FREE = (
     *(
         "errors",
         "whole_files",
+        "file_hash",
         "untrusted_json",
         "config",
         "layers",
