@@ -86,6 +86,9 @@ def scan(
     if baseline is not None:
         digest = digest_of(fingerprints["data"])
         require_same_windows(baseline, digest, f"--baseline {config.gate.baseline}")
+    with clock.stage("looking for sensitive content", 1):
+        # Before the attacks: a model of entities that fails here costs nothing yet.
+        sensitive = find_sensitive(config, plan, tokenizer, entities)
     extractor, batch_reason = make_extractor(config, checkpoint)
     campaign = Campaign(
         extractor,
@@ -101,7 +104,6 @@ def scan(
     with clock.stage("scoring", 1):
         attacks = score_all(config, plan, outcomes)
         new = None if baseline is None else new_windows(baseline, fingerprints["data"], attacks)
-        sensitive = find_sensitive(config, plan, tokenizer, entities)
     prompts = _pack(config, plan, outcomes)
     result = ScanResult(
         config=config,
