@@ -6,6 +6,7 @@ fetches nothing and opens no weights; what lies elsewhere is looked at only wher
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from pydantic import ValidationError
 
 from memaudit.config import ScanConfig
 from memaudit.data.records import sha256_of
-from memaudit.errors import MemauditError, UsageError
-from memaudit.manifest import MANIFEST, Manifest, file_sha256, is_plain_file, read_manifest
+from memaudit.errors import DataError, MemauditError, UsageError
+from memaudit.file_hash import file_sha256
+from memaudit.manifest import MANIFEST, Manifest, is_plain_file, read_manifest
 from memaudit.report.hashes import results_hash
 from memaudit.stored_run import read_report, read_run
 
@@ -137,7 +139,7 @@ def _model(target: Mapping[str, Any], config: ScanConfig, named: str | None) -> 
     settings = config.target.model_copy(update={"offline": True})
     if named is not None:
         settings = settings.model_copy(update={"revision": None})
-    elif settings.revision is not None or not _is_there(Path(name)):
+    elif settings.revision is not None or not _is_there(Path(os.path.expanduser(name))):
         settings = settings.model_copy(update={"revision": target["revision"]})
     try:
         found = fingerprint_of(find_source(name, settings), settings)
@@ -163,23 +165,34 @@ def _corpus(role: str, corpus: Mapping[str, Any], named: Path | None) -> Finding
         if named is not None:
             raise UsageError(f"--{role} {named}: no such file or folder")
         return Finding("not checked", f"{role} {path}", f"not here; name it with --{role}")
-    return _compare(f"{role} {path}", corpus["sha256"], sha256_of(path))
+    try:
+        return _compare(f"{role} {path}", corpus["sha256"], sha256_of(path))
+    except (DataError, OSError) as error:
+        if named is not None:
+            raise UsageError(f"--{role} {named}: cannot be read") from error
+        return Finding("not checked", f"{role} {path}", "cannot be read")
 
 
 def _earlier_prompts(place: Path, recorded: Mapping[str, str]) -> Iterator[Finding]:
     for name, digest in recorded.items():
         path = place if _is_there(place) and place.is_file() else place / Path(name).name
-        if _is_there(path) and path.is_file():
-            yield _compare(f"prompts {path}", digest, file_sha256(path))
-        else:
+        try:
+            here = _is_there(path) and path.is_file()
+            digest_now = file_sha256(path) if here else None
+        except OSError:
+            yield Finding("not checked", f"prompts {path}", "cannot be read")
+            continue
+        if digest_now is None:
             yield Finding("not checked", f"prompts {path}", "not here")
+        else:
+            yield _compare(f"prompts {path}", digest, digest_now)
 
 
 def _is_there(path: Path) -> bool:
     """Whether it is a file or a folder; a path from a report may be none that any system allows."""
     try:
-        return path.expanduser().is_file() or path.expanduser().is_dir()
-    except (OSError, ValueError, RuntimeError):
+        return path.is_file() or path.is_dir()
+    except (OSError, ValueError):
         return False
 
 

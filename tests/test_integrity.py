@@ -15,7 +15,7 @@ from made_result import make_result
 from stored import store
 
 from memaudit.config import ScanConfig
-from memaudit.errors import UsageError
+from memaudit.errors import DataError, UsageError
 from memaudit.integrity import Finding, Integrity, Places, verify_run
 from memaudit.integrity_table import render_integrity
 from memaudit.layers import to_toml
@@ -139,6 +139,27 @@ def test_data_are_hashed_where_they_are(folder: Path, tmp_path: Path) -> None:
         verify_run(folder, Places(data=Path("there")))
     with pytest.raises(UsageError, match="--model there: cannot be hashed"):
         verify_run(folder, Places(model="there"))
+
+
+def test_data_that_cannot_be_read_are_not_checked(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> str:
+        raise DataError(f"{path}: cannot be read (Permission denied)")
+
+    (tmp_path / "members.jsonl").write_text("{}\n")
+    monkeypatch.setattr("memaudit.integrity.sha256_of", refuse)
+    integrity = verify_run(folder, NOWHERE)
+    assert integrity.exit_code == 0
+    assert Finding("not checked", "data members.jsonl", "cannot be read") in integrity.findings
+    with pytest.raises(UsageError, match=r"--data members.jsonl: cannot be read"):
+        verify_run(folder, Places(data=Path("members.jsonl")))
+
+
+@pytest.mark.parametrize("place", ["~", "~/", "~/x"])
+def test_a_home_in_a_recorded_path_is_taken_as_the_scan_took_it(folder: Path, place: str) -> None:
+    change(folder / "report.json", lambda document: document["data"].update(path=place))
+    assert verify_run(seal(folder), NOWHERE).exit_code == 0
 
 
 def test_controls_that_the_run_had_none_of(tmp_path: Path) -> None:
