@@ -18,8 +18,9 @@ from memaudit.config import ScanConfig
 from memaudit.data.records import sha256_of
 from memaudit.errors import DataError, MemauditError, UsageError
 from memaudit.file_hash import file_sha256
+from memaudit.gate.thresholds import exit_code_of
 from memaudit.manifest import MANIFEST, Manifest, is_plain_file, read_manifest
-from memaudit.report.hashes import results_hash
+from memaudit.report.hashes import config_hash, policy_hash, results_hash
 from memaudit.stored_run import read_report, read_run
 
 State = Literal["same", "changed", "missing", "extra", "not checked"]
@@ -84,7 +85,10 @@ def _files(folder: Path, manifest: Manifest) -> Iterator[Finding]:
     for name, recorded in sorted(manifest.files.items()):
         path = folder / name
         if is_plain_file(path):
-            yield _compare(name, recorded, file_sha256(path))
+            try:
+                yield _compare(name, recorded, file_sha256(path))
+            except OSError as error:
+                yield Finding("not checked", name, f"cannot be read ({error.strerror})")
         elif path.exists() or path.is_symlink():
             yield Finding("changed", name, "is no plain file any more")
         else:
@@ -100,6 +104,8 @@ def _report(folder: Path, document: Mapping[str, Any], manifest: Manifest) -> It
     """What the report says of itself and of the files beside it."""
     hashes, prompts = document["hashes"], document["prompt_files"]
     yield _compare("results in report.json", hashes["results"], results_hash(document))
+    code, due = document["exit_code"], exit_code_of(gate["verdict"] for gate in document["gates"])
+    yield _compare("exit code in report.json", str(code), str(due))
     recorded = {"config.toml": hashes["config"]}
     if prompts["origin"] == "fitted in this run":
         recorded |= prompts["sha256"]
@@ -120,6 +126,9 @@ def _elsewhere(document: Mapping[str, Any], places: Places) -> Iterator[Finding]
     except ValidationError:
         yield Finding("changed", "settings in report.json", "are none of this memaudit")
         return
+    hashes = document["hashes"]
+    yield _compare("settings in report.json", hashes["config"], config_hash(config))
+    yield _compare("gates' settings in report.json", hashes["policy"], policy_hash(config))
     yield from _model(document["target"], config, places.model)
     for role, named in (("data", places.data), ("controls", places.controls)):
         if document[role] is not None:

@@ -93,15 +93,18 @@ def test_a_run_is_verified(run: Run, scanned: Path) -> None:
     result = run("verify", "run")
     assert result.exit_code == 0, result.stdout
     lines = result.stdout.splitlines()
-    assert lines[0] == "All as recorded: 13 the same."
+    assert lines[0] == "All as recorded: 16 the same."
     assert [line.split("  ")[1].strip() for line in lines[3:]] == [
         "config.toml",
         "report.html",
         "report.json",
         "samples.csv",
         "results in report.json",
+        "exit code in report.json",
         "config.toml as report.json names it",
         "samples.csv beside report.json",
+        "settings in report.json",
+        "gates' settings in report.json",
         "model config.json",
         "model generation_config.json",
         "model model.safetensors",
