@@ -6,6 +6,7 @@ fetches nothing and opens no weights; what lies elsewhere is looked at only wher
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,11 @@ from pydantic import ValidationError
 
 from memaudit.config import ScanConfig
 from memaudit.data.records import sha256_of
-from memaudit.errors import MemauditError, UsageError
-from memaudit.manifest import MANIFEST, Manifest, file_sha256, is_plain_file, read_manifest
-from memaudit.report.hashes import results_hash
+from memaudit.errors import DataError, MemauditError, UsageError
+from memaudit.file_hash import file_sha256
+from memaudit.gate.thresholds import exit_code_of
+from memaudit.manifest import MANIFEST, Manifest, is_plain_file, read_manifest
+from memaudit.report.hashes import config_hash, policy_hash, results_hash
 from memaudit.stored_run import read_report, read_run
 
 State = Literal["same", "changed", "missing", "extra", "not checked"]
@@ -82,7 +85,10 @@ def _files(folder: Path, manifest: Manifest) -> Iterator[Finding]:
     for name, recorded in sorted(manifest.files.items()):
         path = folder / name
         if is_plain_file(path):
-            yield _compare(name, recorded, file_sha256(path))
+            try:
+                yield _compare(name, recorded, file_sha256(path))
+            except OSError as error:
+                yield Finding("not checked", name, f"cannot be read ({error.strerror})")
         elif path.exists() or path.is_symlink():
             yield Finding("changed", name, "is no plain file any more")
         else:
@@ -98,6 +104,8 @@ def _report(folder: Path, document: Mapping[str, Any], manifest: Manifest) -> It
     """What the report says of itself and of the files beside it."""
     hashes, prompts = document["hashes"], document["prompt_files"]
     yield _compare("results in report.json", hashes["results"], results_hash(document))
+    code, due = document["exit_code"], exit_code_of(gate["verdict"] for gate in document["gates"])
+    yield _compare("exit code in report.json", str(code), str(due))
     recorded = {"config.toml": hashes["config"]}
     if prompts["origin"] == "fitted in this run":
         recorded |= prompts["sha256"]
@@ -118,6 +126,9 @@ def _elsewhere(document: Mapping[str, Any], places: Places) -> Iterator[Finding]
     except ValidationError:
         yield Finding("changed", "settings in report.json", "are none of this memaudit")
         return
+    hashes = document["hashes"]
+    yield _compare("settings in report.json", hashes["config"], config_hash(config))
+    yield _compare("gates' settings in report.json", hashes["policy"], policy_hash(config))
     yield from _model(document["target"], config, places.model)
     for role, named in (("data", places.data), ("controls", places.controls)):
         if document[role] is not None:
@@ -137,7 +148,7 @@ def _model(target: Mapping[str, Any], config: ScanConfig, named: str | None) -> 
     settings = config.target.model_copy(update={"offline": True})
     if named is not None:
         settings = settings.model_copy(update={"revision": None})
-    elif settings.revision is not None or not _is_there(Path(name)):
+    elif settings.revision is not None or not _is_there(Path(os.path.expanduser(name))):
         settings = settings.model_copy(update={"revision": target["revision"]})
     try:
         found = fingerprint_of(find_source(name, settings), settings)
@@ -163,23 +174,34 @@ def _corpus(role: str, corpus: Mapping[str, Any], named: Path | None) -> Finding
         if named is not None:
             raise UsageError(f"--{role} {named}: no such file or folder")
         return Finding("not checked", f"{role} {path}", f"not here; name it with --{role}")
-    return _compare(f"{role} {path}", corpus["sha256"], sha256_of(path))
+    try:
+        return _compare(f"{role} {path}", corpus["sha256"], sha256_of(path))
+    except (DataError, OSError) as error:
+        if named is not None:
+            raise UsageError(f"--{role} {named}: cannot be read") from error
+        return Finding("not checked", f"{role} {path}", "cannot be read")
 
 
 def _earlier_prompts(place: Path, recorded: Mapping[str, str]) -> Iterator[Finding]:
     for name, digest in recorded.items():
         path = place if _is_there(place) and place.is_file() else place / Path(name).name
-        if _is_there(path) and path.is_file():
-            yield _compare(f"prompts {path}", digest, file_sha256(path))
-        else:
+        try:
+            here = _is_there(path) and path.is_file()
+            digest_now = file_sha256(path) if here else None
+        except OSError:
+            yield Finding("not checked", f"prompts {path}", "cannot be read")
+            continue
+        if digest_now is None:
             yield Finding("not checked", f"prompts {path}", "not here")
+        else:
+            yield _compare(f"prompts {path}", digest, digest_now)
 
 
 def _is_there(path: Path) -> bool:
     """Whether it is a file or a folder; a path from a report may be none that any system allows."""
     try:
-        return path.expanduser().is_file() or path.expanduser().is_dir()
-    except (OSError, ValueError, RuntimeError):
+        return path.is_file() or path.is_dir()
+    except (OSError, ValueError):
         return False
 
 

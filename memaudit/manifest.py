@@ -15,6 +15,7 @@ from pathlib import Path
 
 from memaudit import __version__
 from memaudit.errors import UsageError
+from memaudit.file_hash import file_sha256
 
 MANIFEST = "manifest.json"
 _LONGEST = 1 << 20
@@ -85,12 +86,3 @@ def is_plain_file(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except FileNotFoundError:
         return False
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, as hexadecimal digits. Raises OSError."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

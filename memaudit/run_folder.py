@@ -2,7 +2,8 @@
 
 Knows file names and that nothing half-written may look whole. Knows nothing of how results come
 about. ``report.json`` is written when all it speaks of is there: a folder without it holds no
-finished run. ``manifest.json``, with the hash of every other file, comes last.
+finished run. The page, which only shows what the others hold, comes after it, and
+``manifest.json``, with the hash of every other file, last.
 """
 
 from __future__ import annotations
@@ -77,9 +78,11 @@ def remove_empty(folders: Iterable[Path]) -> None:
 
 
 def write_run(folder: Path, outcome: ScanOutcome) -> None:
-    """Write every file of a finished run. Raises RunError where the disk refuses.
+    """Write every file of a finished run.
 
     The page is made of the two files that are read back later, so that it can be made again.
+    Raises RunError where the disk refuses; and, once all else is written and under the manifest,
+    where no page can be made.
     """
     result = outcome.result
     with _disk_errors(folder):
@@ -88,10 +91,21 @@ def write_run(folder: Path, outcome: ScanOutcome) -> None:
         write_whole(folder / "config.toml", [to_toml(result.config).encode()])
         write_whole(folder / SAMPLES, (row.encode() for row in iter_csv(result)))
         document = to_json(result)
-        page = to_html(json.loads(document), read_samples(folder / SAMPLES))
-        write_whole(folder / PAGE, [page.encode()])
         write_whole(folder / REPORT, [document.encode()])
-        write_whole(folder / MANIFEST, [to_manifest(folder).encode()])
+        try:
+            page = to_html(json.loads(document), read_samples(folder / SAMPLES)).encode()
+        except Exception as error:  # whatever it is, hours of work do not hang on it
+            _write_manifest(folder)
+            raise RunError(
+                f"{folder}: the run is whole, but {PAGE} could not be made "
+                f"({type(error).__name__}); try memaudit report {folder} --format html"
+            ) from error
+        write_whole(folder / PAGE, [page])
+        _write_manifest(folder)
+
+
+def _write_manifest(folder: Path) -> None:
+    write_whole(folder / MANIFEST, [to_manifest(folder).encode()])
 
 
 def _unused(folder: Path) -> Path:

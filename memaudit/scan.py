@@ -66,8 +66,8 @@ def scan(
 ) -> ScanOutcome:
     """Audit one model on one file, beside controls where given.
 
-    Without a project's key the fingerprints are made under one that is thrown away. Raises the
-    errors of the rooms it passes through; the files are checked before any weight is loaded.
+    Without a project's key fingerprints are made under one that is thrown away. Raises the errors
+    of the rooms it passes through; files are checked before weights are loaded.
     """
     config, key = resolved.config, key or throwaway_key()
     clock = _Clock(progress)
@@ -84,8 +84,9 @@ def scan(
         plan = make_plan(config, summaries, windows, [_seen(fold) for fold in earlier])
         fingerprints = _fingerprints(plan, key)
     if baseline is not None:
-        digest, bos = digest_of(fingerprints["data"]), checkpoint.choices["bos"].value
-        require_same_windows(baseline, digest, f"--baseline {config.gate.baseline}", bos=bos)
+        _require_same(baseline, fingerprints["data"], checkpoint.choices["bos"].value, config)
+    with clock.stage("looking for sensitive content", 1):  # may fail: so before the attacks
+        sensitive = find_sensitive(config, plan, tokenizer, entities)
     extractor, batch_reason = make_extractor(config, checkpoint)
     campaign = Campaign(
         extractor,
@@ -101,7 +102,6 @@ def scan(
     with clock.stage("scoring", 1):
         attacks = score_all(config, plan, outcomes)
         new = None if baseline is None else new_windows(baseline, fingerprints["data"], attacks)
-        sensitive = find_sensitive(config, plan, tokenizer, entities)
     prompts = _pack(config, plan, outcomes)
     result = ScanResult(
         config=config,
@@ -151,6 +151,11 @@ def _baseline(
     """What ``max_new`` counts from, known to be comparable as far as that can be told yet."""
     controls = summaries["control"].sha256 if "control" in summaries else None
     return scan_baseline(config, summaries["data"].sha256, controls, key.key_id)
+
+
+def _require_same(baseline: Baseline, found: tuple[str, ...], bos: str, config: ScanConfig) -> None:
+    where = f"--baseline {config.gate.baseline}"
+    require_same_windows(baseline, digest_of(found), where, bos=bos)
 
 
 def _fingerprints(plan: Plan, key: ProjectKey) -> dict[str, tuple[str, ...]]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ from conftest import build_model, build_tokenizer, save_model
 from typer.testing import CliRunner, Result
 
 from memaudit.cli.app import app
+from memaudit.errors import TargetError
+from memaudit.whole_files import write_whole
 
 Run = Callable[..., Result]
 SIZES = ["--prefix-tokens", "8", "--suffix-tokens", "12", "--device", "cpu", "--quiet"]
@@ -88,15 +93,18 @@ def test_a_run_is_verified(run: Run, scanned: Path) -> None:
     result = run("verify", "run")
     assert result.exit_code == 0, result.stdout
     lines = result.stdout.splitlines()
-    assert lines[0] == "All as recorded: 13 the same."
+    assert lines[0] == "All as recorded: 16 the same."
     assert [line.split("  ")[1].strip() for line in lines[3:]] == [
         "config.toml",
         "report.html",
         "report.json",
         "samples.csv",
         "results in report.json",
+        "exit code in report.json",
         "config.toml as report.json names it",
         "samples.csv beside report.json",
+        "settings in report.json",
+        "gates' settings in report.json",
         "model config.json",
         "model generation_config.json",
         "model model.safetensors",
@@ -104,6 +112,55 @@ def test_a_run_is_verified(run: Run, scanned: Path) -> None:
         "model tokenizer_config.json",
         "data data.jsonl",
     ]
+
+
+def test_a_page_that_cannot_be_made_costs_no_run(
+    run: Run, scanned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> str:
+        raise ZeroDivisionError(SECRET)
+
+    words = ("scan", "model", "data.jsonl", "--attacks", "none", "--out", "bare", *SIZES)
+    with monkeypatch.context() as patched:
+        patched.setattr("memaudit.run_folder.to_html", broken)
+        made = run(*words)
+    assert made.exit_code == 3
+    assert made.stderr == (
+        "memaudit: error: bare: the run is whole, but report.html could not be made "
+        "(ZeroDivisionError); try memaudit report bare --format html\n"
+    )
+    whole = {"config.toml", "report.json", "samples.csv", "manifest.json"}
+    assert {path.name for path in (scanned.parent / "bare").iterdir()} == whole
+    assert run("verify", "bare").exit_code == 0
+    assert "<html" in run("report", "bare", "--format", "html").stdout
+
+
+def test_the_report_is_written_before_the_page_and_the_manifest_last(
+    run: Run, scanned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+
+    def noted(path: Path, chunks: Iterable[bytes]) -> None:
+        written.append(path.name)
+        write_whole(path, chunks)
+
+    monkeypatch.setattr("memaudit.run_folder.write_whole", noted)
+    run("scan", "model", "data.jsonl", "--attacks", "none", "--out", "noted", *SIZES)
+    assert written == ["config.toml", "samples.csv", "report.json", "report.html", "manifest.json"]
+
+
+def test_content_is_looked_for_before_any_attack(
+    run: Run, scanned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise TargetError("the entity model ran out of memory")
+
+    attacked: list[object] = []
+    monkeypatch.setattr("memaudit.scan.find_sensitive", failing)
+    monkeypatch.setattr("memaudit.scan.Campaign.run", lambda *_: attacked.append(1))
+    made = run("scan", "model", "data.jsonl", "--attacks", "none", "--out", "failed", *SIZES)
+    assert (made.exit_code, attacked) == (3, [])
+    assert not (scanned.parent / "failed").exists()
 
 
 def test_what_changed_is_said(run: Run, scanned: Path) -> None:
@@ -116,6 +173,21 @@ def test_what_changed_is_said(run: Run, scanned: Path) -> None:
     assert result.stdout.startswith("Not as recorded: 3 changed; ")
     changed = [line.split("  ")[1] for line in result.stdout.splitlines() if "changed  " in line]
     assert changed == ["config.toml", "model model.safetensors", "data data.jsonl"]
+
+
+def test_a_reader_that_went_away_changes_no_verdict(run: Run, scanned: Path) -> None:
+    command = [sys.executable, "-c", "from memaudit.cli.app import app; app()", "verify", "run"]
+
+    def unheard() -> tuple[int, str]:
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+        os.close(write)
+        return done.returncode, done.stderr
+
+    assert unheard() == (0, "")
+    (scanned / "config.toml").write_text("")
+    assert unheard() == (1, "")
 
 
 def test_model_and_data_that_moved(run: Run, scanned: Path) -> None:

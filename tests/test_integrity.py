@@ -15,7 +15,7 @@ from made_result import make_result
 from stored import store
 
 from memaudit.config import ScanConfig
-from memaudit.errors import UsageError
+from memaudit.errors import DataError, UsageError
 from memaudit.integrity import Finding, Integrity, Places, verify_run
 from memaudit.integrity_table import render_integrity
 from memaudit.layers import to_toml
@@ -63,8 +63,11 @@ def test_a_run_as_it_was(folder: Path) -> None:
         ("same", "report.json"),
         ("same", "samples.csv"),
         ("same", "results in report.json"),
+        ("same", "exit code in report.json"),
         ("same", "config.toml as report.json names it"),
         ("same", "samples.csv beside report.json"),
+        ("same", "settings in report.json"),
+        ("same", "gates' settings in report.json"),
         ("not checked", "model tb7m"),
         ("not checked", "data members.jsonl"),
         ("not checked", "controls clean.jsonl"),
@@ -139,6 +142,40 @@ def test_data_are_hashed_where_they_are(folder: Path, tmp_path: Path) -> None:
         verify_run(folder, Places(data=Path("there")))
     with pytest.raises(UsageError, match="--model there: cannot be hashed"):
         verify_run(folder, Places(model="there"))
+
+
+def test_settings_in_the_report_and_its_exit_code_are_tied_to_the_rest(folder: Path) -> None:
+    def loosen(document: dict[str, Any]) -> None:
+        document["config"]["values"]["gate"]["max_exact"] = 0.875
+        document["exit_code"] = 4 if document["exit_code"] != 4 else 1
+
+    change(folder / "report.json", loosen)
+    assert differing(verify_run(seal(folder), NOWHERE)) == [
+        ("changed", "exit code in report.json"),
+        ("changed", "settings in report.json"),
+        ("changed", "gates' settings in report.json"),
+    ]
+
+
+def test_data_that_cannot_be_read_are_not_checked(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> str:
+        raise DataError(f"{path}: cannot be read (Permission denied)")
+
+    (tmp_path / "members.jsonl").write_text("{}\n")
+    monkeypatch.setattr("memaudit.integrity.sha256_of", refuse)
+    integrity = verify_run(folder, NOWHERE)
+    assert integrity.exit_code == 0
+    assert Finding("not checked", "data members.jsonl", "cannot be read") in integrity.findings
+    with pytest.raises(UsageError, match=r"--data members.jsonl: cannot be read"):
+        verify_run(folder, Places(data=Path("members.jsonl")))
+
+
+@pytest.mark.parametrize("place", ["~", "~/", "~/x"])
+def test_a_home_in_a_recorded_path_is_taken_as_the_scan_took_it(folder: Path, place: str) -> None:
+    change(folder / "report.json", lambda document: document["data"].update(path=place))
+    assert verify_run(seal(folder), NOWHERE).exit_code == 0
 
 
 def test_controls_that_the_run_had_none_of(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_the_parser_refuses_what_memaudit_does_not_take() -> None:
     ("name", "commands"),
     [
         ("github-actions.yml", ["scan", "report", "report", "report", "verify"]),
-        ("gitlab-ci.yml", ["scan", "report", "verify"]),
+        ("gitlab-ci.yml", ["scan", "verify", "report"]),
     ],
 )
 def test_every_command_of_a_pipeline_is_accepted(name: str, commands: list[str]) -> None:
@@ -141,6 +141,43 @@ def test_the_pre_release_script(tmp_path: Path, path_with_memaudit: dict[str, st
     assert "All as recorded: " in done.stdout
     bare = subprocess.run(["bash", CI / "pre-release.sh"], capture_output=True, check=False)
     assert bare.returncode == 2
+
+
+TOLD = """\
+#!/bin/sh
+echo "$(basename "$0") $1" >> told
+case "$1" in scan) exit "$SCAN" ;; verify) exit "$VERIFY" ;; esac
+"""
+"""Stands in for memaudit and for gpg: says what was asked of it, and exits as it is told to."""
+
+
+@pytest.mark.parametrize("recipe", ["pre-release.sh", "gitlab-ci.yml"])
+@pytest.mark.parametrize(
+    ("scan", "verify", "code"),
+    [(0, 0, 0), (1, 0, 1), (4, 0, 4), (0, 1, 1), (4, 1, 1), (0, 2, 2), (2, 0, 2), (3, 0, 3)],
+)
+def test_only_a_finished_scan_is_verified_and_signed(
+    tmp_path: Path, recipe: str, scan: int, verify: int, code: int
+) -> None:
+    for name in ("memaudit", "gpg"):
+        (tmp_path / name).write_text(TOLD)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.json").write_text("of an earlier run")
+    words = [str(CI / recipe), "model", "data", "controls", "out"]
+    if recipe.endswith(".yml"):
+        (job,) = yaml.safe_load((CI / recipe).read_text()).values()
+        words = ["-e", "-c", "\n".join(job["script"])]
+    told = {"SCAN": str(scan), "VERIFY": str(verify), "SIGNING_KEY": "ours"}
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, **told, "PATH": path}
+    assert subprocess.run(["bash", *words], cwd=tmp_path, env=env, check=False).returncode == code
+    asked = ["memaudit scan"]
+    if scan in (0, 1, 4):
+        asked.append("memaudit verify")
+        if recipe == "pre-release.sh" and verify == 0:
+            asked.append("gpg --batch")
+    assert (tmp_path / "told").read_text().splitlines() == asked
 
 
 READ = """\

@@ -31,7 +31,8 @@ from memaudit.attack.prompts import (
 )
 from memaudit.config import ConstantSettings, DynamicSettings
 from memaudit.errors import UsageError
-from memaudit.target.checkpoint import Checkpoint, sha256_of
+from memaudit.file_hash import file_sha256
+from memaudit.target.checkpoint import Checkpoint
 
 FORMAT = "memaudit-prompts-1"
 SEEN = "seen"
@@ -100,7 +101,7 @@ def hash_new(folds: Iterable[FoldPrompts]) -> dict[str, str]:
 
 def hash_earlier(path: Path | None) -> dict[str, str]:
     """File name to SHA-256 of the files of ``--generator``; none without it."""
-    return {} if path is None else {file.name: sha256_of(file) for file in find_files(path)}
+    return {} if path is None else {file.name: file_sha256(file) for file in find_files(path)}
 
 
 def find_files(path: Path) -> list[Path]:

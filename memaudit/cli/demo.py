@@ -50,6 +50,6 @@ def demo(
         outcome = run_scan(resolve(layers), "table", streams)
         seen = [fold.seen for fold in outcome.prompts]
         checks = judge_instrument(outcome.result, seen, read_truth())
-        typer.echo("\n" + render_checks(checks, width=streams.width, color=streams.color), nl=False)
         code = 0 if all(check.holds for check in checks) else INCONCLUSIVE
+        typer.echo("\n" + render_checks(checks, width=streams.width, color=streams.color), nl=False)
     raise typer.Exit(code)

@@ -26,7 +26,8 @@ def verify(
 ) -> None:
     """Compare RUN, its model and its data with the hashes that were recorded.
 
-    Exits 0 if all that is at hand is as recorded, 1 if something differs, 2 if RUN is no run.
+    Exits 0 if all that is at hand is as recorded, 1 if something differs, 2 if RUN is no finished
+    run or a place that a flag names is not there or cannot be read.
     """
     with border(verbose):
         from memaudit.integrity import Places, verify_run
@@ -35,6 +36,6 @@ def verify(
         integrity = verify_run(run, Places(model, data, controls))
         streams = Streams(quiet=False, verbose=verbose)
         shown = render_integrity(integrity, width=streams.width, color=streams.color)
+        code = integrity.exit_code  # before stdout, which may be closed
         typer.echo(shown, nl=False)
-        code = integrity.exit_code
     raise typer.Exit(code)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from memaudit.errors import DataError
+from memaudit.file_hash import file_sha256
 
 FORMATS = ".jsonl, .jsonl.gz, .json (an array), .csv, .parquet, .txt, or a folder of .txt and .md"
 """What can be read, as error messages name it."""
@@ -71,10 +72,7 @@ def sha256_of(path: Path) -> str:
                 name = os.fsencode(member.relative_to(path).as_posix())
                 whole.update(name + b"\0" + bytes.fromhex(sha256_of(member)))
             return whole.hexdigest()
-        with path.open("rb") as file:
-            while chunk := file.read(2**20):
-                whole.update(chunk)
-        return whole.hexdigest()
+        return file_sha256(path)
 
 
 def is_unicode(value: str) -> bool:

@@ -7,7 +7,7 @@ gate never passes for want of data: where the windows are too few to tell, it is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -106,9 +106,12 @@ def judge_controls(summaries: Sequence[AttackSummary]) -> GateVerdict | None:
 
 def exit_code(verdicts: Sequence[GateVerdict]) -> int:
     """1 where any gate failed, else 4 where any is inconclusive, else 0."""
-    worst: Verdict = max(
-        (verdict.verdict for verdict in verdicts), key=_SEVERITY.__getitem__, default="pass"
-    )
+    return exit_code_of(verdict.verdict for verdict in verdicts)
+
+
+def exit_code_of(verdicts: Iterable[Verdict]) -> int:
+    """The same of the bare verdicts."""
+    worst: Verdict = max(verdicts, key=_SEVERITY.__getitem__, default="pass")
     return _EXIT_CODES[worst]
 
 

@@ -89,6 +89,24 @@ def named_counts(categories: tuple[Category, ...], counts: Counts) -> str:
     return " ".join(f"{category}:{found}" for category, found in both if found)
 
 
+def leak_rows(section: Mapping[str, Any] | None) -> tuple[list[str], list[list[str]], str]:
+    """Attacks, rows and what was not looked for, of the section as report.json has it.
+
+    A row for each category that the data hold: its title, windows, those extracted, and those
+    that each attack extracts. None where nothing was found or looked for.
+    """
+    found = [leak for leak in section["data"] if leak["windows"]] if section else []
+    if section is None or not found:
+        return [], [], ""
+    attacks = list(found[0]["extracted_by"])
+    rows = [
+        [TITLES[leak["category"]], str(leak["windows"]), str(leak["extracted"])]
+        + [str(leak["extracted_by"].get(attack, 0)) for attack in attacks]
+        for leak in found
+    ]
+    return attacks, rows, ", ".join(TITLES[one["category"]] for one in section["not_looked_for"])
+
+
 def _as_json(leak: Leak) -> dict[str, Any]:
     return {**leak._asdict(), "extracted_by": dict(leak.extracted_by)}
 

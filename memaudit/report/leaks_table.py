@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from memaudit.report.leaks import TITLES
+from memaudit.report.leaks import leak_rows
 from memaudit.report.rendering import titled_table
 
 
@@ -21,22 +21,15 @@ def leak_table(section: Mapping[str, Any] | None) -> Iterator[Table]:
 
     section: as report.json has it. Nothing at all comes where nothing was found or looked for.
     """
-    found = [leak for leak in section["data"] if leak["windows"]] if section else []
-    if not found or section is None:
+    attacks, rows, left_out = leak_rows(section)
+    if not rows:
         return
     table = titled_table("Sensitive content in the suffixes")
-    attacks = list(found[0]["extracted_by"])
     table.add_column("category", no_wrap=True)
     for head in ("windows", "any", *attacks):
         table.add_column(head, justify="right", overflow="fold")
-    for leak in found:
-        figures = [
-            leak["windows"],
-            leak["extracted"],
-            *(leak["extracted_by"].get(name, 0) for name in attacks),
-        ]
-        table.add_row(TITLES[leak["category"]], *map(str, figures))
-    left_out = ", ".join(TITLES[one["category"]] for one in section["not_looked_for"])
+    for row in rows:
+        table.add_row(*row)
     caption = (
         "windows: whose suffix holds such a thing; then how many of them are extracted, any: by"
     )

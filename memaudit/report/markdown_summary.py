@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from memaudit.report.footing import footing_lines
-from memaudit.report.leaks import TITLES
+from memaudit.report.leaks import leak_rows
 from memaudit.report.reading import (
     best,
     confidence,
@@ -137,18 +137,13 @@ def _worst(document: Document, samples: pd.DataFrame) -> Iterator[str]:
 
 
 def _sensitive(document: Document) -> Iterator[str]:
-    section = document["sensitive"]
-    found = [leak for leak in section["data"] if leak["windows"]] if section else []
-    if not found:
+    attacks, rows, left_out = leak_rows(document["sensitive"])
+    if not rows:
         return
-    attacks = list(found[0]["extracted_by"])
-    rows = (
-        [TITLES[leak["category"]], str(leak["windows"]), str(leak["extracted"])]
-        + [str(leak["extracted_by"].get(attack, 0)) for attack in attacks]
-        for leak in found
-    )
     yield from ("", "### Sensitive content in the suffixes", "")
     yield from _table(["category", "windows", "extracted", *attacks], rows, figures_from=1)
+    if left_out:
+        yield from ("", f"<sub>Not looked for: {left_out}.</sub>")
 
 
 def _place(document: Document, row: dict[Any, Any]) -> list[str]:

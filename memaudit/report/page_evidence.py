@@ -5,7 +5,7 @@ Knows the document. Knows nothing of markup: the page escapes whatever stands he
 
 from __future__ import annotations
 
-from memaudit.report.leaks import TITLES
+from memaudit.report.leaks import leak_rows
 from memaudit.report.page_figures import Card
 from memaudit.report.report_json import Document
 
@@ -15,22 +15,15 @@ _MOST_ROWS = 100
 def leak_cards(document: Document) -> list[Card]:
     """A table of the categories that the suffixes hold; none where nothing was found."""
     section = document["sensitive"]
-    found = [leak for leak in section["data"] if leak["windows"]] if section else []
-    if not found:
+    attacks, rows, left_out = leak_rows(section)
+    if not rows:
         return []
-    attacks = list(found[0]["extracted_by"])
-    rows = []
-    for leak in found[:_MOST_ROWS]:
-        by = [leak["extracted_by"].get(attack, 0) for attack in attacks]
-        figures = [leak["windows"], leak["extracted"], *by]
-        rows.append([TITLES[leak["category"]], *map(str, figures)])
-    left_out = ", ".join(TITLES[one["category"]] for one in section["not_looked_for"][:_MOST_ROWS])
     says = (
         f"Windows whose suffix holds such a thing, and how many are extracted. {section['scope']}"
     )
     says += f" Not looked for: {left_out}." if left_out else ""
     head = ["category", "windows", "extracted", *attacks]
-    return [Card("sensitive", "Sensitive content", says, "", head, rows)]
+    return [Card("sensitive", "Sensitive content", says, "", head, rows[:_MOST_ROWS])]
 
 
 def framework_rows(document: Document) -> list[tuple[str, str, str, str, str]]:

@@ -6,7 +6,6 @@ Knows nothing of windows, prompts or scores.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from memaudit.config import TargetSettings
 from memaudit.data.encoding import leading_ids
 from memaudit.errors import TargetError, UsageError
+from memaudit.file_hash import file_sha256
 from memaudit.target.failures import explained
 from memaudit.target.loading import Placement, load_config, load_model, load_tokenizer_of
 from memaudit.target.source import Source, find_source, local_folder, read_files
@@ -234,22 +234,13 @@ def fingerprint_of(source: Source, settings: TargetSettings) -> dict[str, str]:
     """The SHA-256 of every weight, adapter, tokenizer, template, config and code file read."""
     folder = local_folder(source)
     found = {
-        path.relative_to(folder).as_posix(): sha256_of(path)
+        path.relative_to(folder).as_posix(): file_sha256(path)
         for path in read_files(source, folder, settings.allow_pickle)
     }
     if source.base is not None:
         base = fingerprint_of(source.base, settings)
         found |= {f"base/{name}": digest for name, digest in base.items()}
     return found
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _commit(source: Source) -> str | None:

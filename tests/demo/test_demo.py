@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -158,6 +161,27 @@ def test_the_command_exits_by_the_checks(
     assert (config.protocol.seed, config.reveal, config.out) == (3, True, Path("here"))
     assert config.windows.suffix_tokens == 16
     assert Path(config.model) == shipped.FILES / shipped.MODEL
+
+
+UNHEARD = """
+from types import SimpleNamespace
+from memaudit.cli import demo
+from memaudit.cli.app import app
+from memaudit.demo import checks
+demo.run_scan = lambda *_: SimpleNamespace(result=None, prompts=())
+checks.judge_instrument = lambda *_: [checks.Check("copy", {holds}, "Nothing.")]
+app(["demo"])
+"""
+
+
+@pytest.mark.parametrize(("holds", "code"), [(True, 0), (False, 4)])
+def test_a_reader_that_went_away_changes_no_judgement(holds: bool, code: int) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    script = [sys.executable, "-c", UNHEARD.format(holds=holds)]
+    done = subprocess.run(script, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (code, "")
 
 
 def test_the_command_exports_instead_of_scanning(tmp_path: Path) -> None:
