@@ -23,7 +23,7 @@ from memaudit.errors import UsageError
 from memaudit.report.report_json import Document, schema
 from memaudit.report.samples_csv import COLUMNS, unescape
 from memaudit.report.wording import SCHEMA_VERSION, neutral, shorten
-from memaudit.untrusted_json import read_json
+from memaudit.untrusted_json import MOST_DIGITS, read_json
 
 REPORT = "report.json"
 SAMPLES = "samples.csv"
@@ -34,8 +34,6 @@ _LONGEST_SAMPLES = 4 << 30
 """Bytes; ten million windows without text have about 2.5 GiB."""
 _LONGEST_HEADER = 1 << 20
 """Bytes of the first line of ``samples.csv``."""
-_MOST_DIGITS = 18
-"""Of a whole number in a report: what 64 bits hold."""
 
 _TEXTS = ("role", "sample_id", "fingerprint", "status", "reason", "categories")
 _WHOLE = ("schema_version", "line")
@@ -209,7 +207,7 @@ def _fits(text: str, dtype: str) -> bool:
     if dtype == "float64":
         return pd.notna(pd.to_numeric(text or "0", errors="coerce"))
     digits = text.lstrip("-")
-    return (digits.isdecimal() and len(digits) <= _MOST_DIGITS) or (dtype == "Int64" and not text)
+    return (digits.isdecimal() and len(digits) <= MOST_DIGITS) or (dtype == "Int64" and not text)
 
 
 def _check_values(path: Path, samples: pd.DataFrame) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from memaudit.errors import UsageError
 
-_MOST_DIGITS = 18
+MOST_DIGITS = 18
 """Of a whole number: what 64 bits hold."""
 
 
@@ -49,7 +49,7 @@ def _finite(text: str) -> float:
 
 
 def _whole(text: str) -> int:
-    if len(text.lstrip("-")) > _MOST_DIGITS:
+    if len(text.lstrip("-")) > MOST_DIGITS:
         raise ValueError
     return int(text)
 

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from memaudit.bench.benchmark import Benchmark, BenchTable
-from memaudit.report.rendering import glue_units, titled_table, to_text
-from memaudit.report.wording import count, neutral
+from memaudit.report.rendering import glue_units, harmless, titled_table, to_text
+from memaudit.report.wording import count
 
 SCHEMA_VERSION = 1
 
@@ -33,7 +33,7 @@ def render_bench(found: Benchmark, *, width: int, color: bool) -> str:
     footing.add_column(style="bold", no_wrap=True)
     footing.add_column(max_width=90)
     for label, line in _footing(found):
-        footing.add_row(label, Text(glue_units(neutral(line)), overflow="fold"))
+        footing.add_row(label, harmless(line))
     return to_text([*parts, footing], width=max(width, 78), color=color)
 
 

@@ -16,11 +16,10 @@ from rich.text import Text
 
 from memaudit.gate.baseline import ModelName, notes
 from memaudit.gate.comparison import ANY, Change, ChangedWindow, Comparison
-from memaudit.report.rendering import glue_units, titled_table, to_text
+from memaudit.report.rendering import PROSE_WIDTH, harmless, prose, titled_table, to_text
 from memaudit.report.wording import SCHEMA_VERSION, count, level, neutral, shorten
 
 _LEAST_WIDTH = 78
-_PROSE_WIDTH = 100
 _LONGEST_ID = 200
 _MOST_ROWS = 20
 """Windows that the table lists; JSON lists all."""
@@ -134,9 +133,9 @@ def _window(window: ChangedWindow, places: Mapping[str, Place]) -> dict[str, Any
 
 def _sections(comparison: Comparison, places: Mapping[str, Place]) -> Iterator[RenderableType]:
     verdict = Text(_WORDS[comparison.outcome], style=_STYLES[comparison.outcome])
-    yield _prose(Text.assemble(verdict, "  ", _text(comparison.reason)))
+    yield prose(Text.assemble(verdict, "  ", harmless(comparison.reason)))
     yield _ladder(comparison)
-    yield _prose(_text(_legend(comparison), "dim"))
+    yield prose(harmless(_legend(comparison), "dim"))
     for title, windows, heading in (
         ("Newly extracted", comparison.new, "extracted by"),
         ("No longer extracted", comparison.gone, "was extracted by"),
@@ -144,18 +143,6 @@ def _sections(comparison: Comparison, places: Mapping[str, Place]) -> Iterator[R
         if windows:
             yield _listed(title, windows, heading, places)
     yield _footing(comparison)
-
-
-def _text(line: str, style: str = "") -> Text:
-    return Text(glue_units(neutral(line)), style=style, overflow="fold")
-
-
-def _prose(*lines: Text) -> RenderableType:
-    grid = Table.grid()
-    grid.add_column(max_width=_PROSE_WIDTH)
-    for line in lines:
-        grid.add_row(line)
-    return grid
 
 
 def _ladder(comparison: Comparison) -> Table:
@@ -167,7 +154,7 @@ def _ladder(comparison: Comparison) -> Table:
         cells = [change.attack, change.before, change.now, change.new, change.gone, change.kept]
         style = "bold" if change.attack == ANY else ""
         table.add_row(
-            *(_text(str(cell)) for cell in (*cells, f"{change.adjusted:.2g}")), style=style
+            *(harmless(str(cell)) for cell in (*cells, f"{change.adjusted:.2g}")), style=style
         )
     return table
 
@@ -198,20 +185,20 @@ def _listed(
         place = places[window.fingerprint]
         name = shorten(neutral(place.sample_id), _LONGEST_ID)
         cells = [name, str(place.line), str(place.window), ", ".join(window.now or window.before)]
-        table.add_row(*map(_text, cells))
-    shown: list[RenderableType] = [_text(f"{title}: {spread}", "bold"), table]
+        table.add_row(*map(harmless, cells))
+    shown: list[RenderableType] = [harmless(f"{title}: {spread}", "bold"), table]
     if len(windows) > _MOST_ROWS:
         more = f"and {len(windows) - _MOST_ROWS:,} more; --format json lists all"
-        shown.append(_text(more, "dim"))
+        shown.append(harmless(more, "dim"))
     return Group(*shown)
 
 
 def _footing(comparison: Comparison) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
-    grid.add_column(max_width=_PROSE_WIDTH - 10)
+    grid.add_column(max_width=PROSE_WIDTH - 10)
     for label, line in _footing_lines(comparison):
-        grid.add_row(_text(label), _text(line))
+        grid.add_row(harmless(label), harmless(line))
     return grid
 
 

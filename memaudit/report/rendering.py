@@ -13,6 +13,10 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from memaudit.report.wording import neutral
+
+PROSE_WIDTH = 100
+"""Columns that a line of prose takes at most: longer ones are hard to read."""
 GLUE = "\ue000"
 """Stands for a space at which no line may break. ``neutral`` lets no such character through."""
 
@@ -20,6 +24,20 @@ GLUE = "\ue000"
 def glue_units(line: str) -> str:
     """The line with GLUE between figures and their units."""
     return line.replace(" %", f"{GLUE}%").replace(" = ", f"{GLUE}={GLUE}")
+
+
+def harmless(line: str, style: str = "") -> Text:
+    """Untrusted or not: one line of harmless text in which figures stay with their units."""
+    return Text(glue_units(neutral(line)), style=style, overflow="fold")
+
+
+def prose(*lines: Text) -> Table:
+    """Lines below each other, none wider than PROSE_WIDTH."""
+    grid = Table.grid()
+    grid.add_column(max_width=PROSE_WIDTH)
+    for line in lines:
+        grid.add_row(line)
+    return grid
 
 
 def titled_table(title: str) -> Table:

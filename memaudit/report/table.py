@@ -35,14 +35,12 @@ from memaudit.report.reading import (
     strongest,
     worst_rows,
 )
-from memaudit.report.rendering import glue_units, titled_table, to_text
+from memaudit.report.rendering import PROSE_WIDTH, harmless, prose, titled_table, to_text
 from memaudit.report.report_json import Document
 from memaudit.report.wording import level, neutral, number, percent, shorten
 
 _LEAST_WIDTH = 78
 """Below this the ladder cannot be told apart; a narrower terminal had better wrap whole lines."""
-_PROSE_WIDTH = 100
-"""Sentences that are any longer than this are hard to read, however wide the terminal."""
 _WIDE = 100
 """From here on the ladder has room for the paired test of the lift."""
 _WORST = 10
@@ -63,9 +61,9 @@ def render_table(document: Document, samples: pd.DataFrame, *, width: int, color
 
 def _sections(document: Document, samples: pd.DataFrame, width: int) -> Iterator[RenderableType]:
     first, *others = document["headline"]
-    yield _prose(_text(first, "bold"), *map(_text, others))
+    yield prose(harmless(first, "bold"), *map(harmless, others))
     yield _ladder(document, width >= _WIDE)
-    yield _prose(*(_text(line, "dim") for line in _legend(document)))
+    yield prose(*(harmless(line, "dim") for line in _legend(document)))
     yield _gates(document)
     rows = scored(samples, "data")
     worst = rows.iloc[worst_rows(document, rows, _WORST)]
@@ -76,19 +74,6 @@ def _sections(document: Document, samples: pd.DataFrame, width: int) -> Iterator
             yield _texts(worst, texts)
     yield from leak_table(document["sensitive"])
     yield _footing(document)
-
-
-def _text(line: str, style: str = "") -> Text:
-    """Untrusted or not: one line of harmless text in which figures stay with their units."""
-    return Text(glue_units(neutral(line)), style=style, overflow="fold")
-
-
-def _prose(*lines: Text) -> RenderableType:
-    grid = Table.grid()
-    grid.add_column(max_width=_PROSE_WIDTH)
-    for line in lines:
-        grid.add_row(line)
-    return grid
 
 
 def _ladder(document: Document, wide: bool) -> Table:
@@ -105,7 +90,7 @@ def _ladder(document: Document, wide: bool) -> Table:
     for attack in document["attacks"]:
         cells = _ladder_cells(attack, wide)
         cells += [count_text(controls_rate(attack))] if controls else []
-        table.add_row(*map(_text, cells), style="bold" if attack is strong else "")
+        table.add_row(*map(harmless, cells), style="bold" if attack is strong else "")
     return table
 
 
@@ -131,15 +116,15 @@ def _legend(document: Document) -> Iterator[str]:
 
 def _gates(document: Document) -> RenderableType:
     if not document["gates"]:
-        return _text("No gate was set, so this run neither passes nor fails.")
+        return harmless("No gate was set, so this run neither passes nor fails.")
     table = Table.grid(padding=(0, 2))
     table.title, table.title_justify = Text("Gates", style="bold"), "left"
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
-    table.add_column(max_width=_PROSE_WIDTH - 26)
+    table.add_column(max_width=PROSE_WIDTH - 26)
     for gate in document["gates"]:
         word = Text(gate["verdict"].upper(), style=_COLOURS[gate["verdict"]])
-        table.add_row(word, _text(gate_name(gate)), _text(gate["reason"]))
+        table.add_row(word, harmless(gate_name(gate)), harmless(gate["reason"]))
     return table
 
 
@@ -157,8 +142,10 @@ def _worst(document: Document, worst: pd.DataFrame, extracted: int) -> Table:
     nll = best(document, worst, "suffix_nll", least=True)
     for place, row in enumerate(worst.to_dict("records")):
         cells = [_name(row), str(row["line"]), str(row["window"]), extracted_by(document, row)]
-        table.add_row(*map(_text, [*cells, number(matched[place], 0), number(nll[place])]))
-    table.caption = _text("matched: most tokens before a mismatch; NLL: lowest, nats/token", "dim")
+        table.add_row(*map(harmless, [*cells, number(matched[place], 0), number(nll[place])]))
+    table.caption = harmless(
+        "matched: most tokens before a mismatch; NLL: lowest, nats/token", "dim"
+    )
     table.caption_justify = "left"
     return table
 
@@ -172,23 +159,23 @@ def _texts(worst: pd.DataFrame, texts: list[tuple[str, str]]) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.title, grid.title_justify = Text("Their text", style="bold"), "left"
     grid.add_column(no_wrap=True)
-    grid.add_column(max_width=_PROSE_WIDTH - 14)
+    grid.add_column(max_width=PROSE_WIDTH - 14)
     for place, row in enumerate(worst.to_dict("records")):
         if place:
             grid.add_row()
         where = f"(line {row['line']}, window {row['window']})"
-        grid.add_row(_text("sample", "bold"), _text(f"{_name(row)} {where}", "bold"))
+        grid.add_row(harmless("sample", "bold"), harmless(f"{_name(row)} {where}", "bold"))
         for name, column in texts:
             given = name in ("prefix", "suffix")
             style = "red" if not given and is_hit(row, name) else ""
-            grid.add_row(_text(name, style), _text(row[column], style))
+            grid.add_row(harmless(name, style), harmless(row[column], style))
     return grid
 
 
 def _footing(document: Document) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
-    grid.add_column(max_width=_PROSE_WIDTH - 10)
+    grid.add_column(max_width=PROSE_WIDTH - 10)
     for label, line in footing_lines(document):
-        grid.add_row(_text(label), _text(line))
+        grid.add_row(harmless(label), harmless(line))
     return grid
