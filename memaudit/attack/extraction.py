@@ -11,7 +11,8 @@ target says.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,11 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memaudit.attack.decoding_cache import RoomyCache, grow_model_cache, probe_cache
+from memaudit.attack.decoding import decode, decode_from_prefix
+from memaudit.attack.decoding_cache import RoomyCache, probe_cache
 from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.memory import Backoff, decoding_room, is_out_of_memory, let_go, most_together
 from memaudit.attack.prompts import SoftPrompt
-from memaudit.attack.verification import Verified, most_likely, verify_logits
+from memaudit.attack.verification import Verified, verify_logits
 from memaudit.config import ScoreSettings
 from memaudit.errors import RunError
 from memaudit.target.checkpoint import Checkpoint
@@ -31,6 +33,11 @@ from memaudit.target.checkpoint import Checkpoint
 NEAR_TIE = {torch.float32: 2**-13, torch.float16: 2**-8, torch.bfloat16: 2**-5}
 """Logits that differ by less than this share of the largest may change places when the batch has
 another shape: in the half types four to eight units in the last place."""
+
+PARTS = 4
+"""Parts at least that windows are handed over in where there are enough: so much can be shared out
+between processes, and kept as soon as it is done. With fewer windows to a part than can be decoded
+together, decoding is slower."""
 
 Advance = Callable[[int], None]
 """Called with the number of windows that have just been done."""
@@ -97,24 +104,46 @@ class Extractor:
         Raises RunError where not even one window fits the memory.
         """
         result = Extraction.empty(len(ids), ids.shape[1] - self.prefix_tokens)
-        cache: RoomyCache | None = None
-        start = 0
-        while start < len(ids):
-            if cache is None:
-                cache = self._make_cache(prompt, ids)
-            size = cache.rows if cache is not None else self.batch_size
-            part = slice(start, min(len(ids), start + size))
-            try:
-                result.put(part, self._extract_part(prompt, self._on_device(ids[part]), cache))
-            except RuntimeError as error:
-                self._back_off(error, max(self.batch_size, self._most_together))
-                cache = None
-            else:
-                if self._backoff.passed():
-                    cache = None
-                advance(part.stop - start)
-                start = part.stop
+        size = self.planned_together(self._input_tokens(prompt, ids)) if len(ids) else 1
+        parts = [slice(start, start + size) for start in range(0, len(ids), size)]
+        found = self.extract_each(prompt, [ids[part] for part in parts], advance)
+        for part, extraction in zip(parts, found, strict=True):
+            result.put(part, extraction)
         return result
+
+    @torch.inference_mode()
+    def extract_each(
+        self,
+        prompt: SoftPrompt,
+        parts: Sequence[NDArray[np.int32]],
+        advance: Advance = lambda done: None,
+    ) -> Iterator[Extraction]:
+        """Extract windows part by part, each (N,P+S), as each is asked for.
+
+        A part gives the same to the last bit whichever others there are, as long as memory does
+        not run out. Raises as :meth:`extract`.
+        """
+        cache: RoomyCache | None = None
+        most = max((len(part) for part in parts), default=0)
+        for ids in parts:
+            result = Extraction.empty(len(ids), ids.shape[1] - self.prefix_tokens)
+            start = 0
+            while start < len(ids):
+                if cache is None:
+                    cache = self._make_cache(prompt, ids, most)
+                size = cache.rows if cache is not None else self.batch_size
+                part = slice(start, min(len(ids), start + size))
+                try:
+                    result.put(part, self._extract_part(prompt, self._on_device(ids[part]), cache))
+                except RuntimeError as error:
+                    self._back_off(error, max(self.batch_size, self._most_together))
+                    cache = None
+                else:
+                    if self._backoff.passed():
+                        cache = None
+                    advance(part.stop - start)
+                    start = part.stop
+            yield result
 
     @torch.inference_mode()
     def verify(
@@ -140,9 +169,6 @@ class Extractor:
     def _on_device(self, ids: NDArray[np.int32]) -> Tensor:
         return torch.as_tensor(ids, dtype=torch.long, device=self.checkpoint.device)
 
-    def _embed(self, prompt: SoftPrompt, ids: Tensor) -> Tensor:
-        return prompt.adapt(self.checkpoint.embed(ids))
-
     def _back_off(self, error: RuntimeError, size: int) -> None:
         """Halve a size for another try; any other error than one of memory is raised again."""
         if not is_out_of_memory(error):
@@ -155,15 +181,33 @@ class Extractor:
         self._backoff.shrink()
         let_go(error)
 
-    def _make_cache(self, prompt: SoftPrompt, ids: NDArray[np.int32]) -> RoomyCache | None:
-        """Room for as many windows as are decoded together; None where it cannot be cut."""
+    def _make_cache(
+        self, prompt: SoftPrompt, ids: NDArray[np.int32], most: int
+    ) -> RoomyCache | None:
+        """Room for as many windows as are decoded together, ``most`` at most; None where it
+        cannot be cut.
+        """
         if self._cache_shape is None:
             return None
-        inputs = build_inputs(
-            self.checkpoint, prompt, self._on_device(ids[:1, :-1]), self.prefix_tokens
+        tokens = self._input_tokens(prompt, ids)
+        return RoomyCache(
+            self._cache_shape.layers, min(self.decoded_together(tokens), most), tokens
         )
-        rows, tokens = self.decoded_together(inputs.shape[1]), inputs.shape[1]
-        return RoomyCache(self._cache_shape.layers, min(rows, len(ids)), tokens)
+
+    def _input_tokens(self, prompt: SoftPrompt, ids: NDArray[np.int32]) -> int:
+        """What the target is given of one window, in tokens: its last one only ends it."""
+        one = self._on_device(ids[:1, :-1])
+        return build_inputs(self.checkpoint, prompt, one, self.prefix_tokens).shape[1]
+
+    @torch.inference_mode()
+    def part_size(self, prompt: SoftPrompt, ids: NDArray[np.int32]) -> int:
+        """Windows to hand over as one part, of so many windows ids (N,P+S): planned from the
+        memory there is, whatever has run out since, and at most PARTS-th of them.
+        """
+        together = self.planned_together(self._input_tokens(prompt, ids))
+        share = math.ceil(len(ids) / PARTS)
+        whole = math.ceil(share / self._planned) * self._planned
+        return min(max(together, PARTS * self._planned), whole)
 
     @property
     def bytes_per_token(self) -> int:
@@ -172,11 +216,18 @@ class Extractor:
 
     def decoded_together(self, tokens: int) -> int:
         """Windows that are decoded together, of ``tokens`` input tokens each: whole passes."""
+        return self._together(tokens, self.batch_size, self._most_together)
+
+    def planned_together(self, tokens: int) -> int:
+        """The same as it was before any memory ran out."""
+        return self._together(tokens, self._planned, most_together(self.checkpoint))
+
+    def _together(self, tokens: int, batch_size: int, most: int) -> int:
         if self._cache_shape is None:
-            return self.batch_size
+            return batch_size
         held = tokens * self.bytes_per_token
-        rows = min(self._most_together, decoding_room(self.checkpoint, held))
-        return max(1, rows // self.batch_size) * self.batch_size
+        rows = min(most, decoding_room(self.checkpoint, held))
+        return max(1, rows // batch_size) * batch_size
 
     def _extract_part(
         self, prompt: SoftPrompt, ids: Tensor, cache: RoomyCache | None
@@ -193,9 +244,9 @@ class Extractor:
         said, matched = verified.said[order], verified.matched[order]
         if cache is not None:
             cache.reorder(order)
-            self._decode(prompt, cache, said, matched)
+            decode(self.checkpoint, prompt, cache, said, matched)
         else:
-            self._decode_from_prefix(prompt, ids[order], said, matched)
+            decode_from_prefix(self.checkpoint, prompt, ids[order], said, matched, self.batch_size)
         continuation = torch.empty_like(said).index_copy_(0, order, said)
         return Extraction(
             continuation.int().cpu().numpy(),
@@ -235,45 +286,3 @@ class Extractor:
                 "lower learning_rate if it was fitting a prompt"
             )
         return verified
-
-    def _decode(self, prompt: SoftPrompt, cache: RoomyCache, said: Tensor, matched: Tensor) -> None:
-        """Complete ``said`` (B,S) in place; rows sorted by ``matched`` (B,), as in the cache.
-
-        A window joins at its first mismatch: until then the cache holds what the target said.
-        """
-        suffix = said.shape[1]
-        context = cache.capacity - (suffix - 1)  # [BOS], V and P
-        joined = torch.bincount(matched, minlength=suffix).cumsum(0).tolist()
-        for position in range(int(matched[0]) + 1, suffix):
-            rows = slice(0, joined[position - 1])  # those with a mismatch before the position
-            cache.focus(rows, context + position - 1)
-            token = self._embed(prompt, said[rows, position - 1 : position])
-            logits, _ = last_logits(
-                self.checkpoint, 1, token, use_cache=True, past_key_values=cache
-            )
-            said[rows, position] = most_likely(logits[:, 0].float())
-
-    def _decode_from_prefix(
-        self, prompt: SoftPrompt, ids: Tensor, said: Tensor, matched: Tensor
-    ) -> None:
-        """The same for a target whose state cannot be cut back: fill it anew, then go on."""
-        left = torch.nonzero(matched < said.shape[1]).flatten()
-        for start in range(0, len(left), self.batch_size):
-            rows = left[start : start + self.batch_size]
-            kept = int(matched[rows[0]])
-            context = ids[rows, : self.prefix_tokens + kept]
-            inputs = build_inputs(self.checkpoint, prompt, context, self.prefix_tokens)
-            _, output = last_logits(self.checkpoint, 1, inputs, use_cache=True)
-            for position in range(kept + 1, said.shape[1]):
-                token = self._embed(prompt, said[rows, position - 1 : position])
-                logits, output = last_logits(
-                    self.checkpoint,
-                    1,
-                    token,
-                    use_cache=True,
-                    **grow_model_cache(output),
-                )
-                free = matched[rows] < position
-                said[rows, position] = torch.where(
-                    free, most_likely(logits[:, 0].float()), said[rows, position]
-                )
