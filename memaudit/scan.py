@@ -23,8 +23,9 @@ from memaudit.assessment import (
     reveal,
     score_all,
 )
-from memaudit.attack.campaign import AttackOutcome, Campaign, Progress, Side
+from memaudit.attack.campaign import AttackOutcome, Campaign, Progress
 from memaudit.attack.extraction import Advance, Extractor
+from memaudit.attack.parts import Side
 from memaudit.attack.prompt_files import FoldPrompts, hash_earlier, hash_new
 from memaudit.baseline_file import scan_baseline
 from memaudit.config import LADDER, AttackName, ScanConfig
