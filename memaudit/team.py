@@ -30,13 +30,16 @@ class Team:
 
     rank = 0
     size = 1
-    device: torch.device | None = None
-    """Where this process computes; None where that is left to the target's settings."""
 
     @property
     def leads(self) -> bool:
         """Whether this process writes and speaks for all."""
         return self.rank == 0
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Leave the team at the end."""
+        yield
 
     def deal(self, items: Sequence[Item]) -> Sequence[Item]:
         """This process's share of a sequence that all know: every ``size``-th."""
@@ -70,7 +73,13 @@ class Together(Team):
     def __init__(self, state: PartialState) -> None:
         self.rank = state.process_index
         self.size = state.num_processes
-        self.device = state.device
+        self._state = state
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Leave the team in order at the end, if it comes to an end in order."""
+        yield
+        self._state.destroy_process_group()
 
     def gather(self, item: Item) -> list[Item]:
         """What every process has to say, by rank. Raises RunError where one has ended."""
