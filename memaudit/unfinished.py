@@ -41,7 +41,7 @@ class Unfinished(RunRecord):
         super().__init__(notes, str(run))
         self.run = run
         self.folder = run / UNFINISHED
-        self._lock = FileLock(self.folder / LOCK, timeout=0)
+        self._lock = FileLock(self.folder / LOCK, timeout=0, mode=0o600)
 
     @classmethod
     def begin(cls, run: Path, notes: RunNotes) -> Unfinished:
