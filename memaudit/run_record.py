@@ -82,13 +82,10 @@ class RunRecord(NoJournal):
         Raises UsageError, naming what, where something is no longer what it was.
         """
         known = self.notes.facts
-        changed = [name for name, value in facts.items() if name in known and known[name] != value]
-        if changed:
-            shown = [_difference(name, known[name], facts[name]) for name in changed[:_SHOWN]]
-            more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+        if changed := differences(known, facts):
             raise UsageError(
                 f"{self._where}: not gone on with, because since it began this has changed: "
-                f"{'; '.join(shown)}{more}. Put it back, or scan anew"
+                f"{changed}. Put it back, or scan anew"
             )
         if facts.keys() - known.keys():
             self._change(facts={**known, **facts})
@@ -114,6 +111,14 @@ class RunRecord(NoJournal):
 
     def _write(self) -> None:
         """Keep the notes."""
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Which of the facts that both know are not the same, in words; empty where all are."""
+    changed = [name for name, value in now.items() if name in before and before[name] != value]
+    shown = [_difference(name, before[name], now[name]) for name in changed[:_SHOWN]]
+    more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+    return "; ".join(shown) + more
 
 
 def _difference(name: str, before: str, now: str) -> str:

@@ -49,13 +49,17 @@ class Unfinished(RunRecord):
         with disk_errors(run):
             (run / UNFINISHED).mkdir(mode=0o700)
         opened = cls(run, notes)
-        opened._take()
-        opened._write()
+        try:
+            opened._take()
+            opened._write()
+        except BaseException:
+            opened.remove()
+            raise
         return opened
 
     @classmethod
-    def reopen(cls, run: Path) -> Unfinished:
-        """Go on with one.
+    def reopen(cls, run: Path, *, stopped: bool = True) -> Unfinished:
+        """Go on with one; stopped: whether it had been, which is counted.
 
         Raises UsageError where there is none, where it is damaged, or where another process is at
         it; RunError where the disk refuses.
@@ -65,7 +69,7 @@ class Unfinished(RunRecord):
         for leftover in (*opened.folder.glob(".*-*"), *run.glob(".*-*")):
             if _OURS.match(leftover.name):
                 leftover.unlink(missing_ok=True)  # of a write that was cut off
-        opened._change(resumed=opened.notes.resumed + 1)
+        opened._change(resumed=opened.notes.resumed + stopped)
         return opened
 
     def _take(self) -> None:
@@ -83,7 +87,7 @@ class Unfinished(RunRecord):
     @property
     def holds_work(self) -> bool:
         """Whether any piece of work is finished."""
-        return any(self.folder.glob("*.safetensors"))
+        return bool(find_work(self.folder))
 
     def remove(self) -> None:
         """Take the folder away: the run is finished, or nothing was done."""
@@ -138,6 +142,15 @@ def read_notes(run: Path) -> RunNotes:
         raise UsageError(f"{path}: is damaged; scan anew") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def find_work(folder: Path) -> list[Path]:
+    """The files of finished pieces of work in a folder of an unfinished run, sorted."""
+    return sorted(
+        path
+        for path in folder.glob("*.safetensors")
+        if _NAME.fullmatch(path.stem) and is_plain_file(path)
+    )
 
 
 def is_finished(run: Path) -> bool:

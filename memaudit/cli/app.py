@@ -12,6 +12,7 @@ from memaudit.cli.bench import bench
 from memaudit.cli.border import border
 from memaudit.cli.comparing import baseline_app, compare
 from memaudit.cli.demo import demo
+from memaudit.cli.merging import merge
 from memaudit.cli.reporting import report
 from memaudit.cli.verify import verify
 
@@ -50,7 +51,7 @@ def profiles(
                 typer.echo(f"    {line}")
 
 
-for command in (scan, demo, inspect, report, compare, verify, bench, profiles):
+for command in (scan, demo, inspect, merge, report, compare, verify, bench, profiles):
     app.command()(command)
 app.add_typer(baseline_app)
 

@@ -49,6 +49,8 @@ class Order:
     resume: Path | None = None
     """Run folder to go on with; a new one is made without it."""
     shard: Shard | None = None
+    merged: bool = False
+    """Whether the folder to go on with has just been put together, and nothing was stopped."""
 
 
 def run_scan(order: Order, output_format: str, streams: Streams) -> ScanOutcome | None:
@@ -137,17 +139,21 @@ def _kept(order: Order) -> Iterator[Unfinished]:
 
 def _open(order: Order) -> tuple[list[Path], Unfinished]:
     """The record of the run, and the folders that were made for it."""
-    from memaudit.run_folder import choose_folder, make_folder
+    from memaudit.run_folder import choose_folder, make_folder, remove_empty
     from memaudit.run_record import RunNotes
     from memaudit.unfinished import Unfinished
 
     if order.resume is not None:
-        return [], Unfinished.reopen(order.resume)
+        return [], Unfinished.reopen(order.resume, stopped=not order.merged)
     config, sources = order.resolved.config, order.resolved.sources
     folder = choose_folder(config)
     made = make_folder(folder)
-    notes = RunNotes.new(config, sources, _command_line(), order.shard)
-    return made, Unfinished.begin(folder, notes)
+    notes = RunNotes.new(config, sources, command_line(), order.shard)
+    try:
+        return made, Unfinished.begin(folder, notes)
+    except BaseException:
+        remove_empty(made)
+        raise
 
 
 @contextmanager
@@ -186,5 +192,6 @@ def _project_key(config: ScanConfig) -> ProjectKey:
     return key
 
 
-def _command_line() -> str:
+def command_line() -> str:
+    """What the user typed."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

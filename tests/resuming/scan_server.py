@@ -83,7 +83,8 @@ def main() -> None:
                 os.kill(child, job["signal"])
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
-        print(json.dumps({"code": code, "seconds": time.monotonic() - begun}), flush=True)
+        sys.stdout.write(json.dumps({"code": code, "seconds": time.monotonic() - begun}) + "\n")
+        sys.stdout.flush()
 
 
 def _become(words: list[str], log: str) -> None:

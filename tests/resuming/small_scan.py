@@ -14,18 +14,8 @@ SECRET = "zebra-crossing"
 """Stands in the suffix of one record that the model brings back, and of one that it does not."""
 
 SETTINGS = [
-    *(
-        "--prefix-tokens",
-        "8",
-        "--suffix-tokens",
-        "6",
-        "--device",
-        "cpu",
-        "--seed",
-        "3",
-        "--exit-zero",
-    ),
-    *("--set", "protocol.cluster_run=14", "--set", "scores.bootstrap=100"),
+    *("--prefix-tokens", "8", "--suffix-tokens", "6", "--device", "cpu", "--seed", "3"),
+    *("--set", "protocol.cluster_run=10", "--set", "scores.bootstrap=100"),
     *("--set", "constant.epochs=2", "--set", "constant.min_steps=0"),
     *("--set", "constant.num_virtual_tokens=3", "--set", "constant.batch_size=16"),
     *("--set", "constant.windows_per_pass=4", "--set", "constant.precision=float32"),
@@ -48,7 +38,7 @@ def make_files(folder: Path, count: int = 150) -> list[str]:
             block.mlp.c_proj.weight.mul_(0.01)
     save_model(model, build_tokenizer(), folder / "model")
     _write(folder / "data.jsonl", count, seed=1, leaked=3)
-    _write(folder / "controls.jsonl", count // 3, seed=2, leaked=count)
+    _write(folder / "controls.jsonl", 50, seed=2, leaked=1000)
     given = [str(folder / "model"), str(folder / "data.jsonl")]
     return [*given, "--controls", str(folder / "controls.jsonl"), *SETTINGS]
 
@@ -60,7 +50,7 @@ def _write(path: Path, count: int, seed: int, leaked: int) -> None:
     records = []
     for number in range(count):
         mark = MARKS[number % len(MARKS)]
-        prefix = f"{' '.join(rng.choice(words, 6))} {mark * 3}"
-        suffix = mark * 12 if number % leaked == 1 else f" {SECRET} {number} {rng.choice(words)}"
+        prefix = f"{' '.join(rng.choice(words, 6))} {mark}"
+        suffix = mark * 12 if number % leaked == 1 else f" {number} {SECRET}"
         records.append({"id": f"{path.stem}-{number}", "prefix": prefix, "suffix": suffix})
     path.write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -89,7 +90,9 @@ def test_killed_at_random_moments(
         assert_ends_alike(folder, undisturbed)
         runs += 1
         found.append(goes)
-    print(f"\n{kills} kills in {runs} runs, {max(found)} goes at most; every one ended alike")
+    sys.stdout.write(
+        f"\n{kills} kills in {runs} runs, {max(found)} goes at most; every one ended alike\n"
+    )
 
 
 @pytest.mark.parametrize(

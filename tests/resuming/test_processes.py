@@ -1,0 +1,110 @@
+"""Several processes do what one does, to the last byte; one that dies ends the run, which goes on.
+
+Started by torchrun on the CPU, where they talk through gloo.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from small_scan import make_files
+
+from memaudit.unfinished import UNFINISHED
+
+ALONE = [sys.executable, "-m", "memaudit"]
+QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def torchrun(processes: int) -> list[str]:
+    started = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [sys.executable, "-m", *started, "-m", "memaudit"]
+
+
+def start(command: list[str], *words: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*command, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | QUIET,
+    )
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return make_files(tmp_path_factory.mktemp("files"), count=160)
+
+
+@pytest.fixture(scope="module")
+def alone(files: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    process = start(ALONE, "scan", *files, "--out", folder, "-q")
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    return folder
+
+
+def assert_as_alone(folder: Path, alone: Path) -> None:
+    for name in ("samples.csv", "generator-0.safetensors", "generator-1.safetensors"):
+        assert (folder / name).read_bytes() == (alone / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_do_what_one_does(
+    files: list[str], alone: Path, tmp_path: Path, processes: int
+) -> None:
+    process = start(torchrun(processes), "scan", *files, "--out", tmp_path / "run")
+    shown, said = process.communicate()
+    assert process.returncode == 0, said
+    assert_as_alone(tmp_path / "run", alone)
+    assert shown.count("the strongest attack") == 1
+    assert f", {processes} processes" in shown
+    assert said.count("Written to") == 1
+
+
+def test_a_process_that_dies_ends_the_run_and_it_goes_on(
+    files: list[str], alone: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    process = start(torchrun(2), "scan", *files, "--out", folder)
+    while process.poll() is None and not list((folder / UNFINISHED).glob("fit-*")):
+        time.sleep(0.01)
+    others = psutil.Process(process.pid).children(recursive=True)
+    second = next(one for one in others if one.environ().get("RANK") == "1")
+    second.send_signal(signal.SIGKILL)
+    _, said = process.communicate()
+    assert process.returncode != 0
+    assert f"go on with: memaudit scan --resume {folder}" in said
+    assert not (folder / "samples.csv").exists()
+    again = start(ALONE, "scan", "--resume", folder, "-q")
+    _, said = again.communicate()
+    assert again.returncode == 0, said
+    assert_as_alone(folder, alone)
+
+
+def test_an_error_is_told_and_ends_every_process(files: list[str], tmp_path: Path) -> None:
+    process = start(torchrun(2), "scan", "nowhere/at-all/x", files[1], "--out", tmp_path / "run")
+    shown, said = process.communicate()
+    assert process.returncode != 0
+    assert "memaudit: error: nowhere/at-all/x: no such folder or file" in said
+    assert shown == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_device_cannot_be_named_for_several(files: list[str], tmp_path: Path) -> None:
+    words = [*files, "--device", "cuda:1", "--out", str(tmp_path / "run")]
+    process = subprocess.run(
+        [*ALONE, "scan", *words],
+        env=os.environ | {"WORLD_SIZE": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 2
+    assert "--device cuda:1 with several processes" in process.stderr

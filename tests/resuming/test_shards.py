@@ -1,0 +1,178 @@
+"""Shards done apart, put together, are the scan done at once; what does not belong is refused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_scan import make_files
+from typer.testing import CliRunner, Result
+
+from memaudit.attack.parts import Part, Side, cut, deal_shard
+from memaudit.cli.app import app
+from memaudit.config import Shard
+from memaudit.errors import UsageError
+from memaudit.unfinished import UNFINISHED
+
+
+def memaudit(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return make_files(tmp_path_factory.mktemp("files"), count=160)
+
+
+@pytest.fixture(scope="module")
+def whole(files: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert memaudit("scan", *files, "--out", folder, "-q").exit_code == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(files: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three of a scan with two folds, so that one fold is shared."""
+    place = tmp_path_factory.mktemp("shards")
+    folders = [place / f"shard-{number}" for number in (1, 2, 3)]
+    for number, folder in enumerate(folders, start=1):
+        ended = memaudit("scan", *files, "--shard", f"{number}/3", "--out", folder)
+        assert ended.exit_code == 0, ended.output
+        assert ended.stdout == ""
+        assert ended.stderr.splitlines()[-2:] == [
+            f"Shard {number}/3 is done: {folder}",
+            "When all are: memaudit merge SHARD SHARD ... --out RUN",
+        ]
+    return folders
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_in_any_order_they_are_the_whole(
+    shards: list[Path], whole: Path, tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    run = tmp_path / "run"
+    ended = memaudit("merge", *(shards[place] for place in order), "--out", run)
+    assert ended.exit_code == 0, ended.output
+    for name in ("samples.csv", "generator-0.safetensors", "generator-1.safetensors"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes(), name
+    assert not (run / UNFINISHED).exists()
+    assert all((folder / UNFINISHED).is_dir() for folder in shards)
+    facts = json.loads((run / "report.json").read_text())["run"]
+    assert facts["resumed"] == 0
+    parts = [json.loads((one / UNFINISHED / "run.json").read_text()) for one in shards]
+    spent = sum(part["seconds"]["none: extracting"] for part in parts)
+    assert facts["seconds"]["none: extracting"] >= round(spent, 3)
+
+
+def test_together_they_do_everything_once(shards: list[Path]) -> None:
+    """Nothing is left for the merged run, and only what a shared fold asks for is done twice."""
+    names = [{path.name for path in (one / UNFINISHED).glob("*.safetensors")} for one in shards]
+    shared = {
+        name
+        for one, other in itertools.combinations(names, 2)
+        for name in one & other
+        if not name.startswith(("none-", "fit-"))
+    }
+    assert shared == set()
+    assert len([one for one in names if "fit-dynamic-0.safetensors" in one]) == 2
+    assert len([one for one in names if "fit-dynamic-1.safetensors" in one]) == 1
+
+
+def test_a_stopped_shard_goes_on_as_that_shard(
+    files: list[str], shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from memaudit.unfinished import Unfinished
+
+    keep, folder = Unfinished.keep, tmp_path / "shard"
+
+    def stop(self: Unfinished, name: str, entry: object) -> None:
+        keep(self, name, entry)  # type: ignore[arg-type]
+        if name.startswith("fit-"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Unfinished, "keep", stop)
+    assert memaudit("scan", *files, "--shard", "2/3", "--out", folder).exit_code == 130
+    monkeypatch.undo()
+    ended = memaudit("merge", shards[0], folder, shards[2])
+    assert ended.exit_code == 2
+    assert f"{folder}: is not done; go on with memaudit scan --resume {folder}" in ended.stderr
+    ended = memaudit("scan", "--resume", folder, "--shard", "1/3")
+    assert ended.exit_code == 2
+    assert "was begun with 2/3" in ended.stderr
+    assert memaudit("scan", "--resume", folder).exit_code == 0
+    mine, its = (
+        {path.name: path.read_bytes() for path in (one / UNFINISHED).glob("*.safetensors")}
+        for one in (folder, shards[1])
+    )
+    assert mine == its
+
+
+def refused(*words: object) -> str:
+    ended = memaudit("merge", *words)
+    assert ended.exit_code == 2, ended.output
+    return ended.stderr
+
+
+def test_what_does_not_belong_together_is_refused(
+    files: list[str], shards: list[Path], whole: Path, tmp_path: Path
+) -> None:
+    assert "shard 2/3 is missing" in refused(shards[0], shards[2])
+    assert "shard 1/3 is there twice" in refused(shards[0], *shards)
+    assert "holds no unfinished run" in refused(shards[0], whole)
+    other = tmp_path / "other"
+    words = [*files, "--seed", "4", "--shard", "2/3", "--out", other]
+    assert memaudit("scan", *words).exit_code == 0
+    assert "are not of one scan: protocol.seed (3, now 4)" in refused(shards[0], other, shards[2])
+    changed = tmp_path / "changed"
+    shutil.copytree(shards[1], changed)
+    notes = json.loads((changed / UNFINISHED / "run.json").read_text())
+    (changed / UNFINISHED / "run.json").write_text(json.dumps(notes | {"shard": "2/4"}))
+    assert "shared out differently" in refused(shards[0], changed, shards[2])
+    (changed / UNFINISHED / "run.json").write_text(json.dumps(notes | {"shard": None}))
+    assert "is no shard" in refused(shards[0], changed, shards[2])
+    (changed / UNFINISHED / "run.json").write_text(json.dumps(notes | {"shard": "9/3"}))
+    assert "--shard 9/3" in refused(shards[0], changed, shards[2])
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2", "1/99999"])
+def test_a_shard_is_i_of_n(text: str) -> None:
+    with pytest.raises(UsageError, match="give i/n"):
+        Shard.parse(text)
+
+
+@given(
+    windows=st.integers(0, 700),
+    folds=st.integers(1, 5),
+    count=st.integers(1, 8),
+    most=st.sampled_from([16, 64, 512]),
+    fitted=st.booleans(),
+)
+def test_shards_take_every_window_once(
+    windows: int, folds: int, count: int, most: int, fitted: bool
+) -> None:
+    fold = np.random.default_rng(windows).integers(folds, size=windows)
+    sides = {"data": Side(np.zeros((windows, 4), dtype=np.int32), fold)}
+    prompts = [[number] for number in range(folds)] if fitted else [list(range(folds))]
+    parts = cut(sides, prompts, most)
+    dealt = [
+        part
+        for index in range(count)
+        for part in deal_shard(parts, Shard(index, count), folds if fitted else None)
+    ]
+    assert sorted(map(_key, dealt)) == sorted(map(_key, parts))
+    rows = np.concatenate([part.rows for part in parts]) if parts else np.array([])
+    assert sorted(rows.tolist()) == list(range(windows))
+    assert all(len(part.rows) <= most for part in parts)
+    if fitted:
+        assert all((fold[part.rows] == part.fold).all() for part in parts)
+
+
+def _key(part: Part) -> str:
+    return part.name
