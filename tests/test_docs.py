@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PATHS = Layer(source="flag", values={"model": "model", "data": "data.jsonl"})
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 
 def fenced(mark: str) -> str:
@@ -73,10 +73,10 @@ def test_the_table_of_exit_codes_is_complete() -> None:
         for verdict in verdicts
     }
     raised = {error.exit_code for error in errors()}
-    assert [int(code) for code in listed] == sorted(judged | raised | {INTERRUPTED})
+    assert [int(code) for code in listed] == sorted(judged | raised | {INTERRUPTED, TERMINATED})
 
 
-@pytest.mark.parametrize("command", ["scan", "report", "compare", "verify"])
+@pytest.mark.parametrize("command", ["scan", "merge", "report", "compare", "verify"])
 def test_the_block_of_options_is_what_help_says(command: str) -> None:
     """Where this fails, paste the output of ``COLUMNS=100 memaudit COMMAND --help``."""
     result = CliRunner(env={"COLUMNS": "100", "NO_COLOR": "1"}).invoke(

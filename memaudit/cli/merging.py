@@ -23,7 +23,8 @@ from memaudit.cli.showing import check_format
 
 def merge(
     shards: Annotated[
-        list[Path], typer.Argument(help="Run folders of scan --shard i/n, all n of them.")
+        list[Path],
+        typer.Argument(help="Run folders of scan --shard i/n, all n.", metavar="SHARD..."),
     ],
     out: Annotated[Path | None, typer.Option(help="Run folder to make.")] = None,
     output_format: Format = "table",
