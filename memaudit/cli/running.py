@@ -59,38 +59,46 @@ def run_scan(order: Order, output_format: str, streams: Streams) -> ScanOutcome 
     None for a shard, which has no result yet, and in all but one of several processes: that one
     writes, prints and knows how it ends.
     """
-    from memaudit.run_folder import write_run
-    from memaudit.stored_run import read_run
-    from memaudit.target.failures import quiet_transformers
+    from memaudit.project_key import throwaway_key
     from memaudit.team import join_team
 
     config = order.resolved.config
-    key = _project_key(config)
     team = join_team(config.target.device)
-    if not team.leads:
-        streams = Streams(quiet=True, verbose=False)
+    key = team.same(_project_key(config) if team.leads else throwaway_key())
     with team.joined(), _stoppable():
-        if not team.leads:
-            from memaudit.run_record import RunNotes, RunRecord
+        if team.leads:
+            return _lead(order, output_format, streams, key, team)
+        _help(order, key, team)
+        return None
 
-            record = RunRecord(RunNotes.new(config, {}, ""))
-            with quiet_transformers():
-                _scan(order, streams, key, record, team)
+
+def _help(order: Order, key: ProjectKey, team: Team) -> None:
+    """Do this process's share for the one that leads."""
+    from memaudit.run_record import RunNotes, RunRecord
+
+    record = RunRecord(RunNotes.new(order.resolved.config, {}, ""))
+    _scan(order, Streams(quiet=True, verbose=False), key, record, team)
+
+
+def _lead(
+    order: Order, output_format: str, streams: Streams, key: ProjectKey, team: Team
+) -> ScanOutcome | None:
+    from memaudit.run_folder import write_run
+    from memaudit.stored_run import read_run
+
+    _tell_settings(order.resolved, streams)
+    with _kept(order) as unfinished:
+        outcome = _scan(order, streams, key, unfinished, team)
+        if outcome is None:
+            unfinished.close()
+            streams.note(f"Shard {order.shard} is done: {unfinished.run}")
+            streams.note("When all are: memaudit merge SHARD SHARD ... --out RUN")
             return None
-        _tell_settings(order.resolved, streams)
-        with _kept(order) as unfinished:
-            with quiet_transformers():
-                outcome = _scan(order, streams, key, unfinished, team)
-            if outcome is None:
-                unfinished.close()
-                streams.note(f"Shard {order.shard} is done: {unfinished.run}")
-                streams.note("When all are: memaudit merge SHARD SHARD ... --out RUN")
-                return None
-            write_run(unfinished.run, outcome)
-        unfinished.remove()
-        streams.note(f"Written to {unfinished.run}")
-        show(read_run(unfinished.run), output_format, streams)
-        return outcome
+        write_run(unfinished.run, outcome)
+    unfinished.remove()
+    streams.note(f"Written to {unfinished.run}")
+    show(read_run(unfinished.run), output_format, streams)
+    return outcome
 
 
 def show_finished(run: Path, output_format: str, streams: Streams) -> int:
@@ -109,11 +117,13 @@ def _scan(
     order: Order, streams: Streams, key: ProjectKey, record: RunRecord, team: Team
 ) -> ScanOutcome | None:
     from memaudit.scan import scan, scan_shard
+    from memaudit.target.failures import quiet_transformers
 
-    if order.shard is not None:
-        scan_shard(order.resolved, streams.progress(), key, record, team, order.shard)
-        return None
-    return scan(order.resolved, record.notes.command, streams.progress(), key, record, team)
+    with quiet_transformers():
+        if order.shard is not None:
+            scan_shard(order.resolved, streams.progress(), key, record, team, order.shard)
+            return None
+        return scan(order.resolved, record.notes.command, streams.progress(), key, record, team)
 
 
 @contextmanager
