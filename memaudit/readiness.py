@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from memaudit.attack.decoding_check import check_causal
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.memory import choose_batch_size
 from memaudit.attack.prompt_files import FoldPrompts, load_all
@@ -31,7 +32,19 @@ def load_target(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windo
     check_positions(config, checkpoint)
     if set(config.attacks) - {"none", "copy"}:
         check_soft_prompts(checkpoint)
+    context = config.windows.prefix_tokens + _longest_prompt(config)
+    context += checkpoint.bos_id is not None
+    check_causal(checkpoint, context, config.windows.suffix_tokens)
     return checkpoint
+
+
+def _longest_prompt(config: ScanConfig) -> int:
+    """V of the longest prompt that an attack puts before a window; 0 without one."""
+    attacks = set(config.attacks)
+    return max(
+        config.constant.num_virtual_tokens if "constant" in attacks else 0,
+        config.dynamic.num_virtual_tokens if attacks & {"dynamic", "dynamic-hard"} else 0,
+    )
 
 
 def load_earlier(config: ScanConfig, checkpoint: Checkpoint) -> tuple[FoldPrompts, ...]:
@@ -84,11 +97,7 @@ def check_positions(config: ScanConfig, checkpoint: Checkpoint, virtual: int | N
     virtual: V of the longest prompt; the longest of the attacks' own where not given.
     """
     if virtual is None:
-        attacks = set(config.attacks)
-        virtual = max(
-            config.constant.num_virtual_tokens if "constant" in attacks else 0,
-            config.dynamic.num_virtual_tokens if attacks & {"dynamic", "dynamic-hard"} else 0,
-        )
+        virtual = _longest_prompt(config)
     needed = config.windows.length + virtual + (checkpoint.bos_id is not None)
     if checkpoint.max_tokens is not None and needed > checkpoint.max_tokens:
         raise UsageError(
@@ -104,7 +113,10 @@ def make_extractor(config: ScanConfig, checkpoint: Checkpoint) -> tuple[Extracto
     size, reason = choose_batch_size(checkpoint, windows.suffix_tokens)
     if config.extraction.batch_size is not None:
         size, reason = config.extraction.batch_size, "as asked"
-    return Extractor(checkpoint, windows.prefix_tokens, config.scores, size), reason
+    extractor = Extractor(checkpoint, windows.prefix_tokens, config.scores, size)
+    if not extractor.carries:
+        reason += "; decoding is slow, a whole pass for each token: no state can be carried on"
+    return extractor, reason
 
 
 def describe_target(checkpoint: Checkpoint) -> TargetFacts:

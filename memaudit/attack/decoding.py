@@ -65,5 +65,28 @@ def decode_from_prefix(
             )
 
 
+def decode_anew(
+    checkpoint: Checkpoint,
+    prompt: SoftPrompt,
+    ids: Tensor,
+    said: Tensor,
+    matched: Tensor,
+    batch_size: int,
+) -> None:
+    """The same for a target that keeps nothing it could go on from: a whole pass for each token.
+
+    ids: (B,P+S), of which the prefix is read.
+    """
+    suffix = said.shape[1]
+    prefix = ids[:, : ids.shape[1] - suffix]
+    for position in range(int(matched[0]) + 1, suffix):
+        left = torch.nonzero(matched < position).flatten()
+        for rows in torch.split(left, batch_size):
+            known = torch.cat([prefix[rows], said[rows, :position]], dim=1)
+            inputs = build_inputs(checkpoint, prompt, known, prefix.shape[1])
+            logits, _ = last_logits(checkpoint, 1, inputs, use_cache=False)
+            said[rows, position] = most_likely(logits[:, 0].float())
+
+
 def _embed(checkpoint: Checkpoint, prompt: SoftPrompt, ids: Tensor) -> Tensor:
     return prompt.adapt(checkpoint.embed(ids))

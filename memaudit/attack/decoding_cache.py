@@ -104,8 +104,10 @@ def probe_cache(checkpoint: Checkpoint) -> CacheShape | None:
         return None
     first = torch.zeros(1, 1, dtype=torch.long, device=checkpoint.device)
     output = checkpoint.model(inputs_embeds=checkpoint.embed(first), use_cache=True)
-    layers = getattr(output.get("past_key_values"), "layers", [])
-    if not layers or any(
+    cache = output.get("past_key_values")
+    layers = getattr(cache, "layers", [])
+    # Another class keeps more than its layers show (MiniMax), and may want to be given itself.
+    if type(cache) is not DynamicCache or not layers or any(
         type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers
     ):
         return None
@@ -117,7 +119,7 @@ def probe_cache(checkpoint: Checkpoint) -> CacheShape | None:
 
 def grow_model_cache(output: Any) -> dict[str, Any]:
     """The argument that hands a model's own cache or state back to it for the next step."""
-    for name in ("past_key_values", "cache_params"):
+    for name in ("past_key_values", "cache_params", "state"):
         if output.get(name) is not None:
             return {name: output[name]}
     return {}
