@@ -6,7 +6,7 @@ or scores. The scan and the inspection start here alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from memaudit.attack.decoding_check import check_causal
@@ -32,19 +32,23 @@ def load_target(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windo
     check_positions(config, checkpoint)
     if set(config.attacks) - {"none", "copy"}:
         check_soft_prompts(checkpoint)
-    context = config.windows.prefix_tokens + _longest_prompt(config)
-    context += checkpoint.bos_id is not None
-    check_causal(checkpoint, context, config.windows.suffix_tokens)
+    _check_causal(config, checkpoint, _prompt_lengths(config))
     return checkpoint
 
 
-def _longest_prompt(config: ScanConfig) -> int:
-    """V of the longest prompt that an attack puts before a window; 0 without one."""
+def _prompt_lengths(config: ScanConfig) -> set[int]:
+    """V of every prompt that may stand before a window; 0 is among them, for ``none``."""
     attacks = set(config.attacks)
-    return max(
-        config.constant.num_virtual_tokens if "constant" in attacks else 0,
-        config.dynamic.num_virtual_tokens if attacks & {"dynamic", "dynamic-hard"} else 0,
-    )
+    constant, dynamic = config.constant.num_virtual_tokens, config.dynamic.num_virtual_tokens
+    lengths = {0} | ({constant} if "constant" in attacks else set())
+    return lengths | ({dynamic} if attacks & {"dynamic", "dynamic-hard"} else set())
+
+
+def _check_causal(config: ScanConfig, checkpoint: Checkpoint, lengths: Iterable[int]) -> None:
+    """Raise TargetError where one pass over a window would not say what decoding it does."""
+    before = config.windows.prefix_tokens + (checkpoint.bos_id is not None)
+    for virtual in sorted(lengths):
+        check_causal(checkpoint, before + virtual, config.windows.suffix_tokens)
 
 
 def load_earlier(config: ScanConfig, checkpoint: Checkpoint) -> tuple[FoldPrompts, ...]:
@@ -66,6 +70,9 @@ def load_earlier(config: ScanConfig, checkpoint: Checkpoint) -> tuple[FoldPrompt
             )
         for prompt in fold.prompts.values():
             check_positions(config, checkpoint, prompt.settings.num_virtual_tokens)
+    prompts = [prompt for fold in earlier for prompt in fold.prompts.values()]
+    lengths = {prompt.settings.num_virtual_tokens for prompt in prompts}
+    _check_causal(config, checkpoint, lengths - _prompt_lengths(config))
     return earlier
 
 
@@ -97,7 +104,7 @@ def check_positions(config: ScanConfig, checkpoint: Checkpoint, virtual: int | N
     virtual: V of the longest prompt; the longest of the attacks' own where not given.
     """
     if virtual is None:
-        virtual = _longest_prompt(config)
+        virtual = max(_prompt_lengths(config))
     needed = config.windows.length + virtual + (checkpoint.bos_id is not None)
     if checkpoint.max_tokens is not None and needed > checkpoint.max_tokens:
         raise UsageError(

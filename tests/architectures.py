@@ -6,15 +6,16 @@ says of each architecture is what ``test_matrix.py`` finds, or that test fails.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 from conftest import COMMON, GEMMA_LIKE, GPT2_LIKE, LLAMA_LIKE, SPREAD
 
-CUT = "cut back"
+CUT = "cache"
 OWN = "own state"
-ANEW = "none"
+ANEW = "whole passes"
 """What decoding goes on from: a cache of keys and values cut back to the first mismatch, the state
 that the model keeps itself, or nothing, which takes a whole pass for each token."""
 
@@ -43,7 +44,7 @@ class Architecture:
     @property
     def result(self) -> str:
         """The last column."""
-        return f"refused: {self.refused}" if self.refused else f"audited; {self.goes_on_from}"
+        return f"refused: “{self.refused}”" if self.refused else f"audited, {self.goes_on_from}"
 
 
 GROUPED = LLAMA_LIKE | {"num_key_value_heads": 2}
@@ -243,7 +244,7 @@ MATRIX = (
     Architecture(
         "Gemma",
         "GemmaConfig",
-        "embeddings scaled inside the embedding layer's model",
+        "scaled embeddings",
         adds_bos=True,
         settings=GEMMA_LIKE,
     ),
@@ -348,7 +349,7 @@ MATRIX = (
     Architecture(
         "RWKV",
         "RwkvConfig",
-        "recurrent; carries one text's state rightly, several wrongly",
+        "recurrent; mixes up the states of several texts; scales its own weights at first",
         ANEW,
         like_generate=False,
         settings=COMMON
@@ -358,13 +359,14 @@ MATRIX = (
             "intermediate_size": 64,
             "num_hidden_layers": 2,
             "context_length": 256,
+            "rescale_every": 1,
         },
     ),
     Architecture(
         "xLSTM",
         "xLSTMConfig",
-        "recurrent with matrix memory",
-        OWN,
+        "recurrent with matrix memory; hands its state on in a wrong shape",
+        ANEW,
         like_generate=False,
         settings=COMMON | {"hidden_size": 32, "num_heads": 4, "num_hidden_layers": 2},
     ),
@@ -431,8 +433,8 @@ MATRIX = (
     Architecture(
         "RecurrentGemma",
         "RecurrentGemmaConfig",
-        "gated recurrences, attention to 4 tokens",
-        OWN,
+        "gated recurrences that keep their state inside the model",
+        ANEW,
         adds_bos=True,
         settings=COMMON
         | {
@@ -491,9 +493,19 @@ MATRIX = (
         OWN,
         model="Qwen3_5ForConditionalGeneration",
         settings={
-            "text_config": GEMMA_LIKE
+            "text_config": LLAMA_LIKE
             | DELTA
-            | {"layer_types": ["linear_attention", "full_attention"]},
+            | {
+                "head_dim": 16,
+                "num_key_value_heads": 2,
+                "layer_types": ["linear_attention", "full_attention"],
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "partial_rotary_factor": 0.5,
+                    "mrope_section": [1, 1, 2],
+                    "mrope_interleaved": True,
+                },
+            },
             "vision_config": {
                 "hidden_size": 16,
                 "intermediate_size": 16,
@@ -505,16 +517,27 @@ MATRIX = (
     ),
     Architecture(
         "Llama 3.2 Vision",
-        "MllamaTextConfig",
-        "text tower with layers that look at images",
-        settings=GROUPED | {"num_hidden_layers": 3, "cross_attention_layers": [1]},
-        model="MllamaForCausalLM",
+        "MllamaConfig",
+        "layers that look at images; the text tower is loaded alone",
+        model="MllamaForConditionalGeneration",
+        settings={
+            "text_config": GROUPED | {"num_hidden_layers": 3, "cross_attention_layers": [1]},
+            "vision_config": TINY_VISION
+            | {
+                "num_global_layers": 1,
+                "attention_heads": 2,
+                "vision_output_dim": 32,
+                "intermediate_layers_indices": [0],
+                "supported_aspect_ratios": [[1, 1]],
+            },
+            "image_token_index": 300,
+        },
     ),
     Architecture(
         "LLaVA",
         "LlavaConfig",
         "a vision tower before a Llama",
-        refused=NO_CAUSAL_LM,
+        refused="save the language model in it (llama) as a checkpoint and name that",
         model="LlavaForConditionalGeneration",
         settings={
             "text_config": {"model_type": "llama"} | GROUPED,
@@ -531,6 +554,7 @@ MATRIX = (
         settings={
             "text_config": GROUPED
             | {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}},
+            "image_token_id": 300,
             "vision_config": {"depth": 1, "embed_dim": 16, "num_heads": 2, "hidden_size": 32},
         },
     ),
@@ -564,6 +588,13 @@ MATRIX = (
                 "original_max_position_embeddings": 16,
             },
         },
+    ),
+    Architecture(
+        "DeepSeek-V3.2, long windows",
+        "DeepseekV32Config",
+        "attention to fewer tokens, picked among all, than a window has",
+        refused="changes with those that follow",
+        settings=LATENT | {"index_topk": 6, "index_n_heads": 2, "index_head_dim": 16},
     ),
     Architecture(
         "BERT",
@@ -613,4 +644,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    print(table())
+    sys.stdout.write(table() + "\n")

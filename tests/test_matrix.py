@@ -57,12 +57,18 @@ def words_tokenizer(adds_bos: bool) -> Any:
 
 
 @pytest.fixture
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkpoint of the architecture that the test is about."""
     architecture = request.node.callspec.params["architecture"]
     model = make_model(architecture)
     if model is None:
         pytest.skip(f"transformers {transformers.__version__} has no {architecture.config}")
+    # Some families' tokenizers are read by rules of their own (Qwen2), and ours is of no family.
+    monkeypatch.setattr(
+        "transformers.models.auto.tokenization_auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS",
+        set(),
+        raising=False,
+    )
     return save_model(model, words_tokenizer(architecture.adds_bos), tmp_path / "target")
 
 
@@ -204,12 +210,13 @@ def test_a_scan_says_what_slow_decoding_says(
     architecture: Architecture, folder: Path, tmp_path: Path
 ) -> None:
     checkpoint = load_checkpoint(str(folder), PLAIN)
-    before = {name: value.clone() for name, value in checkpoint.model.state_dict().items()}
     shape, carries = choose_decoding(checkpoint, P)
     assert (CUT if shape else OWN if carries else ANEW) == architecture.goes_on_from
     slow = Slow(checkpoint.model, architecture.adds_bos)
     hard = HardPrompt(checkpoint.embed, V)
     ids = make_windows(slow, hard, WINDOWS, seed=0)
+    # RWKV itself halves some of its weights in its first pass.
+    before = {name: value.clone() for name, value in checkpoint.model.state_dict().items()}
     if architecture.like_generate:
         plain = slow.decode(NoPrompt(), ids[:, :P])
         assert torch.equal(slow.generate(ids[:, :P]), plain)

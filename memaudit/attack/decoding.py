@@ -56,9 +56,9 @@ def decode_from_prefix(
         _, output = last_logits(checkpoint, 1, inputs, use_cache=True)
         for position in range(kept + 1, said.shape[1]):
             token = _embed(checkpoint, prompt, said[rows, position - 1 : position])
-            logits, output = last_logits(
-                checkpoint, 1, token, use_cache=True, **grow_model_cache(output)
-            )
+            place = inputs.shape[1] + position - (kept + 1)
+            state = grow_model_cache(checkpoint, output, place)
+            logits, output = last_logits(checkpoint, 1, token, use_cache=True, **state)
             free = matched[rows] < position
             said[rows, position] = torch.where(
                 free, most_likely(logits[:, 0].float()), said[rows, position]

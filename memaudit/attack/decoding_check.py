@@ -8,7 +8,7 @@ random tokens. Knows nothing of prompts, or of windows but their length.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from memaudit.attack.forward import last_logits
 from memaudit.attack.memory import is_out_of_memory
 from memaudit.errors import RunError, TargetError
 from memaudit.target.checkpoint import Checkpoint
-from memaudit.target.failures import FAILURES, brief
+from memaudit.target.failures import FAILURES, brief, quiet_transformers
 from memaudit.target.softprompt_check import architecture_of, random_ids
 
 ROWS = 2
@@ -48,7 +48,7 @@ def choose_decoding(checkpoint: Checkpoint, tokens: int) -> Decoding:
     """
     try:
         vectors = checkpoint.embed(random_ids(checkpoint, ROWS, tokens + STEPS))
-        whole, _ = last_logits(checkpoint, STEPS + 1, vectors, use_cache=False)
+        whole, _ = _logits(checkpoint, STEPS + 1, vectors, use_cache=False)
         shape = _try_cut(checkpoint, vectors, whole)
         return Decoding(shape, shape is not None or _try_own(checkpoint, vectors, whole))
     except RuntimeError as error:
@@ -70,10 +70,10 @@ def _try_cut(checkpoint: Checkpoint, vectors: Tensor, whole: Tensor) -> CacheSha
         cache = RoomyCache(shape.layers, len(vectors), vectors.shape[1])
         cache.focus(slice(0, len(vectors)), 0)
         state = {"use_cache": True, "past_key_values": cache}
-        said = [last_logits(checkpoint, STEPS + 1, vectors, **state)[0][:, :1]]
+        said = [_logits(checkpoint, STEPS + 1, vectors, **state)[0][:, :1]]
         for place in range(tokens, vectors.shape[1]):
             cache.focus(slice(0, len(vectors)), place)
-            said.append(last_logits(checkpoint, 1, vectors[:, place : place + 1], **state)[0])
+            said.append(_logits(checkpoint, 1, vectors[:, place : place + 1], **state)[0])
     except FAILURES as error:
         _pass_on_lack_of_memory(error)
         return None
@@ -84,14 +84,14 @@ def _try_own(checkpoint: Checkpoint, vectors: Tensor, whole: Tensor) -> bool:
     """Whether the target's own state, handed back, gives the logits (B,STEPS+1,X) of ``whole``."""
     tokens = vectors.shape[1] - STEPS
     try:
-        logits, output = last_logits(checkpoint, 1, vectors[:, :tokens], use_cache=True)
+        logits, output = _logits(checkpoint, 1, vectors[:, :tokens], use_cache=True)
         said = [logits]
         for place in range(tokens, vectors.shape[1]):
-            state = grow_model_cache(output)
+            state = grow_model_cache(checkpoint, output, place)
             if not state:
                 return False
             token = vectors[:, place : place + 1]
-            logits, output = last_logits(checkpoint, 1, token, use_cache=True, **state)
+            logits, output = _logits(checkpoint, 1, token, use_cache=True, **state)
             said.append(logits)
     except FAILURES as error:
         _pass_on_lack_of_memory(error)
@@ -118,7 +118,8 @@ def check_causal(checkpoint: Checkpoint, context: int, suffix: int) -> None:
         RunError: there is no memory for even this.
     """
     try:
-        fault = _find_fault(checkpoint, context, suffix)
+        with quiet_transformers():
+            fault = _find_fault(checkpoint, context, suffix)
     except FAILURES as error:
         if is_out_of_memory(error):
             raise RunError(
@@ -136,21 +137,28 @@ def _find_fault(checkpoint: Checkpoint, context: int, suffix: int) -> str | None
     """The first thing that is wrong, or None."""
     total = context + suffix - 1
     vectors = checkpoint.embed(random_ids(checkpoint, ROWS, total))
-    together, _ = last_logits(checkpoint, suffix, vectors, use_cache=False)
+    together, _ = _logits(checkpoint, suffix, vectors, use_cache=False)
     one, together = vectors[:1], together[:1]  # (1,T,D), (1,S,X)
-    alone, _ = last_logits(checkpoint, 1, one, use_cache=False)
+    alone, _ = _logits(checkpoint, 1, one, use_cache=False)
     if not torch.isfinite(together.amax(dim=-1)).all():
         return None  # verification says so, with the remedy
     if not agree(alone, together[:, -1:], checkpoint.dtype):
         return "what it says of a text changes with the texts beside it in a batch"
-    for place in sorted({0, suffix // 2, max(0, suffix - 2)}):
-        short, _ = last_logits(checkpoint, 1, one[:, : context + place], use_cache=False)
+    for place in sorted({0, suffix // 2}):
+        short, _ = _logits(checkpoint, 1, one[:, : context + place], use_cache=False)
         if not agree(short, together[:, place : place + 1], checkpoint.dtype):
             return (
                 f"in a text of {total} tokens, what it says of a token changes with those that "
                 "follow; use shorter windows (--prefix-tokens, --suffix-tokens)"
             )
     return None
+
+
+def _logits(
+    checkpoint: Checkpoint, count: int, vectors: Tensor, **state: Any
+) -> tuple[Tensor, Any]:
+    """As :func:`last_logits`, of a copy: some targets (CTRL) scale their inputs in place."""
+    return last_logits(checkpoint, count, vectors.clone(), **state)
 
 
 def agree(one: Tensor, two: Tensor, dtype: torch.dtype) -> bool:
