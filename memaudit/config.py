@@ -7,10 +7,14 @@ paths, nor of where a value came from, and imports no torch: a usage error answe
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -103,6 +107,10 @@ class TuningSettings(Settings):
     """Where the data are few, as many more epochs as it takes to make this many steps."""
     batch_size: Positive = 16
     """Windows per optimizer step; split into smaller passes where memory is short."""
+    windows_per_pass: Positive | None = None
+    """Windows at most in one of the passes that a step adds up, in their order: the share that a
+    process can take of it. Where not given, 8 on a CPU, and on CUDA as few passes as there are
+    processes."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-2
     schedule: Literal["linear", "constant"] = "linear"
     """Learning rate after the warm-up: falling linearly to zero, or constant."""
@@ -234,6 +242,26 @@ class GateSettings(Settings):
                 given, lacks = "baseline", "max_new, the number of new windows allowed"
             raise ValueError(f"{given} is only used with {lacks}")
         return self
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One share of a scan whose windows several machines extract, each on its own."""
+
+    index: int
+    """From 0."""
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Of ``i/n``, counted from 1. Raises UsageError for anything else."""
+        found = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            raise UsageError(f"--shard {text}: give i/n, as 1/4 for the first of four")
+        return cls(int(found[1]) - 1, int(found[2]))
+
+    def __str__(self) -> str:
+        return f"{self.index + 1}/{self.count}"
 
 
 class ScanConfig(Settings):

@@ -14,7 +14,13 @@ import numpy as np
 from memaudit.config import ScanConfig
 from memaudit.cost import Estimate, estimate
 from memaudit.plan import Plan, check_files, cut_files, fold_sizes, make_plan
-from memaudit.readiness import describe_target, load_target, make_extractor
+from memaudit.readiness import (
+    choose_size,
+    describe_target,
+    explain_pace,
+    load_target,
+    make_extractor,
+)
 from memaudit.result import FoldSizes, TargetFacts
 from memaudit.target.checkpoint import load_tokenizer
 from memaudit.target.softprompt_check import check_soft_prompts
@@ -62,14 +68,15 @@ def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
     checkpoint = load_target(config, tokenizer, windows)
     check_soft_prompts(checkpoint)
     plan = make_plan(config, summaries, windows) if with_data else None
-    extractor, reason = make_extractor(config, checkpoint)
+    size, reason = choose_size(config, checkpoint)
+    extractor = make_extractor(config, checkpoint, size)
     return Inspection(
         target=describe_target(checkpoint),
         max_tokens=checkpoint.max_tokens,
         width=checkpoint.width,
         vocabulary=checkpoint.vocabulary,
         batch_size=extractor.batch_size,
-        batch_size_reason=reason,
+        batch_size_reason=explain_pace(extractor, reason),
         files=_files(plan) if plan else {},
         folds=fold_sizes(plan) if plan else (),
         notes=plan.notes if plan else (),

@@ -84,6 +84,11 @@ def setting_lines(layer: Layer) -> list[str]:
     ]
 
 
+def named_settings(config: ScanConfig) -> dict[str, Any]:
+    """Every setting by its dotted name."""
+    return dict(_leaves(config.model_dump(mode="json")))
+
+
 def sourced_lines(resolved: ResolvedConfig) -> list[str]:
     """Every setting with its value and where that came from."""
     layer = Layer(source="", values=resolved.config.model_dump(mode="json", exclude_none=True))

@@ -39,7 +39,7 @@ def to_manifest(folder: Path) -> str:
     files = {
         path.name: file_sha256(path)
         for path in sorted(folder.iterdir())
-        if path.name != MANIFEST and not path.name.startswith(".")
+        if path.name != MANIFEST and not path.name.startswith(".") and path.is_file()
     }
     tool = {"name": "memaudit", "version": __version__}
     return json.dumps({"schema_version": 1, "tool": tool, "files": files}, indent=2) + "\n"

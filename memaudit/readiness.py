@@ -114,16 +114,23 @@ def check_positions(config: ScanConfig, checkpoint: Checkpoint, virtual: int | N
         )
 
 
-def make_extractor(config: ScanConfig, checkpoint: Checkpoint) -> tuple[Extractor, str]:
-    """The extractor, and why it takes as many windows at a time as it does."""
-    windows = config.windows
-    size, reason = choose_batch_size(checkpoint, windows.suffix_tokens)
+def choose_size(config: ScanConfig, checkpoint: Checkpoint) -> tuple[int, str]:
+    """Windows that are extracted at a time, and why so many."""
     if config.extraction.batch_size is not None:
-        size, reason = config.extraction.batch_size, "as asked"
-    extractor = Extractor(checkpoint, windows.prefix_tokens, config.scores, size)
-    if not extractor.carries:
-        reason += "; decoding is slow, a whole pass for each token: no state can be carried on"
-    return extractor, reason
+        return config.extraction.batch_size, "as asked"
+    return choose_batch_size(checkpoint, config.windows.suffix_tokens)
+
+
+def make_extractor(config: ScanConfig, checkpoint: Checkpoint, batch_size: int) -> Extractor:
+    """The extractor for the windows of these settings."""
+    return Extractor(checkpoint, config.windows.prefix_tokens, config.scores, batch_size)
+
+
+def explain_pace(extractor: Extractor, reason: str) -> str:
+    """Why so many windows are extracted at a time, and where it is slow all the same."""
+    if extractor.carries:
+        return reason
+    return f"{reason}; decoding is slow, a whole pass for each token: no state can be carried on"
 
 
 def describe_target(checkpoint: Checkpoint) -> TargetFacts:

@@ -117,7 +117,11 @@ class RunFacts:
     finished: str
     """Likewise: when the figures were there."""
     seconds: Mapping[str, float]
-    """Wall time of each stage."""
+    """Wall time of each stage; of a run that was resumed, of the work that was kept."""
+    resumed: int
+    """How often the run was gone on with after it had been stopped."""
+    processes: int
+    """That shared the work."""
     key_id: str
     """Names the project key that the fingerprints were made under."""
     batch_size: int

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -25,7 +24,8 @@ from memaudit.report.report_json import to_json
 from memaudit.report.samples_csv import iter_csv
 from memaudit.scan import ScanOutcome
 from memaudit.stored_run import REPORT, SAMPLES, read_samples
-from memaudit.whole_files import write_whole
+from memaudit.unfinished import UNFINISHED
+from memaudit.whole_files import disk_errors, write_whole
 
 PAGE = "report.html"
 
@@ -46,6 +46,8 @@ def choose_folder(config: ScanConfig, now: datetime | None = None) -> Path:
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     except OSError as error:
         raise UsageError(f"--out {folder}: no such place ({error.strerror})") from error
+    if taken and (folder / UNFINISHED).is_dir():
+        raise UsageError(f"--out {folder}: holds an unfinished run; go on with --resume {folder}")
     if taken:
         raise UsageError(f"--out {folder}: exists and is not an empty folder; name another")
     return folder
@@ -85,7 +87,7 @@ def write_run(folder: Path, outcome: ScanOutcome) -> None:
     where no page can be made.
     """
     result = outcome.result
-    with _disk_errors(folder):
+    with disk_errors(folder):
         for fold in outcome.prompts:
             write_whole(folder / file_name(fold.fold), [to_bytes(fold)])
         write_whole(folder / "config.toml", [to_toml(result.config).encode()])
@@ -124,13 +126,3 @@ def _refuse_model_folder(folder: Path, model: Path) -> None:
             return  # a file that lies where the user works makes no folder of its own
         if inside == root or root in inside.parents:
             raise UsageError(f"--out {folder}: lies inside the model's folder; name another")
-
-
-@contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"{folder}: cannot be written ({error.strerror}); name another with --out"
-        ) from error

@@ -6,15 +6,12 @@ and decides nothing that a room could decide.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from datetime import datetime, timezone
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from memaudit import __version__
 from memaudit.assessment import (
     find_sensitive,
     fold_fits,
@@ -23,21 +20,24 @@ from memaudit.assessment import (
     reveal,
     score_all,
 )
-from memaudit.attack.campaign import AttackOutcome, Campaign, Progress, Side
-from memaudit.attack.extraction import Advance, Extractor
+from memaudit.attack.campaign import AttackOutcome, Campaign, Progress, Workforce
+from memaudit.attack.extraction import Extractor
+from memaudit.attack.parts import Side
 from memaudit.attack.prompt_files import FoldPrompts, hash_earlier, hash_new
 from memaudit.baseline_file import scan_baseline
-from memaudit.config import LADDER, AttackName, ScanConfig
+from memaudit.config import LADDER, AttackName, ScanConfig, Shard
+from memaudit.content.counting import SensitiveContent
 from memaudit.data.clusters import seen_marks
 from memaudit.data.fingerprints import digest_of, fingerprint_windows
 from memaudit.data.samples import DataSummary
-from memaudit.environment import describe_libraries, describe_machine
 from memaudit.gate.baseline import Baseline, require_same_windows
 from memaudit.layers import ResolvedConfig
 from memaudit.plan import Plan, Role, SeenRuns, check_files, cut_files, fold_sizes, make_plan
 from memaudit.project_key import ProjectKey, throwaway_key
 from memaudit.readiness import (
+    choose_size,
     describe_target,
+    explain_pace,
     load_earlier,
     load_entities,
     load_target,
@@ -46,11 +46,12 @@ from memaudit.readiness import (
 )
 from memaudit.result import (
     Corpus,
-    RunFacts,
     ScanResult,
 )
-from memaudit.target.checkpoint import load_tokenizer
-from memaudit.target.numerics import describe_accelerator, describe_determinism
+from memaudit.run_facts import facts_of_files, facts_of_model, run_facts
+from memaudit.run_record import Clock, RunNotes, RunRecord
+from memaudit.target.checkpoint import Checkpoint, load_tokenizer
+from memaudit.team import Team
 
 
 class ScanOutcome(NamedTuple):
@@ -61,23 +62,74 @@ class ScanOutcome(NamedTuple):
     """One per fold; empty where nothing was fitted."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """An audit before its first attack: all that can be wrong has been looked at."""
+
+    key: ProjectKey
+    tokenizer: Any
+    checkpoint: Checkpoint
+    plan: Plan
+    earlier: tuple[FoldPrompts, ...]
+    fingerprints: Mapping[str, tuple[str, ...]]
+    baseline: Baseline | None
+    sensitive: SensitiveContent | None
+    extractor: Extractor
+    batch_reason: str
+
+
+Outcomes = Mapping[AttackName, AttackOutcome]
+
+
 def scan(
-    resolved: ResolvedConfig, command: str, progress: Progress, key: ProjectKey | None = None
+    resolved: ResolvedConfig,
+    command: str,
+    progress: Progress,
+    key: ProjectKey | None = None,
+    record: RunRecord | None = None,
+    team: Team | None = None,
 ) -> ScanOutcome:
     """Audit one model on one file, beside controls where given.
 
-    Without a project's key fingerprints are made under one that is thrown away. Raises the errors
-    of the rooms it passes through; files are checked before weights are loaded.
+    Without a project's key fingerprints are made under one that is thrown away. record: how far
+    the run is already, where it goes on; team: the processes that share the work. Raises the
+    errors of the rooms it passes through; files are checked before weights are loaded.
     """
-    config, key = resolved.config, key or throwaway_key()
-    clock = _Clock(progress)
+    record = record or RunRecord(RunNotes.new(resolved.config, resolved.sources, command))
+    key, team = key or throwaway_key(), team or Team()
+    clock = Clock(progress, record)
+    ready = _prepare(resolved.config, key, clock, record, team)
+    outcomes = _attack(resolved.config, ready, clock, Workforce(team, record))
+    return _assess(resolved, ready, outcomes, clock, team)
+
+
+def scan_shard(
+    resolved: ResolvedConfig,
+    progress: Progress,
+    key: ProjectKey,
+    record: RunRecord,
+    team: Team,
+    shard: Shard,
+) -> None:
+    """Do one share of an audit, which the record then holds. Raises as :func:`scan`."""
+    clock = Clock(progress, record)
+    ready = _prepare(resolved.config, key, clock, record, team)
+    _attack(resolved.config, ready, clock, Workforce(team, record, shard))
+    record.complete()
+
+
+def _prepare(
+    config: ScanConfig, key: ProjectKey, clock: Clock, record: RunRecord, team: Team
+) -> _Ready:
     with clock.stage("reading files", 1):
         summaries = check_files(config)
+        record.agree(facts_of_files(config, summaries, key))
         baseline = _baseline(config, summaries, key)
         tokenizer = load_tokenizer(config.model, config.target)
         windows = cut_files(config, tokenizer)
     with clock.stage("loading the model", 1):
         checkpoint = load_target(config, tokenizer, windows)
+        record.agree(facts_of_model(checkpoint))
         earlier = load_earlier(config, checkpoint)
         entities = load_entities(config, checkpoint)
     with clock.stage("clustering near-duplicates", 1):
@@ -87,62 +139,67 @@ def scan(
         _require_same(baseline, fingerprints["data"], checkpoint.choices["bos"].value, config)
     with clock.stage("looking for sensitive content", 1):  # may fail: so before the attacks
         sensitive = find_sensitive(config, plan, tokenizer, entities)
-    extractor, batch_reason = make_extractor(config, checkpoint)
+    size, reason = choose_size(config, checkpoint)
+    # Settled for the run: another memory, in another process or later, must not change figures.
+    extractor = make_extractor(config, checkpoint, team.same(record.settle("batch size", size)))
+    return _Ready(
+        *(key, tokenizer, checkpoint, plan, earlier, fingerprints, baseline, sensitive),
+        *(extractor, explain_pace(extractor, reason)),
+    )
+
+
+def _attack(
+    config: ScanConfig, ready: _Ready, clock: Clock, workforce: Workforce
+) -> dict[AttackName, AttackOutcome]:
+    plan, earlier = ready.plan, ready.earlier
     campaign = Campaign(
-        extractor,
+        ready.extractor,
         config,
         plan.folds,
         data=_side(plan.data),
         controls=_side(plan.controls) if plan.controls else None,
         fitted=_by_attack(earlier),
+        workforce=workforce,
     )
     # Of prompts fitted earlier the text that they saw is not at hand, and `copy` is about that.
     asked = set(config.attacks) - ({"copy"} if earlier else set())
-    outcomes = {attack: campaign.run(attack, clock) for attack in LADDER if attack in asked}
+    return {attack: campaign.run(attack, clock) for attack in LADDER if attack in asked}
+
+
+def _assess(
+    resolved: ResolvedConfig, ready: _Ready, outcomes: Outcomes, clock: Clock, team: Team
+) -> ScanOutcome:
+    config, plan, earlier = resolved.config, ready.plan, ready.earlier
+    found = ready.fingerprints["data"]
     with clock.stage("scoring", 1):
         attacks = score_all(config, plan, outcomes)
-        new = None if baseline is None else new_windows(baseline, fingerprints["data"], attacks)
+        new = None if ready.baseline is None else new_windows(ready.baseline, found, attacks)
     prompts = _pack(config, plan, outcomes)
+    notes = (*plan.notes, *reuse_notes(config, earlier), *filter(None, [ready.key.note]))
     result = ScanResult(
         config=config,
         sources=resolved.sources,
-        target=describe_target(checkpoint),
+        target=describe_target(ready.checkpoint),
         data=plan.data,
         controls=plan.controls,
         fold_sizes=fold_sizes(plan),
         attacks=attacks,
         fits=fold_fits(outcomes),
         verdicts=judge_all(config, attacks, new),
-        notes=(*plan.notes, *reuse_notes(config, earlier), *filter(None, [key.note])),
-        fingerprints=fingerprints,
-        run=_run_facts(command, clock, key, extractor, batch_reason),
-        revealed=reveal(plan, outcomes, tokenizer) if config.reveal else {},
-        sensitive=sensitive,
+        notes=notes,
+        fingerprints=ready.fingerprints,
+        run=run_facts(
+            clock.record.notes,
+            ready.checkpoint.device,
+            key_id=ready.key.key_id,
+            batch_size=(ready.extractor.batch_size, ready.batch_reason),
+            processes=team.size,
+        ),
+        revealed=reveal(plan, outcomes, ready.tokenizer) if config.reveal else {},
+        sensitive=ready.sensitive,
         prompt_files=hash_new(prompts) or hash_earlier(config.generator),
     )
     return ScanOutcome(result, prompts)
-
-
-def _run_facts(
-    command: str, clock: _Clock, key: ProjectKey, extractor: Extractor, batch_reason: str
-) -> RunFacts:
-    return RunFacts(
-        version=__version__,
-        command=command,
-        started=clock.started,
-        finished=_now(),
-        seconds=clock.seconds,
-        key_id=key.key_id,
-        batch_size=extractor.batch_size,
-        batch_size_reason=batch_reason,
-        libraries=describe_libraries(),
-        machine=describe_machine() | describe_accelerator(extractor.checkpoint.device),
-        determinism=describe_determinism(),
-    )
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _baseline(
@@ -182,9 +239,7 @@ def _by_attack(earlier: tuple[FoldPrompts, ...]) -> dict[str, dict[int, Any]]:
     }
 
 
-def _pack(
-    config: ScanConfig, plan: Plan, outcomes: Mapping[AttackName, AttackOutcome]
-) -> tuple[FoldPrompts, ...]:
+def _pack(config: ScanConfig, plan: Plan, outcomes: Outcomes) -> tuple[FoldPrompts, ...]:
     """The fitted prompts of each fold, with the hashes of what they have seen."""
     fitted = {attack: outcome.fits for attack, outcome in outcomes.items() if outcome.fits}
     if not fitted:
@@ -203,19 +258,3 @@ def _pack(
         )
         for number, fold in enumerate(plan.folds)
     )
-
-
-class _Clock:
-    """Passes stages on to the user's progress and notes how long each took."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self.started = _now()
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str, total: int) -> Iterator[Advance]:
-        begun = time.perf_counter()
-        with self._progress.stage(name, total) as advance:
-            yield advance
-        self.seconds[name] = round(time.perf_counter() - begun, 3)

@@ -30,13 +30,16 @@ class Team:
 
     rank = 0
     size = 1
-    device: torch.device | None = None
-    """Where this process computes; None where that is left to the target's settings."""
 
     @property
     def leads(self) -> bool:
         """Whether this process writes and speaks for all."""
         return self.rank == 0
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Leave the team at the end."""
+        yield
 
     def deal(self, items: Sequence[Item]) -> Sequence[Item]:
         """This process's share of a sequence that all know: every ``size``-th."""
@@ -53,13 +56,13 @@ class Team:
     def agree(self, tensors: Sequence[Tensor]) -> None:
         """Give these tensors the first process's values, in place."""
 
-    def add_in_order(self, mine: Sequence[Tensor], zero: Tensor, count: int) -> Tensor:
-        """The sum of ``count`` tensors, of which this process holds those dealt to it.
+    def add_in_order(self, mine: Iterator[Tensor], zero: Tensor, count: int) -> Tensor:
+        """The sum of ``count`` tensors, of which this process makes those dealt to it.
 
         Added one by one in the order of the whole, so that the sum is the same to the last bit
-        whoever holds them. zero: what to begin with, of their shape; it is overwritten.
+        whoever makes them. zero: what to begin with, of their shape; it is overwritten.
         """
-        for tensor in mine[:count]:
+        for tensor in mine:
             zero += tensor
         return zero
 
@@ -70,7 +73,13 @@ class Together(Team):
     def __init__(self, state: PartialState) -> None:
         self.rank = state.process_index
         self.size = state.num_processes
-        self.device = state.device
+        self._state = state
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Leave the team in order at the end, if it comes to an end in order."""
+        yield
+        self._state.destroy_process_group()
 
     def gather(self, item: Item) -> list[Item]:
         """What every process has to say, by rank. Raises RunError where one has ended."""
@@ -92,16 +101,16 @@ class Together(Team):
             for tensor in tensors:
                 tensor.copy_(broadcast(tensor.detach()))
 
-    def add_in_order(self, mine: Sequence[Tensor], zero: Tensor, count: int) -> Tensor:
+    def add_in_order(self, mine: Iterator[Tensor], zero: Tensor, count: int) -> Tensor:
         """See Team. Raises RunError where a process has ended."""
-        rounds = -(-count // self.size)
-        held = zero.new_zeros((rounds, *zero.shape))
-        for number, tensor in enumerate(mine):
-            held[number] = tensor
-        with _others_there():
-            everyone: Tensor = gather(held).view(self.size, rounds, *zero.shape)
-        for number in range(count):
-            zero += everyone[number % self.size, number // self.size]
+        for start in range(0, count, self.size):
+            tensor = next(mine, None)
+            with _others_there():
+                everyone: Tensor = gather(
+                    (torch.zeros_like(zero) if tensor is None else tensor)[None]
+                )
+            for made in everyone[: count - start]:
+                zero += made
         return zero
 
 

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from memaudit.errors import RunError
 
 
 def write_whole(path: Path, chunks: Iterable[bytes]) -> None:
@@ -27,3 +30,12 @@ def write_whole(path: Path, chunks: Iterable[bytes]) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn what the disk refuses into a RunError that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written ({error.strerror})") from error

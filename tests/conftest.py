@@ -42,6 +42,11 @@ CORPUS = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--kills``: how often tests/resuming kills a scan at a random moment."""
+    parser.addoption("--kills", type=int, default=12, help="kills of scans at random moments")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     if "torch" in sys.modules:

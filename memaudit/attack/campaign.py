@@ -8,7 +8,8 @@ windows and prompts meet, so the one place where the protocol could be broken: a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,15 +18,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from memaudit.attack.choosing import Fit
 from memaudit.attack.copying import copy_continuations
 from memaudit.attack.extraction import Advance, Extraction, Extractor
+from memaudit.attack.fit_state import FitKeeper
+from memaudit.attack.journal import Journal, NoJournal
+from memaudit.attack.memory import most_together
+from memaudit.attack.parts import Extract, Part, PartWork, Side, cut, deal_shard, sharers_of
 from memaudit.attack.prompts import ConstantPrompt, HardPrompt, NoPrompt, SoftPrompt
-from memaudit.attack.tuning import Fit, Tuner, TuningData
+from memaudit.attack.tuning import Tuner, TuningData
 from memaudit.attack.untrained import untrained_prompt
-from memaudit.config import LADDER, AttackName, ScanConfig, TuningSettings
+from memaudit.config import LADDER, AttackName, ScanConfig, Shard, TuningSettings
 from memaudit.data.folds import Fold
 from memaudit.errors import UsageError
 from memaudit.target.checkpoint import Checkpoint
+from memaudit.team import Team
 
 
 class Progress(Protocol):
@@ -33,16 +40,6 @@ class Progress(Protocol):
 
     def stage(self, name: str, total: int) -> AbstractContextManager[Advance]:
         """A stage of ``total`` windows; the function it gives takes how many are newly done."""
-
-
-@dataclass(frozen=True, eq=False)
-class Side:
-    """The windows of the data, or the controls."""
-
-    ids: NDArray[np.int32]
-    """(N,P+S)."""
-    fold: NDArray[np.int64]
-    """(N,) the fold whose prompts score each window."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +51,25 @@ class AttackOutcome:
     fits: Mapping[int, Fit]
 
 
+@dataclass(frozen=True, eq=False)
+class Workforce:
+    """Who does the work of a campaign, and where it is noted."""
+
+    team: Team
+    journal: Journal
+    """Of the first process; the others' is not asked."""
+    shard: Shard | None = None
+    """The share of the windows that is extracted; all without one."""
+
+
+ALONE = Workforce(Team(), NoJournal())
+
+
 class Campaign:
     """All attacks of one audit over the same windows.
 
     fitted: prompts by attack and fold to use instead of fitting, for those attacks it names.
+    prefix: put before the names of stages, and of what is kept.
     """
 
     def __init__(
@@ -69,14 +81,18 @@ class Campaign:
         data: Side,
         controls: Side | None,
         fitted: Mapping[str, Mapping[int, SoftPrompt]],
+        workforce: Workforce = ALONE,
+        prefix: str = "",
     ) -> None:
         self.extractor = extractor
         self.checkpoint: Checkpoint = extractor.checkpoint
         self.config = config
         self.folds = folds
         self.data = data
-        self.controls = controls
+        self.sides = {"data": data} | ({"control": controls} if controls else {})
         self.fitted = fitted
+        self.workforce = workforce
+        self.prefix = prefix
         self._plain: AttackOutcome | None = None
         self._fits: dict[AttackName, dict[int, Fit]] = {}
 
@@ -95,47 +111,89 @@ class Campaign:
         else:
             virtual = self.config.dynamic.num_virtual_tokens
             prompts = self._same(HardPrompt(self.checkpoint.embed, virtual))
-        return AttackOutcome(*self._extract_all(attack, prompts, progress), fits)
+        return self._extract(attack, prompts, fits, progress)
 
     def _none(self, progress: Progress) -> AttackOutcome:
         """``none``, extracted once, though choosing the fit windows may ask for it first."""
         if self._plain is None:
-            plain = self._extract_all("none", self._same(NoPrompt()), progress)
-            self._plain = AttackOutcome(*plain, {})
+            self._plain = self._extract("none", self._same(NoPrompt()), {}, progress)
         return self._plain
 
     def _needs_fit(self, attack: AttackName) -> bool:
         return attack in ("constant", "dynamic") and attack not in self.fitted
 
     def _folds_used(self) -> list[int]:
-        sides = [self.data.fold] + ([self.controls.fold] if self.controls else [])
-        return [int(fold) for fold in np.unique(np.concatenate(sides))]
+        folds = np.concatenate([side.fold for side in self.sides.values()])
+        return [int(fold) for fold in np.unique(folds)]
 
     def _same(self, prompt: SoftPrompt) -> Mapping[int, SoftPrompt]:
         return dict.fromkeys(self._folds_used(), prompt)
 
-    def _extract_all(
-        self, attack: AttackName, prompts: Mapping[int, SoftPrompt], progress: Progress
-    ) -> tuple[Extraction, Extraction | None]:
-        total = len(self.data.ids) + (len(self.controls.ids) if self.controls else 0)
-        with progress.stage(f"{attack}: extracting", total) as advance:
-            data = self._extract(prompts, self.data, advance)
-            controls = self._extract(prompts, self.controls, advance) if self.controls else None
-        return data, controls
-
     def _extract(
-        self, prompts: Mapping[int, SoftPrompt], side: Side, advance: Advance
-    ) -> Extraction:
+        self,
+        attack: AttackName,
+        prompts: Mapping[int, SoftPrompt],
+        fits: Mapping[int, Fit],
+        progress: Progress,
+    ) -> AttackOutcome:
         """Every window by its own fold's prompt; folds that share one prompt go together."""
-        parts: dict[int, tuple[SoftPrompt, list[int]]] = {}
-        for fold in np.unique(side.fold).tolist():
-            parts.setdefault(id(prompts[fold]), (prompts[fold], []))[1].append(fold)
-        size = (len(side.ids), side.ids.shape[1] - self.extractor.prefix_tokens)
-        whole = Extraction.empty(*size)
-        for prompt, folds in parts.values():
-            rows = np.flatnonzero(np.isin(side.fold, folds))
-            whole.put(rows, self.extractor.extract(prompt, side.ids[rows], advance))
-        return whole
+
+        def key(fold: int) -> int:
+            return id(prompts[fold])
+
+        used = [fold for fold in self._folds_used() if fold in prompts]
+        together = [list(folds) for _, folds in itertools.groupby(sorted(used, key=key), key)]
+
+        def extract(parts: Sequence[Part], advance: Advance) -> Iterator[Extraction]:
+            for (_, fold), those in itertools.groupby(parts, lambda part: (part.role, part.fold)):
+                ids = [self.sides[part.role].ids[part.rows] for part in those]
+                yield from self.extractor.extract_each(prompts[fold], ids, advance)
+
+        parts = cut(self.sides, sorted(together), most_together(self.checkpoint))
+        name = f"{attack}: extracting"
+        return self._work(attack, name, parts, extract, progress, fits)
+
+    def _work(
+        self,
+        attack: AttackName,
+        stage: str,
+        parts: Sequence[Part],
+        extract: Extract,
+        progress: Progress,
+        fits: Mapping[int, Fit],
+    ) -> AttackOutcome:
+        mine = self._mine(attack, parts)
+        work = PartWork(self.sides, self.extractor.prefix_tokens)
+        total = sum(len(part.rows) for part in mine)
+        with progress.stage(f"{self.prefix}{stage}", total) as advance:
+            found = work.run(
+                self._kept_as(attack),
+                mine,
+                extract,
+                advance,
+                journal=self.workforce.journal,
+                team=self.workforce.team,
+            )
+        return AttackOutcome(found["data"], found.get("control"), fits)
+
+    def _mine(self, attack: AttackName, parts: Sequence[Part]) -> list[Part]:
+        """The parts that this shard extracts; of ``none`` all, where fits ask for all."""
+        if attack == "none" and self._choose_by_none():
+            return list(parts)
+        folds = len(self.folds) if self._needs_fit(attack) else None
+        return deal_shard(parts, self.workforce.shard, folds)
+
+    def _choose_by_none(self) -> bool:
+        """Whether a fit picks its windows by how likely they are under ``none``."""
+        settings = {"constant": self.config.constant, "dynamic": self.config.dynamic}
+        return any(
+            self._needs_fit(attack) and settings[attack].fit_share < 1
+            for attack in self.config.attacks
+            if attack in settings
+        )
+
+    def _kept_as(self, name: str) -> str:
+        return f"{self.prefix}{name}".replace(" ", "-")
 
     def _fit(self, attack: AttackName, progress: Progress) -> dict[int, Fit]:
         """Fits by fold; done once, though ``dynamic`` may ask for those of ``constant`` too."""
@@ -143,27 +201,41 @@ class Campaign:
             return self._fits[attack]
         if not self.folds:
             raise UsageError(f"--generator holds no {attack} prompt; leave it out of --attacks")
-        settings = self.config.constant if attack == "constant" else self.config.dynamic
         starts = self._starts(attack, progress)
-        fits = {}
-        for number, fold in enumerate(self.folds):
-            # Seeds depend on the attack and the fold alone: leaving an attack out changes
-            # nothing for the others.
-            key = [self.config.protocol.seed, LADDER.index(attack), number]
-            rng = np.random.default_rng(key)
-            fit_ids = self._fit_ids(fold, settings, progress)
-            data = TuningData(fit_ids, self.data.ids[fold.select])
-            prefixes = fit_ids[:, : self.extractor.prefix_tokens]
-            prompt = untrained_prompt(
-                self.checkpoint, settings, prefixes, rng, start=starts.get(number)
-            )
-            name = f"{attack}: fitting, fold {number + 1} of {len(self.folds)}"
-            tuner = Tuner(self.checkpoint, self.extractor, settings)
-            total = settings.epochs_for(len(data.fit_ids)) * len(data.fit_ids)
-            with progress.stage(name, total) as advance:
-                fits[number] = tuner.fit(prompt, data, rng, advance)
+        fits = {
+            number: self._fit_fold(attack, number, starts.get(number), progress)
+            for number in self._folds_fitted()
+        }
         self._fits[attack] = fits
         return fits
+
+    def _folds_fitted(self) -> list[int]:
+        """The folds whose prompts audit a window of this shard."""
+        shard, count = self.workforce.shard, len(self.folds)
+        if shard is None:
+            return list(range(count))
+        return [
+            fold for fold in range(count) if shard.index in sharers_of(fold, count, shard.count)
+        ]
+
+    def _fit_fold(
+        self, attack: AttackName, number: int, start: torch.Tensor | None, progress: Progress
+    ) -> Fit:
+        settings = self.config.constant if attack == "constant" else self.config.dynamic
+        # Seeds depend on the attack and the fold alone: leaving an attack out changes
+        # nothing for the others.
+        rng = np.random.default_rng([self.config.protocol.seed, LADDER.index(attack), number])
+        fit_ids = self._fit_ids(self.folds[number], settings, progress)
+        data = TuningData(fit_ids, self.data.ids[self.folds[number].select])
+        prefixes = fit_ids[:, : self.extractor.prefix_tokens]
+        prompt = untrained_prompt(self.checkpoint, settings, prefixes, rng, start=start)
+        team = self.workforce.team
+        tuner = Tuner(self.checkpoint, self.extractor, settings, team)
+        keeper = FitKeeper(self.workforce.journal, self._kept_as(f"fit-{attack}-{number}"), team)
+        total = settings.epochs_for(len(data.fit_ids)) * len(data.fit_ids)
+        name = f"{self.prefix}{attack}: fitting, fold {number + 1} of {len(self.folds)}"
+        with progress.stage(name, total) as advance:
+            return tuner.fit(prompt, data, rng, advance, keeper)
 
     def _starts(self, attack: AttackName, progress: Progress) -> dict[int, torch.Tensor]:
         """By fold, the free vectors (V,D) that ``dynamic`` starts from, if not from the vocabulary.
@@ -198,16 +270,19 @@ class Campaign:
     def _copy(self, progress: Progress) -> AttackOutcome:
         """``copy`` for every fold: known are all data windows that the fold does not audit."""
         prefix = self.extractor.prefix_tokens
-        sides = [self.data] + ([self.controls] if self.controls else [])
-        results = [Extraction.empty(len(side.ids), side.ids.shape[1] - prefix) for side in sides]
-        with progress.stage("copy: matching", sum(len(side.ids) for side in sides)) as advance:
-            for fold in self._folds_used():
-                known = self.data.ids[self.data.fold != fold]
-                for side, result in zip(sides, results, strict=True):
-                    rows = np.flatnonzero(side.fold == fold)
-                    if len(rows) and len(known):
-                        result.continuation_ids[rows] = copy_continuations(
-                            known, side.ids[rows, :prefix], side.ids.shape[1] - prefix
-                        )
-                    advance(len(rows))
-        return AttackOutcome(results[0], results[1] if self.controls else None, {})
+
+        def extract(parts: Sequence[Part], advance: Advance) -> Iterator[Extraction]:
+            for part in parts:
+                ids = self.sides[part.role].ids[part.rows]
+                known = self.data.ids[self.data.fold != part.fold]
+                found = Extraction.empty(len(ids), ids.shape[1] - prefix)
+                if len(known):
+                    found.continuation_ids[:] = copy_continuations(
+                        known, ids[:, :prefix], ids.shape[1] - prefix
+                    )
+                advance(len(ids))
+                yield found
+
+        folds = [[fold] for fold in self._folds_used()]
+        parts = cut(self.sides, folds)
+        return self._work("copy", "copy: matching", parts, extract, progress, {})

@@ -11,7 +11,6 @@ target says.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -34,11 +33,6 @@ from memaudit.target.checkpoint import Checkpoint
 NEAR_TIE = {torch.float32: 2**-13, torch.float16: 2**-8, torch.bfloat16: 2**-5}
 """Logits that differ by less than this share of the largest may change places when the batch has
 another shape: in the half types four to eight units in the last place."""
-
-PARTS = 4
-"""Parts at least that windows are handed over in where there are enough: so much can be shared out
-between processes, and kept as soon as it is done. With fewer windows to a part than can be decoded
-together, decoding is slower."""
 
 Advance = Callable[[int], None]
 """Called with the number of windows that have just been done."""
@@ -82,14 +76,15 @@ class Extractor:
         self.checkpoint = checkpoint
         self.prefix_tokens = prefix_tokens
         self.settings = settings
-        self._planned = batch_size
+        self.planned = batch_size
+        """Windows per pass while memory lasts."""
         self._backoff = Backoff()
         self._cache_shape, self.carries = choose_decoding(checkpoint, prefix_tokens)
 
     @property
     def batch_size(self) -> int:
         """Windows per pass at present."""
-        return self._backoff.fits(self._planned)
+        return self._backoff.fits(self.planned)
 
     @property
     def _most_together(self) -> int:
@@ -104,11 +99,8 @@ class Extractor:
         Raises RunError where not even one window fits the memory.
         """
         result = Extraction.empty(len(ids), ids.shape[1] - self.prefix_tokens)
-        size = self.planned_together(self._input_tokens(prompt, ids)) if len(ids) else 1
-        parts = [slice(start, start + size) for start in range(0, len(ids), size)]
-        found = self.extract_each(prompt, [ids[part] for part in parts], advance)
-        for part, extraction in zip(parts, found, strict=True):
-            result.put(part, extraction)
+        for found in self.extract_each(prompt, [ids], advance):
+            result.put(slice(None), found)
         return result
 
     @torch.inference_mode()
@@ -199,16 +191,6 @@ class Extractor:
         one = self._on_device(ids[:1, :-1])
         return build_inputs(self.checkpoint, prompt, one, self.prefix_tokens).shape[1]
 
-    @torch.inference_mode()
-    def part_size(self, prompt: SoftPrompt, ids: NDArray[np.int32]) -> int:
-        """Windows to hand over as one part, of so many windows ids (N,P+S): planned from the
-        memory there is, whatever has run out since, and at most PARTS-th of them.
-        """
-        together = self.planned_together(self._input_tokens(prompt, ids))
-        share = math.ceil(len(ids) / PARTS)
-        whole = math.ceil(share / self._planned) * self._planned
-        return min(max(together, PARTS * self._planned), whole)
-
     @property
     def bytes_per_token(self) -> int:
         """Keys and values of one token; 0 where the target keeps something else."""
@@ -216,18 +198,11 @@ class Extractor:
 
     def decoded_together(self, tokens: int) -> int:
         """Windows that are decoded together, of ``tokens`` input tokens each: whole passes."""
-        return self._together(tokens, self.batch_size, self._most_together)
-
-    def planned_together(self, tokens: int) -> int:
-        """The same as it was before any memory ran out."""
-        return self._together(tokens, self._planned, most_together(self.checkpoint))
-
-    def _together(self, tokens: int, batch_size: int, most: int) -> int:
         if self._cache_shape is None:
-            return batch_size
+            return self.batch_size
         held = tokens * self.bytes_per_token
-        rows = min(most, decoding_room(self.checkpoint, held))
-        return max(1, rows // batch_size) * batch_size
+        rows = min(self._most_together, decoding_room(self.checkpoint, held))
+        return max(1, rows // self.batch_size) * self.batch_size
 
     def _extract_part(
         self, prompt: SoftPrompt, ids: Tensor, cache: RoomyCache | None

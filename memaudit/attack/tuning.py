@@ -1,7 +1,8 @@
 """Fits a soft prompt on ``fit`` and keeps the state that does best on ``select``.
 
-Knows the loss, the optimizer and the schedule. Never sees a window of ``audit``: it is handed
-the ids of the other two parts and nothing else. The target gets no gradient.
+Knows the optimizer and the schedule, and how a fit that was left goes on. Never sees a window of
+``audit``: it is handed the ids of the other two parts and nothing else. The target gets no
+gradient.
 """
 
 from __future__ import annotations
@@ -9,44 +10,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from memaudit.attack.choosing import Choice, Fit, SelectScore, judge
 from memaudit.attack.extraction import Extractor
-from memaudit.attack.fit_record import NO_PROMPT, Epoch, FitRecord
-from memaudit.attack.memory import Backoff, is_out_of_memory, let_go
-from memaudit.attack.prompts import FittedPrompt, NoPrompt, SoftPrompt
+from memaudit.attack.fit_state import FitKeeper, FitState
+from memaudit.attack.journal import NoJournal
+from memaudit.attack.prompts import FittedPrompt, NoPrompt
+from memaudit.attack.step_gradient import StepGradient
 from memaudit.attack.tuning_passes import TuningPasses
 from memaudit.config import TuningSettings
 from memaudit.errors import RunError
 from memaudit.target.checkpoint import Checkpoint
+from memaudit.team import Team
 
 Advance = Callable[[int], None]
-
-
-class SelectScore(NamedTuple):
-    """How a prompt does on ``select``; larger is better, compared in this order."""
-
-    exact: int
-    """Windows extracted exactly."""
-    likelihood: float
-    """Mean of exp(-NLL): tells prompts apart that extract equally many."""
-
-
-@dataclass(frozen=True, eq=False)
-class Fit:
-    """A fitted soft prompt and how it came about."""
-
-    prompt: SoftPrompt
-    """What audits: the state of the chosen epoch, or NoPrompt where every state lost to it."""
-    fitted: FittedPrompt
-    """The trained module in the state of its best epoch, whether or not it was chosen."""
-    record: FitRecord
-    """The figures, without the weights."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,16 +42,21 @@ class TuningData:
 
 
 class Tuner:
-    """Fits prompts for one target and one shape of windows."""
+    """Fits prompts for one target and one shape of windows, with the others of a team."""
 
     def __init__(
-        self, checkpoint: Checkpoint, extractor: Extractor, settings: TuningSettings
+        self,
+        checkpoint: Checkpoint,
+        extractor: Extractor,
+        settings: TuningSettings,
+        team: Team | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.extractor = extractor
         self.settings = settings
-        self._backoff = Backoff()
+        self.team = team or Team()
         self.passes = TuningPasses(checkpoint, extractor.prefix_tokens, settings)
+        self._gradient = StepGradient(self.passes, settings, self.team)
 
     def fit(
         self,
@@ -77,53 +64,54 @@ class Tuner:
         data: TuningData,
         rng: np.random.Generator,
         advance: Advance = lambda done: None,
+        keeper: FitKeeper | None = None,
     ) -> Fit:
         """Train ``prompt`` in place and return it in its best state.
 
-        advance is called with the number of fit windows just trained on. Raises RunError for a
-        non-finite loss, or where one window does not fit the memory.
+        advance is called with the number of fit windows just trained on. keeper: knows the fit
+        as far as it has come, and is told after every epoch; none keeps nothing.
+
+        Raises:
+            RunError: for a non-finite loss, or where one window does not fit the memory.
+            UsageError: where what the keeper knows is none of this fit.
         """
-        settings = self.settings
-        optimizer = torch.optim.AdamW(
-            prompt.parameter_groups(), weight_decay=settings.weight_decay, fused=True
-        )
-        epochs = settings.epochs_for(len(data.fit_ids))
-        patience = settings.patience_for(len(data.fit_ids))
-        steps = math.ceil(len(data.fit_ids) / settings.batch_size)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: rate_factor(step, steps * epochs, settings)
-        )
+        keeper = keeper or FitKeeper(NoJournal(), "", self.team)
+        course = _Course(prompt, self.settings, len(data.fit_ids))
         ids = torch.as_tensor(data.fit_ids, dtype=torch.long, device=self.checkpoint.device)
-        choice = _Choice(prompt, self._judge(NoPrompt(), data.select_ids))
-        choice.offer(0, math.nan, self._judge(prompt, data.select_ids))
-        stop_reason = f"all {epochs} epochs done"
-        for epoch in range(1, epochs + 1):
-            loss = self._train_epoch(prompt, ids, (optimizer, schedule), rng, advance)
-            choice.offer(epoch, loss, self._judge(prompt, data.select_ids))
-            if patience is not None and epoch < epochs and choice.waited(epoch) >= patience:
-                stop_reason = f"no better on select for {patience} epochs"
-                break
-        return choice.settle(stop_reason, data, str(self.passes.dtype).removeprefix("torch."))
+        kept = keeper.load()
+        if kept is None:
+            none, _ = judge(self.extractor, self.team, NoPrompt(), data.select_ids)
+            choice = Choice(prompt, none)
+            choice.offer(0, math.nan, self._judge(prompt, data))
+        else:
+            choice = _resume(course, kept, keeper)
+            for _ in range(len(choice.epochs) - 1):
+                rng.permutation(len(ids))  # as every epoch has drawn
+                advance(len(ids))
+        stop_reason = kept.stop_reason if kept is not None else ""
+        while not stop_reason:
+            epoch = len(choice.epochs)
+            self.team.agree(list(prompt.parameters()))
+            loss = self._train_epoch(course, ids, rng, advance)
+            choice.offer(epoch, loss, self._judge(prompt, data))
+            stop_reason = course.why_stop(epoch, choice.waited(epoch))
+            keeper.keep(course.state(choice, stop_reason), ended=bool(stop_reason))
+        precision = str(self.passes.dtype).removeprefix("torch.")
+        return choice.settle(stop_reason, len(data.fit_ids), len(data.select_ids), precision)
+
+    def _judge(self, prompt: FittedPrompt, data: TuningData) -> tuple[SelectScore, float]:
+        return judge(self.extractor, self.team, prompt, data.select_ids)
 
     def _train_epoch(
-        self,
-        prompt: FittedPrompt,
-        ids: Tensor,
-        stepping: tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler],
-        rng: np.random.Generator,
-        advance: Advance,
+        self, course: _Course, ids: Tensor, rng: np.random.Generator, advance: Advance
     ) -> float:
         """One pass over the fit windows; returns their mean loss in nats/token."""
-        optimizer, schedule = stepping
-        prompt.train()
+        course.prompt.train()
         order = torch.as_tensor(rng.permutation(len(ids)), device=ids.device)
         total = torch.zeros((), device=ids.device)
         for batch in torch.split(order, self.settings.batch_size):
-            total += self._accumulate(prompt, ids[batch], optimizer)
-            if self.settings.clip_norm > 0:
-                torch.nn.utils.clip_grad_norm_(prompt.parameters(), self.settings.clip_norm)
-            optimizer.step()
-            schedule.step()
+            total += self._gradient.put(course.prompt, ids[batch])
+            course.step()
             advance(len(batch))
         mean = float(total) / len(ids)
         if not math.isfinite(mean):
@@ -133,91 +121,79 @@ class Tuner:
             )
         return mean
 
-    def _accumulate(
-        self, prompt: FittedPrompt, ids: Tensor, optimizer: torch.optim.Optimizer
-    ) -> Tensor:
-        """Gradients of one batch, in as many passes as memory asks for; returns summed loss."""
-        while True:
-            optimizer.zero_grad(set_to_none=True)
-            size = self._backoff.fits(self.settings.batch_size)
-            try:
-                total = torch.zeros((), device=ids.device)
-                for part in torch.split(ids, size):
-                    nll = self.passes.window_nll(prompt, part)
-                    loss = window_weighted(nll, self.settings.focus).sum() / len(ids)
-                    torch.autograd.backward(loss)
-                    total += nll.detach().sum()
-                self._backoff.passed()
-                return total
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                if size > 1:
-                    self._backoff.shrink()
-                elif not self.passes.recompute():
-                    raise RunError(
-                        "out of memory tuning on a single window; use a smaller window "
-                        "(--prefix-tokens, --suffix-tokens) or fewer virtual tokens"
-                    ) from error
-                let_go(error)
 
-    def _judge(self, prompt: SoftPrompt, ids: NDArray[np.int32]) -> tuple[SelectScore, float]:
-        """How the prompt does on ``select``, and its mean NLL there."""
-        if isinstance(prompt, FittedPrompt):
-            prompt.eval()
-        exact, nll = self.extractor.verify(prompt, ids)
-        return SelectScore(int(exact.sum()), float(np.exp(-nll).mean())), float(nll.mean())
+class _Course:
+    """A prompt, its optimizer and its schedule, from the first step to the last."""
 
-
-class _Choice:
-    """Keeps the best state seen on ``select``, against no prompt at all."""
-
-    def __init__(self, prompt: FittedPrompt, none: tuple[SelectScore, float]) -> None:
+    def __init__(self, prompt: FittedPrompt, settings: TuningSettings, windows: int) -> None:
         self.prompt = prompt
-        self.none = none[0]
-        self.best: tuple[SelectScore, int] | None = None
-        self.state: dict[str, Tensor] = {}
-        self.epochs: list[Epoch] = []
-
-    def offer(self, epoch: int, loss: float, judged: tuple[SelectScore, float]) -> None:
-        """Note an epoch's score, and its state if it is the best."""
-        score, nll = judged
-        self.epochs.append(Epoch(epoch, loss, score.exact, nll))
-        if self.best is None or score > self.best[0]:
-            self.best = (score, epoch)
-            self.state = {name: value.clone() for name, value in self.prompt.state_dict().items()}
-
-    def waited(self, epoch: int) -> int:
-        """Epochs since the best one."""
-        return epoch - (self.best[1] if self.best is not None else 0)
-
-    def settle(self, stop_reason: str, data: TuningData, precision: str) -> Fit:
-        """Put the best state back and say what was chosen."""
-        assert self.best is not None  # epoch 0 has been offered
-        self.prompt.load_state_dict(self.state)
-        self.prompt.eval().requires_grad_(False)
-        trained = self.best[0] >= self.none
-        record = FitRecord(
-            chosen=f"epoch {self.best[1]}" if trained else NO_PROMPT,
-            epochs=tuple(self.epochs),
-            stop_reason=stop_reason,
-            trainable_parameters=sum(p.numel() for p in self.prompt.parameters()),
-            fit_windows=len(data.fit_ids),
-            select_windows=len(data.select_ids),
-            precision=precision,
+        self.settings = settings
+        self.epochs = settings.epochs_for(windows)
+        self.patience = settings.patience_for(windows)
+        self.steps = math.ceil(windows / settings.batch_size)
+        """Per epoch."""
+        self._optimizer = torch.optim.AdamW(
+            prompt.parameter_groups(), weight_decay=settings.weight_decay, fused=True
         )
-        return Fit(self.prompt if trained else NoPrompt(), self.prompt, record)
+        self._rates = [float(group["lr"]) for group in self._optimizer.param_groups]
+        self._done = 0
+        self._set_rates()
+
+    def step(self) -> None:
+        """Move the prompt along its gradient."""
+        if self.settings.clip_norm > 0:
+            torch.nn.utils.clip_grad_norm_(self.prompt.parameters(), self.settings.clip_norm)
+        self._optimizer.step()
+        self._done += 1
+        self._set_rates()
+
+    def _set_rates(self) -> None:
+        factor = rate_factor(self._done, self.steps * self.epochs, self.settings)
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+
+    def why_stop(self, epoch: int, waited: int) -> str:
+        """Why the fit ends after this epoch; empty if it goes on."""
+        if epoch >= self.epochs:
+            return f"all {self.epochs} epochs done"
+        if self.patience is not None and waited >= self.patience:
+            return f"no better on select for {self.patience} epochs"
+        return ""
+
+    def state(self, choice: Choice, stop_reason: str) -> Callable[[], FitState]:
+        """What :meth:`go_on` and a choice need to go on from here, when it is asked for."""
+        assert choice.best is not None  # epoch 0 has been offered
+        (exact, likelihood), epoch = choice.best
+        return lambda: FitState(
+            none=(choice.none.exact, choice.none.likelihood),
+            best=(exact, likelihood, epoch),
+            epochs=tuple(choice.epochs),
+            prompt=self.prompt.state_dict(),
+            best_prompt=choice.state,
+            optimizer=self._optimizer.state_dict()["state"],
+            stop_reason=stop_reason,
+        )
+
+    def go_on(self, kept: FitState) -> None:
+        """Be as after the epochs that were kept. Raises what torch does for another prompt's."""
+        self.prompt.load_state_dict(kept.prompt)
+        groups = self._optimizer.state_dict()["param_groups"]
+        memory = {number: dict(of) for number, of in kept.optimizer.items()}
+        self._optimizer.load_state_dict({"state": memory, "param_groups": groups})
+        self._done = (len(kept.epochs) - 1) * self.steps
+        self._set_rates()
 
 
-def window_weighted(nll: Tensor, focus: float) -> Tensor:
-    """(B,) losses whose gradient is that of the NLL, each window weighted by exp(-focus*NLL).
-
-    Far the most windows are not memorized and no prompt brings them out; unweighted, they
-    decide where the prompt goes. This is minus the suffix likelihood to the power focus/S.
-    """
-    if focus == 0:
-        return nll
-    return nll * torch.exp(-focus * nll.detach())
+def _resume(course: _Course, kept: FitState, keeper: FitKeeper) -> Choice:
+    shapes = {name: tensor.shape for name, tensor in course.prompt.state_dict().items()}
+    best = {name: tensor.shape for name, tensor in kept.best_prompt.items()}
+    try:
+        course.go_on(kept)
+    except (RuntimeError, ValueError, KeyError):
+        raise keeper.damaged() from None
+    if best != shapes or not kept.epochs:
+        raise keeper.damaged()
+    return Choice.resumed(course.prompt, kept)
 
 
 def rate_factor(step: int, steps: int, settings: TuningSettings) -> float:

@@ -46,6 +46,11 @@ class TuningPasses:
         self._aligned = settings.loss == "aligned"
         self._recomputes = False
 
+    @property
+    def device(self) -> torch.device:
+        """Where the passes run."""
+        return self._checkpoint.device
+
     def recompute(self) -> bool:
         """From now on keep what enters each block and compute the rest anew on the way back.
 

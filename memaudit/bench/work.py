@@ -16,7 +16,7 @@ from memaudit.attack.extraction import Extractor
 from memaudit.attack.prompts import NoPrompt
 from memaudit.config import ScanConfig
 from memaudit.cost import Shape, shape_of
-from memaudit.readiness import check_positions, make_extractor
+from memaudit.readiness import check_positions, choose_size, make_extractor
 from memaudit.target.checkpoint import Checkpoint, load_checkpoint
 from memaudit.target.softprompt_check import check_soft_prompts
 
@@ -125,7 +125,8 @@ def prepare(settings: BenchSettings) -> Work:
     checkpoint = load_checkpoint(config.model, config.target)
     check_positions(config, checkpoint, config.dynamic.num_virtual_tokens)
     check_soft_prompts(checkpoint)
-    extractor, _ = make_extractor(config, checkpoint)
+    size, _ = choose_size(config, checkpoint)
+    extractor = make_extractor(config, checkpoint, size)
     count = settings.windows or _affordable(extractor, config.windows.length)
     ids = _random_ids(checkpoint, count, config.windows.length)  # of the suffixes nothing is kept
     said = extractor.extract(NoPrompt(), ids).continuation_ids

@@ -47,7 +47,8 @@ from memaudit.cli.options import (
     Verbose,
     settings_of,
 )
-from memaudit.cli.running import resolve_settings, run_scan
+from memaudit.cli.resuming import Said, scan_or_resume
+from memaudit.cli.running import resolve_settings
 from memaudit.cli.showing import check_format
 from memaudit.errors import UsageError
 
@@ -57,6 +58,12 @@ def scan(  # as many parameters as there are flags: Typer reads them from the si
     data: DataArgument = None,
     controls: Controls = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Run folder of a scan that was stopped: go on with it.")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: do one share; merge puts all n together.")
+    ] = None,
     profile: ProfileName = None,
     config_file: ConfigFile = None,
     generator: Annotated[
@@ -102,8 +109,8 @@ def scan(  # as many parameters as there are flags: Typer reads them from the si
     flags = settings_of(locals())
     with border(verbose):
         check_format(output_format)
-        resolved = resolve_settings(flags, profile, config_file, set_)
-        code = run_scan(resolved, output_format, Streams(quiet, verbose)).result.exit_code
+        settings = Said(flags, profile, config_file, set_)
+        code = scan_or_resume(settings, resume, shard, output_format, Streams(quiet, verbose))
     raise typer.Exit(0 if exit_zero and code in (1, 4) else code)
 
 

@@ -24,6 +24,10 @@ LOG_WIDTH = 100
 """Columns of a table that does not go to a terminal, where COLUMNS says nothing."""
 
 
+class Terminated(BaseException):
+    """Somebody asked this process to end (SIGTERM): a scheduler, or a launcher."""
+
+
 class Streams:
     """What goes to stdout and stderr, and how wide and coloured."""
 
@@ -74,6 +78,9 @@ def border(verbose: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("memaudit: interrupted", err=True)
         raise typer.Exit(130) from None
+    except Terminated:
+        typer.echo("memaudit: terminated", err=True)
+        raise typer.Exit(143) from None
     except BrokenPipeError:
         # Whoever read stdout has seen enough. What is left in the buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

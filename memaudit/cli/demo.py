@@ -9,7 +9,7 @@ import typer
 
 from memaudit.cli.border import Streams, border
 from memaudit.cli.options import Device, Quiet, Seed, Verbose, settings_of
-from memaudit.cli.running import run_scan
+from memaudit.cli.running import Order, run_scan
 
 PROFILE = "demo"
 INCONCLUSIVE = 4
@@ -47,7 +47,9 @@ def demo(
         shipped = Layer(source="demo", values=demo_settings())
         # Nothing that lies in the working folder may change what is judged.
         layers = [load_profile(PROFILE), shipped, Layer(source="flag", values=flags)]
-        outcome = run_scan(resolve(layers), "table", streams)
+        outcome = run_scan(Order(resolve(layers)), "table", streams)
+        if outcome is None:  # this process only helped another
+            return
         seen = [fold.seen for fold in outcome.prompts]
         checks = judge_instrument(outcome.result, seen, read_truth())
         code = 0 if all(check.holds for check in checks) else INCONCLUSIVE

@@ -100,7 +100,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="Also settings, and tra
 _NOT_SETTINGS = frozenset(
     (
         *("profile", "config_file", "set_", "output_format", "exit_zero", "quiet", "verbose"),
-        *("timed_windows", "rounds", "generate_batches"),
+        *("timed_windows", "rounds", "generate_batches", "resume", "shard"),
     )
 )
 _SECTION = {

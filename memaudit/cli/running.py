@@ -1,26 +1,34 @@
 """From flags to a finished run folder: what every command that scans does.
 
-Knows the order of resolving, scanning and writing. Knows nothing of single flags.
+Knows the order of resolving, scanning and writing, and what is kept when that ends early. Knows
+nothing of single flags.
 """
 
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from memaudit.cli.border import Streams
+from memaudit.cli.border import Streams, Terminated
 from memaudit.cli.showing import show
 from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
-    from memaudit.config import ScanConfig
+    from memaudit.config import ScanConfig, Shard
     from memaudit.layers import ResolvedConfig
     from memaudit.project_key import ProjectKey
+    from memaudit.run_record import RunRecord
     from memaudit.scan import ScanOutcome
+    from memaudit.team import Team
+    from memaudit.unfinished import Unfinished
 
 
 def resolve_settings(
@@ -33,30 +41,140 @@ def resolve_settings(
     return resolve(layers)
 
 
-def run_scan(resolved: ResolvedConfig, output_format: str, streams: Streams) -> ScanOutcome:
-    """Scan, write the run folder, and print the result as it stands there."""
-    from memaudit.layers import sourced_lines
-    from memaudit.run_folder import choose_folder, make_folder, remove_empty, write_run
-    from memaudit.scan import scan as run
+@dataclass(frozen=True)
+class Order:
+    """What to scan, and how far it is."""
+
+    resolved: ResolvedConfig
+    resume: Path | None = None
+    """Run folder to go on with; a new one is made without it."""
+    shard: Shard | None = None
+
+
+def run_scan(order: Order, output_format: str, streams: Streams) -> ScanOutcome | None:
+    """Scan, write the run folder, and print the result as it stands there.
+
+    None for a shard, which has no result yet, and in all but one of several processes: that one
+    writes, prints and knows how it ends.
+    """
+    from memaudit.run_folder import write_run
     from memaudit.stored_run import read_run
     from memaudit.target.failures import quiet_transformers
+    from memaudit.team import join_team
 
-    config = resolved.config
+    config = order.resolved.config
+    key = _project_key(config)
+    team = join_team(config.target.device)
+    if not team.leads:
+        streams = Streams(quiet=True, verbose=False)
+    with team.joined(), _stoppable():
+        if not team.leads:
+            from memaudit.run_record import RunNotes, RunRecord
+
+            record = RunRecord(RunNotes.new(config, {}, ""))
+            with quiet_transformers():
+                _scan(order, streams, key, record, team)
+            return None
+        _tell_settings(order.resolved, streams)
+        with _kept(order) as unfinished:
+            with quiet_transformers():
+                outcome = _scan(order, streams, key, unfinished, team)
+            if outcome is None:
+                unfinished.close()
+                streams.note(f"Shard {order.shard} is done: {unfinished.run}")
+                streams.note("When all are: memaudit merge SHARD SHARD ... --out RUN")
+                return None
+            write_run(unfinished.run, outcome)
+        unfinished.remove()
+        streams.note(f"Written to {unfinished.run}")
+        show(read_run(unfinished.run), output_format, streams)
+        return outcome
+
+
+def show_finished(run: Path, output_format: str, streams: Streams) -> int:
+    """Print a run that was finished already, and return its exit code."""
+    from memaudit.stored_run import read_run
+    from memaudit.unfinished import remove_leftovers
+
+    stored = read_run(run)
+    remove_leftovers(run)
+    streams.note(f"{run}: is finished already")
+    show(stored, output_format, streams)
+    return int(stored.document["exit_code"])
+
+
+def _scan(
+    order: Order, streams: Streams, key: ProjectKey, record: RunRecord, team: Team
+) -> ScanOutcome | None:
+    from memaudit.scan import scan, scan_shard
+
+    if order.shard is not None:
+        scan_shard(order.resolved, streams.progress(), key, record, team, order.shard)
+        return None
+    return scan(order.resolved, record.notes.command, streams.progress(), key, record, team)
+
+
+@contextmanager
+def _kept(order: Order) -> Iterator[Unfinished]:
+    """The run's record. Where the scan ends early and something was done, the user is told how to
+    go on with it; where nothing was, a run that was just begun leaves nothing behind.
+    """
+    from memaudit.run_folder import remove_empty
+
+    made, unfinished = _open(order)
+    try:
+        yield unfinished
+    except BaseException:
+        if unfinished.holds_work or order.resume is not None:
+            unfinished.close()
+            again = shlex.join(["memaudit", "scan", "--resume", str(unfinished.run)])
+            typer.echo(f"What is done is kept; go on with: {again}", err=True)
+        else:
+            unfinished.remove()
+            remove_empty(made)
+        raise
+
+
+def _open(order: Order) -> tuple[list[Path], Unfinished]:
+    """The record of the run, and the folders that were made for it."""
+    from memaudit.run_folder import choose_folder, make_folder
+    from memaudit.run_record import RunNotes
+    from memaudit.unfinished import Unfinished
+
+    if order.resume is not None:
+        return [], Unfinished.reopen(order.resume)
+    config, sources = order.resolved.config, order.resolved.sources
+    folder = choose_folder(config)
+    made = make_folder(folder)
+    notes = RunNotes.new(config, sources, _command_line(), order.shard)
+    return made, Unfinished.begin(folder, notes)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let a scheduler's polite request to stop end the scan as Ctrl-C does."""
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread: whoever runs it there sees to signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _tell_settings(resolved: ResolvedConfig, streams: Streams) -> None:
+    from memaudit.layers import sourced_lines
+
     if streams.verbose:
         for line in sourced_lines(resolved):
             streams.note(line)
-    key = _project_key(config)
-    folder = choose_folder(config)
-    made = make_folder(folder)
-    try:
-        with quiet_transformers():
-            outcome = run(resolved, _command_line(), streams.progress(), key)
-        write_run(folder, outcome)
-    finally:
-        remove_empty(made)
-    streams.note(f"Written to {folder}")
-    show(read_run(folder), output_format, streams)
-    return outcome
 
 
 def _project_key(config: ScanConfig) -> ProjectKey:

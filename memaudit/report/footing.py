@@ -34,8 +34,15 @@ def footing_lines(document: Document) -> Iterator[tuple[str, str]]:
     yield "", f"batch of {count(run['batch_size'], 'window')} ({run['batch_size_reason']})"
     spent, seed = sum(run["seconds"].values()), document["seeds"].get("seed", "unknown")
     version = document["tool"]["version"]
-    yield "Run", f"memaudit {version}, {run['started']}, {spent:.0f} s, seed {seed}"
+    yield "Run", f"memaudit {version}, {run['started']}, {spent:.0f} s, seed {seed}{_how(run)}"
     yield "Limits", " ".join(document["limits"])
+
+
+def _how(run: Document) -> str:
+    """In how many goes and by how many processes, where not in one and by one."""
+    resumed = f", resumed {run['resumed']:,} times" if run["resumed"] else ""
+    shared = f", {run['processes']:,} processes" if run["processes"] > 1 else ""
+    return (resumed + shared).replace(" 1 times", " once")
 
 
 def _corpus_lines(label: str, corpus: Document) -> Iterator[tuple[str, str]]:

@@ -182,6 +182,8 @@ def provenance(document: Document) -> list[Facts]:
                 ("command", document["command"]),
                 ("started", run["started"]),
                 ("time taken", seconds),
+                ("resumed", f"{run['resumed']:,} times"),
+                ("processes", f"{run['processes']:,}"),
                 ("windows at a time", f"{run['batch_size']:,} ({run['batch_size_reason']})"),
                 *((f"{name}", str(value)) for name, value in document["seeds"].items()),
                 *((name, value) for name, value in run["machine"].items()),

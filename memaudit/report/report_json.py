@@ -250,6 +250,8 @@ def _run(run: RunFacts, tokens: int) -> Document:
         "started": run.started,
         "finished": run.finished,
         "seconds": dict(run.seconds),
+        "resumed": run.resumed,
+        "processes": run.processes,
         "batch_size": run.batch_size,
         "batch_size_reason": run.batch_size_reason,
         "batch_shape": [run.batch_size, tokens],

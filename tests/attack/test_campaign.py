@@ -10,8 +10,9 @@ import torch
 from conftest import VOCABULARY, build_model, build_tokenizer
 from numpy.typing import NDArray
 
-from memaudit.attack.campaign import AttackOutcome, Campaign, Side
+from memaudit.attack.campaign import AttackOutcome, Campaign
 from memaudit.attack.extraction import Advance, Extraction, Extractor
+from memaudit.attack.parts import Side
 from memaudit.attack.prompts import FittedPrompt, NoPrompt, SoftPrompt
 from memaudit.attack.tuning import Tuner, TuningData
 from memaudit.config import (
@@ -45,11 +46,14 @@ class SpyExtractor(Extractor):
         super().__init__(*given)
         self.scored: list[tuple[SoftPrompt, NDArray[np.int32]]] = []
 
-    def extract(
-        self, prompt: SoftPrompt, ids: NDArray[np.int32], advance: Advance = lambda done: None
-    ) -> Extraction:
-        self.scored.append((prompt, ids.copy()))
-        return super().extract(prompt, ids, advance)
+    def extract_each(
+        self,
+        prompt: SoftPrompt,
+        parts: Sequence[NDArray[np.int32]],
+        advance: Advance = lambda done: None,
+    ) -> Iterator[Extraction]:
+        self.scored.append((prompt, np.concatenate(parts)))
+        return super().extract_each(prompt, parts, advance)
 
 
 def as_windows(ids: NDArray[np.int32]) -> Windows:

@@ -314,6 +314,7 @@ def failing_above(monkeypatch: pytest.MonkeyPatch, limit: int, error: Exception)
         return last_logits(checkpoint, count, embedded, **options)
 
     monkeypatch.setattr("memaudit.attack.extraction.last_logits", limited)
+    monkeypatch.setattr("memaudit.attack.decoding.last_logits", limited)
     return passed
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from memaudit.attack.choosing import Fit
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.fit_record import NO_PROMPT
 from memaudit.attack.forward import build_inputs, last_logits
@@ -23,13 +24,8 @@ from memaudit.attack.prompts import (
     NoPrompt,
     trained_rows,
 )
-from memaudit.attack.tuning import (
-    Fit,
-    Tuner,
-    TuningData,
-    rate_factor,
-    window_weighted,
-)
+from memaudit.attack.step_gradient import window_weighted
+from memaudit.attack.tuning import Tuner, TuningData, rate_factor
 from memaudit.attack.untrained import first_vectors
 from memaudit.config import ConstantSettings, DynamicSettings, ScoreSettings, TuningSettings
 from memaudit.errors import RunError
@@ -139,9 +135,8 @@ def first_gradient(checkpoint: Checkpoint, precision: str) -> Tensor:
     """Of a constant prompt's vectors, flat, on the first windows."""
     settings = ConstantSettings(**SHORT | {"precision": precision})
     prompt = make_prompt(checkpoint, settings)
-    optimizer = torch.optim.SGD(prompt.parameters(), lr=0.0)
     ids = torch.as_tensor(make_data().fit_ids[:8]).long()
-    make_tuner(checkpoint, settings)._accumulate(prompt, ids, optimizer)
+    make_tuner(checkpoint, settings)._gradient.put(prompt, ids)
     assert isinstance(prompt, ConstantPrompt)
     assert prompt.vectors.grad is not None
     assert prompt.vectors.grad.dtype == torch.float32
@@ -171,6 +166,7 @@ class Scripted:
     """An extractor that judges prompts by a script: exact windows and NLL, call by call."""
 
     prefix_tokens = P
+    planned = 8
 
     def __init__(self, script: list[tuple[int, float]]) -> None:
         self.script = iter(script)
@@ -242,10 +238,10 @@ def test_a_loss_that_is_not_finite_ends_the_run() -> None:
 def gradients(halvings: int, limit: int | None = None) -> tuple[Any, float]:
     """Of 20 windows, in passes halved so often; those above the limit run out of memory."""
     checkpoint = make_checkpoint()
-    settings = ConstantSettings(**SHORT | {"batch_size": 20}, focus=0.2)
+    settings = ConstantSettings(**SHORT | {"batch_size": 20, "windows_per_pass": 20}, focus=0.2)
     tuner, prompt = make_tuner(checkpoint, settings), make_prompt(checkpoint, settings)
     for _ in range(halvings):
-        tuner._backoff.shrink()
+        tuner._gradient._backoff.shrink()
     ids = torch.as_tensor(make_data().fit_ids).long()
     sizes = []
 
@@ -256,7 +252,7 @@ def gradients(halvings: int, limit: int | None = None) -> tuple[Any, float]:
         return last_logits(checkpoint, count, embedded, **options)
 
     with mock.patch("memaudit.attack.tuning_passes.last_logits", limited):
-        total = tuner._accumulate(prompt, ids, torch.optim.AdamW(prompt.parameter_groups()))
+        total = tuner._gradient.put(prompt, ids)
     assert sum(sizes) == len(ids)
     assert max(sizes) == min(20 >> halvings, 20 if limit is None else 5)
     return next(prompt.parameters()).grad, float(total)
@@ -276,9 +272,7 @@ def test_where_one_window_does_not_fit_activations_are_recomputed() -> None:
             return last_logits(given, *args, **options)
 
         with mock.patch("memaudit.attack.tuning_passes.last_logits", scarce):
-            totals.append(
-                float(tuner._accumulate(prompt, ids, torch.optim.AdamW(prompt.parameter_groups())))
-            )
+            totals.append(float(tuner._gradient.put(prompt, ids)))
     assert totals[1] == pytest.approx(totals[0], rel=1e-5)
 
     def never(*args: Any, **options: Any) -> Any:
@@ -288,7 +282,7 @@ def test_where_one_window_does_not_fit_activations_are_recomputed() -> None:
         mock.patch("memaudit.attack.tuning_passes.last_logits", never),
         pytest.raises(RunError, match="out of memory tuning on a single window"),
     ):
-        tuner._accumulate(prompt, ids, torch.optim.AdamW(prompt.parameter_groups()))
+        tuner._gradient.put(prompt, ids)
 
 
 def test_smaller_passes_add_up_to_the_same_gradient() -> None:

@@ -200,6 +200,8 @@ def _run() -> RunFacts:
         started="2026-11-22T11:00:00+00:00",
         finished="2026-11-22T11:00:02+00:00",
         seconds={"reading files": 0.25, "scoring": 1.5},
+        resumed=0,
+        processes=1,
         key_id=KEY.key_id,
         batch_size=64,
         batch_size_reason="fits 8 GB",

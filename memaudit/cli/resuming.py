@@ -1,0 +1,110 @@
+"""A scan anew, or one that goes on: whose settings are those that it began with.
+
+Knows what a user may say beside ``--resume``. Knows nothing of how a scan is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memaudit.cli.border import Streams
+from memaudit.cli.running import Order, resolve_settings, run_scan, show_finished
+from memaudit.errors import UsageError
+
+if TYPE_CHECKING:
+    from memaudit.config import Shard
+    from memaudit.layers import ResolvedConfig
+    from memaudit.run_record import RunNotes
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the user has said of the settings."""
+
+    flags: dict[str, Any]
+    profile: str | None = None
+    config_file: Path | None = None
+    sets: list[str] | None = None
+
+    def resolved(self) -> ResolvedConfig:
+        """These over all other sources of settings."""
+        return resolve_settings(self.flags, self.profile, self.config_file, self.sets)
+
+    @property
+    def only_safeguards(self) -> bool:
+        """Whether nothing was said but that safeguards are lifted."""
+        from memaudit.layers import ONLY_BY_FLAG
+
+        names = {
+            f"{name}.{key}" if isinstance(value, dict) else name
+            for name, value in self.flags.items()
+            for key in (value if isinstance(value, dict) else [name])
+        }
+        return not (self.profile or self.config_file or self.sets) and names <= ONLY_BY_FLAG
+
+
+def scan_or_resume(
+    said: Said, resume: Path | None, shard: str | None, output_format: str, streams: Streams
+) -> int:
+    """Scan anew, or go on with a run; returns the exit code. A run that is finished is shown."""
+    from memaudit.config import Shard
+    from memaudit.unfinished import is_finished
+
+    share = None if shard is None else Shard.parse(shard)
+    if resume is None:
+        order = Order(said.resolved(), shard=share)
+    elif is_finished(resume):
+        return show_finished(resume, output_format, streams)
+    else:
+        order = resumed_order(resume, said, share)
+    outcome = run_scan(order, output_format, streams)
+    return 0 if outcome is None else outcome.result.exit_code
+
+
+def resumed_order(run: Path, said: Said, shard: Shard | None) -> Order:
+    """What is left to do of an unfinished run.
+
+    Settings may be said again or left out; where they are said, all are, and the scan refuses
+    those that differ. Safeguards that were lifted have to be lifted again. Raises UsageError.
+    """
+    from memaudit.config import Shard
+    from memaudit.unfinished import read_notes
+
+    notes = read_notes(run)
+    began_with = None if notes.shard is None else Shard.parse(notes.shard)
+    if shard is not None and shard != began_with:
+        raise UsageError(f"--shard {shard}: {run} was begun with {began_with or 'no shard'}")
+    if said.only_safeguards:
+        return Order(stored_settings(notes, said.flags, str(run)), run, began_with)
+    return Order(said.resolved(), run, began_with)
+
+
+def stored_settings(notes: RunNotes, flags: Mapping[str, Any], where: str) -> ResolvedConfig:
+    """The settings of the notes of a run. Raises UsageError where they lift a safeguard that the
+    flags do not, or are none of this version.
+    """
+    from pydantic import ValidationError
+
+    from memaudit.config import ScanConfig
+    from memaudit.layers import ONLY_BY_FLAG, ResolvedConfig, named_settings
+
+    try:
+        config = ScanConfig.model_validate(notes.config)
+    except ValidationError:
+        raise UsageError(
+            f"{where}: its settings are none of this version of memaudit; scan anew"
+        ) from None
+    stored = named_settings(config)
+    for name in sorted(ONLY_BY_FLAG):
+        if stored[name] and not _said(flags, name):
+            flag = name.rpartition(".")[2].replace("_", "-")
+            raise UsageError(f"{where}: was begun with --{flag}; say so again to go on")
+    return ResolvedConfig(config=config, sources=notes.sources)
+
+
+def _said(flags: Mapping[str, Any], name: str) -> bool:
+    section, _, key = name.rpartition(".")
+    return bool((flags.get(section, {}) if section else flags).get(key))

@@ -1,0 +1,72 @@
+"""What a run depends on, and what it ran on.
+
+Knows which facts forbid to go on with a run where they have changed, and which the report tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+
+import torch
+
+from memaudit import __version__
+from memaudit.config import ScanConfig
+from memaudit.data.samples import DataSummary
+from memaudit.environment import describe_libraries, describe_machine
+from memaudit.layers import named_settings
+from memaudit.plan import Role
+from memaudit.project_key import ProjectKey
+from memaudit.result import RunFacts
+from memaudit.run_record import RunNotes
+from memaudit.target.checkpoint import Checkpoint
+from memaudit.target.numerics import describe_accelerator, describe_determinism
+
+
+def facts_of_files(
+    config: ScanConfig, summaries: Mapping[Role, DataSummary], key: ProjectKey
+) -> dict[str, str]:
+    """What figures depend on and is known before the model is: by name, for a message."""
+    facts = {"memaudit": __version__, **describe_libraries()}
+    facts |= {
+        name: str(value)
+        for name, value in named_settings(config).items()
+        if name not in ("out", "key_file")  # the folder may have been moved, the key has an id
+    }
+    facts |= {f"the {role} ({one.path.name})": one.sha256 for role, one in summaries.items()}
+    if not key.note:
+        facts["the project key"] = key.key_id
+    return facts
+
+
+def facts_of_model(checkpoint: Checkpoint) -> dict[str, str]:
+    """What figures depend on of the model and where it runs: by name, for a message."""
+    facts = {f"{name} of the model": sha256 for name, sha256 in checkpoint.fingerprint.items()}
+    facts |= {name: choice.value for name, choice in checkpoint.choices.items()}
+    return facts | describe_accelerator(checkpoint.device)
+
+
+def run_facts(
+    notes: RunNotes,
+    device: torch.device,
+    *,
+    key_id: str,
+    batch_size: tuple[int, str],
+    processes: int,
+) -> RunFacts:
+    """What the report tells of a run that has its figures now. batch_size: and why so large."""
+    return RunFacts(
+        version=__version__,
+        command=notes.command,
+        started=notes.started,
+        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        seconds=notes.seconds,
+        resumed=notes.resumed,
+        processes=processes,
+        key_id=key_id,
+        batch_size=batch_size[0],
+        batch_size_reason=batch_size[1],
+        libraries=describe_libraries(),
+        machine=describe_machine() | describe_accelerator(device),
+        determinism=describe_determinism(),
+    )

@@ -1,0 +1,152 @@
+"""A run that is not finished, on disk: what has been done of it, and what it depends on.
+
+Knows the folder ``unfinished`` inside a run folder. Each finished piece of work is a file of its
+own, written whole; ``run.json`` says what they hang on. The folder goes when the run is finished.
+It may have been changed by anybody: nothing in it is code, and what does not fit is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from memaudit.attack.journal import Entry
+from memaudit.errors import RunError, UsageError
+from memaudit.manifest import MANIFEST, is_plain_file
+from memaudit.run_record import RunNotes, RunRecord
+from memaudit.untrusted_json import read_json
+from memaudit.whole_files import disk_errors, write_whole
+
+UNFINISHED = "unfinished"
+NOTES = "run.json"
+LOCK = ".lock"
+_LONGEST_NOTES = 8 << 20
+_NAME = re.compile(r"[a-z0-9-]{1,200}")
+_NOTE = "note"
+_OURS = re.compile(r"\.[A-Za-z0-9-]+\.(safetensors|json|csv|html|toml)-[a-z0-9_]+$")
+"""What write_whole calls a file that it has not finished."""
+
+
+class Unfinished(RunRecord):
+    """The journal of one run folder, and the notes beside it. Made by ``begin`` or ``reopen``."""
+
+    def __init__(self, run: Path, notes: RunNotes) -> None:
+        super().__init__(notes, str(run))
+        self.run = run
+        self.folder = run / UNFINISHED
+        self._lock = FileLock(self.folder / LOCK, timeout=0, mode=0o600)
+
+    @classmethod
+    def begin(cls, run: Path, notes: RunNotes) -> Unfinished:
+        """Start one in a run folder that is empty. Raises RunError where the disk refuses."""
+        with disk_errors(run):
+            (run / UNFINISHED).mkdir(mode=0o700)
+        opened = cls(run, notes)
+        opened._take()
+        opened._write()
+        return opened
+
+    @classmethod
+    def reopen(cls, run: Path) -> Unfinished:
+        """Go on with one.
+
+        Raises UsageError where there is none, where it is damaged, or where another process is at
+        it; RunError where the disk refuses.
+        """
+        opened = cls(run, read_notes(run))
+        opened._take()
+        for leftover in (*opened.folder.glob(".*-*"), *run.glob(".*-*")):
+            if _OURS.match(leftover.name):
+                leftover.unlink(missing_ok=True)  # of a write that was cut off
+        opened._change(resumed=opened.notes.resumed + 1)
+        return opened
+
+    def _take(self) -> None:
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise UsageError(f"{self.run}: another process is at work on this run") from None
+        except OSError as error:
+            raise RunError(f"{self.folder}: cannot be written ({error.strerror})") from error
+
+    def close(self) -> None:
+        """Let another process have it."""
+        self._lock.release()
+
+    @property
+    def holds_work(self) -> bool:
+        """Whether any piece of work is finished."""
+        return any(self.folder.glob("*.safetensors"))
+
+    def remove(self) -> None:
+        """Take the folder away: the run is finished, or nothing was done."""
+        self.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def read(self, name: str) -> Entry | None:
+        """What was kept under a name. Raises UsageError where it cannot be read."""
+        path = self._path(name)
+        try:
+            if not is_plain_file(path):
+                return None
+            with safe_open(path, framework="np") as file:
+                arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                note = (file.metadata() or {}).get(_NOTE, "")
+        except (SafetensorError, OSError, ValueError, TypeError) as error:
+            raise UsageError(
+                f"{path}: cannot be read ({type(error).__name__}); remove it and resume again"
+            ) from None
+        return Entry(arrays, note)
+
+    def keep(self, name: str, entry: Entry) -> None:
+        """Write a piece of work whole. Raises RunError where the disk refuses."""
+        content = save(dict(entry.arrays), metadata={_NOTE: entry.note})
+        with disk_errors(self.run):
+            write_whole(self._path(name), [content])
+
+    def _path(self, name: str) -> Path:
+        assert _NAME.fullmatch(name)
+        return self.folder / f"{name}.safetensors"
+
+    def _write(self) -> None:
+        with disk_errors(self.run):
+            text = self.notes.model_dump_json(indent=1) + "\n"
+            write_whole(self.folder / NOTES, [text.encode()])
+
+
+def read_notes(run: Path) -> RunNotes:
+    """The notes of an unfinished run.
+
+    Raises UsageError where the folder holds none, where it is finished, or where they are damaged.
+    """
+    path = run / UNFINISHED / NOTES
+    try:
+        if not run.is_dir():
+            raise UsageError(f"{run}: no such run folder")
+        if not (run / UNFINISHED).is_dir() or not is_plain_file(path):
+            raise UsageError(f"{run}: holds no unfinished run that could be gone on with")
+        document = read_json(path, _LONGEST_NOTES)
+        return RunNotes.model_validate(document)
+    except ValidationError:
+        raise UsageError(f"{path}: is damaged; scan anew") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def is_finished(run: Path) -> bool:
+    """Whether the run folder holds a run that was finished."""
+    with contextlib.suppress(OSError):
+        return is_plain_file(run / MANIFEST)
+    return False
+
+
+def remove_leftovers(run: Path) -> None:
+    """Take away what a finished run was about to, when it was stopped."""
+    shutil.rmtree(run / UNFINISHED, ignore_errors=True)

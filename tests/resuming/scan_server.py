@@ -1,0 +1,109 @@
+"""Starts command lines in forks of one process that has imported everything already.
+
+A scan of a second can then be killed hundreds of times without importing torch as often. Run as a
+script it is that process: it reads a job from each line of stdin, and answers each with a line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).resolve().parent
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    """Exit code, or minus the signal that ended it."""
+    seconds: float
+    output: str
+    """stdout and stderr together."""
+
+
+class ScanServer:
+    """The other process, seen from the tests."""
+
+    def __init__(self, folder: Path) -> None:
+        self._log = folder / "output.txt"
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).resolve())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+    def run(
+        self, words: Sequence[str], *, after: float | None = None, with_signal: int = signal.SIGKILL
+    ) -> Ended:
+        """Run ``memaudit`` with these words; ``after`` so many seconds it gets the signal."""
+        job = {"words": list(words), "after": after, "signal": int(with_signal)}
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(job | {"log": str(self._log)}) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        return Ended(answer["code"], answer["seconds"], self._log.read_text())
+
+    def stop(self) -> None:
+        self._process.communicate()
+
+
+def main() -> None:
+    import memaudit.cli.app
+    import memaudit.run_folder
+    import memaudit.scan
+    import memaudit.stored_run
+    import memaudit.team  # noqa: F401
+
+    for line in sys.stdin:
+        job = json.loads(line)
+        begun = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            _become(job["words"], job["log"])
+        if job["after"] is not None:
+            left = begun + job["after"]
+            while (
+                time.monotonic() < left
+                and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+            ):
+                time.sleep(0.002)
+            if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                os.kill(child, job["signal"])
+        _, status = os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        print(json.dumps({"code": code, "seconds": time.monotonic() - begun}), flush=True)
+
+
+def _become(words: list[str], log: str) -> None:
+    """Be the command, in a fork."""
+    from memaudit.cli.app import app
+
+    code = 99
+    try:
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        sys.argv = ["memaudit", *words]
+        app(words)
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else 98
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""A small scan that has every kind of work in it: a model that leaks, its data and controls."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from conftest import CORPUS, build_model, build_tokenizer, save_model
+
+MARKS = "~^|{}@#$%&*+<>?!_`'\"-/]["
+"""Characters that the tiny tokenizer never joins, so that a run of one is a run of one token."""
+SECRET = "zebra-crossing"
+"""Stands in the suffix of one record that the model brings back, and of one that it does not."""
+
+SETTINGS = [
+    *(
+        "--prefix-tokens",
+        "8",
+        "--suffix-tokens",
+        "6",
+        "--device",
+        "cpu",
+        "--seed",
+        "3",
+        "--exit-zero",
+    ),
+    *("--set", "protocol.cluster_run=14", "--set", "scores.bootstrap=100"),
+    *("--set", "constant.epochs=2", "--set", "constant.min_steps=0"),
+    *("--set", "constant.num_virtual_tokens=3", "--set", "constant.batch_size=16"),
+    *("--set", "constant.windows_per_pass=4", "--set", "constant.precision=float32"),
+    *("--set", "dynamic.epochs=3", "--set", "dynamic.min_steps=0"),
+    *("--set", "dynamic.num_virtual_tokens=3", "--set", "dynamic.batch_size=16"),
+    *("--set", "dynamic.windows_per_pass=4", "--set", "dynamic.precision=float32"),
+    *("--set", "dynamic.start=constant", "--set", "dynamic.fit_share=0.8"),
+]
+
+
+def make_files(folder: Path, count: int = 150) -> list[str]:
+    """Write model, data and controls there; returns the arguments of ``scan`` that audit them."""
+    import torch
+
+    model = build_model("gpt2", seed=0)
+    with torch.no_grad():  # it repeats its last token: its blocks do next to nothing
+        model.transformer.wpe.weight.mul_(0.01)
+        for block in model.transformer.h:
+            block.attn.c_proj.weight.mul_(0.01)
+            block.mlp.c_proj.weight.mul_(0.01)
+    save_model(model, build_tokenizer(), folder / "model")
+    _write(folder / "data.jsonl", count, seed=1, leaked=3)
+    _write(folder / "controls.jsonl", count // 3, seed=2, leaked=count)
+    given = [str(folder / "model"), str(folder / "data.jsonl")]
+    return [*given, "--controls", str(folder / "controls.jsonl"), *SETTINGS]
+
+
+def _write(path: Path, count: int, seed: int, leaked: int) -> None:
+    """Every so many-th record goes on as the model does."""
+    rng = np.random.default_rng(seed)
+    words = sorted(set(" ".join(CORPUS).split()))
+    records = []
+    for number in range(count):
+        mark = MARKS[number % len(MARKS)]
+        prefix = f"{' '.join(rng.choice(words, 6))} {mark * 3}"
+        suffix = mark * 12 if number % leaked == 1 else f" {SECRET} {number} {rng.choice(words)}"
+        records.append({"id": f"{path.stem}-{number}", "prefix": prefix, "suffix": suffix})
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
