@@ -160,7 +160,8 @@ def _find_fault(checkpoint: Checkpoint, context: int, suffix: int) -> str | None
         if not agree(short, together[:, place : place + 1], near):
             return (
                 f"in a text of {total} tokens, what it says of a token changes with those that "
-                "follow; use shorter windows (--prefix-tokens, --suffix-tokens)"
+                "follow; if it is a causal language model, use shorter windows (--prefix-tokens, "
+                "--suffix-tokens)"
             )
     return None
 
