@@ -581,12 +581,12 @@ MATRIX = (
         refused="changes with those that follow",
         settings=GROUPED
         | {
-            "original_max_position_embeddings": 16,
+            "original_max_position_embeddings": 10,
             "rope_parameters": {
                 "rope_type": "longrope",
                 "short_factor": [1.0] * 4,
                 "long_factor": [4.0] * 4,
-                "original_max_position_embeddings": 16,
+                "original_max_position_embeddings": 10,
             },
         },
     ),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from memaudit.attack.decoding_cache import CacheShape, RoomyCache, grow_model_cache, probe_cache
 from memaudit.attack.forward import last_logits
-from memaudit.attack.memory import is_out_of_memory
+from memaudit.attack.memory import is_out_of_memory, let_go
 from memaudit.errors import RunError, TargetError
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.failures import FAILURES, brief, quiet_transformers
@@ -33,7 +33,6 @@ mixes texts up or loses places makes 0.4 and more."""
 LEAST = {torch.float32: 0.01, torch.float16: 0.1, torch.bfloat16: 0.1}
 """What is taken to lie between two other texts at least, in total variation: a target that says
 much the same of any text must not be held to its rounding."""
-
 
 T = TypeVar("T")
 
@@ -53,21 +52,32 @@ def choose_decoding(checkpoint: Checkpoint, tokens: int) -> Decoding:
 
     tokens: how much text to go on from. Raises RunError where there is no memory for even this.
     """
-    try:
-        vectors = checkpoint.embed(random_ids(checkpoint, ROWS, tokens + STEPS))
-        whole, _ = _logits(checkpoint, STEPS + 1, vectors, use_cache=False)
-        return _first_that_agrees(checkpoint, vectors, whole)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise RunError(
-            f"{checkpoint.name}: no memory left on {checkpoint.device} for {ROWS} texts of "
-            f"{tokens + STEPS} tokens; use a larger --device, or --dtype bfloat16"
-        ) from error
+
+    def choose(rows: int) -> Decoding:
+        vectors = checkpoint.embed(random_ids(checkpoint, rows, tokens + STEPS))
+        return _first_that_agrees(checkpoint, vectors)
+
+    return _with_memory(checkpoint, choose)
 
 
-def _first_that_agrees(checkpoint: Checkpoint, vectors: Tensor, whole: Tensor) -> Decoding:
-    """vectors: (B,T,D); whole: (B,STEPS+1,X), what one pass over them says at their end."""
+def _with_memory(checkpoint: Checkpoint, attempt: Callable[[int], T]) -> T:
+    """What the attempt gives for ROWS texts, or for one where memory does not hold as many."""
+    for rows in (ROWS, 1):
+        try:
+            return attempt(rows)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            let_go(error)
+    raise RunError(
+        f"{checkpoint.name}: no memory left on {checkpoint.device} for a single text; use a "
+        "larger --device, or --dtype bfloat16"
+    )
+
+
+def _first_that_agrees(checkpoint: Checkpoint, vectors: Tensor) -> Decoding:
+    """The first way that says at the end of the vectors (B,T,D) what one pass over them says."""
+    whole, _ = _logits(checkpoint, STEPS + 1, vectors, use_cache=False)  # (B,STEPS+1,X)
     near = tolerance(whole, checkpoint.dtype)
     shape = _try(probe_cache, checkpoint)
     said = None if shape is None else _try(_said_after_cutting, checkpoint, vectors, shape)
@@ -129,13 +139,10 @@ def check_causal(checkpoint: Checkpoint, context: int, suffix: int) -> None:
     """
     try:
         with quiet_transformers():
-            fault = _find_fault(checkpoint, context, suffix)
+            fault = _with_memory(
+                checkpoint, lambda rows: _find_fault(checkpoint, (context, suffix), rows)
+            )
     except FAILURES as error:
-        if is_out_of_memory(error):
-            raise RunError(
-                f"{checkpoint.name}: no memory left on {checkpoint.device} for {ROWS} windows; "
-                "use a larger --device, or --dtype bfloat16"
-            ) from error
         fault = f"it refuses inputs_embeds ({brief(error)})"
     if fault:
         raise TargetError(
@@ -143,10 +150,11 @@ def check_causal(checkpoint: Checkpoint, context: int, suffix: int) -> None:
         )
 
 
-def _find_fault(checkpoint: Checkpoint, context: int, suffix: int) -> str | None:
-    """The first thing that is wrong, or None."""
+def _find_fault(checkpoint: Checkpoint, lengths: tuple[int, int], rows: int) -> str | None:
+    """The first thing that is wrong with texts of these lengths (context, suffix), or None."""
+    context, suffix = lengths
     total = context + suffix - 1
-    vectors = checkpoint.embed(random_ids(checkpoint, ROWS, total))
+    vectors = checkpoint.embed(random_ids(checkpoint, rows, total))
     together, _ = _logits(checkpoint, suffix, vectors, use_cache=False)
     if not torch.isfinite(together.amax(dim=-1)).all():
         return None  # verification says so, with the remedy
@@ -174,8 +182,11 @@ def _logits(
 
 
 def tolerance(whole: Tensor, dtype: torch.dtype) -> float:
-    """The distance below which two passes agree; whole: (2,T,X), logits of two other texts."""
-    between = float(distance(whole[:1], whole[1:]))
+    """The distance below which two passes agree; whole: (B,T,X), logits of two other texts.
+
+    Of a single one it is not known what lies between two: half of the most there can be.
+    """
+    between = float(distance(whole[:1], whole[1:])) if len(whole) > 1 else 0.5
     return SHARE.get(dtype, 2**-2) * max(between, LEAST.get(dtype, 0.1))
 
 

@@ -150,6 +150,25 @@ def test_a_lack_of_memory_is_no_fault_of_the_target(monkeypatch: pytest.MonkeyPa
         check_causal(checkpoint, P, S)
 
 
+def test_where_two_texts_find_no_memory_one_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = decoding_check.last_logits
+    rows = []
+
+    def limited(checkpoint: Checkpoint, count: int, vectors: Tensor, **options: Any) -> Any:
+        if len(vectors) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        rows.append(len(vectors))
+        return real(checkpoint, count, vectors, **options)
+
+    monkeypatch.setattr(decoding_check, "last_logits", limited)
+    assert choose_decoding(spoilt("gpt2"), P).shape is not None
+    assert choose_decoding(spoilt("gpt2", forgets), P) == (None, False)
+    check_causal(spoilt("gpt2"), P, S)
+    with pytest.raises(TargetError, match="changes with those that follow"):
+        check_causal(spoilt("gpt2", looks_ahead), P, S)
+    assert set(rows) == {1}
+
+
 def test_logits_that_are_masked_off_do_not_hide_a_difference() -> None:
     rng = torch.Generator().manual_seed(0)
     whole = torch.randn(2, 3, 50, generator=rng)
