@@ -148,11 +148,12 @@ class Pace:
         """Seconds to verify the windows and to decode them all from their first token.
 
         Decoding is taken to be as fast as a pass, token by token, and a step to take no less
-        than it does for one window.
+        than it does for one window. Where nothing is carried on, a step is a whole pass.
         """
         tokens = virtual + self.prefix + self.suffix - 1
         steps = (self.suffix - 1) * math.ceil(windows / self.extractor.decoded_together(tokens))
-        decoding = steps * self.step + windows * (self.suffix - 1) * self.token
+        fed = 1 if self.extractor.carries else tokens
+        decoding = steps * self.step + windows * (self.suffix - 1) * fed * self.token
         return windows * self.verifying(virtual) + decoding
 
 

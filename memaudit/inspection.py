@@ -14,7 +14,13 @@ import numpy as np
 from memaudit.config import ScanConfig
 from memaudit.cost import Estimate, estimate
 from memaudit.plan import Plan, check_files, cut_files, fold_sizes, make_plan
-from memaudit.readiness import choose_size, describe_target, load_target, make_extractor
+from memaudit.readiness import (
+    choose_size,
+    describe_target,
+    explain_pace,
+    load_target,
+    make_extractor,
+)
 from memaudit.result import FoldSizes, TargetFacts
 from memaudit.target.checkpoint import load_tokenizer
 from memaudit.target.softprompt_check import check_soft_prompts
@@ -70,7 +76,7 @@ def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
         width=checkpoint.width,
         vocabulary=checkpoint.vocabulary,
         batch_size=extractor.batch_size,
-        batch_size_reason=reason,
+        batch_size_reason=explain_pace(extractor, reason),
         files=_files(plan) if plan else {},
         folds=fold_sizes(plan) if plan else (),
         notes=plan.notes if plan else (),

@@ -6,9 +6,10 @@ or scores. The scan and the inspection start here alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from memaudit.attack.decoding_check import check_causal
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.memory import choose_batch_size
 from memaudit.attack.prompt_files import FoldPrompts, load_all
@@ -31,7 +32,23 @@ def load_target(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windo
     check_positions(config, checkpoint)
     if set(config.attacks) - {"none", "copy"}:
         check_soft_prompts(checkpoint)
+    _check_causal(config, checkpoint, _prompt_lengths(config))
     return checkpoint
+
+
+def _prompt_lengths(config: ScanConfig) -> set[int]:
+    """V of every prompt that may stand before a window; 0 is among them, for ``none``."""
+    attacks = set(config.attacks)
+    constant, dynamic = config.constant.num_virtual_tokens, config.dynamic.num_virtual_tokens
+    lengths = {0} | ({constant} if "constant" in attacks else set())
+    return lengths | ({dynamic} if attacks & {"dynamic", "dynamic-hard"} else set())
+
+
+def _check_causal(config: ScanConfig, checkpoint: Checkpoint, lengths: Iterable[int]) -> None:
+    """Raise TargetError where one pass over a window would not say what decoding it does."""
+    before = config.windows.prefix_tokens + (checkpoint.bos_id is not None)
+    for virtual in sorted(lengths):
+        check_causal(checkpoint, before + virtual, config.windows.suffix_tokens)
 
 
 def load_earlier(config: ScanConfig, checkpoint: Checkpoint) -> tuple[FoldPrompts, ...]:
@@ -53,6 +70,9 @@ def load_earlier(config: ScanConfig, checkpoint: Checkpoint) -> tuple[FoldPrompt
             )
         for prompt in fold.prompts.values():
             check_positions(config, checkpoint, prompt.settings.num_virtual_tokens)
+    prompts = [prompt for fold in earlier for prompt in fold.prompts.values()]
+    lengths = {prompt.settings.num_virtual_tokens for prompt in prompts}
+    _check_causal(config, checkpoint, lengths - _prompt_lengths(config))
     return earlier
 
 
@@ -84,11 +104,7 @@ def check_positions(config: ScanConfig, checkpoint: Checkpoint, virtual: int | N
     virtual: V of the longest prompt; the longest of the attacks' own where not given.
     """
     if virtual is None:
-        attacks = set(config.attacks)
-        virtual = max(
-            config.constant.num_virtual_tokens if "constant" in attacks else 0,
-            config.dynamic.num_virtual_tokens if attacks & {"dynamic", "dynamic-hard"} else 0,
-        )
+        virtual = max(_prompt_lengths(config))
     needed = config.windows.length + virtual + (checkpoint.bos_id is not None)
     if checkpoint.max_tokens is not None and needed > checkpoint.max_tokens:
         raise UsageError(
@@ -108,6 +124,13 @@ def choose_size(config: ScanConfig, checkpoint: Checkpoint) -> tuple[int, str]:
 def make_extractor(config: ScanConfig, checkpoint: Checkpoint, batch_size: int) -> Extractor:
     """The extractor for the windows of these settings."""
     return Extractor(checkpoint, config.windows.prefix_tokens, config.scores, batch_size)
+
+
+def explain_pace(extractor: Extractor, reason: str) -> str:
+    """Why so many windows are extracted at a time, and where it is slow all the same."""
+    if extractor.carries:
+        return reason
+    return f"{reason}; decoding is slow, a whole pass for each token: no state can be carried on"
 
 
 def describe_target(checkpoint: Checkpoint) -> TargetFacts:

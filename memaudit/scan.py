@@ -37,6 +37,7 @@ from memaudit.project_key import ProjectKey, throwaway_key
 from memaudit.readiness import (
     choose_size,
     describe_target,
+    explain_pace,
     load_earlier,
     load_entities,
     load_target,
@@ -143,7 +144,7 @@ def _prepare(
     extractor = make_extractor(config, checkpoint, team.same(record.settle("batch size", size)))
     return _Ready(
         *(key, tokenizer, checkpoint, plan, earlier, fingerprints, baseline, sensitive),
-        *(extractor, reason),
+        *(extractor, explain_pace(extractor, reason)),
     )
 
 

@@ -68,6 +68,10 @@ def test_extraction_is_a_pass_and_the_tokens_and_steps_of_decoding() -> None:
     assert longer == pytest.approx(10 * 3 * 0.1)
     twice = pace.extraction(2 * group, 0) - 2 * pace.extraction(group, 0)
     assert twice == pytest.approx(0)
+    # Where nothing is carried on, each of a window's steps goes over all its tokens.
+    extractor.carries = False
+    anew = pace.extraction(10, 0) - verified
+    assert anew == pytest.approx((S - 1) * (1.0 + 10 * 0.1 * (P + S - 1)))
 
 
 def test_a_fit_is_its_epochs_and_the_looks_at_select() -> None:

@@ -31,6 +31,7 @@ ORDER = (
     *("attack.fit_record", "attack.generator", "attack.prompts", "attack.forward", "attack.memory"),
     *(
         "attack.decoding_cache",
+        "attack.decoding_check",
         "attack.verification",
         "attack.decoding",
         "attack.extraction",

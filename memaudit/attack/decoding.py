@@ -56,13 +56,36 @@ def decode_from_prefix(
         _, output = last_logits(checkpoint, 1, inputs, use_cache=True)
         for position in range(kept + 1, said.shape[1]):
             token = _embed(checkpoint, prompt, said[rows, position - 1 : position])
-            logits, output = last_logits(
-                checkpoint, 1, token, use_cache=True, **grow_model_cache(output)
-            )
+            place = inputs.shape[1] + position - (kept + 1)
+            state = grow_model_cache(checkpoint, output, place)
+            logits, output = last_logits(checkpoint, 1, token, use_cache=True, **state)
             free = matched[rows] < position
             said[rows, position] = torch.where(
                 free, most_likely(logits[:, 0].float()), said[rows, position]
             )
+
+
+def decode_anew(
+    checkpoint: Checkpoint,
+    prompt: SoftPrompt,
+    ids: Tensor,
+    said: Tensor,
+    matched: Tensor,
+    batch_size: int,
+) -> None:
+    """The same for a target that keeps nothing it could go on from: a whole pass for each token.
+
+    ids: (B,P+S), of which the prefix is read.
+    """
+    suffix = said.shape[1]
+    prefix = ids[:, : ids.shape[1] - suffix]
+    for position in range(int(matched[0]) + 1, suffix):
+        left = torch.nonzero(matched < position).flatten()
+        for rows in torch.split(left, batch_size):
+            known = torch.cat([prefix[rows], said[rows, :position]], dim=1)
+            inputs = build_inputs(checkpoint, prompt, known, prefix.shape[1])
+            logits, _ = last_logits(checkpoint, 1, inputs, use_cache=False)
+            said[rows, position] = most_likely(logits[:, 0].float())
 
 
 def _embed(checkpoint: Checkpoint, prompt: SoftPrompt, ids: Tensor) -> Tensor:

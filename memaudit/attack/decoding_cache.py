@@ -104,9 +104,13 @@ def probe_cache(checkpoint: Checkpoint) -> CacheShape | None:
         return None
     first = torch.zeros(1, 1, dtype=torch.long, device=checkpoint.device)
     output = checkpoint.model(inputs_embeds=checkpoint.embed(first), use_cache=True)
-    layers = getattr(output.get("past_key_values"), "layers", [])
-    if not layers or any(
-        type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers
+    cache = output.get("past_key_values")
+    layers = getattr(cache, "layers", [])
+    # Another class keeps more than its layers show (MiniMax), and may want to be given itself.
+    if (
+        type(cache) is not DynamicCache
+        or not layers
+        or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
     ):
         return None
     held = [
@@ -115,9 +119,19 @@ def probe_cache(checkpoint: Checkpoint) -> CacheShape | None:
     return CacheShape(len(layers), sum(states.nbytes for states in held))
 
 
-def grow_model_cache(output: Any) -> dict[str, Any]:
-    """The argument that hands a model's own cache or state back to it for the next step."""
-    for name in ("past_key_values", "cache_params"):
+def grow_model_cache(checkpoint: Checkpoint, output: Any, place: int) -> dict[str, Any]:
+    """What hands a model's own cache or state back to it for the token at ``place``; empty where
+    it keeps none.
+
+    Some count the places of the tokens they are given anew in every pass (Bamba, MiniMax).
+    """
+    for name in ("past_key_values", "cache_params", "state"):
         if output.get(name) is not None:
-            return {name: output[name]}
-    return {}
+            state = {name: output[name]}
+            break
+    else:
+        return {}
+    if "position_ids" in accepted_arguments(checkpoint):
+        at = torch.full((len(output.logits), 1), place, dtype=torch.long, device=checkpoint.device)
+        state["position_ids"] = at
+    return state

@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memaudit.attack.decoding import decode, decode_from_prefix
-from memaudit.attack.decoding_cache import RoomyCache, probe_cache
+from memaudit.attack.decoding import decode, decode_anew, decode_from_prefix
+from memaudit.attack.decoding_cache import RoomyCache
+from memaudit.attack.decoding_check import choose_decoding
 from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.memory import Backoff, decoding_room, is_out_of_memory, let_go, most_together
 from memaudit.attack.prompts import SoftPrompt
@@ -78,8 +79,7 @@ class Extractor:
         self.planned = batch_size
         """Windows per pass while memory lasts."""
         self._backoff = Backoff()
-        with torch.inference_mode():
-            self._cache_shape = probe_cache(checkpoint)
+        self._cache_shape, self.carries = choose_decoding(checkpoint, prefix_tokens)
 
     @property
     def batch_size(self) -> int:
@@ -221,7 +221,8 @@ class Extractor:
             cache.reorder(order)
             decode(self.checkpoint, prompt, cache, said, matched)
         else:
-            decode_from_prefix(self.checkpoint, prompt, ids[order], said, matched, self.batch_size)
+            go_on = decode_from_prefix if self.carries else decode_anew
+            go_on(self.checkpoint, prompt, ids[order], said, matched, self.batch_size)
         continuation = torch.empty_like(said).index_copy_(0, order, said)
         return Extraction(
             continuation.int().cpu().numpy(),

@@ -69,7 +69,10 @@ class Checkpoint:
     def max_tokens(self) -> int | None:
         """Positions the model has, in tokens; None where its config sets no limit."""
         config = self.model.config.get_text_config(decoder=True)
-        positions = getattr(config, "max_position_embeddings", None)
+        try:
+            positions = getattr(config, "max_position_embeddings", None)
+        except NotImplementedError:  # how XLNet's config says that there is no limit
+            return None
         return positions if isinstance(positions, int) and positions > 0 else None
 
     @property

@@ -45,6 +45,7 @@ FAILURES = (
     EOFError,
     struct.error,
     MemoryError,
+    AssertionError,
     UnpicklingError,
     SafetensorError,
     StrictDataclassError,

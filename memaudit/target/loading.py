@@ -59,9 +59,17 @@ def load_config(source: Source, settings: TargetSettings) -> Any:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not own_code:
         raise TargetError(
             f"{kind}, which transformers {transformers.__version__} cannot use as a causal "
-            "language model; name one that is"
+            f"language model; {_instead_of(config)}"
         )
     return config
+
+
+def _instead_of(config: Any) -> str:
+    """What to name where the model itself cannot be used."""
+    text = config.get_text_config(decoder=True)
+    if text is config or type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return "name one that is"
+    return f"save the language model in it ({text.model_type}) as a checkpoint and name that"
 
 
 def load_tokenizer_of(source: Source, settings: TargetSettings) -> Any:

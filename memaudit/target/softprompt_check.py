@@ -45,17 +45,22 @@ def check_soft_prompts(checkpoint: Checkpoint) -> None:
         raise _refusal(checkpoint, fault)
 
 
-def _refusal(checkpoint: Checkpoint, fault: str) -> TargetError:
+def architecture_of(checkpoint: Checkpoint) -> str:
+    """The name of the model's class, an adapter's base's where it is under one."""
     model = checkpoint.model
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
+
+
+def _refusal(checkpoint: Checkpoint, fault: str) -> TargetError:
     return TargetError(
-        f"{checkpoint.name}: {type(inner).__name__} cannot be audited with soft prompts: {fault}"
+        f"{checkpoint.name}: {architecture_of(checkpoint)} cannot be audited with soft prompts: "
+        f"{fault}"
     )
 
 
 def _find_fault(checkpoint: Checkpoint) -> str | None:
     """The first thing that is wrong, or None. Shapes: ids (1, T), logits (1, T, X)."""
-    ids = _random_ids(checkpoint, TOKENS + VIRTUAL)
+    ids = random_ids(checkpoint, 1, TOKENS + VIRTUAL)
     spare, ids = ids[:, :VIRTUAL], ids[:, VIRTUAL:]
     embedded = checkpoint.embed(ids)
     with torch.no_grad():
@@ -99,21 +104,25 @@ def _gradient_fault(
 
 def _logits(checkpoint: Checkpoint, **inputs: torch.Tensor) -> torch.Tensor:
     """(1, T, X) float32 for one row of ids or vectors."""
-    (given,) = inputs.values()
+    ((name, given),) = inputs.items()
     mask = torch.ones(given.shape[:2], dtype=torch.long, device=checkpoint.device)
-    output = checkpoint.model(**inputs, attention_mask=mask, use_cache=False)
+    # CTRL scales its inputs in place, so they are not handed over themselves.
+    output = checkpoint.model(**{name: given.clone()}, attention_mask=mask, use_cache=False)
     logits: torch.Tensor = output.logits.float()
     return logits
 
 
-def _random_ids(checkpoint: Checkpoint, count: int) -> torch.Tensor:
-    """(1, count) different ordinary token ids, always the same; global seeds are untouched."""
+def random_ids(checkpoint: Checkpoint, rows: int, count: int) -> torch.Tensor:
+    """(rows, count) ordinary token ids, always the same, different while there are enough;
+    global seeds are untouched.
+    """
     entries = min(checkpoint.vocabulary, len(checkpoint.tokenizer))
     special = torch.tensor(sorted(checkpoint.tokenizer.all_special_ids), dtype=torch.long)
     usual = torch.arange(entries)
     usual = usual[~torch.isin(usual, special)]
     order = torch.randperm(len(usual), generator=torch.Generator().manual_seed(0))
-    return usual[order[:count]][None].to(checkpoint.device)
+    repeats = -(-rows * count // len(usual))
+    return usual[order.repeat(repeats)[: rows * count]].view(rows, count).to(checkpoint.device)
 
 
 def _tolerance(checkpoint: Checkpoint, logits: torch.Tensor) -> float:
