@@ -67,10 +67,14 @@ class TargetSettings(Settings):
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     device: str = "auto"
-    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``spread``: every CUDA device, and what
+    they do not hold in main memory and on disk. ``auto`` does so where one device is too small."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     bos: Literal["auto", "yes", "no"] = "auto"
     """Whether every input starts with the BOS token; ``auto`` does what the tokenizer does."""
+    quantize: Literal["int8", "llm-int8", "nf4"] | None = None
+    """Weights in fewer bits than they are stored in: ``int8`` by torchao; by bitsandbytes the 4-bit
+    ``nf4``, and ``llm-int8``, which rounds activations too."""
     base: str | None = None
     """Base model of an adapter, where its own config names one that is not to be had."""
     trust_remote_code: bool = False

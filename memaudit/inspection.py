@@ -14,7 +14,7 @@ import numpy as np
 from memaudit.config import ScanConfig
 from memaudit.cost import Estimate, estimate
 from memaudit.plan import Plan, check_files, cut_files, fold_sizes, make_plan
-from memaudit.readiness import describe_target, load_target, make_extractor
+from memaudit.readiness import describe_target, fits_prompts, load_target, make_extractor
 from memaudit.result import FoldSizes, TargetFacts
 from memaudit.target.checkpoint import load_tokenizer
 from memaudit.target.softprompt_check import check_soft_prompts
@@ -49,6 +49,8 @@ class Inspection:
     notes: tuple[str, ...]
     estimate: Estimate | None
     """None without a data file."""
+    gradients: bool
+    """Whether gradients were found to flow; not looked at where no attack needs them."""
 
 
 def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
@@ -60,7 +62,7 @@ def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
     tokenizer = load_tokenizer(config.model, config.target)
     windows = cut_files(config, tokenizer) if with_data else {}
     checkpoint = load_target(config, tokenizer, windows)
-    check_soft_prompts(checkpoint)
+    check_soft_prompts(checkpoint, gradients=fits_prompts(config))
     plan = make_plan(config, summaries, windows) if with_data else None
     extractor, reason = make_extractor(config, checkpoint)
     return Inspection(
@@ -74,6 +76,7 @@ def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
         folds=fold_sizes(plan) if plan else (),
         notes=plan.notes if plan else (),
         estimate=estimate(config, plan, extractor) if plan else None,
+        gradients=fits_prompts(config),
     )
 
 

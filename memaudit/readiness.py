@@ -30,8 +30,13 @@ def load_target(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windo
         checkpoint.check_ids(part.window_ids())
     check_positions(config, checkpoint)
     if set(config.attacks) - {"none", "copy"}:
-        check_soft_prompts(checkpoint)
+        check_soft_prompts(checkpoint, gradients=fits_prompts(config))
     return checkpoint
+
+
+def fits_prompts(config: ScanConfig) -> bool:
+    """Whether an attack needs gradients: not where its prompts were fitted earlier."""
+    return config.generator is None and bool({"constant", "dynamic"} & set(config.attacks))
 
 
 def load_earlier(config: ScanConfig, checkpoint: Checkpoint) -> tuple[FoldPrompts, ...]:

@@ -34,6 +34,7 @@ from memaudit.data.samples import DataSummary
 from memaudit.environment import describe_libraries, describe_machine
 from memaudit.gate.baseline import Baseline, require_same_windows
 from memaudit.layers import ResolvedConfig
+from memaudit.out_of_memory import short_of_memory
 from memaudit.plan import Plan, Role, SeenRuns, check_files, cut_files, fold_sizes, make_plan
 from memaudit.project_key import ProjectKey, throwaway_key
 from memaudit.readiness import (
@@ -61,6 +62,7 @@ class ScanOutcome(NamedTuple):
     """One per fold; empty where nothing was fitted."""
 
 
+@short_of_memory()
 def scan(
     resolved: ResolvedConfig, command: str, progress: Progress, key: ProjectKey | None = None
 ) -> ScanOutcome:
@@ -138,6 +140,7 @@ def _run_facts(
         libraries=describe_libraries(),
         machine=describe_machine() | describe_accelerator(extractor.checkpoint.device),
         determinism=describe_determinism(),
+        batches=extractor.memory.facts(),
     )
 
 
@@ -216,6 +219,9 @@ class _Clock:
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Advance]:
         begun = time.perf_counter()
-        with self._progress.stage(name, total) as advance:
+        with (
+            short_of_memory(f'in the stage "{name}"'),
+            self._progress.stage(name, total) as advance,
+        ):
             yield advance
         self.seconds[name] = round(time.perf_counter() - begun, 3)

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "memaudit"
 ORDER = (
     *(
         "errors",
+        "out_of_memory",
         "whole_files",
         "file_hash",
         "untrusted_json",
@@ -25,9 +26,11 @@ ORDER = (
     ),
     *("data.records", "data.samples", "data.encoding", "data.windows", "data.fingerprints"),
     *("data.clusters", "data.folds"),
-    *("target.failures", "target.source", "target.loading", "target.checkpoint"),
+    *("target.failures", "target.source", "target.placement"),
+    *("target.quantization", "target.loading", "target.checkpoint"),
     *("target.numerics", "target.entities", "target.softprompt_check"),
-    *("attack.fit_record", "attack.generator", "attack.prompts", "attack.forward", "attack.memory"),
+    *("attack.fit_record", "attack.batch_facts", "attack.generator", "attack.prompts"),
+    *("attack.forward", "attack.memory"),
     *(
         "attack.decoding_cache",
         "attack.verification",
@@ -94,6 +97,7 @@ ORDER = (
 TORCH_FREE = (
     *(
         "errors",
+        "out_of_memory",
         "whole_files",
         "file_hash",
         "untrusted_json",

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from memaudit.attack.decoding_cache import RoomyCache, grow_model_cache, probe_cache
 from memaudit.attack.forward import build_inputs, last_logits
-from memaudit.attack.memory import Backoff, decoding_room, is_out_of_memory, let_go, most_together
+from memaudit.attack.memory import MemoryFound, decoding_room, let_go, most_together
 from memaudit.attack.prompts import SoftPrompt
 from memaudit.attack.verification import Verified, most_likely, verify_logits
 from memaudit.config import ScoreSettings
 from memaudit.errors import RunError
+from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
 
 NEAR_TIE = {torch.float32: 2**-13, torch.float16: 2**-8, torch.bfloat16: 2**-5}
@@ -75,7 +76,9 @@ class Extractor:
         self.prefix_tokens = prefix_tokens
         self.settings = settings
         self._planned = batch_size
-        self._backoff = Backoff()
+        self.memory = MemoryFound()
+        self.memory.plan("extraction", batch_size)
+        self._backoff = self.memory.extraction
         with torch.inference_mode():
             self._cache_shape = probe_cache(checkpoint)
 
@@ -100,13 +103,13 @@ class Extractor:
         cache: RoomyCache | None = None
         start = 0
         while start < len(ids):
-            if cache is None:
-                cache = self._make_cache(prompt, ids)
-            size = cache.rows if cache is not None else self.batch_size
-            part = slice(start, min(len(ids), start + size))
             try:
+                if cache is None:
+                    cache = self._make_cache(prompt, ids)
+                size = cache.rows if cache is not None else self.batch_size
+                part = slice(start, min(len(ids), start + size))
                 result.put(part, self._extract_part(prompt, self._on_device(ids[part]), cache))
-            except RuntimeError as error:
+            except FAILED_ALLOCATION as error:
                 self._back_off(error, max(self.batch_size, self._most_together))
                 cache = None
             else:
@@ -128,7 +131,7 @@ class Extractor:
             part = slice(start, min(len(ids), start + self.batch_size))
             try:
                 verified = self._verify_stably(prompt, self._on_device(ids[part]))
-            except RuntimeError as error:
+            except FAILED_ALLOCATION as error:
                 self._back_off(error, self.batch_size)
             else:
                 exact[part] = (verified.matched == suffix).cpu().numpy()
@@ -143,7 +146,7 @@ class Extractor:
     def _embed(self, prompt: SoftPrompt, ids: Tensor) -> Tensor:
         return prompt.adapt(self.checkpoint.embed(ids))
 
-    def _back_off(self, error: RuntimeError, size: int) -> None:
+    def _back_off(self, error: Exception, size: int) -> None:
         """Halve a size for another try; any other error than one of memory is raised again."""
         if not is_out_of_memory(error):
             raise error
@@ -226,7 +229,7 @@ class Extractor:
             state = {"use_cache": True, "past_key_values": cache}
         logits, _ = last_logits(self.checkpoint, suffix.shape[1], inputs, **state)
         verified = verify_logits(
-            logits.float(), suffix, self.settings, NEAR_TIE[self.checkpoint.dtype]
+            logits.float(), suffix, self.settings, NEAR_TIE[self.checkpoint.precision]
         )
         if verified.nll.isnan().any():
             raise RunError(

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.fit_record import NO_PROMPT, Epoch, FitRecord
-from memaudit.attack.memory import Backoff, is_out_of_memory, let_go
+from memaudit.attack.memory import let_go
 from memaudit.attack.prompts import FittedPrompt, NoPrompt, SoftPrompt
 from memaudit.attack.tuning_passes import TuningPasses
 from memaudit.config import TuningSettings
 from memaudit.errors import RunError
+from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
 
 Advance = Callable[[int], None]
@@ -68,8 +69,12 @@ class Tuner:
         self.checkpoint = checkpoint
         self.extractor = extractor
         self.settings = settings
-        self._backoff = Backoff()
+        self.memory = extractor.memory  # what an earlier fit ran into
+        self.memory.plan("tuning", settings.batch_size)
+        self._backoff = self.memory.tuning
         self.passes = TuningPasses(checkpoint, extractor.prefix_tokens, settings)
+        if self.memory.recomputes:
+            self.passes.recompute()
 
     def fit(
         self,
@@ -149,7 +154,7 @@ class Tuner:
                     total += nll.detach().sum()
                 self._backoff.passed()
                 return total
-            except RuntimeError as error:
+            except FAILED_ALLOCATION as error:
                 if not is_out_of_memory(error):
                     raise
                 if size > 1:
@@ -159,6 +164,8 @@ class Tuner:
                         "out of memory tuning on a single window; use a smaller window "
                         "(--prefix-tokens, --suffix-tokens) or fewer virtual tokens"
                     ) from error
+                else:
+                    self.memory.recomputes = True
                 let_go(error)
 
     def _judge(self, prompt: SoftPrompt, ids: NDArray[np.int32]) -> tuple[SelectScore, float]:
