@@ -75,6 +75,7 @@ class Tuner:
         self.passes = TuningPasses(checkpoint, extractor.prefix_tokens, settings)
         if self.memory.recomputes:
             self.passes.recompute()
+        self.memory.recomputes = self.passes.recomputes
 
     def fit(
         self,

@@ -46,6 +46,8 @@ class TuningPasses:
         self._prefix_tokens = prefix_tokens
         self._aligned = settings.loss == "aligned"
         self._recomputes = False
+        self.recomputes = False
+        """Whether what blocks give is computed anew on the way back."""
         if checkpoint.is_offloaded:
             # Else every weight that was fetched would be kept for the way back.
             self.recompute()
@@ -63,6 +65,7 @@ class TuningPasses:
         if copied is None:
             return False
         self._checkpoint = replace(self._checkpoint, model=copied)
+        self.recomputes = True
         return True
 
     def window_nll(self, prompt: SoftPrompt, ids: Tensor) -> Tensor:
@@ -100,7 +103,7 @@ def tuning_dtype(precision: str, checkpoint: Checkpoint) -> torch.dtype:
         ask: Callable[[], dict[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
         capabilities = ask()  # older PyTorch cannot be asked
         wanted = any(capabilities.get(name) is True for name in ("avx512_bf16", "amx_bf16"))
-    plain = checkpoint.dtype == torch.float32 and checkpoint.quantization is None
+    plain = checkpoint.dtype == torch.float32 and not checkpoint.is_packed
     return torch.bfloat16 if wanted and plain else checkpoint.dtype
 
 

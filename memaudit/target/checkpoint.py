@@ -92,6 +92,11 @@ class Checkpoint:
         return torch.bfloat16 if rounds else self.dtype
 
     @property
+    def is_packed(self) -> bool:
+        """Whether its weights are quantised while they are used."""
+        return self.quantization is not None and not self.quantization.unpacked
+
+    @property
     def is_spread(self) -> bool:
         """Whether its layers are in more places than one."""
         return bool(places_of(self.model))

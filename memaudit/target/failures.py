@@ -104,6 +104,13 @@ HINTS = (
 """The mend where only the words of the error tell what happened."""
 
 
+for _talker in ("accelerate", "bitsandbytes", "torchao", "torch.utils._pytree"):
+    # Where the packages for quantised weights are installed, transformers imports them at once,
+    # and they tell of kernels that they do without, and later of every pass that rounds.
+    # accelerate tells of weights that are left on disk, which the report does too.
+    logging.getLogger(_talker).setLevel(logging.ERROR)
+
+
 @contextmanager
 def explained(model: str) -> Iterator[None]:
     """Turn what loading ``model`` raises into one line that says what to do.

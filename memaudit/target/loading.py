@@ -198,6 +198,12 @@ def _load_weights(
             f"{source.name}: weights of other shapes than config.json gives ({_some(names)}); the "
             "config belongs to another checkpoint"
         )
+    scales = [name for name in info["unexpected_keys"] if "scale" in name or "absmax" in name]
+    if quantization is not None and scales:
+        raise TargetError(
+            f"{source.name}: holds scales of weights that {quantization.name} does not use "
+            f"({_some(scales)}); its config.json belongs to another checkpoint"
+        )
     if info["missing_keys"]:
         raise TargetError(
             f"{source.name}: the checkpoint lacks weights of {type(model).__name__} "

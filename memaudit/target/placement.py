@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from memaudit.config import TargetSettings
 from memaudit.errors import UsageError
-from memaudit.target.failures import quiet_transformers
+from memaudit.target.failures import FAILURES, quiet_transformers
 
 HALF = (torch.bfloat16, torch.float16)
 OFFLOADED = ("cpu", "disk")
@@ -106,7 +106,11 @@ def place(
         return spread(device, dtype, settings, "asked for")
     if settings.device != "auto" or device.type == "mps" or _is_packed(config):
         return Placement(device, dtype)
-    needed, free = weight_bytes(settings, config, dtype), free_bytes(device)
+    try:
+        needed = weight_bytes(settings, config, dtype)
+    except FAILURES:  # loading it will tell why
+        return Placement(device, dtype)
+    free = free_bytes(device)
     if needed <= SHARE * free:
         return Placement(device, dtype)
     why = f"auto: {_gibibytes(needed)} of weights are too much for {_gibibytes(free)} free there"
@@ -160,18 +164,25 @@ def describe_spread(model: Any, placement: Placement) -> Choice | None:
     """Where the weights went; None where they were not to be spread."""
     if placement.room is None:
         return None
-    places = list(dict.fromkeys(str(where) for where in places_of(model).values()))
-    names = [f"cuda:{where}" if where.isdigit() else where for where in places]
-    waiting = [name for name in names if name in OFFLOADED and len(names) > 1]
+    places = places_of(model) or {"": placement.device}
+    names = list(
+        dict.fromkeys(f"cuda:{at}" if isinstance(at, int) else str(at) for at in places.values())
+    )
+    # Where nothing else computes, what is in main memory is where it is used.
+    waits = OFFLOADED if placement.device.type == "cuda" else ("disk",)
+    waiting = [name for name in names if name in waits]
     slow = f"; what is in {' and '.join(waiting)} is fetched for every pass" if waiting else ""
     return Choice(" + ".join(names), f"{placement.why}{slow}")
 
 
 def places_of(model: Any) -> Mapping[str, Any]:
-    """Part of the model -> device or ``disk``, of one that was spread; empty for others."""
+    """Part of the model -> number of a CUDA device, ``cpu`` or ``disk``, of one whose weights are
+    not all on one device; empty for others.
+    """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     found: Mapping[str, Any] = getattr(inner, "hf_device_map", None) or {}
-    return found if len(set(map(str, found.values()))) > 1 else {}
+    kinds = set(map(str, found.values()))
+    return found if len(kinds) > 1 or "disk" in kinds else {}
 
 
 def input_device(model: Any, placement: Placement) -> torch.device:

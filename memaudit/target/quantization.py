@@ -48,6 +48,8 @@ class Quantization(NamedTuple):
     rounds_inputs: bool = False
     """Whether a layer's inputs are rounded too, or computed in another format than the target's:
     then logits depend a little on what else is in the batch."""
+    unpacked: bool = False
+    """Whether the weights were unpacked to plain numbers as they were loaded."""
 
 
 def find_quantization(
@@ -76,8 +78,13 @@ def _asked(method: str, flag: str, dtype: torch.dtype) -> Quantization:
         raise UsageError(f"{flag}: needs {package}; pip install 'memaudit-dsp[quantized]'")
     reason = f"asked for; by {package}"
     if method == "int8":
-        from torchao.quantization import Int8WeightOnlyConfig
-
+        try:
+            from torchao.quantization import Int8WeightOnlyConfig
+        except ImportError as error:
+            raise UsageError(
+                f"{flag}: torchao cannot be used with this PyTorch ({brief(error)}); use llm-int8 "
+                "or nf4"
+            ) from error
         return Quantization(method, reason, TorchAoConfig(Int8WeightOnlyConfig()))
     if method == "llm-int8":
         return Quantization(
@@ -119,7 +126,8 @@ def _read(name: str, config: Any, holder: Any, dtype: torch.dtype) -> Quantizati
         )
     if "dequantize" in inspect.signature(known.__init__).parameters:
         holder.quantization_config = settings | {"dequantize": True}
-        return Quantization(f"{method}, unpacked", "so stored; unpacked to full numbers")
+        reason = "so stored; unpacked to full numbers"
+        return Quantization(f"{method}, unpacked", reason, unpacked=True)
     return Quantization(
         kind.replace("_", " "), "so stored", rounds_inputs=_rounds_inputs(settings, dtype)
     )
@@ -153,9 +161,10 @@ def quantised_weights(name: str, quantization: Quantization | None) -> Iterator[
     except FAILURES as error:
         if quantization is None or is_out_of_memory(error):
             raise
+        another = "use another --quantize, or " if quantization.asked is not None else ""
         raise TargetError(
-            f"{name}: cannot be loaded as {quantization.name} here ({brief(error)}); use another "
-            "--quantize, or audit it unquantised"
+            f"{name}: cannot be loaded as {quantization.name} here ({brief(error)}); {another}"
+            "audit it unquantised"
         ) from error
 
 
