@@ -20,6 +20,7 @@ from memaudit.attack.prompts import NoPrompt
 from memaudit.config import ScoreSettings, TargetSettings
 from memaudit.errors import TargetError, UsageError
 from memaudit.target.checkpoint import Checkpoint, load_checkpoint
+from memaudit.target.failures import quiet_transformers
 from memaudit.target.quantization import PACKAGE_OF, Quantization, is_packed
 from memaudit.target.softprompt_check import check_soft_prompts
 
@@ -333,3 +334,21 @@ def test_an_architecture_that_quantising_breaks_says_so(tmp_path: Path) -> None:
     stored = save_model(build_model("mamba"), build_tokenizer(), tmp_path / "mamba")
     with pytest.raises(TargetError, match="it is quantised as nf4: audit it unquantised"):
         check_soft_prompts(load(stored, "nf4"))
+
+
+@needs_bitsandbytes
+def test_an_adapter_over_a_quantised_base_is_scanned(
+    folder: Path, data: Path, tmp_path: Path
+) -> None:
+    import peft
+
+    config = peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    with torch.random.fork_rng(devices=[]), quiet_transformers():
+        torch.manual_seed(1)
+        peft.get_peft_model(build(), config).save_pretrained(tmp_path / "adapter")
+    target = {"quantize": "nf4", "base": str(folder)}
+    outcome = run(tmp_path / "adapter", data, target=target)
+    choices = outcome.result.target.choices
+    assert choices["quantization"].value == "nf4"
+    assert choices["format"].value == "safetensors, adapter"
+    assert {fit.attack for fit in outcome.result.fits} == {"constant", "dynamic"}

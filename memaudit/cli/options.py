@@ -44,9 +44,7 @@ Limit = Annotated[int | None, typer.Option(help="Draw at most this many samples 
 SkipBadLines = Annotated[
     bool, typer.Option("--skip-bad-lines", help="Report malformed lines as skipped.")
 ]
-Device = Annotated[
-    str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps; or spread, over all there is.")
-]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps or spread.")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16.")]
 Quantize = Annotated[
     str | None, typer.Option(help="Load weights in fewer bits: int8, llm-int8 or nf4.")

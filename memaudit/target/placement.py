@@ -11,7 +11,6 @@ from typing import Any
 
 import psutil
 import torch
-from accelerate import init_empty_weights
 from transformers import AutoModelForCausalLM
 
 from memaudit.config import TargetSettings
@@ -142,7 +141,7 @@ def free_bytes(device: torch.device) -> int:
 
 def weight_bytes(settings: TargetSettings, config: Any, dtype: torch.dtype) -> int:
     """What the weights of a config take once they are loaded, quantised if that is asked for."""
-    with quiet_transformers(), init_empty_weights():
+    with quiet_transformers(), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             config, trust_remote_code=settings.trust_remote_code
         )

@@ -16,6 +16,7 @@ from memaudit.attack.extraction import Extractor
 from memaudit.attack.fit_record import NO_PROMPT
 from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.generator import Generator
+from memaudit.attack.memory import MemoryFound
 from memaudit.attack.prompts import (
     ConstantPrompt,
     DynamicPrompt,
@@ -174,6 +175,7 @@ class Scripted:
 
     def __init__(self, script: list[tuple[int, float]]) -> None:
         self.script = iter(script)
+        self.memory = MemoryFound()
 
     def verify(self, prompt: object, ids: Any) -> tuple[Any, Any]:
         exact, nll = next(self.script)
