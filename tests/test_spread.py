@@ -74,7 +74,7 @@ def test_a_target_that_waits_on_disk_gives_the_same_figures(
     leave(architecture, share)
     away = run(folder, data, constant=FLOAT, dynamic=FLOAT)
     choice = away.result.target.choices["device"]
-    assert choice.value == ("cpu + disk" if share else "disk")
+    assert choice.value == ("cpu, disk" if share else "disk")
     assert choice.reason.startswith("auto: 0.0 GiB of weights are too much for 0.0 GiB free there")
     assert choice.reason.endswith("what is in disk is fetched for every pass")
     assert away.result.run.batches["tuning"].remark == ("activations computed anew on the way back")
@@ -226,11 +226,11 @@ def test_inputs_go_where_the_first_layers_are() -> None:
     assert input_device(over, room) == torch.device("cuda", 0)
     choice = describe_spread(over, room)
     assert choice is not None
-    assert choice.value == "cuda:0 + cuda:1 + cpu + disk"
+    assert choice.value == "cuda:0, cuda:1, cpu, disk"
     assert choice.reason == "asked for; what is in cpu and disk is fetched for every pass"
     two = describe_spread(split({"embed": 0, "layers.0": 1}), room)
     assert two is not None
-    assert (two.value, two.reason) == ("cuda:0 + cuda:1", "asked for")
+    assert (two.value, two.reason) == ("cuda:0, cuda:1", "asked for")
     one = split({"": torch.device("cpu")})
     assert input_device(one, Placement(torch.device("cpu"), torch.float32)) == torch.device("cpu")
     assert describe_spread(one, Placement(torch.device("cpu"), torch.float32)) is None

@@ -162,7 +162,8 @@ def load_checkpoint(model: str, settings: TargetSettings, tokenizer: Any = None)
         tokenizer = load_tokenizer_of(source, settings)
     bos_id, bos_choice = choose_bos(settings.bos, tokenizer)
     quantization = find_quantization(source, settings, config, dtype)
-    placement = place(settings, config, device, dtype)
+    as_stored = quantization is not None and quantization.stays_stored
+    placement = place(settings, config, device, dtype, size_known=not as_stored)
     loaded, placement = _load(source, settings, config, placement, quantization)
     with explained(model):
         fingerprint = fingerprint_of(source, settings)

@@ -96,14 +96,22 @@ def choose_dtype(asked: str, device: torch.device, config: Any) -> tuple[torch.d
 
 
 def place(
-    settings: TargetSettings, config: Any, device: torch.device, dtype: torch.dtype
+    settings: TargetSettings,
+    config: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    size_known: bool = True,
 ) -> Placement:
     """On ``device`` where the weights fit it; spread where that was asked, or is needed and the
     device was not named.
+
+    size_known: whether ``config`` tells what the weights take, as it does not of stored ones that
+        stay quantised.
     """
     if settings.device == "spread":
         return spread(device, dtype, settings, "asked for")
-    if settings.device != "auto" or device.type == "mps" or _is_packed(config):
+    if settings.device != "auto" or device.type == "mps" or not size_known:
         return Placement(device, dtype)
     try:
         needed = weight_bytes(settings, config, dtype)
@@ -171,7 +179,7 @@ def describe_spread(model: Any, placement: Placement) -> Choice | None:
     waits = OFFLOADED if placement.device.type == "cuda" else ("disk",)
     waiting = [name for name in names if name in waits]
     slow = f"; what is in {' and '.join(waiting)} is fetched for every pass" if waiting else ""
-    return Choice(" + ".join(names), f"{placement.why}{slow}")
+    return Choice(", ".join(names), f"{placement.why}{slow}")
 
 
 def places_of(model: Any) -> Mapping[str, Any]:
@@ -196,14 +204,6 @@ def input_device(model: Any, placement: Placement) -> torch.device:
 def waits_elsewhere(model: Any) -> bool:
     """Whether some weights are fetched for each pass and let go again."""
     return any(weight.device.type == "meta" for weight in model.parameters())
-
-
-def _is_packed(config: Any) -> bool:
-    """Whether a checkpoint is quantised: what its weights take, its config does not tell."""
-    return any(
-        getattr(part, "quantization_config", None) is not None
-        for part in (config, config.get_text_config(decoder=True))
-    )
 
 
 def _gibibytes(count: int) -> str:

@@ -51,6 +51,11 @@ class Quantization(NamedTuple):
     unpacked: bool = False
     """Whether the weights were unpacked to plain numbers as they were loaded."""
 
+    @property
+    def stays_stored(self) -> bool:
+        """Whether weights that were stored quantised are used as they are."""
+        return self.asked is None and not self.unpacked
+
 
 def find_quantization(
     source: Source, settings: TargetSettings, config: Any, dtype: torch.dtype
