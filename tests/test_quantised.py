@@ -155,6 +155,11 @@ class NoWayBack(torch.autograd.Function):
         return torch.zeros(*gradients[0].shape[:-1], 64), None
 
 
+def no_way_back(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    product: torch.Tensor = NoWayBack.apply(x, weight)
+    return product
+
+
 def without_gradient(folder: Path, *, whole: bool) -> Checkpoint:
     """A target called quantised of which every block, or its feed-forward part, has no gradient."""
     checkpoint = load_checkpoint(str(folder), TargetSettings())
@@ -166,7 +171,7 @@ def without_gradient(folder: Path, *, whole: bool) -> Checkpoint:
         return checkpoint
     for layer in model.layers:
         for part in (layer.mlp.gate_proj, layer.mlp.up_proj, layer.self_attn.v_proj):
-            part.forward = partial(NoWayBack.apply, weight=part.weight)
+            part.forward = partial(no_way_back, part.weight)
     return checkpoint
 
 
