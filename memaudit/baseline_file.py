@@ -179,6 +179,9 @@ def _computed(run: StoredRun) -> dict[str, str]:
     """How the run's figures were computed; what is no such word is left out."""
     choices = run.document["target"]["choices"]
     found = {name: choices[name]["value"] for name in ("dtype", "device") if name in choices}
+    if "dtype" in found and "quantization" in choices:
+        # Of the words of a choice, those that HOW has room for.
+        found["dtype"] += f", {choices['quantization']['value'].replace('-', ' ')}"
     fits = [fit["precision"] for attack in run.document["attacks"] for fit in attack["fits"]]
     if fits:
         found["fitting"] = ", ".join(sorted(set(fits)))

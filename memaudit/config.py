@@ -7,14 +7,10 @@ paths, nor of where a value came from, and imports no torch: a usage error answe
 from __future__ import annotations
 
 import math
-import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -71,10 +67,14 @@ class TargetSettings(Settings):
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     device: str = "auto"
-    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``spread``: every CUDA device, and what
+    they do not hold in main memory and on disk. ``auto`` does so where one device is too small."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     bos: Literal["auto", "yes", "no"] = "auto"
     """Whether every input starts with the BOS token; ``auto`` does what the tokenizer does."""
+    quantize: Literal["int8", "llm-int8", "nf4"] | None = None
+    """Weights in fewer bits than they are stored in: ``int8`` by torchao; by bitsandbytes the 4-bit
+    ``nf4``, and ``llm-int8``, which rounds activations too."""
     base: str | None = None
     """Base model of an adapter, where its own config names one that is not to be had."""
     trust_remote_code: bool = False
@@ -242,26 +242,6 @@ class GateSettings(Settings):
                 given, lacks = "baseline", "max_new, the number of new windows allowed"
             raise ValueError(f"{given} is only used with {lacks}")
         return self
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One share of a scan whose windows several machines extract, each on its own."""
-
-    index: int
-    """From 0."""
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Of ``i/n``, counted from 1. Raises UsageError for anything else."""
-        found = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
-        if found is None or not 1 <= int(found[1]) <= int(found[2]):
-            raise UsageError(f"--shard {text}: give i/n, as 1/4 for the first of four")
-        return cls(int(found[1]) - 1, int(found[2]))
-
-    def __str__(self) -> str:
-        return f"{self.index + 1}/{self.count}"
 
 
 class ScanConfig(Settings):

@@ -49,8 +49,8 @@ class Estimate:
     may_stop_early: bool
     """Whether a fit has more epochs than ``patience``, so that it may end before the last."""
     memory_bytes: int
-    """Weights, ids, the logits of one pass and what decoding keeps; what tuning keeps for the way
-    back and what the libraries take come on top."""
+    """Weights that stay where they are used, ids, the logits of one pass and what decoding keeps;
+    what tuning keeps for the way back and what the libraries take come on top."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,8 @@ def _settings(config: ScanConfig, attack: AttackName) -> TuningSettings:
 
 def _memory(extractor: Extractor, ids: NDArray[np.int32]) -> int:
     checkpoint = extractor.checkpoint
-    weights = sum(p.numel() * p.element_size() for p in checkpoint.model.parameters())
+    parameters = list(checkpoint.model.parameters())
+    weights = sum(p.numel() * p.element_size() for p in parameters if p.device.type != "meta")
     suffix = ids.shape[1] - extractor.prefix_tokens
     logits = 3 * 4 * extractor.batch_size * suffix * checkpoint.vocabulary
     tokens = ids.shape[1]

@@ -18,6 +18,7 @@ from memaudit.readiness import (
     choose_size,
     describe_target,
     explain_pace,
+    fits_prompts,
     load_target,
     make_extractor,
 )
@@ -55,6 +56,8 @@ class Inspection:
     notes: tuple[str, ...]
     estimate: Estimate | None
     """None without a data file."""
+    gradients: bool
+    """Whether gradients were found to flow; not looked at where no attack needs them."""
 
 
 def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
@@ -66,7 +69,7 @@ def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
     tokenizer = load_tokenizer(config.model, config.target)
     windows = cut_files(config, tokenizer) if with_data else {}
     checkpoint = load_target(config, tokenizer, windows)
-    check_soft_prompts(checkpoint)
+    check_soft_prompts(checkpoint, gradients=fits_prompts(config))
     plan = make_plan(config, summaries, windows) if with_data else None
     size, reason = choose_size(config, checkpoint)
     extractor = make_extractor(config, checkpoint, size)
@@ -81,6 +84,7 @@ def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
         folds=fold_sizes(plan) if plan else (),
         notes=plan.notes if plan else (),
         estimate=estimate(config, plan, extractor) if plan else None,
+        gradients=fits_prompts(config),
     )
 
 

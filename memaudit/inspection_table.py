@@ -56,7 +56,8 @@ def _target_rows(inspection: Inspection) -> list[tuple[str, str]]:
     ]
     rows += [(n, f"{c.value} ({c.reason})") for n, c in target.choices.items()]
     rows.append(("batch size", f"{inspection.batch_size} ({inspection.batch_size_reason})"))
-    rows.append(("soft prompts", "inputs_embeds gives the logits of input_ids; gradients flow"))
+    flow = "gradients flow" if inspection.gradients else "no attack needs gradients"
+    rows.append(("soft prompts", f"inputs_embeds gives the logits of input_ids; {flow}"))
     return rows
 
 

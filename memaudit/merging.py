@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from memaudit.config import Shard
 from memaudit.errors import UsageError
 from memaudit.run_record import RunNotes, differences
+from memaudit.shard import Shard
 from memaudit.unfinished import UNFINISHED, Unfinished, find_work, read_notes
 from memaudit.whole_files import disk_errors
 

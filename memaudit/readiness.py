@@ -31,7 +31,7 @@ def load_target(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windo
         checkpoint.check_ids(part.window_ids())
     check_positions(config, checkpoint)
     if set(config.attacks) - {"none", "copy"}:
-        check_soft_prompts(checkpoint)
+        check_soft_prompts(checkpoint, gradients=fits_prompts(config))
     _check_causal(config, checkpoint, _prompt_lengths(config))
     return checkpoint
 
@@ -49,6 +49,11 @@ def _check_causal(config: ScanConfig, checkpoint: Checkpoint, lengths: Iterable[
     before = config.windows.prefix_tokens + (checkpoint.bos_id is not None)
     for virtual in sorted(lengths):
         check_causal(checkpoint, before + virtual, config.windows.suffix_tokens)
+
+
+def fits_prompts(config: ScanConfig) -> bool:
+    """Whether an attack needs gradients: not where its prompts were fitted earlier."""
+    return config.generator is None and bool({"constant", "dynamic"} & set(config.attacks))
 
 
 def load_earlier(config: ScanConfig, checkpoint: Checkpoint) -> tuple[FoldPrompts, ...]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from memaudit.attack.batch_facts import BatchFacts
 from memaudit.attack.fit_record import FitRecord
 from memaudit.config import AttackName, ScanConfig
 from memaudit.content.counting import SensitiveContent
@@ -21,7 +22,7 @@ from memaudit.gate.thresholds import GateVerdict, exit_code
 from memaudit.score.scores import AttackSummary, WindowScores
 
 if TYPE_CHECKING:
-    from memaudit.target.checkpoint import Choice
+    from memaudit.target.placement import Choice
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +134,8 @@ class RunFacts:
     """Platform, processor count, accelerator."""
     determinism: Mapping[str, str]
     """What of torch's settings decides whether the same run gives the same figures."""
+    batches: Mapping[str, BatchFacts] = field(default_factory=dict)
+    """Of ``extraction`` and ``tuning``: windows of a pass, as planned and as memory left them."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 import torch
 
 from memaudit import __version__
+from memaudit.attack.batch_facts import BatchFacts
 from memaudit.config import ScanConfig
 from memaudit.data.samples import DataSummary
 from memaudit.environment import describe_libraries, describe_machine
@@ -52,6 +53,7 @@ def run_facts(
     *,
     key_id: str,
     batch_size: tuple[int, str],
+    batches: Mapping[str, BatchFacts],
     processes: int,
 ) -> RunFacts:
     """What the report tells of a run that has its figures now. batch_size: and why so large."""
@@ -69,4 +71,5 @@ def run_facts(
         libraries=describe_libraries(),
         machine=describe_machine() | describe_accelerator(device),
         determinism=describe_determinism(),
+        batches=batches,
     )

@@ -16,9 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from memaudit.attack.campaign import Progress
 from memaudit.attack.extraction import Advance
 from memaudit.attack.journal import NoJournal
-from memaudit.config import ScanConfig, Shard
+from memaudit.config import ScanConfig
 from memaudit.errors import UsageError
+from memaudit.out_of_memory import short_of_memory
 from memaudit.report.wording import neutral
+from memaudit.shard import Shard
 
 _SHOWN = 4
 """Changes that a message names."""
@@ -138,6 +140,9 @@ class Clock:
     def stage(self, name: str, total: int) -> Iterator[Advance]:
         """Run a stage of ``total`` windows."""
         begun = time.perf_counter()
-        with self._progress.stage(name, total) as advance:
+        with (
+            short_of_memory(f'in the stage "{name}"'),
+            self._progress.stage(name, total) as advance,
+        ):
             yield advance
         self.record.spent(name, time.perf_counter() - begun)

@@ -25,13 +25,14 @@ from memaudit.attack.extraction import Extractor
 from memaudit.attack.parts import Side
 from memaudit.attack.prompt_files import FoldPrompts, hash_earlier, hash_new
 from memaudit.baseline_file import scan_baseline
-from memaudit.config import LADDER, AttackName, ScanConfig, Shard
+from memaudit.config import LADDER, AttackName, ScanConfig
 from memaudit.content.counting import SensitiveContent
 from memaudit.data.clusters import seen_marks
 from memaudit.data.fingerprints import digest_of, fingerprint_windows
 from memaudit.data.samples import DataSummary
 from memaudit.gate.baseline import Baseline, require_same_windows
 from memaudit.layers import ResolvedConfig
+from memaudit.out_of_memory import short_of_memory
 from memaudit.plan import Plan, Role, SeenRuns, check_files, cut_files, fold_sizes, make_plan
 from memaudit.project_key import ProjectKey, throwaway_key
 from memaudit.readiness import (
@@ -50,6 +51,7 @@ from memaudit.result import (
 )
 from memaudit.run_facts import facts_of_files, facts_of_model, run_facts
 from memaudit.run_record import Clock, RunNotes, RunRecord
+from memaudit.shard import Shard
 from memaudit.target.checkpoint import Checkpoint, load_tokenizer
 from memaudit.team import Team
 
@@ -81,6 +83,7 @@ class _Ready:
 Outcomes = Mapping[AttackName, AttackOutcome]
 
 
+@short_of_memory()
 def scan(
     resolved: ResolvedConfig,
     command: str,
@@ -103,6 +106,7 @@ def scan(
     return _assess(resolved, ready, outcomes, clock, team)
 
 
+@short_of_memory()
 def scan_shard(
     resolved: ResolvedConfig,
     progress: Progress,
@@ -193,6 +197,7 @@ def _assess(
             ready.checkpoint.device,
             key_id=ready.key.key_id,
             batch_size=(ready.extractor.batch_size, ready.batch_reason),
+            batches=ready.extractor.memory.facts(),
             processes=team.size,
         ),
         revealed=reveal(plan, outcomes, ready.tokenizer) if config.reveal else {},

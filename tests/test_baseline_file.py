@@ -213,6 +213,15 @@ def test_how_prompts_were_fitted_is_in_it_and_no_rubbish(tmp_path: Path) -> None
     assert (found.computed, found.terms.bos) == ({"fitting": "float32"}, None)
 
 
+def test_that_the_target_was_quantised_is_in_it(tmp_path: Path) -> None:
+    quantised = store(tmp_path / "run", make_result(hits={"none": 2}))
+    document = json.loads((quantised / "report.json").read_text())
+    document["target"]["choices"]["quantization"] = {"value": "llm-int8", "reason": "asked for"}
+    (quantised / "report.json").write_text(json.dumps(document))
+    computed = read_baseline(quantised).computed
+    assert (computed["dtype"], computed["device"]) == ("float32, llm int8", "cpu")
+
+
 def test_a_run_whose_settings_are_none(run: Path) -> None:
     document = json.loads((run / "report.json").read_text())
     document["config"]["values"]["protocol"]["folds"] = "\x1b"

@@ -28,9 +28,10 @@ from memaudit.attack.parts import Extract, Part, PartWork, Side, cut, deal_shard
 from memaudit.attack.prompts import ConstantPrompt, HardPrompt, NoPrompt, SoftPrompt
 from memaudit.attack.tuning import Tuner, TuningData
 from memaudit.attack.untrained import untrained_prompt
-from memaudit.config import LADDER, AttackName, ScanConfig, Shard, TuningSettings
+from memaudit.config import LADDER, AttackName, ScanConfig, TuningSettings
 from memaudit.data.folds import Fold
 from memaudit.errors import UsageError
+from memaudit.shard import Shard
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.team import Team
 

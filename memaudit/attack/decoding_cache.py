@@ -78,7 +78,8 @@ class RoomyCache(DynamicCache):  # type: ignore[misc]
     def reorder(self, order: Tensor) -> None:
         """Let row i be what row order[i] was; ``order`` may be shorter than the cache has rows.
 
-        Each buffer is copied into the one freed before it: fresh memory costs more than the copy.
+        Each buffer is copied into the one freed before it, unless that is on another device: fresh
+        memory costs more than the copy.
         """
         spare: Tensor | None = None
         for layer in self.layers:
@@ -86,8 +87,9 @@ class RoomyCache(DynamicCache):  # type: ignore[misc]
                 continue
             moved = []
             for buffer in layer.buffers:
-                if spare is None or spare.shape != buffer.shape:
+                if spare is None or (spare.shape, spare.device) != (buffer.shape, buffer.device):
                     spare = torch.empty_like(buffer)
+                order = order.to(buffer.device)
                 torch.index_select(buffer, 0, order, out=spare[: len(order)])
                 moved.append(spare)
                 spare = buffer

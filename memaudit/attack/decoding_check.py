@@ -16,8 +16,9 @@ from torch import Tensor
 
 from memaudit.attack.decoding_cache import CacheShape, RoomyCache, grow_model_cache, probe_cache
 from memaudit.attack.forward import last_logits
-from memaudit.attack.memory import is_out_of_memory, let_go
+from memaudit.attack.memory import let_go
 from memaudit.errors import RunError, TargetError
+from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.failures import FAILURES, brief, quiet_transformers
 from memaudit.target.softprompt_check import architecture_of, random_ids
@@ -65,7 +66,7 @@ def _with_memory(checkpoint: Checkpoint, attempt: Callable[[int], T]) -> T:
     for rows in (ROWS, 1):
         try:
             return attempt(rows)
-        except RuntimeError as error:
+        except FAILED_ALLOCATION as error:
             if not is_out_of_memory(error):
                 raise
             let_go(error)

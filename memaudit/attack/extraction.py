@@ -23,11 +23,12 @@ from memaudit.attack.decoding import decode, decode_anew, decode_from_prefix
 from memaudit.attack.decoding_cache import RoomyCache
 from memaudit.attack.decoding_check import choose_decoding
 from memaudit.attack.forward import build_inputs, last_logits
-from memaudit.attack.memory import Backoff, decoding_room, is_out_of_memory, let_go, most_together
+from memaudit.attack.memory import MemoryFound, decoding_room, let_go, most_together
 from memaudit.attack.prompts import SoftPrompt
 from memaudit.attack.verification import Verified, verify_logits
 from memaudit.config import ScoreSettings
 from memaudit.errors import RunError
+from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
 
 NEAR_TIE = {torch.float32: 2**-13, torch.float16: 2**-8, torch.bfloat16: 2**-5}
@@ -78,7 +79,9 @@ class Extractor:
         self.settings = settings
         self.planned = batch_size
         """Windows per pass while memory lasts."""
-        self._backoff = Backoff()
+        self.memory = MemoryFound()
+        self.memory.plan("extraction", batch_size)
+        self._backoff = self.memory.extraction
         self._cache_shape, self.carries = choose_decoding(checkpoint, prefix_tokens)
 
     @property
@@ -121,13 +124,13 @@ class Extractor:
             result = Extraction.empty(len(ids), ids.shape[1] - self.prefix_tokens)
             start = 0
             while start < len(ids):
-                if cache is None:
-                    cache = self._make_cache(prompt, ids, most)
-                size = cache.rows if cache is not None else self.batch_size
-                part = slice(start, min(len(ids), start + size))
                 try:
+                    if cache is None:
+                        cache = self._make_cache(prompt, ids, most)
+                    size = cache.rows if cache is not None else self.batch_size
+                    part = slice(start, min(len(ids), start + size))
                     result.put(part, self._extract_part(prompt, self._on_device(ids[part]), cache))
-                except RuntimeError as error:
+                except FAILED_ALLOCATION as error:
                     self._back_off(error, max(self.batch_size, self._most_together))
                     cache = None
                 else:
@@ -149,7 +152,7 @@ class Extractor:
             part = slice(start, min(len(ids), start + self.batch_size))
             try:
                 verified = self._verify_stably(prompt, self._on_device(ids[part]))
-            except RuntimeError as error:
+            except FAILED_ALLOCATION as error:
                 self._back_off(error, self.batch_size)
             else:
                 exact[part] = (verified.matched == suffix).cpu().numpy()
@@ -161,7 +164,7 @@ class Extractor:
     def _on_device(self, ids: NDArray[np.int32]) -> Tensor:
         return torch.as_tensor(ids, dtype=torch.long, device=self.checkpoint.device)
 
-    def _back_off(self, error: RuntimeError, size: int) -> None:
+    def _back_off(self, error: Exception, size: int) -> None:
         """Halve a size for another try; any other error than one of memory is raised again."""
         if not is_out_of_memory(error):
             raise error
@@ -253,7 +256,7 @@ class Extractor:
             state = {"use_cache": True, "past_key_values": cache}
         logits, _ = last_logits(self.checkpoint, suffix.shape[1], inputs, **state)
         verified = verify_logits(
-            logits.float(), suffix, self.settings, NEAR_TIE[self.checkpoint.dtype]
+            logits.float(), suffix, self.settings, NEAR_TIE[self.checkpoint.precision]
         )
         if verified.nll.isnan().any():
             raise RunError(

@@ -5,10 +5,14 @@ Knows devices and the sizes of a target's tensors. Knows nothing of prompts or p
 
 from __future__ import annotations
 
+from typing import Literal
+
 import psutil
 import torch
 
+from memaudit.attack.batch_facts import BatchFacts
 from memaudit.target.checkpoint import Checkpoint
+from memaudit.target.placement import places_of
 
 DECODED_TOGETHER = {"cpu": 512, "cuda": 4096}
 """Windows at most that are decoded together, from several verification passes: one token each
@@ -32,6 +36,14 @@ def free_memory(device: torch.device) -> int | None:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
+def free_beside(checkpoint: Checkpoint) -> int | None:
+    """The same where the target's passes run: on the tightest of the devices it is spread over."""
+    places = {where for where in places_of(checkpoint.model).values() if isinstance(where, int)}
+    devices = [torch.device("cuda", index) for index in places] or [checkpoint.device]
+    found = [free for device in devices if (free := free_memory(device)) is not None]
+    return min(found, default=None)
+
+
 def most_together(checkpoint: Checkpoint) -> int:
     """Windows at most that are decoded together, whatever the memory."""
     return DECODED_TOGETHER.get(checkpoint.device.type, DECODED_TOGETHER["cpu"])
@@ -43,7 +55,7 @@ def decoding_room(checkpoint: Checkpoint, held: int) -> int:
     On CUDA half of what is free, where a step's logits count too: they are looked at in float32,
     beside what they were computed in.
     """
-    free = free_memory(checkpoint.device)
+    free = free_beside(checkpoint)
     if free is None:
         # All there is, not what is free just now: one machine groups windows alike every time.
         return min(CACHE_BYTES, int(CACHE_SHARE * psutil.virtual_memory().total)) // held
@@ -59,7 +71,7 @@ def choose_batch_size(checkpoint: Checkpoint, suffix_tokens: int) -> tuple[int, 
     what is free.
     """
     logits = 4 * suffix_tokens * checkpoint.vocabulary
-    free = free_memory(checkpoint.device)
+    free = free_beside(checkpoint)
     if free is not None:
         size = int(max(1, min(256, free // 4 // (3 * logits))))
         return size, f"what a quarter of {free / 2**30:.0f} GiB free memory holds, at most 256"
@@ -75,6 +87,9 @@ class Backoff:
     """
 
     def __init__(self) -> None:
+        self.shortages = 0
+        """How often memory ran out."""
+        self._most_halvings = 0
         self._halvings = 0
         self._since = 0
         self._doubled = False
@@ -84,9 +99,15 @@ class Backoff:
         """What is left of a planned size: at least 1."""
         return max(1, planned >> self._halvings)
 
+    def smallest(self, planned: int) -> int:
+        """The least that was ever left of a planned size."""
+        return max(1, planned >> self._most_halvings)
+
     def shrink(self) -> None:
         """Memory ran out."""
+        self.shortages += 1
         self._halvings += 1
+        self._most_halvings = max(self._most_halvings, self._halvings)
         self._since = 0
         self._patience *= 1 + self._doubled
         self._doubled = False
@@ -105,16 +126,36 @@ class Backoff:
         return True
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed. Only CUDA has a class for it; CPU and MPS say it in words."""
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError)
-        and any(
-            words in text
-            for words in ("out of memory", "can't allocate memory", "not enough memory")
-        )
-    )
+class MemoryFound:
+    """What was found out about the memory beside a target, for all who run passes of it.
+
+    Whoever comes later starts with the sizes that have held, and runs into nothing again.
+    """
+
+    def __init__(self) -> None:
+        self.extraction = Backoff()
+        self.tuning = Backoff()
+        self.recomputes = False
+        """Whether tuning has to compute anew what each block gave, on the way back."""
+        self._planned: dict[str, int] = {}
+
+    def plan(self, stage: Literal["extraction", "tuning"], size: int) -> None:
+        """Note a planned size in windows; of several the largest is told."""
+        self._planned[stage] = max(size, self._planned.get(stage, 0))
+
+    def facts(self) -> dict[str, BatchFacts]:
+        """Planned, smallest and last sizes, of the stages that were planned."""
+        return {
+            stage: BatchFacts(
+                planned=planned,
+                smallest=backoff.smallest(planned),
+                final=backoff.fits(planned),
+                shortages=backoff.shortages,
+                recomputed=stage == "tuning" and self.recomputes,
+            )
+            for stage, backoff in (("extraction", self.extraction), ("tuning", self.tuning))
+            if (planned := self._planned.get(stage))
+        }
 
 
 def let_go(error: BaseException) -> None:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from memaudit.attack.extraction import Advance, Extraction
 from memaudit.attack.journal import Journal, from_extraction, to_extraction
-from memaudit.config import Shard
 from memaudit.errors import UsageError
+from memaudit.shard import Shard
 from memaudit.team import Team
 
 

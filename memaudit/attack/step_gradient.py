@@ -11,11 +11,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from memaudit.attack.memory import Backoff, is_out_of_memory, let_go
+from memaudit.attack.memory import MemoryFound, let_go
 from memaudit.attack.prompts import FittedPrompt
 from memaudit.attack.tuning_passes import TuningPasses
 from memaudit.config import TuningSettings
 from memaudit.errors import RunError
+from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.team import Team
 
 CPU_PASS = 8
@@ -27,11 +28,17 @@ parameters; 1.33 times with 4)."""
 class StepGradient:
     """Gradients of a prompt's parameters for one target and the settings of one fit."""
 
-    def __init__(self, passes: TuningPasses, settings: TuningSettings, team: Team) -> None:
+    def __init__(
+        self, passes: TuningPasses, settings: TuningSettings, team: Team, memory: MemoryFound
+    ) -> None:
         self._passes = passes
         self._settings = settings
         self._team = team
-        self._backoff = Backoff()
+        self._memory = memory
+        memory.plan("tuning", min(settings.batch_size, self._per_pass(settings.batch_size)))
+        if memory.recomputes:
+            passes.recompute()
+        memory.recomputes = passes.recomputes
 
     def put(self, prompt: FittedPrompt, ids: Tensor) -> Tensor:
         """Set every parameter's gradient of the mean loss of ids (B,P+S); returns their summed
@@ -66,7 +73,7 @@ class StepGradient:
         """
         while True:
             prompt.zero_grad(set_to_none=True)
-            size = self._backoff.fits(len(ids))
+            size = self._memory.tuning.fits(len(ids))
             try:
                 total = torch.zeros(1, device=ids.device)
                 for part in torch.split(ids, size):
@@ -74,18 +81,20 @@ class StepGradient:
                     loss = window_weighted(nll, self._settings.focus).sum() / whole
                     torch.autograd.backward(loss)
                     total += nll.detach().sum()
-                self._backoff.passed()
+                self._memory.tuning.passed()
                 return torch.cat([*_flat_gradients(prompt), total])
-            except RuntimeError as error:
+            except FAILED_ALLOCATION as error:
                 if not is_out_of_memory(error):
                     raise
                 if size > 1:
-                    self._backoff.shrink()
+                    self._memory.tuning.shrink()
                 elif not self._passes.recompute():
                     raise RunError(
                         "out of memory tuning on a single window; use a smaller window "
                         "(--prefix-tokens, --suffix-tokens) or fewer virtual tokens"
                     ) from error
+                else:
+                    self._memory.recomputes = True
                 let_go(error)
 
 

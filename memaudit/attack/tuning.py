@@ -56,7 +56,8 @@ class Tuner:
         self.settings = settings
         self.team = team or Team()
         self.passes = TuningPasses(checkpoint, extractor.prefix_tokens, settings)
-        self._gradient = StepGradient(self.passes, settings, self.team)
+        memory = extractor.memory  # what an earlier fit ran into
+        self._gradient = StepGradient(self.passes, settings, self.team, memory)
 
     def fit(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -22,10 +22,11 @@ from torch.utils.checkpoint import checkpoint as recomputed_later
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from memaudit.attack.forward import build_inputs, last_logits
-from memaudit.attack.memory import free_memory
+from memaudit.attack.memory import free_memory, let_go
 from memaudit.attack.prompts import SoftPrompt
 from memaudit.attack.verification import log_likelihood
 from memaudit.config import TuningSettings
+from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
 
 LONGEST_SCORES = 512
@@ -45,6 +46,11 @@ class TuningPasses:
         self._prefix_tokens = prefix_tokens
         self._aligned = settings.loss == "aligned"
         self._recomputes = False
+        self.recomputes = False
+        """Whether what blocks give is computed anew on the way back."""
+        if checkpoint.is_offloaded:
+            # Else every weight that was fetched would be kept for the way back.
+            self.recompute()
 
     @property
     def device(self) -> torch.device:
@@ -64,6 +70,7 @@ class TuningPasses:
         if copied is None:
             return False
         self._checkpoint = replace(self._checkpoint, model=copied)
+        self.recomputes = True
         return True
 
     def window_nll(self, prompt: SoftPrompt, ids: Tensor) -> Tensor:
@@ -92,7 +99,7 @@ def tuning_dtype(precision: str, checkpoint: Checkpoint) -> torch.dtype:
     Where a processor multiplies in bfloat16 a pass takes less time (a large product 0.4 times
     that of float32 on a CPU with AVX512-BF16), and the gradient has the direction of float32's
     (cosine 0.9998 on a 7M-parameter target). Where it does not, bfloat16 is emulated, and slower.
-    A target in half precision is left as it is.
+    A target in half precision, or quantised, is left as it is.
     """
     kind, wanted = checkpoint.device.type, precision == "bfloat16"
     if precision == "auto" and kind == "cuda":
@@ -101,15 +108,19 @@ def tuning_dtype(precision: str, checkpoint: Checkpoint) -> torch.dtype:
         ask: Callable[[], dict[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
         capabilities = ask()  # older PyTorch cannot be asked
         wanted = any(capabilities.get(name) is True for name in ("avx512_bf16", "amx_bf16"))
-    return torch.bfloat16 if wanted and checkpoint.dtype == torch.float32 else checkpoint.dtype
+    plain = checkpoint.dtype == torch.float32 and not checkpoint.is_packed
+    return torch.bfloat16 if wanted and plain else checkpoint.dtype
 
 
 def in_half(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
     """The target with its parameters in a half format, so that no pass has to convert them.
 
     Buffers stay as they are: the frequencies of rotary positions do not survive the rounding.
-    The target itself is returned, for autocast to convert, where memory would get short.
+    The target itself is returned, for autocast to convert, where memory would get short, and where
+    its weights are not all on one device.
     """
+    if checkpoint.is_spread:
+        return checkpoint
     model: nn.Module = checkpoint.model
     weights = list(model.parameters())
     size = sum(weight.numel() for weight in weights) * dtype.itemsize
@@ -117,11 +128,17 @@ def in_half(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
     if 2 * size > (psutil.virtual_memory().available if free is None else free):
         return checkpoint
     # deepcopy asks its memo first, so the weights are never copied as they are.
-    memo: dict[int, Any] = {
-        id(weight): nn.Parameter(weight.detach().to(dtype), requires_grad=False)
-        for weight in weights
-    }
-    return replace(checkpoint, model=copy.deepcopy(model, memo), dtype=dtype)
+    memo: dict[int, Any] = {}
+    try:
+        for weight in weights:
+            memo[id(weight)] = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+        return replace(checkpoint, model=copy.deepcopy(model, memo), dtype=dtype)
+    except FAILED_ALLOCATION as error:
+        if not is_out_of_memory(error):
+            raise
+        memo.clear()
+        let_go(error)
+    return checkpoint
 
 
 def recomputing(
@@ -132,7 +149,8 @@ def recomputing(
 
     attention: makes the context that blocks run in, for the way back to run in as well.
     """
-    copied = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
+    shared: list[Any] = [*model.parameters(), *_waiting_weights(model)]
+    copied = copy.deepcopy(model, {id(one): one for one in shared})
     blocks = [part for part in copied.modules() if isinstance(part, GradientCheckpointingLayer)]
     for block in blocks:
         block.forward = functools.partial(
@@ -143,6 +161,15 @@ def recomputing(
             context_fn=lambda: (nullcontext(), attention()),
         )
     return copied if blocks else None
+
+
+def _waiting_weights(model: nn.Module) -> Iterator[object]:
+    """Where accelerate's hooks fetch the weights from that are not on a device."""
+    for module in model.modules():
+        hook = getattr(module, "_hf_hook", None)
+        for one in getattr(hook, "hooks", [hook]):
+            if getattr(one, "weights_map", None) is not None:
+                yield one.weights_map
 
 
 class PlainAttention(TorchFunctionMode):

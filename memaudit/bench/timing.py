@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from memaudit.attack.memory import is_out_of_memory, let_go
+from memaudit.attack.memory import let_go
+from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
 
 PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of the matrices whose product is timed: large enough to reach the peak rate."""
@@ -88,7 +89,7 @@ class OutOfMemory:
 def _first_run(way: Way, advance: Callable[[int], None]) -> object:
     try:
         output = way.run()
-    except RuntimeError as error:
+    except FAILED_ALLOCATION as error:
         if not is_out_of_memory(error):
             raise
         let_go(error)

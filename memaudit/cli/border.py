@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from memaudit.errors import MemauditError
+from memaudit.out_of_memory import short_of_memory
 
 if TYPE_CHECKING:
     from memaudit.attack.campaign import Progress
@@ -71,7 +72,8 @@ def _terminal_width() -> int:
 def border(verbose: bool) -> Iterator[None]:
     """Errors become a line on stderr and an exit code; nothing else of them is shown."""
     try:
-        yield
+        with short_of_memory():
+            yield
     except MemauditError as error:
         typer.echo(f"memaudit: error: {error}", err=True)
         raise typer.Exit(error.exit_code) from None

@@ -44,8 +44,11 @@ Limit = Annotated[int | None, typer.Option(help="Draw at most this many samples 
 SkipBadLines = Annotated[
     bool, typer.Option("--skip-bad-lines", help="Report malformed lines as skipped.")
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps or spread.")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16.")]
+Quantize = Annotated[
+    str | None, typer.Option(help="Load weights in fewer bits: int8, llm-int8 or nf4.")
+]
 Bos = Annotated[str | None, typer.Option(help="Start inputs with BOS: auto, yes, no.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 Base = Annotated[str | None, typer.Option(help="Base model of an adapter, if not as it says.")]
@@ -106,7 +109,7 @@ _NOT_SETTINGS = frozenset(
 _SECTION = {
     "windows": ("prefix_tokens", "suffix_tokens", "placement", "stride", "limit", "skip_bad_lines"),
     "target": (
-        *("device", "dtype", "bos", "revision", "base"),
+        *("device", "dtype", "quantize", "bos", "revision", "base"),
         *("trust_remote_code", "allow_pickle", "offline"),
     ),
     "protocol": ("folds", "seed"),

@@ -15,9 +15,9 @@ from memaudit.cli.running import Order, resolve_settings, run_scan, show_finishe
 from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
-    from memaudit.config import Shard
     from memaudit.layers import ResolvedConfig
     from memaudit.run_record import RunNotes
+    from memaudit.shard import Shard
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def scan_or_resume(
     said: Said, resume: Path | None, shard: str | None, output_format: str, streams: Streams
 ) -> int:
     """Scan anew, or go on with a run; returns the exit code. A run that is finished is shown."""
-    from memaudit.config import Shard
+    from memaudit.shard import Shard
     from memaudit.unfinished import is_finished
 
     share = None if shard is None else Shard.parse(shard)
@@ -70,7 +70,7 @@ def resumed_order(run: Path, said: Said, shard: Shard | None) -> Order:
     Settings may be said again or left out; where they are said, all are, and the scan refuses
     those that differ. Safeguards that were lifted have to be lifted again. Raises UsageError.
     """
-    from memaudit.config import Shard
+    from memaudit.shard import Shard
     from memaudit.unfinished import read_notes
 
     notes = read_notes(run)

@@ -22,11 +22,12 @@ from memaudit.cli.showing import show
 from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
-    from memaudit.config import ScanConfig, Shard
+    from memaudit.config import ScanConfig
     from memaudit.layers import ResolvedConfig
     from memaudit.project_key import ProjectKey
     from memaudit.run_record import RunRecord
     from memaudit.scan import ScanOutcome
+    from memaudit.shard import Shard
     from memaudit.team import Team
     from memaudit.unfinished import Unfinished
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memaudit.report.reading import setting
+from memaudit.report.reading import batch_reason, batch_remark, setting
 from memaudit.report.report_json import Document
 from memaudit.report.wording import count
 
@@ -31,7 +31,10 @@ def footing_lines(document: Document) -> Iterator[tuple[str, str]]:
     for name, choice in target["choices"].items():
         yield "", f"{name} {choice['value']} ({choice['reason']})"
     run = document["run"]
-    yield "", f"batch of {count(run['batch_size'], 'window')} ({run['batch_size_reason']})"
+    yield "", f"batch of {count(run['batch_size'], 'window')} ({batch_reason(document)})"
+    if remark := batch_remark(document, "tuning"):
+        passes = count(run["batches"]["tuning"]["final"], "window")
+        yield "", f"fitting in passes of {passes} ({remark})"
     spent, seed = sum(run["seconds"].values()), document["seeds"].get("seed", "unknown")
     version = document["tool"]["version"]
     yield "Run", f"memaudit {version}, {run['started']}, {spent:.0f} s, seed {seed}{_how(run)}"

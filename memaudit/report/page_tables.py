@@ -15,6 +15,8 @@ import pandas as pd
 
 from memaudit.report.reading import (
     MISSING,
+    batch_reason,
+    batch_remark,
     best,
     confidence,
     count_text,
@@ -184,7 +186,8 @@ def provenance(document: Document) -> list[Facts]:
                 ("time taken", seconds),
                 ("resumed", f"{run['resumed']:,} times"),
                 ("processes", f"{run['processes']:,}"),
-                ("windows at a time", f"{run['batch_size']:,} ({run['batch_size_reason']})"),
+                ("windows at a time", f"{run['batch_size']:,} ({batch_reason(document)})"),
+                *_tuning_passes(document),
                 *((f"{name}", str(value)) for name, value in document["seeds"].items()),
                 *((name, value) for name, value in run["machine"].items()),
                 ("libraries", ", ".join(f"{k} {v}" for k, v in run["libraries"].items())),
@@ -209,6 +212,13 @@ def provenance(document: Document) -> list[Facts]:
         facts.append(Facts("Controls", _corpus(document["controls"])))
     facts.append(Facts("Folds", _folds(document)))
     return [Facts(one.title, _bounded(one.rows)) for one in facts]
+
+
+def _tuning_passes(document: Document) -> list[tuple[str, str]]:
+    """How many windows a fitting pass took, where memory did not allow what was planned."""
+    remark = batch_remark(document, "tuning")
+    passes = document["run"]["batches"]["tuning"]["final"] if remark else 0
+    return [("windows of a fitting pass", f"{passes:,} ({remark})")] if remark else []
 
 
 def _corpus(corpus: Document) -> list[tuple[str, str]]:

@@ -121,6 +121,18 @@ def not_run(document: Document) -> list[str]:
     return [attack for attack in LADDER if attack not in ran]
 
 
+def batch_remark(document: Document, stage: str) -> str:
+    """What a lack of memory did to the batches of ``extraction`` or ``tuning``; "" if nothing."""
+    facts = document["run"]["batches"].get(stage)
+    return "" if facts is None else str(facts["remark"])
+
+
+def batch_reason(document: Document) -> str:
+    """Why extraction took as many windows at a time as it did in the end."""
+    reasons = (document["run"]["batch_size_reason"], batch_remark(document, "extraction"))
+    return "; ".join(filter(None, reasons))
+
+
 def setting(document: Document, *path: str) -> Any:
     """A setting of the run by its path; None where the document holds none of that name."""
     value: Any = document["config"]["values"]

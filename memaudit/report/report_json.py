@@ -255,6 +255,9 @@ def _run(run: RunFacts, tokens: int) -> Document:
         "batch_size": run.batch_size,
         "batch_size_reason": run.batch_size_reason,
         "batch_shape": [run.batch_size, tokens],
+        "batches": {
+            stage: {**asdict(facts), "remark": facts.remark} for stage, facts in run.batches.items()
+        },
         "libraries": dict(run.libraries),
         "machine": dict(run.machine),
         "determinism": dict(run.determinism),

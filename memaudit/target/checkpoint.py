@@ -19,19 +19,22 @@ from memaudit.config import TargetSettings
 from memaudit.data.encoding import leading_ids
 from memaudit.errors import TargetError, UsageError
 from memaudit.file_hash import file_sha256
-from memaudit.target.failures import explained
-from memaudit.target.loading import Placement, load_config, load_model, load_tokenizer_of
+from memaudit.target.failures import explained, lacks_memory
+from memaudit.target.loading import load_config, load_model, load_tokenizer_of
+from memaudit.target.placement import (
+    Choice,
+    Placement,
+    choose_device,
+    choose_dtype,
+    describe_spread,
+    input_device,
+    place,
+    places_of,
+    spread,
+    waits_elsewhere,
+)
+from memaudit.target.quantization import Quantization, find_quantization, unpacked_size
 from memaudit.target.source import Source, find_source, local_folder, read_files
-
-HALF = (torch.bfloat16, torch.float16)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Something that was resolved, and why it came out so."""
-
-    value: str
-    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +47,7 @@ class Checkpoint:
     name: str
     """As the user named it."""
     device: torch.device
+    """Where inputs go, and where logits come back to."""
     dtype: torch.dtype
     """Of the embedding, and so of every soft prompt given to the model."""
     bos_id: int | None = None
@@ -54,6 +58,8 @@ class Checkpoint:
     """File name -> SHA-256, of every file that was read; an adapter's base under ``base/``."""
     choices: Mapping[str, Choice] = field(default_factory=dict)
     """What was resolved (device, dtype, bos, format, ...) -> how and why."""
+    quantization: Quantization | None = None
+    """How weights are quantised, if they are."""
 
     @property
     def width(self) -> int:
@@ -78,7 +84,30 @@ class Checkpoint:
     @property
     def num_parameters(self) -> int:
         """Weights of the model, its adapter included, tied ones counted once."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        return sum(unpacked_size(parameter) for parameter in self.model.parameters())
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The number format that logits are as exact as: coarser than ``dtype`` where a quantised
+        target rounds its layers' inputs.
+        """
+        rounds = self.quantization is not None and self.quantization.rounds_inputs
+        return torch.bfloat16 if rounds else self.dtype
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether its weights are quantised while they are used."""
+        return self.quantization is not None and not self.quantization.unpacked
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether its layers are in more places than one."""
+        return bool(places_of(self.model))
+
+    @property
+    def is_offloaded(self) -> bool:
+        """Whether some of its weights are fetched for each pass and let go again."""
+        return waits_elsewhere(self.model)
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """The embeddings of tokens as the model's ``inputs_embeds`` wants them.
@@ -135,7 +164,10 @@ def load_checkpoint(model: str, settings: TargetSettings, tokenizer: Any = None)
     if tokenizer is None:
         tokenizer = load_tokenizer_of(source, settings)
     bos_id, bos_choice = choose_bos(settings.bos, tokenizer)
-    loaded = load_model(source, settings, config, Placement(device, dtype))
+    quantization = find_quantization(source, settings, config, dtype)
+    as_stored = quantization is not None and quantization.stays_stored
+    placement = place(settings, config, device, dtype, size_known=not as_stored)
+    loaded, placement = _load(source, settings, config, placement, quantization)
     with explained(model):
         fingerprint = fingerprint_of(source, settings)
         revision = _commit(source)
@@ -143,68 +175,47 @@ def load_checkpoint(model: str, settings: TargetSettings, tokenizer: Any = None)
         model=loaded,
         tokenizer=tokenizer,
         name=model,
-        device=device,
+        device=input_device(loaded, placement),
         dtype=loaded.get_input_embeddings().weight.dtype,
         bos_id=bos_id,
         revision=revision,
         fingerprint=fingerprint,
         choices={
-            "device": device_choice,
+            "device": describe_spread(loaded, placement) or device_choice,
             "dtype": dtype_choice,
             "bos": bos_choice,
+            **_quantization_choice(quantization),
             **_trust_choices(source, settings, fingerprint),
         },
+        quantization=quantization,
     )
     if bos_id is not None:
         checkpoint.check_ids(np.array([bos_id]))
     return checkpoint
 
 
-def choose_device(asked: str) -> tuple[torch.device, Choice]:
-    """The device to run on. One that was named is obeyed; only ``auto`` falls back.
-
-    Raises:
-        UsageError: no such device here.
-    """
-    if asked == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda"), Choice("cuda", "auto: a CUDA device is there")
-        if torch.backends.mps.is_available():
-            return torch.device("mps"), Choice("mps", "auto: Apple's GPU is there, CUDA is not")
-        return torch.device("cpu"), Choice("cpu", "auto: neither CUDA nor MPS is there")
+def _load(
+    source: Source,
+    settings: TargetSettings,
+    config: Any,
+    placement: Placement,
+    quantization: Quantization | None,
+) -> tuple[Any, Placement]:
+    """The model, and where it went: spread where a device that was not named is too small."""
     try:
-        device = torch.device(asked)
-    except RuntimeError as error:
-        raise UsageError(f"--device {asked}: use auto, cpu, cuda, cuda:N or mps") from error
-    there = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-    }
-    if (device.index or 0) >= there.get(device.type, 0):
-        have = ", ".join(f"{count} {kind}" for kind, count in there.items() if count)
-        raise UsageError(f"--device {asked}: not on this machine (it has {have}); or use auto")
-    return device, Choice(asked, "asked for")
+        return load_model(source, settings, config, placement, quantization), placement
+    except TargetError as error:
+        if settings.device != "auto" or placement.room is not None or not lacks_memory(error):
+            raise
+    device, dtype = placement.device, placement.dtype
+    wider = spread(device, dtype, settings, f"auto: memory ran out on {device}")
+    return load_model(source, settings, config, wider, quantization), wider
 
 
-def choose_dtype(asked: str, device: torch.device, config: Any) -> tuple[torch.dtype, Choice]:
-    """The number format to run in.
-
-    On the CPU, and wherever the checkpoint is not in half precision, it is float32: in bfloat16
-    two tokens can tie, and then a verdict hangs on the shape of the batch it was in.
-    """
-    if asked != "auto":
-        return getattr(torch, asked), Choice(asked, "asked for")
-    stored = getattr(config.get_text_config(decoder=True), "dtype", None)
-    if device.type != "cuda":
-        why = "auto: off CUDA, so that no verdict hangs on a tie in half precision"
-    elif stored not in HALF:
-        why = "auto: the checkpoint is not in half precision"
-    elif not torch.cuda.is_bf16_supported(including_emulation=False):
-        why = "auto: the CUDA device does not compute in bfloat16"
-    else:
-        return torch.bfloat16, Choice("bfloat16", "auto: the checkpoint is in half precision")
-    return torch.float32, Choice("float32", why)
+def _quantization_choice(quantization: Quantization | None) -> dict[str, Choice]:
+    if quantization is None:
+        return {}
+    return {"quantization": Choice(quantization.name, quantization.reason)}
 
 
 def choose_bos(asked: str, tokenizer: Any) -> tuple[int | None, Choice]:

@@ -15,6 +15,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from memaudit.config import TargetSettings
 from memaudit.errors import TargetError
+from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.checkpoint import fingerprint_of
 from memaudit.target.failures import explained, quiet_transformers
 from memaudit.target.source import find_source
@@ -50,8 +51,14 @@ class EntityModel:
     def find(self, texts: Sequence[str]) -> list[list[Entity]]:
         """What it marks in each text; of one longer than its positions, in what fits."""
         found: list[list[Entity]] = []
-        for start in range(0, len(texts), _BATCH):
-            found += self._pass(texts[start : start + _BATCH])
+        size = _BATCH
+        while len(found) < len(texts):
+            try:
+                found += self._pass(texts[len(found) : len(found) + size])
+            except FAILED_ALLOCATION as error:
+                if size == 1 or not is_out_of_memory(error):
+                    raise
+                size //= 2
         return found
 
     @torch.inference_mode()

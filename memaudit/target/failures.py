@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from pickle import UnpicklingError
 
-import torch
 import transformers
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -33,6 +32,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from memaudit.errors import TargetError
+from memaudit.out_of_memory import is_out_of_memory
 
 FAILURES = (
     OSError,
@@ -74,13 +74,13 @@ MENDS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
         (SafetensorError, UnpicklingError, EOFError),
         "a weights file is damaged or cut short; fetch or write it again",
     ),
-    (
-        (torch.OutOfMemoryError, MemoryError),
-        "not enough memory for the weights; use a larger --device, or --dtype bfloat16",
-    ),
 )
 """The mend for each kind of failure; the first that fits is told."""
 
+NO_MEMORY = (
+    "not enough memory for the weights; use --device spread, --quantize int8 or nf4, or --dtype "
+    "bfloat16"
+)
 
 HINTS = (
     (
@@ -105,6 +105,13 @@ HINTS = (
 """The mend where only the words of the error tell what happened."""
 
 
+for _talker in ("accelerate", "bitsandbytes", "torchao", "torch.utils._pytree"):
+    # Where the packages for quantised weights are installed, transformers imports them at once,
+    # and they tell of kernels that they do without, and later of every pass that rounds.
+    # accelerate tells of weights that are left on disk, which the report does too.
+    logging.getLogger(_talker).setLevel(logging.ERROR)
+
+
 @contextmanager
 def explained(model: str) -> Iterator[None]:
     """Turn what loading ``model`` raises into one line that says what to do.
@@ -118,8 +125,15 @@ def explained(model: str) -> Iterator[None]:
         raise TargetError(f"{model}: {_mend(error)}") from error
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, or led to the error."""
+    return any(is_out_of_memory(link) for link in _chain(error))
+
+
 def _mend(error: BaseException) -> str:
     """The first mend that fits the error or anything that led to it."""
+    if lacks_memory(error):
+        return NO_MEMORY
     chain = list(_chain(error))
     for kinds, mend in MENDS:
         if any(isinstance(link, kinds) for link in chain):

@@ -1,16 +1,18 @@
 """Config, tokenizer and weights out of a source, through transformers and PEFT.
 
 Knows how transformers is asked for each kind of source. Chooses nothing: device and dtype are
-given to it, see ``checkpoint``.
+given to it, see ``placement`` and ``quantization``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from gguf import GGUFReader
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
@@ -25,6 +27,8 @@ from transformers import (
 from memaudit.config import TargetSettings
 from memaudit.errors import TargetError
 from memaudit.target.failures import explained, quiet_transformers
+from memaudit.target.placement import Placement, waits_elsewhere
+from memaudit.target.quantization import Quantization, finish, quantised_weights
 from memaudit.target.source import Source, read_json
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
@@ -138,15 +142,13 @@ def _check_tokenizer_file(source: Source) -> None:
             read_json(path)
 
 
-@dataclass(frozen=True)
-class Placement:
-    """Where weights go, and in what numbers."""
-
-    device: torch.device
-    dtype: torch.dtype
-
-
-def load_model(source: Source, settings: TargetSettings, config: Any, placement: Placement) -> Any:
+def load_model(
+    source: Source,
+    settings: TargetSettings,
+    config: Any,
+    placement: Placement,
+    quantization: Quantization | None = None,
+) -> Any:
     """The model of a source, frozen and in eval mode; an adapter stays unmerged.
 
     Args:
@@ -154,11 +156,12 @@ def load_model(source: Source, settings: TargetSettings, config: Any, placement:
         settings: what may be read, and how.
         config: what ``load_config`` gave for the same source.
         placement: device and dtype to load it on and in.
+        quantization: what ``find_quantization`` gave for the same source.
 
     Raises:
         TargetError: the weights are missing, damaged, incomplete or too large.
     """
-    model = _load_weights(source.weights, settings, config, placement)
+    model = _load_weights(source.weights, settings, config, placement, quantization)
     if source.base is not None:
         model = _load_adapter(source, model, placement)
     model.requires_grad_(False)
@@ -166,13 +169,16 @@ def load_model(source: Source, settings: TargetSettings, config: Any, placement:
 
 
 def _load_weights(
-    source: Source, settings: TargetSettings, config: Any, placement: Placement
+    source: Source,
+    settings: TargetSettings,
+    config: Any,
+    placement: Placement,
+    quantization: Quantization | None,
 ) -> Any:
     """One checkpoint, and the proof that it filled every weight of the model."""
     asked = _asked(source, settings) | {
         "config": config,
         "dtype": placement.dtype,
-        "device_map": {"": placement.device},
         "use_safetensors": None if settings.allow_pickle else True,
         "ignore_mismatched_sizes": True,  # told below, with the weight's name
         "output_loading_info": True,
@@ -182,13 +188,29 @@ def _load_weights(
         unpack = getattr(transformers, "GgufConfig", None)
         asked |= {"use_safetensors": None}
         asked |= {"quantization_config": unpack(dequantize=True)} if unpack else {}
-    with explained(source.name), quiet_transformers(bars_without_switch=source.kind == "gguf"):
-        model, info = AutoModelForCausalLM.from_pretrained(source.location, **asked)
+    if quantization is not None and quantization.asked is not None:
+        asked |= {"quantization_config": quantization.asked}
+    with (
+        explained(source.name),
+        quantised_weights(source.name, quantization),
+        quiet_transformers(bars_without_switch=source.kind == "gguf"),
+        _placed(placement) as (where, keep),
+    ):
+        model, info = AutoModelForCausalLM.from_pretrained(source.location, **asked, **where)
+        keep(model)
+    if quantization is not None:
+        finish(model, source.name, quantization)
     if info["mismatched_keys"]:
         names = {str(name) for name, *_ in info["mismatched_keys"]}
         raise TargetError(
             f"{source.name}: weights of other shapes than config.json gives ({_some(names)}); the "
             "config belongs to another checkpoint"
+        )
+    scales = [name for name in info["unexpected_keys"] if "scale" in name or "absmax" in name]
+    if quantization is not None and scales:
+        raise TargetError(
+            f"{source.name}: holds scales of weights that {quantization.name} does not use "
+            f"({_some(scales)}); its config.json belongs to another checkpoint"
         )
     if info["missing_keys"]:
         raise TargetError(
@@ -198,6 +220,29 @@ def _load_weights(
     return model
 
 
+@contextmanager
+def _placed(placement: Placement) -> Iterator[tuple[dict[str, Any], Callable[[Any], object]]]:
+    """How transformers is told where weights go; a model that is spread has to be handed back.
+
+    What waits on disk and does not lie in safetensors as it is used lies in a folder that goes with
+    the model.
+    """
+    if placement.room is None:
+        yield {"device_map": {"": placement.device}}, lambda model: None
+        return
+    folder = tempfile.TemporaryDirectory(prefix="memaudit-", ignore_cleanup_errors=True)
+    where = {
+        "device_map": "auto",
+        "max_memory": dict(placement.room),
+        "offload_folder": folder.name,
+    }
+    try:
+        yield where, lambda model: weakref.finalize(model, folder.cleanup)
+    except BaseException:
+        folder.cleanup()
+        raise
+
+
 def _load_adapter(source: Source, base: Any, placement: Placement) -> Any:
     """Put an adapter over its base, unmerged.
 
@@ -205,6 +250,11 @@ def _load_adapter(source: Source, base: Any, placement: Placement) -> Any:
         TargetError: it is a soft prompt itself, does not fit the base, or is incomplete.
     """
     folder = Path(source.location)
+    if waits_elsewhere(base):
+        raise TargetError(
+            f"{source.name}: the adapter's base does not fit the devices, and an adapter cannot be "
+            "over weights that are fetched for each pass; merge it into its base, or use --quantize"
+        )
     with explained(source.name), quiet_transformers():
         if PeftConfig.from_pretrained(folder).is_prompt_learning:
             raise TargetError(

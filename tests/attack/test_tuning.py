@@ -17,6 +17,7 @@ from memaudit.attack.extraction import Extractor
 from memaudit.attack.fit_record import NO_PROMPT
 from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.generator import Generator
+from memaudit.attack.memory import MemoryFound
 from memaudit.attack.prompts import (
     ConstantPrompt,
     DynamicPrompt,
@@ -170,6 +171,7 @@ class Scripted:
 
     def __init__(self, script: list[tuple[int, float]]) -> None:
         self.script = iter(script)
+        self.memory = MemoryFound()
 
     def verify(self, prompt: object, ids: Any) -> tuple[Any, Any]:
         exact, nll = next(self.script)
@@ -241,7 +243,7 @@ def gradients(halvings: int, limit: int | None = None) -> tuple[Any, float]:
     settings = ConstantSettings(**SHORT | {"batch_size": 20, "windows_per_pass": 20}, focus=0.2)
     tuner, prompt = make_tuner(checkpoint, settings), make_prompt(checkpoint, settings)
     for _ in range(halvings):
-        tuner._gradient._backoff.shrink()
+        tuner._gradient._memory.tuning.shrink()
     ids = torch.as_tensor(make_data().fit_ids).long()
     sizes = []
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from memaudit.attack.batch_facts import BatchFacts
 from memaudit.attack.fit_record import NO_PROMPT, Epoch, FitRecord
 from memaudit.config import LADDER, ScanConfig
 from memaudit.data.fingerprints import fingerprint_windows
@@ -208,4 +209,8 @@ def _run() -> RunFacts:
         libraries={"torch": "2.13.0"},
         machine={"platform": "Linux", "processors": "2"},
         determinism={"deterministic_algorithms": "no", "threads": "2"},
+        batches={
+            "extraction": BatchFacts(64, 64, 64, shortages=0, recomputed=False),
+            "tuning": BatchFacts(16, 16, 16, shortages=0, recomputed=False),
+        },
     )

@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 
 from memaudit.attack.parts import Part, Side, cut, deal_shard
 from memaudit.cli.app import app
-from memaudit.config import Shard
 from memaudit.errors import UsageError
+from memaudit.shard import Shard
 from memaudit.unfinished import UNFINISHED
 
 

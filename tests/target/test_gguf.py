@@ -12,7 +12,7 @@ import torch
 from conftest import BOS, EOS, build_model, build_tokenizer
 
 from memaudit.config import TargetSettings
-from memaudit.errors import TargetError
+from memaudit.errors import TargetError, UsageError
 from memaudit.target.checkpoint import load_checkpoint
 from memaudit.target.loading import gguf_bos_id
 from memaudit.target.softprompt_check import check_soft_prompts
@@ -126,3 +126,24 @@ def test_gguf_cut_short_is_refused(tmp_path: Path) -> None:
         path.write_bytes(whole[:size])
         with pytest.raises(TargetError, match=r"m\.gguf"):
             load_checkpoint(str(path), TargetSettings())
+
+
+def test_gguf_is_not_quantised_anew(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", build_model("qwen2"), build_tokenizer(), None)
+    with pytest.raises(
+        UsageError, match="--quantize int8: a GGUF file is unpacked to full numbers"
+    ):
+        load_checkpoint(str(path), TargetSettings(quantize="int8"))
+
+
+def test_gguf_that_does_not_fit_waits_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build_model("qwen2")
+    path = write_gguf(tmp_path / "m.gguf", model, build_tokenizer(), None)
+    monkeypatch.setattr("memaudit.target.placement.free_bytes", lambda device: 0)
+    checkpoint = load_checkpoint(str(path), TargetSettings())
+    assert checkpoint.is_offloaded
+    ids = torch.arange(3, 11)[None]
+    torch.testing.assert_close(checkpoint.model(input_ids=ids).logits, model(input_ids=ids).logits)
+    check_soft_prompts(checkpoint)
