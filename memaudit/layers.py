@@ -202,11 +202,19 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        why = error if isinstance(error, tomllib.TOMLDecodeError) else type(error).__name__
-        raise UsageError(f"{path}: not valid TOML: {why}") from None
+        raise UsageError(f"{path}: not valid TOML: {_toml_fault(error)}") from None
     if not _is_shallow(values, _DEEPEST):
         raise UsageError(f"{path}: has more than {_DEEPEST} sections inside each other")
     return values
+
+
+def _toml_fault(error: Exception) -> str:
+    """What is wrong, in words that quote nothing of the file but a sign."""
+    if isinstance(error, tomllib.TOMLDecodeError):
+        return str(error)
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8 text"
+    return "a number too long or brackets too deep"
 
 
 def _is_shallow(value: Any, levels: int) -> bool:

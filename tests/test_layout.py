@@ -34,7 +34,13 @@ ORDER = (
         "data.fingerprints",
     ),
     *("data.clusters", "data.folds"),
-    *("target.failures", "target.source", "target.loading", "target.checkpoint"),
+    *(
+        "target.failures",
+        "target.source",
+        "target.gguf_header",
+        "target.loading",
+        "target.checkpoint",
+    ),
     *("target.numerics", "target.entities", "target.softprompt_check"),
     *("attack.fit_record", "attack.generator", "attack.prompts", "attack.forward", "attack.memory"),
     *(

@@ -42,7 +42,7 @@ def parquet_rows(path: Path) -> Iterator[Row]:
                     unpacked += _size(row[0])
                     check_unpacked(path, unpacked)
                     yield row
-    except pyarrow.ArrowException:
+    except (pyarrow.ArrowException, UnicodeDecodeError):  # the latter of a column's name
         raise DataError(f"{path}: not a Parquet file, or damaged; write it anew") from None
 
 
