@@ -34,6 +34,18 @@ class Settings(BaseModel):
         frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
     )
 
+    @model_validator(mode="after")
+    def _texts_are_unicode(self) -> Self:
+        """Names of files are bytes; those that no run folder could name are refused at once."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, (str, Path)):
+                try:
+                    str(value).encode("utf-8")
+                except UnicodeEncodeError:
+                    raise ValueError(f"{name} {value}: is not UTF-8 text; rename it") from None
+        return self
+
 
 class WindowSettings(Settings):
     """How windows are cut from samples."""

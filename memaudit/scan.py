@@ -7,7 +7,7 @@ and decides nothing that a room could decide.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
@@ -26,12 +26,15 @@ from memaudit.assessment import (
 from memaudit.attack.campaign import AttackOutcome, Campaign, Progress, Side
 from memaudit.attack.extraction import Advance, Extractor
 from memaudit.attack.prompt_files import FoldPrompts, hash_earlier, hash_new
+from memaudit.attack.verification import NotFinite
 from memaudit.baseline_file import scan_baseline
 from memaudit.config import LADDER, AttackName, ScanConfig
 from memaudit.data.clusters import seen_marks
 from memaudit.data.fingerprints import digest_of, fingerprint_windows
 from memaudit.data.samples import DataSummary
+from memaudit.data.windows import find_rows
 from memaudit.environment import describe_libraries, describe_machine
+from memaudit.errors import RunError
 from memaudit.gate.baseline import Baseline, require_same_windows
 from memaudit.layers import ResolvedConfig
 from memaudit.plan import Plan, Role, SeenRuns, check_files, cut_files, fold_sizes, make_plan
@@ -98,7 +101,7 @@ def scan(
     )
     # Of prompts fitted earlier the text that they saw is not at hand, and `copy` is about that.
     asked = set(config.attacks) - ({"copy"} if earlier else set())
-    outcomes = {attack: campaign.run(attack, clock) for attack in LADDER if attack in asked}
+    outcomes = _run_all(campaign, [attack for attack in LADDER if attack in asked], plan, clock)
     with clock.stage("scoring", 1):
         attacks = score_all(config, plan, outcomes)
         new = None if baseline is None else new_windows(baseline, fingerprints["data"], attacks)
@@ -121,6 +124,21 @@ def scan(
         prompt_files=hash_new(prompts) or hash_earlier(config.generator),
     )
     return ScanOutcome(result, prompts)
+
+
+def _run_all(
+    campaign: Campaign, attacks: Sequence[AttackName], plan: Plan, progress: Progress
+) -> dict[AttackName, AttackOutcome]:
+    """Every attack. Where the target gives no numbers the error says for which record first."""
+    try:
+        return {attack: campaign.run(attack, progress) for attack in attacks}
+    except NotFinite as error:
+        for corpus in filter(None, (plan.data, plan.controls)):
+            rows = find_rows(corpus.windows, error.ids)
+            if len(rows):
+                place = f"{corpus.summary.path}:{corpus.windows.line[rows[0]]}"
+                raise RunError(f"{error}; or take out what it fails on, as {place}") from None
+        raise
 
 
 def _run_facts(

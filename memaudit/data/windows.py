@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,6 +111,13 @@ def cut_windows(
             else:
                 pile.add(one.item, one.number, next(encoded))
     return pile.windows()
+
+
+def find_rows(windows: Windows, ids: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Where windows with the ids of any of these (M,P+S) are: (rows,)."""
+    wanted = {tuple(row) for row in ids.tolist()}
+    rows = windows.window_ids().tolist() if wanted else []
+    return np.flatnonzero([tuple(row) in wanted for row in rows])
 
 
 def fitting_window(lengths: Sequence[int]) -> str:
