@@ -100,7 +100,9 @@ class Encoder:
         if sample.messages is not None:
             return self._chat(sample.messages, sample.line)
         if sample.text is not None:
+            _require_words(sample.text, "the text")
             return _Document(sample.text)
+        _require_words(sample.suffix or "", "the suffix")
         prefix = sample.prefix or ""
         return _Document(prefix + (sample.suffix or ""), border=len(prefix))
 
@@ -175,6 +177,14 @@ class Encoder:
             return _border_by_spans(ids, spans, document.border)
         (prefix,) = self._tokenize([document.text[: document.border]], False)
         return _border_by_prefix(ids, prefix.ids)
+
+
+def _require_words(text: str, what: str) -> None:
+    """Refuse white space, which any model goes on with; where nothing is there at all, the number
+    of tokens says so.
+    """
+    if text and not text.strip():
+        raise _NoDocument(f"{what} is nothing but white space")
 
 
 def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
