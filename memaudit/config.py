@@ -43,7 +43,9 @@ class Settings(BaseModel):
                 try:
                     str(value).encode("utf-8")
                 except UnicodeEncodeError:
-                    raise ValueError(f"{name} {value}: is not UTF-8 text; rename it") from None
+                    raise ValueError(
+                        f"{name} is not UTF-8 text; rename that file or folder"
+                    ) from None
         return self
 
 

@@ -20,7 +20,7 @@ from memaudit.config import TargetSettings
 from memaudit.errors import TargetError, UsageError
 from memaudit.target.failures import explained, quiet_transformers
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?")  # the hub allows 96 characters
 PICKLES = ("pytorch_model*.bin", "adapter_model*.bin")
 READ = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
 """Files that loading may read. Other names (logs, optimizer states, READMEs) are left alone."""
