@@ -25,8 +25,8 @@ from memaudit.assessment import (
 )
 from memaudit.attack.campaign import AttackOutcome, Campaign, Progress, Side
 from memaudit.attack.extraction import Advance, Extractor
+from memaudit.attack.finite import NotFinite
 from memaudit.attack.prompt_files import FoldPrompts, hash_earlier, hash_new
-from memaudit.attack.verification import NotFinite
 from memaudit.baseline_file import scan_baseline
 from memaudit.config import LADDER, AttackName, ScanConfig
 from memaudit.data.clusters import seen_marks

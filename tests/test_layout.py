@@ -46,6 +46,7 @@ ORDER = (
     *(
         "attack.decoding_cache",
         "attack.verification",
+        "attack.finite",
         "attack.extraction",
         "attack.copying",
         "attack.tuning_passes",

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memaudit.attack.decoding_cache import RoomyCache, grow_model_cache, probe_cache
+from memaudit.attack.finite import next_token, require_finite
 from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.memory import Backoff, decoding_room, is_out_of_memory, let_go, most_together
 from memaudit.attack.prompts import SoftPrompt
-from memaudit.attack.verification import NotFinite, Verified, most_likely, verify_logits
+from memaudit.attack.verification import Verified, verify_logits
 from memaudit.config import ScoreSettings
 from memaudit.errors import RunError
 from memaudit.target.checkpoint import Checkpoint
@@ -228,28 +229,8 @@ class Extractor:
         verified = verify_logits(
             logits.float(), suffix, self.settings, NEAR_TIE[self.checkpoint.dtype]
         )
-        self._require_finite(~verified.nll.isnan(), ids)
+        require_finite(self.checkpoint, ~verified.nll.isnan(), ids)
         return verified
-
-    def _next(self, logits: Tensor) -> Tensor:
-        """The greedy choice (B,) of logits (B,1,X)."""
-        logits = logits[:, 0].float()
-        token = most_likely(logits)  # one that is no number is the largest, if there is one
-        self._require_finite(logits.gather(-1, token[:, None])[:, 0].isfinite(), token[:0])
-        return token
-
-    def _require_finite(self, finite: Tensor, ids: Tensor) -> None:
-        """Raise NotFinite where the logits of a window are not, (B,) bool; ids: (B,P+S), or none.
-
-        They would read as not extracted, and pass a gate.
-        """
-        if not finite.all():
-            raise NotFinite(
-                f"{self.checkpoint.name} gives logits that are not finite in "
-                f"{str(self.checkpoint.dtype).removeprefix('torch.')}; use --dtype float32, or "
-                "lower learning_rate if it was fitting a prompt",
-                (ids[~finite] if len(ids) else ids).cpu().numpy(),
-            )
 
     def _decode(self, prompt: SoftPrompt, cache: RoomyCache, said: Tensor, matched: Tensor) -> None:
         """Complete ``said`` (B,S) in place; rows sorted by ``matched`` (B,), as in the cache.
@@ -266,7 +247,7 @@ class Extractor:
             logits, _ = last_logits(
                 self.checkpoint, 1, token, use_cache=True, past_key_values=cache
             )
-            said[rows, position] = self._next(logits)
+            said[rows, position] = next_token(self.checkpoint, logits)
 
     def _decode_from_prefix(
         self, prompt: SoftPrompt, ids: Tensor, said: Tensor, matched: Tensor
@@ -289,4 +270,6 @@ class Extractor:
                     **grow_model_cache(output),
                 )
                 free = matched[rows] < position
-                said[rows, position] = torch.where(free, self._next(logits), said[rows, position])
+                said[rows, position] = torch.where(
+                    free, next_token(self.checkpoint, logits), said[rows, position]
+                )

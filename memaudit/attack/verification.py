@@ -10,25 +10,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from memaudit.config import ScoreSettings
-from memaudit.errors import RunError
 
 # Bytes of logits whose softmax is held at a time: elsewhere few passes, on a CPU what its cache
 # holds (X = 8192: a third of the time of logsumexp over the whole batch).
 _AT_A_TIME = (2**28, 2**21)
 _LEAST_LOGIT = 8.0  # rounding on the way to a logit near zero is that of larger numbers
-
-
-class NotFinite(RunError):
-    """The target gives logits that are no numbers: nothing can be said of these windows."""
-
-    def __init__(self, message: str, ids: NDArray[np.int64]) -> None:
-        super().__init__(message)
-        self.ids = ids
-        """(windows,P+S): the windows."""
 
 
 class Verified(NamedTuple):

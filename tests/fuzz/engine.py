@@ -111,7 +111,7 @@ def _keep(corpus: Path | None, name: str, content: bytes) -> None:
 
 def _skeleton(message: str, folder: Path) -> str:
     """The end of a message, where the advice is, without what differs from input to input."""
-    return re.sub(r"\d+|'[^']*'", "*", message.replace(str(folder), ""))[-40:]
+    return re.sub(r"\d+|'[^']*'", "*", message.replace(str(folder), ""))[-30:]
 
 
 def _place(error: BaseException) -> str:

@@ -61,7 +61,8 @@ def _model(content: bytes, folder: Path) -> str:
         shutil.copytree(_folder(), model)
         (model / NAMES[number]).write_bytes(content[1:])
     source = find_source(str(model), SETTINGS)
-    fingerprint_of(source, SETTINGS)
+    with explained(str(model)):
+        fingerprint_of(source, SETTINGS)
     tokenizer = load_tokenizer_of(source, SETTINGS)
     encoded = Encoder(tokenizer).encode([Sample("1", 1, text="a b"), Sample("2", 2, messages=CHAT)])
     return f"{encoded[0].ids.shape[0] > 0} {encoded[1].problem}"
