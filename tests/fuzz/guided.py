@@ -20,7 +20,8 @@ def main(name: str, minutes: float, finds: Path | None) -> int:
     with atheris.instrument_imports(include=["memaudit"], enable_loader_override=False):
         from . import engine
         from .targets import all_targets
-    target = all_targets()[name]
+
+        target = all_targets()[name]
     place = Path(tempfile.mkdtemp(prefix="memaudit-fuzz-"))
     seeds = place / "seeds"
     seeds.mkdir()
