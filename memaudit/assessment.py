@@ -135,7 +135,13 @@ def _decode(tokenizer: Any, ids: NDArray[np.int32]) -> tuple[str, ...]:
     text.
     """
     rows = [row[row >= 0].tolist() for row in ids]
-    return tuple(tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False))
+    decode = partial(tokenizer.batch_decode, clean_up_tokenization_spaces=False)
+    try:
+        return tuple(decode(rows))
+    except (ValueError, LookupError, TypeError):
+        # A model may have more ids than its tokenizer, and not every tokenizer passes them over.
+        known = set(tokenizer.get_vocab().values())
+        return tuple(decode([[one for one in row if one in known] for row in rows]))
 
 
 def reveal(

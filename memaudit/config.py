@@ -30,7 +30,23 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class Settings(BaseModel):
     """Base of all settings: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @model_validator(mode="after")
+    def _texts_are_unicode(self) -> Self:
+        """Names of files are bytes; those that no run folder could name are refused at once."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, (str, Path)):
+                try:
+                    str(value).encode("utf-8")
+                except UnicodeEncodeError:
+                    raise ValueError(
+                        f"{name} is not UTF-8 text; rename that file or folder"
+                    ) from None
+        return self
 
 
 class WindowSettings(Settings):

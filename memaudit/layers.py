@@ -24,6 +24,12 @@ else:
     import tomli as tomllib
 
 DEFAULT_PROFILE = "standard"
+_LONGEST_FILE = 1 << 20
+"""Bytes of a file of settings; a config.toml has three thousand."""
+_DEEPEST = 20
+"""Sections inside each other; the settings have one."""
+_LONGEST_SHOWN = 80
+"""Characters of a value that a message repeats."""
 ONLY_BY_FLAG = frozenset(("reveal", "target.trust_remote_code", "target.allow_pickle"))
 """Safeguards that a file lying in the working folder, or got from someone, must not lift."""
 
@@ -126,12 +132,14 @@ def layered(
 def _set_layer(assignment: str) -> Layer:
     """``section.key=value``, the value as TOML, or as a plain word."""
     name, equals, value = assignment.partition("=")
-    if not equals or not name.strip():
-        raise UsageError(f"--set {assignment}: write it as section.key=value")
+    if not equals or not name.strip() or name.count(".") > _DEEPEST:
+        raise UsageError(f"--set {_shown(assignment)}: write it as section.key=value")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         parsed = value.strip()
+    if not _is_shallow(parsed, _DEEPEST):
+        raise UsageError(f"--set {_shown(assignment)}: brackets too deep; write one value")
     values: dict[str, Any] = {}
     _put(values, name.strip(), parsed, "--set")
     return Layer(source="flag", values=values)
@@ -162,9 +170,10 @@ def resolve(layers: list[Layer]) -> ResolvedConfig:
     sources: dict[str, str] = {}
     for layer in layers:
         for name, value in _leaves(layer.values):
-            if value is True and name in ONLY_BY_FLAG and layer.source != "flag":
+            if name in ONLY_BY_FLAG and layer.source != "flag" and value not in (None, False):
+                # Not only true: 1 and "yes" would be taken for it.
                 raise UsageError(
-                    f"{name} = true ({layer.source}): only the flag --"
+                    f"{name} ({layer.source}): only the flag --"
                     f"{name.rpartition('.')[2].replace('_', '-')} can say so"
                 )
             if value is not None:
@@ -187,11 +196,38 @@ def to_toml(config: ScanConfig) -> str:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():  # a pipe would be waited for, a device has no end
+            raise UsageError(f"{path}: not a regular file; give a file of settings")
+        with path.open("rb") as file:
+            content = file.read(_LONGEST_FILE + 1)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not valid TOML: {error}") from None
+    if len(content) > _LONGEST_FILE:
+        raise UsageError(f"{path}: is larger than {_LONGEST_FILE >> 20} MiB, so no settings")
+    try:
+        values = tomllib.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not valid TOML: {_toml_fault(error)}") from None
+    if not _is_shallow(values, _DEEPEST):
+        raise UsageError(f"{path}: has more than {_DEEPEST} sections inside each other")
+    return values
+
+
+def _toml_fault(error: Exception) -> str:
+    """What is wrong, in words that quote nothing of the file but a sign."""
+    if isinstance(error, tomllib.TOMLDecodeError):
+        return str(error)
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8 text"
+    return "a number too long or brackets too deep"
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    """Whether nothing lies deeper than so many levels of tables and arrays."""
+    if not isinstance(value, (dict, list)):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_is_shallow(one, levels - 1) for one in inner)
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -226,12 +262,16 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
     source = next((sources[key] for key in sources if name and key.startswith(name)), None)
     where = f" ({source})" if source else ""
     if fault["type"] == "extra_forbidden":
-        return f"{name}{where}: there is no such setting; see README, Settings"
+        return f"{_shown(name)}{where}: there is no such setting; see README, Settings"
     if fault["type"] == "missing":
         return f"{name.upper()} is missing; try --help"
     what = fault["msg"].removeprefix("Value error, ")
     if not name:  # a rule between sections
         return what
     given = fault["input"]
-    shown = f" = {given!r}" if isinstance(given, (str, int, float, bool)) else ""
+    shown = f" = {_shown(repr(given))}" if isinstance(given, (str, int, float, bool)) else ""
     return f"{name}{shown}{where}: {what[0].lower()}{what[1:]}"
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"

@@ -6,7 +6,7 @@ and decides nothing that a room could decide.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from memaudit.assessment import (
 )
 from memaudit.attack.campaign import AttackOutcome, Campaign, Progress, Workforce
 from memaudit.attack.extraction import Extractor
+from memaudit.attack.finite import NotFinite
 from memaudit.attack.parts import Side
 from memaudit.attack.prompt_files import FoldPrompts, hash_earlier, hash_new
 from memaudit.baseline_file import scan_baseline
@@ -30,6 +31,8 @@ from memaudit.content.counting import SensitiveContent
 from memaudit.data.clusters import seen_marks
 from memaudit.data.fingerprints import digest_of, fingerprint_windows
 from memaudit.data.samples import DataSummary
+from memaudit.data.windows import find_rows
+from memaudit.errors import RunError
 from memaudit.gate.baseline import Baseline, require_same_windows
 from memaudit.layers import ResolvedConfig
 from memaudit.out_of_memory import short_of_memory
@@ -167,7 +170,7 @@ def _attack(
     )
     # Of prompts fitted earlier the text that they saw is not at hand, and `copy` is about that.
     asked = set(config.attacks) - ({"copy"} if earlier else set())
-    return {attack: campaign.run(attack, clock) for attack in LADDER if attack in asked}
+    return _run_all(campaign, [attack for attack in LADDER if attack in asked], plan, clock)
 
 
 def _assess(
@@ -205,6 +208,21 @@ def _assess(
         prompt_files=hash_new(prompts) or hash_earlier(config.generator),
     )
     return ScanOutcome(result, prompts)
+
+
+def _run_all(
+    campaign: Campaign, attacks: Sequence[AttackName], plan: Plan, progress: Progress
+) -> dict[AttackName, AttackOutcome]:
+    """Every attack. Where the target gives no numbers the error says for which record first."""
+    try:
+        return {attack: campaign.run(attack, progress) for attack in attacks}
+    except NotFinite as error:
+        for corpus in filter(None, (plan.data, plan.controls)):
+            rows = find_rows(corpus.windows, error.ids)
+            if len(rows):
+                place = f"{corpus.summary.path}:{corpus.windows.line[rows[0]]}"
+                raise RunError(f"{error}; or take out what it fails on, as {place}") from None
+        raise
 
 
 def _baseline(

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from memaudit.attack.decoding_cache import RoomyCache, grow_model_cache
+from memaudit.attack.finite import next_token
 from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.prompts import SoftPrompt
-from memaudit.attack.verification import most_likely
 from memaudit.target.checkpoint import Checkpoint
 
 
@@ -31,7 +31,7 @@ def decode(
         cache.focus(rows, context + position - 1)
         token = _embed(checkpoint, prompt, said[rows, position - 1 : position])
         logits, _ = last_logits(checkpoint, 1, token, use_cache=True, past_key_values=cache)
-        said[rows, position] = most_likely(logits[:, 0].float())
+        said[rows, position] = next_token(checkpoint, logits)
 
 
 def decode_from_prefix(
@@ -61,7 +61,7 @@ def decode_from_prefix(
             logits, output = last_logits(checkpoint, 1, token, use_cache=True, **state)
             free = matched[rows] < position
             said[rows, position] = torch.where(
-                free, most_likely(logits[:, 0].float()), said[rows, position]
+                free, next_token(checkpoint, logits), said[rows, position]
             )
 
 
@@ -85,7 +85,7 @@ def decode_anew(
             known = torch.cat([prefix[rows], said[rows, :position]], dim=1)
             inputs = build_inputs(checkpoint, prompt, known, prefix.shape[1])
             logits, _ = last_logits(checkpoint, 1, inputs, use_cache=False)
-            said[rows, position] = most_likely(logits[:, 0].float())
+            said[rows, position] = next_token(checkpoint, logits)
 
 
 def _embed(checkpoint: Checkpoint, prompt: SoftPrompt, ids: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor
 from memaudit.attack.decoding import decode, decode_anew, decode_from_prefix
 from memaudit.attack.decoding_cache import RoomyCache
 from memaudit.attack.decoding_check import choose_decoding
+from memaudit.attack.finite import require_finite
 from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.memory import MemoryFound, decoding_room, let_go, most_together
 from memaudit.attack.prompts import SoftPrompt
@@ -258,10 +259,5 @@ class Extractor:
         verified = verify_logits(
             logits.float(), suffix, self.settings, NEAR_TIE[self.checkpoint.precision]
         )
-        if verified.nll.isnan().any():
-            raise RunError(
-                f"{self.checkpoint.name} gives logits that are not finite in "
-                f"{str(self.checkpoint.dtype).removeprefix('torch.')}; use --dtype float32, or "
-                "lower learning_rate if it was fitting a prompt"
-            )
+        require_finite(self.checkpoint, ~verified.nll.isnan(), ids)
         return verified

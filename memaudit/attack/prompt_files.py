@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from memaudit.attack.prompts import (
     NoPrompt,
     SoftPrompt,
 )
-from memaudit.config import ConstantSettings, DynamicSettings
+from memaudit.config import ConstantSettings, DynamicSettings, TuningSettings
 from memaudit.errors import UsageError
 from memaudit.file_hash import file_sha256
 from memaudit.target.checkpoint import Checkpoint
@@ -106,8 +107,12 @@ def hash_earlier(path: Path | None) -> dict[str, str]:
 
 def find_files(path: Path) -> list[Path]:
     """The prompt files of a run folder, or the one file given. Raises UsageError for neither."""
-    files = sorted(path.glob("generator-*.safetensors")) if path.is_dir() else [path]
-    if not files or not files[0].is_file():
+    try:
+        files = sorted(path.glob("generator-*.safetensors")) if path.is_dir() else [path]
+        there = all(file.is_file() for file in files)  # a pipe would be waited for
+    except OSError as error:
+        raise UsageError(f"--generator {path}: cannot be read ({error.strerror})") from None
+    if not files or not there:
         raise UsageError(f"--generator {path}: no generator-*.safetensors here")
     return files
 
@@ -130,24 +135,38 @@ def load_prompts(path: Path, checkpoint: Checkpoint) -> FoldPrompts:
             facts = json.loads(metadata["memaudit"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if facts["format"] != FORMAT:
-            raise UsageError(f"--generator {path}: written by another version ({facts['format']})")
+            raise UsageError(f"--generator {path}: written by another version of memaudit")
+        fold = _facts(facts, tensors)
         prompts = {
-            attack: _build(attack, settings, facts["prefix_tokens"], tensors, checkpoint)
+            attack: _build(attack, settings, fold.prefix_tokens, tensors, checkpoint)
             for attack, settings in facts["settings"].items()
         }
-        return FoldPrompts(
-            fold=int(facts["fold"]),
-            prompts=prompts,
-            chosen=facts["chosen"],
-            seen=tensors[SEEN].numpy().view(np.uint64),
-            cluster_run=int(facts["cluster_run"]),
-            prefix_tokens=int(facts["prefix_tokens"]),
-            target=str(facts["target"]),
-        )
+        if not prompts.keys() <= fold.chosen.keys():
+            raise ValueError("no word on which epoch was chosen")
+        return replace(fold, prompts=prompts)
     except _UNFIT as error:
         raise UsageError(
             f"--generator {path}: not prompts for this target ({_first_line(error)})"
         ) from None
+
+
+def _facts(facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> FoldPrompts:
+    """What a file says beside its prompts. Raises KeyError, TypeError or ValueError."""
+    whole = {name: facts[name] for name in ("fold", "cluster_run", "prefix_tokens")}
+    if not all(type(number) is int and 0 <= number < 2**31 for number in whole.values()):
+        raise ValueError("facts that are no numbers")
+    if not whole["cluster_run"] or not whole["prefix_tokens"]:
+        raise ValueError("a window of no tokens")
+    chosen, target = dict(facts["chosen"]), facts["target"]
+    if not all(isinstance(text, str) for text in (target, *chosen.values())):
+        raise ValueError("facts that are no text")
+    seen = tensors[SEEN]
+    if seen.dtype != torch.int64 or seen.ndim != 1:
+        raise ValueError("marks of another kind")
+    marks = seen.numpy().view(np.uint64)
+    if not bool(np.all(marks[1:] >= marks[:-1])):
+        raise ValueError("marks out of order")
+    return FoldPrompts(prompts={}, chosen=chosen, seen=marks, target=target, **whole)
 
 
 def _first_line(error: Exception) -> str:
@@ -166,26 +185,43 @@ def _build(
         for name, tensor in tensors.items()
         if name.startswith(f"{attack}/")
     }
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
+        raise ValueError("numbers that are not finite")
     prompt: FittedPrompt
     if attack == "constant":
-        _check_width(state["vectors"], checkpoint)
-        prompt = ConstantPrompt(
-            ConstantSettings.model_validate(settings), state["vectors"], torch.Generator()
-        )
+        constant = ConstantSettings.model_validate(settings)
+        _check_shape(state["vectors"], constant.num_virtual_tokens, checkpoint)
+        _check_rank(constant, state)
+        prompt = ConstantPrompt(constant, state["vectors"], torch.Generator())
     elif attack == "dynamic":
-        _check_width(state["generator.positions"], checkpoint)
-        prompt = _build_dynamic(
-            DynamicSettings.model_validate(settings), prefix_tokens, state, checkpoint
-        )
+        dynamic = DynamicSettings.model_validate(settings)
+        queries = dynamic.mapping == "queries"
+        length = dynamic.num_virtual_tokens + (prefix_tokens if queries else 0)
+        _check_shape(state["generator.positions"], length, checkpoint)
+        _check_rank(dynamic, state)
+        if f"generator.blocks.{dynamic.depth - 1}.qkv.weight" not in state:
+            raise ValueError(f"fewer blocks than {dynamic.depth}")
+        prompt = _build_dynamic(dynamic, prefix_tokens, state, checkpoint)
     else:
         raise ValueError(f"unknown attack {attack!r}")
     prompt.load_state_dict(state)
     return prompt.to(checkpoint.device).eval().requires_grad_(False)
 
 
-def _check_width(vectors: torch.Tensor, checkpoint: Checkpoint) -> None:
+# Before a prompt is built it is known to be as large as its file: settings alone could ask for
+# more memory or blocks than there are.
+
+
+def _check_shape(vectors: torch.Tensor, length: int, checkpoint: Checkpoint) -> None:
     if vectors.shape[-1] != checkpoint.width:
         raise ValueError(f"width {vectors.shape[-1]}, the target's is {checkpoint.width}")
+    if vectors.shape != (length, checkpoint.width):
+        raise ValueError("vectors of another number than its settings say")
+
+
+def _check_rank(settings: TuningSettings, state: Mapping[str, torch.Tensor]) -> None:
+    if settings.low_rank and state["change.into"].shape[-1] != settings.low_rank:
+        raise ValueError("a change of another rank than its settings say")
 
 
 def _build_dynamic(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -41,9 +43,10 @@ def profiles(
     """List the shipped profiles and what they set."""
     with border(verbose=False):
         from memaudit.layers import list_profiles, load_profile, setting_lines
+        from memaudit.report.wording import neutral
 
         if name is not None:
-            typer.echo("\n".join(setting_lines(load_profile(name))))
+            typer.echo("\n".join(map(neutral, setting_lines(load_profile(name)))))
             return
         for profile, layer in list_profiles().items():
             typer.echo(f"{profile}: {layer.about}")
@@ -58,4 +61,7 @@ app.add_typer(baseline_app)
 
 def main() -> None:
     """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # what it cannot encode is shown as an escape
+            stream.reconfigure(errors="backslashreplace")
     app()

@@ -21,6 +21,8 @@ from memaudit.out_of_memory import short_of_memory
 if TYPE_CHECKING:
     from memaudit.attack.campaign import Progress
 
+LONGEST_LINE = 8_000
+"""Characters of a message: two paths of the greatest length that a system allows do not fit."""
 LOG_WIDTH = 100
 """Columns of a table that does not go to a terminal, where COLUMNS says nothing."""
 
@@ -42,7 +44,7 @@ class Streams:
     def note(self, text: str) -> None:
         """A line on stderr, unless quiet."""
         if not self.quiet:
-            typer.echo(text, err=True)
+            typer.echo(_line(text), err=True)
 
     def progress(self) -> Progress:
         """Bars on a terminal, lines in a log, nothing if quiet."""
@@ -75,7 +77,7 @@ def border(verbose: bool) -> Iterator[None]:
         with short_of_memory():
             yield
     except MemauditError as error:
-        typer.echo(f"memaudit: error: {error}", err=True)
+        typer.echo(_line(f"memaudit: error: {error}"), err=True)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         typer.echo("memaudit: interrupted", err=True)
@@ -86,9 +88,9 @@ def border(verbose: bool) -> Iterator[None]:
     except BrokenPipeError:
         # Whoever read stdout has seen enough. What is left in the buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except typer.Exit:
+    except (typer.Exit, SystemExit):
         raise
-    except Exception as error:
+    except BaseException as error:  # a panic in a tokenizer's Rust is no Exception
         # The message of an unforeseen error may quote audited text, so only its place is told.
         if verbose:
             typer.echo("".join(traceback.format_tb(error.__traceback__)), nl=False, err=True)
@@ -98,6 +100,13 @@ def border(verbose: bool) -> Iterator[None]:
             err=True,
         )
         raise typer.Exit(3) from None
+
+
+def _line(text: str) -> str:
+    """A message on one line: what it quotes may be the name of a file or a part of one."""
+    from memaudit.report.wording import neutral, shorten  # here: --help needs no numpy
+
+    return shorten(neutral(text), LONGEST_LINE)
 
 
 def _innermost(error: BaseException) -> str:

@@ -8,17 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jinja2 import TemplateError
 from numpy.typing import NDArray
 
+from memaudit.data.pieces import LONGEST_PIECE, cut_text
 from memaudit.data.samples import Sample
 from memaudit.errors import DataError
 
 if TYPE_CHECKING:  # the tokenizer is handed in, so the library itself is not needed here
     from transformers import PreTrainedTokenizerBase
+
+
+_REFUSALS = (
+    *(TemplateError, TypeError, ValueError),  # templates refuse by raising
+    *(LookupError, ArithmeticError, AttributeError, RecursionError, MemoryError),
+)
+"""What rendering a chat raises: a template may be any, and it computes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +50,15 @@ class _Document:
     text: str
     border: int | None = None
     """Characters of the prefix; none where the sample has no suffix of its own."""
+
+
+class _Tokens(NamedTuple):
+    """What a tokenizer makes of a text."""
+
+    ids: NDArray[np.int32]
+    """(tokens,)."""
+    spans: Sequence[tuple[int, int]] | None
+    """Of each token, its first character and the one after its last; None where not asked for."""
 
 
 class _NoDocument(Exception):
@@ -83,7 +100,9 @@ class Encoder:
         if sample.messages is not None:
             return self._chat(sample.messages, sample.line)
         if sample.text is not None:
+            _require_words(sample.text, "the text")
             return _Document(sample.text)
+        _require_words(sample.suffix or "", "the suffix")
         prefix = sample.prefix or ""
         return _Document(prefix + (sample.suffix or ""), border=len(prefix))
 
@@ -98,7 +117,7 @@ class Encoder:
         try:
             prefix = str(render(chat[:-1], tokenize=False, add_generation_prompt=True))
             whole = str(render(chat, tokenize=False))
-        except (TemplateError, TypeError, ValueError):  # templates refuse by raising
+        except _REFUSALS:
             raise _NoDocument("the chat template refuses these messages") from None
         prefix, whole = prefix.removeprefix(self._bos), whole.removeprefix(self._bos)
         if not whole.startswith(prefix):
@@ -106,11 +125,35 @@ class Encoder:
         return _Document(whole, border=len(prefix))
 
     def _encode(self, documents: Sequence[_Document]) -> list[Encoded]:
-        if not documents:
-            return []
         offsets = self._tokenizer.is_fast and any(one.border is not None for one in documents)
+        tokenized = self._tokenize([one.text for one in documents], offsets)
+        return [self._bordered(one, *own) for one, own in zip(documents, tokenized, strict=True)]
+
+    def _tokenize(self, texts: Sequence[str], offsets: bool) -> list[_Tokens]:
+        """The tokens of each text; texts of several pieces piece by piece."""
+        whole = [text for text in texts if len(text) <= LONGEST_PIECE]
+        found = iter(self._at_once(whole, offsets))
+        return [
+            next(found) if len(text) <= LONGEST_PIECE else self._in_pieces(text, offsets)
+            for text in texts
+        ]
+
+    def _in_pieces(self, text: str, offsets: bool) -> _Tokens:
+        ids: list[NDArray[np.int32]] = []
+        spans: list[tuple[int, int]] = []
+        start = 0
+        for piece in cut_text(text):
+            ((own, placed),) = self._at_once([piece], offsets)
+            ids.append(own)
+            spans += [(start + first, start + end) for first, end in placed or ()]
+            start += len(piece)
+        return _Tokens(np.concatenate(ids), spans if offsets else None)
+
+    def _at_once(self, texts: Sequence[str], offsets: bool) -> list[_Tokens]:
+        if not texts:
+            return []
         encoding = self._tokenizer(
-            [one.text for one in documents],
+            list(texts),
             add_special_tokens=False,
             padding=False,
             truncation=False,
@@ -119,10 +162,10 @@ class Encoder:
             return_offsets_mapping=offsets,
             verbose=False,  # a text longer than the model's context is no mistake here
         )
-        spans = encoding["offset_mapping"] if offsets else [None] * len(documents)
+        spans = encoding["offset_mapping"] if offsets else [None] * len(texts)
         return [
-            self._bordered(one, np.asarray(ids, dtype=np.int32), span)
-            for one, ids, span in zip(documents, encoding["input_ids"], spans, strict=True)
+            _Tokens(np.asarray(ids, dtype=np.int32), own)
+            for ids, own in zip(encoding["input_ids"], spans, strict=True)
         ]
 
     def _bordered(
@@ -132,13 +175,16 @@ class Encoder:
             return Encoded(ids)
         if spans is not None:
             return _border_by_spans(ids, spans, document.border)
-        prefix = self._tokenizer(
-            document.text[: document.border],
-            add_special_tokens=False,
-            truncation=False,
-            verbose=False,
-        )
-        return _border_by_prefix(ids, np.asarray(prefix["input_ids"], dtype=np.int32))
+        (prefix,) = self._tokenize([document.text[: document.border]], False)
+        return _border_by_prefix(ids, prefix.ids)
+
+
+def _require_words(text: str, what: str) -> None:
+    """Refuse white space, which any model goes on with; where nothing is there at all, the number
+    of tokens says so.
+    """
+    if text and not text.strip():
+        raise _NoDocument(f"{what} is nothing but white space")
 
 
 def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -6,7 +6,6 @@ make a sample, beyond the names that a header has to have, and quotes nothing of
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import csv
 import gzip
@@ -20,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from memaudit.data.parquet_rows import parquet_rows
+from memaudit.data.raw_files import LONGEST, LONGEST_ARRAY, RowLines, read_lines, read_whole
 from memaudit.errors import DataError
 from memaudit.file_hash import file_sha256
 
@@ -103,6 +104,8 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise DataError(f"{path}: the gzip data is cut off or corrupt; copy it anew") from None
+    except MemoryError:
+        raise DataError(f"{path}: does not fit in memory; split it into smaller files") from None
     except OSError as error:
         where = error.filename or path
         raise DataError(f"{where}: cannot be read ({error.strerror or error})") from None
@@ -131,16 +134,8 @@ def _reader(path: Path) -> Iterator[Record]:
     raise DataError(f"{path}: unknown kind of file; give {FORMATS}")
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    """The raw lines of a plain or gzip file, without a byte-order mark."""
-    zipped = path.name.lower().endswith(".gz")
-    with gzip.open(path, "rb") if zipped else path.open("rb") as file:
-        for number, raw in enumerate(file):
-            yield raw if number else raw.removeprefix(codecs.BOM_UTF8)
-
-
 def _jsonl_rows(path: Path) -> Iterator[Record]:
-    for line, raw in enumerate(_lines(path), 1):
+    for line, raw in enumerate(read_lines(path), 1):
         if not raw.strip():
             continue
         try:
@@ -163,7 +158,7 @@ def _object_row(path: Path, line: int, record: Any) -> Record:
 
 def _json_rows(path: Path) -> Iterator[Record]:
     """The elements of one JSON array. After a broken element nothing can be trusted."""
-    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    data = read_whole(path, LONGEST_ARRAY, "name one object per line .jsonl")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -206,14 +201,13 @@ def _after_blank(text: str, position: int) -> int:
 
 def _csv_rows(path: Path) -> Iterator[Record]:
     """Comma-separated rows under a header line. Columns without a name are left out."""
-    csv.field_size_limit(2**31 - 1)  # characters; the default is less than a long document
-    # Undecodable bytes come through as lone surrogates, so that only their own row is bad.
-    reader = csv.reader(
-        (raw.decode("utf-8", "surrogateescape") for raw in _lines(path)), strict=True
-    )
+    csv.field_size_limit(LONGEST)  # characters; the default is less than a long document
+    lines = RowLines(path)
+    reader = csv.reader(lines, strict=True)
     header = _csv_header(path, reader)
     while header:
         line = reader.line_num + 1
+        lines.row_bytes = 0
         try:
             cells = next(reader, None)
         except csv.Error:
@@ -255,24 +249,12 @@ def _csv_row(path: Path, line: int, header: list[str], cells: list[str]) -> Reco
 
 
 def _parquet_rows(path: Path) -> Iterator[Record]:
-    import pyarrow  # here, because it takes its time to load and only this format needs it
-    from pyarrow import parquet
-
-    line = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                for record in batch.to_pylist():
-                    line += 1
-                    yield Record(path, line, record)
-    except pyarrow.ArrowException:
-        raise DataError(f"{path}: not a Parquet file, or damaged; write it anew") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: a string after row {line} is {_NOT_UTF8}; convert it") from None
+    for line, (fields, problem) in enumerate(parquet_rows(path), 1):
+        yield Record(path, line, fields, problem)
 
 
 def _txt_rows(path: Path) -> Iterator[Record]:
-    for line, raw in enumerate(_lines(path), 1):
+    for line, raw in enumerate(read_lines(path), 1):
         if raw.strip():
             yield _text_row(path, line, raw.rstrip(b"\r\n"), {})
 
@@ -281,7 +263,7 @@ def _folder_rows(folder: Path, files: list[Path]) -> Iterator[Record]:
     if not files:
         raise DataError(f"{folder}: the folder has no .txt or .md file")
     for file in files:
-        raw = file.read_bytes().removeprefix(codecs.BOM_UTF8)
+        raw = read_whole(file, LONGEST, "split it into several files")
         yield _text_row(file, 1, raw, {"id": file.relative_to(folder).as_posix()})
 
 

@@ -24,6 +24,9 @@ from memaudit.data.records import (
 )
 from memaudit.errors import DataError
 
+LONGEST_ID = 4096
+"""Characters; the longest path that a file of a folder can have. What is longer names nothing."""
+_TOO_DEEP = "[nested too deep]"
 _OWN_FIELDS = frozenset({"id", "group", "text", "prefix", "suffix", "messages"})
 
 
@@ -32,7 +35,8 @@ class Sample:
     """One good record: it has exactly one of text, prefix with suffix, and messages."""
 
     sample_id: str
-    """The record's ``id``, else its line; in a folder, the file's path inside it."""
+    """The record's ``id``, else, or where that is longer than LONGEST_ID, its line; in a folder,
+    the file's path inside it."""
     line: int
     """Line on which the record starts, from 1; in parquet its row; in a folder always 1."""
     text: str | None = None
@@ -44,6 +48,13 @@ class Sample:
     """Samples of one group belong together: they share a cluster."""
     extra: Mapping[str, str] = field(default_factory=dict)
     """All other columns, passed through; what is not a string stands as compact JSON."""
+
+    @property
+    def characters(self) -> int:
+        """Of its text, in whichever form it has."""
+        parts = [self.text, self.prefix, self.suffix]
+        parts += [part for message in self.messages or () for part in message.values()]
+        return sum(len(part) for part in parts if part is not None)
 
 
 @dataclass(frozen=True)
@@ -191,14 +202,17 @@ def _message(number: int, value: Any) -> Mapping[str, str]:
             raise _BadRecord(
                 f"message {number}: {name} is {kind_of(value.get(name))}, not a string"
             )
-    for name, part in value.items():
+    for part in value.values():
         if part and isinstance(part, (list, dict)):
-            raise _BadRecord(f"message {number} has {_as_text(name)}, which is not text")
+            raise _BadRecord(
+                f"message {number} has a field beside role and content, which is not text"
+            )
     return {name: _string(value, name) for name, part in value.items() if isinstance(part, str)}
 
 
 def _sample_id(record: Record) -> str:
-    return _as_text(record.fields.get("id")) or str(record.line)
+    given = _as_text(record.fields.get("id"))
+    return given if 0 < len(given) <= LONGEST_ID else str(record.line)
 
 
 def _extra(record: Record) -> Mapping[str, str]:
@@ -214,5 +228,8 @@ def _as_text(value: Any) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        value = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+        try:
+            value = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+        except RecursionError:  # it was read a frame or two further up
+            value = _TOO_DEEP
     return str(value.encode("utf-8", "backslashreplace").decode("utf-8"))

@@ -6,15 +6,15 @@ Knows lengths and placements. Must not know file formats, folds, models or promp
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.config import WindowSettings
+from memaudit.data.drawing import batches, draw
 from memaudit.data.encoding import Encoded, Encoder
 from memaudit.data.samples import Sample, Skipped
 from memaudit.errors import DataError
@@ -22,7 +22,8 @@ from memaudit.errors import DataError
 if TYPE_CHECKING:  # the tokenizer is handed in, so the library itself is not needed here
     from transformers import PreTrainedTokenizerBase
 
-_BATCH = 256  # samples encoded together: plenty for a fast tokenizer, little memory
+MOST_COLUMNS = 1000
+"""Columns that are passed through; every row of the result has a cell for each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +103,7 @@ def cut_windows(
     """
     encoder = Encoder(tokenizer)
     pile = _Pile(settings)
-    drawn = _drawn(samples, settings.limit, rng)
-    while batch := list(islice(drawn, _BATCH)):
+    for batch in batches(draw(samples, settings.limit, rng)):
         encoded = iter(encoder.encode([one.item for one in batch if isinstance(one.item, Sample)]))
         for one in batch:
             if isinstance(one.item, Skipped):
@@ -111,6 +111,13 @@ def cut_windows(
             else:
                 pile.add(one.item, one.number, next(encoded))
     return pile.windows()
+
+
+def find_rows(windows: Windows, ids: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Where windows with the ids of any of these (M,P+S) are: (rows,)."""
+    wanted = {tuple(row) for row in ids.tolist()}
+    rows = windows.window_ids().tolist() if wanted else []
+    return np.flatnonzero([tuple(row) in wanted for row in rows])
 
 
 def fitting_window(lengths: Sequence[int]) -> str:
@@ -123,47 +130,6 @@ def fitting_window(lengths: Sequence[int]) -> str:
     if half < 1:
         return "no window would fit 90 % of the samples"
     return f"a window of {half}+{half} tokens would fit 90 % of the samples"
-
-
-# Which samples.
-
-
-@dataclass(frozen=True)
-class _Numbered:
-    item: Sample | Skipped
-    place: int
-    """Records before it."""
-    number: int
-    """Good records before it."""
-
-
-def _numbered(samples: Iterable[Sample | Skipped]) -> Iterator[_Numbered]:
-    number = 0
-    for place, item in enumerate(samples):
-        yield _Numbered(item, place, number)
-        number += isinstance(item, Sample)
-
-
-def _drawn(
-    samples: Iterable[Sample | Skipped], limit: int | None, rng: np.random.Generator
-) -> Iterator[_Numbered]:
-    """At most ``limit`` samples, every such set equally likely, in file order, with all skips.
-
-    One pass that never holds more than ``limit`` samples (Vitter 1985, algorithm R).
-    """
-    if limit is None:
-        yield from _numbered(samples)
-        return
-    kept: dict[int, _Numbered] = {}
-    skipped: list[_Numbered] = []
-    for one in _numbered(samples):
-        if isinstance(one.item, Skipped):
-            skipped.append(one)
-            continue
-        slot = one.number if one.number < limit else int(rng.integers(one.number + 1))
-        if slot < limit:
-            kept[slot] = one
-    yield from sorted([*kept.values(), *skipped], key=lambda one: one.place)
 
 
 # Where in a sample.
@@ -211,12 +177,13 @@ class _Pile:
         self._cuts: list[_Cut] = []
         self._skipped: list[Skipped] = []
         self._columns: dict[str, None] = {}
+        self._columns_left_out = False
         self._lengths: list[int] = []  # tokens; twice the shorter side where there is a border
         self._samples = self._too_short = self._shifts = 0
 
     def skip(self, skipped: Skipped) -> None:
         """Take a record that gives no window."""
-        self._columns |= dict.fromkeys(skipped.extra)
+        self._note_columns(skipped.extra)
         self._skipped.append(skipped)
 
     def add(self, sample: Sample, number: int, encoded: Encoded) -> None:
@@ -225,6 +192,13 @@ class _Pile:
         problem = encoded.problem or self._cut(sample, number, encoded)
         if problem is not None:
             self.skip(Skipped(sample.sample_id, sample.line, problem, sample.extra))
+
+    def _note_columns(self, extra: Mapping[str, str]) -> None:
+        for name in extra:
+            if len(self._columns) < MOST_COLUMNS:
+                self._columns[name] = None
+            elif name not in self._columns:
+                self._columns_left_out = True
 
     def _cut(self, sample: Sample, number: int, encoded: Encoded) -> str | None:
         tokens, border = len(encoded.ids), encoded.border
@@ -237,7 +211,7 @@ class _Pile:
         views = np.lib.stride_tricks.sliding_window_view(encoded.ids, self._settings.length)
         textless = replace(sample, text=None, prefix=None, suffix=None, messages=None)
         self._cuts.append(_Cut(views[starts], textless, number))
-        self._columns |= dict.fromkeys(sample.extra)
+        self._note_columns(sample.extra)
         self._shifts += encoded.shifted
         return None
 
@@ -279,10 +253,13 @@ class _Pile:
         raise DataError(message)
 
     def _notes(self) -> tuple[str, ...]:
-        if 2 * self._too_short <= self._samples:
-            return ()
-        shape = f"{self._settings.prefix_tokens}+{self._settings.suffix_tokens} tokens"
-        return (
-            f"{self._too_short} of {self._samples} samples are too short for a window of {shape};"
-            f" {fitting_window(self._lengths)}",
-        )
+        notes = []
+        if 2 * self._too_short > self._samples:
+            shape = f"{self._settings.prefix_tokens}+{self._settings.suffix_tokens} tokens"
+            notes.append(
+                f"{self._too_short} of {self._samples} samples are too short for a window of "
+                f"{shape}; {fitting_window(self._lengths)}"
+            )
+        if self._columns_left_out:
+            notes.append(f"Only the first {MOST_COLUMNS:,} columns are passed through.")
+        return tuple(notes)

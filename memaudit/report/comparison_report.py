@@ -6,7 +6,6 @@ shows no text of any window.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from rich.text import Text
 from memaudit.gate.baseline import ModelName, notes
 from memaudit.gate.comparison import ANY, Change, ChangedWindow, Comparison
 from memaudit.report.rendering import PROSE_WIDTH, harmless, prose, titled_table, to_text
-from memaudit.report.wording import SCHEMA_VERSION, count, level, neutral, shorten
+from memaudit.report.wording import SCHEMA_VERSION, count, json_text, level, neutral, shorten
 
 _LEAST_WIDTH = 78
 _LONGEST_ID = 200
@@ -86,7 +85,7 @@ def comparison_to_json(comparison: Comparison, places: Mapping[str, Place]) -> s
             _window(one, places) for one in comparison.changed if one.before and one.now
         ],
     }
-    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+    return json_text(document)
 
 
 def _model(model: ModelName, version: str) -> dict[str, str]:

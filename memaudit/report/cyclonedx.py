@@ -6,13 +6,13 @@ strings are raw, as JSON's own escapes make them harmless. The same report gives
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 from memaudit.report.hashes import canonical
 from memaudit.report.leaks import TITLES
+from memaudit.report.wording import json_text
 
 Document = dict[str, Any]
 
@@ -43,7 +43,7 @@ def to_cyclonedx(document: Document) -> str:
             _data(document[part], part) for part in (_DATA, _CONTROLS) if document[part] is not None
         ],
     }
-    return json.dumps(bom, indent=2, allow_nan=False) + "\n"
+    return json_text(bom)
 
 
 def _model(document: Document) -> Document:

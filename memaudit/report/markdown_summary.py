@@ -81,8 +81,8 @@ def _lines(document: Document, samples: pd.DataFrame) -> Iterator[str]:
 
 
 def _paragraph(text: str) -> str:
-    """Text that is not taken for the first item of a list, nor for code."""
-    return re.sub(r"^(\d+(?=[.)])|(?=[-+]))", r"\1\\", text.lstrip())
+    """Text that is not taken for the first item of a list, for code, or for a command in a log."""
+    return re.sub(r"^(\d+(?=[.)])|(?=[-+]|::))", r"\1\\", text.lstrip())
 
 
 def _gate_row(gate: Document) -> list[str]:

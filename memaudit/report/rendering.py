@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from memaudit.report.wording import neutral
+from memaudit.report.wording import neutral, no_commands
 
 PROSE_WIDTH = 100
 """Columns that a line of prose takes at most: longer ones are hard to read."""
@@ -71,4 +71,4 @@ def to_text(parts: Iterable[RenderableType], *, width: int, color: bool) -> str:
         for part in parts:
             console.print(part)
     lines = capture.get().replace(GLUE, " ").splitlines()
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    return no_commands("\n".join(line.rstrip() for line in lines) + "\n")

@@ -24,7 +24,7 @@ from memaudit.report.frameworks import NOTE as FRAMEWORKS_NOTE
 from memaudit.report.frameworks import framework_rows
 from memaudit.report.hashes import config_hash, policy_hash, results_hash
 from memaudit.report.leaks import sensitive_section
-from memaudit.report.wording import LIMITS, SCHEMA_VERSION
+from memaudit.report.wording import LIMITS, SCHEMA_VERSION, json_text
 from memaudit.result import AttackResult, Corpus, FoldFit, RunFacts, ScanResult, TargetFacts
 from memaudit.score.scores import AttackSummary, Difference, Lift, Rate
 from memaudit.score.stats import Interval
@@ -44,7 +44,7 @@ def to_json(result: ScanResult) -> str:
 
 def document_text(document: Document) -> str:
     """A document, as built or as read back, as the text that the run folder holds."""
-    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+    return json_text(document)
 
 
 def to_document(result: ScanResult) -> Document:

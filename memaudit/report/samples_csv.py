@@ -24,7 +24,7 @@ from memaudit.content.detectors import Category
 from memaudit.data.samples import Skipped
 from memaudit.data.windows import Windows
 from memaudit.report.leaks import named_counts
-from memaudit.report.wording import SCHEMA_VERSION, neutral
+from memaudit.report.wording import SCHEMA_VERSION, neutral, shorten
 from memaudit.result import Corpus, Revealed, ScanResult
 from memaudit.score.sampling import queries
 from memaudit.score.scores import WindowScores, best_edit_similarity, best_log_p_z
@@ -35,6 +35,8 @@ _SPLIT = ("cluster", "fold")
 _STATE = ("status", "reason", "prefix_tokens", "suffix_tokens")
 LONGEST_PASSED = 200
 """Characters of a value passed through, where text is not revealed."""
+LONGEST_NAME = 80
+"""Characters of a column's name: the header of so many columns is to be read back."""
 _SCORES = ("exact", "fractional", "matched", "longest_run", "suffix_nll", "log_p_z")
 _SUFFIXES = tuple(attack.replace("-", "_") for attack in LADDER)
 TEXTS = ("text_prefix", "text_suffix", *(f"text_{attack}" for attack in _SUFFIXES))
@@ -238,13 +240,20 @@ def _passed_through(result: ScanResult) -> dict[str, str]:
     parts = [corpus for corpus in (result.data, result.controls) if corpus is not None]
     given = list(dict.fromkeys(name for corpus in parts for name in corpus.windows.columns))
     used = {"", *COLUMNS, *TEXTS}
-    wanted = {cell(name) for name in given}
+    wanted = {cell(_short_name(name, number)) for number, name in enumerate(given, 1)}
     names: dict[str, str] = {}
-    for name in given:
-        shown = cell(name)
+    for number, name in enumerate(given, 1):
+        shown = cell(_short_name(name, number))
         if shown in used:
             while (shown := f"data_{shown}") in used | wanted:
                 pass
         used.add(shown)
         names[name] = shown
     return names
+
+
+def _short_name(name: str, number: int) -> str:
+    """A column's name, of bounded length; ``number`` tells those apart that begin alike."""
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{shorten(name, LONGEST_NAME)} {number}"

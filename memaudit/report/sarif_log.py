@@ -7,7 +7,6 @@ never asks the model.
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +16,7 @@ import pandas as pd
 
 from memaudit.report.reading import Row, hits, is_hit, model_attacks, scored, worst_rows
 from memaudit.report.report_json import Document
-from memaudit.report.wording import count, neutral, shorten
+from memaudit.report.wording import count, json_text, neutral, shorten
 
 MOST_RESULTS = 25_000
 """Of a run: GitHub's code scanning refuses a file with more."""
@@ -58,7 +57,7 @@ def to_sarif(document: Document, samples: pd.DataFrame) -> str:
         },
     }
     log = {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
-    return json.dumps(log, indent=1, allow_nan=False) + "\n"
+    return json_text(log, indent=1)
 
 
 def _rules() -> list[dict[str, Any]]:

@@ -5,7 +5,9 @@ Knows numbers and strings. Knows nothing of results, tables or files.
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import unicodedata
 
 from memaudit.score.stats import Interval
@@ -24,15 +26,36 @@ _JOINERS = "\u200c\u200d"
 """Format characters that Persian, Indic scripts and emoji need, and that move no cursor."""
 
 
+_COMMAND = re.compile(r"##(?=\w*\[)")
+"""What CI systems take for a command wherever in a line of a log it stands: ``##[``, ``##vso[``."""
+_COMMAND_LINE = re.compile(r"^(\s*):(?=:)", re.MULTILINE)
+"""And what GitHub does at the start of a line: ``::error::``."""
+
+
 def neutral(text: str) -> str:
     """Untrusted text on one line, with nothing in it that a terminal would act on.
 
     Control and format characters (escape sequences, line ends, text direction), halves of
-    surrogate pairs and code points without a meaning become visible escapes such as ``\\x1b``.
+    surrogate pairs and code points without a meaning become visible escapes such as ``\\x1b``;
+    so does what a CI system that reads the log would act on.
     """
-    if text.isprintable():
-        return text
-    return "".join(map(_visible, text))
+    if not text.isprintable():
+        text = "".join(map(_visible, text))
+    return _COMMAND.sub(r"\\x23#", text) if "##" in text else text
+
+
+def no_commands(text: str) -> str:
+    """Lines of text, none of which starts as one of GitHub's workflow commands does."""
+    return _COMMAND_LINE.sub(r"\1\\x3a", text) if "::" in text else text
+
+
+def json_text(document: object, indent: int = 2) -> str:
+    """A document as JSON in ASCII with a line end, harmless in a CI system's log.
+
+    Nothing in it starts a line but what JSON itself consists of.
+    """
+    text = json.dumps(document, indent=indent, allow_nan=False)
+    return text.replace("##", "#\\u0023") + "\n"  # it can only stand in a string
 
 
 def shorten(text: str, length: int) -> str:

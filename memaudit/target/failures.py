@@ -31,7 +31,7 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progr
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from memaudit.errors import TargetError
+from memaudit.errors import MemauditError, TargetError
 from memaudit.out_of_memory import is_out_of_memory
 
 FAILURES = (
@@ -50,7 +50,7 @@ FAILURES = (
     SafetensorError,
     StrictDataclassError,
 )
-"""What loading a damaged, foreign or missing checkpoint has been seen to raise."""
+"""What a model that is no language model, or a foreign one, has been seen to raise when run."""
 
 MENDS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     (
@@ -117,11 +117,14 @@ def explained(model: str) -> Iterator[None]:
     """Turn what loading ``model`` raises into one line that says what to do.
 
     Raises:
-        TargetError: instead of anything in ``FAILURES``.
+        TargetError: instead of whatever the libraries raise, which for damaged files is
+            anything, bare ``Exception`` included.
     """
     try:
         yield
-    except FAILURES as error:
+    except MemauditError:
+        raise
+    except Exception as error:
         raise TargetError(f"{model}: {_mend(error)}") from error
 
 
@@ -158,6 +161,26 @@ def brief(error: BaseException, limit: int = 200) -> str:
     if isinstance(error, KeyError):
         text = f"no {text}"
     return text if len(text) <= limit else text[: limit - 1].rsplit(" ", 1)[0] + "…"
+
+
+@contextmanager
+def silent_stdout() -> Iterator[None]:
+    """Nothing reaches stdout, whoever writes: tokenizers prints names of a tokenizer's settings
+    from Rust, past Python's own stream.
+    """
+    try:
+        kept = os.dup(1)
+    except OSError:  # there is no stdout
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextmanager

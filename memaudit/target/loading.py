@@ -26,7 +26,8 @@ from transformers import (
 
 from memaudit.config import TargetSettings
 from memaudit.errors import TargetError
-from memaudit.target.failures import explained, quiet_transformers
+from memaudit.target.failures import explained, quiet_transformers, silent_stdout
+from memaudit.target.gguf_header import check_gguf
 from memaudit.target.placement import Placement, waits_elsewhere
 from memaudit.target.quantization import Quantization, finish, quantised_weights
 from memaudit.target.source import Source, read_json
@@ -36,6 +37,8 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 def _asked(source: Source, settings: TargetSettings) -> dict[str, Any]:
     """The keyword arguments that config, tokenizer and weights are all asked for with."""
+    if source.gguf_file is not None:
+        check_gguf(source.name, Path(source.location) / source.gguf_file)
     asked: dict[str, Any] = {
         "trust_remote_code": settings.trust_remote_code,
         "local_files_only": source.here_only,
@@ -88,7 +91,7 @@ def load_tokenizer_of(source: Source, settings: TargetSettings) -> Any:
     if source.base is not None and not _has_tokenizer(Path(source.location)):
         source = source.base
     _check_tokenizer_file(source)
-    with explained(source.name), quiet_transformers():
+    with explained(source.name), quiet_transformers(), silent_stdout():
         tokenizer = AutoTokenizer.from_pretrained(
             source.location, **asked, **_asked(source, settings)
         )

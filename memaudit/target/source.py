@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from memaudit.config import TargetSettings
 from memaudit.errors import TargetError, UsageError
 from memaudit.target.failures import explained, quiet_transformers
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?")  # the hub allows 96 characters
 PICKLES = ("pytorch_model*.bin", "adapter_model*.bin")
 READ = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
 """Files that loading may read. Other names (logs, optimizer states, READMEs) are left alone."""
@@ -60,9 +60,9 @@ def find_source(model: str, settings: TargetSettings) -> Source:
     path = Path(os.path.expanduser(model))
     if not model.strip():
         raise UsageError("MODEL is empty; give a folder, a .gguf file or a hub id")
-    if path.is_dir():
+    if _is_there(path.is_dir):
         source = _folder(model, path, settings)
-    elif path.is_file():
+    elif _is_there(path.is_file):
         source = _file(model, path)
     elif HUB_ID.fullmatch(model) and path.suffix != ".gguf":
         source = _hub(model, settings)
@@ -75,6 +75,14 @@ def find_source(model: str, settings: TargetSettings) -> Source:
     if settings.revision and source.revision is None:
         raise UsageError(f"--revision goes with a hub id, and {model} is local; leave it out")
     return source
+
+
+def _is_there(kind: Callable[[], bool]) -> bool:
+    """Whether a path is of a kind; one that is too long for the system, or forbidden, is none."""
+    try:
+        return kind()
+    except (OSError, ValueError):
+        return False
 
 
 def _file(name: str, path: Path) -> Source:

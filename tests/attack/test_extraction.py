@@ -13,6 +13,7 @@ from torch import Tensor
 
 from memaudit.attack.decoding_cache import RoomyCache, probe_cache
 from memaudit.attack.extraction import NEAR_TIE, Extraction, Extractor
+from memaudit.attack.finite import NotFinite, require_finite
 from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.memory import DECODED_TOGETHER, choose_batch_size
 from memaudit.attack.prompts import NoPrompt, SoftPrompt
@@ -284,6 +285,7 @@ def test_rounding_that_depends_on_the_batch_changes_no_verdict(
     near = nearly_tied(checkpoint, prompt, ids, error)
     single = Extractor(checkpoint, P, SETTINGS, 1).extract(prompt, ids)
     monkeypatch.setattr("memaudit.attack.extraction.last_logits", rounded)
+    monkeypatch.setattr("memaudit.attack.decoding.last_logits", rounded)
     exact = (single.continuation_ids == ids[:, P:]).all(axis=1)
     for size in (3, 64):
         extractor = Extractor(checkpoint, P, SETTINGS, size)
@@ -357,6 +359,7 @@ def test_sizes_grow_again_once_there_is_memory(
         return last_logits(checkpoint, count, embedded, **options)
 
     monkeypatch.setattr("memaudit.attack.extraction.last_logits", scarce)
+    monkeypatch.setattr("memaudit.attack.decoding.last_logits", scarce)
     monkeypatch.setattr("memaudit.attack.memory.FIRST_PATIENCE", 1)
     monkeypatch.setitem(DECODED_TOGETHER, "cpu", 8)
     extractor = Extractor(checkpoint, P, SETTINGS, 8)
@@ -466,3 +469,23 @@ def test_logits_that_are_no_numbers_end_the_run() -> None:
     extractor = Extractor(checkpoint, P, ScoreSettings(), 4)
     with pytest.raises(RunError, match="not finite"):
         extractor.extract(NoPrompt(), np.ones((3, P + S), dtype=np.int32))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "mamba"])  # a cache that is cut, and none
+def test_logits_that_are_no_numbers_only_while_decoding_end_the_run(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = make_checkpoint(architecture)
+
+    def spoiled(*given: Any, **options: Any) -> Any:
+        logits, output = last_logits(*given, **options)
+        return (logits * torch.nan if logits.shape[1] == 1 else logits), output
+
+    monkeypatch.setattr("memaudit.attack.decoding.last_logits", spoiled)
+    extractor = Extractor(checkpoint, P, ScoreSettings(), 4)
+    ids = np.arange(3 * (P + S), dtype=np.int32).reshape(3, -1) % 300
+    with pytest.raises(NotFinite, match="not finite in float32"):
+        extractor.extract(NoPrompt(), ids)
+    with pytest.raises(NotFinite) as one:
+        require_finite(checkpoint, torch.tensor([True, False]), torch.tensor([[1, 2], [3, 4]]))
+    assert one.value.ids.tolist() == [[3, 4]]

@@ -196,7 +196,12 @@ def test_a_token_across_the_border_starts_the_suffix(tokenizer: Any) -> None:
     assert windows.boundary_shifts == 1
 
 
-@given(prefix=st.text("ab ", max_size=12), suffix=st.text("ab ", max_size=12))
+def no_blank(suffix: str) -> bool:
+    """Whether it is no mere white space, which is skipped."""
+    return not suffix or bool(suffix.strip())
+
+
+@given(prefix=st.text("ab ", max_size=12), suffix=st.text("ab ", max_size=12).filter(no_blank))
 def test_without_offsets_the_border_is_found_all_the_same(prefix: str, suffix: str) -> None:
     tokenizer = SlowPairs()
     (encoded,) = Encoder(tokenizer).encode([pair(prefix, suffix)])
@@ -212,7 +217,7 @@ PIECES = st.lists(
 ).map("".join)
 
 
-@given(prefix=PIECES, suffix=PIECES)
+@given(prefix=PIECES, suffix=PIECES.filter(no_blank))
 def test_the_border_splits_the_text_where_it_was(prefix: str, suffix: str) -> None:
     (encoded,) = Encoder(BPE).encode([pair(prefix, suffix)])
     assert encoded.border is not None

@@ -1,0 +1,83 @@
+"""Parquet, row by row: each as a mapping of columns, one row in memory at a time.
+
+Knows Arrow. Must not know which columns make a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from memaudit.data.raw_files import check_unpacked
+from memaudit.errors import DataError
+
+MOST_ROWS = 1024
+"""Of a batch."""
+_BATCH = 64 << 20
+"""Bytes that a batch is to have at most, unpacked."""
+
+Row = tuple[Mapping[str, Any], str | None]
+"""The columns, and why the row cannot be used; None where it was read well."""
+
+
+def parquet_rows(path: Path) -> Iterator[Row]:
+    """Every row in its order.
+
+    Raises DataError where the file is none, is damaged or unpacks to more than text does.
+    """
+    import pyarrow  # here, because it takes its time to load and only this format needs it
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            rows = _batch_rows(path, file.metadata)
+            texts = _text_columns(file.metadata.schema)
+        # A dictionary that is kept as one is in memory once; unpacked it is there once a row.
+        with parquet.ParquetFile(path, read_dictionary=texts) as file:
+            unpacked = 0
+            for batch in file.iter_batches(batch_size=rows):
+                for place in range(len(batch)):
+                    row = _row(batch, place, pyarrow.ArrowException)
+                    unpacked += _size(row[0])
+                    check_unpacked(path, unpacked)
+                    yield row
+    except (pyarrow.ArrowException, UnicodeDecodeError):  # the latter of a column's name
+        raise DataError(f"{path}: not a Parquet file, or damaged; write it anew") from None
+
+
+def _batch_rows(path: Path, metadata: Any) -> int:
+    """How many rows a batch may have, by the sizes that the file itself gives."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    sizes = [group.total_byte_size for group in groups]  # unpacked
+    check_unpacked(path, sum(sizes))
+    widest = max(
+        (size // max(1, g.num_rows) for size, g in zip(sizes, groups, strict=True)), default=0
+    )
+    return max(1, min(MOST_ROWS, _BATCH // max(1, widest)))
+
+
+def _text_columns(schema: Any) -> list[str]:
+    columns = [schema.column(number) for number in range(len(schema))]
+    return [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+
+
+def _row(batch: Any, place: int, arrow_error: type[Exception]) -> Row:
+    found: dict[str, Any] = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            found[name] = column[place].as_py()
+        except UnicodeDecodeError:
+            return found, "not UTF-8 text"
+        except (arrow_error, ValueError, OverflowError):  # dates without a year, and the like
+            return found, f"column {name} holds a value that has no form outside Parquet"
+    return found, None
+
+
+def _size(value: Any) -> int:
+    """Characters and bytes of all text in a value."""
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, (list, tuple)) else 0
