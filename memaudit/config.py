@@ -220,6 +220,9 @@ class GateSettings(Settings):
     """Largest exact rate above that of ``none`` that any prompt may reach."""
     max_new: NotNegative | None = None
     """Largest number of windows that are extracted and not in the baseline."""
+    max_leaked: Share | None = None
+    """Largest share of windows that any attack may extract from the target and none does from the
+    reference: what the fine-tuning leaked."""
     baseline: Path | None = None
     """Baseline file or run folder that ``max_new`` counts from."""
     gate_on: Literal["upper", "estimate"] = "upper"
@@ -243,6 +246,8 @@ class ScanConfig(Settings):
     data: Path
     controls: Path | None = None
     out: Path | None = None
+    reference: str | None = None
+    """The model before fine-tuning, named like ``model``: every attack is run on it too."""
     generator: Path | None = None
     """Run folder or file of prompts fitted earlier, used instead of fitting."""
     key_file: Path | None = None
@@ -260,6 +265,27 @@ class ScanConfig(Settings):
     scores: ScoreSettings = ScoreSettings()
     sensitive: SensitiveSettings = SensitiveSettings()
     gate: GateSettings = GateSettings()
+
+    @model_validator(mode="after")
+    def _reference_fits(self) -> ScanConfig:
+        if self.reference is None:
+            if self.gate.max_leaked is not None:
+                raise ValueError(
+                    "gate.max_leaked is only used with reference, the model before fine-tuning"
+                )
+            return self
+        if self.generator is not None:
+            raise ValueError(
+                "reference does not go with generator: prompts for the reference are fitted on it, "
+                "in the same folds as the model's own; leave one out"
+            )
+        same_place = self.target.revision is None and self.target.base is None
+        if self.reference == self.model and same_place:
+            raise ValueError(
+                f"reference = {self.reference!r} is the audited model itself; name the model "
+                "before fine-tuning"
+            )
+        return self
 
     @model_validator(mode="after")
     def _start_fits(self) -> ScanConfig:

@@ -31,6 +31,7 @@ from memaudit.config import LADDER, AttackName, ScanConfig
 from memaudit.data.clusters import seen_marks
 from memaudit.data.fingerprints import digest_of, fingerprint_windows
 from memaudit.data.samples import DataSummary
+from memaudit.data.windows import Windows
 from memaudit.environment import describe_libraries, describe_machine
 from memaudit.gate.baseline import Baseline, require_same_windows
 from memaudit.layers import ResolvedConfig
@@ -44,12 +45,23 @@ from memaudit.readiness import (
     make_extractor,
     reuse_notes,
 )
+from memaudit.reference import (
+    PREFIX,
+    ReferenceRun,
+    check_reference,
+    leaked_rate,
+    load_reference,
+    pair_with_reference,
+    reference_config,
+    reference_notes,
+    release,
+)
 from memaudit.result import (
     Corpus,
     RunFacts,
     ScanResult,
 )
-from memaudit.target.checkpoint import load_tokenizer
+from memaudit.target.checkpoint import Checkpoint, load_tokenizer
 from memaudit.target.numerics import describe_accelerator, describe_determinism
 
 
@@ -76,6 +88,9 @@ def scan(
         baseline = _baseline(config, summaries, key)
         tokenizer = load_tokenizer(config.model, config.target)
         windows = cut_files(config, tokenizer)
+    if config.reference is not None:
+        with clock.stage("checking the reference", 1):
+            check_reference(config, tokenizer, windows)
     with clock.stage("loading the model", 1):
         checkpoint = load_target(config, tokenizer, windows)
         earlier = load_earlier(config, checkpoint)
@@ -88,6 +103,47 @@ def scan(
     with clock.stage("looking for sensitive content", 1):  # may fail: so before the attacks
         sensitive = find_sensitive(config, plan, tokenizer, entities)
     extractor, batch_reason = make_extractor(config, checkpoint)
+    outcomes = _attack(config, plan, extractor, clock, earlier)
+    target = describe_target(checkpoint)
+    before = _attack_reference(config, plan, checkpoint, clock)
+    with clock.stage("scoring", 1):
+        attacks = score_all(config, plan, outcomes)
+        reference = pair_with_reference(config, plan, attacks, before) if before else None
+        new = None if baseline is None else new_windows(baseline, fingerprints["data"], attacks)
+    prompts = _pack(config, plan, outcomes)
+    result = ScanResult(
+        config=config,
+        sources=resolved.sources,
+        target=target,
+        data=plan.data,
+        controls=plan.controls,
+        fold_sizes=fold_sizes(plan),
+        attacks=attacks,
+        fits=fold_fits(outcomes),
+        verdicts=judge_all(config, attacks, new, leaked_rate(reference)),
+        notes=(
+            *(*plan.notes, *reuse_notes(config, earlier), *filter(None, [key.note])),
+            *reference_notes(target, reference),
+        ),
+        fingerprints=fingerprints,
+        run=_run_facts(command, clock, key, extractor, batch_reason),
+        revealed=reveal(plan, outcomes, tokenizer) if config.reveal else {},
+        sensitive=sensitive,
+        reference=reference,
+        prompt_files=hash_new(prompts) or hash_earlier(config.generator),
+    )
+    return ScanOutcome(result, prompts)
+
+
+def _attack(
+    config: ScanConfig,
+    plan: Plan,
+    extractor: Extractor,
+    clock: _Clock,
+    earlier: tuple[FoldPrompts, ...] = (),
+    prefix: str = "",
+) -> dict[AttackName, AttackOutcome]:
+    """Every attack asked for on one model; ``prefix`` stands before the names of the stages."""
     campaign = Campaign(
         extractor,
         config,
@@ -95,32 +151,29 @@ def scan(
         data=_side(plan.data),
         controls=_side(plan.controls) if plan.controls else None,
         fitted=_by_attack(earlier),
+        prefix=prefix,
     )
     # Of prompts fitted earlier the text that they saw is not at hand, and `copy` is about that.
     asked = set(config.attacks) - ({"copy"} if earlier else set())
-    outcomes = {attack: campaign.run(attack, clock) for attack in LADDER if attack in asked}
-    with clock.stage("scoring", 1):
-        attacks = score_all(config, plan, outcomes)
-        new = None if baseline is None else new_windows(baseline, fingerprints["data"], attacks)
-    prompts = _pack(config, plan, outcomes)
-    result = ScanResult(
-        config=config,
-        sources=resolved.sources,
-        target=describe_target(checkpoint),
-        data=plan.data,
-        controls=plan.controls,
-        fold_sizes=fold_sizes(plan),
-        attacks=attacks,
-        fits=fold_fits(outcomes),
-        verdicts=judge_all(config, attacks, new),
-        notes=(*plan.notes, *reuse_notes(config, earlier), *filter(None, [key.note])),
-        fingerprints=fingerprints,
-        run=_run_facts(command, clock, key, extractor, batch_reason),
-        revealed=reveal(plan, outcomes, tokenizer) if config.reveal else {},
-        sensitive=sensitive,
-        prompt_files=hash_new(prompts) or hash_earlier(config.generator),
-    )
-    return ScanOutcome(result, prompts)
+    return {attack: campaign.run(attack, clock) for attack in LADDER if attack in asked}
+
+
+def _attack_reference(
+    config: ScanConfig, plan: Plan, target: Checkpoint, clock: _Clock
+) -> ReferenceRun | None:
+    """The same attacks on the reference, once the target's weights are let go; None without one."""
+    if config.reference is None:
+        return None
+    release(target)
+    with clock.stage("loading the reference", 1):
+        windows: dict[Role, Windows] = {"data": plan.data.windows}
+        if plan.controls is not None:
+            windows["control"] = plan.controls.windows
+        reference = load_reference(config, target.tokenizer, windows)
+    own = reference_config(config)
+    extractor, _ = make_extractor(own, reference)
+    outcomes = _attack(own, plan, extractor, clock, prefix=PREFIX)
+    return ReferenceRun(describe_target(reference), outcomes)
 
 
 def _run_facts(

@@ -58,6 +58,7 @@ class Campaign:
     """All attacks of one audit over the same windows.
 
     fitted: prompts by attack and fold to use instead of fitting, for those attacks it names.
+    prefix: stands before the names of its stages.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Campaign:
         data: Side,
         controls: Side | None,
         fitted: Mapping[str, Mapping[int, SoftPrompt]],
+        prefix: str = "",
     ) -> None:
         self.extractor = extractor
         self.checkpoint: Checkpoint = extractor.checkpoint
@@ -77,6 +79,7 @@ class Campaign:
         self.data = data
         self.controls = controls
         self.fitted = fitted
+        self.prefix = prefix
         self._plain: AttackOutcome | None = None
         self._fits: dict[AttackName, dict[int, Fit]] = {}
 
@@ -118,7 +121,7 @@ class Campaign:
         self, attack: AttackName, prompts: Mapping[int, SoftPrompt], progress: Progress
     ) -> tuple[Extraction, Extraction | None]:
         total = len(self.data.ids) + (len(self.controls.ids) if self.controls else 0)
-        with progress.stage(f"{attack}: extracting", total) as advance:
+        with progress.stage(f"{self.prefix}{attack}: extracting", total) as advance:
             data = self._extract(prompts, self.data, advance)
             controls = self._extract(prompts, self.controls, advance) if self.controls else None
         return data, controls
@@ -157,7 +160,7 @@ class Campaign:
             prompt = untrained_prompt(
                 self.checkpoint, settings, prefixes, rng, start=starts.get(number)
             )
-            name = f"{attack}: fitting, fold {number + 1} of {len(self.folds)}"
+            name = f"{self.prefix}{attack}: fitting, fold {number + 1} of {len(self.folds)}"
             tuner = Tuner(self.checkpoint, self.extractor, settings)
             total = settings.epochs_for(len(data.fit_ids)) * len(data.fit_ids)
             with progress.stage(name, total) as advance:
@@ -200,7 +203,8 @@ class Campaign:
         prefix = self.extractor.prefix_tokens
         sides = [self.data] + ([self.controls] if self.controls else [])
         results = [Extraction.empty(len(side.ids), side.ids.shape[1] - prefix) for side in sides]
-        with progress.stage("copy: matching", sum(len(side.ids) for side in sides)) as advance:
+        total = sum(len(side.ids) for side in sides)
+        with progress.stage(f"{self.prefix}copy: matching", total) as advance:
             for fold in self._folds_used():
                 known = self.data.ids[self.data.fold != fold]
                 for side, result in zip(sides, results, strict=True):

@@ -26,6 +26,10 @@ DataArgument = Annotated[
 Controls = Annotated[
     Path | None, typer.Option(help="Text that the model has not seen, in the same formats.")
 ]
+Reference = Annotated[
+    str | None,
+    typer.Option(help="Model before fine-tuning, named like MODEL: attacked as well, in pairs."),
+]
 ProfileName = Annotated[str | None, typer.Option("--profile", help="A shipped profile or a path.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Settings of an earlier run: its config.toml.")
@@ -71,6 +75,10 @@ MaxLift = Annotated[
 MaxNew = Annotated[
     int | None, typer.Option(help="Fail if more windows than this are new since --baseline.")
 ]
+MaxLeaked = Annotated[
+    float | None,
+    typer.Option(help="Fail if more than this share is extracted, and not from --reference."),
+]
 BaselineOption = Annotated[
     Path | None,
     typer.Option("--baseline", help="Baseline file or run folder that --max-new counts from."),
@@ -111,7 +119,15 @@ _SECTION = {
     ),
     "protocol": ("folds", "seed"),
     "extraction": ("batch_size",),
-    "gate": ("max_exact", "max_fractional", "max_lift", "max_new", "baseline", "gate_on"),
+    "gate": (
+        "max_exact",
+        "max_fractional",
+        "max_lift",
+        "max_new",
+        "max_leaked",
+        "baseline",
+        "gate_on",
+    ),
 }
 
 
