@@ -21,7 +21,7 @@ from memaudit.data.windows import Windows
 from memaudit.errors import DataError, UsageError
 from memaudit.plan import Plan, Role, cut_files
 from memaudit.readiness import load_target
-from memaudit.result import AttackResult, ReferenceAttack, ReferenceResult, TargetFacts
+from memaudit.result import AttackResult, Corpus, ReferenceAttack, ReferenceResult, TargetFacts
 from memaudit.score.origin import Origin, Pair, origins
 from memaudit.score.scores import Rate
 from memaudit.target.checkpoint import Checkpoint, choose_bos, load_tokenizer
@@ -76,6 +76,12 @@ def load_reference(
 ) -> Checkpoint:
     """The reference, known to take these windows; it reads them with the target's tokenizer."""
     return load_target(reference_config(config), tokenizer, windows)
+
+
+def planned_windows(plan: Plan) -> dict[Role, Windows]:
+    """The windows that are audited, by role."""
+    sides: dict[Role, Corpus | None] = {"data": plan.data, "control": plan.controls}
+    return {role: corpus.windows for role, corpus in sides.items() if corpus is not None}
 
 
 def release(checkpoint: Checkpoint) -> None:
@@ -152,8 +158,9 @@ def _check_tokenizer(
             f"{where}: its tokenizer has {len(other):,} entries, and {len(missing):,} ids of these "
             f"windows (the first {missing[0]}) are none of them, as where fine-tuning added tokens"
         )
-    tokens = zip(*(one.convert_ids_to_tokens(used.tolist()) for one in (tokenizer, other)))
-    apart = [int(id_) for id_, (one, its) in zip(used, tokens, strict=True) if one != its]
+    ids = used.tolist()
+    tokens, its_tokens = (one.convert_ids_to_tokens(ids) for one in (tokenizer, other))
+    apart = [i for i, one, its in zip(ids, tokens, its_tokens, strict=True) if one != its]
     if apart:
         raise UsageError(
             f"{where}: its tokenizer is another: {len(apart):,} of the {len(used):,} ids in these "
@@ -188,7 +195,7 @@ def _check_cut(
         apart = np.flatnonzero((part.window_ids() != its.window_ids()).any(axis=1))
         if len(apart):
             raise UsageError(
-                f"{where}: its tokenizer makes other ids of {len(apart):,} of {len(part):,} windows "
-                f"of the {role} (the first in line {part.line[apart[0]]}); both have to read the "
+                f"{where}: its tokenizer makes other ids of {len(apart):,} of {len(part):,} "
+                f"{role} windows (the first in line {part.line[apart[0]]}); both have to read the "
                 "text alike"
             )

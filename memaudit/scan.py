@@ -31,7 +31,6 @@ from memaudit.config import LADDER, AttackName, ScanConfig
 from memaudit.data.clusters import seen_marks
 from memaudit.data.fingerprints import digest_of, fingerprint_windows
 from memaudit.data.samples import DataSummary
-from memaudit.data.windows import Windows
 from memaudit.environment import describe_libraries, describe_machine
 from memaudit.gate.baseline import Baseline, require_same_windows
 from memaudit.layers import ResolvedConfig
@@ -52,6 +51,7 @@ from memaudit.reference import (
     leaked_rate,
     load_reference,
     pair_with_reference,
+    planned_windows,
     reference_config,
     reference_notes,
     release,
@@ -166,10 +166,7 @@ def _attack_reference(
         return None
     release(target)
     with clock.stage("loading the reference", 1):
-        windows: dict[Role, Windows] = {"data": plan.data.windows}
-        if plan.controls is not None:
-            windows["control"] = plan.controls.windows
-        reference = load_reference(config, target.tokenizer, windows)
+        reference = load_reference(config, target.tokenizer, planned_windows(plan))
     own = reference_config(config)
     extractor, _ = make_extractor(own, reference)
     outcomes = _attack(own, plan, extractor, clock, prefix=PREFIX)

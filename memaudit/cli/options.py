@@ -120,13 +120,8 @@ _SECTION = {
     "protocol": ("folds", "seed"),
     "extraction": ("batch_size",),
     "gate": (
-        "max_exact",
-        "max_fractional",
-        "max_lift",
-        "max_new",
-        "max_leaked",
-        "baseline",
-        "gate_on",
+        *("max_exact", "max_fractional", "max_lift", "max_new", "max_leaked"),
+        *("baseline", "gate_on"),
     ),
 }
 

@@ -78,8 +78,8 @@ def judge(
     """One verdict for each gate that is set, by the attack that fares worst.
 
     ``copy`` is not judged: it does not ask the model anything. ``new``: what was counted against
-    the baseline, where the settings name one; None where no attack asked the model. ``leaked``: the share of windows
-    that come out of the target and not of the reference, likewise.
+    the baseline, where the settings name one; None where no attack asked the model. ``leaked``: the
+    share of windows that come out of the target and not of the reference; None without one.
     """
     asked = [summary for summary in summaries if summary.attack != "copy"]
     verdicts = []
@@ -155,7 +155,7 @@ def _judged(
     upper = measure.said(measure.bound)
     if rate.n == 0:
         verdict: Verdict = "inconclusive"
-        reason = f"{measure.attack} was scored on no window"
+        reason = f"{measure.attack or 'the model'} was scored on no window"
     elif measure.estimate > threshold:
         verdict, reason = "fail", f"{found}, more than the {limit} allowed"
     elif on_upper and measure.bound > threshold:

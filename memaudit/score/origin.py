@@ -125,8 +125,8 @@ def _nll_change(
         resamples=settings.bootstrap,
         rng=rng,
     )
-    means = (float(np.mean(values)) for values in (target[both], reference[both], change))
-    return NllChange(*means, interval)
+    before, after = float(np.mean(reference[both])), float(np.mean(target[both]))
+    return NllChange(after, before, float(np.mean(change)), interval)
 
 
 def _either(exact: Mapping[str, tuple[Bools, Bools]], side: int) -> Bools:
