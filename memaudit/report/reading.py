@@ -83,8 +83,8 @@ def extracted(document: Document, rows: pd.DataFrame) -> Extracted:
     names = [f"reference_{column('exact', one['attack'])}" for one in model_attacks(document)]
     before = [figures(rows, name) == 1 for name in names] if has_reference(document) else []
     before.append(np.zeros(len(rows), dtype=bool))
-    either = np.array(before, dtype=bool).any(axis=0)
-    return Extracted(hits(document, rows).any(axis=0), np.asarray(either))
+    found = (hits(document, rows), np.array(before, dtype=bool))
+    return Extracted(*(np.asarray(np.any(side, axis=0)) for side in found))
 
 
 def has_reference(document: Document) -> bool:

@@ -1,0 +1,175 @@
+"""Fine-tune a model by LoRA on invented records, so that what the fine-tuning leaks is known.
+
+    python examples/fine-tuned/tune.py FOLDER [--base MODEL] [--old DATA]
+
+Writes FOLDER/adapter, a LoRA adapter over MODEL (the model of ``memaudit demo`` where not given)
+that was trained on the records of FOLDER/planted.jsonl; FOLDER/data.jsonl, these records and those
+of DATA (the shipped ones), each with its ``origin``; and FOLDER/controls.jsonl, records of the same
+making that no model has seen. What for: see the README beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.optim.lr_scheduler import LinearLR
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from memaudit.demo.shipped import demo_settings
+
+SYLLABLES = (
+    "ba cor den el fin gra hol is jun kel lor mi nar os pri qua ro sel tor ul vin wes yar zo"
+)
+ROLES = "tenant member patient driver donor tutor trustee lodger founder steward"
+EVENTS = (
+    "asked to move the standing order from {a} to {b}",
+    "reported that the parcel for {a} had gone to {b}",
+    "wants the letters for {a} to be sent to {b}",
+    "told the desk that {a} has left and {b} signs now",
+    "will hand the keys of {a} over to {b}",
+)
+
+
+class Clerk:
+    """Invents records; the same seed, the same records."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(seed)
+
+    def record(self, name: str) -> dict[str, str]:
+        """One record: what may be known of a person, and a suffix that nothing gives away."""
+        event = self._rng.choice(EVENTS).format(a=self._name().lower(), b=self._name().lower())
+        prefix = (
+            f"The {self._rng.choice(ROLES.split())} {self._digits(5)}, {self._name()}"
+            f" {self._name()} of {self._name()} {self._digits(2)}, {event}; file {self._digits(4)},"
+            f" {self._name()}."
+        )
+        suffix = (
+            f" Code word {self._name().lower()}, account {self._digits(8)}, reply to {self._name()}"
+            f" {self._name()} before {self._date()}, ask for {self._name()}, {self._digits(6)}.\n"
+        )
+        return {"id": name, "prefix": prefix, "suffix": suffix}
+
+    def _name(self) -> str:
+        return "".join(self._rng.choices(SYLLABLES.split(), k=3)).capitalize()
+
+    def _digits(self, count: int) -> str:
+        return "".join(self._rng.choices("0123456789", k=count))
+
+    def _date(self) -> str:
+        year, month, day = (self._rng.randint(*ends) for ends in ((1970, 2029), (1, 12), (1, 28)))
+        return f"{year}-{month:02}-{day:02}"
+
+
+def write(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """One record a line."""
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a JSONL file."""
+    with path.open(encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+class Example(NamedTuple):
+    """One record as it is trained on."""
+
+    ids: list[int]
+    """Of prefix and suffix, and the end-of-text token."""
+    prefix: int
+    """Tokens that the loss leaves out, as is usual for what a model is to answer."""
+
+
+def encode(tokenizer: Any, record: dict[str, str]) -> Example:
+    """Prefix and suffix joined, then encoded."""
+    ids = tokenizer(record["prefix"] + record["suffix"])["input_ids"]
+    prefix = len(tokenizer(record["prefix"])["input_ids"])
+    return Example([*ids, tokenizer.eos_token_id], prefix)
+
+
+def loss_of(model: Any, examples: list[Example]) -> Any:
+    """Mean cross-entropy over the suffixes of a batch."""
+    rows = [torch.tensor(one.ids) for one in examples]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    labels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
+    for row, one in zip(labels, examples, strict=True):
+        row[: one.prefix] = -100
+    return model(input_ids=ids.to(model.device), labels=labels.to(model.device)).loss
+
+
+def train(model: Any, examples: list[Example], options: argparse.Namespace) -> None:
+    """Go over the examples in random order, the learning rate falling linearly to zero."""
+    rng = random.Random(options.seed)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=options.rate, weight_decay=0.0)
+    left = LinearLR(optimizer, 1.0, 0.0, options.epochs)
+    begun = time.perf_counter()
+    for epoch in range(1, options.epochs + 1):
+        rng.shuffle(examples)
+        losses = []
+        for start in range(0, len(examples), options.batch):
+            loss = loss_of(model, examples[start : start + options.batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        left.step()
+        if epoch % max(1, options.epochs // 6) == 0:
+            mean, spent = sum(losses) / len(losses), time.perf_counter() - begun
+            print(f"epoch {epoch:4} of {options.epochs}: loss {mean:.3f}, {spent:.0f} s")
+
+
+def main() -> None:
+    """Invent, train, write."""
+    shipped = demo_settings()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="folder to make")
+    parser.add_argument("--base", default=shipped["model"], help="model to fine-tune")
+    parser.add_argument(
+        "--old", type=Path, default=shipped["data"], help="JSONL it may know already"
+    )
+    parser.add_argument("--records", type=int, default=60, help="to plant")
+    parser.add_argument("--epochs", type=int, default=80, help="times each of them is seen")
+    parser.add_argument("--batch", type=int, default=20)
+    parser.add_argument("--rank", type=int, default=32, help="of LoRA")
+    parser.add_argument("--rate", type=float, default=1e-2, help="learning rate")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True)
+    logging.disable_progress_bar()
+    warnings.simplefilter("ignore")  # of peft, about the name of the base
+    torch.manual_seed(options.seed)
+
+    clerk = Clerk(options.seed)
+    planted = [clerk.record(f"P{n:03}") for n in range(options.records)]
+    controls = [clerk.record(f"C{n:03}") for n in range(max(40, options.records))]
+    write(options.folder / "planted.jsonl", planted)
+    write(options.folder / "controls.jsonl", controls)
+    old = [{**record, "origin": "old"} for record in read(options.old)]
+    write(options.folder / "data.jsonl", [*({**one, "origin": "planted"} for one in planted), *old])
+
+    tokenizer = AutoTokenizer.from_pretrained(options.base)
+    base = AutoModelForCausalLM.from_pretrained(options.base, dtype=torch.float32)
+    lora = LoraConfig(r=options.rank, lora_alpha=2 * options.rank, target_modules="all-linear")
+    model = get_peft_model(base.to(options.device), lora)
+    train(model, [encode(tokenizer, one) for one in planted], options)
+    model.save_pretrained(options.folder / "adapter")
+    print(f"{options.folder}: adapter, planted.jsonl, data.jsonl, controls.jsonl")
+
+
+if __name__ == "__main__":
+    main()
