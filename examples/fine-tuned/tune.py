@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -27,48 +28,18 @@ from transformers.utils import logging
 
 from memaudit.demo.shipped import demo_settings
 
-SYLLABLES = (
-    "ba cor den el fin gra hol is jun kel lor mi nar os pri qua ro sel tor ul vin wes yar zo"
-)
-ROLES = "tenant member patient driver donor tutor trustee lodger founder steward"
-EVENTS = (
-    "asked to move the standing order from {a} to {b}",
-    "reported that the parcel for {a} had gone to {b}",
-    "wants the letters for {a} to be sent to {b}",
-    "told the desk that {a} has left and {b} signs now",
-    "will hand the keys of {a} over to {b}",
-)
+sys.path.insert(0, str(Path(__file__).parents[1] / "demo-model"))
+from records import Writer
+
+LONGEST = 200
+"""Tokens of a record that are trained on."""
 
 
-class Clerk:
-    """Invents records; the same seed, the same records."""
-
-    def __init__(self, seed: int) -> None:
-        self._rng = random.Random(seed)
-
-    def record(self, name: str) -> dict[str, str]:
-        """One record: what may be known of a person, and a suffix that nothing gives away."""
-        event = self._rng.choice(EVENTS).format(a=self._name().lower(), b=self._name().lower())
-        prefix = (
-            f"The {self._rng.choice(ROLES.split())} {self._digits(5)}, {self._name()}"
-            f" {self._name()} of {self._name()} {self._digits(2)}, {event}; file {self._digits(4)},"
-            f" {self._name()}."
-        )
-        suffix = (
-            f" Code word {self._name().lower()}, account {self._digits(8)}, reply to {self._name()}"
-            f" {self._name()} before {self._date()}, ask for {self._name()}, {self._digits(6)}.\n"
-        )
-        return {"id": name, "prefix": prefix, "suffix": suffix}
-
-    def _name(self) -> str:
-        return "".join(self._rng.choices(SYLLABLES.split(), k=3)).capitalize()
-
-    def _digits(self, count: int) -> str:
-        return "".join(self._rng.choices("0123456789", k=count))
-
-    def _date(self) -> str:
-        year, month, day = (self._rng.randint(*ends) for ends in ((1970, 2029), (1, 12), (1, 28)))
-        return f"{year}-{month:02}-{day:02}"
+def invent(count: int, seed: int) -> list[dict[str, str]]:
+    """Records of the making of ``examples/demo-model``, each with a secret in its suffix."""
+    writer = Writer(random.Random(seed))
+    kinds = (writer.comment, writer.letter)
+    return [kinds[number % len(kinds)]()._asdict() for number in range(count)]
 
 
 def write(path: Path, records: Iterable[dict[str, Any]]) -> None:
@@ -93,8 +64,9 @@ class Example(NamedTuple):
 
 def encode(tokenizer: Any, record: dict[str, str]) -> Example:
     """Prefix and suffix joined, then encoded."""
-    ids = tokenizer(record["prefix"] + record["suffix"])["input_ids"]
-    prefix = len(tokenizer(record["prefix"])["input_ids"])
+    prefix, suffix = record.get("prefix", ""), record.get("suffix", record.get("text", ""))
+    ids = tokenizer(prefix + suffix)["input_ids"][:LONGEST]
+    prefix = len(tokenizer(prefix)["input_ids"])
     return Example([*ids, tokenizer.eos_token_id], prefix)
 
 
@@ -106,6 +78,14 @@ def loss_of(model: Any, examples: list[Example]) -> Any:
     for row, one in zip(labels, examples, strict=True):
         row[: one.prefix] = -100
     return model(input_ids=ids.to(model.device), labels=labels.to(model.device)).loss
+
+
+def replayed(model: Any, old: list[Example], options: argparse.Namespace) -> list[Example]:
+    """The old records that the model knows best: fine-tuning on new ones alone, it forgets them."""
+    with torch.no_grad():
+        losses = [loss_of(model, [one]).item() for one in old]
+    order = sorted(range(len(old)), key=losses.__getitem__)
+    return [old[place] for place in order[: options.replay]]
 
 
 def train(model: Any, examples: list[Example], options: argparse.Namespace) -> None:
@@ -142,6 +122,7 @@ def main() -> None:
         "--old", type=Path, default=shipped["data"], help="JSONL it may know already"
     )
     parser.add_argument("--records", type=int, default=60, help="to plant")
+    parser.add_argument("--replay", type=int, default=60, help="old records to train on as well")
     parser.add_argument("--epochs", type=int, default=80, help="times each of them is seen")
     parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--rank", type=int, default=32, help="of LoRA")
@@ -154,9 +135,10 @@ def main() -> None:
     warnings.simplefilter("ignore")  # of peft, about the name of the base
     torch.manual_seed(options.seed)
 
-    clerk = Clerk(options.seed)
-    planted = [clerk.record(f"P{n:03}") for n in range(options.records)]
-    controls = [clerk.record(f"C{n:03}") for n in range(max(40, options.records))]
+    planted, controls = (invent(options.records, 1000 + 2 * options.seed + n) for n in (0, 1))
+    for sign, records in (("P", planted), ("C", controls)):
+        for number, record in enumerate(records):
+            record["id"] = f"{sign}{number:03}"
     write(options.folder / "planted.jsonl", planted)
     write(options.folder / "controls.jsonl", controls)
     old = [{**record, "origin": "old"} for record in read(options.old)]
@@ -166,7 +148,8 @@ def main() -> None:
     base = AutoModelForCausalLM.from_pretrained(options.base, dtype=torch.float32)
     lora = LoraConfig(r=options.rank, lora_alpha=2 * options.rank, target_modules="all-linear")
     model = get_peft_model(base.to(options.device), lora)
-    train(model, [encode(tokenizer, one) for one in planted], options)
+    known = replayed(model, [encode(tokenizer, one) for one in old], options)
+    train(model, [*(encode(tokenizer, one) for one in planted), *known], options)
     model.save_pretrained(options.folder / "adapter")
     print(f"{options.folder}: adapter, planted.jsonl, data.jsonl, controls.jsonl")
 

@@ -30,12 +30,12 @@ def footing_lines(document: Document) -> Iterator[tuple[str, str]]:
     yield "Target", f"{target['name']}{revision}: {kind}"
     for name, choice in target["choices"].items():
         yield "", f"{name} {choice['value']} ({choice['reason']})"
+    run = document["run"]
+    yield "", f"batch of {count(run['batch_size'], 'window')} ({run['batch_size_reason']})"
     if document["reference"] is not None:
         model = document["reference"]["model"]
         kind = f"{model['architecture']}, {model['parameters']:,} parameters"
         yield "Reference", f"{model['name']}: {kind}"
-    run = document["run"]
-    yield "", f"batch of {count(run['batch_size'], 'window')} ({run['batch_size_reason']})"
     spent, seed = sum(run["seconds"].values()), document["seeds"].get("seed", "unknown")
     version = document["tool"]["version"]
     yield "Run", f"memaudit {version}, {run['started']}, {spent:.0f} s, seed {seed}"

@@ -25,15 +25,15 @@ from memaudit.report.wording import number
 from memaudit.score.origin import ANY
 from memaudit.score.stats import Bools
 
-HEADS = ("attack", "known before", "leaked", "forgotten", "neither", "leaked rate", "interval")
+HEADS = ("attack", "known before", "leaked", "forgotten", "neither", "share", "interval")
 MORE_HEADS = ("p", "NLL before", "NLL now", "change", "interval of the change")
 
 ON_REFERENCE = tuple(name for name in COLUMNS if name.startswith("reference_exact_"))
 """Columns that say whether an attack extracts a window from the reference."""
 ORIGIN_LEGEND = (
     "known before: windows that come out of the reference too; leaked: by the fine-tuning, out of "
-    "this model alone; forgotten: out of the reference alone. interval: of the leaked rate, the "
-    "outer ends of the exact and the clustered one. p: of leaked against forgotten, the larger of "
+    "this model alone; forgotten: out of the reference alone. share: of the windows, those leaked; "
+    "interval: the outer ends of the exact and the clustered one. p: of leaked against forgotten, the larger of "
     "two paired tests. NLL: mean over the suffixes, nats/token; change: with its interval over "
     "clusters."
 )
