@@ -152,6 +152,21 @@ def _check_tokenizer(
     """Refuse a reference whose own tokenizer would have read the files otherwise."""
     where = f"--reference {own.model}"
     other = load_tokenizer(own.model, own.target)
+    if windows:
+        _check_ids(where, tokenizer, other, windows)
+    bos, its_bos = (choose_bos(config.target.bos, one)[0] for one in (tokenizer, other))
+    if bos != its_bos:
+        said = ("nothing" if one is None else f"token {one}" for one in (bos, its_bos))
+        raise UsageError(
+            f"{where}: {{}} stands before every input of the model, {{}} before the reference's; "
+            "choose for both with --bos yes or --bos no".format(*said)
+        )
+    if windows:
+        _check_cut(own, where, tokenizer, other, windows)
+
+
+def _check_ids(where: str, tokenizer: Any, other: Any, windows: Mapping[Role, Windows]) -> None:
+    """The ids that the windows hold have to be the same tokens to both."""
     used = np.unique(np.concatenate([np.unique(part.window_ids()) for part in windows.values()]))
     if len(missing := used[used >= len(other)]):
         raise UsageError(
@@ -166,14 +181,6 @@ def _check_tokenizer(
             f"{where}: its tokenizer is another: {len(apart):,} of the {len(used):,} ids in these "
             f"windows are other tokens there (the first {apart[0]})"
         )
-    bos, its_bos = (choose_bos(config.target.bos, one)[0] for one in (tokenizer, other))
-    if bos != its_bos:
-        said = ("nothing" if one is None else f"token {one}" for one in (bos, its_bos))
-        raise UsageError(
-            f"{where}: {{}} stands before every input of the model, {{}} before the reference's; "
-            "choose for both with --bos yes or --bos no".format(*said)
-        )
-    _check_cut(own, where, tokenizer, other, windows)
 
 
 def _check_cut(

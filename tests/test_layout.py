@@ -25,7 +25,8 @@ ORDER = (
     ),
     *("data.records", "data.samples", "data.encoding", "data.windows", "data.fingerprints"),
     *("data.clusters", "data.folds"),
-    *("target.failures", "target.source", "target.loading", "target.checkpoint"),
+    *("target.failures", "target.source", "target.vocabulary", "target.loading"),
+    "target.checkpoint",
     *("target.numerics", "target.entities", "target.softprompt_check"),
     *("attack.fit_record", "attack.generator", "attack.prompts", "attack.forward", "attack.memory"),
     *(

@@ -70,21 +70,38 @@ def encode(tokenizer: Any, record: dict[str, str]) -> Example:
     return Example([*ids, tokenizer.eos_token_id], prefix)
 
 
-def loss_of(model: Any, examples: list[Example]) -> Any:
-    """Mean cross-entropy over the suffixes of a batch."""
+class Batch(NamedTuple):
+    """Examples side by side, the shorter ones filled up."""
+
+    ids: torch.Tensor
+    """(B,T)."""
+    labels: torch.Tensor
+    """(B,T), -100 where there is no loss."""
+
+
+def batch_of(examples: list[Example], device: torch.device) -> Batch:
+    """A batch in which only suffixes, and the end of the text, have a loss."""
     rows = [torch.tensor(one.ids) for one in examples]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     labels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
     for row, one in zip(labels, examples, strict=True):
         row[: one.prefix] = -100
-    return model(input_ids=ids.to(model.device), labels=labels.to(model.device)).loss
+    return Batch(ids.to(device), labels.to(device))
+
+
+def share_missed(model: Any, example: Example) -> float:
+    """Share of the suffix's tokens that are not the likeliest after all before them."""
+    ids, labels = batch_of([example], model.device)
+    with torch.no_grad():
+        likeliest = model(input_ids=ids).logits[0, :-1].argmax(-1)
+    judged = labels[0, 1:] != -100
+    return float((likeliest != labels[0, 1:])[judged].float().mean())
 
 
 def replayed(model: Any, old: list[Example], options: argparse.Namespace) -> list[Example]:
-    """The old records that the model knows best: fine-tuning on new ones alone, it forgets them."""
-    with torch.no_grad():
-        losses = [loss_of(model, [one]).item() for one in old]
-    order = sorted(range(len(old)), key=losses.__getitem__)
+    """The old records that the model knows best: tuned on new ones alone, it would forget them."""
+    missed = [share_missed(model, one) for one in old]
+    order = sorted(range(len(old)), key=missed.__getitem__)
     return [old[place] for place in order[: options.replay]]
 
 
@@ -99,7 +116,8 @@ def train(model: Any, examples: list[Example], options: argparse.Namespace) -> N
         rng.shuffle(examples)
         losses = []
         for start in range(0, len(examples), options.batch):
-            loss = loss_of(model, examples[start : start + options.batch])
+            ids, labels = batch_of(examples[start : start + options.batch], model.device)
+            loss = model(input_ids=ids, labels=labels).loss
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -123,7 +141,7 @@ def main() -> None:
     )
     parser.add_argument("--records", type=int, default=60, help="to plant")
     parser.add_argument("--replay", type=int, default=60, help="old records to train on as well")
-    parser.add_argument("--epochs", type=int, default=80, help="times each of them is seen")
+    parser.add_argument("--epochs", type=int, default=50, help="times each of them is seen")
     parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--rank", type=int, default=32, help="of LoRA")
     parser.add_argument("--rate", type=float, default=1e-2, help="learning rate")

@@ -33,9 +33,9 @@ ON_REFERENCE = tuple(name for name in COLUMNS if name.startswith("reference_exac
 ORIGIN_LEGEND = (
     "known before: windows that come out of the reference too; leaked: by the fine-tuning, out of "
     "this model alone; forgotten: out of the reference alone. share: of the windows, those leaked; "
-    "interval: the outer ends of the exact and the clustered one. p: of leaked against forgotten, the larger of "
-    "two paired tests. NLL: mean over the suffixes, nats/token; change: with its interval over "
-    "clusters."
+    "interval: the outer ends of the exact and the clustered one. p: of leaked against forgotten, "
+    "the larger of two paired tests. NLL: mean over the suffixes, nats/token; change: with its "
+    "interval over clusters."
 )
 
 
