@@ -6,9 +6,11 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 from made_result import make_result
@@ -17,6 +19,7 @@ from stored import read_back, store
 from with_reference import with_reference
 
 from memaudit.config import GateSettings
+from memaudit.content.counting import SensitiveContent
 from memaudit.errors import UsageError
 from memaudit.report.cyclonedx import to_cyclonedx
 from memaudit.report.markdown_summary import to_markdown
@@ -225,3 +228,20 @@ def test_a_section_that_was_taken_out_is_refused(tmp_path: Path) -> None:
     (folder / "report.json").write_text(json.dumps(document))
     with pytest.raises(UsageError, match="do not count the same data"):
         read_run(folder)
+
+
+def test_kinds_of_content_that_the_fine_tuning_leaked() -> None:
+    counts = np.zeros((200, 1), dtype=np.uint16)
+    counts[[0, 4, 30, 150]] = 1  # leaked, known before, leaked, never extracted
+    controls = np.zeros((100, 1), dtype=np.uint16)
+    found = SensitiveContent({"email": "form"}, {}, counts, controls)
+    document, samples = read_back(replace(made(), sensitive=found))
+    Draft202012Validator(schema()).validate(document)
+    (leak,) = document["sensitive"]["data"]
+    assert (leak["windows"], leak["extracted"], leak["leaked"]) == (4, 3, 2)
+    head = next(
+        line
+        for line in render_table(document, samples, width=100, color=False).splitlines()
+        if line.startswith("category")
+    )
+    assert head.split("  ")[-1].strip() == "by fine-tuning"
