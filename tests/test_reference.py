@@ -155,6 +155,13 @@ def test_the_gate_judges_what_leaked(adapter: Path, base: Path, data: Path) -> N
     assert gate.reason.startswith("0 of 24 windows (0 %) are extracted from the model and not")
 
 
+def test_the_reference_may_be_an_adapter_too(adapter: Path, base: Path, data: Path) -> None:
+    found = run(base, data, attacks=["none"], reference=str(adapter)).result.reference
+    assert found is not None
+    assert found.model.choices["format"].value == "safetensors, adapter"
+    assert [origin.attack for origin in found.data] == ["none", "any"]
+
+
 def test_the_same_files_are_noted(base: Path, data: Path, tmp_path: Path) -> None:
     same = tmp_path / "same"
     same.symlink_to(base)
