@@ -22,7 +22,7 @@ from memaudit.gate.baseline import Baseline, count_new
 from memaudit.gate.thresholds import GateVerdict, NewWindows, judge, judge_controls
 from memaudit.plan import Plan
 from memaudit.result import AttackResult, Corpus, FoldFit, Permuted, Revealed
-from memaudit.score.scores import Arm, WindowScores, score_windows, summarise
+from memaudit.score.scores import Arm, Rate, WindowScores, score_windows, summarise
 from memaudit.target.entities import EntityModel
 
 
@@ -33,10 +33,7 @@ def score_all(
     results: list[AttackResult] = []
     none: WindowScores | None = None
     for attack, outcome in outcomes.items():
-        data = _score(outcome.data, plan.data)
-        controls = None
-        if plan.controls is not None and outcome.controls is not None:
-            controls = _score(outcome.controls, plan.controls)
+        data, controls = score_outcome(plan, outcome)
         summary = summarise(
             attack,
             Arm(data, plan.data.clusters),
@@ -68,6 +65,14 @@ def permuted_hits(extraction: Extraction, corpus: Corpus) -> Permuted:
     return Permuted(int(equal.all(axis=1).sum()), len(equal), fractional)
 
 
+def score_outcome(plan: Plan, outcome: AttackOutcome) -> tuple[WindowScores, WindowScores | None]:
+    """What one attack got of each window of the data, and of the controls where there are any."""
+    controls = None
+    if plan.controls is not None and outcome.controls is not None:
+        controls = _score(outcome.controls, plan.controls)
+    return _score(outcome.data, plan.data), controls
+
+
 def _score(extraction: Extraction, corpus: Corpus) -> WindowScores:
     return score_windows(
         extraction.continuation_ids,
@@ -78,12 +83,16 @@ def _score(extraction: Extraction, corpus: Corpus) -> WindowScores:
 
 
 def judge_all(
-    config: ScanConfig, attacks: tuple[AttackResult, ...], new: NewWindows | None = None
+    config: ScanConfig,
+    attacks: tuple[AttackResult, ...],
+    new: NewWindows | None = None,
+    leaked: Rate | None = None,
 ) -> tuple[GateVerdict, ...]:
     """A verdict for every gate that is set, and one for the controls where there are any."""
     summaries = [result.summary for result in attacks]
     controls = judge_controls(summaries)
-    return (*judge(summaries, config.gate, new), *([controls] if controls is not None else []))
+    judged = judge(summaries, config.gate, new, leaked)
+    return (*judged, *([controls] if controls is not None else []))
 
 
 def new_windows(

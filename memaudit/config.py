@@ -6,47 +6,22 @@ paths, nor of where a value came from, and imports no torch: a usage error answe
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from memaudit.settings_base import MOST, Fraction, NotNegative, Positive, Settings, Share
+from memaudit.tuning_settings import ConstantSettings as ConstantSettings
+from memaudit.tuning_settings import DynamicSettings as DynamicSettings
+from memaudit.tuning_settings import TuningSettings as TuningSettings
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    pass
 
 AttackName = Literal["none", "copy", "dynamic-hard", "constant", "dynamic"]
 LADDER: tuple[AttackName, ...] = ("none", "copy", "dynamic-hard", "constant", "dynamic")
 """Every attack, in the order of the report's columns."""
-
-MOST = 10**18 - 1
-"""Largest whole number of any setting: the most that a report is read back with."""
-Positive = Annotated[int, Field(ge=1, le=MOST)]
-NotNegative = Annotated[int, Field(ge=0, le=MOST)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Settings(BaseModel):
-    """Base of all settings: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
-    )
-
-    @model_validator(mode="after")
-    def _texts_are_unicode(self) -> Self:
-        """Names of files are bytes; those that no run folder could name are refused at once."""
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            if isinstance(value, (str, Path)):
-                try:
-                    str(value).encode("utf-8")
-                except UnicodeEncodeError:
-                    raise ValueError(
-                        f"{name} is not UTF-8 text; rename that file or folder"
-                    ) from None
-        return self
 
 
 class WindowSettings(Settings):
@@ -113,98 +88,6 @@ class ProtocolSettings(Settings):
     seed: NotNegative = 0
 
 
-class TuningSettings(Settings):
-    """How a soft prompt is fitted. Shared by ``constant`` and ``dynamic``."""
-
-    num_virtual_tokens: Positive = 50
-    """V: length of the soft prompt."""
-    epochs: Positive = 3
-    min_steps: NotNegative = 200
-    """Where the data are few, as many more epochs as it takes to make this many steps."""
-    batch_size: Positive = 16
-    """Windows per optimizer step; split into smaller passes where memory is short."""
-    windows_per_pass: Positive | None = None
-    """Windows at most in one of the passes that a step adds up, in their order: the share that a
-    process can take of it. Where not given, 8 on a CPU, and on CUDA as few passes as there are
-    processes."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-2
-    schedule: Literal["linear", "constant"] = "linear"
-    """Learning rate after the warm-up: falling linearly to zero, or constant."""
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of the steps in which the learning rate rises linearly from zero."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    clip_norm: Annotated[float, Field(ge=0)] = 1.0
-    """Largest gradient norm; 0 for no limit."""
-    patience: Positive | None = 5
-    """Stop after this many epochs without a better ``select``, and a quarter of ``min_steps``:
-    where the data are few, ``min_steps`` would go over them again and again."""
-    loss: Literal["aligned", "full"] = "aligned"
-    """Cross-entropy over suffix tokens, or over prefix and suffix (the paper's ablation)."""
-    focus: Annotated[float, Field(ge=0)] = 2.0
-    """tau: each window's gradient is weighted by exp(-tau * its NLL); 0 weights all alike."""
-    fit_share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the fit windows that is trained on: those likeliest under ``none``."""
-    low_rank: NotNegative = 0
-    """Rank of a linear change, trained along, to the embeddings of the window's tokens; 0: none."""
-    learning_rate_low_rank: Annotated[float, Field(gt=0)] = 1e-3
-    """Of that change."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the passes that fit; the prompt is float32, and every verdict comes from the target's own
-    dtype. ``auto``: bfloat16 where the processor multiplies in it, else float32."""
-
-    def for_one_epoch(self) -> Self:
-        """The same settings for a single pass over whatever is given, as for timing it."""
-        return self.model_copy(update={"epochs": 1, "min_steps": 0, "patience": None})
-
-    def trained_on(self, windows: int) -> int:
-        """How many of so many fit windows are trained on."""
-        return max(1, round(self.fit_share * windows))
-
-    def epochs_for(self, windows: int) -> int:
-        """Passes over so many fit windows: ``epochs``, or what ``min_steps`` takes."""
-        steps = math.ceil(windows / self.batch_size)
-        return max(self.epochs, math.ceil(self.min_steps / steps))
-
-    def patience_for(self, windows: int) -> int | None:
-        """Epochs without a better ``select`` after which a fit of so many windows stops."""
-        steps = math.ceil(windows / self.batch_size)
-        if self.patience is None:
-            return None
-        return max(self.patience, math.ceil(self.min_steps / 4 / steps))
-
-
-class ConstantSettings(TuningSettings):
-    """``constant``: V free vectors (Ozdayi et al., ACL 2023)."""
-
-
-class DynamicSettings(TuningSettings):
-    """``dynamic``: the soft-prompt generator (Wang et al., EMNLP 2024)."""
-
-    low_rank: NotNegative = 8
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
-    """Of the transformer blocks."""
-    learning_rate_embedding: Annotated[float, Field(gt=0)] = 1e-4
-    """Of the embedding rows that occur in the fitted prefixes."""
-    learning_rate_queries: Annotated[float, Field(gt=0)] = 1e-2
-    """Of the free vectors of the ``queries`` mapping."""
-    depth: Positive = 1
-    """Transformer blocks in the generator."""
-    initialisation: Literal["identity", "random"] = "identity"
-    """``identity``: the generator returns its input before the first step."""
-    mapping: Literal["naive", "queries"] = "queries"
-    """``naive``: the last V prefix tokens, repeated as needed (the paper's mapping m)."""
-    start: Literal["vocabulary", "constant"] = "vocabulary"
-    """Where the free vectors of ``queries`` start: rows of the vocabulary, or the constant
-    prompt fitted on the same fold."""
-    embedding: Literal["trained", "frozen"] = "frozen"
-    """Whether the embedding rows that occur in the fitted prefixes are trained too."""
-
-    @property
-    def starts_from_constant(self) -> bool:
-        """Whether a constant prompt has to be fitted first."""
-        return self.mapping == "queries" and self.start == "constant"
-
-
 class ExtractionSettings(Settings):
     """How windows are decoded."""
 
@@ -244,6 +127,9 @@ class GateSettings(Settings):
     """Largest exact rate above that of ``none`` that any prompt may reach."""
     max_new: NotNegative | None = None
     """Largest number of windows that are extracted and not in the baseline."""
+    max_leaked: Share | None = None
+    """Largest share of windows that any attack may extract from the target and none does from the
+    reference: what the fine-tuning leaked."""
     baseline: Path | None = None
     """Baseline file or run folder that ``max_new`` counts from."""
     gate_on: Literal["upper", "estimate"] = "upper"
@@ -267,6 +153,8 @@ class ScanConfig(Settings):
     data: Path
     controls: Path | None = None
     out: Path | None = None
+    reference: str | None = None
+    """The model before fine-tuning, named like ``model``: every attack is run on it too."""
     generator: Path | None = None
     """Run folder or file of prompts fitted earlier, used instead of fitting."""
     key_file: Path | None = None
@@ -284,6 +172,27 @@ class ScanConfig(Settings):
     scores: ScoreSettings = ScoreSettings()
     sensitive: SensitiveSettings = SensitiveSettings()
     gate: GateSettings = GateSettings()
+
+    @model_validator(mode="after")
+    def _reference_fits(self) -> ScanConfig:
+        if self.reference is None:
+            if self.gate.max_leaked is not None:
+                raise ValueError(
+                    "gate.max_leaked is only used with reference, the model before fine-tuning"
+                )
+            return self
+        if self.generator is not None:
+            raise ValueError(
+                "reference does not go with generator: prompts for the reference are fitted on it, "
+                "in the same folds as the model's own; leave one out"
+            )
+        same_place = self.target.revision is None and self.target.base is None
+        if self.reference == self.model and same_place:
+            raise ValueError(
+                f"reference = {self.reference!r} is the audited model itself; name the model "
+                "before fine-tuning"
+            )
+        return self
 
     @model_validator(mode="after")
     def _start_fits(self) -> ScanConfig:

@@ -106,6 +106,17 @@ def estimate(config: ScanConfig, plan: Plan, extractor: Extractor) -> Estimate:
     )
 
 
+def one_after_the_other(first: Estimate, second: Estimate) -> Estimate:
+    """The cost of two models that are never held at once; the pace is that of the first."""
+    return Estimate(
+        windows_per_second=first.windows_per_second,
+        extraction_seconds=first.extraction_seconds + second.extraction_seconds,
+        tuning_seconds=first.tuning_seconds + second.tuning_seconds,
+        may_stop_early=first.may_stop_early or second.may_stop_early,
+        memory_bytes=max(first.memory_bytes, second.memory_bytes),
+    )
+
+
 def extracting_attacks(config: ScanConfig) -> set[AttackName]:
     """Attacks that ask the target, ``none`` also where it only ranks the fit windows."""
     ranks = any(_settings(config, attack).fit_share < 1 for attack in fitted_attacks(config))

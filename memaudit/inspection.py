@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from memaudit.config import ScanConfig
-from memaudit.cost import Estimate, estimate
+from memaudit.cost import Estimate, estimate, one_after_the_other
 from memaudit.plan import Plan, check_files, cut_files, fold_sizes, make_plan
 from memaudit.readiness import (
     choose_size,
@@ -22,8 +22,15 @@ from memaudit.readiness import (
     load_target,
     make_extractor,
 )
+from memaudit.reference import (
+    check_reference,
+    load_reference,
+    planned_windows,
+    reference_config,
+    release,
+)
 from memaudit.result import FoldSizes, TargetFacts
-from memaudit.target.checkpoint import load_tokenizer
+from memaudit.target.checkpoint import Checkpoint, load_tokenizer
 from memaudit.target.softprompt_check import check_soft_prompts
 
 
@@ -55,9 +62,11 @@ class Inspection:
     folds: tuple[FoldSizes, ...]
     notes: tuple[str, ...]
     estimate: Estimate | None
-    """None without a data file."""
+    """Of both models where there is a reference; None without a data file."""
     gradients: bool
     """Whether gradients were found to flow; not looked at where no attack needs them."""
+    reference: TargetFacts | None = None
+    """The model before fine-tuning, which passed the same checks; None where none was named."""
 
 
 def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
@@ -68,12 +77,15 @@ def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
     summaries = check_files(config) if with_data else {}
     tokenizer = load_tokenizer(config.model, config.target)
     windows = cut_files(config, tokenizer) if with_data else {}
+    if config.reference is not None:
+        check_reference(config, tokenizer, windows)
     checkpoint = load_target(config, tokenizer, windows)
     check_soft_prompts(checkpoint, gradients=fits_prompts(config))
     plan = make_plan(config, summaries, windows) if with_data else None
     size, reason = choose_size(config, checkpoint)
     extractor = make_extractor(config, checkpoint, size)
-    return Inspection(
+    cost = estimate(config, plan, extractor) if plan else None
+    inspection = Inspection(
         target=describe_target(checkpoint),
         max_tokens=checkpoint.max_tokens,
         width=checkpoint.width,
@@ -83,9 +95,27 @@ def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
         files=_files(plan) if plan else {},
         folds=fold_sizes(plan) if plan else (),
         notes=plan.notes if plan else (),
-        estimate=estimate(config, plan, extractor) if plan else None,
+        estimate=cost,
         gradients=fits_prompts(config),
     )
+    if config.reference is None:
+        return inspection
+    return _with_reference(inspection, config, checkpoint, plan)
+
+
+def _with_reference(
+    inspection: Inspection, config: ScanConfig, target: Checkpoint, plan: Plan | None
+) -> Inspection:
+    """The reference beside it, loaded once the target is let go, and the cost of both."""
+    release(target)
+    windows = planned_windows(plan) if plan else {}
+    reference = load_reference(config, target.tokenizer, windows)
+    cost = inspection.estimate
+    if plan is not None and cost is not None:
+        own = reference_config(config)
+        extractor = make_extractor(own, reference, choose_size(own, reference)[0])
+        cost = one_after_the_other(cost, estimate(own, plan, extractor))
+    return replace(inspection, reference=describe_target(reference), estimate=cost)
 
 
 def _files(plan: Plan) -> dict[str, FileFacts]:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from memaudit.inspection import Inspection
 from memaudit.report.wording import neutral
+from memaudit.result import TargetFacts
 
 
 def render_inspection(inspection: Inspection, *, width: int, color: bool) -> str:
@@ -33,6 +34,8 @@ def render_inspection(inspection: Inspection, *, width: int, color: bool) -> str
 
 def _sections(inspection: Inspection) -> list[tuple[str, list[tuple[str, str]]]]:
     sections = [("Target", _target_rows(inspection))]
+    if (reference := inspection.reference) is not None:
+        sections.append(("Reference", _reference_rows(reference)))
     sections.extend((role.capitalize(), _file_rows(inspection, role)) for role in inspection.files)
     if inspection.folds:
         folds = [
@@ -61,6 +64,15 @@ def _target_rows(inspection: Inspection) -> list[tuple[str, str]]:
     return rows
 
 
+def _reference_rows(reference: TargetFacts) -> list[tuple[str, str]]:
+    return [
+        ("model", reference.name),
+        ("architecture", f"{reference.architecture}, {reference.parameters:,} parameters"),
+        ("tokenizer", "reads the files as that of the target does"),
+        *((n, f"{c.value} ({c.reason})") for n, c in reference.choices.items()),
+    ]
+
+
 def _file_rows(inspection: Inspection, role: str) -> list[tuple[str, str]]:
     facts = inspection.files[role]
     rows = [
@@ -76,7 +88,9 @@ def _file_rows(inspection: Inspection, role: str) -> list[tuple[str, str]]:
 def _cost_rows(inspection: Inspection) -> list[tuple[str, str]]:
     cost = inspection.estimate
     assert cost is not None
+    twice = [("models", "two, one after the other; the pace is the first one's")]
     return [
+        *(twice if inspection.reference is not None else []),
         ("measured", f"{cost.windows_per_second:,.0f} windows/s in one pass"),
         ("extraction", duration(cost.extraction_seconds)),
         ("tuning", ("at most " if cost.may_stop_early else "") + duration(cost.tuning_seconds)),

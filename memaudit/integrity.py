@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from memaudit.config import ScanConfig
+from memaudit.config import ScanConfig, TargetSettings
 from memaudit.data.records import sha256_of
 from memaudit.errors import DataError, MemauditError, UsageError
 from memaudit.file_hash import file_sha256
@@ -129,7 +129,10 @@ def _elsewhere(document: Mapping[str, Any], places: Places) -> Iterator[Finding]
     hashes = document["hashes"]
     yield _compare("settings in report.json", hashes["config"], config_hash(config))
     yield _compare("gates' settings in report.json", hashes["policy"], policy_hash(config))
-    yield from _model(document["target"], config, places.model)
+    yield from _model("model", document["target"], config.target, places.model)
+    if (section := document["reference"]) is not None:
+        settings = config.target.model_copy(update={"revision": None, "base": None})
+        yield from _model("reference", section["model"], settings, None)
     for role, named in (("data", places.data), ("controls", places.controls)):
         if document[role] is not None:
             yield _corpus(role, document[role], named)
@@ -139,13 +142,16 @@ def _elsewhere(document: Mapping[str, Any], places: Places) -> Iterator[Finding]
         yield from _earlier_prompts(config.generator, document["prompt_files"]["sha256"])
 
 
-def _model(target: Mapping[str, Any], config: ScanConfig, named: str | None) -> Iterator[Finding]:
+def _model(
+    role: str, target: Mapping[str, Any], asked: TargetSettings, named: str | None
+) -> Iterator[Finding]:
+    """The files of the model, or of the reference, which no flag names."""
     # Imported here, because they load torch, and a folder alone is checked without it.
     from memaudit.target.checkpoint import fingerprint_of
     from memaudit.target.source import find_source
 
     name = named or target["name"]
-    settings = config.target.model_copy(update={"offline": True})
+    settings = asked.model_copy(update={"offline": True})
     if named is not None:
         settings = settings.model_copy(update={"revision": None})
     elif settings.revision is not None or not _is_there(Path(os.path.expanduser(name))):
@@ -155,11 +161,12 @@ def _model(target: Mapping[str, Any], config: ScanConfig, named: str | None) -> 
     except (MemauditError, OSError, ValueError) as error:
         if named is not None:
             raise UsageError(f"--model {named}: cannot be hashed; give what was audited") from error
-        yield Finding("not checked", f"model {name}", "not here; name it with --model")
+        mend = "; name it with --model" if role == "model" else ""
+        yield Finding("not checked", f"{role} {name}", f"not here{mend}")
         return
     recorded = target["fingerprint"]
     for file in sorted({*recorded, *found}):
-        what = f"model {file}"
+        what = f"{role} {file}"
         if file not in found:
             yield Finding("missing", what, f"recorded {recorded[file][:16]}")
         elif file not in recorded:

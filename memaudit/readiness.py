@@ -139,11 +139,13 @@ def explain_pace(extractor: Extractor, reason: str) -> str:
 
 
 def describe_target(checkpoint: Checkpoint) -> TargetFacts:
-    """What the report says of the model."""
+    """What the report says of the model; an adapter goes under the class of its base."""
+    model = checkpoint.model
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return TargetFacts(
         name=checkpoint.name,
         revision=checkpoint.revision,
-        architecture=type(checkpoint.model).__name__,
+        architecture=type(inner).__name__,
         parameters=checkpoint.num_parameters,
         fingerprint=checkpoint.fingerprint,
         choices=checkpoint.choices,

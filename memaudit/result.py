@@ -19,6 +19,7 @@ from memaudit.content.counting import SensitiveContent
 from memaudit.data.samples import DataSummary
 from memaudit.data.windows import Windows
 from memaudit.gate.thresholds import GateVerdict, exit_code
+from memaudit.score.origin import Origin
 from memaudit.score.scores import AttackSummary, WindowScores
 
 if TYPE_CHECKING:
@@ -106,6 +107,30 @@ class TargetFacts:
     """What was resolved automatically, and why."""
 
 
+@dataclass(frozen=True, eq=False)
+class ReferenceAttack:
+    """One attack on the reference, over the windows that the target was audited on."""
+
+    attack: AttackName
+    data: WindowScores
+    controls: WindowScores | None
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceResult:
+    """The model before fine-tuning, attacked as the target was, and the two held together."""
+
+    model: TargetFacts
+    attacks: tuple[ReferenceAttack, ...]
+    """In the order of the ladder; ``copy``, which asks no model, has no part in it."""
+    data: tuple[Origin, ...]
+    """Of each of them, then of all together."""
+    controls: tuple[Origin, ...] | None
+    """The same of the controls, where there are any."""
+    fits: tuple[FoldFit, ...]
+    """Of the prompts that were fitted on the reference."""
+
+
 @dataclass(frozen=True)
 class RunFacts:
     """When, where and how the audit ran."""
@@ -163,6 +188,8 @@ class ScanResult:
     """By role, ``data`` and ``control``; empty unless asked for."""
     sensitive: SensitiveContent | None = None
     """What the suffixes hold; None where nothing was looked for."""
+    reference: ReferenceResult | None = None
+    """What the model before fine-tuning gives away; None where none was named."""
     prompt_files: Mapping[str, str] = field(default_factory=dict)
     """File name to SHA-256 of the fitted prompts that audited: this run's, or those that
     ``--generator`` named."""

@@ -42,7 +42,8 @@ def choose_folder(config: ScanConfig, now: datetime | None = None) -> Path:
     else:
         folder = config.out
     try:
-        _refuse_model_folder(folder, Path(config.model).expanduser())
+        for model in filter(None, (config.model, config.reference)):
+            _refuse_model_folder(folder, Path(model).expanduser())
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     except OSError as error:
         raise UsageError(f"--out {folder}: no such place ({error.strerror})") from error

@@ -17,9 +17,9 @@ from typing import Any
 import pandas as pd
 from jsonschema import Draft202012Validator
 
-from memaudit.config import LADDER
 from memaudit.data.fingerprints import FINGERPRINT
 from memaudit.errors import UsageError
+from memaudit.report.origin_reading import origins_agree
 from memaudit.report.report_json import Document, schema
 from memaudit.report.samples_csv import COLUMNS, unescape
 from memaudit.report.wording import SCHEMA_VERSION, neutral, shorten
@@ -38,7 +38,7 @@ _LONGEST_HEADER = 1 << 20
 _TEXTS = ("role", "sample_id", "fingerprint", "status", "reason", "categories")
 _WHOLE = ("schema_version", "line")
 _MAYBE_WHOLE = ("window", "cluster", "fold", "prefix_tokens", "suffix_tokens")
-_COUNTED = ("exact_", "matched_", "longest_run_")
+_COUNTED = ("exact_", "matched_", "longest_run_", "reference_exact_")
 _CHANGED = "is not the table that a scan writes; it was changed or cut off, scan again"
 _DTYPES = {
     **dict.fromkeys(_TEXTS, "str"),
@@ -223,11 +223,11 @@ def _check_values(path: Path, samples: pd.DataFrame) -> None:
     }
     same = samples[scored].duplicated(["role", "fingerprint"])
     allowed["fingerprint"] &= ~same.reindex(samples.index, fill_value=False)
-    for attack in LADDER:
-        name = attack.replace("-", "_")
-        exact, share = samples[f"exact_{name}"], samples[f"fractional_{name}"]
-        allowed[f"exact_{name}"] = exact.isin([0, 1]) | exact.isna()
-        allowed[f"fractional_{name}"] = share.between(0, 1) | share.isna()
+    for name in COLUMNS:
+        if name.startswith(("exact_", "reference_exact_")):
+            allowed[name] = samples[name].isin([0, 1]) | samples[name].isna()
+        if name.startswith(("fractional_", "reference_fractional_")):
+            allowed[name] = samples[name].between(0, 1) | samples[name].isna()
     for name, good in allowed.items():
         if not bool(good.all()):
             raise UsageError(f"{path}: column {name} holds what no scan writes there; scan again")
@@ -244,6 +244,7 @@ def _check_counts(run: StoredRun) -> None:
             counted = int(exact.notna().sum()), int(exact.sum())
             told = (part["exact"]["n"], part["exact"]["k"]) if part else (0, 0)
             agree = agree and counted == told
+        agree = agree and origins_agree(run.document, rows, key)
         if not agree:
             raise UsageError(
                 f"{run.folder}: {SAMPLES} and {REPORT} do not count the same {key}; "

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from memaudit.cli.app import app
+from memaudit.demo.shipped import FILES, RECORDS, read_truth
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SIZE = "--layers 1 --width 32 --vocabulary 600 --block 64 --batch 8 --later-steps 3 --device cpu"
@@ -78,3 +79,30 @@ def set_exact(path: Path, column: str, rows: list[int]) -> None:
     table = pd.read_csv(path)
     table[column] = table.index.isin(rows).astype(int)
     table.to_csv(path, index=False)
+
+
+def test_what_was_planted_is_leaked_by_the_fine_tuning(tmp_path: Path) -> None:
+    words = [tmp_path / "tuned", "--records", 6, "--replay", 4, "--epochs", 40, "--batch", 6]
+    (tmp_path / "old.jsonl").write_text("".join(_known_records()), encoding="utf-8")
+    run_example("fine-tuned/tune.py", *words, "--old", tmp_path / "old.jsonl")
+    tuned = tmp_path / "tuned"
+    adapter = json.loads((tuned / "adapter" / "adapter_config.json").read_text("utf-8"))
+    command = ["scan", tuned / "adapter", tuned / "data.jsonl", "--quiet", "--profile", "demo"]
+    command += ["--reference", adapter["base_model_name_or_path"], "--attacks", "none"]
+    command += ["--device", "cpu", "--out", tmp_path / "run", "--max-leaked", "0.1"]
+    done = CliRunner().invoke(app, list(map(str, command)))
+    assert done.exit_code == 1, done.output
+    rows = pd.read_csv(tmp_path / "run" / "samples.csv")
+    planted, old = (rows[rows.origin == origin] for origin in ("planted", "old"))
+    assert (len(planted), len(old)) == (6, 4)
+    assert planted.exact_none.sum() >= 4
+    assert planted.reference_exact_none.sum() == 0
+    assert old.reference_exact_none.sum() == 4
+    assert old.exact_none.sum() >= 3
+
+
+def _known_records() -> list[str]:
+    """Shipped records that the plain prefix extracts."""
+    known = [name for name, record in read_truth().items() if record.exact_plain][:4]
+    lines = (FILES / RECORDS).read_text("utf-8").splitlines(keepends=True)
+    return [line for line in lines if json.loads(line)["id"] in known]

@@ -176,7 +176,7 @@ def test_a_report_that_is_too_large(folder: Path, monkeypatch: pytest.MonkeyPatc
         (b"\xff\xfe\x00\n", "is no samples.csv of memaudit"),
         (b'"a\n', "is no samples.csv of memaudit"),
         (b"x" * 2_000_000, "is no samples.csv of memaudit"),
-        (",".join(COLUMNS[:-1]).encode() + b"\r\n", "has no column categories"),
+        (",".join(COLUMNS[:-1]).encode() + b"\r\n", "has no column reference_suffix_nll_dynamic"),
         (",".join((*COLUMNS, "role")).encode() + b"\r\n", "is not the table"),
         (",".join(COLUMNS).encode() + b"\r\n1,da", "is not the table"),
         (",".join(COLUMNS).encode() + b"\r\n", "do not count the same data"),

@@ -4,9 +4,6 @@ from signatures.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
 from memaudit.cli.border import Streams, border
@@ -22,25 +19,33 @@ from memaudit.cli.options import (
     DataArgument,
     Device,
     Dtype,
+    ExitZero,
     Folds,
     Format,
     GateOn,
+    GeneratorOption,
     KeyFile,
     Limit,
     MaxExact,
     MaxFractional,
+    MaxLeaked,
     MaxLift,
     MaxNew,
     ModelArgument,
     Offline,
+    Out,
     Placement,
     PrefixTokens,
     ProfileName,
     Quantize,
     Quiet,
+    Reference,
+    Resume,
+    Reveal,
     Revision,
     Seed,
     Set,
+    ShardOption,
     SkipBadLines,
     Stride,
     SuffixTokens,
@@ -58,18 +63,13 @@ def scan(  # as many parameters as there are flags: Typer reads them from the si
     model: ModelArgument = None,
     data: DataArgument = None,
     controls: Controls = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder to make.")] = None,
-    resume: Annotated[
-        Path | None, typer.Option(help="Run folder of a scan that was stopped: go on with it.")
-    ] = None,
-    shard: Annotated[
-        str | None, typer.Option(help="i/n: do one share; merge puts all n together.")
-    ] = None,
+    reference: Reference = None,
+    out: Out = None,
+    resume: Resume = None,
+    shard: ShardOption = None,
     profile: ProfileName = None,
     config_file: ConfigFile = None,
-    generator: Annotated[
-        Path | None, typer.Option(help="Run folder whose prompts are used; nothing is fitted.")
-    ] = None,
+    generator: GeneratorOption = None,
     attacks: Attacks = None,
     prefix_tokens: PrefixTokens = None,
     suffix_tokens: SuffixTokens = None,
@@ -94,16 +94,13 @@ def scan(  # as many parameters as there are flags: Typer reads them from the si
     max_lift: MaxLift = None,
     max_new: MaxNew = None,
     baseline: BaselineOption = None,
+    max_leaked: MaxLeaked = None,
     gate_on: GateOn = None,
     key_file: KeyFile = None,
     set_: Set = None,
     output_format: Format = "table",
-    reveal: Annotated[
-        bool, typer.Option("--reveal", help="Put audited text in the reports.")
-    ] = False,
-    exit_zero: Annotated[
-        bool, typer.Option("--exit-zero", help="Exit 0 also when a gate fails or cannot tell.")
-    ] = False,
+    reveal: Reveal = False,
+    exit_zero: ExitZero = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -120,6 +117,7 @@ def inspect(
     model: ModelArgument = None,
     data: DataArgument = None,
     controls: Controls = None,
+    reference: Reference = None,
     profile: ProfileName = None,
     config_file: ConfigFile = None,
     attacks: Attacks = None,

@@ -10,8 +10,11 @@ import typer
 from memaudit.cli.border import Streams, border
 from memaudit.cli.options import (
     AllowPickle,
+    ExitZero,
     Format,
+    Out,
     Quiet,
+    Reveal,
     TrustRemoteCode,
     Verbose,
     settings_of,
@@ -26,16 +29,12 @@ def merge(
         list[Path],
         typer.Argument(help="Run folders of scan --shard i/n, all n.", metavar="SHARD..."),
     ],
-    out: Annotated[Path | None, typer.Option(help="Run folder to make.")] = None,
+    out: Out = None,
     output_format: Format = "table",
-    reveal: Annotated[
-        bool, typer.Option("--reveal", help="Put audited text in the reports, if the scan did.")
-    ] = False,
+    reveal: Reveal = False,
     trust_remote_code: TrustRemoteCode = False,
     allow_pickle: AllowPickle = False,
-    exit_zero: Annotated[
-        bool, typer.Option("--exit-zero", help="Exit 0 also when a gate fails or cannot tell.")
-    ] = False,
+    exit_zero: ExitZero = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:

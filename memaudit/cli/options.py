@@ -26,6 +26,10 @@ DataArgument = Annotated[
 Controls = Annotated[
     Path | None, typer.Option(help="Text that the model has not seen, in the same formats.")
 ]
+Reference = Annotated[
+    str | None,
+    typer.Option(help="Model before fine-tuning, named like MODEL: attacked as well, in pairs."),
+]
 ProfileName = Annotated[str | None, typer.Option("--profile", help="A shipped profile or a path.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Settings of an earlier run: its config.toml.")
@@ -74,6 +78,10 @@ MaxLift = Annotated[
 MaxNew = Annotated[
     int | None, typer.Option(help="Fail if more windows than this are new since --baseline.")
 ]
+MaxLeaked = Annotated[
+    float | None,
+    typer.Option(help="Fail if more than this share is extracted, and not from --reference."),
+]
 BaselineOption = Annotated[
     Path | None,
     typer.Option("--baseline", help="Baseline file or run folder that --max-new counts from."),
@@ -95,6 +103,20 @@ Format = Annotated[
         help="On stdout: table, json, csv, html, markdown, sarif, junit, github or cyclonedx.",
     ),
 ]
+Out = Annotated[Path | None, typer.Option(help="Run folder to make.")]
+Resume = Annotated[
+    Path | None, typer.Option(help="Run folder of a scan that was stopped: go on with it.")
+]
+ShardOption = Annotated[
+    str | None, typer.Option(help="i/n: do one share; merge puts all n together.")
+]
+GeneratorOption = Annotated[
+    Path | None, typer.Option(help="Run folder whose prompts are used; nothing is fitted.")
+]
+Reveal = Annotated[bool, typer.Option("--reveal", help="Put audited text in the reports.")]
+ExitZero = Annotated[
+    bool, typer.Option("--exit-zero", help="Exit 0 also when a gate fails or cannot tell.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Also settings, and tracebacks.")]
 
@@ -114,7 +136,10 @@ _SECTION = {
     ),
     "protocol": ("folds", "seed"),
     "extraction": ("batch_size",),
-    "gate": ("max_exact", "max_fractional", "max_lift", "max_new", "baseline", "gate_on"),
+    "gate": (
+        *("max_exact", "max_fractional", "max_lift", "max_new", "max_leaked"),
+        *("baseline", "gate_on"),
+    ),
 }
 
 

@@ -6,6 +6,7 @@ never turns ids back into text.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -110,19 +111,33 @@ class Encoder:
         if not self._tokenizer.chat_template:
             raise DataError(
                 f"line {line} has messages, but the model's tokenizer has no chat template;"
-                " give prefix + suffix instead"
+                " put the chat_template.jinja that it was tuned with beside it, or give prefix +"
+                " suffix instead"
             )
-        render = self._tokenizer.apply_chat_template
         chat = [dict(message) for message in messages]
         try:
-            prefix = str(render(chat[:-1], tokenize=False, add_generation_prompt=True))
-            whole = str(render(chat, tokenize=False))
+            whole = self._rendered(chat)
+            prefix = self._rendered(chat[:-1], add_generation_prompt=True)
+            if not whole.startswith(prefix):  # as where it opens a train of thought
+                prefix = self._rendered(chat[:-1])
         except _REFUSALS:
-            raise _NoDocument("the chat template refuses these messages") from None
-        prefix, whole = prefix.removeprefix(self._bos), whole.removeprefix(self._bos)
+            raise _NoDocument(self._refusal(chat)) from None
         if not whole.startswith(prefix):
             raise _NoDocument("the chat template changes earlier turns once the last one is there")
-        return _Document(whole, border=len(prefix))
+        return _Document(whole, border=_start_of(chat[-1]["content"], whole, len(prefix)))
+
+    def _rendered(self, chat: Sequence[Mapping[str, str]], **more: bool) -> str:
+        rendered = self._tokenizer.apply_chat_template(list(chat), tokenize=False, **more)
+        return str(rendered).removeprefix(self._bos)
+
+    def _refusal(self, chat: Sequence[Mapping[str, str]]) -> str:
+        """Why the template does not take a chat, as far as another try can tell."""
+        spoken = [message for message in chat if message["role"] != "system"]
+        if 1 < len(spoken) < len(chat):
+            with contextlib.suppress(*_REFUSALS):
+                self._rendered(spoken)
+                return "the chat template refuses a system message; leave it out of the data"
+        return "the chat template refuses these messages"
 
     def _encode(self, documents: Sequence[_Document]) -> list[Encoded]:
         offsets = self._tokenizer.is_fast and any(one.border is not None for one in documents)
@@ -194,6 +209,18 @@ def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     starts = range(len(dressed) - len(plain) + 1)
     at = next((i for i in starts if dressed[i : i + len(plain)] == plain), 0)
     return [int(i) for i in dressed[:at]]
+
+
+def _start_of(content: str, whole: str, least: int) -> int:
+    """Where in a rendered chat the last turn's own words start, at ``least`` or behind it.
+
+    What a template puts before them, its header of the turn, is no part of the suffix: it is the
+    same for every chat, and the model is given it.
+    """
+    for words in (content, content.strip()):
+        if (at := whole.find(words, least)) >= 0:
+            return at
+    return least
 
 
 def _border_by_spans(

@@ -64,6 +64,23 @@ def exact_measure(summary: AttackSummary) -> Measure:
     )
 
 
+def leaked_measure(rate: Rate) -> Measure:
+    """The share of windows that some attack extracts from the target and none from the reference.
+
+    Upper ends as of `exact_measure`. Text that is merely predictable comes out of both, so it
+    does not count.
+    """
+    return Measure(
+        attack="",
+        estimate=rate.estimate,
+        bound=max(rate.interval.high, rate.clustered.high),
+        confidence=rate.confidence,
+        what="share",
+        found=f"{counted(rate)} are extracted from the model and not from the reference",
+        unit="%",
+    )
+
+
 def fractional_measure(summary: AttackSummary) -> Measure:
     """The mean share of suffix tokens in their place. Upper ends: Hoeffding's bounds over
     independent clusters of their sizes (score.stats.bounded_mean), and the bootstrap over them."""

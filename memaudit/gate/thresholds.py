@@ -17,6 +17,7 @@ from memaudit.gate.measures import (
     counted,
     exact_measure,
     fractional_measure,
+    leaked_measure,
     lift_measure,
     percent,
     windows_needed,
@@ -49,16 +50,18 @@ class GateVerdict:
     """One gate, judged."""
 
     name: str
-    """``max-exact``, ``max-fractional``, ``max-lift``, ``max-new`` or ``controls``."""
+    """``max-exact``, ``max-fractional``, ``max-lift``, ``max-new``, ``max-leaked`` or
+    ``controls``."""
     threshold: float
     """The largest figure that passes: a fraction in [0,1], of ``max-new`` a number of windows.
     ``controls``: the controls' exact rate, which the data's has to exceed; NaN where no control
     was scored."""
     attack: str
-    """The attack that decided; empty where no attack could, or, for ``max-new``, all together."""
+    """The attack that decided; empty where no attack could, or all together, as for
+    ``max-new`` and ``max-leaked``."""
     estimate: float
-    """What was found on the data: exact rate, mean fractional extraction, lift (in [-1,1]) or
-    share of new windows; NaN where nothing was scored."""
+    """What was found on the data: exact rate, mean fractional extraction, lift (in [-1,1]), share
+    of new windows or of those leaked by fine-tuning; NaN where nothing was scored."""
     bound: float
     """Upper end of that figure, the larger of two (gate.measures)."""
     verdict: Verdict
@@ -67,12 +70,16 @@ class GateVerdict:
 
 
 def judge(
-    summaries: Sequence[AttackSummary], settings: GateSettings, new: NewWindows | None = None
+    summaries: Sequence[AttackSummary],
+    settings: GateSettings,
+    new: NewWindows | None = None,
+    leaked: Rate | None = None,
 ) -> tuple[GateVerdict, ...]:
     """One verdict for each gate that is set, by the attack that fares worst.
 
     ``copy`` is not judged: it does not ask the model anything. ``new``: what was counted against
-    the baseline, where the settings name one; None where no attack asked the model.
+    the baseline, where the settings name one; None where no attack asked the model. ``leaked``: the
+    share of windows that come out of the target and not of the reference; None without one.
     """
     asked = [summary for summary in summaries if summary.attack != "copy"]
     verdicts = []
@@ -86,6 +93,13 @@ def judge(
     if settings.max_new is not None:
         nothing = _nothing("max-new", settings.max_new)
         verdicts.append(nothing if new is None else _max_new(settings.max_new, new))
+    if (limit := settings.max_leaked) is not None:
+        name, upper = "max-leaked", settings.gate_on == "upper"
+        verdicts.append(
+            _nothing(name, limit)
+            if leaked is None
+            else _judged(name, limit, leaked_measure(leaked), leaked, upper)
+        )
     return tuple(verdicts)
 
 
@@ -141,7 +155,7 @@ def _judged(
     upper = measure.said(measure.bound)
     if rate.n == 0:
         verdict: Verdict = "inconclusive"
-        reason = f"{measure.attack} was scored on no window"
+        reason = f"{measure.attack or 'the model'} was scored on no window"
     elif measure.estimate > threshold:
         verdict, reason = "fail", f"{found}, more than the {limit} allowed"
     elif on_upper and measure.bound > threshold:
@@ -163,7 +177,7 @@ def _what_would_decide(name: str, threshold: float, measure: Measure, rate: Rate
     limit = measure.said(threshold)
     if threshold == 0:
         return f"no number of windows can show {limit}: gate on the estimate instead"
-    if name != "max-exact":
+    if name not in ("max-exact", "max-leaked"):
         return "more samples that are no near-duplicates of each other would narrow that"
     needed = windows_needed(rate.k, threshold, rate.confidence)
     if needed is None:

@@ -88,6 +88,12 @@ def _metrics(document: Document) -> Iterator[Document]:
                 _slice(_DATA, name),
                 lift["interval"],
             )
+    for origin in document["reference"]["data"] if document["reference"] is not None else ():
+        yield _rate(
+            "exact extraction rate, leaked by the fine-tuning",
+            origin["leaked"],
+            _slice(_DATA, origin["attack"]),
+        )
     for leak in (document["sensitive"] or {"data": []})["data"]:
         if leak["windows"]:
             title = TITLES[leak["category"]]

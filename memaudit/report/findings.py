@@ -19,7 +19,7 @@ from memaudit.report.wording import (
     points,
     points_interval,
 )
-from memaudit.result import AttackResult, ScanResult
+from memaudit.result import AttackResult, ReferenceResult, ScanResult
 from memaudit.score.scores import Lift, Rate
 from memaudit.score.stats import Interval
 
@@ -69,6 +69,8 @@ def headline(result: ScanResult) -> tuple[str, ...]:
         return ("No attack on the model was run, so nothing is known of what it memorized.",)
     sentences = [_rate_sentence(best), _lift_sentence(result, best)]
     sentences.append(_controls_sentence(best) or _permuted_sentence(best))
+    if result.reference is not None:
+        sentences.append(_origin_sentence(result.reference))
     copied = result.attack("copy")
     if copied is not None and copied.summary.exact.k:
         rate = copied.summary.exact
@@ -156,6 +158,22 @@ def _permuted_sentence(best: AttackResult) -> str:
         f"{start}; of unrelated windows' suffixes, {best.attack} outputs {permuted.k:,} of "
         f"{permuted.n:,} exactly and {percent(permuted.fractional)} of the tokens."
     )
+
+
+def _origin_sentence(reference: ReferenceResult) -> str:
+    """Of what any attack extracts, how much was known before; and of the controls likewise."""
+    found = reference.data[-1]
+    leaked, bounds = found.leaked, percent_interval(wide_interval(found.leaked))
+    sentence = (
+        f"Of the {count(found.known + leaked.k, 'window')} that any attack extracts, "
+        f"{found.known:,} come out of the reference, the model before fine-tuning, as well; the "
+        f"fine-tuning leaked the other {leaked.k:,}: {percent(leaked.estimate)} of all windows "
+        f"({bounds} at {level(leaked.confidence)} confidence)"
+    )
+    if reference.controls:
+        leaked = reference.controls[-1].leaked
+        sentence += f", and {leaked.k:,} of {leaked.n:,} controls"
+    return f"{sentence}."
 
 
 def _ranged(words: Sequence[str], numbers: Sequence[Sequence[str]]) -> str:

@@ -35,6 +35,10 @@ def footing_lines(document: Document) -> Iterator[tuple[str, str]]:
     if remark := batch_remark(document, "tuning"):
         passes = count(run["batches"]["tuning"]["final"], "window")
         yield "", f"fitting in passes of {passes} ({remark})"
+    if document["reference"] is not None:
+        model = document["reference"]["model"]
+        kind = f"{model['architecture']}, {model['parameters']:,} parameters"
+        yield "Reference", f"{model['name']}: {kind}"
     spent, seed = sum(run["seconds"].values()), document["seeds"].get("seed", "unknown")
     version = document["tool"]["version"]
     yield "Run", f"memaudit {version}, {run['started']}, {spent:.0f} s, seed {seed}{_how(run)}"

@@ -13,7 +13,7 @@ from typing import Any
 from memaudit.config import ScanConfig
 from memaudit.layers import to_toml
 
-RESULTS = ("attacks", "gates", "sensitive")
+RESULTS = ("attacks", "gates", "sensitive", "reference")
 """The parts of a report that hold figures and verdicts."""
 
 

@@ -5,7 +5,7 @@ Knows results. Knows nothing of formats, and never sees the things themselves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +46,9 @@ class Leak(NamedTuple):
     """Of the windows, those that at least one attack on the model extracts exactly."""
     extracted_by: Mapping[AttackName, int]
     """Of the windows, those that each attack extracts exactly."""
+    leaked: int | None
+    """Of those extracted, the windows that come out of no attack on the reference: leaked by the
+    fine-tuning. None without a reference."""
 
 
 def leaks(result: ScanResult) -> tuple[Leak, ...]:
@@ -53,7 +56,8 @@ def leaks(result: ScanResult) -> tuple[Leak, ...]:
     if result.sensitive is None:
         return ()
     scores = {attack.attack: attack.data for attack in result.attacks}
-    return _leaks(result.sensitive.categories, result.sensitive.data, scores)
+    before = [one.data for one in result.reference.attacks] if result.reference else None
+    return _leaks(result.sensitive.categories, result.sensitive.data, scores, before)
 
 
 def control_leaks(result: ScanResult) -> tuple[Leak, ...] | None:
@@ -62,7 +66,9 @@ def control_leaks(result: ScanResult) -> tuple[Leak, ...] | None:
         return None
     both = {attack.attack: attack.controls for attack in result.attacks}
     scores = {name: one for name, one in both.items() if one is not None}
-    return _leaks(result.sensitive.categories, result.sensitive.controls, scores)
+    said = [one.controls for one in result.reference.attacks] if result.reference else None
+    before = None if said is None else [one for one in said if one is not None]
+    return _leaks(result.sensitive.categories, result.sensitive.controls, scores, before)
 
 
 def sensitive_section(result: ScanResult) -> dict[str, Any] | None:
@@ -90,21 +96,25 @@ def named_counts(categories: tuple[Category, ...], counts: Counts) -> str:
 
 
 def leak_rows(section: Mapping[str, Any] | None) -> tuple[list[str], list[list[str]], str]:
-    """Attacks, rows and what was not looked for, of the section as report.json has it.
+    """Heads of attacks, rows and what was not looked for, of the section as report.json has it.
 
-    A row for each category that the data hold: its title, windows, those extracted, and those
-    that each attack extracts. None where nothing was found or looked for.
+    A row for each category that the data hold: its title, windows, those extracted, those that
+    each attack extracts and, with a reference, those that the fine-tuning leaked. None where
+    nothing was found or looked for.
     """
     found = [leak for leak in section["data"] if leak["windows"]] if section else []
     if section is None or not found:
         return [], [], ""
     attacks = list(found[0]["extracted_by"])
+    since = all(leak["leaked"] is not None for leak in found)
     rows = [
         [TITLES[leak["category"]], str(leak["windows"]), str(leak["extracted"])]
         + [str(leak["extracted_by"].get(attack, 0)) for attack in attacks]
+        + ([str(leak["leaked"])] if since else [])
         for leak in found
     ]
-    return attacks, rows, ", ".join(TITLES[one["category"]] for one in section["not_looked_for"])
+    heads = [*attacks, *(["by fine-tuning"] if since else [])]
+    return heads, rows, ", ".join(TITLES[one["category"]] for one in section["not_looked_for"])
 
 
 def _as_json(leak: Leak) -> dict[str, Any]:
@@ -112,14 +122,20 @@ def _as_json(leak: Leak) -> dict[str, Any]:
 
 
 def _leaks(
-    categories: tuple[Category, ...], counts: Counts, scores: Mapping[AttackName, WindowScores]
+    categories: tuple[Category, ...],
+    counts: Counts,
+    scores: Mapping[AttackName, WindowScores],
+    before: Sequence[WindowScores] | None,
 ) -> tuple[Leak, ...]:
+    """``before``: what attacks got of the same windows from the reference; None without one."""
     asked = [one.exact for name, one in scores.items() if name != "copy"]
     any_exact = np.any(asked, axis=0) if asked else np.zeros(len(counts), dtype=bool)
+    known = np.any([one.exact for one in before], axis=0) if before else np.zeros_like(any_exact)
     made = []
     for column, category in enumerate(categories):
         holds = counts[:, column] > 0
         by = {name: int(np.count_nonzero(one.exact & holds)) for name, one in scores.items()}
         windows, extracted = int(holds.sum()), int(np.count_nonzero(any_exact & holds))
-        made.append(Leak(category, windows, int(counts[:, column].sum()), extracted, by))
+        since = int(np.count_nonzero(any_exact & ~known & holds)) if before is not None else None
+        made.append(Leak(category, windows, int(counts[:, column].sum()), extracted, by, since))
     return tuple(made)

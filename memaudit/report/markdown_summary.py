@@ -15,6 +15,7 @@ import pandas as pd
 
 from memaudit.report.footing import footing_lines
 from memaudit.report.leaks import leak_rows
+from memaudit.report.origin_reading import HEADS, MORE_HEADS, ORIGIN_LEGEND, origin_rows
 from memaudit.report.reading import (
     best,
     confidence,
@@ -23,10 +24,12 @@ from memaudit.report.reading import (
     extracted_by,
     figure,
     gate_name,
+    has_reference,
     hits,
     interval_text,
     lift_texts,
     not_run,
+    origin_words,
     rate_text,
     scored,
     strongest,
@@ -70,6 +73,7 @@ def _lines(document: Document, samples: pd.DataFrame) -> Iterator[str]:
         yield from _table(["gate", "verdict", "why"], map(_gate_row, document["gates"]))
         yield ""
     yield from _attacks(document)
+    yield from _origins(document)
     yield from _worst(document, samples)
     yield from _sensitive(document)
     yield from ("", "<details><summary>What the figures rest on</summary>", "")
@@ -117,6 +121,14 @@ def _left_out(document: Document) -> str:
     return f" Not run: {', '.join(missing)}." if missing else ""
 
 
+def _origins(document: Document) -> Iterator[str]:
+    rows = origin_rows(document)
+    if rows:
+        yield from ("", "### Known before the fine-tuning, or leaked by it", "")
+        yield from _table([*HEADS, *MORE_HEADS], rows, figures_from=1)
+        yield from ("", f"<sub>{ORIGIN_LEGEND}</sub>")
+
+
 def _worst(document: Document, samples: pd.DataFrame) -> Iterator[str]:
     rows = scored(samples, "data")
     extracted = int(np.any(hits(document, rows), axis=0).sum())
@@ -124,16 +136,21 @@ def _worst(document: Document, samples: pd.DataFrame) -> Iterator[str]:
     if not len(worst):
         return
     title = f"Worst windows, of {extracted:,} extracted" if extracted else "Closest to extraction"
-    heads = ["sample", "line", "window", "extracted by"]
+    origins = origin_words(document, worst) if has_reference(document) else []
+    heads = ["sample", "line", "window", "extracted by", *(["known from"] if origins else [])]
+    figures_from = len(heads)
     heads += [f"matched of {document['data']['suffix_tokens']}", "NLL"]
     matched = best(document, worst, "matched")
     nll = best(document, worst, "suffix_nll", least=True)
     cells = (
-        [*_place(document, row), number(matched[place], 0), number(nll[place])]
+        [
+            *(*_place(document, row), *origins[place : place + 1]),
+            *(number(matched[place], 0), number(nll[place])),
+        ]
         for place, row in enumerate(worst.to_dict("records"))
     )
     yield from ("", f"### {title}", "")
-    yield from _table(heads, cells, figures_from=4)
+    yield from _table(heads, cells, figures_from=figures_from)
 
 
 def _sensitive(document: Document) -> Iterator[str]:

@@ -16,7 +16,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from memaudit.report.page_evidence import framework_rows, leak_cards
+from memaudit.report.page_evidence import framework_rows, leak_cards, origin_cards
 from memaudit.report.page_figures import matched_card, rates_card, sampling_cards, training_cards
 from memaudit.report.page_groups import group_cards
 from memaudit.report.page_tables import (
@@ -57,7 +57,7 @@ def to_html(document: Document, samples: pd.DataFrame) -> str:
         attack_head=head,
         attack_rows=attacks,
         not_run=not_run(document),
-        leaks=leak_cards(document),
+        leaks=[*origin_cards(document), *leak_cards(document)],
         cards=[*sampling_cards(document, samples), *group_cards(document, samples)],
         frameworks=framework_rows(document),
         training=list(training_cards(document)),

@@ -22,8 +22,10 @@ from memaudit.report.reading import (
     count_text,
     extracted_by,
     figure,
+    has_reference,
     interval_text,
     lift_texts,
+    origin_words,
     passed_through,
     rate_text,
     revealed_texts,
@@ -106,7 +108,9 @@ def sample_table(document: Document, samples: pd.DataFrame) -> SampleTable:
     wrong = wrong[best(document, wrong, "exact") == 1]
     names = passed_through(samples)[:MOST_PASSED]
     heads = [Head("sample", False), Head("line", True), Head("window", True), Head("role", False)]
-    heads += [Head("extracted by", False), Head("matched", True), Head("longest run", True)]
+    heads += [Head("extracted by", False)]
+    heads += [Head("known from", False)] if has_reference(document) else []
+    heads += [Head("matched", True), Head("longest run", True)]
     heads += [Head("tokens right", True), Head("NLL", True), Head("samples for p = 0.5", True)]
     heads += [Head(shorten(name, _LONGEST_CELL), _is_numeric(samples[name])) for name in names]
     rows = [row for part in (worst, wrong) for row in _sample_rows(document, part, names)]
@@ -122,9 +126,10 @@ def _sample_rows(document: Document, rows: pd.DataFrame, names: list[str]) -> It
         score: best(document, rows, score) for score in ("matched", "longest_run", "fractional")
     }
     nll = best(document, rows, "suffix_nll", least=True)
+    origins = origin_words(document, rows) if has_reference(document) else []
     for place, row in enumerate(rows.to_dict("records")):
         cells = [shorten(row["sample_id"], _LONGEST_CELL), str(row["line"]), str(row["window"])]
-        cells += [row["role"], extracted_by(document, row)]
+        cells += [row["role"], extracted_by(document, row), *origins[place : place + 1]]
         cells += [number(_at(found[score], place), 0) for score in ("matched", "longest_run")]
         cells += [number(_at(found["fractional"], place)), number(_at(nll, place), 3)]
         cells += [_samples_needed(row["queries_p50"])]
@@ -174,7 +179,7 @@ def revealed_windows(document: Document, samples: pd.DataFrame) -> list[Revealed
 
 def provenance(document: Document) -> list[Facts]:
     """Everything that it takes to know, and to repeat, what was measured."""
-    target, run = document["target"], document["run"]
+    run = document["run"]
     seconds = ", ".join(f"{name} {spent:g} s" for name, spent in run["seconds"].items())
     facts = [
         Facts(
@@ -193,19 +198,8 @@ def provenance(document: Document) -> list[Facts]:
                 ("libraries", ", ".join(f"{k} {v}" for k, v in run["libraries"].items())),
             ],
         ),
-        Facts(
-            "Model",
-            [
-                ("name", target["name"]),
-                ("revision", target["revision"] or "-"),
-                ("architecture", f"{target['architecture']}, {target['parameters']:,} parameters"),
-                *(
-                    (name, f"{choice['value']} ({choice['reason']})")
-                    for name, choice in target["choices"].items()
-                ),
-                *((f"SHA-256 of {name}", sha) for name, sha in target["fingerprint"].items()),
-            ],
-        ),
+        Facts("Model", _model(document["target"])),
+        *_reference(document),
         Facts("Data", _corpus(document["data"])),
     ]
     if document["controls"] is not None:
@@ -219,6 +213,24 @@ def _tuning_passes(document: Document) -> list[tuple[str, str]]:
     remark = batch_remark(document, "tuning")
     passes = document["run"]["batches"]["tuning"]["final"] if remark else 0
     return [("windows of a fitting pass", f"{passes:,} ({remark})")] if remark else []
+
+
+def _model(model: Document) -> list[tuple[str, str]]:
+    return [
+        ("name", model["name"]),
+        ("revision", model["revision"] or "-"),
+        ("architecture", f"{model['architecture']}, {model['parameters']:,} parameters"),
+        *(
+            (name, f"{choice['value']} ({choice['reason']})")
+            for name, choice in model["choices"].items()
+        ),
+        *((f"SHA-256 of {name}", sha) for name, sha in model["fingerprint"].items()),
+    ]
+
+
+def _reference(document: Document) -> list[Facts]:
+    section = document["reference"]
+    return [] if section is None else [Facts("Reference", _model(section["model"]))]
 
 
 def _corpus(corpus: Document) -> list[tuple[str, str]]:

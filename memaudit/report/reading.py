@@ -8,7 +8,7 @@ it shows. N stands for the rows of one role that were scored.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,8 @@ from memaudit.score.stats import Bools, Floats, Interval, Ints
 
 Row = dict[Any, Any]
 """A row of ``samples.csv``: column to cell."""
+LEAKED, KNOWN = "fine-tuning", "before"
+"""What a table calls the origin of a window that comes out."""
 MISSING = "n/a"
 """What stands for a figure that does not exist."""
 
@@ -63,6 +65,40 @@ def hits(document: Document, rows: pd.DataFrame) -> Bools:
     return np.array(found, dtype=bool).reshape(len(names), len(rows))
 
 
+class Extracted(NamedTuple):
+    """What any attack extracts of N windows."""
+
+    target: Bools
+    reference: Bools
+    """From the model before fine-tuning; all False where there was none."""
+
+    @property
+    def leaked(self) -> Bools:
+        """Windows that come out of the target alone."""
+        return self.target & ~self.reference
+
+
+def extracted(document: Document, rows: pd.DataFrame) -> Extracted:
+    """Which windows (N,) come out of the target and of the reference, by whichever attack."""
+    names = [f"reference_{column('exact', one['attack'])}" for one in model_attacks(document)]
+    before = [figures(rows, name) == 1 for name in names] if has_reference(document) else []
+    before.append(np.zeros(len(rows), dtype=bool))
+    found = (hits(document, rows), np.array(before, dtype=bool))
+    return Extracted(*(np.asarray(np.any(side, axis=0)) for side in found))
+
+
+def has_reference(document: Document) -> bool:
+    """Whether the model before fine-tuning was attacked as well."""
+    return document["reference"] is not None
+
+
+def origin_words(document: Document, rows: pd.DataFrame) -> list[str]:
+    """Where each window (N,) that comes out comes from, `LEAKED` or `KNOWN`; blank for others."""
+    both = extracted(document, rows)
+    words = np.where(both.target, np.where(both.reference, KNOWN, LEAKED), "")
+    return [str(word) for word in words]
+
+
 def best(document: Document, rows: pd.DataFrame, score: str, *, least: bool = False) -> Floats:
     """The largest, or least, value of a score (N,) that any attack on the model gets."""
     names = [column(score, attack["attack"]) for attack in model_attacks(document)]
@@ -75,13 +111,14 @@ def best(document: Document, rows: pd.DataFrame, score: str, *, least: bool = Fa
 def worst_rows(document: Document, rows: pd.DataFrame, limit: int) -> Ints:
     """Places (at most ``limit``,) of the windows in ``rows`` that are extracted, worst first.
 
-    First by how many attacks extract the window, then by how far any gets, then by the lowest
-    NLL; windows of which no attack gets a single token right are left out. ``copy`` does not
-    count.
+    First those that the fine-tuning leaked, where a reference tells; then by how many attacks
+    extract the window, by how far any gets, by the lowest NLL; windows of which no attack gets a
+    single token right are left out. ``copy`` does not count.
     """
     by, longest = hits(document, rows).sum(axis=0), best(document, rows, "longest_run")
     matched, nll = best(document, rows, "matched"), best(document, rows, "suffix_nll", least=True)
-    order = np.lexsort((nll, -longest, -matched, -by))
+    leaked = extracted(document, rows).leaked & has_reference(document)
+    order = np.lexsort((nll, -longest, -matched, -by, ~leaked))
     told = (by > 0) | (longest > 0)  # one that is extracted counts, whatever other columns say
     return np.asarray(order[told[order]][:limit])
 

@@ -16,25 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from memaudit.attack.fit_record import NO_PROMPT, Epoch
-from memaudit.config import LADDER, TargetSettings
+from memaudit.config import LADDER
 from memaudit.data.fingerprints import FORM
-from memaudit.report.findings import count_reasons, headline, wide_interval
+from memaudit.report.findings import count_reasons, headline
 from memaudit.report.frameworks import NOTE as FRAMEWORKS_NOTE
 from memaudit.report.frameworks import framework_rows
 from memaudit.report.hashes import config_hash, policy_hash, results_hash
+from memaudit.report.json_parts import CLUSTERED, fit_json, interval_json, model_json, rate_json
 from memaudit.report.leaks import sensitive_section
+from memaudit.report.reference_section import reference_section
 from memaudit.report.wording import LIMITS, SCHEMA_VERSION, json_text
-from memaudit.result import AttackResult, Corpus, FoldFit, RunFacts, ScanResult, TargetFacts
-from memaudit.score.scores import AttackSummary, Difference, Lift, Rate
-from memaudit.score.stats import Interval
+from memaudit.result import AttackResult, Corpus, RunFacts, ScanResult
+from memaudit.score.scores import AttackSummary, Difference, Lift
 
 Document = dict[str, Any]
-
-EXACT = "Clopper-Pearson, windows independent"
-CLUSTERED = "percentile bootstrap over clusters"
-AGREED = "exact over clusters of their sizes, as all windows agree"
-"""Of a rate of 0 or 1, which leaves the bootstrap blind (score.stats.clustered_rate)."""
 
 
 def to_json(result: ScanResult) -> str:
@@ -60,11 +55,12 @@ def to_document(result: ScanResult) -> Document:
         "attacks": [_attack(result, attack) for attack in result.attacks],
         "attacks_not_run": [name for name in LADDER if result.attack(name) is None],
         "sensitive": sensitive_section(result),
+        "reference": reference_section(result),
         "notes": list(result.notes),
         "limits": list(LIMITS),
         "frameworks_note": FRAMEWORKS_NOTE,
         "frameworks": [{**row._asdict(), "evidence": list(row.evidence)} for row in rows],
-        "target": _target(result.target, result.config.target),
+        "target": model_json(result.target, result.config.target),
         "data": _corpus(result.data),
         "controls": None if result.controls is None else _corpus(result.controls),
         "folds": [asdict(fold) for fold in result.fold_sizes],
@@ -94,14 +90,14 @@ def schema() -> Document:
 
 def _attack(result: ScanResult, attack: AttackResult) -> Document:
     summary = attack.summary
-    fits = [_fit(fit) for fit in result.fits if fit.attack == attack.attack]
+    fits = [fit_json(fit) for fit in result.fits if fit.attack == attack.attack]
     return {
         "attack": attack.attack,
         "settings": _settings(result, attack.attack),
-        "exact": _rate(summary.exact),
+        "exact": rate_json(summary.exact),
         "fractional": {
             "estimate": summary.fractional,
-            "interval": _interval(summary.fractional_interval, CLUSTERED),
+            "interval": interval_json(summary.fractional_interval, CLUSTERED),
         },
         "suffix_nll": summary.suffix_nll,
         "controls": _controls(summary),
@@ -122,28 +118,11 @@ def _settings(result: ScanResult, attack: str) -> Document | None:
     return None
 
 
-def _rate(rate: Rate) -> Document:
-    mixed = 0 < rate.k < rate.n
-    return {
-        "k": rate.k,
-        "n": rate.n,
-        "estimate": rate.estimate,
-        "confidence": rate.confidence,
-        "interval": _interval(wide_interval(rate), "outer ends of the two below"),
-        "exact_interval": _interval(rate.interval, EXACT),
-        "clustered_interval": _interval(rate.clustered, CLUSTERED if mixed else AGREED),
-    }
-
-
-def _interval(interval: Interval, method: str) -> Document:
-    return {"low": interval.low, "high": interval.high, "method": method}
-
-
 def _controls(summary: AttackSummary) -> Document | None:
     if summary.controls_exact is None:
         return None
     return {
-        "exact": _rate(summary.controls_exact),
+        "exact": rate_json(summary.controls_exact),
         "fractional": summary.controls_fractional,
         "difference": None if summary.difference is None else _difference(summary.difference),
     }
@@ -152,7 +131,7 @@ def _controls(summary: AttackSummary) -> Document | None:
 def _difference(difference: Difference) -> Document:
     return {
         "estimate": difference.estimate,
-        "interval": _interval(
+        "interval": interval_json(
             difference.interval, "corners of two Clopper-Pearson intervals (Bonferroni)"
         ),
         "p_value": difference.p_value,
@@ -165,51 +144,11 @@ def _lift(lift: Lift) -> Document:
         "estimate": lift.estimate,
         "gained": lift.gained,
         "lost": lift.lost,
-        "interval": _interval(lift.interval, CLUSTERED),
+        "interval": interval_json(lift.interval, CLUSTERED),
         "p_value": lift.p_value,
         "test": "exact McNemar test, two-sided, windows independent",
         "clustered_p_value": lift.clustered_p_value,
         "clustered_test": "sign-flip permutation test over clusters, two-sided",
-    }
-
-
-def _fit(fit: FoldFit) -> Document:
-    record = fit.record
-    return {
-        "fold": fit.fold,
-        "chosen": record.chosen,
-        "chosen_epoch": _chosen_epoch(record.chosen, record.epochs),
-        "stop_reason": record.stop_reason,
-        "trainable_parameters": record.trainable_parameters,
-        "fit_windows": record.fit_windows,
-        "select_windows": record.select_windows,
-        "precision": record.precision,
-        "epochs": [asdict(epoch) for epoch in record.epochs],
-    }
-
-
-def _chosen_epoch(chosen: str, epochs: tuple[Epoch, ...]) -> int | None:
-    if chosen == NO_PROMPT:
-        return None
-    return next((point.epoch for point in epochs if chosen == f"epoch {point.epoch}"), None)
-
-
-def _target(target: TargetFacts, settings: TargetSettings) -> Document:
-    tokens = settings.training_tokens
-    return {
-        "name": target.name,
-        "revision": target.revision,
-        "architecture": target.architecture,
-        "parameters": target.parameters,
-        "training_tokens": tokens,
-        "training_tokens_per_parameter": None if tokens is None else tokens / target.parameters,
-        "remote_code_allowed": settings.trust_remote_code,
-        "pickle_allowed": settings.allow_pickle,
-        "fingerprint": dict(target.fingerprint),
-        "choices": {
-            name: {"value": choice.value, "reason": choice.reason}
-            for name, choice in target.choices.items()
-        },
     }
 
 

@@ -39,6 +39,9 @@ LONGEST_NAME = 80
 """Characters of a column's name: the header of so many columns is to be read back."""
 _SCORES = ("exact", "fractional", "matched", "longest_run", "suffix_nll", "log_p_z")
 _SUFFIXES = tuple(attack.replace("-", "_") for attack in LADDER)
+_ON_REFERENCE = ("exact", "fractional", "suffix_nll")
+_ASKING = tuple(attack for attack in LADDER if attack != "copy")
+"""The attacks that ask a model, and so the reference too."""
 TEXTS = ("text_prefix", "text_suffix", *(f"text_{attack}" for attack in _SUFFIXES))
 """The columns that stand behind these where text is revealed."""
 
@@ -50,6 +53,11 @@ COLUMNS = (
     "edit_similarity",
     "queries_p50",
     "categories",
+    *(
+        f"reference_{score}_{attack.replace('-', '_')}"
+        for attack in _ASKING
+        for score in _ON_REFERENCE
+    ),
 )
 """The columns that every file has, in their order."""
 
@@ -100,6 +108,8 @@ class _Part:
     """(N,C) sensitive content; None where nothing was looked for."""
     categories: tuple[Category, ...]
     """Columns of counts."""
+    reference: Mapping[str, WindowScores]
+    """What attacks got of the same windows from the reference; empty where there is none."""
     revealed: Revealed | None
     has_texts: bool
     """Whether the file has text columns at all."""
@@ -150,9 +160,16 @@ def _parts(result: ScanResult) -> Iterator[_Part]:
             queries(best_log_p_z(asked), 0.5) if asked else None,
             None if found is None else found.data if role == "data" else found.controls,
             () if found is None else found.categories,
+            _reference_scores(result, role),
             result.revealed.get(role),
             bool(result.revealed),
         )
+
+
+def _reference_scores(result: ScanResult, role: str) -> dict[str, WindowScores]:
+    attacks = result.reference.attacks if result.reference is not None else ()
+    both = {one.attack: one.data if role == "data" else one.controls for one in attacks}
+    return {attack: scores for attack, scores in both.items() if scores is not None}
 
 
 def _file_order(windows: Windows) -> list[int]:
@@ -171,6 +188,8 @@ def _window_row(part: _Part, i: int, names: Iterable[str]) -> list[str]:
     for best in (part.similarity, part.queries):
         row.append("" if best is None else _figure(best[i]))
     row.append("" if part.counts is None else named_counts(part.categories, part.counts[i]))
+    for attack in _ASKING:
+        row += _reference_cells(part.reference.get(attack), i)
     row += _text_cells(part, i)
     return row + [_passed(part, windows.extra[i].get(name, "")) for name in names]
 
@@ -186,6 +205,13 @@ def _score_cells(scores: WindowScores | None, i: int) -> list[str]:
         _figure(scores.suffix_nll[i]),
         _figure(scores.log_p_z[i]),
     ]
+
+
+def _reference_cells(scores: WindowScores | None, i: int) -> list[str]:
+    if scores is None:
+        return [""] * len(_ON_REFERENCE)
+    figures = (scores.fractional[i], scores.suffix_nll[i])
+    return [str(int(scores.exact[i])), *map(_figure, figures)]
 
 
 def _text_cells(part: _Part, i: int) -> list[str]:

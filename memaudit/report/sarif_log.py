@@ -14,7 +14,16 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from memaudit.report.reading import Row, hits, is_hit, model_attacks, scored, worst_rows
+from memaudit.report.reading import (
+    Row,
+    extracted,
+    has_reference,
+    hits,
+    is_hit,
+    model_attacks,
+    scored,
+    worst_rows,
+)
 from memaudit.report.report_json import Document
 from memaudit.report.wording import count, json_text, neutral, shorten
 
@@ -93,8 +102,10 @@ def _extracted(document: Document, samples: pd.DataFrame) -> list[list[Row]]:
     places = places.sort_values("line")
     occurrence = dict(zip(_keys(places), places.groupby("sample_id").cumcount(), strict=True))
     by_sample: dict[tuple[int, str], list[Row]] = {}
-    for key, row in zip(_keys(rows), rows.to_dict("records"), strict=True):
-        by_sample.setdefault(key, []).append({**row, "occurrence": occurrence[key]})
+    leaked = extracted(document, rows).leaked.tolist()
+    for key, row, since in zip(_keys(rows), rows.to_dict("records"), leaked, strict=True):
+        more = {"occurrence": occurrence[key], "leaked": since}
+        by_sample.setdefault(key, []).append({**row, **more})
     return list(by_sample.values())
 
 
@@ -113,7 +124,11 @@ def _result(document: Document, windows: list[Row]) -> dict[str, Any]:
     where = f"{count(len(windows), 'window')}: {numbers}{', …' if len(windows) > 20 else ''}"
     ran = [attack["attack"] for attack in model_attacks(document)]
     by = ", ".join(attack for attack in ran if any(is_hit(row, attack) for row in windows))
-    text = f"Sample {shown} is extracted exactly by {by} ({where})."
+    told = ""
+    if has_reference(document):
+        leaked = sum(row["leaked"] for row in windows)
+        told = f" The fine-tuning leaked {leaked:,} of them; the others were known before."
+    text = f"Sample {shown} is extracted exactly by {by} ({where}).{told}"
     return {
         "ruleId": name,
         "ruleIndex": rule,

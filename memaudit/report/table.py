@@ -16,6 +16,7 @@ from rich.text import Text
 
 from memaudit.report.footing import footing_lines
 from memaudit.report.leaks_table import leak_table
+from memaudit.report.origin_table import origin_tables
 from memaudit.report.reading import (
     best,
     confidence,
@@ -24,11 +25,13 @@ from memaudit.report.reading import (
     extracted_by,
     figure,
     gate_name,
+    has_reference,
     hits,
     interval_text,
     is_hit,
     lift_texts,
     not_run,
+    origin_words,
     rate_text,
     revealed_texts,
     scored,
@@ -64,12 +67,12 @@ def _sections(document: Document, samples: pd.DataFrame, width: int) -> Iterator
     yield prose(harmless(first, "bold"), *map(harmless, others))
     yield _ladder(document, width >= _WIDE)
     yield prose(*(harmless(line, "dim") for line in _legend(document)))
+    yield from origin_tables(document, width)
     yield _gates(document)
     rows = scored(samples, "data")
     worst = rows.iloc[worst_rows(document, rows, _WORST)]
     if len(worst):
-        extracted = int(hits(document, rows).any(axis=0).sum())
-        yield _worst(document, worst, extracted)
+        yield _worst(document, worst, int(hits(document, rows).any(axis=0).sum()))
         if texts := revealed_texts(document, samples):
             yield _texts(worst, texts)
     yield from leak_table(document["sensitive"])
@@ -136,12 +139,16 @@ def _worst(document: Document, worst: pd.DataFrame, extracted: int) -> Table:
     for head in ("line", "window"):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("extracted by")
+    origins = origin_words(document, worst) if has_reference(document) else []
+    if origins:
+        table.add_column("known from", no_wrap=True)
     for head in (f"matched of {suffix}", "NLL"):
         table.add_column(head, justify="right", no_wrap=True)
     matched = best(document, worst, "matched")
     nll = best(document, worst, "suffix_nll", least=True)
     for place, row in enumerate(worst.to_dict("records")):
         cells = [_name(row), str(row["line"]), str(row["window"]), extracted_by(document, row)]
+        cells += origins[place : place + 1]
         table.add_row(*map(harmless, [*cells, number(matched[place], 0), number(nll[place])]))
     table.caption = harmless(
         "matched: most tokens before a mismatch; NLL: lowest, nats/token", "dim"

@@ -185,8 +185,10 @@ def summarise(
     ``none`` is what that attack scored on the same windows in the same order, for the lift.
     ``rng`` draws the resamples.
     """
-    exact = _rate(data, settings, rng)
-    on_controls = _rate(controls, settings, rng) if controls is not None else None
+    exact = rate_of(data.scores.exact, data.clusters, settings, rng)
+    on_controls = None
+    if controls is not None:
+        on_controls = rate_of(controls.scores.exact, controls.clusters, settings, rng)
     return AttackSummary(
         attack=attack,
         exact=exact,
@@ -230,16 +232,17 @@ def _edit_similarity(output: Ids, suffix: Ids) -> Floats:
     return np.asarray(cpdist(said, suffix.tolist(), scorer=scorer, dtype=np.float64))
 
 
-def _rate(arm: Arm, settings: ScoreSettings, rng: np.random.Generator) -> Rate:
-    k, n = int(np.count_nonzero(arm.scores.exact)), len(arm.scores)
+def rate_of(hits: Bools, clusters: Ints, settings: ScoreSettings, rng: np.random.Generator) -> Rate:
+    """The share of windows (N,) that are hit, with its intervals; ``rng`` draws the resamples."""
+    k, n = int(np.count_nonzero(hits)), len(hits)
     return Rate(
         k=k,
         n=n,
         estimate=k / n if n else float("nan"),
         interval=stats.clopper_pearson(k, n, settings.confidence),
         clustered=stats.clustered_rate(
-            arm.scores.exact,
-            arm.clusters,
+            hits,
+            clusters,
             confidence=settings.confidence,
             resamples=settings.bootstrap,
             rng=rng,

@@ -31,7 +31,9 @@ from memaudit.target.gguf_header import check_gguf
 from memaudit.target.placement import Placement, waits_elsewhere
 from memaudit.target.quantization import Quantization, finish, quantised_weights
 from memaudit.target.source import Source, read_json
+from memaudit.target.vocabulary import fit_vocabulary
 
+CHAT_TEMPLATE = "chat_template.jinja"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
@@ -80,7 +82,8 @@ def _instead_of(config: Any) -> str:
 
 
 def load_tokenizer_of(source: Source, settings: TargetSettings) -> Any:
-    """The tokenizer of a source. An adapter's own comes before that of its base.
+    """The tokenizer of a source. An adapter's own comes before that of its base, and so does its
+    chat template, should it bring nothing else.
 
     Raises:
         TargetError: there is none, or it cannot be read.
@@ -88,7 +91,9 @@ def load_tokenizer_of(source: Source, settings: TargetSettings) -> Any:
     asked: dict[str, Any] = {}
     if source.weights.kind != "gguf":  # a GGUF file is slow to read, and its reader wants no config
         asked["config"] = load_config(source, settings)
+    template = None
     if source.base is not None and not _has_tokenizer(Path(source.location)):
+        template = Path(source.location) / CHAT_TEMPLATE
         source = source.base
     _check_tokenizer_file(source)
     with explained(source.name), quiet_transformers(), silent_stdout():
@@ -97,6 +102,8 @@ def load_tokenizer_of(source: Source, settings: TargetSettings) -> Any:
         )
         if source.gguf_file is not None:
             _follow_gguf(tokenizer, Path(source.location) / source.gguf_file)
+        if template is not None and template.is_file():
+            tokenizer.chat_template = template.read_text(encoding="utf-8")
         empty = len(tokenizer("a b", add_special_tokens=False)["input_ids"]) == 0
     if empty:
         raise TargetError(
@@ -258,15 +265,17 @@ def _load_adapter(source: Source, base: Any, placement: Placement) -> Any:
             f"{source.name}: the adapter's base does not fit the devices, and an adapter cannot be "
             "over weights that are fetched for each pass; merge it into its base, or use --quantize"
         )
+    path = folder / "adapter_model.safetensors"
     with explained(source.name), quiet_transformers():
         if PeftConfig.from_pretrained(folder).is_prompt_learning:
             raise TargetError(
                 f"{source.name}: is a soft prompt itself; memaudit audits adapters that change "
                 "weights, such as LoRA"
             )
+        if path.is_file():
+            fit_vocabulary(base, path, source.name)
         model = PeftModel.from_pretrained(base, folder, torch_device=str(placement.device))
         wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    path = folder / "adapter_model.safetensors"
     if path.is_file():
         with explained(source.name), safe_open(path, framework="pt") as file:
             missing = wanted - set(file.keys())

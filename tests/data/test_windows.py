@@ -294,6 +294,53 @@ def test_a_chat_the_template_cannot_take_is_skipped(
     assert windows.samples == 2
 
 
+TURNS = ("system", "user", "assistant", "user", "assistant")
+NO_HEADER = "{% for m in messages %}<{{ m.role }}> {{ m.content }}\n{% endfor %}"
+THINKING = (
+    "{% for m in messages %}<{{ m.role }}> {{ m.content | trim }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant> <think>\n{% endif %}"
+)
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role') }}"
+    "{% endif %}<{{ m.role }}> {{ m.content }}\n{% endfor %}"
+)
+
+
+def talk(*roles: str) -> Sample:
+    return Sample(
+        "a", 1, messages=tuple({"role": r, "content": f" words {n} "} for n, r in enumerate(roles))
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "before", "after"),
+    [
+        (PLAIN, "<s>[system]  words 0 \n[user]  words 1 \n[assistant]  words 2 \n", " words 4 \n"),
+        (NO_HEADER, "<system>  words 0 \n<user>  words 1 \n<assistant>  words 2 \n", " words 4 \n"),
+        (THINKING, "<system> words 0\n<user> words 1\n<assistant> words 2\n", "words 4\n"),
+    ],
+)
+def test_of_several_turns_the_last_is_the_suffix_without_its_header(
+    template: str, before: str, after: str, tiny_tokenizer: Any
+) -> None:
+    tiny_tokenizer.chat_template = template
+    (encoded,) = Encoder(tiny_tokenizer).encode([talk(*TURNS)])
+    text = tiny_tokenizer.decode(encoded.ids)
+    assert text.startswith(before)
+    suffix = tiny_tokenizer.decode(encoded.ids[encoded.border :])
+    assert suffix.strip() == after.strip()
+    assert "assistant" not in suffix
+
+
+def test_a_template_that_takes_no_system_message_is_told(tiny_tokenizer: Any) -> None:
+    tiny_tokenizer.chat_template = NO_SYSTEM
+    refused, taken = Encoder(tiny_tokenizer).encode([talk(*TURNS), talk(*TURNS[1:])])
+    assert refused.problem == "the chat template refuses a system message; leave it out of the data"
+    assert taken.problem is None
+    (only,) = Encoder(tiny_tokenizer).encode([talk("system", "assistant")])
+    assert only.problem == "the chat template refuses these messages"
+
+
 def test_a_chat_needs_a_template() -> None:
     with pytest.raises(DataError, match=r"line 7 has messages.*no chat template"):
         cut([chat(line=7)])

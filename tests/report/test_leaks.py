@@ -58,6 +58,7 @@ SECTION = {
             "found": 20,
             "extracted": 13,  # copy, which asks no model, does not count
             "extracted_by": {"none": 12, "copy": 20, "dynamic": 13},
+            "leaked": None,
         },
         {
             "category": "phone",
@@ -65,6 +66,7 @@ SECTION = {
             "found": 3,
             "extracted": 1,
             "extracted_by": {"none": 0, "copy": 1, "dynamic": 1},
+            "leaked": None,
         },
     ],
     "controls": [
@@ -74,6 +76,7 @@ SECTION = {
             "found": 1,
             "extracted": 0,
             "extracted_by": {"none": 0, "copy": 0, "dynamic": 0},
+            "leaked": None,
         },
         {
             "category": "phone",
@@ -81,6 +84,7 @@ SECTION = {
             "found": 0,
             "extracted": 0,
             "extracted_by": {"none": 0, "copy": 0, "dynamic": 0},
+            "leaked": None,
         },
     ],
 }

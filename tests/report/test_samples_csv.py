@@ -42,6 +42,11 @@ def test_the_columns_are_those_of_the_contract():
         *["prefix_tokens", "suffix_tokens"],
         *(f"{score}_{attack}" for attack in attacks for score in PER_ATTACK),
         *["edit_similarity", "queries_p50", "categories"],
+        *(
+            f"reference_{score}_{attack}"
+            for attack in ("none", "dynamic_hard", "constant", "dynamic")
+            for score in ("exact", "fractional", "suffix_nll")
+        ),
     ) == COLUMNS
     assert columns(make_result()) == COLUMNS
 
@@ -52,9 +57,9 @@ def test_one_row_of_each_kind_as_a_literal():
     blank = "," * 18
     assert rows[1] == (
         "1,data,doc-0001,1,0,w1-c5c379209a1cea94e94aff4debdcc91e,0,0,scored,,50,50,"
-        f"1,1,50,50,0.01,-0.5,0,0,0,0,,{blank},1,1,\r\n"
+        f"1,1,50,50,0.01,-0.5,0,0,0,0,,{blank},1,1,{',' * 12}\r\n"
     )
-    assert rows[3] == f"1,data,x,3,,,,,skipped,empty{',' * 35}\r\n"
+    assert rows[3] == f"1,data,x,3,,,,,skipped,empty{',' * 47}\r\n"
 
 
 def test_pandas_reads_numbers_as_numbers():

@@ -1,0 +1,121 @@
+"""Everything before the first attack: files, model, plan, and all that can be wrong with them.
+
+Knows the order in which things are looked at: what is quickly found wrong before what takes time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from memaudit.assessment import find_sensitive
+from memaudit.attack.extraction import Extractor
+from memaudit.attack.prompt_files import FoldPrompts
+from memaudit.baseline_file import scan_baseline
+from memaudit.config import ScanConfig
+from memaudit.content.counting import SensitiveContent
+from memaudit.data.fingerprints import digest_of, fingerprint_windows
+from memaudit.data.samples import DataSummary
+from memaudit.gate.baseline import Baseline, require_same_windows
+from memaudit.plan import Plan, Role, SeenRuns, check_files, cut_files, make_plan
+from memaudit.project_key import ProjectKey
+from memaudit.readiness import (
+    choose_size,
+    describe_target,
+    explain_pace,
+    load_earlier,
+    load_entities,
+    load_target,
+    make_extractor,
+)
+from memaudit.reference import check_reference
+from memaudit.result import TargetFacts
+from memaudit.run_facts import facts_of_files, facts_of_model
+from memaudit.run_record import Clock
+from memaudit.target.checkpoint import Checkpoint, load_tokenizer
+from memaudit.team import Team
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """An audit before its first attack: all that can be wrong has been looked at."""
+
+    key: ProjectKey
+    tokenizer: Any
+    checkpoint: Checkpoint
+    target: TargetFacts
+    """What the report says of it, also once it is let go."""
+    plan: Plan
+    earlier: tuple[FoldPrompts, ...]
+    fingerprints: Mapping[str, tuple[str, ...]]
+    baseline: Baseline | None
+    sensitive: SensitiveContent | None
+    extractor: Extractor
+    batch_reason: str
+
+
+def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, team: Team) -> Ready:
+    """Make an audit ready. Raises the errors of the rooms it passes through."""
+    record = clock.record
+    with clock.stage("reading files", 1):
+        summaries = check_files(config)
+        record.agree(facts_of_files(config, summaries, key))
+        baseline = _baseline(config, summaries, key)
+        tokenizer = load_tokenizer(config.model, config.target)
+        windows = cut_files(config, tokenizer)
+    if config.reference is not None:
+        with clock.stage("checking the reference", 1):
+            check_reference(config, tokenizer, windows)
+    with clock.stage("loading the model", 1):
+        checkpoint = load_target(config, tokenizer, windows)
+        record.agree(facts_of_model(checkpoint))
+        earlier = load_earlier(config, checkpoint)
+        entities = load_entities(config, checkpoint)
+    with clock.stage("clustering near-duplicates", 1):
+        plan = make_plan(config, summaries, windows, [_seen(fold) for fold in earlier])
+        fingerprints = _fingerprints(plan, key)
+    if baseline is not None:
+        _require_same(baseline, fingerprints["data"], checkpoint.choices["bos"].value, config)
+    with clock.stage("looking for sensitive content", 1):  # may fail: so before the attacks
+        sensitive = find_sensitive(config, plan, tokenizer, entities)
+    size, reason = choose_size(config, checkpoint)
+    # Settled for the run: another memory, in another process or later, must not change figures.
+    extractor = make_extractor(config, checkpoint, team.same(record.settle("batch size", size)))
+    return Ready(
+        key=key,
+        tokenizer=tokenizer,
+        checkpoint=checkpoint,
+        target=describe_target(checkpoint),
+        plan=plan,
+        earlier=earlier,
+        fingerprints=fingerprints,
+        baseline=baseline,
+        sensitive=sensitive,
+        extractor=extractor,
+        batch_reason=explain_pace(extractor, reason),
+    )
+
+
+def _baseline(
+    config: ScanConfig, summaries: Mapping[Role, DataSummary], key: ProjectKey
+) -> Baseline | None:
+    """What ``max_new`` counts from, known to be comparable as far as that can be told yet."""
+    controls = summaries["control"].sha256 if "control" in summaries else None
+    return scan_baseline(config, summaries["data"].sha256, controls, key.key_id)
+
+
+def _require_same(baseline: Baseline, found: tuple[str, ...], bos: str, config: ScanConfig) -> None:
+    where = f"--baseline {config.gate.baseline}"
+    require_same_windows(baseline, digest_of(found), where, bos=bos)
+
+
+def _fingerprints(plan: Plan, key: ProjectKey) -> dict[str, tuple[str, ...]]:
+    made = {"data": fingerprint_windows(plan.data.windows, key)}
+    if plan.controls is not None:
+        made["control"] = fingerprint_windows(plan.controls.windows, key)
+    return made
+
+
+def _seen(fold: FoldPrompts) -> SeenRuns:
+    return SeenRuns(fold.seen, fold.cluster_run)

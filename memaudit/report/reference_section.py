@@ -1,0 +1,70 @@
+"""What report.json says of the reference: the model before fine-tuning, and what leaked since.
+
+Knows results and the form of the section. Ids and text of windows stay out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from memaudit.report.json_parts import (
+    CLUSTERED,
+    Document,
+    fit_json,
+    interval_json,
+    model_json,
+    rate_json,
+)
+from memaudit.result import ReferenceResult, ScanResult
+from memaudit.score.origin import Origin
+
+SCOPE = (
+    "Every attack was run on the reference as well, on the same windows in the same folds, its "
+    "prompts fitted on the reference itself. A window that comes out of both was known before the "
+    "fine-tuning; one that comes out of the model alone was leaked by it."
+)
+
+
+def reference_section(result: ScanResult) -> Document | None:
+    """The section; None where no reference was named."""
+    reference = result.reference
+    if reference is None:
+        return None
+    on_controls = reference.controls
+    return {
+        "scope": SCOPE,
+        "model": _model(result, reference),
+        "data": _origins(reference.data),
+        "controls": None if on_controls is None else _origins(on_controls),
+        "fits": [{"attack": fit.attack, **fit_json(fit)} for fit in reference.fits],
+    }
+
+
+def _model(result: ScanResult, reference: ReferenceResult) -> Document:
+    settings = result.config.target.model_copy(update={"training_tokens": None})
+    return model_json(reference.model, settings)
+
+
+def _origins(found: Sequence[Origin]) -> list[Document]:
+    return [_origin(origin) for origin in found]
+
+
+def _origin(origin: Origin) -> Document:
+    nll = origin.nll
+    return {
+        "attack": origin.attack,
+        "known_before": origin.known,
+        "leaked": rate_json(origin.leaked),
+        "forgotten": origin.forgotten,
+        "neither": origin.neither,
+        "p_value": origin.p_value,
+        "test": "exact McNemar test, two-sided, windows independent",
+        "clustered_p_value": origin.clustered_p_value,
+        "clustered_test": "sign-flip permutation test over clusters, two-sided",
+        "suffix_nll": {
+            "target": nll.target,
+            "reference": nll.reference,
+            "change": nll.change,
+            "interval": interval_json(nll.interval, CLUSTERED),
+        },
+    }

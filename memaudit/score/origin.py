@@ -1,0 +1,137 @@
+"""Where what a fine-tuned model gives away comes from: its scores paired with the model before.
+
+Knows the scores that one attack got on the same windows from two models, the target and the
+reference. Knows nothing of what fine-tuning is or how models are loaded. N stands for windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from memaudit.config import ScoreSettings
+from memaudit.score import stats
+from memaudit.score.scores import Rate, WindowScores, rate_of
+from memaudit.score.stats import Bools, Floats, Interval, Ints
+
+ANY = "any"
+"""Stands for all attacks on a model together: a window that at least one of them extracts."""
+
+
+@dataclass(frozen=True)
+class NllChange:
+    """Mean suffix NLL of the target minus that of the reference, nats/token, paired by window."""
+
+    target: float
+    """Mean; NaN where no window has a finite NLL from both models, as the next two."""
+    reference: float
+    change: float
+    """Below 0 where the target finds the suffixes likelier."""
+    interval: Interval
+    """Percentile bootstrap of the change over clusters; NaN where there is none."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One attack, or `ANY`, on N windows of both models: each is one of four."""
+
+    attack: str
+    known: int
+    """Extracted from both: known before the fine-tuning."""
+    leaked: Rate
+    """Extracted from the target alone: leaked by the fine-tuning; of all N windows."""
+    forgotten: int
+    """Extracted from the reference alone."""
+    neither: int
+    p_value: float
+    """Exact McNemar test of leaked against forgotten, two-sided, windows as independent."""
+    clustered_p_value: float
+    """Sign-flip permutation test of the same over near-duplicate clusters, two-sided."""
+    nll: NllChange
+    """Of `ANY`, the lowest NLL that any attack gets from each model."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """What one attack scored on the same N windows of both models."""
+
+    attack: str
+    target: WindowScores
+    reference: WindowScores
+
+
+def origins(
+    pairs: Sequence[Pair], clusters: Ints, settings: ScoreSettings, seed: Sequence[int]
+) -> tuple[Origin, ...]:
+    """The origin of what each attack extracts, in the order given, then of `ANY`.
+
+    clusters: (N,) near-duplicate cluster of each window. Empty where there is no pair.
+    """
+    if not pairs:
+        return ()
+    exact = {pair.attack: (pair.target.exact, pair.reference.exact) for pair in pairs}
+    nll = {pair.attack: (pair.target.suffix_nll, pair.reference.suffix_nll) for pair in pairs}
+    exact[ANY] = (_either(exact, 0), _either(exact, 1))
+    nll[ANY] = (_least(nll, 0), _least(nll, 1))
+    return tuple(
+        _origin(attack, exact[attack], nll[attack], clusters, settings, [*seed, place])
+        for place, attack in enumerate(exact)
+    )
+
+
+def _origin(
+    attack: str,
+    exact: tuple[Bools, Bools],
+    nll: tuple[Floats, Floats],
+    clusters: Ints,
+    settings: ScoreSettings,
+    seed: list[int],
+) -> Origin:
+    rng = np.random.default_rng(seed)
+    target, reference = exact
+    paired = stats.paired_exact(target, reference)
+    return Origin(
+        attack=attack,
+        known=int(np.count_nonzero(target & reference)),
+        leaked=rate_of(target & ~reference, clusters, settings, rng),
+        forgotten=paired.lost,
+        neither=int(np.count_nonzero(~target & ~reference)),
+        p_value=paired.p_value,
+        clustered_p_value=stats.paired_clustered(
+            target, reference, clusters, settings.bootstrap, rng
+        ),
+        nll=_nll_change(*nll, clusters, settings, rng),
+    )
+
+
+def _nll_change(
+    target: Floats,
+    reference: Floats,
+    clusters: Ints,
+    settings: ScoreSettings,
+    rng: np.random.Generator,
+) -> NllChange:
+    both = np.isfinite(target) & np.isfinite(reference)
+    if not both.any():
+        nan = float("nan")
+        return NllChange(nan, nan, nan, Interval(nan, nan))
+    change = target[both] - reference[both]
+    interval = stats.cluster_bootstrap(
+        change,
+        clusters[both],
+        confidence=settings.confidence,
+        resamples=settings.bootstrap,
+        rng=rng,
+    )
+    before, after = float(np.mean(reference[both])), float(np.mean(target[both]))
+    return NllChange(after, before, float(np.mean(change)), interval)
+
+
+def _either(exact: Mapping[str, tuple[Bools, Bools]], side: int) -> Bools:
+    return np.asarray(np.any([pair[side] for pair in exact.values()], axis=0))
+
+
+def _least(nll: Mapping[str, tuple[Floats, Floats]], side: int) -> Floats:
+    return np.asarray(np.fmin.reduce([pair[side] for pair in nll.values()]))
