@@ -72,6 +72,8 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, team: Team) -> Re
         record.agree(facts_of_model(checkpoint))
         earlier = load_earlier(config, checkpoint)
         entities = load_entities(config, checkpoint)
+        if entities is not None:
+            record.agree({"the entity model": entities.about})
     with clock.stage("clustering near-duplicates", 1):
         plan = make_plan(config, summaries, windows, [_seen(fold) for fold in earlier])
         fingerprints = _fingerprints(plan, key)

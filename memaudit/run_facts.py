@@ -12,14 +12,17 @@ import torch
 
 from memaudit import __version__
 from memaudit.attack.batch_facts import BatchFacts
+from memaudit.attack.prompt_files import hash_earlier
 from memaudit.config import ScanConfig
 from memaudit.data.samples import DataSummary
 from memaudit.environment import describe_libraries, describe_machine
+from memaudit.file_hash import file_sha256
 from memaudit.layers import named_settings
 from memaudit.plan import Role
 from memaudit.project_key import ProjectKey
 from memaudit.result import RunFacts
 from memaudit.run_record import RunNotes
+from memaudit.stored_run import REPORT
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.numerics import describe_accelerator, describe_determinism
 
@@ -35,6 +38,10 @@ def facts_of_files(
         if name not in ("out", "key_file")  # the folder may have been moved, the key has an id
     }
     facts |= {f"the {role} ({one.path.name})": one.sha256 for role, one in summaries.items()}
+    facts |= {f"{name} of --generator": sha for name, sha in hash_earlier(config.generator).items()}
+    if (baseline := config.gate.baseline) is not None:
+        file = baseline / REPORT if baseline.is_dir() else baseline
+        facts["the baseline"] = file_sha256(file) if file.is_file() else "none"
     if not key.note:
         facts["the project key"] = key.key_id
     return facts

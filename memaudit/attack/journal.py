@@ -65,7 +65,10 @@ def to_extraction(entry: Entry, suffix_ids: NDArray[np.int32]) -> Extraction | N
         and _is_like(log_p_z, np.dtype(np.float64), (rows,))
     ):
         return None
-    continuation = np.where(said == AS_THE_SUFFIX, suffix_ids, said).astype(np.int32)
+    tokens = np.asarray(said, np.int32)
+    if tokens.min(initial=0) < AS_THE_SUFFIX:
+        return None
+    continuation = np.where(tokens == AS_THE_SUFFIX, suffix_ids, tokens)
     return Extraction(continuation, np.asarray(nll, float), np.asarray(log_p_z, float))
 
 

@@ -30,7 +30,8 @@ class Target:
 
 def all_targets() -> dict[str, Target]:
     """Every target by name."""
-    from . import on_models, on_records, on_runs, on_settings
+    from . import on_models, on_records, on_runs, on_settings, on_unfinished
 
-    listed = (*on_records.TARGETS, *on_settings.TARGETS, *on_runs.TARGETS, *on_models.TARGETS)
+    files = (*on_records.TARGETS, *on_settings.TARGETS, *on_models.TARGETS)
+    listed = (*files, *on_runs.TARGETS, *on_unfinished.TARGETS)
     return {target.name: target for target in listed}

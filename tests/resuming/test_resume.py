@@ -164,6 +164,40 @@ def test_other_data_another_model_and_version_are_refused_and_named(
     assert "the project key (" in ended.stderr
 
 
+def test_other_prompts_and_another_baseline_are_refused_and_named(
+    files: list[str], whole: Path, tmp_path: Path
+) -> None:
+    earlier, baseline = tmp_path / "earlier", tmp_path / "baseline.json"
+    shutil.copytree(whole, earlier)
+    assert memaudit("baseline", "write", whole, "--out", baseline).exit_code == 0
+    keep, folder = Unfinished.keep, tmp_path / "run"
+
+    def stop_after(self: Unfinished, name: str, entry: Any) -> None:
+        keep(self, name, entry)
+        raise KeyboardInterrupt
+
+    words = [*files[:2], *files[4:], "--attacks", "none,constant", "--generator", earlier]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Unfinished, "keep", stop_after)
+        ended = memaudit("scan", *words, "--out", folder)
+    assert ended.exit_code == 130, ended.output
+    (earlier / "generator-0.safetensors").write_bytes(b"another")
+    ended = memaudit("scan", "--resume", folder)
+    assert ended.exit_code == 2
+    assert "has changed: generator-0.safetensors of --generator. Put" in ended.stderr
+
+    folder = tmp_path / "gated"
+    words = [*files, "--baseline", baseline, "--max-new", "0"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Unfinished, "keep", stop_after)
+        ended = memaudit("scan", *words, "--out", folder)
+    assert ended.exit_code == 130, ended.output
+    baseline.write_text(baseline.read_text() + " ")
+    ended = memaudit("scan", "--resume", folder)
+    assert ended.exit_code == 2
+    assert "has changed: the baseline. Put" in ended.stderr
+
+
 def test_a_finished_run_is_shown(whole: Path) -> None:
     ended = memaudit("scan", "--resume", whole)
     assert ended.exit_code == 0
