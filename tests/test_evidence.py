@@ -60,6 +60,7 @@ def test_categories_are_counted_and_nothing_is_shown(scanned: Path) -> None:
         "found": 5,
         "extracted": 0,
         "extracted_by": {"none": 0},
+        "leaked": None,
     }
     for path in scanned.iterdir():
         assert SECRET.split("@")[0].encode() + b"@" not in path.read_bytes()
