@@ -157,8 +157,8 @@ def test_content_is_looked_for_before_any_attack(
         raise TargetError("the entity model ran out of memory")
 
     attacked: list[object] = []
-    monkeypatch.setattr("memaudit.scan.find_sensitive", failing)
-    monkeypatch.setattr("memaudit.scan.Campaign.run", lambda *_: attacked.append(1))
+    monkeypatch.setattr("memaudit.preparation.find_sensitive", failing)
+    monkeypatch.setattr("memaudit.campaigns.Campaign.run", lambda *_: attacked.append(1))
     made = run("scan", "model", "data.jsonl", "--attacks", "none", "--out", "failed", *SIZES)
     assert (made.exit_code, attacked) == (3, [])
     assert not (scanned.parent / "failed").exists()

@@ -207,10 +207,10 @@ def test_a_copy_that_does_not_fit_is_done_without(
 
 
 ENDS = {
-    "memaudit.scan.make_plan": 'in the stage "clustering near-duplicates"',
+    "memaudit.preparation.make_plan": 'in the stage "clustering near-duplicates"',
     "memaudit.scan.score_all": 'in the stage "scoring"',
-    "memaudit.scan.find_sensitive": 'in the stage "looking for sensitive content"',
-    "memaudit.scan.cut_files": 'in the stage "reading files"',
+    "memaudit.preparation.find_sensitive": 'in the stage "looking for sensitive content"',
+    "memaudit.preparation.cut_files": 'in the stage "reading files"',
     "torch.optim.AdamW.step": 'in the stage "constant: fitting, fold 1 of 2"',
     "memaudit.attack.campaign.untrained_prompt": "out of memory; audit fewer",
     "memaudit.attack.extraction.choose_decoding": "out of memory; audit fewer",
