@@ -133,12 +133,15 @@ def _kept(order: Order) -> Iterator[Unfinished]:
     go on with it; where nothing was, a run that was just begun leaves nothing behind.
     """
     from memaudit.run_folder import remove_empty
+    from memaudit.unfinished import is_finished
 
     made, unfinished = _open(order)
     try:
         yield unfinished
     except BaseException:
-        if unfinished.holds_work or order.resume is not None:
+        if is_finished(unfinished.run):
+            unfinished.remove()  # all is there but the page
+        elif unfinished.holds_work or order.resume is not None:
             unfinished.close()
             again = shlex.join(["memaudit", "scan", "--resume", str(unfinished.run)])
             typer.echo(f"What is done is kept; go on with: {again}", err=True)
