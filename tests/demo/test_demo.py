@@ -147,8 +147,8 @@ def test_the_command_exits_by_the_checks(
 ) -> None:
     scanned: list[Any] = []
 
-    def run_scan(resolved: Any, *_: Any) -> Any:
-        scanned.append(resolved.config)
+    def run_scan(order: Any, *_: Any) -> Any:
+        scanned.append(order.resolved.config)
         return SimpleNamespace(result=None, prompts=())
 
     checks = (Check("copy", holds, "Nothing."),)
