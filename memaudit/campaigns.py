@@ -28,7 +28,7 @@ from memaudit.reference import (
     release,
 )
 from memaudit.result import Corpus
-from memaudit.run_facts import facts_of_model
+from memaudit.run_facts import agree, facts_of_model
 from memaudit.run_record import Clock
 
 Outcomes = Mapping[AttackName, AttackOutcome]
@@ -83,9 +83,7 @@ def _attack_reference(
     own, record = reference_config(config), clock.record
     with clock.stage("loading the reference", 1):
         checkpoint = load_reference(config, ready.tokenizer, planned_windows(ready.plan))
-        record.agree(
-            {f"{name} (reference)": value for name, value in facts_of_model(checkpoint).items()}
-        )
+        agree(record, workforce.team, "reference", facts_of_model(checkpoint))
     size = record.settle("batch size of the reference", choose_size(own, checkpoint)[0])
     extractor = make_extractor(own, checkpoint, workforce.team.same(size))
     outcomes = _attack(own, ready.plan, extractor, clock, workforce, prefix=PREFIX)

@@ -6,16 +6,17 @@ and the report, is the scan's own to do: it goes on from the folder that is made
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from memaudit.errors import UsageError
+from memaudit.file_hash import file_sha256
+from memaudit.report.wording import neutral
 from memaudit.run_record import RunNotes, differences
 from memaudit.shard import Shard
-from memaudit.unfinished import UNFINISHED, Unfinished, find_work, read_notes
-from memaudit.whole_files import disk_errors
+from memaudit.unfinished import UNFINISHED, find_work, read_notes
+from memaudit.whole_files import disk_errors, write_whole
 
 
 class ShardRun(NamedTuple):
@@ -35,7 +36,7 @@ def read_shards(folders: Sequence[Path]) -> list[ShardRun]:
     shards = sorted((_read(folder) for folder in folders), key=lambda one: one.shard.index)
     first = shards[0]
     for other in shards[1:]:
-        if different := differences(first.notes.facts, other.notes.facts):
+        if different := differences(_all_facts(first), _all_facts(other)):
             raise UsageError(f"{first.folder} and {other.folder} are not of one scan: {different}")
     if len({one.shard.count for one in shards}) > 1:
         raise UsageError("these shards are of scans that were shared out differently")
@@ -52,12 +53,24 @@ def _read(folder: Path) -> ShardRun:
     notes = read_notes(folder)
     if notes.shard is None:
         raise UsageError(f"{folder}: is no shard; merge takes what scan --shard i/n has made")
-    if not notes.complete:
+    if notes.work is None:
         raise UsageError(f"{folder}: is not done; go on with memaudit scan --resume {folder}")
+    there = {path.stem for path in find_work(folder / UNFINISHED)}
+    if missing := sorted(set(notes.work) - there):
+        raise UsageError(
+            f"{folder}: {neutral(missing[0])}.safetensors is missing, which it had done; scan that "
+            "shard anew"
+        )
     return ShardRun(folder, Shard.parse(notes.shard), notes)
 
 
-def merged_notes(shards: Sequence[ShardRun], command: str) -> RunNotes:
+def _all_facts(one: ShardRun) -> dict[str, str]:
+    """What a shard depends on, and the sizes that were found for it."""
+    facts = {name: value for group in one.notes.facts.values() for name, value in group.items()}
+    return facts | {name: str(size) for name, size in one.notes.sizes.items()}
+
+
+def merged_notes(shards: Sequence[ShardRun], out: Path, command: str) -> RunNotes:
     """Of the run that they are together: it began with the first, and took the time of all."""
     first = shards[0].notes
     seconds: dict[str, float] = {}
@@ -66,25 +79,39 @@ def merged_notes(shards: Sequence[ShardRun], command: str) -> RunNotes:
             seconds[stage] = round(seconds.get(stage, 0.0) + spent, 3)
     return first.model_copy(
         update={
+            "config": {**first.config, "out": str(out)},
             "command": command,
             "started": min(one.notes.started for one in shards),
             "seconds": seconds,
             "resumed": sum(one.notes.resumed for one in shards),
             "shard": None,
-            "complete": False,
+            "work": None,
         }
     )
 
 
-def copy_work(shards: Sequence[ShardRun], merged: Unfinished) -> None:
-    """Copy every piece of work; of one that several shards did, that of the first.
+def copy_work(shards: Sequence[ShardRun], folder: Path) -> None:
+    """Copy every piece of work to a folder, each whole.
 
-    Raises RunError where the disk refuses.
+    Raises:
+        UsageError: a piece that several shards did came out differently, so that a fold's windows
+            would be audited by more than one prompt.
+        RunError: the disk refuses.
     """
-    with disk_errors(merged.run):
+    with disk_errors(folder):
         for one in shards:
             for path in find_work(one.folder / UNFINISHED):
-                target = merged.folder / path.name
+                target = folder / path.name
                 if not target.exists():
-                    shutil.copyfile(path, target)
-                    target.chmod(0o600)
+                    write_whole(target, _chunks(path))
+                elif file_sha256(target) != file_sha256(path):
+                    raise UsageError(
+                        f"{path}: came out differently in another shard, as on other hardware; use "
+                        "no more shards than --folds"
+                    )
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            yield chunk

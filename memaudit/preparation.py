@@ -31,7 +31,7 @@ from memaudit.readiness import (
 )
 from memaudit.reference import check_reference
 from memaudit.result import TargetFacts
-from memaudit.run_facts import facts_of_files, facts_of_model
+from memaudit.run_facts import agree, facts_of_files, facts_of_model, facts_of_plan
 from memaudit.run_record import Clock
 from memaudit.target.checkpoint import Checkpoint, load_tokenizer
 from memaudit.team import Team
@@ -60,7 +60,7 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, team: Team) -> Re
     record = clock.record
     with clock.stage("reading files", 1):
         summaries = check_files(config)
-        record.agree(facts_of_files(config, summaries, key))
+        agree(record, team, "files and settings", facts_of_files(config, summaries, key))
         baseline = _baseline(config, summaries, key)
         tokenizer = load_tokenizer(config.model, config.target)
         windows = cut_files(config, tokenizer)
@@ -69,13 +69,14 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, team: Team) -> Re
             check_reference(config, tokenizer, windows)
     with clock.stage("loading the model", 1):
         checkpoint = load_target(config, tokenizer, windows)
-        record.agree(facts_of_model(checkpoint))
+        agree(record, team, "model", facts_of_model(checkpoint))
         earlier = load_earlier(config, checkpoint)
         entities = load_entities(config, checkpoint)
-        if entities is not None:
-            record.agree({"the entity model": entities.about})
+        about = {} if entities is None else {"the entity model": entities.about}
+        agree(record, team, "entity model", about)
     with clock.stage("clustering near-duplicates", 1):
         plan = make_plan(config, summaries, windows, [_seen(fold) for fold in earlier])
+        agree(record, team, "windows", facts_of_plan(plan))
         fingerprints = _fingerprints(plan, key)
     if baseline is not None:
         _require_same(baseline, fingerprints["data"], checkpoint.choices["bos"].value, config)

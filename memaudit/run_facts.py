@@ -5,9 +5,12 @@ Knows which facts forbid to go on with a run where they have changed, and which 
 
 from __future__ import annotations
 
+import hashlib
+import platform
 from collections.abc import Mapping
 from datetime import datetime, timezone
 
+import numpy as np
 import torch
 
 from memaudit import __version__
@@ -16,15 +19,29 @@ from memaudit.attack.prompt_files import hash_earlier
 from memaudit.config import ScanConfig
 from memaudit.data.samples import DataSummary
 from memaudit.environment import describe_libraries, describe_machine
+from memaudit.errors import RunError
 from memaudit.file_hash import file_sha256
 from memaudit.layers import named_settings
-from memaudit.plan import Role
+from memaudit.plan import Plan, Role
 from memaudit.project_key import ProjectKey
 from memaudit.result import RunFacts
-from memaudit.run_record import RunNotes
+from memaudit.run_record import RunNotes, RunRecord, differences
 from memaudit.stored_run import REPORT
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.numerics import describe_accelerator, describe_determinism
+from memaudit.team import Team
+
+
+def agree(record: RunRecord, team: Team, group: str, facts: Mapping[str, str]) -> None:
+    """Make sure that every process depends on the same, and that a run that goes on still does.
+
+    Raises RunError where processes differ, UsageError where the run began with something else.
+    """
+    first = team.same(dict(facts))
+    everyone = team.gather(differences(first, facts))
+    if apart := next(filter(None, everyone), ""):
+        raise RunError(f"the processes of this run do not find the same: {apart}")
+    record.agree(group, facts)
 
 
 def facts_of_files(
@@ -42,8 +59,7 @@ def facts_of_files(
     if (baseline := config.gate.baseline) is not None:
         file = baseline / REPORT if baseline.is_dir() else baseline
         facts["the baseline"] = file_sha256(file) if file.is_file() else "none"
-    if not key.note:
-        facts["the project key"] = key.key_id
+    facts["the project key"] = "none kept" if key.note else key.key_id
     return facts
 
 
@@ -51,7 +67,21 @@ def facts_of_model(checkpoint: Checkpoint) -> dict[str, str]:
     """What figures depend on of the model and where it runs: by name, for a message."""
     facts = {f"{name} of the model": sha256 for name, sha256 in checkpoint.fingerprint.items()}
     facts |= {name: choice.value for name, choice in checkpoint.choices.items()}
+    if checkpoint.device.type == "cpu":  # whose sums depend on how they are shared out
+        facts["threads"] = str(torch.get_num_threads())
+        facts["processor"] = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     return facts | describe_accelerator(checkpoint.device)
+
+
+def facts_of_plan(plan: Plan) -> dict[str, str]:
+    """The windows and the folds that audit them, whatever they were made from."""
+    digests = {}
+    for role, corpus in (("data", plan.data), ("controls", plan.controls)):
+        if corpus is not None:
+            whole = hashlib.sha256(np.ascontiguousarray(corpus.windows.window_ids()).tobytes())
+            whole.update(np.ascontiguousarray(corpus.folds).tobytes())
+            digests[f"the windows of the {role}"] = whole.hexdigest()
+    return digests
 
 
 def run_facts(

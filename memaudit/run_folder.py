@@ -24,7 +24,7 @@ from memaudit.report.report_json import to_json
 from memaudit.report.samples_csv import iter_csv
 from memaudit.scan import ScanOutcome
 from memaudit.stored_run import REPORT, SAMPLES, read_samples
-from memaudit.unfinished import UNFINISHED
+from memaudit.unfinished import NOTES, UNFINISHED
 from memaudit.whole_files import disk_errors, write_whole
 
 PAGE = "report.html"
@@ -44,10 +44,10 @@ def choose_folder(config: ScanConfig, now: datetime | None = None) -> Path:
     try:
         for model in filter(None, (config.model, config.reference)):
             _refuse_model_folder(folder, Path(model).expanduser())
-        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        taken = folder.exists() and (not folder.is_dir() or _holds_something(folder))
     except OSError as error:
         raise UsageError(f"--out {folder}: no such place ({error.strerror})") from error
-    if taken and (folder / UNFINISHED).is_dir():
+    if taken and (folder / UNFINISHED / NOTES).exists():
         raise UsageError(f"--out {folder}: holds an unfinished run; go on with --resume {folder}")
     if taken:
         raise UsageError(f"--out {folder}: exists and is not an empty folder; name another")
@@ -109,6 +109,12 @@ def write_run(folder: Path, outcome: ScanOutcome) -> None:
 
 def _write_manifest(folder: Path) -> None:
     write_whole(folder / MANIFEST, [to_manifest(folder).encode()])
+
+
+def _holds_something(folder: Path) -> bool:
+    """Whether there is more in it than what a scan left that was stopped as it began."""
+    notes = folder / UNFINISHED / NOTES
+    return notes.exists() or any(path.name != UNFINISHED for path in folder.iterdir())
 
 
 def _unused(folder: Path) -> Path:

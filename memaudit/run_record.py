@@ -41,8 +41,8 @@ class RunNotes(BaseModel):
     """Where each setting came from."""
     command: _Text
     started: _Text
-    facts: dict[str, _Text] = {}
-    """What must be the same for the run to go on, by what it is called in a message."""
+    facts: dict[str, dict[str, _Text]] = {}
+    """What must be the same for the run to go on: by group, and by its name in a message."""
     sizes: dict[str, Annotated[int, Field(ge=1)]] = {}
     """Sizes that were found from the memory there was."""
     seconds: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
@@ -50,8 +50,8 @@ class RunNotes(BaseModel):
     resumed: Annotated[int, Field(ge=0)] = 0
     """How often the run was gone on with."""
     shard: Annotated[str, Field(pattern=r"^[0-9]{1,4}/[0-9]{1,4}$")] | None = None
-    complete: bool = False
-    """Whether a shard has done all that is its own."""
+    work: tuple[_Text, ...] | None = None
+    """Of a shard that has done all that is its own: the names of what it keeps."""
 
     @classmethod
     def new(
@@ -78,19 +78,19 @@ class RunRecord(NoJournal):
         self.notes = notes
         self._where = where
 
-    def agree(self, facts: Mapping[str, str]) -> None:
-        """Note what the run depends on.
+    def agree(self, group: str, facts: Mapping[str, str]) -> None:
+        """Note what the run depends on: all that there is of a group.
 
-        Raises UsageError, naming what, where something is no longer what it was.
+        Raises UsageError, naming what, where something is no longer what it was, is gone or new.
         """
-        known = self.notes.facts
-        if changed := differences(known, facts):
+        known = self.notes.facts.get(group)
+        if known is None:
+            self._change(facts={**self.notes.facts, group: dict(facts)})
+        elif changed := differences(known, facts):
             raise UsageError(
                 f"{self._where}: not gone on with, because since it began this has changed: "
                 f"{changed}. Put it back, or scan anew"
             )
-        if facts.keys() - known.keys():
-            self._change(facts={**known, **facts})
 
     def settle(self, name: str, size: int) -> int:
         """The size under a name: the one that the run began with, or this one from now on."""
@@ -103,27 +103,28 @@ class RunRecord(NoJournal):
         before = self.notes.seconds.get(stage, 0.0)
         self._change(seconds={**self.notes.seconds, stage: round(before + seconds, 3)})
 
-    def complete(self) -> None:
-        """Note that all of a shard is done."""
-        self._change(complete=True)
-
     def _change(self, **changes: Any) -> None:
         self.notes = self.notes.model_copy(update=changes)
         self._write()
+
+    def complete(self) -> None:
+        """Note that all of a shard is done."""
 
     def _write(self) -> None:
         """Keep the notes."""
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Which of the facts that both know are not the same, in words; empty where all are."""
-    changed = [name for name, value in now.items() if name in before and before[name] != value]
-    shown = [_difference(name, before[name], now[name]) for name in changed[:_SHOWN]]
+    """Which of two sets of facts are not the same, in words; empty where all are."""
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    shown = [_difference(name, before.get(name), now.get(name)) for name in changed[:_SHOWN]]
     more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
     return "; ".join(shown) + more
 
 
-def _difference(name: str, before: str, now: str) -> str:
+def _difference(name: str, before: str | None, now: str | None) -> str:
+    if before is None or now is None:
+        return f"{neutral(name)} ({'new' if before is None else 'gone'})"
     if max(len(before), len(now)) > _LONGEST_VALUE:
         return neutral(name)
     return f"{neutral(name)} ({neutral(before)}, now {neutral(now)})"

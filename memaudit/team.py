@@ -125,13 +125,26 @@ def _others_there() -> Iterator[None]:
         ) from error
 
 
+def require_one_process(command: str) -> None:
+    """Raise UsageError where a launcher has started several."""
+    if _world_size() > 1:
+        raise UsageError(f"{command} is the work of one process; start it without a launcher")
+
+
+def _world_size() -> int:
+    told = os.environ.get("WORLD_SIZE") or "1"
+    if not told.isdecimal():
+        raise UsageError("WORLD_SIZE is set, and is no number; unset it, or use torchrun")
+    return int(told)
+
+
 def join_team(device: str) -> Team:
     """The team that this process was started in.
 
     device: the setting; several processes take the devices of their machine in turn, so it must
     not name one of them. Raises UsageError where it does, RunError where they do not meet.
     """
-    if int(os.environ.get("WORLD_SIZE") or 1) == 1:
+    if _world_size() <= 1:
         return Team()
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -29,6 +30,8 @@ NOTES = "run.json"
 LOCK = ".lock"
 _LONGEST_NOTES = 8 << 20
 _NAME = re.compile(r"[a-z0-9-]{1,200}")
+_LONGEST_PIECE = 16 << 30
+"""Bytes; a fit that trains the rows of a large vocabulary has a few GiB."""
 _NOTE = "note"
 _OURS = re.compile(r"\.[A-Za-z0-9-]+\.(safetensors|json|csv|html|toml)-[a-z0-9_]+$")
 """What write_whole calls a file that it has not finished."""
@@ -44,13 +47,22 @@ class Unfinished(RunRecord):
         self._lock = FileLock(self.folder / LOCK, timeout=0, mode=0o600)
 
     @classmethod
-    def begin(cls, run: Path, notes: RunNotes) -> Unfinished:
-        """Start one in a run folder that is empty. Raises RunError where the disk refuses."""
-        with disk_errors(run):
-            (run / UNFINISHED).mkdir(mode=0o700)
+    def begin(
+        cls, run: Path, notes: RunNotes, fill: Callable[[Path], None] = lambda folder: None
+    ) -> Unfinished:
+        """Start one in a run folder that holds no run.
+
+        fill: puts work that is done already into the folder; the notes, without which it is no
+        run, are written after it. Raises RunError where the disk refuses.
+        """
         opened = cls(run, notes)
+        with disk_errors(run):
+            if opened.folder.exists():  # stopped before it had its notes
+                shutil.rmtree(opened.folder)
+            opened.folder.mkdir(mode=0o700)
         try:
             opened._take()
+            fill(opened.folder)
             opened._write()
         except BaseException:
             opened.remove()
@@ -66,9 +78,10 @@ class Unfinished(RunRecord):
         """
         opened = cls(run, read_notes(run))
         opened._take()
-        for leftover in (*opened.folder.glob(".*-*"), *run.glob(".*-*")):
-            if _OURS.match(leftover.name):
-                leftover.unlink(missing_ok=True)  # of a write that was cut off
+        with disk_errors(run):
+            for leftover in (*opened.folder.glob(".*-*"), *run.glob(".*-*")):
+                if _OURS.match(leftover.name) and is_plain_file(leftover):
+                    leftover.unlink(missing_ok=True)  # of a write that was cut off
         opened._change(resumed=opened.notes.resumed + stopped)
         return opened
 
@@ -90,9 +103,16 @@ class Unfinished(RunRecord):
         return bool(find_work(self.folder))
 
     def remove(self) -> None:
-        """Take the folder away: the run is finished, or nothing was done."""
+        """Take the folder away: the run is finished, or nothing was done.
+
+        Raises RunError where that is not possible: what lies there is not for everybody.
+        """
         self.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_leftovers(self.run)
+
+    def complete(self) -> None:
+        """Note that all of a shard is done, and what that is."""
+        self._change(work=tuple(path.stem for path in find_work(self.folder)))
 
     def read(self, name: str) -> Entry | None:
         """What was kept under a name. Raises UsageError where it cannot be read."""
@@ -100,6 +120,8 @@ class Unfinished(RunRecord):
         try:
             if not is_plain_file(path):
                 return None
+            if path.stat().st_size > _LONGEST_PIECE:
+                raise UsageError(f"{path}: is larger than any that is written; scan anew")
             with safe_open(path, framework="np") as file:
                 arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
                 note = (file.metadata() or {}).get(_NOTE, "")
@@ -134,7 +156,11 @@ def read_notes(run: Path) -> RunNotes:
     try:
         if not run.is_dir():
             raise UsageError(f"{run}: no such run folder")
-        if not (run / UNFINISHED).is_dir() or not is_plain_file(path):
+        if (run / UNFINISHED).is_symlink():
+            raise UsageError(
+                f"{run / UNFINISHED}: is a link; a run is gone on with in its own folder"
+            )
+        if not is_plain_file(path):
             raise UsageError(f"{run}: holds no unfinished run that could be gone on with")
         document = read_json(path, _LONGEST_NOTES)
         return RunNotes.model_validate(document)
@@ -161,5 +187,8 @@ def is_finished(run: Path) -> bool:
 
 
 def remove_leftovers(run: Path) -> None:
-    """Take away what a finished run was about to, when it was stopped."""
-    shutil.rmtree(run / UNFINISHED, ignore_errors=True)
+    """Take away what was done of a run that is finished. Raises RunError where it stays."""
+    folder = run / UNFINISHED
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists() or folder.is_symlink():
+        raise RunError(f"{folder}: could not be removed; remove it, it holds what the model said")

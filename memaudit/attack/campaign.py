@@ -24,7 +24,7 @@ from memaudit.attack.extraction import Advance, Extraction, Extractor
 from memaudit.attack.fit_state import FitKeeper
 from memaudit.attack.journal import Journal, NoJournal
 from memaudit.attack.memory import most_together
-from memaudit.attack.parts import Extract, Part, PartWork, Side, cut, deal_shard, sharers_of
+from memaudit.attack.parts import Extract, Part, PartWork, Side, cut, deal_shard
 from memaudit.attack.prompts import ConstantPrompt, HardPrompt, NoPrompt, SoftPrompt
 from memaudit.attack.tuning import Tuner, TuningData
 from memaudit.attack.untrained import untrained_prompt
@@ -150,9 +150,12 @@ class Campaign:
                 ids = [self.sides[part.role].ids[part.rows] for part in those]
                 yield from self.extractor.extract_each(prompts[fold], ids, advance)
 
-        parts = cut(self.sides, sorted(together), most_together(self.checkpoint))
+        parts = self._parts(sorted(together))
         name = f"{attack}: extracting"
         return self._work(attack, name, parts, extract, progress, fits)
+
+    def _parts(self, prompts: Sequence[Sequence[int]]) -> list[Part]:
+        return cut(self.sides, prompts, most_together(self.checkpoint))
 
     def _work(
         self,
@@ -164,6 +167,7 @@ class Campaign:
         fits: Mapping[int, Fit],
     ) -> AttackOutcome:
         mine = self._mine(attack, parts)
+        journal: Journal = NoJournal() if attack == "copy" else self.workforce.journal
         work = PartWork(self.sides, self.extractor.prefix_tokens)
         total = sum(len(part.rows) for part in mine)
         with progress.stage(f"{self.prefix}{stage}", total) as advance:
@@ -172,13 +176,17 @@ class Campaign:
                 mine,
                 extract,
                 advance,
-                journal=self.workforce.journal,
+                journal=journal,
                 team=self.workforce.team,
             )
         return AttackOutcome(found["data"], found.get("control"), fits)
 
     def _mine(self, attack: AttackName, parts: Sequence[Part]) -> list[Part]:
-        """The parts that this shard extracts; of ``none`` all, where fits ask for all."""
+        """The parts that this shard extracts; of ``none`` all, where fits ask for all. ``copy`` is
+        left to whoever puts the shards together: it is quick, and what it says is others' text.
+        """
+        if attack == "copy" and self.workforce.shard is not None:
+            return []
         if attack == "none" and self._choose_by_none():
             return list(parts)
         folds = len(self.folds) if self._needs_fit(attack) else None
@@ -212,12 +220,11 @@ class Campaign:
 
     def _folds_fitted(self) -> list[int]:
         """The folds whose prompts audit a window of this shard."""
-        shard, count = self.workforce.shard, len(self.folds)
-        if shard is None:
+        count = len(self.folds)
+        if self.workforce.shard is None:
             return list(range(count))
-        return [
-            fold for fold in range(count) if shard.index in sharers_of(fold, count, shard.count)
-        ]
+        parts = self._parts([[fold] for fold in range(count)])
+        return sorted({part.fold for part in deal_shard(parts, self.workforce.shard, count)})
 
     def _fit_fold(
         self, attack: AttackName, number: int, start: torch.Tensor | None, progress: Progress

@@ -63,6 +63,8 @@ def to_fit(entry: Entry) -> FitState:
     """The state again. Raises KeyError or ValueError where the entry is none."""
     arrays = entry.arrays
     none, best, epochs = (arrays[name].tolist() for name in ("none", "best", "epochs"))
+    if [row[0] for row in epochs] != list(range(len(epochs))):
+        raise ValueError("epochs that do not follow each other")
     optimizer: dict[int, dict[str, Tensor]] = {}
     for name in arrays:
         if name.startswith("optimizer/"):
@@ -120,7 +122,7 @@ class FitKeeper:
     def damaged(self) -> UsageError:
         """The error that says so."""
         return UsageError(
-            f"{self._name}: what was kept of this fit is none of it; remove it and resume again"
+            f"unfinished/{self._name}.safetensors: is not of this fit; remove it and resume again"
         )
 
     def keep(self, state: Callable[[], FitState], *, ended: bool) -> None:

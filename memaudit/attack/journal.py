@@ -17,7 +17,7 @@ from memaudit.attack.extraction import Extraction
 Arrays = Mapping[str, NDArray[np.generic]]
 
 AS_THE_SUFFIX = -2
-"""Stands where the continuation has the suffix's own token, so that a part gives nothing away."""
+"""Stands where the continuation has the suffix's own token: what came out is not kept again."""
 
 
 class Entry(NamedTuple):
@@ -66,7 +66,9 @@ def to_extraction(entry: Entry, suffix_ids: NDArray[np.int32]) -> Extraction | N
     ):
         return None
     tokens = np.asarray(said, np.int32)
-    if tokens.min(initial=0) < AS_THE_SUFFIX:
+    # A probability may come out a rounding above 1; no figure is NaN.
+    likely = (np.asarray(nll, float) >= 0).all() and (np.asarray(log_p_z, float) <= 1e-6).all()
+    if tokens.min(initial=0) < AS_THE_SUFFIX or not likely:
         return None
     continuation = np.where(tokens == AS_THE_SUFFIX, suffix_ids, tokens)
     return Extraction(continuation, np.asarray(nll, float), np.asarray(log_p_z, float))

@@ -156,7 +156,8 @@ class PartWork:
         found = to_extraction(entry, self._suffixes(part))
         if found is None:
             raise UsageError(
-                f"{name}: what was kept of this part is none of it; remove it and resume again"
+                f"unfinished/{name}.safetensors: is not of these windows; remove it and "
+                "resume again"
             )
         return found
 

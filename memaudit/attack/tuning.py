@@ -8,7 +8,7 @@ gradient.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -175,8 +175,24 @@ class _Course:
             stop_reason=stop_reason,
         )
 
+    def _check_memory(self, kept: Mapping[int, Mapping[str, Tensor]]) -> None:
+        """Raise ValueError for what is no memory of this optimizer, which trusts it blindly."""
+        trained = [one for group in self._optimizer.param_groups for one in group["params"]]
+        if kept.keys() != set(range(len(trained))):
+            raise ValueError("not as many parameters")
+        for number, parameter in enumerate(trained):
+            shapes = {name: tensor.shape for name, tensor in kept[number].items()}
+            moments = {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+            if shapes != {"step": torch.Size(), **moments}:
+                raise ValueError("not of this shape")
+            if not all(tensor.isfinite().all() for tensor in kept[number].values()):
+                raise ValueError("no numbers")
+
     def go_on(self, kept: FitState) -> None:
         """Be as after the epochs that were kept. Raises what torch does for another prompt's."""
+        if not 0 < len(kept.epochs) <= self.epochs + 1 or not 0 <= kept.best[2] < len(kept.epochs):
+            raise ValueError("not as many epochs")
+        self._check_memory(kept.optimizer)
         self.prompt.load_state_dict(kept.prompt)
         groups = self._optimizer.state_dict()["param_groups"]
         memory = {number: dict(of) for number, of in kept.optimizer.items()}
@@ -192,7 +208,7 @@ def _resume(course: _Course, kept: FitState, keeper: FitKeeper) -> Choice:
         course.go_on(kept)
     except (RuntimeError, ValueError, KeyError):
         raise keeper.damaged() from None
-    if best != shapes or not kept.epochs:
+    if best != shapes:
         raise keeper.damaged()
     return Choice.resumed(course.prompt, kept)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -43,18 +44,22 @@ def merge(
     with border(verbose):
         check_format(output_format)
         from memaudit.merging import copy_work, merged_notes, read_shards
-        from memaudit.run_folder import choose_folder, make_folder
+        from memaudit.run_folder import choose_folder, make_folder, remove_empty
+        from memaudit.team import require_one_process
         from memaudit.unfinished import Unfinished
 
+        require_one_process("merge")
         found = read_shards(shards)
-        notes = merged_notes(found, command_line())
-        resolved = stored_settings(notes, flags, str(found[0].folder))
-        named = resolved.config.model_copy(update={"out": out})
-        folder = choose_folder(named)
-        make_folder(folder)
-        merged = Unfinished.begin(folder, notes)
-        copy_work(found, merged)
-        merged.close()
+        resolved = stored_settings(found[0].notes, flags, str(found[0].folder))
+        folder = choose_folder(resolved.config.model_copy(update={"out": out}))
+        named = resolved.config.model_copy(update={"out": folder})
+        made = make_folder(folder)
+        notes = merged_notes(found, folder, command_line())
+        try:
+            Unfinished.begin(folder, notes, partial(copy_work, found)).close()
+        except BaseException:
+            remove_empty(made)
+            raise
         order = Order(resolved.model_copy(update={"config": named}), folder, merged=True)
         outcome = run_scan(order, output_format, Streams(quiet, verbose))
         code = 0 if outcome is None else outcome.result.exit_code

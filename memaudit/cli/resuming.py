@@ -79,6 +79,10 @@ def resumed_order(run: Path, said: Said, shard: Shard | None) -> Order:
         raise UsageError(f"--shard {shard}: {run} was begun with {began_with or 'no shard'}")
     if said.only_safeguards:
         return Order(stored_settings(notes, said.flags, str(run)), run, began_with)
+    if not {"model", "data"} <= said.flags.keys() and said.config_file is None:
+        raise UsageError(
+            f"--resume {run}: its settings are those that it began with; say none of them, or all"
+        )
     return Order(said.resolved(), run, began_with)
 
 

@@ -138,9 +138,11 @@ def _kept(order: Order) -> Iterator[Unfinished]:
     made, unfinished = _open(order)
     try:
         yield unfinished
-    except BaseException:
+    except BaseException as error:
         if is_finished(unfinished.run):
             unfinished.remove()  # all is there but the page
+        elif order.resume is not None and isinstance(error, UsageError):
+            unfinished.close()  # which says what has to be mended first
         elif unfinished.holds_work or order.resume is not None:
             unfinished.close()
             again = shlex.join(["memaudit", "scan", "--resume", str(unfinished.run)])

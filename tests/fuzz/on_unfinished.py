@@ -34,8 +34,8 @@ def _whole() -> Path:
     folder.mkdir()
     config = ScanConfig(model="model", data=Path("data.jsonl"))
     notes = RunNotes.new(config, {"model": "flag"}, "memaudit scan model data.jsonl")
-    begun = Unfinished.begin(folder, notes.model_copy(update={"shard": "1/1", "complete": True}))
-    begun.agree({"the data (data.jsonl)": "0" * 64, "device": "cpu"})
+    begun = Unfinished.begin(folder, notes.model_copy(update={"shard": "1/1"}))
+    begun.agree("files", {"the data (data.jsonl)": "0" * 64, "device": "cpu"})
     begun.spent("reading files", 0.5)
     begun.settle("batch size", 16)
     nll = np.linspace(0.1, 1, 4)
@@ -51,6 +51,7 @@ def _whole() -> Path:
         stop_reason="all 1 epochs done",
     )
     begun.keep("fit-constant-0", from_fit(state))
+    begun.complete()
     begun.close()
     return folder
 
@@ -70,14 +71,14 @@ def _run(content: bytes, folder: Path) -> str:
     shutil.copytree(_whole(), run)
     (run / UNFINISHED / name).write_bytes(content[1:])
     try:
-        merged_notes(read_shards([run]), "memaudit merge run")
+        merged_notes(read_shards([run]), run, "memaudit merge run")
         said = "shard"
     except MemauditError as error:
         said = type(error).__name__
     opened = Unfinished.reopen(run)
     try:
         stored_settings(opened.notes, {}, str(run))
-        opened.agree({"the data (data.jsonl)": "0" * 64, "torch": "2"})
+        opened.agree("files", {"the data (data.jsonl)": "0" * 64, "device": "cpu"})
         assert opened.settle("batch size", 8) >= 1
         part, fit = opened.read("none-data-0-0-4"), opened.read("fit-constant-0")
         found = None if part is None else to_extraction(part, SUFFIX)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -108,3 +109,46 @@ def test_one_device_cannot_be_named_for_several(files: list[str], tmp_path: Path
     )
     assert process.returncode == 2
     assert "--device cuda:1 with several processes" in process.stderr
+
+
+def test_processes_that_read_different_files_do_not_mix_them(
+    files: list[str], tmp_path: Path
+) -> None:
+    """As on two machines, of which one has another file under the same name."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for rank in (0, 1):
+        place = tmp_path / f"machine-{rank}"
+        place.mkdir()
+        lines = Path(files[1]).read_text().splitlines(keepends=True)
+        (place / "data.jsonl").write_text("".join(lines[: len(lines) - rank]))
+        ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        started.append(
+            subprocess.Popen(
+                [*ALONE, "scan", files[0], "data.jsonl", *files[4:], "--out", "run"],
+                cwd=place,
+                env=os.environ | QUIET | ranks | meeting,
+                stderr=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+    for process in started:
+        _, said = process.communicate()
+        assert process.returncode == 3, said
+        assert "the processes of this run do not find the same: the data (data.jsonl)" in said
+    assert not (tmp_path / "machine-0" / "run").exists()
+
+
+def test_merge_is_the_work_of_one_process(tmp_path: Path) -> None:
+    process = subprocess.run(
+        [*ALONE, "merge", "a", "b"],
+        env=os.environ | {"WORLD_SIZE": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 2
+    assert "start it without a launcher" in process.stderr

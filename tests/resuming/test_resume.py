@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from small_scan import SECRET, make_files
+from small_scan import make_files
 from typer.testing import CliRunner, Result
 
 from memaudit.attack.extraction import Extractor
@@ -238,12 +238,13 @@ def test_safeguards_are_lifted_anew(left: Path, whole: Path) -> None:
     notes = left / UNFINISHED / "run.json"
     document = json.loads(notes.read_text())
     document["config"]["target"]["trust_remote_code"] = True
-    document["facts"]["target.trust_remote_code"] = "True"
+    document["facts"]["files and settings"]["target.trust_remote_code"] = "True"
     notes.write_text(json.dumps(document))
     ended = memaudit("scan", "--resume", left)
     assert ended.exit_code == 2
     assert "was begun with --trust-remote-code; say so again to go on" in ended.stderr
-    assert memaudit("scan", "--resume", left, "--trust-remote-code", "-q").exit_code == 0
+    ended = memaudit("scan", "--resume", left, "--trust-remote-code")
+    assert "say so again" not in ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -303,8 +304,8 @@ def test_no_suffix_that_came_out_is_kept(stopped: Path, files: list[str]) -> Non
     said = load_file(stopped / UNFINISHED / "none-data-0-0-60.safetensors")["said"]
     assert (said[1::3] == -2).all()  # every third record comes out, and that is all it says
     assert (said[::3] != -2).any()
-    for path in (stopped / UNFINISHED).iterdir():
-        assert SECRET.encode() not in path.read_bytes()
+    names = {path.name for path in (stopped / UNFINISHED).iterdir()}
+    assert not any(name.startswith("copy") for name in names)  # it says what stands elsewhere
 
 
 @pytest.mark.parametrize("name", ["none-data-0-0-60", "fit-dynamic-1", "run.json", "report.json"])
@@ -332,3 +333,90 @@ def test_a_full_disk_loses_nothing(
     assert f"What is done is kept; go on with: memaudit scan --resume {folder}" in ended.stderr
     assert memaudit("scan", "--resume", folder, "-q").exit_code == 0
     assert_as_whole(folder, whole)
+
+
+def test_a_file_that_is_new_or_gone_is_a_change(left: Path, files: list[str]) -> None:
+    model = Path(files[0])
+    template = model / "chat_template.jinja"
+    try:
+        template.write_text("{{ messages }}")
+        ended = memaudit("scan", "--resume", left)
+        assert ended.exit_code == 2
+        assert "has changed: chat_template.jinja of the model (new). Put" in ended.stderr
+        assert "go on with" not in ended.stderr
+    finally:
+        template.unlink()
+    moved = model / "generation_config.json"
+    content = moved.read_bytes()
+    try:
+        moved.unlink()
+        ended = memaudit("scan", "--resume", left)
+        assert "has changed: generation_config.json of the model (gone). Put" in ended.stderr
+    finally:
+        moved.write_bytes(content)
+
+
+def test_another_number_of_threads_is_a_change(left: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: 64)
+    ended = memaudit("scan", "--resume", left)
+    assert ended.exit_code == 2
+    assert "has changed: threads (1, now 64). Put" in ended.stderr
+
+
+def _cut(arrays: dict[str, Any]) -> None:
+    arrays["optimizer/0/exp_avg"] = arrays["optimizer/0/exp_avg"].flatten()[:1]
+
+
+def _lack(arrays: dict[str, Any]) -> None:
+    del arrays["optimizer/0/exp_avg_sq"]
+
+
+def _add(arrays: dict[str, Any]) -> None:
+    arrays["optimizer/99/step"] = arrays["optimizer/0/step"]
+
+
+def _spoil(arrays: dict[str, Any]) -> None:
+    arrays["optimizer/0/exp_avg"] = arrays["optimizer/0/exp_avg"] * float("nan")
+
+
+def _repeat(arrays: dict[str, Any]) -> None:
+    arrays["epochs"] = arrays["epochs"][[0, 0]]
+
+
+@pytest.mark.parametrize("change", [_cut, _lack, _add, _spoil, _repeat])
+def test_a_fit_that_is_none_is_refused(
+    left: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    path = left / UNFINISHED / "fit-constant-1.safetensors"
+    arrays = load_file(path)
+    change(arrays)
+    save_file(arrays, path, metadata={"note": ""})
+    ended = memaudit("scan", "--resume", left)
+    assert ended.exit_code == 2, ended.output
+    assert f"unfinished/{path.name}: is not of this fit" in ended.stderr
+
+
+def test_a_scan_that_was_stopped_as_it_began_is_in_nobodys_way(
+    files: list[str], whole: Path, stopped: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(stopped / UNFINISHED, folder / UNFINISHED)
+    (folder / UNFINISHED / "run.json").unlink()
+    assert memaudit("scan", *files, "--out", folder, "-q").exit_code == 0
+    assert_as_whole(folder, whole)
+
+
+def test_a_linked_folder_is_not_gone_on_with(left: Path, tmp_path: Path) -> None:
+    (left / UNFINISHED).rename(tmp_path / "elsewhere")
+    (left / UNFINISHED).symlink_to(tmp_path / "elsewhere")
+    ended = memaudit("scan", "--resume", left)
+    assert ended.exit_code == 2
+    assert "is a link" in ended.stderr
+
+
+def test_some_settings_are_too_few(left: Path) -> None:
+    ended = memaudit("scan", "--resume", left, "--seed", "3")
+    assert ended.exit_code == 2
+    assert "say none of them, or all" in ended.stderr

@@ -176,3 +176,24 @@ def test_shards_take_every_window_once(
 
 def _key(part: Part) -> str:
     return part.name
+
+
+def test_what_a_shard_had_done_has_to_be_there(shards: list[Path], tmp_path: Path) -> None:
+    lost = tmp_path / "lost"
+    shutil.copytree(shards[1], lost)
+    (lost / UNFINISHED / "fit-dynamic-1.safetensors").unlink()
+    assert "fit-dynamic-1.safetensors is missing" in refused(shards[0], lost, shards[2])
+
+
+def test_a_fold_that_was_fitted_twice_has_to_come_out_alike(
+    shards: list[Path], tmp_path: Path
+) -> None:
+    other, out = tmp_path / "other", tmp_path / "run"
+    shutil.copytree(shards[2], other)
+    shutil.copy(
+        other / UNFINISHED / "fit-constant-0.safetensors",
+        other / UNFINISHED / "fit-dynamic-0.safetensors",
+    )
+    said = refused(shards[0], shards[1], other, "--out", out)
+    assert "fit-dynamic-0.safetensors: came out differently in another shard" in said
+    assert not out.exists()
