@@ -36,12 +36,8 @@ from memaudit.scan import scan
 
 def run_demo(**changed: Any) -> dict[str, Check]:
     """The checks of a demo with some settings changed."""
-    torch.set_num_threads(2)
-    try:
-        flags = Layer(source="flag", values={**demo_settings(), **changed})
-        outcome = scan(resolve([load_profile("demo"), flags]), "memaudit demo", Silent())
-    finally:
-        torch.set_num_threads(1)
+    flags = Layer(source="flag", values={**demo_settings(), **changed})
+    outcome = scan(resolve([load_profile("demo"), flags]), "memaudit demo", Silent())
     seen = [fold.seen for fold in outcome.prompts]
     return {check.name: check for check in judge_instrument(outcome.result, seen, read_truth())}
 
