@@ -17,8 +17,8 @@ from memaudit.config import LADDER, AttackName, ScanConfig
 from memaudit.data.windows import find_rows
 from memaudit.errors import RunError
 from memaudit.plan import Plan
-from memaudit.preparation import Ready
-from memaudit.readiness import choose_size, describe_target, make_extractor
+from memaudit.preparation import Ready, settled_extractor
+from memaudit.readiness import describe_target
 from memaudit.reference import (
     PREFIX,
     ReferenceRun,
@@ -84,8 +84,8 @@ def _attack_reference(
     with clock.stage("loading the reference", 1):
         checkpoint = load_reference(config, ready.tokenizer, planned_windows(ready.plan))
         agree(record, workforce.team, "reference", facts_of_model(checkpoint))
-    size = record.settle("batch size of the reference", choose_size(own, checkpoint)[0])
-    extractor = make_extractor(own, checkpoint, workforce.team.same(size))
+    name = "batch size of the reference"
+    extractor, _ = settled_extractor(own, checkpoint, record, workforce.team, name)
     outcomes = _attack(own, ready.plan, extractor, clock, workforce, prefix=PREFIX)
     return ReferenceRun(describe_target(checkpoint), outcomes)
 

@@ -86,13 +86,13 @@ def setting_lines(layer: Layer) -> list[str]:
     """A layer's values as ``section.key = value`` lines."""
     return [
         " ".join(tomli_w.dumps({"value": value}).split()).replace("value", name, 1)
-        for name, value in _leaves(layer.values)
+        for name, value in leaves(layer.values)
     ]
 
 
 def named_settings(config: ScanConfig) -> dict[str, Any]:
     """Every setting by its dotted name."""
-    return dict(_leaves(config.model_dump(mode="json")))
+    return dict(leaves(config.model_dump(mode="json")))
 
 
 def sourced_lines(resolved: ResolvedConfig) -> list[str]:
@@ -169,7 +169,7 @@ def resolve(layers: list[Layer]) -> ResolvedConfig:
     merged: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for layer in layers:
-        for name, value in _leaves(layer.values):
+        for name, value in leaves(layer.values):
             if name in ONLY_BY_FLAG and layer.source != "flag" and value not in (None, False):
                 # Not only true: 1 and "yes" would be taken for it.
                 raise UsageError(
@@ -183,7 +183,7 @@ def resolve(layers: list[Layer]) -> ResolvedConfig:
         config = ScanConfig.model_validate(merged)
     except ValidationError as error:
         raise UsageError(_explain(error, sources)) from None
-    names = (name for name, _ in _leaves(config.model_dump()))
+    names = (name for name, _ in leaves(config.model_dump()))
     return ResolvedConfig(
         config=config, sources={name: sources.get(name, "default") for name in names}
     )
@@ -230,10 +230,11 @@ def _is_shallow(value: Any, levels: int) -> bool:
     return levels > 0 and all(_is_shallow(one, levels - 1) for one in inner)
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value that is no section, by its dotted name."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

@@ -32,7 +32,7 @@ from memaudit.readiness import (
 from memaudit.reference import check_reference
 from memaudit.result import TargetFacts
 from memaudit.run_facts import agree, facts_of_files, facts_of_model, facts_of_plan
-from memaudit.run_record import Clock
+from memaudit.run_record import Clock, RunRecord
 from memaudit.target.checkpoint import Checkpoint, load_tokenizer
 from memaudit.team import Team
 
@@ -82,9 +82,7 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, team: Team) -> Re
         _require_same(baseline, fingerprints["data"], checkpoint.choices["bos"].value, config)
     with clock.stage("looking for sensitive content", 1):  # may fail: so before the attacks
         sensitive = find_sensitive(config, plan, tokenizer, entities)
-    size, reason = choose_size(config, checkpoint)
-    # Settled for the run: another memory, in another process or later, must not change figures.
-    extractor = make_extractor(config, checkpoint, team.same(record.settle("batch size", size)))
+    extractor, reason = settled_extractor(config, checkpoint, record, team, "batch size")
     return Ready(
         key=key,
         tokenizer=tokenizer,
@@ -98,6 +96,18 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, team: Team) -> Re
         extractor=extractor,
         batch_reason=explain_pace(extractor, reason),
     )
+
+
+def settled_extractor(
+    config: ScanConfig, checkpoint: Checkpoint, record: RunRecord, team: Team, name: str
+) -> tuple[Extractor, str]:
+    """The extractor, and why it takes so many windows at a time: as many as when the run began, in
+    every process, for another memory must not change figures.
+
+    name: what the record calls the size.
+    """
+    size, reason = choose_size(config, checkpoint)
+    return make_extractor(config, checkpoint, team.same(record.settle(name, size))), reason
 
 
 def _baseline(

@@ -21,7 +21,7 @@ from memaudit.plan import Role
 from memaudit.result import TargetFacts
 from memaudit.target.checkpoint import Checkpoint, load_checkpoint
 from memaudit.target.entities import EntityModel, load_entity_model
-from memaudit.target.softprompt_check import check_soft_prompts
+from memaudit.target.softprompt_check import architecture_of, check_soft_prompts
 
 
 def load_target(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windows]) -> Checkpoint:
@@ -140,12 +140,10 @@ def explain_pace(extractor: Extractor, reason: str) -> str:
 
 def describe_target(checkpoint: Checkpoint) -> TargetFacts:
     """What the report says of the model; an adapter goes under the class of its base."""
-    model = checkpoint.model
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return TargetFacts(
         name=checkpoint.name,
         revision=checkpoint.revision,
-        architecture=type(inner).__name__,
+        architecture=architecture_of(checkpoint),
         parameters=checkpoint.num_parameters,
         fingerprint=checkpoint.fingerprint,
         choices=checkpoint.choices,

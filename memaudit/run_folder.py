@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -22,9 +22,10 @@ from memaudit.manifest import MANIFEST, to_manifest
 from memaudit.report.page import to_html
 from memaudit.report.report_json import to_json
 from memaudit.report.samples_csv import iter_csv
+from memaudit.run_record import RunNotes
 from memaudit.scan import ScanOutcome
 from memaudit.stored_run import REPORT, SAMPLES, read_samples
-from memaudit.unfinished import NOTES, UNFINISHED
+from memaudit.unfinished import NOTES, UNFINISHED, Unfinished
 from memaudit.whole_files import disk_errors, write_whole
 
 PAGE = "report.html"
@@ -71,6 +72,21 @@ def make_folder(folder: Path) -> list[Path]:
             f"--out {folder}: cannot be written ({error.strerror}); name another"
         ) from error
     return made
+
+
+def begin_run(
+    folder: Path, notes: RunNotes, fill: Callable[[Path], None] = lambda folder: None
+) -> tuple[list[Path], Unfinished]:
+    """Make the run folder, and start the run in it; see `make_folder` and `Unfinished.begin`.
+
+    Returns the folders that were made, too; where anything is refused, none of them stays.
+    """
+    made = make_folder(folder)
+    try:
+        return made, Unfinished.begin(folder, notes, fill)
+    except BaseException:
+        remove_empty(made)
+        raise
 
 
 def remove_empty(folders: Iterable[Path]) -> None:

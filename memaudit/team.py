@@ -53,7 +53,7 @@ class Team:
         """What the first process has to say."""
         return item
 
-    def agree(self, tensors: Sequence[Tensor]) -> None:
+    def align(self, tensors: Sequence[Tensor]) -> None:
         """Give these tensors the first process's values, in place."""
 
     def add_in_order(self, mine: Iterator[Tensor], zero: Tensor, count: int) -> Tensor:
@@ -95,7 +95,7 @@ class Together(Team):
         told: Item = held[0]
         return told
 
-    def agree(self, tensors: Sequence[Tensor]) -> None:
+    def align(self, tensors: Sequence[Tensor]) -> None:
         """Give these tensors the first process's values. Raises RunError where one has ended."""
         with _others_there(), torch.no_grad():
             for tensor in tensors:

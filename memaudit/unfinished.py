@@ -86,12 +86,11 @@ class Unfinished(RunRecord):
         return opened
 
     def _take(self) -> None:
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise UsageError(f"{self.run}: another process is at work on this run") from None
-        except OSError as error:
-            raise RunError(f"{self.folder}: cannot be written ({error.strerror})") from error
+        with disk_errors(self.folder):
+            try:
+                self._lock.acquire()
+            except Timeout:
+                raise UsageError(f"{self.run}: another process is at work on this run") from None
 
     def close(self) -> None:
         """Let another process have it."""

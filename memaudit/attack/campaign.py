@@ -94,6 +94,7 @@ class Campaign:
         self.fitted = fitted
         self.workforce = workforce
         self.prefix = prefix
+        self._part_work = PartWork(self.sides, extractor.prefix_tokens, workforce.team)
         self._plain: AttackOutcome | None = None
         self._fits: dict[AttackName, dict[int, Fit]] = {}
 
@@ -150,9 +151,10 @@ class Campaign:
                 ids = [self.sides[part.role].ids[part.rows] for part in those]
                 yield from self.extractor.extract_each(prompts[fold], ids, advance)
 
-        parts = self._parts(sorted(together))
-        name = f"{attack}: extracting"
-        return self._work(attack, name, parts, extract, progress, fits)
+        mine = self._mine(attack, self._parts(sorted(together)))
+        kept = self.workforce.journal
+        found = self._work(attack, f"{attack}: extracting", mine, extract, progress, kept)
+        return AttackOutcome(found["data"], found.get("control"), fits)
 
     def _parts(self, prompts: Sequence[Sequence[int]]) -> list[Part]:
         return cut(self.sides, prompts, most_together(self.checkpoint))
@@ -164,29 +166,15 @@ class Campaign:
         parts: Sequence[Part],
         extract: Extract,
         progress: Progress,
-        fits: Mapping[int, Fit],
-    ) -> AttackOutcome:
-        mine = self._mine(attack, parts)
-        journal: Journal = NoJournal() if attack == "copy" else self.workforce.journal
-        work = PartWork(self.sides, self.extractor.prefix_tokens)
-        total = sum(len(part.rows) for part in mine)
+        journal: Journal,
+    ) -> dict[str, Extraction]:
+        """What came out of the parts, by role."""
+        total = sum(len(part.rows) for part in parts)
         with progress.stage(f"{self.prefix}{stage}", total) as advance:
-            found = work.run(
-                self._kept_as(attack),
-                mine,
-                extract,
-                advance,
-                journal=journal,
-                team=self.workforce.team,
-            )
-        return AttackOutcome(found["data"], found.get("control"), fits)
+            return self._part_work.run(self._kept_as(attack), parts, extract, advance, journal)
 
     def _mine(self, attack: AttackName, parts: Sequence[Part]) -> list[Part]:
-        """The parts that this shard extracts; of ``none`` all, where fits ask for all. ``copy`` is
-        left to whoever puts the shards together: it is quick, and what it says is others' text.
-        """
-        if attack == "copy" and self.workforce.shard is not None:
-            return []
+        """The parts that this shard extracts; of ``none`` all, where fits ask for all."""
         if attack == "none" and self._choose_by_none():
             return list(parts)
         folds = len(self.folds) if self._needs_fit(attack) else None
@@ -276,7 +264,11 @@ class Campaign:
         return self.data.ids[np.sort(fold.fit[order[:count]])]
 
     def _copy(self, progress: Progress) -> AttackOutcome:
-        """``copy`` for every fold: known are all data windows that the fold does not audit."""
+        """``copy`` for every fold: known are all data windows that the fold does not audit.
+
+        It is quick, and what it says is others' text: so it is not kept, and of shards left to
+        whoever puts them together.
+        """
         prefix = self.extractor.prefix_tokens
 
         def extract(parts: Sequence[Part], advance: Advance) -> Iterator[Extraction]:
@@ -292,5 +284,6 @@ class Campaign:
                 yield found
 
         folds = [[fold] for fold in self._folds_used()]
-        parts = cut(self.sides, folds)
-        return self._work("copy", "copy: matching", parts, extract, progress, {})
+        parts = cut(self.sides, folds) if self.workforce.shard is None else []
+        found = self._work("copy", "copy: matching", parts, extract, progress, NoJournal())
+        return AttackOutcome(found["data"], found.get("control"), {})

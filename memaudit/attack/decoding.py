@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from memaudit.attack.decoding_cache import RoomyCache, grow_model_cache
-from memaudit.attack.finite import next_token
+from memaudit.attack.finite import next_token, require_finite
 from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.prompts import SoftPrompt
 from memaudit.target.checkpoint import Checkpoint
@@ -25,13 +25,16 @@ def decode(
     """
     suffix = said.shape[1]
     context = cache.capacity - (suffix - 1)  # [BOS], V and P
+    finite = torch.ones_like(matched, dtype=torch.bool)
     joined = torch.bincount(matched, minlength=suffix).cumsum(0).tolist()
     for position in range(int(matched[0]) + 1, suffix):
         rows = slice(0, joined[position - 1])  # those with a mismatch before the position
         cache.focus(rows, context + position - 1)
         token = _embed(checkpoint, prompt, said[rows, position - 1 : position])
         logits, _ = last_logits(checkpoint, 1, token, use_cache=True, past_key_values=cache)
-        said[rows, position] = next_token(checkpoint, logits)
+        said[rows, position], numbers = next_token(logits)
+        finite[rows] &= numbers
+    require_finite(checkpoint, finite)
 
 
 def decode_from_prefix(
@@ -47,6 +50,7 @@ def decode_from_prefix(
     ids: (B,P+S), of which the prefix and what the target says alike are read.
     """
     prefix_tokens = ids.shape[1] - said.shape[1]
+    finite = torch.ones_like(matched, dtype=torch.bool)
     left = torch.nonzero(matched < said.shape[1]).flatten()
     for start in range(0, len(left), batch_size):
         rows = left[start : start + batch_size]
@@ -59,10 +63,11 @@ def decode_from_prefix(
             place = inputs.shape[1] + position - (kept + 1)
             state = grow_model_cache(checkpoint, output, place)
             logits, output = last_logits(checkpoint, 1, token, use_cache=True, **state)
+            token, numbers = next_token(logits)
             free = matched[rows] < position
-            said[rows, position] = torch.where(
-                free, next_token(checkpoint, logits), said[rows, position]
-            )
+            said[rows, position] = torch.where(free, token, said[rows, position])
+            finite[rows] &= numbers
+    require_finite(checkpoint, finite)
 
 
 def decode_anew(
@@ -79,13 +84,16 @@ def decode_anew(
     """
     suffix = said.shape[1]
     prefix = ids[:, : ids.shape[1] - suffix]
+    finite = torch.ones_like(matched, dtype=torch.bool)
     for position in range(int(matched[0]) + 1, suffix):
         left = torch.nonzero(matched < position).flatten()
         for rows in torch.split(left, batch_size):
             known = torch.cat([prefix[rows], said[rows, :position]], dim=1)
             inputs = build_inputs(checkpoint, prompt, known, prefix.shape[1])
             logits, _ = last_logits(checkpoint, 1, inputs, use_cache=False)
-            said[rows, position] = next_token(checkpoint, logits)
+            said[rows, position], numbers = next_token(logits)
+            finite[rows] &= numbers
+    require_finite(checkpoint, finite)
 
 
 def _embed(checkpoint: Checkpoint, prompt: SoftPrompt, ids: Tensor) -> Tensor:

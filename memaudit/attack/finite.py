@@ -38,9 +38,12 @@ def require_finite(checkpoint: Checkpoint, finite: Tensor, ids: Tensor | None = 
         )
 
 
-def next_token(checkpoint: Checkpoint, logits: Tensor) -> Tensor:
-    """The greedy choice (B,) of logits (B,1,X). Raises NotFinite."""
+def next_token(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The greedy choice (B,) of logits (B,1,X), and whether it was made among numbers, (B,) bool.
+
+    The latter is for `require_finite` once decoding is done: to look at it after each step would
+    make a GPU wait for every one.
+    """
     last = logits[:, 0].float()
     token = most_likely(last)  # what is no number counts as the largest, wherever there is one
-    require_finite(checkpoint, last.gather(-1, token[:, None])[:, 0].isfinite())
-    return token
+    return token, last.gather(-1, token[:, None])[:, 0].isfinite()

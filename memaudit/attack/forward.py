@@ -15,6 +15,7 @@ from torch import Tensor
 
 from memaudit.attack.prompts import SoftPrompt
 from memaudit.target.checkpoint import Checkpoint
+from memaudit.target.placement import base_of
 
 
 def build_inputs(checkpoint: Checkpoint, prompt: SoftPrompt, ids: Tensor, prefix: int) -> Tensor:
@@ -57,9 +58,7 @@ def last_logits(
 
 def accepted_arguments(checkpoint: Checkpoint) -> frozenset[str]:
     """Names that the target's ``forward`` takes (an adapter's wrapper is looked through)."""
-    model = checkpoint.model
-    kind = type(model.get_base_model() if hasattr(model, "get_base_model") else model)
-    return _parameters(kind)  # type: ignore[arg-type]  # classes do hash
+    return _parameters(type(base_of(checkpoint.model)))  # type: ignore[arg-type]  # classes do hash
 
 
 @lru_cache

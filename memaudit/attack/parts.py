@@ -108,9 +108,10 @@ def sharers_of(fold: int, folds: int, shards: int) -> list[int]:
 class PartWork:
     """Extracts the parts of an attack that the journal does not hold, with all of a team."""
 
-    def __init__(self, sides: Mapping[str, Side], prefix_tokens: int) -> None:
+    def __init__(self, sides: Mapping[str, Side], prefix_tokens: int, team: Team) -> None:
         self._sides = sides
         self._prefix = prefix_tokens
+        self._team = team
 
     def run(
         self,
@@ -118,9 +119,7 @@ class PartWork:
         parts: Sequence[Part],
         extract: Extract,
         advance: Advance,
-        *,
         journal: Journal,
-        team: Team,
     ) -> dict[str, Extraction]:
         """By role, what came out of the parts; the windows of no part stay empty.
 
@@ -131,7 +130,7 @@ class PartWork:
             role: Extraction.empty(len(side.ids), side.ids.shape[1] - self._prefix)
             for role, side in self._sides.items()
         }
-        left = []
+        left, team = [], self._team
         for part in parts:
             kept = self._kept(f"{name}-{part.name}", part, journal) if team.leads else None
             if (known := team.same(kept)) is not None:

@@ -92,7 +92,7 @@ class Tuner:
         stop_reason = kept.stop_reason if kept is not None else ""
         while not stop_reason:
             epoch = len(choice.epochs)
-            self.team.agree(list(prompt.parameters()))
+            self.team.align(list(prompt.parameters()))
             loss = self._train_epoch(course, ids, rng, advance)
             choice.offer(epoch, loss, self._judge(prompt, data))
             stop_reason = course.why_stop(epoch, choice.waited(epoch))

@@ -45,7 +45,6 @@ class TuningPasses:
         self._checkpoint = in_half(checkpoint, self.dtype) if self._half else checkpoint
         self._prefix_tokens = prefix_tokens
         self._aligned = settings.loss == "aligned"
-        self._recomputes = False
         self.recomputes = False
         """Whether what blocks give is computed anew on the way back."""
         if checkpoint.is_offloaded:
@@ -63,9 +62,8 @@ class TuningPasses:
         Takes a third more operations and a fraction of the memory. False where the passes do so
         already, or the target has no blocks of that kind.
         """
-        if self._recomputes:
+        if self.recomputes:
             return False
-        self._recomputes = True
         copied = recomputing(self._checkpoint.model, self._attention)
         if copied is None:
             return False

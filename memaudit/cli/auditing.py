@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import typer
 
-from memaudit.cli.border import Streams, border
+from memaudit.cli.border import Streams, border, leave
 from memaudit.cli.options import (
     AllowPickle,
     Attacks,
@@ -110,7 +110,7 @@ def scan(  # as many parameters as there are flags: Typer reads them from the si
         check_format(output_format)
         settings = Said(flags, profile, config_file, set_)
         code = scan_or_resume(settings, resume, shard, output_format, Streams(quiet, verbose))
-    raise typer.Exit(0 if exit_zero and code in (1, 4) else code)
+    leave(code, exit_zero=exit_zero)
 
 
 def inspect(

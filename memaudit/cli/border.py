@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
@@ -107,6 +107,11 @@ def _line(text: str) -> str:
     from memaudit.report.wording import neutral, shorten  # here: --help needs no numpy
 
     return shorten(neutral(text), LONGEST_LINE)
+
+
+def leave(code: int, *, exit_zero: bool) -> NoReturn:
+    """Exit by what a scan found; ``--exit-zero`` passes over gates that fail or cannot tell."""
+    raise typer.Exit(0 if exit_zero and code in (1, 4) else code)
 
 
 def _innermost(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from memaudit.cli.border import Streams, border
+from memaudit.cli.border import Streams, border, leave
 from memaudit.cli.options import (
     AllowPickle,
     ExitZero,
@@ -21,7 +21,7 @@ from memaudit.cli.options import (
     settings_of,
 )
 from memaudit.cli.resuming import stored_settings
-from memaudit.cli.running import Order, command_line, run_scan
+from memaudit.cli.running import Order, command_line, scan_to_code
 from memaudit.cli.showing import check_format
 
 
@@ -44,23 +44,17 @@ def merge(
     with border(verbose):
         check_format(output_format)
         from memaudit.merging import copy_work, merged_notes, read_shards
-        from memaudit.run_folder import choose_folder, make_folder, remove_empty
+        from memaudit.run_folder import begin_run, choose_folder
         from memaudit.team import require_one_process
-        from memaudit.unfinished import Unfinished
 
         require_one_process("merge")
         found = read_shards(shards)
         resolved = stored_settings(found[0].notes, flags, str(found[0].folder))
         folder = choose_folder(resolved.config.model_copy(update={"out": out}))
         named = resolved.config.model_copy(update={"out": folder})
-        made = make_folder(folder)
         notes = merged_notes(found, folder, command_line())
-        try:
-            Unfinished.begin(folder, notes, partial(copy_work, found)).close()
-        except BaseException:
-            remove_empty(made)
-            raise
+        _, merged = begin_run(folder, notes, partial(copy_work, found))
+        merged.close()
         order = Order(resolved.model_copy(update={"config": named}), folder, merged=True)
-        outcome = run_scan(order, output_format, Streams(quiet, verbose))
-        code = 0 if outcome is None else outcome.result.exit_code
-    raise typer.Exit(0 if exit_zero and code in (1, 4) else code)
+        code = scan_to_code(order, output_format, Streams(quiet, verbose))
+    leave(code, exit_zero=exit_zero)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memaudit.cli.border import Streams
-from memaudit.cli.running import Order, resolve_settings, run_scan, show_finished
+from memaudit.cli.running import Order, resolve_settings, scan_to_code, show_finished
 from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,13 +36,9 @@ class Said:
     @property
     def only_safeguards(self) -> bool:
         """Whether nothing was said but that safeguards are lifted."""
-        from memaudit.layers import ONLY_BY_FLAG
+        from memaudit.layers import ONLY_BY_FLAG, leaves
 
-        names = {
-            f"{name}.{key}" if isinstance(value, dict) else name
-            for name, value in self.flags.items()
-            for key in (value if isinstance(value, dict) else [name])
-        }
+        names = dict(leaves(self.flags)).keys()
         return not (self.profile or self.config_file or self.sets) and names <= ONLY_BY_FLAG
 
 
@@ -60,8 +56,7 @@ def scan_or_resume(
         return show_finished(resume, output_format, streams)
     else:
         order = resumed_order(resume, said, share)
-    outcome = run_scan(order, output_format, streams)
-    return 0 if outcome is None else outcome.result.exit_code
+    return scan_to_code(order, output_format, streams)
 
 
 def resumed_order(run: Path, said: Said, shard: Shard | None) -> Order:
@@ -93,7 +88,7 @@ def stored_settings(notes: RunNotes, flags: Mapping[str, Any], where: str) -> Re
     from pydantic import ValidationError
 
     from memaudit.config import ScanConfig
-    from memaudit.layers import ONLY_BY_FLAG, ResolvedConfig, named_settings
+    from memaudit.layers import ONLY_BY_FLAG, ResolvedConfig, leaves, named_settings
 
     try:
         config = ScanConfig.model_validate(notes.config)
@@ -101,14 +96,9 @@ def stored_settings(notes: RunNotes, flags: Mapping[str, Any], where: str) -> Re
         raise UsageError(
             f"{where}: its settings are none of this version of memaudit; scan anew"
         ) from None
-    stored = named_settings(config)
+    stored, said = named_settings(config), dict(leaves(flags))
     for name in sorted(ONLY_BY_FLAG):
-        if stored[name] and not _said(flags, name):
+        if stored[name] and not said.get(name):
             flag = name.rpartition(".")[2].replace("_", "-")
             raise UsageError(f"{where}: was begun with --{flag}; say so again to go on")
     return ResolvedConfig(config=config, sources=notes.sources)
-
-
-def _said(flags: Mapping[str, Any], name: str) -> bool:
-    section, _, key = name.rpartition(".")
-    return bool((flags.get(section, {}) if section else flags).get(key))

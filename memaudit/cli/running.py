@@ -73,6 +73,12 @@ def run_scan(order: Order, output_format: str, streams: Streams) -> ScanOutcome 
         return None
 
 
+def scan_to_code(order: Order, output_format: str, streams: Streams) -> int:
+    """The same, for a command that only has to exit by it: 0 where there is no result."""
+    outcome = run_scan(order, output_format, streams)
+    return 0 if outcome is None else outcome.result.exit_code
+
+
 def _help(order: Order, key: ProjectKey, team: Team) -> None:
     """Do this process's share for the one that leads."""
     from memaudit.run_record import RunNotes, RunRecord
@@ -155,21 +161,15 @@ def _kept(order: Order) -> Iterator[Unfinished]:
 
 def _open(order: Order) -> tuple[list[Path], Unfinished]:
     """The record of the run, and the folders that were made for it."""
-    from memaudit.run_folder import choose_folder, make_folder, remove_empty
+    from memaudit.run_folder import begin_run, choose_folder
     from memaudit.run_record import RunNotes
     from memaudit.unfinished import Unfinished
 
     if order.resume is not None:
         return [], Unfinished.reopen(order.resume, stopped=not order.merged)
     config, sources = order.resolved.config, order.resolved.sources
-    folder = choose_folder(config)
-    made = make_folder(folder)
     notes = RunNotes.new(config, sources, command_line(), order.shard)
-    try:
-        return made, Unfinished.begin(folder, notes)
-    except BaseException:
-        remove_empty(made)
-        raise
+    return begin_run(choose_folder(config), notes)
 
 
 @contextmanager

@@ -182,12 +182,16 @@ def describe_spread(model: Any, placement: Placement) -> Choice | None:
     return Choice(", ".join(names), f"{placement.why}{slow}")
 
 
+def base_of(model: Any) -> Any:
+    """The model under an adapter's wrapper; any other as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def places_of(model: Any) -> Mapping[str, Any]:
     """Part of the model -> number of a CUDA device, ``cpu`` or ``disk``, of one whose weights are
     not all on one device; empty for others.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    found: Mapping[str, Any] = getattr(inner, "hf_device_map", None) or {}
+    found: Mapping[str, Any] = getattr(base_of(model), "hf_device_map", None) or {}
     kinds = set(map(str, found.values()))
     return found if len(kinds) > 1 or "disk" in kinds else {}
 

@@ -16,6 +16,7 @@ from memaudit.errors import RunError, TargetError
 from memaudit.out_of_memory import is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.failures import FAILURES, brief, quiet_transformers
+from memaudit.target.placement import base_of
 
 TOKENS = 8
 """T: tokens of the trial input. Few, because a model with per-layer embeddings may search its
@@ -77,8 +78,7 @@ def _way_out(checkpoint: Checkpoint) -> str:
 
 def architecture_of(checkpoint: Checkpoint) -> str:
     """The name of the model's class, an adapter's base's where it is under one."""
-    model = checkpoint.model
-    return type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
+    return type(base_of(checkpoint.model)).__name__
 
 
 def _refusal(checkpoint: Checkpoint, fault: str) -> TargetError:

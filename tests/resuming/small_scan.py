@@ -7,6 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from conftest import CORPUS, build_model, build_tokenizer, save_model
+from typer.testing import CliRunner, Result
+
+from memaudit.cli.app import app
+from memaudit.unfinished import UNFINISHED
 
 MARKS = "~^|{}@#$%&*+<>?!_`'\"-/]["
 """Characters that the tiny tokenizer never joins, so that a run of one is a run of one token."""
@@ -24,6 +28,18 @@ SETTINGS = [
     *("--set", "dynamic.windows_per_pass=4", "--set", "dynamic.precision=float32"),
     *("--set", "dynamic.start=constant", "--set", "dynamic.fit_share=0.8"),
 ]
+
+
+def memaudit(*words: object) -> Result:
+    """Run the command in this process."""
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    """Two runs came to the same, to the last byte, and the first left nothing unfinished."""
+    for name in ("samples.csv", "generator-0.safetensors", "generator-1.safetensors"):
+        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+    assert not (folder / UNFINISHED).exists()
 
 
 def make_files(folder: Path, count: int = 150) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from small_scan import make_files
+from small_scan import assert_same_run, make_files
 
 from memaudit.unfinished import UNFINISHED
 
@@ -52,11 +52,6 @@ def alone(files: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def assert_as_alone(folder: Path, alone: Path) -> None:
-    for name in ("samples.csv", "generator-0.safetensors", "generator-1.safetensors"):
-        assert (folder / name).read_bytes() == (alone / name).read_bytes(), name
-
-
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_do_what_one_does(
     files: list[str], alone: Path, tmp_path: Path, processes: int
@@ -64,7 +59,7 @@ def test_several_processes_do_what_one_does(
     process = start(torchrun(processes), "scan", *files, "--out", tmp_path / "run")
     shown, said = process.communicate()
     assert process.returncode == 0, said
-    assert_as_alone(tmp_path / "run", alone)
+    assert_same_run(tmp_path / "run", alone)
     assert shown.count("the strongest attack") == 1
     assert f", {processes} processes" in shown
     assert said.count("Written to") == 1
@@ -87,7 +82,7 @@ def test_a_process_that_dies_ends_the_run_and_it_goes_on(
     again = start(ALONE, "scan", "--resume", folder, "-q")
     _, said = again.communicate()
     assert again.returncode == 0, said
-    assert_as_alone(folder, alone)
+    assert_same_run(folder, alone)
 
 
 def test_an_error_is_told_and_ends_every_process(files: list[str], tmp_path: Path) -> None:

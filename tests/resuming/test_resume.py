@@ -12,17 +12,11 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from small_scan import make_files
-from typer.testing import CliRunner, Result
+from small_scan import assert_same_run, make_files, memaudit
 
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.tuning import Tuner
-from memaudit.cli.app import app
 from memaudit.unfinished import UNFINISHED, Unfinished
-
-
-def memaudit(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +56,6 @@ def left(stopped: Path, tmp_path: Path) -> Path:
     return tmp_path / "left"
 
 
-def assert_as_whole(folder: Path, whole: Path) -> None:
-    for name in ("samples.csv", "generator-0.safetensors", "generator-1.safetensors"):
-        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
-    assert not (folder / UNFINISHED).exists()
-
-
 def test_what_is_done_is_not_done_again(
     left: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,7 +74,7 @@ def test_what_is_done_is_not_done_again(
     monkeypatch.setattr(Tuner, "_train_epoch", note_epoch)
     ended = memaudit("scan", "--resume", left)
     assert ended.exit_code == 0, ended.output
-    assert_as_whole(left, whole)
+    assert_same_run(left, whole)
     assert "ConstantPrompt" not in epochs
     assert epochs == ["DynamicPrompt"] * 6
     assert all(kind != "NoPrompt" or count < 60 for kind, count in extracted)
@@ -114,13 +102,13 @@ def test_a_fit_goes_on_from_every_epoch(
         patch.setattr("memaudit.attack.fit_state.KEEPING_SHARE", 1e9)  # every epoch is kept
         assert memaudit("scan", *files, "--out", folder).exit_code == 130
     assert memaudit("scan", "--resume", folder, "-q").exit_code == 0
-    assert_as_whole(folder, whole)
+    assert_same_run(folder, whole)
 
 
 def test_all_may_be_said_again(left: Path, whole: Path, files: list[str]) -> None:
     ended = memaudit("scan", *files, "--resume", left, "-q")
     assert ended.exit_code == 0, ended.output
-    assert_as_whole(left, whole)
+    assert_same_run(left, whole)
 
 
 def test_other_settings_are_refused_and_named(left: Path, files: list[str]) -> None:
@@ -332,7 +320,7 @@ def test_a_full_disk_loses_nothing(
         return
     assert f"What is done is kept; go on with: memaudit scan --resume {folder}" in ended.stderr
     assert memaudit("scan", "--resume", folder, "-q").exit_code == 0
-    assert_as_whole(folder, whole)
+    assert_same_run(folder, whole)
 
 
 def test_a_file_that_is_new_or_gone_is_a_change(left: Path, files: list[str]) -> None:
@@ -405,7 +393,7 @@ def test_a_scan_that_was_stopped_as_it_began_is_in_nobodys_way(
     shutil.copytree(stopped / UNFINISHED, folder / UNFINISHED)
     (folder / UNFINISHED / "run.json").unlink()
     assert memaudit("scan", *files, "--out", folder, "-q").exit_code == 0
-    assert_as_whole(folder, whole)
+    assert_same_run(folder, whole)
 
 
 def test_a_linked_folder_is_not_gone_on_with(left: Path, tmp_path: Path) -> None:

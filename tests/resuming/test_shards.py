@@ -11,18 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_scan import make_files
-from typer.testing import CliRunner, Result
+from small_scan import assert_same_run, make_files, memaudit
 
 from memaudit.attack.parts import Part, Side, cut, deal_shard
-from memaudit.cli.app import app
 from memaudit.errors import UsageError
 from memaudit.shard import Shard
 from memaudit.unfinished import UNFINISHED
-
-
-def memaudit(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +54,7 @@ def test_in_any_order_they_are_the_whole(
     run = tmp_path / "run"
     ended = memaudit("merge", *(shards[place] for place in order), "--out", run)
     assert ended.exit_code == 0, ended.output
-    for name in ("samples.csv", "generator-0.safetensors", "generator-1.safetensors"):
-        assert (run / name).read_bytes() == (whole / name).read_bytes(), name
-    assert not (run / UNFINISHED).exists()
+    assert_same_run(run, whole)
     assert all((folder / UNFINISHED).is_dir() for folder in shards)
     facts = json.loads((run / "report.json").read_text())["run"]
     assert facts["resumed"] == 0
