@@ -26,6 +26,7 @@ ORDER = (
         "layers",
         "environment",
         "project_key",
+        "curves",
     ),
     *("data.raw_files", "data.parquet_rows"),
     *(
@@ -61,10 +62,10 @@ ORDER = (
         "attack.untrained",
     ),
     *("attack.prompt_files", "attack.parts", "attack.campaign"),
-    *("score.stats", "score.sampling", "score.scores", "score.origin"),
+    *("score.stats", "score.sampling", "score.scores", "score.origin", "score.detection"),
     *("content.shapes", "content.detectors", "content.entities", "content.counting"),
     *("gate.measures", "gate.thresholds", "gate.terms", "gate.baseline", "gate.comparison"),
-    *("result", "plan"),
+    *("result", "plan", "diagnosis"),
     *(
         "report.wording",
         "report.rendering",
@@ -105,6 +106,7 @@ ORDER = (
         "integrity_table",
         "progress",
     ),
+    *("diagnose.settings", "diagnose.passes", "diagnose.subject"),
     *("bench.timing", "bench.work", "bench.plain_ways", "bench.ways", "bench.benchmark"),
     "bench.bench_report",
     *("demo.shipped", "demo.checks", "demo.checks_table"),

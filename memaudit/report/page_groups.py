@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from memaudit.curves import Axis, Line
 from memaudit.report.page_figures import Card
-from memaudit.report.plots import Axis, Line, line_plot
+from memaudit.report.plots import line_plot
 from memaudit.report.reading import (
     column,
     confidence,

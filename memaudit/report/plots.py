@@ -1,7 +1,7 @@
-"""Lines and intervals as SVG for a page: no colour of their own, no date, no text from outside.
+"""Lines and intervals, as SVG for a page or as PNG: no date, and no text but short names.
 
-Knows matplotlib. Knows nothing of results: numbers and short fixed names in, markup out. The same
-numbers give the same bytes. Colours are CSS variables, so that the page has light and dark ones.
+Knows matplotlib. Knows nothing of results: numbers and names in, a picture out. The same numbers
+give the same bytes. In SVG colours are CSS variables, so that the page has light and dark ones.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from memaudit.curves import Axis, Line
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -25,6 +27,12 @@ _COLOURS = {
     "dynamic-hard": "#010213",
     "constant": "#010214",
     "dynamic": "#010215",
+    "series-1": "#010221",
+    "series-2": "#010222",
+    "series-3": "#010223",
+    "series-4": "#010224",
+    "series-5": "#010225",
+    "series-6": "#010226",
 }
 """Colours that stand for variables until the markup is made: ``--dynamic`` and so on."""
 _VARIABLES = {_INK: "currentColor", _RULE: "var(--rule)"} | {
@@ -61,27 +69,6 @@ _STARTS_AT = "<svg "
 _ATTRIBUTES = re.compile(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>")
 
 
-@dataclass(frozen=True)
-class Line:
-    """One curve."""
-
-    name: str
-    """What the legend says; the same for lines that belong together."""
-    attack: str
-    """Whose colour it has."""
-    x: Sequence[float]
-    y: Sequence[float]
-    low: Sequence[float] | None = None
-    """Lower ends of the intervals of ``y``; None for a curve without."""
-    high: Sequence[float] | None = None
-    dash: str = "-"
-    """As matplotlib writes it: ``-``, ``--``, ``:``, ``-.``."""
-    marker: str = ""
-    """``o`` and the like at every point; none if empty."""
-    step: bool = False
-    """Whether the value holds from a point to the next one."""
-
-
 class Estimate(NamedTuple):
     """A figure with its interval."""
 
@@ -103,20 +90,6 @@ class Spread:
     marker: str
     """As matplotlib writes it: ``o``, ``s``."""
     hollow: bool
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One axis."""
-
-    label: str
-    logarithmic: bool = False
-    ticks: Sequence[float] | None = None
-    """Where numbers stand; where matplotlib thinks best if None."""
-    names: Sequence[str] | None = None
-    """What stands there instead of the numbers."""
-    low: float | None = None
-    high: float | None = None
 
 
 def line_plot(name: str, lines: Sequence[Line], x: Axis, y: Axis, columns: int = 3) -> str:
@@ -144,7 +117,7 @@ def interval_plot(name: str, rows: Sequence[str], spreads: Sequence[Spread], x: 
 
 
 def _draw(axes: Axes, line: Line) -> None:
-    style: dict[str, Any] = {"color": _COLOURS[line.attack], "linestyle": line.dash}
+    style: dict[str, Any] = {"color": _COLOURS[line.colour], "linestyle": line.dash}
     style |= {"marker": line.marker, "markersize": 4, "label": line.name}
     if line.step:
         style["drawstyle"] = "steps-post"

@@ -7,7 +7,8 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 
-from memaudit.report.plots import Axis, Estimate, Line, Spread, interval_plot, line_plot
+from memaudit.curves import Axis, Line
+from memaudit.report.plots import Estimate, Spread, interval_plot, line_plot
 
 
 def curve(name: str = "a", **more: object) -> str:

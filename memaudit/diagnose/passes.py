@@ -1,0 +1,108 @@
+"""Teacher-forced passes of a model over windows, and what a diagnosis reads off them.
+
+Knows models, ids and how batches shrink where memory is short. Knows nothing of what is read, nor
+of who listens in on the model meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from memaudit.attack.extraction import Advance
+from memaudit.attack.finite import require_finite
+from memaudit.attack.forward import build_inputs, last_logits
+from memaudit.attack.memory import Backoff, let_go
+from memaudit.attack.prompts import NoPrompt, SoftPrompt
+from memaudit.errors import RunError
+from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
+from memaudit.target.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One pass over B windows."""
+
+    logits: Tensor
+    """(B,L,X) float32 of the last L positions, each of which foretells one of ``tokens``."""
+    tokens: Tensor
+    """(B,L) the last L tokens of the windows: the suffix where L = S."""
+    output: Any
+    """What the model gave besides."""
+
+
+_NO_ROOM = "out of memory with a single window; use another --device"
+Read = Callable[[Pass], Mapping[str, Tensor]]
+"""Called after each pass: figures by name, each (B,...). May be called again for the same windows
+where memory ran out in between."""
+Found = dict[str, NDArray[Any]]
+"""The figures of all N windows by name, each (N,...)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """Goes over windows of one shape with one model; no gradient, no cache."""
+
+    checkpoint: Checkpoint
+    prefix_tokens: int
+    """P, of the (N,P+S) ids."""
+    batch_size: int
+    """Windows per pass while memory lasts; halved whenever it runs out, and doubled later."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Given to the model's ``forward`` as they are."""
+
+    @torch.no_grad()
+    def read(
+        self,
+        ids: NDArray[np.int32],
+        read: Read,
+        advance: Advance = lambda done: None,
+        *,
+        last: int | None = None,
+        prompt: SoftPrompt | None = None,
+    ) -> Found:
+        """Read something off a pass over each window of ids (N,P+S), N at least 1.
+
+        last: L, positions whose logits are made; S where not given, P+S-1 at most (P+S where
+        inputs start with BOS). prompt: what stands before them; nothing where not given.
+        The windows go through as [BOS]; prompt; prefix; suffix without its last token.
+
+        Raises:
+            RunError: where not even one window fits the memory, or logits are no numbers.
+        """
+        parts: list[Mapping[str, NDArray[Any]]] = []
+        backoff, start = Backoff(), 0
+        while start < len(ids):
+            rows = ids[start : start + backoff.fits(self.batch_size)]
+            try:
+                found = read(self._pass(rows, last, prompt or NoPrompt()))
+                parts.append({name: value.cpu().numpy() for name, value in found.items()})
+            except FAILED_ALLOCATION as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(rows) == 1:
+                    raise RunError(_NO_ROOM) from error
+                backoff.shrink()
+                let_go(error)
+            else:
+                backoff.passed()
+                advance(len(rows))
+                start += len(rows)
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _pass(self, rows: NDArray[np.int32], last: int | None, prompt: SoftPrompt) -> Pass:
+        ids = torch.as_tensor(rows, dtype=torch.long, device=self.checkpoint.device)
+        count = ids.shape[1] - self.prefix_tokens if last is None else last
+        inputs = build_inputs(self.checkpoint, prompt, ids[:, :-1], self.prefix_tokens)
+        logits, output = last_logits(
+            self.checkpoint, count, inputs, use_cache=False, **self.options
+        )
+        logits = logits.float()
+        require_finite(self.checkpoint, ~logits.amax(dim=-1).isnan().any(dim=1), ids)
+        return Pass(logits, ids[:, -count:], output)
