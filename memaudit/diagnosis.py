@@ -92,3 +92,26 @@ class Diagnosis:
     plots: Sequence[Plot]
     settings: Mapping[str, str] = field(default_factory=dict)
     """What decided the figures: option to value."""
+
+
+@dataclass(frozen=True)
+class DiagnosisRecord:
+    """A diagnosis, and how and of what it was made."""
+
+    version: str
+    """Of memaudit."""
+    run_results: str
+    """SHA-256 of the figures of the run that was diagnosed, as its report has it."""
+    target: str
+    """The model, as the run names it."""
+    command: str
+    started: str
+    """ISO 8601, UTC."""
+    finished: str
+    seconds: Mapping[str, float]
+    """Wall time of each stage."""
+    libraries: Mapping[str, str]
+    """Package to version."""
+    machine: Mapping[str, str]
+    """Platform, processor count, accelerator."""
+    diagnosis: Diagnosis

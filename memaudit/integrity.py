@@ -16,12 +16,14 @@ from pydantic import ValidationError
 
 from memaudit.config import ScanConfig, TargetSettings
 from memaudit.data.records import sha256_of
+from memaudit.diagnosis import DIAGNOSES
 from memaudit.errors import DataError, MemauditError, UsageError
 from memaudit.file_hash import file_sha256
 from memaudit.gate.thresholds import exit_code_of
 from memaudit.manifest import MANIFEST, Manifest, is_plain_file, read_manifest
 from memaudit.report.hashes import config_hash, policy_hash, results_hash
-from memaudit.stored_run import read_report, read_run
+from memaudit.stored_diagnoses import file_of, read_one
+from memaudit.stored_run import StoredRun, read_report, read_run
 
 State = Literal["same", "changed", "missing", "extra", "not checked"]
 DIFFERS: tuple[State, ...] = ("changed", "missing", "extra")
@@ -113,11 +115,23 @@ def _report(folder: Path, document: Mapping[str, Any], manifest: Manifest) -> It
         told = manifest.files.get(name, "nothing")
         yield _compare(f"{name} as report.json names it", digest, told)
     try:
-        read_run(folder)
+        run = read_run(folder)
     except UsageError as error:
         yield Finding("changed", "samples.csv beside report.json", str(error))
     else:
         yield Finding("same", "samples.csv beside report.json", "count the same")
+        yield from _diagnoses(run)
+
+
+def _diagnoses(run: StoredRun) -> Iterator[Finding]:
+    """Whether what the folder holds of diagnoses is of this run."""
+    for name in DIAGNOSES:
+        what = f"{file_of(name)} beside report.json"
+        try:
+            if read_one(run, name) is not None:
+                yield Finding("same", what, "is of this run")
+        except UsageError as error:
+            yield Finding("changed", what, str(error))
 
 
 def _elsewhere(document: Mapping[str, Any], places: Places) -> Iterator[Finding]:

@@ -182,7 +182,7 @@ def resolve(layers: list[Layer]) -> ResolvedConfig:
     try:
         config = ScanConfig.model_validate(merged)
     except ValidationError as error:
-        raise UsageError(_explain(error, sources)) from None
+        raise UsageError(explain_fault(error, sources)) from None
     names = (name for name, _ in leaves(config.model_dump()))
     return ResolvedConfig(
         config=config, sources={name: sources.get(name, "default") for name in names}
@@ -256,7 +256,7 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
+def explain_fault(error: ValidationError, sources: Mapping[str, str]) -> str:
     """The first fault in one line: setting, value, what is wrong and where it was set."""
     fault = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in fault["loc"])

@@ -24,11 +24,9 @@ from memaudit.report.report_json import to_json
 from memaudit.report.samples_csv import iter_csv
 from memaudit.run_record import RunNotes
 from memaudit.scan import ScanOutcome
-from memaudit.stored_run import REPORT, SAMPLES, read_samples
+from memaudit.stored_run import PAGE, REPORT, SAMPLES, read_samples
 from memaudit.unfinished import NOTES, UNFINISHED, Unfinished
 from memaudit.whole_files import disk_errors, write_whole
-
-PAGE = "report.html"
 
 
 def choose_folder(config: ScanConfig, now: datetime | None = None) -> Path:

@@ -6,7 +6,7 @@ Knows which changes forbid to go on with a run. Knows nothing of files.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Annotated, Any
@@ -130,12 +130,12 @@ def _difference(name: str, before: str | None, now: str | None) -> str:
     return f"{neutral(name)} ({neutral(before)}, now {neutral(now)})"
 
 
-class Clock:
-    """Passes stages on to the user's progress and notes how long each took."""
+class Stopwatch:
+    """Passes stages on to the user's progress and tells how long each took."""
 
-    def __init__(self, progress: Progress, record: RunRecord) -> None:
+    def __init__(self, progress: Progress, spent: Callable[[str, float], None]) -> None:
         self._progress = progress
-        self.record = record
+        self._spent = spent
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Advance]:
@@ -146,4 +146,12 @@ class Clock:
             self._progress.stage(name, total) as advance,
         ):
             yield advance
-        self.record.spent(name, time.perf_counter() - begun)
+        self._spent(name, time.perf_counter() - begun)
+
+
+class Clock(Stopwatch):
+    """One that notes in the run's record how long each stage took."""
+
+    def __init__(self, progress: Progress, record: RunRecord) -> None:
+        super().__init__(progress, record.spent)
+        self.record = record

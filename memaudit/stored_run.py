@@ -27,6 +27,7 @@ from memaudit.untrusted_json import MOST_DIGITS, read_json
 
 REPORT = "report.json"
 SAMPLES = "samples.csv"
+PAGE = "report.html"
 
 _LONGEST_REPORT = 64 << 20
 """Bytes; the report of a large audit has a hundredth of that."""

@@ -14,6 +14,7 @@ from memaudit.cli.bench import bench
 from memaudit.cli.border import border
 from memaudit.cli.comparing import baseline_app, compare
 from memaudit.cli.demo import demo
+from memaudit.cli.diagnosing import diagnose_app
 from memaudit.cli.merging import merge
 from memaudit.cli.reporting import report
 from memaudit.cli.verify import verify
@@ -57,6 +58,7 @@ def profiles(
 for command in (scan, demo, inspect, merge, report, compare, verify, bench, profiles):
     app.command()(command)
 app.add_typer(baseline_app)
+app.add_typer(diagnose_app)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The command ``report``: a finished run once more, in any format."""
+"""The command ``report``: a finished run once more, in any format, or one of its diagnoses."""
 
 from __future__ import annotations
 
@@ -9,17 +9,37 @@ import typer
 
 from memaudit.cli.border import Streams, border
 from memaudit.cli.options import Format, Verbose
-from memaudit.cli.showing import check_format, show
+from memaudit.cli.showing import check_diagnosis_format, check_format, show, show_diagnosis
+from memaudit.errors import UsageError
 
 
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder that scan wrote.", metavar="RUN")],
+    diagnosis: Annotated[
+        str | None, typer.Option(help="Show this diagnosis of the run instead: latent, layers, ...")
+    ] = None,
     output_format: Format = "table",
     verbose: Verbose = False,
 ) -> None:
     """Render a finished run again, as the scan did. Exits 0 whatever it found."""
     with border(verbose):
-        check_format(output_format)
+        if diagnosis is None:
+            check_format(output_format)
+        else:
+            check_diagnosis_format(output_format)
         from memaudit.stored_run import read_run
 
-        show(read_run(run), output_format, Streams(quiet=True, verbose=verbose))
+        streams = Streams(quiet=True, verbose=verbose)
+        if diagnosis is None:
+            show(read_run(run), output_format, streams)
+            return
+        from memaudit.diagnosis import DIAGNOSES
+        from memaudit.stored_diagnoses import read_one
+
+        name = next((one for one in DIAGNOSES if one == diagnosis), None)
+        if name is None:
+            raise UsageError(f"--diagnosis {diagnosis}: choose {', '.join(DIAGNOSES)}")
+        record = read_one(read_run(run), name)
+        if record is None:
+            raise UsageError(f"{run}: holds none; make it with memaudit diagnose {name} {run}")
+        show_diagnosis(record, output_format, streams)

@@ -66,7 +66,7 @@ def run_scan(order: Order, output_format: str, streams: Streams) -> ScanOutcome 
     config = order.resolved.config
     team = join_team(config.target.device)
     key = team.same(_project_key(config) if team.leads else throwaway_key())
-    with team.joined(), _stoppable():
+    with team.joined(), stoppable():
         if team.leads:
             return _lead(order, output_format, streams, key, team)
         _help(order, key, team)
@@ -173,7 +173,7 @@ def _open(order: Order) -> tuple[list[Path], Unfinished]:
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """Let a scheduler's polite request to stop end the scan as Ctrl-C does."""
 
     def stop(number: int, frame: object) -> None:

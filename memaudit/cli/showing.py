@@ -1,4 +1,4 @@
-"""A finished run in any format: what ``scan``, ``demo`` and ``report`` put on stdout.
+"""Finished runs and diagnoses in any format: what ``scan``, ``demo``, ``report`` and ``diagnose`` show.
 
 Knows the names of the formats. Knows nothing of how a run is made: it has been read back from its
 folder, so that every command shows the same.
@@ -15,6 +15,7 @@ from memaudit.cli.border import Streams
 from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
+    from memaudit.diagnosis import DiagnosisRecord
     from memaudit.stored_run import StoredRun
 
 FORMATS = ("table", "json", "csv", "html", "markdown", "sarif", "junit", "github", "cyclonedx")
@@ -69,8 +70,28 @@ def document(run: StoredRun, output_format: str, streams: Streams) -> str:
         return to_cyclonedx(found)
     if output_format == "html":
         from memaudit.report.page import to_html
+        from memaudit.stored_diagnoses import read_all
 
-        return to_html(found, samples)
+        return to_html(found, samples, read_all(run))
     from memaudit.report.table import render_table
 
     return render_table(found, samples, width=streams.width, color=streams.color)
+
+
+def check_diagnosis_format(output_format: str) -> None:
+    """Raise UsageError for a format that no diagnosis has."""
+    if output_format not in ("table", "json"):
+        raise UsageError(f"--format {output_format}: choose table or json")
+
+
+def show_diagnosis(record: DiagnosisRecord, output_format: str, streams: Streams) -> None:
+    """Put a diagnosis on stdout."""
+    from memaudit.report.diagnosis_json import diagnosis_text
+    from memaudit.report.diagnosis_table import render_diagnosis
+
+    if output_format == "json":
+        shown = diagnosis_text(record)
+    else:
+        shown = render_diagnosis(record, width=streams.width, color=streams.color)
+    with suppress(BrokenPipeError):
+        typer.echo(shown, nl=False)

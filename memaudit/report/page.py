@@ -16,6 +16,8 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from memaudit.diagnosis import DiagnosisRecord
+from memaudit.report.page_diagnoses import diagnosis_sections
 from memaudit.report.page_evidence import framework_rows, leak_cards, origin_cards
 from memaudit.report.page_figures import matched_card, rates_card, sampling_cards, training_cards
 from memaudit.report.page_groups import group_cards
@@ -35,7 +37,9 @@ _MOST_NOTES = 200
 _FILES = resources.files("memaudit.report").joinpath("html")
 
 
-def to_html(document: Document, samples: pd.DataFrame) -> str:
+def to_html(
+    document: Document, samples: pd.DataFrame, diagnoses: tuple[DiagnosisRecord, ...] = ()
+) -> str:
     """The page. The same run gives the same bytes. Text of the data only where it was revealed."""
     environment = Environment(
         autoescape=True,
@@ -61,6 +65,7 @@ def to_html(document: Document, samples: pd.DataFrame) -> str:
         cards=[*sampling_cards(document, samples), *group_cards(document, samples)],
         frameworks=framework_rows(document),
         training=list(training_cards(document)),
+        diagnoses=diagnosis_sections(diagnoses),
         table=sample_table(document, samples),
         revealed=revealed_windows(document, samples),
         facts=provenance(document),

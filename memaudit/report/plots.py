@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,47 +20,35 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_INK, _RULE = "#010203", "#010204"
-_COLOURS = {
-    "none": "#010211",
-    "copy": "#010212",
-    "dynamic-hard": "#010213",
-    "constant": "#010214",
-    "dynamic": "#010215",
-    "series-1": "#010221",
-    "series-2": "#010222",
-    "series-3": "#010223",
-    "series-4": "#010224",
-    "series-5": "#010225",
-    "series-6": "#010226",
+ON_WHITE = {
+    "ink": "#1b1f24",
+    "rule": "#d0d7de",
+    "none": "#57606a",
+    "copy": "#9a6700",
+    "dynamic-hard": "#8250df",
+    "constant": "#0969da",
+    "dynamic": "#cf222e",
+    "series-1": "#cf222e",
+    "series-2": "#0969da",
+    "series-3": "#57606a",
+    "series-4": "#8250df",
+    "series-5": "#9a6700",
+    "series-6": "#116329",
 }
-"""Colours that stand for variables until the markup is made: ``--dynamic`` and so on."""
-_VARIABLES = {_INK: "currentColor", _RULE: "var(--rule)"} | {
-    colour: f"var(--{name})" for name, colour in _COLOURS.items()
-}
+"""The page's colours where it is light, by the names of its variables."""
+COLOURS = frozenset(ON_WHITE) - {"ink", "rule"}
+"""What the colour of a line may be."""
+DASHES = ("", "-", "--", ":", "-.")
+MARKERS = ("", "o", "s", "D", "^", "v", "x", "+")
+_STAND_INS = {name: f"#0102{place:02x}" for place, name in enumerate(ON_WHITE)}
+"""Colours that stand for the variables until the markup is made."""
+_DOTS_PER_INCH = 200
+_MOST_WHISKERS = 20
+"""Points of a line whose intervals are drawn one by one; those of more are a band."""
 _SIZE = (5.4, 3.3)
 """Inches of 72 units: as wide as a telephone, so that its letters stay readable there."""
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.linewidth": 0.6,
-    "grid.color": _RULE,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "text.parse_math": False,
-}
+Palette = Mapping[str, str]
+"""Colour by name."""
 _METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
 _STYLES = re.compile(r"<style.*?</style>", re.DOTALL)
 _EMPTY = re.compile(r'<g id="[^"]*"/>\s*|<defs>\s*</defs>\s*')
@@ -94,18 +82,25 @@ class Spread:
 
 def line_plot(name: str, lines: Sequence[Line], x: Axis, y: Axis, columns: int = 3) -> str:
     """Curves over one another, with a legend below. ``name`` starts every id in the markup."""
-    with _figure() as figure:
-        axes = figure.add_subplot()
-        for line in lines:
-            _draw(axes, line)
-        _set_axes(axes, x, y)
-        _legend(figure, axes, columns)
+    with _figure(_STAND_INS) as figure:
+        _draw_lines(figure, lines, x, y, columns, _STAND_INS)
         return _markup(figure, name)
+
+
+def line_picture(title: str, lines: Sequence[Line], x: Axis, y: Axis, columns: int = 3) -> bytes:
+    """The same under a title, on white: a PNG."""
+    out = io.BytesIO()
+    with _figure(ON_WHITE) as figure:
+        _draw_lines(figure, lines, x, y, columns, ON_WHITE)
+        figure.suptitle(title)
+        software = {"Software": None}  # its version would make other bytes
+        figure.savefig(out, format="png", dpi=_DOTS_PER_INCH, facecolor="white", metadata=software)
+    return out.getvalue()
 
 
 def interval_plot(name: str, rows: Sequence[str], spreads: Sequence[Spread], x: Axis) -> str:
     """Estimates with their intervals beside ``rows`` of names, the first one on top."""
-    with _figure() as figure:
+    with _figure(_STAND_INS) as figure:
         axes = figure.add_subplot()
         for place, spread in enumerate(spreads):
             _whiskers(axes, spread, 0.28 * (place - (len(spreads) - 1) / 2))
@@ -116,23 +111,39 @@ def interval_plot(name: str, rows: Sequence[str], spreads: Sequence[Spread], x: 
         return _markup(figure, name)
 
 
-def _draw(axes: Axes, line: Line) -> None:
-    style: dict[str, Any] = {"color": _COLOURS[line.colour], "linestyle": line.dash}
+def _draw_lines(
+    figure: Figure, lines: Sequence[Line], x: Axis, y: Axis, columns: int, palette: Palette
+) -> None:
+    axes = figure.add_subplot()
+    for line in lines:
+        _draw(axes, line, palette[line.colour])
+    _set_axes(axes, x, y)
+    _legend(figure, axes, columns)
+
+
+def _draw(axes: Axes, line: Line, colour: str) -> None:
+    style: dict[str, Any] = {"color": colour, "linestyle": line.dash}
     style |= {"marker": line.marker, "markersize": 4, "label": line.name}
     if line.step:
         style["drawstyle"] = "steps-post"
     axes.plot(line.x, line.y, **style)
     if line.low is not None and line.high is not None:
-        axes.vlines(line.x, line.low, line.high, colors=style["color"], linewidth=1.0)
+        if len(line.x) <= _MOST_WHISKERS:
+            axes.vlines(line.x, line.low, line.high, colors=colour, linewidth=1.0)
+        else:
+            band: dict[str, Any] = {"color": colour, "alpha": 0.18, "linewidth": 0}
+            band |= {"step": "post"} if line.step else {}
+            axes.fill_between(line.x, line.low, line.high, **band)
 
 
 def _whiskers(axes: Axes, spread: Spread, shift: float) -> None:
     hollow: dict[str, Any] = {"mfc": "none"} if spread.hollow else {}
     for row, attack, x, low, high in spread.estimates:
-        colour = _COLOURS[attack]
+        colour = _STAND_INS[attack]
         axes.hlines(row + shift, low, high, colors=colour, linewidth=1.4)
         axes.plot(x, row + shift, spread.marker, color=colour, markersize=6, **hollow)
-    axes.plot([], [], spread.marker, color=_INK, label=spread.name, **hollow)  # for the legend
+    ink = _STAND_INS["ink"]
+    axes.plot([], [], spread.marker, color=ink, label=spread.name, **hollow)  # for the legend
 
 
 def _set_axes(axes: Axes, x: Axis, y: Axis) -> None:
@@ -157,8 +168,30 @@ def _legend(figure: Figure, axes: Axes, columns: int) -> None:
         figure.legend(kept.values(), kept.keys(), loc="outside lower center", ncols=columns)
 
 
+def _style(palette: Palette) -> Any:
+    ink = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
+    return {
+        "svg.fonttype": "none",
+        "font.sans-serif": ["DejaVu Sans"],
+        "font.size": 9,
+        "figure.titlesize": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.linewidth": 0.6,
+        "grid.color": palette["rule"],
+        "legend.frameon": False,
+        "lines.linewidth": 1.6,
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
+        "text.parse_math": False,
+        **dict.fromkeys(ink, palette["ink"]),
+    }
+
+
 @contextmanager
-def _figure() -> Iterator[Figure]:
+def _figure(palette: Palette) -> Iterator[Figure]:
     """An empty figure under the style of this file alone, whatever the user's settings are."""
     log = logging.getLogger("matplotlib")
     level = log.level
@@ -169,7 +202,7 @@ def _figure() -> Iterator[Figure]:
 
         with mpl.rc_context():
             mpl.rcdefaults()
-            mpl.rcParams.update(_STYLE)
+            mpl.rcParams.update(_style(palette))
             yield Drawing(figsize=_SIZE, layout="constrained")
     finally:
         log.setLevel(level)
@@ -187,6 +220,6 @@ def _markup(figure: Figure, name: str) -> str:
     text = _EMPTY.sub("", _STYLES.sub("", text))
     text = _ATTRIBUTES.sub(r'<svg class="plot" \1 aria-hidden="true" focusable="false">', text, 1)
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, variable)
+    for variable, colour in _STAND_INS.items():
+        text = text.replace(colour, "currentColor" if variable == "ink" else f"var(--{variable})")
     return re.sub(r"\n\s*", "\n", _FONT.sub("", text)).strip()

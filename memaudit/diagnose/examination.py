@@ -1,0 +1,61 @@
+"""examine(method, settings, ...) -> Examined: a diagnosis made, and what has to be known of it.
+
+Knows the order: the run taken up, the method, the record. Knows no single method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import NamedTuple, TypeVar
+
+from memaudit import __version__
+from memaudit.attack.campaign import Progress
+from memaudit.diagnose.settings import DiagnoseSettings
+from memaudit.diagnose.subject import Subject, open_subject
+from memaudit.diagnosis import Diagnosis, DiagnosisRecord
+from memaudit.environment import describe_libraries, describe_machine
+from memaudit.run_record import Stopwatch
+from memaudit.stored_run import StoredRun
+from memaudit.target.numerics import describe_accelerator
+
+Asked = TypeVar("Asked", bound=DiagnoseSettings)
+Method = Callable[[Subject, Asked, Progress], Diagnosis]
+
+
+class Examined(NamedTuple):
+    """The run, and what a diagnosis found in it."""
+
+    run: StoredRun
+    record: DiagnosisRecord
+
+
+def examine(method: Method[Asked], settings: Asked, command: str, progress: Progress) -> Examined:
+    """Take up a run and diagnose it. Writes nothing. Raises what the method and the rooms raise."""
+    started = _now()
+    seconds: dict[str, float] = {}
+
+    def spent(stage: str, more: float) -> None:
+        seconds[stage] = round(seconds.get(stage, 0.0) + more, 3)
+
+    watch = Stopwatch(progress, spent)
+    with watch.stage("taking up the run", 1):
+        subject = open_subject(settings)
+    found = method(subject, settings, watch)
+    record = DiagnosisRecord(
+        version=__version__,
+        run_results=subject.document["hashes"]["results"],
+        target=subject.document["target"]["name"],
+        command=command,
+        started=started,
+        finished=_now(),
+        seconds=seconds,
+        libraries=describe_libraries(),
+        machine=describe_machine() | describe_accelerator(subject.checkpoint.device),
+        diagnosis=found,
+    )
+    return Examined(subject.run, record)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,64 @@
+"""The cells of a diagnosis' tables as text, the same in every format.
+
+Knows units and figures. Knows nothing of formats: whoever writes one neutralises the text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from memaudit.diagnosis import Cell, FigureTable, Measure, Unit
+from memaudit.report.reading import MISSING
+from memaudit.report.wording import number, percent, points
+
+
+def table_cells(table: FigureTable) -> list[list[str]]:
+    """Every row as text."""
+    units = [column.unit for column in table.columns]
+    return [
+        [cell_text(cell, unit) for cell, unit in zip(row, units, strict=True)] for row in table.rows
+    ]
+
+
+def cell_text(cell: Cell, unit: Unit) -> str:
+    """A cell: ``12.3 % (10.1 to 14.2)`` for a share with its interval."""
+    if cell is None:
+        return MISSING
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, Measure):
+        return _measure(cell, unit)
+    return _figure(float(cell), unit)
+
+
+def _measure(measure: Measure, unit: Unit) -> str:
+    if measure.value is None:
+        return MISSING
+    shown = _figure(measure.value, unit)
+    if measure.low is None or measure.high is None:
+        return shown
+    low, high = (_figure(end, unit).removesuffix(" %") for end in (measure.low, measure.high))
+    return f"{shown} ({low} to {high})"
+
+
+def _figure(value: float, unit: Unit) -> str:
+    return _WRITTEN[unit](value) if math.isfinite(value) else MISSING
+
+
+def _plain(value: float) -> str:
+    """Three significant digits, without an exponent where one can do without."""
+    if value != 0 and not 1e-4 <= abs(value) < 1e7:
+        return f"{value:.2e}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+_WRITTEN: dict[Unit, Callable[[float], str]] = {
+    "text": _plain,
+    "count": lambda value: f"{value:,.0f}",
+    "share": percent,
+    "points": points,
+    "nats": lambda value: number(value, 3),
+    "number": _plain,
+    "p": lambda value: f"{value:.2g}",
+}
