@@ -27,10 +27,12 @@ _DECIDING = (
 )
 
 
-def describe_libraries() -> dict[str, str]:
-    """Version of every package that can change a figure; those not installed are left out."""
+def describe_libraries(*more: str) -> dict[str, str]:
+    """Version of every package that can change a figure of an audit, and of more that are named;
+    those not installed are left out.
+    """
     found = {"python": platform.python_version()}
-    for name in _DECIDING:
+    for name in (*_DECIDING, *more):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Finished runs and diagnoses in any format: what ``scan``, ``demo``, ``report`` and ``diagnose`` show.
+"""Finished runs and diagnoses, in any format: what scan, demo, report and diagnose print.
 
 Knows the names of the formats. Knows nothing of how a run is made: it has been read back from its
 folder, so that every command shows the same.

@@ -50,7 +50,7 @@ def examine(method: Method[Asked], settings: Asked, command: str, progress: Prog
         started=started,
         finished=_now(),
         seconds=seconds,
-        libraries=describe_libraries(),
+        libraries=describe_libraries("scikit-learn"),
         machine=describe_machine() | describe_accelerator(subject.checkpoint.device),
         diagnosis=found,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,7 @@ def open_subject(settings: DiagnoseSettings) -> Subject:
     """
     run = read_run(settings.run)
     config = _config(run, settings)
+    _require_there(config)
     summaries = check_files(config)
     _require_same_data(run, summaries)
     tokenizer = load_tokenizer(config.model, config.target)
@@ -182,6 +184,16 @@ def _config(run: StoredRun, settings: DiagnoseSettings) -> ScanConfig:
         "extraction": config.extraction.model_copy(update={"batch_size": settings.batch_size}),
     }
     return config.model_copy(update=update)
+
+
+def _require_there(config: ScanConfig) -> None:
+    """Raise UsageError, naming the flag, where a file that the run names is not there any more."""
+    places = {"--data": config.data, "--controls": config.controls, "--model": Path(config.model)}
+    for flag, place in places.items():
+        # What is no whole path may be the name of a model on the hub.
+        named = place is not None and (flag != "--model" or place.is_absolute())
+        if place is not None and named and not place.exists():
+            raise UsageError(f"{place}: was audited, and is not here; say where with {flag}")
 
 
 def _require_same_data(run: StoredRun, summaries: Mapping[Role, DataSummary]) -> None:

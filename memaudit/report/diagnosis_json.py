@@ -84,13 +84,18 @@ def _finite(value: Any) -> Any:
 
 def _with_gaps(body: dict[str, Any]) -> dict[str, Any]:
     """NaN again for the gaps of lines."""
-    plots = body.get("diagnosis", {}) if isinstance(body.get("diagnosis"), dict) else {}
-    for plot in plots.get("plots", ()) if isinstance(plots.get("plots"), list) else ():
-        for line in plot.get("lines", ()) if isinstance(plot, dict) else ():
-            for name in _NUMBERS if isinstance(line, dict) else ():
-                if isinstance(line.get(name), list):
-                    line[name] = [math.nan if one is None else one for one in line[name]]
+    for found in _dicts([body.get("diagnosis")]):
+        for plot in _dicts(found.get("plots")):
+            for line in _dicts(plot.get("lines")):
+                for name in _NUMBERS:
+                    if isinstance(line.get(name), list):
+                        line[name] = [math.nan if one is None else one for one in line[name]]
     return body
+
+
+def _dicts(value: Any) -> Iterator[dict[str, Any]]:
+    """The objects of a list; none where it is no list."""
+    yield from (one for one in value if isinstance(one, dict)) if isinstance(value, list) else ()
 
 
 def _faults(diagnosis: Diagnosis) -> Iterator[str]:

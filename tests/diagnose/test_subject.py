@@ -1,0 +1,165 @@
+"""A finished run taken up again: its windows beside their scores, and files of another."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_scan import make_files, memaudit
+
+from memaudit.attack.finite import NotFinite
+from memaudit.diagnose.passes import Pass
+from memaudit.diagnose.settings import DiagnoseSettings
+from memaudit.diagnose.subject import Subject, draw, open_subject
+from memaudit.errors import RunError, UsageError
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with model, data and controls, and a finished run of them."""
+    folder = tmp_path_factory.mktemp("scanned")
+    given = make_files(folder)
+    done = memaudit("scan", *given, "--attacks", "none,constant", "--out", folder / "run", "-q")
+    assert done.exit_code == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def own(scanned: Path, tmp_path: Path) -> Path:
+    """A copy that may be changed; its run still names the files of the first."""
+    return Path(shutil.copytree(scanned, tmp_path / "own"))
+
+
+def opened(folder: Path, **more: Any) -> Subject:
+    return open_subject(DiagnoseSettings(run=folder / "run", **more))
+
+
+def nll(one: Pass) -> dict[str, torch.Tensor]:
+    log_p = one.logits.log_softmax(dim=-1).gather(-1, one.tokens[..., None])[..., 0]
+    return {"nll": -log_p.double().mean(dim=1)}
+
+
+def test_passes_say_what_the_run_said(scanned: Path) -> None:
+    subject = opened(scanned)
+    assert subject.data.extracted.any()
+    assert not subject.data.extracted.all()
+    for part in (subject.data, subject.controls):
+        assert part is not None
+        found = subject.passes().read(part.ids, nll)["nll"]
+        np.testing.assert_allclose(found, part.score("suffix_nll", "none"), atol=1e-4)
+
+
+def test_hidden_windows_are_those_that_only_a_prompt_extracts(scanned: Path) -> None:
+    data = opened(scanned).data
+    assert data.attacks == ("none", "constant")
+    expected = (data.rows["exact_constant"] == 1) & (data.rows["exact_none"] == 0)
+    np.testing.assert_array_equal(data.hidden, expected)
+    few = data.take(data.extracted)
+    assert few.extracted.all()
+    assert len(few.rows) == len(few.ids) == data.extracted.sum()
+    assert list(few.rows.index) == list(range(len(few)))
+
+
+def test_batches_and_shortages_change_nothing(
+    scanned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = opened(scanned)
+    whole = subject.passes().read(subject.data.ids, nll)["nll"]
+    seen, failed = [], []
+
+    def short(one: Pass) -> dict[str, torch.Tensor]:
+        if len(one.tokens) > 3:
+            failed.append(len(one.tokens))
+            raise MemoryError
+        return nll(one)
+
+    found = subject.passes().read(subject.data.ids, short, seen.append)["nll"]
+    np.testing.assert_allclose(found, whole, atol=1e-5)
+    assert failed
+    assert sum(seen) == len(subject.data)
+
+    def never(one: Pass) -> dict[str, torch.Tensor]:
+        raise MemoryError
+
+    with pytest.raises(RunError, match="single window"):
+        subject.passes().read(subject.data.ids, never)
+
+
+def test_more_positions_than_the_suffix(scanned: Path) -> None:
+    subject = opened(scanned)
+    tokens = subject.data.ids.shape[1]
+    read = subject.passes().read(
+        subject.data.ids[:5], lambda one: {"tokens": one.tokens}, last=tokens - 1
+    )
+    np.testing.assert_array_equal(read["tokens"], subject.data.ids[:5, 1:])
+
+
+def test_logits_that_are_no_numbers_are_told(scanned: Path) -> None:
+    subject = opened(scanned)
+    weight = subject.checkpoint.model.lm_head.weight
+    with torch.no_grad():
+        weight[3] = torch.nan
+    with pytest.raises(NotFinite):
+        subject.passes().read(subject.data.ids[:5], nll)
+
+
+def test_drawn_rows_are_rows_of_the_mask() -> None:
+    mask = np.arange(100) % 3 == 0
+    rows = draw(mask, 10, np.random.default_rng(0))
+    assert len(rows) == 10
+    assert mask[rows].all()
+    assert (np.diff(rows) > 0).all()
+    np.testing.assert_array_equal(draw(mask, 1000, np.random.default_rng(0)), np.flatnonzero(mask))
+    np.testing.assert_array_equal(rows, draw(mask, 10, np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize(
+    ("file", "flag"), [("data.jsonl", "--data"), ("controls.jsonl", "--controls")]
+)
+def test_other_data_are_refused(own: Path, file: str, flag: str) -> None:
+    with (own / file).open("a") as more:
+        more.write(json.dumps({"prefix": "a" * 100, "suffix": "b" * 100}) + "\n")
+    changed = {flag.strip("-"): own / file}
+    with pytest.raises(UsageError, match=f"not the file that was audited.*{flag}"):
+        opened(own, **changed)
+
+
+def test_another_model_is_refused(own: Path) -> None:
+    config = own / "model" / "config.json"
+    assert opened(own, model=str(own / "model")).data.extracted.any()
+    config.write_text(config.read_text() + "\n")
+    with pytest.raises(UsageError, match=r"not the model that was audited \(config\.json"):
+        opened(own, model=str(own / "model"))
+
+
+def test_files_that_were_moved_are_named(scanned: Path, own: Path) -> None:
+    report = own / "run" / "report.json"
+    text = report.read_text()
+    report.write_text(text.replace(str(scanned), "/nowhere"))
+    with pytest.raises(UsageError, match="say where with --data"):
+        opened(own)
+    places = {"data": own / "data.jsonl", "controls": own / "controls.jsonl"}
+    assert len(opened(own, model=str(own / "model"), **places).data)
+
+
+def test_a_run_cannot_lift_a_safeguard(own: Path) -> None:
+    report = own / "run" / "report.json"
+    document = json.loads(report.read_text())
+    document["config"]["values"]["target"] |= {"trust_remote_code": True, "allow_pickle": True}
+    report.write_text(json.dumps(document))
+    config = opened(own).config
+    assert not config.target.trust_remote_code
+    assert not config.target.allow_pickle
+
+
+def test_a_run_without_none_cannot_be_diagnosed(scanned: Path, tmp_path: Path) -> None:
+    given = make_files(tmp_path)
+    done = memaudit("scan", *given, "--attacks", "copy", "--out", tmp_path / "run", "-q")
+    assert done.exit_code == 0
+    with pytest.raises(UsageError, match="none was not run"):
+        opened(tmp_path)
