@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
+from made_diagnosis import make_record
 from made_result import make_result, make_windows
 from stored import store
 
@@ -23,14 +24,19 @@ from memaudit.integrity import Places, verify_run
 from memaudit.integrity_table import render_integrity
 from memaudit.layers import to_toml
 from memaudit.manifest import to_manifest
-from memaudit.stored_run import StoredRun, read_run
+from memaudit.report.diagnosis_json import diagnosis_text
+from memaudit.report.diagnosis_table import render_diagnosis
+from memaudit.report.plots import line_plot
+from memaudit.stored_diagnoses import read_one
+from memaudit.stored_run import StoredRun, read_report, read_run
 
 from .oracles import check_harmless
 from .targets import Target
 
 STREAMS = Streams(quiet=True, verbose=False)
 QUICK = ScoreSettings(bootstrap=100)
-NAMES = ("report.json", "samples.csv", "manifest.json", "config.toml")
+DIAGNOSIS = "diagnose-layers.json"
+NAMES = ("report.json", "samples.csv", "manifest.json", "config.toml", DIAGNOSIS)
 
 
 @cache
@@ -39,6 +45,8 @@ def _whole() -> Path:
     made = make_result(n=4, hits={"none": 2, "dynamic": 1}, gate=GateSettings(max_exact=0.1))
     folder = store(Path(mkdtemp(prefix="memaudit-fuzz-")) / "run", made)
     (folder / "config.toml").write_text(to_toml(made.config))
+    results = read_report(folder)["hashes"]["results"]
+    (folder / DIAGNOSIS).write_text(diagnosis_text(make_record(results)))
     (folder / "manifest.json").write_text(to_manifest(folder))
     return folder
 
@@ -56,12 +64,25 @@ def _run(content: bytes, folder: Path) -> str:
     (run / name).write_bytes(content[1:])
     said = [f"verified {_verified(run)}"]
     stored = read_run(run)
+    if name == DIAGNOSIS:
+        return said[0] + _diagnosed(stored)
     show(stored, zlib.crc32(content))
     try:
         said.append(f"baseline {to_text(baseline_of_run(stored)).isascii()}")
     except MemauditError as error:
         said.append(type(error).__name__)
     return " ".join(said)
+
+
+def _diagnosed(run: StoredRun) -> str:
+    """The diagnosis, shown as a table and, where it can be drawn, on a page's plot."""
+    record = read_one(run, "layers")
+    if record is None:
+        return " none"
+    check_harmless(render_diagnosis(record, width=100, color=False), "diagnosis")
+    for plot in record.diagnosis.plots:
+        ET.fromstring(line_plot("a", plot.lines, plot.x, plot.y).replace("xlink:href", "href"))
+    return " diagnosed"
 
 
 def _verified(run: Path) -> int | str:
