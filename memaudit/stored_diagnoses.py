@@ -80,6 +80,11 @@ def require_unchanged(folder: Path, name: DiagnosisName) -> None:
             )
 
 
+def is_signed(folder: Path) -> bool:
+    """Whether a signature of the manifest lies beside it."""
+    return any(path.name.startswith(f"{MANIFEST}.") for path in folder.iterdir())
+
+
 def write_diagnosis(run: StoredRun, record: DiagnosisRecord) -> None:
     """Put a diagnosis into its run's folder, in place of an earlier one: the document, a PNG of
     each plot, the page, and a manifest of all.
