@@ -117,6 +117,8 @@ ORDER = (
         "diagnose.signal_comparison",
         "diagnose.signal_windows",
         "diagnose.triage",
+        "diagnose.triage_gains",
+        "diagnose.triage_verdict",
         "diagnose.triage_tables",
         "diagnose.signal_findings",
         "diagnose.signals",

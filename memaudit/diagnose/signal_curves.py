@@ -56,7 +56,8 @@ def compare_border(
     columns = [before, after, before - after, *split_border(found, "log_p", prefix_tokens, near)]
     values = np.stack(columns, axis=1)
     rows: list[list[Cell]] = []
-    falls, contrast = {}, {}
+    falls: dict[GroupName, Measure] = {}
+    contrast: dict[GroupName, Measure] = {}
     for group in look.present:
         mine = look.of(group)
         clusters = look.clusters[mine]

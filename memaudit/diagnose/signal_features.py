@@ -75,7 +75,7 @@ def logit_signals(reading: PrefixReading, near: int) -> list[Signal]:
 
     Those of the prefix's own tokens are left out where P is 1.
     """
-    found = {
+    found: dict[str, NDArray[Any]] = {
         "next token: entropy": reading.entropy[:, -1],
         "next token: largest p": reading.top_p[:, -1],
     }
@@ -97,7 +97,7 @@ def characters(ids: Ids, tokenizer: Any) -> Floats:
     texts = tokenizer.batch_decode(
         ids.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
-    return np.array([len(text) for text in texts], dtype=np.float64) / ids.shape[1]
+    return np.asarray([len(text) / ids.shape[1] for text in texts], dtype=np.float64)
 
 
 def rarity(ids: Ids, counts: NDArray[np.integer[Any]], inside: Bools) -> Floats:
@@ -122,13 +122,13 @@ def rarity(ids: Ids, counts: NDArray[np.integer[Any]], inside: Bools) -> Floats:
 
 def distinct_share(ids: Ids) -> Floats:
     """(N,) different tokens of ids (N,T), as a share of T."""
-    return _different(ids.astype(np.int64)) / ids.shape[1]
+    return np.asarray(_different(ids.astype(np.int64)) / ids.shape[1])
 
 
 def repetition(ids: Ids) -> Floats:
     """(N,) share of the runs of three tokens of ids (N,T) that were there before."""
     runs = run_hashes(ids, GRAM)
-    return 1 - _different(runs) / runs.shape[1]
+    return np.asarray(1 - _different(runs) / runs.shape[1])
 
 
 def _different(values: NDArray[Any]) -> Floats:
@@ -183,7 +183,8 @@ def _ends_elsewhere(prefixes: Prefixes, length: int) -> Bools:
 def last_run(first: Bools) -> Floats:
     """(N,) how many of the last columns of (N,T) are true without a gap."""
     broken = ~first[:, ::-1]
-    return np.where(broken.any(axis=1), broken.argmax(axis=1), first.shape[1]).astype(np.float64)
+    found = np.where(broken.any(axis=1), broken.argmax(axis=1), first.shape[1])
+    return np.asarray(found, dtype=np.float64)
 
 
 def nearest_similarity(

@@ -33,19 +33,14 @@ from memaudit.diagnose.signal_windows import (
 from memaudit.diagnose.subject import Subject, draw
 from memaudit.diagnose.triage import Features, can_fit
 from memaudit.diagnose.triage_tables import (
-    ALL,
-    LOGITS,
-    TEXT,
-    Population,
-    Target,
     calibration_table,
-    judge,
     needed_table,
     predictors_table,
     triage_findings,
     triage_plot,
     triage_table,
 )
+from memaudit.diagnose.triage_verdict import ALL, LOGITS, TEXT, Population, Target, judge
 from memaudit.diagnosis import Diagnosis, FigureTable, Plot
 from memaudit.score.stats import Floats, Ints
 from memaudit.settings_base import Fraction, Positive
@@ -230,7 +225,9 @@ def _scan_cost(subject: Subject, rows: Ints) -> Floats:
 
 def _settings_shown(settings: SignalsSettings, look: Look, drawn: int) -> dict[str, str]:
     """What decided the figures."""
-    shown = {group: f"{int(look.of(group).sum()):,} looked at" for group in look.present}
+    shown: dict[str, str] = {
+        group: f"{int(look.of(group).sum()):,} looked at" for group in look.present
+    }
     return {
         "windows": f"{settings.windows:,} of each group at most",
         "border": f"{settings.border} tokens",

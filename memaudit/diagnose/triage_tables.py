@@ -5,101 +5,28 @@ Knows what predictors foretold, and what scanning a window costs in tokens. Know
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
 from memaudit.curves import Axis, Line
 from memaudit.diagnose.signal_means import Resampling, mean_intervals
 from memaudit.diagnose.signal_words import number_said, share_said
-from memaudit.diagnose.triage import Features, Foretold, Gains, can_fit, foretell, gains
+from memaudit.diagnose.triage_verdict import (
+    ALL,
+    ALONE,
+    CURVE,
+    PERMUTED,
+    REACHES,
+    SHARES,
+    Population,
+    Verdict,
+)
 from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
 from memaudit.report.wording import level, percent
-from memaudit.score.detection import roc_auc
-from memaudit.score.stats import Bools, Floats, Ints, clustered_rate
-
-SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
-"""Riskiest parts of the windows that are looked at in the tables."""
-REACHES = (0.5, 0.8, 0.9, 0.95, 0.99)
-"""Parts of the extracted windows that are to be found."""
-CURVE = tuple(np.geomspace(0.01, 1, 21).tolist())
-"""Riskiest parts at which the curve is drawn."""
-ALL, TEXT, LOGITS = "all signals", "text of the prefix", "text and logits"
-ALONE, PERMUTED = "log p of the prefix alone", "all signals, labels permuted"
-
-
-@dataclass(frozen=True, eq=False)
-class Population:
-    """N windows of the data, drawn evenly, and C controls, as they are before decoding."""
-
-    features: Mapping[str, Features]
-    """Those of each predictor that is fitted, by name."""
-    controls: Mapping[str, Features]
-    """The same of the controls; C may be 0."""
-    alone: Floats
-    """(N,) the one signal that predictors are compared with."""
-    clusters: Ints
-    control_clusters: Ints
-    prefix_cost: int
-    """Tokens of a pass over one prefix."""
-    scan_cost: Floats
-    """(N,) tokens that scanning a window by ``none`` takes: one pass, and what is decoded."""
-
-
-class Target(NamedTuple):
-    """What is to be foretold."""
-
-    name: str
-    """Part of names of tables: ``none`` or ``any``."""
-    says: str
-    """In words: ``extracted by none``."""
-    labels: Bools
-    """(N,)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Verdict:
-    """What predictors are worth for one target."""
-
-    target: Target
-    areas: Mapping[str, Measure]
-    gains: Mapping[str, Gains]
-    best: Foretold
-    """Of the predictor that has all signals."""
-
-
-def judge(target: Target, windows: Population, resampling: Resampling) -> Verdict | None:
-    """Fit and score every predictor; None where there are too few clusters."""
-    labels, clusters, rng = target.labels, windows.clusters, resampling.rng
-    if not can_fit(labels, clusters):
-        return None
-    said = {
-        name: foretell(features, labels, clusters, windows.controls[name], rng)
-        for name, features in windows.features.items()
-    }
-    permuted = rng.permutation(labels)
-    lot = (
-        foretell(windows.features[ALL], permuted, clusters, windows.controls[ALL], rng)
-        if can_fit(permuted, clusters)
-        else None
-    )
-    risks = {name: (one.risk, labels) for name, one in said.items()}
-    risks[ALONE] = (windows.alone, labels)
-    if lot is not None:
-        risks[PERMUTED] = (lot.risk, permuted)
-    shares, reaches = np.array([*SHARES, *CURVE]), np.array(REACHES)
-    areas = {
-        name: Measure.of(*roc_auc(risk, own, clusters, **resampling.options))
-        for name, (risk, own) in risks.items()
-    }
-    found = {
-        name: gains(risk, own, clusters, shares=shares, reaches=reaches, resampling=resampling)
-        for name, (risk, own) in risks.items()
-    }
-    return Verdict(target, areas, found, said[ALL])
+from memaudit.score.stats import Floats, Ints, clustered_rate
 
 
 def predictors_table(verdicts: Sequence[Verdict]) -> FigureTable:
@@ -108,7 +35,8 @@ def predictors_table(verdicts: Sequence[Verdict]) -> FigureTable:
     rows: list[list[Cell]] = [
         [
             f"{verdict.target.name}: {name}",
-            verdict.areas[name],
+            one.area,
+            verdict.above.get(name),
             one.average_precision,
             one.reached[tenth],
         ]
@@ -124,6 +52,7 @@ def predictors_table(verdicts: Sequence[Verdict]) -> FigureTable:
         [
             Column("extracted by: predictor", "text"),
             Column("AUC", "number"),
+            Column("AUC above log p alone", "number"),
             Column("average precision", "number"),
             Column("found in the riskiest 10 %", "share"),
         ],
@@ -211,7 +140,7 @@ def calibration_table(
     """What was foretold and what came, from the riskiest windows on."""
     ends = (0.0, *SHARES, 1.0)
     rows: list[list[Cell]] = []
-    for start, end in zip(ends, ends[1:], strict=False):
+    for start, end in itertools.pairwise(ends):
         cells: list[Cell] = []
         for verdict in verdicts:
             order = np.argsort(-verdict.best.risk, kind="stable")
@@ -302,11 +231,23 @@ def triage_findings(verdict: Verdict, windows: Population) -> list[str]:
         f"{share_said(own.reached[at[0.5]])}; for 95 % of them {share_said(need)} of the windows "
         "have to be scanned."
     ]
-    areas = f"{number_said(verdict.areas[ALL])}; log p of the prefix alone has "
-    areas += number_said(verdict.areas[ALONE])
-    if PERMUTED in verdict.areas:
-        areas += f", permuted labels {number_said(verdict.areas[PERMUTED])}"
+    areas = f"{number_said(own.area)}, that of permuted labels "
+    alone = number_said(verdict.gains[ALONE].area)
+    areas += number_said(verdict.gains[PERMUTED].area) if PERMUTED in verdict.gains else "n/a"
     found.append(
-        f"Foretelling what is {verdict.target.says} from the prefix has an AUC of {areas}."
+        f"Foretelling what is {verdict.target.says} from the prefix has an AUC of {areas} "
+        f"(0.5 is chance); the log p of the prefix alone has {alone},"
+        f" the predictor {number_said(verdict.above[ALL], 3)} more."
     )
+    found.append(_cost_finding(verdict, windows))
     return found
+
+
+def _cost_finding(verdict: Verdict, windows: Population) -> str:
+    whole = float(windows.scan_cost.mean())
+    shares = [percent(_cost(verdict, windows, share)) for share in (0.1, 0.5)]
+    return (
+        f"A pass over a prefix takes {windows.prefix_cost:,} tokens, scanning a window by none "
+        f"{whole:,.0f}: triage and the riskiest 10 % together take {shares[0]} of scanning all, "
+        f"the riskiest 50 % {shares[1]}; each further attack is run on the riskiest alone."
+    )
