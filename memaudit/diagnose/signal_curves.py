@@ -23,15 +23,22 @@ MOST_ROWS = 16
 """Positions of a curve that stand in its table."""
 
 
-class Border(NamedTuple):
-    """What changes over the border in each window."""
+class Sides(NamedTuple):
+    """One figure by group."""
 
-    fall: Floats
-    """(N,) mean entropy before minus mean entropy after it, nats."""
-    table: FigureTable
-    falls: dict[GroupName, Measure]
+    means: dict[GroupName, Measure]
     contrast: dict[GroupName, Measure]
-    """Fall of the extracted windows minus that of another group."""
+    """Mean of the extracted windows minus that of another group."""
+
+
+class Border(NamedTuple):
+    """What changes over the border, by group."""
+
+    table: FigureTable
+    before: Sides
+    """Entropy before the border, nats."""
+    fall: Sides
+    """That before minus that after it."""
 
 
 def split_border(found: Found, name: str, prefix_tokens: int, near: int) -> tuple[Floats, Floats]:
@@ -55,22 +62,40 @@ def compare_border(
     before, after = split_border(found, "entropy", prefix_tokens, near)
     columns = [before, after, before - after, *split_border(found, "log_p", prefix_tokens, near)]
     values = np.stack(columns, axis=1)
-    rows: list[list[Cell]] = []
-    falls: dict[GroupName, Measure] = {}
-    contrast: dict[GroupName, Measure] = {}
+    means = {
+        group: mean_intervals(values[look.of(group)], look.clusters[look.of(group)], resampling)
+        for group in look.present
+    }
+    rows: list[list[Cell]] = [
+        [
+            group,
+            int(look.of(group).sum()),
+            len(np.unique(look.clusters[look.of(group)])),
+            *(mean.measure(column) for column in range(values.shape[1])),
+        ]
+        for group, mean in means.items()
+    ]
+    before_all, fall = (
+        Sides(
+            {group: mean.measure(column) for group, mean in means.items()},
+            _contrast(look, values[:, column], resampling),
+        )
+        for column in (0, 2)
+    )
+    return Border(_border_table(rows, near), before_all, fall)
+
+
+def _contrast(look: Look, values: Floats, resampling: Resampling) -> dict[GroupName, Measure]:
+    """Of extracted windows to each other group, where there are such; values (N,)."""
+    extracted = look.of("extracted")
+    found: dict[GroupName, Measure] = {}
     for group in look.present:
-        mine = look.of(group)
-        clusters = look.clusters[mine]
-        means = mean_intervals(values[mine], clusters, resampling)
-        falls[group] = means.measure(2)
-        cells = [means.measure(column) for column in range(values.shape[1])]
-        rows.append([group, int(mine.sum()), len(np.unique(clusters)), *cells])
-        if group != "extracted":
-            both = mine | look.of("extracted")
-            contrast[group] = mean_difference(
-                values[both, 2], look.of("extracted")[both], look.clusters[both], resampling
+        both = extracted | look.of(group)
+        if group != "extracted" and extracted.any():
+            found[group] = mean_difference(
+                values[both], extracted[both], look.clusters[both], resampling
             )
-    return Border(values[:, 2], _border_table(rows, near), falls, contrast)
+    return found
 
 
 def _border_table(rows: Sequence[Sequence[Cell]], near: int) -> FigureTable:

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from memaudit.diagnose.signal_comparison import Apart, distance
-from memaudit.diagnose.signal_curves import Border
-from memaudit.diagnose.signal_groups import Look
+from memaudit.diagnose.signal_curves import Border, Sides
+from memaudit.diagnose.signal_groups import GroupName, Look
 from memaudit.diagnose.signal_words import number_said
 from memaudit.diagnose.subject import Subject
 from memaudit.diagnose.triage import FEWEST_CLUSTERS
+from memaudit.diagnosis import Measure
 from memaudit.report.wording import count
 from memaudit.score.stats import Bools, Ints
 
@@ -22,31 +23,43 @@ FEW = 10
 """Clusters below which a bootstrap over them is too narrow to be relied on."""
 
 
-def border_findings(border: Border, look: Look) -> list[str]:
-    """What entropy does over the border."""
-    if not border.falls or all(one.value is None for one in border.falls.values()):
+def border_findings(border: Border, look: Look, near: int) -> list[str]:
+    """How sure the model is before the border, and what changes over it."""
+    if all(one.value is None for one in border.before.means.values()):
         return ["A prefix of one token has no entropy before the border to compare with."]
-    said = [
-        f"{group} windows {number_said(one)}"
-        for group, one in border.falls.items()
-        if group != "controls"
+    found = [
+        f"Entropy over the last tokens of the prefix, {near} at most, in nats: "
+        f"{_by_group(border.before, look)}.",
+        f"Over the border entropy falls by, in nats: {_by_group(border.fall, look)}.",
     ]
-    if "controls" in border.falls:
-        said.append(f"controls {number_said(border.falls['controls'])}")
-    found = [f"Entropy falls over the border by (nats): {', '.join(said)}."]
-    compared = [
-        f"{number_said(one)} more than that of {_named(group)}"
-        for group, one in border.contrast.items()
-        if one.value is not None and group in ("untouched", "controls")
-    ]
-    clusters = len(np.unique(look.clusters[look.of("extracted")]))
-    if compared and clusters >= FEW:
-        found.append(f"The fall of extracted windows is {' and '.join(compared)} (nats).")
+    compared = [one for _, one in _relied_on(border.fall, look)]
+    if compared and all((one.low or 0) <= 0 <= (one.high or 0) for one in compared):
+        found[1] += " No fall that is the extracted windows' own is seen."
     return found
 
 
-def _named(group: str) -> str:
-    return group if group == "controls" else f"{group} windows"
+def _by_group(sides: Sides, look: Look) -> str:
+    """``extracted 0.79 (0.62 to 1.03), untouched ...; extracted minus untouched ...``."""
+    said = ", ".join(f"{group} {number_said(one)}" for group, one in sides.means.items())
+    apart = [f"minus {group} {number_said(one)}" for group, one in _relied_on(sides, look)]
+    return f"{said}; extracted {', '.join(apart)}" if apart else said
+
+
+def _relied_on(sides: Sides, look: Look) -> list[tuple[GroupName, Measure]]:
+    """The differences that say something: to untouched windows and controls, of enough clusters."""
+    if _clusters(look, "extracted") < FEW:
+        return []
+    return [
+        (group, one)
+        for group, one in sides.contrast.items()
+        if group in ("untouched", "controls")
+        and one.value is not None
+        and _clusters(look, group) >= FEW
+    ]
+
+
+def _clusters(look: Look, group: GroupName) -> int:
+    return len(np.unique(look.clusters[look.of(group)]))
 
 
 def apart_finding(found: Sequence[Apart]) -> list[str]:
@@ -102,9 +115,9 @@ def diagnosis_notes(subject: Subject, look: Look, has_states: bool, architecture
             f"{architecture} shows no state at its output head: signals of states are left out."
         )
     few = [
-        f"{group} {len(np.unique(look.clusters[look.of(group)]))}"
+        f"{group} {_clusters(look, group)}"
         for group in look.present
-        if len(np.unique(look.clusters[look.of(group)])) < FEW
+        if _clusters(look, group) < FEW
     ]
     if few:
         notes.append(

@@ -34,6 +34,7 @@ from memaudit.diagnose.subject import Subject, draw
 from memaudit.diagnose.triage import Features, can_fit
 from memaudit.diagnose.triage_tables import (
     calibration_table,
+    cost_finding,
     needed_table,
     predictors_table,
     triage_findings,
@@ -144,7 +145,7 @@ def _describe(
     apart = tell_apart(look, signals, resampling)
     if apart:
         tables.append(apart_table(apart))
-    findings = [*border_findings(border, look), *apart_finding(apart)]
+    findings = [*border_findings(border, look, settings.border), *apart_finding(apart)]
     return _Section(findings, tables, [plot for _, plot in curves])
 
 
@@ -163,9 +164,10 @@ def _foretell(
             findings.append(too_few_finding(target.labels, clusters, target.says))
         else:
             verdicts.append(verdict)
-            findings += triage_findings(verdict, windows)
+            findings += triage_findings(verdict)
     if not verdicts:
         return _Section(findings, [], [])
+    findings.append(cost_finding(verdicts[0], windows))
     tables = [triage_table(verdict, windows, resampling) for verdict in verdicts]
     tables += [needed_table(verdicts), predictors_table(verdicts)]
     tables.append(calibration_table(verdicts, windows, resampling))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from memaudit.curves import Axis, Line
-from memaudit.diagnose.signal_means import Resampling, mean_intervals
+from memaudit.diagnose.signal_means import Resampling
 from memaudit.diagnose.signal_words import number_said, share_said
 from memaudit.diagnose.triage_verdict import (
     ALL,
@@ -168,10 +168,9 @@ def calibration_table(
 def _calibrated(verdict: Verdict, clusters: Ints, rows: Ints, resampling: Resampling) -> list[Cell]:
     if not len(rows):
         return [None, None]
-    risk = mean_intervals(verdict.best.risk[rows, None], clusters[rows], resampling)
     hits = verdict.target.labels[rows]
     interval = clustered_rate(hits, clusters[rows], **resampling.options)
-    return [risk.measure(), Measure.of(float(hits.mean()), interval)]
+    return [float(verdict.best.risk[rows].mean()), Measure.of(float(hits.mean()), interval)]
 
 
 def _brier(verdict: Verdict) -> str:
@@ -220,34 +219,35 @@ def _line(verdict: Verdict, name: str, shown: str, colour: str, dash: str = "-")
     )
 
 
-def triage_findings(verdict: Verdict, windows: Population) -> list[str]:
+def triage_findings(verdict: Verdict) -> list[str]:
     """What a user can do with it, in sentences."""
-    own = verdict.gains[ALL]
+    own, says = verdict.gains[ALL], verdict.target.says
     at = {share: place for place, share in enumerate(SHARES)}
     need = own.needed[REACHES.index(0.95)]
-    found = [
-        f"Triage, {verdict.target.says}: the riskiest 10 % of the windows hold "
+    controls = ""
+    if PERMUTED in verdict.gains:
+        controls = f"with permuted labels {number_said(verdict.gains[PERMUTED].area)}, "
+    controls += f"by the log p of the prefix alone {number_said(verdict.gains[ALONE].area)}"
+    above = verdict.above[ALL]
+    gain = f"the predictor adds {number_said(above, 3)}"
+    if above.low is None or above.low <= 0:
+        gain += ", which may be nothing"
+    return [
+        f"Triage, {says}: the riskiest 10 % of the windows hold "
         f"{share_said(own.reached[at[0.1]])} of the extracted ones, the riskiest 50 % hold "
         f"{share_said(own.reached[at[0.5]])}; for 95 % of them {share_said(need)} of the windows "
-        "have to be scanned."
+        "have to be scanned.",
+        f"Foretold from the prefix alone, {says}: AUC {number_said(own.area)}, {controls}; {gain}.",
     ]
-    areas = f"{number_said(own.area)}, that of permuted labels "
-    alone = number_said(verdict.gains[ALONE].area)
-    areas += number_said(verdict.gains[PERMUTED].area) if PERMUTED in verdict.gains else "n/a"
-    found.append(
-        f"Foretelling what is {verdict.target.says} from the prefix has an AUC of {areas} "
-        f"(0.5 is chance); the log p of the prefix alone has {alone},"
-        f" the predictor {number_said(verdict.above[ALL], 3)} more."
-    )
-    found.append(_cost_finding(verdict, windows))
-    return found
 
 
-def _cost_finding(verdict: Verdict, windows: Population) -> str:
+def cost_finding(verdict: Verdict, windows: Population) -> str:
+    """What triage saves, in tokens; by the risks of this verdict."""
     whole = float(windows.scan_cost.mean())
     shares = [percent(_cost(verdict, windows, share)) for share in (0.1, 0.5)]
     return (
         f"A pass over a prefix takes {windows.prefix_cost:,} tokens, scanning a window by none "
-        f"{whole:,.0f}: triage and the riskiest 10 % together take {shares[0]} of scanning all, "
-        f"the riskiest 50 % {shares[1]}; each further attack is run on the riskiest alone."
+        f"{whole:,.0f} on average: triage with the riskiest 10 % takes {shares[0]} of the tokens "
+        f"of scanning all, with the riskiest 50 % {shares[1]}. Triage is paid for once, whatever "
+        "attacks follow on the riskiest."
     )
