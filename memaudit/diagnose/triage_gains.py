@@ -116,7 +116,8 @@ def gains(
     """Gains of scores (N,), the higher the riskier, at ``shares`` (G,) and ``reaches`` (R,).
 
     Intervals: percentile bootstrap over whole clusters, the scores as they are; where all or no
-    positives are among the riskiest, the exact bound over their clusters (`stats.agreeing`).
+    positives are among the riskiest, the exact bound over their clusters (`stats.agreeing`). More
+    windows hold no fewer positives, so that a bound from below holds for larger shares too.
     """
     _, place = np.unique(-scores, return_inverse=True)
     _, cluster = np.unique(clusters, return_inverse=True)
@@ -140,6 +141,7 @@ def gains(
     ]
     size = len(shares)
     reached = [_bounded(one, positive, clusters, resampling) for one in measures[:size]]
+    reached = rising(reached, shares)
     return Gains(reached, measures[size : 2 * size], measures[2 * size : -2], *measures[-2:])
 
 
@@ -149,3 +151,15 @@ def _bounded(one: Measure, positive: Bools, clusters: Ints, resampling: Resampli
         return one
     hits = np.full(int(positive.sum()), one.value > 0.5)
     return Measure.of(one.value, clustered_rate(hits, clusters[positive], **resampling.options))
+
+
+def rising(found: list[Measure], shares: Floats) -> list[Measure]:
+    """With bounds from below that never fall from a share (G,) to a larger one; all hold all."""
+    bounded, low = list(found), 0.0
+    for place in np.argsort(shares, kind="stable").tolist():
+        one = found[place]
+        if one.value is None or one.low is None:
+            continue
+        low = 1.0 if shares[place] >= 1 else max(low, min(one.low, one.value))
+        bounded[place] = Measure(one.value, low, one.high)
+    return bounded

@@ -8,7 +8,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from memaudit.diagnose.signal_means import Resampling, mean_difference, mean_intervals
 from memaudit.diagnose.triage import MOST_STATE, Features, can_fit, foretell
-from memaudit.diagnose.triage_gains import area_above, gains
+from memaudit.diagnose.triage_gains import area_above, gains, rising
+from memaudit.diagnosis import Measure
 from memaudit.score.stats import Bools, Floats, Ints, cluster_bootstrap
 
 NOBODY = Features(np.empty((0, 3)))
@@ -100,7 +101,14 @@ def test_gains_by_hand() -> None:
     assert [one.value for one in found.needed] == pytest.approx([0.1, 0.4, 0.5, 0.8])
     assert found.area.value == pytest.approx(roc_auc_score(positive, risk))
     assert found.average_precision.value == pytest.approx(average_precision_score(positive, risk))
-    assert found.reached[3].low == pytest.approx(0.3976, abs=1e-3)  # 4 of 4, exact
+    assert found.reached[3].low == 1  # all windows hold all
+
+
+def test_bounds_from_below_never_fall() -> None:
+    """Whatever their order: more windows hold no fewer positives, and all hold all."""
+    found = [Measure(1, 0.6, 1), Measure(0.9, 0.8, 0.95), Measure(1, 0.9, 1)]
+    bounded = rising(found, np.array([0.2, 0.1, 1.0]))
+    assert bounded == [Measure(1, 0.8, 1), Measure(0.9, 0.8, 0.95), Measure(1, 1, 1)]
 
 
 def test_gains_of_a_constant_are_chance() -> None:
