@@ -6,6 +6,7 @@ Knows a finished run and its model. Knows nothing of formats.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,7 +32,7 @@ from memaudit.diagnose.signal_windows import (
     suffix_signals,
 )
 from memaudit.diagnose.subject import Subject, draw
-from memaudit.diagnose.triage import Features, can_fit
+from memaudit.diagnose.triage import FOLDS, Features, can_fit
 from memaudit.diagnose.triage_tables import (
     calibration_table,
     cost_finding,
@@ -84,7 +85,7 @@ def diagnose_signals(subject: Subject, settings: SignalsSettings, progress: Prog
     scores = subject.config.scores
     resampling = Resampling(scores.confidence, scores.bootstrap, rng)
     look = choose_look(subject, settings.partly, settings.windows, rng)
-    even = _draw_evenly(subject, settings, rng)
+    even, refused = _draw_evenly(subject, settings, rng)
     control = look.of("controls")
     chosen = Chosen(np.union1d(look.rows[~control], even), look.rows[control])
     known = read_known(subject, chosen, even, settings.border, progress)
@@ -92,10 +93,11 @@ def diagnose_signals(subject: Subject, settings: SignalsSettings, progress: Prog
     places = chosen.places(look.rows[~control], look.rows[control])
     signals = [one._replace(values=one.values[places]) for one in known.signals]
     signals += suffix_signals(subject, look, found, settings.border)
-    with progress.stage("signals: groups and predictors", 2) as advance:
+    with progress.stage("signals: groups and predictors", 1) as advance:
         groups = _describe(subject, settings, look, found, signals, resampling)
-        advance(1)
-        triage = _foretell(subject, chosen, known, even, resampling)
+        triage = _Section(refused, [], [])
+        if not refused:
+            triage = _foretell(subject, chosen, known, even, resampling)
         advance(1)
     has_states = known.states is not None
     return Diagnosis(
@@ -105,18 +107,29 @@ def diagnose_signals(subject: Subject, settings: SignalsSettings, progress: Prog
         diagnosis_notes(subject, look, has_states, architecture_of(subject.checkpoint)),
         [*triage.tables, *groups.tables],
         [*triage.plots, *groups.plots],
-        _settings_shown(settings, look, len(even)),
+        _settings_shown(settings, len(even)),
     )
 
 
-def _draw_evenly(subject: Subject, settings: SignalsSettings, rng: np.random.Generator) -> Ints:
-    """Rows of the data for the predictor; fewer where none can be fitted."""
+class _Drawn(NamedTuple):
+    """Windows drawn evenly from the data."""
+
+    rows: Ints
+    refused: list[str]
+    """Why no predictor is fitted on them, if none is."""
+
+
+def _draw_evenly(subject: Subject, settings: SignalsSettings, rng: np.random.Generator) -> _Drawn:
+    """Those of the predictor; fewer, to compare states with, where none can be fitted."""
     every = np.ones(len(subject.data), dtype=bool)
-    even = draw(every, settings.predictor_windows, rng)
-    clusters = subject.data.clusters[even]
-    if any(can_fit(one.labels, clusters) for one in _targets(subject, even)):
-        return even
-    return draw(every, min(settings.windows, settings.predictor_windows), rng)
+    rows = draw(every, settings.predictor_windows, rng)
+    clusters, targets = subject.data.clusters[rows], _targets(subject, rows)
+    if subject.prefix_tokens > 1 and any(can_fit(one.labels, clusters) for one in targets):
+        return _Drawn(rows, [])
+    refused = [too_few_finding(one.labels, clusters, one.says) for one in targets]
+    if subject.prefix_tokens == 1:
+        refused = ["A prefix of one token is too short for a predictor."]
+    return _Drawn(draw(every, min(settings.windows, settings.predictor_windows), rng), refused)
 
 
 def _targets(subject: Subject, even: Ints) -> list[Target]:
@@ -153,8 +166,6 @@ def _foretell(
     subject: Subject, chosen: Chosen, known: Known, even: Ints, resampling: Resampling
 ) -> _Section:
     """Predictors of what is extracted, and what they save."""
-    if subject.prefix_tokens == 1:
-        return _Section(["A prefix of one token is too short for a predictor."], [], [])
     clusters = subject.data.clusters[even]
     windows = _population(subject, chosen, known, even)
     verdicts, findings = [], []
@@ -165,8 +176,6 @@ def _foretell(
         else:
             verdicts.append(verdict)
             findings += triage_findings(verdict)
-    if not verdicts:
-        return _Section(findings, [], [])
     findings.append(cost_finding(verdicts[0], windows))
     tables = [triage_table(verdict, windows, resampling) for verdict in verdicts]
     tables += [needed_table(verdicts), predictors_table(verdicts)]
@@ -225,16 +234,13 @@ def _scan_cost(subject: Subject, rows: Ints) -> Floats:
     return verified + np.maximum(subject.suffix_tokens - matched - 1, 0)
 
 
-def _settings_shown(settings: SignalsSettings, look: Look, drawn: int) -> dict[str, str]:
+def _settings_shown(settings: SignalsSettings, drawn: int) -> dict[str, str]:
     """What decided the figures."""
-    shown: dict[str, str] = {
-        group: f"{int(look.of(group).sum()):,} looked at" for group in look.present
-    }
     return {
         "windows": f"{settings.windows:,} of each group at most",
-        "border": f"{settings.border} tokens",
-        "partly": f"{settings.partly:g} of the suffix",
-        "predictor_windows": f"{drawn:,} drawn",
+        "border": f"{settings.border} tokens on either side",
+        "partly": f"{settings.partly:g} of the suffix or more",
+        "predictor_windows": f"{settings.predictor_windows:,} at most, {drawn:,} drawn",
+        "predictor": f"logistic regression, {FOLDS} folds with clusters kept apart",
         "seed": str(settings.seed),
-        **shown,
     }

@@ -80,7 +80,8 @@ def foretell(
     risk, elsewhere = np.full(len(labels), np.nan), np.zeros(len(others))
     for fit, test in splitter.split(given, labels, clusters):
         model = _predictor(scalars, given.shape[1])
-        model.fit(given[fit], labels[fit], logisticregression__sample_weight=weights[fit])
+        with np.errstate(invalid="ignore"):  # states all alike have no variance to explain
+            model.fit(given[fit], labels[fit], logisticregression__sample_weight=weights[fit])
         if len(test):
             risk[test] = model.predict_proba(given[test])[:, 1]
         if len(others):

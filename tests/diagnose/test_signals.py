@@ -243,6 +243,16 @@ def test_a_head_that_is_not_called_is_named() -> None:
     assert cells(found, "predictors")["none: all signals"]["AUC"].value == 1
 
 
+def test_a_model_that_knows_nothing_foretells_nothing() -> None:
+    """Every distribution even, every state the same: no warning, and chance."""
+    ids = random_ids(80)
+    model = Knowing(random_ids(1, seed=3), since=3)
+    found = diagnose(subject_of(checkpoint_of(model), part_of(ids, np.arange(80) % 2 == 0)))
+    rows = cells(found, "predictors")
+    assert rows["none: log p of the prefix alone"]["AUC"] == Measure(0.5, 0.5, 0.5)
+    assert 0.25 < rows["none: all signals"]["AUC"].value < 0.75
+
+
 def test_too_few_clusters_give_no_predictor() -> None:
     found = diagnose(known_subject(since=3, known=19))
     assert found.findings[0] == (
