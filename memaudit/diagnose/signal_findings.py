@@ -18,6 +18,7 @@ from memaudit.diagnose.triage import FEWEST_CLUSTERS
 from memaudit.diagnosis import Measure
 from memaudit.report.wording import count
 from memaudit.score.stats import Bools, Ints
+from memaudit.target.softprompt_check import architecture_of
 
 FEW = 10
 """Clusters below which a bootstrap over them is too narrow to be relied on."""
@@ -95,7 +96,7 @@ def too_few_finding(labels: Bools, clusters: Ints, says: str) -> str:
     )
 
 
-def diagnosis_notes(subject: Subject, look: Look, has_states: bool, architecture: str) -> list[str]:
+def diagnosis_notes(subject: Subject, look: Look, *, fitted: bool, has_states: bool) -> list[str]:
     """What a reader has to know so as not to be misled."""
     notes = [
         "Extracted windows are chosen by how well their suffix is foretold, so that high certainty "
@@ -103,16 +104,21 @@ def diagnosis_notes(subject: Subject, look: Look, has_states: bool, architecture
         "that choice.",
         "The true text is given up to each token. For extracted windows that is what decoding "
         "gives too; for others decoding leaves the text, and its entropies may differ.",
-        "Intervals draw whole near-duplicate clusters anew; predictors are not fitted anew with "
-        "them, and the signals of a table are not corrected for being many.",
-        "A predictor foretells what this run extracted, not what was trained on; for another "
-        "corpus it has to be fitted on a scanned, evenly drawn part of that one.",
+        "Intervals draw whole near-duplicate clusters anew, and the signals of a table are not "
+        "corrected for being many.",
     ]
+    if fitted:
+        notes += [
+            "Predictors are not fitted anew for the intervals of triage, which say nothing of how "
+            "much another sample to fit on would change.",
+            "A predictor foretells what this run extracted, not what was trained on; for another "
+            "corpus it has to be fitted on a scanned, evenly drawn part of that one.",
+        ]
     if subject.controls is None:
         notes.append("The run has no controls: nothing here tells memory from predictable text.")
     if not has_states:
         notes.append(
-            f"{architecture} shows no state at its output head: signals of states are left out."
+            f"{architecture_of(subject.checkpoint)} shows no state at its output head: signals of states are left out."
         )
     few = [
         f"{group} {_clusters(look, group)}"

@@ -46,7 +46,6 @@ from memaudit.diagnose.triage_verdict import ALL, LOGITS, TEXT, Population, Targ
 from memaudit.diagnosis import Diagnosis, FigureTable, Plot
 from memaudit.score.stats import Floats, Ints
 from memaudit.settings_base import Fraction, Positive
-from memaudit.target.softprompt_check import architecture_of
 
 ABOUT = (
     "How sure the model is around the border of prefix and suffix (boundary effect: Chen et al. "
@@ -99,12 +98,13 @@ def diagnose_signals(subject: Subject, settings: SignalsSettings, progress: Prog
         if not refused:
             triage = _foretell(subject, chosen, known, even, resampling)
         advance(1)
-    has_states = known.states is not None
     return Diagnosis(
         "signals",
         ABOUT,
         [*triage.findings, *groups.findings],
-        diagnosis_notes(subject, look, has_states, architecture_of(subject.checkpoint)),
+        diagnosis_notes(
+            subject, look, fitted=bool(triage.tables), has_states=known.states is not None
+        ),
         [*triage.tables, *groups.tables],
         [*triage.plots, *groups.plots],
         _settings_shown(settings, len(even)),
