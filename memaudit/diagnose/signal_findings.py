@@ -118,7 +118,8 @@ def diagnosis_notes(subject: Subject, look: Look, *, fitted: bool, has_states: b
         notes.append("The run has no controls: nothing here tells memory from predictable text.")
     if not has_states:
         notes.append(
-            f"{architecture_of(subject.checkpoint)} shows no state at its output head: signals of states are left out."
+            f"{architecture_of(subject.checkpoint)} shows no state at its output head: signals of "
+            "states are left out."
         )
     few = [
         f"{group} {_clusters(look, group)}"
