@@ -1,0 +1,29 @@
+"""How the findings of `signals` write a figure with its interval.
+
+Knows measures and strings only.
+"""
+
+from __future__ import annotations
+
+from memaudit.diagnosis import Measure
+from memaudit.report.wording import percent, percent_interval
+from memaudit.score.stats import Interval
+
+
+def share_said(one: Measure) -> str:
+    """``47.4 % (40.1–55.0 %)``."""
+    if one.value is None:
+        return "n/a"
+    if one.low is None or one.high is None:
+        return percent(one.value)
+    return f"{percent(one.value)} ({percent_interval(Interval(one.low, one.high))})"
+
+
+def number_said(one: Measure, digits: int = 2, unit: str = "") -> str:
+    """``0.88 (0.85 to 0.90)``, the unit after the value."""
+    if one.value is None:
+        return "n/a"
+    value = f"{one.value:.{digits}f}{f' {unit}' if unit else ''}"
+    if one.low is None or one.high is None:
+        return value
+    return f"{value} ({one.low:.{digits}f} to {one.high:.{digits}f})"

@@ -1,0 +1,193 @@
+"""Predictors on figures whose truth is known, and the arithmetic of triage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from memaudit.diagnose.signal_means import Resampling, mean_difference, mean_intervals
+from memaudit.diagnose.triage import MOST_STATE, Features, can_fit, foretell
+from memaudit.diagnose.triage_gains import area_above, gains, rising
+from memaudit.diagnosis import Measure
+from memaudit.score.stats import Bools, Floats, Ints, cluster_bootstrap
+
+NOBODY = Features(np.empty((0, 3)))
+
+
+def resampling(resamples: int = 200, seed: int = 0) -> Resampling:
+    return Resampling(0.95, resamples, np.random.default_rng(seed))
+
+
+def area(risk: Floats, labels: Bools) -> float:
+    return float(roc_auc_score(labels, risk))
+
+
+def foretold(scalars: Floats, labels: Bools, clusters: Ints, seed: int = 0) -> Floats:
+    other = Features(np.empty((0, scalars.shape[1])))
+    return foretell(Features(scalars), labels, clusters, other, np.random.default_rng(seed)).risk
+
+
+def test_a_signal_is_learnt_and_a_lot_is_not() -> None:
+    rng = np.random.default_rng(0)
+    scalars = rng.standard_normal((600, 3))
+    labels = scalars[:, 1] > 0.8
+    clusters = np.arange(600)
+    assert area(foretold(scalars, labels, clusters), labels) > 0.99
+    permuted = rng.permutation(labels)
+    assert area(foretold(scalars, permuted, clusters), permuted) == pytest.approx(0.5, abs=0.08)
+
+
+def test_near_duplicates_are_never_on_both_sides() -> None:
+    """Labels drawn by lot for each cluster of copies: nothing is to be learnt across clusters.
+
+    The same windows said to be independent are foretold well, from their own copies.
+    """
+    rng = np.random.default_rng(1)
+    clusters = np.repeat(np.arange(200), 4)
+    scalars = rng.standard_normal((200, 150))[clusters]
+    labels = (rng.random(200) < 0.5)[clusters]
+    assert area(foretold(scalars, labels, clusters), labels) == pytest.approx(0.5, abs=0.1)
+    assert area(foretold(scalars, labels, np.arange(800)), labels) > 0.85
+
+
+def test_states_are_used_and_wide_ones_projected() -> None:
+    rng = np.random.default_rng(2)
+    labels = np.arange(300) < 100
+    states = rng.standard_normal((300, 2 * MOST_STATE)).astype(np.float32)
+    states[labels] += 1.5
+    features = Features(rng.standard_normal((300, 3)), states)
+    assert features.joined(rng).shape == (300, 3 + MOST_STATE)
+    other = Features(features.scalars[:2], states[[0, 299]])
+    found = foretell(features, labels, np.arange(300), other, rng)
+    assert area(found.risk, labels) > 0.99
+    assert found.elsewhere[0] > 0.5 > found.elsewhere[1]
+
+
+def test_a_large_cluster_does_not_outweigh_many_small_ones() -> None:
+    """One cluster says the contrary of all others, in as many windows."""
+    rng = np.random.default_rng(3)
+    clusters = np.concatenate([np.arange(200), np.full(200, 200)])
+    scalars = rng.standard_normal((400, 1)).clip(-1, 1)
+    labels = np.where(clusters < 200, scalars[:, 0] > 0.5, scalars[:, 0] < -0.5)
+    risk = foretold(scalars, labels, clusters)
+    assert area(risk[:200], labels[:200]) > 0.95
+
+
+def test_predictors_take_twenty_clusters_of_either_kind() -> None:
+    labels = np.arange(60) < 20
+    assert can_fit(labels, np.arange(60))
+    assert not can_fit(labels, np.where(labels, np.arange(60) % 19, np.arange(60)))
+    assert not can_fit(~labels, np.where(labels, np.arange(60) % 19, np.arange(60)))
+    with pytest.raises(ValueError, match="fewer than 20 clusters"):
+        foretell(Features(np.zeros((5, 3))), labels[:5], np.arange(5), NOBODY, resampling().rng)
+
+
+def test_gains_by_hand() -> None:
+    """Ten windows, four positives; two of equal risk at the edge of the riskiest 30 %."""
+    risk = np.array([9, 8, 7, 7, 5, 4, 3, 2, 1, 0], dtype=np.float64)
+    positive = np.array([1, 0, 1, 0, 1, 0, 0, 1, 0, 0], dtype=bool)
+    found = gains(
+        risk,
+        positive,
+        np.arange(10),
+        shares=np.array([0.1, 0.3, 0.5, 1.0]),
+        reaches=np.array([0.25, 0.5, 0.75, 1.0]),
+        resampling=resampling(),
+    )
+    # Of the two at 7 one is among the first three, with a chance of one half that it is positive.
+    assert [one.value for one in found.reached] == pytest.approx([0.25, 0.375, 0.75, 1.0])
+    assert [one.value for one in found.precision] == pytest.approx([1.0, 0.5, 0.6, 0.4])
+    assert [one.value for one in found.needed] == pytest.approx([0.1, 0.4, 0.5, 0.8])
+    assert found.area.value == pytest.approx(roc_auc_score(positive, risk))
+    assert found.average_precision.value == pytest.approx(average_precision_score(positive, risk))
+    assert found.reached[3].low == 1  # all windows hold all
+
+
+def test_bounds_from_below_never_fall() -> None:
+    """Whatever their order: more windows hold no fewer positives, and all hold all."""
+    found = [Measure(1, 0.6, 1), Measure(0.9, 0.8, 0.95), Measure(1, 0.9, 1)]
+    bounded = rising(found, np.array([0.2, 0.1, 1.0]))
+    assert bounded == [Measure(1, 0.8, 1), Measure(0.9, 0.8, 0.95), Measure(1, 1, 1)]
+
+
+def test_gains_of_a_constant_are_chance() -> None:
+    positive = np.arange(200) % 5 == 0
+    shares = np.array([0.01, 0.1, 0.5])
+    found = gains(
+        np.zeros(200),
+        positive,
+        np.arange(200),
+        shares=shares,
+        reaches=shares,
+        resampling=resampling(),
+    )
+    for one, share in zip([*found.reached, *found.needed], [*shares, *shares], strict=True):
+        assert one.value == pytest.approx(share)
+        assert one.low == pytest.approx(share)  # whatever is drawn
+    assert found.area.value == 0.5
+
+
+def test_intervals_know_clusters() -> None:
+    """Ten copies of each window tell no more than one."""
+    rng = np.random.default_rng(4)
+    positive = rng.random(80) < 0.4
+    risk = positive + rng.standard_normal(80)
+
+    def width(copies: int, clusters: Ints) -> float:
+        one = gains(
+            np.repeat(risk, copies),
+            np.repeat(positive, copies),
+            clusters,
+            shares=np.array([0.2]),
+            reaches=np.array([0.5]),
+            resampling=resampling(400),
+        ).area
+        assert one.low is not None
+        assert one.high is not None
+        return one.high - one.low
+
+    single = width(1, np.arange(80))
+    assert width(10, np.repeat(np.arange(80), 10)) == pytest.approx(single, rel=0.15)
+    assert width(10, np.arange(800)) < 0.5 * single
+
+
+def test_a_rival_is_compared_on_the_same_windows() -> None:
+    rng = np.random.default_rng(5)
+    positive = rng.random(200) < 0.3
+    weak = positive + 3 * rng.standard_normal(200)
+    strong = positive + 0.5 * rng.standard_normal(200)
+    same = area_above(weak, weak, positive, np.arange(200), resampling())
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    above = area_above(strong, weak, positive, np.arange(200), resampling())
+    assert above.value == pytest.approx(area(strong, positive) - area(weak, positive))
+    assert above.low is not None
+    assert above.low > 0
+
+
+def test_means_are_as_those_of_the_house() -> None:
+    """Against `cluster_bootstrap` on one column; a column with NaN is the mean of the others."""
+    rng = np.random.default_rng(6)
+    clusters = rng.integers(40, size=300)
+    values = rng.standard_normal((300, 2)) + clusters[:, None] / 20
+    values[::3, 1] = np.nan
+    found = mean_intervals(values, clusters, resampling(4000))
+    house = cluster_bootstrap(
+        values[:, 0], clusters, confidence=0.95, resamples=4000, rng=np.random.default_rng(1)
+    )
+    np.testing.assert_allclose(found.value, np.nanmean(values, axis=0))
+    assert (found.low[0], found.high[0]) == pytest.approx(house, abs=0.03)
+    assert found.low[1] < found.value[1] < found.high[1]
+
+
+def test_differences_of_means() -> None:
+    rng = np.random.default_rng(7)
+    clusters, first = np.arange(200), np.arange(200) < 50
+    values = rng.standard_normal(200) + 2.0 * first
+    found = mean_difference(values, first, clusters, resampling(2000))
+    assert found.value == pytest.approx(values[:50].mean() - values[50:].mean())
+    assert found.low is not None
+    assert found.high is not None
+    half = 1.96 * np.sqrt(values[:50].var() / 50 + values[50:].var() / 150)
+    assert found.high - found.low == pytest.approx(2 * half, rel=0.15)
+    assert mean_difference(values, np.ones(200, dtype=bool), clusters, resampling()).value is None
