@@ -107,6 +107,7 @@ ORDER = (
         "progress",
     ),
     *("diagnose.settings", "diagnose.passes", "diagnose.subject"),
+    *("diagnose.trial", "diagnose.identity", "diagnose.block_parts", "diagnose.blocks"),
     *("bench.timing", "bench.work", "bench.plain_ways", "bench.ways", "bench.benchmark"),
     "bench.bench_report",
     *("demo.shipped", "demo.checks", "demo.checks_table"),
