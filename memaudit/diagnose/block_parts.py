@@ -178,7 +178,7 @@ def _removes_all(
         states = block.states
         if bare is None or states is None:
             return False
-        if same(bare, states.float(), bare, block):
+        if torch.equal(bare, states.float()):  # x + 0 is x to the last bit
             return True
         other, first = replay(block, EVERYWHERE), replay(block, noise_at([0]))
         if other is None or first is None or not _differ_everywhere(other, bare):
@@ -191,7 +191,7 @@ def _removes_all(
                 listening = module.register_forward_pre_hook(_drown, with_kwargs=True)
                 hooks.callback(listening.remove)
             drowned = replay(block)
-    return drowned is not None and same(drowned, bare, bare, block)
+    return drowned is not None and torch.equal(drowned, bare)
 
 
 def _drown(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:

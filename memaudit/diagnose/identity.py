@@ -104,13 +104,17 @@ def _keeps_apart(call: Call, pattern: Pattern) -> bool:
     hook = call.module.register_forward_pre_hook(pattern.apply, with_kwargs=True)
     try:
         alone = replay(call)
-        if plain is None or alone is None or not same(alone[:, 0], plain[:, 0], plain, call):
+        if plain is None or alone is None or not _same_at(0, alone, plain, call):
             return False
         for place in range(TOKENS):
             others = [one for one in range(TOKENS) if one != place]
             other = replay(call, noise_at(others))
-            if other is None or not same(other[:, place], alone[:, place], alone, call):
+            if other is None or not _same_at(place, other, alone, call):
                 return False
     finally:
         hook.remove()
     return True
+
+
+def _same_at(place: int, one: Tensor, two: Tensor, call: Call) -> bool:
+    return same(one[:, place], two[:, place], two[:, place], call)

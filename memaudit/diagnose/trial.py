@@ -21,9 +21,10 @@ from memaudit.target.softprompt_check import random_ids
 
 ROWS, TOKENS = 3, 7
 """B and T of the trial input: unlike, odd, and more tokens than short sliding windows see."""
-SAME = {torch.float32: 1e-5, torch.float64: 1e-5}
-SAME_IN_HALF = 2e-2
-"""Two outputs that should agree differ by no more, as a share of the largest number in them."""
+NEAR = {torch.float32: 3e-5, torch.float64: 3e-5}
+NEAR_IN_HALF = 2e-2
+"""How far two outputs that should agree differ at most, as a share of the largest number in them:
+by the target's precision, and for all coarser ones."""
 
 
 @dataclass(eq=False)
@@ -33,6 +34,8 @@ class Call:
     module: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    near: float = 0.0
+    """How far two outputs that should agree differ at most, as a share of the largest number."""
     result: Any = None
     inner: list[Call] = field(default_factory=list)
 
@@ -57,14 +60,14 @@ class Call:
 def trial_pass(checkpoint: Checkpoint) -> Call:
     """One pass over B rows of T random tokens, every call in it written down."""
     model = base_of(checkpoint.model)
-    root = Call(model, (), {})
+    near = NEAR.get(checkpoint.precision, NEAR_IN_HALF)
+    root = Call(model, (), {}, near)
     stack = [root]
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # Residuals are added in place here and there, so what is kept is a copy.
-        call = Call(
-            module, tuple(map(_kept, args)), {key: _kept(one) for key, one in kwargs.items()}
-        )
+        named = {key: _kept(one) for key, one in kwargs.items()}
+        call = Call(module, tuple(map(_kept, args)), named, near)
         stack[-1].inner.append(call)
         stack.append(call)
 
@@ -132,7 +135,9 @@ def mixes(call: Call) -> bool:
     if call.states is None or call.output is None:
         return False
     one, two = replay(call), replay(call, noise_at([0]))
-    return one is not None and two is not None and not same(one[:, 1:], two[:, 1:], one, call)
+    return (
+        one is not None and two is not None and not same(one[:, 1:], two[:, 1:], one[:, 1:], call)
+    )
 
 
 def is_affine(call: Call) -> bool:
@@ -158,10 +163,7 @@ def _is_additive(call: Call) -> bool:
 
 def same(one: Tensor, two: Tensor, of: Tensor, call: Call) -> bool:
     """Whether two outputs differ by rounding only, measured by the largest number of a third."""
-    states = call.states
-    dtype = torch.float32 if states is None else states.dtype
-    near = SAME.get(dtype, SAME_IN_HALF) * float(of.abs().max())
-    return bool(((one - two).abs() <= near).all())
+    return bool(((one - two).abs() <= call.near * float(of.abs().max())).all())
 
 
 def has_matrices(module: nn.Module, *, itself: bool = False) -> bool:
