@@ -108,6 +108,8 @@ ORDER = (
     ),
     *("diagnose.settings", "diagnose.passes", "diagnose.subject"),
     *("diagnose.trial", "diagnose.identity", "diagnose.block_parts", "diagnose.blocks"),
+    *("diagnose.ablation", "diagnose.ablation_figures"),
+    *("diagnose.layer_words", "diagnose.layer_figures", "diagnose.layers"),
     *("bench.timing", "bench.work", "bench.plain_ways", "bench.ways", "bench.benchmark"),
     "bench.bench_report",
     *("demo.shipped", "demo.checks", "demo.checks_table"),
