@@ -110,6 +110,8 @@ ORDER = (
     *("diagnose.trial", "diagnose.identity", "diagnose.block_parts", "diagnose.blocks"),
     *("diagnose.ablation", "diagnose.ablation_figures"),
     *("diagnose.layer_words", "diagnose.layer_figures", "diagnose.layers"),
+    *("diagnose.attention_weights", "diagnose.attention_figures"),
+    *("diagnose.attention_view", "diagnose.attention"),
     *("bench.timing", "bench.work", "bench.plain_ways", "bench.ways", "bench.benchmark"),
     "bench.bench_report",
     *("demo.shipped", "demo.checks", "demo.checks_table"),

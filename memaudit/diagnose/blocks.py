@@ -124,7 +124,7 @@ def without_attention(block: Block) -> Iterator[None]:
     if block.attention is None or block.pattern is None:
         raise ValueError(f"block {block.number} has no attention to replace")
     pattern = block.pattern
-    with _inside(block) as now:
+    with inside(block) as now:
 
         def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
             return pattern.apply(module, args, kwargs) if now else None
@@ -142,7 +142,7 @@ def without_feed_forward(block: Block) -> Iterator[None]:
     if not block.has_feed_forward:
         raise ValueError(f"block {block.number} has no feed-forward part to take away")
     with (
-        _inside(block) as now,
+        inside(block) as now,
         outputs_replaced(
             block.down or block.feed_forward, lambda out: torch.zeros_like(out) if now else out
         ),
@@ -232,7 +232,7 @@ instead; None for the same."""
 
 @contextmanager
 def _down_inputs(block: Block, change: _Change) -> Iterator[None]:
-    with _inside(block) as now, ExitStack() as hooks:
+    with inside(block) as now, ExitStack() as hooks:
         for place, module in enumerate(block.down):
 
             def hook(module: nn.Module, args: Any, kwargs: Any, place: int = place) -> Any:
@@ -252,7 +252,7 @@ def _down_inputs(block: Block, change: _Change) -> Iterator[None]:
 
 
 @contextmanager
-def _inside(block: Block) -> Iterator[list[tuple[int, int]]]:
+def inside(block: Block) -> Iterator[list[tuple[int, int]]]:
     """A list that holds (B,T) while a pass is inside the block, and nothing elsewhere.
 
     Blocks may share modules (Zamba 2), and only those of one are meant.

@@ -57,8 +57,10 @@ class Call:
 
 
 @torch.no_grad()
-def trial_pass(checkpoint: Checkpoint) -> Call:
-    """One pass over B rows of T random tokens, every call in it written down."""
+def trial_pass(checkpoint: Checkpoint, **options: Any) -> Call:
+    """One pass over B rows of T random tokens, every call in it written down; options for the
+    model's forward.
+    """
     model = base_of(checkpoint.model)
     near = NEAR.get(checkpoint.precision, NEAR_IN_HALF)
     root = Call(model, (), {}, near)
@@ -81,7 +83,7 @@ def trial_pass(checkpoint: Checkpoint) -> Call:
                 listening = module.register_forward_pre_hook(enter, with_kwargs=True)
                 hooks.callback(listening.remove)
                 hooks.callback(module.register_forward_hook(leave).remove)
-        checkpoint.model(inputs_embeds=embedded.clone(), use_cache=False)
+        checkpoint.model(inputs_embeds=embedded.clone(), use_cache=False, **options)
     return root
 
 
