@@ -95,7 +95,7 @@ def cost(found: Ablated, confidence: float, resamples: int, rng: np.random.Gener
 
     lost, memory = estimate("extracted", lost_each), estimate("extracted", found.extracted.rise)
     skill = estimate("skill", found.skill.rise)
-    beyond = skill.values > skill.values[noise].max()
+    beyond = skill.values > skill.values[noise].max(initial=0.0)
 
     def excess(of: Estimates) -> Estimates:
         pairs = zip(of.drawn, skill.drawn, strict=True)
@@ -130,9 +130,12 @@ def _excess(loss: Floats, skill: Floats, noise: Bools) -> Floats:
     """Of losses (A,), what is beyond the noise's at the same rise of skill's NLL.
 
     Between two strengths of noise the loss is read off a straight line; below the weakest it falls
-    to 0 with the rise, and above the strongest it is that one's.
+    to 0 with the rise, and above the strongest it is that one's. Noise that harms skill no more
+    than weaker noise does is passed over.
     """
-    order = np.argsort(skill[noise])
-    rises = np.maximum(np.append(0.0, skill[noise][order]), 0.0)
-    losses = np.maximum.accumulate(np.append(0.0, loss[noise][order]))
+    rises, losses = [0.0], [0.0]
+    for rise, lost in zip(skill[noise], loss[noise], strict=True):
+        if rise > rises[-1]:
+            rises.append(float(rise))
+            losses.append(max(float(lost), losses[-1]))
     return np.asarray(loss - np.interp(skill, rises, losses))

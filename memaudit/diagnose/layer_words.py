@@ -120,8 +120,8 @@ def _kept(found: Ablated, costs: Costs) -> list[str]:
 def _left(costs: Costs, at: int) -> str:
     low, high = costs.lost.intervals()[at]
     kept = f"{abs(1 - costs.lost.values[at]):.0%}"
-    if low == high:  # where each resample says the same, the table has the exact interval
-        return "all" if low == 0 else "none" if low == 1 else kept
+    if np.isclose(low, high):  # where each resample says the same, the table has the exact interval
+        return "all" if low < 0.5 else "none"
     return f"{kept} ({abs(1 - high):.0%} to {abs(1 - low):.0%})"
 
 

@@ -8,7 +8,15 @@ import pytest
 import torch
 from architectures import MATRIX, Architecture
 from conftest import build_model
-from subjects_layers import checkpoint_of, ids, logits, matrix_checkpoint
+from subjects_layers import (
+    assert_same_weights,
+    checkpoint_of,
+    hooks,
+    ids,
+    logits,
+    matrix_checkpoint,
+    weights,
+)
 
 from memaudit.diagnose.blocks import (
     Block,
@@ -37,21 +45,6 @@ FUSED = {
     *("Llama 4", "MiniMax", "Jamba", "Granite 4", "Qwen3-Next", "xLSTM"),
 }
 """Experts in one parameter, in some blocks at least. xLSTM's units are all zero at first."""
-
-
-def assert_same_weights(checkpoint: Checkpoint, before: dict[str, torch.Tensor]) -> None:
-    after = checkpoint.model.state_dict()
-    assert all(torch.equal(value, after[name]) for name, value in before.items())
-
-
-def weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in checkpoint.model.state_dict().items()}
-
-
-def hooks(checkpoint: Checkpoint) -> int:
-    """Some models have their own."""
-    modules = checkpoint.model.modules()
-    return sum(len(one._forward_hooks) + len(one._forward_pre_hooks) for one in modules)
 
 
 @pytest.mark.parametrize("architecture", AUDITED, ids=lambda one: one.name)
