@@ -12,7 +12,7 @@ import numpy as np
 from memaudit.diagnose.ablation import Ablated, Ablation
 from memaudit.diagnose.ablation_figures import Costs, Estimates
 from memaudit.diagnose.blocks import Block
-from memaudit.score.stats import Interval
+from memaudit.score.stats import Bools, Interval
 
 FEW = 10
 """Clusters of extracted windows below which blocks are not compared: the bootstrap needs some to
@@ -21,6 +21,8 @@ draw from."""
 
 def conclude(found: Ablated, costs: Costs, skill: str) -> list[str]:
     """The findings, the most important first."""
+    if not len(found.controls):
+        skill = "windows that are not extracted"
     extracted, clusters = len(found.extracted), len(np.unique(found.extracted.clusters))
     if not len(found.skill):
         return ["All windows are extracted and there are no controls: nothing to measure skill by."]
@@ -51,7 +53,7 @@ def _place(found: Ablated, costs: Costs, skill: str) -> list[str]:
     more = [at for at in order if together[at].low > 0]
     less = [at for at in order if together[at].high < 0][::-1]
     said = []
-    if more and all(together[more[0]].low > together[at].high for at in order[1:]):
+    if more and _stands_out(costs.excess, more[0], among):
         best = more.pop(0)
         said.append(
             f"{_capital(found.ablations[best])} costs memory most per skill: without it the suffix "
@@ -60,12 +62,12 @@ def _place(found: Ablated, costs: Costs, skill: str) -> list[str]:
             f"({_nats(costs.skill, best)})."
         )
         if more:
-            said.append(f"So do, less: {_list(found, costs, together, more)}.")
+            said.append(f"Beyond such noise, but less: {_list(found, costs, together, more)}.")
     elif more:
         said.append(
-            "Parts whose removal costs extracted windows more NLL than noise that costs "
-            f"{skill} as much: {_list(found, costs, together, more)}; intervals that hold together "
-            "do not set one of them apart as the place of memory."
+            f"Taking away costs extracted windows more than noise that costs {skill} as much: "
+            f"{_list(found, costs, together, more)}; but no one part stands out from all others "
+            "as the place of memory."
         )
     else:
         said.append(
@@ -80,10 +82,26 @@ def _place(found: Ablated, costs: Costs, skill: str) -> list[str]:
     return said
 
 
+def _stands_out(excess: Estimates, best: int, among: Bools) -> bool:
+    """Whether one part's excess is above that of each other, by intervals of the differences that
+    hold for all of them at once.
+    """
+    others = among & np.isfinite(excess.values) & (np.arange(len(among)) != best)
+    apart = Estimates(
+        excess.values[best] - excess.values,
+        excess.drawn[:, [best]] - excess.drawn,
+        excess.confidence,
+    )
+    return all(
+        ends.low > 0 for ends, one in zip(apart.together(others), others, strict=True) if one
+    )
+
+
 def _list(found: Ablated, costs: Costs, together: Sequence[Interval], places: Sequence[int]) -> str:
     shown = [f"{_part(found.ablations[at])} ({_beyond(costs, together, at)})" for at in places[:4]]
     if len(places) > len(shown):
-        shown.append(f"{len(places) - len(shown)} others")
+        rest = len(places) - len(shown)
+        shown.append(f"{rest} {'other' if rest == 1 else 'others'}")
     return ", ".join(shown)
 
 
@@ -173,7 +191,8 @@ def remark(
     left = ", ".join(str(block.number) for block in blocks if block.attention is None)
     fixed = ", ".join(str(block.number) for block in blocks if not block.has_feed_forward)
     notes = [
-        "Blocks are numbered from 0, in the order of a pass.",
+        "Blocks are numbered from 0, in the order of a pass; NLL is the mean of -log p of the "
+        "suffix tokens, each after the true ones before it.",
         f"Intervals hold with {confidence:.0%} over near-duplicate clusters; those of the findings "
         "on where memory sits hold for all parts at once.",
         "Extracted windows have more to lose than others, whose NLL is high anyway; so losses are "
