@@ -110,19 +110,19 @@ def _split(parts: dict[str, Part], found: Found) -> dict[str, Windows]:
 def _conclude(view: View) -> list[str]:
     few = {name for name, group in view.groups.items() if _clusters(group) < FEW}
     extracted = view.groups.get("extracted")
+    said = []
     if extracted is None:
-        return ["No window is extracted: there is nothing to compare the others with."]
-    if "extracted" in few:
-        return [
+        said.append("No window is extracted: there is nothing to compare the others with.")
+    elif "extracted" in few:
+        said.append(
             f"What is extracted is too little to compare: {len(extracted)} windows in "
             f"{_clusters(extracted)} near-duplicate clusters."
-        ]
+        )
     if not view.pairs:
-        return ["All windows are extracted and there are no controls: nothing to compare with."]
-    other = view.pairs[0].other.name
-    if other in few:
-        return [f"There are too few {_windows(other)} to compare extracted ones with."]
-    return [_say(view, pair) for pair in view.pairs if pair.one.name not in few]
+        said.append("Nothing to compare with: all windows are of one kind.")
+    elif view.pairs[0].other.name in few:
+        return [*said, f"There are too few {_windows(view.pairs[0].other.name)} to compare with."]
+    return said + [_say(view, pair) for pair in view.pairs if pair.one.name not in few]
 
 
 def _clusters(group: Windows) -> int:

@@ -159,6 +159,15 @@ def test_without_controls(lured: Any) -> None:
 def test_odd_numbers_of_extracted_windows(lured: Any, extracted: int, said: str) -> None:
     found = diagnose_attention(subject(lured, extracted=extracted), SETTINGS, Silent())
     assert found.findings[0].startswith(said)
+    if extracted < 2:
+        assert found.findings[1].startswith("The control, controls against not extracted windows")
+
+
+def test_all_extracted_and_no_controls(lured: Any) -> None:
+    tried = subject(lured, extracted=2 * GROUP, controls=False)
+    found = diagnose_attention(tried, SETTINGS, Silent())
+    assert found.findings == ["Nothing to compare with: all windows are of one kind."]
+    assert [plot.name for plot in found.plots] == ["attention-entropy", "attention-first"]
 
 
 def test_one_cluster_says_nothing(lured: Any) -> None:
