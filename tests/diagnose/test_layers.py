@@ -1,0 +1,210 @@
+"""What each block carries, on a model whose memory is known to hang on one block's attention."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from architectures import MATRIX, Architecture
+from conftest import COMMON
+from subjects_layers import (
+    assert_same_weights,
+    checkpoint_of,
+    hooks,
+    ids,
+    matrix_checkpoint,
+    subject_of,
+    weights,
+)
+
+from memaudit.diagnose.ablation import NOISE
+from memaudit.diagnose.ablation_figures import Estimates
+from memaudit.diagnose.blocks import find_blocks, without_attention
+from memaudit.diagnose.layers import LayersSettings, diagnose_layers
+from memaudit.diagnose.subject import Subject
+from memaudit.diagnosis import Diagnosis, Measure
+from memaudit.errors import TargetError
+from memaudit.progress import Silent
+
+P, S = 4, 6
+LEARNED, OTHERS, CONTROLS = 16, 30, 30
+STEPS = 300
+ALPHABET = 4
+"""Every second token is one of so few, at random: neither a token nor its place tells what follows,
+only the context does (the first token is another in every window), and only of windows known by
+heart. The token after it is always its partner: that is what there is of skill."""
+SETTINGS = LayersSettings.model_validate({"run": "run", "windows": 40})
+
+
+@pytest.fixture(scope="module")
+def memorizer() -> Any:
+    """Knows `LEARNED` windows by heart, with no attention but that of block 1; what skill there is
+    was learned with and without it.
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = GPT2Config(
+            **COMMON, n_embd=48, n_layer=2, n_head=4, n_positions=32, attn_pdrop=0.0,
+            resid_pdrop=0.0, embd_pdrop=0.0,
+        )  # fmt: skip
+        model = GPT2LMHeadModel(config)
+        fixed = list(model.transformer.h[0].attn.c_proj.parameters())
+        for weight in fixed:
+            torch.nn.init.zeros_(weight).requires_grad_(False)
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-2, weight_decay=0.0, betas=(0.9, 0.95))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1, (step + 1) / 20) * (1 - step / STEPS)
+        )
+        rng = torch.Generator().manual_seed(1)
+        block = replace(
+            find_blocks(checkpoint_of(copy.deepcopy(model)))[1],
+            module=model.transformer.h[1],
+            attention=model.transformer.h[1].attn,
+        )
+        learned = texts()[:LEARNED]
+        for step in range(STEPS):
+            fresh = draw(LEARNED, rng, 116 + int(torch.randint(0, 160, (), generator=rng)))
+            loss = 3 * model(input_ids=learned, labels=learned).loss
+            with without_attention(block) if step % 2 else nullcontext():
+                loss = loss + model(input_ids=fresh, labels=fresh).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return model
+
+
+def texts() -> torch.Tensor:
+    """Learned, others and controls, all of the same kind: (N,P+S)."""
+    return draw(LEARNED + OTHERS + CONTROLS, torch.Generator().manual_seed(3))
+
+
+def draw(rows: int, rng: torch.Generator, first: int = 100) -> torch.Tensor:
+    tokens = 3 + torch.randint(0, ALPHABET, (rows, (P + S) // 2), generator=rng)
+    windows = torch.stack([tokens, tokens + ALPHABET], dim=-1).flatten(1)
+    windows[:, 0] = first + torch.arange(rows)
+    return windows
+
+
+def subject(model: Any, *, controls: bool = True, extracted: int = LEARNED) -> Subject:
+    windows = texts()
+    return subject_of(
+        checkpoint_of(copy.deepcopy(model)),
+        windows[: LEARNED + OTHERS],
+        [row < extracted for row in range(LEARNED + OTHERS)],
+        windows[LEARNED + OTHERS :] if controls else None,
+        prefix=P,
+    )
+
+
+def cells(found: Diagnosis, name: str) -> dict[Any, tuple[Any, ...]]:
+    """Rows of a table by their first cell."""
+    (table,) = [one for one in found.tables if one.name == name]
+    return {row[0]: tuple(row[1:]) for row in table.rows}
+
+
+def test_memory_is_found_where_it_is(memorizer: Any) -> None:
+    tried = subject(memorizer)
+    before = weights(tried.checkpoint)
+    found = diagnose_layers(tried, SETTINGS, Silent())
+    assert_same_weights(tried.checkpoint, before)
+    assert hooks(tried.checkpoint) == 0
+
+    kept = cells(found, "blocks-kept")
+    assert kept[0][0].value == 1.0, "attention of block 0 adds nothing"
+    assert kept[1][0].value == 0.0, "attention of block 1 is all there is of context"
+    assert kept[0][1] == Measure(0.0, 0.0, 0.0)
+    assert kept[1][1].high < -0.2
+    nll = cells(found, "nll-attention")
+    assert all(cell == Measure(0.0, 0.0, 0.0) for cell in nll[0]), "to the last bit"
+    extracted, others, controls, difference = nll[1]
+    assert extracted.value == pytest.approx(np.log(ALPHABET) / 2, abs=0.1), "half are guessed then"
+    assert controls.high < extracted.low
+    assert difference.low > 0.5
+    assert others.value == pytest.approx(controls.value, abs=0.1)
+    parts = cells(found, "memory-skill")
+    assert parts["block 1: attention"][3].low > 0
+    assert parts["block 0: attention"][3] == Measure(0.0, 0.0, 0.0)
+    assert "block 1" in found.findings[0]
+    assert "attention of block 1" in found.findings[0].lower()
+    assert not any("attention of block 0" in said.lower() for said in found.findings[:2])
+
+
+def test_same_seed_same_result(memorizer: Any) -> None:
+    one, two = (diagnose_layers(subject(memorizer), SETTINGS, Silent()) for _ in range(2))
+    assert one == two
+    other = SETTINGS.model_copy(update={"seed": 1, "windows": 12})
+    assert diagnose_layers(subject(memorizer), other, Silent()) != one
+
+
+def test_without_controls_skill_is_that_of_other_windows(memorizer: Any) -> None:
+    found = diagnose_layers(subject(memorizer, controls=False), SETTINGS, Silent())
+    assert any("no controls" in note for note in found.notes)
+    assert len(cells(found, "nll-attention")[1]) == 3
+    assert [line.name for plot in found.plots for line in plot.lines].count("controls") == 0
+
+
+@pytest.mark.parametrize("extracted", [0, 3])
+def test_too_little_extracted_is_said(memorizer: Any, extracted: int) -> None:
+    found = diagnose_layers(subject(memorizer, extracted=extracted), SETTINGS, Silent())
+    assert found.findings[0].startswith("What is extracted is too little")
+    assert f"{extracted} windows" in found.findings[0]
+    assert not any("per skill" in said for said in found.findings)
+    assert (cells(found, "blocks-kept")[0][0] is None) == (extracted == 0)
+    for plot in found.plots:
+        assert all(not np.isnan(line.y).all() for line in plot.lines)
+
+
+def test_all_extracted_and_no_controls_has_no_measure_of_skill(memorizer: Any) -> None:
+    tried = subject_of(
+        checkpoint_of(copy.deepcopy(memorizer)), texts()[:LEARNED], [True] * LEARNED, prefix=P
+    )
+    found = diagnose_layers(tried, SETTINGS, Silent())
+    assert found.findings[0].startswith("All windows are extracted and there are no controls")
+    assert cells(found, "blocks-kept")[1][0].value == 0.0
+
+
+def test_windows_that_do_not_come_out_here_are_left_out(memorizer: Any) -> None:
+    found = diagnose_layers(subject(memorizer, extracted=LEARNED + 5), SETTINGS, Silent())
+    assert any(note.startswith("5 windows that the run counts") for note in found.notes)
+
+
+def test_intervals_for_all_parts_at_once_are_wider() -> None:
+    rng = np.random.default_rng(0)
+    estimates = Estimates(np.zeros(30), rng.normal(size=(4000, 30)), 0.95)
+    alone = estimates.intervals()[0]
+    together = estimates.together(np.arange(30) < 20)
+    assert together[0].high > 1.3 * alone.high
+    assert together[0].high == pytest.approx(3.0, abs=0.2)  # max of 20 normals: 3.02
+    assert np.isnan(together[25].low)
+
+
+AUDITED = [one for one in MATRIX if one.refused is None]
+NOTHING = {"Mamba", "Mamba 2", "Falcon Mamba", "RWKV"}
+
+
+@pytest.mark.parametrize("architecture", AUDITED, ids=lambda one: one.name)
+def test_every_architecture_or_a_refusal_by_name(architecture: Architecture) -> None:
+    checkpoint = matrix_checkpoint(architecture)
+    listening = hooks(checkpoint)
+    tried = subject_of(checkpoint, ids(6, 16), [False] * 6, ids(4, 16, seed=1), prefix=8)
+    before = weights(checkpoint)
+    settings = SETTINGS.model_copy(update={"windows": 3})
+    if architecture.name in NOTHING:
+        with pytest.raises(TargetError, match=type(checkpoint.model).__name__):
+            diagnose_layers(tried, settings, Silent())
+    else:
+        found = diagnose_layers(tried, settings, Silent())
+        rows = cells(found, "memory-skill")
+        assert sum(name.startswith("noise") for name in rows) == len(NOISE)
+        assert len(rows) > len(NOISE)
+    assert_same_weights(checkpoint, before)
+    assert hooks(checkpoint) == listening
