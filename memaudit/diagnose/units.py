@@ -1,0 +1,253 @@
+"""Feed-forward units: what each did for a suffix, and passes in which some of them are silenced.
+
+A unit is one input of a block's feed-forward down projection; all of a model's are numbered
+through, block after block. Silenced it gives the same number at every position, whatever the text.
+Knows hooks, gradients and units silenced row by row. Knows nothing of which are worth it. U stands
+for the units of a model, M for those of one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from memaudit.attack.extraction import Advance
+from memaudit.attack.forward import build_inputs, last_logits
+from memaudit.attack.memory import Backoff, let_go
+from memaudit.attack.prompts import NoPrompt
+from memaudit.attack.verification import log_likelihood, most_likely
+from memaudit.diagnose.blocks import Block, _down_inputs, unit_inputs
+from memaudit.diagnose.passes import Found, Pass, Passes
+from memaudit.errors import RunError, TargetError
+from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
+from memaudit.score.stats import Ints
+from memaudit.target.checkpoint import Checkpoint
+from memaudit.target.softprompt_check import architecture_of
+
+_NO_ROOM = "out of memory with the gradient of a single window; use another --device"
+Ids = npt.NDArray[np.int32]
+Levels = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """All units of a model."""
+
+    blocks: Sequence[Block]
+    """Those that have units."""
+
+    @property
+    def widths(self) -> Ints:
+        """(blocks,) M of each."""
+        return np.array([block.units for block in self.blocks], dtype=np.int64)
+
+    @property
+    def starts(self) -> Ints:
+        """(blocks,) number of each one's first unit."""
+        return self.widths.cumsum() - self.widths
+
+    def by_block(self, units: Ints) -> list[Ints]:
+        """The units (n,) of each block, numbered within it."""
+        return [
+            units[(units >= start) & (units < start + width)] - start
+            for start, width in zip(self.starts, self.widths, strict=True)
+        ]
+
+    def counts(self, units: Ints) -> Ints:
+        """(blocks,) how many of the units (n,) are in each."""
+        return np.array([len(some) for some in self.by_block(units)], dtype=np.int64)
+
+    def draw_alike(self, units: Ints, rng: np.random.Generator) -> Ints:
+        """As many units of each block as there are among ``units`` (n,), at random: (n,)."""
+        each = zip(self.starts, self.widths, self.counts(units), strict=True)
+        drawn = [start + rng.choice(width, count, replace=False) for start, width, count in each]
+        return np.concatenate(drawn)
+
+
+def find_units(checkpoint: Checkpoint, blocks: Sequence[Block]) -> Units:
+    """The units of a model's blocks.
+
+    Raises:
+        TargetError: it has none that could be silenced one by one.
+    """
+    able = [block for block in blocks if block.units]
+    if not able:
+        raise TargetError(
+            f"{checkpoint.name}: {architecture_of(checkpoint)} has no feed-forward units that "
+            "could be silenced one by one"
+        )
+    return Units(able)
+
+
+def score_suffix(passed: Pass) -> dict[str, Tensor]:
+    """``wrong``: suffix tokens that are not the arg-max, which greedy decoding cannot return while
+    there is one; ``nll``: nats/token. Each (B,).
+    """
+    said = most_likely(passed.logits)
+    return {
+        "wrong": (said != passed.tokens).sum(dim=1),
+        "nll": -log_likelihood(passed.logits, passed.tokens).double().mean(dim=1),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Silencer:
+    """Passes in which every window has silenced units of its own."""
+
+    passes: Passes
+    units: Units
+    level: Levels
+    """(U,) what each gives while it is silenced."""
+
+    def score(self, ids: Ids, sets: Sequence[Ints], advance: Advance = lambda done: None) -> Found:
+        """`score_suffix` of ids (N,P+S), with the units of N ``sets`` silenced, one set for each;
+        an empty one silences nothing.
+        """
+        split = [self.units.by_block(some) for some in sets]
+        begin = [0]  # the row that the next pass begins with
+
+        def read(passed: Pass) -> dict[str, Tensor]:
+            found = score_suffix(passed)
+            begin[0] += len(passed.tokens)
+            return found
+
+        with ExitStack() as hooks:
+            for number, block in enumerate(self.units.blocks):
+                rows = [some[number] for some in split]
+                if any(map(len, rows)):
+                    hooks.enter_context(self._silenced(block, number, rows, begin))
+            return self.passes.read(ids, read, advance)
+
+    @contextmanager
+    def _silenced(
+        self, block: Block, number: int, rows: Sequence[Ints], begin: Sequence[int]
+    ) -> Iterator[None]:
+        """``rows``: (N) the units of one block that each row silences."""
+        first = int(self.units.starts[number])
+        cut = np.cumsum([0, *block.widths])
+        level = torch.as_tensor(self.level[first : first + block.units])
+
+        def change(place: int, given: Tensor) -> Tensor:
+            silent = np.zeros((len(given), 1, block.units), dtype=bool)
+            for row in range(len(given)):
+                silent[row, 0, rows[begin[0] + row]] = True
+            part = slice(int(cut[place]), int(cut[place + 1]))
+            where = torch.from_numpy(silent[..., part]).to(given.device)
+            return torch.where(where, level[part].to(given.device, given.dtype), given)
+
+        with _down_inputs(block, change):
+            yield
+
+
+def mean_levels(passes: Passes, units: Units, ids: Ids) -> Levels:
+    """(U,) the mean of each unit over the suffix positions of ids (N,P+S)."""
+    suffix = ids.shape[1] - passes.prefix_tokens
+    with unit_inputs(units.blocks) as heard:
+
+        def read(passed: Pass) -> dict[str, Tensor]:
+            given = [heard[block.number][:, -suffix:] for block in units.blocks]
+            return {"mean": torch.cat([one.float().mean(dim=1).cpu() for one in given], dim=1)}
+
+        found = passes.read(ids, read, last=1)
+    return np.asarray(found["mean"].mean(axis=0, dtype=np.float64), dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """What each unit did in N windows."""
+
+    effect: npt.NDArray[np.float32]
+    """(N,U) what the suffix's log-likelihood loses when it is silenced, to first order, nats."""
+    size: npt.NDArray[np.float32]
+    """(N,U) its mean distance from its level at the suffix positions."""
+
+
+def attribute(
+    passes: Passes,
+    units: Units,
+    level: Levels,
+    ids: Ids,
+    advance: Advance = lambda done: None,
+) -> Attribution:
+    """What the units did for the suffixes of ids (N,P+S), N at least 1.
+
+    The effect is the derivative of the suffix's log-likelihood by the unit times its distance from
+    its level, summed over all positions: to first order what the log-likelihood loses when it is
+    silenced (gradient times difference from a reference, Shrikumar et al. 2017, section 2).
+
+    Raises:
+        TargetError: no gradient flows to the units.
+        RunError: not even one window fits the memory.
+    """
+    parts, backoff, start = [], Backoff(), 0
+    while start < len(ids):
+        rows = ids[start : start + backoff.fits(passes.batch_size)]
+        try:
+            parts.append(_attribute(passes, units, level, rows))
+        except FAILED_ALLOCATION as error:
+            if not is_out_of_memory(error):
+                raise _no_gradient(passes.checkpoint) from error
+            if len(rows) == 1:
+                raise RunError(_NO_ROOM) from error
+            backoff.shrink()
+            let_go(error)
+        else:
+            backoff.passed()
+            advance(len(rows))
+            start += len(rows)
+    effect, size = (np.concatenate(some) for some in zip(*parts, strict=True))
+    return Attribution(effect, size)
+
+
+def _attribute(passes: Passes, units: Units, level: Levels, rows: Ids) -> tuple[Levels, Levels]:
+    """Effect and size of the units in one batch (B,P+S), each (B,U)."""
+    checkpoint, suffix = passes.checkpoint, rows.shape[1] - passes.prefix_tokens
+    ids = torch.as_tensor(rows, dtype=torch.long, device=checkpoint.device)
+    with torch.enable_grad(), _leaves(units) as heard:
+        inputs = build_inputs(checkpoint, NoPrompt(), ids[:, :-1], passes.prefix_tokens)
+        inputs = inputs.detach().requires_grad_()
+        logits, _ = last_logits(checkpoint, suffix, inputs, use_cache=False, **passes.options)
+        gain = log_likelihood(logits, ids[:, -suffix:]).sum()
+        given = [one for several in heard.values() for one in several.values()]
+        if not all(one.requires_grad for one in given):
+            raise _no_gradient(checkpoint)
+        gradients = torch.autograd.grad(gain, given)
+    effects, sizes, at = [], [], 0
+    for one, slope in zip(given, gradients, strict=True):
+        width = one.shape[-1]
+        off = one.detach().float() - torch.as_tensor(level[at : at + width]).to(one.device)
+        effects.append((off * slope.float()).sum(dim=1).cpu())
+        sizes.append(off[:, -suffix:].abs().mean(dim=1).cpu())
+        at += width
+    return torch.cat(effects, dim=1).numpy(), torch.cat(sizes, dim=1).numpy()
+
+
+@contextmanager
+def _leaves(units: Units) -> Iterator[Mapping[int, Mapping[int, Tensor]]]:
+    """What enters each down projection in the pass just made, as a part of its graph: number of
+    the block among those with units -> place -> (B,T,M), both in order.
+    """
+    found: dict[int, dict[int, Tensor]] = {number: {} for number in range(len(units.blocks))}
+    with ExitStack() as hooks:
+        for number, block in enumerate(units.blocks):
+            found[number] = dict.fromkeys(range(len(block.down)), torch.empty(0))
+
+            def keep(place: int, given: Tensor, number: int = number) -> Tensor:
+                found[number][place] = given
+                return given  # what is handed on is this very tensor
+
+            hooks.enter_context(_down_inputs(block, keep))
+        yield found
+
+
+def _no_gradient(checkpoint: Checkpoint) -> TargetError:
+    return TargetError(
+        f"{checkpoint.name}: {architecture_of(checkpoint)}: no gradient flows to its feed-forward "
+        "units, which ranking them needs; diagnose it unquantised"
+    )
