@@ -29,8 +29,11 @@ from memaudit.score.stats import Bools, Floats, Ints
 
 Goal = Literal["stopped", "erased"]
 """One suffix token wrong, so that greedy decoding no longer returns it; a good part of them."""
-Ranking = Literal["effect", "size", "random"]
-"""Units by what silencing them does to the suffix, by their distance from their mean, by lot."""
+Ranking = Literal["weakest", "every", "size", "random"]
+"""Units by their effect on the least sure tokens or on all, by their distance from their level, and
+by lot."""
+EFFECT_FOR: dict[Goal, Ranking] = {"stopped": "weakest", "erased": "every"}
+"""The ranking that sets for a goal are searched along."""
 Kind = Literal["found", "random"]
 """The set that was found, and one of as many random units of the same blocks."""
 Group = Literal["extracted", "controls", "data"]
@@ -175,20 +178,25 @@ class _Work:
     @property
     def most(self) -> int:
         """Units that are silenced together at most: never more than there are."""
-        return min(self.settings.most_units, int(self.attribution.effect.shape[1]))
+        return min(self.settings.most_units, int(self.attribution.size.shape[1]))
 
     def head(self, ranking: Ranking, window: int, length: int) -> Ints:
         """The first units of a ranking for a window."""
         if ranking == "random":
             rng = np.random.default_rng([self.settings.seed, 3, window])
-            return rng.permutation(self.attribution.effect.shape[1])[:length]
-        values = {"effect": self.attribution.effect, "size": self.attribution.size}[ranking]
-        return np.argsort(-values[window], kind="stable")[:length]
+            return rng.permutation(self.attribution.size.shape[1])[:length]
+        values = self.values(ranking)[window]
+        return np.argsort(-values, kind="stable")[:length]
+
+    def values(self, ranking: Ranking) -> Levels:
+        """(W,U) what units are ranked by, but for random ones."""
+        found: Levels = getattr(self.attribution, ranking)
+        return found
 
     def rankings(self) -> tuple[Ints, dict[Ranking, Ints]]:
         """How many tokens the head of each ranking makes wrong, by its length."""
         lengths = 2 ** np.arange(int(np.log2(self.most)) + 1)
-        kinds: tuple[Ranking, ...] = ("effect", "size", "random")
+        kinds: tuple[Ranking, ...] = ("weakest", "every", "size", "random")
         windows, shape = len(self.part), (len(self.part), len(lengths))
         wrong: dict[Ranking, Ints] = {}
         with self.progress.stage("rankings of units", len(kinds) * windows) as advance:
@@ -226,12 +234,12 @@ class _Work:
         )
 
     def _search(self, goal: Goal, need: int) -> list[FoundSet]:
-        ids, effect = self.part.ids, self.attribution.effect
+        ids, ranking = self.part.ids, EFFECT_FOR[goal]
         with self.progress.stage(f"search of units ({goal})", len(ids)) as advance:
 
             def search(window: int) -> Search:
-                helping = int((effect[window] > 0).sum())
-                order = self.head("effect", window, min(self.most, helping))
+                helping = int((self.values(ranking)[window] > 0).sum())
+                order = self.head(ranking, window, min(self.most, helping))
                 found = yield from search_smallest(order, self.most, self.settings.trials)
                 advance(1)
                 return found

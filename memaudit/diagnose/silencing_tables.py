@@ -8,15 +8,16 @@ from __future__ import annotations
 import numpy as np
 
 from memaudit.curves import Axis, Line
-from memaudit.diagnose.silencing import Kind, Outcome, Ranking
+from memaudit.diagnose.silencing import EFFECT_FOR, Kind, Outcome, Ranking
 from memaudit.diagnose.silencing_report import GOALS, GROUPS, Figures, overlap
 from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
 
-_RANKINGS: dict[Ranking, tuple[str, str]] = {
-    "effect": ("by effect", "-"),
+_RANKINGS: dict[Ranking | None, tuple[str, str]] = {
+    None: ("by effect", "-"),
     "size": ("by activation", "--"),
     "random": ("random", ":"),
 }
+"""None stands for the ranking that is made for the goal."""
 _COLOURS = {"stopped": "series-1", "erased": "series-4"}
 _KINDS: dict[Kind, str] = {"found": "found", "random": "random, same blocks"}
 
@@ -191,9 +192,10 @@ def _overlap(figures: Figures, able: list[Outcome]) -> FigureTable:
     )
 
 
-def _reached(figures: Figures, outcome: Outcome, ranking: Ranking) -> list[Measure]:
+def _reached(figures: Figures, outcome: Outcome, ranking: Ranking | None) -> list[Measure]:
     """(lengths) share of windows for which the head of a ranking reaches a goal."""
-    return [figures.share(some >= outcome.need) for some in figures.silencing.wrong[ranking].T]
+    wrong = figures.silencing.wrong[ranking or EFFECT_FOR[outcome.goal]]
+    return [figures.share(some >= outcome.need) for some in wrong.T]
 
 
 def _rankings(figures: Figures) -> FigureTable:

@@ -162,9 +162,13 @@ def mean_levels(passes: Passes, units: Units, ids: Ids) -> Levels:
 class Attribution:
     """What each unit did in N windows."""
 
-    effect: npt.NDArray[np.float32]
-    """(N,U) what the suffix's log-likelihood loses when it is silenced, to first order, nats."""
-    size: npt.NDArray[np.float32]
+    weakest: Levels
+    """(N,U) what the log-odds of the suffix's least sure tokens lose when it is silenced, to first
+    order: how it helps to make one token wrong."""
+    every: Levels
+    """(N,U) what the log-odds of all suffix tokens lose together: how it helps to make many wrong.
+    """
+    size: Levels
     """(N,U) its mean distance from its level at the suffix positions."""
 
 
@@ -177,9 +181,11 @@ def attribute(
 ) -> Attribution:
     """What the units did for the suffixes of ids (N,P+S), N at least 1.
 
-    The effect is the derivative of the suffix's log-likelihood by the unit times its distance from
-    its level, summed over all positions: to first order what the log-likelihood loses when it is
-    silenced (gradient times difference from a reference, Shrikumar et al. 2017, section 2).
+    An effect is the derivative of a gain by the unit times its distance from its level, summed over
+    all positions: to first order what the gain loses when the unit is silenced (gradient times
+    difference from a reference, Shrikumar et al. 2017, section 2). The gains are made of the
+    log-odds of the S tokens, log p/(1-p), whose gradient does not vanish where p is almost 1 as
+    that of log p does: their sum, and -log sum exp(-log-odds), a smooth minimum of them.
 
     Raises:
         TargetError: no gradient flows to the units.
@@ -201,31 +207,39 @@ def attribute(
             backoff.passed()
             advance(len(rows))
             start += len(rows)
-    effect, size = (np.concatenate(some) for some in zip(*parts, strict=True))
-    return Attribution(effect, size)
+    return Attribution(*(np.concatenate(some) for some in zip(*parts, strict=True)))
 
 
-def _attribute(passes: Passes, units: Units, level: Levels, rows: Ids) -> tuple[Levels, Levels]:
-    """Effect and size of the units in one batch (B,P+S), each (B,U)."""
+def _attribute(passes: Passes, units: Units, level: Levels, rows: Ids) -> list[Levels]:
+    """Both effects and the size of the units in one batch (B,P+S), each (B,U)."""
     checkpoint, suffix = passes.checkpoint, rows.shape[1] - passes.prefix_tokens
     ids = torch.as_tensor(rows, dtype=torch.long, device=checkpoint.device)
     with torch.enable_grad(), _leaves(units) as heard:
         inputs = build_inputs(checkpoint, NoPrompt(), ids[:, :-1], passes.prefix_tokens)
         inputs = inputs.detach().requires_grad_()
         logits, _ = last_logits(checkpoint, suffix, inputs, use_cache=False, **passes.options)
-        gain = log_likelihood(logits, ids[:, -suffix:]).sum()
+        odds = _log_odds(logits.float(), ids[:, -suffix:])
         given = [one for several in heard.values() for one in several.values()]
         if not all(one.requires_grad for one in given):
             raise _no_gradient(checkpoint)
-        gradients = torch.autograd.grad(gain, given)
-    effects, sizes, at = [], [], 0
-    for one, slope in zip(given, gradients, strict=True):
+        weakest = torch.autograd.grad(-(-odds).logsumexp(dim=1).sum(), given, retain_graph=True)
+        every = torch.autograd.grad(odds.sum(), given)
+    found: list[tuple[Tensor, ...]] = []
+    at = 0
+    for one, *slopes in zip(given, weakest, every, strict=True):
         width = one.shape[-1]
         off = one.detach().float() - torch.as_tensor(level[at : at + width]).to(one.device)
-        effects.append((off * slope.float()).sum(dim=1).cpu())
-        sizes.append(off[:, -suffix:].abs().mean(dim=1).cpu())
+        effects = ((off * slope.float()).sum(dim=1).cpu() for slope in slopes)
+        found.append((*effects, off[:, -suffix:].abs().mean(dim=1).cpu()))
         at += width
-    return torch.cat(effects, dim=1).numpy(), torch.cat(sizes, dim=1).numpy()
+    return [torch.cat(some, dim=1).numpy() for some in zip(*found, strict=True)]
+
+
+def _log_odds(logits: Tensor, tokens: Tensor) -> Tensor:
+    """(B,S) log p/(1-p) of the tokens (B,S) under logits (B,S,X)."""
+    target = logits.gather(-1, tokens[..., None])
+    others = logits.scatter(-1, tokens[..., None], float("-inf")).logsumexp(dim=-1)
+    return target[..., 0] - others
 
 
 @contextmanager
