@@ -88,22 +88,27 @@ def _findings(contrast: Contrast, probing: Probing) -> Iterator[str]:
         found = trained[best]
         random = _highest(contrast.probes.get(("random", place), ()))
         permuted = _highest(contrast.probes["permuted", place])
-        beaten = random is None or found.interval.low > random.value
-        verdict = (
-            "so training put something there that tells them apart"
-            if beaten and random is not None
-            else "which is not beyond what random weights give"
-            if not beaten
-            else "with no random weights to compare with"
-        )
+        verdict = _beyond_chance(found, random, permuted)
         yield (
             f"Hidden states {_WHERE[place]} tell extracted windows from "
             f"{_OTHERS[contrast.against]} with an AUC of {say(measure(found))} at block "
             f"{probing.blocks[best] + 1} of {probing.depth}, the best; random weights give at best "
-            f"{_value(random)}, permuted labels {_value(permuted)}, {verdict}."
+            f"{_value(random)}, permuted labels {_value(permuted)}: {verdict}."
         )
     yield _against_baselines(contrast)
-    yield from _hidden(contrast)
+    if contrast.against == "data":
+        yield from _hidden(contrast)
+
+
+def _beyond_chance(found: Detection, random: Detection | None, permuted: Detection | None) -> str:
+    """What an AUC says beside its controls, taken to differ where the intervals lie apart."""
+    if permuted is not None and found.interval.low <= permuted.interval.high:
+        return "no more than chance"
+    if random is None:
+        return "what of it the words alone give is not known"
+    if found.interval.low <= random.interval.high:
+        return "not clearly beyond what the words alone give"
+    return "training put something there that the words alone do not give"
 
 
 def _against_baselines(contrast: Contrast) -> str:
@@ -112,9 +117,9 @@ def _against_baselines(contrast: Contrast) -> str:
     tokens, nll = contrast.baselines["tokens"], contrast.baselines["nll"]
     beyond = best is not None and best.interval.low > nll.interval.high
     verdict = (
-        "the probe finds more than predictability"
+        "the best probe tells more than that"
         if beyond
-        else "so that these probes show no more than how predictable the suffix is to the model"
+        else "no probe tells clearly more than how predictable the suffix is to the model"
     )
     return (
         f"With no hidden state at all, token statistics reach {say(measure(tokens))} and the "

@@ -93,6 +93,8 @@ class Silencing:
     """(W,) all different."""
     unlike: int
     """Windows that the run says are extracted and that do not come out in a pass made here."""
+    most: int
+    """Units of a set, at most."""
     lengths: Ints
     """Units that were silenced from the head of each ranking: 1, 2, 4, ..."""
     wrong: Mapping[Ranking, Ints]
@@ -123,7 +125,7 @@ def silence_run(
     lengths, wrong = work.rankings()
     needs = {"stopped": 1, "erased": max(1, round(settings.erased * subject.suffix_tokens))}
     outcomes = [work.outcome("stopped", needs["stopped"]), work.outcome("erased", needs["erased"])]
-    return Silencing(units, part.clusters, unlike, lengths, wrong, outcomes, other)
+    return Silencing(units, part.clusters, unlike, work.most, lengths, wrong, outcomes, other)
 
 
 def _choose(subject: Subject, most: int, rng: np.random.Generator) -> tuple[Part, int]:

@@ -44,6 +44,8 @@ class Figures:
         """Mean of shares (I,) of windows, no two of one cluster."""
         if not len(shares):
             return Measure(None, None, None)
+        if len(np.unique(shares)) > 1:
+            return self.crossed(shares[:, None], np.arange(len(shares)), np.zeros(1, np.int64))
         mean = float(np.clip(shares.mean(), 0, 1))
         return Measure.of(mean, bounded_mean(mean, np.ones(len(shares)), self.confidence))
 
@@ -144,19 +146,20 @@ def _goal(figures: Figures, outcome: Outcome) -> str:
 def _size(figures: Figures, outcome: Outcome) -> Iterator[str]:
     windows, found = len(outcome.sets), len(outcome.found)
     goal, total = _goal(figures, outcome), int(figures.silencing.units.widths.sum())
-    most = figures.silencing.lengths[-1]
+    most = figures.silencing.most
     if not found:
         yield (
-            f"To {goal}, no set of feed-forward units was found for any of {windows} windows, "
-            f"heads of the ranking up to {most} of {total:,} units or more were tried."
+            f"To {goal}, no set of up to {most:,} of {total:,} feed-forward units was found for "
+            f"any of {windows} windows."
         )
         return
     sizes = figures.sizes(outcome)
-    middle = (
-        f"a median of {say(sizes, 0)} of {total:,} feed-forward units"
-        if sizes.value is not None
-        else "more units than were tried, in the median,"
-    )
+    middle = f"a median of {say(sizes, 0)}"
+    if sizes.value is None:
+        middle = f"in the median more than {most:,}" if found < windows else "some"
+    elif sizes.low is not None and sizes.high is None:
+        middle = f"a median of {sizes.value:.0f} [{sizes.low:.0f}, more than {most:,}]"
+    middle += f" of {total:,} feed-forward units"
     yield (
         f"To {goal}, silencing {middle} is enough; a set was found for {found} of {windows} "
         f"windows. As many random units of the same blocks do it for "
