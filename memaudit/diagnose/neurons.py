@@ -17,7 +17,8 @@ from memaudit.diagnose.probing_report import (
     probing_plots,
     probing_tables,
 )
-from memaudit.diagnose.silencing import Silencing, silence_run
+from memaudit.diagnose.silencing import silence_run
+from memaudit.diagnose.silencing_found import Silencing
 from memaudit.diagnose.silencing_report import Figures, silencing_findings, silencing_notes
 from memaudit.diagnose.silencing_tables import silencing_plots, silencing_tables
 from memaudit.diagnose.subject import Subject

@@ -12,7 +12,7 @@ import numpy as np
 
 from memaudit.diagnose.probing_report import say
 from memaudit.diagnose.resampling import crossed_mean, median
-from memaudit.diagnose.silencing import Cost, Goal, Group, Kind, Outcome, Silencing
+from memaudit.diagnose.silencing_found import Cost, Goal, Group, Kind, Outcome, Silencing
 from memaudit.diagnosis import Measure
 from memaudit.score.stats import Bools, Floats, Ints, bounded_mean, clopper_pearson
 

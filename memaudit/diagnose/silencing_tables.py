@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from memaudit.curves import Axis, Line
-from memaudit.diagnose.silencing import EFFECT_FOR, Kind, Outcome, Ranking
+from memaudit.diagnose.silencing_found import EFFECT_FOR, Kind, Outcome, Ranking
 from memaudit.diagnose.silencing_report import GOALS, GROUPS, Figures, overlap
 from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
 

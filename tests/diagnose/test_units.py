@@ -17,10 +17,10 @@ from memaudit.diagnose.blocks import Block, find_blocks, silenced, unit_inputs
 from memaudit.diagnose.neuron_settings import NeuronsSettings
 from memaudit.diagnose.passes import Pass, Passes
 from memaudit.diagnose.silencing import silence_run
+from memaudit.diagnose.unit_effects import attribute
 from memaudit.diagnose.units import (
     Silencer,
     Units,
-    attribute,
     find_units,
     mean_levels,
     score_suffix,
