@@ -58,6 +58,12 @@ def diagnose_neurons(subject: Subject, settings: NeuronsSettings, progress: Prog
         figures = Figures(silencing, scores.confidence, scores.bootstrap, settings.seed)
         findings += silencing_findings(figures)
         notes += silencing_notes(figures)
+        beyond = len(blocks) - len(silencing.units.blocks)
+        if beyond:
+            notes.append(
+                f"{beyond} of {len(blocks)} blocks have no units that could be silenced one by one "
+                "(fused experts, or no feed-forward part), and were left as they are."
+            )
         tables += silencing_tables(figures)
         plots += silencing_plots(figures)
     else:

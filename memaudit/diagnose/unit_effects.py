@@ -1,7 +1,7 @@
 """What each feed-forward unit did for a suffix, by the gradient.
 
-Knows units, what they give and its derivatives. Knows nothing of what is made of the order. U stands
-for the units of a model, M for those of one block.
+Knows units, what they give and derivatives by it. Knows nothing of what is made of the order. U
+stands for the units of a model, M for those of one block.
 """
 
 from __future__ import annotations
