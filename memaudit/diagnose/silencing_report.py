@@ -133,7 +133,11 @@ def silencing_findings(figures: Figures) -> list[str]:
     return [
         sentence
         for outcome in figures.silencing.outcomes
-        for sentence in (*_size(figures, outcome), *_elsewhere(figures, outcome))
+        for sentence in (
+            *_size(figures, outcome),
+            *_elsewhere(figures, outcome),
+            *_place(figures, outcome),
+        )
     ]
 
 
@@ -185,6 +189,25 @@ def _elsewhere(figures: Figures, outcome: Outcome) -> Iterator[str]:
         )
     if parts:
         yield f"The cost elsewhere of a set that does so: {'; '.join(parts)}."
+
+
+def _place(figures: Figures, outcome: Outcome) -> Iterator[str]:
+    """Where the units of a set sit, and how far sets of different windows are the same."""
+    common = overlap(figures, outcome)
+    if common is None:
+        return
+    shares, units = figures.by_block(outcome), figures.silencing.units
+    at = int(np.argmax([one.value or 0.0 for one in shares]))
+    where = ""
+    if len(shares) > 1:
+        where = (
+            f"{_percent(shares[at])} of its units are in block {units.blocks[at].number + 1}, "
+            f"which has {100 * units.widths[at] / units.widths.sum():.1f} % of all; "
+        )
+    yield (
+        f"Of such a set {where}{_percent(common.shared)} of the smaller of two are in the other "
+        f"window's too, against {_percent(common.chance)} by chance."
+    )
 
 
 def _percent(found: Measure) -> str:
