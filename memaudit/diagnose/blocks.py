@@ -185,7 +185,7 @@ def unit_inputs(blocks: Sequence[Block]) -> Iterator[Mapping[int, Tensor]]:
                     whole = [parts.pop(at) for at in range(len(block.down))]
                     found[block.number] = torch.cat(whole, dim=-1) if whole[1:] else whole[0]
 
-            hooks.enter_context(_down_inputs(block, listen))
+            hooks.enter_context(down_inputs(block, listen))
         yield found
 
 
@@ -209,12 +209,12 @@ def silenced(
                 given = torch.as_tensor(values[block.number], dtype=torch.float32)
             if int(chosen.min()) < 0 or int(chosen.max()) >= block.units:
                 raise ValueError(f"block {block.number} has {block.units} units")
-            hooks.enter_context(_down_inputs(block, _silencer(block, chosen, given)))
+            hooks.enter_context(down_inputs(block, _silencer(block, chosen, given)))
         yield
 
 
 def _silencer(block: Block, chosen: Tensor, values: Tensor) -> _Change:
-    """What `_down_inputs` is to do with each of the down projections."""
+    """What `down_inputs` is to do with each of the down projections."""
     starts = [sum(block.widths[:place]) for place in range(len(block.down))]
 
     def change(place: int, units: Tensor) -> Tensor:
@@ -231,7 +231,7 @@ instead; None for the same."""
 
 
 @contextmanager
-def _down_inputs(block: Block, change: _Change) -> Iterator[None]:
+def down_inputs(block: Block, change: _Change) -> Iterator[None]:
     with inside(block) as now, ExitStack() as hooks:
         for place, module in enumerate(block.down):
 
