@@ -163,7 +163,7 @@ def _detector(one: _Ranked, found: list[_Figures], crowd: Crowd, rules: Rules) -
 def _looked_at(one: _Ranked, crowd: Crowd, top: int) -> int:
     """Windows that the ``top`` highest are known from."""
     before = np.cumsum(crowd.weights[one.order])
-    return int(min(np.searchsorted(before, top * (1 - 1e-9)) + 1, len(before)))
+    return min(int(np.searchsorted(before, top * (1 - 1e-9))) + 1, len(before))
 
 
 def _ends(values: Floats, confidence: float, widest: tuple[float, float] = (0.0, 1.0)) -> Interval:

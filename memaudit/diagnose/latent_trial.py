@@ -11,14 +11,23 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from memaudit.attack.campaign import Progress
 from memaudit.attack.extraction import Advance
 from memaudit.attack.finite import NotFinite
-from memaudit.diagnose.latent_population import NLL, Left, Population
+from memaudit.diagnose.latent_population import Left, Population
 from memaudit.diagnose.latent_scores import read_plain
 from memaudit.diagnose.perturbation import Perturbation
-from memaudit.diagnose.subject import Part, Subject, draw
+from memaudit.diagnose.subject import Subject, draw
 from memaudit.errors import UsageError
 from memaudit.score.stats import Bools, Floats, Ints
+
+BEST, MEAN = "perturbed: least NLL", "perturbed: mean NLL"
+RISE, RELATIVE_RISE = "perturbed: rise of NLL", "perturbed: rise, share of NLL"
+BEST_MATCHED = "perturbed: most tokens before a miss"
+SHAKEN = (BEST, MEAN, RISE, RELATIVE_RISE, BEST_MATCHED)
+"""What perturbations say."""
+_LEAST_NLL = 1e-6
+"""nats/token."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +60,8 @@ class Shaken:
 
     def take(self, index: Bools | slice) -> Shaken:
         """The windows at ``index``."""
-        part = {"nll": self.nll[:, index], "matched": self.matched[:, index]}
-        return replace(self, before=self.before[index], **part)
+        nll, matched = self.nll[:, index], self.matched[:, index]
+        return replace(self, nll=nll, matched=matched, before=self.before[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +83,7 @@ def run_trial(
     everything: Population,
     noise: Noise,
     most: int,
-    advance: Advance,
+    progress: Progress,
 ) -> Trial:
     """Perturb the model and look at ``most`` windows at most of each group.
 
@@ -85,7 +94,9 @@ def run_trial(
     rows, weights = _drawn(everything, most, rng)
     extracted = subject.data.take(draw(subject.data.extracted, most, rng))
     ids = np.concatenate([left.ids[rows], extracted.ids])
-    shaken = shake(subject, ids, noise, advance)
+    total = len(ids) * (1 + noise.draws)
+    with progress.stage("latent: perturbed weights", total) as advance:
+        shaken = shake(subject, ids, noise, advance)
     mine = shaken.take(slice(0, len(rows)))
     drawn = replace(everything.take(rows), weights=weights)
     drawn = replace(drawn, scores={**drawn.scores, **shaken_scores(mine)})
@@ -138,16 +149,14 @@ def shaken_scores(shaken: Shaken) -> Mapping[str, Floats]:
     """What the perturbations say of each window, the higher the better remembered.
 
     Rise of the NLL: a mean over perturbations measures the curvature of the loss, which is sharper
-    at what was memorized (Garg et al. 2023, arXiv 2307.05831).
+    at what was memorized (Garg et al. 2023, arXiv 2307.05831). It is also told as a share of the
+    NLL, since a suffix that is all but certain has little to rise from.
     """
     mean = shaken.nll.mean(axis=0)
     return {
         BEST: -shaken.nll.min(axis=0),
         MEAN: -mean,
         RISE: mean - shaken.before,
+        RELATIVE_RISE: mean / np.maximum(shaken.before, _LEAST_NLL) - 1,
         BEST_MATCHED: shaken.matched.max(axis=0).astype(np.float64),
     }
-
-
-BEST, MEAN = "perturbed: least NLL", "perturbed: mean NLL"
-RISE, BEST_MATCHED = "perturbed: rise of NLL", "perturbed: most tokens before a miss"
