@@ -34,6 +34,7 @@ from memaudit.diagnose.latent_trial import Noise, Trial, run_trial
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Subject
 from memaudit.diagnosis import Diagnosis
+from memaudit.errors import UsageError
 from memaudit.score.stats import Bools
 from memaudit.settings_base import Fraction, NotNegative, Positive
 
@@ -66,6 +67,7 @@ def diagnose_latent(subject: Subject, settings: LatentSettings, progress: Progre
         TargetError: the weights cannot be perturbed, or the reference cannot be loaded.
     """
     left = left_over(subject)
+    _require_something(subject, left, settings)
     known = None
     if settings.known is not None:
         known = known_windows(settings.known, subject.run, left.data.rows)
@@ -76,6 +78,15 @@ def diagnose_latent(subject: Subject, settings: LatentSettings, progress: Progre
         found = _diagnosis(subject, left, everything, results, settings)
         advance(1)
     return found
+
+
+def _require_something(subject: Subject, left: Left, settings: LatentSettings) -> None:
+    alone = len(subject.data.attacks) < 2 and left.controls is None
+    if alone and settings.known is None and not settings.draws:
+        raise UsageError(
+            f"{subject.run.folder}: nothing can be said without controls, another attack on the "
+            "model, --known or --draws; give one of them"
+        )
 
 
 def _everything(

@@ -119,7 +119,8 @@ def _detected(found: Answer) -> Iterator[str]:
         f"Suffix NLL tells {question.wanted} ({found.positives:,}) from {question.others} "
         f"({found.total - found.positives:,}) with ROC AUC {_number(nll.auc)}; "
         f"{_detected_share(nll.precision)} of its top {found.top:,} are among them, "
-        f"{percent(found.base_rate)} of all, and {_detected_share(nll.found)} are found where 1 % of the others pass too."
+        f"{percent(found.base_rate)} of all, and {_detected_share(nll.found)} are found where "
+        "1 % of the others pass too."
     )
     if found.best is None or found.apart is None:
         return

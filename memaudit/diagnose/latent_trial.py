@@ -125,8 +125,9 @@ def shake(subject: Subject, ids: NDArray[np.int32], noise: Noise, advance: Advan
         UsageError: a perturbation is so large that logits are no numbers.
     """
     passes = subject.passes()
-    perturbation = Perturbation(subject.checkpoint, noise.strength, [noise.seed, 2])
     before = passes.read(ids, read_plain, advance)["nll"]
+    # Not before a first pass: some models (RWKV) rescale weights of their own in it.
+    perturbation = Perturbation(subject.checkpoint, noise.strength, [noise.seed, 2])
     found = []
     for number in range(noise.draws):
         with perturbation.draw(number):
