@@ -25,6 +25,9 @@ a membership score is of use where false positives are few)."""
 GRID: Floats = np.concatenate([[0.0], np.logspace(-3, 0, 61)])
 """Shares of false positives at which curves are read off."""
 
+_AT_FALSE = int(np.argmin(np.abs(GRID - FALSE_POSITIVES)))
+_SHUFFLES = 200
+
 
 @dataclass(frozen=True, eq=False)
 class Crowd:
@@ -63,8 +66,7 @@ class Detector:
     precision: Detection
     """Share of positives among the ``top`` highest."""
     found: Detection
-    """Share of the positives above the lowest threshold that at most `FALSE_POSITIVES` of the
-    negatives pass."""
+    """Share of the positives that score above all but `FALSE_POSITIVES` of the negatives."""
     curve: tuple[Detection, ...]
     """(GRID): share of the positives found at each share of false positives."""
     resampled: Floats
@@ -99,12 +101,10 @@ class _Ranked:
         if not hit[-1] > 0 or not missed[-1] > 0:
             return _Figures(np.nan, np.nan, np.full(len(GRID), np.nan))
         top = min(float(self.top), float(every[-1]))
-        allowed = GRID * missed[-1] * (1 + 1e-9)  # a sum of weights may be off in its last digit
-        reached = np.searchsorted(missed, allowed, side="right") - 1
         return _Figures(
             auc=float(np.trapezoid(hit, missed) / (hit[-1] * missed[-1])),
             precision=float(np.interp(top, every, hit) / top),
-            curve=hit[reached] / hit[-1],
+            curve=np.interp(GRID * missed[-1], missed, hit) / hit[-1],
         )
 
 
@@ -131,6 +131,32 @@ def judge(scores: Mapping[str, Floats], crowd: Crowd, rules: Rules) -> dict[str,
     return {name: _detector(one, found[name], crowd, rules) for name, one in ranked.items()}
 
 
+def by_chance(crowd: Crowd, rules: Rules) -> Detector:
+    """What scores that say nothing come to: the mean of `_SHUFFLES` random ones, and the interval
+    that so large a share of them lies in.
+    """
+    rng = np.random.default_rng([*rules.seed, 1])
+    count = len(crowd.positive)
+    found = [
+        _Ranked(rng.random(count), crowd.positive, rules.top).figures(crowd.weights)
+        for _ in range(_SHUFFLES)
+    ]
+    curves = np.array([figures.curve for figures in found])  # (shuffles, GRID)
+    aucs = np.array([figures.auc for figures in found])
+    curve = tuple(_spread(column, rules.confidence) for column in curves.T)
+    return Detector(
+        auc=_spread(aucs, rules.confidence),
+        precision=_spread(np.array([figures.precision for figures in found]), rules.confidence),
+        found=curve[_AT_FALSE],
+        curve=curve,
+        resampled=np.full(rules.resamples, np.nan),
+    )
+
+
+def _spread(values: Floats, confidence: float) -> Detection:
+    return Detection(float(values.mean()), _ends(values, confidence))
+
+
 def gap(one: Detector, other: Detector, confidence: float) -> Detection:
     """AUC of one score minus that of another that was judged with it, resample by resample."""
     apart = one.resampled - other.resampled
@@ -154,7 +180,7 @@ def _detector(one: _Ranked, found: list[_Figures], crowd: Crowd, rules: Rules) -
     return Detector(
         auc=Detection(whole.auc, _ends(aucs, confidence)),
         precision=Detection(whole.precision, precision),
-        found=curve[int(np.searchsorted(GRID, FALSE_POSITIVES * (1 - 1e-9)))],
+        found=curve[_AT_FALSE],
         curve=curve,
         resampled=aucs,
     )

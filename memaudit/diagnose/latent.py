@@ -15,7 +15,7 @@ from pydantic import Field
 from memaudit.attack.campaign import Progress
 from memaudit.diagnose.detected import Rules
 from memaudit.diagnose.known_run import known_windows
-from memaudit.diagnose.latent_beyond import ALLOWED, Beyond, beyond, beyond_table
+from memaudit.diagnose.latent_beyond import ALLOWED, Beyond, Sure, beyond, beyond_table
 from memaudit.diagnose.latent_findings import ABOUT, Results, findings_of, notes_of
 from memaudit.diagnose.latent_population import NLL, Left, Population, gather, left_over, nll_before
 from memaudit.diagnose.latent_questions import (
@@ -30,7 +30,7 @@ from memaudit.diagnose.latent_questions import (
 )
 from memaudit.diagnose.latent_recovered import recovered, recovered_table
 from memaudit.diagnose.latent_spread import Group, spread_of
-from memaudit.diagnose.latent_trial import Noise, Trial, run_trial
+from memaudit.diagnose.latent_trial import SHAKEN, Noise, Trial, run_trial
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Subject
 from memaudit.diagnosis import Diagnosis
@@ -53,9 +53,16 @@ class LatentSettings(DiagnoseSettings):
     min_k: Fraction = 0.2
     """Share of the suffix tokens that Min-K% and Min-K%++ take the mean of."""
     draws: NotNegative = 10
-    """Random perturbations of the weights; with 0 they are left alone."""
-    strength: Annotated[float, Field(ge=0, le=10)] = 0.05
-    """Standard deviation of the noise, as a share of each weight matrix' root mean square."""
+    """Random perturbations of the weights; with 0 they are left alone. Of the same 319 windows 2,
+    4 and 8 of strength 0.1 brought back 31, 51 and 86: more bring back more."""
+    strength: Annotated[float, Field(ge=0, le=10)] = 0.1
+    """Standard deviation of the noise, as a share of each weight matrix' root mean square.
+
+    Tried on a model of 7M parameters that had been taught other things, with 319 windows that it
+    no longer said: 8 perturbations of 0.02, 0.05, 0.1 and 0.2 brought back 27, 65, 86 and 55 of
+    them, of 600 others 1 to 7, of 500 controls none; the rise of the NLL as a share of it told the
+    319 from the others with an AUC of 0.74, 0.85, 0.91 and 0.93, the NLL itself with 0.84.
+    """
 
 
 def diagnose_latent(subject: Subject, settings: LatentSettings, progress: Progress) -> Diagnosis:
@@ -99,8 +106,11 @@ def _everything(
     total = sum(map(len, left.parts))
     if known is not None:
         known = np.append(known, np.zeros(total - len(known), dtype=bool))
-    with progress.stage("latent: reference", total * (settings.reference is not None)) as advance:
-        before = nll_before(subject, left, settings.reference, advance)
+    if settings.reference is None:
+        before = nll_before(subject, left, None, lambda done: None)
+    else:
+        with progress.stage("latent: reference", total) as advance:
+            before = nll_before(subject, left, settings.reference, advance)
     with progress.stage("latent: scores", total) as advance:
         return gather(subject, left, known, before, settings.min_k, advance)
 
@@ -149,7 +159,7 @@ def _results(
         asked=len(subject.data.attacks) > 1,
         answers=answers,
         unanswered={name: (one, positives(everything, one)) for name, one in few.items()},
-        beyond=_beyond(subject, everything),
+        beyond=_beyond(subject, everything, drawn, settings.seed),
         recovered={} if trial is None else recovered(trial, scores, settings.seed),
         noise=None if trial is None else _noise(settings),
     )
@@ -160,13 +170,20 @@ def _rules(subject: Subject, settings: LatentSettings, number: int) -> Rules:
     return Rules(settings.top, scores.confidence, scores.bootstrap, (settings.seed, 5, number))
 
 
-def _beyond(subject: Subject, everything: Population) -> list[Beyond]:
+def _beyond(
+    subject: Subject, everything: Population, drawn: Population | None, seed: int
+) -> list[Beyond]:
+    """Of every score, those of perturbed weights by what was drawn."""
     scores = subject.config.scores
     if not everything.control.any():
         return []
+    sure = Sure(scores.confidence, scores.bootstrap, seed)
+    known_from = dict.fromkeys(everything.scores, everything)
+    if drawn is not None:
+        known_from |= dict.fromkeys(SHAKEN, drawn)
     return [
-        beyond(everything, name, allowed, confidence=scores.confidence, resamples=scores.bootstrap)
-        for name in everything.scores
+        beyond(population, name, allowed, sure)
+        for name, population in known_from.items()
         for allowed in ALLOWED
     ]
 

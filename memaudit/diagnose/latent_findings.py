@@ -19,7 +19,7 @@ from memaudit.diagnose.latent_recovered import (
     OTHERS,
     Recovered,
 )
-from memaudit.diagnose.latent_trial import SHAKEN, Noise
+from memaudit.diagnose.latent_trial import RELATIVE_RISE, SHAKEN, Noise
 from memaudit.diagnosis import Measure
 from memaudit.report.wording import count, percent, percent_interval
 from memaudit.score.detection import Detection
@@ -65,24 +65,31 @@ def findings_of(results: Results) -> list[str]:
 
 
 def _beyond(results: Results) -> Iterator[str]:
+    """By two scores that are chosen before the figures, so that none is picked for its result."""
+    words = {
+        NLL: "have a lower suffix NLL",
+        RELATIVE_RISE: "have an NLL that rises by a larger share under perturbed weights",
+    }
     for one in results.beyond:
-        if one.score != NLL or one.allowed == 0:
-            continue
-        if one.remembered.low:
-            result = (
-                f"about {_whole(one.remembered)} windows are remembered beyond the "
-                f"{results.extracted:,} that come out"
+        if one.score in words and one.allowed > 0:
+            passing = f"{one.passing:,} of the {count(results.left, 'window')}"
+            controls = f"{one.controls:,} of the controls ({_share(one.of_controls)})"
+            yield (
+                f"{passing} that none does not extract ({_share(one.of_data)}) "
+                f"{words[one.score]} than all but {controls}: {_remembered(one, results)}."
             )
-        else:
-            result = (
-                f"this does not show that more is remembered than comes out (between 0 and "
-                f"{one.remembered.high or 0:,.0f} windows)"
-            )
-        yield (
-            f"{one.passing:,} of the {count(results.left, 'window')} that none does not extract "
-            f"({_share(one.of_data)}) have a lower suffix NLL than all but {one.controls:,} of "
-            f"{results.controls:,} controls ({_share(one.of_controls)}): {result}."
+
+
+def _remembered(one: Beyond, results: Results) -> str:
+    if one.remembered.low:
+        return (
+            f"about {_whole(one.remembered)} windows are remembered beyond the "
+            f"{results.extracted:,} that come out"
         )
+    return (
+        "this does not show that more is remembered than comes out (between 0 and "
+        f"{one.remembered.high or 0:,.0f} windows)"
+    )
 
 
 def _recovered(results: Results) -> Iterator[str]:
@@ -109,7 +116,7 @@ def _recovered(results: Results) -> Iterator[str]:
         kept = results.recovered[EXTRACTED].each
         yield (
             "Under one such perturbation a window that none extracts still comes out in "
-            f"{_share(kept)} of cases."
+            f"{_spelt(kept)} of cases."
         )
 
 
@@ -118,17 +125,18 @@ def _detected(found: Answer) -> Iterator[str]:
     yield (
         f"Suffix NLL tells {question.wanted} ({found.positives:,}) from {question.others} "
         f"({found.total - found.positives:,}) with ROC AUC {_number(nll.auc)}; "
-        f"{_detected_share(nll.precision)} of its top {found.top:,} are among them, "
-        f"{percent(found.base_rate)} of all, and {_detected_share(nll.found)} are found where "
+        f"{_spelt(Measure.of(*nll.precision))} of its top {found.top:,} are among them, "
+        f"{percent(found.base_rate)} of all, and {_spelt(Measure.of(*nll.found))} are found where "
         "1 % of the others pass too."
     )
-    if found.best is None or found.apart is None:
+    if found.apart is None:
         return
     low, high = found.apart.interval
-    named = ", ".join(f"{name} ({_number(found.detectors[name].auc)})" for name in found.best)
+    named = " and ".join(f"{name}, {_number(auc)}," for name, auc in found.best.items())
     told = "are told apart" if low > 0 or high < 0 else "are not told apart"
     yield (
-        f"The two best scores there, {named}, {told}: their AUC differs by {_signed(found.apart)}."
+        f"Of {count(found.best_of, 'window')} that every score was judged by, the two best, "
+        f"{named} {told}: their AUC differs by {_signed(found.apart)}."
     )
 
 
@@ -194,16 +202,19 @@ def _share(measure: Measure) -> str:
     return _percent(measure.value, measure.low, measure.high)
 
 
-def _detected_share(found: Detection) -> str:
-    return _percent(found.value, *found.interval)
+def _spelt(measure: Measure) -> str:
+    """``45.0 % (27.0–60.0 %)``."""
+    return f"{_percent(measure.value, measure.low, measure.high, ' (')})"
 
 
-def _percent(value: float | None, low: float | None, high: float | None) -> str:
+def _percent(
+    value: float | None, low: float | None, high: float | None, between: str = ", "
+) -> str:
     if value is None:
         return "n/a"
     if low is None or high is None:
         return percent(value)
-    return f"{percent(value)}, {percent_interval(Interval(low, high))}"
+    return f"{percent(value)}{between}{percent_interval(Interval(low, high))}"
 
 
 def _whole(measure: Measure) -> str:

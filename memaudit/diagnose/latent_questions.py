@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from memaudit.curves import Axis, Line
-from memaudit.diagnose.detected import GRID, Crowd, Detector, Rules, gap, judge
-from memaudit.diagnose.latent_population import AGAINST, MATCHED, MIN_K_PLUS, NLL, Population
-from memaudit.diagnose.latent_trial import BEST
+from memaudit.diagnose.detected import GRID, Crowd, Detector, Rules, by_chance, gap, judge
+from memaudit.diagnose.latent_population import AGAINST, MIN_K_PLUS, NLL, Population
+from memaudit.diagnose.latent_trial import BEST_MATCHED, RELATIVE_RISE
 from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
 from memaudit.score.detection import Detection
 from memaudit.score.stats import Bools, Ints
@@ -25,8 +25,8 @@ _COLOURS = {
     NLL: "series-4",
     AGAINST: "series-6",
     MIN_K_PLUS: "series-2",
-    MATCHED: "series-5",
-    BEST: "series-1",
+    RELATIVE_RISE: "series-1",
+    BEST_MATCHED: "series-5",
 }
 """Lines of the plot."""
 _AT = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -71,8 +71,10 @@ class Answer:
     """Windows that each is known from."""
     gaps: Mapping[str, Detection]
     """AUC minus that of the NLL, of every score but that one."""
-    best: tuple[str, str] | None
-    """The two scores with the highest AUC."""
+    best: Mapping[str, Detection]
+    """AUC of the two scores with the highest, on windows that all were judged by."""
+    best_of: int
+    """How many these are."""
     apart: Detection | None
     """By how much the first of them is above the second."""
 
@@ -99,45 +101,41 @@ def answer(
 
     Raises ValueError where there are too few.
     """
-    rng = np.random.default_rng([*rules.seed, 1])
-    whole = _judge(question, everything, rules, rng)
     crowd = _crowd(everything, question)
+    whole = _judge(question, everything, rules)
     parts = {name: (whole, len(crowd.positive)) for name in whole}
-    part = None
+    both, size = whole, len(crowd.positive)
     if drawn is not None and not too_few(drawn, question):
-        part = _judge(question, drawn, rules, rng)
-        size = len(_crowd(drawn, question).positive)
-        parts |= {name: (part, size) for name in part if name not in whole}
-    chance = parts.pop(CHANCE)
-    parts[CHANCE] = chance
+        both, size = _judge(question, drawn, rules), len(_rows(drawn, question))
+        parts |= {name: (both, size) for name in both if name not in whole}
     judged = {name: made[name] for name, (made, _) in parts.items()}
-    gaps = {
-        name: gap(made[name], made[NLL], rules.confidence)
-        for name, (made, _) in parts.items()
-        if name != NLL
-    }
-    best = _two_best(judged)
+    best = sorted(both, key=lambda name: -both[name].auc.value)[:2]
     return Answer(
         question=question,
         positives=int(crowd.positive.sum()),
         total=len(crowd.positive),
         base_rate=crowd.base_rate,
         top=min(rules.top, len(crowd.positive)),
-        detectors=judged,
-        looked_at={name: size for name, (_, size) in parts.items()},
-        gaps=gaps,
-        best=best,
-        apart=_apart(best, whole, part, rules) if best else None,
+        detectors={**judged, CHANCE: by_chance(crowd, rules)},
+        looked_at={
+            **{name: count for name, (_, count) in parts.items()},
+            CHANCE: len(crowd.positive),
+        },
+        gaps={
+            name: gap(made[name], made[NLL], rules.confidence)
+            for name, (made, _) in parts.items()
+            if name != NLL
+        },
+        best={name: both[name].auc for name in best},
+        best_of=size,
+        apart=gap(both[best[0]], both[best[1]], rules.confidence) if len(best) > 1 else None,
     )
 
 
-def _judge(
-    question: Question, population: Population, rules: Rules, rng: np.random.Generator
-) -> dict[str, Detector]:
-    crowd, rows = _crowd(population, question), _rows(population, question)
+def _judge(question: Question, population: Population, rules: Rules) -> dict[str, Detector]:
+    rows = _rows(population, question)
     scores = {name: score[rows] for name, score in population.scores.items()}
-    scores[CHANCE] = rng.random(len(crowd.positive))
-    return judge(scores, crowd, rules)
+    return judge(scores, _crowd(population, question), rules)
 
 
 def _rows(population: Population, question: Question) -> Ints:
@@ -156,23 +154,6 @@ def _crowd(population: Population, question: Question) -> Crowd:
         MEMBERS.name: ~population.control,
     }[question.name]
     return Crowd(positive[rows], population.clusters[rows], population.weights[rows])
-
-
-def _two_best(judged: Mapping[str, Detector]) -> tuple[str, str] | None:
-    names = [name for name in judged if name != CHANCE]
-    ranked = sorted(names, key=lambda name: -judged[name].auc.value)
-    return (ranked[0], ranked[1]) if len(ranked) > 1 else None
-
-
-def _apart(
-    best: tuple[str, str],
-    whole: Mapping[str, Detector],
-    part: Mapping[str, Detector] | None,
-    rules: Rules,
-) -> Detection:
-    """Of two scores, on windows that both were judged by."""
-    both = whole if part is None or set(best) <= set(whole) else part
-    return gap(both[best[0]], both[best[1]], rules.confidence)
 
 
 def table_of(found: Answer, rules: Rules) -> FigureTable:
@@ -197,8 +178,9 @@ def table_of(found: Answer, rules: Rules) -> FigureTable:
         says=(
             f"{found.positives:,} of {found.total:,} windows are to be found, which is the "
             f"precision of a score that says nothing ({100 * found.base_rate:.3g} %). The last "
-            "column: share of them above the threshold that at most 1 % of the others pass. "
-            "Intervals draw whole clusters. Scores of perturbed weights are known from a part of "
+            "column: share of them that scores above all but 1 % of the others. "
+            "Intervals draw whole clusters; that of random numbers is where they lie. Scores of "
+            "perturbed weights are known from a part of "
             "the windows, weighted to stand for all."
         ),
         columns=columns,

@@ -16,7 +16,7 @@ from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
 from memaudit.score.scores import rate_of
 from memaudit.score.stats import Bools, Floats, Interval, Ints
 
-_POINTS, _ROWS = 41, 11
+_POINTS, _ROWS = 40, 11
 """Places where curves and the table are read off."""
 _HIGHEST = 0.98
 """Share of all windows that the places reach."""
@@ -37,7 +37,7 @@ def spread_of(
 ) -> tuple[FigureTable, Plot]:
     """Share of each group, none of them empty, whose NLL is at most so high."""
     every = np.concatenate([group.nll for group in groups.values()])
-    places = np.linspace(0, float(np.quantile(every, _HIGHEST)), _POINTS)
+    places = np.linspace(0, float(np.quantile(every, _HIGHEST)), _POINTS + 1)[1:]
     rng = np.random.default_rng([seed, 4])
     curves = {
         name: [_share(group.nll <= place, group.clusters, settings, rng) for place in places]

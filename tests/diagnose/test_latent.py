@@ -13,20 +13,25 @@ import pandas as pd
 import pytest
 import torch
 from conftest import build_model, build_tokenizer, save_model
-from subjects_latent import P, S, Taught, part_of, random_ids, subject_of, teach
+from subjects_latent import P, S, Taught, part_of, random_ids, subject_of, teach, train
 from typer.testing import CliRunner
 
 from memaudit.cli.app import app
+from memaudit.diagnose.known_run import known_windows
 from memaudit.diagnose.latent import LatentSettings, diagnose_latent
-from memaudit.diagnose.latent_beyond import beyond
-from memaudit.diagnose.latent_population import NLL, Population
+from memaudit.diagnose.latent_beyond import Sure, beyond
+from memaudit.diagnose.latent_population import NLL, Population, gather, left_over, nll_before
 from memaudit.diagnose.latent_scores import read_scores
 from memaudit.diagnose.passes import Pass
 from memaudit.diagnose.subject import Part, Subject, open_subject
 from memaudit.diagnosis import Cell, Diagnosis, Measure
 from memaudit.errors import UsageError
 from memaudit.progress import Silent
+from memaudit.stored_run import read_run
 
+SURE = Sure(0.95, 200, 0)
+MARKS = "~^|{}@#$%&*+<>?!_`'-/]["
+"""Characters that the tiny tokenizer never joins."""
 RUN = Path("run")
 SHORT = LatentSettings(run=RUN, draws=3, strength=0.1, top=20)
 
@@ -78,7 +83,7 @@ def test_hidden_lessons_are_told_from_windows_never_seen(subject: Subject) -> No
     assert abs(chance - 0.5) < 0.2
     assert measure(rows_of(found, "members")[NLL]["ROC AUC"])[0] < value
     (one,) = (row for row in tables(found, "beyond") if row[:2] == (NLL, "none"))
-    remembered = one[5]
+    remembered = one[6]
     assert isinstance(remembered, Measure)
     assert remembered.low is not None
     hidden = int(subject.data.hidden.sum())
@@ -153,17 +158,17 @@ def test_what_lies_above_the_controls_is_counted_with_their_own_share() -> None:
     made = Population(
         {"s": scores}, np.arange(1400), np.ones(1400), np.arange(1400) >= 1000, no, no
     )
-    found = beyond(made, "s", 0.01, confidence=0.95, resamples=200)
+    found = beyond(made, "s", 0.01, SURE)
     assert found.controls == 4
-    assert found.hidden == 0
+    assert found.of_hidden.value is None
     low, high = found.remembered.low, found.remembered.high
     assert low is not None
     assert high is not None
     assert low < 200 < high
     assert low > 150
     alike = replace(made, scores={"s": rng.normal(size=1400)})
-    assert beyond(alike, "s", 0.01, confidence=0.95, resamples=200).remembered.low == 0
-    none = beyond(made, "s", 0.0, confidence=0.95, resamples=200)
+    assert beyond(alike, "s", 0.01, SURE).remembered.low == 0
+    none = beyond(made, "s", 0.0, SURE)
     assert none.controls == 0
     assert none.of_controls.high == pytest.approx(0.00918, abs=1e-4)
 
@@ -214,8 +219,8 @@ def test_where_nothing_is_to_be_judged_it_is_refused(taught: Taught) -> None:
 
 
 def _text(seed: int, number: int) -> str:
-    words = np.random.default_rng([seed, number]).choice(list("abcdefghijklmnop~^|{}@#$%&"), 14)
-    return "".join(words)
+    rng = np.random.default_rng([seed, number])
+    return "".join(rng.choice(list(MARKS), P + S))
 
 
 def _scan(folder: Path, model: str, out: str) -> Path:
@@ -236,8 +241,6 @@ def _scan(folder: Path, model: str, out: str) -> Path:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that was taught 40 texts, and then others, and a run on each of the two."""
-    import subjects_latent
-
     folder = tmp_path_factory.mktemp("runs")
     tokenizer = build_tokenizer()
     for name, seed, count in (("data", 1, 40), ("controls", 2, 30)):
@@ -247,9 +250,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = build_model("gpt2")
     save_model(model, tokenizer, folder / "before")
     with torch.random.fork_rng(devices=[]):
-        subjects_latent.train(model, np.array(taught, dtype=np.int32), 120)
+        train(model, np.array(taught, dtype=np.int32), 120)
         save_model(model, tokenizer, folder / "first")
-        subjects_latent.train(model, random_ids(40, seed=9), 4)
+        train(model, random_ids(40, seed=9), 4)
     save_model(model, tokenizer, folder / "later")
     _scan(folder, "first", "run-first")
     _scan(folder, "later", "run-later")
@@ -278,6 +281,54 @@ def test_a_known_run_and_a_reference_are_taken_up(runs: Path) -> None:
     auc = measure(rows_of(found, "known")["NLL against the reference"]["ROC AUC"])
     assert auc[0] > 0.9
     assert found.settings["known"] == str(runs / "run-first")
+
+
+def test_windows_are_told_by_their_place_where_the_key_is_another(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = read_run(runs / "run-later")
+    rows = run.scored("data")
+    by_fingerprint = known_windows(runs / "run-first", run, rows)
+    monkeypatch.setenv("MEMAUDIT_KEY", "f" * 64)
+    other = _scan(runs, "first", "run-first-again")
+    assert set(read_run(other).samples["fingerprint"]).isdisjoint(rows["fingerprint"])
+    assert (known_windows(other, run, rows) == by_fingerprint).all()
+    assert by_fingerprint.sum() >= 10
+    backwards = rows.iloc[::-1]
+    assert (known_windows(other, run, backwards) == by_fingerprint[::-1]).all()
+
+
+def test_the_reference_of_the_run_serves_where_none_is_named(subject: Subject) -> None:
+    def with_reference(part: Part) -> Part:
+        rows = part.rows.assign(reference_suffix_nll_none=part.rows["suffix_nll_none"] + 1.5)
+        return Part(part.ids, rows, part.attacks)
+
+    assert subject.controls is not None
+    made = replace(
+        subject,
+        run=replace(subject.run, document={"reference": {}}),
+        data=with_reference(subject.data),
+        controls=with_reference(subject.controls),
+    )
+    left = left_over(made)
+    before = nll_before(made, left, None, lambda done: None)
+    found = gather(made, left, None, before, 0.2, lambda done: None)
+    assert found.scores["NLL against the reference"] == pytest.approx(1.5, abs=1e-5)
+    assert nll_before(subject, left, None, lambda done: None) is None
+
+
+def test_plots_have_a_table_each_and_are_short_enough_to_draw(subject: Subject) -> None:
+    found = diagnose_latent(subject, SHORT, Silent())
+    assert [plot.name for plot in found.plots] == ["roc", "nll"]
+    for plot in found.plots:
+        assert any(table.name == plot.name for table in found.tables)
+        for line in plot.lines:
+            assert line.name.isascii()
+            assert len(line.x) == len(line.y) <= 100
+            assert np.isfinite(line.y).all()
+            assert (np.diff(line.y) >= 0).all(), "both kinds of curve only rise"
+    for table in found.tables:
+        assert {len(row) for row in table.rows} == {len(table.columns)}
 
 
 def test_a_known_run_on_other_windows_is_refused(runs: Path, tmp_path: Path) -> None:
