@@ -77,7 +77,8 @@ def diagnose_latent(subject: Subject, settings: LatentSettings, progress: Progre
     _require_something(subject, left, settings)
     known = None
     if settings.known is not None:
-        known = known_windows(settings.known, subject.run, left.data.rows)
+        known = known_windows(settings.known, subject.run, subject.data.rows)
+        known = known[~subject.data.extracted]
     everything = _everything(subject, left, known, settings, progress)
     trial = _trial(subject, left, everything, settings, progress)
     with progress.stage("latent: judging", 1) as advance:

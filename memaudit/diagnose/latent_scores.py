@@ -13,7 +13,7 @@ from torch import Tensor
 from memaudit.attack.verification import log_likelihood, most_likely
 from memaudit.diagnose.passes import Pass
 
-_AT_A_TIME = (2**26, 2**20)
+_AT_A_TIME = (2**26, 2**18)
 """Logits whose probabilities are held at a time, on a GPU and on a CPU."""
 _LEAST_SPREAD = 1e-6
 """Of a distribution that is all but one token: log p - mu is about 0 there too."""
@@ -58,14 +58,17 @@ def _mean_of_least(values: Tensor, count: int) -> Tensor:
 def _moments(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of log p(z) under p, of logits (B,S,X): each (B,S) float64."""
     flat = logits.flatten(0, 1)
+    # Little is allocated, and nothing that stays: temporaries between would scatter the memory.
+    mean, spread = torch.empty(2, len(flat), dtype=torch.float32, device=logits.device)
     step = max(1, _AT_A_TIME[logits.device.type == "cpu"] // logits.shape[-1])
-    means, spreads = [], []
-    for part in torch.split(flat, step):
-        log_p = part.log_softmax(dim=-1)
+    for start in range(0, len(flat), step):
+        part = slice(start, start + step)
+        log_p = flat[part].log_softmax(dim=-1)
         p = log_p.exp()
-        known = log_p.masked_fill(p == 0, 0.0)  # 0 log 0 = 0, where a logit is -inf
-        mean = (p * known).sum(dim=-1)
-        spread = (p * (known - mean[:, None]) ** 2).sum(dim=-1).sqrt()
-        means.append(mean.double())
-        spreads.append(spread.double().clamp_min(_LEAST_SPREAD))
-    return torch.cat(means).view(logits.shape[:2]), torch.cat(spreads).view(logits.shape[:2])
+        log_p.masked_fill_(p == 0, 0.0)  # 0 log 0 = 0, where a logit is -inf
+        torch.linalg.vecdot(p, log_p, out=mean[part])
+        log_p.sub_(mean[part, None]).square_()
+        torch.linalg.vecdot(p, log_p, out=spread[part])
+    shape = logits.shape[:2]
+    spread = spread.sqrt().double().clamp_min(_LEAST_SPREAD)
+    return mean.double().view(shape), spread.view(shape)

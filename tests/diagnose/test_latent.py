@@ -240,19 +240,19 @@ def _scan(folder: Path, model: str, out: str) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that was taught 40 texts, and then others, and a run on each of the two."""
+    """A model that was taught 35 texts, and then others, and a run on each of the two."""
     folder = tmp_path_factory.mktemp("runs")
     tokenizer = build_tokenizer()
-    for name, seed, count in (("data", 1, 40), ("controls", 2, 30)):
+    for name, seed, count in (("data", 1, 60), ("controls", 2, 30)):
         lines = [json.dumps({"text": _text(seed, number)}) for number in range(count)]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    taught = [tokenizer.encode(_text(1, number))[: P + S] for number in range(25)]
+    taught = [tokenizer.encode(_text(1, number))[: P + S] for number in range(35)]
     model = build_model("gpt2")
     save_model(model, tokenizer, folder / "before")
     with torch.random.fork_rng(devices=[]):
         train(model, np.array(taught, dtype=np.int32), 120)
         save_model(model, tokenizer, folder / "first")
-        train(model, random_ids(40, seed=9), 4)
+        train(model, random_ids(40, seed=9), 5)
     save_model(model, tokenizer, folder / "later")
     _scan(folder, "first", "run-first")
     _scan(folder, "later", "run-later")
