@@ -13,6 +13,7 @@ import numpy as np
 from memaudit.config import ScoreSettings
 from memaudit.curves import Axis, Line
 from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
+from memaudit.score.detection import Detection
 from memaudit.score.scores import rate_of
 from memaudit.score.stats import Bools, Floats, Interval, Ints
 
@@ -40,7 +41,9 @@ def spread_of(
     places = np.linspace(0, float(np.quantile(every, _HIGHEST)), _POINTS + 1)[1:]
     rng = np.random.default_rng([seed, 4])
     curves = {
-        name: [_share(group.nll <= place, group.clusters, settings, rng) for place in places]
+        name: _rising(
+            [_share(group.nll <= place, group.clusters, settings, rng) for place in places]
+        )
         for name, group in groups.items()
     }
     title = "How likely suffixes are to the model, whether or not they come out"
@@ -53,9 +56,9 @@ def spread_of(
             name=name,
             colour=group.colour,
             x=places.tolist(),
-            y=[one.value or 0.0 for one in curves[name]],
-            low=[one.low or 0.0 for one in curves[name]],
-            high=[one.high or 0.0 for one in curves[name]],
+            y=[one.value for one in curves[name]],
+            low=[one.interval.low for one in curves[name]],
+            high=[one.interval.high for one in curves[name]],
             dash=group.dash,
         )
         for name, group in groups.items()
@@ -65,16 +68,29 @@ def spread_of(
     )
     columns = [Column("NLL at most", "nats"), *(Column(name, "share") for name in groups)]
     rows: list[Sequence[Cell]] = [
-        (float(places[at]), *(curves[name][at] for name in groups))
+        (float(places[at]), *(Measure.of(*curves[name][at]) for name in groups))
         for at in np.linspace(0, _POINTS - 1, _ROWS).astype(int)
     ]
     return FigureTable("nll", title, says, columns, rows), plot
 
 
+def _rising(curve: Sequence[Detection]) -> list[Detection]:
+    """The curve only rises, so what bounds it at one place bounds it at those beyond.
+
+    Where all windows agree, the bound of that place alone would be wider than its neighbours'.
+    """
+    low = np.maximum.accumulate([one.interval.low for one in curve])
+    high = np.minimum.accumulate([one.interval.high for one in reversed(curve)])[::-1]
+    return [
+        Detection(one.value, Interval(float(least), float(most)))
+        for one, least, most in zip(curve, low, high, strict=True)
+    ]
+
+
 def _share(
     below: Bools, clusters: Ints, settings: ScoreSettings, rng: np.random.Generator
-) -> Measure:
+) -> Detection:
     rate = rate_of(below, clusters, settings, rng)
     low = min(rate.interval.low, rate.clustered.low)
     high = max(rate.interval.high, rate.clustered.high)
-    return Measure.of(rate.estimate, Interval(low, high))
+    return Detection(rate.estimate, Interval(low, high))
