@@ -58,8 +58,11 @@ def findings_of(results: Results) -> list[str]:
     return [
         *_beyond(results),
         *_recovered(results),
-        *(sentence for found in results.answers for sentence in _detected(found)),
-        *(sentence for found in results.answers[:1] for sentence in _perturbed(found)),
+        *(
+            sentence
+            for found in results.answers
+            for sentence in (*_detected(found), *_perturbed(found))
+        ),
         *_unanswered(results),
     ]
 
@@ -169,7 +172,8 @@ def notes_of(results: Results, scores: Sequence[str], extra: Sequence[str] = ())
     """What a reader has to know so as not to be misled."""
     notes = [
         "What another attack extracts is a lower bound of what is hidden: some windows that count "
-        "as others are remembered too, so precision and AUC are rather too low than too high.",
+        "as others are remembered too, and an attack finds what is likely already more easily, "
+        "which favours the NLL.",
         "Each score's interval is its own; among so many some differ from the NLL by chance.",
         "The edit similarity in samples.csv is the best over all attacks, and would give the "
         "answer away: the longest common run of none's own output stands in its place.",
@@ -185,6 +189,11 @@ def notes_of(results: Results, scores: Sequence[str], extra: Sequence[str] = ())
         notes.append(
             "There are no controls that none leaves over: how likely text is that was never seen "
             "is not known, and no share can be called remembered."
+        )
+    if results.noise is not None:
+        notes.append(
+            "The usual strength of the noise was chosen on one model of 7M parameters; how much "
+            "comes out grows with the perturbations that are tried."
         )
     if results.controls_extracted:
         notes.append(
