@@ -67,7 +67,7 @@ def check_reference(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, W
             f"--reference {own.model}: no attack on a model is asked for; name one beside copy "
             "with --attacks"
         )
-    _check_tokenizer(config, own, tokenizer, windows)
+    check_tokenizer(config, tokenizer, windows)
     release(load_reference(config, tokenizer, windows))
 
 
@@ -146,10 +146,9 @@ def reference_notes(target: TargetFacts, reference: ReferenceResult | None) -> l
     return notes
 
 
-def _check_tokenizer(
-    config: ScanConfig, own: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windows]
-) -> None:
-    """Refuse a reference whose own tokenizer would have read the files otherwise."""
+def check_tokenizer(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windows]) -> None:
+    """Refuse a reference whose own tokenizer would have read the files otherwise (UsageError)."""
+    own = reference_config(config)
     where = f"--reference {own.model}"
     other = load_tokenizer(own.model, own.target)
     if windows:

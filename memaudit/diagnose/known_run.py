@@ -1,0 +1,75 @@
+"""What another finished run says of the same windows: what is known to be in the model.
+
+Knows two runs' tables. Knows nothing of models. N stands for the windows of this run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from memaudit.errors import UsageError
+from memaudit.report.reading import column, figures
+from memaudit.score.stats import Bools
+from memaudit.stored_run import StoredRun, read_run
+
+_PLACE = ("sample_id", "line", "window")
+
+
+def known_windows(folder: Path, run: StoredRun, rows: pd.DataFrame) -> Bools:
+    """Which windows (N,) ``none`` extracts in the run of ``folder``.
+
+    rows: of ``samples.csv`` of this run, (N). The windows are told by their fingerprints, where
+    both runs made them under one key, else by their place in the same file.
+
+    Raises:
+        UsageError: there is no such run, or some of the windows are not in it.
+    """
+    other = read_run(folder)
+    if "none" not in other.attacks:
+        raise UsageError(f"--known {folder}: attack none was not run there; name another run")
+    theirs = other.scored("data")
+    keys = ["fingerprint"] if _same_key(run, other) else _same_file(folder, run, other)
+    extracted = figures(theirs, column("exact", "none")) == 1
+    found = dict(zip(_names(theirs, keys), extracted.tolist(), strict=True))
+    wanted = _names(rows, keys)
+    if missing := sum(name not in found for name in wanted):
+        raise UsageError(
+            f"--known {folder}: {missing:,} of {len(wanted):,} windows of this run are not in it; "
+            "name a run on the same data, windows and tokenizer"
+        )
+    return np.array([found[name] for name in wanted], dtype=bool)
+
+
+def _same_key(run: StoredRun, other: StoredRun) -> bool:
+    """Whether fingerprints of the two can be compared."""
+    return bool(run.document["fingerprints"] == other.document["fingerprints"])
+
+
+def _same_file(folder: Path, run: StoredRun, other: StoredRun) -> list[str]:
+    """What names a window in both, where both cut one file alike."""
+    one = other.document
+    alike = (
+        one["data"]["sha256"] == run.document["data"]["sha256"]
+        and one["config"]["values"]["windows"] == run.document["config"]["values"]["windows"]
+        and _tokenizer(one) == _tokenizer(run.document)
+    )
+    if not alike:
+        raise UsageError(
+            f"--known {folder}: its fingerprints were made under another key, and file, windows or "
+            "tokenizer differ, so that windows cannot be told; scan both under one key"
+        )
+    return list(_PLACE)
+
+
+def _tokenizer(document: Any) -> Any:
+    """The digest of the file that says how text becomes ids, where it is a file of its own."""
+    return document["target"]["fingerprint"].get("tokenizer.json")
+
+
+def _names(rows: pd.DataFrame, keys: Sequence[str]) -> list[tuple[Any, ...]]:
+    return list(rows[list(keys)].itertuples(index=False, name=None))
