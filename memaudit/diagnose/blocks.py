@@ -213,7 +213,7 @@ def silenced(
         yield
 
 
-def _silencer(block: Block, chosen: Tensor, values: Tensor) -> _Change:
+def _silencer(block: Block, chosen: Tensor, values: Tensor) -> Change:
     """What `down_inputs` is to do with each of the down projections."""
     starts = [sum(block.widths[:place]) for place in range(len(block.down))]
 
@@ -225,13 +225,14 @@ def _silencer(block: Block, chosen: Tensor, values: Tensor) -> _Change:
     return change
 
 
-_Change = Callable[[int, Tensor], Tensor | None]
+Change = Callable[[int, Tensor], Tensor | None]
 """Given which of a block's down projections it is and what enters it, (B,T,M), what is to enter
 instead; None for the same."""
 
 
 @contextmanager
-def down_inputs(block: Block, change: _Change) -> Iterator[None]:
+def down_inputs(block: Block, change: Change) -> Iterator[None]:
+    """Let what enters a block's down projections be something else in every pass meanwhile."""
     with inside(block) as now, ExitStack() as hooks:
         for place, module in enumerate(block.down):
 

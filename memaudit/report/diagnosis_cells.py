@@ -47,10 +47,15 @@ def _figure(value: float, unit: Unit) -> str:
 
 
 def _plain(value: float) -> str:
-    """Three significant digits, without an exponent where one can do without."""
-    if value != 0 and not 1e-4 <= abs(value) < 1e7:
+    """Three significant digits, without an exponent where one can do without; whole numbers bare.
+
+    Zeros at the end count: 0.470 is known as well as 0.472.
+    """
+    if value == round(value) and abs(value) < 1e7:
+        return f"{value:,.0f}"
+    if not 1e-4 <= abs(value) < 1e7:
         return f"{value:.2e}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
 
 
 _WRITTEN: dict[Unit, Callable[[float], str]] = {

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from memaudit.diagnosis import DiagnosisRecord, FigureTable
 from memaudit.report.diagnosis_cells import table_cells
-from memaudit.report.rendering import PROSE_WIDTH, harmless, prose, titled_table, to_text
+from memaudit.report.rendering import GLUE, PROSE_WIDTH, harmless, prose, titled_table, to_text
 from memaudit.report.wording import neutral
 
 _LEAST_WIDTH = 60
@@ -55,8 +55,15 @@ def _table(table: FigureTable) -> Table:
             harmless(column.name), justify="left" if column.unit == "text" else "right"
         )
     for row in table_cells(table):
-        shown.add_row(*map(harmless, row))
+        shown.add_row(*map(_cell, row))
     return shown
+
+
+def _cell(cell: str) -> Text:
+    """A cell whose interval is not broken in two."""
+    text = harmless(cell)
+    whole = f"{GLUE}to{GLUE}"
+    return Text(text.plain.replace(" to ", whole), overflow="fold") if "(" in cell else text
 
 
 def _labelled(record: DiagnosisRecord) -> Table:
