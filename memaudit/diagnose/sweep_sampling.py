@@ -1,0 +1,246 @@
+"""(n,p)-discoverable extraction: how many samples until windows come out.
+
+Knows how likely the sampler's output of each suffix is, as a finished run says it. From Hayes et
+al. 2024 (arXiv 2410.19482): a window comes out of n samples at least once with probability
+1 - (1 - p_z)^n. No model is asked, and no torch loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memaudit.config import ScoreSettings
+from memaudit.curves import Axis, Line
+from memaudit.diagnose.sweep_figures import Piece, Sure, curve, rate_words
+from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
+from memaudit.score.sampling import queries
+from memaudit.score.stats import Floats, Interval, Ints
+
+if TYPE_CHECKING:  # it loads torch
+    from memaudit.diagnose.subject import Part
+
+PROBABILITIES = (0.1, 0.5, 0.9, 0.99)
+"""p of the curves."""
+SHARES = (0.5, 0.01, 0.001)
+"""Of the windows, for which the samples are counted."""
+_COUNTED = (0.5, 0.9)
+_DECADES = 6
+"""n goes from 1 to 10 to this."""
+_PER_DECADE = 4
+_COLOURS = ("series-5", "series-1", "series-4", "series-2")
+
+
+def discoverable(log_p_z: Floats, n: float, p: float) -> Floats:
+    """Which windows (N,) come out of n samples with probability p at least: 1 or 0."""
+    return (queries(log_p_z, p) <= n).astype(np.float64)
+
+
+def samples_until(
+    log_p_z: Floats, clusters: Ints, share: float, p: float, sure: Sure
+) -> Measure | None:
+    """Least n with which that share of the windows (N,) comes out with probability p.
+
+    The n of the window that is the ``share * N``-th likeliest; its interval from resamples of
+    whole clusters. An end, or the figure, is None where no number of samples does it. None
+    altogether where the share is less than one window.
+    """
+    if share * len(log_p_z) < 1:
+        return None
+    order = np.argsort(-log_p_z, kind="stable")
+    likely = log_p_z[order]
+    _, cluster = np.unique(clusters[order], return_inverse=True)
+    count, rng = int(cluster.max()) + 1, sure.rng()
+    found = np.empty(sure.resamples)
+    for number in range(sure.resamples):
+        weights = np.bincount(rng.integers(count, size=count), minlength=count)[cluster]
+        found[number] = _at_share(likely, weights, share)
+    tail = (1 - sure.confidence) / 2
+    # The likelier the windows, the fewer the samples; no resample lies between two windows.
+    last = sure.resamples - 1
+    ends = np.sort(found)[[math.ceil((1 - tail) * last), math.floor(tail * last)]]
+    value = _at_share(likely, np.ones(len(likely), dtype=np.int64), share)
+    few, many = (float(one) for one in queries(ends, p))
+    return Measure.of(float(queries(np.array([value]), p)[0]), Interval(few, many))
+
+
+def _at_share(likely: Floats, weights: Ints, share: float) -> float:
+    """ln p_z (descending, (N,)) at which so large a share of the weights is reached."""
+    reached = np.cumsum(weights)
+    return float(likely[np.searchsorted(reached, math.ceil(share * reached[-1] - 1e-9))])
+
+
+def sweep_sampling(
+    data: Part, controls: Part | None, attacks: tuple[str, ...], scores: ScoreSettings, sure: Sure
+) -> Piece:
+    """(n,p) curves of every attack on the model, and the samples that shares of windows take."""
+    sampler = f"Sampled at temperature {scores.temperature:g} among the {scores.top_k} likeliest."
+    tables = [
+        _curves_table(data, controls, attacks, sampler, sure),
+        _until_table(data, controls, attacks, sampler, sure),
+    ]
+    plots = [
+        _attacks_plot(data, controls, attacks, sampler, sure),
+        _probabilities_plot(data, controls, sampler, sure),
+    ]
+    return Piece(_findings(data, controls, attacks, sure), _notes(data), tables, plots)
+
+
+def _parts(data: Part, controls: Part | None) -> list[tuple[str, Part]]:
+    return [("data", data)] + ([("controls", controls)] if controls is not None else [])
+
+
+def _known(part: Part, attack: str) -> tuple[Floats, Ints]:
+    log_p_z = part.score("log_p_z", attack)
+    known = ~np.isnan(log_p_z)
+    return log_p_z[known], part.clusters[known]
+
+
+def _share(part: Part, attack: str, n: float, p: float, sure: Sure) -> Measure:
+    log_p_z, clusters = _known(part, attack)
+    return sure.rate(np.asarray(discoverable(log_p_z, n, p) == 1), clusters)
+
+
+def _curves_table(
+    data: Part, controls: Part | None, attacks: tuple[str, ...], sampler: str, sure: Sure
+) -> FigureTable:
+    rows: list[list[Cell]] = []
+    for attack in attacks:
+        for role, part in _parts(data, controls):
+            for n in (10**power for power in range(_DECADES + 1)):
+                found = [_share(part, attack, n, p, sure) for p in PROBABILITIES]
+                rows.append([attack, role, n, *found])
+    return FigureTable(
+        name="samples",
+        title="Samples: what comes out of n",
+        says=(
+            "Share of windows whose suffix comes out at least once of n samples with probability "
+            f"p or more: (n,p)-discoverable extraction (Hayes et al. 2024). {sampler}"
+        ),
+        columns=[Column("attack", "text"), Column("windows", "text"), Column("n", "count")]
+        + [Column(f"p = {p:g}", "share") for p in PROBABILITIES],
+        rows=rows,
+    )
+
+
+def _until_table(
+    data: Part, controls: Part | None, attacks: tuple[str, ...], sampler: str, sure: Sure
+) -> FigureTable:
+    asked = [(share, p) for share in SHARES for p in _COUNTED]
+    rows = [
+        [attack, role, *(samples_until(*_known(part, attack), *each, sure) for each in asked)]
+        for attack in attacks
+        for role, part in _parts(data, controls)
+    ]
+    return FigureTable(
+        name="samples-until",
+        title="Samples until a share of the windows comes out",
+        says=(
+            "Least number of samples of each window with which so many of the windows come out "
+            "with probability p. Blank, or an end that is blank: no number of samples does it, "
+            f"for a token of the suffix is not among the sampler's; or too few windows. {sampler}"
+        ),
+        columns=[Column("attack", "text"), Column("windows", "text")]
+        + [Column(f"{100 * share:g} %, p = {p:g}", "number") for share, p in asked],
+        rows=rows,
+    )
+
+
+def _samples() -> list[float]:
+    return [10 ** (step / _PER_DECADE) for step in range(_DECADES * _PER_DECADE + 1)]
+
+
+def _line(
+    part: Part, attack: str, p: float, name: str, colour: str, sure: Sure, dash: str = "-"
+) -> Line:
+    at = [float(math.floor(n)) for n in _samples()]
+    y, low, high = curve([_share(part, attack, n, p, sure) for n in at])
+    if dash != "-":
+        return Line(name, colour, at, y, dash=dash)
+    return Line(name, colour, at, y, low, high)
+
+
+def _attacks_plot(
+    data: Part, controls: Part | None, attacks: tuple[str, ...], sampler: str, sure: Sure
+) -> Plot:
+    lines = [_line(data, attack, 0.5, attack, attack, sure) for attack in attacks]
+    if controls is not None:
+        names = [f"{attack}, controls" for attack in attacks]
+        lines += [
+            _line(controls, attack, 0.5, name, attack, sure, ":")
+            for attack, name in zip(attacks, names, strict=True)
+        ]
+    return Plot(
+        name="samples",
+        title="Extraction against samples, by attack",
+        says=f"Windows that come out of n samples with probability 0.5 or more. {sampler}",
+        x=Axis("samples n", logarithmic=True),
+        y=Axis("share of windows", low=0.0),
+        lines=lines,
+    )
+
+
+def _probabilities_plot(data: Part, controls: Part | None, sampler: str, sure: Sure) -> Plot:
+    pairs = list(zip(PROBABILITIES, _COLOURS, strict=True))
+    lines = [_line(data, "none", p, f"p = {p:g}", colour, sure) for p, colour in pairs]
+    if controls is not None:
+        lines += [
+            _line(controls, "none", p, "controls", "series-3", sure, ":") for p in PROBABILITIES
+        ]
+    return Plot(
+        name="samples-by-probability",
+        title="Extraction against samples, by probability",
+        says=f"The plain prefix alone (none). {sampler}",
+        x=Axis("samples n", logarithmic=True),
+        y=Axis("share of windows", low=0.0),
+        lines=lines,
+    )
+
+
+def _findings(data: Part, controls: Part | None, attacks: tuple[str, ...], sure: Sure) -> list[str]:
+    most = 10**_DECADES
+    said = f"{rate_words(_share(data, 'none', 1, 0.5, sure))} of one sample"
+    many = f"{rate_words(_share(data, 'none', most, 0.5, sure))} of {most:,}"
+    first = f"Samples: without a prompt {said}, {many}, with probability 0.5 or more"
+    if controls is not None:
+        first += f"; of the controls {rate_words(_share(controls, 'none', most, 0.5, sure))}"
+    return [f"{first}.", *(_until_words(data, attack, sure) for attack in attacks)]
+
+
+def _until_words(data: Part, attack: str, sure: Sure) -> str:
+    log_p_z, clusters = _known(data, attack)
+    parts = []
+    for share in SHARES:
+        found = samples_until(log_p_z, clusters, share, 0.5, sure)
+        if found is None:
+            continue
+        n = "no number of" if found.value is None else f"{_round(found.value)}"
+        parts.append(f"{100 * share:g} % of the windows take {n} samples{_ends(found)}")
+    listed = "; ".join(parts) or "too few windows to say"
+    return f"Samples until they come out with probability 0.5, {attack}: {listed}."
+
+
+def _ends(found: Measure) -> str:
+    if found.low is None and found.high is None:
+        return ""
+    low, high = ("no number" if end is None else _round(end) for end in (found.low, found.high))
+    return f" ({low} to {high})"
+
+
+def _round(n: float) -> str:
+    return f"{n:,.0f}" if n < 1e6 else f"{n:.1e}"
+
+
+def _notes(data: Part) -> Sequence[str]:
+    notes = [
+        "Samples are counted for each window alone, from its probability: none was drawn. Ten "
+        "thousand windows take ten thousand times as many."
+    ]
+    if len(data) < 1 / min(SHARES):
+        notes.append(
+            f"{100 * min(SHARES):g} % of {len(data):,} windows is less than one: not counted."
+        )
+    return notes
