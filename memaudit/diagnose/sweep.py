@@ -67,11 +67,11 @@ def diagnose_sweep(subject: Subject, settings: SweepSettings, progress: Progress
     models, others = _models(subject, settings, drawn, progress, sure)
     asker = Asker(subject.config.scores, subject.suffix_tokens, subject.batch_size)
     pieces = [
+        models,
+        sweep_sampling(data, controls, asked, subject.config.scores, sure),
         sweep_prefixes(subject, settings.prefix_lengths, drawn, asker, progress, sure),
         sweep_suffixes(data, controls, subject.suffix_tokens, ran, sure),
-        sweep_sampling(data, controls, asked, subject.config.scores, sure),
         repetitions,
-        models,
     ]
     if settings.fits:
         limits = (settings.fit_windows, settings.seeds, settings.seed)

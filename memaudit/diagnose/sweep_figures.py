@@ -173,7 +173,19 @@ def number_of(measure: Measure) -> float:
     return math.nan if measure.value is None else measure.value
 
 
-def curve(measures: Sequence[Measure]) -> tuple[list[float], list[float], list[float]]:
+_Curve = tuple[list[float], list[float], list[float]]
+
+
+def with_few_bars(whole: _Curve, barred: Sequence[bool]) -> _Curve:
+    """A curve with intervals at some of its points only, so that it can be seen."""
+    y, *ends = whole
+    low, high = (
+        [end if bar else math.nan for end, bar in zip(side, barred, strict=True)] for side in ends
+    )
+    return y, low, high
+
+
+def curve(measures: Sequence[Measure]) -> _Curve:
     """Values, lower and upper ends, for a line; NaN where there is none."""
     return (
         [number_of(one) for one in measures],

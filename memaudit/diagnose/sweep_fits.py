@@ -7,7 +7,7 @@ is varied, nor of tables.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 
 from memaudit.attack.campaign import AttackOutcome, Campaign, Progress, Workforce
 from memaudit.attack.decoding_check import check_causal
-from memaudit.attack.extraction import Advance, Extraction
+from memaudit.attack.extraction import Advance, Extraction, Extractor
 from memaudit.attack.fit_record import FitRecord
 from memaudit.attack.journal import Entry, NoJournal
 from memaudit.attack.parts import Side
+from memaudit.attack.prompts import SoftPrompt
 from memaudit.data.folds import Fold, assign_controls, fold_of, make_folds
 from memaudit.diagnose.subject import Part, Subject
 from memaudit.diagnose.sweep_variants import Variant
 from memaudit.errors import TargetError, UsageError
-from memaudit.readiness import check_positions, make_extractor
+from memaudit.readiness import check_positions
 from memaudit.score.stats import Bools, Floats, Ints
 from memaudit.target.softprompt_check import check_soft_prompts
 from memaudit.team import Team
@@ -59,6 +60,25 @@ class Fitted:
     """By fold; none for ``none``."""
     seconds: float
     """Fits and extraction."""
+
+
+class _Verifier(Extractor):
+    """Says of each window whether it comes out and how likely it is, and decodes nothing."""
+
+    def extract_each(
+        self,
+        prompt: SoftPrompt,
+        parts: Sequence[NDArray[np.int32]],
+        advance: Advance = lambda done: None,
+    ) -> Iterator[Extraction]:
+        """Part by part: the suffix where it comes out, nothing where it does not."""
+        for ids in parts:
+            exact, nll = self.verify(prompt, ids)
+            suffix = ids[:, self.prefix_tokens :]
+            # The sampler is not asked: -inf is what a journal takes for no probability.
+            unknown = np.full(len(ids), -np.inf)
+            advance(len(ids))
+            yield Extraction(np.where(exact[:, None], suffix, np.int32(-1)), nll, unknown)
 
 
 class _OnlyNone(NoJournal):
@@ -186,7 +206,9 @@ class Laboratory:
         ground, subject = self.ground, self.subject
         controls = ground.controls
         return Campaign(
-            make_extractor(variant.config, subject.checkpoint, subject.batch_size),
+            _Verifier(
+                subject.checkpoint, subject.prefix_tokens, subject.config.scores, subject.batch_size
+            ),
             variant.config,
             ground.folds,
             data=Side(ground.data.ids, fold_of(ground.folds, len(ground.data))),

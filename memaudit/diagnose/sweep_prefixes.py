@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from memaudit.attack.campaign import Progress
+from memaudit.attack.decoding_check import check_causal
 from memaudit.curves import Axis, Line
 from memaudit.diagnose.subject import Part, Subject
 from memaudit.diagnose.sweep_drawing import drawn_words
@@ -26,6 +27,7 @@ from memaudit.diagnose.sweep_figures import (
 )
 from memaudit.diagnose.sweep_passes import Asker, Said
 from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
+from memaudit.errors import TargetError
 
 _NAME = "prefix-length"
 
@@ -67,6 +69,20 @@ def lengths_up_to(prefix_tokens: int, wanted: Sequence[int]) -> list[int]:
     return [*sorted({p for p in wanted if p < prefix_tokens}), prefix_tokens]
 
 
+def _usable(subject: Subject, lengths: Sequence[int]) -> tuple[list[int], list[str]]:
+    """The lengths at which one pass says what decoding would, and a sentence for each other."""
+    checkpoint, good, notes = subject.checkpoint, [], []
+    for prefix in lengths[:-1]:
+        try:
+            before = prefix + (checkpoint.bos_id is not None)
+            check_causal(checkpoint, before, subject.suffix_tokens)
+        except TargetError as error:
+            notes.append(f"A prefix of {prefix} tokens was left out: {error}.")
+        else:
+            good.append(prefix)
+    return [*good, lengths[-1]], notes
+
+
 def sweep_prefixes(
     subject: Subject,
     wanted: Sequence[int],
@@ -76,14 +92,14 @@ def sweep_prefixes(
     sure: Sure,
 ) -> Piece:
     """Exact rate from the last p prefix tokens, of data and controls (drawn), for each p."""
-    lengths = lengths_up_to(subject.prefix_tokens, wanted)
+    lengths, notes = _usable(subject, lengths_up_to(subject.prefix_tokens, wanted))
     data = _ask(subject, subject.data, drawn[0], lengths, asker, progress)
     controls = None
     if subject.controls is not None and drawn[1] is not None:
         controls = _ask(subject, subject.controls, drawn[1], lengths, asker, progress)
     return Piece(
         _findings(data, controls, lengths, sure),
-        [_note(subject.prefix_tokens)],
+        [_note(subject.prefix_tokens), *notes],
         [_table(data, controls, lengths, sure)],
         [_plot(data, controls, lengths, sure)],
     )

@@ -148,12 +148,17 @@ def _by(
     plot = Plot(
         name=axis.name,
         title=f"Extraction against {axis.name}",
-        says=f"By {shown}: the median of each group. Logarithmic; no curve is fitted.",
-        x=Axis(_ascii(shown), logarithmic=min(group.middle for group in groups) > 0),
+        says=f"By {shown}: the median of each group.",
+        x=_x_axis(shown, groups),
         y=Axis("share of windows", low=0.0),
         lines=_lines(groups, rates, controls, sure),
     )
     return Piece(_findings(axis.name, shown, groups, rates, trends), (), [table], [plot])
+
+
+def _x_axis(shown: str, groups: Sequence[Group]) -> Axis:
+    at = [group.middle for group in groups]
+    return Axis(_ascii(shown), min(at) > 0, at, [f"{middle:g}" for middle in at])
 
 
 def _rate(part: Part, attack: str, member: Bools, sure: Sure) -> Measure:
@@ -208,7 +213,7 @@ def _findings(
     steep = trends["none"]
     if steep.value is None or steep.low is None or steep.high is None:
         return [f"{name.capitalize()}: all windows or none come out, so there is no trend."]
-    said = [f"{rate_words(rates['none'][at])} at {groups[at].name}" for at in (0, -1)]
+    said = [f"{rate_words(rates['none'][at])} where it is {groups[at].name}" for at in (0, -1)]
     if steep.low > 0.5:
         verdict = "the more, the likelier a window comes out"
     elif steep.high < 0.5:

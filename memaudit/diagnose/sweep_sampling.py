@@ -15,7 +15,7 @@ import numpy as np
 
 from memaudit.config import ScoreSettings
 from memaudit.curves import Axis, Line
-from memaudit.diagnose.sweep_figures import Piece, Sure, curve, rate_words
+from memaudit.diagnose.sweep_figures import Piece, Sure, curve, rate_words, with_few_bars
 from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
 from memaudit.score.sampling import queries
 from memaudit.score.stats import Floats, Interval, Ints
@@ -28,6 +28,8 @@ PROBABILITIES = (0.1, 0.5, 0.9, 0.99)
 SHARES = (0.5, 0.01, 0.001)
 """Of the windows, for which the samples are counted."""
 _COUNTED = (0.5, 0.9)
+_SHOWN = 0.5
+"""p of findings, and of the curves with intervals."""
 _DECADES = 6
 """n goes from 1 to 10 to this."""
 _PER_DECADE = 4
@@ -157,20 +159,21 @@ def _line(
     part: Part, attack: str, p: float, name: str, colour: str, sure: Sure, dash: str = "-"
 ) -> Line:
     at = [float(math.floor(n)) for n in _samples()]
-    y, low, high = curve([_share(part, attack, n, p, sure) for n in at])
-    if dash != "-":
-        return Line(name, colour, at, y, dash=dash)
+    whole = curve([_share(part, attack, n, p, sure) for n in at])
+    if dash != "-" or p != _SHOWN:
+        return Line(name, colour, at, whole[0], dash=dash)
+    y, low, high = with_few_bars(whole, [step % _PER_DECADE == 0 for step in range(len(at))])
     return Line(name, colour, at, y, low, high)
 
 
 def _attacks_plot(
     data: Part, controls: Part | None, attacks: tuple[str, ...], sampler: str, sure: Sure
 ) -> Plot:
-    lines = [_line(data, attack, 0.5, attack, attack, sure) for attack in attacks]
+    lines = [_line(data, attack, _SHOWN, attack, attack, sure) for attack in attacks]
     if controls is not None:
         names = [f"{attack}, controls" for attack in attacks]
         lines += [
-            _line(controls, attack, 0.5, name, attack, sure, ":")
+            _line(controls, attack, _SHOWN, name, attack, sure, ":")
             for attack, name in zip(attacks, names, strict=True)
         ]
     return Plot(
@@ -202,11 +205,16 @@ def _probabilities_plot(data: Part, controls: Part | None, sampler: str, sure: S
 
 def _findings(data: Part, controls: Part | None, attacks: tuple[str, ...], sure: Sure) -> list[str]:
     most = 10**_DECADES
-    said = f"{rate_words(_share(data, 'none', 1, 0.5, sure))} of one sample"
-    many = f"{rate_words(_share(data, 'none', most, 0.5, sure))} of {most:,}"
-    first = f"Samples: without a prompt {said}, {many}, with probability 0.5 or more"
+    greedy = rate_words(sure.rate(data.extracted, data.clusters), interval=False)
+    some = rate_words(_share(data, "none", 1000, _SHOWN, sure))
+    many = rate_words(_share(data, "none", most, _SHOWN, sure))
+    first = (
+        f"Samples: without a prompt {some} of the windows come out within 1,000 samples, {many} "
+        f"within {most:,}, with probability {_SHOWN:g} or more; greedy decoding gets {greedy}"
+    )
     if controls is not None:
-        first += f"; of the controls {rate_words(_share(controls, 'none', most, 0.5, sure))}"
+        first += f"; of the controls {rate_words(_share(controls, 'none', most, _SHOWN, sure))}"
+        first += f" come out within {most:,}"
     return [f"{first}.", *(_until_words(data, attack, sure) for attack in attacks)]
 
 
@@ -214,13 +222,13 @@ def _until_words(data: Part, attack: str, sure: Sure) -> str:
     log_p_z, clusters = _known(data, attack)
     parts = []
     for share in SHARES:
-        found = samples_until(log_p_z, clusters, share, 0.5, sure)
+        found = samples_until(log_p_z, clusters, share, _SHOWN, sure)
         if found is None:
             continue
-        n = "no number of" if found.value is None else f"{_round(found.value)}"
-        parts.append(f"{100 * share:g} % of the windows take {n} samples{_ends(found)}")
+        n = "no number" if found.value is None else _round(found.value)
+        parts.append(f"for {100 * share:g} % of the windows {n}{_ends(found)}")
     listed = "; ".join(parts) or "too few windows to say"
-    return f"Samples until they come out with probability 0.5, {attack}: {listed}."
+    return f"Samples needed with probability {_SHOWN:g}, {attack}: {listed}."
 
 
 def _ends(found: Measure) -> str:

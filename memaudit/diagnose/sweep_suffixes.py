@@ -10,7 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memaudit.curves import Axis, Line
-from memaudit.diagnose.sweep_figures import Piece, Sure, as_bools, curve, rate_words, thinned
+from memaudit.diagnose.sweep_figures import (
+    Piece,
+    Sure,
+    as_bools,
+    curve,
+    rate_words,
+    thinned,
+    with_few_bars,
+)
 from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
 from memaudit.score.stats import Bools, Floats
 
@@ -21,6 +29,8 @@ _LENGTHS = (1, 2, 3, 5, 8, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 300, 4
 """Suffix lengths that the table shows, and S."""
 _POINTS = 200
 """Of a curve at most."""
+_BARS = 8
+"""Of them with an interval."""
 _NAME = "suffix-length"
 
 
@@ -81,9 +91,11 @@ def _lines(
     sure: Sure,
 ) -> list[Line]:
     at = thinned(range(1, suffix_tokens + 1), _POINTS)
+    barred = {1, *thinned(at, _BARS)}
     lines = []
     for attack in attacks:
-        y, low, high = curve([_rate(data, attack, s, sure) for s in at])
+        rates = [_rate(data, attack, s, sure) for s in at]
+        y, low, high = with_few_bars(curve(rates), [s in barred for s in at])
         lines.append(Line(attack, attack, at, y, low, high))
         if controls is not None:
             matched = controls.score("matched", attack)
