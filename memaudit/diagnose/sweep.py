@@ -41,7 +41,8 @@ class SweepSettings(DiagnoseSettings):
     prefix_lengths: tuple[Positive, ...] = (5, 10, 20, 30)
     """Prefix tokens shown, p; those below the run's own, which stands in the run."""
     models: tuple[str, ...] = ()
-    """Further checkpoints with the same tokenizer: other sizes, or other stages of training."""
+    """Further checkpoints with the same tokenizer: other sizes, or other stages of training, as
+    ``NAME`` or, on the hub, ``NAME@REVISION``."""
     by: str | None = None
     """Numeric column of the data that says how often a text was repeated; ``dup`` where there is
     one and none is named."""

@@ -28,7 +28,7 @@ def fits_table(results: Results) -> FigureTable:
         Column("p", "p"),
         Column("gained", "count"),
         Column("lost", "count"),
-        *([Column("of hidden", "share")] if results.elsewhere is not None else []),
+        *([Column("known elsewhere", "share")] if results.elsewhere is not None else []),
         *([Column("controls", "share")] if results.control_clusters is not None else []),
         Column("suffix NLL", "nats"),
         Column("select NLL before", "nats"),
@@ -47,7 +47,8 @@ def fits_table(results: Results) -> FigureTable:
             "budget of dynamic: the same fit windows and steps. NLL before and best: mean over "
             "the folds' select windows."
             + (
-                " Of hidden: of the windows that a further model gives away and this one does not."
+                " Known elsewhere: of the windows that a further model gives away and this one does "
+                "not."
                 if results.elsewhere is not None
                 else ""
             )
@@ -115,10 +116,10 @@ def checks_table(results: Results, checks: Sequence[Check]) -> FigureTable:
         title="Checks",
         says=(
             "Two prompts on the same windows, each the mean over its seeds; the difference is "
-            "paired, with an interval over clusters. Ends of stability are the lowest and the "
-            "highest of the seeds. Converged: the first epoch whose select NLL is within 1 % of "
-            "the best, mean over folds and seeds. Many rows: one in twenty p-values is below 0.05 "
-            "where there is nothing."
+            "paired, with an interval over clusters. Of more seeds than one, the ends beside a "
+            "figure are the lowest and the highest. NLL: the best on select. Converged: the first "
+            "epoch whose NLL there is within 1 % of the best, mean over folds and seeds. Of so "
+            "many rows one in twenty has p below 0.05 where there is nothing."
         ),
         columns=[
             Column("check", "text"),
@@ -127,10 +128,10 @@ def checks_table(results: Results, checks: Sequence[Check]) -> FigureTable:
             Column("second", "share"),
             Column("difference", "points"),
             Column("p", "p"),
-            Column("select NLL, first", "nats"),
-            Column("second ", "nats"),
+            Column("NLL, first", "nats"),
+            Column("NLL, second", "nats"),
             Column("converged, first", "number"),
-            Column("second  ", "number"),
+            Column("converged, second", "number"),
         ],
         rows=[_check_row(results, check) for check in checks],
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -31,7 +31,8 @@ from memaudit.diagnose.sweep_passes import Asker, Said
 from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
 from memaudit.errors import UsageError
 from memaudit.plan import cut_files
-from memaudit.reference import check_tokenizer, load_reference, reference_config, release
+from memaudit.readiness import load_target
+from memaudit.reference import check_tokenizer, reference_config, release
 from memaudit.report.wording import neutral, p_value, shorten
 from memaudit.score.stats import Bools, paired_clustered, paired_exact
 from memaudit.target.checkpoint import Checkpoint
@@ -67,14 +68,13 @@ def sweep_models(
     configs = [_config(subject, model) for model in models]
     tokenizer = subject.checkpoint.tokenizer
     windows = cut_files(subject.config, tokenizer)
-    for config in configs:
-        where = f"--models {config.reference}"
-        check_tokenizer(where, config, reference_config(config), tokenizer, windows)
+    for model, config in zip(models, configs, strict=True):
+        check_tokenizer(f"--models {model}", subject.config, config, tokenizer, windows)
     others = []
-    for config in configs:
-        name = short_name(str(config.reference))
+    for model, config in zip(models, configs, strict=True):
+        name = short_name(model)
         with progress.stage(f"loading {name}", 1):
-            checkpoint = load_reference(config, tokenizer, windows)
+            checkpoint = load_target(config, tokenizer, windows)
         try:
             size = choose_batch_size(checkpoint, subject.suffix_tokens)[0]
             mine = asker or Asker(subject.config.scores, subject.suffix_tokens, size)
@@ -105,11 +105,17 @@ def short_name(model: str) -> str:
 
 
 def _config(subject: Subject, model: str) -> ScanConfig:
-    """The run's settings with this model as what it is compared with."""
-    if model == subject.config.model:
+    """The run's settings with this model in the audited one's place, and no prompt."""
+    audited = subject.config.target.revision
+    name, at, revision = model.rpartition("@")
+    if not at or Path(model).exists():  # a folder may be named so
+        name, revision = model, ""
+    if name == subject.config.model and revision in ("", audited):
         raise UsageError(f"--models {model}: is the audited model itself; name others")
-    changed = {"reference": model, "attacks": ("none",)}
-    return subject.config.model_copy(update=changed)
+    asked = {"reference": name, "attacks": ("none",)}
+    config = reference_config(subject.config.model_copy(update=asked))
+    target = config.target.model_copy(update={"revision": revision or None})
+    return config.model_copy(update={"target": target})
 
 
 def _piece(

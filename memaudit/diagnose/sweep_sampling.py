@@ -8,7 +8,8 @@ al. 2024 (arXiv 2410.19482): a window comes out of n samples at least once with 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,38 +42,53 @@ def discoverable(log_p_z: Floats, n: float, p: float) -> Floats:
     return (queries(log_p_z, p) <= n).astype(np.float64)
 
 
-def samples_until(
-    log_p_z: Floats, clusters: Ints, share: float, p: float, sure: Sure
-) -> Measure | None:
-    """Least n with which that share of the windows (N,) comes out with probability p.
+@dataclass(frozen=True, eq=False)
+class Quantiles:
+    """How likely the windows are that come first, and how sure that is."""
 
-    The n of the window that is the ``share * N``-th likeliest; its interval from resamples of
-    whole clusters. An end, or the figure, is None where no number of samples does it. None
-    altogether where the share is less than one window.
-    """
-    if share * len(log_p_z) < 1:
-        return None
+    log_p_z: Floats
+    """(SHARES,) ln p_z of the window at each of the shares; NaN where one is below a window."""
+    resampled: Floats
+    """(resamples,SHARES) the same of resamples that draw whole clusters."""
+
+    def samples(self, share: float, p: float, sure: Sure) -> Measure | None:
+        """Least n with which that share of the windows comes out with probability p.
+
+        An end, or the figure, is None where no number of samples does it. None altogether where
+        the share is less than one window.
+        """
+        at = SHARES.index(share)
+        if np.isnan(self.log_p_z[at]):
+            return None
+        tail, last = (1 - sure.confidence) / 2, sure.resamples - 1
+        # The likelier the windows, the fewer the samples; no end lies between two windows.
+        places = [math.ceil((1 - tail) * last), math.floor(tail * last)]
+        few, many = (float(n) for n in queries(np.sort(self.resampled[:, at])[places], p))
+        return Measure.of(float(queries(self.log_p_z[[at]], p)[0]), Interval(few, many))
+
+
+def quantiles(log_p_z: Floats, clusters: Ints, sure: Sure) -> Quantiles:
+    """Of windows (N,): the ln p_z of the ``share * N``-th likeliest, for all shares at once."""
     order = np.argsort(-log_p_z, kind="stable")
-    likely = log_p_z[order]
+    likely, shares = log_p_z[order], np.array(SHARES)
     _, cluster = np.unique(clusters[order], return_inverse=True)
-    count, rng = int(cluster.max()) + 1, sure.rng()
-    found = np.empty(sure.resamples)
-    for number in range(sure.resamples):
+    count, rng = int(cluster.max(initial=-1)) + 1, sure.rng()
+    found = np.full((sure.resamples, len(SHARES)), np.nan)
+    for number in range(sure.resamples if count else 0):
         weights = np.bincount(rng.integers(count, size=count), minlength=count)[cluster]
-        found[number] = _at_share(likely, weights, share)
-    tail = (1 - sure.confidence) / 2
-    # The likelier the windows, the fewer the samples; no resample lies between two windows.
-    last = sure.resamples - 1
-    ends = np.sort(found)[[math.ceil((1 - tail) * last), math.floor(tail * last)]]
-    value = _at_share(likely, np.ones(len(likely), dtype=np.int64), share)
-    few, many = (float(one) for one in queries(ends, p))
-    return Measure.of(float(queries(np.array([value]), p)[0]), Interval(few, many))
+        found[number] = _at_shares(likely, weights, shares)
+    value = np.full(len(SHARES), np.nan)
+    if count:
+        value = _at_shares(likely, np.ones(len(likely), dtype=np.int64), shares)
+        value[shares * len(likely) < 1] = np.nan
+    return Quantiles(value, found)
 
 
-def _at_share(likely: Floats, weights: Ints, share: float) -> float:
-    """ln p_z (descending, (N,)) at which so large a share of the weights is reached."""
+def _at_shares(likely: Floats, weights: Ints, shares: Floats) -> Floats:
+    """ln p_z (descending, (N,)) at which so large shares of the weights are reached."""
     reached = np.cumsum(weights)
-    return float(likely[np.searchsorted(reached, math.ceil(share * reached[-1] - 1e-9))])
+    wanted = np.ceil(shares * reached[-1] - 1e-9)
+    return np.asarray(likely[np.searchsorted(reached, wanted)])
 
 
 def sweep_sampling(
@@ -80,15 +96,22 @@ def sweep_sampling(
 ) -> Piece:
     """(n,p) curves of every attack on the model, and the samples that shares of windows take."""
     sampler = f"Sampled at temperature {scores.temperature:g} among the {scores.top_k} likeliest."
+    found = {
+        (attack, role): quantiles(*_known(part, attack), sure)
+        for attack in attacks
+        for role, part in _parts(data, controls)
+    }
     tables = [
         _curves_table(data, controls, attacks, sampler, sure),
-        _until_table(data, controls, attacks, sampler, sure),
+        _until_table(found, sampler, sure),
     ]
     plots = [
         _attacks_plot(data, controls, attacks, sampler, sure),
         _probabilities_plot(data, controls, sampler, sure),
     ]
-    return Piece(_findings(data, controls, attacks, sure), _notes(data), tables, plots)
+    findings = [_curve_words(data, controls, sure)]
+    findings += [_until_words(attack, found[attack, "data"], sure) for attack in attacks]
+    return Piece(findings, _notes(data), tables, plots)
 
 
 def _parts(data: Part, controls: Part | None) -> list[tuple[str, Part]]:
@@ -129,13 +152,12 @@ def _curves_table(
 
 
 def _until_table(
-    data: Part, controls: Part | None, attacks: tuple[str, ...], sampler: str, sure: Sure
+    found: Mapping[tuple[str, str], Quantiles], sampler: str, sure: Sure
 ) -> FigureTable:
     asked = [(share, p) for share in SHARES for p in _COUNTED]
     rows = [
-        [attack, role, *(samples_until(*_known(part, attack), *each, sure) for each in asked)]
-        for attack in attacks
-        for role, part in _parts(data, controls)
+        [attack, role, *(one.samples(*each, sure) for each in asked)]
+        for (attack, role), one in found.items()
     ]
     return FigureTable(
         name="samples-until",
@@ -203,7 +225,7 @@ def _probabilities_plot(data: Part, controls: Part | None, sampler: str, sure: S
     )
 
 
-def _findings(data: Part, controls: Part | None, attacks: tuple[str, ...], sure: Sure) -> list[str]:
+def _curve_words(data: Part, controls: Part | None, sure: Sure) -> str:
     most = 10**_DECADES
     greedy = rate_words(sure.rate(data.extracted, data.clusters), interval=False)
     some = rate_words(_share(data, "none", 1000, _SHOWN, sure))
@@ -215,14 +237,13 @@ def _findings(data: Part, controls: Part | None, attacks: tuple[str, ...], sure:
     if controls is not None:
         first += f"; of the controls {rate_words(_share(controls, 'none', most, _SHOWN, sure))}"
         first += f" come out within {most:,}"
-    return [f"{first}.", *(_until_words(data, attack, sure) for attack in attacks)]
+    return f"{first}."
 
 
-def _until_words(data: Part, attack: str, sure: Sure) -> str:
-    log_p_z, clusters = _known(data, attack)
+def _until_words(attack: str, quantile: Quantiles, sure: Sure) -> str:
     parts = []
     for share in SHARES:
-        found = samples_until(log_p_z, clusters, share, _SHOWN, sure)
+        found = quantile.samples(share, _SHOWN, sure)
         if found is None:
             continue
         n = "no number" if found.value is None else _round(found.value)

@@ -18,8 +18,9 @@ from memaudit.diagnose.sweep_figures import Drawn, Sure, numeric
 from memaudit.diagnose.sweep_repetitions import groups_of, sweep_repetitions, trend
 from memaudit.diagnose.sweep_sampling import (
     PROBABILITIES,
+    SHARES,
     discoverable,
-    samples_until,
+    quantiles,
     sweep_sampling,
 )
 from memaudit.diagnose.sweep_suffixes import sweep_suffixes
@@ -82,10 +83,14 @@ def test_samples_until_a_share_comes_out_by_trying_every_number() -> None:
     rng = np.random.default_rng(3)
     p_z = np.exp(-6 * rng.random(150))
     log_p, clusters = np.log(p_z), np.arange(150) // 2
-    for share in (0.5, 0.1, 0.01):
+    quantile = quantiles(log_p, clusters, SURE)
+    for share in SHARES:
         for p in (0.5, 0.9):
             needed = sorted(brute_queries(one, p) for one in p_z)
-            found = samples_until(log_p, clusters, share, p, SURE)
+            found = quantile.samples(share, p, SURE)
+            if share * 150 < 1:
+                assert found is None
+                continue
             assert found is not None
             assert found.value == needed[int(np.ceil(share * 150)) - 1]
             assert found.low is not None
@@ -95,10 +100,11 @@ def test_samples_until_a_share_comes_out_by_trying_every_number() -> None:
 
 def test_what_no_number_of_samples_brings_out_is_no_number() -> None:
     log_p = np.array([-1.0, -np.inf, -np.inf, -np.inf])
-    found = samples_until(log_p, np.arange(4), 0.5, 0.5, SURE)
+    quantile = quantiles(log_p, np.arange(4), SURE)
+    found = quantile.samples(0.5, 0.5, SURE)
     assert found is not None
     assert found.value is None
-    assert samples_until(log_p, np.arange(4), 0.1, 0.5, SURE) is None  # less than one window
+    assert quantile.samples(0.01, 0.5, SURE) is None  # less than one window
 
 
 def test_the_curves_count_the_windows_that_the_formula_counts() -> None:

@@ -162,6 +162,22 @@ def test_a_model_that_reads_the_text_otherwise_is_refused(folder: Path) -> None:
             diagnose_sweep(open_subject(given), given, Silent())
 
 
+def test_a_revision_may_stand_behind_a_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def look(where: str, config: ScanConfig, own: ScanConfig, *rest: object) -> None:
+        asked.append((own.model, own.target.revision))
+        raise UsageError(where)
+
+    monkeypatch.setattr("memaudit.diagnose.sweep_models.check_tokenizer", look)
+    (folder / "at@home").mkdir(exist_ok=True)
+    for model in ("org/name@step3", "org/name", str(folder / "at@home")):
+        given = SweepSettings(run=folder / "run", models=(model,))
+        with pytest.raises(UsageError, match=model):
+            diagnose_sweep(open_subject(given), given, Silent())
+    assert asked == [("org/name", "step3"), ("org/name", None), (str(folder / "at@home"), None)]
+
+
 def test_nothing_of_the_model_changes_and_nothing_hangs_on_chance(
     folder: Path, swept: tuple[Subject, Diagnosis, bool]
 ) -> None:
