@@ -47,8 +47,8 @@ def fits_table(results: Results) -> FigureTable:
             "budget of dynamic: the same fit windows and steps. NLL before and best: mean over "
             "the folds' select windows."
             + (
-                " Known elsewhere: of the windows that a further model gives away and this one does "
-                "not."
+                " Known elsewhere: of the windows that a further model gives away and this one "
+                "does not."
                 if results.elsewhere is not None
                 else ""
             )
