@@ -14,9 +14,10 @@ from pydantic import Field
 from memaudit.attack.campaign import Progress
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Subject
-from memaudit.diagnose.sweep_drawing import draw_windows
+from memaudit.diagnose.sweep_drawing import DrawnSides, draw_windows
 from memaudit.diagnose.sweep_figures import Drawn, Piece, Sure
-from memaudit.diagnose.sweep_fitting import sweep_fits
+from memaudit.diagnose.sweep_fits import Usable, check_fits
+from memaudit.diagnose.sweep_fitting import Limits, sweep_fits
 from memaudit.diagnose.sweep_models import Other, sweep_models
 from memaudit.diagnose.sweep_passes import Asker
 from memaudit.diagnose.sweep_prefixes import sweep_prefixes
@@ -64,6 +65,7 @@ def diagnose_sweep(subject: Subject, settings: SweepSettings, progress: Progress
     data, controls = subject.data, subject.controls
     ran, asked = subject.run.attacks, data.attacks
     repetitions = sweep_repetitions(data, controls, settings.by, asked, sure)  # it may be refused
+    usable = _usable(subject, settings)
     drawn = _draw(subject, settings)
     models, others = _models(subject, settings, drawn, progress, sure)
     asker = Asker(subject.config.scores, subject.suffix_tokens, subject.batch_size)
@@ -74,27 +76,32 @@ def diagnose_sweep(subject: Subject, settings: SweepSettings, progress: Progress
         sweep_suffixes(data, controls, subject.suffix_tokens, ran, sure),
         repetitions,
     ]
-    if settings.fits:
-        limits = (settings.fit_windows, settings.seeds, settings.seed)
-        elsewhere = _elsewhere(subject, drawn[0], others)
-        pieces.insert(
-            0, sweep_fits(subject, settings.virtual_tokens, limits, elsewhere, progress, sure)
-        )
+    if usable is not None:
+        limits = Limits(settings.fit_windows, settings.seeds, settings.seed)
+        elsewhere = _elsewhere(subject, drawn.data, others)
+        pieces.insert(0, sweep_fits(subject, usable, limits, elsewhere, progress, sure))
     return _diagnosis(subject, settings, pieces)
 
 
-def _draw(subject: Subject, settings: SweepSettings) -> tuple[Drawn, Drawn | None]:
+def _usable(subject: Subject, settings: SweepSettings) -> Usable | None:
+    """What can be fitted, looked at before hours are spent; None where no fits are asked for."""
+    if not settings.fits:
+        return None
+    return check_fits(subject, settings.virtual_tokens)
+
+
+def _draw(subject: Subject, settings: SweepSettings) -> DrawnSides:
     rng = np.random.default_rng([settings.seed, 40])
     data = draw_windows(subject.data, settings.windows, rng)
     if subject.controls is None:
-        return data, None
-    return data, draw_windows(subject.controls, settings.windows, rng)
+        return DrawnSides(data, None)
+    return DrawnSides(data, draw_windows(subject.controls, settings.windows, rng))
 
 
 def _models(
     subject: Subject,
     settings: SweepSettings,
-    drawn: tuple[Drawn, Drawn | None],
+    drawn: DrawnSides,
     progress: Progress,
     sure: Sure,
 ) -> tuple[Piece, list[Other]]:

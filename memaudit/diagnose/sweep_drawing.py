@@ -6,6 +6,8 @@ kind, and count for as many as they stand for.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from memaudit.diagnose.subject import Part, draw
@@ -14,6 +16,14 @@ from memaudit.score.stats import Ints
 
 _FEW = 30
 """Fewer than this many windows are drawn alike, whatever their kind."""
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnSides:
+    """What was drawn of the data, and of the controls where there are any."""
+
+    data: Drawn
+    controls: Drawn | None
 
 
 def draw_windows(part: Part, most: int, rng: np.random.Generator) -> Drawn:

@@ -160,15 +160,25 @@ def _among(part: Ints, rows: Ints) -> Ints:
     return np.flatnonzero(np.isin(rows, part))
 
 
-def check_fits(subject: Subject, lengths: Sequence[int]) -> tuple[list[int], list[str]]:
-    """The V's that the model takes, and a sentence for each that it does not.
+@dataclass(frozen=True)
+class Usable:
+    """Lengths of prompts that the model takes."""
+
+    lengths: tuple[int, ...]
+    """V's, ascending; the run's own is among them where it is taken."""
+    notes: tuple[str, ...]
+    """A sentence for each that is not."""
+
+
+def check_fits(subject: Subject, wanted: Sequence[int]) -> Usable:
+    """Which of these V's, and of the run's own, can be fitted.
 
     Raises TargetError where it takes no fitted prompt at all.
     """
     check_soft_prompts(subject.checkpoint, gradients=True)
     before = subject.prefix_tokens + (subject.checkpoint.bos_id is not None)
     good, notes = [], []
-    for virtual in sorted(set(lengths)):
+    for virtual in sorted({*wanted, subject.config.dynamic.num_virtual_tokens}):
         try:
             check_positions(subject.config, subject.checkpoint, virtual)
             check_causal(subject.checkpoint, before + virtual, subject.suffix_tokens)
@@ -176,7 +186,7 @@ def check_fits(subject: Subject, lengths: Sequence[int]) -> tuple[list[int], lis
             notes.append(f"V = {virtual} was left out: {error}.")
         else:
             good.append(virtual)
-    return good, notes
+    return Usable(tuple(good), tuple(notes))
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ Knows the order of things. Knows neither how a prompt is fitted nor how a table 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from memaudit.diagnose.sweep_figures import (
     points_words,
     rate_words,
 )
-from memaudit.diagnose.sweep_fits import Fitted, Ground, Laboratory, check_fits, choose_ground
+from memaudit.diagnose.sweep_fits import Fitted, Ground, Laboratory, Usable, choose_ground
 from memaudit.diagnose.sweep_results import Result, Results
 from memaudit.diagnose.sweep_variants import RANDOM, Variant, plan_variants
 from memaudit.diagnosis import Measure
@@ -35,29 +36,39 @@ from memaudit.report.wording import p_value
 from memaudit.score.stats import Bools
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How much is fitted."""
+
+    windows: int
+    """That are fitted and scored on, at most."""
+    seeds: int
+    """Fits of each kind of start."""
+    seed: int
+    """Of the draw of the windows."""
+
+
 def sweep_fits(
     subject: Subject,
-    wanted: Sequence[int],
-    limits: tuple[int, int, int],
+    usable: Usable,
+    limits: Limits,
     elsewhere: Bools | None,
     progress: Progress,
     sure: Sure,
 ) -> Piece:
     """Fit every variant, and hold them beside each other.
 
-    wanted: V's; limits: windows at most, seeds of a variant, and the seed of the draws;
     elsewhere: (N,) windows that a further model gives away and the audited one does not.
     """
-    windows, seeds, seed = limits
     own = subject.config.dynamic.num_virtual_tokens
-    lengths, notes = check_fits(subject, [*wanted, own])
+    lengths, notes = usable.lengths, usable.notes
     if own not in lengths:
         return Piece([f"Fits: the model does not take the run's own V = {own}."], notes)
     try:
-        ground = choose_ground(subject, windows, seed)
+        ground = choose_ground(subject, limits.windows, limits.seed)
     except DataError as error:
         return Piece([f"Fits: none was made, for {error}."], notes)
-    variants = plan_variants(subject.config, lengths, seeds)
+    variants = plan_variants(subject.config, lengths, limits.seeds)
     plain, fitted = Laboratory(subject, ground, progress).run(variants)
     results = Results(
         none=_result(Variant("none", "constant", 0, 0, subject.config), plain),

@@ -17,7 +17,7 @@ from memaudit.attack.memory import choose_batch_size
 from memaudit.config import ScanConfig
 from memaudit.curves import Axis, Line
 from memaudit.diagnose.subject import Part, Subject
-from memaudit.diagnose.sweep_drawing import drawn_words
+from memaudit.diagnose.sweep_drawing import DrawnSides, drawn_words
 from memaudit.diagnose.sweep_figures import (
     Drawn,
     Piece,
@@ -55,7 +55,7 @@ class Other:
 def sweep_models(
     subject: Subject,
     models: Sequence[str],
-    drawn: tuple[Drawn, Drawn | None],
+    drawn: DrawnSides,
     asker: Asker | None,
     progress: Progress,
     sure: Sure,
@@ -78,11 +78,11 @@ def sweep_models(
         try:
             size = choose_batch_size(checkpoint, subject.suffix_tokens)[0]
             mine = asker or Asker(subject.config.scores, subject.suffix_tokens, size)
-            data = _ask(checkpoint, subject.data, drawn[0], mine, f"asking {name}", progress)
+            data = _ask(checkpoint, subject.data, drawn.data, mine, f"asking {name}", progress)
             controls = None
-            if subject.controls is not None and drawn[1] is not None:
+            if subject.controls is not None and drawn.controls is not None:
                 stage = f"asking {name}, controls"
-                controls = _ask(checkpoint, subject.controls, drawn[1], mine, stage, progress)
+                controls = _ask(checkpoint, subject.controls, drawn.controls, mine, stage, progress)
             others.append(Other(name, checkpoint.num_parameters, data, controls))
         finally:
             release(checkpoint)
@@ -118,10 +118,8 @@ def _config(subject: Subject, model: str) -> ScanConfig:
     return config.model_copy(update={"target": target})
 
 
-def _piece(
-    subject: Subject, drawn: tuple[Drawn, Drawn | None], others: list[Other], sure: Sure
-) -> Piece:
-    some = subject.data.take(drawn[0].rows)
+def _piece(subject: Subject, drawn: DrawnSides, others: list[Other], sure: Sure) -> Piece:
+    some = subject.data.take(drawn.data.rows)
     rows = [_own_row(subject, sure)]
     rows += [_row(other, some, drawn, sure) for other in others]
     sizes = [subject.checkpoint.num_parameters, *(other.parameters for other in others)]
@@ -135,7 +133,7 @@ def _piece(
             "the audited one alone. Of hidden: of the windows looked at that only a prompt gets "
             "out of the audited model. p: the larger of McNemar's and of a sign-flip test over "
             f"clusters, where all windows were looked at. Looked at: "
-            f"{drawn_words(drawn[0], 'windows')}."
+            f"{drawn_words(drawn.data, 'windows')}."
         ),
         columns=_columns(subject),
         rows=[rows[place] for place in order],
@@ -145,7 +143,7 @@ def _piece(
         "comparison says what is, not why."
     ]
     plot = _plot(subject, drawn, others, sure)
-    return Piece(_findings(subject, some, drawn[0], others, sure), notes, [table], [plot])
+    return Piece(_findings(subject, some, drawn.data, others, sure), notes, [table], [plot])
 
 
 def _columns(subject: Subject) -> list[Column]:
@@ -182,25 +180,25 @@ def _own_row(subject: Subject, sure: Sure) -> list[Cell]:
     return row
 
 
-def _row(other: Other, some: Part, drawn: tuple[Drawn, Drawn | None], sure: Sure) -> list[Cell]:
+def _row(other: Other, some: Part, drawn: DrawnSides, sure: Sure) -> list[Cell]:
     """some: the windows that were drawn."""
     own, its, hidden = some.extracted, other.data.exact, some.hidden
     loss = other.data.nll - some.score("suffix_nll", "none")
     row: list[Cell] = [
         other.name,
         other.parameters,
-        drawn[0].rate(its, sure),
-        change(its, own, drawn[0], sure),
+        drawn.data.rate(its, sure),
+        change(its, own, drawn.data, sure),
         int((its & ~own).sum()),
         int((own & ~its).sum()),
-        _p_value(its, own, drawn[0], sure) if drawn[0].is_all else None,
+        _p_value(its, own, drawn.data, sure) if drawn.data.is_all else None,
         sure.rate(its[hidden], some.clusters[hidden]) if hidden.any() else None,
-        drawn[0].mean(other.data.nll, sure),
-        drawn[0].mean(loss, sure),
+        drawn.data.mean(other.data.nll, sure),
+        drawn.data.mean(loss, sure),
     ]
-    if other.controls is not None and drawn[1] is not None:
-        row.append(drawn[1].rate(other.controls.exact, sure))
-        row.append(drawn[1].mean(other.controls.nll, sure))
+    if other.controls is not None and drawn.controls is not None:
+        row.append(drawn.controls.rate(other.controls.exact, sure))
+        row.append(drawn.controls.mean(other.controls.nll, sure))
     return row
 
 
@@ -215,9 +213,7 @@ def _p_value(hits: Bools, before: Bools, drawn: Drawn, sure: Sure) -> float:
     return max(exact, paired_clustered(hits, before, drawn.clusters, sure.resamples, rng))
 
 
-def _plot(
-    subject: Subject, drawn: tuple[Drawn, Drawn | None], others: list[Other], sure: Sure
-) -> Plot:
+def _plot(subject: Subject, drawn: DrawnSides, others: list[Other], sure: Sure) -> Plot:
     data = [(subject.checkpoint.num_parameters, short_name(subject.config.model))]
     data += [(other.parameters, other.name) for other in others]
     order = np.argsort([size for size, _ in data], kind="stable")
@@ -226,14 +222,14 @@ def _plot(
     names = None if by_size else [data[place][1] for place in order]
     lines = []
     own = sure.rate(subject.data.extracted, subject.data.clusters)
-    rates = [own, *(drawn[0].rate(other.data.exact, sure) for other in others)]
+    rates = [own, *(drawn.data.rate(other.data.exact, sure) for other in others)]
     y, low, high = curve([rates[place] for place in order])
     join = "-" if by_size else ""
     lines.append(Line("data", "series-1", at, y, low, high, dash=join, marker="o"))
-    if subject.controls is not None and drawn[1] is not None:
+    if subject.controls is not None and drawn.controls is not None:
         its = [other.controls for other in others if other.controls is not None]
         rates = [sure.rate(subject.controls.extracted, subject.controls.clusters)]
-        rates += [drawn[1].rate(one.exact, sure) for one in its]
+        rates += [drawn.controls.rate(one.exact, sure) for one in its]
         y, low, high = curve([rates[place] for place in order])
         dash = ":" if by_size else ""
         lines.append(Line("controls", "series-3", at, y, low, high, dash=dash, marker="o"))

@@ -15,7 +15,7 @@ from memaudit.attack.campaign import Progress
 from memaudit.attack.decoding_check import check_causal
 from memaudit.curves import Axis, Line
 from memaudit.diagnose.subject import Part, Subject
-from memaudit.diagnose.sweep_drawing import drawn_words
+from memaudit.diagnose.sweep_drawing import DrawnSides, drawn_words
 from memaudit.diagnose.sweep_figures import (
     Drawn,
     Piece,
@@ -86,17 +86,17 @@ def _usable(subject: Subject, lengths: Sequence[int]) -> tuple[list[int], list[s
 def sweep_prefixes(
     subject: Subject,
     wanted: Sequence[int],
-    drawn: tuple[Drawn, Drawn | None],
+    drawn: DrawnSides,
     asker: Asker,
     progress: Progress,
     sure: Sure,
 ) -> Piece:
     """Exact rate from the last p prefix tokens, of data and controls (drawn), for each p."""
     lengths, notes = _usable(subject, lengths_up_to(subject.prefix_tokens, wanted))
-    data = _ask(subject, subject.data, drawn[0], lengths, asker, progress)
+    data = _ask(subject, subject.data, drawn.data, lengths, asker, progress)
     controls = None
-    if subject.controls is not None and drawn[1] is not None:
-        controls = _ask(subject, subject.controls, drawn[1], lengths, asker, progress)
+    if subject.controls is not None and drawn.controls is not None:
+        controls = _ask(subject, subject.controls, drawn.controls, lengths, asker, progress)
     return Piece(
         _findings(data, controls, lengths, sure),
         [_note(subject.prefix_tokens), *notes],

@@ -246,15 +246,13 @@ def _until_words(attack: str, quantile: Quantiles, sure: Sure) -> str:
         found = quantile.samples(share, _SHOWN, sure)
         if found is None:
             continue
-        n = "no number" if found.value is None else _round(found.value)
-        parts.append(f"for {100 * share:g} % of the windows {n}{_ends(found)}")
+        n = "no number" if found.value is None else f"{_round(found.value)}{_ends(found)}"
+        parts.append(f"for {100 * share:g} % of the windows {n}")
     listed = "; ".join(parts) or "too few windows to say"
     return f"Samples needed with probability {_SHOWN:g}, {attack}: {listed}."
 
 
 def _ends(found: Measure) -> str:
-    if found.low is None and found.high is None:
-        return ""
     low, high = ("no number" if end is None else _round(end) for end in (found.low, found.high))
     return f" ({low} to {high})"
 
