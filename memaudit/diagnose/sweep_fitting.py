@@ -111,7 +111,7 @@ def _there(elsewhere: Bools | None, ground: Ground) -> Bools | None:
 
 def _findings(results: Results, lengths: Sequence[int], own: int) -> list[str]:
     findings = [_against_constant(results, own)]
-    findings += [_saturation(results, name, lengths) for name in ("dynamic", "constant")]
+    findings += [saturation(results, name, lengths) for name in ("dynamic", "constant")]
     findings.append(_starts(results, own))
     others = {one.name for one in results.fitted} - {"constant", "dynamic", RANDOM}
     findings += [_versus(results, name, own) for name in sorted(others)]
@@ -146,7 +146,7 @@ def _against_constant(results: Results, own: int) -> str:
     return sentence
 
 
-def _saturation(results: Results, name: str, lengths: Sequence[int]) -> str:
+def saturation(results: Results, name: str, lengths: Sequence[int]) -> str:
     """From which V on no larger one extracts more, as far as can be told."""
     fits = [results.of(name, virtual)[:1] for virtual in lengths]
     if len(fits) < 2:
