@@ -71,6 +71,18 @@ class Sure:
         """
         return self.weighted_mean(values, clusters, np.ones(len(values)))
 
+    def change(
+        self, values: Floats, before: Floats, clusters: Ints, weights: Floats | None = None
+    ) -> Measure:
+        """Mean of values (N,) less those before, on the same windows.
+
+        Without an interval where no window differs: resamples would say that none could.
+        """
+        apart = values - before
+        every = np.ones(len(apart)) if weights is None else weights
+        found = self.weighted_mean(apart, clusters, every)
+        return found if np.any(apart) else Measure(found.value, None, None)
+
     def weighted_mean(self, values: Floats, clusters: Ints, weights: Floats) -> Measure:
         """Likewise, each value (N,) counted by the windows that it stands for."""
         known = np.isfinite(values)
@@ -145,6 +157,11 @@ class Drawn:
         else:
             drawn = sure.bootstrap(hits, self.clusters, self.weights)
         return Measure.of(value, outer(exact, drawn))
+
+    def change(self, hits: Bools, before: Bools, sure: Sure) -> Measure:
+        """Share of the N windows less that of others before, from the same windows drawn (n,)."""
+        values = (hits.astype(np.float64), before.astype(np.float64))
+        return sure.change(*values, self.clusters, self.weights)
 
     def mean(self, values: Floats, sure: Sure) -> Measure:
         """Mean over the N windows, estimated from values (n,) of those drawn."""

@@ -28,7 +28,7 @@ from memaudit.diagnose.sweep_figures import (
     rate_words,
 )
 from memaudit.diagnose.sweep_passes import Asker, Said
-from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
+from memaudit.diagnosis import Cell, Column, FigureTable, Plot
 from memaudit.errors import UsageError
 from memaudit.plan import cut_files
 from memaudit.readiness import load_target
@@ -188,7 +188,7 @@ def _row(other: Other, some: Part, drawn: DrawnSides, sure: Sure) -> list[Cell]:
         other.name,
         other.parameters,
         drawn.data.rate(its, sure),
-        change(its, own, drawn.data, sure),
+        drawn.data.change(its, own, sure),
         int((its & ~own).sum()),
         int((own & ~its).sum()),
         _p_value(its, own, drawn.data, sure) if drawn.data.is_all else None,
@@ -200,11 +200,6 @@ def _row(other: Other, some: Part, drawn: DrawnSides, sure: Sure) -> list[Cell]:
         row.append(drawn.controls.rate(other.controls.exact, sure))
         row.append(drawn.controls.mean(other.controls.nll, sure))
     return row
-
-
-def change(hits: Bools, before: Bools, drawn: Drawn, sure: Sure) -> Measure:
-    """Share of hits (n,) less that of others on the same windows."""
-    return drawn.mean(hits.astype(np.float64) - before, sure)
 
 
 def _p_value(hits: Bools, before: Bools, drawn: Drawn, sure: Sure) -> float:
@@ -250,7 +245,7 @@ def _findings(
     own = rate_words(sure.rate(subject.data.extracted, subject.data.clusters))
     sentences = [f"Model size: of {short_name(subject.config.model)} (audited) {own} come out."]
     for other in others:
-        apart = change(other.data.exact, some.extracted, drawn, sure)
+        apart = drawn.change(other.data.exact, some.extracted, sure)
         said = points_words(apart)
         if not apart_from_zero(apart):
             said += ", which may be nothing"

@@ -56,7 +56,7 @@ class _Side:
     def change(self, prefix: int, sure: Sure) -> Measure:
         """Exact rate less that with the whole prefix, on the same windows."""
         now, before = self.said[prefix].exact, self.said[max(self.said)].exact
-        return self.drawn.mean(now.astype(np.float64) - before, sure)
+        return self.drawn.change(now, before, sure)
 
     def kept(self, prefix: int, sure: Sure) -> Measure:
         """Share still extracted of those drawn that the whole prefix extracts."""
@@ -198,6 +198,11 @@ def _findings(data: _Side, controls: _Side | None, lengths: Sequence[int], sure:
     if len(lengths) == 1:
         return ["Prefix length: no length asked for is shorter than the run's prefix."]
     least, whole = lengths[0], lengths[-1]
+    if not any(said.exact.any() for said in data.said.values()):
+        bound = rate_words(data.rate(least, sure))
+        return [
+            f"Prefix length: nothing comes out at any length, {bound} with the last {least} tokens."
+        ]
     change = data.change(least, sure)
     verdict = "" if apart_from_zero(change) else ", which may be nothing"
     sentence = (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memaudit.curves import Axis, Line
-from memaudit.diagnose.sweep_figures import Piece, Sure, curve, numeric, rate_words
+from memaudit.diagnose.sweep_figures import Piece, Sure, curve, number_of, numeric, rate_words
 from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
 from memaudit.errors import UsageError
 from memaudit.report.reading import passed_through
@@ -212,7 +212,8 @@ def _findings(
     """What ``none`` says; nothing where it extracts no window at all, or every one."""
     steep = trends["none"]
     if steep.value is None or steep.low is None or steep.high is None:
-        return [f"{name.capitalize()}: all windows or none come out, so there is no trend."]
+        some = "all windows come" if number_of(rates["none"][0]) else "no window comes"
+        return [f"{name.capitalize()} ({shown}): {some} out without a prompt, so no trend is seen."]
     said = [f"{rate_words(rates['none'][at])} where it is {groups[at].name}" for at in (0, -1)]
     if steep.low > 0.5:
         verdict = "the more, the likelier a window comes out"

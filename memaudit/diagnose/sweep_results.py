@@ -76,8 +76,7 @@ class Results:
 
     def change(self, first: Sequence[Result], second: Sequence[Result]) -> Measure:
         """Exact rate of the first less the second, each the mean over its seeds, paired."""
-        apart = _mean_hits(first) - _mean_hits(second)
-        return self.sure.mean(apart, self.clusters)
+        return self.sure.change(_mean_hits(first), _mean_hits(second), self.clusters)
 
     def p_value(self, first: Sequence[Result], second: Sequence[Result]) -> float:
         """Sign-flip test over clusters; of single seeds the larger of it and McNemar's."""

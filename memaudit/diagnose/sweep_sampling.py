@@ -109,8 +109,7 @@ def sweep_sampling(
         _attacks_plot(data, controls, attacks, sampler, sure),
         _probabilities_plot(data, controls, sampler, sure),
     ]
-    findings = [_curve_words(data, controls, sure)]
-    findings += [_until_words(attack, found[attack, "data"], sure) for attack in attacks]
+    findings = [_words(data, controls, attack, found[attack, "data"], sure) for attack in attacks]
     return Piece(findings, _notes(data), tables, plots)
 
 
@@ -225,31 +224,26 @@ def _probabilities_plot(data: Part, controls: Part | None, sampler: str, sure: S
     )
 
 
-def _curve_words(data: Part, controls: Part | None, sure: Sure) -> str:
+def _words(data: Part, controls: Part | None, attack: str, quantile: Quantiles, sure: Sure) -> str:
+    """What one attack's curves say."""
     most = 10**_DECADES
-    greedy = rate_words(sure.rate(data.extracted, data.clusters), interval=False)
-    some = rate_words(_share(data, "none", 1000, _SHOWN, sure))
-    many = rate_words(_share(data, "none", most, _SHOWN, sure))
-    first = (
-        f"Samples: without a prompt {some} of the windows come out within 1,000 samples, {many} "
-        f"within {most:,}, with probability {_SHOWN:g} or more; greedy decoding gets {greedy}"
+    some = rate_words(_share(data, attack, 1000, _SHOWN, sure), interval=False)
+    many = rate_words(_share(data, attack, most, _SHOWN, sure))
+    greedy = rate_words(sure.rate(data.exact(attack), data.clusters), interval=False)
+    said = (
+        f"Samples, {attack}: {some} of the windows come out within 1,000, {many} within {most:,}, "
+        f"with probability {_SHOWN:g} or more; greedy decoding gets {greedy}"
     )
     if controls is not None:
-        first += f"; of the controls {rate_words(_share(controls, 'none', most, _SHOWN, sure))}"
-        first += f" come out within {most:,}"
-    return f"{first}."
-
-
-def _until_words(attack: str, quantile: Quantiles, sure: Sure) -> str:
-    parts = []
+        said += f". Controls within {most:,}: "
+        said += rate_words(_share(controls, attack, most, _SHOWN, sure))
+    needed = []
     for share in SHARES:
         found = quantile.samples(share, _SHOWN, sure)
-        if found is None:
-            continue
-        n = "no number" if found.value is None else f"{_round(found.value)}{_ends(found)}"
-        parts.append(f"for {100 * share:g} % of the windows {n}")
-    listed = "; ".join(parts) or "too few windows to say"
-    return f"Samples needed with probability {_SHOWN:g}, {attack}: {listed}."
+        if found is not None:
+            n = "no number" if found.value is None else f"{_round(found.value)}{_ends(found)}"
+            needed.append(f"for {100 * share:g} % of the windows {n}")
+    return f"{said}. Needed: {'; '.join(needed)}." if needed else f"{said}."
 
 
 def _ends(found: Measure) -> str:
