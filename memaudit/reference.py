@@ -67,7 +67,7 @@ def check_reference(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, W
             f"--reference {own.model}: no attack on a model is asked for; name one beside copy "
             "with --attacks"
         )
-    check_tokenizer(config, tokenizer, windows)
+    check_tokenizer(f"--reference {own.model}", config, own, tokenizer, windows)
     release(load_reference(config, tokenizer, windows))
 
 
@@ -146,10 +146,18 @@ def reference_notes(target: TargetFacts, reference: ReferenceResult | None) -> l
     return notes
 
 
-def check_tokenizer(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windows]) -> None:
-    """Refuse a reference whose own tokenizer would have read the files otherwise (UsageError)."""
-    own = reference_config(config)
-    where = f"--reference {own.model}"
+def check_tokenizer(
+    where: str,
+    config: ScanConfig,
+    own: ScanConfig,
+    tokenizer: Any,
+    windows: Mapping[Role, Windows],
+) -> None:
+    """Refuse another model whose own tokenizer would have read the files otherwise.
+
+    where: how a message names it; own: its settings, as `reference_config` makes them. Raises
+    UsageError.
+    """
     other = load_tokenizer(own.model, own.target)
     if windows:
         _check_ids(where, tokenizer, other, windows)
@@ -157,7 +165,7 @@ def check_tokenizer(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, W
     if bos != its_bos:
         said = ("nothing" if one is None else f"token {one}" for one in (bos, its_bos))
         raise UsageError(
-            f"{where}: {{}} stands before every input of the model, {{}} before the reference's; "
+            f"{where}: {{}} stands before every input of the model, {{}} before the other's; "
             "choose for both with --bos yes or --bos no".format(*said)
         )
     if windows:

@@ -195,7 +195,7 @@ def adds_bos(folder: Path) -> None:
     [
         (other_merges, r"makes other ids of \d+ of 24 data windows \(the first in line 1\)"),
         (other_tokens, r"its tokenizer is another: 2 of the \d+ ids in these windows"),
-        (adds_bos, "nothing stands before every input of the model, token 0 before the ref"),
+        (adds_bos, "nothing stands before every input of the model, token 0 before the other's"),
     ],
 )
 def test_a_reference_that_reads_otherwise_is_refused(

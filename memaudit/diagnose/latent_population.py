@@ -20,7 +20,7 @@ from memaudit.diagnose.latent_scores import read_plain, read_scores
 from memaudit.diagnose.subject import Part, Subject
 from memaudit.errors import UsageError
 from memaudit.plan import cut_files
-from memaudit.reference import check_tokenizer, load_reference, release
+from memaudit.reference import check_tokenizer, load_reference, reference_config, release
 from memaudit.report.reading import column, figures, has_reference
 from memaudit.score.stats import Bools, Floats, Ints
 
@@ -144,7 +144,8 @@ def _asked(subject: Subject, left: Left, reference: str, advance: Advance) -> Fl
     config = _with_reference(subject.config, reference)
     tokenizer = subject.checkpoint.tokenizer
     windows = cut_files(config, tokenizer)
-    check_tokenizer(config, tokenizer, windows)
+    own = reference_config(config)
+    check_tokenizer(f"--reference {reference}", config, own, tokenizer, windows)
     checkpoint = load_reference(config, tokenizer, windows)
     try:
         nll = subject.passes(checkpoint).read(left.ids, read_plain, advance)["nll"]

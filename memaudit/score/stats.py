@@ -128,8 +128,11 @@ def cluster_bootstrap(
     confidence: float,
     resamples: int,
     rng: np.random.Generator,
+    weights: Floats | None = None,
 ) -> Interval:
     """Percentile bootstrap of the mean of ``values`` (N,), drawing whole ``clusters`` (N,).
+
+    weights: (N,) how many windows each value stands for, where only some were looked at.
 
     Each resample draws as many clusters as there are, with replacement; its mean is the ratio
     of the drawn sums to the drawn sizes (Efron & Tibshirani 1993, ch. 13; Field & Welsh 2007).
@@ -142,7 +145,7 @@ def cluster_bootstrap(
     Raises:
         ValueError: if there are no values, or not one cluster number for each.
     """
-    sums, sizes = _by_cluster(values, clusters)
+    sums, sizes = _by_cluster(values, clusters, weights)
     kinds, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
     drawn, shares = int(counts.sum()), counts / counts.sum()
     rows = max(1, _BOOTSTRAP_CELLS // len(kinds))
@@ -192,9 +195,10 @@ def paired_exact(a: Bools, b: Bools) -> Paired:
 
 
 def paired_clustered(
-    a: Bools, b: Bools, clusters: Ints, resamples: int, rng: np.random.Generator
+    a: Bools | Ints, b: Bools | Ints, clusters: Ints, resamples: int, rng: np.random.Generator
 ) -> float:
-    """Two-sided p-value of ``a`` against ``b`` (N,) where windows of a cluster hang together.
+    """Two-sided p-value of ``a`` against ``b`` (N,) where windows of a cluster hang together:
+    hits, or how often of several fits each window was hit.
 
     Sign-flip permutation test: under no difference, each cluster's sum of a - b is as likely
     as its negative. Only sums' sizes matter, so the flips of equal sizes are drawn as one
@@ -239,11 +243,14 @@ def _root(function: Callable[[float], float], low: float, high: float) -> float:
     return float(optimize.brentq(function, low, high, xtol=1e-15))
 
 
-def _by_cluster(values: npt.NDArray[np.generic], clusters: Ints) -> tuple[Floats, Floats]:
+def _by_cluster(
+    values: npt.NDArray[np.generic], clusters: Ints, weights: Floats | None = None
+) -> tuple[Floats, Floats]:
     """Sum of ``values`` and number of windows in each cluster, both (clusters,)."""
     if not len(values) or values.shape != clusters.shape:
         raise ValueError(f"{values.shape} values with {clusters.shape} cluster numbers")
     _, index = np.unique(clusters, return_inverse=True)
-    sums: Floats = np.bincount(index, weights=values.astype(np.float64)).astype(np.float64)
-    sizes: Floats = np.bincount(index).astype(np.float64)
+    each = np.ones(len(values)) if weights is None else weights
+    sums: Floats = np.bincount(index, weights=each * values.astype(np.float64)).astype(np.float64)
+    sizes: Floats = np.bincount(index, weights=each).astype(np.float64)
     return sums, sizes

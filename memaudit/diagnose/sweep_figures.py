@@ -1,0 +1,252 @@
+"""Figures of a sweep: shares and means of windows with intervals, and the piece that a sweep adds.
+
+Knows arrays, clusters, and how many windows each one stands for. Knows no model and loads no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from memaudit.diagnosis import FigureTable, Measure, Plot
+from memaudit.report.wording import percent, percent_interval, points, points_interval
+from memaudit.score.stats import (
+    Bools,
+    Floats,
+    Interval,
+    Ints,
+    agreeing,
+    clopper_pearson,
+    cluster_bootstrap,
+    clustered_rate,
+)
+
+_DRAWS = 41
+"""Sets the resamples of a sweep apart from other random choices of one seed."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one sweep adds to the diagnosis."""
+
+    findings: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    tables: Sequence[FigureTable] = ()
+    plots: Sequence[Plot] = ()
+
+
+@dataclass(frozen=True)
+class Sure:
+    """How sure the intervals are, and how their resamples are drawn.
+
+    Each interval draws anew from the same seed, so that none depends on which others are made.
+    """
+
+    confidence: float
+    resamples: int
+    seed: int
+
+    def rng(self) -> np.random.Generator:
+        """For the resamples of one interval."""
+        return np.random.default_rng([self.seed, _DRAWS])
+
+    def rate(self, hits: Bools, clusters: Ints) -> Measure:
+        """Share of windows (N,): the outer ends of the exact interval and that over clusters."""
+        if not len(hits):
+            return Measure(None, None, None)
+        exact = clopper_pearson(int(hits.sum()), len(hits), self.confidence)
+        drawn = clustered_rate(
+            hits, clusters, confidence=self.confidence, resamples=self.resamples, rng=self.rng()
+        )
+        return Measure.of(float(hits.mean()), outer(exact, drawn))
+
+    def mean(self, values: Floats, clusters: Ints) -> Measure:
+        """Mean of values (N,) that are numbers, with an interval over clusters.
+
+        Without an interval where there is one cluster alone: nothing is known of its spread.
+        """
+        return self.weighted_mean(values, clusters, np.ones(len(values)))
+
+    def change(
+        self, values: Floats, before: Floats, clusters: Ints, weights: Floats | None = None
+    ) -> Measure:
+        """Mean of values (N,) less those before, on the same windows.
+
+        Without an interval where no window differs: resamples would say that none could.
+        """
+        apart = values - before
+        every = np.ones(len(apart)) if weights is None else weights
+        found = self.weighted_mean(apart, clusters, every)
+        return found if np.any(apart) else Measure(found.value, None, None)
+
+    def weighted_mean(self, values: Floats, clusters: Ints, weights: Floats) -> Measure:
+        """Likewise, each value (N,) counted by the windows that it stands for."""
+        known = np.isfinite(values)
+        values, clusters, weights = values[known], clusters[known], weights[known]
+        if not len(values):
+            return Measure(None, None, None)
+        value = float(np.average(values, weights=weights))
+        if len(np.unique(clusters)) < 2:
+            return Measure.of(value, Interval(math.nan, math.nan))
+        return Measure.of(value, self.bootstrap(values, clusters, weights))
+
+    def bootstrap(
+        self, values: npt.NDArray[np.generic], clusters: Ints, weights: Floats
+    ) -> Interval:
+        """Percentile bootstrap of a weighted mean (N,), drawing whole clusters."""
+        return cluster_bootstrap(
+            values,
+            clusters,
+            confidence=self.confidence,
+            resamples=self.resamples,
+            rng=self.rng(),
+            weights=weights,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Windows of one role that were looked at: n of N, more of the rarer kinds than their share."""
+
+    rows: Ints
+    """(n,) their places among the N windows, in order."""
+    clusters: Ints
+    """(n,)."""
+    kinds: Ints
+    """(n,) 0 to K-1: what they were drawn by."""
+    sizes: Ints
+    """(K,) windows of each kind among the N; one at least of each was drawn."""
+    weights: Floats = field(init=False)
+    """(n,) windows of the N that each stands for."""
+
+    def __post_init__(self) -> None:
+        counts = np.bincount(self.kinds, minlength=len(self.sizes))
+        object.__setattr__(self, "weights", (self.sizes / counts)[self.kinds])
+
+    @property
+    def is_all(self) -> bool:
+        """Whether every window was looked at."""
+        return len(self.rows) == int(self.sizes.sum())
+
+    def rate(self, hits: Bools, sure: Sure) -> Measure:
+        """Share of the N windows, estimated from hits (n,) of those drawn.
+
+        Interval: the outer ends of the cluster bootstrap of the weighted share, and of the exact
+        bounds of the kinds, which hold together (Bonferroni), added up by their sizes.
+        """
+        if self.is_all:
+            return sure.rate(hits, self.clusters)
+        each = 1 - (1 - sure.confidence) / len(self.sizes)
+        bounds = [
+            clopper_pearson(
+                int(hits[self.kinds == kind].sum()), int((self.kinds == kind).sum()), each
+            )
+            for kind in range(len(self.sizes))
+        ]
+        shares = self.sizes / self.sizes.sum()
+        exact = Interval(*(float(shares @ end) for end in np.array(bounds).T))
+        value = float(np.average(hits, weights=self.weights))
+        if hits.all() or not hits.any():  # the bootstrap would be blind
+            _, place = np.unique(self.clusters, return_inverse=True)
+            sizes = np.bincount(place, weights=self.weights).astype(np.float64)
+            drawn = agreeing(sizes, bool(hits.all()), sure.confidence)
+        else:
+            drawn = sure.bootstrap(hits, self.clusters, self.weights)
+        return Measure.of(value, outer(exact, drawn))
+
+    def change(self, hits: Bools, before: Bools, sure: Sure) -> Measure:
+        """Share of the N windows less that of others before, from the same windows drawn (n,)."""
+        values = (hits.astype(np.float64), before.astype(np.float64))
+        return sure.change(*values, self.clusters, self.weights)
+
+    def mean(self, values: Floats, sure: Sure) -> Measure:
+        """Mean over the N windows, estimated from values (n,) of those drawn."""
+        return sure.weighted_mean(values, self.clusters, self.weights)
+
+
+def outer(first: Interval, second: Interval) -> Interval:
+    """From the lower of the lower ends to the higher of the higher ones; NaN is no end."""
+    return Interval(float(np.fmin(first.low, second.low)), float(np.fmax(first.high, second.high)))
+
+
+def _ends(measure: Measure) -> Interval:
+    return Interval(*(math.nan if end is None else end for end in (measure.low, measure.high)))
+
+
+def thinned(values: Sequence[int], most: int) -> list[int]:
+    """At most so many of the values, the first and the last among them."""
+    if len(values) <= most:
+        return list(values)
+    places = np.unique(np.linspace(0, len(values) - 1, most).round().astype(int))
+    return [values[place] for place in places]
+
+
+def number_of(measure: Measure) -> float:
+    """The figure; NaN where there is none."""
+    return math.nan if measure.value is None else measure.value
+
+
+_Curve = tuple[list[float], list[float], list[float]]
+
+
+def with_few_bars(whole: _Curve, barred: Sequence[bool]) -> _Curve:
+    """A curve with intervals at some of its points only, so that it can be seen."""
+    y, *ends = whole
+    low, high = (
+        [end if bar else math.nan for end, bar in zip(side, barred, strict=True)] for side in ends
+    )
+    return y, low, high
+
+
+def curve(measures: Sequence[Measure]) -> _Curve:
+    """Values, lower and upper ends, for a line; NaN where there is none."""
+    return (
+        [number_of(one) for one in measures],
+        [_ends(one).low for one in measures],
+        [_ends(one).high for one in measures],
+    )
+
+
+def rate_words(measure: Measure, *, interval: bool = True) -> str:
+    """``5.1 % (4.6–5.7 %)``."""
+    if measure.value is None:
+        return "n/a"
+    if not interval:
+        return percent(measure.value)
+    return f"{percent(measure.value)} ({percent_interval(_ends(measure))})"
+
+
+def points_words(measure: Measure) -> str:
+    """``-1.2 points (-1.9 to -0.6)``."""
+    if measure.value is None:
+        return "n/a"
+    ends = _ends(measure)
+    said = f"{points(measure.value)} points"
+    return said if math.isnan(ends.low) else f"{said} ({points_interval(ends)})"
+
+
+def apart_from_zero(measure: Measure) -> bool:
+    """Whether a difference's interval leaves 0 out."""
+    return not (measure.low is None or measure.high is None or measure.low <= 0 <= measure.high)
+
+
+def numeric(cells: Sequence[object]) -> Floats:
+    """Cells as numbers (N,); NaN for what is none."""
+    return np.array([_number(cell) for cell in cells], dtype=np.float64)
+
+
+def _number(cell: object) -> float:
+    try:
+        value = float(str(cell))
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def as_bools(values: npt.NDArray[np.generic]) -> Bools:
+    """A mask of any comparison, typed."""
+    return np.asarray(values, dtype=bool)
