@@ -133,7 +133,7 @@ def latent(
     """What is remembered and does not come out: scores that find it, and how well."""
     given = locals()
     with border(verbose):
-        from memaudit.diagnose.latent import LatentSettings, diagnose_latent
+        from memaudit.diagnose.latent.diagnosis import LatentSettings, diagnose_latent
 
         _diagnose("latent", diagnose_latent, LatentSettings, given)
 
@@ -159,7 +159,7 @@ def layers(
     """Where it sits: what each block costs memory, and what it costs skill."""
     given = locals()
     with border(verbose):
-        from memaudit.diagnose.layers import LayersSettings, diagnose_layers
+        from memaudit.diagnose.layers.diagnosis import LayersSettings, diagnose_layers
 
         _diagnose("layers", diagnose_layers, LayersSettings, given)
 
@@ -185,7 +185,7 @@ def neurons(
     """Where it sits: probes of hidden states, and units that stop an extraction."""
     given = locals()
     with border(verbose):
-        from memaudit.diagnose.neurons import NeuronsSettings, diagnose_neurons
+        from memaudit.diagnose.neurons.diagnosis import NeuronsSettings, diagnose_neurons
 
         _diagnose("neurons", diagnose_neurons, NeuronsSettings, given)
 
@@ -221,7 +221,7 @@ def sweep(
     """What drives it: prefix, suffix and prompt length, repetitions, model size, samples drawn."""
     given = locals()
     with border(verbose):
-        from memaudit.diagnose.sweep import SweepSettings, diagnose_sweep
+        from memaudit.diagnose.sweep.diagnosis import SweepSettings, diagnose_sweep
 
         _diagnose("sweep", diagnose_sweep, SweepSettings, given)
 
@@ -247,7 +247,7 @@ def signals(
     """What gives it away: entropy at the border, and a predictor for triage."""
     given = locals()
     with border(verbose):
-        from memaudit.diagnose.signals import SignalsSettings, diagnose_signals
+        from memaudit.diagnose.signals.diagnosis import SignalsSettings, diagnose_signals
 
         _diagnose("signals", diagnose_signals, SignalsSettings, given)
 
@@ -273,6 +273,6 @@ def attention(
     """Where the model looks: concentration of attention, by layer."""
     given = locals()
     with border(verbose):
-        from memaudit.diagnose.attention import AttentionSettings, diagnose_attention
+        from memaudit.diagnose.attention.diagnosis import AttentionSettings, diagnose_attention
 
         _diagnose("attention", diagnose_attention, AttentionSettings, given)

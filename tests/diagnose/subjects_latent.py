@@ -14,7 +14,7 @@ from conftest import GPT2_LIKE, VOCABULARY, build_tokenizer
 from numpy.typing import NDArray
 
 from memaudit.config import ScanConfig
-from memaudit.diagnose.latent_scores import read_plain
+from memaudit.diagnose.latent.scores import read_plain
 from memaudit.diagnose.passes import Passes
 from memaudit.diagnose.subject import Part, Subject
 from memaudit.stored_run import StoredRun

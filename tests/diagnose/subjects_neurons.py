@@ -12,9 +12,9 @@ from conftest import build_tokenizer
 from numpy.typing import NDArray
 
 from memaudit.config import ScanConfig
+from memaudit.diagnose.neurons.units import score_suffix
 from memaudit.diagnose.passes import Passes
 from memaudit.diagnose.subject import Part, Subject
-from memaudit.diagnose.units import score_suffix
 from memaudit.target.checkpoint import Checkpoint
 
 P, S = 6, 6

@@ -20,8 +20,8 @@ from subjects_layers import (
     weights,
 )
 
-from memaudit.diagnose.attention import AttentionSettings, diagnose_attention
-from memaudit.diagnose.attention_weights import concentration
+from memaudit.diagnose.attention.diagnosis import AttentionSettings, diagnose_attention
+from memaudit.diagnose.attention.weights import concentration
 from memaudit.diagnose.subject import Subject
 from memaudit.diagnosis import Diagnosis
 from memaudit.errors import TargetError

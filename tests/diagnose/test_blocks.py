@@ -18,7 +18,7 @@ from subjects_layers import (
     weights,
 )
 
-from memaudit.diagnose.blocks import (
+from memaudit.diagnose.anatomy.blocks import (
     Block,
     find_blocks,
     hidden_states,

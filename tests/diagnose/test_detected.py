@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from memaudit.diagnose.detected import GRID, Crowd, Rules, gap, judge
+from memaudit.diagnose.latent.detected import GRID, Crowd, Rules, gap, judge
 from memaudit.score.detection import precision_at, roc_auc
 
 RULES = Rules(top=10, confidence=0.95, resamples=200, seed=(0,))

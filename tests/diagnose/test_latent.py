@@ -17,11 +17,11 @@ from subjects_latent import P, S, Taught, part_of, random_ids, subject_of, teach
 from typer.testing import CliRunner
 
 from memaudit.cli.app import app
-from memaudit.diagnose.known_run import known_windows
-from memaudit.diagnose.latent import LatentSettings, diagnose_latent
-from memaudit.diagnose.latent_beyond import Sure, beyond
-from memaudit.diagnose.latent_population import NLL, Population, gather, left_over, nll_before
-from memaudit.diagnose.latent_scores import read_scores
+from memaudit.diagnose.latent.beyond import Sure, beyond
+from memaudit.diagnose.latent.diagnosis import LatentSettings, diagnose_latent
+from memaudit.diagnose.latent.known_run import known_windows
+from memaudit.diagnose.latent.population import NLL, Population, gather, left_over, nll_before
+from memaudit.diagnose.latent.scores import read_scores
 from memaudit.diagnose.passes import Pass
 from memaudit.diagnose.subject import Part, Subject, open_subject
 from memaudit.diagnosis import Cell, Diagnosis, Measure

@@ -22,10 +22,10 @@ from subjects_layers import (
     weights,
 )
 
-from memaudit.diagnose.ablation import NOISE
-from memaudit.diagnose.ablation_figures import Estimates
-from memaudit.diagnose.blocks import find_blocks, without_attention
-from memaudit.diagnose.layers import LayersSettings, diagnose_layers
+from memaudit.diagnose.anatomy.blocks import find_blocks, without_attention
+from memaudit.diagnose.layers.ablation import NOISE
+from memaudit.diagnose.layers.costs import Estimates
+from memaudit.diagnose.layers.diagnosis import LayersSettings, diagnose_layers
 from memaudit.diagnose.subject import Subject
 from memaudit.diagnosis import Diagnosis, Measure
 from memaudit.errors import TargetError

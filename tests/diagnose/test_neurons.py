@@ -15,11 +15,11 @@ from conftest import build_model
 from numpy.typing import NDArray
 from subjects_neurons import P, S, as_found, checkpoint_of, part_of, subject_of
 
-from memaudit.diagnose.blocks import find_blocks
-from memaudit.diagnose.neurons import NeuronsSettings, diagnose_neurons
+from memaudit.diagnose.anatomy.blocks import find_blocks
+from memaudit.diagnose.neurons.diagnosis import NeuronsSettings, diagnose_neurons
+from memaudit.diagnose.neurons.probing import probe_run
+from memaudit.diagnose.neurons.representations import PLACES, represent
 from memaudit.diagnose.passes import Passes
-from memaudit.diagnose.probing import probe_run
-from memaudit.diagnose.representations import PLACES, represent
 from memaudit.diagnose.subject import Part, Subject
 from memaudit.diagnosis import Diagnosis, FigureTable, Measure
 from memaudit.errors import UsageError

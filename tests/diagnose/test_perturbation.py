@@ -15,8 +15,8 @@ from architectures import MATRIX, Architecture, make_model
 from conftest import build_model
 from subjects_latent import P, S, checkpoint_of, part_of, random_ids, subject_of
 
-from memaudit.diagnose.latent_trial import Noise, shake
-from memaudit.diagnose.perturbation import Perturbation
+from memaudit.diagnose.latent.perturbation import Perturbation
+from memaudit.diagnose.latent.trial import Noise, shake
 from memaudit.errors import TargetError, UsageError
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.failures import quiet_transformers

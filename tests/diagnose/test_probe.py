@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from memaudit.diagnose.probe import assign_folds, enough, permuted_labels, probe_scores
-from memaudit.diagnose.probing import token_features
+from memaudit.diagnose.neurons.probe import assign_folds, enough, permuted_labels, probe_scores
+from memaudit.diagnose.neurons.probing import token_features
 from memaudit.score.detection import roc_auc
 from memaudit.score.stats import Bools, Ints
 

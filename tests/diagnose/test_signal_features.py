@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from conftest import build_tokenizer
 
-from memaudit.diagnose.signal_features import (
+from memaudit.diagnose.signals.features import (
     LONGEST_RUN,
     Prefixes,
     characters,

@@ -23,15 +23,15 @@ from subjects_signals import (
     subject_of,
 )
 
-from memaudit.diagnose.signal_readings import (
+from memaudit.diagnose.signals.diagnosis import SignalsSettings, diagnose_signals
+from memaudit.diagnose.signals.readings import (
     LEAST_LOG_P,
     figure_positions,
     passes_for,
     read_prefixes,
     read_windows,
 )
-from memaudit.diagnose.signal_windows import Chosen, read_known
-from memaudit.diagnose.signals import SignalsSettings, diagnose_signals
+from memaudit.diagnose.signals.windows import Chosen, read_known
 from memaudit.diagnose.subject import Subject
 from memaudit.diagnosis import Diagnosis, FigureTable, Measure
 from memaudit.progress import Silent
@@ -91,7 +91,7 @@ def test_positions_in_parts_are_those_in_one(monkeypatch: pytest.MonkeyPatch) ->
     rng = torch.Generator().manual_seed(0)
     logits, tokens = torch.randn(2, 9, 20, generator=rng), torch.randint(0, 20, (2, 9))
     whole = figure_positions(logits, tokens)
-    monkeypatch.setattr("memaudit.diagnose.signal_readings._CELLS", 90)  # 2 positions at a time
+    monkeypatch.setattr("memaudit.diagnose.signals.readings._CELLS", 90)  # 2 positions at a time
     for name, values in figure_positions(logits, tokens).items():
         assert torch.equal(values, whole[name])
 
@@ -122,7 +122,7 @@ def test_each_figure_is_of_its_own_token(bos: bool) -> None:
 
 
 def test_likeness_is_the_mean_cosine_of_two_states() -> None:
-    from memaudit.diagnose.signal_readings import mean_cosine
+    from memaudit.diagnose.signals.readings import mean_cosine
 
     states = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
     unit = (states / states.norm(dim=-1, keepdim=True)).double()

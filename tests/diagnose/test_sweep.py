@@ -12,18 +12,18 @@ from subjects_sweep import brute_queries, make_part, make_subject, random_ids
 
 from memaudit.config import ScoreSettings
 from memaudit.diagnose.subject import Part
-from memaudit.diagnose.sweep import SweepSettings, diagnose_sweep
-from memaudit.diagnose.sweep_drawing import draw_windows
-from memaudit.diagnose.sweep_figures import Drawn, Sure, numeric
-from memaudit.diagnose.sweep_repetitions import groups_of, sweep_repetitions, trend
-from memaudit.diagnose.sweep_sampling import (
+from memaudit.diagnose.sweep.diagnosis import SweepSettings, diagnose_sweep
+from memaudit.diagnose.sweep.drawing import draw_windows
+from memaudit.diagnose.sweep.figures import Drawn, Sure, numeric
+from memaudit.diagnose.sweep.repetitions import groups_of, sweep_repetitions, trend
+from memaudit.diagnose.sweep.sampling import (
     PROBABILITIES,
     SHARES,
     discoverable,
     quantiles,
     sweep_sampling,
 )
-from memaudit.diagnose.sweep_suffixes import sweep_suffixes
+from memaudit.diagnose.sweep.suffixes import sweep_suffixes
 from memaudit.diagnosis import Diagnosis, Measure
 from memaudit.errors import UsageError
 from memaudit.progress import Silent

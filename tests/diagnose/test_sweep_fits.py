@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from memaudit.attack.fit_record import Epoch, FitRecord
-from memaudit.diagnose.sweep_checks import checks_table, convergence_table, fits_table, plan_checks
-from memaudit.diagnose.sweep_figures import Sure
-from memaudit.diagnose.sweep_fitting import saturation
-from memaudit.diagnose.sweep_results import Result, Results
-from memaudit.diagnose.sweep_variants import RANDOM
+from memaudit.diagnose.sweep.checks import checks_table, convergence_table, fits_table, plan_checks
+from memaudit.diagnose.sweep.figures import Sure
+from memaudit.diagnose.sweep.fitting import saturation
+from memaudit.diagnose.sweep.results import Result, Results
+from memaudit.diagnose.sweep.variants import RANDOM
 from memaudit.diagnosis import Measure
 
 N = 400

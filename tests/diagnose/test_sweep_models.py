@@ -23,11 +23,11 @@ from subjects_sweep import (
 from memaudit.config import ScanConfig, ScoreSettings
 from memaudit.data.folds import fold_of
 from memaudit.diagnose.subject import Subject, open_subject
-from memaudit.diagnose.sweep import SweepSettings, diagnose_sweep
-from memaudit.diagnose.sweep_fits import check_fits, choose_ground, whole_clusters
-from memaudit.diagnose.sweep_models import short_name
-from memaudit.diagnose.sweep_passes import Asker
-from memaudit.diagnose.sweep_variants import BUDGET, plan_variants
+from memaudit.diagnose.sweep.diagnosis import SweepSettings, diagnose_sweep
+from memaudit.diagnose.sweep.fits import check_fits, choose_ground, whole_clusters
+from memaudit.diagnose.sweep.models import short_name
+from memaudit.diagnose.sweep.passes import Asker
+from memaudit.diagnose.sweep.variants import BUDGET, plan_variants
 from memaudit.diagnosis import Diagnosis, Measure
 from memaudit.errors import UsageError
 from memaudit.progress import Silent
@@ -158,7 +158,7 @@ def test_another_model_is_held_beside_the_audited_one(
 def test_a_model_that_reads_the_text_otherwise_is_refused(folder: Path) -> None:
     for model, why in (("stranger", "other tokens there"), ("model", "the audited model itself")):
         given = SweepSettings(run=folder / "run", models=(str(folder / model),))
-        with pytest.raises(UsageError, match=f"--models .*{model}: .*{why}"):
+        with pytest.raises(UsageError, match=f"--with .*{model}: .*{why}"):
             diagnose_sweep(open_subject(given), given, Silent())
 
 
@@ -169,7 +169,7 @@ def test_a_revision_may_stand_behind_a_name(folder: Path, monkeypatch: pytest.Mo
         asked.append((own.model, own.target.revision))
         raise UsageError(where)
 
-    monkeypatch.setattr("memaudit.diagnose.sweep_models.check_tokenizer", look)
+    monkeypatch.setattr("memaudit.diagnose.sweep.models.check_tokenizer", look)
     (folder / "at@home").mkdir(exist_ok=True)
     for model in ("org/name@step3", "org/name", str(folder / "at@home")):
         given = SweepSettings(run=folder / "run", models=(model,))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from memaudit.diagnose.unit_search import FoundSet, run_searches, search_smallest
+from memaudit.diagnose.neurons.unit_search import FoundSet, run_searches, search_smallest
 from memaudit.score.stats import Bools, Ints
 
 

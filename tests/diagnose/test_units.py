@@ -13,18 +13,18 @@ from conftest import build_model
 from numpy.typing import NDArray
 from subjects_neurons import P, S, as_found, checkpoint_of, subject_of
 
-from memaudit.diagnose.blocks import Block, find_blocks, silenced, unit_inputs
-from memaudit.diagnose.neuron_settings import NeuronsSettings
-from memaudit.diagnose.passes import Pass, Passes
-from memaudit.diagnose.silencing import silence_run
-from memaudit.diagnose.unit_effects import attribute
-from memaudit.diagnose.units import (
+from memaudit.diagnose.anatomy.blocks import Block, find_blocks, silenced, unit_inputs
+from memaudit.diagnose.neurons.settings import NeuronsSettings
+from memaudit.diagnose.neurons.silencing import silence_run
+from memaudit.diagnose.neurons.unit_effects import attribute
+from memaudit.diagnose.neurons.units import (
     Silencer,
     Units,
     find_units,
     mean_levels,
     score_suffix,
 )
+from memaudit.diagnose.passes import Pass, Passes
 from memaudit.errors import TargetError
 from memaudit.progress import Silent
 from memaudit.target.checkpoint import Checkpoint

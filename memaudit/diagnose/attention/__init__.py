@@ -1,0 +1,1 @@
+"""``diagnose attention``: how concentrated it is where text is extracted."""

@@ -1,0 +1,180 @@
+"""Concentration of attention by layer and group, as tables and plots.
+
+Knows figures and their form. Concludes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from memaudit.curves import Axis, Line
+from memaudit.diagnose.attention.figures import Chances, Windows, contrasts, mean
+from memaudit.diagnose.attention.weights import FIGURES
+from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
+
+_COLOURS = {
+    "extracted": "series-1",
+    "hidden": "series-4",
+    "not extracted": "series-2",
+    "controls": "series-3",
+}
+_HEADS = {
+    "entropy": (
+        "Entropy of attention by layer",
+        "entropy, share of the largest",
+        "Of the positions that foretell the suffix: 1 where a position looks at all that it sees "
+        "alike, 0 where it looks at one place only.",
+    ),
+    "largest": (
+        "Largest attention weight by layer",
+        "largest weight",
+        "The weight of the one position that is looked at most.",
+    ),
+    "first": (
+        "Attention to the first position by layer",
+        "weight of the first position",
+        "Much of the attention of many models rests on the first position, whatever stands there "
+        "(an attention sink); it counts as concentration too.",
+    ),
+}
+_AUC_TITLE = "How well concentration tells windows apart"
+
+
+class Pair(NamedTuple):
+    """Windows that are told from others."""
+
+    one: Windows
+    other: Windows
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What all tables and plots are made of."""
+
+    groups: Mapping[str, Windows]
+    """By name, in the order of the legend; none without windows."""
+    blocks: Sequence[int]
+    """(L,) numbers of the blocks that were read."""
+    chances: Chances
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """What is told from windows that are not extracted, the control last; where there are none
+        such, from controls.
+        """
+        rest = self.groups.get("not extracted", self.groups.get("controls"))
+        if rest is None:
+            return []
+        names = [name for name in ("extracted", "hidden", "controls") if name in self.groups]
+        return [Pair(self.groups[name], rest) for name in names if self.groups[name] is not rest]
+
+
+def tables(view: View) -> list[FigureTable]:
+    """All figures."""
+    return [*(_table(view, name) for name in FIGURES), _auc_table(view)]
+
+
+def plots(view: View) -> list[Plot]:
+    """Those that say most."""
+    drawn = [_plot(view, "entropy"), _auc_plot(view), _plot(view, "first")]
+    return [one for one in drawn if one.lines]
+
+
+def _means(view: View, figure: str, group: Windows) -> list[Measure]:
+    found = (mean(group, figure, layer, view.chances) for layer in range(len(view.blocks)))
+    return [Measure.of(one.value, one.interval) for one in found]
+
+
+def _table(view: View, figure: str) -> FigureTable:
+    title, _, says = _HEADS[figure]
+    return FigureTable(
+        name=f"attention-{figure}",
+        title=title,
+        says=f"{says} Means over heads, positions and windows.",
+        columns=[Column("block", "count"), *(Column(name, "number") for name in view.groups)],
+        rows=_rows(view, [_means(view, figure, group) for group in view.groups.values()]),
+    )
+
+
+def _rows(view: View, columns: Sequence[Sequence[Measure]]) -> list[list[Cell]]:
+    return [
+        [number, *(column[place] for column in columns)] for place, number in enumerate(view.blocks)
+    ]
+
+
+def _plot(view: View, figure: str) -> Plot:
+    title, axis, says = _HEADS[figure]
+    return Plot(
+        name=f"attention-{figure}",
+        title=title,
+        says=says,
+        x=_depth(view),
+        y=Axis(axis),
+        lines=[
+            _line(view, name, _COLOURS[name], _means(view, figure, group))
+            for name, group in view.groups.items()
+        ],
+    )
+
+
+def _aucs(view: View, pair: Pair) -> list[Measure]:
+    found = contrasts(pair.one, pair.other, len(view.blocks), view.chances, together=False)
+    return [Measure.of(one.value, one.interval) for one in found]
+
+
+def _auc_table(view: View) -> FigureTable:
+    return FigureTable(
+        name="attention-auc",
+        title=_AUC_TITLE,
+        says="AUC with which the concentration of attention (1 minus entropy) tells windows of the "
+        "first kind from the others: above 0.5 theirs is more concentrated, below it less.",
+        columns=[
+            Column("block", "count"),
+            *(Column(f"{one.name} from {other.name}", "number") for one, other in view.pairs),
+        ],
+        rows=_rows(view, [_aucs(view, pair) for pair in view.pairs]),
+    )
+
+
+def _auc_plot(view: View) -> Plot:
+    lines = []
+    for pair in view.pairs:
+        name = f"{pair.one.name} from {pair.other.name}"
+        lines.append(_line(view, name, _COLOURS[pair.one.name], _aucs(view, pair)))
+    if lines:
+        ends = [float(view.blocks[0]), float(view.blocks[-1])]
+        lines.append(Line("chance", "series-3", ends, [0.5, 0.5], dash="--"))
+    return Plot(
+        name="attention-auc",
+        title=_AUC_TITLE,
+        says="Above 0.5 attention is more concentrated in windows of the first kind. Controls "
+        "against windows that are not extracted are the control: neither is recited.",
+        x=_depth(view),
+        y=Axis("AUC", low=0.0, high=1.0),
+        lines=lines,
+    )
+
+
+def _depth(view: View) -> Axis:
+    step = -(-len(view.blocks) // 16)
+    return Axis("block", ticks=[float(number) for number in view.blocks[::step]])
+
+
+def _line(view: View, name: str, colour: str, cells: Sequence[Measure]) -> Line:
+    def numbers(ends: Iterator[float | None]) -> list[float]:
+        return [np.nan if one is None else one for one in ends]
+
+    return Line(
+        name=name,
+        colour=colour,
+        x=[float(number) for number in view.blocks],
+        y=numbers(cell.value for cell in cells),
+        low=numbers(cell.low for cell in cells),
+        high=numbers(cell.high for cell in cells),
+        dash=":" if colour == _COLOURS["controls"] else "-",
+        marker="o",
+    )

@@ -1,0 +1,1 @@
+"""``diagnose latent``: what is remembered and does not come out."""

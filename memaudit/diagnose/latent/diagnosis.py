@@ -1,0 +1,254 @@
+"""``diagnose latent``: windows that do not come out and that the model remembers all the same.
+
+Duan et al. 2024, "Uncovering Latent Memories" (arXiv 2406.14549). Knows the parts of the answer
+and puts them together; each is worked out where its name stands.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from memaudit.attack.campaign import Progress
+from memaudit.diagnose.latent.beyond import ALLOWED, Beyond, Sure, beyond, beyond_table
+from memaudit.diagnose.latent.detected import Rules
+from memaudit.diagnose.latent.findings import ABOUT, Results, findings_of, notes_of
+from memaudit.diagnose.latent.known_run import known_windows
+from memaudit.diagnose.latent.population import NLL, Left, Population, gather, left_over, nll_before
+from memaudit.diagnose.latent.questions import (
+    HIDDEN,
+    KNOWN,
+    MEMBERS,
+    answer,
+    curve_of,
+    positives,
+    table_of,
+    too_few,
+)
+from memaudit.diagnose.latent.recovered import recovered, recovered_table
+from memaudit.diagnose.latent.spread import Group, spread_of
+from memaudit.diagnose.latent.trial import SHAKEN, Noise, Trial, run_trial
+from memaudit.diagnose.settings import DiagnoseSettings
+from memaudit.diagnose.subject import Subject
+from memaudit.diagnosis import Diagnosis
+from memaudit.errors import UsageError
+from memaudit.score.stats import Bools
+from memaudit.settings_base import Fraction, NotNegative, Positive
+
+
+class LatentSettings(DiagnoseSettings):
+    """What `diagnose_latent` is told."""
+
+    reference: str | None = None
+    """A model with the same tokenizer, as the one before training: NLLs are told relative to its.
+    That of the run where not given and the run had one."""
+    known: Path | None = None
+    """Another finished run on the same windows; what its ``none`` extracts is known to have been
+    in the model, as where it audited an earlier checkpoint."""
+    top: Positive = 100
+    """Windows with the highest scores that precision is told of."""
+    min_k: Fraction = 0.2
+    """Share of the suffix tokens that Min-K% and Min-K%++ take the mean of."""
+    draws: NotNegative = 10
+    """Random perturbations of the weights; with 0 they are left alone. Of the same 319 windows 2,
+    4 and 8 of strength 0.1 brought back 31, 51 and 86: more bring back more."""
+    strength: Annotated[float, Field(ge=0, le=10)] = 0.1
+    """Standard deviation of the noise, as a share of each weight matrix' root mean square.
+
+    Tried on a model of 7M parameters that had been taught other things, with 319 windows that it
+    no longer said: 8 perturbations of 0.02, 0.05, 0.1 and 0.2 brought back 27, 65, 86 and 55 of
+    them, of 600 others 1 to 7, of 500 controls none; the rise of the NLL as a share of it told the
+    319 from the others with an AUC of 0.74, 0.85, 0.91 and 0.93, the NLL itself with 0.84.
+    """
+
+
+def diagnose_latent(subject: Subject, settings: LatentSettings, progress: Progress) -> Diagnosis:
+    """Score what ``none`` leaves over, perturb the weights, and judge both as detectors.
+
+    Raises:
+        UsageError: there is nothing to look at, or nothing can be said; a reference or a known run
+            does not fit.
+        TargetError: the weights cannot be perturbed, or the reference cannot be loaded.
+    """
+    left = left_over(subject)
+    _require_something(subject, left, settings)
+    known = None
+    if settings.known is not None:
+        known = known_windows(settings.known, subject.run, subject.data.rows)
+        known = known[~subject.data.extracted]
+    everything = _everything(subject, left, known, settings, progress)
+    trial = _trial(subject, left, everything, settings, progress)
+    with progress.stage("latent: judging", 1) as advance:
+        results = _results(subject, left, everything, trial, settings)
+        found = _diagnosis(subject, left, everything, results, settings)
+        advance(1)
+    return found
+
+
+def _require_something(subject: Subject, left: Left, settings: LatentSettings) -> None:
+    alone = len(subject.data.attacks) < 2 and left.controls is None
+    if alone and settings.known is None and not settings.draws:
+        raise UsageError(
+            f"{subject.run.folder}: nothing can be said without controls, another attack on the "
+            "model, --known or --draws; give one of them"
+        )
+
+
+def _everything(
+    subject: Subject,
+    left: Left,
+    known: Bools | None,
+    settings: LatentSettings,
+    progress: Progress,
+) -> Population:
+    total = sum(map(len, left.parts))
+    if known is not None:
+        known = np.append(known, np.zeros(total - len(known), dtype=bool))
+    if settings.reference is None:
+        before = nll_before(subject, left, None, lambda done: None)
+    else:
+        with progress.stage("latent: reference", total) as advance:
+            before = nll_before(subject, left, settings.reference, advance)
+    with progress.stage("latent: scores", total) as advance:
+        return gather(subject, left, known, before, settings.min_k, advance)
+
+
+def _trial(
+    subject: Subject,
+    left: Left,
+    everything: Population,
+    settings: LatentSettings,
+    progress: Progress,
+) -> Trial | None:
+    if not settings.draws:
+        return None
+    noise = _noise(settings)
+    return run_trial(subject, left, everything, noise, settings.windows, progress)
+
+
+def _noise(settings: LatentSettings) -> Noise:
+    return Noise(settings.strength, settings.draws, settings.seed)
+
+
+def _results(
+    subject: Subject,
+    left: Left,
+    everything: Population,
+    trial: Trial | None,
+    settings: LatentSettings,
+) -> Results:
+    scores = subject.config.scores
+    questions = [HIDDEN] if len(subject.data.attacks) > 1 else []
+    questions += [KNOWN] if everything.known is not None else []
+    questions += [MEMBERS] if left.controls is not None else []
+    drawn = None if trial is None else trial.drawn
+    few = {one.name: one for one in questions if too_few(everything, one)}
+    answers = [
+        answer(question, everything, drawn, _rules(subject, settings, number))
+        for number, question in enumerate(questions)
+        if question.name not in few
+    ]
+    controls = subject.controls
+    return Results(
+        extracted=int(subject.data.extracted.sum()),
+        left=len(left.data),
+        controls=0 if left.controls is None else len(left.controls),
+        controls_extracted=0 if controls is None else int(controls.extracted.sum()),
+        asked=len(subject.data.attacks) > 1,
+        answers=answers,
+        unanswered={name: (one, positives(everything, one)) for name, one in few.items()},
+        beyond=_beyond(subject, everything, drawn, settings.seed),
+        recovered={} if trial is None else recovered(trial, scores, settings.seed),
+        noise=None if trial is None else _noise(settings),
+    )
+
+
+def _rules(subject: Subject, settings: LatentSettings, number: int) -> Rules:
+    scores = subject.config.scores
+    return Rules(settings.top, scores.confidence, scores.bootstrap, (settings.seed, 5, number))
+
+
+def _beyond(
+    subject: Subject, everything: Population, drawn: Population | None, seed: int
+) -> list[Beyond]:
+    """Of every score, those of perturbed weights by what was drawn."""
+    scores = subject.config.scores
+    if not everything.control.any():
+        return []
+    sure = Sure(scores.confidence, scores.bootstrap, seed)
+    known_from = dict.fromkeys(everything.scores, everything)
+    if drawn is not None:
+        known_from |= dict.fromkeys(SHAKEN, drawn)
+    return [
+        beyond(population, name, allowed, sure)
+        for name, population in known_from.items()
+        for allowed in ALLOWED
+    ]
+
+
+def _groups(subject: Subject, left: Left, everything: Population) -> dict[str, Group]:
+    """The windows whose NLLs are set side by side."""
+    nll, clusters = -everything.scores[NLL], everything.clusters
+    hidden, control = everything.hidden & ~everything.control, everything.control
+    extracted = subject.data.take(subject.data.extracted)
+    groups = {
+        "none extracts": Group(
+            extracted.score("suffix_nll", "none"), extracted.clusters, "series-1"
+        ),
+        "another attack extracts": Group(nll[hidden], clusters[hidden], "series-4"),
+        "others": Group(nll[~hidden & ~control], clusters[~hidden & ~control], "series-2"),
+        "controls": Group(nll[control], clusters[control], "series-3", ":"),
+    }
+    return {name: group for name, group in groups.items() if len(group.nll)}
+
+
+def _diagnosis(
+    subject: Subject,
+    left: Left,
+    everything: Population,
+    results: Results,
+    settings: LatentSettings,
+) -> Diagnosis:
+    scores = subject.config.scores
+    tables, plots = [], []
+    if results.beyond:
+        tables.append(beyond_table(results.beyond, scores.confidence))
+    if results.noise is not None:
+        tables.append(recovered_table(results.recovered, results.noise))
+    tables += [table_of(found, _rules(subject, settings, 0)) for found in results.answers]
+    if results.answers:
+        # What is known comes before what another attack finds, and that before mere membership.
+        by_name = {found.question.name: found for found in results.answers}
+        best = next(by_name[one.name] for one in (KNOWN, HIDDEN, MEMBERS) if one.name in by_name)
+        table, plot = curve_of(best)
+        tables.append(table)
+        plots.append(plot)
+    table, plot = spread_of(_groups(subject, left, everything), scores, settings.seed)
+    return Diagnosis(
+        name="latent",
+        about=ABOUT,
+        findings=findings_of(results),
+        notes=notes_of(results, tuple(everything.scores)),
+        tables=[*tables, table],
+        plots=[*plots, plot],
+        settings=_told(settings),
+    )
+
+
+def _told(settings: LatentSettings) -> dict[str, str]:
+    told = {
+        "windows": f"{settings.windows:,} of each group under perturbed weights, all otherwise",
+        "top": f"{settings.top:,}",
+        "min_k": f"{settings.min_k:g}",
+        "draws": f"{settings.draws:,}",
+        "strength": f"{settings.strength:g}",
+        "seed": str(settings.seed),
+    }
+    if settings.reference is not None:
+        told["reference"] = settings.reference
+    if settings.known is not None:
+        told["known"] = str(settings.known)
+    return told

@@ -1,0 +1,230 @@
+"""Which windows a score is asked to find, and how well each does: a table a question, one curve.
+
+Knows scored windows and how detectors are judged. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from memaudit.curves import Axis, Line
+from memaudit.diagnose.latent.detected import GRID, Crowd, Detector, Rules, by_chance, gap, judge
+from memaudit.diagnose.latent.population import AGAINST, MIN_K_PLUS, NLL, Population
+from memaudit.diagnose.latent.trial import BEST_MATCHED, RELATIVE_RISE
+from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
+from memaudit.score.detection import Detection
+from memaudit.score.stats import Bools, Ints
+
+LEAST = 10
+"""Clusters of positives, and of negatives, that a detector is judged by at least."""
+CHANCE = "random numbers (control)"
+_COLOURS = {
+    NLL: "series-4",
+    AGAINST: "series-6",
+    MIN_K_PLUS: "series-2",
+    RELATIVE_RISE: "series-1",
+    BEST_MATCHED: "series-5",
+}
+"""Lines of the plot."""
+_AT = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+"""Shares of false positives in the table beside it."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Some windows that are to be found among others."""
+
+    name: str
+    """Of the table."""
+    wanted: str
+    """What the positives are, as a sentence says it."""
+    others: str
+    """Likewise the negatives."""
+
+
+HIDDEN = Question(
+    "hidden", "windows that another attack extracts", "other windows that none does not extract"
+)
+KNOWN = Question(
+    "known", "windows that the known run extracts", "other windows that none does not extract"
+)
+MEMBERS = Question("members", "windows of the data that none does not extract", "controls")
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """How well each score finds what a question asks for."""
+
+    question: Question
+    positives: int
+    total: int
+    """Windows among which they are."""
+    base_rate: float
+    top: int
+    """Of the precision."""
+    detectors: Mapping[str, Detector]
+    """Of every score, in the order of the table; `CHANCE` is the last."""
+    looked_at: Mapping[str, int]
+    """Windows that each is known from."""
+    gaps: Mapping[str, Detection]
+    """AUC minus that of the NLL, of every score but that one."""
+    best: Mapping[str, Detection]
+    """AUC of the two scores with the highest, on windows that all were judged by."""
+    best_of: int
+    """How many these are."""
+    apart: Detection | None
+    """By how much the first of them is above the second."""
+
+
+def too_few(population: Population, question: Question) -> bool:
+    """Whether a question has too few clusters of either kind to be answered."""
+    crowd = _crowd(population, question)
+    return min(_count(crowd, crowd.positive), _count(crowd, ~crowd.positive)) < LEAST
+
+
+def positives(population: Population, question: Question) -> int:
+    """Windows that are to be found."""
+    return int(_crowd(population, question).positive.sum())
+
+
+def _count(crowd: Crowd, mask: Bools) -> int:
+    return len(np.unique(crowd.clusters[mask]))
+
+
+def answer(
+    question: Question, everything: Population, drawn: Population | None, rules: Rules
+) -> Answer:
+    """Judge every score: those of one pass by all windows, those of perturbations by ``drawn``.
+
+    Raises ValueError where there are too few.
+    """
+    crowd = _crowd(everything, question)
+    whole = _judge(question, everything, rules)
+    parts = {name: (whole, len(crowd.positive)) for name in whole}
+    both, size = whole, len(crowd.positive)
+    if drawn is not None and not too_few(drawn, question):
+        both, size = _judge(question, drawn, rules), len(_rows(drawn, question))
+        parts |= {name: (both, size) for name in both if name not in whole}
+    judged = {name: made[name] for name, (made, _) in parts.items()}
+    best = sorted(both, key=lambda name: -both[name].auc.value)[:2]
+    return Answer(
+        question=question,
+        positives=int(crowd.positive.sum()),
+        total=len(crowd.positive),
+        base_rate=crowd.base_rate,
+        top=min(rules.top, len(crowd.positive)),
+        detectors={**judged, CHANCE: by_chance(crowd, rules)},
+        looked_at={
+            **{name: count for name, (_, count) in parts.items()},
+            CHANCE: len(crowd.positive),
+        },
+        gaps={
+            name: gap(made[name], made[NLL], rules.confidence)
+            for name, (made, _) in parts.items()
+            if name != NLL
+        },
+        best={name: both[name].auc for name in best},
+        best_of=size,
+        apart=gap(both[best[0]], both[best[1]], rules.confidence) if len(best) > 1 else None,
+    )
+
+
+def _judge(question: Question, population: Population, rules: Rules) -> dict[str, Detector]:
+    rows = _rows(population, question)
+    scores = {name: score[rows] for name, score in population.scores.items()}
+    return judge(scores, _crowd(population, question), rules)
+
+
+def _rows(population: Population, question: Question) -> Ints:
+    if question is MEMBERS:
+        return np.arange(len(population.control))
+    return np.flatnonzero(~population.control)
+
+
+def _crowd(population: Population, question: Question) -> Crowd:
+    rows = _rows(population, question)
+    positive = {
+        HIDDEN.name: population.hidden,
+        KNOWN.name: np.zeros_like(population.hidden)
+        if population.known is None
+        else population.known,
+        MEMBERS.name: ~population.control,
+    }[question.name]
+    return Crowd(positive[rows], population.clusters[rows], population.weights[rows])
+
+
+def table_of(found: Answer, rules: Rules) -> FigureTable:
+    """A row for each score."""
+    question = found.question
+    columns = (
+        *(Column("score", "text"), Column("windows", "count"), Column("ROC AUC", "number")),
+        Column("AUC minus NLL's", "number"),
+        *(Column(f"precision, top {rules.top:,}", "share"), Column("found at 1 % false", "share")),
+    )
+    rows: list[Sequence[Cell]] = [
+        (
+            *(name, found.looked_at[name], Measure.of(*one.auc)),
+            Measure.of(*found.gaps[name]) if name in found.gaps else None,
+            *(Measure.of(*one.precision), Measure.of(*one.found)),
+        )
+        for name, one in found.detectors.items()
+    ]
+    return FigureTable(
+        name=question.name,
+        title=f"Finding {question.wanted} among {question.others}",
+        says=(
+            f"{found.positives:,} of {found.total:,} windows are to be found, which is the "
+            f"precision of a score that says nothing ({100 * found.base_rate:.3g} %). The last "
+            "column: share of them that scores above all but 1 % of the others. "
+            "Intervals draw whole clusters; that of random numbers is where they lie. Scores of "
+            "perturbed weights are known from a part of "
+            "the windows, weighted to stand for all."
+        ),
+        columns=columns,
+        rows=rows,
+    )
+
+
+def curve_of(found: Answer) -> tuple[FigureTable, Plot]:
+    """The ROC curves of a few scores."""
+    names = [name for name in _COLOURS if name in found.detectors]
+    negatives = found.total - found.positives
+    shown = np.flatnonzero(max(_AT[0], 1 / negatives) * (1 - 1e-9) <= GRID)
+    lines = [_line(name, found.detectors[name], shown, band=name == NLL) for name in names]
+    x = GRID[shown].tolist()
+    lines.append(Line("chance", "series-3", x, x, dash=":"))
+    title = f"Share found of {found.question.wanted}"
+    says = (
+        f"How many of the {found.positives:,} are found where a share of the {negatives:,} "
+        f"{found.question.others} passes for them too; the band is the interval of the NLL's curve."
+    )
+    plot = Plot("roc", title, says, _axis(x), Axis("share found", low=0, high=1), lines)
+    rows: list[Sequence[Cell]] = []
+    for share in _AT:
+        if share * negatives < 1 - 1e-9:
+            continue
+        at = int(np.searchsorted(GRID, share * (1 + 1e-9), side="right")) - 1
+        rows.append((share, *(Measure.of(*found.detectors[name].curve[at]) for name in names)))
+    columns = [Column("false positives", "share"), *(Column(name, "share") for name in names)]
+    return FigureTable("roc", title, says, columns, rows), plot
+
+
+def _axis(x: Sequence[float]) -> Axis:
+    ticks = [tick for tick in (0.001, 0.01, 0.1, 1.0) if tick >= x[0] * (1 - 1e-9)]
+    names = [f"{100 * tick:g} %" for tick in ticks]
+    return Axis("false positives", logarithmic=True, ticks=ticks, names=names)
+
+
+def _line(name: str, detector: Detector, shown: Ints, *, band: bool) -> Line:
+    curve = [detector.curve[at] for at in shown]
+    return Line(
+        name=name,
+        colour=_COLOURS[name],
+        x=GRID[shown].tolist(),
+        y=[one.value for one in curve],
+        low=[one.interval.low for one in curve] if band else None,
+        high=[one.interval.high for one in curve] if band else None,
+    )

@@ -1,0 +1,1 @@
+"""``diagnose layers``: what each block costs memory, and what it costs skill."""

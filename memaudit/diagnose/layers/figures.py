@@ -1,0 +1,287 @@
+"""The figures of every ablation of a model, as tables and plots over its depth.
+
+Knows figures and their form. Concludes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from memaudit.curves import Axis, Line
+from memaudit.diagnose.anatomy.blocks import Block
+from memaudit.diagnose.layers.ablation import Ablated, Ablation, Kind
+from memaudit.diagnose.layers.costs import Costs, Estimates
+from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot, Unit
+from memaudit.score.stats import clustered_rate
+
+
+class _Look(NamedTuple):
+    name: str
+    colour: str
+    dash: str = "-"
+    marker: str = "o"
+
+
+_LOOKS: dict[Kind, _Look] = {
+    "attention": _Look("attention to itself alone", "series-5"),
+    "feed-forward": _Look("feed-forward taken away", "series-6", marker="s"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What all tables and plots are made of."""
+
+    blocks: Sequence[Block]
+    found: Ablated
+    costs: Costs
+    skill: str
+    """What skill is measured by: ``controls``, or ``not extracted``."""
+    confidence: float
+    resamples: int
+    seed: int
+
+    @property
+    def depth(self) -> list[float]:
+        """Numbers of the blocks."""
+        return [float(block.number) for block in self.blocks]
+
+    def at(self, kind: Kind, block: Block) -> int | None:
+        """Place of an ablation among all."""
+        places = (
+            place
+            for place, one in enumerate(self.found.ablations)
+            if one.kind == kind and one.block is block
+        )
+        return next(places, None)
+
+    def kept(self, place: int | None) -> Measure | None:
+        """Share of the extracted windows that still are."""
+        group = self.found.extracted
+        if place is None or not len(group):
+            return None
+        rng = np.random.default_rng([self.seed, 2, place])
+        hits = group.exact[place]
+        interval = clustered_rate(
+            hits,
+            group.clusters,
+            confidence=self.confidence,
+            resamples=self.resamples,
+            rng=rng,
+        )
+        return Measure.of(float(hits.mean()), interval)
+
+
+def tables(view: View) -> list[FigureTable]:
+    """All figures."""
+    return [_kept_table(view), *(_nll_table(view, kind) for kind in _kinds(view)), _all(view)]
+
+
+def plots(view: View) -> list[Plot]:
+    """The same, drawn; without curves of which there is nothing."""
+    drawn = [_kept_plot(view), *(_nll_plot(view, kind) for kind in _kinds(view)), _against(view)]
+    return [one for one in map(_with_curves_only, drawn) if one.lines]
+
+
+def _kinds(view: View) -> list[Kind]:
+    """What could be taken away at all."""
+    there = {one.kind for one in view.found.ablations}
+    return [kind for kind in _LOOKS if kind in there]
+
+
+def _with_curves_only(plot: Plot) -> Plot:
+    return replace(plot, lines=[line for line in plot.lines if not np.isnan(line.y).all()])
+
+
+def _measures(estimates: Estimates) -> list[Measure]:
+    pairs = zip(estimates.values, estimates.intervals(), strict=True)
+    return [Measure.of(float(value), interval) for value, interval in pairs]
+
+
+def _kept_table(view: View) -> FigureTable:
+    matched = _measures(view.costs.matched)
+    rows: list[list[Cell]] = []
+    for block in view.blocks:
+        row: list[Cell] = [block.number]
+        for kind in _LOOKS:
+            place = view.at(kind, block)
+            row += [view.kept(place), None if place is None else matched[place]]
+        rows.append(row)
+    heads: list[tuple[str, Unit]] = [("block", "count")]
+    for words in ("attention to itself", "no feed-forward"):
+        heads += [(f"{words}: still extracted", "share"), (f"{words}: tokens right", "points")]
+    return FigureTable(
+        name="blocks-kept",
+        title="What is still extracted without a part of a block",
+        says=f"Of {len(view.found.extracted)} windows that the intact model extracts from the "
+        "plain prefix, the share that still comes out whole; and the change in the share of "
+        "suffix tokens that are foretold right, each after the true ones before it.",
+        columns=[Column(*head) for head in heads],
+        rows=rows,
+    )
+
+
+def _kept_plot(view: View) -> Plot:
+    lines = []
+    for kind, look in _LOOKS.items():
+        cells = [view.kept(view.at(kind, block)) for block in view.blocks]
+        lines.append(_line(look, view.depth, cells))
+    return Plot(
+        name="blocks-kept",
+        title="What is still extracted without a part of a block",
+        says="Share of the extracted windows that still come out whole, by the block that a part "
+        "was taken from. Where it is low the block is needed; whether by memory alone shows the "
+        "cost to other text below.",
+        x=_depth(view.blocks),
+        y=Axis("share still extracted", low=0.0, high=1.02),
+        lines=lines,
+    )
+
+
+def _nll_table(view: View, kind: Kind) -> FigureTable:
+    parts = (view.costs.memory, view.costs.others, view.costs.skill, view.costs.selective)
+    memory, others, skill, selective = map(_measures, parts)
+    rows: list[list[Cell]] = [
+        [
+            block.number,
+            memory[at],
+            others[at],
+            *([skill[at]] if _apart(view) else []),
+            selective[at],
+        ]
+        for block in view.blocks
+        if (at := view.at(kind, block)) is not None
+    ]
+    heads = ["extracted", "not extracted", *(["controls"] if _apart(view) else [])]
+    return FigureTable(
+        name=f"nll-{kind}",
+        title=_what(kind),
+        says="Rise of the suffix NLL, nats/token, over that of the intact model, by group; last, "
+        f"the rise of extracted windows minus that of {view.skill}.",
+        columns=[
+            Column("block", "count"),
+            *(Column(head, "nats") for head in (*heads, "difference")),
+        ],
+        rows=rows,
+    )
+
+
+def _nll_plot(view: View, kind: Kind) -> Plot:
+    groups = [
+        (_Look("extracted", "series-1"), view.costs.memory),
+        (_Look("not extracted", "series-2"), view.costs.others),
+    ]
+    if _apart(view):
+        groups.append((_Look("controls", "series-3", ":"), view.costs.skill))
+    lines = []
+    for look, estimates in groups:
+        measures = _measures(estimates)
+        places = [view.at(kind, block) for block in view.blocks]
+        cells = [None if place is None else measures[place] for place in places]
+        lines.append(_line(look, view.depth, cells))
+    return Plot(
+        name=f"nll-{kind}",
+        title=_what(kind),
+        says="How much worse the suffixes of each group are foretold without it. Where the lines "
+        "part, the block serves one kind of text more than the other.",
+        x=_depth(view.blocks),
+        y=Axis("rise of suffix NLL (nats/token)"),
+        lines=lines,
+    )
+
+
+def _all(view: View) -> FigureTable:
+    costs = view.costs
+    columns = (costs.skill, costs.lost, costs.memory, costs.excess, costs.excess_lost)
+    measures = [_measures(one) for one in columns]
+    rows: list[list[Cell]] = [
+        [_name(one), *(measure[place] for measure in measures)]
+        for place, one in enumerate(view.found.ablations)
+        if one.kind != "intact"
+    ]
+    units: tuple[tuple[str, Unit], ...] = (
+        (f"{view.skill}: rise of NLL", "nats"),
+        ("extracted: lost", "share"),
+        ("extracted: rise of NLL", "nats"),
+        ("rise beyond noise", "nats"),
+        ("lost beyond noise", "points"),
+    )
+    return FigureTable(
+        name="memory-skill",
+        title="Memory lost against skill lost",
+        says="Each part, and noise of several strengths in every block as the control: what it "
+        "costs extracted windows beyond what noise costs them that harms "
+        f"{view.skill} as much. Empty where no noise harms them as much.",
+        columns=[Column("without", "text"), *(Column(*one) for one in units)],
+        rows=rows,
+    )
+
+
+def _against(view: View) -> Plot:
+    lines = []
+    skill, memory = view.costs.skill.values, _measures(view.costs.memory)
+    looks: dict[Kind, _Look] = {"noise": _Look("noise in every block (control)", "series-3", ":")}
+    looks |= {kind: look._replace(dash="") for kind, look in _LOOKS.items()}
+    for kind, look in looks.items():
+        places = [at for at, one in enumerate(view.found.ablations) if one.kind == kind]
+        places.sort(key=lambda at: float(skill[at]))
+        shown = [at for at in places if skill[at] > 0]
+        cells = [_positive(memory[at]) for at in shown]
+        lines.append(_line(look, [float(skill[at]) for at in shown], cells))
+    return Plot(
+        name="memory-skill",
+        title="Memory lost against skill lost",
+        says="Every point is one block without one part. Above the dotted line a part costs "
+        "extracted windows more than noise of the same cost in skill does, below it less.",
+        x=Axis(f"rise of NLL of {view.skill} (nats/token)", logarithmic=True),
+        y=Axis("rise of NLL of extracted (nats/token)", logarithmic=True),
+        lines=lines,
+    )
+
+
+def _apart(view: View) -> bool:
+    """Whether skill is measured by windows of their own."""
+    return bool(len(view.found.controls))
+
+
+def _what(kind: Kind) -> str:
+    if kind == "attention":
+        return "What attention to itself alone costs each kind of text"
+    return "What taking the feed-forward part away costs each kind of text"
+
+
+def _name(one: Ablation) -> str:
+    if one.block is None:
+        return f"noise {one.strength:g}"
+    return f"block {one.block.number}: {one.kind}"
+
+
+def _depth(blocks: Sequence[Block]) -> Axis:
+    step = -(-len(blocks) // 16)
+    return Axis("block", ticks=[float(block.number) for block in blocks[::step]])
+
+
+def _line(look: _Look, where: Sequence[float], cells: Sequence[Measure | None]) -> Line:
+    def numbers(ends: Iterator[float | None]) -> list[float]:
+        return [np.nan if one is None else one for one in ends]
+
+    return Line(
+        name=look.name,
+        colour=look.colour,
+        x=list(where),
+        y=numbers(None if cell is None else cell.value for cell in cells),
+        low=numbers(None if cell is None else cell.low for cell in cells),
+        high=numbers(None if cell is None else cell.high for cell in cells),
+        dash=look.dash,
+        marker=look.marker,
+    )
+
+
+def _positive(cell: Measure) -> Measure:
+    """What a logarithmic axis has a place for."""
+    ends = (cell.value, cell.low, cell.high)
+    return Measure(*(None if one is None or one <= 0 else one for one in ends))

@@ -1,0 +1,220 @@
+"""What the ablations of a model say, in sentences.
+
+Knows their figures. Says nothing that the intervals do not bear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from memaudit.diagnose.anatomy.blocks import Block
+from memaudit.diagnose.layers.ablation import Ablated, Ablation
+from memaudit.diagnose.layers.costs import Costs, Estimates
+from memaudit.score.stats import Bools, Interval
+
+FEW = 10
+"""Clusters of extracted windows below which blocks are not compared: the bootstrap needs some to
+draw from."""
+
+
+def conclude(found: Ablated, costs: Costs, skill: str) -> list[str]:
+    """The findings, the most important first."""
+    if not len(found.controls):
+        skill = "windows that are not extracted"
+    extracted, clusters = len(found.extracted), len(np.unique(found.extracted.clusters))
+    if not len(found.skill):
+        return ["All windows are extracted and there are no controls: nothing to measure skill by."]
+    parts = [_harm(found, costs, kind, skill) for kind in ("attention", "feed-forward")]
+    harms = [one for one in parts if one]
+    if clusters < FEW:
+        few = f"{extracted} windows in {clusters} near-duplicate clusters"
+        return [
+            f"What is extracted is too little to say where memory sits: {few}.",
+            *harms,
+        ]
+    return [
+        *_place(found, costs, skill),
+        *_kept(found, costs),
+        _brittle(found, costs, skill),
+        *harms,
+    ]
+
+
+def _place(found: Ablated, costs: Costs, skill: str) -> list[str]:
+    """Which parts cost memory beyond skill, judged over all of them at once."""
+    among = np.array([one.block is not None for one in found.ablations])
+    together = costs.excess.together(among)
+    order = sorted(
+        (at for at in np.flatnonzero(among).tolist() if np.isfinite(together[at].low)),
+        key=lambda at: -costs.excess.values[at],
+    )
+    more = [at for at in order if together[at].low > 0]
+    less = [at for at in order if together[at].high < 0][::-1]
+    said = []
+    if more and _stands_out(costs.excess, more[0], among):
+        best = more.pop(0)
+        said.append(
+            f"{_capital(found.ablations[best])} costs memory most per skill: without it the suffix "
+            f"NLL of extracted windows rises by {_nats(costs.memory, best)}, and by "
+            f"{_beyond(costs, together, best)} more than under noise that costs {skill} as much "
+            f"({_nats(costs.skill, best)})."
+        )
+        if more:
+            said.append(f"Beyond such noise, but less: {_list(found, costs, together, more)}.")
+    elif more:
+        said.append(
+            f"Taking away costs extracted windows more than noise that costs {skill} as much: "
+            f"{_list(found, costs, together, more)}; but no one part stands out from all others "
+            "as the place of memory."
+        )
+    else:
+        said.append(
+            f"No part costs extracted windows clearly more than noise that costs {skill} as much: "
+            "memory is not seen to sit in one block."
+        )
+    if less:
+        said.append(
+            "Parts that carry skill rather than memory, costing extracted windows less than such "
+            f"noise: {_list(found, costs, together, less)}."
+        )
+    return said
+
+
+def _stands_out(excess: Estimates, best: int, among: Bools) -> bool:
+    """Whether one part's excess is above that of each other, by intervals of the differences that
+    hold for all of them at once.
+    """
+    others = among & np.isfinite(excess.values) & (np.arange(len(among)) != best)
+    apart = Estimates(
+        excess.values[best] - excess.values,
+        excess.drawn[:, [best]] - excess.drawn,
+        excess.confidence,
+    )
+    return all(
+        ends.low > 0 for ends, one in zip(apart.together(others), others, strict=True) if one
+    )
+
+
+def _list(found: Ablated, costs: Costs, together: Sequence[Interval], places: Sequence[int]) -> str:
+    shown = [f"{_part(found.ablations[at])} ({_beyond(costs, together, at)})" for at in places[:4]]
+    if len(places) > len(shown):
+        rest = len(places) - len(shown)
+        shown.append(f"{rest} {'other' if rest == 1 else 'others'}")
+    return ", ".join(shown)
+
+
+def _beyond(costs: Costs, together: Sequence[Interval], at: int) -> str:
+    value, ends = costs.excess.values[at], together[at]
+    return f"{value:+.2f} nats/token, {ends.low:+.2f} to {ends.high:+.2f}"
+
+
+def _kept(found: Ablated, costs: Costs) -> list[str]:
+    said = []
+    count = len(found.extracted)
+    for kind, done in (
+        ("attention", "With attention to itself alone"),
+        ("feed-forward", "Without its feed-forward part"),
+    ):
+        places = [at for at, one in enumerate(found.ablations) if one.kind == kind]
+        if not places:
+            continue
+        worst = max(places, key=lambda at: costs.lost.values[at])
+        best = min(places, key=lambda at: costs.lost.values[at])
+        if costs.lost.values[best] == costs.lost.values[worst]:
+            said.append(
+                f"{done}, any block leaves {_left(costs, best)} of {count} extracted windows."
+            )
+            continue
+        said.append(
+            f"{done}, block {_number(found.ablations[best])} leaves most, {_left(costs, best)} of "
+            f"{count} extracted windows, and block {_number(found.ablations[worst])} least, "
+            f"{_left(costs, worst)}."
+        )
+    return said
+
+
+def _left(costs: Costs, at: int) -> str:
+    low, high = costs.lost.intervals()[at]
+    kept = f"{abs(1 - costs.lost.values[at]):.0%}"
+    if np.isclose(low, high):  # where each resample says the same, the table has the exact interval
+        return "all" if low < 0.5 else "none"
+    return f"{kept} ({abs(1 - high):.0%} to {abs(1 - low):.0%})"
+
+
+def _brittle(found: Ablated, costs: Costs, skill: str) -> str:
+    """How much noise takes, so that a loss of extraction is not taken for a place of memory."""
+    noise = [at for at, one in enumerate(found.ablations) if one.kind == "noise"]
+    half = next((at for at in noise if costs.lost.values[at] >= 0.5), noise[-1])
+    return (
+        f"Noise in every block that raises the suffix NLL of {skill} by {_nats(costs.skill, half)} "
+        f"already stops {costs.lost.values[half]:.0%} of what is extracted: that extraction stops "
+        "without a block does not show by itself that memory sits there."
+    )
+
+
+def _harm(found: Ablated, costs: Costs, kind: str, skill: str) -> str | None:
+    places = [at for at, one in enumerate(found.ablations) if one.kind == kind]
+    if not places:
+        return None
+    worst = max(places, key=lambda at: costs.skill.values[at])
+    best = min(places, key=lambda at: costs.skill.values[at])
+    return (
+        f"For {skill}, {kind} matters most in block {_number(found.ablations[worst])} (NLL "
+        f"{_nats(costs.skill, worst)}) and least in block {_number(found.ablations[best])} "
+        f"({_nats(costs.skill, best)})."
+    )
+
+
+def _nats(estimates: Estimates, at: int) -> str:
+    low, high = estimates.intervals()[at]
+    return f"{estimates.values[at]:+.3f} nats/token, {low:+.3f} to {high:+.3f}"
+
+
+def _number(one: Ablation) -> int:
+    return -1 if one.block is None else one.block.number
+
+
+def _part(one: Ablation) -> str:
+    return f"{one.kind} of block {_number(one)}"
+
+
+def _capital(one: Ablation) -> str:
+    return f"{one.kind.capitalize()} of block {_number(one)}"
+
+
+def remark(
+    blocks: Sequence[Block], found: Ablated, has_controls: bool, confidence: float
+) -> list[str]:
+    """The notes."""
+    left = ", ".join(str(block.number) for block in blocks if block.attention is None)
+    fixed = ", ".join(str(block.number) for block in blocks if not block.has_feed_forward)
+    notes = [
+        "Blocks are numbered from 0, in the order of a pass; NLL is the mean of -log p of the "
+        "suffix tokens, each after the true ones before it.",
+        f"Intervals hold with {confidence:.0%} over near-duplicate clusters; those of the findings "
+        "on where memory sits hold for all parts at once.",
+        "Extracted windows have more to lose than others, whose NLL is high anyway; so losses are "
+        "compared with those under noise in every block, at the same cost in skill.",
+        "What was extracted is chosen by being foretold without an error: any harm shows there "
+        "first, and a small loss is no sign of memory.",
+    ]
+    if not has_controls:
+        notes.append(
+            "The run had no controls: skill is measured by windows of the data that are not "
+            "extracted, which the model was trained on if the data are its training data."
+        )
+    if left:
+        notes.append(
+            f"Attention cannot be told to look at itself alone in blocks {left}: they have none, "
+            "or none with a mask; only their feed-forward parts are judged."
+        )
+    if fixed:
+        notes.append(f"Blocks {fixed} have no feed-forward part that could be taken away exactly.")
+    if found.unstable:
+        notes.append(
+            f"{found.unstable} windows that the run counts as extracted are not here, where "
+            "another batch decided a near-tie; they are left out."
+        )
+    return notes

@@ -1,0 +1,1 @@
+"""``diagnose neurons``: probes of hidden states, and the units that an extraction needs."""

@@ -1,0 +1,119 @@
+"""Signals compared over groups of windows, and how well each alone tells extracted ones apart.
+
+Knows signals and groups as arrays. Knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from memaudit.diagnose.signals.features import Kind, Signal
+from memaudit.diagnose.signals.groups import Look
+from memaudit.diagnose.signals.means import Resampling, mean_intervals
+from memaudit.diagnosis import Cell, Column, FigureTable, Measure
+from memaudit.score.detection import roc_auc
+from memaudit.score.stats import Bools
+
+KNOWN: dict[Kind, str] = {
+    "text": "text of the prefix",
+    "logits": "prefix pass",
+    "state": "prefix pass",
+    "suffix": "suffix",
+}
+"""What has to be there for a signal of this kind."""
+
+
+def compare_means(look: Look, signals: Sequence[Signal], resampling: Resampling) -> FigureTable:
+    """Mean of each signal in each group."""
+    means = {
+        group: mean_intervals(
+            np.stack([signal.values for signal in signals], axis=1)[look.of(group)],
+            look.clusters[look.of(group)],
+            resampling,
+        )
+        for group in look.present
+    }
+    rows: list[list[Cell]] = [
+        [signal.name, KNOWN[signal.kind], *(mean.measure(row) for mean in means.values())]
+        for row, signal in enumerate(signals)
+    ]
+    heads = [Column("signal", "text"), Column("known from", "text")]
+    return FigureTable(
+        "signals",
+        "Signals by group",
+        "Mean over the windows of each group, with its interval over clusters. Entropies, log p "
+        "and rarity in nats; rarity is -ln of a token's share among the tokens of all other "
+        "prefixes in the data file.",
+        [*heads, *(Column(group, "number") for group in means)],
+        rows,
+    )
+
+
+class Apart(NamedTuple):
+    """How well one signal tells extracted windows from others."""
+
+    signal: Signal
+    others: Measure
+    """AUC against windows of the data that are not extracted."""
+    controls: Measure
+
+
+def tell_apart(look: Look, signals: Sequence[Signal], resampling: Resampling) -> list[Apart]:
+    """AUC of each signal alone, extracted windows above the others; empty where there are none."""
+    extracted, controls = look.of("extracted"), look.of("controls")
+    others = ~extracted & ~controls & look.fair
+    if not extracted.any() or not (others | controls).any():
+        return []
+    return [
+        Apart(
+            signal,
+            _auc(look, signal, extracted, others, resampling),
+            _auc(look, signal, extracted, controls, resampling),
+        )
+        for signal in signals
+    ]
+
+
+def _auc(
+    look: Look, signal: Signal, extracted: Bools, others: Bools, resampling: Resampling
+) -> Measure:
+    both = (extracted | others) & ~np.isnan(signal.values)
+    clusters = look.clusters[both]
+    kinds = (clusters[extracted[both]], clusters[~extracted[both]])
+    if min(len(np.unique(kind)) for kind in kinds) < 1:
+        return Measure(None, None, None)
+    value, interval = roc_auc(signal.values[both], extracted[both], clusters, **resampling.options)
+    if min(len(np.unique(kind)) for kind in kinds) < 2:  # nothing to draw anew
+        return Measure(value, None, None)
+    return Measure.of(value, interval)
+
+
+def apart_table(found: Sequence[Apart]) -> FigureTable:
+    """The most telling first."""
+    rows: list[list[Cell]] = [
+        [one.signal.name, KNOWN[one.signal.kind], one.others, one.controls]
+        for one in sorted(found, key=lambda one: -distance(one.others, one.controls))
+    ]
+    return FigureTable(
+        "telling-apart",
+        "What one signal alone tells",
+        "Area under the ROC curve, extracted against not extracted windows of the data and "
+        "against controls: 0.5 is chance, below 0.5 the extracted ones have the lower values. "
+        "Signals that need the suffix hold what extraction itself is decided by, and are no "
+        "prediction.",
+        [
+            Column("signal", "text"),
+            Column("known from", "text"),
+            Column("AUC, not extracted", "number"),
+            Column("AUC, controls", "number"),
+        ],
+        rows,
+    )
+
+
+def distance(*areas: Measure) -> float:
+    """How far from chance the first area is that is known."""
+    return next((abs(one.value - 0.5) for one in areas if one.value is not None), 0.0)

@@ -1,0 +1,199 @@
+"""What a model is sure of around the border of prefix and suffix, group by group.
+
+Knows figures of each token of windows, and groups. Knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from memaudit.curves import Axis, Line
+from memaudit.diagnose.passes import Found
+from memaudit.diagnose.signals.groups import COLOURS, GroupName, Look
+from memaudit.diagnose.signals.means import Means, Resampling, mean_difference, mean_intervals
+from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
+from memaudit.score.stats import Floats
+
+MOST_POINTS = 300
+"""Positions of a curve that are drawn; of longer windows those nearest the border."""
+MOST_ROWS = 16
+"""Positions of a curve that stand in its table."""
+
+
+class Sides(NamedTuple):
+    """One figure by group."""
+
+    means: dict[GroupName, Measure]
+    contrast: dict[GroupName, Measure]
+    """Mean of the extracted windows minus that of another group."""
+
+
+class Border(NamedTuple):
+    """What changes over the border, by group."""
+
+    table: FigureTable
+    before: Sides
+    """Entropy before the border, nats."""
+    fall: Sides
+    """That before minus that after it."""
+
+
+def split_border(found: Found, name: str, prefix_tokens: int, near: int) -> tuple[Floats, Floats]:
+    """Means of a figure (N,P+S-1) over the last ``near`` prefix and the first suffix tokens (N,).
+
+    The same number of tokens on either side, so that neither has more context to tell by; NaN
+    before the border where P is 1, and nothing foretells a prefix token.
+    """
+    values = found[name].astype(np.float64)
+    before, after = values[:, : prefix_tokens - 1], values[:, prefix_tokens - 1 :]
+    count = min(near, before.shape[1], after.shape[1])
+    if not count:
+        return np.full(len(values), np.nan), after[:, :near].mean(axis=1)
+    return before[:, -count:].mean(axis=1), after[:, :count].mean(axis=1)
+
+
+def compare_border(
+    look: Look, found: Found, prefix_tokens: int, near: int, resampling: Resampling
+) -> Border:
+    """Entropy and log p on either side of the border, by group."""
+    before, after = split_border(found, "entropy", prefix_tokens, near)
+    columns = [before, after, before - after, *split_border(found, "log_p", prefix_tokens, near)]
+    values = np.stack(columns, axis=1)
+    means = {
+        group: mean_intervals(values[look.of(group)], look.clusters[look.of(group)], resampling)
+        for group in look.present
+    }
+    rows: list[list[Cell]] = [
+        [
+            group,
+            int(look.of(group).sum()),
+            len(np.unique(look.clusters[look.of(group)])),
+            *(mean.measure(column) for column in range(values.shape[1])),
+        ]
+        for group, mean in means.items()
+    ]
+    before_all, fall = (
+        Sides(
+            {group: mean.measure(column) for group, mean in means.items()},
+            _contrast(look, values[:, column], resampling),
+        )
+        for column in (0, 2)
+    )
+    return Border(_border_table(rows, near), before_all, fall)
+
+
+def _contrast(look: Look, values: Floats, resampling: Resampling) -> dict[GroupName, Measure]:
+    """Of extracted windows to each other group, where there are such; values (N,)."""
+    extracted = look.of("extracted")
+    found: dict[GroupName, Measure] = {}
+    for group in look.present:
+        both = extracted | look.of(group)
+        if group != "extracted" and extracted.any():
+            found[group] = mean_difference(
+                values[both], extracted[both], look.clusters[both], resampling
+            )
+    return found
+
+
+def _border_table(rows: Sequence[Sequence[Cell]], near: int) -> FigureTable:
+    heads = [Column("group", "text"), Column("windows", "count"), Column("clusters", "count")]
+    heads += [
+        Column(name, "nats")
+        for name in (
+            *("entropy before", "entropy after", "fall over the border"),
+            *("log p before", "log p after"),
+        )
+    ]
+    return FigureTable(
+        "border",
+        "Before and after the border",
+        f"Means over the last {near} tokens of the prefix and the first {near} of the suffix (or "
+        "as many as there are). Entropy is that of the distribution each token is foretold by; "
+        "log p is that of the token itself, the true text being given up to it.",
+        heads,
+        rows,
+    )
+
+
+class Curve(NamedTuple):
+    """One figure over the positions of a window."""
+
+    figure: str
+    """Of the passes: ``entropy`` or ``log_p``."""
+    name: str
+    title: str
+    label: str
+
+
+CURVES = (
+    Curve("entropy", "border-entropy", "Entropy around the border", "entropy, nats"),
+    Curve("log_p", "border-log-p", "Log p of the true token", "mean log p, nats"),
+)
+
+
+def draw_curve(
+    curve: Curve, look: Look, found: Found, prefix_tokens: int, resampling: Resampling
+) -> tuple[FigureTable, Plot]:
+    """Mean of a figure at each position, by group; position 0 is the first suffix token."""
+    values = found[curve.figure].astype(np.float64)
+    positions = np.arange(values.shape[1]) + 1 - prefix_tokens
+    shown = np.sort(np.argsort(np.abs(positions), kind="stable")[:MOST_POINTS])
+    means = {
+        group: mean_intervals(
+            values[look.of(group)][:, shown], look.clusters[look.of(group)], resampling
+        )
+        for group in look.present
+    }
+    return (
+        _curve_table(curve, positions[shown].tolist(), means),
+        _curve_plot(curve, positions[shown].tolist(), means),
+    )
+
+
+def _curve_plot(curve: Curve, positions: list[int], means: dict[GroupName, Means]) -> Plot:
+    lines = [
+        Line(
+            group,
+            COLOURS[group],
+            positions,
+            mean.value.tolist(),
+            low=mean.low.tolist(),
+            high=mean.high.tolist(),
+            dash=":" if group == "controls" else "-",
+        )
+        for group, mean in means.items()
+    ]
+    says = (
+        "Mean over the windows of each group, with its interval over clusters; the prefix ends "
+        "before 0, where the suffix starts."
+    )
+    return Plot(
+        curve.name,
+        curve.title,
+        says,
+        Axis("position, tokens from the first of the suffix"),
+        Axis(curve.label),
+        lines,
+    )
+
+
+def _curve_table(curve: Curve, positions: list[int], means: dict[GroupName, Means]) -> FigureTable:
+    """A grid of positions that has the ends and both sides of the border."""
+    grid = {0, len(positions) - 1}
+    grid |= {place for place, at in enumerate(positions) if at in (-1, 0)}
+    grid |= set(np.linspace(0, len(positions) - 1, MOST_ROWS - 4).round().astype(int).tolist())
+    rows: list[list[Cell]] = [
+        [str(positions[place]), *(mean.measure(place) for mean in means.values())]
+        for place in sorted(grid)
+    ]
+    return FigureTable(
+        curve.name,
+        curve.title,
+        "Means at some of the positions; 0 is the first token of the suffix, -1 the last of the "
+        "prefix.",
+        [Column("position", "text"), *(Column(group, "nats") for group in means)],
+        rows,
+    )

@@ -1,0 +1,1 @@
+"""``diagnose sweep``: extraction against everything that drives it."""

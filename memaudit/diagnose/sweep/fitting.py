@@ -1,0 +1,221 @@
+"""The sweep with fits: what is fitted, and what comes of it in words.
+
+Knows the order of things. Knows neither how a prompt is fitted nor how a table is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from memaudit.attack.campaign import Progress
+from memaudit.diagnose.subject import Subject
+from memaudit.diagnose.sweep.checks import (
+    checks_table,
+    convergence_plot,
+    convergence_table,
+    fits_table,
+    lengths_plot,
+    plan_checks,
+)
+from memaudit.diagnose.sweep.figures import (
+    Piece,
+    Sure,
+    apart_from_zero,
+    points_words,
+    rate_words,
+)
+from memaudit.diagnose.sweep.fits import Fitted, Ground, Laboratory, Usable, choose_ground
+from memaudit.diagnose.sweep.results import Result, Results
+from memaudit.diagnose.sweep.variants import RANDOM, Variant, plan_variants
+from memaudit.diagnosis import Measure
+from memaudit.errors import DataError
+from memaudit.report.wording import p_value
+from memaudit.score.stats import Bools
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is fitted."""
+
+    windows: int
+    """That are fitted and scored on, at most."""
+    seeds: int
+    """Fits of each kind of start."""
+    seed: int
+    """Of the draw of the windows."""
+
+
+def sweep_fits(
+    subject: Subject,
+    usable: Usable,
+    limits: Limits,
+    elsewhere: Bools | None,
+    progress: Progress,
+    sure: Sure,
+) -> Piece:
+    """Fit every variant, and hold them beside each other.
+
+    elsewhere: (N,) windows that a further model gives away and the audited one does not.
+    """
+    own = subject.config.dynamic.num_virtual_tokens
+    lengths, notes = usable.lengths, usable.notes
+    if own not in lengths:
+        return Piece([f"Fits: the model does not take the run's own V = {own}."], notes)
+    try:
+        ground = choose_ground(subject, limits.windows, limits.seed)
+    except DataError as error:
+        return Piece([f"Fits: none was made, for {error}."], notes)
+    variants = plan_variants(subject.config, lengths, limits.seeds)
+    plain, fitted = Laboratory(subject, ground, progress).run(variants)
+    results = Results(
+        none=_result(Variant("none", "constant", 0, 0, subject.config), plain),
+        fitted=[_result(*pair) for pair in zip(variants, fitted, strict=True)],
+        clusters=ground.data.clusters,
+        control_clusters=None if ground.controls is None else ground.controls.clusters,
+        elsewhere=_there(elsewhere, ground),
+        sure=sure,
+    )
+    return Piece(
+        _findings(results, lengths, own),
+        [*notes, *_notes(subject, ground, results)],
+        [
+            checks_table(results, plan_checks(results, own)),
+            fits_table(results),
+            convergence_table(results, own, RANDOM),
+        ],
+        [lengths_plot(results), convergence_plot(results, own, RANDOM)],
+    )
+
+
+def _result(variant: Variant, fitted: Fitted) -> Result:
+    return Result(
+        name=variant.name,
+        virtual_tokens=variant.virtual_tokens,
+        seed=variant.seed,
+        exact=fitted.exact,
+        nll=fitted.nll,
+        controls=fitted.controls,
+        records=fitted.records,
+        seconds=fitted.seconds,
+    )
+
+
+def _there(elsewhere: Bools | None, ground: Ground) -> Bools | None:
+    if elsewhere is None or not elsewhere[ground.rows].any():
+        return None
+    return np.asarray(elsewhere[ground.rows])
+
+
+def _findings(results: Results, lengths: Sequence[int], own: int) -> list[str]:
+    findings = [_against_constant(results, own)]
+    findings += [saturation(results, name, lengths) for name in ("dynamic", "constant")]
+    findings.append(_starts(results, own))
+    others = {one.name for one in results.fitted} - {"constant", "dynamic", RANDOM}
+    findings += [_versus(results, name, own) for name in sorted(others)]
+    return findings
+
+
+def _rate(results: Results, name: str, virtual: int) -> str:
+    return rate_words(results.sure.rate(results.of(name, virtual)[0].exact, results.clusters))
+
+
+def _told(results: Results, first: Sequence[Result], second: Sequence[Result]) -> str:
+    """A difference, and whether it is one."""
+    change = results.change(first, second)
+    p = results.p_value(first, second)
+    verdict = "" if apart_from_zero(change) and p < 0.05 else "no difference can be told, "
+    return f"{verdict}{points_words(change)}, {p_value(p)}"
+
+
+def _against_constant(results: Results, own: int) -> str:
+    dynamic, constant = results.of("dynamic", own), results.of("constant", own)
+    seeds = f"mean of {len(dynamic)} seeds" if len(dynamic) > 1 else "one seed"
+    none = rate_words(results.sure.rate(results.none.exact, results.clusters))
+    sentence = (
+        f"Dynamic against constant, V = {own}, equal budget ({seeds}): "
+        f"{_told(results, dynamic, constant)}; of {len(results.clusters):,} windows none extracts "
+        f"{none}, constant {_rate(results, 'constant', own)}, dynamic "
+        f"{_rate(results, 'dynamic', own)} (seed 0)."
+    )
+    hit = [int(one.controls.sum()) for one in dynamic + constant if one.controls is not None]
+    if hit:
+        sentence += f" Controls extracted by any of these fits: {max(hit) or 'none'}."
+    return sentence
+
+
+def saturation(results: Results, name: str, lengths: Sequence[int]) -> str:
+    """From which V on no larger one extracts more, as far as can be told."""
+    fits = [results.of(name, virtual)[:1] for virtual in lengths]
+    if len(fits) < 2:
+        return f"Virtual tokens, {name}: one V alone was fitted."
+    enough = next(at for at in range(len(fits)) if not _any_more(results, fits[at], fits[at + 1 :]))
+    ends = f"V = {lengths[0]} to {lengths[-1]}: {_told(results, fits[-1], fits[0])}"
+    if enough == len(fits) - 1:
+        return f"Virtual tokens, {name}: no saturation up to V = {lengths[-1]} ({ends})."
+    best = max(float(fit[0].exact.mean()) for fit in fits)
+    return (
+        f"Virtual tokens, {name}: from V = {lengths[enough]} "
+        f"({_rate(results, name, lengths[enough])}) on no larger V tried extracts more that can be "
+        f"told (the highest {rate_words(_plain(results, best), interval=False)}; {ends})."
+    )
+
+
+def _plain(results: Results, value: float) -> Measure:
+    return Measure(value, None, None)
+
+
+def _any_more(results: Results, one: Sequence[Result], larger: Sequence[list[Result]]) -> bool:
+    """Whether a larger V extracts more: its difference is above 0, allowing for all looked at."""
+    return any(
+        (change := results.change(fit, one)).low is not None
+        and (change.low or 0.0) > 0
+        and results.p_value(fit, one) < 0.05 / len(larger)
+        for fit in larger
+    )
+
+
+def _starts(results: Results, own: int) -> str:
+    identity, random = results.of("dynamic", own), results.of(RANDOM, own)
+    ways = [("identity", identity), ("random", random)]
+    ranges = [
+        f"{name} {100 * min(rates):.1f} to {100 * max(rates):.1f} %"
+        for name, seeds in ways
+        if (rates := [float(one.exact.mean()) for one in seeds])
+    ]
+    losses = [
+        f"{name} {np.mean([one.before for one in seeds]):.3f} to "
+        f"{np.mean([one.best for one in seeds]):.3f}"
+        for name, seeds in ways
+    ]
+    epochs = [f"{np.mean([one.converged for one in seeds]):.1f}" for _, seeds in ways]
+    return (
+        f"Identity against random start: {_told(results, identity, random)}; over "
+        f"{len(identity)} seeds {', '.join(ranges)}. Select NLL before and at best: "
+        f"{', '.join(losses)}; within 1 % of its best after {epochs[0]} and {epochs[1]} epochs."
+    )
+
+
+def _versus(results: Results, name: str, own: int) -> str:
+    base = name.partition(",")[0]
+    told = _told(results, results.of(name, own), results.of(base, own))
+    return f"{name[0].upper()}{name[1:]}, against {base}, V = {own}: {told}."
+
+
+def _notes(subject: Subject, ground: Ground, results: Results) -> list[str]:
+    dynamic = subject.config.dynamic
+    records = results.fitted[0].records
+    notes = [
+        f"The fits have fewer windows than the run's own ({records[0].fit_windows:,} trained on in "
+        "the first fold), so their rates are below it and hold for the comparison.",
+        f"Dynamic as the run has it: mapping {dynamic.mapping}, embedding {dynamic.embedding}, "
+        f"low rank {dynamic.low_rank}; constant with the same epochs and windows and its own "
+        "learning rate. Neither was tuned again for each V.",
+    ]
+    if not ground.same_folds:
+        notes.append("The folds of these fits were made anew; they are not those of the run.")
+    if ground.controls is None:
+        notes.append("The run had no controls: what a prompt writes by itself is not known.")
+    return notes
