@@ -265,7 +265,12 @@ def modules() -> dict[str, ast.Module]:
 
 
 MODULES = modules()
-ROOMS = {name.partition(".")[0] for name in ORDER if "." in name}
+ROOMS = {
+    ".".join(parts[:depth])
+    for parts in (name.split(".") for name in ORDER)
+    for depth in range(1, len(parts))
+}
+"""Those inside a room too."""
 
 
 def imports(tree: ast.Module) -> Iterator[Import]:
@@ -310,8 +315,12 @@ def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
 def test_every_module_has_its_place_in_the_order() -> None:
     assert set(ORDER) == set(MODULES) - ROOMS - {""}
     assert len(set(ORDER)) == len(ORDER)
-    rooms = [key for key, _ in itertools.groupby(ORDER, key=lambda name: name.partition(".")[0])]
-    assert len(set(rooms)) == len(rooms), "a room's files stand together"
+    for inner in (
+        lambda name: name.partition(".")[0],
+        lambda name: name.rpartition(".")[0] or name,
+    ):
+        rooms = [key for key, _ in itertools.groupby(ORDER, key=inner)]
+        assert len(set(rooms)) == len(rooms), "a room's files stand together"
 
 
 @pytest.mark.parametrize("name", ORDER)
