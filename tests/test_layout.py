@@ -206,6 +206,7 @@ ORDER = (
         "cli.reporting",
         "cli.comparing",
         "cli.verify",
+        "cli.examining",
         "cli.diagnosing",
     ),
     "cli.app",

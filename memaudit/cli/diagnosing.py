@@ -6,11 +6,12 @@ Their flags are listed in each, because Typer reads them from signatures.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from memaudit.cli.border import Streams, border
+from memaudit.cli.border import border
+from memaudit.cli.examining import examine_run
 from memaudit.cli.options import (
     AllowPickle,
     BatchSize,
@@ -20,13 +21,6 @@ from memaudit.cli.options import (
     TrustRemoteCode,
     Verbose,
 )
-from memaudit.cli.running import command_line, stoppable
-from memaudit.cli.showing import check_diagnosis_format, show_diagnosis
-from memaudit.errors import UsageError
-
-if TYPE_CHECKING:
-    from memaudit.diagnose.examination import Asked, Method
-    from memaudit.diagnosis import DiagnosisName
 
 Run = Annotated[Path, typer.Argument(help="Run folder of a finished scan.", metavar="RUN")]
 Model = Annotated[
@@ -44,8 +38,6 @@ Other = Annotated[
 Seed = Annotated[int | None, typer.Option(help="Of everything that is drawn.")]
 Format = Annotated[str, typer.Option("--format", help="On stdout: table or json.")]
 
-_NOT_SETTINGS = frozenset(("set_", "output_format", "quiet", "verbose"))
-
 diagnose_app = typer.Typer(
     name="diagnose",
     help="Ask a finished run what is hidden, where it sits and what drives it.",
@@ -53,56 +45,6 @@ diagnose_app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-
-
-def _diagnose(
-    name: DiagnosisName, method: Method[Asked], kind: type[Asked], given: dict[str, Any]
-) -> None:
-    """Diagnose a run, put the result into its folder and print it."""
-    from memaudit.diagnose.examination import examine
-    from memaudit.stored_diagnoses import is_signed, require_unchanged, write_diagnosis
-    from memaudit.target.failures import quiet_transformers
-
-    check_diagnosis_format(given["output_format"])
-    settings = _settings(kind, given)
-    streams = Streams(given["quiet"], given["verbose"])
-    require_unchanged(settings.run, name)
-    with stoppable(), quiet_transformers():
-        found = examine(method, settings, command_line(), streams.progress())
-        write_diagnosis(found.run, found.record)
-    streams.note(f"Written to {settings.run}; its page and its manifest were made anew")
-    if is_signed(settings.run):
-        streams.note("The manifest had a signature, which does not fit the new one: sign it again")
-    show_diagnosis(found.record, given["output_format"], streams)
-
-
-def _settings(kind: type[Asked], given: dict[str, Any]) -> Asked:
-    """The flags that were used, as settings. Raises UsageError."""
-    from pydantic import ValidationError
-
-    from memaudit.layers import explain_fault
-
-    values = {name: value for name, value in given.items() if value is not None}
-    values |= dict(_assigned(kind, word) for word in given["set_"] or ())
-    for name in _NOT_SETTINGS:
-        values.pop(name, None)
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        raise UsageError(explain_fault(error, dict.fromkeys(values, "flag"))) from None
-
-
-def _assigned(kind: type[Asked], assignment: str) -> tuple[str, Any]:
-    """``name=value``; several values with commas between them where the setting takes several."""
-    name, equals, value = (part.strip() for part in assignment.partition("="))
-    # The others have flags, which say what they mean and what they lift.
-    own = sorted(set(kind.model_fields) - set(kind.__base__.model_fields))  # type: ignore[union-attr]
-    if not equals or name not in own:
-        raise UsageError(
-            f"--set {assignment}: write it as NAME=VALUE; names: {', '.join(own) or 'none'}"
-        )
-    several = isinstance(kind.model_fields[name].default, tuple)
-    return name, [one.strip() for one in value.split(",")] if several else value
 
 
 @diagnose_app.command()
@@ -130,12 +72,16 @@ def latent(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """What is remembered and does not come out: scores that find it, and how well."""
+    """What is remembered and does not come out.
+
+    Scores of the windows that none leaves over, small perturbations of the weights, and how well
+    each of them finds what a stronger attack, or the run of --known, brings out.
+    """
     given = locals()
     with border(verbose):
         from memaudit.diagnose.latent.diagnosis import LatentSettings, diagnose_latent
 
-        _diagnose("latent", diagnose_latent, LatentSettings, given)
+        examine_run("latent", diagnose_latent, LatentSettings, given)
 
 
 @diagnose_app.command()
@@ -156,12 +102,16 @@ def layers(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Where it sits: what each block costs memory, and what it costs skill."""
+    """Which blocks carry memory, and which carry skill.
+
+    Each block without its attention, and without its feed-forward part: what still comes out,
+    and what that costs on text which the model has not seen.
+    """
     given = locals()
     with border(verbose):
         from memaudit.diagnose.layers.diagnosis import LayersSettings, diagnose_layers
 
-        _diagnose("layers", diagnose_layers, LayersSettings, given)
+        examine_run("layers", diagnose_layers, LayersSettings, given)
 
 
 @diagnose_app.command()
@@ -182,12 +132,16 @@ def neurons(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Where it sits: probes of hidden states, and units that stop an extraction."""
+    """Which states tell memory, and which units it takes.
+
+    Probes of hidden states, block by block, and the smallest sets of feed-forward units whose
+    silencing stops an extraction, with what that costs elsewhere.
+    """
     given = locals()
     with border(verbose):
         from memaudit.diagnose.neurons.diagnosis import NeuronsSettings, diagnose_neurons
 
-        _diagnose("neurons", diagnose_neurons, NeuronsSettings, given)
+        examine_run("neurons", diagnose_neurons, NeuronsSettings, given)
 
 
 @diagnose_app.command()
@@ -218,12 +172,16 @@ def sweep(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """What drives it: prefix, suffix and prompt length, repetitions, model size, samples drawn."""
+    """What makes more of it come out, and what less.
+
+    Length of prefix and suffix, repetitions, model size, samples drawn; with --fits also the
+    length, kind, start and depth of soft prompts.
+    """
     given = locals()
     with border(verbose):
         from memaudit.diagnose.sweep.diagnosis import SweepSettings, diagnose_sweep
 
-        _diagnose("sweep", diagnose_sweep, SweepSettings, given)
+        examine_run("sweep", diagnose_sweep, SweepSettings, given)
 
 
 @diagnose_app.command()
@@ -244,12 +202,16 @@ def signals(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """What gives it away: entropy at the border, and a predictor for triage."""
+    """What gives it away, and what foretells it.
+
+    Entropy and other signals around the border of prefix and suffix, and a predictor from the
+    prefix alone that says which part of a corpus to scan first.
+    """
     given = locals()
     with border(verbose):
         from memaudit.diagnose.signals.diagnosis import SignalsSettings, diagnose_signals
 
-        _diagnose("signals", diagnose_signals, SignalsSettings, given)
+        examine_run("signals", diagnose_signals, SignalsSettings, given)
 
 
 @diagnose_app.command()
@@ -270,9 +232,12 @@ def attention(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Where the model looks: concentration of attention, by layer."""
+    """How concentrated attention is where text comes out.
+
+    Entropy and largest weights of attention in each block, for extracted and other windows.
+    """
     given = locals()
     with border(verbose):
         from memaudit.diagnose.attention.diagnosis import AttentionSettings, diagnose_attention
 
-        _diagnose("attention", diagnose_attention, AttentionSettings, given)
+        examine_run("attention", diagnose_attention, AttentionSettings, given)
