@@ -58,11 +58,16 @@ def _plain(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
 
 
+def _rounded(share: float) -> float:
+    """Without what arithmetic leaves over: 1 - 1e-16 is 1."""
+    return round(share, 12)
+
+
 _WRITTEN: dict[Unit, Callable[[float], str]] = {
     "text": _plain,
     "count": lambda value: f"{value:,.0f}",
-    "share": percent,
-    "points": points,
+    "share": lambda value: percent(_rounded(value)),
+    "points": lambda value: points(_rounded(value)),
     "nats": lambda value: number(value, 3),
     "number": _plain,
     "p": lambda value: f"{value:.2g}",
