@@ -197,7 +197,8 @@ def _nll_plot(view: View, kind: Kind) -> Plot:
 def _all(view: View) -> FigureTable:
     costs = view.costs
     columns = (costs.skill, costs.lost, costs.memory, costs.excess, costs.excess_lost)
-    measures = [_measures(one) for one in columns]
+    measures: list[list[Measure | None]] = [[*_measures(one)] for one in columns]
+    measures[1] = [_rest(view.kept(place)) for place in range(len(view.found.ablations))]
     rows: list[list[Cell]] = [
         [_name(one), *(measure[place] for measure in measures)]
         for place, one in enumerate(view.found.ablations)
@@ -219,6 +220,13 @@ def _all(view: View) -> FigureTable:
         columns=[Column("without", "text"), *(Column(*one) for one in units)],
         rows=rows,
     )
+
+
+def _rest(kept: Measure | None) -> Measure | None:
+    """What is lost where so much is kept: with bounds also where all windows fare alike."""
+    if kept is None or kept.value is None or kept.low is None or kept.high is None:
+        return None
+    return Measure(1 - kept.value, 1 - kept.high, 1 - kept.low)
 
 
 def _against(view: View) -> Plot:

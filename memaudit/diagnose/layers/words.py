@@ -107,7 +107,7 @@ def _list(found: Ablated, costs: Costs, together: Sequence[Interval], places: Se
 
 def _beyond(costs: Costs, together: Sequence[Interval], at: int) -> str:
     value, ends = costs.excess.values[at], together[at]
-    return f"{value:+.2f} nats/token, {ends.low:+.2f} to {ends.high:+.2f}"
+    return f"{value:+.2f} nats/token ({ends.low:+.2f} to {ends.high:+.2f})"
 
 
 def _kept(found: Ablated, costs: Costs) -> list[str]:
@@ -169,7 +169,7 @@ def _harm(found: Ablated, costs: Costs, kind: str, skill: str) -> str | None:
 
 def _nats(estimates: Estimates, at: int) -> str:
     low, high = estimates.intervals()[at]
-    return f"{estimates.values[at]:+.3f} nats/token, {low:+.3f} to {high:+.3f}"
+    return f"{estimates.values[at]:+.3f} nats/token ({low:+.3f} to {high:+.3f})"
 
 
 def _number(one: Ablation) -> int:

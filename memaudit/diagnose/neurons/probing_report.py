@@ -59,7 +59,7 @@ def say(found: Measure, digits: int = 2) -> str:
         return "unknown"
     if found.low is None or found.high is None:
         return f"{found.value:.{digits}f}"
-    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    return f"{found.value:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
 
 
 def probing_findings(probing: Probing) -> list[str]:
@@ -92,7 +92,8 @@ def _findings(contrast: Contrast, probing: Probing) -> Iterator[str]:
         yield (
             f"Hidden states {_WHERE[place]} tell extracted windows from "
             f"{_OTHERS[contrast.against]} with an AUC of {say(measure(found))} at block "
-            f"{probing.blocks[best] + 1} of {probing.depth}, the best; random weights give at best "
+            f"{probing.blocks[best]} of {probing.depth} (the first is 0), the best; random weights "
+            "give at best "
             f"{_value(random)}, permuted labels {_value(permuted)}: {verdict}."
         )
     yield _against_baselines(contrast)
@@ -184,7 +185,7 @@ def probing_tables(probing: Probing) -> list[FigureTable]:
     for place in PLACES:
         shown = [(one, found) for one in _LINES if (found := _found(probing, one, place))]
         rows: list[list[Cell]] = [
-            [str(block + 1), *(measure(found[at]) for _, found in shown)]
+            [str(block), *(measure(found[at]) for _, found in shown)]
             for at, block in enumerate(probing.blocks)
         ]
         tables.append(
@@ -271,7 +272,7 @@ def probing_plots(probing: Probing) -> list[Plot]:
                     name=f"probe-{place}",
                     title=f"What a linear probe reads {_WHERE[place]}, over depth",
                     says="Shaded: the interval over clusters. 0.5 is chance.",
-                    x=Axis("block", ticks=[block + 1 for block in probing.blocks]),
+                    x=Axis("block", ticks=list(probing.blocks)),
                     y=Axis("AUC of the probe", high=1.0),
                     lines=lines,
                 )
@@ -283,7 +284,7 @@ def _line(probing: Probing, shown: _Shown, found: Sequence[Detection]) -> Line:
     return Line(
         name=shown.name,
         colour=shown.colour,
-        x=[block + 1 for block in probing.blocks],
+        x=list(probing.blocks),
         y=[one.value for one in found],
         low=[one.interval.low if np.isfinite(one.value) else np.nan for one in found],
         high=[one.interval.high if np.isfinite(one.value) else np.nan for one in found],

@@ -162,7 +162,7 @@ def _size(figures: Figures, outcome: Outcome) -> Iterator[str]:
     if sizes.value is None:
         middle = f"in the median more than {most:,}" if found < windows else "some"
     elif sizes.low is not None and sizes.high is None:
-        middle = f"a median of {sizes.value:.0f} [{sizes.low:.0f}, more than {most:,}]"
+        middle = f"a median of {sizes.value:.0f} ({sizes.low:.0f} to more than {most:,})"
     middle += f" of {total:,} feed-forward units"
     yield (
         f"To {goal}, silencing {middle} is enough; a set was found for {found} of {windows} "
@@ -201,7 +201,7 @@ def _place(figures: Figures, outcome: Outcome) -> Iterator[str]:
     where = ""
     if len(shares) > 1:
         where = (
-            f"{_percent(shares[at])} of its units are in block {units.blocks[at].number + 1}, "
+            f"{_percent(shares[at])} of its units are in block {units.blocks[at].number}, "
             f"which has {100 * units.widths[at] / units.widths.sum():.1f} % of all; "
         )
     yield (
@@ -216,7 +216,7 @@ def _percent(found: Measure) -> str:
     value = f"{100 * found.value:.1f} %"
     if found.low is None or found.high is None:
         return value
-    return f"{value} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    return f"{value} ({100 * found.low:.1f} to {100 * found.high:.1f})"
 
 
 def silencing_notes(figures: Figures) -> list[str]:

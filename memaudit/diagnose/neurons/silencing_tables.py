@@ -147,7 +147,7 @@ def _depth(figures: Figures, able: list[Outcome]) -> FigureTable:
     columns = [figures.by_block(outcome) for outcome in able]
     rows: list[list[Cell]] = [
         [
-            str(block.number + 1),
+            str(block.number),
             int(width),
             float(width / units.widths.sum()),
             *(column[at] for column in columns),
@@ -253,7 +253,7 @@ def _rankings_plot(figures: Figures) -> Plot:
 
 def _depth_plot(figures: Figures, able: list[Outcome]) -> Plot:
     units = figures.silencing.units
-    numbers = [float(block.number + 1) for block in units.blocks]
+    numbers = [float(block.number) for block in units.blocks]
     lines = [
         _line(GOALS[outcome.goal], _COLOURS[outcome.goal], numbers, figures.by_block(outcome), "-")
         for outcome in able
