@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import subprocess
@@ -17,6 +18,8 @@ from typer.testing import CliRunner
 from memaudit import __version__
 from memaudit.cli.app import app
 from memaudit.cli.showing import FORMATS
+from memaudit.diagnose.settings import DiagnoseSettings
+from memaudit.diagnosis import DIAGNOSES
 from memaudit.errors import MemauditError
 from memaudit.gate.thresholds import GateVerdict, Verdict, exit_code
 from memaudit.layers import Layer, list_profiles, profiles_folder, resolve
@@ -76,11 +79,14 @@ def test_the_table_of_exit_codes_is_complete() -> None:
     assert [int(code) for code in listed] == sorted(judged | raised | {INTERRUPTED, TERMINATED})
 
 
-@pytest.mark.parametrize("command", ["scan", "merge", "report", "compare", "verify"])
+@pytest.mark.parametrize(
+    "command",
+    ["scan", "merge", "report", "compare", "verify", "diagnose", "diagnose latent"],
+)
 def test_the_block_of_options_is_what_help_says(command: str) -> None:
     """Where this fails, paste the output of ``COLUMNS=100 memaudit COMMAND --help``."""
     result = CliRunner(env={"COLUMNS": "100", "NO_COLOR": "1"}).invoke(
-        app, [command, "--help"], prog_name="memaudit"
+        app, [*command.split(), "--help"], prog_name="memaudit"
     )
     assert result.exit_code == 0
     lines = [line.rstrip() for line in result.stdout.strip().splitlines()]
@@ -95,6 +101,24 @@ def test_the_settings_are_all_listed_with_their_defaults() -> None:
     assert tomllib.loads(block) == _with_value(defaults, unset)
     remarks = set(re.findall(r"\w+", " ".join(re.findall(r"^# (.*)$", block, re.M))))
     assert unset <= remarks, f"not in the README: {sorted(unset - remarks)}"
+
+
+def test_the_settings_of_diagnoses_are_all_listed_with_their_defaults() -> None:
+    """Those that every diagnosis has are flags, and stand in the help."""
+    listed = tomllib.loads(fenced("settings: diagnose"))
+    found = {}
+    for name in DIAGNOSES:
+        room = importlib.import_module(f"memaudit.diagnose.{name}.diagnosis")
+        kind = getattr(room, f"{name.capitalize()}Settings")
+        own = set(kind.model_fields) - set(DiagnoseSettings.model_fields)
+        flags = {"known", "reference", "models", "by", "fits"}
+        values = {field: kind.model_fields[field].default for field in sorted(own - flags)}
+        values |= {"windows": kind.model_fields["windows"].default}
+        found[name] = {
+            field: list(value) if isinstance(value, tuple) else value
+            for field, value in values.items()
+        }
+    assert listed == found
 
 
 def _with_value(values: dict[str, Any], unset: set[str]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def latent(
 ) -> None:
     """What is remembered and does not come out.
 
-    Scores of the windows that none leaves over, small perturbations of the weights, and how well
+    Scores of what the plain prefix leaves over, small perturbations of the weights, and how well
     each of them finds what a stronger attack, or the run of --known, brings out.
     """
     given = locals()

@@ -43,6 +43,8 @@ MARKERS = ("", "o", "s", "D", "^", "v", "x", "+")
 _STAND_INS = {name: f"#0102{place:02x}" for place, name in enumerate(ON_WHITE)}
 """Colours that stand for the variables until the markup is made."""
 _DOTS_PER_INCH = 200
+_LEGEND_WIDTH, _LEGEND_MARK = 84, 8
+"""Letters that stand side by side in a legend, and what a mark takes of them."""
 _MOST_WHISKERS = 20
 """Points of a line whose intervals are drawn one by one; those of more are a band."""
 _SIZE = (5.4, 3.3)
@@ -153,6 +155,8 @@ def _set_axes(axes: Axes, x: Axis, y: Axis) -> None:
     ):
         if axis.logarithmic:
             scale("log")
+            side = axes.xaxis if axis is x else axes.yaxis
+            side.set_major_formatter(lambda value, place: f"{value:,.10g}")  # no powers of ten
         if axis.ticks is not None:
             ticks(list(axis.ticks), labels=None if axis.names is None else list(axis.names))
         limits(axis.low, axis.high)
@@ -165,7 +169,10 @@ def _legend(figure: Figure, axes: Axes, columns: int) -> None:
     handles, names = axes.get_legend_handles_labels()
     kept = {name: handle for handle, name in zip(handles, names, strict=True)}
     if kept:
-        figure.legend(kept.values(), kept.keys(), loc="outside lower center", ncols=columns)
+        fitting = max(1, _LEGEND_WIDTH // (max(map(len, kept)) + _LEGEND_MARK))
+        figure.legend(
+            kept.values(), kept.keys(), loc="outside lower center", ncols=min(columns, fitting)
+        )
 
 
 def _style(palette: Palette) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from memaudit.diagnose.latent.detected import GRID, Crowd, Rules, gap, judge
-from memaudit.score.detection import precision_at, roc_auc
+from memaudit.score.detection import roc_auc
 
 RULES = Rules(top=10, confidence=0.95, resamples=200, seed=(0,))
 
@@ -39,14 +39,10 @@ def test_the_area_is_that_of_all_pairs_and_the_interval_that_of_the_other_bootst
 def test_precision_is_its_expectation_over_the_order_of_equals() -> None:
     made, scores = crowd(120, 1)
     found = judge({"one": scores}, made, RULES)["one"]
+    orders = (np.random.default_rng(number).permutation(120) for number in range(400))
     drawn = [
-        precision_at(
-            *(10, scores, made.positive, made.clusters),
-            confidence=0.95,
-            resamples=1,
-            rng=np.random.default_rng(number),
-        ).value
-        for number in range(400)
+        made.positive[order][np.argsort(-scores[order], kind="stable")[:10]].mean()
+        for order in orders
     ]
     assert found.precision.value == pytest.approx(np.mean(drawn), abs=0.02)
     assert found.precision.interval.low < found.precision.value < found.precision.interval.high
@@ -98,6 +94,23 @@ def test_a_gap_is_paired_and_shuffled_labels_are_found_by_chance() -> None:
     by_chance = judge({"one": scores}, shuffled, RULES)["one"]
     assert by_chance.auc.interval.low < 0.5 < by_chance.auc.interval.high
     assert abs(by_chance.auc.value - 0.5) < 0.05 < found["one"].auc.value - 0.5
+
+
+def test_where_all_agree_the_interval_is_no_point() -> None:
+    """50 positives of 25 documents, all above every negative, or all below."""
+    positive = np.arange(200) < 50
+    made = Crowd(positive, np.arange(200) // 2, np.ones(200))
+    exact = 0.025 ** (1 / 25)
+    above = judge({"one": positive.astype(float)}, made, RULES)["one"]
+    assert above.auc == (1, pytest.approx((exact, 1)))
+    assert above.found == (1, pytest.approx((exact, 1)))
+    assert above.curve[-1] == (1, (1, 1))
+    below = judge({"one": -positive.astype(float)}, made, RULES)["one"]
+    assert below.auc == (0, pytest.approx((0, 1 - exact)))
+    assert below.found == (0, pytest.approx((0, 1 - exact)))
+    for found in (above, below):
+        ends = np.array([one.interval for one in found.curve])
+        assert (np.diff(ends, axis=0) >= 0).all(), "a curve that only rises has ends that do"
 
 
 def test_infinite_scores_are_ranked_and_nan_is_refused() -> None:

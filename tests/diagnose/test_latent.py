@@ -83,13 +83,17 @@ def test_hidden_lessons_are_told_from_windows_never_seen(subject: Subject) -> No
     assert abs(chance - 0.5) < 0.2
     assert measure(rows_of(found, "members")[NLL]["ROC AUC"])[0] < value
     (one,) = (row for row in tables(found, "beyond") if row[:2] == (NLL, "none"))
-    remembered = one[6]
-    assert isinstance(remembered, Measure)
-    assert remembered.low is not None
+    excess = one[6]
+    assert isinstance(excess, Measure)
+    assert excess.low is not None
     hidden = int(subject.data.hidden.sum())
-    assert remembered.low > hidden / 2
-    assert (remembered.value or 0) <= hidden
-    assert "are remembered beyond" in found.findings[0]
+    assert excess.low > hidden / 2
+    assert (excess.value or 0) <= hidden
+    familiar = [sentence for sentence in found.findings if "more than are expected" in sentence]
+    assert familiar == found.findings[:1]
+    assert "does not show that they can be extracted" in familiar[0]
+    texts = (*found.findings, *found.notes, *(table.says for table in found.tables))
+    assert not any(" none does" in text or "none extracts" in text for text in texts)
 
 
 def tables(found: Diagnosis, name: str) -> list[Sequence[Cell]]:
@@ -105,7 +109,7 @@ def test_perturbed_weights_bring_lessons_back_and_nothing_else(subject: Subject)
     rows = rows_of(found, "recovered")
     assert rows["another attack extracts"]["come out"] > 0  # type: ignore[operator]
     assert rows["others of the data"]["come out"] == rows["controls"]["come out"] == 0
-    assert measure(rows["none extracts"]["under one, mean"])[0] > 0.3
+    assert measure(rows["the plain prefix extracts"]["under one, mean"])[0] > 0.3
 
 
 def test_no_noise_leaves_every_figure_as_it_was(subject: Subject) -> None:
@@ -149,6 +153,29 @@ def test_scores_are_those_of_the_papers() -> None:
         assert float(found["min_k_plus"][row]) == pytest.approx(plus, rel=1e-4)
 
 
+def test_an_impossible_token_makes_no_score_infinite() -> None:
+    logits = torch.zeros(2, 5, 7)
+    logits[0, 1, 2] = -math.inf
+    found = read_scores(Pass(logits, torch.full((2, 5), 2), None), 0.4)
+    assert all(torch.isfinite(score.double()).all() for score in found.values())
+    assert float(found["nll"][0]) == pytest.approx((100 + 4 * math.log(7)) / 5)
+
+
+def test_a_score_that_is_missing_for_a_window_is_left_out_by_name(subject: Subject) -> None:
+    rows = subject.data.rows.assign(log_p_z_none=math.nan)
+    part = replace(subject, data=Part(subject.data.ids, rows, subject.data.attacks))
+    found = diagnose_latent(part, SHORT.model_copy(update={"draws": 0}), Silent())
+    assert "log p_z" not in rows_of(found, "hidden")
+    assert any(note.endswith("no such figure: log p_z.") for note in found.notes)
+
+
+def test_curves_start_where_one_of_the_windows_looked_at_stands(subject: Subject) -> None:
+    found = diagnose_latent(subject, SHORT.model_copy(update={"windows": 12}), Silent())
+    (plot,) = (one for one in found.plots if one.name == "roc")
+    starts = {line.name: line.x[0] for line in plot.lines}
+    assert starts[NLL] < 1 / 12 <= starts["perturbed: rise, share of NLL"] * (1 + 1e-9)
+
+
 def test_what_lies_above_the_controls_is_counted_with_their_own_share() -> None:
     """Of 1,000 windows like 400 controls, 200 are moved above them all."""
     rng = np.random.default_rng(0)
@@ -161,13 +188,13 @@ def test_what_lies_above_the_controls_is_counted_with_their_own_share() -> None:
     found = beyond(made, "s", 0.01, SURE)
     assert found.controls == 4
     assert found.of_hidden.value is None
-    low, high = found.remembered.low, found.remembered.high
+    low, high = found.excess.low, found.excess.high
     assert low is not None
     assert high is not None
     assert low < 200 < high
     assert low > 150
     alike = replace(made, scores={"s": rng.normal(size=1400)})
-    assert beyond(alike, "s", 0.01, SURE).remembered.low == 0
+    assert beyond(alike, "s", 0.01, SURE).excess.low == 0
     none = beyond(made, "s", 0.0, SURE)
     assert none.controls == 0
     assert none.of_controls.high == pytest.approx(0.00918, abs=1e-4)
@@ -177,7 +204,7 @@ def test_without_controls_nothing_is_said_to_be_remembered(subject: Subject) -> 
     found = diagnose_latent(replace(subject, controls=None), SHORT, Silent())
     assert {table.name for table in found.tables} == {"hidden", "recovered", "roc", "nll"}
     assert any("There are no controls" in note for note in found.notes)
-    assert not any("remembered beyond" in sentence for sentence in found.findings)
+    assert not any("more than are expected" in sentence for sentence in found.findings)
 
 
 def test_where_no_other_attack_was_run_the_controls_alone_are_told_from(subject: Subject) -> None:
@@ -204,7 +231,7 @@ def test_too_few_hidden_windows_are_no_ground_for_a_figure(subject: Subject) -> 
 
 def test_where_everything_comes_out_nothing_is_latent(taught: Taught) -> None:
     part = part_of(taught.checkpoint, taught.lessons)
-    with pytest.raises(UsageError, match="none extracts every window"):
+    with pytest.raises(UsageError, match="the plain prefix extracts every window"):
         diagnose_latent(
             subject_of(taught.checkpoint, part.take(part.extracted), None), SHORT, Silent()
         )
@@ -325,6 +352,7 @@ def test_plots_have_a_table_each_and_are_short_enough_to_draw(subject: Subject) 
         for line in plot.lines:
             assert line.name.isascii()
             assert len(line.x) == len(line.y) <= 100
+            assert len(line.x) > 1
             assert np.isfinite(line.y).all()
             assert (np.diff(line.y) >= 0).all(), "both kinds of curve only rise"
     for table in found.tables:

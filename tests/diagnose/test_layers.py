@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import MATRIX, Architecture
-from conftest import COMMON
+from conftest import COMMON, build_model
 from subjects_layers import (
     assert_same_weights,
     checkpoint_of,
@@ -23,9 +24,10 @@ from subjects_layers import (
 )
 
 from memaudit.diagnose.anatomy.blocks import find_blocks, without_attention
-from memaudit.diagnose.layers.ablation import NOISE
-from memaudit.diagnose.layers.costs import Estimates
+from memaudit.diagnose.layers.ablation import NOISE, Ablated, Ablation, Done, Group, _read
+from memaudit.diagnose.layers.costs import Estimates, cost
 from memaudit.diagnose.layers.diagnosis import LayersSettings, diagnose_layers
+from memaudit.diagnose.layers.words import conclude
 from memaudit.diagnose.subject import Subject
 from memaudit.diagnosis import Diagnosis, Measure
 from memaudit.errors import TargetError
@@ -125,14 +127,22 @@ def test_memory_is_found_where_it_is(memorizer: Any) -> None:
     assert kept[1][1].high < -0.2
     nll = cells(found, "nll-attention")
     assert all(cell == Measure(0.0, 0.0, 0.0) for cell in nll[0]), "to the last bit"
-    extracted, others, controls, difference = nll[1]
+    extracted, others, controls, difference, untaught = nll[1]
     assert extracted.value == pytest.approx(np.log(ALPHABET) / 2, abs=0.1), "half are guessed then"
     assert controls.high < extracted.low
     assert difference.low > 0.5
+    assert untaught.low > 0.5
     assert others.value == pytest.approx(controls.value, abs=0.1)
     parts = cells(found, "memory-skill")
     assert parts["block 1: attention"][3].low > 0
     assert parts["block 0: attention"][3] == Measure(0.0, 0.0, 0.0)
+    assert parts["noise 0.3"][3:] == (Measure(None, None, None),) * 2
+    assert "which speaks of memory: attention of block 1" in found.findings[0]
+    assert "none (at most " in " ".join(found.findings)
+    assert all(
+        f"({name})" in next(one.says for one in found.tables if one.name == "nll-attention")
+        for name in ("extracted", "not extracted", "controls")
+    )
     assert "block 1" in found.findings[0]
     assert "attention of block 1" in found.findings[0].lower()
     assert not any("attention of block 0" in said.lower() for said in found.findings[:2])
@@ -148,7 +158,7 @@ def test_same_seed_same_result(memorizer: Any) -> None:
 def test_without_controls_skill_is_that_of_other_windows(memorizer: Any) -> None:
     found = diagnose_layers(subject(memorizer, controls=False), SETTINGS, Silent())
     assert any("no controls" in note for note in found.notes)
-    assert len(cells(found, "nll-attention")[1]) == 3
+    assert len(cells(found, "nll-attention")[1]) == 3, "no column stands twice"
     assert [line.name for plot in found.plots for line in plot.lines].count("controls") == 0
 
 
@@ -157,7 +167,7 @@ def test_too_little_extracted_is_said(memorizer: Any, extracted: int) -> None:
     found = diagnose_layers(subject(memorizer, extracted=extracted), SETTINGS, Silent())
     assert found.findings[0].startswith("What is extracted is too little")
     assert f"{extracted} windows" in found.findings[0]
-    assert not any("per skill" in said for said in found.findings)
+    assert not any("beyond noise" in said for said in found.findings)
     assert (cells(found, "blocks-kept")[0][0] is None) == (extracted == 0)
     for plot in found.plots:
         assert all(not np.isnan(line.y).all() for line in plot.lines)
@@ -175,6 +185,53 @@ def test_all_extracted_and_no_controls_has_no_measure_of_skill(memorizer: Any) -
 def test_windows_that_do_not_come_out_here_are_left_out(memorizer: Any) -> None:
     found = diagnose_layers(subject(memorizer, extracted=LEARNED + 5), SETTINGS, Silent())
     assert any(note.startswith("5 windows that the run counts") for note in found.notes)
+
+
+def test_noise_of_a_window_is_the_same_in_any_batch(memorizer: Any) -> None:
+    tried = subject(memorizer)
+    blocks = find_blocks(tried.checkpoint)
+    ablation = Ablation("noise", strength=0.3)
+    found = []
+    for size in (3, 64):
+        done, passes = Done(), replace(tried.passes(), batch_size=size)
+
+        def count(rows: int, done: Done = done) -> None:
+            done.rows += rows
+
+        with ablation.applied(blocks, 0, done):
+            found.append(passes.read(tried.data.ids, _read, count)["nll"])
+    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-4)
+
+
+def windows_of(rises: Sequence[float], matched: float = 1.0) -> Group:
+    """Twelve that the intact model extracts, and what each ablation makes of their NLL."""
+    nll = np.array([0.1, *(0.1 + rise for rise in rises)])[:, None] + np.zeros(12)
+    nll += np.linspace(0, 0.01, 12) * (nll > 0.1)
+    exact = np.zeros(nll.shape, dtype=bool)
+    exact[0] = True
+    return Group(np.arange(12), exact, np.full(nll.shape, matched), nll)
+
+
+@pytest.mark.parametrize(("others", "memory"), [(0.2, True), (1.0, False)])
+def test_memory_is_more_than_training_on_a_text_gives(others: float, memory: bool) -> None:
+    """One part costs extracted windows more than noise does; other data of the run too, or not."""
+    (block, *_) = find_blocks(checkpoint_of(build_model("gpt2")))
+    parts = [Ablation("intact"), Ablation("attention", block)]
+    noise = [Ablation("noise", strength=one) for one in (0.1, 0.2)]
+    found = Ablated(
+        [*parts, *noise],
+        windows_of([1.0, 0.2, 0.4]),
+        0,
+        windows_of([others, 0.2, 0.4]),
+        windows_of([0.2, 0.2, 0.4]),
+    )
+    costs = cost(found, 0.95, 300, np.random.default_rng(0))
+    assert np.isnan(costs.excess.values[2:]).all(), "noise is not held against itself"
+    assert np.isnan(costs.excess_lost.values[1]), "all is lost either way"
+    said = conclude(found, costs, "controls")[0]
+    assert said.startswith("Attention of block 0 costs extracted windows most beyond noise")
+    assert ("speaks of memory" in said) is memory
+    assert ("may be what training on a text gives" in said) is not memory
 
 
 def test_intervals_for_all_parts_at_once_are_wider() -> None:

@@ -18,12 +18,15 @@ from subjects_neurons import P, S, as_found, checkpoint_of, part_of, subject_of
 from memaudit.diagnose.anatomy.blocks import find_blocks
 from memaudit.diagnose.neurons.diagnosis import NeuronsSettings, diagnose_neurons
 from memaudit.diagnose.neurons.probing import probe_run
+from memaudit.diagnose.neurons.probing_report import _beyond_chance
 from memaudit.diagnose.neurons.representations import PLACES, represent
 from memaudit.diagnose.passes import Passes
 from memaudit.diagnose.subject import Part, Subject
 from memaudit.diagnosis import Diagnosis, FigureTable, Measure
 from memaudit.errors import UsageError
 from memaudit.progress import Silent
+from memaudit.score.detection import Detection
+from memaudit.score.stats import Interval
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.failures import quiet_transformers
 
@@ -100,6 +103,19 @@ def test_memories_are_stopped_by_their_own_units(found: Diagnosis) -> None:
     (random, largest) = table(found, "unit-controls").rows[0][2:]
     assert value(random) < 0.5
     assert value(random) <= value(largest) < 1
+
+
+def test_the_verdict_on_a_probe_counts_the_words_and_claims_no_memory() -> None:
+    def auc(low: float, high: float) -> Detection:
+        return Detection((low + high) / 2, Interval(low, high))
+
+    found, permuted = auc(0.8, 0.9), auc(0.4, 0.6)
+    beyond = _beyond_chance(found, (auc(0.5, 0.7), auc(0.5, 0.75)), permuted)
+    assert beyond == "beyond random weights and token statistics; skill could do that too"
+    words = _beyond_chance(found, (auc(0.5, 0.7), auc(0.7, 0.85)), permuted)
+    assert words == "not clearly beyond what the words alone give"
+    assert "not known" in _beyond_chance(found, (None, auc(0.5, 0.75)), permuted)
+    assert _beyond_chance(found, (None,), auc(0.7, 0.85)) == "no more than chance"
 
 
 def test_the_block_that_carries_the_memory_is_where_probes_find_it() -> None:

@@ -172,8 +172,13 @@ def test_what_the_prefix_shows_is_foretold() -> None:
     whole = 90 * (P + S - 1) + 60 * (S - 1)
     assert triage["10 %"]["tokens"] == pytest.approx((90 * P + 9 * (P + S - 1)) / whole)
     apart = cells(found, "telling-apart")
-    assert apart["prefix: log p"]["AUC, not extracted"] == Measure(1, 1, 1)
-    assert apart["prefix: entropy"]["AUC, controls"] == Measure(0, 0, 0)
+    above, below = apart["prefix: log p"], apart["prefix: entropy"]
+    bound = pytest.approx(0.884, abs=1e-3)  # 30 of 30: exact
+    assert above["AUC, not extracted"] == Measure(1, bound, 1)
+    assert (below["AUC, controls"].value, below["AUC, controls"].low) == (0, 0)
+    assert triage["10 %"]["extracted of them"].low == pytest.approx(0.664, abs=1e-3)  # 9 of 9
+    (cost,) = (one for one in found.findings if one.startswith("A pass over"))
+    assert "after 90 windows were scanned in full to fit it" in cost
     assert next(plot.name for plot in found.plots) == "triage-none"
 
 
@@ -256,8 +261,8 @@ def test_a_model_that_knows_nothing_foretells_nothing() -> None:
 def test_too_few_clusters_give_no_predictor() -> None:
     found = diagnose(known_subject(since=3, known=19))
     assert found.findings[0] == (
-        "Too few windows are extracted by none for a predictor: 19 windows in 19 clusters of 90 "
-        "windows drawn, and it takes 20 clusters."
+        "Too few windows are extracted by the plain prefix for a predictor: 19 windows in 19 "
+        "clusters of 90 windows drawn, and it takes 20 clusters."
     )
     assert not any(one.name.startswith("triage") for one in (*found.tables, *found.plots))
     # 30 windows, yet of 19 clusters
@@ -276,10 +281,19 @@ def test_nothing_extracted_and_no_controls() -> None:
     assert any("no controls" in note for note in found.notes)
 
 
+def test_few_extracted_mark_nothing() -> None:
+    """Nine windows apart by luck or not: an area, and neither an interval nor a best signal."""
+    found = diagnose(known_subject(since=3, known=9))
+    apart = cells(found, "telling-apart")["prefix: log p"]
+    assert apart["AUC, controls"] == Measure(1, None, None)
+    assert any("cannot be told: they" in one for one in found.findings)
+    assert not any("best: AUC" in one for one in found.findings)
+
+
 def test_everything_extracted() -> None:
     found = diagnose(known_subject(since=3, count=30, known=30))
     assert (
-        "Nearly every window is extracted by none: the others lie in 0 clusters"
+        "Nearly every window is extracted by the plain prefix: the others lie in 0 clusters"
         in (found.findings[0])
     )
     assert list(cells(found, "border")) == ["extracted", "controls"]

@@ -14,7 +14,7 @@ from memaudit.config import ScoreSettings
 from memaudit.diagnose.subject import Part
 from memaudit.diagnose.sweep.diagnosis import SweepSettings, diagnose_sweep
 from memaudit.diagnose.sweep.drawing import draw_windows
-from memaudit.diagnose.sweep.figures import Drawn, Sure, numeric
+from memaudit.diagnose.sweep.figures import Drawn, Sure, apart_from_zero, numeric, rate_words
 from memaudit.diagnose.sweep.repetitions import groups_of, sweep_repetitions, trend
 from memaudit.diagnose.sweep.sampling import (
     PROBABILITIES,
@@ -129,6 +129,36 @@ def test_a_trend_is_the_share_of_pairs_in_order() -> None:
     found = trend(exact, values, np.arange(60), SURE)
     assert found.value == pytest.approx(np.mean(pairs))
     assert trend(np.zeros(60, dtype=bool), values, np.arange(60), SURE).value is None
+
+
+def test_a_trend_of_few_extracted_has_no_verdict() -> None:
+    dup = np.arange(200) % 4
+    data, _ = two_attacks(200, 7, dup=[str(one) for one in dup])
+    exact = (dup == 3) & (np.arange(200) < 36)  # nine of them
+    data.rows["exact_none"] = exact.astype(float)
+    found = trend(exact, dup.astype(float), data.clusters, SURE)
+    assert found.value is not None
+    assert found.value > 0.8
+    assert found.low is found.high is None
+    (finding,) = sweep_repetitions(data, None, None, ("none",), SURE).findings
+    assert "too few to tell a trend" in finding
+    assert "the plain prefix extracts 0 % (at most" in finding
+
+
+def test_a_difference_of_four_windows_is_none_where_its_p_value_says_so() -> None:
+    drawn = Drawn(np.arange(200), np.arange(200), np.zeros(200, dtype=int), np.array([200]))
+    before = np.arange(200) < 10
+    hits = np.arange(200) < 14
+    change, p = drawn.change(hits, before, SURE), drawn.p_value(hits, before, SURE)
+    assert p == pytest.approx(0.125, abs=0.05)
+    assert apart_from_zero(change)
+    assert not apart_from_zero(change, p)
+
+
+def test_rates_in_words() -> None:
+    assert rate_words(Measure(0.051, 0.046, 0.057)) == "5.1 % (4.6 to 5.7)"
+    assert rate_words(Measure(0.0, 0.0, 0.071)) == "0 % (at most 7.1 %)"
+    assert rate_words(Measure(0.5, None, None)) == "50.0 %"
 
 
 def test_repetitions_are_read_from_the_column_and_their_rates_are_those_of_its_windows() -> None:

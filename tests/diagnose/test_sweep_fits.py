@@ -56,6 +56,7 @@ def made(by_length: dict[int, int]) -> Results:
 def test_saturation_is_seen_where_it_was_put(by_length: dict[int, int], said: str) -> None:
     sentence = saturation(made(by_length), "constant", list(by_length))
     assert said in sentence
+    assert ("adds end at +" in sentence) == ("no saturation" not in sentence)
 
 
 def test_a_check_is_the_difference_of_the_mean_over_seeds() -> None:

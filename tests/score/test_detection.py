@@ -1,13 +1,12 @@
-"""AUC, ROC and precision against counting by hand, and the cover of their intervals."""
+"""AUC against counting by hand, and the cover of the intervals."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
-from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from memaudit.score.detection import precision_at, roc_auc, roc_curve
+from memaudit.score.detection import roc_auc
 
 SURE = {"confidence": 0.95, "resamples": 400}
 
@@ -54,30 +53,20 @@ def test_auc_intervals_cover_and_know_clusters() -> None:
     assert held >= 88
 
 
-def test_roc_curve() -> None:
-    draw = rng(1)
-    scores, positive = draw.integers(0, 5, 40).astype(float), draw.random(40) < 0.4
-    found = roc_curve(scores, positive)
-    false, true, _ = sklearn_roc_curve(positive, scores, drop_intermediate=False)
-    np.testing.assert_allclose(found.false_positives, false)
-    np.testing.assert_allclose(found.true_positives, true)
+def test_too_few_clusters_of_a_kind_say_nothing() -> None:
+    scores = np.arange(300.0)
+    few = np.isin(np.arange(300), np.arange(0, 300, 33)[:9])
+    assert roc_auc(scores, few, np.arange(300), rng=rng(), **SURE).interval == (0.0, 1.0)
+    many = few | (np.arange(300) == 150)
+    assert roc_auc(scores, many, np.arange(300), rng=rng(), **SURE).interval != (0.0, 1.0)
+    assert roc_auc(scores, ~few, np.arange(300), rng=rng(), **SURE).interval == (0.0, 1.0)
 
 
-def test_precision_counts_the_first_k() -> None:
-    scores = np.array([5.0, 4, 3, 2, 1])
-    positive = np.array([True, True, False, False, True])
-    found = precision_at(3, scores, positive, np.arange(5), rng=rng(), **SURE)
-    assert found.value == pytest.approx(2 / 3)
-    assert found.interval.low < 0.1
-    assert found.interval.high > 0.99
-    all_of_them = precision_at(100, scores, positive, np.arange(5), rng=rng(), **SURE)
-    assert all_of_them.value == pytest.approx(3 / 5)
-
-
-def test_of_equal_scores_it_is_drawn_by_lot_which_are_first() -> None:
-    positive = np.arange(1000) < 500  # all in front, which must not help them
-    values = [
-        precision_at(100, np.zeros(1000), positive, np.arange(1000), rng=rng(seed), **SURE).value
-        for seed in range(20)
-    ]
-    assert np.mean(values) == pytest.approx(0.5, abs=0.05)
+def test_what_is_told_apart_without_an_error_has_a_bound() -> None:
+    scores = np.arange(40.0)
+    found = roc_auc(scores, scores >= 20, np.arange(40), rng=rng(), **SURE)
+    assert found.value == 1
+    assert found.interval == pytest.approx((0.025 ** (1 / 20), 1))
+    found = roc_auc(-scores, scores >= 20, np.arange(40), rng=rng(), **SURE)
+    assert found.value == 0
+    assert found.interval == pytest.approx((0, 1 - 0.025 ** (1 / 20)))

@@ -12,10 +12,12 @@ from memaudit.diagnose.attention.figures import Chances, Windows, contrasts, str
 from memaudit.diagnose.attention.view import Pair, View, plots, tables
 from memaudit.diagnose.attention.weights import (
     Layers,
-    concentrations,
+    concentration,
     eager_attention,
     find_layers,
+    reduced,
     stacked,
+    visible,
 )
 from memaudit.diagnose.passes import Found
 from memaudit.diagnose.settings import DiagnoseSettings
@@ -87,13 +89,13 @@ def _read(
         parts["controls"] = subject.controls.take(draw(everything, settings.windows, rng))
     parts = {name: part for name, part in parts.items() if len(part)}
     ids = np.concatenate([part.ids for part in parts.values()])
+    passes = subject.passes(**layers.options)
+    seen = visible(passes, layers, ids.shape[1])
     with (
         progress.stage("attention", len(ids)) as advance,
-        concentrations(layers.layers, subject.suffix_tokens) as seen,
+        reduced(layers.layers, lambda at, weights: concentration(weights, seen[at])) as made,
     ):
-        found = subject.passes(**layers.options).read(
-            ids, lambda one: stacked(seen, layers.layers, one), advance
-        )
+        found = passes.read(ids, lambda one: stacked(made, layers.layers, one), advance)
     return _split(parts, found)
 
 
@@ -169,7 +171,8 @@ def _remark(view: View, layers: Layers) -> list[str]:
     notes = [
         "AUC: the chance that attention is more concentrated (1 minus entropy) in a window of the "
         "first kind than in one of the second; 0.5 says nothing. In the findings intervals hold "
-        f"for all {len(view.blocks)} layers at once (Bonferroni), in tables and plots for each.",
+        f"for all {len(view.blocks)} layers at once (from the largest deviation in each resample), "
+        "in tables and plots for each.",
         "Text that repeats itself or is formulaic concentrates attention too, extracted or not: a "
         "contrast shows how the model works where it recites, and does not prove memory.",
         "Weights were read with attention worked out step by step (eager); the run's own way may "

@@ -6,22 +6,24 @@ on. Letters: B windows, H heads, T positions of the input, S of the suffix, L la
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from memaudit.diagnose.anatomy.blocks import Block, find_blocks, inside, refusal
 from memaudit.diagnose.anatomy.parts import block_calls
 from memaudit.diagnose.anatomy.trial import ROWS, TOKENS, Call, trial_pass
-from memaudit.diagnose.passes import Pass
+from memaudit.diagnose.passes import Pass, Passes
 from memaudit.out_of_memory import is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.failures import FAILURES, brief, quiet_transformers
 from memaudit.target.placement import base_of
+from memaudit.target.softprompt_check import random_ids
 
 FIGURES = ("entropy", "largest", "first")
 """Of the attention of one position, averaged over heads and the positions that foretell the suffix:
@@ -132,9 +134,11 @@ def _are_weights(weights: Tensor) -> bool:
 
 
 @contextmanager
-def concentrations(layers: Sequence[Layer], last: int) -> Iterator[Mapping[int, Tensor]]:
-    """Number of the block -> (B,3), the `FIGURES` of its last so many positions, of the pass just
-    made; the weights themselves are let go as the pass goes on.
+def reduced(
+    layers: Sequence[Layer], reduce: Callable[[int, Tensor], Tensor]
+) -> Iterator[Mapping[int, Tensor]]:
+    """Number of the block -> what is made of it and its weights (B,H,T,T), of the pass just made;
+    the weights themselves are let go as the pass goes on.
     """
     found: dict[int, Tensor] = {}
     with ExitStack() as hooks:
@@ -150,22 +154,40 @@ def concentrations(layers: Sequence[Layer], last: int) -> Iterator[Mapping[int, 
             ) -> None:
                 weights = weights_in(result, *now[0]) if now else None
                 if weights is not None:
-                    found[number] = concentration(weights, last)
+                    found[number] = reduce(number, weights)
 
             hooks.callback(layer.source.register_forward_hook(listen).remove)
         yield found
 
 
-def concentration(weights: Tensor, last: int) -> Tensor:
-    """(B,3) of weights (B,H,T,T): the `FIGURES`, of the last so many positions.
+def visible(passes: Passes, layers: Layers, tokens: int) -> dict[int, Tensor]:
+    """Number of the block -> (S,), how many places each position that foretells the suffix sees.
 
-    What a position sees (all before it, or a sliding window) is where any head in any window of the
-    batch has a weight: a single one may be too small to be told from 0.
+    Those from the first one to itself (all, or a sliding window) that any head looks at in any of
+    a few windows of random tokens, as long as those to be read: a single weight may be too small
+    to be told from 0, and what the windows to be read look at says nothing of what they see.
     """
-    mine = weights[:, :, -last:].float()
+
+    def reach(number: int, weights: Tensor) -> Tensor:
+        looked = (weights[:, :, -suffix:] > 0).any(dim=1)  # (B,S,T)
+        own = torch.arange(weights.shape[2] - suffix, weights.shape[2], device=looked.device)
+        return own + 1 - looked.int().argmax(dim=-1)
+
+    suffix = tokens - passes.prefix_tokens
+    ids = random_ids(passes.checkpoint, ROWS, tokens).cpu().numpy().astype(np.int32)
+    with reduced(layers.layers, reach) as found:
+        seen = passes.read(ids, lambda one: {str(number): found[number] for number in found})
+    return {int(number): torch.as_tensor(counts.max(axis=0)) for number, counts in seen.items()}
+
+
+def concentration(weights: Tensor, seen: Tensor) -> Tensor:
+    """(B,3) of weights (B,H,T,T): the `FIGURES`, of the last S positions.
+
+    seen: (S,), how many places each of them sees.
+    """
+    mine = weights[:, :, -len(seen) :].float()
     mine = mine / mine.sum(dim=-1, keepdim=True)  # where a sink has taken a share
-    seen = (mine > 0).flatten(0, 1).any(dim=0).sum(dim=-1).clamp_min(2)  # (S,)
-    entropy = torch.special.entr(mine).sum(dim=-1) / seen.log()
+    entropy = torch.special.entr(mine).sum(dim=-1) / seen.to(mine.device).clamp_min(2).log()
     figures = (entropy, mine.amax(dim=-1), mine[..., 0])  # (B,H,S) each
     return torch.stack([one.mean(dim=(1, 2)) for one in figures], dim=1)
 

@@ -1,4 +1,4 @@
-"""How many windows are remembered beyond those that come out, held against the controls.
+"""How many windows are more familiar than the controls make expect, by one score at a time.
 
 Knows scored windows. Knows nothing of models or attacks.
 
@@ -36,8 +36,9 @@ class Beyond(NamedTuple):
     passing: int
     """Windows of the data that pass; an estimate where a part was looked at, as the rest."""
     of_data: Measure
-    remembered: Measure
-    """Windows of the data above what controls make expect, at most all that pass."""
+    excess: Measure
+    """Windows of the data above what controls make expect, at most all that pass: of text that
+    this score finds familiar, not of text that can be extracted."""
     of_hidden: Measure
     """Share of those that pass of the windows known to be hidden; no figure without such."""
 
@@ -54,7 +55,7 @@ class Sure:
 def beyond(population: Population, score: str, allowed: float, sure: Sure) -> Beyond:
     """Of N windows with controls among them.
 
-    The interval of ``remembered`` holds with the confidence asked for: the corners of two intervals
+    The interval of ``excess`` holds with the confidence asked for: the corners of two intervals
     that each miss with half the probability.
     """
     values, control = population.scores[score], population.control
@@ -74,7 +75,7 @@ def beyond(population: Population, score: str, allowed: float, sure: Sure) -> Be
         of_controls=false,
         passing=round(share.value * windows),
         of_data=share,
-        remembered=Measure(*(round(windows * max(0.0, one)) for one in above)),
+        excess=Measure(*(round(windows * max(0.0, one)) for one in above)),
         of_hidden=_rate(population, passed, _hidden(population), sure),
     )
 
@@ -126,13 +127,13 @@ def beyond_table(found: Sequence[Beyond], confidence: float) -> FigureTable:
     columns = (
         *(Column("score", "text"), Column("controls allowed", "text"), Column("windows", "count")),
         *(Column("controls above", "share"), Column("windows above", "count")),
-        *(Column("share of windows", "share"), Column("remembered beyond", "count")),
+        *(Column("share of windows", "share"), Column("above expectation", "count")),
         Column("known hidden above", "share"),
     )
     rows: list[Sequence[Cell]] = [
         (
             *(one.score, "none" if one.allowed == 0 else f"{100 * one.allowed:g} %"),
-            *(one.looked_at, one.of_controls, one.passing, one.of_data, one.remembered),
+            *(one.looked_at, one.of_controls, one.passing, one.of_data, one.excess),
             None if one.of_hidden.value is None else one.of_hidden,
         )
         for one in found
@@ -141,10 +142,11 @@ def beyond_table(found: Sequence[Beyond], confidence: float) -> FigureTable:
         name="beyond",
         title="Windows that score above the controls though they do not come out",
         says=(
-            "The threshold is where at most 1 % of the controls, or none, lies above. Remembered "
-            "beyond: windows above it minus as many as the controls make expect, with an interval "
-            f"of {100 * confidence:g} % that allows for the controls' own. It counts windows that "
-            "the model knows better than text like it, not windows that come out. Scores of "
+            "The threshold is where at most 1 % of the controls, or none, lies above. Above "
+            "expectation: windows above it minus as many as the controls make expect, with an "
+            f"interval of {100 * confidence:g} % that allows for the controls' own. It counts "
+            "windows that one score finds more familiar than text that was not seen, not windows "
+            "that can be extracted; the rows are not estimates of one number. Scores of "
             "perturbed weights are known from a part of the windows, weighted to stand for all."
         ),
         columns=columns,

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from memaudit.score.detection import Detection
-from memaudit.score.stats import Bools, Floats, Interval, Ints, clopper_pearson
+from memaudit.score.stats import Bools, Floats, Interval, Ints, agreeing, clopper_pearson
 
 FALSE_POSITIVES = 0.01
 """Share of the negatives that a threshold may let pass (Carlini et al. 2022, arXiv 2112.03570:
@@ -112,8 +112,10 @@ def judge(scores: Mapping[str, Floats], crowd: Crowd, rules: Rules) -> dict[str,
     """How well each score (N,), the higher the more positive, finds the positives of a crowd.
 
     Intervals: percentile bootstrap that draws whole clusters, the same for every score, so that
-    `gap` pairs them; of the precision, the outer ends with the exact interval (Clopper-Pearson) of
-    as many windows as were really looked at.
+    `gap` pairs them. Where that is blind, outer ends with an exact bound: of the precision, that
+    (Clopper-Pearson) of as many windows as were really looked at; of none or all found, that over
+    the clusters of the positives (`stats.agreeing`), which curves carry on to where they would else
+    be surer; of an AUC of 0 or 1, that of as many pairs as there are clusters of the rarer kind.
 
     Raises:
         ValueError: for a score that is NaN.
@@ -172,18 +174,48 @@ def _detector(one: _Ranked, found: list[_Figures], crowd: Crowd, rules: Rules) -
     if np.isfinite(whole.precision):
         looked_at = _looked_at(one, crowd, rules.top)
         exact = clopper_pearson(round(whole.precision * looked_at), looked_at, confidence)
-        precision = Interval(min(exact.low, precision.low), max(exact.high, precision.high))
-    curve = tuple(
-        Detection(float(value), _ends(column, confidence))
-        for value, column in zip(whole.curve, curves.T, strict=True)
-    )
+        precision = _outer(precision, exact)
+    curve = _curve(whole.curve, curves, crowd, confidence)
     return Detector(
-        auc=Detection(whole.auc, _ends(aucs, confidence)),
+        auc=Detection(whole.auc, _outer(_ends(aucs, confidence), _parted(whole, crowd, rules))),
         precision=Detection(whole.precision, precision),
         found=curve[_AT_FALSE],
         curve=curve,
         resampled=aucs,
     )
+
+
+def _curve(
+    whole: Floats, resampled: Floats, crowd: Crowd, confidence: float
+) -> tuple[Detection, ...]:
+    """Of shares (GRID,) and those of resamples (resamples, GRID)."""
+    _, cluster = np.unique(crowd.clusters[crowd.positive], return_inverse=True)
+    sizes = np.bincount(cluster, weights=crowd.weights[crowd.positive])
+    ends = [_ends(column, confidence) for column in resampled.T]
+    if len(sizes):
+        for at in np.flatnonzero((whole == 0) | (whole == 1)):
+            if 0 < GRID[at] < 1 or whole[at] != GRID[at]:
+                ends[at] = _outer(ends[at], agreeing(sizes, bool(whole[at]), confidence))
+    low = np.minimum.accumulate([one.low for one in reversed(ends)])[::-1]
+    high = np.maximum.accumulate([one.high for one in ends])
+    return tuple(
+        Detection(float(value), Interval(float(least), float(most)))
+        for value, least, most in zip(whole, low, high, strict=True)
+    )
+
+
+def _parted(whole: _Figures, crowd: Crowd, rules: Rules) -> Interval | None:
+    """Bound of the AUC where every positive is above every negative, or below."""
+    if whole.auc not in (0.0, 1.0):
+        return None
+    rarer = min(len(np.unique(crowd.clusters[kind])) for kind in (crowd.positive, ~crowd.positive))
+    return clopper_pearson(int(whole.auc) * rarer, rarer, rules.confidence)
+
+
+def _outer(one: Interval, other: Interval | None) -> Interval:
+    if other is None:
+        return one
+    return Interval(min(one.low, other.low), max(one.high, other.high))
 
 
 def _looked_at(one: _Ranked, crowd: Crowd, top: int) -> int:

@@ -28,9 +28,9 @@ from memaudit.diagnose.latent.questions import (
     table_of,
     too_few,
 )
-from memaudit.diagnose.latent.recovered import recovered, recovered_table
+from memaudit.diagnose.latent.recovered import EXTRACTED, recovered, recovered_table
 from memaudit.diagnose.latent.spread import Group, spread_of
-from memaudit.diagnose.latent.trial import SHAKEN, Noise, Trial, run_trial
+from memaudit.diagnose.latent.trial import DEFAULT_STRENGTH, SHAKEN, Noise, Trial, run_trial
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Subject
 from memaudit.diagnosis import Diagnosis
@@ -55,13 +55,14 @@ class LatentSettings(DiagnoseSettings):
     draws: NotNegative = 10
     """Random perturbations of the weights; with 0 they are left alone. Of the same 319 windows 2,
     4 and 8 of strength 0.1 brought back 31, 51 and 86: more bring back more."""
-    strength: Annotated[float, Field(ge=0, le=10)] = 0.1
+    strength: Annotated[float, Field(ge=0, le=10)] = DEFAULT_STRENGTH
     """Standard deviation of the noise, as a share of each weight matrix' root mean square.
 
     Tried on a model of 7M parameters that had been taught other things, with 319 windows that it
     no longer said: 8 perturbations of 0.02, 0.05, 0.1 and 0.2 brought back 27, 65, 86 and 55 of
     them, of 600 others 1 to 7, of 500 controls none; the rise of the NLL as a share of it told the
-    319 from the others with an AUC of 0.74, 0.85, 0.91 and 0.93, the NLL itself with 0.84.
+    319 from the others with an AUC of 0.74, 0.85, 0.91 and 0.93, the NLL itself with 0.84. So the
+    default was chosen on the very windows that it was then judged by, which is a little kind to it.
     """
 
 
@@ -153,7 +154,6 @@ def _results(
     ]
     controls = subject.controls
     return Results(
-        extracted=int(subject.data.extracted.sum()),
         left=len(left.data),
         controls=0 if left.controls is None else len(left.controls),
         controls_extracted=0 if controls is None else int(controls.extracted.sum()),
@@ -195,9 +195,7 @@ def _groups(subject: Subject, left: Left, everything: Population) -> dict[str, G
     hidden, control = everything.hidden & ~everything.control, everything.control
     extracted = subject.data.take(subject.data.extracted)
     groups = {
-        "none extracts": Group(
-            extracted.score("suffix_nll", "none"), extracted.clusters, "series-1"
-        ),
+        EXTRACTED: Group(extracted.score("suffix_nll", "none"), extracted.clusters, "series-1"),
         "another attack extracts": Group(nll[hidden], clusters[hidden], "series-4"),
         "others": Group(nll[~hidden & ~control], clusters[~hidden & ~control], "series-2"),
         "controls": Group(nll[control], clusters[control], "series-3", ":"),
@@ -231,7 +229,7 @@ def _diagnosis(
         name="latent",
         about=ABOUT,
         findings=findings_of(results),
-        notes=notes_of(results, tuple(everything.scores)),
+        notes=notes_of(results, tuple(everything.scores), everything.dropped),
         tables=[*tables, table],
         plots=[*plots, plot],
         settings=_told(settings),

@@ -19,11 +19,10 @@ from memaudit.diagnose.latent.recovered import (
     OTHERS,
     Recovered,
 )
-from memaudit.diagnose.latent.trial import RELATIVE_RISE, SHAKEN, Noise
+from memaudit.diagnose.latent.trial import DEFAULT_STRENGTH, Noise
 from memaudit.diagnosis import Measure
-from memaudit.report.wording import count, percent, percent_interval
+from memaudit.report.wording import count, percent
 from memaudit.score.detection import Detection
-from memaudit.score.stats import Interval
 
 ABOUT = (
     "Which windows does the model remember although its plain prefix does not bring them back? "
@@ -36,10 +35,8 @@ ABOUT = (
 class Results:
     """Everything that sentences are made of."""
 
-    extracted: int
-    """Windows of the data that ``none`` extracts."""
     left: int
-    """Those that it does not."""
+    """Windows of the data that ``none`` does not extract."""
     controls: int
     """Controls that it does not extract; 0 where there are none."""
     controls_extracted: int
@@ -68,30 +65,27 @@ def findings_of(results: Results) -> list[str]:
 
 
 def _beyond(results: Results) -> Iterator[str]:
-    """By two scores that are chosen before the figures, so that none is picked for its result."""
-    words = {
-        NLL: "have a lower suffix NLL",
-        RELATIVE_RISE: "have an NLL that rises by a larger share under perturbed weights",
-    }
+    """By one score that is chosen before the figures, so that none is picked for its result."""
     for one in results.beyond:
-        if one.score in words and one.allowed > 0:
+        if one.score == NLL and one.allowed > 0:
             passing = f"{one.passing:,} of the {count(results.left, 'window')}"
             controls = f"{one.controls:,} of the controls ({_share(one.of_controls)})"
             yield (
-                f"{passing} that none does not extract ({_share(one.of_data)}) "
-                f"{words[one.score]} than all but {controls}: {_remembered(one, results)}."
+                f"{passing} that the plain prefix does not extract ({_share(one.of_data)}) have a "
+                f"lower suffix NLL than all but {controls}: {_familiar(one)}."
             )
 
 
-def _remembered(one: Beyond, results: Results) -> str:
-    if one.remembered.low:
+def _familiar(one: Beyond) -> str:
+    if one.excess.low:
         return (
-            f"about {_whole(one.remembered)} windows are remembered beyond the "
-            f"{results.extracted:,} that come out"
+            f"at least {count(round(one.excess.low), 'window')} more than are expected of text "
+            f"that was not seen; the estimate is {_whole(one.excess)}. This is evidence of "
+            "training on them or on near-duplicates, and does not show that they can be extracted"
         )
     return (
-        "this does not show that more is remembered than comes out (between 0 and "
-        f"{one.remembered.high or 0:,.0f} windows)"
+        "this does not show that more of them are familiar than of text that was not seen "
+        f"(between 0 and {one.excess.high or 0:,.0f} above expectation)"
     )
 
 
@@ -118,8 +112,8 @@ def _recovered(results: Results) -> Iterator[str]:
     if EXTRACTED in results.recovered:
         kept = results.recovered[EXTRACTED].each
         yield (
-            "Under one such perturbation a window that none extracts still comes out in "
-            f"{_spelt(kept)} of cases."
+            "Under one such perturbation a window that the plain prefix extracts still comes out "
+            f"in {_spelt(kept)} of cases."
         )
 
 
@@ -144,7 +138,7 @@ def _detected(found: Answer) -> Iterator[str]:
 
 
 def _perturbed(found: Answer) -> Iterator[str]:
-    gaps = {name: found.gaps[name] for name in SHAKEN if name in found.gaps}
+    gaps = found.perturbed
     if not gaps:
         return
     better = [name for name, one in gaps.items() if one.interval.low > 0]
@@ -168,18 +162,27 @@ def _unanswered(results: Results) -> Iterator[str]:
         )
 
 
-def notes_of(results: Results, scores: Sequence[str], extra: Sequence[str] = ()) -> list[str]:
-    """What a reader has to know so as not to be misled."""
+def notes_of(results: Results, scores: Sequence[str], dropped: Sequence[str] = ()) -> list[str]:
+    """What a reader has to know so as not to be misled.
+
+    scores, dropped: names of those that were judged, and of those that could not be.
+    """
     notes = [
         "What another attack extracts is a lower bound of what is hidden: some windows that count "
         "as others are remembered too, and an attack finds what is likely already more easily, "
         "which favours the NLL.",
-        "Each score's interval is its own; among so many some differ from the NLL by chance.",
+        "Each interval in a table is its score's own; among so many some differ from the NLL by "
+        "chance. The sentences on whether perturbing the weights helps, and on whether the two "
+        "best scores are told apart, divide the error allowed by the scores compared (Bonferroni), "
+        "so their intervals are wider.",
         "The edit similarity in samples.csv is the best over all attacks, and would give the "
-        "answer away: the longest common run of none's own output stands in its place.",
+        "answer away: the longest common run of the plain prefix' own output stands in its place.",
     ]
     if not results.asked:
-        notes[0] = "No attack on the model but none was run, so no window is known to be hidden."
+        notes[0] = (
+            "No attack on the model but the plain prefix was run, so no window is known to be "
+            "hidden."
+        )
     if results.controls:
         notes.append(
             "Controls tell memory from mere likelihood only as far as they are text like the data; "
@@ -187,43 +190,52 @@ def notes_of(results: Results, scores: Sequence[str], extra: Sequence[str] = ())
         )
     else:
         notes.append(
-            "There are no controls that none leaves over: how likely text is that was never seen "
-            "is not known, and no share can be called remembered."
+            "There are no controls that the plain prefix leaves over: how likely text is that was "
+            "never seen is not known, and no share can be called remembered."
         )
     if results.noise is not None:
         notes.append(
-            "The usual strength of the noise was chosen on one model of 7M parameters; how much "
-            "comes out grows with the perturbations that are tried."
+            f"The default strength of the noise, {DEFAULT_STRENGTH:g}, was chosen while looking at "
+            "the same kind of truth on one model of 7M parameters, so figures of perturbed scores "
+            "on that model are a little kind. How much comes out grows with the perturbations that "
+            "are tried; intervals do not include the variation between sets of draws."
         )
     if results.controls_extracted:
         notes.append(
-            f"{count(results.controls_extracted, 'control')} that none extracts are left out, as "
-            "such windows of the data are."
+            f"{count(results.controls_extracted, 'control')} that the plain prefix extracts are "
+            "left out, as such windows of the data are."
         )
-    if AGAINST not in scores:
+    if dropped:
+        notes.append(
+            f"Left out, because at least one window has no such figure: {', '.join(dropped)}."
+        )
+    if AGAINST not in (*scores, *dropped):
         notes.append(
             "No reference was given: text that any model finds likely scores as remembered."
         )
-    return [*notes, *extra]
+    return notes
 
 
 def _share(measure: Measure) -> str:
-    return _percent(measure.value, measure.low, measure.high)
+    """``45.0 %, 27.0 to 60.0``, as it stands in brackets."""
+    if measure.value is None:
+        return "n/a"
+    shown = _percent(measure.value)
+    if measure.low is None or measure.high is None:
+        return shown
+    low, high = (_percent(end).removesuffix(" %") for end in (measure.low, measure.high))
+    return f"{shown}, {low} to {high}"
 
 
 def _spelt(measure: Measure) -> str:
-    """``45.0 % (27.0–60.0 %)``."""
-    return f"{_percent(measure.value, measure.low, measure.high, ' (')})"
+    """``45.0 % (27.0 to 60.0)``."""
+    shown, comma, ends = _share(measure).partition(", ")
+    return f"{shown} ({ends})" if comma else shown
 
 
-def _percent(
-    value: float | None, low: float | None, high: float | None, between: str = ", "
-) -> str:
-    if value is None:
-        return "n/a"
-    if low is None or high is None:
-        return percent(value)
-    return f"{percent(value)}{between}{percent_interval(Interval(low, high))}"
+def _percent(share: float) -> str:
+    """Without what arithmetic leaves over: 1 - 1e-16 is 1."""
+    return percent(round(share, 12))
 
 
 def _whole(measure: Measure) -> str:

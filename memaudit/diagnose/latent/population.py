@@ -47,6 +47,8 @@ class Population:
     """(N,) whether another attack of the run extracts it."""
     known: Bools | None
     """(N,) whether ``none`` extracts it in the run that is known; None where none is."""
+    dropped: tuple[str, ...] = ()
+    """Scores that are left out, since they are NaN for some window."""
 
     def take(self, index: NDArray[np.integer[Any]] | Bools) -> Population:
         """The windows at ``index``."""
@@ -57,6 +59,7 @@ class Population:
             control=self.control[index],
             hidden=self.hidden[index],
             known=None if self.known is None else self.known[index],
+            dropped=self.dropped,
         )
 
 
@@ -82,7 +85,9 @@ def left_over(subject: Subject) -> Left:
     """Raises UsageError where every window of the data is extracted."""
     data = subject.data.take(~subject.data.extracted)
     if not len(data):
-        raise UsageError(f"{subject.run.folder}: none extracts every window; nothing is latent")
+        raise UsageError(
+            f"{subject.run.folder}: the plain prefix extracts every window; nothing is latent"
+        )
     controls = subject.controls
     if controls is not None:
         controls = controls.take(~controls.extracted)
@@ -110,13 +115,15 @@ def gather(
     scores[MATCHED] = found["matched"].astype(np.float64)
     scores |= {name: _of_run(left, score) for score, name in _OF_RUN.items()}
     sizes = [len(part) for part in left.parts]
+    dropped = tuple(name for name, score in scores.items() if np.isnan(score).any())
     return Population(
-        scores={name: score for name, score in scores.items() if not np.isnan(score).any()},
+        scores={name: score for name, score in scores.items() if name not in dropped},
         clusters=np.concatenate([part.clusters for part in left.parts]),
         weights=np.ones(sum(sizes)),
         control=np.repeat([False, True][: len(sizes)], sizes),
         hidden=np.concatenate([part.hidden for part in left.parts]),
         known=known,
+        dropped=dropped,
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from memaudit.curves import Axis, Line
 from memaudit.diagnose.latent.detected import GRID, Crowd, Detector, Rules, by_chance, gap, judge
 from memaudit.diagnose.latent.population import AGAINST, MIN_K_PLUS, NLL, Population
-from memaudit.diagnose.latent.trial import BEST_MATCHED, RELATIVE_RISE
+from memaudit.diagnose.latent.trial import BEST_MATCHED, RELATIVE_RISE, SHAKEN
 from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
 from memaudit.score.detection import Detection
 from memaudit.score.stats import Bools, Ints
@@ -45,13 +45,12 @@ class Question:
     """Likewise the negatives."""
 
 
-HIDDEN = Question(
-    "hidden", "windows that another attack extracts", "other windows that none does not extract"
+_OTHERS = "other windows that the plain prefix does not extract"
+HIDDEN = Question("hidden", "windows that another attack extracts", _OTHERS)
+KNOWN = Question("known", "windows that the known run extracts", _OTHERS)
+MEMBERS = Question(
+    "members", "windows of the data that the plain prefix does not extract", "controls"
 )
-KNOWN = Question(
-    "known", "windows that the known run extracts", "other windows that none does not extract"
-)
-MEMBERS = Question("members", "windows of the data that none does not extract", "controls")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +70,17 @@ class Answer:
     """Windows that each is known from."""
     gaps: Mapping[str, Detection]
     """AUC minus that of the NLL, of every score but that one."""
+    perturbed: Mapping[str, Detection]
+    """The same of scores of perturbed weights, with intervals that hold together (Bonferroni)."""
     best: Mapping[str, Detection]
     """AUC of the two scores with the highest, on windows that all were judged by."""
     best_of: int
     """How many these are."""
     apart: Detection | None
-    """By how much the first of them is above the second."""
+    """By how much the first of them is above the second, with an interval that allows for their
+    having been chosen among as many scores (Bonferroni)."""
+    finest: Mapping[str, float]
+    """Of each score, the share of the negatives that one of those looked at stands for."""
 
 
 def too_few(population: Population, question: Question) -> bool:
@@ -109,6 +113,10 @@ def answer(
         both, size = _judge(question, drawn, rules), len(_rows(drawn, question))
         parts |= {name: (both, size) for name in both if name not in whole}
     judged = {name: made[name] for name, (made, _) in parts.items()}
+    perturbed = [name for name in SHAKEN if name in judged and name not in whole]
+    finest = dict.fromkeys(parts, _finest(crowd))
+    if drawn is not None and perturbed:
+        finest |= dict.fromkeys(perturbed, _finest(_crowd(drawn, question)))
     best = sorted(both, key=lambda name: -both[name].auc.value)[:2]
     return Answer(
         question=question,
@@ -126,10 +134,28 @@ def answer(
             for name, (made, _) in parts.items()
             if name != NLL
         },
+        perturbed={
+            name: gap(both[name], both[NLL], _shared(rules.confidence, len(perturbed)))
+            for name in perturbed
+        },
         best={name: both[name].auc for name in best},
         best_of=size,
-        apart=gap(both[best[0]], both[best[1]], rules.confidence) if len(best) > 1 else None,
+        apart=gap(both[best[0]], both[best[1]], _shared(rules.confidence, len(both)))
+        if len(best) > 1
+        else None,
+        finest=finest,
     )
+
+
+def _shared(confidence: float, count: int) -> float:
+    """Of each of as many intervals, for all to hold with the confidence asked for."""
+    return 1 - (1 - confidence) / count
+
+
+def _finest(crowd: Crowd) -> float:
+    """Share of the negatives that the one that stands for the most stands for."""
+    weights = crowd.weights[~crowd.positive]
+    return float(weights.max() / weights.sum())
 
 
 def _judge(question: Question, population: Population, rules: Rules) -> dict[str, Detector]:
@@ -192,14 +218,17 @@ def curve_of(found: Answer) -> tuple[FigureTable, Plot]:
     """The ROC curves of a few scores."""
     names = [name for name in _COLOURS if name in found.detectors]
     negatives = found.total - found.positives
-    shown = np.flatnonzero(max(_AT[0], 1 / negatives) * (1 - 1e-9) <= GRID)
-    lines = [_line(name, found.detectors[name], shown, band=name == NLL) for name in names]
-    x = GRID[shown].tolist()
+    lines = [
+        _line(name, found.detectors[name], _shown(found.finest[name]), band=name == NLL)
+        for name in names
+    ]
+    x = GRID[_shown(1 / negatives)].tolist()
     lines.append(Line("chance", "series-3", x, x, dash=":"))
     title = f"Share found of {found.question.wanted}"
     says = (
         f"How many of the {found.positives:,} are found where a share of the {negatives:,} "
-        f"{found.question.others} passes for them too; the band is the interval of the NLL's curve."
+        f"{found.question.others} passes for them too, from where one of those looked at would "
+        "stand; the band is the interval of the NLL's curve."
     )
     plot = Plot("roc", title, says, _axis(x), Axis("share found", low=0, high=1), lines)
     rows: list[Sequence[Cell]] = []
@@ -207,9 +236,20 @@ def curve_of(found: Answer) -> tuple[FigureTable, Plot]:
         if share * negatives < 1 - 1e-9:
             continue
         at = int(np.searchsorted(GRID, share * (1 + 1e-9), side="right")) - 1
-        rows.append((share, *(Measure.of(*found.detectors[name].curve[at]) for name in names)))
+        cells = (
+            Measure.of(*found.detectors[name].curve[at])
+            if share >= found.finest[name] * (1 - 1e-9)
+            else None
+            for name in names
+        )
+        rows.append((share, *cells))
     columns = [Column("false positives", "share"), *(Column(name, "share") for name in names)]
     return FigureTable("roc", title, says, columns, rows), plot
+
+
+def _shown(finest: float) -> Ints:
+    """Places of `GRID` from the share of the negatives that one of them stands for."""
+    return np.flatnonzero(max(_AT[0], finest) * (1 - 1e-9) <= GRID)
 
 
 def _axis(x: Sequence[float]) -> Axis:

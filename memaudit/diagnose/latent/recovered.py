@@ -14,10 +14,10 @@ from memaudit.config import ScoreSettings
 from memaudit.diagnose.latent.trial import Noise, Shaken, Trial
 from memaudit.diagnosis import Cell, Column, FigureTable, Measure
 from memaudit.score.scores import rate_of
-from memaudit.score.stats import Bools, Floats, Interval, Ints, cluster_bootstrap
+from memaudit.score.stats import Bools, Floats, Interval, Ints, bounded_mean, cluster_bootstrap
 
 FOUND, KNOWN_ONLY = "another attack extracts", "known, no attack extracts"
-OTHERS, CONTROLS, EXTRACTED = "others of the data", "controls", "none extracts"
+OTHERS, CONTROLS, EXTRACTED = "others of the data", "controls", "the plain prefix extracts"
 
 
 class Recovered(NamedTuple):
@@ -70,10 +70,21 @@ def _group(
         windows=rate.n,
         hits=rate.k,
         rate=Measure.of(rate.estimate, Interval(low, high)),
-        each=_mean(shaken.exact.mean(axis=0), clusters, settings, rng),
+        each=_mean_share(shaken.exact.mean(axis=0), clusters, settings, rng),
         before=float(shaken.before.mean()),
         rise=_mean(rise, clusters, settings, rng),
     )
+
+
+def _mean_share(
+    shares: Floats, clusters: Ints, settings: ScoreSettings, rng: np.random.Generator
+) -> Measure:
+    """Of values in [0,1]; bounded by the sizes of the clusters where the bootstrap is a point."""
+    found = _mean(shares, clusters, settings, rng)
+    if found.value is None or found.low is not None:
+        return found
+    sizes = np.unique(clusters, return_counts=True)[1]
+    return Measure.of(found.value, bounded_mean(found.value, sizes, settings.confidence))
 
 
 def _mean(
@@ -111,7 +122,8 @@ def recovered_table(found: Mapping[str, Recovered], noise: Noise) -> FigureTable
             f"{noise.draws} times, Gaussian noise of {noise.strength:g} of each weight matrix' "
             "root mean square is added, and looked whether greedy decoding then returns the "
             "suffix. Controls say how often that happens to text that was never seen, and windows "
-            "that none extracts how much of what is remembered the noise itself destroys."
+            "that the plain prefix extracts how much of what is remembered the noise itself "
+            "destroys."
         ),
         columns=columns,
         rows=rows,

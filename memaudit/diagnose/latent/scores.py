@@ -15,14 +15,15 @@ from memaudit.diagnose.passes import Pass
 
 _AT_A_TIME = (2**26, 2**18)
 """Logits whose probabilities are held at a time, on a GPU and on a CPU."""
+_LEAST_LOG_P = -100.0
+"""What a less likely token counts as, nats, so that one impossible token makes no mean infinite."""
 _LEAST_SPREAD = 1e-6
 """Of a distribution that is all but one token: log p - mu is about 0 there too."""
 
 
 def read_plain(made: Pass) -> Mapping[str, Tensor]:
     """Suffix NLL and tokens before the first mismatch, each (B,)."""
-    log_p = log_likelihood(made.logits, made.tokens)
-    return {"nll": -log_p.double().mean(dim=1), "matched": _matched(made)}
+    return {"nll": -_log_p(made).mean(dim=1), "matched": _matched(made)}
 
 
 def read_scores(made: Pass, share: float) -> Mapping[str, Tensor]:
@@ -34,7 +35,7 @@ def read_scores(made: Pass, share: float) -> Mapping[str, Tensor]:
     it is lowest. Min-K%++ (Zhang et al. 2024, arXiv 2404.02936): the same of (log p(x_t) - mu) /
     sigma, with mean and standard deviation of log p(z) over z drawn from the model's p at t.
     """
-    log_p = log_likelihood(made.logits, made.tokens).double()
+    log_p = _log_p(made)
     least = max(1, int(share * log_p.shape[1]))
     mean, spread = _moments(made.logits)
     return {
@@ -43,6 +44,11 @@ def read_scores(made: Pass, share: float) -> Mapping[str, Tensor]:
         "min_k": _mean_of_least(log_p, least),
         "min_k_plus": _mean_of_least((log_p - mean) / spread, least),
     }
+
+
+def _log_p(made: Pass) -> Tensor:
+    """(B,S) float64."""
+    return log_likelihood(made.logits, made.tokens).double().clamp_min(_LEAST_LOG_P)
 
 
 def _matched(made: Pass) -> Tensor:

@@ -26,6 +26,8 @@ RISE, RELATIVE_RISE = "perturbed: rise of NLL", "perturbed: rise, share of NLL"
 BEST_MATCHED = "perturbed: most tokens before a miss"
 SHAKEN = (BEST, MEAN, RISE, RELATIVE_RISE, BEST_MATCHED)
 """What perturbations say."""
+DEFAULT_STRENGTH = 0.1
+"""Of the noise; `LatentSettings` says how it was chosen."""
 _LEAST_NLL = 1e-6
 """nats/token."""
 
@@ -149,9 +151,10 @@ def shake(subject: Subject, ids: NDArray[np.int32], noise: Noise, advance: Advan
 def shaken_scores(shaken: Shaken) -> Mapping[str, Floats]:
     """What the perturbations say of each window, the higher the better remembered.
 
-    Rise of the NLL: a mean over perturbations measures the curvature of the loss, which is sharper
-    at what was memorized (Garg et al. 2023, arXiv 2307.05831). It is also told as a share of the
-    NLL, since a suffix that is all but certain has little to rise from.
+    Rise of the NLL: a mean over perturbations measures the curvature of the loss in the weights, by
+    analogy with that in the input, which Garg et al. 2023 (arXiv 2307.05831) find higher at what
+    was memorized. It is also told as a share of the NLL, since a suffix that is all but certain has
+    little to rise from.
     """
     mean = shaken.nll.mean(axis=0)
     return {

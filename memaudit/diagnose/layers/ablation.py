@@ -29,6 +29,13 @@ state that it is added to, after every block. On two models of 7 and 135 million
 first cost controls next to nothing, the last brought their perplexity near chance."""
 
 
+@dataclass(eq=False)
+class Done:
+    """How far the passes of one ablation are."""
+
+    rows: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Ablation:
     """What is done to the model."""
@@ -37,10 +44,12 @@ class Ablation:
     block: Block | None = None
     strength: float = 0.0
 
-    def applied(self, blocks: Sequence[Block], seed: int) -> AbstractContextManager[None]:
+    def applied(
+        self, blocks: Sequence[Block], seed: int, done: Done
+    ) -> AbstractContextManager[None]:
         """Passes in which it is done."""
         if self.kind == "noise":
-            return _noisy(blocks, self.strength, seed)
+            return _noisy(blocks, self.strength, seed, done)
         if self.block is None:
             return nullcontext()
         remove = without_attention if self.kind == "attention" else without_feed_forward
@@ -122,8 +131,14 @@ def ablate(
     found: list[Found] = []
     with progress.stage("ablations", len(ablations) * len(ids)) as advance:
         for ablation in ablations:
-            with ablation.applied(blocks, seed):
-                found.append(passes.read(ids, _read, advance))
+            done = Done()
+
+            def count(rows: int, done: Done = done) -> None:
+                done.rows += rows
+                advance(rows)
+
+            with ablation.applied(blocks, seed, done):
+                found.append(passes.read(ids, _read, count))
     groups = list(_split(parts, found))
     extracted = groups[0]
     stable = extracted.exact[0] if len(extracted) else np.zeros(0, dtype=bool)
@@ -157,17 +172,26 @@ def _split(parts: Sequence[Part], found: Sequence[Found]) -> Iterator[Group]:
 
 
 @contextmanager
-def _noisy(blocks: Sequence[Block], strength: float, seed: int) -> Iterator[None]:
-    """Passes with noise added to what every block gives."""
-    sources: dict[torch.device, torch.Generator] = {}
+def _noisy(blocks: Sequence[Block], strength: float, seed: int, done: Done) -> Iterator[None]:
+    """Passes with noise added to what every block gives, the same for a window in any batch."""
+    sources: dict[torch.device, list[torch.Generator]] = {}
+    passed = (-1, 0)
 
     def disturb(states: Tensor) -> Tensor:
-        source = sources.get(states.device)
-        if source is None:
-            source = torch.Generator(device=states.device).manual_seed(seed)
-            sources[states.device] = source
+        nonlocal passed
+        if passed != (done.rows, len(states)):  # another pass, or the same with fewer windows
+            passed = (done.rows, len(states))
+            sources.clear()
+        if states.device not in sources:
+            rows = range(done.rows, done.rows + len(states))
+            sources[states.device] = [_source(states.device, seed, row) for row in rows]
         size = states.float().square().mean(dim=-1, keepdim=True).sqrt()
-        noise = torch.randn(states.shape, generator=source, device=states.device)
+        noise = torch.stack(
+            [
+                torch.randn(states.shape[1:], generator=source, device=states.device)
+                for source in sources[states.device]
+            ]
+        )
         return (states + strength * size * noise).to(states.dtype)
 
     def hook(module: nn.Module, args: Any, result: Any) -> Any:
@@ -179,3 +203,9 @@ def _noisy(blocks: Sequence[Block], strength: float, seed: int) -> Iterator[None
         for module in {id(block.module): block.module for block in blocks}.values():
             hooks.callback(module.register_forward_hook(hook).remove)
         yield
+
+
+def _source(device: torch.device, seed: int, row: int) -> torch.Generator:
+    """Of the noise of one window on one device."""
+    key = np.random.SeedSequence([seed, row, device.index or 0])
+    return torch.Generator(device=device).manual_seed(int(key.generate_state(1)[0]))

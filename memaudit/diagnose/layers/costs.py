@@ -5,18 +5,20 @@ N windows, R resamples, K clusters.
 
 A part that a model cannot do without takes memory and skill along, and memory falls faster: what is
 extracted has everything to lose. So each loss is compared with what noise in every block costs that
-harms skill as much. The excess is what is lost beyond that: positive where a part carries more of
-the memory than of the skill.
+harms skill as much. The excess is what is lost beyond that. Windows that are not extracted were
+mostly trained on too, where controls were not: what extracted ones lose beyond them is apart from
+what training on a text gives, extracted or not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from memaudit.diagnose.layers.ablation import Ablated
-from memaudit.score.stats import Bools, Floats, Interval, Ints
+from memaudit.score.stats import Bools, Floats, Interval, Ints, clustered_rate
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,10 +73,15 @@ class Costs:
     """Rise of that of the windows by which skill is measured."""
     selective: Estimates
     """``memory`` minus ``skill``."""
+    beyond_others: Estimates
+    """``memory`` minus ``others``."""
     excess: Estimates
-    """``memory`` beyond that of noise with the same rise of ``skill``; NaN beyond the strongest."""
+    """``memory`` beyond that of noise with the same rise of ``skill``; NaN beyond the strongest,
+    and of noise itself."""
     excess_lost: Estimates
-    """``lost`` beyond that of the same noise."""
+    """``lost`` beyond that of the same noise; NaN too where both lose all."""
+    kept: Sequence[Interval]
+    """Of the share of the extracted windows that still are: exact where all fare alike."""
 
 
 def cost(found: Ablated, confidence: float, resamples: int, rng: np.random.Generator) -> Costs:
@@ -95,23 +102,36 @@ def cost(found: Ablated, confidence: float, resamples: int, rng: np.random.Gener
 
     lost, memory = estimate("extracted", lost_each), estimate("extracted", found.extracted.rise)
     skill = estimate("skill", found.skill.rise)
-    beyond = skill.values > skill.values[noise].max(initial=0.0)
+    unknown = noise | (skill.values > skill.values[noise].max(initial=0.0))
 
-    def excess(of: Estimates) -> Estimates:
+    def excess(of: Estimates, most: float = np.inf) -> Estimates:
         pairs = zip(of.drawn, skill.drawn, strict=True)
         drawn = np.array([_excess(one, rise, noise) for one, rise in pairs])
-        values = np.where(beyond, np.nan, _excess(of.values, skill.values, noise))
-        return Estimates(values, np.where(beyond, np.nan, drawn), confidence)
+        values = _excess(of.values, skill.values, noise)
+        both = np.minimum(of.values, of.values - values) > most - 1e-9
+        blank = unknown | both
+        return Estimates(
+            np.where(blank, np.nan, values), np.where(blank, np.nan, drawn), confidence
+        )
 
+    others = estimate("others", found.others.rise)
+    clusters = found.extracted.clusters
     return Costs(
         lost=lost,
         memory=memory,
         matched=estimate("extracted", found.extracted.matched - found.extracted.matched[:1]),
-        others=estimate("others", found.others.rise),
+        others=others,
         skill=skill,
         selective=Estimates(memory.values - skill.values, memory.drawn - skill.drawn, confidence),
+        beyond_others=Estimates(
+            memory.values - others.values, memory.drawn - others.drawn, confidence
+        ),
         excess=excess(memory),
-        excess_lost=excess(lost),
+        excess_lost=excess(lost, most=1.0),
+        kept=[
+            clustered_rate(hits, clusters, confidence=confidence, resamples=resamples, rng=rng)
+            for hits in found.extracted.exact
+        ],
     )
 
 

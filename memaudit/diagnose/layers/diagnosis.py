@@ -51,7 +51,7 @@ def diagnose_layers(subject: Subject, settings: LayersSettings, progress: Progre
     rng = np.random.default_rng([settings.seed, 1])
     costs = cost(found, scores.confidence, scores.bootstrap, rng)
     skill = "controls" if len(found.controls) else "not extracted"
-    view = View(blocks, found, costs, skill, scores.confidence, scores.bootstrap, settings.seed)
+    view = View(blocks, found, costs, skill)
     return Diagnosis(
         name="layers",
         about=_ABOUT,

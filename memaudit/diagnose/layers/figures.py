@@ -16,7 +16,6 @@ from memaudit.diagnose.anatomy.blocks import Block
 from memaudit.diagnose.layers.ablation import Ablated, Ablation, Kind
 from memaudit.diagnose.layers.costs import Costs, Estimates
 from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot, Unit
-from memaudit.score.stats import clustered_rate
 
 
 class _Look(NamedTuple):
@@ -41,9 +40,6 @@ class View:
     costs: Costs
     skill: str
     """What skill is measured by: ``controls``, or ``not extracted``."""
-    confidence: float
-    resamples: int
-    seed: int
 
     @property
     def depth(self) -> list[float]:
@@ -64,16 +60,7 @@ class View:
         group = self.found.extracted
         if place is None or not len(group):
             return None
-        rng = np.random.default_rng([self.seed, 2, place])
-        hits = group.exact[place]
-        interval = clustered_rate(
-            hits,
-            group.clusters,
-            confidence=self.confidence,
-            resamples=self.resamples,
-            rng=rng,
-        )
-        return Measure.of(float(hits.mean()), interval)
+        return Measure.of(float(group.exact[place].mean()), self.costs.kept[place])
 
 
 def tables(view: View) -> list[FigureTable]:
@@ -143,31 +130,37 @@ def _kept_plot(view: View) -> Plot:
 
 
 def _nll_table(view: View, kind: Kind) -> FigureTable:
-    parts = (view.costs.memory, view.costs.others, view.costs.skill, view.costs.selective)
-    memory, others, skill, selective = map(_measures, parts)
+    costs = view.costs
+    parts = {"extracted": costs.memory, "not extracted": costs.others}
+    if _apart(view):
+        parts |= {"controls": costs.skill, "difference": costs.selective}
+    parts["extracted minus not extracted"] = costs.beyond_others
+    columns = [_measures(one) for one in parts.values()]
     rows: list[list[Cell]] = [
-        [
-            block.number,
-            memory[at],
-            others[at],
-            *([skill[at]] if _apart(view) else []),
-            selective[at],
-        ]
+        [block.number, *(column[at] for column in columns)]
         for block in view.blocks
         if (at := view.at(kind, block)) is not None
     ]
-    heads = ["extracted", "not extracted", *(["controls"] if _apart(view) else [])]
+    difference = "of extracted windows minus that of controls, and " if _apart(view) else ""
     return FigureTable(
         name=f"nll-{kind}",
         title=_what(kind),
         says="Rise of the suffix NLL, nats/token, over that of the intact model, by group; last, "
-        f"the rise of extracted windows minus that of {view.skill}.",
-        columns=[
-            Column("block", "count"),
-            *(Column(head, "nats") for head in (*heads, "difference")),
-        ],
+        f"that {difference}of extracted windows minus that of windows that are not. "
+        f"{_intact(view)}",
+        columns=[Column("block", "count"), *(Column(head, "nats") for head in parts)],
         rows=rows,
     )
+
+
+def _intact(view: View) -> str:
+    """The NLL that all rises are over."""
+    found = view.found
+    groups = {"extracted": found.extracted, "not extracted": found.others}
+    if _apart(view):
+        groups["controls"] = found.controls
+    said = [f"{one.nll[0].mean():.3f} ({name})" for name, one in groups.items() if len(one)]
+    return f"That of the intact model is {', '.join(said)}."
 
 
 def _nll_plot(view: View, kind: Kind) -> Plot:
@@ -216,7 +209,8 @@ def _all(view: View) -> FigureTable:
         title="Memory lost against skill lost",
         says="Each part, and noise of several strengths in every block as the control: what it "
         "costs extracted windows beyond what noise costs them that harms "
-        f"{view.skill} as much. Empty where no noise harms them as much.",
+        f"{view.skill} as much. Empty for noise itself, where no noise harms them as much, and "
+        "where both lose all.",
         columns=[Column("without", "text"), *(Column(*one) for one in units)],
         rows=rows,
     )

@@ -43,43 +43,77 @@ def conclude(found: Ablated, costs: Costs, skill: str) -> list[str]:
 
 
 def _place(found: Ablated, costs: Costs, skill: str) -> list[str]:
-    """Which parts cost memory beyond skill, judged over all of them at once."""
+    """Which parts cost extracted windows more or less than noise of the same cost in skill, judged
+    over all of them at once.
+    """
     among = np.array([one.block is not None for one in found.ablations])
     together = costs.excess.together(among)
     order = sorted(
         (at for at in np.flatnonzero(among).tolist() if np.isfinite(together[at].low)),
         key=lambda at: -costs.excess.values[at],
     )
-    more = [at for at in order if together[at].low > 0]
-    less = [at for at in order if together[at].high < 0][::-1]
+    lost = costs.excess_lost.values  # of the other sign, it takes a claim back; NaN does not
+    more = [at for at in order if together[at].low > 0 and not lost[at] < 0]
+    less = [at for at in order if together[at].high < 0 and not lost[at] > 0][::-1]
+    apart = costs.beyond_others.together(among)
     said = []
     if more and _stands_out(costs.excess, more[0], among):
         best = more.pop(0)
         said.append(
-            f"{_capital(found.ablations[best])} costs memory most per skill: without it the suffix "
-            f"NLL of extracted windows rises by {_nats(costs.memory, best)}, and by "
-            f"{_beyond(costs, together, best)} more than under noise that costs {skill} as much "
-            f"({_nats(costs.skill, best)})."
+            f"{_capital(found.ablations[best])} costs extracted windows most beyond noise of the "
+            f"same cost to {skill}: without it their suffix NLL rises by "
+            f"{_nats(costs.memory, best)}, and by {_beyond(costs.excess, together, best)} more "
+            f"than under noise that costs {skill} as much ({_nats(costs.skill, best)}). "
+            + _untaught(found, costs, apart, [best])
         )
         if more:
-            said.append(f"Beyond such noise, but less: {_list(found, costs, together, more)}.")
+            said.append(
+                f"Beyond such noise, but less: {_list(found, costs.excess, together, more)}. "
+                + _untaught(found, costs, apart, more)
+            )
     elif more:
         said.append(
             f"Taking away costs extracted windows more than noise that costs {skill} as much: "
-            f"{_list(found, costs, together, more)}; but no one part stands out from all others "
-            "as the place of memory."
+            f"{_list(found, costs.excess, together, more)}; but no one part stands out from all "
+            "others. " + _untaught(found, costs, apart, more)
         )
     else:
         said.append(
-            f"No part costs extracted windows clearly more than noise that costs {skill} as much: "
-            "memory is not seen to sit in one block."
+            f"No part costs extracted windows clearly more than noise that costs {skill} as much, "
+            "in NLL and, where it is known, in windows lost: memory is not seen to sit in one "
+            "block."
         )
     if less:
         said.append(
-            "Parts that carry skill rather than memory, costing extracted windows less than such "
-            f"noise: {_list(found, costs, together, less)}."
+            "Parts that cost extracted windows less than noise in every block that costs "
+            f"{skill} as much: {_list(found, costs.excess, together, less)}."
         )
     return said
+
+
+def _untaught(
+    found: Ablated, costs: Costs, apart: Sequence[Interval], places: Sequence[int]
+) -> str:
+    """Whether parts cost extracted windows more than windows that are not, which were trained on
+    too where the data are the training data.
+    """
+    if not len(found.others):
+        return "Whether it costs data that are not extracted as much is not known: there are none."
+    beyond = [at for at in places if apart[at].low > 0]
+    rest = [at for at in places if at not in beyond]
+    said = []
+    if beyond:
+        said.append(
+            "More than windows of the data that are not extracted, too, which speaks of memory: "
+            f"{_list(found, costs.beyond_others, apart, beyond)}."
+        )
+    if rest:
+        said.append(
+            "Not clearly more than windows of the data that are not extracted: "
+            f"{_list(found, costs.beyond_others, apart, rest)}; that may be what training on a "
+            "text gives, extracted or not."
+        )
+    return " ".join(said)
 
 
 def _stands_out(excess: Estimates, best: int, among: Bools) -> bool:
@@ -97,16 +131,18 @@ def _stands_out(excess: Estimates, best: int, among: Bools) -> bool:
     )
 
 
-def _list(found: Ablated, costs: Costs, together: Sequence[Interval], places: Sequence[int]) -> str:
-    shown = [f"{_part(found.ablations[at])} ({_beyond(costs, together, at)})" for at in places[:4]]
+def _list(
+    found: Ablated, of: Estimates, together: Sequence[Interval], places: Sequence[int]
+) -> str:
+    shown = [f"{_part(found.ablations[at])} ({_beyond(of, together, at)})" for at in places[:4]]
     if len(places) > len(shown):
         rest = len(places) - len(shown)
         shown.append(f"{rest} {'other' if rest == 1 else 'others'}")
     return ", ".join(shown)
 
 
-def _beyond(costs: Costs, together: Sequence[Interval], at: int) -> str:
-    value, ends = costs.excess.values[at], together[at]
+def _beyond(of: Estimates, together: Sequence[Interval], at: int) -> str:
+    value, ends = of.values[at], together[at]
     return f"{value:+.2f} nats/token ({ends.low:+.2f} to {ends.high:+.2f})"
 
 
@@ -136,21 +172,23 @@ def _kept(found: Ablated, costs: Costs) -> list[str]:
 
 
 def _left(costs: Costs, at: int) -> str:
-    low, high = costs.lost.intervals()[at]
-    kept = f"{abs(1 - costs.lost.values[at]):.0%}"
-    if np.isclose(low, high):  # where each resample says the same, the table has the exact interval
-        return "all" if low < 0.5 else "none"
-    return f"{kept} ({abs(1 - high):.0%} to {abs(1 - low):.0%})"
+    kept, (low, high) = 1 - costs.lost.values[at], costs.kept[at]
+    if np.isclose(kept, 0):
+        return f"none (at most {100 * high:.0f} %)"
+    if np.isclose(kept, 1):
+        return f"all (at least {100 * low:.0f} %)"
+    return f"{100 * kept:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def _brittle(found: Ablated, costs: Costs, skill: str) -> str:
     """How much noise takes, so that a loss of extraction is not taken for a place of memory."""
     noise = [at for at, one in enumerate(found.ablations) if one.kind == "noise"]
     half = next((at for at in noise if costs.lost.values[at] >= 0.5), noise[-1])
+    stopped = f"{100 * costs.lost.values[half]:.0f} % of what is extracted"
     return (
         f"Noise in every block that raises the suffix NLL of {skill} by {_nats(costs.skill, half)} "
-        f"already stops {costs.lost.values[half]:.0%} of what is extracted: that extraction stops "
-        "without a block does not show by itself that memory sits there."
+        f"already stops {stopped}: that extraction stops without a block does not "
+        "show by itself that memory sits there."
     )
 
 
@@ -197,6 +235,10 @@ def remark(
         "on where memory sits hold for all parts at once.",
         "Extracted windows have more to lose than others, whose NLL is high anyway; so losses are "
         "compared with those under noise in every block, at the same cost in skill.",
+        "That noise is one draw, and one way of doing harm out of many. It is added after the last "
+        "block too, which hits sharp predictions directly, so that few parts cost extracted "
+        "windows more. Another comparison may say otherwise: the columns of differences subtract "
+        "rises of NLL, and a part that harms all text much harms what is sharply foretold most.",
         "What was extracted is chosen by being foretold without an error: any harm shows there "
         "first, and a small loss is no sign of memory.",
     ]

@@ -1,1 +1,1 @@
-"""``diagnose neurons``: probes of hidden states, and the units that an extraction needs."""
+"""``diagnose neurons``: probes of hidden states, and units whose silencing stops an extraction."""

@@ -30,8 +30,8 @@ __all__ = ["NeuronsSettings", "diagnose_neurons"]
 
 _ABOUT = (
     "Linear probes on hidden states: do they tell extracted windows from other text (Slonski 2024, "
-    "arXiv 2412.01014)? And the feed-forward units that an extraction needs: a small set whose "
-    "silencing stops it, and what that costs elsewhere (the idea of NeMo, Hintersdorf et al. 2024, "
+    "arXiv 2412.01014)? And feed-forward units that stop an extraction when silenced: how "
+    "small a set will do, and what it costs elsewhere (the idea of NeMo, Hintersdorf et al. 2024, "
     "arXiv 2406.02366, moved to language models)."
 )
 

@@ -88,28 +88,34 @@ def _findings(contrast: Contrast, probing: Probing) -> Iterator[str]:
         found = trained[best]
         random = _highest(contrast.probes.get(("random", place), ()))
         permuted = _highest(contrast.probes["permuted", place])
-        verdict = _beyond_chance(found, random, permuted)
+        tokens, nll = contrast.baselines["tokens"], contrast.baselines["nll"]
+        verdict = _beyond_chance(found, (random, tokens), permuted)
         yield (
             f"Hidden states {_WHERE[place]} tell extracted windows from "
             f"{_OTHERS[contrast.against]} with an AUC of {say(measure(found))} at block "
             f"{probing.blocks[best]} of {probing.depth} (the first is 0), the best; random weights "
             "give at best "
-            f"{_value(random)}, permuted labels {_value(permuted)}: {verdict}."
+            f"{_value(random)}, permuted labels {_value(permuted)}, token statistics "
+            f"{_value(tokens)}: {verdict}. The suffix's NLL alone reaches "
+            f"{say(measure(nll), 3)}."
         )
     yield _against_baselines(contrast)
     if contrast.against == "data":
         yield from _hidden(contrast)
 
 
-def _beyond_chance(found: Detection, random: Detection | None, permuted: Detection | None) -> str:
+def _beyond_chance(
+    found: Detection, words: Sequence[Detection | None], permuted: Detection | None
+) -> str:
     """What an AUC says beside its controls, taken to differ where the intervals lie apart."""
     if permuted is not None and found.interval.low <= permuted.interval.high:
         return "no more than chance"
-    if random is None:
-        return "what of it the words alone give is not known"
-    if found.interval.low <= random.interval.high:
+    known = [one for one in words if one is not None]
+    if any(found.interval.low <= one.interval.high for one in known):
         return "not clearly beyond what the words alone give"
-    return "training put something there that the words alone do not give"
+    if len(known) < len(words):
+        return "what of it the words alone give is not known"
+    return "beyond random weights and token statistics; skill could do that too"
 
 
 def _against_baselines(contrast: Contrast) -> str:

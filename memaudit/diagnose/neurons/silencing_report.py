@@ -17,6 +17,8 @@ from memaudit.diagnosis import Measure
 from memaudit.score.stats import Bools, Floats, Ints, bounded_mean, clopper_pearson
 
 GOALS: dict[Goal, str] = {"stopped": "one token wrong", "erased": "erased"}
+UNSELECTIVE = 0.5
+"""Share of other extracted windows lost beyond which a set is not said to be of its own window."""
 GROUPS: dict[Group, str] = {
     "extracted": "other extracted windows",
     "controls": "controls",
@@ -166,7 +168,7 @@ def _size(figures: Figures, outcome: Outcome) -> Iterator[str]:
     middle += f" of {total:,} feed-forward units"
     yield (
         f"To {goal}, silencing {middle} is enough; a set was found for {found} of {windows} "
-        f"windows. As many random units of the same blocks do it for "
+        f"windows. As many random units of the same blocks, a weak opponent, do it for "
         f"{_percent(figures.mean_share(outcome.random))} of them, as many units that are furthest "
         f"from their mean for {_percent(figures.share(outcome.largest))}."
     )
@@ -189,6 +191,12 @@ def _elsewhere(figures: Figures, outcome: Outcome) -> Iterator[str]:
         )
     if parts:
         yield f"The cost elsewhere of a set that does so: {'; '.join(parts)}."
+    if lost is not None and lost.value is not None and lost.value > UNSELECTIVE:
+        yield (
+            f"So this is not selective: a set chosen to {_goal(figures, outcome)} ends most other "
+            "extractions too. Units picked by gradient may break any confident continuation; "
+            "that random ones do so less often is no sign that a set holds the memory."
+        )
 
 
 def _place(figures: Figures, outcome: Outcome) -> Iterator[str]:

@@ -14,7 +14,7 @@ from memaudit.diagnose.signals.features import Kind, Signal
 from memaudit.diagnose.signals.groups import Look
 from memaudit.diagnose.signals.means import Resampling, mean_intervals
 from memaudit.diagnosis import Cell, Column, FigureTable, Measure
-from memaudit.score.detection import roc_auc
+from memaudit.score.detection import LEAST_CLUSTERS, roc_auc
 from memaudit.score.stats import Bools
 
 KNOWN: dict[Kind, str] = {
@@ -86,7 +86,7 @@ def _auc(
     if min(len(np.unique(kind)) for kind in kinds) < 1:
         return Measure(None, None, None)
     value, interval = roc_auc(signal.values[both], extracted[both], clusters, **resampling.options)
-    if min(len(np.unique(kind)) for kind in kinds) < 2:  # nothing to draw anew
+    if min(len(np.unique(kind)) for kind in kinds) < LEAST_CLUSTERS:  # it would say nothing
         return Measure(value, None, None)
     return Measure.of(value, interval)
 
@@ -103,7 +103,7 @@ def apart_table(found: Sequence[Apart]) -> FigureTable:
         "Area under the ROC curve, extracted against not extracted windows of the data and "
         "against controls: 0.5 is chance, below 0.5 the extracted ones have the lower values. "
         "Signals that need the suffix hold what extraction itself is decided by, and are no "
-        "prediction.",
+        f"prediction. Without an interval below {LEAST_CLUSTERS} clusters of either kind.",
         [
             Column("signal", "text"),
             Column("known from", "text"),
@@ -115,5 +115,6 @@ def apart_table(found: Sequence[Apart]) -> FigureTable:
 
 
 def distance(*areas: Measure) -> float:
-    """How far from chance the first area is that is known."""
-    return next((abs(one.value - 0.5) for one in areas if one.value is not None), 0.0)
+    """How far from chance the first area is that is known, of those with an interval first."""
+    ordered = sorted(areas, key=lambda one: one.low is None)
+    return next((abs(one.value - 0.5) for one in ordered if one.value is not None), 0.0)

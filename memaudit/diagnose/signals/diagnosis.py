@@ -135,7 +135,7 @@ def _draw_evenly(subject: Subject, settings: SignalsSettings, rng: np.random.Gen
 def _targets(subject: Subject, even: Ints) -> list[Target]:
     """What ``none`` extracts and, where another attack finds more, what any attack does."""
     extracted, hidden = subject.data.extracted, subject.data.hidden
-    found = [Target("none", "extracted by none", extracted[even])]
+    found = [Target("none", "extracted by the plain prefix", extracted[even])]
     if hidden.any():
         found.append(Target("any", "extracted by any attack", (extracted | hidden)[even]))
     return found

@@ -17,6 +17,7 @@ from memaudit.diagnose.signals.words import number_said
 from memaudit.diagnose.subject import Subject
 from memaudit.diagnosis import Measure
 from memaudit.report.wording import count
+from memaudit.score.detection import LEAST_CLUSTERS
 from memaudit.score.stats import Bools, Ints
 from memaudit.target.softprompt_check import architecture_of
 
@@ -68,11 +69,16 @@ def apart_finding(found: Sequence[Apart]) -> list[str]:
     before = [one for one in found if one.signal.kind != "suffix"]
     if not before:
         return []
+    if all(area.low is None for one in before for area in (one.others, one.controls)):
+        return [
+            "Which signal known before decoding marks extracted windows cannot be told: they, or "
+            f"those to compare them with, lie in fewer than {LEAST_CLUSTERS} clusters."
+        ]
     best = max(before, key=lambda one: distance(one.others, one.controls))
     said = [
         f"{number_said(area)} against {against}"
         for area, against in ((best.others, "not extracted windows"), (best.controls, "controls"))
-        if area.value is not None
+        if area.low is not None
     ]
     return [
         f"Of the signals known before decoding, “{best.signal.name}” alone marks extracted "

@@ -116,7 +116,8 @@ def gains(
     """Gains of scores (N,), the higher the riskier, at ``shares`` (G,) and ``reaches`` (R,).
 
     Intervals: percentile bootstrap over whole clusters, the scores as they are; where all or no
-    positives are among the riskiest, the exact bound over their clusters (`stats.agreeing`). More
+    positives are among the riskiest, or all or none of the riskiest are positive, the exact bound
+    over their clusters (`stats.agreeing`). More
     windows hold no fewer positives, so that a bound from below holds for larger shares too.
     """
     _, place = np.unique(-scores, return_inverse=True)
@@ -142,15 +143,23 @@ def gains(
     size = len(shares)
     reached = [_bounded(one, positive, clusters, resampling) for one in measures[:size]]
     reached = rising(reached, shares)
-    return Gains(reached, measures[size : 2 * size], measures[2 * size : -2], *measures[-2:])
+    order = np.argsort(-scores, kind="stable")
+    precision = []
+    for one, share in zip(measures[size : 2 * size], shares.tolist(), strict=True):
+        riskiest = np.zeros(len(scores), dtype=bool)
+        riskiest[order[: max(1, math.ceil(share * len(scores)))]] = True
+        precision.append(_bounded(one, riskiest, clusters, resampling))
+    return Gains(reached, precision, measures[2 * size : -2], *measures[-2:])
 
 
-def _bounded(one: Measure, positive: Bools, clusters: Ints, resampling: Resampling) -> Measure:
-    """With the exact interval where every positive says the same and no bootstrap can help."""
+def _bounded(one: Measure, among: Bools, clusters: Ints, resampling: Resampling) -> Measure:
+    """With the exact interval where all that it is a share of (N,) say the same: a bootstrap is
+    blind there.
+    """
     if one.value is None or 1e-9 < one.value < 1 - 1e-9:
         return one
-    hits = np.full(int(positive.sum()), one.value > 0.5)
-    return Measure.of(one.value, clustered_rate(hits, clusters[positive], **resampling.options))
+    hits = np.full(int(among.sum()), one.value > 0.5)
+    return Measure.of(one.value, clustered_rate(hits, clusters[among], **resampling.options))
 
 
 def rising(found: list[Measure], shares: Floats) -> list[Measure]:

@@ -79,7 +79,9 @@ def triage_table(verdict: Verdict, windows: Population, resampling: Resampling) 
         "What part of all extracted windows is among the riskiest, what part of those is "
         "extracted, the same part found by the log p of the prefix alone and with permuted labels, "
         "the share of controls that is as risky, and the tokens that go through the model for "
-        "triage and for scanning those windows by none, as a share of scanning all.",
+        "triage and for scanning those windows by the plain prefix, as a share of scanning all. "
+        f"Tokens leave out that {len(windows.scan_cost):,} windows were scanned in full first, to "
+        "fit the predictor.",
         [
             Column("riskiest", "text"),
             *(Column(name, "share") for name in ("found", "extracted of them")),
@@ -246,8 +248,10 @@ def cost_finding(verdict: Verdict, windows: Population) -> str:
     whole = float(windows.scan_cost.mean())
     shares = [percent(_cost(verdict, windows, share)) for share in (0.1, 0.5)]
     return (
-        f"A pass over a prefix takes {windows.prefix_cost:,} tokens, scanning a window by none "
-        f"{whole:,.0f} on average: triage with the riskiest 10 % takes {shares[0]} of the tokens "
-        f"of scanning all, with the riskiest 50 % {shares[1]}. Triage is paid for once, whatever "
+        f"A pass over a prefix takes {windows.prefix_cost:,} tokens, scanning a window by the "
+        f"plain prefix {whole:,.0f} on average: after "
+        f"{len(windows.scan_cost):,} windows were scanned in full to fit it, triage with the "
+        f"riskiest 10 % of further ones takes {shares[0]} of the tokens of scanning them all, with "
+        f"the riskiest 50 % {shares[1]}. Triage is paid for once, whatever "
         "attacks follow on the riskiest."
     )

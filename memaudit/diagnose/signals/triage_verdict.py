@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from memaudit.diagnose.neurons.probe import permuted_labels
 from memaudit.diagnose.signals.means import Resampling
 from memaudit.diagnose.signals.triage import Features, Foretold, can_fit, foretell
 from memaudit.diagnose.signals.triage_gains import Gains, area_above, gains
@@ -51,7 +52,7 @@ class Target(NamedTuple):
     name: str
     """Part of names of tables: ``none`` or ``any``."""
     says: str
-    """In words: ``extracted by none``."""
+    """In words: ``extracted by the plain prefix``."""
     labels: Bools
     """(N,)."""
 
@@ -77,7 +78,7 @@ def judge(target: Target, windows: Population, resampling: Resampling) -> Verdic
         name: foretell(features, labels, clusters, windows.controls[name], rng)
         for name, features in windows.features.items()
     }
-    permuted = rng.permutation(labels)
+    permuted = permuted_labels(labels, clusters, rng)  # as clustered as the truth
     lot = (
         foretell(windows.features[ALL], permuted, clusters, windows.controls[ALL], rng)
         if can_fit(permuted, clusters)

@@ -6,17 +6,19 @@ Knows measures and strings only.
 from __future__ import annotations
 
 from memaudit.diagnosis import Measure
-from memaudit.report.wording import percent, percent_interval
-from memaudit.score.stats import Interval
+from memaudit.report.wording import percent
 
 
 def share_said(one: Measure) -> str:
-    """``47.4 % (40.1–55.0 %)``."""
+    """``47.4 % (40.1 to 55.0)``; an interval that starts at 0 is written as its upper bound."""
     if one.value is None:
         return "n/a"
     if one.low is None or one.high is None:
         return percent(one.value)
-    return f"{percent(one.value)} ({percent_interval(Interval(one.low, one.high))})"
+    if one.low <= 0 and one.high < 1:
+        return f"{percent(one.value)} (at most {percent(one.high)})"
+    low, high = (percent(end).removesuffix(" %") for end in (one.low, one.high))
+    return f"{percent(one.value)} ({low} to {high})"
 
 
 def number_said(one: Measure, digits: int = 2, unit: str = "") -> str:

@@ -43,9 +43,9 @@ def fits_table(results: Results) -> FigureTable:
         says=(
             f"Each fitted in every fold on {count:,} windows, whole clusters drawn at random, and "
             "each window scored by a prompt that saw none of its near-duplicates. Gained: what "
-            "the prompt extracts and none does not; lost: the other way round. Constant has the "
-            "budget of dynamic: the same fit windows and steps. NLL before and best: mean over "
-            "the folds' select windows."
+            "the prompt extracts and the plain prefix does not; lost: the other way round. "
+            "Constant has the budget of dynamic: the same fit windows and steps. NLL before and "
+            "best: mean over the folds' select windows."
             + (
                 " Known elsewhere: of the windows that a further model gives away and this one "
                 "does not."

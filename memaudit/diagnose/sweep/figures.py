@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memaudit.diagnosis import FigureTable, Measure, Plot
-from memaudit.report.wording import percent, percent_interval, points, points_interval
+from memaudit.report.wording import percent, points, points_interval
 from memaudit.score.stats import (
     Bools,
     Floats,
@@ -23,10 +23,16 @@ from memaudit.score.stats import (
     clopper_pearson,
     cluster_bootstrap,
     clustered_rate,
+    paired_clustered,
+    paired_exact,
 )
 
 _DRAWS = 41
 """Sets the resamples of a sweep apart from other random choices of one seed."""
+
+
+_SURPRISING = 0.05
+"""A p-value below it."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +169,17 @@ class Drawn:
         values = (hits.astype(np.float64), before.astype(np.float64))
         return sure.change(*values, self.clusters, self.weights)
 
+    def p_value(self, hits: Bools, before: Bools, sure: Sure) -> float | None:
+        """Of that change: the larger of McNemar's and of a sign-flip test over clusters.
+
+        None where not all were looked at: windows drawn by what they did before differ by that.
+        """
+        if not self.is_all:
+            return None
+        exact = paired_exact(hits, before).p_value
+        flipped = paired_clustered(hits, before, self.clusters, sure.resamples, sure.rng())
+        return max(exact, flipped)
+
     def mean(self, values: Floats, sure: Sure) -> Measure:
         """Mean over the N windows, estimated from values (n,) of those drawn."""
         return sure.weighted_mean(values, self.clusters, self.weights)
@@ -212,12 +229,18 @@ def curve(measures: Sequence[Measure]) -> _Curve:
 
 
 def rate_words(measure: Measure, *, interval: bool = True) -> str:
-    """``5.1 % (4.6–5.7 %)``."""
+    """``5.1 % (4.6 to 5.7)``; an interval that starts at 0 is written as its upper bound."""
     if measure.value is None:
         return "n/a"
     if not interval:
         return percent(measure.value)
-    return f"{percent(measure.value)} ({percent_interval(_ends(measure))})"
+    ends = _ends(measure)
+    if math.isnan(ends.low) or math.isnan(ends.high):
+        return percent(measure.value)
+    if ends.low <= 0 and ends.high < 1:
+        return f"{percent(measure.value)} (at most {percent(ends.high)})"
+    low, high = (percent(end).removesuffix(" %") for end in ends)
+    return f"{percent(measure.value)} ({low} to {high})"
 
 
 def points_words(measure: Measure) -> str:
@@ -229,8 +252,13 @@ def points_words(measure: Measure) -> str:
     return said if math.isnan(ends.low) else f"{said} ({points_interval(ends)})"
 
 
-def apart_from_zero(measure: Measure) -> bool:
-    """Whether a difference's interval leaves 0 out."""
+def apart_from_zero(measure: Measure, p: float | None = None) -> bool:
+    """Whether a difference's interval leaves 0 out, and its p-value, where there is one, agrees.
+
+    Few windows that all differ the same way leave 0 out of a bootstrap too easily.
+    """
+    if p is not None and p >= _SURPRISING:
+        return False
     return not (measure.low is None or measure.high is None or measure.low <= 0 <= measure.high)
 
 

@@ -24,6 +24,7 @@ from memaudit.diagnose.sweep.figures import (
     Piece,
     Sure,
     apart_from_zero,
+    as_bools,
     points_words,
     rate_words,
 )
@@ -32,7 +33,7 @@ from memaudit.diagnose.sweep.results import Result, Results
 from memaudit.diagnose.sweep.variants import RANDOM, Variant, plan_variants
 from memaudit.diagnosis import Measure
 from memaudit.errors import DataError
-from memaudit.report.wording import p_value
+from memaudit.report.wording import p_value, points
 from memaudit.score.stats import Bools
 
 
@@ -126,7 +127,7 @@ def _told(results: Results, first: Sequence[Result], second: Sequence[Result]) -
     """A difference, and whether it is one."""
     change = results.change(first, second)
     p = results.p_value(first, second)
-    verdict = "" if apart_from_zero(change) and p < 0.05 else "no difference can be told, "
+    verdict = "" if apart_from_zero(change, p) else "no difference can be told, "
     return f"{verdict}{points_words(change)}, {p_value(p)}"
 
 
@@ -136,13 +137,18 @@ def _against_constant(results: Results, own: int) -> str:
     none = rate_words(results.sure.rate(results.none.exact, results.clusters))
     sentence = (
         f"Dynamic against constant, V = {own}, equal budget ({seeds}): "
-        f"{_told(results, dynamic, constant)}; of {len(results.clusters):,} windows none extracts "
-        f"{none}, constant {_rate(results, 'constant', own)}, dynamic "
+        f"{_told(results, dynamic, constant)}; of {len(results.clusters):,} windows the plain "
+        f"prefix extracts {none}, constant {_rate(results, 'constant', own)}, dynamic "
         f"{_rate(results, 'dynamic', own)} (seed 0)."
     )
-    hit = [int(one.controls.sum()) for one in dynamic + constant if one.controls is not None]
-    if hit:
-        sentence += f" Controls extracted by any of these fits: {max(hit) or 'none'}."
+    hits = [one.controls for one in dynamic + constant if one.controls is not None]
+    if hits and results.control_clusters is not None:
+        union = as_bools(np.any(hits, axis=0))
+        rate = rate_words(results.sure.rate(union, results.control_clusters))
+        sentence += (
+            f" One or another of these {len(hits)} fits extracts {int(union.sum()):,} of "
+            f"{len(union):,} controls: {rate}."
+        )
     return sentence
 
 
@@ -159,8 +165,19 @@ def saturation(results: Results, name: str, lengths: Sequence[int]) -> str:
     return (
         f"Virtual tokens, {name}: from V = {lengths[enough]} "
         f"({_rate(results, name, lengths[enough])}) on no larger V tried extracts more that can be "
-        f"told (the highest {rate_words(_plain(results, best), interval=False)}; {ends})."
+        f"told (the highest {rate_words(_plain(results, best), interval=False)}; {ends}). "
+        f"Seed 0 alone; the intervals of what a larger V adds end at "
+        f"{points(_most(results, fits[enough:]))} points."
     )
+
+
+def _most(results: Results, fits: Sequence[list[Result]]) -> float:
+    """The highest upper end of what the later fits extract more than the first of them."""
+    changes = [results.change(fit, fits[0]) for fit in fits[1:]]
+    # Where no window differs, as many may as an exact bound of none allows.
+    same = results.sure.rate(np.zeros(len(results.clusters), dtype=bool), results.clusters)
+    ends = [same.high if one.high is None else one.high for one in changes]
+    return max(end for end in ends if end is not None)
 
 
 def _plain(results: Results, value: float) -> Measure:
@@ -214,6 +231,12 @@ def _notes(subject: Subject, ground: Ground, results: Results) -> list[str]:
         f"low rank {dynamic.low_rank}; constant with the same epochs and windows and its own "
         "learning rate. Neither was tuned again for each V.",
     ]
+    own = len(results.of("dynamic", dynamic.num_virtual_tokens))
+    notes.append(
+        "Intervals and p-values of the fits draw windows anew and hold for the prompts as fitted: "
+        f"how much other seeds would change is not in them. V = {dynamic.num_virtual_tokens} was "
+        f"fitted with {own} seed{'s' if own > 1 else ''}, every other V with one."
+    )
     if not ground.same_folds:
         notes.append("The folds of these fits were made anew; they are not those of the run.")
     if ground.controls is None:

@@ -34,7 +34,6 @@ from memaudit.plan import cut_files
 from memaudit.readiness import load_target
 from memaudit.reference import check_tokenizer, reference_config, release
 from memaudit.report.wording import neutral, p_value, shorten
-from memaudit.score.stats import Bools, paired_clustered, paired_exact
 from memaudit.target.checkpoint import Checkpoint
 
 _NAME = "model-size"
@@ -191,7 +190,7 @@ def _row(other: Other, some: Part, drawn: DrawnSides, sure: Sure) -> list[Cell]:
         drawn.data.change(its, own, sure),
         int((its & ~own).sum()),
         int((own & ~its).sum()),
-        _p_value(its, own, drawn.data, sure) if drawn.data.is_all else None,
+        drawn.data.p_value(its, own, sure),
         sure.rate(its[hidden], some.clusters[hidden]) if hidden.any() else None,
         drawn.data.mean(other.data.nll, sure),
         drawn.data.mean(loss, sure),
@@ -200,12 +199,6 @@ def _row(other: Other, some: Part, drawn: DrawnSides, sure: Sure) -> list[Cell]:
         row.append(drawn.controls.rate(other.controls.exact, sure))
         row.append(drawn.controls.mean(other.controls.nll, sure))
     return row
-
-
-def _p_value(hits: Bools, before: Bools, drawn: Drawn, sure: Sure) -> float:
-    exact = paired_exact(hits, before).p_value
-    rng = sure.rng()
-    return max(exact, paired_clustered(hits, before, drawn.clusters, sure.resamples, rng))
 
 
 def _plot(subject: Subject, drawn: DrawnSides, others: list[Other], sure: Sure) -> Plot:
@@ -247,10 +240,11 @@ def _findings(
     for other in others:
         apart = drawn.change(other.data.exact, some.extracted, sure)
         said = points_words(apart)
-        if not apart_from_zero(apart):
+        p = drawn.p_value(other.data.exact, some.extracted, sure)
+        if not apart_from_zero(apart, p):
             said += ", which may be nothing"
-        elif drawn.is_all:
-            said += f", {p_value(_p_value(other.data.exact, some.extracted, drawn, sure))}"
+        elif p is not None:
+            said += f", {p_value(p)}"
         sentences.append(
             f"Of {other.name} ({other.parameters:,} parameters) "
             f"{rate_words(drawn.rate(other.data.exact, sure))}: {said}."

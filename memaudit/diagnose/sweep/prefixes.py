@@ -21,6 +21,7 @@ from memaudit.diagnose.sweep.figures import (
     Piece,
     Sure,
     apart_from_zero,
+    as_bools,
     curve,
     points_words,
     rate_words,
@@ -204,7 +205,8 @@ def _findings(data: _Side, controls: _Side | None, lengths: Sequence[int], sure:
             f"Prefix length: nothing comes out at any length, {bound} with the last {least} tokens."
         ]
     change = data.change(least, sure)
-    verdict = "" if apart_from_zero(change) else ", which may be nothing"
+    p = data.drawn.p_value(data.said[least].exact, data.said[whole].exact, sure)
+    verdict = "" if apart_from_zero(change, p) else ", which may be nothing"
     sentence = (
         f"Prefix length: {rate_words(data.rate(least, sure))} of the windows come out with the "
         f"last {least} prefix tokens, {rate_words(data.rate(whole, sure))} with {whole}: "
@@ -213,8 +215,11 @@ def _findings(data: _Side, controls: _Side | None, lengths: Sequence[int], sure:
     if data.said[whole].exact.any():
         sentence += f" {_half(data, lengths, sure)}"
     if controls is not None:
-        hit = max(int(controls.said[prefix].exact.sum()) for prefix in lengths)
-        sentence += f" Of the controls looked at {hit or 'none'} came out at any length."
+        hits = as_bools(np.any([controls.said[prefix].exact for prefix in lengths], axis=0))
+        sentence += (
+            f" At one length or another {int(hits.sum()):,} of the {len(hits):,} controls looked "
+            f"at came out: {rate_words(controls.drawn.rate(hits, sure))} of all controls."
+        )
     return [sentence]
 
 

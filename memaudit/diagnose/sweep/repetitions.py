@@ -17,7 +17,7 @@ from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
 from memaudit.errors import UsageError
 from memaudit.report.reading import passed_through
 from memaudit.report.wording import neutral, number, shorten
-from memaudit.score.detection import roc_auc
+from memaudit.score.detection import LEAST_CLUSTERS, roc_auc
 from memaudit.score.stats import Bools, Floats, Interval, Ints
 
 if TYPE_CHECKING:  # it loads torch
@@ -29,7 +29,8 @@ _GROUPS = 12
 """Values that get a row each; of more, they are put together by rank."""
 _TREND = (
     "Trend: the probability that an extracted window has the higher number of two, one extracted "
-    "and one not; 50 % is none."
+    "and one not; 50 % says no trend. Without an interval below "
+    f"{LEAST_CLUSTERS} clusters of a kind."
 )
 
 
@@ -110,7 +111,8 @@ def trend(exact: Bools, values: Floats, clusters: Ints, sure: Sure) -> Measure:
     """Probability that an extracted window has more than one that is not, ties half.
 
     The AUC of the number as a score of extraction; twice it less 1 is Somers' D (1962). Windows
-    (N,) without a number are left out. No figure where all or none are extracted.
+    (N,) without a number are left out. No figure where all or none are extracted, and no interval
+    where either kind lies in fewer than `LEAST_CLUSTERS`: it would say nothing.
     """
     known = np.isfinite(values)
     found = roc_auc(
@@ -123,6 +125,9 @@ def trend(exact: Bools, values: Floats, clusters: Ints, sure: Sure) -> Measure:
     )
     if np.isnan(found.value):
         return Measure(None, None, None)
+    kinds = (clusters[known & exact], clusters[known & ~exact])
+    if min(len(np.unique(kind)) for kind in kinds) < LEAST_CLUSTERS:
+        return Measure(found.value, None, None)
     return Measure.of(found.value, Interval(*found.interval))
 
 
@@ -211,20 +216,26 @@ def _findings(
 ) -> list[str]:
     """What ``none`` says; nothing where it extracts no window at all, or every one."""
     steep = trends["none"]
-    if steep.value is None or steep.low is None or steep.high is None:
+    if steep.value is None:
         some = "all windows come" if number_of(rates["none"][0]) else "no window comes"
         return [f"{name.capitalize()} ({shown}): {some} out without a prompt, so no trend is seen."]
     said = [f"{rate_words(rates['none'][at])} where it is {groups[at].name}" for at in (0, -1)]
+    ends = f"the plain prefix extracts {' and '.join(said)}"
+    if steep.low is None or steep.high is None:
+        return [
+            f"{name.capitalize()} ({shown}): too few to tell a trend, for windows that come out, "
+            f"or the others, lie in fewer than {LEAST_CLUSTERS} clusters: {ends}."
+        ]
     if steep.low > 0.5:
         verdict = "the more, the likelier a window comes out"
     elif steep.high < 0.5:
         verdict = "the more, the less likely a window comes out"
     else:
         verdict = "no trend can be told"
-    ends = f"{number(steep.value)}, {number(steep.low)} to {number(steep.high)}"
+    chance = f"{number(steep.value)} ({number(steep.low)} to {number(steep.high)})"
     return [
         f"{name.capitalize()} ({shown}): {verdict} (an extracted window has more than another "
-        f"with probability {ends}): none extracts {' and '.join(said)}."
+        f"with probability {chance}): {ends}."
     ]
 
 

@@ -110,8 +110,8 @@ def _findings(data: Part, controls: Part | None, suffix_tokens: int, sure: Sure)
     whole = rate_words(_rate(data, "none", suffix_tokens, sure))
     said = [f"{rate_words(_rate(data, 'none', s, sure), interval=False)} for {s}" for s in some]
     tail = f", {', '.join(said)}" if said else ""
-    first = f"Suffix length: none extracts {whole} of the windows for all {suffix_tokens} tokens"
-    sentences = [f"{first}{tail}."]
+    first = f"Suffix length: the plain prefix extracts {whole} of the windows for all "
+    sentences = [f"{first}{suffix_tokens} tokens{tail}."]
     if controls is not None:
         sentences.append(_of_controls(data, controls, suffix_tokens, sure))
     ten = min(10, suffix_tokens)
@@ -130,7 +130,9 @@ def _of_controls(data: Part, controls: Part, suffix_tokens: int, sure: Sure) -> 
     if most >= suffix_tokens:
         found = rate_words(_rate(controls, "none", suffix_tokens, sure))
         return f"Of the controls {found} come out to the end as well."
-    beyond = _rate(data, "none", most + 1, sure)
+    beyond, theirs = (_rate(part, "none", most + 1, sure) for part in (data, controls))
     return (
-        f"No control comes out for more than {most} tokens; {rate_words(beyond)} of the windows do."
+        f"No control comes out for more than {most} tokens, which is their own longest "
+        f"({rate_words(theirs)} of {len(controls):,} controls for {most + 1}); "
+        f"{rate_words(beyond)} of the windows do."
     )
