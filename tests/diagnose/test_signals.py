@@ -174,7 +174,8 @@ def test_what_the_prefix_shows_is_foretold() -> None:
     apart = cells(found, "telling-apart")
     above, below = apart["prefix: log p"], apart["prefix: entropy"]
     bound = pytest.approx(0.884, abs=1e-3)  # 30 of 30: exact
-    assert above["AUC, not extracted"] == Measure(1, bound, 1)
+    assert above["AUC, not extracted"].value == above["AUC, not extracted"].high == 1
+    assert above["AUC, not extracted"].low == bound
     assert (below["AUC, controls"].value, below["AUC, controls"].low) == (0, 0)
     assert triage["10 %"]["extracted of them"].low == pytest.approx(0.664, abs=1e-3)  # 9 of 9
     (cost,) = (one for one in found.findings if one.startswith("A pass over"))
