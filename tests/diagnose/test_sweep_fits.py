@@ -67,6 +67,10 @@ def test_a_check_is_the_difference_of_the_mean_over_seeds() -> None:
     assert isinstance(start[4], Measure)
     assert start[4].value == pytest.approx((30 - 65) / N)
     assert start[3] == Measure(pytest.approx(65 / N), 60 / N, 70 / N)  # type: ignore[arg-type]
+    every = rows["dynamic against constant, all V"]
+    assert isinstance(every[4], Measure)
+    assert every[4].value == 0
+    assert every[1] == "3, 3"
     alone = rows["dynamic against constant, V=1"]
     assert isinstance(alone[4], Measure)
     assert alone[4].value == 0

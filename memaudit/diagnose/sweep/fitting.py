@@ -33,7 +33,7 @@ from memaudit.diagnose.sweep.results import Result, Results
 from memaudit.diagnose.sweep.variants import RANDOM, Variant, plan_variants
 from memaudit.diagnosis import Measure
 from memaudit.errors import DataError
-from memaudit.report.wording import p_value, points
+from memaudit.report.wording import p_value, percent, points
 from memaudit.score.stats import Bools
 
 
@@ -113,9 +113,10 @@ def _there(elsewhere: Bools | None, ground: Ground) -> Bools | None:
 def _findings(results: Results, lengths: Sequence[int], own: int) -> list[str]:
     findings = [_against_constant(results, own)]
     findings += [saturation(results, name, lengths) for name in ("dynamic", "constant")]
-    findings.append(_starts(results, own))
     others = {one.name for one in results.fitted} - {"constant", "dynamic", RANDOM}
-    findings += [_versus(results, name, own) for name in sorted(others)]
+    looked = 1 + len(others)
+    findings.append(_starts(results, own, looked))
+    findings += [_versus(results, name, own, looked) for name in sorted(others)]
     return findings
 
 
@@ -123,11 +124,14 @@ def _rate(results: Results, name: str, virtual: int) -> str:
     return rate_words(results.sure.rate(results.of(name, virtual)[0].exact, results.clusters))
 
 
-def _told(results: Results, first: Sequence[Result], second: Sequence[Result]) -> str:
-    """A difference, and whether it is one."""
+def _told(
+    results: Results, first: Sequence[Result], second: Sequence[Result], looked: int = 1
+) -> str:
+    """A difference, and whether it is one; looked: at how many like it (Bonferroni)."""
     change = results.change(first, second)
     p = results.p_value(first, second)
-    verdict = "" if apart_from_zero(change, p) else "no difference can be told, "
+    apart = apart_from_zero(change, p) and p < 0.05 / looked
+    verdict = "" if apart else "no difference can be told, "
     return f"{verdict}{points_words(change)}, {p_value(p)}"
 
 
@@ -135,12 +139,21 @@ def _against_constant(results: Results, own: int) -> str:
     dynamic, constant = results.of("dynamic", own), results.of("constant", own)
     seeds = f"mean of {len(dynamic)} seeds" if len(dynamic) > 1 else "one seed"
     none = rate_words(results.sure.rate(results.none.exact, results.clusters))
+    every = _told(results, results.of("dynamic", None), results.of("constant", None))
     sentence = (
-        f"Dynamic against constant, V = {own}, equal budget ({seeds}): "
+        f"Dynamic against constant, equal budget, mean of all V: {every}. At V = {own} ({seeds}): "
         f"{_told(results, dynamic, constant)}; of {len(results.clusters):,} windows the plain "
         f"prefix extracts {none}, constant {_rate(results, 'constant', own)}, dynamic "
         f"{_rate(results, 'dynamic', own)} (seed 0)."
     )
+    if results.elsewhere is not None:
+        there = results.elsewhere
+        found = [np.mean([one.exact[there].mean() for one in side]) for side in (constant, dynamic)]
+        sentence += (
+            f" Of the {int(there.sum())} windows that a further model gives away and this one does "
+            f"not, constant brings back {percent(float(found[0]))}, dynamic "
+            f"{percent(float(found[1]))}."
+        )
     hits = [one.controls for one in dynamic + constant if one.controls is not None]
     if hits and results.control_clusters is not None:
         union = as_bools(np.any(hits, axis=0))
@@ -194,7 +207,7 @@ def _any_more(results: Results, one: Sequence[Result], larger: Sequence[list[Res
     )
 
 
-def _starts(results: Results, own: int) -> str:
+def _starts(results: Results, own: int, looked: int) -> str:
     identity, random = results.of("dynamic", own), results.of(RANDOM, own)
     ways = [("identity", identity), ("random", random)]
     ranges = [
@@ -209,15 +222,15 @@ def _starts(results: Results, own: int) -> str:
     ]
     epochs = [f"{np.mean([one.converged for one in seeds]):.1f}" for _, seeds in ways]
     return (
-        f"Identity against random start: {_told(results, identity, random)}; over "
+        f"Identity against random start: {_told(results, identity, random, looked)}; over "
         f"{len(identity)} seeds {', '.join(ranges)}. Select NLL before and at best: "
         f"{', '.join(losses)}; within 1 % of its best after {epochs[0]} and {epochs[1]} epochs."
     )
 
 
-def _versus(results: Results, name: str, own: int) -> str:
+def _versus(results: Results, name: str, own: int, looked: int) -> str:
     base = name.partition(",")[0]
-    told = _told(results, results.of(name, own), results.of(base, own))
+    told = _told(results, results.of(name, own), results.of(base, own), looked)
     return f"{name[0].upper()}{name[1:]}, against {base}, V = {own}: {told}."
 
 
@@ -229,7 +242,8 @@ def _notes(subject: Subject, ground: Ground, results: Results) -> list[str]:
         "the first fold), so their rates are below it and hold for the comparison.",
         f"Dynamic as the run has it: mapping {dynamic.mapping}, embedding {dynamic.embedding}, "
         f"low rank {dynamic.low_rank}; constant with the same epochs and windows and its own "
-        "learning rate. Neither was tuned again for each V.",
+        "learning rate. Neither was tuned again for each V. A difference of starts, depths or "
+        "low-rank changes is called one only if it would be with as many as were tried.",
     ]
     own = len(results.of("dynamic", dynamic.num_virtual_tokens))
     notes.append(

@@ -70,9 +70,12 @@ class Results:
     """(n,) whether a further model gives the window away and the audited one does not."""
     sure: Sure
 
-    def of(self, name: str, virtual: int) -> list[Result]:
-        """Every seed of a variant."""
-        return [one for one in self.fitted if (one.name, one.virtual_tokens) == (name, virtual)]
+    def of(self, name: str, virtual: int | None) -> list[Result]:
+        """Every seed of a variant; of every V, seed 0 alone, where none is named."""
+        named = [one for one in self.fitted if one.name == name]
+        if virtual is None:
+            return [one for one in named if one.seed == 0]
+        return [one for one in named if one.virtual_tokens == virtual]
 
     def change(self, first: Sequence[Result], second: Sequence[Result]) -> Measure:
         """Exact rate of the first less the second, each the mean over its seeds, paired."""
