@@ -66,7 +66,15 @@ def require_unchanged(folder: Path, name: DiagnosisName) -> None:
     diagnosis needs would hide it. What is written anew with it, the page too, may be anything.
     """
     anew = {PAGE, file_of(name)}
-    for file, recorded in read_manifest(folder).files.items():
+    known = read_manifest(folder).files
+    for path in sorted(folder.iterdir()):
+        new = path.name not in known and path.name not in anew
+        if new and not path.name.startswith((".", MANIFEST)) and not _is_picture(path.name, name):
+            raise UsageError(
+                f"{folder}: holds {path.name}, which was not recorded; take it away, or diagnose "
+                "that again if it was cut off"
+            )
+    for file, recorded in known.items():
         if file in anew or _is_picture(file, name):
             continue
         path = folder / file

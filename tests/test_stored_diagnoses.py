@@ -18,6 +18,7 @@ from memaudit.errors import RunError, UsageError
 from memaudit.integrity import Places, verify_run
 from memaudit.layers import to_toml
 from memaudit.manifest import read_manifest, to_manifest
+from memaudit.report.diagnosis_json import diagnosis_text
 from memaudit.stored_diagnoses import read_all, read_one, write_diagnosis
 from memaudit.stored_run import StoredRun, read_run
 
@@ -85,6 +86,22 @@ def test_one_that_was_cut_off_while_it_was_written_can_be_made_again(
     monkeypatch.undo()
     write_diagnosis(run, record_of(run, findings=["other"]))
     assert differing(run.folder) == []
+
+
+def test_what_was_not_recorded_is_not_taken_in(run: StoredRun) -> None:
+    """Else a forged diagnosis would stand on the page, and under the manifest."""
+    other = make_record("1" * 64, name="latent", findings=["FORGED"])
+    for name, content in {
+        "diagnose-latent.json": diagnosis_text(other),
+        "diagnose-latent-depth.png": "",
+        "extra.txt": "",
+    }.items():
+        (run.folder / name).write_text(content)
+        with pytest.raises(UsageError, match=f"holds {name}, which was not recorded"):
+            write_diagnosis(run, record_of(run))
+        (run.folder / name).unlink()
+    (run.folder / "manifest.json.sig").write_text("a signature")
+    write_diagnosis(run, record_of(run))
 
 
 def test_one_of_another_run_is_refused(run: StoredRun) -> None:

@@ -5,6 +5,7 @@ Knows the order of asking, writing and showing. Knows no single diagnosis.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from memaudit.cli.border import Streams
@@ -47,20 +48,23 @@ def _settings(kind: type[Asked], given: dict[str, Any]) -> Asked:
     from memaudit.layers import explain_fault
 
     values = {name: value for name, value in given.items() if value is not None}
-    values |= dict(_assigned(kind, word) for word in given["set_"] or ())
+    values |= dict(_assigned(kind, word, given) for word in given["set_"] or ())
     for name in _NOT_SETTINGS:
         values.pop(name, None)
+    sources = {
+        name: f"--{name.replace('_', '-')}" if name in given else f"--set {name}" for name in values
+    }
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise UsageError(explain_fault(error, dict.fromkeys(values, "flag"))) from None
+        raise UsageError(explain_fault(error, sources)) from None
 
 
-def _assigned(kind: type[Asked], assignment: str) -> tuple[str, Any]:
+def _assigned(kind: type[Asked], assignment: str, flags: Mapping[str, Any]) -> tuple[str, Any]:
     """``name=value``; several values with commas between them where the setting takes several."""
     name, equals, value = (part.strip() for part in assignment.partition("="))
     # The others have flags, which say what they mean and what they lift.
-    own = sorted(set(kind.model_fields) - set(kind.__base__.model_fields))  # type: ignore[union-attr]
+    own = sorted(set(kind.model_fields) - set(flags))
     if not equals or name not in own:
         raise UsageError(f"--set {assignment}: write NAME=VALUE; names: {', '.join(own) or 'none'}")
     several = isinstance(kind.model_fields[name].default, tuple)

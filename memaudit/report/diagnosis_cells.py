@@ -36,9 +36,12 @@ def _measure(measure: Measure, unit: Unit) -> str:
     if measure.value is None:
         return MISSING
     shown = _figure(measure.value, unit)
-    if measure.low is None or measure.high is None:
+    if measure.low is None and measure.high is None:
         return shown
-    low, high = (_figure(end, unit).removesuffix(" %") for end in (measure.low, measure.high))
+    low, high = (
+        MISSING if end is None else _figure(end, unit).removesuffix(" %")
+        for end in (measure.low, measure.high)
+    )
     return f"{shown} ({low} to {high})"
 
 

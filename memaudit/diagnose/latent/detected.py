@@ -102,7 +102,7 @@ class _Ranked:
             return _Figures(np.nan, np.nan, np.full(len(GRID), np.nan))
         top = min(float(self.top), float(every[-1]))
         return _Figures(
-            auc=float(np.trapezoid(hit, missed) / (hit[-1] * missed[-1])),
+            auc=float(np.diff(missed) @ (hit[1:] + hit[:-1]) / 2 / (hit[-1] * missed[-1])),
             precision=float(np.interp(top, every, hit) / top),
             curve=np.interp(GRID * missed[-1], missed, hit) / hit[-1],
         )

@@ -19,9 +19,9 @@ from memaudit.diagnose.latent.findings import ABOUT, Results, findings_of, notes
 from memaudit.diagnose.latent.known_run import known_windows
 from memaudit.diagnose.latent.population import NLL, Left, Population, gather, left_over, nll_before
 from memaudit.diagnose.latent.questions import (
+    AMONG_CONTROLS,
     HIDDEN,
     KNOWN,
-    MEMBERS,
     answer,
     curve_of,
     positives,
@@ -94,7 +94,7 @@ def _require_something(subject: Subject, left: Left, settings: LatentSettings) -
     if alone and settings.known is None and not settings.draws:
         raise UsageError(
             f"{subject.run.folder}: nothing can be said without controls, another attack on the "
-            "model, --known or --draws; give one of them"
+            "model, --known or --set draws; give one of them"
         )
 
 
@@ -144,7 +144,7 @@ def _results(
     scores = subject.config.scores
     questions = [HIDDEN] if len(subject.data.attacks) > 1 else []
     questions += [KNOWN] if everything.known is not None else []
-    questions += [MEMBERS] if left.controls is not None else []
+    questions += [AMONG_CONTROLS] if left.controls is not None else []
     drawn = None if trial is None else trial.drawn
     few = {one.name: one for one in questions if too_few(everything, one)}
     answers = [
@@ -220,7 +220,9 @@ def _diagnosis(
     if results.answers:
         # What is known comes before what another attack finds, and that before mere membership.
         by_name = {found.question.name: found for found in results.answers}
-        best = next(by_name[one.name] for one in (KNOWN, HIDDEN, MEMBERS) if one.name in by_name)
+        best = next(
+            by_name[one.name] for one in (KNOWN, HIDDEN, AMONG_CONTROLS) if one.name in by_name
+        )
         table, plot = curve_of(best)
         tables.append(table)
         plots.append(plot)

@@ -29,7 +29,12 @@ def known_windows(folder: Path, run: StoredRun, rows: pd.DataFrame) -> Bools:
     Raises:
         UsageError: there is no such run, or some of the windows are not in it.
     """
-    other = read_run(folder)
+    try:
+        other = read_run(folder)
+    except UsageError as error:
+        raise UsageError(f"--known {error}") from None
+    if other.document["hashes"]["results"] == run.document["hashes"]["results"]:
+        raise UsageError(f"--known {folder}: is this very run; name one of another checkpoint")
     if "none" not in other.attacks:
         raise UsageError(f"--known {folder}: attack none was not run there; name another run")
     theirs = other.scored("data")

@@ -22,7 +22,7 @@ from memaudit.target.placement import base_of
 from memaudit.target.quantization import is_packed
 from memaudit.target.softprompt_check import architecture_of
 
-_INSTEAD = "look at it without perturbed weights (--draws 0)"
+_INSTEAD = "look at it without perturbed weights (--set draws=0)"
 
 
 class Perturbation:

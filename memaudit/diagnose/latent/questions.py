@@ -48,8 +48,8 @@ class Question:
 _OTHERS = "other windows that the plain prefix does not extract"
 HIDDEN = Question("hidden", "windows that another attack extracts", _OTHERS)
 KNOWN = Question("known", "windows that the known run extracts", _OTHERS)
-MEMBERS = Question(
-    "members", "windows of the data that the plain prefix does not extract", "controls"
+AMONG_CONTROLS = Question(
+    "data-among-controls", "windows of the data that the plain prefix does not extract", "controls"
 )
 
 
@@ -165,7 +165,7 @@ def _judge(question: Question, population: Population, rules: Rules) -> dict[str
 
 
 def _rows(population: Population, question: Question) -> Ints:
-    if question is MEMBERS:
+    if question is AMONG_CONTROLS:
         return np.arange(len(population.control))
     return np.flatnonzero(~population.control)
 
@@ -177,7 +177,7 @@ def _crowd(population: Population, question: Question) -> Crowd:
         KNOWN.name: np.zeros_like(population.hidden)
         if population.known is None
         else population.known,
-        MEMBERS.name: ~population.control,
+        AMONG_CONTROLS.name: ~population.control,
     }[question.name]
     return Crowd(positive[rows], population.clusters[rows], population.weights[rows])
 

@@ -137,7 +137,7 @@ def shake(subject: Subject, ids: NDArray[np.int32], noise: Noise, advance: Advan
                 found.append(passes.read(ids, read_plain, advance))
             except NotFinite:
                 raise UsageError(
-                    f"--strength {noise.strength:g}: weights perturbed so much give logits that "
+                    f"--set strength {noise.strength:g}: weights perturbed so much give logits that "
                     "are no numbers; use a smaller one"
                 ) from None
     return Shaken(

@@ -198,6 +198,8 @@ def _harm(found: Ablated, costs: Costs, kind: str, skill: str) -> str | None:
         return None
     worst = max(places, key=lambda at: costs.skill.values[at])
     best = min(places, key=lambda at: costs.skill.values[at])
+    if costs.skill.intervals()[worst].low <= 0:
+        return f"For {skill}, {kind} of no block is seen to matter."
     return (
         f"For {skill}, {kind} matters most in block {_number(found.ablations[worst])} (NLL "
         f"{_nats(costs.skill, worst)}) and least in block {_number(found.ablations[best])} "

@@ -246,7 +246,9 @@ def silencing_notes(figures: Figures) -> list[str]:
         if any(not outcome.sets[at].minimal for at in outcome.found)
     ]
     if unsure:
-        notes.append(f"Trials ran out (--trials) before it was known for {' and '.join(unsure)}.")
+        notes.append(
+            f"Trials ran out (--set trials) before it was known for {' and '.join(unsure)}."
+        )
     if silencing.unlike:
         notes.append(
             f"{silencing.unlike} windows that the run says are extracted do not come out in a pass "

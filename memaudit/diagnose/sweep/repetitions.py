@@ -40,7 +40,7 @@ class Group(NamedTuple):
     name: str
     middle: float
     """Median of the numbers."""
-    member: Bools
+    mask: Bools
     """(N,)."""
 
 
@@ -136,7 +136,7 @@ def _by(
 ) -> Piece:
     groups = groups_of(axis.values)
     rates = {
-        attack: [_rate(data, attack, group.member, sure) for group in groups] for attack in attacks
+        attack: [_rate(data, attack, group.mask, sure) for group in groups] for attack in attacks
     }
     trends = {
         attack: trend(data.exact(attack), axis.values, data.clusters, sure) for attack in attacks
@@ -166,8 +166,8 @@ def _x_axis(shown: str, groups: Sequence[Group]) -> Axis:
     return Axis(_ascii(shown), min(at) > 0, at, [f"{middle:g}" for middle in at])
 
 
-def _rate(part: Part, attack: str, member: Bools, sure: Sure) -> Measure:
-    return sure.rate(part.exact(attack)[member], part.clusters[member])
+def _rate(part: Part, attack: str, mask: Bools, sure: Sure) -> Measure:
+    return sure.rate(part.exact(attack)[mask], part.clusters[mask])
 
 
 def _rows(
@@ -179,14 +179,14 @@ def _rows(
     sure: Sure,
 ) -> list[list[Cell]]:
     rows: list[list[Cell]] = [
-        [group.name, int(group.member.sum()), *(rates[attack][at] for attack in attacks)]
+        [group.name, int(group.mask.sum()), *(rates[attack][at] for attack in attacks)]
         for at, group in enumerate(groups)
     ]
     if controls is not None:
         every = np.ones(len(controls), dtype=bool)
         on = [_rate(controls, attack, every, sure) for attack in attacks]
         rows.append(["controls", len(controls), *on])
-    known = int(sum(group.member.sum() for group in groups))
+    known = int(sum(group.mask.sum() for group in groups))
     rows.append(["trend", known, *(trends[attack] for attack in attacks)])
     return rows
 

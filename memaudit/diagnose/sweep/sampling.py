@@ -163,7 +163,7 @@ def _until_table(
         title="Samples until a share of the windows comes out",
         says=(
             "Least number of samples of each window with which so many of the windows come out "
-            "with probability p. Blank, or an end that is blank: no number of samples does it, "
+            "with probability p. n/a, or an end that is n/a: no number of samples does it, "
             f"for a token of the suffix is not among the sampler's; or too few windows. {sampler}"
         ),
         columns=[Column("attack", "text"), Column("windows", "text")]
