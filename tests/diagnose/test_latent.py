@@ -81,7 +81,7 @@ def test_hidden_lessons_are_told_from_windows_never_seen(subject: Subject) -> No
     chance, low, high = measure(rows["random numbers (control)"]["ROC AUC"])
     assert low < 0.5 < high
     assert abs(chance - 0.5) < 0.2
-    assert measure(rows_of(found, "members")[NLL]["ROC AUC"])[0] < value
+    assert measure(rows_of(found, "data-among-controls")[NLL]["ROC AUC"])[0] < value
     (one,) = (row for row in tables(found, "beyond") if row[:2] == (NLL, "none"))
     excess = one[6]
     assert isinstance(excess, Measure)
@@ -211,7 +211,7 @@ def test_where_no_other_attack_was_run_the_controls_alone_are_told_from(subject:
     data = Part(subject.data.ids, subject.data.rows, ("none",))
     found = diagnose_latent(replace(subject, data=data), SHORT, Silent())
     assert not tables(found, "hidden")
-    assert tables(found, "members")
+    assert tables(found, "data-among-controls")
     assert "no window is known to be hidden" in found.notes[0]
 
 
@@ -226,7 +226,7 @@ def test_too_few_hidden_windows_are_no_ground_for_a_figure(subject: Subject) -> 
     rows["cluster"] = 0
     one = replace(few, data=Part(subject.data.ids, rows, subject.data.attacks))
     found = diagnose_latent(one, SHORT.model_copy(update={"draws": 0}), Silent())
-    assert not tables(found, "members")
+    assert not tables(found, "data-among-controls")
 
 
 def test_where_everything_comes_out_nothing_is_latent(taught: Taught) -> None:

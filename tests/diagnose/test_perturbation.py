@@ -145,6 +145,6 @@ def test_noise_beyond_all_measure_is_an_error_that_says_so() -> None:
     ids = random_ids(2, seed=0, tokens=P + S)
     subject = subject_of(checkpoint, part_of(checkpoint, ids), None)
     before = state(checkpoint)
-    with pytest.raises(UsageError, match="--strength 1e\\+30: weights perturbed so much"):
+    with pytest.raises(UsageError, match="--set strength=1e\\+30: weights perturbed so much"):
         shake(subject, ids, Noise(1e30, 1, 0), lambda done: None)
     assert_same(checkpoint, before)

@@ -192,7 +192,7 @@ def test_every_window_with_a_number_is_in_one_group(values: list[float]) -> None
     if np.isfinite(numbers).any():
         groups = groups_of(numbers)
         assert len(groups) <= 12
-        counted = np.sum([group.member for group in groups], axis=0)
+        counted = np.sum([group.mask for group in groups], axis=0)
         np.testing.assert_array_equal(counted, np.isfinite(numbers))
 
 

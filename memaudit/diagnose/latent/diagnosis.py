@@ -220,9 +220,8 @@ def _diagnosis(
     if results.answers:
         # What is known comes before what another attack finds, and that before mere membership.
         by_name = {found.question.name: found for found in results.answers}
-        best = next(
-            by_name[one.name] for one in (KNOWN, HIDDEN, AMONG_CONTROLS) if one.name in by_name
-        )
+        order = (KNOWN, HIDDEN, AMONG_CONTROLS)
+        best = next(by_name[one.name] for one in order if one.name in by_name)
         table, plot = curve_of(best)
         tables.append(table)
         plots.append(plot)

@@ -137,8 +137,8 @@ def shake(subject: Subject, ids: NDArray[np.int32], noise: Noise, advance: Advan
                 found.append(passes.read(ids, read_plain, advance))
             except NotFinite:
                 raise UsageError(
-                    f"--set strength {noise.strength:g}: weights perturbed so much give logits that "
-                    "are no numbers; use a smaller one"
+                    f"--set strength={noise.strength:g}: weights perturbed so much give logits "
+                    "that are no numbers; use a smaller one"
                 ) from None
     return Shaken(
         nll=np.array([one["nll"] for one in found]),

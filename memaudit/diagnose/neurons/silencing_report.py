@@ -246,9 +246,8 @@ def silencing_notes(figures: Figures) -> list[str]:
         if any(not outcome.sets[at].minimal for at in outcome.found)
     ]
     if unsure:
-        notes.append(
-            f"Trials ran out (--set trials) before it was known for {' and '.join(unsure)}."
-        )
+        which = " and ".join(unsure)
+        notes.append(f"Trials ran out (--set trials) before it was known for {which}.")
     if silencing.unlike:
         notes.append(
             f"{silencing.unlike} windows that the run says are extracted do not come out in a pass "
