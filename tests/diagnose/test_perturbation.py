@@ -136,7 +136,7 @@ def _whole(model: Any) -> Checkpoint:
 def test_weights_that_are_no_plain_numbers_are_refused_by_name(
     spoil: Callable[[Any], Checkpoint],
 ) -> None:
-    with pytest.raises(TargetError, match=r"GPT2LMHeadModel .* \(--draws 0\)"):
+    with pytest.raises(TargetError, match=r"GPT2LMHeadModel .* \(--set draws=0\)"):
         Perturbation(spoil(build_model("gpt2")), 0.1, [0])
 
 
