@@ -82,7 +82,8 @@ class Passes:
             rows = ids[start : start + backoff.fits(self.batch_size)]
             try:
                 found = read(self._pass(rows, last, prompt or NoPrompt()))
-                parts.append({name: value.cpu().numpy() for name, value in found.items()})
+                # Copies: what looks into the logits would keep all of them.
+                parts.append({name: value.cpu().numpy().copy() for name, value in found.items()})
             except FAILED_ALLOCATION as error:
                 if not is_out_of_memory(error):
                     raise

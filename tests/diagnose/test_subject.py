@@ -90,6 +90,16 @@ def test_batches_and_shortages_change_nothing(
         subject.passes().read(subject.data.ids, never)
 
 
+def test_logits_are_let_go_pass_by_pass(scanned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A figure that looks into the logits would keep all of them until the last pass."""
+    subject, join = opened(scanned, batch_size=4), np.concatenate
+    kept: list[np.ndarray[Any, Any]] = []
+    monkeypatch.setattr(np, "concatenate", lambda parts: kept.extend(parts) or join(parts))
+    subject.passes().read(subject.data.ids[:16], lambda one: {"first": one.logits[:, 0]})
+    assert len(kept) >= 4
+    assert all(part.base is None for part in kept)
+
+
 def test_more_positions_than_the_suffix(scanned: Path) -> None:
     subject = opened(scanned)
     tokens = subject.data.ids.shape[1]
