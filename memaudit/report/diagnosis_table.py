@@ -7,16 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich.console import RenderableType
+from rich.console import JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from memaudit.diagnosis import DiagnosisRecord, FigureTable
 from memaudit.report.diagnosis_cells import table_cells
-from memaudit.report.rendering import GLUE, PROSE_WIDTH, harmless, prose, titled_table, to_text
+from memaudit.report.rendering import (
+    GLUE,
+    PROSE_WIDTH,
+    glue_units,
+    harmless,
+    prose,
+    titled_table,
+    to_text,
+)
 from memaudit.report.wording import neutral
 
-_LEAST_WIDTH = 60
+_LEAST_WIDTH = 72
 _GAP = 2
 """Columns of a terminal between two of a table."""
 _NAME_WIDTH = 24
@@ -68,20 +76,34 @@ def _tables(table: FigureTable, width: int) -> Iterator[RenderableType]:
             parts.append([])
         parts[-1].append(place)
     for number, part in enumerate(parts):
-        shown = titled_table(neutral(f"{table.title}, continued" if number else table.title))
-        for place in (*range(names), *part):
-            column = table.columns[place]
-            least = None if column.unit == "text" else wide[place]
-            shown.add_column(
-                harmless(column.name),
-                justify="left" if column.unit == "text" else "right",
-                min_width=least,
-            )
-        for row in cells:
-            shown.add_row(*(_cell(row[place]) for place in (*range(names), *part)))
+        title = f"{table.title}, continued" if number else table.title
         if number:
             yield Text()
-        yield shown
+        yield _part(titled_table(neutral(title)), table, cells, [*range(names), *part], width)
+
+
+def _part(
+    shown: Table, table: FigureTable, cells: list[list[str]], places: list[int], width: int
+) -> Table:
+    """Some columns, as wide as they are, or no wider than they have to be where that is too wide.
+
+    Rich is told all widths: its own would be taken from figures as well as from names.
+    """
+    whole = [_whole_width(table, cells, place) for place in places]
+    narrow = sum(whole) + (len(places) - 1) * _GAP > width
+    least = [_least_width(table, cells, place) for place in places]
+    for place, size in zip(places, least if narrow else whole, strict=True):
+        column = table.columns[place]
+        justify: JustifyMethod = "left" if column.unit == "text" else "right"
+        shown.add_column(harmless(column.name), justify=justify, width=size)
+    for row in cells:
+        shown.add_row(*(_cell(row[place], in_two=narrow) for place in places))
+    return shown
+
+
+def _whole_width(table: FigureTable, cells: list[list[str]], place: int) -> int:
+    """Columns of a terminal that the longest cell takes, unbroken."""
+    return max(len(table.columns[place].name), *(len(row[place]) for row in cells), 1)
 
 
 def _figure_columns(table: FigureTable) -> Iterator[int]:
@@ -90,7 +112,7 @@ def _figure_columns(table: FigureTable) -> Iterator[int]:
 
 def _least_width(table: FigureTable, cells: list[list[str]], place: int) -> int:
     """Columns of a terminal that the longest figure takes, or the longest word of names."""
-    head = table.columns[place].name.split()
+    head = glue_units(table.columns[place].name).split()
     if table.columns[place].unit == "text":
         pieces = [word for row in cells for word in row[place].split()]
         whole = max((len(row[place]) for row in cells), default=0)
@@ -99,11 +121,14 @@ def _least_width(table: FigureTable, cells: list[list[str]], place: int) -> int:
     return max(map(len, (*head, *pieces)))
 
 
-def _cell(cell: str) -> Text:
-    """A cell whose interval is not broken in two."""
+def _cell(cell: str, in_two: bool) -> Text:
+    """A cell whose interval is not broken, and stands below its figure where there is no room."""
     text = harmless(cell)
-    whole = f"{GLUE}to{GLUE}"
-    return Text(text.plain.replace(" to ", whole), overflow="fold") if "(" in cell else text
+    if "(" not in cell:
+        return text
+    shown = text.plain.replace(" to ", f"{GLUE}to{GLUE}")
+    figure, bracket, interval = shown.partition(" (")
+    return Text(f"{figure}\n({interval}" if in_two and bracket else shown, overflow="fold")
 
 
 def _labelled(record: DiagnosisRecord) -> Table:

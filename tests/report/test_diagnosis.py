@@ -18,7 +18,7 @@ from made_diagnosis import make_diagnosis, make_record
 from small_run import small_run
 
 from memaudit.curves import Axis, Line
-from memaudit.diagnosis import Measure, Plot
+from memaudit.diagnosis import Column, FigureTable, Measure, Plot
 from memaudit.report.diagnosis_cells import cell_text
 from memaudit.report.diagnosis_json import diagnosis_text, read_diagnosis
 from memaudit.report.diagnosis_table import render_diagnosis
@@ -63,9 +63,23 @@ def test_as_a_table() -> None:
 
 def test_no_line_is_wider_than_the_terminal() -> None:
     long = make_record(findings=["word " * 60], notes=["x" * 300])
-    for width in (60, 80, 200):
+    for width in (72, 80, 200):
         lines = render_diagnosis(long, width=width, color=False).splitlines()
         assert max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize("width", [72, 80, 100, 130, 200, 400])
+def test_no_interval_is_broken_however_wide_the_table(width: int) -> None:
+    heads = [Column("what", "text"), *(Column(f"figure {n} = x", "nats") for n in range(9))]
+    cells = [Measure(n + 0.5, n - 1000.25, n + 1000.75) for n in range(9)]
+    names = ["short", "a name of many words, too long for one line of a narrow terminal"]
+    table = FigureTable("wide", "Wide", "", heads, [[name, *cells] for name in names])
+    shown = render_diagnosis(make_record(tables=[table], plots=[]), width=width, color=False)
+    assert max(map(len, shown.splitlines())) <= width
+    for n in range(9):
+        interval = f"({n - 1000.25:.3f} to {n + 1000.75:.3f})"
+        assert shown.count(interval) == 2
+    assert shown.count("Wide, continued") == (0 if width == 400 else shown.count("what") - 1)
 
 
 def test_what_a_terminal_would_act_on_is_shown_as_escapes() -> None:
