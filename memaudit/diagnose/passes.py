@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ _NO_ROOM = "out of memory with a single window; use another --device"
 Read = Callable[[Pass], Mapping[str, Tensor]]
 """Called after each pass: figures by name, each (B,...). May be called again for the same windows
 where memory ran out in between."""
+Part = TypeVar("Part")
 Found = dict[str, NDArray[Any]]
 """The figures of all N windows by name, each (N,...)."""
 
@@ -76,25 +77,13 @@ class Passes:
         Raises:
             RunError: where not even one window fits the memory, or logits are no numbers.
         """
-        parts: list[Mapping[str, NDArray[Any]]] = []
-        backoff, start = Backoff(), 0
-        while start < len(ids):
-            rows = ids[start : start + backoff.fits(self.batch_size)]
-            try:
-                found = read(self._pass(rows, last, prompt or NoPrompt()))
-                # Copies: what looks into the logits would keep all of them.
-                parts.append({name: value.cpu().numpy().copy() for name, value in found.items()})
-            except FAILED_ALLOCATION as error:
-                if not is_out_of_memory(error):
-                    raise
-                if len(rows) == 1:
-                    raise RunError(_NO_ROOM) from error
-                backoff.shrink()
-                let_go(error)
-            else:
-                backoff.passed()
-                advance(len(rows))
-                start += len(rows)
+
+        def work(rows: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
+            found = read(self._pass(rows, last, prompt or NoPrompt()))
+            # Copies: what looks into the logits would keep all of them.
+            return {name: value.cpu().numpy().copy() for name, value in found.items()}
+
+        parts = in_batches(ids, self.batch_size, work, advance)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _pass(self, rows: NDArray[np.int32], last: int | None, prompt: SoftPrompt) -> Pass:
@@ -107,3 +96,34 @@ class Passes:
         logits = logits.float()
         require_finite(self.checkpoint, ~logits.amax(dim=-1).isnan().any(dim=1), ids)
         return Pass(logits, ids[:, -count:], output)
+
+
+def in_batches(
+    ids: NDArray[np.int32],
+    size: int,
+    work: Callable[[NDArray[np.int32]], Part],
+    advance: Advance,
+    no_room: str = _NO_ROOM,
+) -> list[Part]:
+    """What ``work`` gives of ids (N,P+S), so many windows at a time, fewer while memory is short.
+
+    Raises RunError, with ``no_room``, where not even one window fits the memory.
+    """
+    parts: list[Part] = []
+    backoff, start = Backoff(), 0
+    while start < len(ids):
+        rows = ids[start : start + backoff.fits(size)]
+        try:
+            parts.append(work(rows))
+        except FAILED_ALLOCATION as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(rows) == 1:
+                raise RunError(no_room) from error
+            backoff.shrink()
+            let_go(error)
+        else:
+            backoff.passed()
+            advance(len(rows))
+            start += len(rows)
+    return parts

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from memaudit.attack.extraction import Advance
 from memaudit.attack.forward import build_inputs, last_logits
-from memaudit.attack.memory import Backoff, let_go
 from memaudit.attack.prompts import NoPrompt
 from memaudit.diagnose.anatomy.blocks import down_inputs
 from memaudit.diagnose.neurons.units import Ids, Levels, Units
-from memaudit.diagnose.passes import Passes
-from memaudit.errors import RunError, TargetError
+from memaudit.diagnose.passes import Passes, in_batches
+from memaudit.errors import TargetError
 from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.softprompt_check import architecture_of
@@ -68,22 +67,16 @@ def attribute(
         TargetError: no gradient flows to the units.
         RunError: not even one window fits the memory.
     """
-    parts, backoff, start = [], Backoff(), 0
-    while start < len(ids):
-        rows = ids[start : start + backoff.fits(passes.batch_size)]
+
+    def work(rows: Ids) -> list[Levels]:
         try:
-            parts.append(_attribute(passes, units, level, rows))
+            return _attribute(passes, units, level, rows)
         except FAILED_ALLOCATION as error:
-            if not is_out_of_memory(error):
-                raise _no_gradient(passes.checkpoint) from error
-            if len(rows) == 1:
-                raise RunError(_NO_ROOM) from error
-            backoff.shrink()
-            let_go(error)
-        else:
-            backoff.passed()
-            advance(len(rows))
-            start += len(rows)
+            if is_out_of_memory(error):
+                raise
+            raise _no_gradient(passes.checkpoint) from error
+
+    parts = in_batches(ids, passes.batch_size, work, advance, _NO_ROOM)
     return Attribution(*(np.concatenate(some) for some in zip(*parts, strict=True)))
 
 
