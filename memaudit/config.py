@@ -7,7 +7,7 @@ paths, nor of where a value came from, and imports no torch: a usage error answe
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,9 +15,6 @@ from memaudit.settings_base import MOST, Fraction, NotNegative, Positive, Settin
 from memaudit.tuning_settings import ConstantSettings as ConstantSettings
 from memaudit.tuning_settings import DynamicSettings as DynamicSettings
 from memaudit.tuning_settings import TuningSettings as TuningSettings
-
-if TYPE_CHECKING:
-    pass
 
 AttackName = Literal["none", "copy", "dynamic-hard", "constant", "dynamic"]
 LADDER: tuple[AttackName, ...] = ("none", "copy", "dynamic-hard", "constant", "dynamic")
@@ -66,6 +63,8 @@ class TargetSettings(Settings):
     quantize: Literal["int8", "llm-int8", "nf4"] | None = None
     """Weights in fewer bits than they are stored in: ``int8`` by torchao; by bitsandbytes the 4-bit
     ``nf4``, and ``llm-int8``, which rounds activations too."""
+    prepack: Literal["auto", "yes", "no"] = "auto"
+    """Whether a CPU keeps linear layers' weights once more, in the order that it reads them."""
     base: str | None = None
     """Base model of an adapter, where its own config names one that is not to be had."""
     trust_remote_code: bool = False

@@ -28,6 +28,7 @@ from memaudit.attack.verification import log_likelihood
 from memaudit.config import TuningSettings
 from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
+from memaudit.target.prepacking import can_prepack, multiplies_in_bfloat16, prepack
 
 LONGEST_SCORES = 512
 """Tokens up to which PlainAttention pays: its scores grow with their square (at 350 it takes 0.65
@@ -103,9 +104,7 @@ def tuning_dtype(precision: str, checkpoint: Checkpoint) -> torch.dtype:
     if precision == "auto" and kind == "cuda":
         wanted = torch.cuda.is_bf16_supported(including_emulation=False)
     elif precision == "auto" and kind == "cpu":
-        ask: Callable[[], dict[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
-        capabilities = ask()  # older PyTorch cannot be asked
-        wanted = any(capabilities.get(name) is True for name in ("avx512_bf16", "amx_bf16"))
+        wanted = multiplies_in_bfloat16()
     plain = checkpoint.dtype == torch.float32 and not checkpoint.is_packed
     return torch.bfloat16 if wanted and plain else checkpoint.dtype
 
@@ -130,7 +129,10 @@ def in_half(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
     try:
         for weight in weights:
             memo[id(weight)] = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
-        return replace(checkpoint, model=copy.deepcopy(model, memo), dtype=dtype)
+        copied = copy.deepcopy(model, memo)
+        if checkpoint.prepacks and can_prepack(dtype):
+            prepack(copied, backward=True)
+        return replace(checkpoint, model=copied, dtype=dtype)
     except FAILED_ALLOCATION as error:
         if not is_out_of_memory(error):
             raise

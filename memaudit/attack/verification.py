@@ -5,9 +5,9 @@ Knows logits and suffixes. Knows nothing of models, prompts or decoding.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -134,9 +134,20 @@ def _log_p_z(logits: Tensor, target: Tensor, log_p: Tensor, settings: ScoreSetti
 
 
 def _largest(logits: Tensor, k: int) -> Tensor:
-    """(S,X) -> (S,k): the k largest of each row, in any order."""
-    if logits.device.type == "cpu":
-        # As in most_likely: (50,8192) takes 0.4 of the time of torch's.
-        kth = logits.shape[-1] - k
-        return torch.from_numpy(np.partition(logits.numpy(), kth, axis=-1)[..., kth:])
-    return logits.topk(k, dim=-1, sorted=False).values
+    """(S,X) -> (S,k): the k largest of each row, in any order.
+
+    On a CPU only groups whose own largest is among the k largest of theirs are looked through,
+    since no other holds one: of (50,49152) that takes 0.4 of the time of topk, and a twelfth of
+    that of numpy's partition (a Zen 4; of (50,8192) 1.5 times, and a quarter).
+    """
+    rows, size = logits.shape
+    # So many members that k groups hold about as many as there are groups.
+    members = max(1, round(math.sqrt(size / k)))
+    groups = size // members
+    if logits.device.type != "cpu" or groups <= k:
+        return logits.topk(k, dim=-1, sorted=False).values
+    grouped = logits[:, : members * groups].view(rows, members, groups)
+    best = grouped.amax(dim=1).topk(k, dim=-1, sorted=False).indices  # (S,k)
+    held = grouped.gather(2, best[:, None].expand(rows, members, k)).flatten(1)
+    rest = logits[:, members * groups :]
+    return torch.cat([held, rest], dim=1).topk(k, dim=-1, sorted=False).values

@@ -7,7 +7,7 @@ Knows nothing of windows, prompts or scores.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from memaudit.target.placement import (
     spread,
     waits_elsewhere,
 )
+from memaudit.target.prepacking import choose_prepacking, prepacked_copy
 from memaudit.target.quantization import Quantization, find_quantization, unpacked_size
 from memaudit.target.source import Source, find_source, local_folder, read_files
 
@@ -109,6 +110,18 @@ class Checkpoint:
         """Whether some of its weights are fetched for each pass and let go again."""
         return waits_elsewhere(self.model)
 
+    @property
+    def prepacks(self) -> bool:
+        """Whether passes are to go through prepacked weights."""
+        return "weights" in self.choices and self.choices["weights"].value == "prepacked"
+
+    def prepacked(self) -> Checkpoint:
+        """The same for passes without gradients, through prepacked weights where that was chosen
+        and the model can be copied.
+        """
+        copied = prepacked_copy(self.model) if self.prepacks else None
+        return self if copied is None else replace(self, model=copied)
+
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """The embeddings of tokens as the model's ``inputs_embeds`` wants them.
 
@@ -171,12 +184,15 @@ def load_checkpoint(model: str, settings: TargetSettings, tokenizer: Any = None)
     with explained(model):
         fingerprint = fingerprint_of(source, settings)
         revision = _commit(source)
+    dtype = loaded.get_input_embeddings().weight.dtype
+    quantized = quantization is not None and not quantization.unpacked
+    prepacking = choose_prepacking(settings.prepack, loaded, dtype, quantized=quantized)
     checkpoint = Checkpoint(
         model=loaded,
         tokenizer=tokenizer,
         name=model,
         device=input_device(loaded, placement),
-        dtype=loaded.get_input_embeddings().weight.dtype,
+        dtype=dtype,
         bos_id=bos_id,
         revision=revision,
         fingerprint=fingerprint,
@@ -184,6 +200,7 @@ def load_checkpoint(model: str, settings: TargetSettings, tokenizer: Any = None)
             "device": describe_spread(loaded, placement) or device_choice,
             "dtype": dtype_choice,
             "bos": bos_choice,
+            **({"weights": prepacking} if prepacking else {}),
             **_quantization_choice(quantization),
             **_trust_choices(source, settings, fingerprint),
         },

@@ -23,6 +23,8 @@ from memaudit.attack.tuning_passes import (
 from memaudit.attack.untrained import first_vectors
 from memaudit.config import ConstantSettings, TuningSettings
 from memaudit.target.checkpoint import Checkpoint
+from memaudit.target.placement import Choice
+from memaudit.target.prepacking import can_prepack
 
 
 def make_checkpoint(architecture: str = "gpt2") -> Checkpoint:
@@ -186,6 +188,22 @@ def test_recomputing_goes_through_the_same_attention() -> None:
     assert once == checkpoint.model.config.num_hidden_layers
     assert used.call_count == 3 * once  # forwards twice, the second time on the way back
     assert torch.equal(gradient, same)
+
+
+@pytest.mark.skipif(not can_prepack(torch.bfloat16), reason="needs a CPU with bfloat16 products")
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_prepacked_weights_give_the_gradient_of_stored_ones(architecture: str) -> None:
+    stored = make_checkpoint(architecture)
+    prepacked = replace(stored, choices={"weights": Choice("prepacked", "")})
+    passes = passes_of(prepacked, "bfloat16")
+    assert any("forward" in vars(part) for part in passes._checkpoint.model.modules())
+    _, expected = kept_and_gradient(passes_of(stored, "bfloat16"), stored)
+    _, gradient = kept_and_gradient(passes, stored)
+    assert F.cosine_similarity(gradient.flatten(), expected.flatten(), dim=0) > 0.99
+    torch.testing.assert_close(gradient.norm(), expected.norm(), rtol=0.05, atol=0)
+    if passes.recompute():
+        _, same = kept_and_gradient(passes, stored)
+        assert torch.equal(same, gradient)
 
 
 def test_a_target_of_other_blocks_cannot_recompute() -> None:

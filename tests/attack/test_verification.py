@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memaudit.attack.verification import verify_logits
+from memaudit.attack.verification import _largest, verify_logits
 from memaudit.config import ScoreSettings
 
 NEAR = 2**-6
@@ -55,3 +55,14 @@ def test_a_pass_says_what_the_definitions_say(data: st.DataObject) -> None:
     log_p = torch.as_tensor(logits).double().log_softmax(dim=-1)
     nll = -log_p.gather(-1, torch.as_tensor(suffix)[..., None])[..., 0].mean(dim=1)
     torch.testing.assert_close(verified.nll, nll, rtol=1e-5, atol=1e-6)
+
+
+@given(data=st.data())
+def test_the_largest_are_those_of_a_sorted_row(data: st.DataObject) -> None:
+    """Few values, so that the k-th is often shared by several groups."""
+    size, k = data.draw(st.integers(1, 600)), data.draw(st.integers(1, 12))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    logits = rng.integers(0, data.draw(st.sampled_from([3, 1000])), (5, size)).astype(np.float32)
+    k = min(k, size)
+    found = _largest(torch.as_tensor(logits), k).sort(descending=True).values
+    np.testing.assert_array_equal(found.numpy(), -np.sort(-logits, axis=1)[:, :k])

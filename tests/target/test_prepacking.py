@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from conftest import ARCHITECTURES, build_model, build_tokenizer
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from memaudit.config import TargetSettings
+from memaudit.errors import UsageError
+from memaudit.target import prepacking
+from memaudit.target.checkpoint import load_checkpoint
+from memaudit.target.prepacking import can_prepack, choose_prepacking, prepack, prepacked_copy
+
+pytestmark = pytest.mark.skipif(not can_prepack(torch.float32), reason="needs an x86 CPU")
+HALF = pytest.param(
+    torch.bfloat16,
+    marks=pytest.mark.skipif(not can_prepack(torch.bfloat16), reason="no products in bfloat16"),
+)
+
+
+def linear_layers(dtype: torch.dtype) -> dict[str, nn.Module]:
+    transposed = Conv1D(6, 10)
+    nn.init.normal_(transposed.weight)
+    nn.init.normal_(transposed.bias)
+    layers = {"bias": nn.Linear(10, 6), "plain": nn.Linear(10, 6, bias=False), "conv": transposed}
+    return {name: layer.to(dtype).requires_grad_(False) for name, layer in layers.items()}
+
+
+def outputs_and_gradient(layer: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """What a layer gives, in float64, and the gradient of its inputs."""
+    leaf = inputs.clone().requires_grad_()
+    outputs = layer(leaf)
+    torch.autograd.backward(outputs.double().sin().sum())
+    assert leaf.grad is not None
+    return outputs.detach().double(), leaf.grad.double()
+
+
+@pytest.mark.parametrize("kind", ["bias", "plain", "conv"])
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+def test_a_prepacked_layer_computes_the_same(kind: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer = linear_layers(dtype)[kind]
+    rows = torch.randn(4, 7, 10).to(dtype)
+    for inputs in (rows, rows[:, ::2], rows[0], rows[:0], rows.transpose(0, 1)):
+        exact = outputs_and_gradient(layer.double(), inputs.double().contiguous())
+        layer.to(dtype)
+        copied = prepacked_copy(layer)
+        assert copied is not None
+        prepack(copied, backward=True)
+        found = outputs_and_gradient(copied, inputs)
+        tolerance = 1e-5 if dtype == torch.float32 else 0.05
+        for mine, its in zip(found, exact, strict=True):
+            torch.testing.assert_close(mine, its, rtol=tolerance, atol=tolerance)
+
+
+def test_inputs_are_taken_in_any_format_as_under_autocast() -> None:
+    layer = linear_layers(torch.float32)["bias"]
+    prepack(layer, backward=True)
+    outputs, gradient = outputs_and_gradient(layer, torch.ones(3, 10, dtype=torch.float64))
+    assert outputs.shape == (3, 6)
+    assert gradient.dtype == torch.float64
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_a_copy_shares_the_weights_and_leaves_the_model_as_it_is(architecture: str) -> None:
+    model = build_model(architecture).requires_grad_(False)
+    copied = prepacked_copy(model)
+    assert copied is not None
+    ours, theirs = ([weight.data_ptr() for weight in one.parameters()] for one in (model, copied))
+    assert ours == theirs
+    assert not any("forward" in vars(part) for part in model.modules())
+    plain = [part for part in copied.modules() if type(part) in (nn.Linear, Conv1D)]
+    assert plain
+    assert all("forward" in vars(part) for part in plain)
+    again = prepacked_copy(copied)  # prepacked weights are shared like any others
+    assert again is not None
+
+
+def test_a_model_that_cannot_be_copied_is_left() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.lock = threading.Lock()  # type: ignore[assignment]
+    assert prepacked_copy(model) is None
+
+
+def test_weights_are_prepacked_where_they_are_small_beside_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = nn.Linear(16, 16, bias=False)
+    whole = type("Memory", (), {"total": 4 * 4 * 16 * 16})
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: whole)
+
+    def choose(asked: str = "auto", **changes: Any) -> str | None:
+        given = {"model": model, "dtype": torch.float32, "quantized": False} | changes
+        choice = choose_prepacking(asked, **given)
+        return None if choice is None else choice.value
+
+    assert choose() == "prepacked"
+    assert choose("no") == "as stored"
+    whole.total -= 1
+    assert choose() == "as stored"
+    assert choose("yes") == "prepacked"
+    impossible: list[dict[str, Any]] = [
+        {"model": model.to("meta")},
+        {"dtype": torch.float16},
+        {"quantized": True},
+    ]
+    for changes in impossible:
+        assert choose(**changes) is None
+        assert choose("no", **changes) is None
+        with pytest.raises(UsageError, match=r"prepack = yes: needs an x86 CPU"):
+            choose("yes", **changes)
+
+
+def test_only_formats_that_the_processor_multiplies_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capabilities, can in (({"amx_bf16": True}, True), ({"avx2": True}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=capabilities: has)
+        assert can_prepack(torch.bfloat16) == can
+        assert can_prepack(torch.float32)
+    monkeypatch.setattr(prepacking.platform, "machine", lambda: "arm64")
+    assert not can_prepack(torch.float32)
+
+
+def test_a_loaded_target_says_what_was_chosen(tmp_path: Any) -> None:
+    build_model("llama").save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    checkpoint = load_checkpoint(str(tmp_path), TargetSettings())
+    assert checkpoint.choices["weights"].value == "prepacked"
+    assert checkpoint.prepacked().model is not checkpoint.model
+    stored = load_checkpoint(str(tmp_path), TargetSettings(prepack="no"))
+    assert stored.choices["weights"].reason == "asked for"
+    assert stored.prepacked() is stored
