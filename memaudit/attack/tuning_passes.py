@@ -120,7 +120,9 @@ def in_half(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
         return checkpoint
     model: nn.Module = checkpoint.model
     weights = list(model.parameters())
-    size = sum(weight.numel() for weight in weights) * dtype.itemsize
+    prepacks = checkpoint.prepacks and can_prepack(dtype)
+    copies = 3 if prepacks else 1  # prepacked for each direction
+    size = copies * sum(weight.numel() for weight in weights) * dtype.itemsize
     free = free_memory(checkpoint.device)
     if 2 * size > (psutil.virtual_memory().available if free is None else free):
         return checkpoint
@@ -130,7 +132,7 @@ def in_half(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
         for weight in weights:
             memo[id(weight)] = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
         copied = copy.deepcopy(model, memo)
-        if checkpoint.prepacks and can_prepack(dtype):
+        if prepacks:
             prepack(copied, backward=True)
         return replace(checkpoint, model=copied, dtype=dtype)
     except FAILED_ALLOCATION as error:

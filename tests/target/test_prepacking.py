@@ -91,7 +91,7 @@ def test_weights_are_prepacked_where_they_are_small_beside_the_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = nn.Linear(16, 16, bias=False)
-    whole = type("Memory", (), {"total": 4 * 4 * 16 * 16})
+    whole = type("Memory", (), {"total": 8 * 4 * 16 * 16})
     monkeypatch.setattr(psutil, "virtual_memory", lambda: whole)
 
     def choose(asked: str = "auto", **changes: Any) -> str | None:
