@@ -248,6 +248,7 @@ def _memory(extractor: Extractor, ids: NDArray[np.int32]) -> int:
     checkpoint = extractor.checkpoint
     parameters = list(checkpoint.model.parameters())
     weights = sum(p.numel() * p.element_size() for p in parameters if p.device.type != "meta")
+    weights *= 2 if checkpoint.prepacks else 1
     suffix = ids.shape[1] - extractor.prefix_tokens
     logits = 3 * 4 * extractor.batch_size * suffix * checkpoint.vocabulary
     tokens = ids.shape[1]

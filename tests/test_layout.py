@@ -110,6 +110,7 @@ ORDER = (
         "progress",
     ),
     *("diagnose.settings", "diagnose.passes", "diagnose.subject", "diagnose.examination"),
+    "diagnose.sure",
     *(
         "diagnose.anatomy.trial",
         "diagnose.anatomy.identity",

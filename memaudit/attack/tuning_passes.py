@@ -110,7 +110,8 @@ def tuning_dtype(precision: str, checkpoint: Checkpoint) -> torch.dtype:
 
 
 def in_half(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
-    """The target with its parameters in a half format, so that no pass has to convert them.
+    """The target with its parameters in a half format, so that no pass has to convert them, and
+    prepacked where the target's are to be.
 
     Buffers stay as they are: the frequencies of rotary positions do not survive the rounding.
     The target itself is returned, for autocast to convert, where memory would get short, and where

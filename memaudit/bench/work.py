@@ -25,7 +25,7 @@ Ids = NDArray[np.int32]
 TARGET_SECONDS = 2.0
 """What verifying all windows should take, where their number is not given."""
 MOST_WINDOWS = 1024
-GENERATE_BATCHES = {"cpu": (32, 64, 128), "cuda": (64, 128, 256, 512, 1024)}
+GENERATE_BATCHES = {"cpu": (32, 64, 128, 256), "cuda": (64, 128, 256, 512, 1024)}
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def prepack(model: nn.Module, *, backward: bool = False) -> None:
     """
     for part in model.modules():
         weight = _weight_of(part)
-        if weight is not None:
+        if weight is not None and weight.numel():
             bias: Any = part.bias
             product: Any = _Product(weight, bias, backward)
             part.forward = product

@@ -21,7 +21,7 @@ from subjects_layers import (
 )
 
 from memaudit.diagnose.attention.diagnosis import AttentionSettings, diagnose_attention
-from memaudit.diagnose.attention.figures import Chances, Windows, contrasts
+from memaudit.diagnose.attention.figures import Windows, contrasts
 from memaudit.diagnose.attention.weights import (
     concentration,
     eager_attention,
@@ -29,6 +29,7 @@ from memaudit.diagnose.attention.weights import (
     visible,
 )
 from memaudit.diagnose.subject import Subject
+from memaudit.diagnose.sure import Sure
 from memaudit.diagnosis import Diagnosis
 from memaudit.errors import TargetError
 from memaudit.progress import Silent
@@ -161,9 +162,9 @@ def test_intervals_for_all_layers_at_once_do_not_hang_on_one_resample() -> None:
         for at, name in enumerate(("extracted", "not extracted"))
     ]
     groups[0].figures["entropy"][:, 7] -= 100.0  # wholly apart
-    chances = Chances(0.95, 400, 0)
-    alone = contrasts(*groups, layers, chances, together=False)
-    together = contrasts(*groups, layers, chances, together=True)
+    sure = Sure(0.95, 400, 0)
+    alone = contrasts(*groups, layers, sure, together=False)
+    together = contrasts(*groups, layers, sure, together=True)
     assert [one.value for one in alone] == [one.value for one in together]
     wider = [
         (one.interval.high - one.interval.low) / (other.interval.high - other.interval.low)

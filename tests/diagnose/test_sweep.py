@@ -12,9 +12,10 @@ from subjects_sweep import brute_queries, make_part, make_subject, random_ids
 
 from memaudit.config import ScoreSettings
 from memaudit.diagnose.subject import Part
+from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.diagnosis import SweepSettings, diagnose_sweep
 from memaudit.diagnose.sweep.drawing import draw_windows
-from memaudit.diagnose.sweep.figures import Drawn, Sure, apart_from_zero, numeric, rate_words
+from memaudit.diagnose.sweep.figures import Drawn, apart_from_zero, numeric, rate_words
 from memaudit.diagnose.sweep.repetitions import groups_of, sweep_repetitions, trend
 from memaudit.diagnose.sweep.sampling import (
     PROBABILITIES,

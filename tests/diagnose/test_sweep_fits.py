@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from memaudit.attack.fit_record import Epoch, FitRecord
+from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.checks import checks_table, convergence_table, fits_table, plan_checks
-from memaudit.diagnose.sweep.figures import Sure
 from memaudit.diagnose.sweep.fitting import saturation
 from memaudit.diagnose.sweep.results import Result, Results
 from memaudit.diagnose.sweep.variants import RANDOM

@@ -31,6 +31,7 @@ from memaudit.target.checkpoint import (
     load_tokenizer,
 )
 from memaudit.target.failures import quiet_transformers
+from memaudit.target.prepacking import can_prepack
 from memaudit.target.softprompt_check import check_soft_prompts
 
 PLAIN = TargetSettings()
@@ -106,11 +107,13 @@ def test_fingerprint_names_every_file_that_was_read(folder: Path) -> None:
 
 def test_choices_keep_their_reasons(folder: Path) -> None:
     checkpoint = load_checkpoint(str(folder), TargetSettings(device="cpu", bos="no"))
+    weights = {"weights": "prepacked"} if can_prepack(torch.float32) else {}
     assert {key: choice.value for key, choice in checkpoint.choices.items()} == {
         "device": "cpu",
         "dtype": "float32",
         "bos": "no",
         "format": "safetensors",
+        **weights,
     }
     assert checkpoint.choices["bos"].reason == "asked for"
     assert checkpoint.choices["dtype"].reason.startswith("auto:")

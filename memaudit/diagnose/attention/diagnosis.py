@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from memaudit.attack.campaign import Progress
-from memaudit.diagnose.attention.figures import Chances, Windows, contrasts, strongest
+from memaudit.diagnose.attention.figures import Windows, contrasts, strongest
 from memaudit.diagnose.attention.view import Pair, View, plots, tables
 from memaudit.diagnose.attention.weights import (
     Layers,
@@ -22,6 +22,7 @@ from memaudit.diagnose.attention.weights import (
 from memaudit.diagnose.passes import Found
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Part, Subject, draw
+from memaudit.diagnose.sure import Sure
 from memaudit.diagnosis import Diagnosis
 from memaudit.score.stats import Interval
 from memaudit.settings_base import Positive
@@ -54,8 +55,8 @@ def diagnose_attention(
         layers = find_layers(subject.checkpoint)
         groups = _read(subject, layers, settings, progress)
     scores = subject.config.scores
-    chances = Chances(scores.confidence, scores.bootstrap, settings.seed)
-    view = View(groups, [layer.block.number for layer in layers.layers], chances)
+    sure = Sure(scores.confidence, scores.bootstrap, settings.seed)
+    view = View(groups, [layer.block.number for layer in layers.layers], sure)
     return Diagnosis(
         name="attention",
         about=_ABOUT,
@@ -137,7 +138,7 @@ def _windows(name: str) -> str:
 
 def _say(view: View, pair: Pair) -> str:
     """The strongest contrast of a pair, by an interval that holds for all layers at once."""
-    found = contrasts(pair.one, pair.other, len(view.blocks), view.chances, together=True)
+    found = contrasts(pair.one, pair.other, len(view.blocks), view.sure, together=True)
     at = strongest(found)
     best = found[at]
     named = f"{_windows(pair.one.name)} against {_windows(pair.other.name)}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from memaudit.diagnose.sure import Sure
 from memaudit.score.detection import Detection, roc_auc
 from memaudit.score.stats import Bools, Floats, Interval, Ints, cluster_bootstrap
 
@@ -28,33 +29,24 @@ class Windows:
         return len(self.clusters)
 
 
-@dataclass(frozen=True)
-class Chances:
-    """How intervals are made."""
-
-    confidence: float
-    resamples: int
-    seed: int
-
-
-def mean(group: Windows, figure: str, layer: int, chances: Chances) -> Detection:
+def mean(group: Windows, figure: str, layer: int, sure: Sure) -> Detection:
     """Of a figure over the windows of a group, in one layer."""
     values = group.figures[figure][:, layer]
     if not len(values):
         return Detection(np.nan, Interval(np.nan, np.nan))
-    rng = np.random.default_rng([chances.seed, 1, layer])
+    rng = np.random.default_rng([sure.seed, 1, layer])
     interval = cluster_bootstrap(
         values,
         group.clusters,
-        confidence=chances.confidence,
-        resamples=chances.resamples,
+        confidence=sure.confidence,
+        resamples=sure.resamples,
         rng=rng,
     )
     return Detection(float(values.mean()), interval)
 
 
 def contrasts(
-    one: Windows, other: Windows, layers: int, chances: Chances, *, together: bool
+    one: Windows, other: Windows, layers: int, sure: Sure, *, together: bool
 ) -> list[Detection]:
     """AUC with which concentration (1 minus entropy) tells windows from others, by layer.
 
@@ -65,23 +57,23 @@ def contrasts(
     positive = np.repeat([True, False], [len(one), len(other)])
     clusters = np.concatenate([one.clusters, other.clusters])
     scores = 1 - np.concatenate([one.figures["entropy"], other.figures["entropy"]])
-    confidence = 1 - (1 - chances.confidence) / (layers if together else 1)
+    confidence = 1 - (1 - sure.confidence) / (layers if together else 1)
     found = [
         roc_auc(
             scores[:, layer],
             positive,
             clusters,
             confidence=confidence,
-            resamples=chances.resamples,
-            rng=np.random.default_rng([chances.seed, 2, layer]),
+            resamples=sure.resamples,
+            rng=np.random.default_rng([sure.seed, 2, layer]),
         )
         for layer in range(layers)
     ]
-    return _at_once(found, scores, positive, clusters, chances) if together else found
+    return _at_once(found, scores, positive, clusters, sure) if together else found
 
 
 def _at_once(
-    found: Sequence[Detection], scores: Floats, positive: Bools, clusters: Ints, chances: Chances
+    found: Sequence[Detection], scores: Floats, positive: Bools, clusters: Ints, sure: Sure
 ) -> list[Detection]:
     """AUCs with intervals from the largest studentised deviation over all layers in each resample
     of clusters (Westfall & Young 1993, max-t); scores (N,L).
@@ -91,8 +83,8 @@ def _at_once(
     """
     _, place = np.unique(clusters, return_inverse=True)
     count = int(place.max()) + 1
-    rng = np.random.default_rng([chances.seed, 3])
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=chances.resamples)[:, place]
+    rng = np.random.default_rng([sure.seed, 3])
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=sure.resamples)[:, place]
     drawn = drawn[drawn[:, positive].any(axis=1) & drawn[:, ~positive].any(axis=1)]
     above, below = drawn[:, positive].astype(np.float64), drawn[:, ~positive].astype(np.float64)
     aucs = np.empty((len(drawn), len(found)))  # (R,L)
@@ -107,7 +99,7 @@ def _at_once(
     if not varied.any():
         return list(found)
     off = np.abs(aucs - values)[:, varied] / spread[varied]
-    reach = float(np.quantile(off.max(axis=1), chances.confidence)) * spread
+    reach = float(np.quantile(off.max(axis=1), sure.confidence)) * spread
     return [
         Detection(one.value, Interval(max(0.0, one.value - far), min(1.0, one.value + far)))
         if vary

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from memaudit.curves import Axis, Line
-from memaudit.diagnose.attention.figures import Chances, Windows, contrasts, mean
+from memaudit.diagnose.attention.figures import Windows, contrasts, mean
 from memaudit.diagnose.attention.weights import FIGURES
+from memaudit.diagnose.sure import Sure
 from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
 
 _COLOURS = {
@@ -59,7 +60,7 @@ class View:
     """By name, in the order of the legend; none without windows."""
     blocks: Sequence[int]
     """(L,) numbers of the blocks that were read."""
-    chances: Chances
+    sure: Sure
 
     @property
     def pairs(self) -> list[Pair]:
@@ -85,7 +86,7 @@ def plots(view: View) -> list[Plot]:
 
 
 def _means(view: View, figure: str, group: Windows) -> list[Measure]:
-    found = (mean(group, figure, layer, view.chances) for layer in range(len(view.blocks)))
+    found = (mean(group, figure, layer, view.sure) for layer in range(len(view.blocks)))
     return [Measure.of(one.value, one.interval) for one in found]
 
 
@@ -122,7 +123,7 @@ def _plot(view: View, figure: str) -> Plot:
 
 
 def _aucs(view: View, pair: Pair) -> list[Measure]:
-    found = contrasts(pair.one, pair.other, len(view.blocks), view.chances, together=False)
+    found = contrasts(pair.one, pair.other, len(view.blocks), view.sure, together=False)
     return [Measure.of(one.value, one.interval) for one in found]
 
 

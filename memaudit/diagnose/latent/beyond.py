@@ -10,12 +10,13 @@ interval (Clopper-Pearson) of k of n: that one stays valid though the controls c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from memaudit.diagnose.latent.population import Population
+from memaudit.diagnose.sure import Sure, outer
 from memaudit.diagnosis import Cell, Column, FigureTable, Measure
 from memaudit.score.stats import Bools, Floats, Interval, agreeing, clopper_pearson
 
@@ -41,15 +42,6 @@ class Beyond(NamedTuple):
     this score finds familiar, not of text that can be extracted."""
     of_hidden: Measure
     """Share of those that pass of the windows known to be hidden; no figure without such."""
-
-
-@dataclass(frozen=True)
-class Sure:
-    """How intervals are made."""
-
-    confidence: float
-    resamples: int
-    seed: int
 
 
 def beyond(population: Population, score: str, allowed: float, sure: Sure) -> Beyond:
@@ -111,7 +103,7 @@ def _ends(population: Population, passed: Bools, mask: Bools, sure: Sure) -> Int
     exact = clopper_pearson(round(share * len(hit)), len(hit), sure.confidence)
     if hit.all() or not hit.any():
         alone = agreeing(whole, bool(hit.all()), sure.confidence)
-        return Interval(min(exact.low, alone.low), max(exact.high, alone.high))
+        return outer(exact, alone)
     rng = np.random.default_rng([sure.seed, 6])
     drawn = np.empty(sure.resamples)
     for number in range(sure.resamples):
@@ -119,7 +111,7 @@ def _ends(population: Population, passed: Bools, mask: Bools, sure: Sure) -> Int
         drawn[number] = (times @ part) / (times @ whole)
     tail = (1 - sure.confidence) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Interval(min(exact.low, float(low)), max(exact.high, float(high)))
+    return outer(exact, Interval(float(low), float(high)))
 
 
 def beyond_table(found: Sequence[Beyond], confidence: float) -> FigureTable:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from memaudit.diagnose.sure import outer
 from memaudit.score.detection import Detection
 from memaudit.score.stats import Bools, Floats, Interval, Ints, agreeing, clopper_pearson
 
@@ -174,10 +175,13 @@ def _detector(one: _Ranked, found: list[_Figures], crowd: Crowd, rules: Rules) -
     if np.isfinite(whole.precision):
         looked_at = _looked_at(one, crowd, rules.top)
         exact = clopper_pearson(round(whole.precision * looked_at), looked_at, confidence)
-        precision = _outer(precision, exact)
+        precision = outer(precision, exact)
+    auc, parted = _ends(aucs, confidence), _parted(whole, crowd, rules)
+    if parted is not None:
+        auc = outer(auc, parted)
     curve = _curve(whole.curve, curves, crowd, confidence)
     return Detector(
-        auc=Detection(whole.auc, _outer(_ends(aucs, confidence), _parted(whole, crowd, rules))),
+        auc=Detection(whole.auc, auc),
         precision=Detection(whole.precision, precision),
         found=curve[_AT_FALSE],
         curve=curve,
@@ -195,7 +199,7 @@ def _curve(
     if len(sizes):
         for at in np.flatnonzero((whole == 0) | (whole == 1)):
             if 0 < GRID[at] < 1 or whole[at] != GRID[at]:
-                ends[at] = _outer(ends[at], agreeing(sizes, bool(whole[at]), confidence))
+                ends[at] = outer(ends[at], agreeing(sizes, bool(whole[at]), confidence))
     low = np.minimum.accumulate([one.low for one in reversed(ends)])[::-1]
     high = np.maximum.accumulate([one.high for one in ends])
     return tuple(
@@ -210,12 +214,6 @@ def _parted(whole: _Figures, crowd: Crowd, rules: Rules) -> Interval | None:
         return None
     rarer = min(len(np.unique(crowd.clusters[kind])) for kind in (crowd.positive, ~crowd.positive))
     return clopper_pearson(int(whole.auc) * rarer, rarer, rules.confidence)
-
-
-def _outer(one: Interval, other: Interval | None) -> Interval:
-    if other is None:
-        return one
-    return Interval(min(one.low, other.low), max(one.high, other.high))
 
 
 def _looked_at(one: _Ranked, crowd: Crowd, top: int) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from memaudit.attack.campaign import Progress
-from memaudit.diagnose.latent.beyond import ALLOWED, Beyond, Sure, beyond, beyond_table
+from memaudit.diagnose.latent.beyond import ALLOWED, Beyond, beyond, beyond_table
 from memaudit.diagnose.latent.detected import Rules
 from memaudit.diagnose.latent.findings import ABOUT, Results, findings_of, notes_of
 from memaudit.diagnose.latent.known_run import known_windows
@@ -33,6 +33,7 @@ from memaudit.diagnose.latent.spread import Group, spread_of
 from memaudit.diagnose.latent.trial import DEFAULT_STRENGTH, SHAKEN, Noise, Trial, run_trial
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Subject
+from memaudit.diagnose.sure import Sure
 from memaudit.diagnosis import Diagnosis
 from memaudit.errors import UsageError
 from memaudit.score.stats import Bools

@@ -14,8 +14,9 @@ from pydantic import Field
 from memaudit.attack.campaign import Progress
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Subject
+from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.drawing import DrawnSides, draw_windows
-from memaudit.diagnose.sweep.figures import Drawn, Piece, Sure
+from memaudit.diagnose.sweep.figures import Drawn, Piece
 from memaudit.diagnose.sweep.fits import Usable, check_fits
 from memaudit.diagnose.sweep.fitting import Limits, sweep_fits
 from memaudit.diagnose.sweep.models import Other, sweep_models

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from memaudit.diagnose.sure import Sure, outer
 from memaudit.diagnosis import FigureTable, Measure, Plot
 from memaudit.report.wording import percent, points, points_interval
 from memaudit.score.stats import (
@@ -21,15 +22,9 @@ from memaudit.score.stats import (
     Ints,
     agreeing,
     clopper_pearson,
-    cluster_bootstrap,
-    clustered_rate,
     paired_clustered,
     paired_exact,
 )
-
-_DRAWS = 41
-"""Sets the resamples of a sweep apart from other random choices of one seed."""
-
 
 _SURPRISING = 0.05
 """A p-value below it."""
@@ -43,75 +38,6 @@ class Piece:
     notes: Sequence[str] = ()
     tables: Sequence[FigureTable] = ()
     plots: Sequence[Plot] = ()
-
-
-@dataclass(frozen=True)
-class Sure:
-    """How sure the intervals are, and how their resamples are drawn.
-
-    Each interval draws anew from the same seed, so that none depends on which others are made.
-    """
-
-    confidence: float
-    resamples: int
-    seed: int
-
-    def rng(self) -> np.random.Generator:
-        """For the resamples of one interval."""
-        return np.random.default_rng([self.seed, _DRAWS])
-
-    def rate(self, hits: Bools, clusters: Ints) -> Measure:
-        """Share of windows (N,): the outer ends of the exact interval and that over clusters."""
-        if not len(hits):
-            return Measure(None, None, None)
-        exact = clopper_pearson(int(hits.sum()), len(hits), self.confidence)
-        drawn = clustered_rate(
-            hits, clusters, confidence=self.confidence, resamples=self.resamples, rng=self.rng()
-        )
-        return Measure.of(float(hits.mean()), outer(exact, drawn))
-
-    def mean(self, values: Floats, clusters: Ints) -> Measure:
-        """Mean of values (N,) that are numbers, with an interval over clusters.
-
-        Without an interval where there is one cluster alone: nothing is known of its spread.
-        """
-        return self.weighted_mean(values, clusters, np.ones(len(values)))
-
-    def change(
-        self, values: Floats, before: Floats, clusters: Ints, weights: Floats | None = None
-    ) -> Measure:
-        """Mean of values (N,) less those before, on the same windows.
-
-        Without an interval where no window differs: resamples would say that none could.
-        """
-        apart = values - before
-        every = np.ones(len(apart)) if weights is None else weights
-        found = self.weighted_mean(apart, clusters, every)
-        return found if np.any(apart) else Measure(found.value, None, None)
-
-    def weighted_mean(self, values: Floats, clusters: Ints, weights: Floats) -> Measure:
-        """Likewise, each value (N,) counted by the windows that it stands for."""
-        known = np.isfinite(values)
-        values, clusters, weights = values[known], clusters[known], weights[known]
-        if not len(values):
-            return Measure(None, None, None)
-        value = float(np.average(values, weights=weights))
-        if len(np.unique(clusters)) < 2:
-            return Measure.of(value, Interval(math.nan, math.nan))
-        return Measure.of(value, self.bootstrap(values, clusters, weights))
-
-    def bootstrap(
-        self, values: npt.NDArray[np.generic], clusters: Ints, weights: Floats
-    ) -> Interval:
-        """Percentile bootstrap of a weighted mean (N,), drawing whole clusters."""
-        return cluster_bootstrap(
-            values,
-            clusters,
-            confidence=self.confidence,
-            resamples=self.resamples,
-            rng=self.rng(),
-            weights=weights,
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,11 +109,6 @@ class Drawn:
     def mean(self, values: Floats, sure: Sure) -> Measure:
         """Mean over the N windows, estimated from values (n,) of those drawn."""
         return sure.weighted_mean(values, self.clusters, self.weights)
-
-
-def outer(first: Interval, second: Interval) -> Interval:
-    """From the lower of the lower ends to the higher of the higher ones; NaN is no end."""
-    return Interval(float(np.fmin(first.low, second.low)), float(np.fmax(first.high, second.high)))
 
 
 def _ends(measure: Measure) -> Interval:

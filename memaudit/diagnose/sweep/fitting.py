@@ -12,6 +12,7 @@ import numpy as np
 
 from memaudit.attack.campaign import Progress
 from memaudit.diagnose.subject import Subject
+from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.checks import (
     checks_table,
     convergence_plot,
@@ -22,7 +23,6 @@ from memaudit.diagnose.sweep.checks import (
 )
 from memaudit.diagnose.sweep.figures import (
     Piece,
-    Sure,
     apart_from_zero,
     as_bools,
     points_words,

@@ -17,11 +17,11 @@ from memaudit.attack.memory import choose_batch_size
 from memaudit.config import ScanConfig
 from memaudit.curves import Axis, Line
 from memaudit.diagnose.subject import Part, Subject
+from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.drawing import DrawnSides, drawn_words
 from memaudit.diagnose.sweep.figures import (
     Drawn,
     Piece,
-    Sure,
     apart_from_zero,
     curve,
     points_words,

@@ -15,11 +15,11 @@ from memaudit.attack.campaign import Progress
 from memaudit.attack.decoding_check import check_causal
 from memaudit.curves import Axis, Line
 from memaudit.diagnose.subject import Part, Subject
+from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.drawing import DrawnSides, drawn_words
 from memaudit.diagnose.sweep.figures import (
     Drawn,
     Piece,
-    Sure,
     apart_from_zero,
     as_bools,
     curve,

@@ -16,7 +16,8 @@ import numpy as np
 
 from memaudit.config import ScoreSettings
 from memaudit.curves import Axis, Line
-from memaudit.diagnose.sweep.figures import Piece, Sure, curve, rate_words, with_few_bars
+from memaudit.diagnose.sure import Sure
+from memaudit.diagnose.sweep.figures import Piece, curve, rate_words, with_few_bars
 from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
 from memaudit.score.sampling import queries
 from memaudit.score.stats import Floats, Interval, Ints

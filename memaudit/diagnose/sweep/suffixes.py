@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memaudit.curves import Axis, Line
+from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.figures import (
     Piece,
-    Sure,
     as_bools,
     curve,
     rate_words,
