@@ -86,7 +86,9 @@ def planned_windows(plan: Plan) -> dict[Role, Windows]:
 
 def release(checkpoint: Checkpoint) -> None:
     """Let go of a model's weights, whoever still holds on to the model; it is of no use after."""
-    for module in checkpoint.model.modules():
+    copied = vars(checkpoint).pop("prepacked", checkpoint)  # if one was made
+    for module in (*checkpoint.model.modules(), *copied.model.modules()):
+        vars(module).pop("forward", None)  # which holds what is prepacked
         for name, _ in list(module.named_parameters(recurse=False, remove_duplicate=False)):
             delattr(module, name)
         for name, _ in list(module.named_buffers(recurse=False, remove_duplicate=False)):

@@ -140,10 +140,12 @@ def test_the_stages_of_the_reference_are_named(outcome: ScanOutcome, stages: Sta
 
 def test_weights_are_let_go_whoever_holds_the_model(adapter: Path) -> None:
     checkpoint = load_checkpoint(str(adapter), TargetSettings(device="cpu"))
-    held = checkpoint.model
+    held, copied = checkpoint.model, checkpoint.prepacked.model
     release(checkpoint)
-    assert not list(held.parameters())
-    assert not list(held.buffers())
+    for model in (held, copied):
+        assert not list(model.parameters())
+        assert not list(model.buffers())
+        assert not any("forward" in vars(part) for part in model.modules())  # nor prepacked ones
 
 
 def test_the_gate_judges_what_leaked(adapter: Path, base: Path, data: Path) -> None:

@@ -76,7 +76,6 @@ class Extractor:
         self, checkpoint: Checkpoint, prefix_tokens: int, settings: ScoreSettings, batch_size: int
     ) -> None:
         self.checkpoint = checkpoint
-        self._target = checkpoint.prepacked()
         self.prefix_tokens = prefix_tokens
         self.settings = settings
         self.planned = batch_size
@@ -224,10 +223,10 @@ class Extractor:
         said, matched = verified.said[order], verified.matched[order]
         if cache is not None:
             cache.reorder(order)
-            decode(self._target, prompt, cache, said, matched)
+            decode(self.checkpoint.prepacked, prompt, cache, said, matched)
         else:
             go_on = decode_from_prefix if self.carries else decode_anew
-            go_on(self._target, prompt, ids[order], said, matched, self.batch_size)
+            go_on(self.checkpoint.prepacked, prompt, ids[order], said, matched, self.batch_size)
         continuation = torch.empty_like(said).index_copy_(0, order, said)
         return Extraction(
             continuation.int().cpu().numpy(),
@@ -256,7 +255,7 @@ class Extractor:
         state: dict[str, object] = {"use_cache": False}
         if cache is not None:
             state = {"use_cache": True, "past_key_values": cache}
-        logits, _ = last_logits(self._target, suffix.shape[1], inputs, **state)
+        logits, _ = last_logits(self.checkpoint.prepacked, suffix.shape[1], inputs, **state)
         verified = verify_logits(
             logits.float(), suffix, self.settings, NEAR_TIE[self.checkpoint.precision]
         )

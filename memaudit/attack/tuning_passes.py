@@ -121,12 +121,12 @@ def in_half(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
         return checkpoint
     model: nn.Module = checkpoint.model
     weights = list(model.parameters())
-    prepacks = checkpoint.prepacks and can_prepack(dtype)
-    copies = 3 if prepacks else 1  # prepacked for each direction
-    size = copies * sum(weight.numel() for weight in weights) * dtype.itemsize
+    size = sum(weight.numel() for weight in weights) * dtype.itemsize
     free = free_memory(checkpoint.device)
-    if 2 * size > (psutil.virtual_memory().available if free is None else free):
+    room = (psutil.virtual_memory().available if free is None else free) / 2
+    if size > room:
         return checkpoint
+    prepacks = checkpoint.prepacks and can_prepack(dtype) and 3 * size <= room  # one for each way
     # deepcopy asks its memo first, so the weights are never copied as they are.
     memo: dict[int, Any] = {}
     try:

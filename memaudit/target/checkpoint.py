@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from memaudit.target.placement import (
     spread,
     waits_elsewhere,
 )
-from memaudit.target.prepacking import choose_prepacking, prepacked_copy
+from memaudit.target.prepacking import PREPACKED, choose_prepacking, prepacked_copy
 from memaudit.target.quantization import Quantization, find_quantization, unpacked_size
 from memaudit.target.source import Source, find_source, local_folder, read_files
 
@@ -61,6 +62,8 @@ class Checkpoint:
     """What was resolved (device, dtype, bos, format, ...) -> how and why."""
     quantization: Quantization | None = None
     """How weights are quantised, if they are."""
+    prepacks: bool = False
+    """Whether passes are to go through prepacked weights."""
 
     @property
     def width(self) -> int:
@@ -110,14 +113,10 @@ class Checkpoint:
         """Whether some of its weights are fetched for each pass and let go again."""
         return waits_elsewhere(self.model)
 
-    @property
-    def prepacks(self) -> bool:
-        """Whether passes are to go through prepacked weights."""
-        return "weights" in self.choices and self.choices["weights"].value == "prepacked"
-
+    @cached_property
     def prepacked(self) -> Checkpoint:
-        """The same for passes without gradients, through prepacked weights where that was chosen
-        and the model can be copied.
+        """The same for passes without gradients, around the same weights: its linear layers' are
+        prepacked where that was chosen and the model can be copied.
         """
         copied = prepacked_copy(self.model) if self.prepacks else None
         return self if copied is None else replace(self, model=copied)
@@ -205,6 +204,7 @@ def load_checkpoint(model: str, settings: TargetSettings, tokenizer: Any = None)
             **_trust_choices(source, settings, fingerprint),
         },
         quantization=quantization,
+        prepacks=prepacking is not None and prepacking.value == PREPACKED,
     )
     if bos_id is not None:
         checkpoint.check_ids(np.array([bos_id]))

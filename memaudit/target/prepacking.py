@@ -1,11 +1,11 @@
 """Linear layers with their weights prepacked: in the order that a CPU's matrix products read them.
 
-Knows torch's modules and oneDNN's operators. Knows nothing of passes or of what they are for.
+Knows torch's modules, oneDNN's operators and the machine's memory. Knows nothing of checkpoints.
 
 Given a weight as it is stored, a product puts it in order first, every time, and few rows of input
 do not make that good. On two cores of a Zen 4 in float32, of 226 GFLOP/s at most, (64,576) by
 (576,49152) reaches 101 as stored and 203 prepacked, (224,256) by (256,8192) 131 and 210, and
-(1584,256) by (256,1024) 192 and 203.
+(1584,256) by (256,1024) 192 and 203. Other processors were not tried.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import platform
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psutil
@@ -21,9 +22,11 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from memaudit.errors import UsageError
+from memaudit.out_of_memory import is_out_of_memory
 from memaudit.target.failures import FAILURES
 from memaudit.target.placement import Choice
 
+PREPACKED = "prepacked"
 MEMORY_SHARE = 1 / 8
 """Of the machine's memory, what weights may take to be kept once more: as fits in bfloat16 keep
 them in three copies of half the size, 3.5 times as much in all is there at once."""
@@ -32,7 +35,7 @@ them in three copies of half the size, 3.5 times as much in all is there at once
 def choose_prepacking(
     asked: str, model: nn.Module, dtype: torch.dtype, *, quantized: bool
 ) -> Choice | None:
-    """Whether passes go through prepacked weights; None where the question does not come up.
+    """Whether to prepack the weights of a model; None where the question does not come up.
 
     Raises UsageError where they were asked for and cannot be.
     """
@@ -41,17 +44,17 @@ def choose_prepacking(
     if not on_cpu or quantized or not can_prepack(dtype):
         if asked == "yes":
             raise UsageError(
-                "target.prepack = yes: needs an x86 CPU, and weights in float32 or in a bfloat16 "
-                "that it multiplies in; leave it at auto"
+                "target.prepack = yes: needs an x86 CPU, and weights that are not quantised, in "
+                "float32 or in a bfloat16 that it multiplies in; leave it at auto"
             )
         return None
     if asked != "auto":
-        return Choice("prepacked" if asked == "yes" else "as stored", "asked for")
+        return Choice(PREPACKED if asked == "yes" else "as stored", "asked for")
     # All memory there is, not what is free just now: one machine computes alike every time.
     room = MEMORY_SHARE * psutil.virtual_memory().total
     share = f"an eighth of {room / MEMORY_SHARE / 2**30:.0f} GiB"
     if sum(weight.nbytes for weight in weights) <= room:
-        return Choice("prepacked", f"auto: for speed, as they take less than {share}")
+        return Choice(PREPACKED, f"auto: for speed, as they take {share} at most")
     return Choice("as stored", f"auto: prepacked ones would take more than {share}")
 
 
@@ -74,16 +77,18 @@ def multiplies_in_bfloat16() -> bool:
 
 def prepacked_copy(model: nn.Module) -> nn.Module | None:
     """Copies of a model's modules around the same weights, the linear layers' prepacked; None where
-    the modules cannot be copied.
+    the modules cannot be copied. No gradient goes through.
 
-    For passes without gradients. A weight that is changed afterwards stays as it was in the copy.
+    Raises what stands for a lack of memory.
     """
     shared: Iterable[Any] = [*model.parameters(), *model.buffers()]
     try:
         copied = copy.deepcopy(model, {id(one): one for one in shared})
         prepack(copied)
-    except FAILURES:  # code that comes with a model may keep what cannot be copied
-        return None
+    except FAILURES as error:
+        if is_out_of_memory(error):
+            raise
+        return None  # code that comes with a model may keep what cannot be copied
     return copied
 
 
@@ -93,49 +98,57 @@ def prepack(model: nn.Module, *, backward: bool = False) -> None:
     backward: whether gradients are to reach their inputs; none reach their weights.
     """
     for part in model.modules():
-        weight = _weight_of(part)
-        if weight is not None and weight.numel():
-            bias: Any = part.bias
-            product: Any = _Product(weight, bias, backward)
-            part.forward = product
+        # Any other class, one that is derived from these too, may do more than multiply.
+        if type(part) in (nn.Linear, Conv1D) and part.get_parameter("weight").numel():
+            forward: Any = _Product.of(part, backward)
+            part.forward = forward
 
 
-def _weight_of(part: nn.Module) -> Tensor | None:
-    """(O,I) of a plain linear layer; None of any other module."""
-    if type(part) is nn.Linear:
-        return part.weight.detach()
-    if type(part) is Conv1D:  # a linear layer that stores its weight transposed
-        weight: Tensor = part.get_parameter("weight")
-        return weight.detach().t()
-    return None
-
-
+@dataclass(frozen=True, eq=False)
 class _Product:
-    """Inputs (...,I) times a weight (O,I), and the bias on top: (...,O)."""
+    """What a linear layer computes: inputs (...,I) times its weight (O,I), and the bias on top."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, backward: bool) -> None:
-        self._dtype = weight.dtype
-        self._forth = _reordered(weight)
-        self._back = _reordered(weight.t()) if backward else None
-        self._bias = None if bias is None else bias.detach()
+    layer: nn.Module
+    stored: Tensor
+    """The layer's weight, and how often it had been written to when it was prepacked."""
+    version: int
+    forth: Tensor
+    back: Tensor | None
+    """The transposed weight, prepacked; None where no gradients are wanted."""
+
+    @classmethod
+    def of(cls, layer: nn.Module, backward: bool) -> _Product:
+        stored = layer.get_parameter("weight")
+        weight = stored.detach()
+        if type(layer) is Conv1D:  # which stores it transposed
+            weight = weight.t()
+        back = _reordered(weight.t()) if backward else None
+        return cls(layer, stored, stored._version, _reordered(weight), back)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Product:
-        return self  # as a weight is shared by copies of a model
+        """Of a copy of the layer; what is prepacked is shared."""
+        layer, stored = copy.deepcopy((self.layer, self.stored), memo)
+        return replace(self, layer=layer, stored=stored, version=stored._version)
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        if not (torch.is_grad_enabled() and inputs.requires_grad):
-            return self.times(inputs)
-        result: Tensor = _TimesFrozen.apply(inputs, self)  # type: ignore[no-untyped-call]
+    def __call__(self, input: Tensor) -> Tensor:
+        if self.layer.weight is not self.stored or self.stored._version != self.version:
+            # The weight is another by now: some adapters put theirs in its place for each pass.
+            plain: Tensor = type(self.layer).forward(self.layer, input)
+            return plain
+        if not (torch.is_grad_enabled() and input.requires_grad):
+            return self.times(input)
+        result: Tensor = _TimesFrozen.apply(input, self)  # type: ignore[no-untyped-call]
         return result
 
     def times(self, inputs: Tensor) -> Tensor:
         """The layer's outputs."""
-        return _multiply(inputs.to(self._dtype), self._forth, self._bias)
+        bias: Any = self.layer.bias
+        return _multiply(inputs.to(self.stored.dtype), self.forth, bias)
 
     def times_transposed(self, gradient: Tensor) -> Tensor:
         """From the gradient of the outputs (...,O) that of the inputs (...,I)."""
-        assert self._back is not None  # asked for, where there are gradients
-        return _multiply(gradient.to(self._dtype), self._back, None)
+        assert self.back is not None  # asked for, where there are gradients
+        return _multiply(gradient.to(self.stored.dtype), self.back, None)
 
 
 class _TimesFrozen(torch.autograd.Function):

@@ -20,7 +20,6 @@ from memaudit.attack.prompts import NoPrompt, SoftPrompt
 from memaudit.config import ScoreSettings
 from memaudit.errors import RunError
 from memaudit.target.checkpoint import Checkpoint
-from memaudit.target.placement import Choice
 from memaudit.target.prepacking import can_prepack
 
 P, S, V = 7, 12, 3
@@ -38,7 +37,7 @@ def make_checkpoint(architecture: str = "gpt2", *, bos: bool = False) -> Checkpo
         dtype=torch.float32,
         bos_id=0 if bos else None,
         # What passes go through unless memory is short; what they are compared with does not.
-        choices={"weights": Choice("prepacked", "")} if can_prepack(torch.float32) else {},
+        prepacks=can_prepack(torch.float32),
     )
 
 
@@ -179,6 +178,18 @@ def test_extraction_is_greedy_decoding(architecture: str, kind: str, bos: bool) 
     np.testing.assert_allclose(extraction.log_p_z, expected_log_p_z, rtol=1e-4, atol=1e-4)
     assert np.isfinite(extraction.log_p_z[::3]).all()
     assert not np.isfinite(extraction.log_p_z[2::3]).any()
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_weights_as_stored_say_the_same(architecture: str) -> None:
+    checkpoint = make_checkpoint(architecture)
+    ids = make_windows(checkpoint, NoPrompt())
+    stored, found = (
+        Extractor(one, P, SETTINGS, 4).extract(NoPrompt(), ids)
+        for one in (replace(checkpoint, prepacks=False), checkpoint)
+    )
+    np.testing.assert_array_equal(stored.continuation_ids, found.continuation_ids)
+    np.testing.assert_allclose(stored.suffix_nll, found.suffix_nll, rtol=1e-4, atol=1e-5)
 
 
 def test_generate_without_embeddings_agrees() -> None:

@@ -23,7 +23,6 @@ from memaudit.attack.tuning_passes import (
 from memaudit.attack.untrained import first_vectors
 from memaudit.config import ConstantSettings, TuningSettings
 from memaudit.target.checkpoint import Checkpoint
-from memaudit.target.placement import Choice
 from memaudit.target.prepacking import can_prepack
 
 
@@ -63,6 +62,18 @@ def test_no_copy_is_made_where_memory_would_get_short() -> None:
         with mock.patch.object(tuning_passes.psutil, "virtual_memory") as memory:
             memory.return_value.available = free
             assert (in_half(checkpoint, torch.bfloat16) is not checkpoint) == copied
+
+
+@pytest.mark.skipif(not can_prepack(torch.bfloat16), reason="needs a CPU with bfloat16 products")
+def test_a_copy_is_prepacked_where_there_is_room_for_one_each_way() -> None:
+    checkpoint = replace(make_checkpoint(), prepacks=True)
+    size = 2 * sum(weight.numel() for weight in checkpoint.model.parameters())
+    for free, prepacked in ((6 * size, True), (6 * size - 1, False)):
+        with mock.patch.object(tuning_passes.psutil, "virtual_memory") as memory:
+            memory.return_value.available = free
+            half = in_half(checkpoint, torch.bfloat16)
+        assert half.dtype == torch.bfloat16
+        assert any("forward" in vars(part) for part in half.model.modules()) == prepacked
 
 
 def random_states(heads: int, shared: int, length: int, dtype: torch.dtype) -> list[Tensor]:
@@ -194,7 +205,7 @@ def test_recomputing_goes_through_the_same_attention() -> None:
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 def test_prepacked_weights_give_the_gradient_of_stored_ones(architecture: str) -> None:
     stored = make_checkpoint(architecture)
-    prepacked = replace(stored, choices={"weights": Choice("prepacked", "")})
+    prepacked = replace(stored, prepacks=True)
     passes = passes_of(prepacked, "bfloat16")
     assert any("forward" in vars(part) for part in passes._checkpoint.model.modules())
     _, expected = kept_and_gradient(passes_of(stored, "bfloat16"), stored)

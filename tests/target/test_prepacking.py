@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import copy
 import threading
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import pytest
 import torch
 from conftest import ARCHITECTURES, build_model, build_tokenizer
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
 from memaudit.config import TargetSettings
@@ -77,14 +82,74 @@ def test_a_copy_shares_the_weights_and_leaves_the_model_as_it_is(architecture: s
     plain = [part for part in copied.modules() if type(part) in (nn.Linear, Conv1D)]
     assert plain
     assert all("forward" in vars(part) for part in plain)
-    again = prepacked_copy(copied)  # prepacked weights are shared like any others
-    assert again is not None
+
+
+def test_a_copy_of_a_prepacked_layer_shares_what_is_prepacked() -> None:
+    layer = linear_layers(torch.float32)["bias"]
+    prepack(layer)
+    copied = copy.deepcopy(layer, {id(weight): weight for weight in layer.parameters()})
+    mine, its = (vars(one)["forward"] for one in (layer, copied))
+    assert its.forth is mine.forth
+    assert (mine.layer, its.layer) == (layer, copied)
+
+
+@pytest.mark.parametrize("kind", ["bias", "plain", "conv"])
+def test_a_weight_that_is_another_by_now_is_used(kind: str) -> None:
+    """As by adapters that put theirs in its place for a pass, and by models that rescale theirs."""
+    layer = linear_layers(torch.float32)[kind]
+    copied = prepacked_copy(layer)
+    assert copied is not None
+    inputs = torch.randn(3, 10)
+    layer.get_parameter("weight").mul_(2)  # the copy's as well: they share it
+    torch.testing.assert_close(copied(inputs), layer(inputs))
+    other = prepacked_copy(layer)
+    assert other is not None
+    parametrize.register_parametrization(other, "weight", Doubled())
+    twice = type(layer).forward(layer, inputs)
+    if layer.bias is not None:
+        twice = twice - layer.bias
+    expected = 2 * twice + (0 if layer.bias is None else layer.bias)
+    torch.testing.assert_close(other(inputs), expected)
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks for it
+def test_an_adapter_of_a_parameter_is_heard() -> None:
+    """It changes a linear layer's weight itself, while a pass lasts."""
+    base = build_model("llama").requires_grad_(False)
+    adapter = LoraConfig(target_modules=[], target_parameters=["q_proj.weight"], r=2)
+    model = get_peft_model(base, adapter).eval()
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(weight)
+    copied = prepacked_copy(model)
+    assert copied is not None
+    ids = torch.arange(3, 9)[None]
+    with torch.no_grad():
+        adapted, found = model(ids).logits, copied(ids).logits
+        with model.disable_adapter():
+            plain = model(ids).logits
+    assert not torch.allclose(adapted, plain, atol=1e-2)
+    torch.testing.assert_close(found, adapted, rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_that_cannot_be_copied_is_left() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     model.lock = threading.Lock()  # type: ignore[assignment]
     assert prepacked_copy(model) is None
+
+
+def test_a_lack_of_memory_is_none_of_the_model() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    with (
+        mock.patch.object(prepacking, "_reordered", side_effect=MemoryError),
+        pytest.raises(MemoryError),
+    ):
+        prepacked_copy(model)
 
 
 def test_weights_are_prepacked_where_they_are_small_beside_the_memory(
@@ -118,19 +183,21 @@ def test_weights_are_prepacked_where_they_are_small_beside_the_memory(
 
 def test_only_formats_that_the_processor_multiplies_in(monkeypatch: pytest.MonkeyPatch) -> None:
     for capabilities, can in (({"amx_bf16": True}, True), ({"avx2": True}, False)):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=capabilities: has)
+        monkeypatch.setattr(
+            torch.cpu, "get_capabilities", lambda has=capabilities: has, raising=False
+        )
         assert can_prepack(torch.bfloat16) == can
         assert can_prepack(torch.float32)
     monkeypatch.setattr(prepacking.platform, "machine", lambda: "arm64")
     assert not can_prepack(torch.float32)
 
 
-def test_a_loaded_target_says_what_was_chosen(tmp_path: Any) -> None:
+def test_a_loaded_target_says_what_was_chosen(tmp_path: Path) -> None:
     build_model("llama").save_pretrained(tmp_path)
     build_tokenizer().save_pretrained(tmp_path)
-    checkpoint = load_checkpoint(str(tmp_path), TargetSettings())
+    checkpoint = load_checkpoint(str(tmp_path), TargetSettings(device="cpu"))
     assert checkpoint.choices["weights"].value == "prepacked"
-    assert checkpoint.prepacked().model is not checkpoint.model
-    stored = load_checkpoint(str(tmp_path), TargetSettings(prepack="no"))
+    assert checkpoint.prepacked.model is not checkpoint.model
+    stored = load_checkpoint(str(tmp_path), TargetSettings(device="cpu", prepack="no"))
     assert stored.choices["weights"].reason == "asked for"
-    assert stored.prepacked() is stored
+    assert stored.prepacked is stored
