@@ -49,8 +49,8 @@ class Estimate:
     may_stop_early: bool
     """Whether a fit has more epochs than ``patience``, so that it may end before the last."""
     memory_bytes: int
-    """Weights that stay where they are used, ids, the logits of one pass and what decoding keeps;
-    what tuning keeps for the way back and what the libraries take come on top."""
+    """Weights that stay where they are used, twice where they are prepacked, ids, the logits of one
+    pass and what decoding keeps; what tuning keeps and what the libraries take come on top."""
 
 
 @dataclass(frozen=True)
