@@ -110,11 +110,13 @@ class _Product:
 
     layer: nn.Module
     stored: Tensor
-    """The layer's weight, and how often it had been written to when it was prepacked."""
+    """The layer's weight."""
     version: int
+    """How often it had been written to when it was prepacked."""
     forth: Tensor
+    """It, prepacked."""
     back: Tensor | None
-    """The transposed weight, prepacked; None where no gradients are wanted."""
+    """It transposed, prepacked; None where no gradients are wanted."""
 
     @classmethod
     def of(cls, layer: nn.Module, backward: bool) -> _Product:
