@@ -28,7 +28,8 @@ from memaudit.attack.verification import log_likelihood
 from memaudit.config import TuningSettings
 from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
-from memaudit.target.prepacking import can_prepack, multiplies_in_bfloat16, prepack
+from memaudit.target.placement import multiplies_in_bfloat16
+from memaudit.target.prepacking import can_prepack, prepack
 
 LONGEST_SCORES = 512
 """Tokens up to which PlainAttention pays: its scores grow with their square (at 350 it takes 0.65
@@ -126,7 +127,8 @@ def in_half(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
     room = (psutil.virtual_memory().available if free is None else free) / 2
     if size > room:
         return checkpoint
-    prepacks = checkpoint.prepacks and can_prepack(dtype) and 3 * size <= room  # one for each way
+    # Prepacked once for each direction, beside the copy itself.
+    prepacks = checkpoint.prepacks and can_prepack(dtype) and 3 * size <= room
     # deepcopy asks its memo first, so the weights are never copied as they are.
     memo: dict[int, Any] = {}
     try:

@@ -1,11 +1,12 @@
 """Where a target's weights go and in what numbers: on one device, or spread over several.
 
-Knows devices, their free memory, and how much the weights of a config take. Loads nothing.
+Knows devices, the number formats and the memory they have, and how much the weights of a config
+take. Loads nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +94,13 @@ def choose_dtype(asked: str, device: torch.device, config: Any) -> tuple[torch.d
     else:
         return torch.bfloat16, Choice("bfloat16", "auto: the checkpoint is in half precision")
     return torch.float32, Choice("float32", why)
+
+
+def multiplies_in_bfloat16() -> bool:
+    """Whether the CPU has instructions for products in bfloat16."""
+    ask: Callable[[], dict[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
+    capabilities = ask()  # older PyTorch cannot be asked
+    return any(capabilities.get(name) is True for name in ("avx512_bf16", "amx_bf16"))
 
 
 def place(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import platform
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from memaudit.errors import UsageError
 from memaudit.out_of_memory import is_out_of_memory
 from memaudit.target.failures import FAILURES
-from memaudit.target.placement import Choice
+from memaudit.target.placement import Choice, multiplies_in_bfloat16
 
 PREPACKED = "prepacked"
 MEMORY_SHARE = 1 / 8
@@ -51,9 +50,9 @@ def choose_prepacking(
     if asked != "auto":
         return Choice(PREPACKED if asked == "yes" else "as stored", "asked for")
     # All memory there is, not what is free just now: one machine computes alike every time.
-    room = MEMORY_SHARE * psutil.virtual_memory().total
-    share = f"an eighth of {room / MEMORY_SHARE / 2**30:.0f} GiB"
-    if sum(weight.nbytes for weight in weights) <= room:
+    total = psutil.virtual_memory().total
+    share = f"an eighth of {total / 2**30:.0f} GiB"
+    if sum(weight.nbytes for weight in weights) <= MEMORY_SHARE * total:
         return Choice(PREPACKED, f"auto: for speed, as they take {share} at most")
     return Choice("as stored", f"auto: prepacked ones would take more than {share}")
 
@@ -68,20 +67,13 @@ def can_prepack(dtype: torch.dtype) -> bool:
     )
 
 
-def multiplies_in_bfloat16() -> bool:
-    """Whether the CPU has instructions for products in bfloat16."""
-    ask: Callable[[], dict[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
-    capabilities = ask()  # older PyTorch cannot be asked
-    return any(capabilities.get(name) is True for name in ("avx512_bf16", "amx_bf16"))
-
-
 def prepacked_copy(model: nn.Module) -> nn.Module | None:
     """Copies of a model's modules around the same weights, the linear layers' prepacked; None where
     the modules cannot be copied. No gradient goes through.
 
     Raises what stands for a lack of memory.
     """
-    shared: Iterable[Any] = [*model.parameters(), *model.buffers()]
+    shared: list[Any] = [*model.parameters(), *model.buffers()]
     try:
         copied = copy.deepcopy(model, {id(one): one for one in shared})
         prepack(copied)
