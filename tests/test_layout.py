@@ -243,7 +243,7 @@ TORCH_FREE = (
 """Rooms that neither load torch nor anything that does: they answer at once, anywhere."""
 LOADS_TORCH = {"torch", "transformers", "peft", "accelerate"}
 
-MODULE_LINES = 300
+MODULE_LINES = 500
 FUNCTION_LINES = 60
 
 
