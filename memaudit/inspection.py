@@ -31,7 +31,6 @@ from memaudit.reference import (
 )
 from memaudit.result import FoldSizes, TargetFacts
 from memaudit.target.checkpoint import Checkpoint, load_tokenizer
-from memaudit.target.softprompt_check import check_soft_prompts
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,6 @@ def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
     if config.reference is not None:
         check_reference(config, tokenizer, windows)
     checkpoint = load_target(config, tokenizer, windows)
-    check_soft_prompts(checkpoint, gradients=fits_prompts(config))
     plan = make_plan(config, summaries, windows) if with_data else None
     size, reason = choose_size(config, checkpoint)
     extractor = make_extractor(config, checkpoint, size)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from memaudit.attack.decoding_check import check_causal
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.memory import choose_batch_size
@@ -25,15 +27,24 @@ from memaudit.target.softprompt_check import architecture_of, check_soft_prompts
 
 
 def load_target(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windows]) -> Checkpoint:
-    """The target, known to take these windows and, where an attack has one, a soft prompt."""
+    """The target, known to say of embeddings what it says of token ids, for these windows."""
     checkpoint = load_checkpoint(config.model, config.target, tokenizer)
     for part in windows.values():
         checkpoint.check_ids(part.window_ids())
     check_positions(config, checkpoint)
-    if set(config.attacks) - {"none", "copy"}:
-        check_soft_prompts(checkpoint, gradients=fits_prompts(config))
+    check_inputs(config, checkpoint, windows.values())
     _check_causal(config, checkpoint, _prompt_lengths(config))
     return checkpoint
+
+
+def check_inputs(config: ScanConfig, checkpoint: Checkpoint, parts: Iterable[Windows]) -> None:
+    """Raise TargetError where the target answers otherwise through embeddings than by token ids.
+
+    Every attack goes through embeddings, ``none`` too.
+    """
+    ids = {int(id_) for part in parts for id_ in np.unique(part.window_ids())}
+    prompts = bool(set(config.attacks) - {"none", "copy"})
+    check_soft_prompts(checkpoint, gradients=fits_prompts(config), prompts=prompts, window_ids=ids)
 
 
 def _prompt_lengths(config: ScanConfig) -> set[int]:

@@ -21,7 +21,7 @@ from memaudit.data.encoding import leading_ids
 from memaudit.errors import TargetError, UsageError
 from memaudit.file_hash import file_sha256
 from memaudit.target.failures import explained, lacks_memory
-from memaudit.target.loading import load_config, load_model, load_tokenizer_of
+from memaudit.target.loading import LoadedModel, load_config, load_model, load_tokenizer_of
 from memaudit.target.placement import (
     Choice,
     Placement,
@@ -37,6 +37,7 @@ from memaudit.target.placement import (
 from memaudit.target.prepacking import PREPACKED, choose_prepacking, prepacked_copy
 from memaudit.target.quantization import Quantization, find_quantization, unpacked_size
 from memaudit.target.source import Source, find_source, local_folder, read_files
+from memaudit.target.unused_weights import describe_unused
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +65,8 @@ class Checkpoint:
     """How weights are quantised, if they are."""
     prepacks: bool = False
     """Whether passes are to go through prepacked weights."""
+    replaces_base: bool = False
+    """Whether an adapter's file also brought whole weights of its base."""
 
     @property
     def width(self) -> int:
@@ -179,7 +182,8 @@ def load_checkpoint(model: str, settings: TargetSettings, tokenizer: Any = None)
     quantization = find_quantization(source, settings, config, dtype)
     as_stored = quantization is not None and quantization.stays_stored
     placement = place(settings, config, device, dtype, size_known=not as_stored)
-    loaded, placement = _load(source, settings, config, placement, quantization)
+    outcome, placement = _load(source, settings, config, placement, quantization)
+    loaded = outcome.model
     with explained(model):
         fingerprint = fingerprint_of(source, settings)
         revision = _commit(source)
@@ -202,9 +206,11 @@ def load_checkpoint(model: str, settings: TargetSettings, tokenizer: Any = None)
             **({"weights": prepacking} if prepacking else {}),
             **_quantization_choice(quantization),
             **_trust_choices(source, settings, fingerprint),
+            **describe_unused(outcome.unused),
         },
         quantization=quantization,
         prepacks=prepacking is not None and prepacking.value == PREPACKED,
+        replaces_base=outcome.replaces_base,
     )
     if bos_id is not None:
         checkpoint.check_ids(np.array([bos_id]))
@@ -217,7 +223,7 @@ def _load(
     config: Any,
     placement: Placement,
     quantization: Quantization | None,
-) -> tuple[Any, Placement]:
+) -> tuple[LoadedModel, Placement]:
     """The model, and where it went: spread where a device that was not named is too small."""
     try:
         return load_model(source, settings, config, placement, quantization), placement
