@@ -38,6 +38,22 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "XLORA": {"hidden_size": 32},
 }
 """What a kind needs beside its defaults at this size; None for a setting that it is not given."""
+SOFT_PROMPT = "is a soft prompt itself"
+REFUSED = {
+    "CARTRIDGE": SOFT_PROMPT,
+    "CPT": SOFT_PROMPT,
+    "LILY": "not causal",
+    "LORA, activated": "acts on input_ids",
+    "MULTITASK_PROMPT_TUNING": SOFT_PROMPT,
+    "POLY": "refuses input_ids (task_ids should not be None.)",
+    "PREFIX_TUNING": SOFT_PROMPT,
+    "PROMPT_TUNING": SOFT_PROMPT,
+    "PVERA, sampling": "draws at random",
+    "P_TUNING": SOFT_PROMPT,
+    "SHADOW": "refuses input_ids",
+    "XLORA": "cannot be loaded",
+}
+"""Kinds that cannot be audited over a Llama, in the words of the refusal; all others can."""
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "LORA, activated": ("LORA", {"alora_invocation_tokens": [41, 42]}),
     "LORA, rows trained": ("LORA", {"trainable_token_indices": [5, 7]}),
@@ -84,6 +100,15 @@ def config_of(name: str, settings: dict[str, Any]) -> Any:
 
 def adapted(architecture: str, base: Path, label: str) -> Any:
     """A PEFT model over the architecture, every number of its adapter moved."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(1)
+        return _moved(architecture, base, label).eval()
+
+
+def _moved(architecture: str, base: Path, label: str) -> Any:
     import peft
     import torch
 
@@ -91,29 +116,27 @@ def adapted(architecture: str, base: Path, label: str) -> Any:
     model = build_model(architecture)
     model.name_or_path = str(base)
     config = config_of(name, settings)
+    if architecture == "mamba" and hasattr(config, "exclude_modules"):
+        config.exclude_modules = ["out_proj"]  # PEFT does not take it
     if name == "XLORA":  # mixes adapters that lie elsewhere
         model.config.use_cache = False
-        lora = adapted(architecture, base, "LORA")
-        lora.save_pretrained(base.parent / "mixed")
+        _moved(architecture, base, "LORA").save_pretrained(base.parent / "mixed")
         config.adapters = {"0": str(base.parent / "mixed")}
     if name == "LN_TUNING":
-        config.target_modules = sorted(
-            {key.rpartition(".")[2] for key, part in model.named_modules() if "Norm" in str(type(part))}
-        )
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.manual_seed(1)
-        made = peft.get_peft_model(model, config)
-        with torch.no_grad():
-            for parameter in made.parameters():
-                if parameter.requires_grad:
-                    parameter += 0.1 * torch.randn_like(parameter)
-    return made.eval()
+        norms = [key for key, part in model.named_modules() if "Norm" in type(part).__name__]
+        config.target_modules = sorted({key.rpartition(".")[2] for key in norms})
+    made = peft.get_peft_model(model, config)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn_like(parameter)
+    return made
 
 
 def ids_of(checkpoint: Any) -> Any:
-    """(1, TOKENS) token ids; the invocation of the activated LoRA and the trained rows are there."""
+    """(1, TOKENS) token ids, with an activated LoRA's invocation and the rows trained."""
     import torch
+
     from memaudit.target.softprompt_check import random_ids
 
     ids = random_ids(checkpoint, 1, TOKENS)
@@ -124,6 +147,7 @@ def ids_of(checkpoint: Any) -> Any:
 def try_adapter(architecture: str, base: Path, label: str, folder: Path) -> Outcome:
     """Build, save, load and check one adapter; compare it with the model that was saved."""
     import torch
+
     from memaudit.config import TargetSettings
     from memaudit.errors import TargetError
     from memaudit.target.adapters import without_adapter
@@ -174,10 +198,11 @@ def main(chosen: list[str]) -> None:
             base = save_model(build_model(architecture), build_tokenizer(), Path(place) / "base")
             for label in kinds():
                 outcome = try_adapter(architecture, base, label, Path(place) / "a" / label)
-                shown = "" if outcome.difference != outcome.difference else f"{outcome.difference:.1e}"
-                sys.stdout.write(
-                    f"| {architecture} | {label} | {outcome.word} | {shown} | {outcome.detail[:160]} |\n"
+                shown = (
+                    "" if outcome.difference != outcome.difference else f"{outcome.difference:.1e}"
                 )
+                cells = (architecture, label, outcome.word, shown, outcome.detail)
+                sys.stdout.write(f"| {' | '.join(cells)} |\n")
                 sys.stdout.flush()
 
 

@@ -6,7 +6,7 @@ Knows PEFT. Knows nothing of how the base is loaded, or of what an audit does wi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,6 +72,7 @@ def load_adapter(source: Source, base: Any, placement: Placement) -> AdaptedMode
                 "adapters that change weights, such as LoRA"
             )
         if path.is_file():
+            _keep_untied(base)
             fit_vocabulary(base, path, source.name)
         model = PeftModel.from_pretrained(base, folder, torch_device=str(placement.device))
         names = _compare(model, folder, getattr(base, "_checkpoint_conversion_mapping", None))
@@ -80,7 +81,9 @@ def load_adapter(source: Source, base: Any, placement: Placement) -> AdaptedMode
             f"{source.name}: the adapter's file lacks weights its config asks for "
             f"({name_some(names.missing)}); write the adapter again"
         )
-    unused, harmful = split_unused(names.unexpected, base, folder)
+    with explained(source.name):
+        files = [path] if path.is_file() else []
+        unused, harmful = split_unused(names.unexpected, base, files)
     if harmful:
         raise TargetError(
             f"{source.name}: the adapter's file holds weights that its config has no place for "
@@ -88,6 +91,17 @@ def load_adapter(source: Source, base: Any, placement: Placement) -> AdaptedMode
             "belongs to another adapter"
         )
     return AdaptedModel(model, unused, bool(names.of_base))
+
+
+def _keep_untied(base: Any) -> None:
+    """Let the config follow the file: transformers leaves a head of its own untied whatever the
+    config says, and would tie it again when the tables are given more rows.
+    """
+    head = base.get_output_embeddings()
+    if head is None or head.weight is base.get_input_embeddings().weight:
+        return
+    for config in (base.config, base.config.get_text_config(decoder=True)):
+        config.tie_word_embeddings = False
 
 
 def _compare(model: Any, folder: Path, renames: Mapping[str, str] | None) -> FileNames:
@@ -107,8 +121,11 @@ def _compare(model: Any, folder: Path, renames: Mapping[str, str] | None) -> Fil
 def _is_copy(name: str, weights: Mapping[str, torch.Tensor]) -> bool:
     """Whether a weight is there twice: PEFT saves a table with added rows under two names."""
     twin = weights.get(name.replace(".modules_to_save.", "."))
-    return name in weights and twin is not None and twin is not weights[name] and torch.equal(
-        twin, weights[name]
+    return (
+        name in weights
+        and twin is not None
+        and twin is not weights[name]
+        and torch.equal(twin, weights[name])
     )
 
 
@@ -126,12 +143,18 @@ def adapter_kind(model: Any) -> str:
 
 @contextmanager
 def without_adapter(model: Any) -> Iterator[None]:
-    """Switch the model's adapter off for as long as the context lasts."""
-    try:
-        with model.disable_adapter():
+    """Switch the model's adapter off for as long as the context lasts.
+
+    PEFT refuses to switch off an adapter that has no layer to act on, which is off as it is.
+    """
+    with ExitStack() as stack:
+        with suppress(ValueError):
+            stack.enter_context(model.disable_adapter())
+        try:
             yield
-    finally:
-        model.requires_grad_(False)  # PEFT leaves an adapter that it switches on again trainable
+        finally:
+            stack.close()
+            model.requires_grad_(False)  # PEFT leaves what it switches on again trainable
 
 
 def named_ids(model: Any, vocabulary: int) -> list[list[int]]:

@@ -250,11 +250,13 @@ def _load_weights(
 
 def _check_unused(source: Source, model: Any, names: set[str], config: Any) -> UnusedWeights:
     """What of the checkpoint may be left out, and the proof that nothing else was."""
+    files: list[Path] = []
     if source.gguf_file is not None:
         _check_blocks(source, model)
     with explained(source.name):
-        folder = local_folder(source) if source.gguf_file is None else None
-    unused, harmful = split_unused(names, model, folder, config)
+        if source.gguf_file is None:
+            files = sorted(local_folder(source).glob("*.safetensors"))
+        unused, harmful = split_unused(names, model, files, config)
     refuse_unused(source.name, harmful, model)
     return unused
 

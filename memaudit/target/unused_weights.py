@@ -7,9 +7,8 @@ there are, and which modules, is read from the model.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +21,6 @@ from memaudit.target.placement import Choice
 UnusedWeights = Mapping[str, str]
 """Name of a weight that no pass uses -> why it may be left out."""
 
-INDEX = "model.safetensors.index.json"
-SINGLE = ("model.safetensors", "adapter_model.safetensors")
 COMPUTED = re.compile(r"(^|\.)(\w*inv_freq|position_ids)$")
 """Buffers that older versions of transformers saved and newer ones compute."""
 HEADS = re.compile(r"([^\d.]\w*\.)*(v_head|value_head|score|classifier|reward_head)\.")
@@ -42,20 +39,20 @@ class Layer(NamedTuple):
 
 
 def split_unused(
-    names: Iterable[str], model: Any, folder: Path | None, config: Any = None
+    names: Iterable[str], model: Any, files: Sequence[Path], config: Any = None
 ) -> tuple[UnusedWeights, set[str]]:
     """Tell weights that may be left out from those that belong to the language model.
 
     Args:
         names: what loading has passed over.
         model: what was loaded.
-        folder: where its safetensors files lie; None where it has none.
+        files: the safetensors files of its weights, if any.
         config: of the whole checkpoint, which may hold more than the language model.
 
     Returns:
         The harmless ones with the reason, and the names of all others.
     """
-    stored = stored_names(folder)
+    stored = _stored_names(files)
     # transformers leaves out of its report what a model class lists as known to be unused.
     quiet = {name for name in stored if _is_ignored(name, model)}
     harmless: dict[str, str] = {}
@@ -64,7 +61,7 @@ def split_unused(
         reason = _reason(name, model, stored)
         if reason is None and _is_tower(name, model, config):
             reason = "the language model does without it"
-        if reason is None and name.endswith(".bias") and _is_zero(name, folder):
+        if reason is None and name.endswith(".bias") and _is_zero(name, files):
             reason = "a bias of zeros"
         if reason is None and name in quiet and _layer_beyond(name, model) is None:
             reason = "transformers lists it as unused"
@@ -121,17 +118,12 @@ def name_some(names: Iterable[str]) -> str:
     return f"{first} and {len(rest)} more" if rest else str(first)
 
 
-def stored_names(folder: Path | None) -> frozenset[str]:
-    """Names of the weights in a folder's safetensors files; empty where there are none."""
-    if folder is None:
-        return frozenset()
-    for path in (folder / single for single in SINGLE):
-        if path.is_file():
-            with safe_open(path, framework="pt") as file:
-                return frozenset(file.keys())
-    if (folder / INDEX).is_file():
-        return frozenset(json.loads((folder / INDEX).read_text("utf-8"))["weight_map"])
-    return frozenset()
+def _stored_names(files: Sequence[Path]) -> set[str]:
+    names: set[str] = set()
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            names.update(file.keys())
+    return names
 
 
 def _is_ignored(name: str, model: Any) -> bool:
@@ -185,17 +177,25 @@ def _layer_beyond(name: str, model: Any) -> Layer | None:
 
 
 def _has_own_parts(layer: Layer, stored: Set[str]) -> bool:
-    """Whether a layer holds what none of the first one's parts is, as one that predicts further
-    tokens ahead does: it takes a hidden state and an embedding together.
+    """Whether a layer holds what no layer before it does, as one that predicts further tokens ahead
+    does: it takes a hidden state and an embedding together.
+
+    Names in files are held against each other: the model may have them changed.
     """
-    others = [other for name in stored if (other := _layer_of(name)) is not None]
-    parts: dict[int, set[str]] = {}
-    for other in others:
-        if other.container == layer.container:
-            parts.setdefault(other.number, set()).add(other.rest)
-    mine = parts.get(layer.number, set())
-    ordinary = set().union(*(rest for index, rest in parts.items() if index < layer.number))
-    return bool(mine - ordinary)
+    kind = layer.container.rpartition(".")[2]
+    parts: dict[tuple[str, bool], set[str]] = {}
+    for name in stored:
+        other = _layer_of(name)
+        if other is None or other.container.rpartition(".")[2] != kind:
+            continue
+        if other.number <= layer.number:
+            side = (other.container, other.number == layer.number)
+            parts.setdefault(side, set()).add(other.rest)
+    return any(
+        parts[container, True] - parts.get((container, False), set())
+        for container, is_last in parts
+        if is_last
+    )
 
 
 def _is_mask(name: str, model: Any) -> bool:
@@ -227,9 +227,9 @@ def _is_tower(name: str, model: Any, config: Any) -> bool:
     return False
 
 
-def _is_zero(name: str, folder: Path | None) -> bool:
-    """Whether every number of a weight in a folder's safetensors files is zero."""
-    for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
+def _is_zero(name: str, files: Sequence[Path]) -> bool:
+    """Whether every number of a weight in these files is zero."""
+    for path in files:
         with safe_open(path, framework="pt") as file:
             if name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
                 return not bool(file.get_tensor(name).any())
