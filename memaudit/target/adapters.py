@@ -23,7 +23,7 @@ from memaudit.errors import TargetError
 from memaudit.target.failures import explained, quiet_transformers
 from memaudit.target.placement import Placement, waits_elsewhere
 from memaudit.target.source import Source
-from memaudit.target.unused_weights import UnusedWeights, name_some, split_unused
+from memaudit.target.unused_weights import UnusedWeights, head_reason, name_some
 from memaudit.target.vocabulary import fit_vocabulary
 
 MOST_IDS = 64
@@ -81,14 +81,12 @@ def load_adapter(source: Source, base: Any, placement: Placement) -> AdaptedMode
             f"{source.name}: the adapter's file lacks weights its config asks for "
             f"({name_some(names.missing)}); write the adapter again"
         )
-    with explained(source.name):
-        files = [path] if path.is_file() else []
-        unused, harmful = split_unused(names.unexpected, base, files)
-    if harmful:
+    unused = {name: reason for name in names.unexpected if (reason := head_reason(name))}
+    if harmful := names.unexpected - set(unused):
         raise TargetError(
-            f"{source.name}: the adapter's file holds weights that its config has no place for "
-            f"({name_some(harmful)}), so a part of it would not act; its adapter_config.json "
-            "belongs to another adapter"
+            f"{source.name}: the adapter's file holds weights that its config and its base have no "
+            f"place for ({name_some(harmful)}), so a part of it would not act; use the config and "
+            "the base that it was saved with"
         )
     return AdaptedModel(model, unused, bool(names.of_base))
 

@@ -18,8 +18,13 @@ from safetensors import safe_open
 from memaudit.errors import TargetError
 from memaudit.target.placement import Choice
 
+PEFT_PREFIX = "base_model.model."
+"""What PEFT puts before the names of an adapter's weights."""
 UnusedWeights = Mapping[str, str]
 """Name of a weight that no pass uses -> why it may be left out."""
+
+Shapes = dict[str, tuple[int, ...]]
+"""Name of a weight in a file -> its shape there."""
 
 COMPUTED = re.compile(r"(^|\.)(\w*inv_freq|position_ids)$")
 """Buffers that older versions of transformers saved and newer ones compute."""
@@ -52,14 +57,16 @@ def split_unused(
     Returns:
         The harmless ones with the reason, and the names of all others.
     """
-    stored = _stored_names(files)
+    stored = _stored_shapes(files)
     # transformers leaves out of its report what a model class lists as known to be unused.
     quiet = {name for name in stored if _is_ignored(name, model)}
+    used = set(stored).difference(names, quiet)
+    several = config is not None and config.get_text_config(decoder=True) is not config
     harmless: dict[str, str] = {}
     harmful: set[str] = set()
     for name in sorted({*names, *quiet}):
-        reason = _reason(name, model, stored)
-        if reason is None and _is_tower(name, model, config):
+        reason = head_reason(name) or _reason(name, model, stored)
+        if reason is None and several and _is_tower(name, model, used):
             reason = "the language model does without it"
         if reason is None and name.endswith(".bias") and _is_zero(name, files):
             reason = "a bias of zeros"
@@ -72,16 +79,23 @@ def split_unused(
     return harmless, harmful
 
 
-def _reason(name: str, model: Any, stored: Set[str]) -> str | None:
+def head_reason(name: str) -> str | None:
+    """Why a weight may be left out that is of a head for another task; None for all others."""
+    is_head = HEADS.match(name.removeprefix(PEFT_PREFIX))
+    return "a head for another task" if is_head else None
+
+
+def _reason(name: str, model: Any, stored: Shapes) -> str | None:
     """Why a weight may be left out; None where it may not."""
     if COMPUTED.search(name) or _is_mask(name, model):
         return "the model computes it"
-    if HEADS.match(name):
-        return "a head for another task"
     layer = _layer_beyond(name, model)
-    if layer is not None:
-        return "it predicts further tokens ahead" if _has_own_parts(layer, stored) else None
-    return "it predicts further tokens ahead" if AHEAD.match(name) else None
+    if layer is None:
+        looks_ahead = AHEAD.match(name) is not None
+    else:
+        is_listed = _is_ignored(name, model) or layer.number < _layers_and_ahead(layer, model)
+        looks_ahead = is_listed and _joins_two(layer, stored, model)
+    return "it predicts further tokens ahead" if looks_ahead else None
 
 
 def refuse_unused(source_name: str, harmful: Set[str], model: Any) -> None:
@@ -118,12 +132,13 @@ def name_some(names: Iterable[str]) -> str:
     return f"{first} and {len(rest)} more" if rest else str(first)
 
 
-def _stored_names(files: Sequence[Path]) -> set[str]:
-    names: set[str] = set()
+def _stored_shapes(files: Sequence[Path]) -> Shapes:
+    shapes: Shapes = {}
     for path in files:
         with safe_open(path, framework="pt") as file:
-            names.update(file.keys())
-    return names
+            for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
+                shapes[name] = tuple(file.get_slice(name).get_shape())
+    return shapes
 
 
 def _is_ignored(name: str, model: Any) -> bool:
@@ -135,10 +150,9 @@ def _is_ignored(name: str, model: Any) -> bool:
 
 
 def _paths(name: str, model: Any) -> Iterator[str]:
-    """Where a weight of this name may stand in the model: files come with and without the prefix
-    of the model below the head, and adapters' with PEFT's own.
+    """Where a weight of this name may stand in the model: files come with and without the prefix of
+    the model below the head.
     """
-    name = name.removeprefix("base_model.model.")
     prefix = f"{model.base_model_prefix}."
     yield name
     yield name.removeprefix(prefix) if name.startswith(prefix) else prefix + name
@@ -176,26 +190,35 @@ def _layer_beyond(name: str, model: Any) -> Layer | None:
     return layer if container is not None and layer.number >= len(container) else None
 
 
-def _has_own_parts(layer: Layer, stored: Set[str]) -> bool:
-    """Whether a layer holds what no layer before it does, as one that predicts further tokens ahead
-    does: it takes a hidden state and an embedding together.
+def _layers_and_ahead(layer: Layer, model: Any) -> int:
+    """Layers of a container, with those that the config says predict further tokens ahead."""
+    settings = model.config.get_text_config(decoder=True).to_dict()
+    ahead = [
+        value
+        for name, value in settings.items()
+        if ("nextn" in name or "mtp" in name) and type(value) is int
+    ]
+    return len(_container(layer.container, model)) + max(ahead, default=0)
+
+
+def _joins_two(layer: Layer, stored: Shapes, model: Any) -> bool:
+    """Whether a layer takes a hidden state and an embedding together, as one that predicts further
+    tokens ahead does: by a projection from twice the width, which no layer before it has.
 
     Names in files are held against each other: the model may have them changed.
     """
+    width = int(model.get_input_embeddings().weight.shape[-1])
     kind = layer.container.rpartition(".")[2]
-    parts: dict[tuple[str, bool], set[str]] = {}
-    for name in stored:
+    ordinary, own = set(), set()
+    for name, shape in stored.items():
         other = _layer_of(name)
         if other is None or other.container.rpartition(".")[2] != kind:
             continue
-        if other.number <= layer.number:
-            side = (other.container, other.number == layer.number)
-            parts.setdefault(side, set()).add(other.rest)
-    return any(
-        parts[container, True] - parts.get((container, False), set())
-        for container, is_last in parts
-        if is_last
-    )
+        if other.number < layer.number:
+            ordinary.add(other.rest)
+        elif other.number == layer.number and shape[-1:] == (2 * width,):
+            own.add(other.rest)
+    return any(rest.count(".") == 1 for rest in own - ordinary)
 
 
 def _is_mask(name: str, model: Any) -> bool:
@@ -209,21 +232,18 @@ def _is_mask(name: str, model: Any) -> bool:
     )
 
 
-def _is_tower(name: str, model: Any, config: Any) -> bool:
-    """Whether a weight is of a tower beside the language model, as for images or sound.
-
-    The config says whether there is any. Its name is not known to the model, so that it is a module
-    that the model has not, outside its layers.
+def _is_tower(name: str, model: Any, used: Set[str]) -> bool:
+    """Whether a weight is of a tower beside the language model, as for images or sound: of a module
+    that the model has not, and of which nothing in the file was used.
     """
-    if config is None or config.get_text_config(decoder=True) is config:
-        return False
     steps = name.split(".")
     for depth in range(1, len(steps)):
-        part = _lookup(".".join(steps[:depth]), model)
+        path = ".".join(steps[:depth])
+        part = _lookup(path, model)
         if isinstance(part, torch.nn.ModuleList):
             return False
         if part is None:
-            return True
+            return bool(used) and not any(other.startswith(f"{path}.") for other in used)
     return False
 
 

@@ -209,9 +209,9 @@ def test_weights_that_no_module_takes_are_refused(
     if "use_dora" not in edited:
         weight = weight.replace("11", "17").replace(" 7", " 11")
     assert refusal(folder) == (
-        "the adapter's file holds weights that its config has no place for "
-        f"(base_model.model.model.{weight}), so a part of it would not act; its "
-        "adapter_config.json belongs to another adapter"
+        "the adapter's file holds weights that its config and its base have no place for "
+        f"(base_model.model.model.{weight}), so a part of it would not act; use the config and the "
+        "base that it was saved with"
     )
 
 
@@ -235,7 +235,7 @@ def test_every_weight_of_every_kind_counts(kind: str, base: Path) -> None:
     assert last.removesuffix(".weight") in refusal(folder)
     strange = last.replace("base_model.model.", "base_model.model.strange.")
     save_file(weights | {strange: weights[last].clone()}, path)
-    assert f"has no place for ({strange}" in refusal(folder)
+    assert f"have no place for ({strange}" in refusal(folder)
 
 
 def test_a_value_head_beside_an_adapter_is_named_in_the_report(base: Path) -> None:
@@ -244,3 +244,15 @@ def test_a_value_head_beside_an_adapter_is_named_in_the_report(base: Path) -> No
     save_file(load_file(path) | {"v_head.summary.weight": torch.ones(1, 32)}, path)
     choice = load_checkpoint(str(folder), CPU).choices["unused_weights"]
     assert (choice.value, choice.reason) == ("v_head.summary.weight", "a head for another task")
+
+
+def test_an_adapter_over_a_base_with_fewer_layers_is_refused(base: Path, tmp_path: Path) -> None:
+    folder = adapter_folder(base, KINDS["lora"]())
+    short = save_model(build_model("llama"), build_tokenizer(), tmp_path / "short")
+    config = json.loads((short / "config.json").read_text("utf-8"))
+    (short / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}), "utf-8")
+    path = short / "model.safetensors"
+    weights = {name: value for name, value in load_file(path).items() if "layers.1." not in name}
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(TargetError, match=r"have no place for \(base_model.model.model.layers.1."):
+        load_checkpoint(str(folder), TargetSettings(device="cpu", base=str(short)))

@@ -136,8 +136,8 @@ HARMLESS: dict[str, tuple[list[str], str]] = {
 @pytest.mark.parametrize("kind", HARMLESS)
 def test_harmless_weights_are_named_in_the_report(kind: str, tmp_path: Path) -> None:
     names, reason = HARMLESS[kind]
-    model, _ = save_random(tmp_path)
-    edit_weights(tmp_path, lambda weights: weights | {name: torch.ones(32) for name in names})
+    model, _ = save_random(tmp_path, num_nextn_predict_layers=1)
+    edit_weights(tmp_path, lambda weights: weights | {name: torch.ones(32, 64) for name in names})
     checkpoint = load_checkpoint(str(tmp_path), CPU)
     torch.testing.assert_close(logits(checkpoint.model), logits(model))
     choice = checkpoint.choices["unused_weights"]
@@ -169,25 +169,37 @@ def test_causal_masks_of_old_checkpoints_are_harmless(architecture: str, tmp_pat
     assert (choice.value, choice.reason) == (f"{names[0]} and 1 more", "the model computes it")
 
 
+def test_a_layer_ahead_that_the_config_does_not_name_is_refused(tmp_path: Path) -> None:
+    names, _ = HARMLESS["layer ahead"]
+    save_random(tmp_path)
+    edit_weights(tmp_path, lambda weights: weights | {name: torch.ones(32, 64) for name in names})
+    assert "holds layers up to model.layers.2" in refusal(tmp_path)
+
+
 def test_a_layer_that_is_like_the_others_is_not_one_that_looks_ahead(tmp_path: Path) -> None:
     save_random(tmp_path, num_hidden_layers=3)
     edit_config(tmp_path, num_hidden_layers=2, num_nextn_predict_layers=1)
     assert "holds layers up to model.layers.2" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("architecture", ["GPT-2", "BLOOM", "Mixtral", "Qwen3-MoE", "Mamba"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["GPT-2", "Mixtral", "DeepSeek-V3", "Qwen3.5, with images"],
+)
 def test_a_layer_too_many_is_refused_whatever_it_consists_of(
     architecture: str, tmp_path: Path
 ) -> None:
     (row,) = (row for row in MATRIX if row.name == architecture)
     model = make_model(row)
     save_model(model, build_tokenizer(), tmp_path)
-    layers = model.config.num_hidden_layers
-    for name in ("n_layer", "num_hidden_layers"):
-        if name in json.loads((tmp_path / "config.json").read_text("utf-8")):
-            edit_config(tmp_path, **{name: layers - 1})
-    said = refusal(tmp_path)
-    assert f".{layers - 1}, and config.json gives {layers - 1}, so a part" in said
+    config = model.config
+    text = config.get_text_config(decoder=True)
+    layers = text.num_hidden_layers
+    text.num_hidden_layers = layers - 1
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:-1]
+    config.save_pretrained(tmp_path)
+    assert f".{layers - 1}, and config.json gives {layers - 1}, so a part" in refusal(tmp_path)
 
 
 def test_an_image_tower_beside_the_language_model_is_harmless(tmp_path: Path) -> None:
