@@ -6,6 +6,7 @@ given to it, see ``placement`` and ``quantization``.
 
 from __future__ import annotations
 
+import re
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
@@ -16,7 +17,6 @@ from typing import Any
 import transformers
 from gguf import GGUFReader
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
-from safetensors import safe_open
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -26,30 +26,42 @@ from transformers import (
 
 from memaudit.config import TargetSettings
 from memaudit.errors import TargetError
-from memaudit.target.failures import explained, quiet_transformers, silent_stdout
+from memaudit.target.failures import (
+    EMPTY_WEIGHTS,
+    explained,
+    quiet_transformers,
+    silent_stdout,
+)
 from memaudit.target.gguf_header import check_gguf
 from memaudit.target.placement import Placement, waits_elsewhere
 from memaudit.target.quantization import Quantization, finish, quantised_weights
-from memaudit.target.source import Source, read_json
+from memaudit.target.source import Source
+from memaudit.target.tokenizer_files import check_tokenizer_files
 from memaudit.target.vocabulary import fit_vocabulary
+from memaudit.target.weight_files import stored_shapes
 
 CHAT_TEMPLATE = "chat_template.jinja"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
-def _asked(source: Source, settings: TargetSettings) -> dict[str, Any]:
-    """The keyword arguments that config, tokenizer and weights are all asked for with."""
-    if source.gguf_file is not None:
-        check_gguf(source.name, Path(source.location) / source.gguf_file)
+@contextmanager
+def _asked(source: Source, settings: TargetSettings) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The folder and the keyword arguments that config, tokenizer and weights are asked for with.
+
+    A GGUF file is shown to transformers alone in a folder: it would take the tokenizer and the
+    adapter of another model that lie beside it (seen with transformers 5.23).
+    """
     asked: dict[str, Any] = {
         "trust_remote_code": settings.trust_remote_code,
         "local_files_only": source.here_only,
     }
-    if source.revision is not None and source.kind == "hub":
-        asked["revision"] = source.revision
-    if source.gguf_file is not None:
-        asked["gguf_file"] = source.gguf_file
-    return asked
+    if source.gguf_file is None:
+        yield source.location, asked
+        return
+    path = Path(source.location, source.gguf_file).resolve()
+    check_gguf(source.name, path)
+    with tempfile.TemporaryDirectory(prefix="memaudit-") as alone:
+        Path(alone, source.gguf_file).symlink_to(path)
+        yield alone, asked | {"gguf_file": source.gguf_file}
 
 
 def load_config(source: Source, settings: TargetSettings) -> Any:
@@ -59,8 +71,12 @@ def load_config(source: Source, settings: TargetSettings) -> Any:
         TargetError: unreadable, unknown to transformers, or not a causal language model.
     """
     source = source.weights
-    with explained(source.name), quiet_transformers():
-        config = AutoConfig.from_pretrained(source.location, **_asked(source, settings))
+    with (
+        explained(source.name),
+        quiet_transformers(),
+        _asked(source, settings) as (location, asked),
+    ):
+        config = AutoConfig.from_pretrained(location, **asked)
     kind = f"{source.name}: is a {config.model_type} model"
     if getattr(config, "is_encoder_decoder", False):
         raise TargetError(f"{kind}, an encoder-decoder; memaudit audits causal language models")
@@ -92,14 +108,18 @@ def load_tokenizer_of(source: Source, settings: TargetSettings) -> Any:
     if source.weights.kind != "gguf":  # a GGUF file is slow to read, and its reader wants no config
         asked["config"] = load_config(source, settings)
     template = None
-    if source.base is not None and not _has_tokenizer(Path(source.location)):
+    if source.base is not None and not source.brings_tokenizer:
         template = Path(source.location) / CHAT_TEMPLATE
         source = source.base
-    _check_tokenizer_file(source)
-    with explained(source.name), quiet_transformers(), silent_stdout():
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.location, **asked, **_asked(source, settings)
-        )
+    if source.gguf_file is None:
+        check_tokenizer_files(source.name, Path(source.location))
+    with (
+        explained(source.name),
+        quiet_transformers(),
+        silent_stdout(),
+        _asked(source, settings) as (location, more),
+    ):
+        tokenizer = AutoTokenizer.from_pretrained(location, **asked, **more)
         if source.gguf_file is not None:
             _follow_gguf(tokenizer, Path(source.location) / source.gguf_file)
         if template is not None and template.is_file():
@@ -140,18 +160,6 @@ def gguf_bos_id(path: Path) -> int | None:
     return int(bos) if wanted and bos is not None else None
 
 
-def _has_tokenizer(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in TOKENIZER_FILES)
-
-
-def _check_tokenizer_file(source: Source) -> None:
-    """Refuse a damaged tokenizer.json here: the tokenizers library raises a bare Exception."""
-    path = Path(source.location) / "tokenizer.json"
-    if source.kind in ("folder", "adapter") and path.is_file():
-        with explained(source.name):
-            read_json(path)
-
-
 def load_model(
     source: Source,
     settings: TargetSettings,
@@ -186,32 +194,37 @@ def _load_weights(
     quantization: Quantization | None,
 ) -> Any:
     """One checkpoint, and the proof that it filled every weight of the model."""
-    asked = _asked(source, settings) | {
+    more: dict[str, Any] = {
         "config": config,
         "dtype": placement.dtype,
-        "use_safetensors": None if settings.allow_pickle else True,
+        "use_safetensors": not source.stored.is_pickled,
         "ignore_mismatched_sizes": True,  # told below, with the weight's name
         "output_loading_info": True,
     }
+    if source.prefix:
+        more |= {"key_mapping": {f"^{re.escape(source.prefix)}": ""}}
     if source.kind == "gguf":
         # Newer transformers may keep the blocks packed, and then no gradient passes through them.
         unpack = getattr(transformers, "GgufConfig", None)
-        asked |= {"use_safetensors": None}
-        asked |= {"quantization_config": unpack(dequantize=True)} if unpack else {}
+        more |= {"use_safetensors": None}
+        more |= {"quantization_config": unpack(dequantize=True)} if unpack else {}
     if quantization is not None and quantization.asked is not None:
-        asked |= {"quantization_config": quantization.asked}
+        more |= {"quantization_config": quantization.asked}
     with (
         explained(source.name),
         quantised_weights(source.name, quantization),
         quiet_transformers(bars_without_switch=source.kind == "gguf"),
         _placed(placement) as (where, keep),
+        _asked(source, settings) as (location, asked),
     ):
-        model, info = AutoModelForCausalLM.from_pretrained(source.location, **asked, **where)
+        model, info = AutoModelForCausalLM.from_pretrained(location, **asked, **more, **where)
         keep(model)
     if quantization is not None:
         finish(model, source.name, quantization)
     if info["mismatched_keys"]:
         names = {str(name) for name, *_ in info["mismatched_keys"]}
+        if any(0 in shape for _, shape, _ in info["mismatched_keys"]):
+            raise TargetError(f"{source.name}: {EMPTY_WEIGHTS}")
         raise TargetError(
             f"{source.name}: weights of other shapes than config.json gives ({_some(names)}); the "
             "config belongs to another checkpoint"
@@ -265,25 +278,21 @@ def _load_adapter(source: Source, base: Any, placement: Placement) -> Any:
             f"{source.name}: the adapter's base does not fit the devices, and an adapter cannot be "
             "over weights that are fetched for each pass; merge it into its base, or use --quantize"
         )
-    path = folder / "adapter_model.safetensors"
+    path = source.weights_files[0]
     with explained(source.name), quiet_transformers():
         if PeftConfig.from_pretrained(folder).is_prompt_learning:
             raise TargetError(
                 f"{source.name}: is a soft prompt itself; memaudit audits adapters that change "
                 "weights, such as LoRA"
             )
-        if path.is_file():
-            fit_vocabulary(base, path, source.name)
+        fit_vocabulary(base, path, source.name)
         model = PeftModel.from_pretrained(base, folder, torch_device=str(placement.device))
         wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    if path.is_file():
-        with explained(source.name), safe_open(path, framework="pt") as file:
-            missing = wanted - set(file.keys())
-        if missing:
-            raise TargetError(
-                f"{source.name}: the adapter's file lacks weights its config asks for "
-                f"({_some(missing)}); write the adapter again"
-            )
+    if missing := wanted - set(stored_shapes(source.name, path)):
+        raise TargetError(
+            f"{source.name}: the adapter's file lacks weights its config asks for "
+            f"({_some(missing)}); write the adapter again"
+        )
     return model
 
 
