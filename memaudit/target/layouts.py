@@ -55,9 +55,10 @@ def _sharded(top: list[str], folders: list[str], names: Collection[str], place: 
     shards = [name for name in top if SHARD.fullmatch(name)]
     if shards:
         index = re.sub(r"-\d{5}-of-\d{5}", "", shards[0]) + ".index.json"
+        files = f"{len(shards)} weights files ({shards[0]}, …)" if shards[1:] else shards[0]
         return (
-            f"holds {len(shards)} weights files ({shards[0]}, …) and no {index}, which says what "
-            "is in which; fetch it from where the weights came from, or save them again"
+            f"holds {files} and no {index}, which says what is in which; fetch it from where the "
+            "weights came from, or save them again"
         )
     steps = [folder for folder in folders if folder.startswith("global_step")]
     states = [name for name in top if fnmatchcase(name, "*_model_states.pt")]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import list_repo_files, snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 
 from memaudit.config import TargetSettings
 from memaudit.errors import TargetError, UsageError
@@ -38,6 +38,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?")  # the hub allow
 SMALL = ["*.json", "*.jinja", "*.model", "*.spm", "*.txt", "*.tiktoken", "*.py", "*.codes"]
 """Files of a repository that are fetched before it is known which weights are read."""
 NOT_AT_THE_TOP = [f"*/{pattern}" for pattern in SMALL if pattern not in ("*.jinja", "*.py")]
+HUB_SECONDS = 10
+"""How long the hub may take to list a repository, before its cache has to do."""
 OWN_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 """Files that show that an adapter brings a tokenizer."""
 SPLIT_GGUF = re.compile(r".*-\d{5}-of-(\d{5})\.gguf", re.IGNORECASE)
@@ -213,8 +215,9 @@ def _hub(name: str, settings: TargetSettings) -> Source:
 def _names_on_hub(name: str, commit: str) -> frozenset[str]:
     """Names in a repository; none where the hub is out of reach, and its cache has to do."""
     try:
-        with explained(name):
-            return frozenset(list_repo_files(name, revision=commit))
+        with explained(name), quiet_transformers():
+            listing = HfApi().model_info(name, revision=commit, timeout=HUB_SECONDS)
+            return frozenset(file.rfilename for file in listing.siblings or ())
     except TargetError:
         return frozenset()
 
