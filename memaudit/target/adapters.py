@@ -63,7 +63,7 @@ def load_adapter(source: Source, base: Any, placement: Placement) -> AdaptedMode
             f"{source.name}: the adapter's base does not fit the devices, and an adapter cannot be "
             "over weights that are fetched for each pass; merge it into its base, or use --quantize"
         )
-    path = folder / "adapter_model.safetensors"
+    (path,) = source.weights_files
     with explained(source.name), quiet_transformers():
         config = PeftConfig.from_pretrained(folder)
         if config.is_prompt_learning:
@@ -71,9 +71,8 @@ def load_adapter(source: Source, base: Any, placement: Placement) -> AdaptedMode
                 f"{source.name}: is a soft prompt itself ({_kind(config)}); memaudit audits "
                 "adapters that change weights, such as LoRA"
             )
-        if path.is_file():
-            _keep_untied(base)
-            fit_vocabulary(base, path, source.name)
+        _keep_untied(base)
+        fit_vocabulary(base, path, source.name)
         model = PeftModel.from_pretrained(base, folder, torch_device=str(placement.device))
         names = _compare(model, folder, getattr(base, "_checkpoint_conversion_mapping", None))
     if names.missing:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from memaudit.config import TargetSettings
 from memaudit.data.encoding import leading_ids
 from memaudit.errors import TargetError, UsageError
 from memaudit.file_hash import file_sha256
+from memaudit.target.attention import describe_attention, replace_attention
 from memaudit.target.failures import explained, lacks_memory
 from memaudit.target.loading import LoadedModel, load_config, load_model, load_tokenizer_of
 from memaudit.target.placement import (
@@ -36,7 +36,7 @@ from memaudit.target.placement import (
 )
 from memaudit.target.prepacking import PREPACKED, choose_prepacking, prepacked_copy
 from memaudit.target.quantization import Quantization, find_quantization, unpacked_size
-from memaudit.target.source import Source, find_source, local_folder, read_files
+from memaudit.target.source import Source, find_source, local_folder, read_files, ready_source
 from memaudit.target.unused_weights import describe_unused
 
 
@@ -173,9 +173,10 @@ def load_checkpoint(model: str, settings: TargetSettings, tokenizer: Any = None)
         TargetError: the model cannot be loaded, or is not a causal language model.
     """
     device, device_choice = choose_device(settings.device)
-    source = find_source(model, settings)
+    source = ready_source(find_source(model, settings))
     config = load_config(source, settings)
     dtype, dtype_choice = choose_dtype(settings.dtype, device, config)
+    attention = replace_attention(config, device, dtype)
     if tokenizer is None:
         tokenizer = load_tokenizer_of(source, settings)
     bos_id, bos_choice = choose_bos(settings.bos, tokenizer)
@@ -186,7 +187,6 @@ def load_checkpoint(model: str, settings: TargetSettings, tokenizer: Any = None)
     loaded = outcome.model
     with explained(model):
         fingerprint = fingerprint_of(source, settings)
-        revision = _commit(source)
     dtype = loaded.get_input_embeddings().weight.dtype
     quantized = quantization is not None and not quantization.unpacked
     prepacking = choose_prepacking(settings.prepack, loaded, dtype, quantized=quantized)
@@ -197,7 +197,7 @@ def load_checkpoint(model: str, settings: TargetSettings, tokenizer: Any = None)
         device=input_device(loaded, placement),
         dtype=dtype,
         bos_id=bos_id,
-        revision=revision,
+        revision=source.revision,
         fingerprint=fingerprint,
         choices={
             "device": describe_spread(loaded, placement) or device_choice,
@@ -205,7 +205,8 @@ def load_checkpoint(model: str, settings: TargetSettings, tokenizer: Any = None)
             "bos": bos_choice,
             **({"weights": prepacking} if prepacking else {}),
             **_quantization_choice(quantization),
-            **_trust_choices(source, settings, fingerprint),
+            **describe_attention(loaded, attention),
+            **_trust_choices(source, settings),
             **describe_unused(outcome.unused),
         },
         quantization=quantization,
@@ -267,36 +268,47 @@ def choose_bos(asked: str, tokenizer: Any) -> tuple[int | None, Choice]:
     return lead[0], Choice("yes", f"auto: the tokenizer adds its {kind} token")
 
 
-def fingerprint_of(source: Source, settings: TargetSettings) -> dict[str, str]:
-    """The SHA-256 of every weight, adapter, tokenizer, template, config and code file read."""
+def fingerprint_of(
+    source: Source, settings: TargetSettings, *, tokenizer: bool = True
+) -> dict[str, str]:
+    """The SHA-256 of every weight, adapter, tokenizer, template, config and code file read.
+
+    Args:
+        source: what is loaded.
+        settings: whether code that the checkpoint brings may run, and read what it likes.
+        tokenizer: whether the tokenizer is that of ``source``; an adapter may bring its own.
+    """
     folder = local_folder(source)
-    found = {
+    own_code = settings.trust_remote_code
+    files = {
         path.relative_to(folder).as_posix(): file_sha256(path)
-        for path in read_files(source, folder, settings.allow_pickle)
+        for path in read_files(source, own_code=own_code, tokenizer=tokenizer)
     }
     if source.base is not None:
-        base = fingerprint_of(source.base, settings)
-        found |= {f"base/{name}": digest for name, digest in base.items()}
-    return found
+        base = fingerprint_of(source.base, settings, tokenizer=not source.brings_tokenizer)
+        files |= {f"base/{name}": digest for name, digest in base.items()}
+    return files
 
 
-def _commit(source: Source) -> str | None:
-    """The commit of a source on the hub: its cache keeps one folder for each."""
-    return local_folder(source).name if source.kind == "hub" else source.revision
-
-
-def _trust_choices(
-    source: Source, settings: TargetSettings, fingerprint: Mapping[str, str]
-) -> dict[str, Choice]:
+def _trust_choices(source: Source, settings: TargetSettings) -> dict[str, Choice]:
     """What was read, and which safeguards were lifted by flag."""
-    pickled = any(Path(name).suffix == ".bin" for name in fingerprint)
-    safe = any(Path(name).suffix == ".safetensors" for name in fingerprint)
-    weights = "gguf" if source.weights.kind == "gguf" else "safetensors" if safe else "pickle"
-    reason = "unpacked to full numbers" if weights == "gguf" else "found there"
+    parts = [source] if source.base is None else [source, source.base]
+    weights, reason = "safetensors", "found there"
+    if source.weights.kind == "gguf":
+        weights, reason = "gguf", "unpacked to full numbers"
+    elif source.weights.stored.is_pickled:
+        weights = "pickle"
     if source.base is not None:
         weights, reason = f"{weights}, adapter", "the adapter is kept unmerged over its base"
+    if unread := [file for part in parts for file in part.stored.unread]:
+        reason += f"; not read: {', '.join(unread)}"
     choices = {"format": Choice(weights, reason)}
-    if pickled:
+    if source.weights.prefix:
+        choices["weight_names"] = Choice(
+            f"without {source.weights.prefix}",
+            "DistributedDataParallel or torch.compile put it there",
+        )
+    if any(part.stored.is_pickled for part in parts):
         choices["pickle"] = Choice("allowed", "--allow-pickle was given")
     if settings.trust_remote_code:
         choices["remote_code"] = Choice("allowed", "--trust-remote-code was given")

@@ -18,7 +18,7 @@ from memaudit.errors import TargetError
 from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.checkpoint import fingerprint_of
 from memaudit.target.failures import explained, quiet_transformers
-from memaudit.target.source import find_source
+from memaudit.target.source import find_source, ready_source
 
 _BATCH = 64  # texts of a pass
 _TAG = re.compile(r"(?:(?P<place>[BIELSU])-)?(?P<label>.+)")
@@ -103,7 +103,7 @@ def load_entity_model(name: str, offline: bool, device: torch.device) -> EntityM
         TargetError: there is none, or it classifies no tokens, or has no fast tokenizer.
     """
     settings = TargetSettings(offline=offline)
-    source = find_source(name, settings)
+    source = ready_source(find_source(name, settings))
     asked = {"local_files_only": source.here_only, "trust_remote_code": False}
     with explained(name), quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(source.location, **asked)

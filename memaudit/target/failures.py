@@ -82,16 +82,15 @@ NO_MEMORY = (
     "bfloat16"
 )
 
+EMPTY_WEIGHTS = (
+    "its weights are empty, as DeepSpeed ZeRO-3 leaves them; gather them with its zero_to_fp32.py"
+)
+
 HINTS = (
     (
         "trust_remote_code",
         "the checkpoint brings its own code, which is not run by default; read that code, then "
         "allow it with --trust-remote-code",
-    ),
-    (
-        "model.safetensors",
-        "no safetensors weights there, and opening pickled ones can run code; convert them, or "
-        "trust them with --allow-pickle",
     ),
     (
         "does not recognize this architecture",
@@ -101,6 +100,7 @@ HINTS = (
         "Couldn't instantiate the backend tokenizer",
         "no usable tokenizer there; put tokenizer.json and its config beside the weights",
     ),
+    ("torch.Size([0]) from checkpoint", EMPTY_WEIGHTS),
 )
 """The mend where only the words of the error tell what happened."""
 
@@ -138,6 +138,9 @@ def _mend(error: BaseException) -> str:
     if lacks_memory(error):
         return NO_MEMORY
     chain = list(_chain(error))
+    for link in chain:
+        if isinstance(link, PermissionError) and link.filename is not None:
+            return f"{os.path.basename(link.filename)}: cannot be read ({link.strerror})"
     for kinds, mend in MENDS:
         if any(isinstance(link, kinds) for link in chain):
             return mend

@@ -6,6 +6,7 @@ given to it, see ``placement`` and ``quantization``.
 
 from __future__ import annotations
 
+import re
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
@@ -25,11 +26,17 @@ from transformers import (
 from memaudit.config import TargetSettings
 from memaudit.errors import TargetError
 from memaudit.target.adapters import load_adapter
-from memaudit.target.failures import explained, quiet_transformers, silent_stdout
+from memaudit.target.failures import (
+    EMPTY_WEIGHTS,
+    explained,
+    quiet_transformers,
+    silent_stdout,
+)
 from memaudit.target.gguf_header import check_gguf
 from memaudit.target.placement import Placement
 from memaudit.target.quantization import Quantization, finish, quantised_weights
-from memaudit.target.source import Source, local_folder, read_json
+from memaudit.target.source import Source
+from memaudit.target.tokenizer_files import check_tokenizer_files
 from memaudit.target.unused_weights import (
     UnusedWeights,
     name_some,
@@ -38,7 +45,6 @@ from memaudit.target.unused_weights import (
 )
 
 CHAT_TEMPLATE = "chat_template.jinja"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
 class LoadedModel(NamedTuple):
@@ -51,19 +57,25 @@ class LoadedModel(NamedTuple):
     """Whether an adapter brought whole weights of its base, too."""
 
 
-def _asked(source: Source, settings: TargetSettings) -> dict[str, Any]:
-    """The keyword arguments that config, tokenizer and weights are all asked for with."""
-    if source.gguf_file is not None:
-        check_gguf(source.name, Path(source.location) / source.gguf_file)
+@contextmanager
+def _asked(source: Source, settings: TargetSettings) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The folder and the keyword arguments that config, tokenizer and weights are asked for with.
+
+    A GGUF file is shown to transformers alone in a folder: it would take the tokenizer and the
+    adapter of another model that lie beside it (seen with transformers 5.23).
+    """
     asked: dict[str, Any] = {
         "trust_remote_code": settings.trust_remote_code,
         "local_files_only": source.here_only,
     }
-    if source.revision is not None and source.kind == "hub":
-        asked["revision"] = source.revision
-    if source.gguf_file is not None:
-        asked["gguf_file"] = source.gguf_file
-    return asked
+    if source.gguf_file is None:
+        yield source.location, asked
+        return
+    path = Path(source.location, source.gguf_file).resolve()
+    check_gguf(source.name, path)
+    with tempfile.TemporaryDirectory(prefix="memaudit-") as alone:
+        Path(alone, source.gguf_file).symlink_to(path)
+        yield alone, asked | {"gguf_file": source.gguf_file}
 
 
 def load_config(source: Source, settings: TargetSettings) -> Any:
@@ -73,8 +85,12 @@ def load_config(source: Source, settings: TargetSettings) -> Any:
         TargetError: unreadable, unknown to transformers, or not a causal language model.
     """
     source = source.weights
-    with explained(source.name), quiet_transformers():
-        config = AutoConfig.from_pretrained(source.location, **_asked(source, settings))
+    with (
+        explained(source.name),
+        quiet_transformers(),
+        _asked(source, settings) as (location, asked),
+    ):
+        config = AutoConfig.from_pretrained(location, **asked)
     kind = f"{source.name}: is a {config.model_type} model"
     if getattr(config, "is_encoder_decoder", False):
         raise TargetError(f"{kind}, an encoder-decoder; memaudit audits causal language models")
@@ -106,14 +122,18 @@ def load_tokenizer_of(source: Source, settings: TargetSettings) -> Any:
     if source.weights.kind != "gguf":  # a GGUF file is slow to read, and its reader wants no config
         asked["config"] = load_config(source, settings)
     template = None
-    if source.base is not None and not _has_tokenizer(Path(source.location)):
+    if source.base is not None and not source.brings_tokenizer:
         template = Path(source.location) / CHAT_TEMPLATE
         source = source.base
-    _check_tokenizer_file(source)
-    with explained(source.name), quiet_transformers(), silent_stdout():
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.location, **asked, **_asked(source, settings)
-        )
+    if source.gguf_file is None:
+        check_tokenizer_files(source.name, Path(source.location))
+    with (
+        explained(source.name),
+        quiet_transformers(),
+        silent_stdout(),
+        _asked(source, settings) as (location, more),
+    ):
+        tokenizer = AutoTokenizer.from_pretrained(location, **asked, **more)
         if source.gguf_file is not None:
             _follow_gguf(tokenizer, Path(source.location) / source.gguf_file)
         if template is not None and template.is_file():
@@ -154,18 +174,6 @@ def gguf_bos_id(path: Path) -> int | None:
     return int(bos) if wanted and bos is not None else None
 
 
-def _has_tokenizer(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in TOKENIZER_FILES)
-
-
-def _check_tokenizer_file(source: Source) -> None:
-    """Refuse a damaged tokenizer.json here: the tokenizers library raises a bare Exception."""
-    path = Path(source.location) / "tokenizer.json"
-    if source.kind in ("folder", "adapter") and path.is_file():
-        with explained(source.name):
-            read_json(path)
-
-
 def load_model(
     source: Source,
     settings: TargetSettings,
@@ -203,32 +211,37 @@ def _load_weights(
     quantization: Quantization | None,
 ) -> tuple[Any, UnusedWeights]:
     """Load a checkpoint, prove that it filled every weight, and name what was left of it."""
-    asked = _asked(source, settings) | {
+    more: dict[str, Any] = {
         "config": config,
         "dtype": placement.dtype,
-        "use_safetensors": None if settings.allow_pickle else True,
+        "use_safetensors": not source.stored.is_pickled,
         "ignore_mismatched_sizes": True,  # told below, with the weight's name
         "output_loading_info": True,
     }
+    if source.prefix:
+        more |= {"key_mapping": {f"^{re.escape(source.prefix)}": ""}}
     if source.kind == "gguf":
         # Newer transformers may keep the blocks packed, and then no gradient passes through them.
         unpack = getattr(transformers, "GgufConfig", None)
-        asked |= {"use_safetensors": None}
-        asked |= {"quantization_config": unpack(dequantize=True)} if unpack else {}
+        more |= {"use_safetensors": None}
+        more |= {"quantization_config": unpack(dequantize=True)} if unpack else {}
     if quantization is not None and quantization.asked is not None:
-        asked |= {"quantization_config": quantization.asked}
+        more |= {"quantization_config": quantization.asked}
     with (
         explained(source.name),
         quantised_weights(source.name, quantization),
         quiet_transformers(bars_without_switch=source.kind == "gguf"),
         _placed(placement) as (where, keep),
+        _asked(source, settings) as (location, asked),
     ):
-        model, info = AutoModelForCausalLM.from_pretrained(source.location, **asked, **where)
+        model, info = AutoModelForCausalLM.from_pretrained(location, **asked, **more, **where)
         keep(model)
     if quantization is not None:
         finish(model, source.name, quantization)
     if info["mismatched_keys"]:
         names = {str(name) for name, *_ in info["mismatched_keys"]}
+        if any(0 in shape for _, shape, _ in info["mismatched_keys"]):
+            raise TargetError(f"{source.name}: {EMPTY_WEIGHTS}")
         raise TargetError(
             f"{source.name}: weights of other shapes than config.json gives ({name_some(names)}); "
             "the config belongs to another checkpoint"
@@ -255,8 +268,8 @@ def _check_unused(source: Source, model: Any, names: set[str], config: Any) -> U
         _check_blocks(source, model)
     with explained(source.name):
         if source.gguf_file is None:
-            files = sorted(local_folder(source).glob("*.safetensors"))
-        unused, harmful = split_unused(names, model, files, config)
+            files = [path for path in source.weights_files if path.suffix == ".safetensors"]
+        unused, harmful = split_unused(names, model, files, config, source.prefix)
     refuse_unused(source.name, harmful, model)
     return unused
 

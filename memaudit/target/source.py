@@ -1,30 +1,48 @@
 """What MODEL names: a folder, a ``.gguf`` file, an adapter folder, or a model on the hub.
 
-Knows paths, the names that checkpoint files go by, and the hub's client. Opens no weights.
+Knows paths and the hub's client. Whatever is on the hub is loaded from the folder that its cache
+keeps of it, so that the same files give the same model however they are named.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub import HfApi, snapshot_download
 
 from memaudit.config import TargetSettings
 from memaudit.errors import TargetError, UsageError
 from memaudit.target.failures import explained, quiet_transformers
+from memaudit.target.folders import (
+    ADAPTER_CONFIG,
+    OF_OWN_CODE,
+    SETTINGS,
+    TOKENIZER,
+    Folder,
+    Weights,
+    find_adapter_weights,
+    find_weights,
+    is_adapter,
+    list_folder,
+    matching_files,
+    read_json,
+)
+from memaudit.target.weight_files import refuse_unusable, wrapper_prefix
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?")  # the hub allows 96 characters
-PICKLES = ("pytorch_model*.bin", "adapter_model*.bin")
-READ = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
-"""Files that loading may read. Other names (logs, optimizer states, READMEs) are left alone."""
-TEMPLATES = "additional_chat_templates"
+SMALL = ["*.json", "*.jinja", "*.model", "*.spm", "*.txt", "*.tiktoken", "*.py", "*.codes"]
+"""Files of a repository that are fetched before it is known which weights are read."""
+NOT_AT_THE_TOP = [f"*/{pattern}" for pattern in SMALL if pattern not in ("*.jinja", "*.py")]
+HUB_SECONDS = 10
+"""How long the hub may take to list a repository, before its cache has to do."""
+OWN_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+"""Files that show that an adapter brings a tokenizer."""
+SPLIT_GGUF = re.compile(r".*-\d{5}-of-(\d{5})\.gguf", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -35,19 +53,36 @@ class Source:
     name: str
     """As the user wrote it."""
     location: str
-    """Folder, or id on the hub. For ``gguf`` the folder that the file is in."""
+    """Folder here: of a model on the hub that of its cache, of a ``gguf`` the one around it."""
     revision: str | None = None
-    """Branch, tag or commit on the hub; None for what lies here."""
+    """Commit on the hub; None for what lies here."""
     gguf_file: str | None = None
     here_only: bool = True
     """Whether only files that lie here are used, the hub's cache included."""
     base: Source | None = None
     """For ``adapter``: the model under it."""
+    stored: Weights = field(default_factory=lambda: Weights(()))
+    """The files of its weights, without those of the base."""
+    repository: str | None = None
+    """Id on the hub, for a folder of its cache."""
+    prefix: str = ""
+    """What stands before every name in the weights and is taken off."""
 
     @property
     def weights(self) -> Source:
         """The source that the main weights come from: an adapter's base, or this one."""
         return self.base or self
+
+    @property
+    def weights_files(self) -> list[Path]:
+        """Where its weights lie, without those of the base."""
+        return [Path(self.location) / name for name in self.stored.files]
+
+    @property
+    def brings_tokenizer(self) -> bool:
+        """Whether it is an adapter with a tokenizer of its own beside it."""
+        folder = Path(self.location)
+        return self.base is not None and any((folder / name).is_file() for name in OWN_TOKENIZER)
 
 
 def find_source(model: str, settings: TargetSettings) -> Source:
@@ -61,7 +96,7 @@ def find_source(model: str, settings: TargetSettings) -> Source:
     if not model.strip():
         raise UsageError("MODEL is empty; give a folder, a .gguf file or a hub id")
     if _is_there(path.is_dir):
-        source = _folder(model, path, settings)
+        source = _folder(list_folder(model, path), settings)
     elif _is_there(path.is_file):
         source = _file(model, path)
     elif HUB_ID.fullmatch(model) and path.suffix != ".gguf":
@@ -72,7 +107,7 @@ def find_source(model: str, settings: TargetSettings) -> Source:
         )
     if settings.base and source.kind != "adapter":
         raise UsageError(f"--base goes with an adapter, and {model} is not one; leave it out")
-    if settings.revision and source.revision is None:
+    if settings.revision and source.repository is None:
         raise UsageError(f"--revision goes with a hub id, and {model} is local; leave it out")
     return source
 
@@ -90,116 +125,165 @@ def _file(name: str, path: Path) -> Source:
         raise TargetError(
             f"{name}: is a file; MODEL is a folder, a .gguf file, an adapter folder or a hub id"
         )
+    refuse_unusable(name, path)
     with explained(name), path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise TargetError(f"{name}: does not begin as a GGUF file does; fetch it again")
-    return Source("gguf", name, str(path.parent), gguf_file=path.name)
-
-
-def _folder(name: str, path: Path, settings: TargetSettings) -> Source:
-    whole = (path / "config.json").is_file()
-    # A folder with both is a model that holds its adapter; transformers loads it as it is.
-    if not whole and (path / "adapter_config.json").is_file():
-        _require_weights(name, path, settings, "adapter_model")
-        return _adapter(name, path, settings)
-    if not whole:
-        hint = "; name the .gguf file itself" if any(path.glob("*.gguf")) else ""
+    split = SPLIT_GGUF.fullmatch(path.name)
+    if split and int(split[1]) > 1:
         raise TargetError(
-            f"{name}: this folder has neither config.json nor adapter_config.json, so it is no "
-            f"checkpoint{hint or '; check the path'}"
+            f"{name}: is one of {int(split[1])} parts of a GGUF file; put them together with "
+            "`llama-gguf-split --merge` and name the whole"
         )
-    _require_weights(name, path, settings, "")
-    return Source("folder", name, str(path))
+    return Source("gguf", name, str(path.parent), gguf_file=path.name, stored=Weights((path.name,)))
 
 
-def _require_weights(name: str, path: Path, settings: TargetSettings, stem: str) -> None:
-    """Refuse a folder without weights, and one with pickled weights unless they are allowed."""
-    if any(path.glob(f"{stem}*.safetensors")):
-        return
-    if not any(found for pattern in PICKLES for found in path.glob(pattern)):
-        raise TargetError(f"{name}: this folder holds no {stem}*.safetensors; check the path")
-    if not settings.allow_pickle:
+def _folder(folder: Folder, settings: TargetSettings, commit: str | None = None) -> Source:
+    """The source of a folder, ``commit`` that of a repository on the hub."""
+    repository = folder.name if folder.on_hub else None
+    if not is_adapter(folder):
+        stored = find_weights(folder, settings.allow_pickle)
+        return Source(
+            "hub" if folder.on_hub else "folder",
+            folder.name,
+            str(folder.path),
+            revision=commit,
+            stored=stored,
+            repository=repository,
+        )
+    stored = find_adapter_weights(folder, settings.allow_pickle)
+    return Source(
+        "adapter",
+        folder.name,
+        str(folder.path),
+        revision=commit,
+        base=_base(folder, settings),
+        stored=stored,
+        repository=repository,
+    )
+
+
+def _base(folder: Folder, settings: TargetSettings) -> Source:
+    """The model under an adapter: the one that was asked for, or that its config names."""
+    with explained(folder.name):
+        config = read_json(folder.path / ADAPTER_CONFIG)
+    if config.get("adapters"):  # X-LoRA keeps only the gates of them itself
         raise TargetError(
-            f"{name}: holds only pickled weights (.bin), and opening a pickle can run code; "
-            "convert it to safetensors, or trust it with --allow-pickle"
+            f"{folder.name}: names further adapters that lie elsewhere (X-LoRA), and memaudit "
+            "reads none but its own; merge them into the base"
         )
-
-
-def _adapter(
-    name: str, path: Path, settings: TargetSettings, revision: str | None = None
-) -> Source:
-    with explained(name):
-        config = read_json(path / "adapter_config.json")
     base = settings.base or config.get("base_model_name_or_path")
     if not base:
-        raise TargetError(f"{name}: the adapter does not say what its base is; name it with --base")
-    under = settings.model_copy(
-        update={"base": None, "revision": None if settings.base else config.get("revision")}
-    )
+        raise TargetError(
+            f"{folder.name}: the adapter does not say what its base is; name it with --base"
+        )
+    local = _is_there(Path(os.path.expanduser(str(base))).exists)
+    revision = None if settings.base or local else config.get("revision")
+    under = settings.model_copy(update={"base": None, "revision": revision})
     try:
         source = find_source(str(base), under)
     except TargetError as error:
-        mend = "" if settings.base else " (base named by the adapter; give another with --base)"
-        raise TargetError(f"{error}{mend}") from error
+        if settings.base:
+            raise
+        raise TargetError(
+            f"{folder.name}: the base that the adapter names cannot be used ({error}); name it "
+            "with --base"
+        ) from error
     if source.kind == "adapter":
-        raise TargetError(f"{name}: its base {base} is an adapter too; merge that one first")
-    return Source("adapter", name, str(path), revision=revision, base=source)
+        raise TargetError(f"{folder.name}: its base {base} is an adapter too; merge that one first")
+    return source
 
 
 def _hub(name: str, settings: TargetSettings) -> Source:
-    where: dict[str, Any] = {
-        "revision": settings.revision,
-        "local_files_only": settings.offline,
-    }
-    model = Source("hub", name, name, settings.revision or "main", here_only=settings.offline)
+    """A model of the hub, its small files fetched, its weights not yet."""
     with explained(name), quiet_transformers():
-        try:
-            hf_hub_download(name, "adapter_config.json", **where)
-        except LocalEntryNotFoundError:
-            # The hub was not reached; to ask it again for every file would take minutes.
-            return replace(model, here_only=True)
-        except EntryNotFoundError:
-            return model
-        patterns = [*READ, *(PICKLES if settings.allow_pickle else ())]
-        folder = Path(snapshot_download(name, allow_patterns=patterns, **where))
-    if (folder / "config.json").is_file():
-        return model
-    _require_weights(name, folder, settings, "adapter_model")
-    return _adapter(name, folder, settings, revision=folder.name)
+        folder = snapshot_download(
+            name,
+            revision=settings.revision,
+            local_files_only=settings.offline,
+            allow_patterns=SMALL,
+            ignore_patterns=NOT_AT_THE_TOP,
+        )
+    path = Path(folder)
+    names = list_folder(name, path).names
+    if not settings.offline:
+        names = _names_on_hub(name, path.name) or names
+    source = _folder(Folder(name, path, names, on_hub=True), settings, commit=path.name)
+    return replace(source, here_only=settings.offline)
 
 
-def read_json(path: Path) -> Mapping[str, Any]:
-    """A JSON object in a file.
+def _names_on_hub(name: str, commit: str) -> frozenset[str]:
+    """Names in a repository; none where the hub is out of reach, and its cache has to do."""
+    try:
+        with explained(name), quiet_transformers():
+            listing = HfApi().model_info(name, revision=commit, timeout=HUB_SECONDS)
+            return frozenset(file.rfilename for file in listing.siblings or ())
+    except TargetError:
+        return frozenset()
+
+
+def ready_source(source: Source) -> Source:
+    """Fetch the weights that are not here yet, and look at them before a library opens them.
 
     Raises:
-        ValueError: it is not JSON, or not an object; the message names the file.
+        TargetError: a file is not to be had, cannot be read, or is damaged or cut short.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path.name} is not JSON") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path.name} is not a JSON object")
-    return value
+    if source.repository is not None:
+        _fetch(source)
+    if source.kind == "gguf":
+        return source
+    prefix = wrapper_prefix(source.name, source.weights_files)
+    if source.base is None:
+        return replace(source, prefix=prefix)
+    return replace(source, base=ready_source(source.base))
+
+
+def _fetch(source: Source) -> None:
+    """Have the hub's client fetch weights into its cache."""
+    if all(path.is_file() for path in source.weights_files):
+        return
+    with explained(source.name), quiet_transformers():
+        snapshot_download(
+            source.repository or "",
+            revision=source.revision,
+            allow_patterns=[*source.stored.files],
+            local_files_only=source.here_only,
+        )
+    if missing := [path.name for path in source.weights_files if not path.is_file()]:
+        raise TargetError(
+            f"{source.name}: {missing[0]} is not in the hub's local cache, and the hub was not "
+            "reached; check the network, --offline and HF_HUB_OFFLINE"
+        )
 
 
 def local_folder(source: Source) -> Path:
-    """Where the files of a source lie here: its folder, or the hub's cache of it.
+    """Where the files of a source lie here: its folder, or the hub's cache of it."""
+    return Path(source.location)
 
-    Raises:
-        OSError: the hub's cache does not hold it.
+
+def read_files(source: Source, *, own_code: bool, tokenizer: bool = True) -> Iterator[Path]:
+    """Every file that loading this source reads, without those of a base, sorted by name.
+
+    Args:
+        source: what is loaded.
+        own_code: whether code that the checkpoint brings may run, and read what it likes.
+        tokenizer: whether its tokenizer is used.
     """
-    if source.kind != "hub":
-        return Path(source.location)
-    where: dict[str, Any] = {"revision": source.revision, "local_files_only": source.here_only}
-    return Path(hf_hub_download(source.location, "config.json", **where)).parent
-
-
-def read_files(source: Source, folder: Path, pickles: bool) -> Iterator[Path]:
-    """Every file that loading this source may have read, sorted by name."""
+    folder = Path(source.location)
     if source.gguf_file is not None:
         yield folder / source.gguf_file
         return
-    patterns = [*READ, f"{TEMPLATES}/*.jinja", *(PICKLES if pickles else ())]
-    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-    yield from sorted(found)
+    weights = [*source.weights_files, folder / (source.stored.index or "")]
+    patterns: list[str] = []
+    if source.base is None:
+        patterns += SETTINGS
+    else:
+        patterns += [ADAPTER_CONFIG]
+        if not source.brings_tokenizer:
+            patterns += ["chat_template.jinja"]
+            tokenizer = False
+    if tokenizer:
+        patterns += TOKENIZER
+    if own_code:
+        patterns += OF_OWN_CODE
+    yield from sorted({*filter(Path.is_file, weights), *matching_files(folder, patterns)})

@@ -44,7 +44,11 @@ class Layer(NamedTuple):
 
 
 def split_unused(
-    names: Iterable[str], model: Any, files: Sequence[Path], config: Any = None
+    names: Iterable[str],
+    model: Any,
+    files: Sequence[Path],
+    config: Any = None,
+    prefix: str = "",
 ) -> tuple[UnusedWeights, set[str]]:
     """Tell weights that may be left out from those that belong to the language model.
 
@@ -53,6 +57,7 @@ def split_unused(
         model: what was loaded.
         files: the safetensors files of its weights, if any.
         config: of the whole checkpoint, which may hold more than the language model.
+        prefix: what stands before every name in the files and was taken off while loading.
 
     Returns:
         The harmless ones with the reason, and the names of all others.
@@ -68,7 +73,7 @@ def split_unused(
         reason = head_reason(name) or _reason(name, model, stored)
         if reason is None and several and _is_tower(name, model, used):
             reason = "the language model does without it"
-        if reason is None and name.endswith(".bias") and _is_zero(name, files):
+        if reason is None and name.endswith(".bias") and _is_zero(prefix + name, files):
             reason = "a bias of zeros"
         if reason is None and name in quiet and _layer_beyond(name, model) is None:
             reason = "transformers lists it as unused"

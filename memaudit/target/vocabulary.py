@@ -5,12 +5,12 @@ Knows the names by which PEFT saves whole embeddings. Knows nothing of how eithe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
 from memaudit.errors import TargetError
+from memaudit.target.weight_files import stored_shapes
 
 _WHOLE = ("", "base_layer.", "original_module.", "modules_to_save.")
 """What may stand between an embedding's name and ``weight`` where it was saved whole."""
@@ -21,7 +21,7 @@ def fit_vocabulary(base: Any, adapter: Path, name: str) -> None:
 
     Args:
         base: the model that the adapter will be put over.
-        adapter: its safetensors file.
+        adapter: its file of weights.
         name: as the user named it.
 
     Raises:
@@ -29,7 +29,8 @@ def fit_vocabulary(base: Any, adapter: Path, name: str) -> None:
             at all, so that its new rows are nowhere to be had.
     """
     tables = _tables(base)
-    rows = {table: _saved_rows(adapter, table) for table in tables}
+    shapes = stored_shapes(name, adapter)
+    rows = {table: _saved_rows(shapes, table) for table in tables}
     found = {saved for saved in rows.values() if saved is not None}
     grown = found - set(tables.values())
     if not grown:
@@ -54,12 +55,11 @@ def _tables(base: Any) -> dict[str, int]:
     }
 
 
-def _saved_rows(adapter: Path, table: str) -> int | None:
+def _saved_rows(shapes: Mapping[str, tuple[int, ...]], table: str) -> int | None:
     """Rows of an embedding as the adapter saved it whole; None where it did not."""
-    with safe_open(adapter, framework="pt") as file:
-        names = {f"base_model.model.{table}.{between}weight" for between in _WHOLE}
-        for name in sorted(names & set(file.keys())):
-            return int(file.get_slice(name).get_shape()[0])
+    for between in _WHOLE:
+        if shape := shapes.get(f"base_model.model.{table}.{between}weight"):
+            return shape[0] or None
     return None
 
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 import transformers
 from conftest import BOS, EOS, VOCABULARY, build_model, build_tokenizer, save_model
+from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 from transformers.utils import logging
 
@@ -105,6 +106,76 @@ def test_fingerprint_names_every_file_that_was_read(folder: Path) -> None:
         assert digest == hashlib.sha256((folder / name).read_bytes()).hexdigest()
 
 
+UNREAD = (
+    *("consolidated.safetensors", "pytorch_model.bin", "adapter_model.bin", "notes.txt"),
+    *("trainer_state.json", "all_results.json", "own.py", "optimizer.pt", "m.gguf"),
+)
+
+
+def test_fingerprint_names_no_weights_that_were_not_read(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    build_model("llama").save_pretrained(folder, max_shard_size="60KB")
+    for name in UNREAD:
+        (folder / name).write_bytes(b"{}")
+    (folder / "original").mkdir()
+    (folder / "original" / "model.safetensors").write_bytes(b"")
+    checkpoint = load_checkpoint(str(folder), PLAIN)
+    assert not {*UNREAD, "original/model.safetensors"} & set(checkpoint.fingerprint)
+    assert "model.safetensors.index.json" in checkpoint.fingerprint
+    assert checkpoint.choices["format"].reason == (
+        "found there; not read: adapter_model.bin, consolidated.safetensors, m.gguf, "
+        "pytorch_model.bin"
+    )
+
+
+@pytest.mark.parametrize("kind", ["whole", "sharded", "pickle", "adapter", "own tokenizer"])
+def test_the_files_of_the_fingerprint_are_the_model(
+    kind: str, folder: Path, adapter: Path, tmp_path: Path
+) -> None:
+    """Alone they load as the same model, and without any of the weights nothing is loaded."""
+    settings = TargetSettings(device="cpu", allow_pickle=True)
+    path, base = folder, None
+    if kind == "sharded":
+        (folder / "model.safetensors").unlink()
+        build_model("llama").save_pretrained(folder, max_shard_size="60KB")
+    if kind == "pickle":
+        (folder / "model.safetensors").unlink()
+        torch.save(build_model("llama").state_dict(), folder / "pytorch_model.bin")
+    if kind in ("adapter", "own tokenizer"):
+        path, base = adapter, folder
+        torch.save({}, path / "adapter_model.bin")
+    if kind == "own tokenizer":
+        build_tokenizer().save_pretrained(adapter)
+    whole = load_checkpoint(str(path), settings)
+    for name in whole.fingerprint:
+        place = path / name if base is None else adapter / name
+        if base is not None and name.startswith("base/"):
+            place = base / name.removeprefix("base/")
+        target = tmp_path / "copy" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(place, target)
+    moved = {"base": str(tmp_path / "copy" / "base")} if base is not None else {}
+    settings = settings.model_copy(update=moved)
+    copied = load_checkpoint(str(tmp_path / "copy"), settings)
+    assert copied.fingerprint == whole.fingerprint
+    assert (copied.bos_id, same_logits(copied.model, whole.model)) == (whole.bos_id, True)
+    assert copied.tokenizer.get_vocab() == whole.tokenizer.get_vocab()
+    weights = [name for name in whole.fingerprint if name.endswith((".safetensors", ".bin"))]
+    assert weights
+    for name in weights:
+        (tmp_path / "copy" / name).rename(tmp_path / "hidden")
+        with pytest.raises(TargetError):
+            load_checkpoint(str(tmp_path / "copy"), settings)
+        (tmp_path / "hidden").rename(tmp_path / "copy" / name)
+
+
+def test_fingerprint_names_code_only_where_it_may_run(folder: Path) -> None:
+    (folder / "own.py").write_text("")
+    assert "own.py" not in load_checkpoint(str(folder), PLAIN).fingerprint
+    trusting = TargetSettings(trust_remote_code=True)
+    assert "own.py" in load_checkpoint(str(folder), trusting).fingerprint
+
+
 def test_choices_keep_their_reasons(folder: Path) -> None:
     checkpoint = load_checkpoint(str(folder), TargetSettings(device="cpu", bos="no"))
     weights = {"weights": "prepacked"} if can_prepack(torch.float32) else {}
@@ -144,7 +215,7 @@ def test_sharded_checkpoint(tmp_path: Path) -> None:
     assert same_logits(checkpoint.model, model)
     assert sum(name.endswith(".safetensors") for name in checkpoint.fingerprint) > 1
     next(tmp_path.glob("model-00002-*")).unlink()
-    assert "damaged or incomplete" in refused(tmp_path)
+    assert "names model-00002-of-0000" in refused(tmp_path)
 
 
 # BOS
@@ -269,6 +340,23 @@ def write(name: str, content: bytes | str) -> Spoil:
     return lambda folder: (folder / name).write_bytes(raw)
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+def rewrite(path: Path, change: Callable[[str, torch.Tensor], tuple[str, torch.Tensor]]) -> None:
+    """Change names or values in a file of weights."""
+    weights = load_file(path)
+    save_file(dict(change(name, value) for name, value in weights.items()), path, {"format": "pt"})
+
+
+def empty_weights(folder: Path) -> None:
+    """What DeepSpeed ZeRO-3 leaves: small weights are whole, the rest placeholders."""
+    rewrite(
+        folder / "model.safetensors",
+        lambda name, value: (name, value if value.dim() == 1 else torch.zeros(0)),
+    )
+
+
 def cut(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -295,8 +383,13 @@ def own_code(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (cut, "damaged or cut short"),
-        (write("model.safetensors", b""), "damaged or cut short"),
+        (cut, "is cut short: "),
+        (write("model.safetensors", b""), "is empty (0 bytes)"),
+        (write("model.safetensors", b"1234"), "damaged or cut short"),
+        (write("model.safetensors", LFS_POINTER), "git lfs pull"),
+        (write("tokenizer.json", LFS_POINTER), "tokenizer.json is a pointer that Git LFS left"),
+        (write("model.safetensors", b"<html>" * 99), "damaged or cut short"),
+        (empty_weights, "zero_to_fp32.py"),
         (write("model.safetensors", b"\x80" * 64), "damaged or cut short"),
         (write("tokenizer.json", "{"), "tokenizer.json is not JSON"),
         (drop_tokenizer, "no usable tokenizer"),
@@ -420,6 +513,11 @@ def test_adapter_that_does_not_fit_or_is_incomplete(adapter: Path, tmp_path: Pat
         json.dumps(json.loads(path.read_text()) | {"target_modules": ["q_proj", "k_proj"]})
     )
     assert "lacks weights its config asks for" in refused(adapter)
+
+
+def test_adapter_of_empty_weights_is_refused(adapter: Path) -> None:
+    rewrite(adapter / "adapter_model.safetensors", lambda name, value: (name, torch.zeros(0)))
+    assert "zero_to_fp32.py" in refused(adapter)
 
 
 def test_adapter_that_is_a_prompt_is_refused(folder: Path, tmp_path: Path) -> None:

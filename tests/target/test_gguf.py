@@ -9,7 +9,7 @@ from typing import Any
 import gguf
 import pytest
 import torch
-from conftest import BOS, EOS, build_model, build_tokenizer
+from conftest import BOS, EOS, build_model, build_tokenizer, save_model
 
 from memaudit.config import TargetSettings
 from memaudit.errors import TargetError, UsageError
@@ -147,3 +147,32 @@ def test_gguf_that_does_not_fit_waits_on_disk(
     ids = torch.arange(3, 11)[None]
     torch.testing.assert_close(checkpoint.model(input_ids=ids).logits, model(input_ids=ids).logits)
     check_soft_prompts(checkpoint)
+
+
+def test_what_lies_beside_a_gguf_is_not_taken_for_its_own(tmp_path: Path) -> None:
+    model, tokenizer = build_model("qwen2"), build_tokenizer()
+    path = write_gguf(tmp_path / "m.gguf", model, tokenizer, None)
+    alone = load_checkpoint(str(path), TargetSettings())
+    save_model(build_model("qwen2", seed=1), build_tokenizer(adds_bos=True), tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "x"}')
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    beside = load_checkpoint(str(path), TargetSettings())
+    assert (beside.bos_id, beside.tokenizer.chat_template) == (alone.bos_id, None)
+    assert beside.fingerprint == alone.fingerprint
+    ids = torch.arange(3, 43)[None]
+    with torch.no_grad():
+        assert torch.equal(beside.model(input_ids=ids).logits, alone.model(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("m-00002-of-00003.gguf", b"GGUF", "is one of 3 parts of a GGUF file"),
+        ("m.gguf", b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        ("m.gguf", b"", "is empty"),
+    ],
+)
+def test_gguf_that_is_not_all_there(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TargetError, match=said):
+        load_checkpoint(str(tmp_path / name), TargetSettings())

@@ -1,0 +1,66 @@
+"""Files of a tokenizer, looked at before a library opens them: whole, and which packages they take.
+
+Knows how the formats that are not tokenizer.json begin.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from memaudit.errors import TargetError
+from memaudit.target.failures import explained
+from memaudit.target.folders import read_json
+from memaudit.target.weight_files import refuse_unusable
+
+SENTENCEPIECE = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
+"""Modules that reading a SentencePiece model takes, and the packages they come in."""
+FIRST_FIELD = b"\x0a"
+"""How a SentencePiece model begins: the tag of its first piece, in the format of protobuf."""
+
+
+def check_tokenizer_files(name: str, folder: Path) -> None:
+    """Refuse a damaged tokenizer.json, and a format that a package is missing for.
+
+    name: what the user calls the model.
+
+    Raises:
+        TargetError: saying which file or package.
+    """
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        refuse_unusable(name, path)
+        with explained(name):  # the tokenizers library raises a bare Exception for a damaged one
+            read_json(path)
+        return
+    pieces = sorted(file for ending in ("model", "spm") for file in folder.glob(f"*.{ending}"))
+    tiktoken = sorted(folder.glob("*.tiktoken"))
+    for file in pieces:
+        refuse_unusable(name, file)
+        with explained(name), file.open("rb") as opened:
+            if opened.read(1) == FIRST_FIELD:
+                _require_sentencepiece(name)
+            else:
+                tiktoken.append(file)
+    if tiktoken and not _is_there("tiktoken"):
+        raise TargetError(
+            f"{name}: its tokenizer is a tiktoken file ({tiktoken[0].name}); pip install tiktoken, "
+            "or put its tokenizer.json beside it"
+        )
+
+
+def _require_sentencepiece(name: str) -> None:
+    if all(map(_is_there, SENTENCEPIECE)):
+        return
+    raise TargetError(
+        f"{name}: its tokenizer is a SentencePiece model, which takes "
+        f"{' and '.join(SENTENCEPIECE.values())}; pip install 'memaudit-dsp[sentencepiece]'"
+    )
+
+
+def _is_there(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
