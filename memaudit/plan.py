@@ -7,7 +7,7 @@ in, and nothing of attacks beyond the windows that prompts fitted earlier have s
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.config import ScanConfig
+from memaudit.data.bos import BosSource
 from memaudit.data.clusters import find_clusters, have_marks
 from memaudit.data.folds import (
     Fold,
@@ -24,7 +25,7 @@ from memaudit.data.folds import (
     make_folds,
 )
 from memaudit.data.samples import DataSummary, check_samples, read_samples
-from memaudit.data.windows import Windows, cut_windows
+from memaudit.data.windows import NoWindow, Windows, cut_windows
 from memaudit.errors import DataError, UsageError
 from memaudit.result import Corpus, FoldSizes
 
@@ -64,7 +65,44 @@ def check_files(config: ScanConfig) -> dict[Role, DataSummary]:
 
 
 def cut_files(config: ScanConfig, tokenizer: Any) -> dict[Role, Windows]:
-    """Tokenise and cut every file. Raises DataError where one gives no window."""
+    """Tokenise and cut every file.
+
+    The BOS token that texts begin with is not counted in P, unless no window fits otherwise.
+
+    Raises:
+        DataError: where a file gives no window, or inputs would begin in different ways.
+    """
+    try:
+        cut = _cut_files(config, tokenizer, counts_bos=False)
+    except NoWindow as error:
+        # A soft prompt stands between BOS and the prefix: BOS has to be no part of the window.
+        if not error.begin_with_bos or set(config.attacks) - {"none", "copy"}:
+            raise
+        with suppress(DataError):
+            cut = _cut_files(config, tokenizer, counts_bos=True)
+            if {part.bos_source for part in cut.values()} == {"text"}:
+                return cut
+        raise
+    bos_source(cut)
+    return cut
+
+
+def bos_source(windows: Mapping[Role, Windows]) -> BosSource:
+    """Return who decides on BOS for all files alike. Raises DataError where they differ."""
+    sources = {part.bos_source for part in windows.values()} or {"tokenizer"}
+    if len(sources) > 1:
+        bare, other = ("data", "controls")
+        if windows["data"].bos_source == "tokenizer":
+            bare, other = other, bare
+        raise DataError(
+            f"the {bare} are chats for which the template writes no BOS token, and before the "
+            f"{other} the tokenizer puts one; choose for both with --bos yes or --bos no, or give "
+            "both as chats"
+        )
+    return sources.pop()
+
+
+def _cut_files(config: ScanConfig, tokenizer: Any, *, counts_bos: bool) -> dict[Role, Windows]:
     paths: dict[Role, Path | None] = {"data": config.data, "control": config.controls}
     cut: dict[Role, Windows] = {}
     for number, (role, path) in enumerate(paths.items()):
@@ -72,7 +110,14 @@ def cut_files(config: ScanConfig, tokenizer: Any) -> dict[Role, Windows]:
             samples = read_samples(path, skip_bad_lines=config.windows.skip_bad_lines)
             rng = np.random.default_rng([config.protocol.seed, number])
             with _named(path):
-                cut[role] = cut_windows(samples, tokenizer, config.windows, rng)
+                cut[role] = cut_windows(
+                    samples,
+                    tokenizer,
+                    config.windows,
+                    rng,
+                    bos=config.target.bos,
+                    counts_bos=counts_bos,
+                )
     return cut
 
 
@@ -82,10 +127,9 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        message = str(error)
-        raise DataError(
-            message if message.startswith(str(path)) else f"{path}: {message}"
-        ) from None
+        if not str(error).startswith(str(path)):
+            error.args = (f"{path}: {error}",)
+        raise
 
 
 def make_plan(
@@ -205,8 +249,14 @@ def _notes(config: ScanConfig, data: Corpus, controls: Corpus | None) -> Iterabl
             f"{sizes.max():,} of {len(data.clusters):,} windows form one cluster of "
             "near-duplicates; the folds are uneven and the intervals wide."
         )
-    for corpus in filter(None, (data, controls)):
-        yield from corpus.windows.notes
+    corpora = [corpus for corpus in (data, controls) if corpus is not None]
+    for day in {corpus.windows.chat_date for corpus in corpora} - {None}:
+        yield (
+            f"The chat template asks for today's date: it was told {day}, on whatever day this "
+            "runs. Set windows.chat_date to the day of training, if that is known."
+        )
+    for corpus in corpora:
+        yield from (f"{corpus.summary.path.name}: {note}" for note in corpus.windows.notes)
         if corpus.windows.boundary_shifts:
             yield (
                 f"{corpus.summary.path.name}: in {corpus.windows.boundary_shifts:,} windows a "

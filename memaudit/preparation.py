@@ -79,7 +79,7 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, team: Team) -> Re
         agree(record, team, "windows", facts_of_plan(plan))
         fingerprints = _fingerprints(plan, key)
     if baseline is not None:
-        _require_same(baseline, fingerprints["data"], checkpoint.choices["bos"].value, config)
+        _require_same(baseline, fingerprints["data"], checkpoint, config)
     with clock.stage("looking for sensitive content", 1):  # may fail: so before the attacks
         sensitive = find_sensitive(config, plan, tokenizer, entities)
     extractor, reason = settled_extractor(config, checkpoint, record, team, "batch size")
@@ -118,9 +118,18 @@ def _baseline(
     return scan_baseline(config, summaries["data"].sha256, controls, key.key_id)
 
 
-def _require_same(baseline: Baseline, found: tuple[str, ...], bos: str, config: ScanConfig) -> None:
+def _require_same(
+    baseline: Baseline, found: tuple[str, ...], checkpoint: Checkpoint, config: ScanConfig
+) -> None:
     where = f"--baseline {config.gate.baseline}"
-    require_same_windows(baseline, digest_of(found), where, bos=bos)
+    chosen = {name: choice.value for name, choice in checkpoint.choices.items()}
+    require_same_windows(
+        baseline,
+        digest_of(found),
+        where,
+        bos=chosen.get("bos"),
+        chat_date=chosen.get("chat_date"),
+    )
 
 
 def _fingerprints(plan: Plan, key: ProjectKey) -> dict[str, tuple[str, ...]]:

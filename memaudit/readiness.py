@@ -7,6 +7,7 @@ or scores. The scan and the inspection start here alike.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,16 +20,20 @@ from memaudit.config import ScanConfig
 from memaudit.content.detectors import check_region
 from memaudit.data.windows import Windows
 from memaudit.errors import UsageError
-from memaudit.plan import Role
+from memaudit.plan import Role, bos_source
 from memaudit.result import TargetFacts
 from memaudit.target.checkpoint import Checkpoint, load_checkpoint
 from memaudit.target.entities import EntityModel, load_entity_model
+from memaudit.target.placement import Choice
 from memaudit.target.softprompt_check import architecture_of, check_soft_prompts
 
 
 def load_target(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windows]) -> Checkpoint:
     """The target, known to say of embeddings what it says of token ids, for these windows."""
-    checkpoint = load_checkpoint(config.model, config.target, tokenizer)
+    checkpoint = load_checkpoint(config.model, config.target, tokenizer, bos_source(windows))
+    for day in {part.chat_date for part in windows.values()} - {None}:
+        choice = Choice(str(day), "windows.chat_date: the chat template asks for the date")
+        checkpoint = replace(checkpoint, choices={**checkpoint.choices, "chat_date": choice})
     for part in windows.values():
         checkpoint.check_ids(part.window_ids())
     check_positions(config, checkpoint)

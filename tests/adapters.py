@@ -51,7 +51,7 @@ REFUSED = {
     "PVERA, sampling": "draws at random",
     "P_TUNING": SOFT_PROMPT,
     "SHADOW": "refuses input_ids",
-    "XLORA": "cannot be loaded",
+    "XLORA": "adapters that lie elsewhere",
 }
 """Kinds that cannot be audited over a Llama, in the words of the refusal; all others can."""
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

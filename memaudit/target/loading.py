@@ -11,6 +11,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from transformers import (
 )
 
 from memaudit.config import TargetSettings
+from memaudit.data.bos import own_texts
 from memaudit.errors import TargetError
 from memaudit.target.adapters import load_adapter
 from memaudit.target.failures import (
@@ -138,7 +140,9 @@ def load_tokenizer_of(source: Source, settings: TargetSettings) -> Any:
             _follow_gguf(tokenizer, Path(source.location) / source.gguf_file)
         if template is not None and template.is_file():
             tokenizer.chat_template = template.read_text(encoding="utf-8")
-        empty = len(tokenizer("a b", add_special_tokens=False)["input_ids"]) == 0
+        # Of its own vocabulary: one of amino acids has no token for an arbitrary letter.
+        probes = chain(own_texts(tokenizer), ["a b"])
+        empty = not any(tokenizer(text, add_special_tokens=False)["input_ids"] for text in probes)
     if empty:
         raise TargetError(
             f"{source.name}: its tokenizer gives no tokens, so its files are missing or belong to "
