@@ -206,6 +206,7 @@ def _notes(config: ScanConfig, data: Corpus, controls: Corpus | None) -> Iterabl
             "near-duplicates; the folds are uneven and the intervals wide."
         )
     for corpus in filter(None, (data, controls)):
+        yield from corpus.summary.notes
         yield from corpus.windows.notes
         if corpus.windows.boundary_shifts:
             yield (
