@@ -26,8 +26,6 @@ _MARKS = (  # UTF-32's first, as UTF-16's are how one of them begins
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_LOOKED_AT = 1 << 16
-"""Bytes by which an encoding without a mark is told."""
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _OTHER_BYTES = re.compile(rb"[\t\n\r\x20-\x7e]{32}")
 """Sixteen characters of which each byte is one of ASCII: never so in UTF-16, where Western letters
@@ -59,12 +57,14 @@ class Charset:
 def detect(start: bytes) -> Charset:
     """The encoding of a text by its first bytes: a mark settles it, or the place of its NULs.
 
+    start: about 64 KiB, or the whole text.
+
     Raises OtherEncoding where so many bytes are NUL that it is not UTF-8, but nothing settles it.
     """
     for mark, codec in _MARKS:
         if start.startswith(mark):
             return Charset(codec, marked=True)
-    bare = start.removeprefix(codecs.BOM_UTF8)[:_LOOKED_AT]
+    bare = start.removeprefix(codecs.BOM_UTF8)
     if not has_wide_letters(bare):
         return Charset("utf-8", marked=start.startswith(codecs.BOM_UTF8))
     for codec in _NAMES:

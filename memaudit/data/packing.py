@@ -13,6 +13,7 @@ import gzip
 import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -24,6 +25,8 @@ Note = Callable[[Path, str], None]
 PACKED_ENDINGS = (".gz", ".bz2", ".xz", ".zst")
 BLOCK = 1 << 20
 """Bytes that are read or unpacked at a time."""
+START = 1 << 16
+"""Bytes by which a file is known."""
 MOST_UNPACKED, FREELY_UNPACKED = 200, 1 << 30
 """What a packed file may unpack to: so many times its size, or so many bytes if that is more.
 Packed text is a third to a tenth of itself."""
@@ -61,6 +64,8 @@ class _Decompressor(Protocol):
 def unpacked_blocks(path: Path, note: Note) -> Iterator[bytes]:
     """The bytes of a file in blocks, unpacked where it is gzip, bzip2, xz or zstd.
 
+    The first block has at least START bytes, if the file has.
+
     Raises DataError for any other archive, for one that is damaged or unpacks to more than text
     does, and for a name that promises what the bytes are not; OSError where it cannot be read.
     """
@@ -81,7 +86,7 @@ def unpacked_blocks(path: Path, note: Note) -> Iterator[bytes]:
         if ending not in PACKED_ENDINGS:
             note(path, f"unpacked as {kind}, although its name does not say so")
         file.seek(0)
-        yield from _checked(path, kind, _unpacked(file, kind))
+        yield from _checked(path, _unpacked(path, file, kind))
 
 
 def check_unpacked(path: Path, unpacked: int) -> None:
@@ -114,41 +119,47 @@ def _plain(file: BinaryIO) -> Iterator[bytes]:
         yield block
 
 
-def _checked(path: Path, kind: str, blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """The blocks of an archive, as long as they are whole and no more than text is."""
-    total = 0
-    damaged = f"{path}: the {kind} data is cut off or corrupt; copy it anew"
-    while True:
-        try:
-            block = next(blocks, None)
-        except (EOFError, zlib.error, lzma.LZMAError):
-            raise DataError(damaged) from None
-        except OSError as error:  # of bz2, gzip and pyarrow too, which give no number
-            if error.errno is not None:
-                raise
-            raise DataError(damaged) from None
-        if block is None:
-            return
-        if total == 0 and block:
-            refuse_document(path, block)
-            if _kind(block) is not None:
-                raise DataError(f"{path}: is packed twice; unpack it once")
+def _checked(path: Path, blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The blocks of an archive, as long as they may be text by their start and their length."""
+    start, total = b"", 0
+    while len(start) < START and (block := next(blocks, None)) is not None:
+        start += block
+    refuse_document(path, start)
+    if _kind(start) is not None:
+        raise DataError(f"{path}: is packed twice; unpack it once")
+    for block in chain([start], blocks):
         total += len(block)
         check_unpacked(path, total)
         yield block
 
 
-def _unpacked(file: BinaryIO, kind: str) -> Iterator[bytes]:
-    if kind == "gzip":
-        with gzip.GzipFile(fileobj=file) as unpacked:
-            while block := unpacked.read(BLOCK):
-                yield block
-    elif kind == "zstd":
-        yield from _zstd(file)
-    elif kind == "xz":
-        yield from _streams(_plain(file), lambda: lzma.LZMADecompressor(memlimit=_MOST_MEMORY))
+def _unpacked(path: Path, file: BinaryIO, kind: str) -> Iterator[bytes]:
+    """The blocks of an archive; any of them may be empty. Raises DataError where it is damaged."""
+    unpack = {"gzip": _gzip, "bzip2": _bzip2, "xz": _xz, "zstd": _zstd}[kind]
+    try:
+        yield from unpack(file)
+    except (EOFError, zlib.error, lzma.LZMAError):
+        pass
+    except OSError as error:  # of bz2, gzip and pyarrow too, which give no number
+        if error.errno is not None:
+            raise
     else:
-        yield from _streams(_plain(file), bz2.BZ2Decompressor)
+        return
+    raise DataError(f"{path}: the {kind} data is cut off or corrupt; copy it anew")
+
+
+def _gzip(file: BinaryIO) -> Iterator[bytes]:
+    with gzip.GzipFile(fileobj=file) as unpacked:
+        while block := unpacked.read(BLOCK):
+            yield block
+
+
+def _bzip2(file: BinaryIO) -> Iterator[bytes]:
+    return _streams(_plain(file), bz2.BZ2Decompressor)
+
+
+def _xz(file: BinaryIO) -> Iterator[bytes]:
+    return _streams(_plain(file), lambda: lzma.LZMADecompressor(memlimit=_MOST_MEMORY))
 
 
 def _zstd(file: BinaryIO) -> Iterator[bytes]:

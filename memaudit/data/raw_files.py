@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from memaudit.data.charsets import OtherEncoding, check_line, check_utf8, detect, to_utf8
-from memaudit.data.packing import Note, unpacked_blocks
+from memaudit.data.packing import START, Note, unpacked_blocks
 from memaudit.errors import DataError
 
 LONGEST = 128 << 20
@@ -122,7 +122,7 @@ def _utf8_blocks(path: Path, note: Note) -> Iterator[bytes]:
     blocks = unpacked_blocks(path, note)
     start = next(blocks, b"")
     try:
-        charset = detect(start)
+        charset = detect(start[:START])
         if charset.name is None:
             yield start
             yield from blocks
