@@ -256,6 +256,7 @@ def _notes(config: ScanConfig, data: Corpus, controls: Corpus | None) -> Iterabl
             "runs. Set windows.chat_date to the day of training, if that is known."
         )
     for corpus in corpora:
+        yield from corpus.summary.notes
         yield from (f"{corpus.summary.path.name}: {note}" for note in corpus.windows.notes)
         if corpus.windows.boundary_shifts:
             yield (

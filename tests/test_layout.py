@@ -28,7 +28,8 @@ ORDER = (
         "project_key",
         "curves",
     ),
-    *("data.raw_files", "data.parquet_rows"),
+    *("data.packing", "data.charsets", "data.raw_files", "data.parquet_rows"),
+    *("data.forms", "data.csv_rows"),
     *(
         "data.records",
         "data.samples",

@@ -49,7 +49,7 @@ def no_commands(text: str) -> str:
     return _COMMAND_LINE.sub(r"\1\\x3a", text) if "::" in text else text
 
 
-def json_text(document: object, indent: int = 2) -> str:
+def json_text(document: object, indent: int | None = 2) -> str:
     """A document as JSON in ASCII with a line end, harmless in a CI system's log.
 
     Nothing in it starts a line but what JSON itself consists of.
