@@ -55,6 +55,8 @@ class Windows:
     """Good records that were looked at, whether they gave a window or not."""
     notes: tuple[str, ...] = ()
     """What a reader of the result should be told about the cutting."""
+    given: int = 0
+    """Windows whose suffix was given with the record, so that placement has no say in them."""
 
     def __len__(self) -> int:
         return len(self.prefix_ids)
@@ -179,7 +181,7 @@ class _Pile:
         self._columns: dict[str, None] = {}
         self._columns_left_out = False
         self._lengths: list[int] = []  # tokens; twice the shorter side where there is a border
-        self._samples = self._too_short = self._shifts = 0
+        self._samples = self._too_short = self._shifts = self._given = 0
 
     def skip(self, skipped: Skipped) -> None:
         """Take a record that gives no window."""
@@ -213,6 +215,7 @@ class _Pile:
         self._cuts.append(_Cut(views[starts], textless, number))
         self._note_columns(sample.extra)
         self._shifts += encoded.shifted
+        self._given += border is not None
         return None
 
     def windows(self) -> Windows:
@@ -238,6 +241,7 @@ class _Pile:
             columns=tuple(self._columns),
             samples=self._samples,
             notes=self._notes(),
+            given=self._given,
         )
 
     def _require_one(self) -> None:
