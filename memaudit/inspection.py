@@ -6,13 +6,14 @@ Knows the same rooms as the scan, and how its cost is estimated. Writes nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from memaudit.config import ScanConfig
 from memaudit.cost import Estimate, estimate, one_after_the_other
+from memaudit.gate.validity import find_faults
 from memaudit.plan import Plan, check_files, cut_files, fold_sizes, make_plan
 from memaudit.readiness import (
     choose_size,
@@ -30,6 +31,7 @@ from memaudit.reference import (
     release,
 )
 from memaudit.result import FoldSizes, TargetFacts
+from memaudit.run_validity import planned_validity, token_roles
 from memaudit.target.checkpoint import Checkpoint, load_tokenizer
 
 
@@ -92,7 +94,7 @@ def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
         batch_size_reason=explain_pace(extractor, reason),
         files=_files(plan) if plan else {},
         folds=fold_sizes(plan) if plan else (),
-        notes=plan.notes if plan else (),
+        notes=(*plan.notes, *_faults(plan, checkpoint)) if plan else (),
         estimate=cost,
         gradients=fits_prompts(config),
     )
@@ -114,6 +116,14 @@ def _with_reference(
         extractor = make_extractor(own, reference, choose_size(own, reference)[0])
         cost = one_after_the_other(cost, estimate(own, plan, extractor))
     return replace(inspection, reference=describe_target(reference), estimate=cost)
+
+
+def _faults(plan: Plan, checkpoint: Checkpoint) -> Iterator[str]:
+    """What can be told before hours are spent of whether a scan would mean anything."""
+    roles = token_roles(checkpoint)
+    for fault in find_faults(planned_validity(plan, roles, checkpoint.tokenizer)):
+        voids = "A scan would be inconclusive. " if fault.voids else ""
+        yield f"{voids}{fault.sentence}"
 
 
 def _files(plan: Plan) -> dict[str, FileFacts]:

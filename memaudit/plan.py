@@ -25,6 +25,7 @@ from memaudit.data.folds import (
     make_folds,
 )
 from memaudit.data.samples import DataSummary, check_samples, read_samples
+from memaudit.data.shared_text import SharedText, find_shared_text
 from memaudit.data.windows import NoWindow, Windows, cut_windows
 from memaudit.errors import DataError, UsageError
 from memaudit.result import Corpus, FoldSizes
@@ -53,6 +54,9 @@ class Plan:
     """Empty where no attack needs any, as where prompts fitted earlier are used."""
     notes: tuple[str, ...]
     """What the split means for the reader, a sentence each."""
+    remedy: str = ""
+    """What would make more windows independent of each other, where more of the same data would
+    not: the end of a sentence."""
 
 
 def check_files(config: ScanConfig) -> dict[Role, DataSummary]:
@@ -145,28 +149,65 @@ def make_plan(
     if seen:
         return _plan_unseen(config, summaries, windows, seen)
     clusters = _cluster(config, windows)
+    remedy = _remedy(config, windows, clusters["data"])
     rng = np.random.default_rng([config.protocol.seed, 2])
-    folds = _folds(config, windows["data"], clusters["data"], rng)
+    folds = _folds(config, windows["data"], clusters["data"], rng, remedy)
     audited = fold_of(folds, len(windows["data"]))
     data = Corpus(summaries["data"], windows["data"], clusters["data"], audited)
     controls = None
     if "control" in windows:
         assigned = assign_controls(clusters["control"], clusters["data"], folds, rng)
         controls = Corpus(summaries["control"], windows["control"], clusters["control"], assigned)
-    return Plan(data, controls, folds, tuple(_notes(config, data, controls)))
+    return Plan(data, controls, folds, tuple(_notes(config, data, controls, remedy)), remedy)
 
 
 def _folds(
-    config: ScanConfig, windows: Windows, clusters: NDArray[np.int64], rng: np.random.Generator
+    config: ScanConfig,
+    windows: Windows,
+    clusters: NDArray[np.int64],
+    rng: np.random.Generator,
+    remedy: str,
 ) -> tuple[Fold, ...]:
     """Folds; none where no attack learns or copies from other windows, so that few are enough."""
     if not set(config.attacks) & {"copy", "constant", "dynamic"}:
         return ()
     with _named(config.data):
         try:
-            return make_folds(clusters, config.protocol, rng)
+            return make_folds(clusters, config.protocol, rng, remedy or "give more data")
         except DataError as error:
             raise DataError("; ".join([str(error), *windows.notes])) from None
+
+
+def _remedy(
+    config: ScanConfig, windows: Mapping[Role, Windows], clusters: NDArray[np.int64]
+) -> str:
+    """What to do about text that makes windows near-duplicates; empty where there is none."""
+    data = windows["data"]
+    shared = find_shared_text(list(windows.values()), clusters, config.protocol.cluster_run)
+    if shared is None:
+        return ""
+    ways = [way for way in (_other_cut(config, data, shared), _other_run(shared)) if way]
+    return (
+        f"{shared.windows:,} of {len(data):,} windows share a run of {shared.tokens} tokens (a "
+        "system message, preamble or footer?), which alone makes them near-duplicates: "
+        f"{', or '.join([*ways, 'take the shared text out'])}"
+    )
+
+
+def _other_cut(config: ScanConfig, data: Windows, shared: SharedText) -> str:
+    """How to cut windows without the shared text; empty where no flag does."""
+    prefix = config.windows.prefix_tokens
+    if 2 * data.given > len(data):
+        return f"use --prefix-tokens {shared.prefix_tokens}" if shared.prefix_tokens else ""
+    if config.windows.placement == "start" and shared.end <= prefix:
+        return "use --placement end, if the records are longer than the window"
+    if config.windows.placement == "end" and shared.end > prefix:
+        return "use --placement start, if the records are longer than the window"
+    return ""
+
+
+def _other_run(shared: SharedText) -> str:
+    return f"use --set protocol.cluster_run={shared.cluster_run}" if shared.cluster_run else ""
 
 
 def _cluster(config: ScanConfig, windows: Mapping[Role, Windows]) -> dict[Role, NDArray[np.int64]]:
@@ -225,7 +266,9 @@ def _unseen_corpus(
     return Corpus(summary, windows.keep(keep, SEEN_REASON), clusters[keep], folds[keep])
 
 
-def _notes(config: ScanConfig, data: Corpus, controls: Corpus | None) -> Iterable[str]:
+def _notes(
+    config: ScanConfig, data: Corpus, controls: Corpus | None, remedy: str = ""
+) -> Iterable[str]:
     if config.protocol.split == "random":
         yield (
             "Folds are random: near-duplicates of a window may have been fitted on. "
@@ -249,6 +292,8 @@ def _notes(config: ScanConfig, data: Corpus, controls: Corpus | None) -> Iterabl
             f"{sizes.max():,} of {len(data.clusters):,} windows form one cluster of "
             "near-duplicates; the folds are uneven and the intervals wide."
         )
+    if remedy:
+        yield f"{remedy}."
     corpora = [corpus for corpus in (data, controls) if corpus is not None]
     for day in {corpus.windows.chat_date for corpus in corpora} - {None}:
         yield (

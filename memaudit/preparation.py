@@ -33,6 +33,8 @@ from memaudit.reference import check_reference
 from memaudit.result import TargetFacts
 from memaudit.run_facts import agree, facts_of_files, facts_of_model, facts_of_plan
 from memaudit.run_record import Clock, RunRecord
+from memaudit.run_validity import token_roles
+from memaudit.score.validity import TokenRoles
 from memaudit.target.checkpoint import Checkpoint, load_tokenizer
 from memaudit.team import Team
 
@@ -44,8 +46,10 @@ class Ready:
     key: ProjectKey
     tokenizer: Any
     checkpoint: Checkpoint
+    roles: TokenRoles
+    """Of the checkpoint's ids; known also once it is let go, as the next."""
     target: TargetFacts
-    """What the report says of it, also once it is let go."""
+    """What the report says of it."""
     plan: Plan
     earlier: tuple[FoldPrompts, ...]
     fingerprints: Mapping[str, tuple[str, ...]]
@@ -87,6 +91,7 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, team: Team) -> Re
         key=key,
         tokenizer=tokenizer,
         checkpoint=checkpoint,
+        roles=token_roles(checkpoint),
         target=describe_target(checkpoint),
         plan=plan,
         earlier=earlier,

@@ -62,6 +62,8 @@ class Windows:
     """Who decides on the BOS token before these windows."""
     chat_date: date | None = None
     """Date that the chat template was told; None where it asked for none."""
+    given: int = 0
+    """Windows whose suffix was given with the record, so that placement has no say in them."""
 
     def __len__(self) -> int:
         return len(self.prefix_ids)
@@ -200,7 +202,7 @@ class _Pile:
         self._columns: dict[str, None] = {}
         self._columns_left_out = False
         self._lengths: list[int] = []  # tokens; twice the shorter side where there is a border
-        self._samples = self._too_short = self._shifts = 0
+        self._samples = self._too_short = self._shifts = self._given = 0
         self._begin_with_bos = self._odd_bos = self._shortened = 0  # samples
         self._bos_sources: Counter[BosSource] = Counter()  # of samples with a window
 
@@ -242,6 +244,7 @@ class _Pile:
         own = encoded.bos_source == "text" and not starts.any()
         source: BosSource = "tokenizer" if encoded.bos_source == "text" else encoded.bos_source
         self._bos_sources["text" if own else source] += 1
+        self._given += border is not None
         return None
 
     def windows(self, chat_date: date | None) -> Windows:
@@ -270,6 +273,7 @@ class _Pile:
             notes=self._notes(),
             bos_source=bos_source,
             chat_date=chat_date,
+            given=self._given,
         )
 
     def _bos_source(self) -> BosSource:
