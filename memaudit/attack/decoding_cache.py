@@ -15,7 +15,6 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from memaudit.attack.forward import accepted_arguments
 from memaudit.target.checkpoint import Checkpoint
 
-
 CACHE_NAMES = ("cache", "past_key_values", "cache_params", "state")
 """What architectures call a cache or state, as an argument of ``forward`` and as a field of its
 output. transformers 5.24 renamed the second and third to the first; a model's own code may keep

@@ -96,7 +96,12 @@ def refuses_vectors(model: Any, inputs: dict[str, Any], output: Any) -> None:
     [
         ("gpt2", None, CUT, "keys and values, cut back to the first mismatch"),
         ("mistral", None, CUT, "keys and values, cut back to the first mismatch"),
-        ("mamba", None, OWN, "its cache holds more than keys and values \\(LinearAttentionLayer\\)"),
+        (
+            "mamba",
+            None,
+            OWN,
+            "its cache holds more than keys and values \\(LinearAttentionLayer\\)",
+        ),
         ("gpt2", refuses_other_caches, OWN, "it fails with a cache that was cut back: .* its own"),
         ("gpt2", forgets, ANEW, "one for each token: its own cache gives other logits"),
         ("gpt2", keeps_nothing, ANEW, "one for each token: it returns no cache"),
@@ -172,7 +177,10 @@ def test_a_cache_is_known_by_any_of_its_names(argument: str, field: str) -> None
         def forward(self, inputs_embeds: Tensor, use_cache: bool, **named: Any) -> Any:
             assert not (set(named) & set(CACHE_NAMES)) - {argument}
             output = inner.forward(
-                self, inputs_embeds=inputs_embeds, use_cache=use_cache, **{usual: named.get(argument)}
+                self,
+                inputs_embeds=inputs_embeds,
+                use_cache=use_cache,
+                **{usual: named.get(argument)},
             )
             held = {"logits": output.logits, field: cache_of(output)}
             return Renamed.Output(held)
