@@ -18,7 +18,6 @@ from memaudit.plan import Plan, check_files, cut_files, fold_sizes, make_plan
 from memaudit.readiness import (
     choose_size,
     describe_target,
-    explain_pace,
     fits_prompts,
     load_target,
     make_extractor,
@@ -86,12 +85,12 @@ def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
     extractor = make_extractor(config, checkpoint, size)
     cost = estimate(config, plan, extractor) if plan else None
     inspection = Inspection(
-        target=describe_target(checkpoint),
+        target=describe_target(extractor),
         max_tokens=checkpoint.max_tokens,
         width=checkpoint.width,
         vocabulary=checkpoint.vocabulary,
         batch_size=extractor.batch_size,
-        batch_size_reason=explain_pace(extractor, reason),
+        batch_size_reason=reason,
         files=_files(plan) if plan else {},
         folds=fold_sizes(plan) if plan else (),
         notes=(*plan.notes, *_faults(plan, checkpoint)) if plan else (),
@@ -110,12 +109,11 @@ def _with_reference(
     release(target)
     windows = planned_windows(plan) if plan else {}
     reference = load_reference(config, target.tokenizer, windows)
-    cost = inspection.estimate
+    own, cost = reference_config(config), inspection.estimate
+    extractor = make_extractor(own, reference, choose_size(own, reference)[0])
     if plan is not None and cost is not None:
-        own = reference_config(config)
-        extractor = make_extractor(own, reference, choose_size(own, reference)[0])
         cost = one_after_the_other(cost, estimate(own, plan, extractor))
-    return replace(inspection, reference=describe_target(reference), estimate=cost)
+    return replace(inspection, reference=describe_target(extractor), estimate=cost)
 
 
 def _faults(plan: Plan, checkpoint: Checkpoint) -> Iterator[str]:

@@ -23,7 +23,6 @@ from memaudit.project_key import ProjectKey
 from memaudit.readiness import (
     choose_size,
     describe_target,
-    explain_pace,
     load_earlier,
     load_entities,
     load_target,
@@ -92,14 +91,14 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, team: Team) -> Re
         tokenizer=tokenizer,
         checkpoint=checkpoint,
         roles=token_roles(checkpoint),
-        target=describe_target(checkpoint),
+        target=describe_target(extractor),
         plan=plan,
         earlier=earlier,
         fingerprints=fingerprints,
         baseline=baseline,
         sensitive=sensitive,
         extractor=extractor,
-        batch_reason=explain_pace(extractor, reason),
+        batch_reason=reason,
     )
 
 

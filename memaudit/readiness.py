@@ -147,20 +147,14 @@ def make_extractor(config: ScanConfig, checkpoint: Checkpoint, batch_size: int) 
     return Extractor(checkpoint, config.windows.prefix_tokens, config.scores, batch_size)
 
 
-def explain_pace(extractor: Extractor, reason: str) -> str:
-    """Why so many windows are extracted at a time, and where it is slow all the same."""
-    if extractor.carries:
-        return reason
-    return f"{reason}; decoding is slow, a whole pass for each token: no state can be carried on"
-
-
-def describe_target(checkpoint: Checkpoint) -> TargetFacts:
+def describe_target(extractor: Extractor) -> TargetFacts:
     """What the report says of the model; an adapter goes under the class of its base."""
+    checkpoint, decoding = extractor.checkpoint, extractor.decoding
     return TargetFacts(
         name=checkpoint.name,
         revision=checkpoint.revision,
         architecture=architecture_of(checkpoint),
         parameters=checkpoint.num_parameters,
         fingerprint=checkpoint.fingerprint,
-        choices=checkpoint.choices,
+        choices={**checkpoint.choices, "decoding": Choice(decoding.path, decoding.reason)},
     )

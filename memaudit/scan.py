@@ -16,6 +16,7 @@ from memaudit.attack.prompt_files import FoldPrompts, hash_earlier, hash_new
 from memaudit.campaigns import Attacked, Outcomes, attack_all
 from memaudit.config import ScanConfig
 from memaudit.data.clusters import seen_marks
+from memaudit.environment import newer_than_tested
 from memaudit.gate.validity import validity_notes
 from memaudit.layers import ResolvedConfig
 from memaudit.out_of_memory import short_of_memory
@@ -91,7 +92,8 @@ def _assess(
         new = None if ready.baseline is None else new_windows(ready.baseline, found, attacks)
         validity = run_validity(plan, ready.roles, ready.tokenizer, attacks, outcomes)
     prompts = _pack(config, plan, outcomes)
-    notes = [*plan.notes, *reuse_notes(config, earlier), *filter(None, [ready.key.note])]
+    standing = filter(None, [ready.key.note, newer_than_tested()])
+    notes = [*plan.notes, *reuse_notes(config, earlier), *standing]
     result = ScanResult(
         config=config,
         sources=resolved.sources,
