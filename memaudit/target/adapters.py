@@ -23,7 +23,7 @@ from memaudit.errors import TargetError
 from memaudit.target.failures import explained, quiet_transformers
 from memaudit.target.placement import Placement, waits_elsewhere
 from memaudit.target.source import Source
-from memaudit.target.unused_weights import UnusedWeights, head_reason, name_some
+from memaudit.target.unused_weights import PEFT_PREFIX, UnusedWeights, head_reason, name_some
 from memaudit.target.vocabulary import fit_vocabulary
 
 MOST_IDS = 64
@@ -46,8 +46,8 @@ class FileNames(NamedTuple):
 
     missing: set[str]
     unexpected: set[str]
-    of_base: set[str]
-    """Weights in the file that went straight into the base."""
+    others: set[str]
+    """Weights in the file that are none of the adapter's, and went somewhere."""
 
 
 def load_adapter(source: Source, base: Any, placement: Placement) -> AdaptedModel:
@@ -73,8 +73,10 @@ def load_adapter(source: Source, base: Any, placement: Placement) -> AdaptedMode
             )
         _keep_untied(base)
         fit_vocabulary(base, path, source.name)
+        of_base = {f"{PEFT_PREFIX}{weight}" for weight in base.state_dict()}
+        renames = getattr(base, "_checkpoint_conversion_mapping", None)
         model = PeftModel.from_pretrained(base, folder, torch_device=str(placement.device))
-        names = _compare(model, folder, getattr(base, "_checkpoint_conversion_mapping", None))
+        names = _compare(model, load_peft_weights(str(folder), "cpu", renames))
     if names.missing:
         raise TargetError(
             f"{source.name}: the adapter's file lacks weights its config asks for "
@@ -87,7 +89,7 @@ def load_adapter(source: Source, base: Any, placement: Placement) -> AdaptedMode
             f"place for ({name_some(harmful)}), so a part of it would not act; use the config and "
             "the base that it was saved with"
         )
-    return AdaptedModel(model, unused, bool(names.of_base))
+    return AdaptedModel(model, unused, bool(names.others & of_base))
 
 
 def _keep_untied(base: Any) -> None:
@@ -101,18 +103,13 @@ def _keep_untied(base: Any) -> None:
         config.tie_word_embeddings = False
 
 
-def _compare(model: Any, folder: Path, renames: Mapping[str, str] | None) -> FileNames:
+def _compare(model: Any, weights: Mapping[str, torch.Tensor]) -> FileNames:
     """Fill the adapter from its file once more: PEFT says only then what it passed over."""
-    weights = load_peft_weights(str(folder), device="cpu", key_mapping=renames)
     outcome = set_peft_model_state_dict(model, weights)
     wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
     stored = set(weights)
     unexpected = {name for name in outcome.unexpected_keys if not _is_copy(name, weights)}
-    if wanted & stored:
-        missing = wanted - stored
-    else:  # PEFT has renamed what is stored, as it does where experts were fused
-        missing = wanted & {name.replace(".default", "") for name in outcome.missing_keys}
-    return FileNames(missing, unexpected, stored - wanted - unexpected)
+    return FileNames(wanted - stored, unexpected, stored - wanted - unexpected)
 
 
 def _is_copy(name: str, weights: Mapping[str, torch.Tensor]) -> bool:
