@@ -217,7 +217,8 @@ def _names_on_hub(name: str, commit: str) -> frozenset[str]:
     try:
         with explained(name), quiet_transformers():
             listing = HfApi().model_info(name, revision=commit, timeout=HUB_SECONDS)
-            return frozenset(file.rfilename for file in listing.siblings or ())
+            names = (file.rfilename for file in listing.siblings or ())
+            return frozenset(filter(str.isprintable, names))
     except TargetError:
         return frozenset()
 
