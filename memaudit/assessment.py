@@ -20,6 +20,7 @@ from memaudit.content.detectors import NO_DETECTOR, make_detectors
 from memaudit.content.entities import entity_detectors
 from memaudit.gate.baseline import Baseline, count_new
 from memaudit.gate.thresholds import GateVerdict, NewWindows, judge, judge_controls
+from memaudit.gate.validity import Validity, judge_validity
 from memaudit.plan import Plan
 from memaudit.result import AttackResult, Corpus, FoldFit, Permuted, Revealed
 from memaudit.score.scores import Arm, Rate, WindowScores, score_windows, summarise
@@ -87,12 +88,19 @@ def judge_all(
     attacks: tuple[AttackResult, ...],
     new: NewWindows | None = None,
     leaked: Rate | None = None,
+    *,
+    validity: Validity,
+    remedy: str = "",
 ) -> tuple[GateVerdict, ...]:
-    """A verdict for every gate that is set, and one for the controls where there are any."""
+    """Judge every gate that is set, the controls where there are any, and the run itself.
+
+    The latter has a verdict only where it means nothing. remedy: what would make more windows
+    independent of each other.
+    """
     summaries = [result.summary for result in attacks]
     controls = judge_controls(summaries)
-    judged = judge(summaries, config.gate, new, leaked)
-    return (*judged, *([controls] if controls is not None else []))
+    judged = judge(summaries, config.gate, new, leaked, remedy)
+    return (*filter(None, [judge_validity(validity)]), *judged, *filter(None, [controls]))
 
 
 def new_windows(
@@ -127,7 +135,7 @@ def find_sensitive(
     if entities is not None:
         detectors += entity_detectors(entities.labels, entities.find, entities.about)
     found = {detector.category for detector in detectors}
-    decode = partial(_decode, tokenizer)
+    decode = partial(decode_rows, tokenizer)
     controls = plan.controls
     return SensitiveContent(
         methods={detector.category: detector.method for detector in detectors},
@@ -139,7 +147,7 @@ def find_sensitive(
     )
 
 
-def _decode(tokenizer: Any, ids: NDArray[np.int32]) -> tuple[str, ...]:
+def decode_rows(tokenizer: Any, ids: NDArray[np.integer[Any]]) -> tuple[str, ...]:
     """Rows of ids as text, without what stands for no output; the only place where ids become
     text.
     """
@@ -157,7 +165,7 @@ def reveal(
     plan: Plan, outcomes: Mapping[AttackName, AttackOutcome], tokenizer: Any
 ) -> dict[str, Revealed]:
     """Prefix, suffix and outputs as text."""
-    text = partial(_decode, tokenizer)
+    text = partial(decode_rows, tokenizer)
 
     revealed = {}
     for role, corpus in (("data", plan.data), ("control", plan.controls)):

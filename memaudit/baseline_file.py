@@ -37,6 +37,7 @@ SettingName = Annotated[str, StringConstraints(pattern=r"^[a-z_]+(\.[a-z_]+)*$",
 Word = Annotated[str, StringConstraints(pattern=r"^[ -~]*$", max_length=100)]
 SettingValue = bool | int | float | Word | list[Word] | None
 """Words are plain: a message that names what differs shows them as they are."""
+DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 HOW = r"^[a-z0-9:, ]{1,60}$"
 How = Annotated[str, StringConstraints(pattern=HOW)]
 Fingerprint = Annotated[str, StringConstraints(pattern=f"^{FINGERPRINT}$")]
@@ -68,6 +69,7 @@ class _File(BaseModel):
     attacks: dict[AttackName, _Attack]
     settings: dict[SettingName, SettingValue]
     bos: Literal["yes", "no"] | None
+    chat_date: Annotated[str, StringConstraints(pattern=DATE)] | None = None
     computed: dict[Literal["dtype", "device", "fitting"], How]
     extracted: dict[Fingerprint, Annotated[list[AttackName], Field(min_length=1)]]
 
@@ -143,6 +145,8 @@ def to_text(baseline: Baseline) -> str:
     parts.append(_table("attacks", attacks))
     parts.append(_table("settings", dict(sorted(terms.settings.items()))))
     parts.append(f'  "bos": {json.dumps(terms.bos)}')
+    if terms.chat_date is not None:
+        parts.append(f'  "chat_date": {json.dumps(terms.chat_date)}')
     parts.append(_table("computed", dict(sorted(baseline.computed.items()))))
     parts.append(_table("extracted", dict(sorted(baseline.extracted.items()))))
     return "{\n" + ",\n".join(parts) + "\n}\n"
@@ -153,13 +157,14 @@ def baseline_of_run(run: StoredRun) -> Baseline:
     document, rows = run.document, run.scored("data")
     controls = document["controls"]
     target = document["target"]
-    bos = target["choices"].get("bos", {}).get("value")
+    bos, day = (target["choices"].get(name, {}).get("value") for name in ("bos", "chat_date"))
     terms = terms_of(
         config_of_run(run),
         document["data"]["sha256"],
         None if controls is None else controls["sha256"],
         document["fingerprints"]["key_id"],
         bos if bos in ("yes", "no") else None,
+        day if day is not None and re.fullmatch(DATE, day) else None,
     )
     exact = {
         attack: (rows[f"exact_{attack.replace('-', '_')}"] == 1).fillna(False).tolist()
@@ -239,6 +244,7 @@ def _baseline(file: _File) -> Baseline:
         form=file.fingerprint_form,
         settings=dict(file.settings),
         bos=file.bos,
+        chat_date=file.chat_date,
     )
     return Baseline(
         model=ModelName(file.model, file.model_sha256),

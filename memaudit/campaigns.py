@@ -87,7 +87,7 @@ def _attack_reference(
     name = "batch size of the reference"
     extractor, _ = settled_extractor(own, checkpoint, record, workforce.team, name)
     outcomes = _attack(own, ready.plan, extractor, clock, workforce, prefix=PREFIX)
-    return ReferenceRun(describe_target(checkpoint), outcomes)
+    return ReferenceRun(describe_target(extractor), outcomes)
 
 
 def _run_all(

@@ -6,10 +6,11 @@ paths, nor of where a value came from, and imports no torch: a usage error answe
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from memaudit.settings_base import MOST, Fraction, NotNegative, Positive, Settings, Share
 from memaudit.tuning_settings import ConstantSettings as ConstantSettings
@@ -19,6 +20,9 @@ from memaudit.tuning_settings import TuningSettings as TuningSettings
 AttackName = Literal["none", "copy", "dynamic-hard", "constant", "dynamic"]
 LADDER: tuple[AttackName, ...] = ("none", "copy", "dynamic-hard", "constant", "dynamic")
 """Every attack, in the order of the report's columns."""
+Bos = Literal["auto", "yes", "no"]
+CHAT_DATE = date(2024, 7, 26)
+"""What the chat template of Llama 3 takes for today where it is told no date."""
 
 
 class WindowSettings(Settings):
@@ -36,11 +40,21 @@ class WindowSettings(Settings):
     """Audit at most this many samples of each file, drawn at random with the seed."""
     skip_bad_lines: bool = False
     """Keep malformed lines in the report as skipped, instead of stopping at the first."""
+    chat_date: Annotated[date, Field(ge=date(1970, 1, 1), le=date(9000, 1, 1))] = CHAT_DATE
+    """Date that a chat template is told where it asks for today's, so that a chat reads the same
+    every day; the day of training, where that is known."""
 
     @property
     def length(self) -> int:
         """P+S: tokens in one window."""
         return self.prefix_tokens + self.suffix_tokens
+
+    @field_validator("chat_date", mode="before")
+    @classmethod
+    def _is_date(cls, value: Any) -> Any:
+        if not isinstance(value, (str, date)) or (isinstance(value, str) and value.isdigit()):
+            raise ValueError("a date is written as 2024-07-26")  # a number would be seconds
+        return value
 
     @model_validator(mode="after")
     def _stride_slides(self) -> WindowSettings:
@@ -58,8 +72,9 @@ class TargetSettings(Settings):
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``spread``: every CUDA device, and what
     they do not hold in main memory and on disk. ``auto`` does so where one device is too small."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    bos: Literal["auto", "yes", "no"] = "auto"
-    """Whether every input starts with the BOS token; ``auto`` does what the tokenizer does."""
+    bos: Bos = "auto"
+    """Whether every input starts with the BOS token; ``auto`` does what the tokenizer does with a
+    text, and for chats what their template does."""
     quantize: Literal["int8", "llm-int8", "nf4"] | None = None
     """Weights in fewer bits than they are stored in: ``int8`` by torchao; by bitsandbytes the 4-bit
     ``nf4``, and ``llm-int8``, which rounds activations too."""

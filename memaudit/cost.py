@@ -163,7 +163,7 @@ class Pace:
         """
         tokens = virtual + self.prefix + self.suffix - 1
         steps = (self.suffix - 1) * math.ceil(windows / self.extractor.decoded_together(tokens))
-        fed = 1 if self.extractor.carries else tokens
+        fed = 1 if self.extractor.decoding.carries else tokens
         decoding = steps * self.step + windows * (self.suffix - 1) * fed * self.token
         return windows * self.verifying(virtual) + decoding
 

@@ -6,18 +6,18 @@ Knows the same rooms as the scan, and how its cost is estimated. Writes nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from memaudit.config import ScanConfig
 from memaudit.cost import Estimate, estimate, one_after_the_other
+from memaudit.gate.validity import find_faults
 from memaudit.plan import Plan, check_files, cut_files, fold_sizes, make_plan
 from memaudit.readiness import (
     choose_size,
     describe_target,
-    explain_pace,
     fits_prompts,
     load_target,
     make_extractor,
@@ -30,8 +30,8 @@ from memaudit.reference import (
     release,
 )
 from memaudit.result import FoldSizes, TargetFacts
+from memaudit.run_validity import planned_validity, token_roles
 from memaudit.target.checkpoint import Checkpoint, load_tokenizer
-from memaudit.target.softprompt_check import check_soft_prompts
 
 
 @dataclass(frozen=True)
@@ -80,21 +80,20 @@ def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
     if config.reference is not None:
         check_reference(config, tokenizer, windows)
     checkpoint = load_target(config, tokenizer, windows)
-    check_soft_prompts(checkpoint, gradients=fits_prompts(config))
     plan = make_plan(config, summaries, windows) if with_data else None
     size, reason = choose_size(config, checkpoint)
     extractor = make_extractor(config, checkpoint, size)
     cost = estimate(config, plan, extractor) if plan else None
     inspection = Inspection(
-        target=describe_target(checkpoint),
+        target=describe_target(extractor),
         max_tokens=checkpoint.max_tokens,
         width=checkpoint.width,
         vocabulary=checkpoint.vocabulary,
         batch_size=extractor.batch_size,
-        batch_size_reason=explain_pace(extractor, reason),
+        batch_size_reason=reason,
         files=_files(plan) if plan else {},
         folds=fold_sizes(plan) if plan else (),
-        notes=plan.notes if plan else (),
+        notes=(*plan.notes, *_faults(plan, checkpoint)) if plan else (),
         estimate=cost,
         gradients=fits_prompts(config),
     )
@@ -110,12 +109,19 @@ def _with_reference(
     release(target)
     windows = planned_windows(plan) if plan else {}
     reference = load_reference(config, target.tokenizer, windows)
-    cost = inspection.estimate
+    own, cost = reference_config(config), inspection.estimate
+    extractor = make_extractor(own, reference, choose_size(own, reference)[0])
     if plan is not None and cost is not None:
-        own = reference_config(config)
-        extractor = make_extractor(own, reference, choose_size(own, reference)[0])
         cost = one_after_the_other(cost, estimate(own, plan, extractor))
-    return replace(inspection, reference=describe_target(reference), estimate=cost)
+    return replace(inspection, reference=describe_target(extractor), estimate=cost)
+
+
+def _faults(plan: Plan, checkpoint: Checkpoint) -> Iterator[str]:
+    """What can be told before hours are spent of whether a scan would mean anything."""
+    roles = token_roles(checkpoint)
+    for fault in find_faults(planned_validity(plan, roles, checkpoint.tokenizer)):
+        voids = "A scan would be inconclusive. " if fault.voids else ""
+        yield f"{voids}{fault.sentence}"
 
 
 def _files(plan: Plan) -> dict[str, FileFacts]:

@@ -7,7 +7,7 @@ in, and nothing of attacks beyond the windows that prompts fitted earlier have s
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.config import ScanConfig
+from memaudit.data.bos import BosSource
 from memaudit.data.clusters import find_clusters, have_marks
 from memaudit.data.folds import (
     Fold,
@@ -24,7 +25,8 @@ from memaudit.data.folds import (
     make_folds,
 )
 from memaudit.data.samples import DataSummary, check_samples, read_samples
-from memaudit.data.windows import Windows, cut_windows
+from memaudit.data.shared_text import SharedText, find_shared_text
+from memaudit.data.windows import NoWindow, Windows, cut_windows
 from memaudit.errors import DataError, UsageError
 from memaudit.result import Corpus, FoldSizes
 
@@ -52,6 +54,9 @@ class Plan:
     """Empty where no attack needs any, as where prompts fitted earlier are used."""
     notes: tuple[str, ...]
     """What the split means for the reader, a sentence each."""
+    remedy: str = ""
+    """What would make more windows independent of each other, where more of the same data would
+    not: the end of a sentence."""
 
 
 def check_files(config: ScanConfig) -> dict[Role, DataSummary]:
@@ -64,7 +69,44 @@ def check_files(config: ScanConfig) -> dict[Role, DataSummary]:
 
 
 def cut_files(config: ScanConfig, tokenizer: Any) -> dict[Role, Windows]:
-    """Tokenise and cut every file. Raises DataError where one gives no window."""
+    """Tokenise and cut every file.
+
+    The BOS token that texts begin with is not counted in P, unless no window fits otherwise.
+
+    Raises:
+        DataError: where a file gives no window, or inputs would begin in different ways.
+    """
+    try:
+        cut = _cut_files(config, tokenizer, counts_bos=False)
+    except NoWindow as error:
+        # A soft prompt stands between BOS and the prefix: BOS has to be no part of the window.
+        if not error.begin_with_bos or set(config.attacks) - {"none", "copy"}:
+            raise
+        with suppress(DataError):
+            cut = _cut_files(config, tokenizer, counts_bos=True)
+            if {part.bos_source for part in cut.values()} == {"text"}:
+                return cut
+        raise
+    bos_source(cut)
+    return cut
+
+
+def bos_source(windows: Mapping[Role, Windows]) -> BosSource:
+    """Return who decides on BOS for all files alike. Raises DataError where they differ."""
+    sources = {part.bos_source for part in windows.values()} or {"tokenizer"}
+    if len(sources) > 1:
+        bare, other = ("data", "controls")
+        if windows["data"].bos_source == "tokenizer":
+            bare, other = other, bare
+        raise DataError(
+            f"the {bare} are chats for which the template writes no BOS token, and before the "
+            f"{other} the tokenizer puts one; choose for both with --bos yes or --bos no, or give "
+            "both as chats"
+        )
+    return sources.pop()
+
+
+def _cut_files(config: ScanConfig, tokenizer: Any, *, counts_bos: bool) -> dict[Role, Windows]:
     paths: dict[Role, Path | None] = {"data": config.data, "control": config.controls}
     cut: dict[Role, Windows] = {}
     for number, (role, path) in enumerate(paths.items()):
@@ -72,7 +114,14 @@ def cut_files(config: ScanConfig, tokenizer: Any) -> dict[Role, Windows]:
             samples = read_samples(path, skip_bad_lines=config.windows.skip_bad_lines)
             rng = np.random.default_rng([config.protocol.seed, number])
             with _named(path):
-                cut[role] = cut_windows(samples, tokenizer, config.windows, rng)
+                cut[role] = cut_windows(
+                    samples,
+                    tokenizer,
+                    config.windows,
+                    rng,
+                    bos=config.target.bos,
+                    counts_bos=counts_bos,
+                )
     return cut
 
 
@@ -82,10 +131,9 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        message = str(error)
-        raise DataError(
-            message if message.startswith(str(path)) else f"{path}: {message}"
-        ) from None
+        if not str(error).startswith(str(path)):
+            error.args = (f"{path}: {error}",)
+        raise
 
 
 def make_plan(
@@ -101,28 +149,65 @@ def make_plan(
     if seen:
         return _plan_unseen(config, summaries, windows, seen)
     clusters = _cluster(config, windows)
+    remedy = _remedy(config, windows, clusters["data"])
     rng = np.random.default_rng([config.protocol.seed, 2])
-    folds = _folds(config, windows["data"], clusters["data"], rng)
+    folds = _folds(config, windows["data"], clusters["data"], rng, remedy)
     audited = fold_of(folds, len(windows["data"]))
     data = Corpus(summaries["data"], windows["data"], clusters["data"], audited)
     controls = None
     if "control" in windows:
         assigned = assign_controls(clusters["control"], clusters["data"], folds, rng)
         controls = Corpus(summaries["control"], windows["control"], clusters["control"], assigned)
-    return Plan(data, controls, folds, tuple(_notes(config, data, controls)))
+    return Plan(data, controls, folds, tuple(_notes(config, data, controls, remedy)), remedy)
 
 
 def _folds(
-    config: ScanConfig, windows: Windows, clusters: NDArray[np.int64], rng: np.random.Generator
+    config: ScanConfig,
+    windows: Windows,
+    clusters: NDArray[np.int64],
+    rng: np.random.Generator,
+    remedy: str,
 ) -> tuple[Fold, ...]:
     """Folds; none where no attack learns or copies from other windows, so that few are enough."""
     if not set(config.attacks) & {"copy", "constant", "dynamic"}:
         return ()
     with _named(config.data):
         try:
-            return make_folds(clusters, config.protocol, rng)
+            return make_folds(clusters, config.protocol, rng, remedy or "give more data")
         except DataError as error:
             raise DataError("; ".join([str(error), *windows.notes])) from None
+
+
+def _remedy(
+    config: ScanConfig, windows: Mapping[Role, Windows], clusters: NDArray[np.int64]
+) -> str:
+    """What to do about text that makes windows near-duplicates; empty where there is none."""
+    data = windows["data"]
+    shared = find_shared_text(list(windows.values()), clusters, config.protocol.cluster_run)
+    if shared is None:
+        return ""
+    ways = [way for way in (_other_cut(config, data, shared), _other_run(shared)) if way]
+    return (
+        f"{shared.windows:,} of {len(data):,} windows share a run of {shared.tokens} tokens (a "
+        "system message, preamble or footer?), which alone makes them near-duplicates: "
+        f"{', or '.join([*ways, 'take the shared text out'])}"
+    )
+
+
+def _other_cut(config: ScanConfig, data: Windows, shared: SharedText) -> str:
+    """How to cut windows without the shared text; empty where no flag does."""
+    prefix = config.windows.prefix_tokens
+    if 2 * data.given > len(data):
+        return f"use --prefix-tokens {shared.prefix_tokens}" if shared.prefix_tokens else ""
+    if config.windows.placement == "start" and shared.end <= prefix:
+        return "use --placement end, if the records are longer than the window"
+    if config.windows.placement == "end" and shared.end > prefix:
+        return "use --placement start, if the records are longer than the window"
+    return ""
+
+
+def _other_run(shared: SharedText) -> str:
+    return f"use --set protocol.cluster_run={shared.cluster_run}" if shared.cluster_run else ""
 
 
 def _cluster(config: ScanConfig, windows: Mapping[Role, Windows]) -> dict[Role, NDArray[np.int64]]:
@@ -181,7 +266,9 @@ def _unseen_corpus(
     return Corpus(summary, windows.keep(keep, SEEN_REASON), clusters[keep], folds[keep])
 
 
-def _notes(config: ScanConfig, data: Corpus, controls: Corpus | None) -> Iterable[str]:
+def _notes(
+    config: ScanConfig, data: Corpus, controls: Corpus | None, remedy: str = ""
+) -> Iterable[str]:
     if config.protocol.split == "random":
         yield (
             "Folds are random: near-duplicates of a window may have been fitted on. "
@@ -205,8 +292,17 @@ def _notes(config: ScanConfig, data: Corpus, controls: Corpus | None) -> Iterabl
             f"{sizes.max():,} of {len(data.clusters):,} windows form one cluster of "
             "near-duplicates; the folds are uneven and the intervals wide."
         )
-    for corpus in filter(None, (data, controls)):
-        yield from corpus.windows.notes
+    if remedy:
+        yield f"{remedy}."
+    corpora = [corpus for corpus in (data, controls) if corpus is not None]
+    for day in {corpus.windows.chat_date for corpus in corpora} - {None}:
+        yield (
+            f"The chat template asks for today's date: it was told {day}, on whatever day this "
+            "runs. Set windows.chat_date to the day of training, if that is known."
+        )
+    for corpus in corpora:
+        yield from corpus.summary.notes
+        yield from (f"{corpus.summary.path.name}: {note}" for note in corpus.windows.notes)
         if corpus.windows.boundary_shifts:
             yield (
                 f"{corpus.summary.path.name}: in {corpus.windows.boundary_shifts:,} windows a "

@@ -23,7 +23,6 @@ from memaudit.project_key import ProjectKey
 from memaudit.readiness import (
     choose_size,
     describe_target,
-    explain_pace,
     load_earlier,
     load_entities,
     load_target,
@@ -33,6 +32,8 @@ from memaudit.reference import check_reference
 from memaudit.result import TargetFacts
 from memaudit.run_facts import agree, facts_of_files, facts_of_model, facts_of_plan
 from memaudit.run_record import Clock, RunRecord
+from memaudit.run_validity import token_roles
+from memaudit.score.validity import TokenRoles
 from memaudit.target.checkpoint import Checkpoint, load_tokenizer
 from memaudit.team import Team
 
@@ -44,8 +45,10 @@ class Ready:
     key: ProjectKey
     tokenizer: Any
     checkpoint: Checkpoint
+    roles: TokenRoles
+    """Of the checkpoint's ids; known also once it is let go, as the next."""
     target: TargetFacts
-    """What the report says of it, also once it is let go."""
+    """What the report says of it."""
     plan: Plan
     earlier: tuple[FoldPrompts, ...]
     fingerprints: Mapping[str, tuple[str, ...]]
@@ -79,7 +82,7 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, team: Team) -> Re
         agree(record, team, "windows", facts_of_plan(plan))
         fingerprints = _fingerprints(plan, key)
     if baseline is not None:
-        _require_same(baseline, fingerprints["data"], checkpoint.choices["bos"].value, config)
+        _require_same(baseline, fingerprints["data"], checkpoint, config)
     with clock.stage("looking for sensitive content", 1):  # may fail: so before the attacks
         sensitive = find_sensitive(config, plan, tokenizer, entities)
     extractor, reason = settled_extractor(config, checkpoint, record, team, "batch size")
@@ -87,14 +90,15 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, team: Team) -> Re
         key=key,
         tokenizer=tokenizer,
         checkpoint=checkpoint,
-        target=describe_target(checkpoint),
+        roles=token_roles(checkpoint),
+        target=describe_target(extractor),
         plan=plan,
         earlier=earlier,
         fingerprints=fingerprints,
         baseline=baseline,
         sensitive=sensitive,
         extractor=extractor,
-        batch_reason=explain_pace(extractor, reason),
+        batch_reason=reason,
     )
 
 
@@ -118,9 +122,18 @@ def _baseline(
     return scan_baseline(config, summaries["data"].sha256, controls, key.key_id)
 
 
-def _require_same(baseline: Baseline, found: tuple[str, ...], bos: str, config: ScanConfig) -> None:
+def _require_same(
+    baseline: Baseline, found: tuple[str, ...], checkpoint: Checkpoint, config: ScanConfig
+) -> None:
     where = f"--baseline {config.gate.baseline}"
-    require_same_windows(baseline, digest_of(found), where, bos=bos)
+    chosen = {name: choice.value for name, choice in checkpoint.choices.items()}
+    require_same_windows(
+        baseline,
+        digest_of(found),
+        where,
+        bos=chosen.get("bos"),
+        chat_date=chosen.get("chat_date"),
+    )
 
 
 def _fingerprints(plan: Plan, key: ProjectKey) -> dict[str, tuple[str, ...]]:

@@ -7,7 +7,10 @@ or scores. The scan and the inspection start here alike.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from memaudit.attack.decoding_check import check_causal
 from memaudit.attack.extraction import Extractor
@@ -17,23 +20,36 @@ from memaudit.config import ScanConfig
 from memaudit.content.detectors import check_region
 from memaudit.data.windows import Windows
 from memaudit.errors import UsageError
-from memaudit.plan import Role
+from memaudit.plan import Role, bos_source
 from memaudit.result import TargetFacts
 from memaudit.target.checkpoint import Checkpoint, load_checkpoint
 from memaudit.target.entities import EntityModel, load_entity_model
+from memaudit.target.placement import Choice
 from memaudit.target.softprompt_check import architecture_of, check_soft_prompts
 
 
 def load_target(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windows]) -> Checkpoint:
-    """The target, known to take these windows and, where an attack has one, a soft prompt."""
-    checkpoint = load_checkpoint(config.model, config.target, tokenizer)
+    """The target, known to say of embeddings what it says of token ids, for these windows."""
+    checkpoint = load_checkpoint(config.model, config.target, tokenizer, bos_source(windows))
+    for day in {part.chat_date for part in windows.values()} - {None}:
+        choice = Choice(str(day), "windows.chat_date: the chat template asks for the date")
+        checkpoint = replace(checkpoint, choices={**checkpoint.choices, "chat_date": choice})
     for part in windows.values():
         checkpoint.check_ids(part.window_ids())
     check_positions(config, checkpoint)
-    if set(config.attacks) - {"none", "copy"}:
-        check_soft_prompts(checkpoint, gradients=fits_prompts(config))
+    check_inputs(config, checkpoint, windows.values())
     _check_causal(config, checkpoint, _prompt_lengths(config))
     return checkpoint
+
+
+def check_inputs(config: ScanConfig, checkpoint: Checkpoint, parts: Iterable[Windows]) -> None:
+    """Raise TargetError where the target answers otherwise through embeddings than by token ids.
+
+    Every attack goes through embeddings, ``none`` too.
+    """
+    ids = {int(id_) for part in parts for id_ in np.unique(part.window_ids())}
+    prompts = bool(set(config.attacks) - {"none", "copy"})
+    check_soft_prompts(checkpoint, gradients=fits_prompts(config), prompts=prompts, window_ids=ids)
 
 
 def _prompt_lengths(config: ScanConfig) -> set[int]:
@@ -131,20 +147,14 @@ def make_extractor(config: ScanConfig, checkpoint: Checkpoint, batch_size: int) 
     return Extractor(checkpoint, config.windows.prefix_tokens, config.scores, batch_size)
 
 
-def explain_pace(extractor: Extractor, reason: str) -> str:
-    """Why so many windows are extracted at a time, and where it is slow all the same."""
-    if extractor.carries:
-        return reason
-    return f"{reason}; decoding is slow, a whole pass for each token: no state can be carried on"
-
-
-def describe_target(checkpoint: Checkpoint) -> TargetFacts:
+def describe_target(extractor: Extractor) -> TargetFacts:
     """What the report says of the model; an adapter goes under the class of its base."""
+    checkpoint, decoding = extractor.checkpoint, extractor.decoding
     return TargetFacts(
         name=checkpoint.name,
         revision=checkpoint.revision,
         architecture=architecture_of(checkpoint),
         parameters=checkpoint.num_parameters,
         fingerprint=checkpoint.fingerprint,
-        choices=checkpoint.choices,
+        choices={**checkpoint.choices, "decoding": Choice(decoding.path, decoding.reason)},
     )

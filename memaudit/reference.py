@@ -19,7 +19,7 @@ from memaudit.attack.campaign import AttackOutcome
 from memaudit.config import AttackName, ScanConfig
 from memaudit.data.windows import Windows
 from memaudit.errors import DataError, UsageError
-from memaudit.plan import Plan, Role, cut_files
+from memaudit.plan import Plan, Role, bos_source, cut_files
 from memaudit.readiness import load_target
 from memaudit.result import AttackResult, Corpus, ReferenceAttack, ReferenceResult, TargetFacts
 from memaudit.score.origin import Origin, Pair, origins
@@ -163,7 +163,8 @@ def check_tokenizer(
     other = load_tokenizer(own.model, own.target)
     if windows:
         _check_ids(where, tokenizer, other, windows)
-    bos, its_bos = (choose_bos(config.target.bos, one)[0] for one in (tokenizer, other))
+    source = bos_source(windows)
+    bos, its_bos = (choose_bos(config.target.bos, one, source)[0] for one in (tokenizer, other))
     if bos != its_bos:
         said = ("nothing" if one is None else f"token {one}" for one in (bos, its_bos))
         raise UsageError(
@@ -203,6 +204,11 @@ def _check_cut(
         raise UsageError(f"{where}: its tokenizer gives no windows of these files") from error
     for role, part in windows.items():
         its = cut[role]
+        if part.bos_source != its.bos_source:
+            raise UsageError(
+                f"{where}: begins inputs of the {role} otherwise; choose for both with --bos yes "
+                "or --bos no"
+            )
         if len(part) != len(its):
             raise UsageError(
                 f"{where}: its tokenizer cuts the {role} into {len(its):,} windows, that of the "

@@ -19,6 +19,7 @@ from memaudit.content.counting import SensitiveContent
 from memaudit.data.samples import DataSummary
 from memaudit.data.windows import Windows
 from memaudit.gate.thresholds import GateVerdict, exit_code
+from memaudit.gate.validity import Validity
 from memaudit.score.origin import Origin
 from memaudit.score.scores import AttackSummary, WindowScores
 
@@ -193,6 +194,8 @@ class ScanResult:
     prompt_files: Mapping[str, str] = field(default_factory=dict)
     """File name to SHA-256 of the fitted prompts that audited: this run's, or those that
     ``--generator`` named."""
+    validity: Validity | None = None
+    """What was counted to tell whether the run means anything; None where nothing was."""
 
     @property
     def exit_code(self) -> int:

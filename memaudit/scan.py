@@ -16,6 +16,8 @@ from memaudit.attack.prompt_files import FoldPrompts, hash_earlier, hash_new
 from memaudit.campaigns import Attacked, Outcomes, attack_all
 from memaudit.config import ScanConfig
 from memaudit.data.clusters import seen_marks
+from memaudit.environment import newer_than_tested
+from memaudit.gate.validity import validity_notes
 from memaudit.layers import ResolvedConfig
 from memaudit.out_of_memory import short_of_memory
 from memaudit.plan import Plan, fold_sizes
@@ -26,6 +28,7 @@ from memaudit.reference import leaked_rate, pair_with_reference, reference_notes
 from memaudit.result import ScanResult
 from memaudit.run_facts import run_facts
 from memaudit.run_record import Clock, RunNotes, RunRecord
+from memaudit.run_validity import run_validity
 from memaudit.shard import Shard
 from memaudit.team import Team
 
@@ -87,8 +90,10 @@ def _assess(
         attacks = score_all(config, plan, outcomes)
         reference = pair_with_reference(config, plan, attacks, before) if before else None
         new = None if ready.baseline is None else new_windows(ready.baseline, found, attacks)
+        validity = run_validity(plan, ready.roles, ready.tokenizer, attacks, outcomes)
     prompts = _pack(config, plan, outcomes)
-    notes = [*plan.notes, *reuse_notes(config, earlier), *filter(None, [ready.key.note])]
+    standing = filter(None, [ready.key.note, newer_than_tested()])
+    notes = [*plan.notes, *reuse_notes(config, earlier), *standing]
     result = ScanResult(
         config=config,
         sources=resolved.sources,
@@ -98,8 +103,16 @@ def _assess(
         fold_sizes=fold_sizes(plan),
         attacks=attacks,
         fits=fold_fits(outcomes),
-        verdicts=judge_all(config, attacks, new, leaked_rate(reference)),
-        notes=(*notes, *reference_notes(ready.target, reference)),
+        verdicts=judge_all(
+            config,
+            attacks,
+            new,
+            leaked_rate(reference),
+            validity=validity,
+            remedy=plan.remedy,
+        ),
+        notes=(*notes, *reference_notes(ready.target, reference), *validity_notes(validity)),
+        validity=validity,
         fingerprints=ready.fingerprints,
         run=run_facts(
             clock.record.notes,

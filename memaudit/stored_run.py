@@ -140,7 +140,7 @@ def read_samples(path: Path) -> pd.DataFrame:
         if name not in COLUMNS or name in _TEXTS:
             samples[name] = samples[name].map(unescape).astype("str")
     _check_values(path, samples)
-    return samples
+    return samples.rename(columns=unescape)
 
 
 def _header(path: Path) -> list[str]:
@@ -161,7 +161,7 @@ def _header(path: Path) -> list[str]:
         raise UsageError(f"{path}: is no samples.csv of memaudit")
     if missing:
         raise UsageError(f"{path}: has no column {missing[0]}; another memaudit wrote it")
-    if len(set(names)) < len(names) or not ended:
+    if len(set(map(unescape, names))) < len(names) or not ended:
         raise UsageError(f"{path}: {_CHANGED}")
     return names
 

@@ -13,11 +13,7 @@ from typing import Any
 
 from conftest import COMMON, GEMMA_LIKE, GPT2_LIKE, LLAMA_LIKE, SPREAD
 
-CUT = "cache"
-OWN = "own state"
-ANEW = "whole passes"
-"""What decoding goes on from: a cache of keys and values cut back to the first mismatch, the state
-that the model keeps itself, or nothing, which takes a whole pass for each token."""
+from memaudit.attack.decoding_check import ANEW, CUT, OWN
 
 
 @dataclass(frozen=True)

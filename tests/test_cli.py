@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from memaudit.cli.app import app
 from memaudit.cli.showing import FORMATS
+from memaudit.environment import TESTED
 
 WORDS = ["anna", "bert", "carla", "model", "lazy", "fox", "wizard", "prefix", "line", "toxic"]
 SIZES = ["--prefix-tokens", "8", "--suffix-tokens", "6", "--device", "cpu"]
@@ -359,6 +360,35 @@ def test_inspect_plans_and_changes_nothing(
         assert said in result.stdout
     assert sorted(tmp_path.rglob("*")) == before
     assert run("inspect", leaky).exit_code == 0
+
+
+def test_how_the_target_is_decoded_is_named(
+    run: Run, leaky: Path, leaked: Path, tmp_path: Path
+) -> None:
+    way = "cache (keys and values, cut back to the first mismatch)"
+    scanned = run("scan", leaky, leaked, "--out", "run", "--attacks", "none", *FAST)
+    assert f"decoding {way}" in scanned.stdout
+    target = json.loads((tmp_path / "run" / "report.json").read_text())["target"]
+    assert "{value} ({reason})".format(**target["choices"]["decoding"]) == way
+    assert way in " ".join(run("inspect", leaky, *SIZES).stdout.split())
+    timed = run("bench", leaky, "--windows", 4, "--rounds", 1, *SIZES)
+    assert f"decoding {way}" in timed.stdout
+
+
+def test_a_library_newer_than_tested_is_named_once(
+    run: Run, leaky: Path, leaked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = "(tested up to 5.4.9). `memaudit demo` shows whether they work."
+    plain = ["--attacks", "none", *FAST]
+    monkeypatch.setitem(TESTED, "transformers", "5.4.9")
+    scanned = run("scan", leaky, leaked, "--out", "run", *plain)
+    assert scanned.exit_code == 0
+    assert scanned.stderr.count(note) == 1
+    (noted,) = [line for line in scanned.stderr.splitlines() if note in line]
+    assert noted in json.loads((tmp_path / "run" / "report.json").read_text())["notes"]
+    assert run("inspect", leaky, *SIZES).stderr.count(note) == 1
+    assert note not in run("inspect", leaky, *SIZES, "--quiet").stderr
+    assert note not in run("scan", leaky, leaked, "--out", "quiet", *plain, "--quiet").stderr
 
 
 def test_profiles_are_listed(run: Run) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def test_extraction_is_a_pass_and_the_tokens_and_steps_of_decoding() -> None:
     twice = pace.extraction(2 * group, 0) - 2 * pace.extraction(group, 0)
     assert twice == pytest.approx(0)
     # Where nothing is carried on, each of a window's steps goes over all its tokens.
-    extractor.carries = False
+    extractor.decoding = replace(extractor.decoding, carries=False)
     anew = pace.extraction(10, 0) - verified
     assert anew == pytest.approx((S - 1) * (1.0 + 10 * 0.1 * (P + S - 1)))
 

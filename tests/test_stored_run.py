@@ -100,7 +100,7 @@ def test_ids_come_back_as_they_were(tmp_path: Path) -> None:
 def test_what_was_escaped_is_unescaped(text: str) -> None:
     back = unescape(cell(text))
     assert back.isprintable() or not cell(text).isprintable()
-    if text.isprintable() and not text.startswith("'"):
+    if text.isprintable() and "##" not in text:
         assert back == text
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from memaudit.attack.decoding_cache import RoomyCache, grow_model_cache
+from memaudit.attack.decoding_cache import RoomyCache, grow_model_cache, with_cache
 from memaudit.attack.finite import next_token, require_finite
 from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.prompts import SoftPrompt
@@ -31,7 +31,7 @@ def decode(
         rows = slice(0, joined[position - 1])  # those with a mismatch before the position
         cache.focus(rows, context + position - 1)
         token = _embed(checkpoint, prompt, said[rows, position - 1 : position])
-        logits, _ = last_logits(checkpoint, 1, token, use_cache=True, past_key_values=cache)
+        logits, _ = last_logits(checkpoint, 1, token, **with_cache(checkpoint, cache))
         said[rows, position], numbers = next_token(logits)
         finite[rows] &= numbers
     require_finite(checkpoint, finite)
@@ -62,7 +62,7 @@ def decode_from_prefix(
             token = _embed(checkpoint, prompt, said[rows, position - 1 : position])
             place = inputs.shape[1] + position - (kept + 1)
             state = grow_model_cache(checkpoint, output, place)
-            logits, output = last_logits(checkpoint, 1, token, use_cache=True, **state)
+            logits, output = last_logits(checkpoint, 1, token, **state)
             token, numbers = next_token(logits)
             free = matched[rows] < position
             said[rows, position] = torch.where(free, token, said[rows, position])

@@ -1,6 +1,7 @@
 """A key-value cache with room to grow, for greedy decoding from passes already made.
 
-Knows the cache classes of transformers. Knows nothing of prompts or windows.
+Knows the cache classes of transformers, and by which names a target takes a cache and gives it
+back. Knows nothing of prompts or windows.
 """
 
 from __future__ import annotations
@@ -13,6 +14,19 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 
 from memaudit.attack.forward import accepted_arguments
 from memaudit.target.checkpoint import Checkpoint
+
+CACHE_NAMES = ("cache", "past_key_values", "cache_params", "state")
+"""What architectures call a cache or state, as an argument of ``forward`` and as a field of its
+output. transformers 5.24 renamed the second and third to the first; a model's own code may keep
+to an old name in its arguments while the output, which is transformers', has the new one."""
+CUTTABLE = (DynamicLayer, DynamicSlidingWindowLayer)
+"""Layers of a cache that hold keys and values of every token, and nothing else."""
+NO_ARGUMENT = "its forward takes no cache"
+NO_OUTPUT = "it returns no cache"
+
+
+class CannotGoOn(Exception):
+    """The target cannot go on from an earlier pass in some way; the message says why."""
 
 
 class CacheShape(NamedTuple):
@@ -96,25 +110,46 @@ class RoomyCache(DynamicCache):  # type: ignore[misc]
             layer.buffers = (moved[0], moved[1])
 
 
-def probe_cache(checkpoint: Checkpoint) -> CacheShape | None:
-    """What the target keeps of a token; None where that is more than keys and values.
+def cache_argument(checkpoint: Checkpoint) -> str | None:
+    """Name of the argument by which the target's ``forward`` takes a cache; None without one."""
+    accepted = accepted_arguments(checkpoint)
+    return next((name for name in CACHE_NAMES if name in accepted), None)
+
+
+def cache_of(output: Any) -> Any:
+    """The cache or state that an output of the target holds; None where it holds none."""
+    # An old name would be answered with the new field and a warning, so no name is asked for.
+    held = dict(output.items())
+    return next((held[name] for name in CACHE_NAMES if held.get(name) is not None), None)
+
+
+def with_cache(checkpoint: Checkpoint, cache: Any) -> dict[str, Any]:
+    """Arguments of ``forward`` that hand a cache to the target, which takes one."""
+    name = cache_argument(checkpoint)
+    if name is None:
+        raise CannotGoOn(NO_ARGUMENT)
+    return {"use_cache": True, name: cache}
+
+
+def probe_cache(checkpoint: Checkpoint) -> CacheShape:
+    """What the target keeps of a token, where that is keys and values alone.
 
     State-space and hybrid models keep a running state that cannot be cut back to an earlier
-    position; neither can caches of a kind that we do not know.
+    position; neither can caches of a kind that we do not know. Raises CannotGoOn, which says so.
     """
-    if "past_key_values" not in accepted_arguments(checkpoint):
-        return None
+    if cache_argument(checkpoint) is None:
+        raise CannotGoOn(NO_ARGUMENT)
     first = torch.zeros(1, 1, dtype=torch.long, device=checkpoint.device)
-    output = checkpoint.model(inputs_embeds=checkpoint.embed(first), use_cache=True)
-    cache = output.get("past_key_values")
-    layers = getattr(cache, "layers", [])
+    cache = cache_of(checkpoint.model(inputs_embeds=checkpoint.embed(first), use_cache=True))
+    if cache is None:
+        raise CannotGoOn(NO_OUTPUT)
     # Another class keeps more than its layers show (MiniMax), and may want to be given itself.
-    if (
-        type(cache) is not DynamicCache
-        or not layers
-        or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
-    ):
-        return None
+    layers = getattr(cache, "layers", [])
+    if type(cache) is not DynamicCache or not layers:
+        raise CannotGoOn(f"it keeps a {type(cache).__name__}, which cannot be cut back")
+    others = {type(layer).__name__ for layer in layers if type(layer) not in CUTTABLE}
+    if others:
+        raise CannotGoOn(f"its cache holds more than keys and values ({', '.join(sorted(others))})")
     held = [
         states for layer in layers for states in (layer.keys, layer.values) if states is not None
     ]
@@ -122,18 +157,16 @@ def probe_cache(checkpoint: Checkpoint) -> CacheShape | None:
 
 
 def grow_model_cache(checkpoint: Checkpoint, output: Any, place: int) -> dict[str, Any]:
-    """What hands a model's own cache or state back to it for the token at ``place``; empty where
-    it keeps none.
+    """Arguments that hand a model's own cache or state back to it for the token at ``place``.
 
-    Some count the places of the tokens they are given anew in every pass (Bamba, MiniMax).
+    Some count the places of the tokens they are given anew in every pass (Bamba, MiniMax). Raises
+    CannotGoOn where it keeps nothing, or takes nothing back.
     """
-    for name in ("past_key_values", "cache_params", "state"):
-        if output.get(name) is not None:
-            state = {name: output[name]}
-            break
-    else:
-        return {}
+    cache = cache_of(output)
+    if cache is None:
+        raise CannotGoOn(NO_OUTPUT)
+    arguments = with_cache(checkpoint, cache)
     if "position_ids" in accepted_arguments(checkpoint):
         at = torch.full((len(output.logits), 1), place, dtype=torch.long, device=checkpoint.device)
-        state["position_ids"] = at
-    return state
+        arguments["position_ids"] = at
+    return arguments

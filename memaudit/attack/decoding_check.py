@@ -9,12 +9,20 @@ random tokens. Knows nothing of prompts, or of windows but their length.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from memaudit.attack.decoding_cache import CacheShape, RoomyCache, grow_model_cache, probe_cache
+from memaudit.attack.decoding_cache import (
+    CacheShape,
+    CannotGoOn,
+    RoomyCache,
+    grow_model_cache,
+    probe_cache,
+    with_cache,
+)
 from memaudit.attack.forward import last_logits
 from memaudit.attack.memory import let_go
 from memaudit.errors import RunError, TargetError
@@ -38,13 +46,38 @@ much the same of any text must not be held to its rounding."""
 T = TypeVar("T")
 
 
-class Decoding(NamedTuple):
-    """What decoding of a target can go on from."""
+CUT = "cache"
+OWN = "own state"
+ANEW = "whole passes"
+"""What decoding goes on from: a cache of keys and values that is cut back to the first mismatch,
+the cache or state that the model itself keeps, or nothing: a whole pass for each token."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a target is decoded: what decoding goes on from, and why from that."""
 
     shape: CacheShape | None
     """Of keys and values that can be cut back to any earlier token; None where they cannot."""
     carries: bool
     """Whether the state it keeps itself, handed back to it, stands for all that came before."""
+    reason: str
+
+    @property
+    def path(self) -> str:
+        """CUT, a cache of our own; OWN, what the model itself keeps; or ANEW, nothing."""
+        if self.shape is not None:
+            return CUT
+        return OWN if self.carries else ANEW
+
+
+class Tried(NamedTuple):
+    """One way of going on from an earlier pass."""
+
+    logits: Tensor
+    """(B,STEPS+1,X)."""
+    shape: CacheShape | None
+    """Of the cache, where it was cut back."""
 
 
 @torch.inference_mode()
@@ -80,50 +113,47 @@ def _first_that_agrees(checkpoint: Checkpoint, vectors: Tensor) -> Decoding:
     """The first way that says at the end of the vectors (B,T,D) what one pass over them says."""
     whole, _ = _logits(checkpoint, STEPS + 1, vectors, use_cache=False)  # (B,STEPS+1,X)
     near = tolerance(whole, checkpoint.dtype)
-    shape = _try(probe_cache, checkpoint)
-    said = None if shape is None else _try(_said_after_cutting, checkpoint, vectors, shape)
-    if said is not None and agree(said, whole, near):
-        return Decoding(shape, carries=True)
-    said = _try(_said_from_own_state, checkpoint, vectors)
-    return Decoding(None, carries=said is not None and agree(said, whole, near))
+    reason = "keys and values, cut back to the first mismatch"
+    for way, name in ((_cut_back, "a cache that was cut back"), (_own_state, "its own cache")):
+        try:
+            tried = way(checkpoint, vectors)
+        except CannotGoOn as obstacle:
+            reason = str(obstacle)
+        except FAILURES as error:
+            if is_out_of_memory(error):
+                raise
+            reason = f"it fails with {name}: {brief(error)}"
+        else:
+            if agree(tried.logits, whole, near):
+                return Decoding(tried.shape, carries=True, reason=reason)
+            reason = f"{name} gives other logits than a whole pass"
+    return Decoding(None, carries=False, reason=f"slow, one for each token: {reason}")
 
 
-def _try(way: Callable[..., T | None], *given: Any) -> T | None:
-    """What comes of it; None where the target refuses, which a lack of memory does not say."""
-    try:
-        return way(*given)
-    except FAILURES as error:
-        if is_out_of_memory(error):
-            raise
-        return None
-
-
-def _said_after_cutting(checkpoint: Checkpoint, vectors: Tensor, shape: CacheShape) -> Tensor:
-    """(B,STEPS+1,X) with a cache of all vectors (B,T,D) that is cut back before the last ones."""
+def _cut_back(checkpoint: Checkpoint, vectors: Tensor) -> Tried:
+    """With a cache of all vectors (B,T,D) that is cut back before the last ones."""
+    shape = probe_cache(checkpoint)
     rows, total = vectors.shape[:2]
     cache = RoomyCache(shape.layers, rows, total)
     cache.focus(slice(0, rows), 0)
-    state = {"use_cache": True, "past_key_values": cache}
-    said = [_logits(checkpoint, STEPS + 1, vectors, **state)[0][:, :1]]
+    arguments = with_cache(checkpoint, cache)
+    said = [_logits(checkpoint, STEPS + 1, vectors, **arguments)[0][:, :1]]
     for place in range(total - STEPS, total):
         cache.focus(slice(0, rows), place)
-        said.append(_logits(checkpoint, 1, vectors[:, place : place + 1], **state)[0])
-    return torch.cat(said, dim=1)
+        said.append(_logits(checkpoint, 1, vectors[:, place : place + 1], **arguments)[0])
+    return Tried(torch.cat(said, dim=1), shape)
 
 
-def _said_from_own_state(checkpoint: Checkpoint, vectors: Tensor) -> Tensor | None:
-    """(B,STEPS+1,X) with what the target keeps of (B,T,D), handed back; None where it does not."""
+def _own_state(checkpoint: Checkpoint, vectors: Tensor) -> Tried:
+    """With what the target keeps of the vectors (B,T,D), handed back to it."""
     total = vectors.shape[1]
     logits, output = _logits(checkpoint, 1, vectors[:, : total - STEPS], use_cache=True)
     said = [logits]
     for place in range(total - STEPS, total):
-        state = grow_model_cache(checkpoint, output, place)
-        if not state:
-            return None
-        token = vectors[:, place : place + 1]
-        logits, output = _logits(checkpoint, 1, token, use_cache=True, **state)
+        arguments = grow_model_cache(checkpoint, output, place)
+        logits, output = _logits(checkpoint, 1, vectors[:, place : place + 1], **arguments)
         said.append(logits)
-    return torch.cat(said, dim=1)
+    return Tried(torch.cat(said, dim=1), None)
 
 
 @torch.inference_mode()

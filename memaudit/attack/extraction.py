@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memaudit.attack.decoding import decode, decode_anew, decode_from_prefix
-from memaudit.attack.decoding_cache import RoomyCache
+from memaudit.attack.decoding_cache import RoomyCache, with_cache
 from memaudit.attack.decoding_check import choose_decoding
 from memaudit.attack.finite import require_finite
 from memaudit.attack.forward import build_inputs, last_logits
@@ -83,7 +83,7 @@ class Extractor:
         self.memory = MemoryFound()
         self.memory.plan("extraction", batch_size)
         self._backoff = self.memory.extraction
-        self._cache_shape, self.carries = choose_decoding(checkpoint, prefix_tokens)
+        self.decoding = choose_decoding(checkpoint, prefix_tokens)
 
     @property
     def batch_size(self) -> int:
@@ -183,12 +183,11 @@ class Extractor:
         """Room for as many windows as are decoded together, ``most`` at most; None where it
         cannot be cut.
         """
-        if self._cache_shape is None:
+        shape = self.decoding.shape
+        if shape is None:
             return None
         tokens = self._input_tokens(prompt, ids)
-        return RoomyCache(
-            self._cache_shape.layers, min(self.decoded_together(tokens), most), tokens
-        )
+        return RoomyCache(shape.layers, min(self.decoded_together(tokens), most), tokens)
 
     def _input_tokens(self, prompt: SoftPrompt, ids: NDArray[np.int32]) -> int:
         """What the target is given of one window, in tokens: its last one only ends it."""
@@ -198,11 +197,12 @@ class Extractor:
     @property
     def bytes_per_token(self) -> int:
         """Keys and values of one token; 0 where the target keeps something else."""
-        return self._cache_shape.bytes_per_token if self._cache_shape is not None else 0
+        shape = self.decoding.shape
+        return shape.bytes_per_token if shape is not None else 0
 
     def decoded_together(self, tokens: int) -> int:
         """Windows that are decoded together, of ``tokens`` input tokens each: whole passes."""
-        if self._cache_shape is None:
+        if self.decoding.shape is None:
             return self.batch_size
         held = tokens * self.bytes_per_token
         rows = min(self._most_together, decoding_room(self.checkpoint, held))
@@ -225,7 +225,7 @@ class Extractor:
             cache.reorder(order)
             decode(self.checkpoint.prepacked, prompt, cache, said, matched)
         else:
-            go_on = decode_from_prefix if self.carries else decode_anew
+            go_on = decode_from_prefix if self.decoding.carries else decode_anew
             go_on(self.checkpoint.prepacked, prompt, ids[order], said, matched, self.batch_size)
         continuation = torch.empty_like(said).index_copy_(0, order, said)
         return Extraction(
@@ -252,10 +252,9 @@ class Extractor:
         """One pass; ``cache`` then holds all that came before the last suffix token."""
         suffix = ids[:, self.prefix_tokens :]
         inputs = build_inputs(self.checkpoint, prompt, ids[:, :-1], self.prefix_tokens)
-        state: dict[str, object] = {"use_cache": False}
-        if cache is not None:
-            state = {"use_cache": True, "past_key_values": cache}
-        logits, _ = last_logits(self.checkpoint.prepacked, suffix.shape[1], inputs, **state)
+        target = self.checkpoint.prepacked
+        state = {"use_cache": False} if cache is None else with_cache(target, cache)
+        logits, _ = last_logits(target, suffix.shape[1], inputs, **state)
         verified = verify_logits(
             logits.float(), suffix, self.settings, NEAR_TIE[self.checkpoint.precision]
         )

@@ -58,7 +58,7 @@ def _table(one: BenchTable) -> Table:
 def _footing(found: Benchmark) -> Iterator[tuple[str, str]]:
     config, target = found.settings.config, found.target
     yield "Target", f"{target.name}: {target.architecture}, {target.parameters:,} parameters"
-    for name in ("device", "dtype"):
+    for name in ("device", "dtype", "decoding"):
         choice = target.choices[name]
         yield "", f"{name} {choice.value} ({choice.reason})"
     yield (

@@ -87,7 +87,7 @@ def benchmark(settings: BenchSettings, progress: Progress) -> Benchmark:
     return Benchmark(
         version=__version__,
         settings=settings,
-        target=describe_target(work.checkpoint),
+        target=describe_target(work.extractor),
         threads=torch.get_num_threads(),
         products=products,
         tables=tuple(tables),

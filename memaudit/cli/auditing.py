@@ -54,7 +54,7 @@ from memaudit.cli.options import (
     settings_of,
 )
 from memaudit.cli.resuming import Said, scan_or_resume
-from memaudit.cli.running import resolve_settings
+from memaudit.cli.running import note_versions, resolve_settings
 from memaudit.cli.showing import check_format
 from memaudit.errors import UsageError
 
@@ -156,8 +156,9 @@ def inspect(
         from memaudit.inspection_table import render_inspection
         from memaudit.target.failures import quiet_transformers
 
+        streams = Streams(quiet, verbose)
+        note_versions(streams)
         with quiet_transformers():
             inspection = run_inspection(resolved.config, with_data=with_data)
-        streams = Streams(quiet, verbose)
         shown = render_inspection(inspection, width=streams.width, color=streams.color)
         typer.echo(shown, nl=False)

@@ -26,7 +26,7 @@ from memaudit.cli.options import (
     Verbose,
     settings_of,
 )
-from memaudit.cli.running import resolve_settings
+from memaudit.cli.running import note_versions, resolve_settings
 from memaudit.errors import UsageError
 
 
@@ -80,6 +80,7 @@ def bench(
         flags["data"] = "none given"
         config = resolve_settings(flags, profile, config_file, set_).config
         streams = Streams(quiet, verbose)
+        note_versions(streams)
         with quiet_transformers():
             settings = BenchSettings(config, rounds, timed_windows, batches)
             found = benchmark(settings, streams.progress())

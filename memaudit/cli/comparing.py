@@ -63,7 +63,9 @@ def compare(
         confidence = config_of_run(stored).scores.confidence
         places = _places(stored)
         clusters = {fingerprint: place.cluster for fingerprint, place in places.items()}
-        found = compare_audits(before, now, clusters, confidence=confidence, max_new=max_new)
+        found = compare_audits(
+            before, now, clusters, confidence=confidence, max_new=max_new, void=_void(stored)
+        )
         streams = Streams(quiet=True, verbose=verbose)
         if output_format == "json":
             shown = comparison_to_json(found, places)
@@ -84,7 +86,7 @@ def write(
     with border(verbose):
         from memaudit.baseline_file import to_text, write_baseline
 
-        _, made = _read(run)
+        made = _read_meaningful(run)
         if out is None:
             typer.echo(to_text(made), nl=False)
             return
@@ -114,7 +116,7 @@ def update(
         from memaudit.gate.baseline import count_new, updated
 
         before = read_baseline_file(file)
-        _, now = _read(run)
+        now = _read_meaningful(run)
         _require_comparable(before, now, file)
         after = updated(before, now, looser=allow_looser)
         write_baseline(file, after)
@@ -134,6 +136,21 @@ def _read(folder: Path) -> tuple[StoredRun, Baseline]:
 
     stored = read_run(folder)
     return stored, baseline_of_run(stored)
+
+
+def _read_meaningful(folder: Path) -> Baseline:
+    """A run as a baseline. Raises UsageError where it means nothing, and so extracted nothing."""
+    stored, made = _read(folder)
+    if reason := _void(stored):
+        raise UsageError(f"{folder}: the run means nothing, so it makes no baseline. {reason}")
+    return made
+
+
+def _void(stored: StoredRun) -> str:
+    """Why a run means nothing; empty where it means something, or was not asked."""
+    from memaudit.report.reading import void_reason
+
+    return void_reason(stored.document)
 
 
 def _require_comparable(before: Baseline, now: Baseline, where: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from memaudit.cli.border import Streams
-from memaudit.cli.running import command_line, stoppable
+from memaudit.cli.running import command_line, note_versions, stoppable
 from memaudit.cli.showing import check_diagnosis_format, show_diagnosis
 from memaudit.errors import UsageError
 
@@ -32,6 +32,7 @@ def examine_run(
     settings = _settings(kind, given)
     streams = Streams(given["quiet"], given["verbose"])
     require_unchanged(settings.run, name)
+    note_versions(streams)
     with stoppable(), quiet_transformers():
         found = examine(method, settings, command_line(), streams.progress())
         write_diagnosis(found.run, found.record)

@@ -19,7 +19,7 @@ ModelArgument = Annotated[
 DataArgument = Annotated[
     Path | None,
     typer.Argument(
-        help="Text to audit: .jsonl[.gz], .json, .csv, .parquet, .txt, or a folder of text files.",
+        help="Text to audit: .jsonl, .json, .csv, .tsv, .txt, .parquet, or a folder of text files.",
         metavar="DATA",
     ),
 ]
@@ -100,7 +100,8 @@ Format = Annotated[
     str,
     typer.Option(
         "--format",
-        help="On stdout: table, json, csv, html, markdown, sarif, junit, github or cyclonedx.",
+        help="On stdout: table, json, csv, jsonl, html, markdown, sarif, junit, github or "
+        "cyclonedx.",
     ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Run folder to make.")]

@@ -94,6 +94,7 @@ def _lead(
     from memaudit.stored_run import read_run
 
     _tell_settings(order.resolved, streams)
+    note_versions(streams)
     with _kept(order) as unfinished:
         outcome = _scan(order, streams, key, unfinished, team)
         if outcome is None:
@@ -189,6 +190,14 @@ def stoppable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def note_versions(streams: Streams) -> None:
+    """Tell the user on stderr where a library is newer than any tested."""
+    from memaudit.environment import newer_than_tested
+
+    if note := newer_than_tested():
+        streams.note(note)
 
 
 def _tell_settings(resolved: ResolvedConfig, streams: Streams) -> None:

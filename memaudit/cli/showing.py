@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from memaudit.diagnosis import DiagnosisRecord
     from memaudit.stored_run import StoredRun
 
-FORMATS = ("table", "json", "csv", "html", "markdown", "sarif", "junit", "github", "cyclonedx")
+FORMATS = (
+    *("table", "json", "csv", "jsonl", "html"),
+    *("markdown", "sarif", "junit", "github", "cyclonedx"),
+)
 
 
 def check_format(output_format: str) -> None:
@@ -48,6 +51,10 @@ def document(run: StoredRun, output_format: str, streams: Streams) -> str:
         from memaudit.report.samples_csv import to_csv
 
         return to_csv(samples)
+    if output_format == "jsonl":
+        from memaudit.report.samples_csv import to_jsonl
+
+        return to_jsonl(samples)
     if output_format == "markdown":
         from memaudit.report.markdown_summary import to_markdown
 

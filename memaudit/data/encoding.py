@@ -6,28 +6,22 @@ never turns ids back into text.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import date
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 
+from memaudit.config import CHAT_DATE, Bos
+from memaudit.data.bos import BosSource, leading_ids
+from memaudit.data.chats import ChatProblem, ChatTemplate
 from memaudit.data.pieces import LONGEST_PIECE, cut_text
 from memaudit.data.samples import Sample
-from memaudit.errors import DataError
 
 if TYPE_CHECKING:  # the tokenizer is handed in, so the library itself is not needed here
     from transformers import PreTrainedTokenizerBase
-
-
-_REFUSALS = (
-    *(TemplateError, TypeError, ValueError),  # templates refuse by raising
-    *(LookupError, ArithmeticError, AttributeError, RecursionError, MemoryError),
-)
-"""What rendering a chat raises: a template may be any, and it computes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +29,21 @@ class Encoded:
     """The token ids of one sample."""
 
     ids: NDArray[np.int32]
-    """(tokens,) int32, without special tokens that the text does not have."""
+    """(tokens,) int32, without special tokens that the text does not have, and without the BOS
+    token that is put before every input."""
     border: int | None = None
     """Tokens before the suffix; none where the sample has no suffix of its own."""
     shifted: bool = False
     """The suffix's first token begins inside the prefix string."""
     problem: str | None = None
     """Why the sample could not be made one text; then there are no ids."""
+    bos_source: BosSource = "tokenizer"
+    has_bos: bool = False
+    """A text that begins with the BOS token itself; so may a chat, which is no news."""
+    has_odd_bos: bool = False
+    """A text that begins with the letters of the BOS token, and not with its id."""
+    shortened: bool = False
+    """The chat template left words of the last turn out."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class _Document:
     text: str
     border: int | None = None
     """Characters of the prefix; none where the sample has no suffix of its own."""
+    is_chat: bool = False
+    shortened: bool = False
+    """As in ``Encoded``."""
 
 
 class _Tokens(NamedTuple):
@@ -69,18 +74,43 @@ class _NoDocument(Exception):
 class Encoder:
     """A tokenizer, with what has to be known about it before a sample can be encoded."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        bos: Bos = "auto",
+        chat_date: date = CHAT_DATE,
+        counts_bos: bool = False,
+    ) -> None:
+        """Prepare to encode.
+
+        Args:
+            tokenizer: of the model.
+            bos: the setting of that name.
+            chat_date: what a chat template that asks for the date is told.
+            counts_bos: leave the BOS token that a text begins with among its ids.
+        """
         self._tokenizer = tokenizer
-        # A BOS that the tokenizer adds by itself is put before every input later. One that a
-        # chat template writes as well would be a second, and would count as a prefix token.
-        added = leading_ids(tokenizer)
-        self._bos = str(tokenizer.convert_ids_to_tokens(added[0])) if added else ""
+        self._chats = ChatTemplate(tokenizer, chat_date)
+        self._bos = bos
+        self._counts_bos = counts_bos
+        # What is put before every input later: a text or a chat that brings it would have it twice.
+        self._lead = leading_ids(tokenizer) or ()
+        if bos == "yes" and tokenizer.bos_token_id is not None:
+            self._lead = (int(tokenizer.bos_token_id),)
+        self._lead_text = "".join(map(str, tokenizer.convert_ids_to_tokens(list(self._lead))))
+
+    @property
+    def asks_date(self) -> bool:
+        """Whether a chat so far would read otherwise on another day."""
+        return self._chats.asks_date
 
     def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
         """Encode a batch of samples, in their order.
 
         Raises:
-            DataError: if a sample is a chat and the tokenizer has no chat template.
+            DataError: if a sample is a chat and the tokenizer has no chat template, or one that
+                draws at random.
         """
         documents: list[_Document] = []
         problems: list[str | None] = []
@@ -88,7 +118,7 @@ class Encoder:
             try:
                 documents.append(self._document(sample))
                 problems.append(None)
-            except _NoDocument as problem:
+            except (_NoDocument, ChatProblem) as problem:
                 problems.append(str(problem))
         encoded = iter(self._encode(documents))
         nothing = np.empty(0, dtype=np.int32)
@@ -99,7 +129,8 @@ class Encoder:
 
     def _document(self, sample: Sample) -> _Document:
         if sample.messages is not None:
-            return self._chat(sample.messages, sample.line)
+            chat = self._chats.render(sample.messages, sample.line)
+            return _Document(chat.text, chat.border, is_chat=True, shortened=chat.shortened)
         if sample.text is not None:
             _require_words(sample.text, "the text")
             return _Document(sample.text)
@@ -107,42 +138,37 @@ class Encoder:
         prefix = sample.prefix or ""
         return _Document(prefix + (sample.suffix or ""), border=len(prefix))
 
-    def _chat(self, messages: Sequence[Mapping[str, str]], line: int) -> _Document:
-        if not self._tokenizer.chat_template:
-            raise DataError(
-                f"line {line} has messages, but the model's tokenizer has no chat template;"
-                " put the chat_template.jinja that it was tuned with beside it, or give prefix +"
-                " suffix instead"
-            )
-        chat = [dict(message) for message in messages]
-        try:
-            whole = self._rendered(chat)
-            prefix = self._rendered(chat[:-1], add_generation_prompt=True)
-            if not whole.startswith(prefix):  # as where it opens a train of thought
-                prefix = self._rendered(chat[:-1])
-        except _REFUSALS:
-            raise _NoDocument(self._refusal(chat)) from None
-        if not whole.startswith(prefix):
-            raise _NoDocument("the chat template changes earlier turns once the last one is there")
-        return _Document(whole, border=_start_of(chat[-1]["content"], whole, len(prefix)))
-
-    def _rendered(self, chat: Sequence[Mapping[str, str]], **more: bool) -> str:
-        rendered = self._tokenizer.apply_chat_template(list(chat), tokenize=False, **more)
-        return str(rendered).removeprefix(self._bos)
-
-    def _refusal(self, chat: Sequence[Mapping[str, str]]) -> str:
-        """Why the template does not take a chat, as far as another try can tell."""
-        spoken = [message for message in chat if message["role"] != "system"]
-        if 1 < len(spoken) < len(chat):
-            with contextlib.suppress(*_REFUSALS):
-                self._rendered(spoken)
-                return "the chat template refuses a system message; leave it out of the data"
-        return "the chat template refuses these messages"
-
     def _encode(self, documents: Sequence[_Document]) -> list[Encoded]:
         offsets = self._tokenizer.is_fast and any(one.border is not None for one in documents)
         tokenized = self._tokenize([one.text for one in documents], offsets)
-        return [self._bordered(one, *own) for one, own in zip(documents, tokenized, strict=True)]
+        return [
+            self._without_lead(document, self._bordered(document, *own))
+            for document, own in zip(documents, tokenized, strict=True)
+        ]
+
+    def _without_lead(self, document: _Document, encoded: Encoded) -> Encoded:
+        """Take the tokens off that will be put before the input again."""
+        encoded = replace(encoded, shortened=document.shortened)
+        count, border = len(self._lead), encoded.border
+        begins = 0 < count <= len(encoded.ids if border is None else encoded.ids[:border])
+        begins = begins and tuple(encoded.ids[:count].tolist()) == self._lead
+        if not begins:
+            # transformers tokenises a rendered chat as it is, without special tokens.
+            if document.is_chat:
+                bare = count > 0 and self._bos == "auto"
+                return replace(encoded, bos_source="template") if bare else encoded
+            odd = count > 0 and document.text.lstrip().startswith(self._lead_text)
+            return replace(encoded, has_odd_bos=odd and self._bos != "no")
+        if not document.is_chat and self._bos == "no":
+            return encoded
+        if not document.is_chat and self._counts_bos:
+            return replace(encoded, bos_source="text", has_bos=True)
+        return replace(
+            encoded,
+            ids=encoded.ids[count:],
+            border=None if border is None else border - count,
+            has_bos=not document.is_chat,
+        )
 
     def _tokenize(self, texts: Sequence[str], offsets: bool) -> list[_Tokens]:
         """The tokens of each text; texts of several pieces piece by piece."""
@@ -188,10 +214,18 @@ class Encoder:
     ) -> Encoded:
         if document.border is None:
             return Encoded(ids)
-        if spans is not None:
-            return _border_by_spans(ids, spans, document.border)
+        if spans is None:
+            return _border_by_prefix(ids, self._prefix_ids(document))
+        encoded = _border_by_spans(ids, spans, document.border)
+        if _leaves_blanks(document, spans, encoded):
+            before = ids[: encoded.border]
+            shifted = not np.array_equal(before, self._prefix_ids(document))
+            return replace(encoded, shifted=shifted)
+        return encoded
+
+    def _prefix_ids(self, document: _Document) -> NDArray[np.int32]:
         (prefix,) = self._tokenize([document.text[: document.border]], False)
-        return _border_by_prefix(ids, prefix.ids)
+        return prefix.ids
 
 
 def _require_words(text: str, what: str) -> None:
@@ -200,27 +234,6 @@ def _require_words(text: str, what: str) -> None:
     """
     if text and not text.strip():
         raise _NoDocument(f"{what} is nothing but white space")
-
-
-def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids that a tokenizer puts before a text by itself; what it puts after does not count."""
-    dressed = list(tokenizer("x")["input_ids"])
-    plain = list(tokenizer("x", add_special_tokens=False)["input_ids"])
-    starts = range(len(dressed) - len(plain) + 1)
-    at = next((i for i in starts if dressed[i : i + len(plain)] == plain), 0)
-    return [int(i) for i in dressed[:at]]
-
-
-def _start_of(content: str, whole: str, least: int) -> int:
-    """Where in a rendered chat the last turn's own words start, at ``least`` or behind it.
-
-    What a template puts before them, its header of the turn, is no part of the suffix: it is the
-    same for every chat, and the model is given it.
-    """
-    for words in (content, content.strip()):
-        if (at := whole.find(words, least)) >= 0:
-            return at
-    return least
 
 
 def _border_by_spans(
@@ -234,6 +247,17 @@ def _border_by_spans(
         if end > characters:
             return Encoded(ids, border, shifted=start < characters)
     return Encoded(ids, border=len(ids))
+
+
+def _leaves_blanks(document: _Document, spans: Sequence[tuple[int, int]], encoded: Encoded) -> bool:
+    """Return whether blanks at the prefix's end are in no token's span.
+
+    Then either no token stands for them, or the suffix's first one does and its span is trimmed, as
+    Llama 3's are: the ids of the prefix alone tell which.
+    """
+    if encoded.shifted or not encoded.border or encoded.border == len(spans):
+        return False
+    return spans[encoded.border - 1][1] < (document.border or 0)
 
 
 def _border_by_prefix(ids: NDArray[np.int32], prefix: NDArray[np.int32]) -> Encoded:

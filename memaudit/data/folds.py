@@ -30,12 +30,16 @@ class Fold:
 
 
 def make_folds(
-    clusters: NDArray[np.int64], settings: ProtocolSettings, rng: np.random.Generator
+    clusters: NDArray[np.int64],
+    settings: ProtocolSettings,
+    rng: np.random.Generator,
+    remedy: str = "give more data",
 ) -> tuple[Fold, ...]:
     """Split the data's windows so that each is in the ``audit`` of exactly one fold.
 
     ``clusters`` (N,): the cluster of each data window. No cluster crosses a border between
     ``fit``, ``select`` and ``audit``; with ``split = "random"`` every window counts as one.
+    ``remedy``: what to do where there are too few clusters.
 
     Raises:
         DataError: if there are too few clusters for every part of every fold to have one.
@@ -49,7 +53,7 @@ def make_folds(
         some = "1 cluster" if len(members) == 1 else f"{len(members)} clusters"
         raise DataError(
             f"the data has {some} of near-duplicates, and {settings.folds} folds"
-            f" need at least {needed}; give more data"
+            f" need at least {needed}; {remedy}"
             + (", or fewer folds" if settings.folds > 3 else "")
         )
     shuffled = [members[number] for number in rng.permutation(len(members))]

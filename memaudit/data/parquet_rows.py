@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from memaudit.data.raw_files import check_unpacked
+from memaudit.data.packing import check_unpacked, refuse_document
 from memaudit.errors import DataError
 
 MOST_ROWS = 1024
@@ -43,6 +43,8 @@ def parquet_rows(path: Path) -> Iterator[Row]:
                     check_unpacked(path, unpacked)
                     yield row
     except (pyarrow.ArrowException, UnicodeDecodeError):  # the latter of a column's name
+        with path.open("rb") as other:
+            refuse_document(path, other.read(1024), but=b"PAR1")
         raise DataError(f"{path}: not a Parquet file, or damaged; write it anew") from None
 
 

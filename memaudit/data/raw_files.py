@@ -1,28 +1,44 @@
-"""Bytes out of files that may be anything: never more at a time than memory holds.
+"""Lines and whole texts out of files that may be anything: never more at a time than memory holds.
 
-Knows files, gzip and byte-order marks. Knows nothing of what a line or a file holds.
+Knows packed files, encodings and line ends. Knows nothing of what a line or a file holds.
 
-A kilobyte of gzip can unpack to a megabyte, and a file can be one line without an end. Text does
-neither, so what does is refused instead of read.
+A file can be one line without an end. Text is not, so such a file is refused instead of read.
 """
 
 from __future__ import annotations
 
 import codecs
-import gzip
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
+from memaudit.data.charsets import OtherEncoding, check_line, check_utf8, detect, to_utf8
+from memaudit.data.packing import START, Note, unpacked_blocks
 from memaudit.errors import DataError
 
 LONGEST = 128 << 20
 """Bytes of a line, a row or a file of a folder; a book has one or two million."""
 LONGEST_ARRAY = 512 << 20
 """Bytes of a file that is only read as a whole."""
-MOST_UNPACKED, FREELY_UNPACKED = 200, 1 << 30
-"""What a packed file may unpack to: so many times its size, or so many bytes if that is more.
-Packed text is a third to a tenth of itself."""
+MARK = "\ufeff"
+"""The byte-order mark, decoded."""
+_LINE_END = re.compile(rb"\r\n?|\n")
+
+
+class Line(NamedTuple):
+    """A line of a text file."""
+
+    number: int
+    """From 1."""
+    text: str
+    """With its line end, where it has one. Bytes that are not UTF-8 stand as lone surrogates."""
+    is_valid: bool
+    """Whether all of it is UTF-8."""
+    size: int
+    """Bytes as UTF-8."""
 
 
 def size_text(size: int) -> str:
@@ -30,77 +46,131 @@ def size_text(size: int) -> str:
     return f"{size >> 20} MiB"
 
 
-def read_lines(path: Path) -> Iterator[bytes]:
-    """The raw lines of a plain or gzip file, without a byte-order mark at its start.
+def ignore_note(path: Path, words: str) -> None:
+    """Take a note that has been taken before."""
 
-    Raises DataError for a line longer than LONGEST and for an archive that unpacks to more than
-    text does; OSError, EOFError and zlib.error where the file cannot be read.
+
+def read_lines(path: Path, note: Note) -> Iterator[Line]:
+    """The lines of a text file, without the byte-order marks of files that were joined.
+
+    Raises as `read_marked_lines`.
     """
-    if not path.name.lower().endswith(".gz"):
-        with path.open("rb") as file:
-            yield from _lines(path, file, packed=False)
-    else:
-        with gzip.open(path, "rb") as unpacked:
-            yield from _lines(path, unpacked, packed=True)
+    has_marks = False
+    for line in read_marked_lines(path, note):
+        if line.text.startswith(MARK):
+            if not has_marks:
+                note_mark(path, line.number, note)
+            has_marks = True
+            line = line._replace(text=line.text.removeprefix(MARK))
+        yield line
 
 
-def read_whole(path: Path, longest: int, advice: str) -> bytes:
-    """A file's bytes without a byte-order mark. Raises DataError where they are more than longest.
+def note_mark(path: Path, number: int, note: Note) -> None:
+    """Say that a byte-order mark was found behind the start of a file."""
+    note(path, f"left out the byte-order mark on line {number}, where files were joined")
 
-    advice: what to do then, as the end of the message.
+
+def read_marked_lines(path: Path, note: Note) -> Iterator[Line]:
+    """The lines of a text file, whatever it is packed with and however its lines end.
+
+    Only the byte-order mark at the start is left out.
+
+    Raises DataError for a line longer than LONGEST, for an archive or an encoding that is not read,
+    and where bytes that are not UTF-8 are more than a few damaged ones; OSError where the file
+    cannot be read.
     """
-    with path.open("rb") as file:
-        content = file.read(longest + 1)
-    if len(content) > longest:
-        raise DataError(f"{path}: is longer than {size_text(longest)}; {advice}")
-    return content.removeprefix(codecs.BOM_UTF8)
+    is_judged = False
+    for number, raw in enumerate(_raw_lines(path, note), 1):
+        if number == 1:
+            raw = raw.removeprefix(codecs.BOM_UTF8)
+        try:
+            text, is_valid = raw.decode("utf-8"), True
+        except UnicodeDecodeError:
+            text, is_valid = raw.decode("utf-8", "surrogateescape"), False
+        try:
+            check_line(raw, text)
+            if not (is_valid or is_judged):
+                check_utf8(_raw_lines(path, ignore_note))
+                is_judged = True
+        except OtherEncoding as problem:
+            raise DataError(f"{path}:{number}: {problem}") from None
+        yield Line(number, text, is_valid, len(raw))
 
 
-def check_unpacked(path: Path, unpacked: int) -> None:
-    """Raise DataError where a packed file says that it unpacks to more than text does."""
-    if unpacked > FREELY_UNPACKED and unpacked > MOST_UNPACKED * path.stat().st_size:
-        raise DataError(
-            f"{path}: unpacks to more than {MOST_UNPACKED} times its size, as no text does; "
-            "if it is text all the same, give it unpacked"
-        )
+def read_whole(path: Path, longest: int, advice: str, note: Note) -> bytes:
+    """A text file as UTF-8, without a byte-order mark; what is not UTF-8 stands as it is.
+
+    Raises DataError where it is longer than ``longest`` bytes, and for an archive or an encoding
+    that is not read. advice: what to do where it is too long, as the end of the message.
+    """
+    blocks: list[bytes] = []
+    size = 0
+    for block in _utf8_blocks(path, note):
+        blocks.append(block)
+        size += len(block)
+        if size > longest:
+            raise DataError(f"{path}: is longer than {size_text(longest)}; {advice}")
+    return b"".join(blocks).removeprefix(codecs.BOM_UTF8)
 
 
-def _lines(path: Path, file: io.BufferedIOBase, *, packed: bool) -> Iterator[bytes]:
-    number = total = 0
-    while raw := file.readline(LONGEST + 1):
-        number += 1
-        total += len(raw)
-        if len(raw) > LONGEST:
-            raise DataError(
-                f"{path}:{number}: the line is longer than {size_text(LONGEST)}; "
-                "split it into several records"
-            )
-        if packed:
-            check_unpacked(path, total)
-        yield raw if number > 1 else raw.removeprefix(codecs.BOM_UTF8)
+def _raw_lines(path: Path, note: Note) -> Iterator[bytes]:
+    return _split(path, _unix_ends(path, _utf8_blocks(path, note), note))
 
 
-class RowLines:
-    """The lines of a file as text, for a format whose rows may go over several of them."""
+def _utf8_blocks(path: Path, note: Note) -> Iterator[bytes]:
+    """The file as it is, or made UTF-8 where it is UTF-16 or UTF-32."""
+    blocks = unpacked_blocks(path, note)
+    start = next(blocks, b"")
+    try:
+        charset = detect(start[:START])
+        if charset.name is None:
+            yield start
+            yield from blocks
+            return
+        reason = "" if charset.marked else ", by its bytes, as it has no mark"
+        note(path, f"read as {charset.name}{reason}")
+        yield from to_utf8(chain([start], blocks), charset.codec)
+    except OtherEncoding as problem:
+        raise DataError(f"{path}: {problem}") from None
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lines = read_lines(path)
-        self._number = 0
-        self.row_bytes = 0
-        """Bytes of the row that is being read: whoever reads rows sets it to 0 before each."""
 
-    def __iter__(self) -> Iterator[str]:
-        return self
+def _unix_ends(path: Path, blocks: Iterator[bytes], note: Note) -> Iterator[bytes]:
+    """The blocks; where the first line ends in CR alone, with an LF for every CR."""
+    start: list[bytes] = []
+    tail, end = b"", None
+    for block in blocks:
+        start.append(block)
+        end = _LINE_END.search(tail + block)
+        tail = b"\r" if block.endswith(b"\r") else b""
+        if (end and end.end() < len(end.string)) or sum(map(len, start)) > LONGEST:
+            break  # what follows a CR is known
+    if end is None or end.group() != b"\r":
+        yield from chain(start, blocks)
+        return
+    note(path, "its lines end in CR alone, as on old Macs")
+    tail = b""
+    for block in chain(start, blocks):
+        whole = tail + block
+        tail = b"\r" if whole.endswith(b"\r") else b""
+        yield whole.removesuffix(tail).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    yield tail.replace(b"\r", b"\n")
 
-    def __next__(self) -> str:
-        raw = next(self._lines)
-        self._number += 1
-        self.row_bytes += len(raw)
-        if self.row_bytes > LONGEST:
-            raise DataError(
-                f"{self._path}:{self._number}: the row that ends here, or goes on, is longer "
-                f"than {size_text(LONGEST)}; look at its quotes"
-            )
-        # Undecodable bytes come through as lone surrogates, so that only their own row is bad.
-        return raw.decode("utf-8", "surrogateescape")
+
+def _split(path: Path, blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines, each with its LF; the last one may have none."""
+    number, size = 1, 0
+    pieces: list[bytes] = []
+    for block in blocks:
+        for piece in io.BytesIO(block):
+            pieces.append(piece)
+            size += len(piece)
+            if size > LONGEST:
+                raise DataError(
+                    f"{path}:{number}: the line is longer than {size_text(LONGEST)}; "
+                    "split it into several records"
+                )
+            if piece.endswith(b"\n"):
+                yield b"".join(pieces)
+                number, size, pieces = number + 1, 0, []
+    if pieces:
+        yield b"".join(pieces)

@@ -7,31 +7,39 @@ make a sample, beyond the names that a header has to have, and quotes nothing of
 from __future__ import annotations
 
 import contextlib
-import csv
-import gzip
 import hashlib
 import json
 import os
 import re
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from memaudit.data.charsets import OtherEncoding, check_line, check_utf8, is_unicode
+from memaudit.data.csv_rows import NOT_UTF8, csv_rows
+from memaudit.data.forms import other_format
+from memaudit.data.packing import PACKED_ENDINGS, Note
 from memaudit.data.parquet_rows import parquet_rows
-from memaudit.data.raw_files import LONGEST, LONGEST_ARRAY, RowLines, read_lines, read_whole
+from memaudit.data.raw_files import (
+    LONGEST,
+    LONGEST_ARRAY,
+    ignore_note,
+    read_lines,
+    read_whole,
+)
 from memaudit.errors import DataError
 from memaudit.file_hash import file_sha256
 
-FORMATS = ".jsonl, .jsonl.gz, .json (an array), .csv, .parquet, .txt, or a folder of .txt and .md"
+FORMATS = (
+    ".jsonl or .ndjson, .json (an array), .csv, .tsv or .txt, each also .gz, .bz2, .xz or .zst, "
+    ".parquet, or a folder of .txt and .md"
+)
 """What can be read, as error messages name it."""
 
-FORMS = {"text": ("text",), "prefix + suffix": ("prefix", "suffix"), "messages": ("messages",)}
-"""The ways in which a record can give its text, and the fields of each."""
-
 _BLANK = re.compile(r"[ \t\n\r]*")
-_NOT_UTF8 = "not UTF-8 text"
+_RECORD_ENDINGS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+_TWICE = "an object names a field twice"
 
 
 @dataclass(frozen=True)
@@ -48,16 +56,17 @@ class Record:
     """Why it cannot be used; none where it was read well."""
 
 
-def read_records(path: Path) -> Iterator[Record]:
+def read_records(path: Path, note: Note = ignore_note) -> Iterator[Record]:
     """Stream the records of a file or folder, in file order.
 
     Blank lines are no records. A ``.json`` array is held in memory, the other formats are not.
+    note: takes what was read as something other than its name says.
 
     Raises:
         DataError: at the call if there is no reader for the path; while iterating, where nothing
             that follows could be trusted: a broken archive, array or header.
     """
-    return _guarded(path, _reader(path))
+    return _guarded(path, _reader(path, note))
 
 
 def sha256_of(path: Path) -> str:
@@ -76,19 +85,10 @@ def sha256_of(path: Path) -> str:
         return file_sha256(path)
 
 
-def is_unicode(value: str) -> bool:
-    """Whether text can be written as UTF-8: it holds no half of a surrogate pair."""
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def kind_of(value: Any) -> str:
     """The kind of a value in words, for a message that must not quote it."""
     kinds = {type(None): "null", bool: "a boolean", str: "a string", list: "a list"}
-    kinds |= {dict: "an object", int: "a number", float: "a number"}
+    kinds |= {dict: "an object", int: "a number", float: "a number", bytes: "bytes"}
     return kinds.get(type(value), f"of type {type(value).__name__}")
 
 
@@ -99,11 +99,9 @@ def _guarded(path: Path, records: Iterator[Record]) -> Iterator[Record]:
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn failures of the disk or of the archive into a ``DataError``."""
+    """Turn failures of the disk into a ``DataError``."""
     try:
         yield
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise DataError(f"{path}: the gzip data is cut off or corrupt; copy it anew") from None
     except MemoryError:
         raise DataError(f"{path}: does not fit in memory; split it into smaller files") from None
     except OSError as error:
@@ -111,43 +109,66 @@ def _readable(path: Path) -> Iterator[None]:
         raise DataError(f"{where}: cannot be read ({error.strerror or error})") from None
 
 
-def _reader(path: Path) -> Iterator[Record]:
+def _reader(path: Path, note: Note) -> Iterator[Record]:
     """The reader that fits the path's ending, chosen at once, read lazily."""
     with _readable(path):
         if path.is_dir():
-            return _folder_rows(path, _text_files(path))
+            return _folder_rows(path, _text_files(path), note)
         if not path.exists():
             raise DataError(f"{path}: no such file or folder; give {FORMATS}")
         if not path.is_file():
             raise DataError(f"{path}: not a regular file; give {FORMATS}")
+    name = _bare_name(path)
+    if path.name.lower().endswith(".parquet"):
+        return _parquet_rows(path)
     readers = {
-        ".jsonl.gz": _jsonl_rows,
-        ".jsonl": _jsonl_rows,
+        **dict.fromkeys((".jsonl", ".ndjson"), _jsonl_rows),
         ".json": _json_rows,
-        ".csv": _csv_rows,
-        ".parquet": _parquet_rows,
+        **dict.fromkeys((".csv", ".tsv"), _table_rows),
         ".txt": _txt_rows,
     }
     for ending, reader in readers.items():
-        if path.name.lower().endswith(ending):
-            return reader(path)
+        if name.endswith(ending):
+            return reader(path, note)
     raise DataError(f"{path}: unknown kind of file; give {FORMATS}")
 
 
-def _jsonl_rows(path: Path) -> Iterator[Record]:
-    for line, raw in enumerate(read_lines(path), 1):
-        if not raw.strip():
+def _bare_name(path: Path) -> str:
+    """A file's name in small letters, without the ending that says what it is packed with."""
+    name = path.name.lower()
+    return next((name.removesuffix(end) for end in PACKED_ENDINGS if name.endswith(end)), name)
+
+
+def _jsonl_rows(path: Path, note: Note) -> Iterator[Record]:
+    for line in read_lines(path, note):
+        if not line.text.strip():
+            continue
+        if not line.is_valid:
+            yield Record(path, line.number, {}, NOT_UTF8)
             continue
         try:
-            record = json.loads(raw.decode("utf-8"))
-        except UnicodeDecodeError:
-            yield Record(path, line, {}, _NOT_UTF8)
+            record = json.loads(line.text, object_pairs_hook=distinct_fields)
         except json.JSONDecodeError as error:
-            yield Record(path, line, {}, f"not valid JSON (column {error.colno})")
+            yield Record(path, line.number, {}, f"not valid JSON (column {error.colno})")
+        except FieldTwice:
+            yield Record(path, line.number, {}, _TWICE)
         except (ValueError, RecursionError):
-            yield Record(path, line, {}, "JSON with a number too long or brackets too deep")
+            problem = "JSON with a number too long or brackets too deep"
+            yield Record(path, line.number, {}, problem)
         else:
-            yield _object_row(path, line, record)
+            yield _object_row(path, line.number, record)
+
+
+class FieldTwice(ValueError):
+    """An object has two values of one name, so that which is meant cannot be told."""
+
+
+def distinct_fields(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, as json makes it with this hook. Raises FieldTwice."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise FieldTwice
+    return fields
 
 
 def _object_row(path: Path, line: int, record: Any) -> Record:
@@ -156,14 +177,17 @@ def _object_row(path: Path, line: int, record: Any) -> Record:
     return Record(path, line, {}, f"the record is {kind_of(record)}, not an object with fields")
 
 
-def _json_rows(path: Path) -> Iterator[Record]:
+def _json_rows(path: Path, note: Note) -> Iterator[Record]:
     """The elements of one JSON array. After a broken element nothing can be trusted."""
-    data = read_whole(path, LONGEST_ARRAY, "name one object per line .jsonl")
+    data = read_whole(path, LONGEST_ARRAY, "name one object per line .jsonl", note)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = 1 + data.count(b"\n", 0, error.start)
-        raise DataError(f"{path}:{line}: {_NOT_UTF8}; convert it") from None
+        raise DataError(
+            f"{path}:{line}: {NOT_UTF8}; convert it from the encoding that it is in, such as: "
+            "iconv -f WINDOWS-1252 -t UTF-8"
+        ) from None
     at = _after_blank(text, 0)
     if text[at : at + 1] != "[":
         raise DataError(f"{path}:1: not a JSON array; name one object per line .jsonl")
@@ -188,7 +212,9 @@ def _json_rows(path: Path) -> Iterator[Record]:
 def _element(path: Path, text: str, at: int, line: int) -> tuple[Any, int]:
     """The array element at a position, and the position after it."""
     try:
-        return json.JSONDecoder().raw_decode(text, at)
+        return json.JSONDecoder(object_pairs_hook=distinct_fields).raw_decode(text, at)
+    except FieldTwice:
+        raise DataError(f"{path}:{line}: {_TWICE}; rename one") from None
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", line)
         raise DataError(f"{path}:{line}: not valid JSON; mend the array") from None
@@ -199,53 +225,10 @@ def _after_blank(text: str, position: int) -> int:
     return match.end() if match else position
 
 
-def _csv_rows(path: Path) -> Iterator[Record]:
-    """Comma-separated rows under a header line. Columns without a name are left out."""
-    csv.field_size_limit(LONGEST)  # characters; the default is less than a long document
-    lines = RowLines(path)
-    reader = csv.reader(lines, strict=True)
-    header = _csv_header(path, reader)
-    while header:
-        line = reader.line_num + 1
-        lines.row_bytes = 0
-        try:
-            cells = next(reader, None)
-        except csv.Error:
-            yield Record(path, line, {}, "malformed CSV; look at its quotes")
-            continue
-        if cells is None:
-            return
-        if cells:  # a blank line has none
-            yield _csv_row(path, line, header, cells)
-
-
-def _csv_header(path: Path, reader: Iterator[list[str]]) -> list[str]:
-    """The column names; none for an empty file."""
-    try:
-        header = next((cells for cells in reader if cells), [])
-    except csv.Error:
-        raise DataError(f"{path}:1: the header is malformed CSV; look at its quotes") from None
-    if not is_unicode("".join(header)):
-        raise DataError(f"{path}:1: {_NOT_UTF8}; convert it")
-    named = [name for name in header if name]
-    if len(named) != len(set(named)):
-        raise DataError(f"{path}:1: the header names a column twice; rename one")
-    if header and not any(set(names) <= set(named) for names in FORMS.values()):
-        raise DataError(
-            f"{path}:1: no column text, prefix + suffix, or messages, set off by commas"
-        )
-    return header
-
-
-def _csv_row(path: Path, line: int, header: list[str], cells: list[str]) -> Record:
-    if len(cells) != len(header):
-        return Record(path, line, {}, f"{len(cells)} cells under a header of {len(header)}")
-    record: dict[str, Any] = {name: cell for name, cell in zip(header, cells, strict=True) if name}
-    filled = [form for form in FORMS.values() if any(record.get(name) for name in form)]
-    for form in FORMS.values():  # CSV has no null: an empty form beside a filled one is absent
-        if filled and form not in filled:
-            record = {name: cell for name, cell in record.items() if name not in form}
-    return Record(path, line, record, None if is_unicode("".join(cells)) else _NOT_UTF8)
+def _table_rows(path: Path, note: Note) -> Iterator[Record]:
+    usual = "\t" if _bare_name(path).endswith(".tsv") else ","
+    for line, fields, problem in csv_rows(path, usual, note):
+        yield Record(path, line, fields, problem)
 
 
 def _parquet_rows(path: Path) -> Iterator[Record]:
@@ -253,25 +236,72 @@ def _parquet_rows(path: Path) -> Iterator[Record]:
         yield Record(path, line, fields, problem)
 
 
-def _txt_rows(path: Path) -> Iterator[Record]:
-    for line, raw in enumerate(read_lines(path), 1):
-        if raw.strip():
-            yield _text_row(path, line, raw.rstrip(b"\r\n"), {})
+def _txt_rows(path: Path, note: Note) -> Iterator[Record]:
+    is_first, has_cr = True, False
+    for line in read_lines(path, note):
+        text = line.text.rstrip("\r\n")
+        if not text.strip():
+            continue
+        if is_first:
+            _require_plain(path, text)
+        if "\r" in text and not has_cr:
+            note(path, f"took a CR within line {line.number} for text, as its lines end in LF")
+            has_cr = True
+        is_first = False
+        if line.is_valid:
+            yield Record(path, line.number, {"text": text})
+        else:
+            yield Record(path, line.number, {}, NOT_UTF8)
 
 
-def _folder_rows(folder: Path, files: list[Path]) -> Iterator[Record]:
+def _require_plain(path: Path, text: str) -> None:
+    """Raise DataError where a text begins as a table or as JSON: its marks are no text."""
+    if problem := other_format(text):
+        raise DataError(f"{path}: {problem}")
+
+
+def _folder_rows(folder: Path, files: list[Path], note: Note) -> Iterator[Record]:
+    _look_beside(folder, files, note)
+    for file in files:
+        raw = read_whole(file, LONGEST, "split it into several files", note)
+        given_id = {"id": file.relative_to(folder).as_posix()}
+        text = raw.decode("utf-8", "surrogateescape")
+        try:
+            check_line(raw, text)
+            check_utf8(raw.split(b"\n"))
+        except OtherEncoding as problem:
+            raise DataError(f"{file}: {problem}") from None
+        _require_plain(file, text.lstrip().partition("\n")[0])
+        if is_unicode(text):
+            yield Record(file, 1, {**given_id, "text": text})
+        else:
+            yield Record(file, 1, given_id, NOT_UTF8)
+
+
+def _look_beside(folder: Path, files: list[Path], note: Note) -> None:
+    """Say what of a folder is not read.
+
+    Raises DataError where that is files of records: a data set with its README is no folder of
+    texts.
+    """
+    read = set(files)
+    others = [
+        path
+        for path in folder.rglob("*")
+        if path not in read
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    ]
+    records = sorted(path for path in others if _bare_name(path).endswith(_RECORD_ENDINGS))
+    if records:
+        raise DataError(
+            f"{folder}: holds {records[0].relative_to(folder)}, which a folder of texts is not "
+            "read for; give that file, or a folder of .txt and .md alone"
+        )
     if not files:
         raise DataError(f"{folder}: the folder has no .txt or .md file")
-    for file in files:
-        raw = read_whole(file, LONGEST, "split it into several files")
-        yield _text_row(file, 1, raw, {"id": file.relative_to(folder).as_posix()})
-
-
-def _text_row(source: Path, line: int, raw: bytes, record: Mapping[str, Any]) -> Record:
-    try:
-        return Record(source, line, {**record, "text": raw.decode("utf-8")})
-    except UnicodeDecodeError:
-        return Record(source, line, record, _NOT_UTF8)
+    if others:
+        note(folder, f"left out {len(others):,} files that are neither .txt nor .md")
 
 
 def _text_files(folder: Path) -> list[Path]:

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from memaudit.data.charsets import has_wide_letters, is_unicode
+from memaudit.data.forms import FORMS, missing_form
+from memaudit.data.packing import Note
+from memaudit.data.raw_files import ignore_note
 from memaudit.data.records import (
     FORMATS,
-    FORMS,
     Record,
-    is_unicode,
+    distinct_fields,
     kind_of,
     read_records,
     sha256_of,
@@ -26,6 +30,8 @@ from memaudit.errors import DataError
 
 LONGEST_ID = 4096
 """Characters; the longest path that a file of a folder can have. What is longer names nothing."""
+_AHEAD = 1000
+"""Records that are looked through for a good one before ``--skip-bad-lines`` is advised."""
 _TOO_DEEP = "[nested too deep]"
 _OWN_FIELDS = frozenset({"id", "group", "text", "prefix", "suffix", "messages"})
 
@@ -81,23 +87,29 @@ class DataSummary:
     """Records seen, good or bad."""
     bad: int
     """Records that cannot be used."""
+    notes: tuple[str, ...] = ()
+    """What was read as something other than the file's name says, a sentence each."""
 
 
 class _BadRecord(Exception):
     """The record cannot be used; the message is the reason."""
 
 
-def read_samples(path: Path, *, skip_bad_lines: bool) -> Iterator[Sample | Skipped]:
+def read_samples(
+    path: Path, *, skip_bad_lines: bool, note: Note = ignore_note
+) -> Iterator[Sample | Skipped]:
     """Stream the records of a file or folder, in file order.
 
     Blank lines are no records. A ``.json`` array is held in memory, the other formats are not.
+    note: takes what was read as something other than the file's name says.
 
     Raises:
         DataError: at the call if the path cannot be read; while iterating, at a bad record,
             unless ``skip_bad_lines`` makes it a ``Skipped``; always where nothing that follows
-            could be trusted (a broken archive, array or header), or where there is no record.
+            could be trusted (a broken archive, array or header, another encoding), or where there
+            is no record.
     """
-    return _judged(path, read_records(path), skip_bad_lines)
+    return _judged(path, read_records(path, note), skip_bad_lines)
 
 
 def check_samples(path: Path, *, skip_bad_lines: bool) -> DataSummary:
@@ -108,7 +120,8 @@ def check_samples(path: Path, *, skip_bad_lines: bool) -> DataSummary:
     """
     rows = bad = 0
     first: Skipped | None = None
-    for item in read_samples(path, skip_bad_lines=skip_bad_lines):
+    notes = _Notes(path)
+    for item in read_samples(path, skip_bad_lines=skip_bad_lines, note=notes.add):
         rows += 1
         if isinstance(item, Skipped):
             bad += 1
@@ -117,25 +130,61 @@ def check_samples(path: Path, *, skip_bad_lines: bool) -> DataSummary:
         raise DataError(
             f"{path}:{first.line}: {first.reason}; none of the {rows} records can be used"
         )
-    return DataSummary(path, sha256_of(path), rows, bad)
+    if 2 * bad > rows:
+        notes.add(path, f"{bad:,} of {rows:,} records cannot be used")
+    return DataSummary(path, sha256_of(path), rows, bad, notes.sentences())
+
+
+class _Notes:
+    """What is said of the files of a path, each thing once however many files it holds for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._files: dict[str, int] = {}
+        self._first: dict[str, Path] = {}
+
+    def add(self, path: Path, words: str) -> None:
+        """Take a note on a file: the end of a sentence that begins with its name."""
+        self._files[words] = self._files.get(words, 0) + 1
+        self._first.setdefault(words, path)
+
+    def sentences(self) -> tuple[str, ...]:
+        """A sentence for each."""
+        return tuple(
+            f"{self._first[words].name}: {words}."
+            if count == 1
+            else f"{self._path.name}: {count:,} files: {words}."
+            for words, count in self._files.items()
+        )
 
 
 def _judged(
     path: Path, records: Iterator[Record], skip_bad_lines: bool
 ) -> Iterator[Sample | Skipped]:
-    record = None
+    record, has_good = None, False
     for record in records:
         try:
             yield _sample(record)
+            has_good = True
         except _BadRecord as problem:
             if not skip_bad_lines:
-                raise DataError(
-                    f"{record.source}:{record.line}: {problem}; mend it or pass --skip-bad-lines"
-                ) from None
+                helps = has_good or _has_good(islice(records, _AHEAD))
+                advice = "; mend it or pass --skip-bad-lines" if helps else ""
+                raise DataError(f"{record.source}:{record.line}: {problem}{advice}") from None
             # Which of its fields is the text is what cannot be told: none is passed through.
             yield Skipped(_sample_id(record), record.line, str(problem), {})
     if record is None:
         raise DataError(f"{path}: holds no records; give {FORMATS} with at least one")
+
+
+def _has_good(records: Iterable[Record]) -> bool:
+    """Whether one of these records can be used, as far as they can be read."""
+    with contextlib.suppress(DataError):
+        for record in records:
+            with contextlib.suppress(_BadRecord):
+                _sample(record)
+                return True
+    return False
 
 
 def _sample(record: Record) -> Sample:
@@ -161,7 +210,7 @@ def _form(fields: Mapping[str, Any]) -> str:
         form for form, names in FORMS.items() if any(fields.get(name) is not None for name in names)
     ]
     if not found:
-        raise _BadRecord("has no field text, prefix + suffix, or messages")
+        raise _BadRecord(missing_form(fields))
     if len(found) > 1:
         raise _BadRecord(f"has both {found[0]} and {found[1]}, where only one can be meant")
     absent = [name for name in FORMS[found[0]] if fields.get(name) is None]
@@ -178,13 +227,15 @@ def _string(fields: Mapping[str, Any], name: str) -> str:
         raise _BadRecord(f"field {name} holds half a surrogate pair, which is not Unicode text")
     if value and not value.strip("\0"):
         raise _BadRecord(f"field {name} holds nothing but NUL characters")
+    if has_wide_letters(value):
+        raise _BadRecord(f"field {name} is UTF-16 that was read as another encoding")
     return value
 
 
 def _messages(value: Any) -> tuple[Mapping[str, str], ...]:
     if isinstance(value, str):  # CSV has no lists: a cell holds them as JSON
         with contextlib.suppress(ValueError, RecursionError):
-            value = json.loads(value)
+            value = json.loads(value, object_pairs_hook=distinct_fields)
     if not isinstance(value, list):
         raise _BadRecord(f"field messages is {kind_of(value)}, not a list")
     messages = tuple(_message(number, message) for number, message in enumerate(value, 1))
@@ -197,10 +248,13 @@ def _message(number: int, value: Any) -> Mapping[str, str]:
     """One message. Notes beside it, such as a weight, go; what a template would render stays."""
     if not isinstance(value, dict):
         raise _BadRecord(f"message {number} is {kind_of(value)}, not an object")
+    if "from" in value and "value" in value and "role" not in value:
+        raise _BadRecord(f"message {number} has from and value; rename them to role and content")
     for name in ("role", "content"):
         if not isinstance(value.get(name), str):
             raise _BadRecord(
                 f"message {number}: {name} is {kind_of(value.get(name))}, not a string"
+                f"{_about_content(value) if name == 'content' else ''}"
             )
     for part in value.values():
         if part and isinstance(part, (list, dict)):
@@ -208,6 +262,17 @@ def _message(number: int, value: Any) -> Mapping[str, str]:
                 f"message {number} has a field beside role and content, which is not text"
             )
     return {name: _string(value, name) for name, part in value.items() if isinstance(part, str)}
+
+
+def _about_content(message: Mapping[str, Any]) -> str:
+    """What to do with a message whose content is no string."""
+    content = message.get("content")
+    if content is None and message.get("tool_calls"):
+        return "; a turn that only calls a tool has no text: leave the chat out, or write the call"
+    parts = content if isinstance(content, list) else []
+    if parts and all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
+        return "; join its text parts into one string"
+    return ""
 
 
 def _sample_id(record: Record) -> str:

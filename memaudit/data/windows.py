@@ -6,14 +6,17 @@ Knows lengths and placements. Must not know file formats, folds, models or promp
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.config import WindowSettings
+from memaudit.config import Bos, WindowSettings
+from memaudit.data.bos import BosSource
 from memaudit.data.drawing import batches, draw
 from memaudit.data.encoding import Encoded, Encoder
 from memaudit.data.samples import Sample, Skipped
@@ -55,6 +58,12 @@ class Windows:
     """Good records that were looked at, whether they gave a window or not."""
     notes: tuple[str, ...] = ()
     """What a reader of the result should be told about the cutting."""
+    bos_source: BosSource = "tokenizer"
+    """Who decides on the BOS token before these windows."""
+    chat_date: date | None = None
+    """Date that the chat template was told; None where it asked for none."""
+    given: int = 0
+    """Windows whose suffix was given with the record, so that placement has no say in them."""
 
     def __len__(self) -> int:
         return len(self.prefix_ids)
@@ -86,22 +95,36 @@ class Windows:
         )
 
 
+class NoWindow(DataError):
+    """Not one window comes out of a file."""
+
+    begin_with_bos: bool = False
+    """Whether texts brought their own BOS token, which counts for no token of the prefix."""
+
+
 def cut_windows(
     samples: Iterable[Sample | Skipped],
     tokenizer: PreTrainedTokenizerBase,
     settings: WindowSettings,
     rng: np.random.Generator,
+    *,
+    bos: Bos = "auto",
+    counts_bos: bool = False,
 ) -> Windows:
     """Encode every sample once and cut its windows of P + S tokens.
 
     A ``text`` is cut where ``settings.placement`` says. Where the suffix is given (``prefix`` +
     ``suffix``, or the assistant's last turn of ``messages``), the one window is the last P tokens
     before the border and the first S after it. ``rng`` draws the samples if there is a limit.
+    The BOS token that a text begins with counts as the one that is put before every input, unless
+    ``counts_bos``: then as a token of the prefix.
 
     Raises:
-        DataError: if not one window comes out, or a chat meets a tokenizer without a template.
+        NoWindow: if not one window comes out.
+        DataError: if a chat meets a tokenizer without a template, or one that draws at random; or
+            if inputs of this file would begin in different ways.
     """
-    encoder = Encoder(tokenizer)
+    encoder = Encoder(tokenizer, bos=bos, chat_date=settings.chat_date, counts_bos=counts_bos)
     pile = _Pile(settings)
     for batch in batches(draw(samples, settings.limit, rng)):
         encoded = iter(encoder.encode([one.item for one in batch if isinstance(one.item, Sample)]))
@@ -110,7 +133,7 @@ def cut_windows(
                 pile.skip(one.item)
             else:
                 pile.add(one.item, one.number, next(encoded))
-    return pile.windows()
+    return pile.windows(settings.chat_date if encoder.asks_date else None)
 
 
 def find_rows(windows: Windows, ids: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
@@ -179,7 +202,9 @@ class _Pile:
         self._columns: dict[str, None] = {}
         self._columns_left_out = False
         self._lengths: list[int] = []  # tokens; twice the shorter side where there is a border
-        self._samples = self._too_short = self._shifts = 0
+        self._samples = self._too_short = self._shifts = self._given = 0
+        self._begin_with_bos = self._odd_bos = self._shortened = 0  # samples
+        self._bos_sources: Counter[BosSource] = Counter()  # of samples with a window
 
     def skip(self, skipped: Skipped) -> None:
         """Take a record that gives no window."""
@@ -202,6 +227,7 @@ class _Pile:
 
     def _cut(self, sample: Sample, number: int, encoded: Encoded) -> str | None:
         tokens, border = len(encoded.ids), encoded.border
+        self._begin_with_bos += encoded.has_bos
         self._lengths.append(tokens if border is None else 2 * min(border, tokens - border))
         try:
             starts = _starts(encoded, self._settings)
@@ -213,15 +239,22 @@ class _Pile:
         self._cuts.append(_Cut(views[starts], textless, number))
         self._note_columns(sample.extra)
         self._shifts += encoded.shifted
+        self._odd_bos += encoded.has_odd_bos
+        self._shortened += encoded.shortened
+        own = encoded.bos_source == "text" and not starts.any()
+        source: BosSource = "tokenizer" if encoded.bos_source == "text" else encoded.bos_source
+        self._bos_sources["text" if own else source] += 1
+        self._given += border is not None
         return None
 
-    def windows(self) -> Windows:
+    def windows(self, chat_date: date | None) -> Windows:
         """All windows as one.
 
         Raises:
-            DataError: if there is none.
+            DataError: if there is none, or if inputs would begin in different ways.
         """
         self._require_one()
+        bos_source = self._bos_source()
         ids = np.concatenate([cut.rows for cut in self._cuts])
         each = [cut for cut in self._cuts for _ in cut.rows]
         return Windows(
@@ -238,6 +271,18 @@ class _Pile:
             columns=tuple(self._columns),
             samples=self._samples,
             notes=self._notes(),
+            bos_source=bos_source,
+            chat_date=chat_date,
+            given=self._given,
+        )
+
+    def _bos_source(self) -> BosSource:
+        if len(self._bos_sources) == 1:
+            return next(iter(self._bos_sources))
+        raise DataError(
+            f"in {self._bos_sources['template']:,} chats the template writes no BOS token, and "
+            f"before the other {self._bos_sources['tokenizer']:,} records the tokenizer puts one; "
+            "choose for all with --bos yes or --bos no, or audit them as separate files"
         )
 
     def _require_one(self) -> None:
@@ -250,7 +295,11 @@ class _Pile:
             message += f"; line {first.line}: {first.reason}"
         if self._too_short:
             message += f"; {fitting_window(self._lengths)}"
-        raise DataError(message)
+        if self._begin_with_bos:
+            message += "; the BOS token that texts begin with is not counted"
+        error = NoWindow(message)
+        error.begin_with_bos = self._begin_with_bos > 0
+        raise error
 
     def _notes(self) -> tuple[str, ...]:
         notes = []
@@ -259,6 +308,27 @@ class _Pile:
             notes.append(
                 f"{self._too_short} of {self._samples} samples are too short for a window of "
                 f"{shape}; {fitting_window(self._lengths)}"
+            )
+        if self._bos_sources["text"]:
+            notes.append(
+                "Every record begins with the BOS token, which counts as the first token of its "
+                "window; no other is put before it."
+            )
+        elif self._begin_with_bos:
+            notes.append(
+                f"{self._begin_with_bos:,} of {self._samples:,} records begin with the BOS token: "
+                "it is not put before them a second time, and counts for no token of the prefix."
+            )
+        if self._odd_bos:
+            notes.append(
+                f"{self._odd_bos:,} of {self._samples:,} records begin with the letters of the BOS "
+                "token, which the tokenizer reads otherwise or behind white space: BOS is put "
+                "before them all the same. If they were rendered for this model, use --bos no."
+            )
+        if self._shortened:
+            notes.append(
+                f"The chat template left words of the last turn out in {self._shortened:,} of "
+                f"{self._samples:,} chats, as a train of thought: those are not audited."
             )
         if self._columns_left_out:
             notes.append(f"Only the first {MOST_COLUMNS:,} columns are passed through.")

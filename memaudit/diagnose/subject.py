@@ -23,7 +23,7 @@ from memaudit.data.windows import Windows
 from memaudit.diagnose.passes import Passes
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.errors import UsageError
-from memaudit.plan import Role, check_files, cut_files
+from memaudit.plan import Role, bos_source, check_files, cut_files
 from memaudit.readiness import check_positions
 from memaudit.report.reading import column, figures, model_attacks
 from memaudit.report.report_json import Document
@@ -135,7 +135,13 @@ def open_subject(settings: DiagnoseSettings) -> Subject:
     _require_same_data(run, summaries)
     tokenizer = load_tokenizer(config.model, config.target)
     windows = cut_files(config, tokenizer)
-    checkpoint = load_checkpoint(config.model, config.target, tokenizer)
+    source = bos_source(windows)
+    if source == "text":
+        raise UsageError(
+            f"{run.folder}: its windows hold the BOS token that the texts begin with, and a "
+            "diagnosis takes windows without; scan again with one prefix token less"
+        )
+    checkpoint = load_checkpoint(config.model, config.target, tokenizer, source)
     require_same_model(run, checkpoint)
     for part in windows.values():
         checkpoint.check_ids(part.window_ids())

@@ -92,6 +92,12 @@ def notes(before: Baseline, now: Baseline) -> tuple[str, ...]:
         found.append(
             f"Audited in {_computed(one)}, now {_computed(other)}: close calls may differ."
         )
+    day = now.terms.chat_date
+    if day is not None and before.terms.chat_date is None:
+        found.append(
+            f"The chat template was told {day} (windows.chat_date); the baseline records no date, "
+            "so its chats may have read otherwise."
+        )
     fitted = one.get("fitting"), other.get("fitting")
     if None not in fitted and fitted[0] != fitted[1]:
         found.append(f"Prompts fitted in {fitted[0]}, now {fitted[1]}: close calls may differ.")
@@ -103,19 +109,31 @@ def _computed(how: Mapping[str, str]) -> str:
 
 
 def require_same_windows(
-    baseline: Baseline, windows_digest: str, where: str, *, bos: str | None = None
+    baseline: Baseline,
+    windows_digest: str,
+    where: str,
+    *,
+    bos: str | None = None,
+    chat_date: str | None = None,
 ) -> None:
-    """Raise UsageError where a baseline is not of just these windows, and of this ``bos``.
+    """Raise UsageError where a baseline is not of just these windows, ``bos`` and ``chat_date``.
 
     Of a baseline read from a file only the windows that were extracted are known, so what else it
     had can be told from nothing but the digest.
     """
-    known = baseline.terms.bos
-    require_same_terms(baseline.terms, replace(baseline.terms, bos=bos or known), where)
+    before = baseline.terms
+    now = replace(before, bos=bos or before.bos, chat_date=chat_date or before.chat_date)
+    require_same_terms(before, now, where)
     if baseline.windows_digest != windows_digest:
+        cause = "as another tokenizer makes them"
+        if chat_date is not None and before.chat_date is None:
+            cause = (
+                f"as the chat template makes them on another date; it is told {chat_date} now "
+                "(windows.chat_date), and the baseline records none"
+            )
         raise UsageError(
             f"{where}: cannot be compared with this run: the same data gave other windows "
-            f"({baseline.windows:,} then), as another tokenizer makes them; write a new baseline"
+            f"({baseline.windows:,} then), {cause}; write a new baseline"
         )
 
 

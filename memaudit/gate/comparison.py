@@ -116,6 +116,7 @@ def compare(
     *,
     confidence: float,
     max_new: int | None = None,
+    void: str = "",
 ) -> Comparison:
     """Pair the windows of both by fingerprint and judge what changed.
 
@@ -126,6 +127,9 @@ def compare(
     significant, or those that changed are and more came in than went, nothing is decided, unless
     ``max_new`` is given: a count needs no test. It counts the run's windows that the baseline does
     not have too, and passes only where both have the same.
+
+    ``void``: why the run means nothing, so that nothing newly extracted shows nothing; empty where
+    it means something.
 
     ``clusters``: fingerprint to cluster, of all windows of the run. ``run`` has to know all its
     windows. The two have to be on the same terms, and a baseline that does not know its windows on
@@ -148,6 +152,8 @@ def compare(
     )
     drawn = len({clusters[fingerprint] for fingerprint in shared})
     outcome, reason = _judge(changes, drawn, 1 - confidence, max_new, apart)
+    if void and outcome == "none":
+        outcome, reason = "inconclusive", f"The run means nothing. {void}"
     return Comparison(
         baseline=baseline,
         run=run,

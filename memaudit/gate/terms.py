@@ -37,6 +37,8 @@ class Terms:
     bos: str | None = None
     """Whether every input started with the BOS token, ``yes`` or ``no``, as ``auto`` was resolved;
     None where that is not known, as before the model is loaded."""
+    chat_date: str | None = None
+    """Date that the chat template was told; None where it asked for none, or that is not known."""
 
     @property
     def attacks(self) -> tuple[str, ...]:
@@ -58,11 +60,16 @@ class Terms:
 
 
 def terms_of(
-    config: ScanConfig, data: str, controls: str | None, key_id: str, bos: str | None = None
+    config: ScanConfig,
+    data: str,
+    controls: str | None,
+    key_id: str,
+    bos: str | None = None,
+    chat_date: str | None = None,
 ) -> Terms:
     """The terms of an audit, from its settings, the SHA-256 of its files and what was resolved."""
     settings = dict(sorted(_settings(config)))
-    return Terms(data, controls, key_id, FORM, settings, bos)
+    return Terms(data, controls, key_id, FORM, settings, bos, chat_date)
 
 
 def differences(before: Terms, now: Terms) -> tuple[str, ...]:
@@ -79,6 +86,8 @@ def differences(before: Terms, now: Terms) -> tuple[str, ...]:
             found.append(f"other {what} (sha256 {_short(one)}, now {_short(other)})")
     if None not in (before.bos, now.bos) and before.bos != now.bos:
         found.append(f"BOS token before every input {before.bos}, now {now.bos}")
+    if None not in (before.chat_date, now.chat_date) and before.chat_date != now.chat_date:
+        found.append(f"windows.chat_date {before.chat_date}, now {now.chat_date}")
     for name in sorted(before.settings.keys() | now.settings.keys()):
         if name not in before.settings:
             found.append(f"{name} not recorded, now {_shown(now.settings[name])}")

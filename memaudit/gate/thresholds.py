@@ -50,12 +50,12 @@ class GateVerdict:
     """One gate, judged."""
 
     name: str
-    """``max-exact``, ``max-fractional``, ``max-lift``, ``max-new``, ``max-leaked`` or
-    ``controls``."""
+    """``max-exact``, ``max-fractional``, ``max-lift``, ``max-new``, ``max-leaked``, ``controls`` or
+    ``validity``."""
     threshold: float
     """The largest figure that passes: a fraction in [0,1], of ``max-new`` a number of windows.
     ``controls``: the controls' exact rate, which the data's has to exceed; NaN where no control
-    was scored."""
+    was scored. NaN for ``validity``, as are the figures below."""
     attack: str
     """The attack that decided; empty where no attack could, or all together, as for
     ``max-new`` and ``max-leaked``."""
@@ -74,18 +74,20 @@ def judge(
     settings: GateSettings,
     new: NewWindows | None = None,
     leaked: Rate | None = None,
+    remedy: str = "",
 ) -> tuple[GateVerdict, ...]:
     """One verdict for each gate that is set, by the attack that fares worst.
 
     ``copy`` is not judged: it does not ask the model anything. ``new``: what was counted against
     the baseline, where the settings name one; None where no attack asked the model. ``leaked``: the
     share of windows that come out of the target and not of the reference; None without one.
+    ``remedy``: what would make more windows independent of each other, where that is known.
     """
     asked = [summary for summary in summaries if summary.attack != "copy"]
     verdicts = []
     for name, threshold, measure in _thresholds(settings):
         judged = [
-            _judged(name, threshold, found, summary.exact, settings.gate_on == "upper")
+            _judged(name, threshold, found, summary.exact, settings.gate_on == "upper", remedy)
             for summary in asked
             if (found := measure(summary)) is not None
         ]
@@ -98,7 +100,7 @@ def judge(
         verdicts.append(
             _nothing(name, limit)
             if leaked is None
-            else _judged(name, limit, leaked_measure(leaked), leaked, upper)
+            else _judged(name, limit, leaked_measure(leaked), leaked, upper, remedy)
         )
     return tuple(verdicts)
 
@@ -147,7 +149,7 @@ def _nothing(name: str, threshold: float) -> GateVerdict:
 
 
 def _judged(
-    name: str, threshold: float, measure: Measure, rate: Rate, on_upper: bool
+    name: str, threshold: float, measure: Measure, rate: Rate, on_upper: bool, remedy: str
 ) -> GateVerdict:
     """One attack, judged by one gate."""
     found, limit = measure.found, measure.said(threshold)
@@ -162,7 +164,7 @@ def _judged(
         verdict = "inconclusive"
         reason = (
             f"{found}, but at {at} the {measure.what} may be {upper}, above the {limit} allowed; "
-            f"{_what_would_decide(name, threshold, measure, rate)}"
+            f"{_what_would_decide(name, threshold, measure, rate, remedy)}"
         )
     elif on_upper:
         verdict, reason = "pass", f"{found}, at most {upper} at {at}, within the {limit} allowed"
@@ -173,17 +175,21 @@ def _judged(
     return GateVerdict(name, threshold, *figures, verdict, reason)
 
 
-def _what_would_decide(name: str, threshold: float, measure: Measure, rate: Rate) -> str:
+def _what_would_decide(
+    name: str, threshold: float, measure: Measure, rate: Rate, remedy: str
+) -> str:
     limit = measure.said(threshold)
     if threshold == 0:
         return f"no number of windows can show {limit}: gate on the estimate instead"
     if name not in ("max-exact", "max-leaked"):
-        return "more samples that are no near-duplicates of each other would narrow that"
+        return remedy or "more samples that are no near-duplicates of each other would narrow that"
     needed = windows_needed(rate.k, threshold, rate.confidence)
     if needed is None:
         return f"no number of windows can show {limit}: gate on the estimate instead"
     if needed <= rate.n:
-        return "the hits lie in few near-duplicate clusters: more independent samples are needed"
+        return remedy or (
+            "the windows lie in few near-duplicate clusters: more independent samples are needed"
+        )
     hits = f"{rate.k:,} hit{'' if rate.k == 1 else 's'}" if rate.k else "no hit"
     return f"{needed:,} windows with {hits} would pass"
 

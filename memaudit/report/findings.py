@@ -6,10 +6,11 @@ Knows results. Knows nothing of formats: whoever writes one neutralises ids and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from memaudit.data.samples import Skipped
+from memaudit.gate.validity import remnant
 from memaudit.report.wording import (
     count,
     level,
@@ -63,7 +64,22 @@ def cautious_p(lift: Lift) -> float:
 
 
 def headline(result: ScanResult) -> tuple[str, ...]:
-    """The finding in a few sentences: rate, lift, controls, and ``copy`` where it hits."""
+    """The finding in a few sentences: rate, lift, controls, and ``copy`` where it hits.
+
+    Before them stands that the run means nothing, or is about few of the records, where that is so.
+    """
+    return (*_warnings(result), *_findings(result))
+
+
+def _warnings(result: ScanResult) -> Iterator[str]:
+    void = [verdict.reason for verdict in result.verdicts if verdict.name == "validity"]
+    if void:
+        yield f"The rates below mean nothing. {void[0]}"
+    elif result.validity is not None:
+        yield from filter(None, [remnant(result.validity.used, result.validity.records)])
+
+
+def _findings(result: ScanResult) -> tuple[str, ...]:
     best = strongest(result)
     if best is None:
         return ("No attack on the model was run, so nothing is known of what it memorized.",)

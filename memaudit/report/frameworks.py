@@ -52,16 +52,20 @@ class _Facts:
         asked = [attack for attack in model_attacks(result) if attack.summary.exact.n]
         names = ", ".join(attack.attack for attack in asked)
         windows = max((attack.summary.exact.n for attack in asked), default=0)
-        self.extraction: Tested = "tested" if asked else "not tested"
-        self.partly: Tested = "partly" if asked else "not tested"
+        void = any(verdict.name == "validity" for verdict in result.verdicts)
+        self.partly: Tested = "partly" if asked and not void else "not tested"
+        self.extraction: Tested = "tested" if self.partly == "partly" else "not tested"
         self.ran = (
             f"{windows:,} windows of the data were tried with known prefixes ({names})"
             if asked
             else "no attack on the model was run"
         )
+        if asked and void:
+            self.ran += ", in a run that means nothing (validity)"
         with_controls = result.controls is not None
         self.controls = "with controls" if with_controls else "without controls"
-        self.gates = [verdict for verdict in result.verdicts if verdict.name != "controls"]
+        unasked = ("controls", "validity")
+        self.gates = [verdict for verdict in result.verdicts if verdict.name not in unasked]
         found = result.target.choices.get("format")
         self.adapter = found is not None and "adapter" in found.value
         self.sensitive = result.sensitive is not None

@@ -23,6 +23,8 @@ Row = dict[Any, Any]
 """A row of ``samples.csv``: column to cell."""
 LEAKED, KNOWN = "fine-tuning", "before"
 """What a table calls the origin of a window that comes out."""
+UNASKED = ("controls", "validity")
+"""Gates that are judged without a threshold."""
 MISSING = "n/a"
 """What stands for a figure that does not exist."""
 
@@ -228,6 +230,13 @@ def gate_name(gate: Document) -> str:
     return gate_label(str(gate["name"]), gate["threshold"])
 
 
+def void_reason(document: Document) -> str:
+    """Why the run means nothing; empty where it means something."""
+    return next(
+        (str(gate["reason"]) for gate in document["gates"] if gate["name"] == "validity"), ""
+    )
+
+
 def verdict(document: Document) -> tuple[str, str]:
     """The verdict over all gates, ``pass``, ``fail``, ``inconclusive`` or ``none``, and why.
 
@@ -240,6 +249,6 @@ def verdict(document: Document) -> tuple[str, str]:
         if found:
             more = f" ({len(found) - 1} more like it below.)" if len(found) > 1 else ""
             return word, f"{start} {gate_name(found[0])}: {found[0]['reason']}{more}"
-    if any(gate["name"] != "controls" for gate in gates):
+    if any(gate["name"] not in UNASKED for gate in gates):
         return "pass", "This run passes every gate that was set."
     return "none", "No gate was set, so this run neither passes nor fails."

@@ -25,6 +25,7 @@ from memaudit.report.hashes import config_hash, policy_hash, results_hash
 from memaudit.report.json_parts import CLUSTERED, fit_json, interval_json, model_json, rate_json
 from memaudit.report.leaks import sensitive_section
 from memaudit.report.reference_section import reference_section
+from memaudit.report.validity_section import validity_section
 from memaudit.report.wording import LIMITS, SCHEMA_VERSION, json_text
 from memaudit.result import AttackResult, Corpus, RunFacts, ScanResult
 from memaudit.score.scores import AttackSummary, Difference, Lift
@@ -56,6 +57,7 @@ def to_document(result: ScanResult) -> Document:
         "attacks_not_run": [name for name in LADDER if result.attack(name) is None],
         "sensitive": sensitive_section(result),
         "reference": reference_section(result),
+        "validity": validity_section(result.validity),
         "notes": list(result.notes),
         "limits": list(LIMITS),
         "frameworks_note": FRAMEWORKS_NOTE,

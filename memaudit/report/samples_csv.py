@@ -3,17 +3,22 @@
 Knows the columns and how a cell is made harmless. Knows nothing of files: the text it yields is
 to be written as UTF-8 without newline translation.
 
-``sample_id`` and the columns passed through are text. A spreadsheet would run a cell that
-starts with ``=``, so such text gets a leading apostrophe; figures computed here stay numbers.
+``sample_id`` and the columns passed through are text. A spreadsheet would run a cell that starts
+with ``=``, ``+``, ``-``, ``@``, one of their full-width forms, a TAB or a CR, so such text gets a
+leading apostrophe, unless it is a number (``-1``, ``+3.5e2``). Text that begins with apostrophes
+and then like that gets another one, so that taking one away always gives the text back. JSON lines
+(`to_jsonl`) need none of that.
 """
 
 from __future__ import annotations
 
 import csv
 import heapq
+import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -24,7 +29,7 @@ from memaudit.content.detectors import Category
 from memaudit.data.samples import Skipped
 from memaudit.data.windows import Windows
 from memaudit.report.leaks import named_counts
-from memaudit.report.wording import SCHEMA_VERSION, neutral, shorten
+from memaudit.report.wording import SCHEMA_VERSION, json_text, neutral, shorten
 from memaudit.result import Corpus, Revealed, ScanResult
 from memaudit.score.sampling import queries
 from memaudit.score.scores import WindowScores, best_edit_similarity, best_log_p_z
@@ -61,9 +66,10 @@ COLUMNS = (
 )
 """The columns that every file has, in their order."""
 
-_RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
+_RUN_BY_SPREADSHEETS = (*"=+-@", *"\uff1d\uff0b\uff0d\uff20", "\t", "\r")
+"""What a formula can start with, in ASCII and as full-width signs (OWASP, CSV injection)."""
 _RISKY = tuple(neutral(start) for start in _RUN_BY_SPREADSHEETS)
-_ESCAPED = tuple(f"'{start}" for start in _RISKY)
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def columns(result: ScanResult) -> tuple[str, ...]:
@@ -123,6 +129,23 @@ def to_csv(samples: pd.DataFrame) -> str:
             shown[cell(str(name))] = samples[name].map(cell)
     text: str = shown.to_csv(index=False, lineterminator="\r\n", float_format="%.6g")
     return text
+
+
+def to_jsonl(samples: pd.DataFrame) -> str:
+    """The rows of the table that was read back, as JSON lines: text as the data has it.
+
+    Control characters stay visible escapes. What is not a finite number is null.
+    """
+    names = [str(name) for name in samples.columns]
+    columns = [_json_values(samples[name]) for name in samples.columns]
+    rows = zip(*columns, strict=True)
+    return "".join(json_text(dict(zip(names, row, strict=True)), indent=None) for row in rows)
+
+
+def _json_values(column: pd.Series[Any]) -> list[Any]:
+    if pd.api.types.is_float_dtype(column.dtype):
+        return [value if math.isfinite(value) else None for value in column.tolist()]
+    return [None if value is pd.NA else value for value in column.tolist()]
 
 
 def _rows(result: ScanResult) -> Iterator[list[str]]:
@@ -243,17 +266,22 @@ def cell(text: str) -> str:
     What `unescape` makes of a cell gives the same cell again.
     """
     harmless = neutral(text)
-    return f"'{harmless}" if harmless.startswith(_RISKY) else harmless
+    return f"'{harmless}" if _is_run(harmless.lstrip("'")) else harmless
 
 
 def unescape(shown: str) -> str:
     """The text of a cell that `cell` made: without the apostrophe that spreadsheets need.
 
-    Control characters stay the visible escapes that `cell` made of them. A text that began with
-    an apostrophe and one of those signs itself loses it.
+    Control characters stay the visible escapes that `cell` made of them.
     """
     harmless = neutral(shown)
-    return harmless[1:] if harmless.startswith(_ESCAPED) else harmless
+    is_escaped = harmless.startswith("'") and _is_run(harmless.lstrip("'"))
+    return harmless[1:] if is_escaped else harmless
+
+
+def _is_run(text: str) -> bool:
+    """Whether a spreadsheet would take a text for a formula."""
+    return text.startswith(_RISKY) and not _NUMBER.fullmatch(text)
 
 
 def _figure(value: float) -> str:

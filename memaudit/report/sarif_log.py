@@ -22,6 +22,7 @@ from memaudit.report.reading import (
     is_hit,
     model_attacks,
     scored,
+    void_reason,
     worst_rows,
 )
 from memaudit.report.report_json import Document
@@ -82,15 +83,21 @@ def _rules() -> list[dict[str, Any]]:
 
 
 def _invocation(document: Document, found: int) -> dict[str, Any]:
-    """The run went well, whatever its gates say."""
+    """The run went well, whatever its gates say; where it means nothing, that no result is there
+    means nothing either.
+    """
     made: dict[str, Any] = {"executionSuccessful": True, "exitCode": document["exit_code"]}
+    told = []
     if found > MOST_RESULTS:
         text = (
             f"{MOST_RESULTS:,} of {found:,} extracted samples are listed, those that fare worst; "
             "samples.csv holds all of them."
         )
-        made["toolExecutionNotifications"] = [{"level": "warning", "message": {"text": text}}]
-    return made
+        told.append({"level": "warning", "message": {"text": text}})
+    if reason := void_reason(document):
+        text = f"This run means nothing. {neutral(reason)}"
+        told.append({"level": "error", "message": {"text": _message(text)}})
+    return {**made, **({"toolExecutionNotifications": told} if told else {})}
 
 
 def _extracted(document: Document, samples: pd.DataFrame) -> list[list[Row]]:

@@ -49,7 +49,7 @@ def no_commands(text: str) -> str:
     return _COMMAND_LINE.sub(r"\1\\x3a", text) if "::" in text else text
 
 
-def json_text(document: object, indent: int = 2) -> str:
+def json_text(document: object, indent: int | None = 2) -> str:
     """A document as JSON in ASCII with a line end, harmless in a CI system's log.
 
     Nothing in it starts a line but what JSON itself consists of.
@@ -80,7 +80,7 @@ def level(share: float) -> str:
 
 def gate_label(name: str, threshold: float | None) -> str:
     """A gate and what it allows: ``max-exact 1 %``, ``max-lift 5 points``, ``max-new 3``."""
-    if name == "controls" or threshold is None or math.isnan(threshold):
+    if name in ("controls", "validity") or threshold is None or math.isnan(threshold):
         return name
     if name == "max-new":
         return f"{name} {threshold:.0f}"

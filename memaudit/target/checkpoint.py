@@ -16,12 +16,12 @@ import numpy.typing as npt
 import torch
 
 from memaudit.config import TargetSettings
-from memaudit.data.encoding import leading_ids
+from memaudit.data.bos import BosSource, leading_ids
 from memaudit.errors import TargetError, UsageError
 from memaudit.file_hash import file_sha256
 from memaudit.target.attention import describe_attention, replace_attention
 from memaudit.target.failures import explained, lacks_memory
-from memaudit.target.loading import load_config, load_model, load_tokenizer_of
+from memaudit.target.loading import LoadedModel, load_config, load_model, load_tokenizer_of
 from memaudit.target.placement import (
     Choice,
     Placement,
@@ -37,6 +37,7 @@ from memaudit.target.placement import (
 from memaudit.target.prepacking import PREPACKED, choose_prepacking, prepacked_copy
 from memaudit.target.quantization import Quantization, find_quantization, unpacked_size
 from memaudit.target.source import Source, find_source, local_folder, read_files, ready_source
+from memaudit.target.unused_weights import describe_unused
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +65,8 @@ class Checkpoint:
     """How weights are quantised, if they are."""
     prepacks: bool = False
     """Whether passes are to go through prepacked weights."""
+    replaces_base: bool = False
+    """Whether an adapter's file also brought whole weights of its base."""
 
     @property
     def width(self) -> int:
@@ -157,13 +160,19 @@ def load_tokenizer(model: str, settings: TargetSettings) -> Any:
     return load_tokenizer_of(find_source(model, settings), settings)
 
 
-def load_checkpoint(model: str, settings: TargetSettings, tokenizer: Any = None) -> Checkpoint:
+def load_checkpoint(
+    model: str,
+    settings: TargetSettings,
+    tokenizer: Any = None,
+    bos_source: BosSource = "tokenizer",
+) -> Checkpoint:
     """Load, freeze and fingerprint the model under audit.
 
     Args:
         model: hub id, local folder, ``.gguf`` file, or PEFT adapter folder.
         settings: how to load it.
         tokenizer: what ``load_tokenizer`` gave for the same ``model``; loaded here where absent.
+        bos_source: who decides on BOS for the text that will be audited.
 
     Raises:
         UsageError: a device that is not there, or a setting that does not fit the model.
@@ -176,11 +185,12 @@ def load_checkpoint(model: str, settings: TargetSettings, tokenizer: Any = None)
     attention = replace_attention(config, device, dtype)
     if tokenizer is None:
         tokenizer = load_tokenizer_of(source, settings)
-    bos_id, bos_choice = choose_bos(settings.bos, tokenizer)
+    bos_id, bos_choice = choose_bos(settings.bos, tokenizer, bos_source)
     quantization = find_quantization(source, settings, config, dtype)
     as_stored = quantization is not None and quantization.stays_stored
     placement = place(settings, config, device, dtype, size_known=not as_stored)
-    loaded, placement = _load(source, settings, config, placement, quantization)
+    outcome, placement = _load(source, settings, config, placement, quantization)
+    loaded = outcome.model
     with explained(model):
         fingerprint = fingerprint_of(source, settings)
     dtype = loaded.get_input_embeddings().weight.dtype
@@ -203,9 +213,11 @@ def load_checkpoint(model: str, settings: TargetSettings, tokenizer: Any = None)
             **_quantization_choice(quantization),
             **describe_attention(loaded, attention),
             **_trust_choices(source, settings),
+            **describe_unused(outcome.unused),
         },
         quantization=quantization,
         prepacks=prepacking is not None and prepacking.value == PREPACKED,
+        replaces_base=outcome.replaces_base,
     )
     if bos_id is not None:
         checkpoint.check_ids(np.array([bos_id]))
@@ -218,7 +230,7 @@ def _load(
     config: Any,
     placement: Placement,
     quantization: Quantization | None,
-) -> tuple[Any, Placement]:
+) -> tuple[LoadedModel, Placement]:
     """The model, and where it went: spread where a device that was not named is too small."""
     try:
         return load_model(source, settings, config, placement, quantization), placement
@@ -236,12 +248,15 @@ def _quantization_choice(quantization: Quantization | None) -> dict[str, Choice]
     return {"quantization": Choice(quantization.name, quantization.reason)}
 
 
-def choose_bos(asked: str, tokenizer: Any) -> tuple[int | None, Choice]:
-    """The token every input starts with: what the tokenizer itself does, unless told otherwise.
+def choose_bos(
+    asked: str, tokenizer: Any, source: BosSource = "tokenizer"
+) -> tuple[int | None, Choice]:
+    """Choose the token that every input starts with: as the setting says, else as ``source`` does.
 
     Raises:
         UsageError: BOS was asked for and the tokenizer has none.
-        TargetError: the tokenizer puts more than one token first, and nothing was asked for.
+        TargetError: nothing was asked for, and the tokenizer puts more than one token first or does
+            not tell.
     """
     bos_id = tokenizer.bos_token_id
     if asked == "yes":
@@ -250,7 +265,16 @@ def choose_bos(asked: str, tokenizer: Any) -> tuple[int | None, Choice]:
         return int(bos_id), Choice("yes", "asked for")
     if asked == "no":
         return None, Choice("no", "asked for")
+    if source == "template":
+        return None, Choice("no", "auto: the chat template writes none")
+    if source == "text":
+        return None, Choice("no", "auto: every window begins with its own")
     lead = leading_ids(tokenizer)
+    if lead is None:
+        raise TargetError(
+            "no text shows whether the tokenizer puts BOS before it; choose with --bos yes or "
+            "--bos no"
+        )
     if len(lead) > 1:
         raise TargetError(
             f"the tokenizer puts {len(lead)} tokens before a text, and memaudit can put one; "

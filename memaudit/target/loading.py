@@ -11,12 +11,12 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import transformers
 from gguf import GGUFReader
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -25,7 +25,9 @@ from transformers import (
 )
 
 from memaudit.config import TargetSettings
+from memaudit.data.bos import own_texts
 from memaudit.errors import TargetError
+from memaudit.target.adapters import load_adapter
 from memaudit.target.failures import (
     EMPTY_WEIGHTS,
     explained,
@@ -33,14 +35,28 @@ from memaudit.target.failures import (
     silent_stdout,
 )
 from memaudit.target.gguf_header import check_gguf
-from memaudit.target.placement import Placement, waits_elsewhere
+from memaudit.target.placement import Placement
 from memaudit.target.quantization import Quantization, finish, quantised_weights
 from memaudit.target.source import Source
 from memaudit.target.tokenizer_files import check_tokenizer_files
-from memaudit.target.vocabulary import fit_vocabulary
-from memaudit.target.weight_files import stored_shapes
+from memaudit.target.unused_weights import (
+    UnusedWeights,
+    name_some,
+    refuse_unused,
+    split_unused,
+)
 
 CHAT_TEMPLATE = "chat_template.jinja"
+
+
+class LoadedModel(NamedTuple):
+    """A model, and what became of the files it was loaded from."""
+
+    model: Any
+    unused: UnusedWeights
+    """Weights in the files that no language model uses."""
+    replaces_base: bool
+    """Whether an adapter brought whole weights of its base, too."""
 
 
 @contextmanager
@@ -124,7 +140,9 @@ def load_tokenizer_of(source: Source, settings: TargetSettings) -> Any:
             _follow_gguf(tokenizer, Path(source.location) / source.gguf_file)
         if template is not None and template.is_file():
             tokenizer.chat_template = template.read_text(encoding="utf-8")
-        empty = len(tokenizer("a b", add_special_tokens=False)["input_ids"]) == 0
+        # Of its own vocabulary: one of amino acids has no token for an arbitrary letter.
+        probes = chain(own_texts(tokenizer), ["a b"])
+        empty = not any(tokenizer(text, add_special_tokens=False)["input_ids"] for text in probes)
     if empty:
         raise TargetError(
             f"{source.name}: its tokenizer gives no tokens, so its files are missing or belong to "
@@ -166,8 +184,8 @@ def load_model(
     config: Any,
     placement: Placement,
     quantization: Quantization | None = None,
-) -> Any:
-    """The model of a source, frozen and in eval mode; an adapter stays unmerged.
+) -> LoadedModel:
+    """Load the model of a source, frozen and in eval mode; an adapter stays unmerged.
 
     Args:
         source: what to load.
@@ -179,11 +197,14 @@ def load_model(
     Raises:
         TargetError: the weights are missing, damaged, incomplete or too large.
     """
-    model = _load_weights(source.weights, settings, config, placement, quantization)
+    model, unused = _load_weights(source.weights, settings, config, placement, quantization)
+    replaces_base = False
     if source.base is not None:
-        model = _load_adapter(source, model, placement)
+        adapted = load_adapter(source, model, placement)
+        model, replaces_base = adapted.model, adapted.replaces_base
+        unused = {**unused, **adapted.unused}
     model.requires_grad_(False)
-    return model.eval()
+    return LoadedModel(model.eval(), unused, replaces_base)
 
 
 def _load_weights(
@@ -192,8 +213,8 @@ def _load_weights(
     config: Any,
     placement: Placement,
     quantization: Quantization | None,
-) -> Any:
-    """One checkpoint, and the proof that it filled every weight of the model."""
+) -> tuple[Any, UnusedWeights]:
+    """Load a checkpoint, prove that it filled every weight, and name what was left of it."""
     more: dict[str, Any] = {
         "config": config,
         "dtype": placement.dtype,
@@ -226,21 +247,49 @@ def _load_weights(
         if any(0 in shape for _, shape, _ in info["mismatched_keys"]):
             raise TargetError(f"{source.name}: {EMPTY_WEIGHTS}")
         raise TargetError(
-            f"{source.name}: weights of other shapes than config.json gives ({_some(names)}); the "
-            "config belongs to another checkpoint"
+            f"{source.name}: weights of other shapes than config.json gives ({name_some(names)}); "
+            "the config belongs to another checkpoint"
         )
     scales = [name for name in info["unexpected_keys"] if "scale" in name or "absmax" in name]
     if quantization is not None and scales:
         raise TargetError(
             f"{source.name}: holds scales of weights that {quantization.name} does not use "
-            f"({_some(scales)}); its config.json belongs to another checkpoint"
+            f"({name_some(scales)}); its config.json belongs to another checkpoint"
         )
     if info["missing_keys"]:
         raise TargetError(
             f"{source.name}: the checkpoint lacks weights of {type(model).__name__} "
-            f"({_some(info['missing_keys'])}); use one that is whole, with its language-model head"
+            f"({name_some(info['missing_keys'])}); use one that is whole, with its language-model "
+            "head"
         )
-    return model
+    return model, _check_unused(source, model, info["unexpected_keys"], config)
+
+
+def _check_unused(source: Source, model: Any, names: set[str], config: Any) -> UnusedWeights:
+    """What of the checkpoint may be left out, and the proof that nothing else was."""
+    files: list[Path] = []
+    if source.gguf_file is not None:
+        _check_blocks(source, model)
+    with explained(source.name):
+        if source.gguf_file is None:
+            files = [path for path in source.weights_files if path.suffix == ".safetensors"]
+        unused, harmful = split_unused(names, model, files, config, source.prefix)
+    refuse_unused(source.name, harmful, model)
+    return unused
+
+
+def _check_blocks(source: Source, model: Any) -> None:
+    """Refuse a GGUF file with more layers than its header says, which transformers passes over."""
+    layers = int(model.config.get_text_config(decoder=True).num_hidden_layers)
+    path = Path(source.location) / str(source.gguf_file)
+    with explained(source.name):
+        names = [tensor.name.split(".") for tensor in GGUFReader(path).tensors]
+    last = max((int(name[1]) for name in names if name[0] == "blk"), default=-1)
+    if last >= layers:
+        raise TargetError(
+            f"{source.name}: holds layers up to blk.{last}, and its header gives {layers}, so a "
+            "part of the model would not be audited; convert the checkpoint to GGUF again"
+        )
 
 
 @contextmanager
@@ -264,39 +313,3 @@ def _placed(placement: Placement) -> Iterator[tuple[dict[str, Any], Callable[[An
     except BaseException:
         folder.cleanup()
         raise
-
-
-def _load_adapter(source: Source, base: Any, placement: Placement) -> Any:
-    """Put an adapter over its base, unmerged.
-
-    Raises:
-        TargetError: it is a soft prompt itself, does not fit the base, or is incomplete.
-    """
-    folder = Path(source.location)
-    if waits_elsewhere(base):
-        raise TargetError(
-            f"{source.name}: the adapter's base does not fit the devices, and an adapter cannot be "
-            "over weights that are fetched for each pass; merge it into its base, or use --quantize"
-        )
-    path = source.weights_files[0]
-    with explained(source.name), quiet_transformers():
-        if PeftConfig.from_pretrained(folder).is_prompt_learning:
-            raise TargetError(
-                f"{source.name}: is a soft prompt itself; memaudit audits adapters that change "
-                "weights, such as LoRA"
-            )
-        fit_vocabulary(base, path, source.name)
-        model = PeftModel.from_pretrained(base, folder, torch_device=str(placement.device))
-        wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    if missing := wanted - set(stored_shapes(source.name, path)):
-        raise TargetError(
-            f"{source.name}: the adapter's file lacks weights its config asks for "
-            f"({_some(missing)}); write the adapter again"
-        )
-    return model
-
-
-def _some(names: Any) -> str:
-    """The first of some names, and how many more there are."""
-    first, *rest = sorted(names)
-    return f"{first} and {len(rest)} more" if rest else str(first)

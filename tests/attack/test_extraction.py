@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from conftest import ARCHITECTURES, VOCABULARY, build_model, build_tokenizer
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memaudit.attack.decoding_cache import RoomyCache, probe_cache
+from memaudit.attack.decoding_cache import CACHE_NAMES, CannotGoOn, RoomyCache, probe_cache
 from memaudit.attack.extraction import NEAR_TIE, Extraction, Extractor
 from memaudit.attack.finite import NotFinite, require_finite
 from memaudit.attack.forward import build_inputs, last_logits
@@ -211,8 +212,9 @@ def prefer_token(checkpoint: Checkpoint, token: int, places: int) -> Checkpoint:
     inner = checkpoint.model
 
     class Stubborn(type(inner)):  # type: ignore[misc]
+        @wraps(inner.forward)  # so that its arguments can be read from it
         def forward(self, **inputs: Any) -> Any:
-            cache = inputs.get("past_key_values")
+            cache = next((inputs[name] for name in CACHE_NAMES if name in inputs), None)
             before = cache.get_seq_length() if cache is not None else 0
             kept = inputs.pop("logits_to_keep", 0)
             output = super().forward(**inputs)
@@ -421,7 +423,8 @@ def test_only_plain_key_value_caches_are_cut() -> None:
         assert gpt2.layers == 2
         assert gpt2.bytes_per_token == 2 * 2 * 32 * 4  # keys and values, layers, width, bytes
         assert probe_cache(make_checkpoint("mistral")) is not None
-        assert probe_cache(make_checkpoint("mamba")) is None
+        with pytest.raises(CannotGoOn, match="more than keys and values"):
+            probe_cache(make_checkpoint("mamba"))
 
 
 def test_cache_rows_can_be_put_in_another_order() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import codecs
 import gzip
 import io
 import json
+import lzma
 import os
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,10 @@ from memaudit.errors import DataError
 from .oracles import SECRET, Broken
 from .targets import Target
 
-ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet", ".txt", "/a.txt")
+ENDINGS = (
+    *(".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet", ".txt", "/a.txt", ".jsonl", ".csv"),
+    *(".tsv", ".jsonl.bz2", ".csv.xz", ".txt", "/a.md", ".csv", ".jsonl", ".txt", ".ndjson"),
+)
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "text": f"{SECRET} one two three", "dup": 3, "x": [1, {"y": None}]},
     {"id": 7, "prefix": f"{SECRET} four ", "suffix": "five", "group": "g"},
@@ -37,6 +43,11 @@ def seeds() -> list[bytes]:
     table = f'id,text,n\r\na,"{SECRET} one, ""two""\r\nthree",1\r\nb,{SECRET},2\r\n'.encode()
     made = [lines, gzip.compress(lines, mtime=0), json.dumps(ROWS, indent=1).encode(), table]
     made += [parquet(), f"{SECRET} one\n\n{SECRET} two\n".encode(), f"{SECRET}\n".encode()]
+    made += [lines.decode().encode("utf-16"), table.decode().encode("utf-16-be")]
+    made += [table.replace(b",", b"\t"), bz2.compress(lines), lzma.compress(table)]
+    made += [f"{SECRET} one\n{SECRET} é\n".encode("utf-32"), f"{SECRET} é".encode("utf-16-le")]
+    made += [b"sep=;\r\n" + table.replace(b",", b";"), codecs.BOM_UTF8 + lines]
+    made += [f"{SECRET} one\r{SECRET} é\r".encode(), f'{{"text": "{SECRET} é"}}\r'.encode()]
     return [bytes([number]) + content for number, content in enumerate(made)]
 
 

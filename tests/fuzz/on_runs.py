@@ -106,6 +106,8 @@ def show(run: StoredRun, choice: int) -> None:
         check_harmless("" if name == "html" else shown, name, commands=name == "github")
         if name in ("json", "sarif", "cyclonedx"):
             json.loads(shown)
+        elif name == "jsonl":
+            assert len([json.loads(line) for line in shown.splitlines()]) == len(run.samples)
         elif name == "junit":
             ET.fromstring(shown)
         elif name == "html":

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_result import CONTROL_HITS, HITS, make_result, make_windows
+from stored import store
 
 from memaudit.data.samples import Skipped
-from memaudit.report.samples_csv import COLUMNS, cell, columns, iter_csv
+from memaudit.report.samples_csv import (
+    COLUMNS,
+    cell,
+    columns,
+    iter_csv,
+    to_csv,
+    to_jsonl,
+    unescape,
+)
+from memaudit.report.wording import neutral
 from memaudit.result import ScanResult
+from memaudit.stored_run import read_run
 
 PER_ATTACK = ("exact", "fractional", "matched", "longest_run", "suffix_nll", "log_p_z")
 
@@ -132,9 +144,24 @@ def test_in_a_folder_the_path_gives_the_place():
     ("text", "shown"),
     [
         ("=cmd()", "'=cmd()"),
-        ("+1", "'+1"),
-        ("-1", "'-1"),
+        ("+1", "+1"),
+        ("-1", "-1"),
+        ("-3.5e2", "-3.5e2"),
+        ("+.5", "+.5"),
+        ("-1+1", "'-1+1"),
+        ("-1\n", "'-1\\n"),
+        ("-\u0661", "'-\u0661"),
+        ("-", "'-"),
+        ("+49 170", "'+49 170"),
         ("@SUM(A1)", "'@SUM(A1)"),
+        ("\uff1d1", "'\uff1d1"),
+        ("\uff0b1", "'\uff0b1"),
+        ("\uff0d1", "'\uff0d1"),
+        ("\uff201", "'\uff201"),
+        ("'=1", "''=1"),
+        ("''@x", "'''@x"),
+        ("'-1", "'-1"),
+        ("'quoted'", "'quoted'"),
         ("\t=1", r"'\t=1"),
         ("\r=1", r"'\r=1"),
         ("\x1b[31mred", r"\x1b[31mred"),
@@ -153,8 +180,33 @@ def test_hostile_cells_do_no_harm(text, shown):
 @given(st.text(st.characters(exclude_categories=())))
 def test_no_text_cell_is_run_or_breaks_its_line(text):
     shown = cell(text)
-    assert not shown.startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert not shown.startswith(("=", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20"))
+    if shown.startswith(("+", "-")):
+        float(shown)
     assert not set(shown) & set("\r\n\t\x1b\x00")
+
+
+SIGNS = st.text(st.sampled_from("'=+-@1.e\t\r\\x\uff1d\uff0d"), max_size=6)
+
+
+@given(SIGNS | st.text(st.characters(exclude_categories=())))
+def test_a_cell_gives_its_text_back(text):
+    """All but control characters, which stay visible escapes."""
+    assert unescape(cell(text)) == neutral(text)
+
+
+def test_json_lines_hold_ids_and_columns_as_the_data_has_them(tmp_path):
+    ids = ["-1", "+1", "@x", "=1+1", "'=1", "'-1", "a,b", "é"]
+    windows = make_windows(len(ids), ids=ids, extra={"=x": "-", "'@y": "7"})
+    made = make_result(data=windows, hits={"none": 1, "copy": 0}, controls=None)
+    stored = read_run(store(tmp_path / "run", made))
+    rows = [json.loads(line) for line in to_jsonl(stored.samples).splitlines()]
+    assert [row["sample_id"] for row in rows] == ids
+    assert {(row["=x"], row["'@y"]) for row in rows} == {("-", "7")}
+    assert to_csv(stored.samples) == "".join(iter_csv(made))
+    first, last = rows[0], rows[-1]
+    assert (first["line"], first["exact_none"], first["suffix_nll_copy"]) == (1, 1, None)
+    assert (first["exact_dynamic"], last["exact_none"], last["reason"]) == (None, 0, "")
 
 
 def test_passed_through_columns_never_clash():

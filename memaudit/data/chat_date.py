@@ -1,0 +1,53 @@
+"""The date that a chat template is told, where it asks for one.
+
+Knows Jinja and ``strftime``. Must not know tokenizers or chats.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from datetime import date, datetime, time, timedelta
+
+_ASKED = "strftime_now"
+"""What transformers calls the function by which a template asks for the present time."""
+
+# A macro of that name hides the function. It is no variable, because transformers turns variables
+# that are no plain data into text, from 5.23 on. The last newline belongs to the tag, so that the
+# template starts at the start of a line, as its own first tag may rely on.
+_MACRO = """{%- macro strftime_now(format) -%}
+{%- set parts = FORMATTED -%}
+{%- set state = namespace(literal=true) -%}
+{%- for piece in format.split('%') -%}
+{%- if state.literal -%}{{ piece }}{%- set state.literal = false -%}
+{%- elif piece == '' -%}{{ '%' }}{%- set state.literal = true -%}
+{%- elif piece[:2] in parts -%}{{ parts[piece[:2]] }}{{ piece[2:] }}
+{%- else -%}{{ parts.get(piece[:1], '%' ~ piece[:1]) }}{{ piece[1:] }}
+{%- endif -%}
+{%- endfor -%}
+{%- endmacro %}
+"""
+
+
+def may_ask(template: str) -> bool:
+    """Return whether a chat template mentions the present time at all."""
+    return _ASKED in template
+
+
+def fix_date(template: str, day: date) -> str:
+    """Return the chat template with ``strftime_now`` always telling midnight of ``day``."""
+    midnight = datetime.combine(day, time())
+    parts = {
+        flag + letter: midnight.strftime(f"%{flag}{letter}")
+        for flag in ("", "-", "_", "0", "^", "#")  # %-d: the day without a leading zero
+        for letter in string.ascii_letters
+    }
+    return _MACRO.replace("FORMATTED", json.dumps(parts)) + template
+
+
+def other_day(day: date) -> date:
+    """Return a day that has another year, month, day of the month and weekday."""
+    shift = 401
+    while (day + timedelta(shift)).day == day.day:
+        shift += 1
+    return day + timedelta(shift)

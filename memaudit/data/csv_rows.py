@@ -1,0 +1,233 @@
+"""Tables as text, row by row: each as a mapping of columns, whatever sets the columns off.
+
+Knows delimiters, quotes and headers. Must not know which columns make a sample, beyond the names
+that a header has to have.
+
+Blanks belong to a cell (RFC 4180), unless the header has them after its delimiters as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from memaudit.data.charsets import is_unicode
+from memaudit.data.forms import FORMS, has_form, missing_columns
+from memaudit.data.packing import Note
+from memaudit.data.raw_files import (
+    LONGEST,
+    MARK,
+    note_mark,
+    read_marked_lines,
+    size_text,
+)
+from memaudit.errors import DataError
+
+NOT_UTF8 = "not UTF-8 text"
+"""What is wrong with a record of which some bytes are damaged."""
+
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+_SEP = re.compile(r"\"?sep=([,;\t|])\"?\s*", re.IGNORECASE)
+"""The line before the header that tells Excel what sets the columns off."""
+_BAD_QUOTES = "malformed CSV; look at its quotes"
+
+
+class Row(NamedTuple):
+    """A row of a table."""
+
+    line: int
+    """Line on which it starts, from 1."""
+    fields: Mapping[str, Any]
+    problem: str | None
+    """Why it cannot be used; None where it was read well."""
+
+
+class _Header(NamedTuple):
+    """The first row, and how it and the others are written."""
+
+    names: list[str]
+    delimiter: str
+    skips_blanks: bool
+    """Whether blanks after a delimiter are no part of the cell."""
+
+
+def csv_rows(path: Path, usual: str, note: Note) -> Iterator[Row]:
+    """Every row under the header, in order. Columns without a name are left out.
+
+    usual: the delimiter that the file's name promises; the header may settle on another.
+    """
+    csv.field_size_limit(LONGEST)  # characters; the default is less than a long document
+    lines = _Lines(path, note)
+    first = _first_line(lines)
+    if first is None:
+        return
+    header = _read_header(path, lines, first, usual, note)
+    reader = _reader(lines, header)
+    is_repeated = False
+    while True:
+        line = lines.number + 1
+        lines.row_bytes = 0
+        try:
+            cells = next(reader, None)
+        except csv.Error:
+            yield Row(line, {}, _BAD_QUOTES)
+            continue
+        if cells is None:
+            return
+        if _is_header(path, line, header, cells):
+            if not is_repeated:
+                note(path, f"left out the second header on line {line}, where files were joined")
+            is_repeated = True
+        elif cells:  # a blank line has none
+            yield _row(lines, line, header, cells)
+
+
+class _Lines:
+    """The lines of a file, for rows that may go over several of them."""
+
+    def __init__(self, path: Path, note: Note) -> None:
+        self._path = path
+        self._note = note
+        self._lines = read_marked_lines(path, note)
+        self._has_marks = False
+        self.number, self.text = 0, ""
+        """Of the line that was read last."""
+        self.row_bytes = 0
+        """Bytes of the row that is being read: whoever reads rows sets it to 0 before each."""
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        text = line.text
+        if self.row_bytes == 0 and text.startswith(MARK):  # within a row it is part of a cell
+            if not self._has_marks:
+                note_mark(self._path, line.number, self._note)
+            self._has_marks = True
+            text = text.removeprefix(MARK)
+        self.number, self.text = line.number, text
+        self.row_bytes += line.size
+        if self.row_bytes > LONGEST:
+            raise DataError(
+                f"{self._path}:{line.number}: the row that ends here, or goes on, is longer "
+                f"than {size_text(LONGEST)}; look at its quotes"
+            )
+        return text  # undecodable bytes as lone surrogates, so that only their row is bad
+
+
+def _first_line(lines: _Lines) -> tuple[str, str | None] | None:
+    """The line that the header begins with, and the delimiter that a line before it names."""
+    first = next((text for text in lines if text.strip()), None)
+    named = _SEP.fullmatch(first) if first is not None else None
+    if named:
+        first = next((text for text in lines if text.strip()), None)
+    return None if first is None else (first, named[1] if named else None)
+
+
+def _reader(lines: Iterable[str], header: _Header) -> Iterator[list[str]]:
+    return csv.reader(
+        lines, strict=True, delimiter=header.delimiter, skipinitialspace=header.skips_blanks
+    )
+
+
+def _read_header(
+    path: Path, lines: _Lines, first: tuple[str, str | None], usual: str, note: Note
+) -> _Header:
+    """The column names and what sets them off, which their names settle."""
+    where = f"{path}:{lines.number}"
+    text, named = first
+    delimiter = named or _delimiter(text, usual)
+    blanks = any(name.startswith(" ") for name in _split(text, delimiter))
+    header = _Header([], delimiter, blanks)
+    try:
+        names = [name.strip() for name in next(_reader(chain([text], lines), header), [])]
+    except csv.Error:
+        raise DataError(f"{where}: the header is malformed CSV; look at its quotes") from None
+    if not is_unicode("".join(names)):
+        raise DataError(f"{where}: {NOT_UTF8}; convert it: iconv -t UTF-8")
+    columns = [name for name in names if name]
+    if len(columns) != len(set(columns)):
+        raise DataError(f"{where}: the header names a column twice; rename one")
+    if not has_form(columns):
+        raise DataError(f"{where}: {missing_columns(columns)}")
+    if blanks and "suffix" in columns:
+        raise DataError(
+            f"{where}: a blank after a delimiter may or may not belong to the suffix; "
+            "write the file without blanks there"
+        )
+    if blanks:
+        note(path, "left out the blanks after its delimiters, as its header has them too")
+    if delimiter != usual and not named:
+        what = _DELIMITERS[delimiter]
+        note(path, f"its columns are set off by {what}, as its header shows")
+    return _Header(names, delimiter, blanks)
+
+
+def _delimiter(text: str, usual: str) -> str:
+    """What sets the names of a header off so that they can make a sample."""
+    for delimiter in (usual, *_DELIMITERS):
+        if has_form(name.strip() for name in _split(text, delimiter)):
+            return delimiter
+    return max((usual, *_DELIMITERS), key=lambda delimiter: len(_split(text, delimiter)))
+
+
+def _split(text: str, delimiter: str) -> list[str]:
+    """The cells of one line on its own, if they can be told apart."""
+    with contextlib.suppress(csv.Error):
+        return next(csv.reader([text], delimiter=delimiter), [])
+    return []
+
+
+def _is_header(path: Path, line: int, header: _Header, cells: list[str]) -> bool:
+    """Whether a row is the header once more, as where files were joined.
+
+    Raises DataError where it names the same columns in another order: the rows under it would
+    be read wrongly.
+    """
+    names = [cell.strip() for cell in cells]
+    if len(names) < 2 or sorted(names) != sorted(header.names):
+        return False
+    if names != header.names:
+        raise DataError(
+            f"{path}:{line}: a second header names the columns in another order; "
+            "give the files that were joined on their own"
+        )
+    return True
+
+
+def _has_blank_before_quote(text: str, header: _Header) -> bool:
+    """Whether a quote of one line would enclose a cell if no blank stood before it."""
+    if f'{header.delimiter} "' not in text:
+        return False
+    tolerant = header._replace(skips_blanks=True)
+    cells, meant = ([cell.lstrip(" ") for cell in _cells(text, one)] for one in (header, tolerant))
+    return cells != meant
+
+
+def _cells(text: str, header: _Header) -> list[str]:
+    """The cells of one line on its own, if they can be told apart."""
+    with contextlib.suppress(csv.Error):
+        return next(_reader([text], header), [])
+    return []
+
+
+def _row(lines: _Lines, line: int, header: _Header, cells: list[str]) -> Row:
+    names = header.names
+    if len(cells) != len(names):
+        return Row(line, {}, f"{len(cells)} cells under a header of {len(names)}")
+    if lines.number == line and _has_blank_before_quote(lines.text, header):
+        return Row(line, {}, "malformed CSV; a blank stands before a quote")
+    if header.delimiter == "\t" and any("\t" in cell and "\n" in cell for cell in cells):
+        return Row(line, {}, "malformed CSV; a quote runs over the end of its line")
+    fields: dict[str, Any] = {name: cell for name, cell in zip(names, cells, strict=True) if name}
+    filled = [form for form in FORMS.values() if any(fields.get(name) for name in form)]
+    for form in FORMS.values():  # CSV has no null: an empty form beside a filled one is absent
+        if filled and form not in filled:
+            fields = {name: cell for name, cell in fields.items() if name not in form}
+    return Row(line, fields, None if is_unicode("".join(cells)) else NOT_UTF8)

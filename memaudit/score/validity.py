@@ -1,0 +1,260 @@
+"""What shows that a run means nothing: windows without text, templates, and how the model reads.
+
+Knows token ids, decoded text, log-likelihoods and which ids have a special meaning. Knows nothing
+of tokenizers, models or verdicts: it counts. N stands for windows, P and S for the tokens of their
+two sides, T for those of either, X for the rows of the model's vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.data.clusters import run_hashes
+from memaudit.score.stats import Bools, Floats
+
+Ids = NDArray[np.integer]
+Decode = Callable[[Ids], tuple[str, ...]]
+"""Rows of ids (N,T) as N texts."""
+
+REPEATED = 0.9
+"""Share of places that equal the one a period before them from which a side is a repetition."""
+_LEAST_REPEATED = 4
+"""Tokens below which a side is too short to be called a repetition."""
+_CONTROL, _REPLACED = 0.25, 0.9
+"""Shares of characters above which a text is none. Control characters: UTF-16 read as something
+else is half NULs, text without a fault has none. Replacement characters: a window cut from bytes
+has some at its ends, so that almost all have to be."""
+TEMPLATE_SHARE, TEMPLATE_NEIGHBOURS = 0.05, 3
+"""A side is template where it stands in at least this share of the windows, beside at least so
+many different other sides."""
+_IN_CONTROLS_TOKENS = 8
+"""Tokens that a suffix needs, for its place in a control to be more than chance."""
+_LEAST_OF_UNIFORM, _MOST_OF_UNIFORM = 0.8, 0.96
+"""Shares of the NLL of a uniform guess: the least limit, and the most that token frequencies count
+for in it. Words drawn evenly have no frequencies to tell, and random weights give ln X itself."""
+_ROWS = 4096
+"""Windows whose text is held at a time."""
+END_WITHIN = 2
+"""Tokens within which a continuation ends at once."""
+
+
+@dataclass(frozen=True)
+class TokenRoles:
+    """What some ids of a vocabulary stand for."""
+
+    vocabulary: int
+    """X."""
+    unknown: int | None
+    """Stands for text that the tokenizer cannot write; None where it can write any."""
+    special: tuple[int, ...]
+    """Padding, markers and the like; the unknown token is none of them."""
+    end: tuple[int, ...]
+    """Ids with which the model ends its answer."""
+
+
+@dataclass(frozen=True, eq=False)
+class TextFaults:
+    """Which of N windows have a side that is no text. All arrays are (N,)."""
+
+    control: Bools
+    """Only blanks, or many control or replacement characters."""
+    repeated: Bools
+    """The same few tokens over and over."""
+    unknown: Bools
+    """More than half the unknown token."""
+    special: Bools
+    """More than half padding and other special tokens."""
+    unknown_tokens: float
+    """Share of the unknown token in all tokens of the windows, fraction in [0,1]."""
+
+    @property
+    def any(self) -> Bools:
+        """Windows that have one of these faults."""
+        return self.control | self.repeated | self.unknown | self.special
+
+
+@dataclass(frozen=True, eq=False)
+class Templates:
+    """Which of N windows have a side that many others have too. All arrays are (N,)."""
+
+    suffix: Bools
+    """Their suffix stands after several other prefixes."""
+    prefix: Bools
+    """Their prefix stands before several other suffixes."""
+    in_controls: Bools
+    """Their suffix stands whole in a control."""
+
+    @property
+    def any(self) -> Bools:
+        """Windows of which one side is template."""
+        return self.suffix | self.prefix | self.in_controls
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How well a model predicts the suffixes of some windows. All in nats/token."""
+
+    nll: float
+    """Median over the windows."""
+    frequencies: float
+    """The same of a guess by how frequent each token is in these suffixes."""
+    uniform: float
+    """Of a uniform guess: ln X."""
+
+    @property
+    def limit(self) -> float:
+        """NLL from which a model reads these suffixes no better than by chance.
+
+        Half-way from the guess by frequencies to the uniform one, and no less than 80 % of the
+        latter. Measured as NLL over limit, medians of 200 windows of 50+50 tokens, X = 8,192. A
+        small trained model reads its training text at 0.17, unseen text of the same kind at 0.73,
+        hashes, digits, base64 and code at 0.79 to 0.89, Chinese in bytes at 0.62, random letters
+        of DNA at 0.96. With a third of noise in its weights it is at 0.33, with half of noise at
+        0.95. Damaged, it is at 1.01 (norms of zeros), 1.12 (a head of zeros), 1.15 and 1.25 (head,
+        embedding initialised anew), 1.4 to 2.3 (layers), 1.26 to 1.36 (another tokenizer), 1.64
+        (permuted ids). Random weights of eight architectures are at 1.10 to 1.45.
+        """
+        frequencies = min(self.frequencies, _MOST_OF_UNIFORM * self.uniform)
+        return max((frequencies + self.uniform) / 2, _LEAST_OF_UNIFORM * self.uniform)
+
+    @property
+    def is_chance(self) -> bool:
+        """Whether the model reads these suffixes no better than by chance."""
+        return self.nll >= self.limit
+
+
+@dataclass(frozen=True)
+class Continuations:
+    """How the prefixes are continued whose suffixes do not come out."""
+
+    windows: int
+    """Windows whose suffix does not come out."""
+    ended: int
+    """Of them, continuations that end at once where the suffix does not."""
+    same: int
+    """Of them, those that have the commonest continuation."""
+
+
+def find_text_faults(
+    prefix_ids: Ids, suffix_ids: Ids, roles: TokenRoles, decode: Decode
+) -> TextFaults:
+    """Look for sides, prefixes (N,P) and suffixes (N,S), that are no text."""
+    sides = (prefix_ids, suffix_ids)
+    unknown = [_share(side, () if roles.unknown is None else (roles.unknown,)) for side in sides]
+    tokens = [side.shape[1] for side in sides]
+    return TextFaults(
+        control=_either([_without_text(side, decode) for side in sides]),
+        repeated=_either([_repeated(side) for side in sides]),
+        unknown=_either([share > 0.5 for share in unknown]),
+        special=_either([_share(side, roles.special) > 0.5 for side in sides]),
+        unknown_tokens=float(np.average(np.array(unknown).mean(axis=1), weights=tokens)),
+    )
+
+
+def find_templates(prefix_ids: Ids, suffix_ids: Ids, controls: Ids | None) -> Templates:
+    """Look for sides that are template; ``controls`` are whole windows (M,P+S)."""
+    inside = np.zeros(len(suffix_ids), dtype=np.bool_)
+    if controls is not None and suffix_ids.shape[1] >= _IN_CONTROLS_TOKENS:
+        length = suffix_ids.shape[1]
+        known = np.unique(run_hashes(controls, length))
+        inside = np.isin(run_hashes(suffix_ids, length)[:, 0], known)
+    return Templates(
+        suffix=_template(suffix_ids, prefix_ids),
+        prefix=_template(prefix_ids, suffix_ids),
+        in_controls=inside,
+    )
+
+
+def measure_reading(suffix_ids: Ids, suffix_nll: Floats, vocabulary: int) -> Reading | None:
+    """How well suffixes (N,S) of this NLL (N,) are predicted; None where no NLL is known."""
+    known = np.isfinite(suffix_nll)
+    if not known.any():
+        return None
+    return Reading(
+        nll=float(np.median(suffix_nll[known])),
+        frequencies=float(np.median(_frequency_nll(suffix_ids[known], vocabulary))),
+        uniform=math.log(vocabulary),
+    )
+
+
+def count_continuations(continuation_ids: Ids, suffix_ids: Ids, roles: TokenRoles) -> Continuations:
+    """Count how windows (N,S) that do not come out are continued; -1 stands for no token."""
+    missed = (continuation_ids != suffix_ids).any(axis=1)
+    continued, suffixes = continuation_ids[missed], suffix_ids[missed]
+    ends = np.array([-1, *roles.end])
+    ended = np.isin(continued[:, :END_WITHIN], ends).any(axis=1)
+    ended &= ~np.isin(suffixes[:, :END_WITHIN], ends).any(axis=1)
+    counts = np.unique(run_hashes(continued, continued.shape[1]), return_counts=True)[1]
+    return Continuations(len(continued), int(ended.sum()), int(counts.max(initial=0)))
+
+
+def _either(sides: Sequence[Bools]) -> Bools:
+    return np.asarray(sides[0] | sides[1])
+
+
+def _share(ids: Ids, which: Sequence[int]) -> Floats:
+    """Share of these tokens in each row: (N,)."""
+    return np.asarray(np.isin(ids, np.array(which, dtype=np.int64)).mean(axis=1))
+
+
+def _repeated(ids: Ids) -> Bools:
+    """Rows (N,T) that repeat few tokens, at least eight times where T allows it: (N,)."""
+    tokens = ids.shape[1]
+    found = np.zeros(len(ids), dtype=np.bool_)
+    if tokens < _LEAST_REPEATED:
+        return found
+    for period in range(1, max(2, tokens // 8) + 1):
+        found |= (ids[:, period:] == ids[:, :-period]).mean(axis=1) >= REPEATED
+    return found
+
+
+def _without_text(ids: Ids, decode: Decode) -> Bools:
+    """Rows (N,T) that decode to no text: (N,). Only rows with many odd tokens are decoded."""
+    tokens = np.unique(ids)
+    texts = decode(tokens[:, None])
+    odd = tokens[[not text.strip() or _is_odd(text, 0, 0) for text in texts]]
+    found = np.zeros(len(ids), dtype=np.bool_)
+    rows = np.flatnonzero(_share(ids, odd.tolist()) > _CONTROL / 2)
+    for start in range(0, len(rows), _ROWS):
+        part = rows[start : start + _ROWS]
+        found[part] = [
+            not text.strip() or _is_odd(text, _CONTROL, _REPLACED) for text in decode(ids[part])
+        ]
+    return found
+
+
+def _is_odd(text: str, control: float, replaced: float) -> bool:
+    """Whether more than these shares of a text's characters are control and replacement ones."""
+    controls = sum(unicodedata.category(sign) == "Cc" and sign not in "\t\n\r" for sign in text)
+    broken = text.count("�")
+    return controls > control * len(text) or controls + broken > replaced * len(text)
+
+
+def _template(ids: Ids, others: Ids) -> Bools:
+    """Rows (N,T) of ``ids`` that many windows have, beside several different ``others``: (N,)."""
+    _, group, counts = np.unique(
+        run_hashes(ids, ids.shape[1])[:, 0], return_inverse=True, return_counts=True
+    )
+    pairs = np.stack([group, run_hashes(others, others.shape[1])[:, 0].view(np.int64)], axis=1)
+    neighbours = np.bincount(np.unique(pairs, axis=0)[:, 0], minlength=len(counts))
+    common = (counts >= TEMPLATE_SHARE * len(ids)) & (neighbours >= TEMPLATE_NEIGHBOURS)
+    return np.asarray(common[group])
+
+
+def _frequency_nll(ids: Ids, vocabulary: int) -> Floats:
+    """Mean NLL (N,) of rows (N,S) under their own token frequencies, each token left out in turn.
+
+    Tokens that are seen once have the chance that the next token is a new one, as Witten and Bell
+    (1991) estimate it, shared out evenly over all tokens that do not occur.
+    """
+    _, place, counts = np.unique(ids, return_inverse=True, return_counts=True)
+    kinds, total = len(counts), int(counts.sum())
+    new = kinds / (total + kinds) / max(1, vocabulary - kinds)
+    chance = np.where(counts > 1, (counts - 1) / (total + kinds), new)
+    return np.asarray(-np.log(chance)[place.reshape(ids.shape)].mean(axis=1))

@@ -1,0 +1,179 @@
+"""An adapter over its base: put there, held against its file, named and switched off.
+
+Knows PEFT. Knows nothing of how the base is loaded, or of what an audit does with the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import (
+    PeftConfig,
+    PeftModel,
+    get_peft_model_state_dict,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
+
+from memaudit.errors import TargetError
+from memaudit.target.failures import explained, quiet_transformers
+from memaudit.target.placement import Placement, waits_elsewhere
+from memaudit.target.source import Source
+from memaudit.target.unused_weights import UnusedWeights, head_reason, name_some
+from memaudit.target.vocabulary import fit_vocabulary
+
+MOST_IDS = 64
+"""Ids that are tried of one list in an adapter's config."""
+
+
+class AdaptedModel(NamedTuple):
+    """A base with its adapter."""
+
+    model: Any
+    unused: UnusedWeights
+    """Weights of the adapter's file that no language model uses."""
+    replaces_base: bool
+    """Whether the file also holds whole weights of the base, such as an embedding with more rows,
+    which stay in place when the adapter is switched off."""
+
+
+class FileNames(NamedTuple):
+    """Names of an adapter's weights, its file held against the model that its config builds."""
+
+    missing: set[str]
+    unexpected: set[str]
+    of_base: set[str]
+    """Weights in the file that went straight into the base."""
+
+
+def load_adapter(source: Source, base: Any, placement: Placement) -> AdaptedModel:
+    """Put an adapter over its base, unmerged.
+
+    Raises:
+        TargetError: it is a soft prompt itself, does not fit the base, lacks weights, or holds
+            weights that nothing takes.
+    """
+    folder = Path(source.location)
+    if waits_elsewhere(base):
+        raise TargetError(
+            f"{source.name}: the adapter's base does not fit the devices, and an adapter cannot be "
+            "over weights that are fetched for each pass; merge it into its base, or use --quantize"
+        )
+    (path,) = source.weights_files
+    with explained(source.name), quiet_transformers():
+        config = PeftConfig.from_pretrained(folder)
+        if config.is_prompt_learning:
+            raise TargetError(
+                f"{source.name}: is a soft prompt itself ({_kind(config)}); memaudit audits "
+                "adapters that change weights, such as LoRA"
+            )
+        _keep_untied(base)
+        fit_vocabulary(base, path, source.name)
+        model = PeftModel.from_pretrained(base, folder, torch_device=str(placement.device))
+        names = _compare(model, folder, getattr(base, "_checkpoint_conversion_mapping", None))
+    if names.missing:
+        raise TargetError(
+            f"{source.name}: the adapter's file lacks weights its config asks for "
+            f"({name_some(names.missing)}); write the adapter again"
+        )
+    unused = {name: reason for name in names.unexpected if (reason := head_reason(name))}
+    if harmful := names.unexpected - set(unused):
+        raise TargetError(
+            f"{source.name}: the adapter's file holds weights that its config and its base have no "
+            f"place for ({name_some(harmful)}), so a part of it would not act; use the config and "
+            "the base that it was saved with"
+        )
+    return AdaptedModel(model, unused, bool(names.of_base))
+
+
+def _keep_untied(base: Any) -> None:
+    """Let the config follow the file: transformers leaves a head of its own untied whatever the
+    config says, and would tie it again when the tables are given more rows.
+    """
+    head = base.get_output_embeddings()
+    if head is None or head.weight is base.get_input_embeddings().weight:
+        return
+    for config in (base.config, base.config.get_text_config(decoder=True)):
+        config.tie_word_embeddings = False
+
+
+def _compare(model: Any, folder: Path, renames: Mapping[str, str] | None) -> FileNames:
+    """Fill the adapter from its file once more: PEFT says only then what it passed over."""
+    weights = load_peft_weights(str(folder), device="cpu", key_mapping=renames)
+    outcome = set_peft_model_state_dict(model, weights)
+    wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    stored = set(weights)
+    unexpected = {name for name in outcome.unexpected_keys if not _is_copy(name, weights)}
+    if wanted & stored:
+        missing = wanted - stored
+    else:  # PEFT has renamed what is stored, as it does where experts were fused
+        missing = wanted & {name.replace(".default", "") for name in outcome.missing_keys}
+    return FileNames(missing, unexpected, stored - wanted - unexpected)
+
+
+def _is_copy(name: str, weights: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a weight is there twice: PEFT saves a table with added rows under two names."""
+    twin = weights.get(name.replace(".modules_to_save.", "."))
+    return (
+        name in weights
+        and twin is not None
+        and twin is not weights[name]
+        and torch.equal(twin, weights[name])
+    )
+
+
+def has_adapter(model: Any) -> bool:
+    """Whether the model is a base with a PEFT adapter over it."""
+    return isinstance(model, PeftModel)
+
+
+def adapter_kind(model: Any) -> str:
+    """What PEFT calls the model's adapter, with the settings in which it names token ids."""
+    config = model.active_peft_config
+    fields = [name for name, ids in _id_lists(config)]
+    return " with ".join([_kind(config), *fields[:1]])
+
+
+@contextmanager
+def without_adapter(model: Any) -> Iterator[None]:
+    """Switch the model's adapter off for as long as the context lasts.
+
+    PEFT refuses to switch off an adapter that has no layer to act on, which is off as it is.
+    """
+    with ExitStack() as stack:
+        with suppress(ValueError):
+            stack.enter_context(model.disable_adapter())
+        try:
+            yield
+        finally:
+            stack.close()
+            model.requires_grad_(False)  # PEFT leaves what it switches on again trainable
+
+
+def named_ids(model: Any, vocabulary: int) -> list[list[int]]:
+    """Token ids that the adapter's config names, in its order, as far as they can be ids.
+
+    Whatever an adapter looks for in its input, an activated LoRA's invocation for one, has to
+    stand there.
+    """
+    lists = [ids[:MOST_IDS] for _, ids in _id_lists(model.active_peft_config)]
+    return [ids for ids in lists if all(0 <= id_ < vocabulary for id_ in ids)]
+
+
+def _id_lists(config: Any) -> Iterator[tuple[str, list[int]]]:
+    """Settings of a config that hold lists of token ids, by name and in full."""
+    for name, value in sorted(config.to_dict().items()):
+        if "token" not in name or not value:
+            continue
+        parts = list(value.values()) if isinstance(value, dict) else [value]
+        for ids in parts:
+            if isinstance(ids, list | tuple) and all(type(id_) is int for id_ in ids):
+                yield name, list(ids)
+
+
+def _kind(config: Any) -> str:
+    return str(getattr(config.peft_type, "value", config.peft_type))

@@ -1,0 +1,261 @@
+"""Weights in a checkpoint's file that the loaded model has no place for: harmless, or a sign that
+another model was loaded than the file holds.
+
+Knows the loaded model's modules and the names in its file. Decides by them alone: which layers
+there are, and which modules, is read from the model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+
+from memaudit.errors import TargetError
+from memaudit.target.placement import Choice
+
+PEFT_PREFIX = "base_model.model."
+"""What PEFT puts before the names of an adapter's weights."""
+UnusedWeights = Mapping[str, str]
+"""Name of a weight that no pass uses -> why it may be left out."""
+
+Shapes = dict[str, tuple[int, ...]]
+"""Name of a weight in a file -> its shape there."""
+
+COMPUTED = re.compile(r"(^|\.)(\w*inv_freq|position_ids)$")
+"""Buffers that older versions of transformers saved and newer ones compute."""
+HEADS = re.compile(r"([^\d.]\w*\.)*(v_head|value_head|score|classifier|reward_head)\.")
+"""Heads of other tasks: TRL's value head, transformers' sequence classification."""
+AHEAD = re.compile(r"([^\d.]\w*\.)*(mtp|nextn)\w*\.")
+"""Modules that predict further tokens ahead (multi-token prediction)."""
+
+
+class Layer(NamedTuple):
+    """Where a weight stands in a list of layers."""
+
+    container: str
+    number: int
+    rest: str
+    """Its name within the layer."""
+
+
+def split_unused(
+    names: Iterable[str],
+    model: Any,
+    files: Sequence[Path],
+    config: Any = None,
+    prefix: str = "",
+) -> tuple[UnusedWeights, set[str]]:
+    """Tell weights that may be left out from those that belong to the language model.
+
+    Args:
+        names: what loading has passed over.
+        model: what was loaded.
+        files: the safetensors files of its weights, if any.
+        config: of the whole checkpoint, which may hold more than the language model.
+        prefix: what stands before every name in the files and was taken off while loading.
+
+    Returns:
+        The harmless ones with the reason, and the names of all others.
+    """
+    stored = _stored_shapes(files)
+    # transformers leaves out of its report what a model class lists as known to be unused.
+    quiet = {name for name in stored if _is_ignored(name, model)}
+    used = set(stored).difference(names, quiet)
+    several = config is not None and config.get_text_config(decoder=True) is not config
+    harmless: dict[str, str] = {}
+    harmful: set[str] = set()
+    for name in sorted({*names, *quiet}):
+        reason = head_reason(name) or _reason(name, model, stored)
+        if reason is None and several and _is_tower(name, model, used):
+            reason = "the language model does without it"
+        if reason is None and name.endswith(".bias") and _is_zero(prefix + name, files):
+            reason = "a bias of zeros"
+        if reason is None and name in quiet and _layer_beyond(name, model) is None:
+            reason = "transformers lists it as unused"
+        if reason is None:
+            harmful.add(name)
+        else:
+            harmless[name] = reason
+    return harmless, harmful
+
+
+def head_reason(name: str) -> str | None:
+    """Why a weight may be left out that is of a head for another task; None for all others."""
+    is_head = HEADS.match(name.removeprefix(PEFT_PREFIX))
+    return "a head for another task" if is_head else None
+
+
+def _reason(name: str, model: Any, stored: Shapes) -> str | None:
+    """Why a weight may be left out; None where it may not."""
+    if COMPUTED.search(name) or _is_mask(name, model):
+        return "the model computes it"
+    layer = _layer_beyond(name, model)
+    if layer is None:
+        looks_ahead = AHEAD.match(name) is not None
+    else:
+        is_listed = _is_ignored(name, model) or layer.number < _layers_and_ahead(layer, model)
+        looks_ahead = is_listed and _joins_two(layer, stored, model)
+    return "it predicts further tokens ahead" if looks_ahead else None
+
+
+def refuse_unused(source_name: str, harmful: Set[str], model: Any) -> None:
+    """Raise TargetError where there are weights that the language model would need."""
+    if not harmful:
+        return
+    beyond = [layer for name in harmful if (layer := _layer_beyond(name, model)) is not None]
+    if beyond:
+        first = min(beyond, key=lambda layer: (layer.container, layer.number))
+        last = max(layer.number for layer in beyond if layer.container == first.container)
+        layers = len(_container(first.container, model) or ())
+        raise TargetError(
+            f"{source_name}: holds layers up to {first.container}.{last}, and config.json gives "
+            f"{layers}, so a part of the model would not be audited; the config belongs to another "
+            "checkpoint"
+        )
+    raise TargetError(
+        f"{source_name}: holds weights that {type(model).__name__} has no place for "
+        f"({name_some(harmful)}); its config.json belongs to another checkpoint"
+    )
+
+
+def describe_unused(unused: UnusedWeights) -> dict[str, Choice]:
+    """What the report says of weights that were left out."""
+    if not unused:
+        return {}
+    reasons = dict.fromkeys(unused[name] for name in sorted(unused))
+    return {"unused_weights": Choice(name_some(unused), "; ".join(reasons))}
+
+
+def name_some(names: Iterable[str]) -> str:
+    """The first of some names, and how many more there are."""
+    first, *rest = sorted(names)
+    return f"{first} and {len(rest)} more" if rest else str(first)
+
+
+def _stored_shapes(files: Sequence[Path]) -> Shapes:
+    shapes: Shapes = {}
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
+                shapes[name] = tuple(file.get_slice(name).get_shape())
+    return shapes
+
+
+def _is_ignored(name: str, model: Any) -> bool:
+    """Whether transformers passes over a weight of this name without a word."""
+    patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    if not (COMPUTED.search(name) or any(re.search(pattern, name) for pattern in patterns)):
+        return False
+    return all(_lookup(path, model) is None for path in _paths(name, model))
+
+
+def _paths(name: str, model: Any) -> Iterator[str]:
+    """Where a weight of this name may stand in the model: files come with and without the prefix of
+    the model below the head.
+    """
+    prefix = f"{model.base_model_prefix}."
+    yield name
+    yield name.removeprefix(prefix) if name.startswith(prefix) else prefix + name
+
+
+def _lookup(path: str, model: Any) -> Any:
+    """The module, parameter or buffer at a dotted path; None where there is none."""
+    part = model
+    for step in path.split("."):
+        part = getattr(part, step, None)
+        if not isinstance(part, torch.nn.Module | torch.Tensor):
+            return None
+    return part
+
+
+def _container(path: str, model: Any) -> Any:
+    """The list of layers at a dotted path; None where it is none."""
+    for way in _paths(path, model):
+        if isinstance(part := _lookup(way, model), torch.nn.ModuleList):
+            return part
+    return None
+
+
+def _layer_of(name: str) -> Layer | None:
+    found = re.fullmatch(r"(.+?)\.(\d+)\.(.+)", name)
+    return Layer(found[1], int(found[2]), found[3]) if found else None
+
+
+def _layer_beyond(name: str, model: Any) -> Layer | None:
+    """The layer that a weight is of, where the model has fewer layers; None otherwise."""
+    layer = _layer_of(name)
+    if layer is None:
+        return None
+    container = _container(layer.container, model)
+    return layer if container is not None and layer.number >= len(container) else None
+
+
+def _layers_and_ahead(layer: Layer, model: Any) -> int:
+    """Layers of a container, with those that the config says predict further tokens ahead."""
+    settings = model.config.get_text_config(decoder=True).to_dict()
+    ahead = [
+        value
+        for name, value in settings.items()
+        if ("nextn" in name or "mtp" in name) and type(value) is int
+    ]
+    return len(_container(layer.container, model)) + max(ahead, default=0)
+
+
+def _joins_two(layer: Layer, stored: Shapes, model: Any) -> bool:
+    """Whether a layer takes a hidden state and an embedding together, as one that predicts further
+    tokens ahead does: by a projection from twice the width, which no layer before it has.
+
+    Names in files are held against each other: the model may have them changed.
+    """
+    width = int(model.get_input_embeddings().weight.shape[-1])
+    kind = layer.container.rpartition(".")[2]
+    ordinary, own = set(), set()
+    for name, shape in stored.items():
+        other = _layer_of(name)
+        if other is None or other.container.rpartition(".")[2] != kind:
+            continue
+        if other.number < layer.number:
+            ordinary.add(other.rest)
+        elif other.number == layer.number and shape[-1:] == (2 * width,):
+            own.add(other.rest)
+    return any(rest.count(".") == 1 for rest in own - ordinary)
+
+
+def _is_mask(name: str, model: Any) -> bool:
+    """Whether a weight is a causal mask: a bias of an attention that is no linear layer."""
+    path, _, leaf = name.rpartition(".")
+    if leaf not in ("bias", "masked_bias") or "att" not in path.rpartition(".")[2]:
+        return False
+    modules = [_lookup(way, model) for way in _paths(path, model)]
+    return any(
+        isinstance(part, torch.nn.Module) and not hasattr(part, "weight") for part in modules
+    )
+
+
+def _is_tower(name: str, model: Any, used: Set[str]) -> bool:
+    """Whether a weight is of a tower beside the language model, as for images or sound: of a module
+    that the model has not, and of which nothing in the file was used.
+    """
+    steps = name.split(".")
+    for depth in range(1, len(steps)):
+        path = ".".join(steps[:depth])
+        part = _lookup(path, model)
+        if isinstance(part, torch.nn.ModuleList):
+            return False
+        if part is None:
+            return bool(used) and not any(other.startswith(f"{path}.") for other in used)
+    return False
+
+
+def _is_zero(name: str, files: Sequence[Path]) -> bool:
+    """Whether every number of a weight in these files is zero."""
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            if name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
+                return not bool(file.get_tensor(name).any())
+    return False

@@ -1,0 +1,350 @@
+from __future__ import annotations
+
+import random
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import BOS, EOS, build_tokenizer
+from known_answers import (
+    P,
+    audit,
+    greedy_records,
+    random_llama,
+    text_of,
+    word_tokenizer,
+    write_jsonl,
+)
+from transformers.utils import chat_template_utils
+
+from memaudit.config import WindowSettings
+from memaudit.data.chat_date import fix_date, other_day
+from memaudit.data.encoding import Encoded, Encoder
+from memaudit.data.samples import Sample
+from memaudit.data.windows import Windows, cut_windows
+from memaudit.errors import DataError
+
+Turn = dict[str, str]
+
+LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}<|start|>{{ m.role }}<|end|>\n\n{{ m.content | trim }}"
+    "<|eot|>{% endfor %}{% if add_generation_prompt %}<|start|>assistant<|end|>\n\n{% endif %}"
+)
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+DEEPSEEK = """
+{{- bos_token }}
+{%- for m in messages %}
+  {%- if m.role == 'user' %}{{ '<|User|>' + m.content }}
+  {%- else %}
+    {%- set words = m.content %}
+    {%- if '</think>' in words %}{%- set words = words.split('</think>')[-1] %}{%- endif %}
+    {{- '<|Assistant|>' + words + eos_token }}
+  {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|Assistant|><think>\\n' }}{%- endif %}"""
+QWEN3 = """
+{%- for m in messages %}
+  {%- if m.role == 'assistant' %}
+    {%- set words, thoughts = m.content, '' %}
+    {%- if m.reasoning_content is string %}
+      {%- set thoughts = m.reasoning_content %}
+    {%- elif '</think>' in words %}
+      {%- set thoughts = words.split('</think>')[0].split('<think>')[-1].strip('\\n') %}
+      {%- set words = words.split('</think>')[-1].lstrip('\\n') %}
+    {%- endif %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if loop.last %}{{ '<think>\\n' + thoughts.strip('\\n') + '\\n</think>\\n\\n' }}{%- endif %}
+    {{- words.lstrip('\\n') + '<|im_end|>\\n' }}
+  {%- else %}
+    {{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}
+  {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{%- endif %}"""
+HARMONY = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% if m.thinking %}<|start|>analysis"
+    "<|message|>{{ m.thinking }}<|end|>{% endif %}<|start|>final<|message|>{{ m.content }}<|end|>"
+    "{% else %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>{% endif %}"
+)
+EOS_ONCE = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}"
+    "{% if not m.content.endswith(eos_token) %}{{ eos_token }}{% endif %}{% endfor %}"
+)
+BY_CONTENT = (  # a header that hangs on the words
+    "{% for m in messages %}[{{ m.role }}]{% if 'Alda' in m.content %}<think></think>{% endif %}"
+    "{{ m.content }}\n{% endfor %}"
+)
+
+
+def chat(answer: str, **fields: str) -> Sample:
+    last = {"role": "assistant", "content": answer, **fields}
+    return Sample("a", 1, messages=({"role": "user", "content": "Who?"}, last))
+
+
+def encode(template: str, sample: Sample) -> tuple[Encoded, str, str]:
+    """What a byte-level tokenizer makes of a chat, and the text on both sides of its border."""
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = template
+    (encoded,) = Encoder(tokenizer).encode([sample])
+    before, after = (
+        tokenizer.decode(ids) for ids in np.split(encoded.ids, [encoded.border or 0])
+    )
+    return encoded, before, after
+
+
+# The last turn's own words, as the template renders them.
+
+
+@pytest.mark.parametrize(
+    ("template", "answer", "header", "suffix"),
+    [
+        (LLAMA3, "It is Alda.", "<|start|>assistant<|end|>\n\n", "It is Alda.<|eot|>"),
+        (LLAMA3, "\n It is Alda. \n", "<|start|>assistant<|end|>\n\n", "It is Alda.<|eot|>"),
+        (LLAMA3, "assistant", "<|start|>assistant<|end|>\n\n", "assistant<|eot|>"),
+        (CHATML, "It is Alda.\n", "<|im_start|>assistant\n", "It is Alda.\n<|im_end|>\n"),
+        (CHATML, "im_end", "<|im_start|>assistant\n", "im_end<|im_end|>\n"),
+        (
+            CHATML,
+            "<think>hm</think>It is Alda.",
+            "<|im_start|>assistant\n",
+            "<think>hm</think>It is Alda.<|im_end|>\n",
+        ),
+        (MISTRAL, "It is Alda.", " [/INST] ", f"It is Alda.{EOS}"),
+        (MISTRAL, "INST", " [/INST] ", f"INST{EOS}"),
+        (DEEPSEEK, "It is Alda.", "<|Assistant|>", f"It is Alda.{EOS}"),
+        (DEEPSEEK, "Assistant", "<|Assistant|>", f"Assistant{EOS}"),
+        # The block of a turn without thoughts is the template's; thoughts are the turn's.
+        (QWEN3, "It is Alda.", "<think>\n\n</think>\n\n", "It is Alda.<|im_end|>\n"),
+        (QWEN3, "think", "<think>\n\n</think>\n\n", "think<|im_end|>\n"),
+        (
+            QWEN3,
+            "<think>\nhm\n</think>\n\nIt is Alda.",
+            "<|im_start|>assistant\n<think>\n",
+            "hm\n</think>\n\nIt is Alda.<|im_end|>\n",
+        ),
+        (EOS_ONCE, "It is Alda.", "[assistant]", f"It is Alda.{EOS}"),
+        (EOS_ONCE, f"It is Alda.{EOS}", "[assistant]", f"It is Alda.{EOS}"),
+        (BY_CONTENT, "It is Alda.", "[assistant]<think></think>", "It is Alda.\n"),
+    ],
+)
+def test_the_suffix_is_what_the_last_turn_says(
+    template: str, answer: str, header: str, suffix: str
+) -> None:
+    encoded, before, after = encode(template, chat(answer))
+    assert after == suffix
+    assert before.endswith(header)
+    assert not encoded.shortened
+
+
+@pytest.mark.parametrize(
+    ("template", "answer", "suffix"),
+    [
+        (DEEPSEEK, "<think>hm</think>It is Alda.", f"It is Alda.{EOS}"),
+        (DEEPSEEK, "<think>\nIt is Alda.\n</think>It is Alda.", f"It is Alda.{EOS}"),
+        ("{% for m in messages %}[{{ m.content[:9] }}]{% endfor %}", "It is Alda.", "It is Ald]"),
+    ],
+)
+def test_what_a_template_leaves_out_of_the_last_turn_is_counted(
+    template: str, answer: str, suffix: str
+) -> None:
+    encoded, before, after = encode(template, chat(answer))
+    assert after == suffix
+    assert encoded.shortened
+    assert "Alda" not in before
+
+
+@pytest.mark.parametrize(
+    ("template", "header", "suffix", "shortened"),
+    [
+        (QWEN3, "<|im_start|>assistant\n<think>\n", "hm\n</think>\n\nIt is.<|im_end|>\n", False),
+        (HARMONY, "<|start|>analysis<|message|>", "It is.<|end|>", False),
+        (LLAMA3, "<|start|>assistant<|end|>\n\n", "It is.<|eot|>", True),
+    ],
+)
+def test_thoughts_in_a_field_of_their_own_belong_to_the_turn(
+    template: str, header: str, suffix: str, shortened: bool
+) -> None:
+    field = "thinking" if template == HARMONY else "reasoning_content"
+    encoded, before, after = encode(template, chat("It is.", **{field: "hm"}))
+    assert before.endswith(header)
+    assert after.endswith(suffix)
+    assert encoded.shortened == shortened
+    assert ("hm" in after) != shortened
+
+
+@pytest.mark.parametrize(
+    "words", ["m.content | upper", "m.content | reverse", "m.content | e", "'...'"]
+)
+def test_a_last_turn_that_the_template_changes_is_skipped(words: str) -> None:
+    template = f"{{% for m in messages %}}[{{{{ {words} }}}}]{{% endfor %}}"
+    encoded, *_ = encode(template, chat("It is AT&T's Alda."))
+    assert encoded.problem == "the chat template changes the last turn"
+
+
+def test_a_last_turn_without_words_is_skipped() -> None:
+    assert encode(CHATML, chat(" \n"))[0].problem == "the last turn has no words"
+
+
+def test_chats_that_lost_words_are_said() -> None:
+    tokenizer = build_tokenizer(adds_bos=True)
+    tokenizer.chat_template = DEEPSEEK
+    chats = [chat("<think>hm</think>It is Alda."), chat("It is Alda.")]
+    windows = cut(chats, tokenizer)
+    assert windows.notes == (
+        "The chat template left words of the last turn out in 1 of 2 chats, as a train of thought: "
+        "those are not audited.",
+    )
+    assert windows.bos_source == "tokenizer"
+
+
+def cut(samples: list[Sample], tokenizer: Any, **settings: Any) -> Windows:
+    shape = {"prefix_tokens": 3, "suffix_tokens": 3, **settings}
+    return cut_windows(samples, tokenizer, WindowSettings(**shape), np.random.default_rng(0))
+
+
+# The date.
+
+DATED = (
+    "{{ bos_token }}{% macro head(day) %}[Today: {{ day }}]{% endmacro %}"
+    "{{ head(strftime_now('%d %b %Y')) }}"
+) + CHATML
+IN_A_LOOP = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{{ strftime_now('%-d/%m') }} {% endif %}"
+    "{{ m.content }}{% endfor %}"
+)
+FALLBACK = (
+    "{% if not date_string is defined %}{% if strftime_now is defined %}"
+    "{% set date_string = strftime_now(format='%d %b %Y') %}{% else %}"
+    "{% set date_string = '26 Jul 2024' %}{% endif %}{% endif %}{{ date_string }}\n"
+) + CHATML
+
+
+@pytest.fixture(params=["2026-01-05", "2031-12-31"])
+def today(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another day, as chat templates see it."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.fromisoformat(request.param)
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+
+
+@pytest.mark.parametrize(
+    ("template", "shown"),
+    [(DATED, "[Today: 26 Jul 2024]"), (IN_A_LOOP, "26/07 "), (FALLBACK, "26 Jul 2024\n")],
+)
+@pytest.mark.usefixtures("today")
+def test_a_template_is_told_the_same_date_every_day(template: str, shown: str) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = template
+    encoder = Encoder(tokenizer)
+    (encoded,) = encoder.encode([chat("It is Alda.")])
+    assert shown in tokenizer.decode(encoded.ids)
+    assert encoder.asks_date
+    assert cut([chat("It is Alda.")], tokenizer).chat_date == date(2024, 7, 26)
+    later = cut([chat("It is Alda.")], tokenizer, chat_date="2025-01-31")
+    assert later.chat_date == date(2025, 1, 31)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [CHATML, "{% if tools %}{{ strftime_now('%Y') }}{% endif %}" + CHATML],
+    ids=["never", "not here"],
+)
+def test_a_template_that_does_not_ask_is_told_nothing(template: str) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = template
+    windows = cut([chat("It is Alda.")], tokenizer)
+    assert windows.chat_date is None
+    plain = tokenizer.apply_chat_template(list(chat("It is Alda.").messages or ()), tokenize=False)
+    (encoded,) = Encoder(tokenizer).encode([chat("It is Alda.")])
+    assert tokenizer.decode(encoded.ids) == plain
+
+
+FORMATS = [
+    *("%d %b %Y", "%Y-%m-%d", "%-d %B %Y", "%A, %d. %m. %y", "%H:%M:%S", "%x %X", "100 %% of %j"),
+    *("", "no directive", "%%d", "%%%d", "%_d%^b", "%F%%"),
+]
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_dates_are_written_as_strftime_writes_them(format_: str) -> None:
+    tokenizer = build_tokenizer()
+    template = fix_date(f"\n  {{% if true %}}<{{{{ strftime_now('{format_}') }}}}>", date(2023, 4, 2))
+    shown = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "x"}], tokenize=False, chat_template=template + "{% endif %}"
+    )
+    assert shown == f"\n<{datetime(2023, 4, 2).strftime(format_)}>"
+
+
+@pytest.mark.parametrize("day", [date(2024, 7, 26), date(2023, 1, 31), date(2024, 2, 29)])
+def test_the_other_day_differs_in_all(day: date) -> None:
+    one, other = ((x.year, x.month, x.day, x.weekday()) for x in (day, other_day(day)))
+    assert all(a != b for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("value", ["2024-07", "yesterday", "20240726", 20240726, 0, True])
+def test_a_date_is_a_date(value: Any) -> None:
+    with pytest.raises(ValueError, match="chat_date"):
+        WindowSettings(chat_date=value)
+
+
+@pytest.mark.parametrize(
+    "drawn", ["['Hi','Hello','Hey'] | random", "lipsum(n=1, min=1, max=5)", "['Hi'] | random"]
+)
+def test_a_template_that_draws_at_random_is_refused(drawn: str) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = f"{{{{ {drawn} }}}}" + CHATML
+    state = random.getstate()
+    with pytest.raises(DataError, match=r"line 1: the chat template renders .* differently"):
+        Encoder(tokenizer).encode([chat("It is Alda.")])
+    random.setstate(state)
+
+
+# Whole runs.
+
+WORDS_DATED = (
+    "{{ bos_token }} {{ 'w' ~ strftime_now('%d') }} {% for m in messages %}{{ m.content }} "
+    "{% endfor %}"
+)
+
+
+@pytest.mark.usefixtures("today")
+def test_the_rate_does_not_hang_on_the_day(tmp_path: Path) -> None:
+    """Every record starts with the day of the month, which the model was given as the 12th."""
+    tokenizer = word_tokenizer(bos=BOS, chat_template=WORDS_DATED)
+    model = random_llama(len(tokenizer))
+    day = tokenizer.convert_tokens_to_ids(["w12"])
+    records = greedy_records(model, tokenizer, 8, prefix=P - 1, leading_ids=[0, *day])
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    data = write_jsonl(
+        tmp_path / "data.jsonl",
+        [
+            {
+                "messages": [
+                    {"role": "user", "content": text_of(tokenizer, ids[: P - 1])},
+                    {"role": "assistant", "content": text_of(tokenizer, ids[P - 1 :])},
+                ]
+            }
+            for ids in records
+        ],
+    )
+    done = audit(
+        tmp_path / "model", data, tmp_path / "run", "--set", "windows.chat_date=2026-01-12"
+    )
+    assert done.exact == (8, 8)
+    assert done.report is not None
+    assert done.report["target"]["choices"]["chat_date"]["value"] == "2026-01-12"
+    assert sum("it was told 2026-01-12" in note for note in done.report["notes"]) == 1
