@@ -191,8 +191,6 @@ def load_checkpoint(
     placement = place(settings, config, device, dtype, size_known=not as_stored)
     outcome, placement = _load(source, settings, config, placement, quantization)
     loaded = outcome.model
-    with explained(model):
-        fingerprint = fingerprint_of(source, settings)
     dtype = loaded.get_input_embeddings().weight.dtype
     quantized = quantization is not None and not quantization.unpacked
     prepacking = choose_prepacking(settings.prepack, loaded, dtype, quantized=quantized)
@@ -204,7 +202,7 @@ def load_checkpoint(
         dtype=dtype,
         bos_id=bos_id,
         revision=source.revision,
-        fingerprint=fingerprint,
+        fingerprint=fingerprint_of(source, settings),
         choices={
             "device": describe_spread(loaded, placement) or device_choice,
             "dtype": dtype_choice,
@@ -295,13 +293,17 @@ def fingerprint_of(
         source: what is loaded.
         settings: whether code that the checkpoint brings may run, and read what it likes.
         tokenizer: whether the tokenizer is that of ``source``; an adapter may bring its own.
+
+    Raises:
+        TargetError: a file cannot be read.
     """
     folder = local_folder(source)
     own_code = settings.trust_remote_code
-    files = {
-        path.relative_to(folder).as_posix(): file_sha256(path)
-        for path in read_files(source, own_code=own_code, tokenizer=tokenizer)
-    }
+    with explained(source.name):
+        files = {
+            path.relative_to(folder).as_posix(): file_sha256(path)
+            for path in read_files(source, own_code=own_code, tokenizer=tokenizer)
+        }
     if source.base is not None:
         base = fingerprint_of(source.base, settings, tokenizer=not source.brings_tokenizer)
         files |= {f"base/{name}": digest for name, digest in base.items()}

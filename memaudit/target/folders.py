@@ -77,7 +77,7 @@ class Weights:
 
 
 def list_folder(name: str, path: Path) -> Folder:
-    """List a folder here and the folders in it.
+    """List a folder here and the folders in it, but for names that no library asks for.
 
     Raises:
         TargetError: it cannot be read.
@@ -88,7 +88,7 @@ def list_folder(name: str, path: Path) -> Folder:
             names.add(f"{entry.name}/" if entry.is_dir() else entry.name)
         for inner in sorted(name for name in names if name.endswith("/"))[:MOST_FOLDERS]:
             names.update(f"{inner}{file}" for file in _files_in(path / inner))
-    return Folder(name, path, frozenset(names))
+    return Folder(name, path, frozenset(filter(str.isprintable, names)))
 
 
 def _files_in(path: Path) -> list[str]:
@@ -290,5 +290,6 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 
 def matching_files(path: Path, patterns: Collection[str]) -> Iterator[Path]:
-    """Files of a folder by name, each once."""
-    yield from {file for pattern in patterns for file in path.glob(pattern) if file.is_file()}
+    """Files of a folder by name, each once, but for names that no library asks for."""
+    matching = {file for pattern in patterns for file in path.glob(pattern) if file.is_file()}
+    yield from (file for file in matching if file.name.isprintable())

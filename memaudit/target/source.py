@@ -85,8 +85,13 @@ class Source:
         return self.base is not None and any((folder / name).is_file() for name in OWN_TOKENIZER)
 
 
-def find_source(model: str, settings: TargetSettings) -> Source:
+def find_source(model: str, settings: TargetSettings, *, as_base: bool = False) -> Source:
     """Find out what ``model`` names, and refuse early what cannot be loaded.
+
+    Args:
+        model: as the user, or an adapter's config, names it.
+        settings: what may be read, and from where.
+        as_base: whether an adapter goes over it, so that it has to be a whole model.
 
     Raises:
         UsageError: a setting that does not go with what ``model`` is.
@@ -96,11 +101,11 @@ def find_source(model: str, settings: TargetSettings) -> Source:
     if not model.strip():
         raise UsageError("MODEL is empty; give a folder, a .gguf file or a hub id")
     if _is_there(path.is_dir):
-        source = _folder(list_folder(model, path), settings)
+        source = _folder(list_folder(model, path), settings, as_base)
     elif _is_there(path.is_file):
         source = _file(model, path)
     elif HUB_ID.fullmatch(model) and path.suffix != ".gguf":
-        source = _hub(model, settings)
+        source = _hub(model, settings, as_base)
     else:
         raise TargetError(
             f"{model}: no such folder or file, and no possible hub id; check the path"
@@ -138,7 +143,9 @@ def _file(name: str, path: Path) -> Source:
     return Source("gguf", name, str(path.parent), gguf_file=path.name, stored=Weights((path.name,)))
 
 
-def _folder(folder: Folder, settings: TargetSettings, commit: str | None = None) -> Source:
+def _folder(
+    folder: Folder, settings: TargetSettings, as_base: bool, commit: str | None = None
+) -> Source:
     """The source of a folder, ``commit`` that of a repository on the hub."""
     repository = folder.name if folder.on_hub else None
     if not is_adapter(folder):
@@ -151,6 +158,8 @@ def _folder(folder: Folder, settings: TargetSettings, commit: str | None = None)
             stored=stored,
             repository=repository,
         )
+    if as_base:
+        raise TargetError(f"{folder.name}: is an adapter too; merge it into its own base first")
     stored = find_adapter_weights(folder, settings.allow_pickle)
     return Source(
         "adapter",
@@ -181,7 +190,7 @@ def _base(folder: Folder, settings: TargetSettings) -> Source:
     revision = None if settings.base or local else config.get("revision")
     under = settings.model_copy(update={"base": None, "revision": revision})
     try:
-        source = find_source(str(base), under)
+        return find_source(str(base), under, as_base=True)
     except TargetError as error:
         if settings.base:
             raise
@@ -189,26 +198,24 @@ def _base(folder: Folder, settings: TargetSettings) -> Source:
             f"{folder.name}: the base that the adapter names cannot be used ({error}); name it "
             "with --base"
         ) from error
-    if source.kind == "adapter":
-        raise TargetError(f"{folder.name}: its base {base} is an adapter too; merge that one first")
-    return source
 
 
-def _hub(name: str, settings: TargetSettings) -> Source:
+def _hub(name: str, settings: TargetSettings, as_base: bool) -> Source:
     """A model of the hub, its small files fetched, its weights not yet."""
     with explained(name), quiet_transformers():
-        folder = snapshot_download(
+        snapshot = snapshot_download(
             name,
             revision=settings.revision,
             local_files_only=settings.offline,
             allow_patterns=SMALL,
             ignore_patterns=NOT_AT_THE_TOP,
         )
-    path = Path(folder)
+    path = Path(snapshot)
     names = list_folder(name, path).names
     if not settings.offline:
         names = _names_on_hub(name, path.name) or names
-    source = _folder(Folder(name, path, names, on_hub=True), settings, commit=path.name)
+    folder = Folder(name, path, names, on_hub=True)
+    source = _folder(folder, settings, as_base, commit=path.name)
     return replace(source, here_only=settings.offline)
 
 
@@ -217,7 +224,8 @@ def _names_on_hub(name: str, commit: str) -> frozenset[str]:
     try:
         with explained(name), quiet_transformers():
             listing = HfApi().model_info(name, revision=commit, timeout=HUB_SECONDS)
-            return frozenset(file.rfilename for file in listing.siblings or ())
+            names = (file.rfilename for file in listing.siblings or ())
+            return frozenset(filter(str.isprintable, names))
     except TargetError:
         return frozenset()
 

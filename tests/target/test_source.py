@@ -125,6 +125,10 @@ def test_adapter_over_an_adapter_and_damaged_config(folder: Path, tmp_path: Path
     upper = adapter(tmp_path / "upper", base_model_name_or_path=str(lower))
     with pytest.raises(TargetError, match="is an adapter too"):
         find_source(str(upper), PLAIN)
+    own = json.dumps({"base_model_name_or_path": str(upper)})
+    (upper / "adapter_config.json").write_text(own)
+    with pytest.raises(TargetError, match="is an adapter too"):
+        find_source(str(upper), PLAIN)
     (upper / "adapter_config.json").write_text("{")
     with pytest.raises(TargetError, match=r"adapter_config.json is not JSON"):
         find_source(str(upper), PLAIN)
