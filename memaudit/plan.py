@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.config import ScanConfig
+from memaudit.config import CHAT_DATE, ScanConfig
 from memaudit.data.bos import BosSource
 from memaudit.data.clusters import find_clusters, have_marks
 from memaudit.data.folds import (
@@ -295,11 +295,14 @@ def _notes(
     if remedy:
         yield f"{remedy}."
     corpora = [corpus for corpus in (data, controls) if corpus is not None]
-    for day in {corpus.windows.chat_date for corpus in corpora} - {None}:
+    days = {corpus.windows.chat_date for corpus in corpora} - {None}
+    for day in days:
         yield (
             f"The chat template asks for today's date: it was told {day}, on whatever day this "
-            "runs. Set windows.chat_date to the day of training, if that is known."
+            "runs. If the day of training is known, give it as --set windows.chat_date=YYYY-MM-DD."
         )
+    if not days and config.windows.chat_date != CHAT_DATE:
+        yield "windows.chat_date was set to no effect: no chat template asked for the date."
     for corpus in corpora:
         yield from corpus.summary.notes
         yield from (f"{corpus.summary.path.name}: {note}" for note in corpus.windows.notes)

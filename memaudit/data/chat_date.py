@@ -6,6 +6,7 @@ Knows Jinja and ``strftime``. Must not know tokenizers or chats.
 from __future__ import annotations
 
 import json
+import re
 import string
 from datetime import date, datetime, time, timedelta
 
@@ -16,7 +17,9 @@ _ASKED = "strftime_now"
 # that are no plain data into text, from 5.23 on. The last newline belongs to the tag, so that the
 # template starts at the start of a line, as its own first tag may rely on.
 _MACRO = """{%- macro strftime_now(format) -%}
-{%- set parts = FORMATTED -%}
+{%- set known = KNOWN -%}
+{%- if format in known -%}{{ known[format] }}{%- else -%}
+{%- set parts = PARTS -%}
 {%- set state = namespace(literal=true) -%}
 {%- for piece in format.split('%') -%}
 {%- if state.literal -%}{{ piece }}{%- set state.literal = false -%}
@@ -25,8 +28,11 @@ _MACRO = """{%- macro strftime_now(format) -%}
 {%- else -%}{{ parts.get(piece[:1], '%' ~ piece[:1]) }}{{ piece[1:] }}
 {%- endif -%}
 {%- endfor -%}
+{%- endif -%}
 {%- endmacro %}
 """
+
+_LITERAL = re.compile(r"'[^'{}]*'|\"[^\"{}]*\"")
 
 
 def may_ask(template: str) -> bool:
@@ -42,7 +48,11 @@ def fix_date(template: str, day: date) -> str:
         for flag in ("", "-", "_", "0", "^", "#")  # %-d: the day without a leading zero
         for letter in string.ascii_letters
     }
-    return _MACRO.replace("FORMATTED", json.dumps(parts)) + template
+    # Whole formats that stand in the template spare it the loop over their pieces.
+    formats = sorted({literal[1:-1] for literal in _LITERAL.findall(template) if "%" in literal})
+    known = {format_: midnight.strftime(format_) for format_ in formats}
+    macro = _MACRO.replace("PARTS", json.dumps(parts)).replace("KNOWN", json.dumps(known))
+    return macro + template
 
 
 def other_day(day: date) -> date:

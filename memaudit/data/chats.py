@@ -56,7 +56,7 @@ class ChatTemplate:
         self._dated: str | None = None
         self._later: str | None = None  # the same on another day, to see whether that matters
         with contextlib.suppress(ValueError):  # no default among several: rendering says so
-            source = tokenizer.get_chat_template() if tokenizer.chat_template else None
+            source = tokenizer.get_chat_template() if self._exists() else None
             if isinstance(source, str) and may_ask(source):
                 self._dated = fix_date(source, day)
                 self._later = fix_date(source, other_day(day))
@@ -70,7 +70,7 @@ class ChatTemplate:
             ChatProblem: if the template does not take the chat, or changes its last turn.
             DataError: if there is no template, or it draws at random.
         """
-        if not self._tokenizer.chat_template:
+        if not self._exists():
             raise DataError(
                 f"line {line} has messages, but the model's tokenizer has no chat template;"
                 " put the chat_template.jinja that it was tuned with beside it, or give prefix +"
@@ -94,6 +94,9 @@ class ChatTemplate:
         if not whole.startswith(prompt):
             raise ChatProblem("the chat template changes earlier turns once the last one is there")
         return _split(whole, len(prompt), others, words)
+
+    def _exists(self) -> bool:
+        return bool(getattr(self._tokenizer, "chat_template", None))  # some have no such attribute
 
     def _rendered(
         self, chat: Sequence[Mapping[str, str]], *, later: bool = False, **options: bool

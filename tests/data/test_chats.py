@@ -95,9 +95,7 @@ def encode(template: str, sample: Sample) -> tuple[Encoded, str, str]:
     tokenizer = build_tokenizer()
     tokenizer.chat_template = template
     (encoded,) = Encoder(tokenizer).encode([sample])
-    before, after = (
-        tokenizer.decode(ids) for ids in np.split(encoded.ids, [encoded.border or 0])
-    )
+    before, after = (tokenizer.decode(ids) for ids in np.split(encoded.ids, [encoded.border or 0]))
     return encoded, before, after
 
 
@@ -278,12 +276,16 @@ FORMATS = [
 ]
 
 
+@pytest.mark.parametrize("literal", [True, False])
 @pytest.mark.parametrize("format_", FORMATS)
-def test_dates_are_written_as_strftime_writes_them(format_: str) -> None:
+def test_dates_are_written_as_strftime_writes_them(format_: str, literal: bool) -> None:
     tokenizer = build_tokenizer()
-    template = fix_date(f"\n  {{% if true %}}<{{{{ strftime_now('{format_}') }}}}>", date(2023, 4, 2))
+    asked = f"'{format_}'" if literal else "messages[0].content"
+    source = f"\n  {{% if true %}}<{{{{ strftime_now({asked}) }}}}>{{% endif %}}"
     shown = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "x"}], tokenize=False, chat_template=template + "{% endif %}"
+        [{"role": "user", "content": format_}],
+        tokenize=False,
+        chat_template=fix_date(source, date(2023, 4, 2)),
     )
     assert shown == f"\n<{datetime(2023, 4, 2).strftime(format_)}>"
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 from conftest import build_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from memaudit.config import WindowSettings
 from memaudit.data.encoding import Encoder
@@ -29,6 +30,9 @@ WORDS.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
 
 
 BPE = build_tokenizer()
+TRIMMED = build_tokenizer()
+"""The same, but no token's span has the blanks around its word, as in Llama 3's tokenizer."""
+TRIMMED.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
 
 
 class SlowPairs(PreTrainedTokenizer):
@@ -217,9 +221,10 @@ PIECES = st.lists(
 ).map("".join)
 
 
+@pytest.mark.parametrize("tokenizer", [BPE, TRIMMED], ids=["whole spans", "trimmed spans"])
 @given(prefix=PIECES, suffix=PIECES.filter(no_blank))
-def test_the_border_splits_the_text_where_it_was(prefix: str, suffix: str) -> None:
-    (encoded,) = Encoder(BPE).encode([pair(prefix, suffix)])
+def test_the_border_splits_the_text_where_it_was(tokenizer: Any, prefix: str, suffix: str) -> None:
+    (encoded,) = Encoder(tokenizer).encode([pair(prefix, suffix)])
     assert encoded.border is not None
     before, after = encoded.ids[: encoded.border], encoded.ids[encoded.border :]
     assert [*before, *after] == BPE(prefix + suffix, add_special_tokens=False)["input_ids"]
@@ -228,6 +233,35 @@ def test_the_border_splits_the_text_where_it_was(prefix: str, suffix: str) -> No
     else:
         assert BPE.decode(before) == prefix
         assert BPE.decode(after) == suffix
+
+
+@pytest.mark.parametrize("tokenizer", [BPE, TRIMMED], ids=["whole spans", "trimmed spans"])
+@pytest.mark.parametrize(
+    ("prefix", "suffix", "shifts"),
+    [
+        ("some of the ", "text comes", 1),  # one token stands for " text"
+        ("some of the", " text comes", 0),
+        ("some of the  ", "text comes", 1),
+        ("some of the ", " text comes", 0),
+        ("some of te", "xt comes", 1),
+    ],
+)
+def test_a_straddling_blank_counts(tokenizer: Any, prefix: str, suffix: str, shifts: int) -> None:
+    windows = cut([pair(prefix, suffix)], tokenizer, **shape(1, 1))
+    assert windows.boundary_shifts == shifts
+
+
+def test_a_tokenizer_file_neither_cuts_texts_nor_pads_them(tmp_path: Path) -> None:
+    """Some are saved with a maximum length, or with padding to it, switched on."""
+    tokenizer = build_tokenizer()
+    tokenizer.backend_tokenizer.enable_truncation(4)
+    tokenizer.backend_tokenizer.enable_padding(length=64)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded.backend_tokenizer.truncation
+    text = "A model is trained on text, and some of the text comes back."
+    (encoded,) = Encoder(loaded).encode([Sample("a", 1, text=text)])
+    assert encoded.ids.tolist() == BPE(text)["input_ids"]
 
 
 @pytest.mark.parametrize(
