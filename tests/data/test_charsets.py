@@ -127,8 +127,8 @@ def test_utf16_is_the_same_text_or_is_refused(tmp_path: Path, text: str) -> None
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("chinese.txt", ("北京市海淀区的一个人。" * 9 + "\n").encode("utf-16-le") * 5),
-        ("chinese.txt", ("北京市 海淀区\n" * 9).encode("utf-16-be")),
+        ("chinese.txt", ("北京市海淀区的一个人。" * 9).encode("utf-16-le")),
+        ("word.txt", "word".encode("utf-16-be")),
         ("cp1252.txt", "café\nand more\nthan that\n".encode("cp1252")),
         ("cp1252.jsonl", '{"text": "café"}\n{"text": "Zoë"}\n{"text": "plain"}\n'.encode("cp1252")),
         ("cp1251.csv", "text\nСвидетельство\nо рождении\n".encode("cp1251")),
@@ -193,6 +193,43 @@ def test_letters_with_a_nul_beside_each_are_no_text(tmp_path: Path) -> None:
     assert bad.reason == "field text is UTF-16 that was read as another encoding"
     assert isinstance(good, Sample)
     assert good.text == "a\0bcde"
+
+
+ALPHABETS = {
+    "Latin": "The seal reads nothing.",
+    "accents": "Žluťoučký kůň úpěl ďábelské ódy.",
+    "Greek": "Η σφραγίδα δεν γράφει τίποτα.",
+    "Cyrillic": "Свидетельство о рождении и браке.",
+    "Armenian": "Կնիքի վրա ոչինչ չի գրված։ Այո.",
+    "Hebrew": "החותם אינו אומר דבר.",
+    "Arabic": "الختم لا يقول شيئا على الإطلاق.",
+    "Devanagari": "मुहर पर कुछ भी नहीं लिखा है।",
+    "Telugu": "ముద్ర మీద ఏమీ రాయలేదు.",
+    "Malayalam": "മുദ്രയിൽ ഒന്നും എഴുതിയിട്ടില്ല.",
+    "Thai": "ตราประทับ ไม่ได้ อ่าน อะไรเลย",
+    "Georgian": "ბეჭედზე არაფერი წერია.",
+    "Ethiopic": "ማህተሙ ምንም አይልም።",
+    "Hangul": "도장에는 아무것도 적혀 있지 않다.",
+    "kana": "はんこ には なにも かいて いない。",
+    "Chinese": "北京市海淀区的一个人。",
+}
+
+
+@pytest.mark.parametrize("codec", NAMES)
+@pytest.mark.parametrize("alphabet", ALPHABETS)
+def test_no_alphabet_is_read_as_something_else(tmp_path: Path, alphabet: str, codec: str) -> None:
+    """It is read, or refused where nothing settles it. Cyrillic in UTF-16 is ASCII throughout, if
+    with control characters; U+4E00, the Chinese one, is an N in the other byte order."""
+    lines = [f"{number} {ALPHABETS[alphabet]}" for number in range(9)]
+    path = written(tmp_path, "a.txt", "\n".join(lines).encode(codec))
+    assert texts(path) == lines
+    start = "".join(f"{number} plain\n" for number in range(20)).encode()
+    for content in (start + path.read_bytes(), f"{ALPHABETS[alphabet]}".encode(codec)):
+        path.write_bytes(content)
+        try:
+            assert texts(path) == [ALPHABETS[alphabet]]
+        except DataError:
+            continue
 
 
 # Marks and headers of files that were joined.
