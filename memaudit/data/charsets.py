@@ -29,9 +29,9 @@ _MARKS = (  # UTF-32's first, as UTF-16's are how one of them begins
 )
 _LOW = bytes(range(32))
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
-_OTHER_BYTES = re.compile(rb"[\t\n\r\x20-\x7e]{32}")
-"""Sixteen characters of which each byte is one of ASCII: never so in UTF-16, where Western letters
-have NUL for their upper byte, and Chinese characters any lower byte."""
+_ASCII_RUN = re.compile(rb"[\t\n\r\x20-\x7e]{64,}")
+_MOST_UPPER_BYTES = 5
+"""Of a run of 32 characters of which each byte is one of ASCII: kana and dots have one or two."""
 _BEYOND_ASCII = re.compile("[^\x00-\x7f]+")
 _SWITCH = re.compile(r"\x1b\$[@AB()*]")
 """How encodings of seven bits (ISO-2022-JP, -KR, -CN) change from ASCII to another alphabet."""
@@ -102,8 +102,8 @@ def _settles(start: bytes, codec: str) -> bool:
 def has_wide_letters(text: bytes | str) -> bool:
     """Whether letters take two bytes or four, as in UTF-16 and UTF-32.
 
-    Every other byte is then the upper one of a letter: below 32 in all alphabets of some thirty
-    letters but the Hebrew one, NUL in blanks and Western letters.
+    Every other byte is then the upper one of a letter: below 32 in every alphabet, and NUL in
+    blanks and Western letters.
     """
     raw = text.encode("latin-1", "replace") if isinstance(text, str) else text
     if b"\0" not in raw or not raw.strip(b"\0\r\n"):
@@ -124,9 +124,9 @@ def to_utf8(blocks: Iterable[bytes], codec: str) -> Iterator[bytes]:
     )
     last = b""
     for block in blocks:
-        if codec.startswith("utf-16") and _OTHER_BYTES.search(last + block):
+        if codec.startswith("utf-16") and _holds_ascii(last + block):
             raise changed
-        last = block[-31:]
+        last = block[-63:]
         try:
             text = decoder.decode(block)
         except UnicodeDecodeError:
@@ -138,6 +138,14 @@ def to_utf8(blocks: Iterable[bytes], codec: str) -> Iterator[bytes]:
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         raise OtherEncoding(f"is cut off: {_NAMES[codec]} ends amid a character") from None
+
+
+def _holds_ascii(raw: bytes) -> bool:
+    """Whether bytes of UTF-16 are ASCII for a while, letter by letter."""
+    return any(
+        min(len(set(run[0::2])), len(set(run[1::2]))) > _MOST_UPPER_BYTES
+        for run in _ASCII_RUN.findall(raw)
+    )
 
 
 def check_utf8(pieces: Iterable[bytes]) -> None:

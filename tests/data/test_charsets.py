@@ -175,6 +175,21 @@ def test_files_of_two_encodings_that_were_joined_are_refused(
     assert "convert" in refusal(written(tmp_path, "a.txt", content)).lower()
 
 
+@pytest.mark.parametrize(
+    "text", ["あいうえおかきくけこ" * 9, "…" * 99, "いい。くに" * 20, "• " * 50]
+)
+def test_letters_that_are_two_of_ascii_are_read(tmp_path: Path, text: str) -> None:
+    """Both bytes of these are ASCII in UTF-16, as in a file that goes on in ASCII."""
+    for codec in ("utf-16-le", "utf-16-be"):
+        content = MARKS[codec] + f"{text}\nx {text}\n".encode(codec)
+        assert texts(written(tmp_path, "a.txt", content)) == [text, f"x {text}"]
+
+
+@pytest.mark.parametrize("start", ["BZh9 is how bzip2 begins", "PAR1 is a gene", "PK is no zip"])
+def test_text_may_begin_as_an_archive_does(tmp_path: Path, start: str) -> None:
+    assert texts(written(tmp_path, "a.txt", f"{start}\n")) == [start]
+
+
 def test_a_few_damaged_bytes_are_a_bad_line(tmp_path: Path) -> None:
     good = "Zoë, café\n".encode()
     path = written(tmp_path, "a.txt", good + good[:-2] + b"\n" + good)
@@ -355,7 +370,7 @@ def archive(kind: str) -> bytes:
         ("a.txt.gz", gzip.compress(archive("tar")), "is a tar archive; unpack it: tar xf"),
         ("a.txt.gz", gzip.compress(gzip.compress(b"text")), "is packed twice"),
         ("a.txt", b"\x04\x22\x4d\x18 and more", "lz4 -d"),
-        ("a.jsonl", b"PAR1 and more", "let its name end in .parquet"),
+        ("a.jsonl", b"PAR1\x15\x04 and more", "let its name end in .parquet"),
         ("a.txt.xz", b"plain text\n", "is not packed, although its name ends in .xz"),
         ("a.txt", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
