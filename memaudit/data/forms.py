@@ -42,6 +42,7 @@ def has_form(names: Iterable[str]) -> bool:
 
 def missing_form(fields: Mapping[str, Any]) -> str:
     """Why a record without a form cannot be used: which fields it has, and what to rename."""
+    fields = {name: value for name, value in fields.items() if value is not None}
     shown = [name for name in fields if _NAME.fullmatch(name)]
     return f"has no field text, prefix + suffix, or messages{_described(fields, shown)}"
 
@@ -58,11 +59,11 @@ def _described(fields: Mapping[str, Any], shown: list[str]) -> str:
     listed = ", ".join(shown[:_MOST_SHOWN])
     if (more := len(fields) - len(shown[:_MOST_SHOWN])) and listed:
         listed = f"{listed} and {more} more"
-    advice = _advice(fields)
+    advice = _form_advice(fields) or _renaming(fields)
     return f" (it has {listed})" * bool(listed) + f"; {advice}" * bool(advice)
 
 
-def _advice(fields: Mapping[str, Any]) -> str:
+def _form_advice(fields: Mapping[str, Any]) -> str:
     """What to do with a record of another usual form; nothing where it is of none."""
     for name in ("conversations", "conversation"):
         if name in fields:
@@ -82,7 +83,7 @@ def _advice(fields: Mapping[str, Any]) -> str:
             if isinstance(fields[asked], list):
                 return f"join {asked} and {answer} into one list, messages"
             return f"rename {asked} to prefix, and {answer} to suffix"
-    return _renaming(fields)
+    return ""
 
 
 def _about_conversations(name: str, value: Any) -> str:
@@ -126,4 +127,4 @@ def _holds_records(line: str) -> bool:
     except (ValueError, RecursionError):
         return False
     first = document[0] if isinstance(document, list) and document else document
-    return isinstance(first, dict) and (has_form(first) or bool(_advice(first)))
+    return isinstance(first, dict) and (has_form(first) or bool(_form_advice(first)))

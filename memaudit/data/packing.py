@@ -33,9 +33,12 @@ Packed text is a third to a tenth of itself."""
 _MOST_MEMORY = 256 << 20
 """Bytes that unpacking xz may take; ``xz -9`` needs 65 MiB."""
 
+PARQUET = b"PAR1\x15"
+"""How a Parquet file with pages begins; a text may begin with the letters."""
 _PACKED = (
     (b"\x1f\x8b", "gzip"),
-    (b"BZh", "bzip2"),
+    *((b"BZh%d1AY&SY" % level, "bzip2") for level in range(1, 10)),
+    *((b"BZh%d\x17\x72\x45\x38\x50\x90" % level, "bzip2") for level in range(1, 10)),  # empty
     (b"\xfd7zXZ\0", "xz"),
     (b"\x28\xb5\x2f\xfd", "zstd"),
 )
@@ -44,7 +47,7 @@ _REFUSED = (
     (b"\x04\x22\x4d\x18", "packed with lz4; unpack it: lz4 -d"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it: 7z x"),
     (b"Rar!\x1a\x07", "a rar archive; unpack it: unrar x"),
-    (b"PAR1", "a Parquet file; let its name end in .parquet"),
+    (PARQUET, "a Parquet file; let its name end in .parquet"),
     (b"%PDF-", "a PDF document; give its text"),
     (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer; get the data: git lfs pull"),
 )
@@ -110,7 +113,7 @@ def refuse_document(path: Path, start: bytes, *, but: bytes | None = None) -> No
     for mark, what in _REFUSED:
         if start.startswith(mark) and mark != but:
             raise DataError(f"{path}: is {what}")
-    if start[_TAR_AT:].startswith(_TAR):
+    if start[_TAR_AT:].startswith(_TAR) and b"\0" in start[:_TAR_AT]:
         raise DataError(f"{path}: is a tar archive; unpack it: tar xf")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from memaudit.data.packing import check_unpacked, refuse_document
+from memaudit.data.packing import PARQUET, check_unpacked, refuse_document
 from memaudit.errors import DataError
 
 MOST_ROWS = 1024
@@ -44,7 +44,7 @@ def parquet_rows(path: Path) -> Iterator[Row]:
                     yield row
     except (pyarrow.ArrowException, UnicodeDecodeError):  # the latter of a column's name
         with path.open("rb") as other:
-            refuse_document(path, other.read(1024), but=b"PAR1")
+            refuse_document(path, other.read(1024), but=PARQUET)
         raise DataError(f"{path}: not a Parquet file, or damaged; write it anew") from None
 
 

@@ -127,8 +127,8 @@ def test_utf16_is_the_same_text_or_is_refused(tmp_path: Path, text: str) -> None
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("chinese.txt", ("北京市海淀区的一个人。" * 9 + "\n").encode("utf-16-le") * 5),
-        ("chinese.txt", ("北京市 海淀区\n" * 9).encode("utf-16-be")),
+        ("chinese.txt", ("北京市海淀区的一个人。" * 9).encode("utf-16-le")),
+        ("word.txt", "word".encode("utf-16-be")),
         ("cp1252.txt", "café\nand more\nthan that\n".encode("cp1252")),
         ("cp1252.jsonl", '{"text": "café"}\n{"text": "Zoë"}\n{"text": "plain"}\n'.encode("cp1252")),
         ("cp1251.csv", "text\nСвидетельство\nо рождении\n".encode("cp1251")),
@@ -175,6 +175,21 @@ def test_files_of_two_encodings_that_were_joined_are_refused(
     assert "convert" in refusal(written(tmp_path, "a.txt", content)).lower()
 
 
+@pytest.mark.parametrize(
+    "text", ["あいうえおかきくけこ" * 9, "…" * 99, "いい。くに" * 20, "• " * 50]
+)
+def test_letters_that_are_two_of_ascii_are_read(tmp_path: Path, text: str) -> None:
+    """Both bytes of these are ASCII in UTF-16, as in a file that goes on in ASCII."""
+    for codec in ("utf-16-le", "utf-16-be"):
+        content = MARKS[codec] + f"{text}\nx {text}\n".encode(codec)
+        assert texts(written(tmp_path, "a.txt", content)) == [text, f"x {text}"]
+
+
+@pytest.mark.parametrize("start", ["BZh9 is how bzip2 begins", "PAR1 is a gene", "PK is no zip"])
+def test_text_may_begin_as_an_archive_does(tmp_path: Path, start: str) -> None:
+    assert texts(written(tmp_path, "a.txt", f"{start}\n")) == [start]
+
+
 def test_a_few_damaged_bytes_are_a_bad_line(tmp_path: Path) -> None:
     good = "Zoë, café\n".encode()
     path = written(tmp_path, "a.txt", good + good[:-2] + b"\n" + good)
@@ -193,6 +208,43 @@ def test_letters_with_a_nul_beside_each_are_no_text(tmp_path: Path) -> None:
     assert bad.reason == "field text is UTF-16 that was read as another encoding"
     assert isinstance(good, Sample)
     assert good.text == "a\0bcde"
+
+
+ALPHABETS = {
+    "Latin": "The seal reads nothing.",
+    "accents": "Žluťoučký kůň úpěl ďábelské ódy.",
+    "Greek": "Η σφραγίδα δεν γράφει τίποτα.",
+    "Cyrillic": "Свидетельство о рождении и браке.",
+    "Armenian": "Կնիքի վրա ոչինչ չի գրված։ Այո.",
+    "Hebrew": "החותם אינו אומר דבר.",
+    "Arabic": "الختم لا يقول شيئا على الإطلاق.",
+    "Devanagari": "मुहर पर कुछ भी नहीं लिखा है।",
+    "Telugu": "ముద్ర మీద ఏమీ రాయలేదు.",
+    "Malayalam": "മുദ്രയിൽ ഒന്നും എഴുതിയിട്ടില്ല.",
+    "Thai": "ตราประทับ ไม่ได้ อ่าน อะไรเลย",
+    "Georgian": "ბეჭედზე არაფერი წერია.",
+    "Ethiopic": "ማህተሙ ምንም አይልም።",
+    "Hangul": "도장에는 아무것도 적혀 있지 않다.",
+    "kana": "はんこ には なにも かいて いない。",
+    "Chinese": "北京市海淀区的一个人。",
+}
+
+
+@pytest.mark.parametrize("codec", NAMES)
+@pytest.mark.parametrize("alphabet", ALPHABETS)
+def test_no_alphabet_is_read_as_something_else(tmp_path: Path, alphabet: str, codec: str) -> None:
+    """It is read, or refused where nothing settles it. Cyrillic in UTF-16 is ASCII throughout, if
+    with control characters; U+4E00, the Chinese one, is an N in the other byte order."""
+    lines = [f"{number} {ALPHABETS[alphabet]}" for number in range(9)]
+    path = written(tmp_path, "a.txt", "\n".join(lines).encode(codec))
+    assert texts(path) == lines
+    start = "".join(f"{number} plain\n" for number in range(20)).encode()
+    for content in (start + path.read_bytes(), f"{ALPHABETS[alphabet]}".encode(codec)):
+        path.write_bytes(content)
+        try:
+            assert texts(path) == [ALPHABETS[alphabet]]
+        except DataError:
+            continue
 
 
 # Marks and headers of files that were joined.
@@ -318,7 +370,7 @@ def archive(kind: str) -> bytes:
         ("a.txt.gz", gzip.compress(archive("tar")), "is a tar archive; unpack it: tar xf"),
         ("a.txt.gz", gzip.compress(gzip.compress(b"text")), "is packed twice"),
         ("a.txt", b"\x04\x22\x4d\x18 and more", "lz4 -d"),
-        ("a.jsonl", b"PAR1 and more", "let its name end in .parquet"),
+        ("a.jsonl", b"PAR1\x15\x04 and more", "let its name end in .parquet"),
         ("a.txt.xz", b"plain text\n", "is not packed, although its name ends in .xz"),
         ("a.txt", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),

@@ -112,7 +112,7 @@ OTHER_FORMS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": [TURN], "chosen": [TURN]}, "preference pair: give prompt and chosen as one list"),
     ({"content": "SECRET", "url": "b"}, "rename content to text"),
     ({"Text": "SECRET"}, "write text in small letters"),
-    ({"my_text": "SECRET", "b SECRET": 1}, "(it has my_text and 1 more)"),
+    ({"my_text": "SECRET", "b SECRET": 1, "text": None}, "(it has my_text and 1 more)"),
     ({"messages": [{"from": "human", "value": "SECRET"}]}, "rename them to role and content"),
     (
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "SECRET"}]}, TURN]},
@@ -190,7 +190,13 @@ def test_records_named_as_plain_text_are_refused(tmp_path: Path, content: str) -
 
 
 @pytest.mark.parametrize(
-    "content", ['{"level": "info"}\n', "{x} is text\n", "[1] A note\n", "text, and more of it\n"]
+    "content",
+    [
+        '{"level": "info", "content": "x"}\n',
+        "{x} is text\n",
+        "[1] A note\n",
+        "text, and more of it\n",
+    ],
 )
 def test_plain_text_that_looks_like_something_else_is_read(tmp_path: Path, content: str) -> None:
     assert texts(written(tmp_path, "a.txt", content)) == [content.rstrip()]
