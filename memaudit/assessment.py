@@ -18,9 +18,10 @@ from memaudit.config import LADDER, AttackName, ScanConfig
 from memaudit.content.counting import SensitiveContent, count_content
 from memaudit.content.detectors import NO_DETECTOR, make_detectors
 from memaudit.content.entities import entity_detectors
+from memaudit.gate import validity as validity_gate
 from memaudit.gate.baseline import Baseline, count_new
 from memaudit.gate.thresholds import GateVerdict, NewWindows, judge, judge_controls
-from memaudit.gate.validity import Validity, judge_validity
+from memaudit.gate.validity import Validity
 from memaudit.plan import Plan
 from memaudit.result import AttackResult, Corpus, FoldFit, Permuted, Revealed
 from memaudit.score.scores import Arm, Rate, WindowScores, score_windows, summarise
@@ -100,7 +101,8 @@ def judge_all(
     summaries = [result.summary for result in attacks]
     controls = judge_controls(summaries)
     judged = judge(summaries, config.gate, new, leaked, remedy)
-    return (*filter(None, [judge_validity(validity)]), *judged, *filter(None, [controls]))
+    void = validity_gate.judge_validity(validity)
+    return (*filter(None, [void]), *judged, *filter(None, [controls]))
 
 
 def new_windows(

@@ -14,8 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from typer.testing import CliRunner
+
+from memaudit.gate import validity
+
+JUDGE_VALIDITY = validity.judge_validity
+"""As it is outside of tests (conftest)."""
 
 P = S = 8
 """Tokens in the prefix and in the suffix of every record."""
@@ -155,13 +161,15 @@ class Audit:
 def audit(model: Path | str, data: Path, out: Path, *options: object) -> Audit:
     """Run ``memaudit scan`` in this process: P+S tokens, the attack ``none``, on the CPU.
 
-    ``options`` come last, so that they overrule these.
+    ``options`` come last, so that they overrule these. A run that means nothing is inconclusive.
     """
     from memaudit.cli.app import app
 
     given = ["scan", model, data, "--out", out, "--prefix-tokens", P, "--suffix-tokens", S]
     given += ["--attacks", "none", "--device", "cpu", *options]
-    done = CliRunner().invoke(app, [str(word) for word in given])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validity, "judge_validity", JUDGE_VALIDITY)
+        done = CliRunner().invoke(app, [str(word) for word in given])
     report = out / "report.json"
     return Audit(
         done.exit_code,

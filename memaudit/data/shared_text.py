@@ -60,24 +60,27 @@ def find_shared_text(
             break
         tokens, places = _longest_shared(masked[members], length)
         if not tokens:
+            tokens, places = _shared_suffix(masked[members], data.suffix_ids.shape[1])
+        if not tokens:
             break
         longest = max(longest, tokens)
         rows, columns = np.nonzero(places)
         masked[members[rows], columns] = -1 - members[rows]  # a token of that window's own
         found = _clusters([_with_ids(data, masked), *others], run)
-    apart = len(np.unique(found))
+    held = masked < 0
+    own = np.where(held, -1, masked)
+    apart = min(len(np.unique(found)), len(np.unique(run_hashes(own, own.shape[1]))))
     if not longest or apart < max(4, 2 * len(np.unique(clusters))):
         return None
-    held = masked < 0
     end = int(np.flatnonzero(held.any(axis=0)).max()) + 1
     enough = _APART * apart
-    return SharedText(
-        windows=int(held.any(axis=1).sum()),
-        tokens=longest,
-        end=end,
-        cluster_run=_separating_run(parts, longest, enough),
-        prefix_tokens=_separating_prefix(parts, end, length, run, enough),
+    longer, shorter = (
+        _separating_run(parts, longest, enough),
+        _separating_prefix(parts, end, length, run, enough),
     )
+    if longer is shorter is None and 2 * (masked.shape[1] - longest) < length:
+        return None  # little is left of them without it
+    return SharedText(int(held.any(axis=1).sum()), longest, end, longer, shorter)
 
 
 def _longest_shared(ids: NDArray[np.int32], least: int) -> tuple[int, NDArray[np.bool_]]:
@@ -102,6 +105,17 @@ def _longest_shared(ids: NDArray[np.int32], least: int) -> tuple[int, NDArray[np
     for place in range(low):
         places[rows, starts + place] = True
     return low, places
+
+
+def _shared_suffix(ids: NDArray[np.int32], tokens: int) -> tuple[int, NDArray[np.bool_]]:
+    """The same of whole suffixes, which join windows however short they are."""
+    places = np.zeros(ids.shape, dtype=np.bool_)
+    hashes = run_hashes(ids[:, -tokens:], tokens)
+    commonest = _commonest(hashes)
+    if commonest is None:
+        return 0, places
+    places[np.flatnonzero(hashes[:, 0] == commonest), -tokens:] = True
+    return tokens, places
 
 
 def _commonest(hashes: NDArray[np.uint64]) -> np.uint64 | None:

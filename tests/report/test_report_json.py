@@ -52,7 +52,7 @@ def test_every_document_fits_the_schema(name):
 
 def test_the_schema_refuses_what_is_missing_or_unknown():
     document, check = to_document(make_result()), Draft202012Validator(schema())
-    for key in document:
+    for key in document.keys() - {"validity"}:  # which runs of earlier versions lack
         assert not check.is_valid({k: v for k, v in document.items() if k != key}), key
     assert not check.is_valid({**document, "more": 1})
 
