@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from transformers.utils import HF_MODULES_CACHE
 
 from memaudit.config import TargetSettings
 from memaudit.errors import TargetError, UsageError
+from memaudit.home import expand_home
 from memaudit.target.failures import explained, quiet_transformers
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?")  # the hub allows 96 characters
@@ -57,7 +60,10 @@ def find_source(model: str, settings: TargetSettings) -> Source:
         UsageError: a setting that does not go with what ``model`` is.
         TargetError: nothing is there, or it is no checkpoint, or only pickled weights.
     """
-    path = Path(os.path.expanduser(model))
+    try:
+        path = Path(os.path.expanduser(expand_home(model)))
+    except ValueError as error:
+        raise UsageError(f"{model}: {error}") from None
     if not model.strip():
         raise UsageError("MODEL is empty; give a folder, a .gguf file or a hub id")
     if _is_there(path.is_dir):
@@ -70,6 +76,8 @@ def find_source(model: str, settings: TargetSettings) -> Source:
         raise TargetError(
             f"{model}: no such folder or file, and no possible hub id; check the path"
         )
+    if settings.trust_remote_code:
+        _require_cache(model, HF_MODULES_CACHE)
     if settings.base and source.kind != "adapter":
         raise UsageError(f"--base goes with an adapter, and {model} is not one; leave it out")
     if settings.revision and source.revision is None:
@@ -146,7 +154,16 @@ def _adapter(
     return Source("adapter", name, str(path), revision=revision, base=source)
 
 
+def _require_cache(name: str, folder: str) -> None:
+    """Refuse a cache of the hub's client that would be made in the working folder, as ``./~``."""
+    if folder.startswith("~"):
+        raise TargetError(
+            f"{name}: there is no home folder to cache its files in; set HF_HOME to a folder"
+        )
+
+
 def _hub(name: str, settings: TargetSettings) -> Source:
+    _require_cache(name, HF_HUB_CACHE)
     where: dict[str, Any] = {
         "revision": settings.revision,
         "local_files_only": settings.offline,
