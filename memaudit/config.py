@@ -12,7 +12,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from memaudit.settings_base import MOST, Fraction, NotNegative, Positive, Settings, Share
+from memaudit.settings_base import (
+    MOST,
+    Fraction,
+    NotNegative,
+    Positive,
+    Settings,
+    Share,
+    UserPath,
+)
 from memaudit.tuning_settings import ConstantSettings as ConstantSettings
 from memaudit.tuning_settings import DynamicSettings as DynamicSettings
 from memaudit.tuning_settings import TuningSettings as TuningSettings
@@ -23,6 +31,8 @@ LADDER: tuple[AttackName, ...] = ("none", "copy", "dynamic-hard", "constant", "d
 Bos = Literal["auto", "yes", "no"]
 CHAT_DATE = date(2024, 7, 26)
 """What the chat template of Llama 3 takes for today where it is told no date."""
+RUNS = Path("memaudit-runs")
+"""Folder that gets the folder of a run, where ``out`` is not given."""
 
 
 class WindowSettings(Settings):
@@ -144,7 +154,7 @@ class GateSettings(Settings):
     max_leaked: Share | None = None
     """Largest share of windows that any attack may extract from the target and none does from the
     reference: what the fine-tuning leaked."""
-    baseline: Path | None = None
+    baseline: UserPath | None = None
     """Baseline file or run folder that ``max_new`` counts from."""
     gate_on: Literal["upper", "estimate"] = "upper"
     """Judge the interval's upper end, or the plain estimate. ``max_new`` is a count of these very
@@ -164,14 +174,14 @@ class ScanConfig(Settings):
     """Everything one audit depends on."""
 
     model: str
-    data: Path
-    controls: Path | None = None
-    out: Path | None = None
+    data: UserPath
+    controls: UserPath | None = None
+    out: UserPath | None = None
     reference: str | None = None
     """The model before fine-tuning, named like ``model``: every attack is run on it too."""
-    generator: Path | None = None
+    generator: UserPath | None = None
     """Run folder or file of prompts fitted earlier, used instead of fitting."""
-    key_file: Path | None = None
+    key_file: UserPath | None = None
     """File with the project's key, which fingerprints are made under; that of the environment or
     the user's own where not given."""
     attacks: Annotated[tuple[AttackName, ...], Field(min_length=1)] = LADDER

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from memaudit.config import ScanConfig, TargetSettings
+from memaudit.config import RUNS, ScanConfig, TargetSettings
 from memaudit.data.records import sha256_of
 from memaudit.diagnosis import DIAGNOSES
 from memaudit.errors import DataError, MemauditError, UsageError
@@ -25,7 +25,7 @@ from memaudit.report.hashes import config_hash, policy_hash, results_hash
 from memaudit.stored_diagnoses import file_of, read_one
 from memaudit.stored_run import StoredRun, read_report, read_run
 
-State = Literal["same", "changed", "missing", "extra", "not checked"]
+State = Literal["same", "changed", "missing", "extra", "not checked", "signature"]
 DIFFERS: tuple[State, ...] = ("changed", "missing", "extra")
 """States that make a run differ from what was recorded."""
 
@@ -44,6 +44,9 @@ class Places(NamedTuple):
     """Where the user says that model and data lie now; None for where the report says."""
 
     model: str | None = None
+    base: str | None = None
+    """Of the model's adapter."""
+    reference: str | None = None
     data: Path | None = None
     controls: Path | None = None
 
@@ -62,6 +65,11 @@ class Integrity:
         """0 where everything that was looked at is as recorded, else 1."""
         return int(any(finding.state in DIFFERS for finding in self.findings))
 
+    @property
+    def unchecked(self) -> int:
+        """Recorded things that could not be compared."""
+        return sum(finding.state == "not checked" for finding in self.findings)
+
 
 def verify_run(folder: Path, places: Places) -> Integrity:
     """Compare a run folder, and model and data where they are at hand, with what was recorded.
@@ -79,7 +87,7 @@ def verify_run(folder: Path, places: Places) -> Integrity:
         found.append(Finding("changed", "report.json", f"cannot be used: {error}"))
         return Integrity(folder, manifest.sha256, tuple(found))
     found += _report(folder, document, manifest)
-    found += _elsewhere(document, places)
+    found += _elsewhere(folder, document, places)
     return Integrity(folder, manifest.sha256, tuple(found))
 
 
@@ -97,7 +105,7 @@ def _files(folder: Path, manifest: Manifest) -> Iterator[Finding]:
             yield Finding("missing", name, f"recorded {recorded[:16]}")
     for path in sorted(folder.iterdir()):
         if path.name.startswith(f"{MANIFEST}."):
-            yield Finding("not checked", path.name, "taken for a signature of the manifest")
+            yield Finding("signature", path.name, "by its name; not checked here")
         elif path.name not in manifest.files and path.name != MANIFEST:
             yield Finding("extra", path.name, "not recorded")
 
@@ -134,7 +142,7 @@ def _diagnoses(run: StoredRun) -> Iterator[Finding]:
             yield Finding("changed", what, str(error))
 
 
-def _elsewhere(document: Mapping[str, Any], places: Places) -> Iterator[Finding]:
+def _elsewhere(folder: Path, document: Mapping[str, Any], places: Places) -> Iterator[Finding]:
     try:
         config = ScanConfig.model_validate(document["config"]["values"])
     except ValidationError:
@@ -143,40 +151,90 @@ def _elsewhere(document: Mapping[str, Any], places: Places) -> Iterator[Finding]
     hashes = document["hashes"]
     yield _compare("settings in report.json", hashes["config"], config_hash(config))
     yield _compare("gates' settings in report.json", hashes["policy"], policy_hash(config))
-    yield from _model("model", document["target"], config.target, places.model)
+    for role, named in (
+        ("reference", places.reference),
+        ("data", places.data),
+        ("controls", places.controls),
+    ):
+        if document[role] is None and named is not None:
+            raise UsageError(f"--{role} {named}: the run had none; leave the flag out")
+    look = Lookup(_working_folder(folder, config.out))
+    base = places.base or (config.target.base and look.up(config.target.base))
+    settings = config.target.model_copy(update={"base": base})
+    flags = {"model": places.model, "base": places.base}
+    yield from _model("model", document["target"], settings, places.model, look, flags)
     if (section := document["reference"]) is not None:
         settings = config.target.model_copy(update={"revision": None, "base": None})
-        yield from _model("reference", section["model"], settings, None)
+        flags = {"reference": places.reference}
+        yield from _model("reference", section["model"], settings, places.reference, look, flags)
     for role, named in (("data", places.data), ("controls", places.controls)):
         if document[role] is not None:
-            yield _corpus(role, document[role], named)
-        elif named is not None:
-            raise UsageError(f"--{role} {named}: the run had none; leave the flag out")
+            yield _corpus(role, document[role], named, look)
     if config.generator is not None:
-        yield from _earlier_prompts(config.generator, document["prompt_files"]["sha256"])
+        prompts = Path(look.up(str(config.generator)))
+        yield from _earlier_prompts(prompts, document["prompt_files"]["sha256"])
+
+
+class Lookup(NamedTuple):
+    """Where relative paths of a report are looked for, before the working folder."""
+
+    folder: Path | None
+    """That the scan ran in, if it can be told."""
+
+    def up(self, path: str) -> str:
+        """Return the path as it is to be opened here."""
+        if self.folder is not None and not os.path.isabs(path):
+            there = self.folder / path
+            if _is_there(there):
+                return str(there)
+        return path
+
+
+def _working_folder(run: Path, out: Path | None) -> Path | None:
+    """Return the folder that the scan ran in, as its --out was relative to it; None if it was not.
+
+    Reports hold no absolute paths but those that a user gave, as these say whose machine it was.
+    """
+    whole = run.resolve()
+    end = RUNS / whole.name if out is None else out
+    if end.is_absolute() or ".." in end.parts or not end.parts:
+        return None
+    parts = len(end.parts)
+    return whole.parents[parts - 1] if whole.parts[-parts:] == end.parts else None
 
 
 def _model(
-    role: str, target: Mapping[str, Any], asked: TargetSettings, named: str | None
+    role: str,
+    target: Mapping[str, Any],
+    asked: TargetSettings,
+    named: str | None,
+    look: Lookup,
+    flags: Mapping[str, str | None],
 ) -> Iterator[Finding]:
-    """The files of the model, or of the reference, which no flag names."""
+    """Compare the files of the model, or of the reference.
+
+    named: where the user says it lies. flags: all that the user says of it, for a message.
+    """
     # Imported here, because they load torch, and a folder alone is checked without it.
     from memaudit.target.checkpoint import fingerprint_of
     from memaudit.target.source import find_source
 
-    name = named or target["name"]
+    name = named or look.up(target["name"])
+    here = _is_there(Path(os.path.expanduser(name)))
     settings = asked.model_copy(update={"offline": True})
     if named is not None:
         settings = settings.model_copy(update={"revision": None})
-    elif settings.revision is not None or not _is_there(Path(os.path.expanduser(name))):
+    elif settings.revision is not None or not here:
         settings = settings.model_copy(update={"revision": target["revision"]})
     try:
         found = fingerprint_of(find_source(name, settings), settings)
     except (MemauditError, OSError, ValueError) as error:
-        if named is not None:
-            raise UsageError(f"--model {named}: cannot be hashed; give what was audited") from error
-        mend = "; name it with --model" if role == "model" else ""
-        yield Finding("not checked", f"{role} {name}", f"not here{mend}")
+        if given := " ".join(f"--{flag} {place}" for flag, place in flags.items() if place):
+            raise UsageError(f"{given}: cannot be hashed; give what was audited") from error
+        mend = f"not here; name it with --{role}"
+        if here:
+            mend = f"cannot be hashed; name it with --{role}, or the base of an adapter with --base"
+        yield Finding("not checked", f"{role} {name}", mend)
         return
     recorded = target["fingerprint"]
     for file in sorted({*recorded, *found}):
@@ -189,8 +247,8 @@ def _model(
             yield _compare(what, recorded[file], found[file])
 
 
-def _corpus(role: str, corpus: Mapping[str, Any], named: Path | None) -> Finding:
-    path = Path(corpus["path"]) if named is None else named
+def _corpus(role: str, corpus: Mapping[str, Any], named: Path | None, look: Lookup) -> Finding:
+    path = Path(look.up(corpus["path"])) if named is None else named
     if not _is_there(path):
         if named is not None:
             raise UsageError(f"--{role} {named}: no such file or folder")

@@ -15,7 +15,12 @@ from memaudit.integrity import DIFFERS, Integrity, State
 from memaudit.report.rendering import to_text
 from memaudit.report.wording import neutral, shorten
 
-_COLOURS: dict[State, str] = {"changed": "bold red", "missing": "bold red", "extra": "bold yellow"}
+_COLOURS: dict[State, str] = {
+    "changed": "bold red",
+    "missing": "bold red",
+    "extra": "bold yellow",
+    "not checked": "bold yellow",
+}
 _LONGEST = 300
 
 
@@ -36,12 +41,15 @@ def render_integrity(integrity: Integrity, *, width: int, color: bool) -> str:
 
 def _sentence(integrity: Integrity) -> str:
     counted = Counter(finding.state for finding in integrity.findings)
-    unchecked = counted["not checked"]
-    rest = f"; {unchecked} not checked" if unchecked else ""
+    same, unchecked = counted["same"], integrity.unchecked
+    if integrity.exit_code == 0 and unchecked:
+        total = same + unchecked
+        return f"Incomplete: {unchecked} of {total} not checked; the other {same} are as recorded."
     if integrity.exit_code == 0:
-        return f"All as recorded: {counted['same']} the same{rest}."
+        return f"All as recorded: {same} the same."
+    rest = f"; {unchecked} not checked" if unchecked else ""
     wrong = ", ".join(f"{counted[state]} {state}" for state in DIFFERS if counted[state])
-    return f"Not as recorded: {wrong}; {counted['same']} the same{rest}."
+    return f"Not as recorded: {wrong}; {same} the same{rest}."
 
 
 def _text(line: str) -> Text:

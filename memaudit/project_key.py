@@ -25,6 +25,11 @@ _FILE = "key"
 _FORM = re.compile(rf"[0-9a-fA-F]{{{2 * KEY_BYTES}}}")
 _HOW = f"a key is {2 * KEY_BYTES} hexadecimal digits, as from: openssl rand -hex {KEY_BYTES}"
 
+_NOT_COMPARABLE = (
+    ", so the fingerprints of this run cannot be compared with another's; "
+    f"set {VARIABLE} or --key-file."
+)
+
 
 @dataclass(frozen=True)
 class ProjectKey:
@@ -51,11 +56,12 @@ def throwaway_key(note: str = "") -> ProjectKey:
     return ProjectKey(secrets.token_bytes(KEY_BYTES), note)
 
 
-def find_key(key_file: Path | None, folder: Path) -> ProjectKey:
+def find_key(key_file: Path | None, folder: Path | None) -> ProjectKey:
     """The key of ``key_file``, else of the environment, else of ``folder``.
 
-    ``folder`` is the user's own for settings. On first use a key is made there, for its owner to
-    read alone; where that is not allowed, one that is thrown away after the run, with a note.
+    ``folder`` is the user's own for settings, None for a user without a home. On first use a key is
+    made there, for its owner to read alone; where that is not possible, one that is thrown away
+    after the run, with a note.
 
     Raises UsageError where a key was named or is there, and is none.
     """
@@ -63,14 +69,15 @@ def find_key(key_file: Path | None, folder: Path) -> ProjectKey:
         return _read(key_file, f"--key-file {key_file}")
     if given := os.environ.get(VARIABLE, "").strip():
         return _parsed(given, VARIABLE)
+    if folder is None:
+        return throwaway_key(f"No project key is kept, as there is no home folder{_NOT_COMPARABLE}")
     path = folder / _FILE
     try:
         if not path.exists():
             _make(path)
     except OSError as error:
         return throwaway_key(
-            f"No project key could be kept in {folder} ({error.strerror}), so the fingerprints of "
-            f"this run cannot be compared with another's; set {VARIABLE} or --key-file."
+            f"No project key could be kept in {folder} ({error.strerror}){_NOT_COMPARABLE}"
         )
     return _read(path, str(path))
 

@@ -6,6 +6,7 @@ Knows which facts forbid to go on with a run where they have changed, and which 
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -30,6 +31,7 @@ from memaudit.stored_run import REPORT
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.numerics import describe_accelerator, describe_determinism
 from memaudit.team import Team
+from memaudit.waiting_threads import describe_waiting
 
 
 def agree(record: RunRecord, team: Team, group: str, facts: Mapping[str, str]) -> None:
@@ -106,7 +108,7 @@ def run_facts(
         batch_size=batch_size[0],
         batch_size_reason=batch_size[1],
         libraries=describe_libraries(),
-        machine=describe_machine() | describe_accelerator(device),
+        machine=describe_machine() | describe_waiting(os.environ) | describe_accelerator(device),
         determinism=describe_determinism(),
         batches=batches,
     )

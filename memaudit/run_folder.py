@@ -9,13 +9,14 @@ finished run. The page, which only shows what the others hold, comes after it, a
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
 from memaudit.attack.prompt_files import file_name, to_bytes
-from memaudit.config import ScanConfig
+from memaudit.config import RUNS, ScanConfig
 from memaudit.errors import RunError, UsageError
 from memaudit.layers import to_toml
 from memaudit.manifest import MANIFEST, to_manifest
@@ -37,12 +38,12 @@ def choose_folder(config: ScanConfig, now: datetime | None = None) -> Path:
     if config.out is None:
         stamp = (now or datetime.now(timezone.utc)).strftime("%Y%m%dT%H%M%S")
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(config.model).name or config.model)
-        folder = _unused(Path("memaudit-runs") / f"{stamp}-{name.strip('.-') or 'model'}")
+        folder = _unused(RUNS / f"{stamp}-{name.strip('.-') or 'model'}")
     else:
         folder = config.out
     try:
         for model in filter(None, (config.model, config.reference)):
-            _refuse_model_folder(folder, Path(model).expanduser())
+            _refuse_model_folder(folder, Path(os.path.expanduser(model)))
         taken = folder.exists() and (not folder.is_dir() or _holds_something(folder))
     except OSError as error:
         raise UsageError(f"--out {folder}: no such place ({error.strerror})") from error

@@ -8,7 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from memaudit.home import expand_home
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -19,6 +21,14 @@ Positive = Annotated[int, Field(ge=1, le=MOST)]
 NotNegative = Annotated[int, Field(ge=0, le=MOST)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _expanded(path: Path) -> Path:
+    return Path(expand_home(str(path)))
+
+
+UserPath = Annotated[Path, AfterValidator(_expanded)]
+"""A path of the user's; shells leave the ~ of --out=~/run to the program."""
 
 
 class Settings(BaseModel):

@@ -543,13 +543,13 @@ def test_without_a_place_for_a_key_the_run_says_so(
     run: Run, leaky: Path, leaked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MEMAUDIT_KEY")
-    monkeypatch.setattr("typer.get_app_dir", lambda name: str(leaked / name))
+    monkeypatch.setattr("memaudit.home.settings_folder", lambda: leaked / "memaudit")
     done = run("scan", leaky, leaked, *PLAIN, "--out", "one")
     assert done.exit_code == 0
     assert "No project key could be kept" in done.stdout
     failed = run("scan", leaky, leaked, *PLAIN, "--baseline", "one", "--max-new", "0")
     assert failed.exit_code == 2
     assert "--baseline one: No project key could be kept" in failed.stderr
-    monkeypatch.setattr("typer.get_app_dir", lambda name: str(tmp_path / "home" / name))
+    monkeypatch.setattr("memaudit.home.settings_folder", lambda: tmp_path / "home" / "memaudit")
     assert run("scan", leaky, leaked, *PLAIN).exit_code == 0
     assert stat.S_IMODE((tmp_path / "home" / "memaudit" / "key").stat().st_mode) == 0o600

@@ -88,7 +88,7 @@ def test_files_changed_missing_and_extra(folder: Path) -> None:
         ("extra", "notes.txt"),
         ("changed", "samples.csv beside report.json"),
     ]
-    assert ("not checked", "manifest.json.asc") in {f[:2] for f in integrity.findings}
+    assert ("signature", "manifest.json.asc") in {f[:2] for f in integrity.findings}
 
 
 def test_a_figure_changed_with_a_new_manifest_still_shows(folder: Path) -> None:

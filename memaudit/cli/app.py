@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -16,8 +16,10 @@ from memaudit.cli.comparing import baseline_app, compare
 from memaudit.cli.demo import demo
 from memaudit.cli.diagnosing import diagnose_app
 from memaudit.cli.merging import merge
+from memaudit.cli.outlets import guard_standard_streams
 from memaudit.cli.reporting import report
 from memaudit.cli.verify import verify
+from memaudit.waiting_threads import shorten_spinning
 
 app = typer.Typer(
     name="memaudit",
@@ -63,7 +65,18 @@ app.add_typer(diagnose_app)
 
 def main() -> None:
     """Entry point of the console script."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # what it cannot encode is shown as an escape
-            stream.reconfigure(errors="backslashreplace")
-    app()
+    shorten_spinning(os.environ)
+    stdout = guard_standard_streams()
+    try:
+        with border(verbose=False):
+            app()
+    except (typer.Exit, SystemExit) as end:
+        code = end.exit_code if isinstance(end, typer.Exit) else end.code
+        sys.stdout.flush()
+        if stdout.fault:
+            again = f"; the run is whole: {stdout.again}" if stdout.again else ""
+            typer.echo(
+                f"memaudit: error: stdout cannot be written: {stdout.fault}{again}", err=True
+            )
+        # A verdict that could not be printed is none that somebody can rely on; others still tell.
+        sys.exit(3 if stdout.fault and not code else code)

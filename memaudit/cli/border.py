@@ -19,12 +19,17 @@ from memaudit.errors import MemauditError
 from memaudit.out_of_memory import short_of_memory
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from memaudit.attack.campaign import Progress
 
+INCONCLUSIVE = 4
+"""Exit code of what can neither pass nor fail."""
 LONGEST_LINE = 8_000
 """Characters of a message: two paths of the greatest length that a system allows do not fit."""
 LOG_WIDTH = 100
 """Columns of a table that does not go to a terminal, where COLUMNS says nothing."""
+_NO = ("", "0", "false", "no")
 
 
 class Terminated(BaseException):
@@ -37,7 +42,7 @@ class Streams:
     def __init__(self, quiet: bool, verbose: bool) -> None:
         self.quiet = quiet
         self.verbose = verbose
-        terminal = sys.stdout.isatty()
+        terminal = sys.stdout is not None and sys.stdout.isatty()
         self.color = terminal and not os.environ.get("NO_COLOR")
         self.width = _terminal_width() if terminal else _asked_width() or LOG_WIDTH
 
@@ -55,8 +60,16 @@ class Streams:
         if self.quiet:
             return Silent()
         console = Console(stderr=True, no_color=not self.color or None)
-        animated = console.is_terminal and not os.environ.get("NO_COLOR")
-        return Live(console) if animated else Log(console)
+        return Live(console) if _is_animated(console) else Log(console)
+
+
+def _is_animated(console: Console) -> bool:
+    """Whether to redraw lines: on a terminal alone, and not in CI, which keeps every drawing.
+
+    Rich lets FORCE_COLOR, TTY_COMPATIBLE and TTY_INTERACTIVE make a terminal of a file.
+    """
+    wanted = not os.environ.get("NO_COLOR") and os.environ.get("CI", "").lower() in _NO
+    return wanted and console.file.isatty() and console.is_terminal and console.is_interactive
 
 
 def _asked_width() -> int | None:
@@ -85,9 +98,6 @@ def border(verbose: bool) -> Iterator[None]:
     except Terminated:
         typer.echo("memaudit: terminated", err=True)
         raise typer.Exit(143) from None
-    except BrokenPipeError:
-        # Whoever read stdout has seen enough. What is left in the buffer has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (typer.Exit, SystemExit):
         raise
     except BaseException as error:  # a panic in a tokenizer's Rust is no Exception

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from memaudit.cli.border import Streams, border
+from memaudit.cli.border import INCONCLUSIVE, Streams, border
 from memaudit.cli.options import Device, Quiet, Seed, Verbose, settings_of
 from memaudit.cli.running import Order, run_scan
+from memaudit.errors import UsageError
+from memaudit.home import expand_home
 
 PROFILE = "demo"
-INCONCLUSIVE = 4
 
 
 def demo(
@@ -40,8 +41,12 @@ def demo(
         from memaudit.layers import Layer, load_profile, resolve
 
         if export is not None:
-            export_files(export)
-            typer.echo(f"Written to {export}", err=True)
+            try:
+                folder = Path(expand_home(str(export)))
+            except ValueError as error:
+                raise UsageError(f"--export {export}: {error}") from None
+            export_files(folder)
+            typer.echo(f"Written to {folder}", err=True)
             return
         streams = Streams(quiet, verbose)
         shipped = Layer(source="demo", values=demo_settings())

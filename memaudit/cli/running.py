@@ -209,9 +209,10 @@ def _tell_settings(resolved: ResolvedConfig, streams: Streams) -> None:
 
 
 def _project_key(config: ScanConfig) -> ProjectKey:
+    from memaudit.home import settings_folder
     from memaudit.project_key import find_key
 
-    key = find_key(config.key_file, Path(typer.get_app_dir("memaudit")))
+    key = find_key(config.key_file, settings_folder())
     if key.note and config.gate.baseline is not None:
         raise UsageError(f"--baseline {config.gate.baseline}: {key.note}")
     return key

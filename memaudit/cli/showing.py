@@ -6,12 +6,13 @@ folder, so that every command shows the same.
 
 from __future__ import annotations
 
-from contextlib import suppress
+import shlex
 from typing import TYPE_CHECKING
 
 import typer
 
 from memaudit.cli.border import Streams
+from memaudit.cli.outlets import stdout_outlet
 from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,9 +36,10 @@ def check_format(output_format: str) -> None:
 def show(run: StoredRun, output_format: str, streams: Streams) -> None:
     """Put one document on stdout, and nothing else."""
     text = document(run, output_format, streams)
-    with suppress(BrokenPipeError):  # a reader that has seen enough changes no verdict
-        # A file is the same everywhere, line ends included; a table is what a terminal can show.
-        typer.echo(text if output_format == "table" else text.encode("utf-8"), nl=False)
+    if (outlet := stdout_outlet()) is not None:
+        outlet.again = shlex.join(["memaudit", "report", str(run.folder)])
+    # A file is the same everywhere, line ends included; a table is what a terminal can show.
+    typer.echo(text if output_format == "table" else text.encode("utf-8"), nl=False)
 
 
 def document(run: StoredRun, output_format: str, streams: Streams) -> str:
@@ -100,5 +102,4 @@ def show_diagnosis(record: DiagnosisRecord, output_format: str, streams: Streams
         shown = diagnosis_text(record)
     else:
         shown = render_diagnosis(record, width=streams.width, color=streams.color)
-    with suppress(BrokenPipeError):
-        typer.echo(shown, nl=False)
+    typer.echo(shown, nl=False)

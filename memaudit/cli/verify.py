@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from memaudit.cli.border import Streams, border
+from memaudit.cli.border import INCONCLUSIVE, Streams, border
 from memaudit.cli.options import Verbose
 
 
@@ -16,26 +16,36 @@ def verify(
     model: Annotated[
         str | None, typer.Option(help="Where the model lies now, if not where it was audited.")
     ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Where the base of an adapter lies now, likewise.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Where the reference lies now, likewise.")
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Where the data lie now, if not where they were.")
     ] = None,
     controls: Annotated[
         Path | None, typer.Option(help="Where the controls lie now, likewise.")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit 4 if anything recorded could not be checked.")
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Compare RUN, its model and its data with the hashes that were recorded.
 
     Exits 0 if all that is at hand is as recorded, 1 if something differs, 2 if RUN is no finished
-    run or a place that a flag names is not there or cannot be read.
+    run or a place that a flag names is not there or cannot be read, and with --strict 4 if nothing
+    differs and not everything was at hand.
     """
     with border(verbose):
         from memaudit.integrity import Places, verify_run
         from memaudit.integrity_table import render_integrity
 
-        integrity = verify_run(run, Places(model, data, controls))
+        integrity = verify_run(run, Places(model, base, reference, data, controls))
         streams = Streams(quiet=False, verbose=verbose)
         shown = render_integrity(integrity, width=streams.width, color=streams.color)
-        code = integrity.exit_code  # before stdout, which may be closed
         typer.echo(shown, nl=False)
-    raise typer.Exit(code)
+        incomplete = strict and integrity.unchecked > 0
+    raise typer.Exit(integrity.exit_code or (INCONCLUSIVE if incomplete else 0))

@@ -5,20 +5,18 @@ Knows no single diagnosis: each adds its own settings to these where it lives.
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from memaudit.settings_base import NotNegative, Positive, Settings
+from memaudit.settings_base import NotNegative, Positive, Settings, UserPath
 
 
 class DiagnoseSettings(Settings):
     """Common to all diagnoses."""
 
-    run: Path
+    run: UserPath
     """Folder of a finished run."""
     model: str | None = None
     """Where the audited model lies now; where the run says if not given, as for the next two."""
-    data: Path | None = None
-    controls: Path | None = None
+    data: UserPath | None = None
+    controls: UserPath | None = None
     device: str | None = None
     """As for a scan; the run's own where not given."""
     batch_size: Positive | None = None

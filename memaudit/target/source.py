@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.constants import HF_HUB_CACHE
+from transformers.utils import HF_MODULES_CACHE
 
 from memaudit.config import TargetSettings
 from memaudit.errors import TargetError, UsageError
+from memaudit.home import expand_home
 from memaudit.target.failures import explained, quiet_transformers
 from memaudit.target.folders import (
     ADAPTER_CONFIG,
@@ -97,7 +100,10 @@ def find_source(model: str, settings: TargetSettings, *, as_base: bool = False) 
         UsageError: a setting that does not go with what ``model`` is.
         TargetError: nothing is there, or it is no checkpoint, or only pickled weights.
     """
-    path = Path(os.path.expanduser(model))
+    try:
+        path = Path(os.path.expanduser(expand_home(model)))
+    except ValueError as error:
+        raise UsageError(f"{model}: {error}") from None
     if not model.strip():
         raise UsageError("MODEL is empty; give a folder, a .gguf file or a hub id")
     if _is_there(path.is_dir):
@@ -110,6 +116,8 @@ def find_source(model: str, settings: TargetSettings, *, as_base: bool = False) 
         raise TargetError(
             f"{model}: no such folder or file, and no possible hub id; check the path"
         )
+    if settings.trust_remote_code:
+        _require_cache(model, HF_MODULES_CACHE)
     if settings.base and source.kind != "adapter":
         raise UsageError(f"--base goes with an adapter, and {model} is not one; leave it out")
     if settings.revision and source.repository is None:
@@ -200,8 +208,17 @@ def _base(folder: Folder, settings: TargetSettings) -> Source:
         ) from error
 
 
+def _require_cache(name: str, folder: str) -> None:
+    """Refuse a cache of the hub's client that would be made in the working folder, as ``./~``."""
+    if folder.startswith("~"):
+        raise TargetError(
+            f"{name}: there is no home folder to cache its files in; set HF_HOME to a folder"
+        )
+
+
 def _hub(name: str, settings: TargetSettings, as_base: bool) -> Source:
     """A model of the hub, its small files fetched, its weights not yet."""
+    _require_cache(name, HF_HUB_CACHE)
     with explained(name), quiet_transformers():
         snapshot = snapshot_download(
             name,
