@@ -161,6 +161,7 @@ def test_the_reference_may_be_an_adapter_too(adapter: Path, base: Path, data: Pa
     found = run(base, data, attacks=["none"], reference=str(adapter)).result.reference
     assert found is not None
     assert found.model.choices["format"].value == "safetensors, adapter"
+    assert found.model.choices["decoding"].value == "cache"
     assert [origin.attack for origin in found.data] == ["none", "any"]
 
 
