@@ -85,7 +85,10 @@ def list_folder(name: str, path: Path) -> Folder:
     with explained(name):
         names = set()
         for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
-            names.add(f"{entry.name}/" if entry.is_dir() else entry.name)
+            if entry.is_dir():
+                names.add(f"{entry.name}/")
+            elif entry.is_file():  # a pipe or a device is never opened
+                names.add(entry.name)
         for inner in sorted(name for name in names if name.endswith("/"))[:MOST_FOLDERS]:
             names.update(f"{inner}{file}" for file in _files_in(path / inner))
     return Folder(name, path, frozenset(filter(str.isprintable, names)))

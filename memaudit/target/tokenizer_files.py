@@ -10,7 +10,7 @@ from pathlib import Path
 
 from memaudit.errors import TargetError
 from memaudit.target.failures import explained
-from memaudit.target.folders import read_json
+from memaudit.target.folders import matching_files, read_json
 from memaudit.target.weight_files import refuse_unusable
 
 SENTENCEPIECE = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
@@ -33,8 +33,8 @@ def check_tokenizer_files(name: str, folder: Path) -> None:
         with explained(name):  # the tokenizers library raises a bare Exception for a damaged one
             read_json(path)
         return
-    pieces = sorted(file for ending in ("model", "spm") for file in folder.glob(f"*.{ending}"))
-    tiktoken = sorted(folder.glob("*.tiktoken"))
+    pieces = sorted(matching_files(folder, ("*.model", "*.spm")))
+    tiktoken = sorted(matching_files(folder, ("*.tiktoken",)))
     for file in pieces:
         refuse_unusable(name, file)
         with explained(name), file.open("rb") as opened:

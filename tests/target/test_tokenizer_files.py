@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 from pathlib import Path
@@ -115,3 +116,9 @@ def test_a_pointer_in_the_place_of_a_tokenizer_is_named(tmp_path: Path, name: st
     (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\nsize 9\n")
     with pytest.raises(TargetError, match=rf"{name} is a pointer that Git LFS left"):
         check_tokenizer_files("m", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "qwen.tiktoken", "tokenizer.json"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    check_tokenizer_files("m", tmp_path)
