@@ -213,6 +213,19 @@ def test_how_prompts_were_fitted_is_in_it_and_no_rubbish(tmp_path: Path) -> None
     assert (found.computed, found.terms.bos) == ({"fitting": "float32"}, None)
 
 
+def test_the_date_of_chats_is_in_it(tmp_path: Path) -> None:
+    folder = store(tmp_path / "run", make_result(hits={"none": 2, "dynamic": 3}))
+    undated = to_text(read_baseline(folder))
+    assert "chat_date" not in undated  # an older memaudit reads it
+    document = json.loads((folder / "report.json").read_text())
+    for day, recorded in (("2024-07-26", "2024-07-26"), ("yesterday", None)):
+        document["target"]["choices"]["chat_date"] = {"value": day, "reason": ""}
+        (folder / "report.json").write_text(json.dumps(document))
+        written = tmp_path / f"{day}.json"
+        written.write_text(to_text(read_baseline(folder)))
+        assert read_baseline(written).terms.chat_date == recorded
+
+
 def test_that_the_target_was_quantised_is_in_it(tmp_path: Path) -> None:
     quantised = store(tmp_path / "run", make_result(hits={"none": 2}))
     document = json.loads((quantised / "report.json").read_text())

@@ -350,3 +350,9 @@ def test_the_rate_does_not_hang_on_the_day(tmp_path: Path) -> None:
     assert done.report is not None
     assert done.report["target"]["choices"]["chat_date"]["value"] == "2026-01-12"
     assert sum("it was told 2026-01-12" in note for note in done.report["notes"]) == 1
+    again = ("--config", tmp_path / "run" / "config.toml")
+    baseline = ("--baseline", tmp_path / "run", "--max-new", 0)
+    assert audit(tmp_path / "model", data, tmp_path / "again", *again, *baseline).exact == (8, 8)
+    other = audit(tmp_path / "model", data, tmp_path / "other", *baseline)
+    assert other.exit_code == 2
+    assert "windows.chat_date 2026-01-12, now 2024-07-26" in other.stderr

@@ -250,6 +250,22 @@ def test_a_baseline_is_for_its_own_way_with_bos() -> None:
         require_same_windows(before, made.windows_digest, "base.json", bos="yes")
 
 
+def test_a_baseline_is_for_its_own_chat_date() -> None:
+    made = audit(10)
+    before = replace(made, terms=replace(made.terms, chat_date="2024-07-26"))
+    require_same_windows(before, made.windows_digest, "base.json", chat_date="2024-07-26")
+    require_same_windows(made, made.windows_digest, "base.json", chat_date="2024-07-26")
+    with pytest.raises(UsageError, match=r"windows\.chat_date 2024-07-26, now 2025-01-31$"):
+        require_same_windows(before, digest_of(["f1"]), "base.json", chat_date="2025-01-31")
+    with pytest.raises(UsageError, match=r"on another date; it is told 2024-07-26 now"):
+        require_same_windows(made, digest_of(["f1"]), "base.json", chat_date="2024-07-26")
+    assert notes(made, before) == (
+        "The chat template was told 2024-07-26 (windows.chat_date); the baseline records no date, "
+        "so its chats may have read otherwise.",
+    )
+    assert notes(before, made) == ()
+
+
 def test_passes_that_fitted_otherwise_are_named() -> None:
     one, other = ({"dtype": "float32", "device": "cpu", "fitting": f} for f in ("float32", "b16"))
     assert notes(replace(audit(1), computed=one), replace(audit(1), computed=other)) == (
