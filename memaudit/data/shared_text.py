@@ -70,17 +70,18 @@ def find_shared_text(
     held = masked < 0
     own = np.where(held, -1, masked)
     apart = min(len(np.unique(found)), len(np.unique(run_hashes(own, own.shape[1]))))
-    if not longest or apart < max(4, 2 * len(np.unique(clusters))):
-        return None
+    left = masked.shape[1] - longest
+    if not longest or 2 * left < length or apart < max(4, 2 * len(np.unique(clusters))):
+        return None  # little is left of them without it, or it is not what they have in common
     end = int(np.flatnonzero(held.any(axis=0)).max()) + 1
     enough = _APART * apart
-    longer, shorter = (
-        _separating_run(parts, longest, enough),
-        _separating_prefix(parts, end, length, run, enough),
+    return SharedText(
+        windows=int(held.any(axis=1).sum()),
+        tokens=longest,
+        end=end,
+        cluster_run=_separating_run(parts, longest, enough),
+        prefix_tokens=_separating_prefix(parts, end, length, run, enough),
     )
-    if longer is shorter is None and 2 * (masked.shape[1] - longest) < length:
-        return None  # little is left of them without it
-    return SharedText(int(held.any(axis=1).sum()), longest, end, longer, shorter)
 
 
 def _longest_shared(ids: NDArray[np.int32], least: int) -> tuple[int, NDArray[np.bool_]]:
