@@ -33,7 +33,7 @@ _ASCII_RUN = re.compile(rb"[\t\n\r\x20-\x7e]{64,}")
 _MOST_UPPER_BYTES = 5
 """Of a run of 32 characters of which each byte is one of ASCII: kana and dots have one or two."""
 _BEYOND_ASCII = re.compile("[^\x00-\x7f]+")
-_SWITCH = re.compile(r"\x1b\$[@AB()*]")
+_SWITCH = re.compile(rb"\x1b\$[@AB()*]")
 """How encodings of seven bits (ISO-2022-JP, -KR, -CN) change from ASCII to another alphabet."""
 
 
@@ -172,14 +172,14 @@ def _is_utf8(pieces: Iterable[bytes]) -> bool:
     return not invalid or valid > invalid
 
 
-def check_line(raw: bytes, text: str) -> None:
+def check_line(raw: bytes) -> None:
     """Raise OtherEncoding for a line that is UTF-16 or of an encoding of seven bits."""
-    if has_wide_letters(raw):
+    if b"\0" in raw and has_wide_letters(raw):
         raise OtherEncoding(
             "looks like UTF-16, not UTF-8; were files of two encodings joined? "
             "Convert each of them first: iconv -f UTF-16LE -t UTF-8"
         )
-    if "\x1b" in text and _SWITCH.search(text):
+    if b"\x1b" in raw and _SWITCH.search(raw):
         raise OtherEncoding(
             "looks like ISO-2022, not UTF-8; convert it: iconv -f ISO-2022-JP -t UTF-8"
         )

@@ -88,7 +88,7 @@ def read_marked_lines(path: Path, note: Note) -> Iterator[Line]:
         except UnicodeDecodeError:
             text, is_valid = raw.decode("utf-8", "surrogateescape"), False
         try:
-            check_line(raw, text)
+            check_line(raw)
             if not (is_valid or is_judged):
                 check_utf8(_raw_lines(path, ignore_note))
                 is_judged = True

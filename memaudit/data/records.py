@@ -267,7 +267,7 @@ def _folder_rows(folder: Path, files: list[Path], note: Note) -> Iterator[Record
         given_id = {"id": file.relative_to(folder).as_posix()}
         text = raw.decode("utf-8", "surrogateescape")
         try:
-            check_line(raw, text)
+            check_line(raw)
             check_utf8(raw.split(b"\n"))
         except OtherEncoding as problem:
             raise DataError(f"{file}: {problem}") from None

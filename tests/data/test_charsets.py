@@ -346,7 +346,7 @@ def test_streams_that_follow_each_other_are_all_read(tmp_path: Path, packing: st
 def test_what_is_unpacked_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("memaudit.data.packing.FREELY_UNPACKED", 1 << 20)
     for ending, pack in {**PACKED, ".zst": zstd}.items():
-        path = written(tmp_path, f"a.jsonl{ending}", pack(b'{"text":"a"}\n' + b"\n" * (4 << 20)))
+        path = written(tmp_path, f"a.jsonl{ending}", pack(b'{"text":"a"}\n' + b" " * (4 << 20)))
         assert "unpacks to more than 200 times its size" in refusal(path)
 
 
