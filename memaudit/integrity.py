@@ -158,7 +158,7 @@ def _elsewhere(folder: Path, document: Mapping[str, Any], places: Places) -> Ite
     ):
         if document[role] is None and named is not None:
             raise UsageError(f"--{role} {named}: the run had none; leave the flag out")
-    look = Lookup(_working_folder(folder, config.out))
+    look = Lookup(scan_folder(folder, config.out))
     base = places.base or (config.target.base and look.up(config.target.base))
     settings = config.target.model_copy(update={"base": base})
     flags = {"model": places.model, "base": places.base}
@@ -186,16 +186,19 @@ class Lookup(NamedTuple):
         if self.folder is not None and not os.path.isabs(path):
             there = self.folder / path
             if _is_there(there):
-                return str(there)
+                return os.path.relpath(there)
         return path
 
 
-def _working_folder(run: Path, out: Path | None) -> Path | None:
+def scan_folder(run: Path, out: Path | None) -> Path | None:
     """Return the folder that the scan ran in, as its --out was relative to it; None if it was not.
 
     Reports hold no absolute paths but those that a user gave, as these say whose machine it was.
     """
-    whole = run.resolve()
+    try:
+        whole, _ = run.resolve(), Path.cwd()
+    except OSError:  # the working folder is gone
+        return None
     end = RUNS / whole.name if out is None else out
     if end.is_absolute() or ".." in end.parts or not end.parts:
         return None

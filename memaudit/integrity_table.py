@@ -44,7 +44,7 @@ def _sentence(integrity: Integrity) -> str:
     same, unchecked = counted["same"], integrity.unchecked
     if integrity.exit_code == 0 and unchecked:
         total = same + unchecked
-        return f"Incomplete: {unchecked} of {total} not checked; the other {same} are as recorded."
+        return f"Incomplete: {unchecked} of {total} not checked; {same} as recorded."
     if integrity.exit_code == 0:
         return f"All as recorded: {same} the same."
     rest = f"; {unchecked} not checked" if unchecked else ""

@@ -177,7 +177,7 @@ def test_what_changed_is_said(run: Run, scanned: Path) -> None:
 
 
 def test_a_reader_that_went_away_changes_no_verdict(run: Run, scanned: Path) -> None:
-    command = [sys.executable, "-c", "from memaudit.cli.app import app; app()", "verify", "run"]
+    command = [sys.executable, "-m", "memaudit", "verify", "run"]
 
     def unheard() -> tuple[int, str]:
         read, write = os.pipe()
@@ -196,17 +196,47 @@ def test_model_and_data_that_moved(run: Run, scanned: Path) -> None:
     shutil.move(scanned.parent / "data.jsonl", scanned.parent / "moved.jsonl")
     alone = run("verify", "run")
     assert alone.exit_code == 0
-    assert "2 not checked" in alone.stdout
-    assert run("verify", "run", "--model", "moved", "--data", "moved.jsonl").exit_code == 0
+    assert alone.stdout.startswith("Incomplete: 2 of 12 not checked; 10 as recorded.")
+    assert run("verify", "run", "--strict").exit_code == 4
+    places = ("--model", "moved", "--data", "moved.jsonl")
+    assert run("verify", "run", "--strict", *places).exit_code == 0
     (scanned.parent / "moved" / "extra.json").write_text("{}")
     more = run("verify", "run", "--model", "moved")
     assert more.exit_code == 1
     assert "extra        model extra.json" in more.stdout
 
 
+def test_from_another_folder_the_same_is_checked(
+    run: Run, scanned: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "data.jsonl").write_text("of another project")
+    os.chdir(elsewhere)
+    assert run("verify", scanned).stdout.startswith("All as recorded: 16 the same.")
+    os.chdir(scanned)
+    assert run("verify", ".").stdout.startswith("All as recorded: 16 the same.")
+    (scanned.parent / "data.jsonl").write_text("{}")
+    assert run("verify", ".", "--strict").exit_code == 1
+
+
+def test_a_run_folder_that_was_moved_leaves_its_files_to_be_named(
+    run: Run, scanned: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    archive = tmp_path_factory.mktemp("archive")
+    shutil.move(scanned, archive / "kept")
+    os.chdir(archive)
+    assert run("verify", "kept", "--strict").exit_code == 4
+    (archive / "kept" / "manifest.json.asc").write_text("signed")
+    places = ("--model", scanned.parent / "model", "--data", scanned.parent / "data.jsonl")
+    whole = run("verify", "kept", "--strict", *places)
+    assert (whole.exit_code, "signature  manifest.json.asc" in whole.stdout) == (0, True)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("run", "--reference", "x"), "--reference x: the run had none; leave the flag out"),
+        (("run", "--base", "x"), "--base x: cannot be hashed; give what was audited"),
         (("nowhere",), "nowhere: no such run folder; give one that memaudit scan wrote"),
         ((".",), ".: holds no finished run (no manifest.json)"),
         (("run", "--model", "x/y/z"), "--model x/y/z: cannot be hashed; give what was audited"),

@@ -16,7 +16,7 @@ from stored import store
 
 from memaudit.config import ScanConfig
 from memaudit.errors import DataError, UsageError
-from memaudit.integrity import Finding, Integrity, Places, verify_run
+from memaudit.integrity import Finding, Integrity, Places, scan_folder, verify_run
 from memaudit.integrity_table import render_integrity
 from memaudit.layers import to_toml
 from memaudit.manifest import to_manifest
@@ -51,7 +51,7 @@ def differing(integrity: Integrity) -> list[tuple[str, str]]:
     return [
         (finding.state, finding.what)
         for finding in integrity.findings
-        if finding.state not in ("same", "not checked")
+        if finding.state not in ("same", "not checked", "signature")
     ]
 
 
@@ -273,3 +273,25 @@ def test_the_table() -> None:
     whole = Integrity(Path("run"), "ab" * 32, findings[:1])
     shown = render_integrity(whole, width=80, color=False)
     assert shown.startswith("All as recorded: 1 the same.\n")
+    incomplete = Integrity(Path("run"), "ab" * 32, (findings[0], findings[3]))
+    shown = render_integrity(incomplete, width=80, color=False)
+    assert shown.startswith("Incomplete: 1 of 2 not checked; 1 as recorded.\n")
+
+
+@pytest.mark.parametrize(
+    ("run", "out", "scanned_in"),
+    [
+        ("work/memaudit-runs/x", None, "work"),
+        ("kept/x", None, None),
+        ("work/out/a", "out/a", "work"),
+        ("kept/a", "out/a", None),
+        ("work/a", "./a", "work"),
+        ("work/a", "../a", None),
+        ("work/a", "/work/a", None),
+        ("work/a", ".", None),
+    ],
+)
+def test_the_folder_that_a_scan_ran_in(run: str, out: str | None, scanned_in: str | None) -> None:
+    root = Path.cwd() / "nowhere"
+    found = scan_folder(root / run, None if out is None else Path(out))
+    assert found == (None if scanned_in is None else root / scanned_in)

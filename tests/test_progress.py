@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import sys
 
+import pytest
 from rich.console import Console
 
+from memaudit.cli.border import Streams
 from memaudit.progress import Live, Log
 
 
@@ -36,3 +39,55 @@ def test_bars_show_the_stage_and_its_count() -> None:
         advance(30)
     assert "none: extracting" in stream.getvalue()
     assert "30/30" in stream.getvalue()
+
+
+class Terminal(io.StringIO):
+    """A stream that says it leads to a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+VARIABLES = ("NO_COLOR", "FORCE_COLOR", "CI", "TERM", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+
+
+@pytest.mark.parametrize("forced", ["", "FORCE_COLOR=1", "TTY_COMPATIBLE=1", "TTY_INTERACTIVE=1"])
+def test_a_file_gets_lines_whatever_colour_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, forced: str
+) -> None:
+    set_variables(monkeypatch, forced)
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    with Streams(quiet=False, verbose=False).progress().stage("fitting", 3) as advance:
+        advance(3)
+    assert log.getvalue().startswith("fitting: 3 windows ...\nfitting: done in ")
+    assert "\x1b" not in log.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ("", Live),
+        ("CI=false", Live),
+        ("FORCE_COLOR=1", Live),
+        ("CI=true", Log),
+        ("NO_COLOR=1", Log),
+        ("NO_COLOR=1 FORCE_COLOR=1", Log),
+        ("TERM=dumb", Log),
+        ("TTY_INTERACTIVE=0", Log),
+    ],
+)
+def test_a_terminal_gets_bars_unless_somebody_says_no(
+    monkeypatch: pytest.MonkeyPatch, given: str, kind: type[object]
+) -> None:
+    set_variables(monkeypatch, given)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert isinstance(Streams(quiet=False, verbose=False).progress(), kind)
+
+
+def set_variables(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for assignment in given.split():
+        monkeypatch.setenv(*assignment.split("="))

@@ -43,7 +43,8 @@ class Streams:
         self.quiet = quiet
         self.verbose = verbose
         terminal = sys.stdout is not None and sys.stdout.isatty()
-        self.color = terminal and not os.environ.get("NO_COLOR")
+        colorless = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        self.color = terminal and not colorless
         self.width = _terminal_width() if terminal else _asked_width() or LOG_WIDTH
 
     def note(self, text: str) -> None:
