@@ -200,10 +200,10 @@ def test_model_and_data_that_moved(run: Run, scanned: Path) -> None:
     assert run("verify", "run", "--strict").exit_code == 4
     places = ("--model", "moved", "--data", "moved.jsonl")
     assert run("verify", "run", "--strict", *places).exit_code == 0
-    (scanned.parent / "moved" / "extra.json").write_text("{}")
+    (scanned.parent / "moved" / "added_tokens.json").write_text("{}")
     more = run("verify", "run", "--model", "moved")
     assert more.exit_code == 1
-    assert "extra        model extra.json" in more.stdout
+    assert "extra        model added_tokens.json" in more.stdout
 
 
 def test_from_another_folder_the_same_is_checked(

@@ -354,7 +354,7 @@ def test_a_stream_that_cannot_show_a_sign_is_no_error(model: Path, tmp_path: Pat
     code = "from memaudit.cli.app import main; main()"
     words = [sys.executable, "-c", code, "scan", str(model), str(write(tmp_path / "d.jsonl"))]
     done = subprocess.run(
-        [*words, *PLAIN, "--attacks", "none"],
+        [*words, *PLAIN, "--attacks", "none", "--exit-zero"],  # a random model proves nothing
         cwd=tmp_path,
         env=os.environ | {"PYTHONIOENCODING": "cp1252"},
         capture_output=True,
@@ -461,7 +461,7 @@ def test_audited_text_is_nowhere_after_a_real_run(model: Path, tmp_path: Path) -
     }
     code = "import os; os.umask(0o022); from memaudit.cli.app import main; main()"
     words = [sys.executable, "-c", code, "scan", str(model), str(data), *PLAIN, *FAST]
-    words += ["--controls", str(data), "--verbose", "--out", "run"]
+    words += ["--controls", str(data), "--verbose", "--out", "run", "--exit-zero"]
     done = subprocess.run(
         words, cwd=work, env=os.environ | talkative, capture_output=True, text=True, check=False
     )

@@ -126,7 +126,7 @@ def test_the_pre_release_script(tmp_path: Path, path_with_memaudit: dict[str, st
     for name, start in (("data", 0), ("controls", 40)):
         lines = [f"{n} words of record {n} and then {n} more {n * n}" for n in range(40)]
         (tmp_path / f"{name}.txt").write_text("\n".join(f"{start} {line}" for line in lines))
-    flags = "--attacks none --prefix-tokens 8 --suffix-tokens 6 --device cpu --quiet"
+    flags = "--attacks none --prefix-tokens 8 --suffix-tokens 6 --device cpu --quiet --exit-zero"
     words = ["bash", CI / "pre-release.sh", "model", "data.txt", "controls.txt", "out"]
     done = subprocess.run(
         [*map(str, words), *flags.split()],
@@ -137,7 +137,7 @@ def test_the_pre_release_script(tmp_path: Path, path_with_memaudit: dict[str, st
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "PASS  max-exact 50 %" in done.stdout
+    assert re.search(r"PASS +max-exact 50 %", done.stdout)
     assert "All as recorded: " in done.stdout
     bare = subprocess.run(["bash", CI / "pre-release.sh"], capture_output=True, check=False)
     assert bare.returncode == 2

@@ -186,7 +186,7 @@ def test_text_that_the_tokenizer_cannot_write(scan: Scan, model: Any, tokenizer:
     assert "the tokenizer's unknown token" in validity_of(result)
 
 
-@pytest.mark.parametrize("word", ["w07", "\0\0\0", "w07 w08"])
+@pytest.mark.parametrize("word", ["w07", "\x01\x01\x01", "w07 w08"])
 def test_one_thing_over_and_over(scan: Scan, word: str) -> None:
     result = scan([" ".join([word] * (P + S))] * 40, *GATE)
     assert result.exit_code == 4

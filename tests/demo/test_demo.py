@@ -160,13 +160,15 @@ def test_the_command_exits_by_the_checks(
 
 
 UNHEARD = """
+import sys
 from types import SimpleNamespace
 from memaudit.cli import demo
-from memaudit.cli.app import app
+from memaudit.cli.app import main
 from memaudit.demo import checks
 demo.run_scan = lambda *_: SimpleNamespace(result=None, prompts=())
 checks.judge_instrument = lambda *_: [checks.Check("copy", {holds}, "Nothing.")]
-app(["demo"])
+sys.argv = ["memaudit", "demo"]
+main()
 """
 
 

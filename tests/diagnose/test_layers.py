@@ -35,7 +35,7 @@ from memaudit.progress import Silent
 
 P, S = 4, 6
 LEARNED, OTHERS, CONTROLS = 16, 30, 30
-STEPS = 300
+STEPS = 500
 ALPHABET = 4
 """Every second token is one of so few, at random: neither a token nor its place tells what follows,
 only the context does (the first token is another in every window), and only of windows known by
