@@ -28,7 +28,7 @@ _DECIDING = (
     "python-stdnum",
 )
 
-TESTED = {"torch": "2.14.1", "transformers": "5.24.0", "peft": "0.21.2"}
+TESTED = {"torch": "2.13.0", "transformers": "5.24.0", "peft": "0.21.2"}
 """The newest versions that `.ci/versions` has passed with, of the libraries that run a model."""
 
 
