@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 from memaudit.errors import TargetError
 from memaudit.target.placement import Choice
+from memaudit.target.weight_files import stored_shapes
 
 PEFT_PREFIX = "base_model.model."
 """What PEFT puts before the names of an adapter's weights."""
@@ -62,7 +63,11 @@ def split_unused(
     Returns:
         The harmless ones with the reason, and the names of all others.
     """
-    stored = _stored_shapes(files)
+    stored: Shapes = {
+        name.removeprefix(prefix): shape
+        for path in files
+        for name, shape in stored_shapes(str(path.parent), path).items()
+    }
     # transformers leaves out of its report what a model class lists as known to be unused.
     quiet = {name for name in stored if _is_ignored(name, model)}
     used = set(stored).difference(names, quiet)
@@ -135,15 +140,6 @@ def name_some(names: Iterable[str]) -> str:
     """The first of some names, and how many more there are."""
     first, *rest = sorted(names)
     return f"{first} and {len(rest)} more" if rest else str(first)
-
-
-def _stored_shapes(files: Sequence[Path]) -> Shapes:
-    shapes: Shapes = {}
-    for path in files:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
-                shapes[name] = tuple(file.get_slice(name).get_shape())
-    return shapes
 
 
 def _is_ignored(name: str, model: Any) -> bool:
