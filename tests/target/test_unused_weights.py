@@ -77,6 +77,21 @@ def test_half_a_model_is_refused(quantize: str | None, tmp_path: Path) -> None:
     )
 
 
+def test_names_behind_a_wrapper_are_held_to_the_same(tmp_path: Path) -> None:
+    """DistributedDataParallel puts ``module.`` before every name, and loading takes it off."""
+
+    def wrap(weights: Weights) -> Weights:
+        extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+        return {f"module.{name}": value for name, value in (weights | extra).items()}
+
+    save_random(tmp_path, num_hidden_layers=4)
+    edit_weights(tmp_path, wrap)
+    choices = load_checkpoint(str(tmp_path), CPU).choices
+    assert choices["unused_weights"].value == "model.layers.0.self_attn.rotary_emb.inv_freq"
+    edit_config(tmp_path, num_hidden_layers=2)
+    assert refusal(tmp_path).startswith("holds layers up to model.layers.3")
+
+
 def test_half_a_base_under_an_adapter_is_refused(tmp_path: Path) -> None:
     base = tmp_path / "base"
     model, _ = save_random(base, num_hidden_layers=4)
