@@ -17,8 +17,8 @@ def test_waiting_threads_sleep_soon_where_the_user_has_not_chosen() -> None:
     environment = {"PATH": "/bin"}
     assert describe_waiting(environment) == {}
     shorten_spinning(environment)
-    assert environment == {"PATH": "/bin", "GOMP_SPINCOUNT": "1000"}
-    assert describe_waiting(environment) == {"waiting threads": "GOMP_SPINCOUNT=1000"}
+    assert environment == {"PATH": "/bin", "GOMP_SPINCOUNT": "30000"}
+    assert describe_waiting(environment) == {"waiting threads": "GOMP_SPINCOUNT=30000"}
 
 
 @pytest.mark.parametrize("name", CHOICES)
