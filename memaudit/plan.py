@@ -27,10 +27,15 @@ from memaudit.data.folds import (
 from memaudit.data.samples import DataSummary, check_samples, read_samples
 from memaudit.data.shared_text import SharedText, find_shared_text
 from memaudit.data.windows import NoWindow, Windows, cut_windows
-from memaudit.errors import DataError, UsageError
+from memaudit.errors import DataError, TargetError, UsageError
+from memaudit.limits import LimitReached, run_limited
 from memaudit.result import Corpus, FoldSizes
 
 Role = Literal["data", "control"]
+LEAST_CPU_SECONDS = 60
+PACKED_BYTES_A_SECOND = 5_000
+"""Bytes of a file, as it lies on disk, for which tokenising gets a second of processor time. A fast
+tokenizer reads a million, a slow one fifty thousand; packed text is four times as long unpacked."""
 SEEN_REASON = "near-duplicate of a window that these prompts were fitted on"
 
 
@@ -75,7 +80,25 @@ def cut_files(config: ScanConfig, tokenizer: Any) -> dict[Role, Windows]:
 
     Raises:
         DataError: where a file gives no window, or inputs would begin in different ways.
+        TargetError: where the tokenizer or the chat template takes more time or memory than it may.
     """
+    try:
+        return run_limited(lambda: _cut_all(config, tokenizer), _cpu_seconds(config))
+    except LimitReached as limit:
+        raise TargetError(
+            f"{config.model}: its tokenizer and chat template, given the data, {limit}; they are "
+            "damaged, or made to stop whoever uses them"
+        ) from None
+
+
+def _cpu_seconds(config: ScanConfig) -> int:
+    """Processor time to tokenise every file in: many times what the slowest tokenizers need."""
+    files = [path for path in (config.data, config.controls) if path is not None]
+    packed_size = sum(path.stat().st_size for path in files if path.is_file())
+    return LEAST_CPU_SECONDS + packed_size // PACKED_BYTES_A_SECOND
+
+
+def _cut_all(config: ScanConfig, tokenizer: Any) -> dict[Role, Windows]:
     try:
         cut = _cut_files(config, tokenizer, counts_bos=False)
     except NoWindow as error:

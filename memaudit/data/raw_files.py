@@ -23,6 +23,8 @@ LONGEST = 128 << 20
 """Bytes of a line, a row or a file of a folder; a book has one or two million."""
 LONGEST_ARRAY = 512 << 20
 """Bytes of a file that is only read as a whole."""
+MOST_BLANK_LINES = 1_000_000
+"""Blank lines in a row: packed, millions of them take no room, and minutes to read."""
 MARK = "\ufeff"
 """The byte-order mark, decoded."""
 _LINE_END = re.compile(rb"\r\n?|\n")
@@ -75,12 +77,19 @@ def read_marked_lines(path: Path, note: Note) -> Iterator[Line]:
 
     Only the byte-order mark at the start is left out.
 
-    Raises DataError for a line longer than LONGEST, for an archive or an encoding that is not read,
-    and where bytes that are not UTF-8 are more than a few damaged ones; OSError where the file
-    cannot be read.
+    Raises DataError for a line longer than LONGEST, for more than MOST_BLANK_LINES in a row, for an
+    archive or an encoding that is not read, and where bytes that are not UTF-8 are more than a few
+    damaged ones; OSError where the file cannot be read.
     """
     is_judged = False
+    blank_lines = 0
     for number, raw in enumerate(_raw_lines(path, note), 1):
+        blank_lines = blank_lines + 1 if raw.isspace() else 0
+        if blank_lines > MOST_BLANK_LINES:
+            raise DataError(
+                f"{path}:{number}: {MOST_BLANK_LINES:,} lines in a row are blank, so this is no "
+                "file of records; remove them"
+            )
         if number == 1:
             raw = raw.removeprefix(codecs.BOM_UTF8)
         try:

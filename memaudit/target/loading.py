@@ -37,6 +37,7 @@ from memaudit.target.failures import (
 from memaudit.target.gguf_header import check_gguf
 from memaudit.target.placement import Placement
 from memaudit.target.quantization import Quantization, finish, quantised_weights
+from memaudit.target.rehearsal import rehearse
 from memaudit.target.source import Source
 from memaudit.target.tokenizer_files import check_tokenizer_files
 from memaudit.target.unused_weights import (
@@ -114,12 +115,24 @@ def _instead_of(config: Any) -> str:
 
 
 def load_tokenizer_of(source: Source, settings: TargetSettings) -> Any:
-    """The tokenizer of a source. An adapter's own comes before that of its base, and so does its
-    chat template, should it bring nothing else.
+    """Load the tokenizer of a source, after a rehearsal of what its text files ask for.
+
+    An adapter's own comes before that of its base, and so does its chat template, should it bring
+    nothing else.
 
     Raises:
-        TargetError: there is none, or it cannot be read.
+        TargetError: there is none, or it cannot be read, or takes more time or memory than it may.
     """
+    rehearse(
+        source,
+        settings,
+        lambda: load_config(source, settings),
+        lambda: _load_tokenizer(source, settings),
+    )
+    return _load_tokenizer(source, settings)
+
+
+def _load_tokenizer(source: Source, settings: TargetSettings) -> Any:
     asked: dict[str, Any] = {}
     if source.weights.kind != "gguf":  # a GGUF file is slow to read, and its reader wants no config
         asked["config"] = load_config(source, settings)

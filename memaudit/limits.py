@@ -1,0 +1,138 @@
+"""Work on what strangers wrote, in a child process with limits on processor time and memory.
+
+Knows processes and their limits. Knows nothing of checkpoints or texts.
+
+A pattern, a template or a tokenizer that a checkpoint brings can run for days, or take memory until
+the process is killed from inside a library. In a child process neither harms the run. The child is
+forked, so it costs milliseconds and starts with everything that has been loaded; where the system
+cannot fork safely (Windows, macOS) the work is done here, without limits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+import psutil
+
+T = TypeVar("T")
+
+MEMORY_SHARE = 1 / 2
+"""Of the machine's memory, what a child may take beside what it starts with."""
+_THREADS = "TOKENIZERS_PARALLELISM"  # its threads do not live on in a child
+
+
+class LimitReached(Exception):
+    """The work ran into a limit; the message says which, as the end of a sentence."""
+
+
+def can_limit() -> bool:
+    """Return whether work can be limited on this system."""
+    return sys.platform == "linux"
+
+
+def run_limited(work: Callable[[], T], cpu_seconds: int) -> T:
+    """Do some work in a child process and return its result, which has to be picklable.
+
+    Files that the work writes are there afterwards; what it changes in memory is not.
+
+    Args:
+        work: may raise, and what it raises is raised here.
+        cpu_seconds: processor time after which the child is killed. A process that waits for
+            others is not charged for it.
+
+    Raises:
+        LimitReached: the child took more time or memory than it may, or a library ended it.
+    """
+    if not can_limit():
+        return work()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _work_and_exit(work, cpu_seconds, writing)
+    os.close(writing)
+    try:
+        with os.fdopen(reading, "rb") as pipe:
+            answer = pipe.read()
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        raise
+    finally:
+        _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status) or not answer:
+        raise LimitReached(_describe_end(status, cpu_seconds))
+    is_result, value = pickle.loads(answer)
+    if not is_result:
+        raise value
+    return value  # type: ignore[no-any-return]
+
+
+def _work_and_exit(work: Callable[[], object], cpu_seconds: int, writing: int) -> NoReturn:
+    """Do the work in the child and hand over what came of it."""
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # A library that aborts writes a trace, which may show what it was working on.
+        faulthandler.disable()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        _set_limits(cpu_seconds)
+        _use_one_thread()
+        try:
+            answer = pickle.dumps((True, work()))
+        except MemoryError:
+            answer = b""
+        except Exception as error:
+            error.__traceback__ = None
+            answer = _pickled_error(error)
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(answer)
+    finally:
+        os._exit(0)  # what the parent would do on its way out is the parent's to do
+
+
+def _pickled_error(error: Exception) -> bytes:
+    error.__context__ = error.__cause__ = None  # may hold what cannot be pickled
+    try:
+        answer = pickle.dumps((False, error))
+        pickle.loads(answer)
+    except (pickle.PicklingError, TypeError, AttributeError, ValueError):
+        answer = pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}")))
+    return answer
+
+
+def _set_limits(cpu_seconds: int) -> None:
+    import resource
+
+    spent = sum(os.times()[:2])
+    seconds = int(spent) + cpu_seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    mapped = psutil.Process().memory_info().vms
+    most = mapped + int(MEMORY_SHARE * psutil.virtual_memory().total)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _use_one_thread() -> None:
+    """Keep to one thread: those that libraries have started are not there in a child."""
+    os.environ[_THREADS] = "false"
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+def _describe_end(status: int, cpu_seconds: int) -> str:
+    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+    if number in (signal.SIGXCPU, signal.SIGKILL):
+        return f"took more than {cpu_seconds} s of processor time, or was killed"
+    most = int(MEMORY_SHARE * psutil.virtual_memory().total) / 2**30
+    if number is None:
+        return f"took more than {most:.0f} GiB of memory"
+    name = signal.Signals(number).name
+    return f"ended in {name}, as it does for more than {most:.0f} GiB of memory"

@@ -1,0 +1,76 @@
+"""A rehearsal of loading a checkpoint: all that its text files make the libraries do, with limits.
+
+Knows transformers, PEFT and limited child processes. Gives nothing back: what goes wrong in any
+other way than by running into a limit goes wrong again, and is explained, when the checkpoint is
+loaded in earnest.
+
+Text files can do harm in three ways. ``config.json`` may ask for ten million layers, an adapter's
+config may hold a pattern that takes years to match against the names of modules, and a tokenizer
+may multiply the text that it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from memaudit.config import TargetSettings
+from memaudit.errors import TargetError
+from memaudit.limits import LimitReached, can_limit, run_limited
+from memaudit.target.failures import FAILURES, quiet_transformers
+from memaudit.target.source import Source
+
+CPU_SECONDS = 60
+"""Processor time for each rehearsal; a model of 60 layers with 256 experts each takes 20 s."""
+
+
+def rehearse(
+    source: Source,
+    settings: TargetSettings,
+    load_config: Callable[[], Any],
+    load_tokenizer: Callable[[], Any],
+) -> None:
+    """Load the tokenizer of a source and build its model without weights, in a child process.
+
+    A GGUF file is left out: transformers builds its tokenizer and config itself, from lists.
+
+    Raises:
+        TargetError: this takes too long or too much memory.
+    """
+    if source.weights.kind == "gguf" or not can_limit():
+        return
+    steps: tuple[tuple[str, Callable[[], object]], ...] = (
+        ("building its model", lambda: _build(source, settings, load_config())),
+        ("loading its tokenizer", load_tokenizer),
+    )
+    for name, step in steps:
+        try:
+            run_limited(lambda step=step: _ignore_failures(step), CPU_SECONDS)  # type: ignore[misc]
+        except LimitReached as limit:
+            raise TargetError(
+                f"{source.name}: {name} as its config and tokenizer files say {limit}; they are "
+                "damaged, or made to stop whoever loads them"
+            ) from None
+
+
+def _ignore_failures(step: Callable[[], object]) -> None:
+    with suppress(*FAILURES, TargetError), quiet_transformers():
+        step()
+
+
+def _build(source: Source, settings: TargetSettings, config: Any) -> None:
+    """Build the modules of a model, and of its adapter around them, without any weights."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            config, trust_remote_code=settings.trust_remote_code
+        )
+        if source.base is not None:
+            adapter = PeftConfig.from_pretrained(Path(source.location))
+            adapter.inference_mode = True
+            get_peft_model(model, adapter)
