@@ -103,6 +103,7 @@ ORDER = (
         "manifest",
         "stored_diagnoses",
         "run_record",
+        "work_signature",
         "unfinished",
         "merging",
         "run_facts",
