@@ -22,8 +22,8 @@ from memaudit.file_hash import file_sha256
 from memaudit.gate.thresholds import exit_code_of
 from memaudit.manifest import MANIFEST, Manifest, is_plain_file, read_manifest
 from memaudit.report.hashes import config_hash, policy_hash, results_hash
-from memaudit.stored_diagnoses import file_of, read_one
-from memaudit.stored_run import StoredRun, read_report, read_run
+from memaudit.stored_diagnoses import file_of, load_one
+from memaudit.stored_run import StoredRun, find_gates_fault, load_run, read_report
 
 State = Literal["same", "changed", "missing", "extra", "not checked", "signature"]
 DIFFERS: tuple[State, ...] = ("changed", "missing", "extra")
@@ -123,7 +123,7 @@ def _report(folder: Path, document: Mapping[str, Any], manifest: Manifest) -> It
         told = manifest.files.get(name, "nothing")
         yield _compare(f"{name} as report.json names it", digest, told)
     try:
-        run = read_run(folder)
+        run = load_run(folder)
     except UsageError as error:
         yield Finding("changed", "samples.csv beside report.json", str(error))
     else:
@@ -136,7 +136,7 @@ def _diagnoses(run: StoredRun) -> Iterator[Finding]:
     for name in DIAGNOSES:
         what = f"{file_of(name)} beside report.json"
         try:
-            if read_one(run, name) is not None:
+            if load_one(run, name) is not None:
                 yield Finding("same", what, "is of this run")
         except UsageError as error:
             yield Finding("changed", what, str(error))

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +65,22 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(files, hashlib.sha256(content).hexdigest())
 
 
+def require_recorded(folder: Path, names: Iterable[str]) -> None:
+    """Raise UsageError where one of the files is not the one that the folder's manifest names."""
+    known = read_manifest(folder).files
+    for name in names:
+        path = folder / name
+        try:
+            same = is_plain_file(path) and known.get(name) == file_sha256(path)
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+        if not same:
+            raise UsageError(
+                f"{folder}: {name} is not as it was recorded, so nothing in it counts; look with "
+                f"memaudit verify {folder}, or scan again"
+            )
+
+
 def _files(content: bytes) -> dict[str, str] | None:
     """File name to SHA-256; None where the content is no manifest."""
     try:
@@ -86,3 +104,15 @@ def is_plain_file(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except FileNotFoundError:
         return False
+
+
+def require_no_link(path: Path) -> None:
+    """Raise UsageError for a link, or anything but a file, where a lock is to be: to open it would
+    change what it points to.
+    """
+    try:
+        fault = os.path.lexists(path) and not is_plain_file(path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    if fault:
+        raise UsageError(f"{path}: is no plain file; remove it")

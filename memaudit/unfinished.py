@@ -22,7 +22,7 @@ from safetensors.numpy import save
 
 from memaudit.attack.journal import Entry
 from memaudit.errors import RunError, UsageError
-from memaudit.manifest import MANIFEST, is_plain_file
+from memaudit.manifest import MANIFEST, is_plain_file, require_no_link
 from memaudit.project_key import ProjectKey
 from memaudit.run_record import RunNotes, RunRecord
 from memaudit.untrusted_json import read_json
@@ -261,14 +261,6 @@ def require_own(run: Path) -> None:
             foreign = next((path for path in folder.iterdir() if not _is_ours(path)), run)
     if foreign != run:
         raise UsageError(f"{foreign}: was not made by memaudit; move it away, or name another run")
-
-
-def require_no_link(path: Path) -> None:
-    """Raise UsageError for a link, or anything but a file, where a lock is to be: to open it would
-    change what it points to.
-    """
-    if os.path.lexists(path) and not _is_there(path):
-        raise UsageError(f"{path}: is no plain file; remove it")
 
 
 def remove_leftovers(run: Path) -> None:

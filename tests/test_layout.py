@@ -91,6 +91,7 @@ ORDER = (
         "report.report_json",
     ),
     *("report.reading", "report.origin_reading", "report.origin_table"),
+    "report.gate_reading",
     *("report.footing", "report.cyclonedx", "report.leaks_table"),
     *("report.table", "report.comparison_report"),
     *("report.markdown_summary", "report.sarif_log", "report.junit_xml", "report.annotations"),
@@ -98,9 +99,9 @@ ORDER = (
     *("report.page_figures", "report.page_groups", "report.page_tables"),
     *("report.page_evidence", "report.page_diagnoses", "report.page"),
     *(
+        "manifest",
         "stored_run",
         "baseline_file",
-        "manifest",
         "stored_diagnoses",
         "run_record",
         "work_signature",
