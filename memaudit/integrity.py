@@ -142,7 +142,7 @@ def _report(folder: Path, document: Mapping[str, Any], manifest: Manifest) -> It
     yield _compare("results in report.json", hashes["results"], results_hash(document))
     code, due = document["exit_code"], exit_code_of(gate["verdict"] for gate in document["gates"])
     yield _compare("exit code in report.json", str(code), str(due))
-    if (fault := find_gates_fault(document)) is None:
+    if (fault := find_gates_fault(dict(document))) is None:
         yield Finding("same", "gates in report.json", "follow from its figures")
     else:
         yield Finding("changed", "gates in report.json", fault)

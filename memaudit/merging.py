@@ -32,8 +32,8 @@ class ShardRun(NamedTuple):
 def read_shards(folders: Sequence[Path], key: ProjectKey) -> list[ShardRun]:
     """The shards of one scan, in their own order, whatever the order they are named in.
 
-    Raises UsageError where one was not written under the project key, is no shard or not done, where they are not of one scan (naming
-    what differs), and where one is missing or there twice.
+    Raises UsageError where one was not written under the project key, is no shard or not done,
+    where they are not of one scan (naming what differs), and where one is missing or there twice.
     """
     shards = sorted((_read(folder, key) for folder in folders), key=lambda one: one.shard.index)
     first = shards[0]
@@ -97,8 +97,9 @@ def copy_work(shards: Sequence[ShardRun], key: ProjectKey, folder: Path) -> None
     """Copy every piece of work to a folder, each whole.
 
     Raises:
-        UsageError: a piece is not what its shard wrote under the project key, or one that several shards did came out differently, so that a fold's windows
-            would be audited by more than one prompt.
+        UsageError: a piece is not what its shard wrote under the project key, or one that several
+            shards did came out differently, so that a fold's windows would be audited by more than
+            one prompt.
         RunError: the disk refuses.
     """
     with disk_errors(folder):

@@ -175,10 +175,19 @@ def read_piece(path: Path, notes: RunNotes, key: ProjectKey) -> Entry:
             raise UsageError(f"{path}: is larger than any that is written; scan anew")
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            note, groups, signature = json.loads((file.metadata() or {}).get(_ABOUT, '["", [], ""]'))
+            note, groups, signature = json.loads(
+                (file.metadata() or {}).get(_ABOUT, '["", [], ""]')
+            )
         entry = Entry(arrays, note)
         signed = is_signed(path.stem, entry, notes, groups, signature, key)
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise UsageError(
             f"{path}: cannot be read ({type(error).__name__}); remove it and resume again"
         ) from None

@@ -170,7 +170,11 @@ def test_the_validity_of_a_run_cannot_be_taken_out(
         "records_used": 200,
         "windows": 200,
         "without_text": {
-            **{"any": 150, "control_or_blank": 150, "repeated": 0, "unknown": 0, "special": 0}
+            "any": 150,
+            "control_or_blank": 150,
+            "repeated": 0,
+            "unknown": 0,
+            "special": 0,
         },
         "unknown_tokens": 0.0,
         "template": {"any": 0, "suffix": 0, "prefix": 0, "in_controls": 0},

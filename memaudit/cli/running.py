@@ -96,8 +96,8 @@ def _lead(
     note_versions(streams)
     if key.note:
         streams.note(
-            "This scan cannot be resumed if it is stopped: no project key is kept. Set MEMAUDIT_KEY "
-            "or --key-file."
+            "This scan cannot be resumed if it is stopped: no project key is kept. Set "
+            "MEMAUDIT_KEY or --key-file."
         )
     with _kept(order, key) as unfinished:
         outcome = _scan(order, streams, key, unfinished, team)

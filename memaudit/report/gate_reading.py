@@ -43,7 +43,9 @@ def gates_fault(document: Document) -> str | None:
         there = [gate for gate in recorded if gate["name"] == name]
         wanted = [verdict for verdict in due if verdict.name == name]
         if len(there) != len(wanted):
-            return f"gate {name} is {'not there' if wanted else 'there, and no setting asks for it'}"
+            return (
+                f"gate {name} is {'not there' if wanted else 'there, and no setting asks for it'}"
+            )
         if not all(map(_agree, there, wanted)):
             return f"gate {name} does not follow from the figures"
     if document["exit_code"] != exit_code_of(gate["verdict"] for gate in document["gates"]):
@@ -193,4 +195,3 @@ def _readings(section: Mapping[str, Document]) -> dict[str, Reading]:
         )
         for part, reading in section.items()
     }
-

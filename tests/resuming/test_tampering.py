@@ -100,9 +100,7 @@ def test_a_piece_under_another_name_is_refused(left: Path) -> None:
     assert "fit-constant-1.safetensors: is not" in refused("scan", "--resume", left)
 
 
-def test_a_piece_of_another_model_is_refused(
-    files: list[str], left: Path, tmp_path: Path
-) -> None:
+def test_a_piece_of_another_model_is_refused(files: list[str], left: Path, tmp_path: Path) -> None:
     """Same settings, data and key; the other model has nothing to hide."""
     from conftest import build_model, build_tokenizer, save_model
 
