@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -122,7 +122,7 @@ def write_run(folder: Path, outcome: ScanOutcome) -> None:
         try:
             page = to_html(json.loads(document), read_samples(folder / SAMPLES)).encode()
         except Exception as error:  # whatever it is, hours of work do not hang on it
-            _write_manifest(folder)
+            _write_manifest(folder, not_made=[PAGE])
             raise RunError(
                 f"{folder}: the run is whole, but {PAGE} could not be made "
                 f"({type(error).__name__}); try memaudit report {folder} --format html"
@@ -131,8 +131,8 @@ def write_run(folder: Path, outcome: ScanOutcome) -> None:
         _write_manifest(folder)
 
 
-def _write_manifest(folder: Path) -> None:
-    write_whole(folder / MANIFEST, [to_manifest(folder).encode()])
+def _write_manifest(folder: Path, not_made: Sequence[str] = ()) -> None:
+    write_whole(folder / MANIFEST, [to_manifest(folder, not_made).encode()])
 
 
 def _holds_something(folder: Path) -> bool:

@@ -77,7 +77,7 @@ def sign_piece(
     forms = [[part, array.dtype.str, list(array.shape)] for part, array in arrays.items()]
     digest = hashlib.sha256(_canonical([_PIECE_LABEL, facts, name, entry.note, forms]))
     for array in arrays.values():
-        digest.update(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return key.sign(_PIECE_LABEL.encode() + b"\n" + digest.digest()).hex()
 
 
