@@ -112,7 +112,7 @@ def read_baseline_file(path: Path) -> Baseline:
         ) from None
     baseline = _baseline(file)
     _check(path, file, baseline)
-    if file.digest != _digest(document):
+    if file.digest != document_digest(document):
         raise UsageError(
             f"{path}: is not as memaudit wrote it (its digest is another); write it anew with a run"
         )
@@ -156,7 +156,7 @@ def to_text(baseline: Baseline) -> str:
         "computed": dict(sorted(baseline.computed.items())),
         "extracted": dict(sorted(baseline.extracted.items())),
     }
-    document["digest"] = _digest(document)
+    document["digest"] = document_digest(document)
     parts = [
         _table(key, value)
         if isinstance(value, dict)
@@ -166,7 +166,7 @@ def to_text(baseline: Baseline) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
-def _digest(document: Mapping[str, Any]) -> str:
+def document_digest(document: Mapping[str, Any]) -> str:
     """SHA-256 over all else that the file says, so that no line is added or changed unseen."""
     rest = {key: value for key, value in document.items() if key != "digest"}
     return sha256_text(canonical(rest))

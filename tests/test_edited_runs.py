@@ -13,6 +13,7 @@ from made_result import make_result
 from stored import seal, store
 from typer.testing import CliRunner, Result
 
+from memaudit.baseline_file import document_digest
 from memaudit.cli.app import app
 from memaudit.config import GateSettings
 from memaudit.integrity import Places, verify_run
@@ -270,17 +271,11 @@ def test_foreign_fingerprints_in_a_baseline_are_noticed(run: Path, tmp_path: Pat
     ended = memaudit("compare", file, run, "--max-new", "0")
     assert ended.exit_code == 2
     assert "its digest is another" in ended.stderr
-    document["digest"] = _digest(document)
+    document["digest"] = document_digest(document)
     file.write_text(json.dumps(document))
     ended = memaudit("compare", file, run, "--max-new", "0")
     assert ended.exit_code == 2
     assert "names 5 windows that are none of this data's" in ended.stderr
-
-
-def _digest(document: dict[str, Any]) -> str:
-    from memaudit.baseline_file import _digest as digest
-
-    return digest(document)
 
 
 def _real_judge() -> Callable[..., Any]:
