@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -22,12 +22,13 @@ from memaudit.data.fingerprints import FINGERPRINT
 from memaudit.errors import UsageError
 from memaudit.gate.baseline import Baseline, ModelName, make_baseline, require_same_terms
 from memaudit.gate.terms import Terms, terms_of
+from memaudit.report.hashes import canonical, sha256_text
 from memaudit.report.wording import neutral, shorten
 from memaudit.stored_run import StoredRun, read_run
 from memaudit.untrusted_json import read_json
 from memaudit.whole_files import write_whole
 
-VERSION = 1
+VERSION = 2
 """Of the file's form: raised when a reader of the old form would break."""
 _LONGEST = 256 << 20
 """Bytes; a line has about 70, and there is one for each extracted window."""
@@ -55,7 +56,7 @@ class _File(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    memaudit_baseline: Literal[1]
+    memaudit_baseline: Literal[2]
     tool_version: Annotated[str, StringConstraints(max_length=100)]
     model: Annotated[str, StringConstraints(max_length=1000)]
     model_sha256: Sha256
@@ -72,6 +73,7 @@ class _File(BaseModel):
     chat_date: Annotated[str, StringConstraints(pattern=DATE)] | None = None
     computed: dict[Literal["dtype", "device", "fitting"], How]
     extracted: dict[Fingerprint, Annotated[list[AttackName], Field(min_length=1)]]
+    digest: Sha256
 
 
 def read_baseline(path: Path) -> Baseline:
@@ -110,6 +112,10 @@ def read_baseline_file(path: Path) -> Baseline:
         ) from None
     baseline = _baseline(file)
     _check(path, file, baseline)
+    if file.digest != document_digest(document):
+        raise UsageError(
+            f"{path}: is not as memaudit wrote it (its digest is another); write it anew with a run"
+        )
     return baseline
 
 
@@ -141,15 +147,29 @@ def to_text(baseline: Baseline) -> str:
         name: {"extracted": baseline.count(name), "sha256": terms.attack_hash(name)}
         for name in terms.attacks
     }
-    parts = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
-    parts.append(_table("attacks", attacks))
-    parts.append(_table("settings", dict(sorted(terms.settings.items()))))
-    parts.append(f'  "bos": {json.dumps(terms.bos)}')
-    if terms.chat_date is not None:
-        parts.append(f'  "chat_date": {json.dumps(terms.chat_date)}')
-    parts.append(_table("computed", dict(sorted(baseline.computed.items()))))
-    parts.append(_table("extracted", dict(sorted(baseline.extracted.items()))))
+    document: dict[str, Any] = {
+        **head,
+        "attacks": attacks,
+        "settings": dict(sorted(terms.settings.items())),
+        "bos": terms.bos,
+        **({} if terms.chat_date is None else {"chat_date": terms.chat_date}),
+        "computed": dict(sorted(baseline.computed.items())),
+        "extracted": dict(sorted(baseline.extracted.items())),
+    }
+    document["digest"] = document_digest(document)
+    parts = [
+        _table(key, value)
+        if isinstance(value, dict)
+        else f"  {json.dumps(key)}: {json.dumps(value)}"
+        for key, value in document.items()
+    ]
     return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def document_digest(document: Mapping[str, Any]) -> str:
+    """SHA-256 over all else that the file says, so that no line is added or changed unseen."""
+    rest = {key: value for key, value in document.items() if key != "digest"}
+    return sha256_text(canonical(rest))
 
 
 def baseline_of_run(run: StoredRun) -> Baseline:

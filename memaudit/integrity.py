@@ -1,12 +1,15 @@
 """verify_run(folder, places) -> Integrity: what of a finished run is still as it was recorded.
 
 Knows the manifest, the hashes in the report, and how models and data are hashed. Changes nothing,
-fetches nothing and opens no weights; what lies elsewhere is looked at only where it is there.
+fetches nothing and opens no weights; what lies elsewhere is looked at only where it is there, and
+where the report that says so is as it was recorded. Of what lies outside the run folder no digit of
+a hash is told: a report may name any file.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +25,24 @@ from memaudit.file_hash import file_sha256
 from memaudit.gate.thresholds import exit_code_of
 from memaudit.manifest import MANIFEST, Manifest, is_plain_file, read_manifest
 from memaudit.report.hashes import config_hash, policy_hash, results_hash
-from memaudit.stored_diagnoses import file_of, read_one
-from memaudit.stored_run import StoredRun, read_report, read_run
+from memaudit.stored_diagnoses import file_of, load_one
+from memaudit.stored_run import (
+    PAGE,
+    REPORT,
+    SAMPLES,
+    StoredRun,
+    find_gates_fault,
+    load_run,
+    read_report,
+)
 
 State = Literal["same", "changed", "missing", "extra", "not checked", "signature"]
+_ALWAYS = (REPORT, SAMPLES, "config.toml", PAGE)
+"""What every finished run holds beside its manifest."""
+_OTHERS = re.compile(
+    rf"generator-[0-9]+\.safetensors|diagnose-({'|'.join(DIAGNOSES)})(\.json|-[a-z0-9-]+\.png)"
+)
+"""Names of what a run may hold besides."""
 DIFFERS: tuple[State, ...] = ("changed", "missing", "extra")
 """States that make a run differ from what was recorded."""
 
@@ -87,14 +104,20 @@ def verify_run(folder: Path, places: Places) -> Integrity:
         found.append(Finding("changed", "report.json", f"cannot be used: {error}"))
         return Integrity(folder, manifest.sha256, tuple(found))
     found += _report(folder, document, manifest)
-    found += _elsewhere(folder, document, places)
+    if any(finding.what == REPORT and finding.state != "same" for finding in found):
+        why = "report.json, which says where model and data lie, is not as it was recorded"
+        found.append(Finding("not checked", "model and data", why))
+    else:
+        found += _elsewhere(folder, document, places)
     return Integrity(folder, manifest.sha256, tuple(found))
 
 
 def _files(folder: Path, manifest: Manifest) -> Iterator[Finding]:
     for name, recorded in sorted(manifest.files.items()):
         path = folder / name
-        if is_plain_file(path):
+        if name not in _ALWAYS and not _OTHERS.fullmatch(name):
+            yield Finding("extra", name, "recorded, but no file that memaudit writes to a run")
+        elif is_plain_file(path):
             try:
                 yield _compare(name, recorded, file_sha256(path))
             except OSError as error:
@@ -103,6 +126,11 @@ def _files(folder: Path, manifest: Manifest) -> Iterator[Finding]:
             yield Finding("changed", name, "is no plain file any more")
         else:
             yield Finding("missing", name, f"recorded {recorded[:16]}")
+    for name in _ALWAYS:
+        if name not in manifest.files and name == PAGE and PAGE in manifest.not_made:
+            yield Finding("not checked", name, "could not be made when the run was written")
+        elif name not in manifest.files:
+            yield Finding("missing", name, "every run has it, and the manifest does not name it")
     for path in sorted(folder.iterdir()):
         if path.name.startswith(f"{MANIFEST}."):
             yield Finding("signature", path.name, "by its name; not checked here")
@@ -116,6 +144,10 @@ def _report(folder: Path, document: Mapping[str, Any], manifest: Manifest) -> It
     yield _compare("results in report.json", hashes["results"], results_hash(document))
     code, due = document["exit_code"], exit_code_of(gate["verdict"] for gate in document["gates"])
     yield _compare("exit code in report.json", str(code), str(due))
+    if (fault := find_gates_fault(dict(document))) is None:
+        yield Finding("same", "gates in report.json", "follow from its figures")
+    else:
+        yield Finding("changed", "gates in report.json", fault)
     recorded = {"config.toml": hashes["config"]}
     if prompts["origin"] == "fitted in this run":
         recorded |= prompts["sha256"]
@@ -123,7 +155,7 @@ def _report(folder: Path, document: Mapping[str, Any], manifest: Manifest) -> It
         told = manifest.files.get(name, "nothing")
         yield _compare(f"{name} as report.json names it", digest, told)
     try:
-        run = read_run(folder)
+        run = load_run(folder)
     except UsageError as error:
         yield Finding("changed", "samples.csv beside report.json", str(error))
     else:
@@ -136,7 +168,7 @@ def _diagnoses(run: StoredRun) -> Iterator[Finding]:
     for name in DIAGNOSES:
         what = f"{file_of(name)} beside report.json"
         try:
-            if read_one(run, name) is not None:
+            if load_one(run, name) is not None:
                 yield Finding("same", what, "is of this run")
         except UsageError as error:
             yield Finding("changed", what, str(error))
@@ -243,11 +275,11 @@ def _model(
     for file in sorted({*recorded, *found}):
         what = f"{role} {file}"
         if file not in found:
-            yield Finding("missing", what, f"recorded {recorded[file][:16]}")
+            yield Finding("missing", what, "was recorded")
         elif file not in recorded:
             yield Finding("extra", what, "not recorded")
         else:
-            yield _compare(what, recorded[file], found[file])
+            yield _compare_outside(what, recorded[file], found[file])
 
 
 def _corpus(role: str, corpus: Mapping[str, Any], named: Path | None, look: Lookup) -> Finding:
@@ -257,7 +289,7 @@ def _corpus(role: str, corpus: Mapping[str, Any], named: Path | None, look: Look
             raise UsageError(f"--{role} {named}: no such file or folder")
         return Finding("not checked", f"{role} {path}", f"not here; name it with --{role}")
     try:
-        return _compare(f"{role} {path}", corpus["sha256"], sha256_of(path))
+        return _compare_outside(f"{role} {path}", corpus["sha256"], sha256_of(path))
     except (DataError, OSError) as error:
         if named is not None:
             raise UsageError(f"--{role} {named}: cannot be read") from error
@@ -276,7 +308,7 @@ def _earlier_prompts(place: Path, recorded: Mapping[str, str]) -> Iterator[Findi
         if digest_now is None:
             yield Finding("not checked", f"prompts {path}", "not here")
         else:
-            yield _compare(f"prompts {path}", digest, digest_now)
+            yield _compare_outside(f"prompts {path}", digest, digest_now)
 
 
 def _is_there(path: Path) -> bool:
@@ -291,3 +323,10 @@ def _compare(what: str, recorded: str, found: str) -> Finding:
     if recorded == found:
         return Finding("same", what, found[:16])
     return Finding("changed", what, f"recorded {recorded[:16]}, found {found[:16]}")
+
+
+def _compare_outside(what: str, recorded: str, found: str) -> Finding:
+    """Of a file that the report names, wherever it lies: without its hash."""
+    if recorded == found:
+        return Finding("same", what, "as recorded")
+    return Finding("changed", what, "is not what was recorded")

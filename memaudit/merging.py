@@ -12,11 +12,13 @@ from typing import NamedTuple
 
 from memaudit.errors import UsageError
 from memaudit.file_hash import file_sha256
+from memaudit.project_key import ProjectKey
 from memaudit.report.wording import neutral
 from memaudit.run_record import RunNotes, differences
 from memaudit.shard import Shard
-from memaudit.unfinished import UNFINISHED, find_work, read_notes
+from memaudit.unfinished import UNFINISHED, find_work, read_notes, read_piece
 from memaudit.whole_files import disk_errors, write_whole
+from memaudit.work_signature import check_notes
 
 
 class ShardRun(NamedTuple):
@@ -27,13 +29,13 @@ class ShardRun(NamedTuple):
     notes: RunNotes
 
 
-def read_shards(folders: Sequence[Path]) -> list[ShardRun]:
+def read_shards(folders: Sequence[Path], key: ProjectKey) -> list[ShardRun]:
     """The shards of one scan, in their own order, whatever the order they are named in.
 
-    Raises UsageError where one is no shard or not done, where they are not of one scan (naming
-    what differs), and where one is missing or there twice.
+    Raises UsageError where one was not written under the project key, is no shard or not done,
+    where they are not of one scan (naming what differs), and where one is missing or there twice.
     """
-    shards = sorted((_read(folder) for folder in folders), key=lambda one: one.shard.index)
+    shards = sorted((_read(folder, key) for folder in folders), key=lambda one: one.shard.index)
     first = shards[0]
     for other in shards[1:]:
         if different := differences(_all_facts(first), _all_facts(other)):
@@ -49,8 +51,9 @@ def read_shards(folders: Sequence[Path]) -> list[ShardRun]:
     return shards
 
 
-def _read(folder: Path) -> ShardRun:
+def _read(folder: Path, key: ProjectKey) -> ShardRun:
     notes = read_notes(folder)
+    check_notes(str(folder), notes, key)
     if notes.shard is None:
         raise UsageError(f"{folder}: is no shard; merge takes what scan --shard i/n has made")
     if notes.work is None:
@@ -90,18 +93,20 @@ def merged_notes(shards: Sequence[ShardRun], out: Path, command: str) -> RunNote
     )
 
 
-def copy_work(shards: Sequence[ShardRun], folder: Path) -> None:
+def copy_work(shards: Sequence[ShardRun], key: ProjectKey, folder: Path) -> None:
     """Copy every piece of work to a folder, each whole.
 
     Raises:
-        UsageError: a piece that several shards did came out differently, so that a fold's windows
-            would be audited by more than one prompt.
+        UsageError: a piece is not what its shard wrote under the project key, or one that several
+            shards did came out differently, so that a fold's windows would be audited by more than
+            one prompt.
         RunError: the disk refuses.
     """
     with disk_errors(folder):
         for one in shards:
             for path in find_work(one.folder / UNFINISHED):
                 target = folder / path.name
+                read_piece(path, one.notes, key)
                 if not target.exists():
                     write_whole(target, _chunks(path))
                 elif file_sha256(target) != file_sha256(path):

@@ -17,7 +17,7 @@ from memaudit.config import ScanConfig
 from memaudit.content.counting import SensitiveContent
 from memaudit.data.fingerprints import digest_of, fingerprint_windows
 from memaudit.data.samples import DataSummary
-from memaudit.gate.baseline import Baseline, require_same_windows
+from memaudit.gate.baseline import Baseline, require_own_windows, require_same_windows
 from memaudit.plan import Plan, Role, SeenRuns, check_files, cut_files, make_plan
 from memaudit.project_key import ProjectKey
 from memaudit.readiness import (
@@ -134,6 +134,7 @@ def _require_same(
         bos=chosen.get("bos"),
         chat_date=chosen.get("chat_date"),
     )
+    require_own_windows(baseline, found, where)
 
 
 def _fingerprints(plan: Plan, key: ProjectKey) -> dict[str, tuple[str, ...]]:

@@ -12,8 +12,9 @@ import hmac
 import os
 import re
 import secrets
+import stat
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from memaudit.errors import UsageError
@@ -29,6 +30,10 @@ _NOT_COMPARABLE = (
     ", so the fingerprints of this run cannot be compared with another's; "
     f"set {VARIABLE} or --key-file."
 )
+_READABLE = (
+    "The project's key file is open to other users of the machine, who can check guesses of what "
+    "was audited with it, and sign what this project did not do; close it with chmod 600."
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class ProjectKey:
     note: str = ""
     """Why the key could not be kept, so that nothing made under it can be compared with another
     run; empty for one that was."""
+    warning: str = ""
+    """Who else may have the key; empty where nobody is known to."""
 
     @property
     def key_id(self) -> str:
@@ -88,9 +95,12 @@ def _read(path: Path, named: str) -> ProjectKey:
             raise UsageError(f"{named}: no such file; {_HOW}")
         with path.open("rb") as file:
             content = file.read(4 * KEY_BYTES)  # of anything longer the form will not fit
+            mode = os.fstat(file.fileno()).st_mode
     except OSError as error:
         raise UsageError(f"{named}: cannot be read ({error.strerror})") from None
-    return _parsed(content.decode("ascii", "replace").strip(), named)
+    key = _parsed(content.decode("ascii", "replace").strip(), named)
+    shared = hasattr(os, "geteuid") and bool(mode & (stat.S_IRWXG | stat.S_IRWXO))
+    return replace(key, warning=_READABLE) if shared else key
 
 
 def _parsed(text: str, named: str) -> ProjectKey:

@@ -32,6 +32,7 @@ from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.numerics import describe_accelerator, describe_determinism
 from memaudit.team import Team
 from memaudit.waiting_threads import describe_waiting
+from memaudit.work_signature import id_of
 
 
 def agree(record: RunRecord, team: Team, group: str, facts: Mapping[str, str]) -> None:
@@ -61,7 +62,7 @@ def facts_of_files(
     if (baseline := config.gate.baseline) is not None:
         file = baseline / REPORT if baseline.is_dir() else baseline
         facts["the baseline"] = file_sha256(file) if file.is_file() else "none"
-    facts["the project key"] = "none kept" if key.note else key.key_id
+    facts["the project key"] = id_of(key)
     return facts
 
 

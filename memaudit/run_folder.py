@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -20,14 +21,15 @@ from memaudit.config import RUNS, ScanConfig
 from memaudit.errors import RunError, UsageError
 from memaudit.layers import to_toml
 from memaudit.manifest import MANIFEST, to_manifest
+from memaudit.project_key import ProjectKey
 from memaudit.report.page import to_html
 from memaudit.report.report_json import to_json
 from memaudit.report.samples_csv import iter_csv
 from memaudit.run_record import RunNotes
 from memaudit.scan import ScanOutcome
 from memaudit.stored_run import PAGE, REPORT, SAMPLES, read_samples
-from memaudit.unfinished import NOTES, UNFINISHED, Unfinished
-from memaudit.whole_files import disk_errors, write_whole
+from memaudit.unfinished import NOTES, UNFINISHED, Unfinished, is_own
+from memaudit.whole_files import claim_folder, disk_errors, write_whole
 
 
 def choose_folder(config: ScanConfig, now: datetime | None = None) -> Path:
@@ -63,18 +65,25 @@ def make_folder(folder: Path) -> list[Path]:
     try:
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.chmod(0o700)
-        (folder / ".writable").write_bytes(b"")
-        (folder / ".writable").unlink()
+        fault = claim_folder(folder)
+        if fault is None:
+            handle, name = tempfile.mkstemp(prefix=".writable-", dir=folder)
+            os.close(handle)
+            Path(name).unlink()
     except OSError as error:
         raise UsageError(
             f"--out {folder}: cannot be written ({error.strerror}); name another"
         ) from error
+    if fault is not None:
+        raise UsageError(f"--out {folder}: {fault}")
     return made
 
 
 def begin_run(
-    folder: Path, notes: RunNotes, fill: Callable[[Path], None] = lambda folder: None
+    folder: Path,
+    notes: RunNotes,
+    key: ProjectKey,
+    fill: Callable[[Path], None] = lambda folder: None,
 ) -> tuple[list[Path], Unfinished]:
     """Make the run folder, and start the run in it; see `make_folder` and `Unfinished.begin`.
 
@@ -82,7 +91,7 @@ def begin_run(
     """
     made = make_folder(folder)
     try:
-        return made, Unfinished.begin(folder, notes, fill)
+        return made, Unfinished.begin(folder, notes, key, fill)
     except BaseException:
         remove_empty(made)
         raise
@@ -113,7 +122,7 @@ def write_run(folder: Path, outcome: ScanOutcome) -> None:
         try:
             page = to_html(json.loads(document), read_samples(folder / SAMPLES)).encode()
         except Exception as error:  # whatever it is, hours of work do not hang on it
-            _write_manifest(folder)
+            _write_manifest(folder, not_made=[PAGE])
             raise RunError(
                 f"{folder}: the run is whole, but {PAGE} could not be made "
                 f"({type(error).__name__}); try memaudit report {folder} --format html"
@@ -122,14 +131,16 @@ def write_run(folder: Path, outcome: ScanOutcome) -> None:
         _write_manifest(folder)
 
 
-def _write_manifest(folder: Path) -> None:
-    write_whole(folder / MANIFEST, [to_manifest(folder).encode()])
+def _write_manifest(folder: Path, not_made: Sequence[str] = ()) -> None:
+    write_whole(folder / MANIFEST, [to_manifest(folder, not_made).encode()])
 
 
 def _holds_something(folder: Path) -> bool:
     """Whether there is more in it than what a scan left that was stopped as it began."""
-    notes = folder / UNFINISHED / NOTES
-    return notes.exists() or any(path.name != UNFINISHED for path in folder.iterdir())
+    held = list(folder.iterdir())
+    if (folder / UNFINISHED / NOTES).exists() or any(path.name != UNFINISHED for path in held):
+        return True
+    return bool(held) and not is_own(folder)
 
 
 def _unused(folder: Path) -> Path:

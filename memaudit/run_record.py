@@ -27,6 +27,8 @@ _SHOWN = 4
 _LONGEST_VALUE = 40
 """Characters of a value in a message; a hash, which is longer, says nothing to anybody."""
 _Text = Annotated[str, Field(max_length=1 << 16)]
+NO_KEY = "none kept"
+"""Stands for the id of a key that no other process can have."""
 
 
 class RunNotes(BaseModel):
@@ -52,6 +54,11 @@ class RunNotes(BaseModel):
     shard: Annotated[str, Field(pattern=r"^[0-9]{1,4}/[0-9]{1,4}$")] | None = None
     work: tuple[_Text, ...] | None = None
     """Of a shard that has done all that is its own: the names of what it keeps."""
+    key_id: Annotated[str, Field(max_length=64)] = ""
+    """Of the project key that the notes and all that is kept are signed with; `NO_KEY` for one that
+    ended with the process, empty in notes that were not written yet."""
+    signature: Annotated[str, Field(pattern=r"^[0-9a-f]*$", max_length=64)] = ""
+    """Over all of the above (work_signature)."""
 
     @classmethod
     def new(

@@ -92,7 +92,7 @@ def _assess(
         new = None if ready.baseline is None else new_windows(ready.baseline, found, attacks)
         validity = run_validity(plan, ready.roles, ready.tokenizer, attacks, outcomes)
     prompts = _pack(config, plan, outcomes)
-    standing = filter(None, [ready.key.note, newer_than_tested()])
+    standing = filter(None, [ready.key.note, ready.key.warning, newer_than_tested()])
     notes = [*plan.notes, *reuse_notes(config, earlier), *standing]
     result = ScanResult(
         config=config,

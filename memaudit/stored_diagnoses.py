@@ -16,7 +16,14 @@ from filelock import FileLock, Timeout
 from memaudit.diagnosis import DIAGNOSES, DiagnosisName, DiagnosisRecord
 from memaudit.errors import UsageError
 from memaudit.file_hash import file_sha256
-from memaudit.manifest import MANIFEST, is_plain_file, read_manifest, to_manifest
+from memaudit.manifest import (
+    MANIFEST,
+    is_plain_file,
+    read_manifest,
+    require_no_link,
+    require_recorded,
+    to_manifest,
+)
 from memaudit.report.diagnosis_json import diagnosis_text, read_diagnosis
 from memaudit.report.page import to_html
 from memaudit.report.plots import line_picture
@@ -38,8 +45,17 @@ def file_of(name: DiagnosisName) -> str:
 def read_one(run: StoredRun, name: DiagnosisName) -> DiagnosisRecord | None:
     """One diagnosis of a run; None where it has none.
 
-    Raises UsageError where the file is no diagnosis, or one of another run.
+    Raises UsageError where the file is no diagnosis, one of another run, or not the one that the
+    run's manifest names.
     """
+    record = load_one(run, name)
+    if record is not None:
+        require_recorded(run.folder, [file_of(name)])
+    return record
+
+
+def load_one(run: StoredRun, name: DiagnosisName) -> DiagnosisRecord | None:
+    """The same, whether or not the manifest names it."""
     path = run.folder / file_of(name)
     try:
         if not is_plain_file(path):
@@ -112,7 +128,8 @@ def write_diagnosis(run: StoredRun, record: DiagnosisRecord) -> None:
         for path in list(folder.iterdir()):
             if _is_picture(path.name, name) and path.name not in pictures:
                 path.unlink()
-        page = to_html(run.document, run.samples, read_all(run))
+        held = (load_one(run, other) for other in DIAGNOSES)  # the manifest comes after the page
+        page = to_html(run.document, run.samples, tuple(filter(None, held)))
         write_whole(folder / PAGE, [page.encode()])
         write_whole(folder / MANIFEST, [to_manifest(folder).encode()])
 
@@ -120,6 +137,7 @@ def write_diagnosis(run: StoredRun, record: DiagnosisRecord) -> None:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Nobody else writes a manifest meanwhile. Raises UsageError where somebody does for long."""
+    require_no_link(folder / ".lock")
     lock = FileLock(folder / ".lock", timeout=_PATIENCE, mode=0o600)
     try:
         with lock:

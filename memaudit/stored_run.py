@@ -19,6 +19,9 @@ from jsonschema import Draft202012Validator
 
 from memaudit.data.fingerprints import FINGERPRINT
 from memaudit.errors import UsageError
+from memaudit.manifest import require_recorded
+from memaudit.report.gate_reading import gates_fault
+from memaudit.report.hashes import results_hash
 from memaudit.report.origin_reading import origins_agree
 from memaudit.report.report_json import Document, schema
 from memaudit.report.samples_csv import COLUMNS, unescape
@@ -76,7 +79,25 @@ class StoredRun:
 
 
 def read_run(folder: Path) -> StoredRun:
-    """Read a run folder.
+    """Read a run folder, as far as it is what a scan wrote.
+
+    Raises UsageError, in one line, as :func:`load_run`; where a file is not the one that the
+    manifest names, or where the gates do not follow from the figures.
+    """
+    run = load_run(folder)
+    require_recorded(folder, (REPORT, SAMPLES))
+    if results_hash(run.document) != run.document["hashes"]["results"]:
+        raise UsageError(f"{folder / REPORT}: its figures were changed; scan again")
+    if (fault := find_gates_fault(run.document)) is not None:
+        raise UsageError(
+            f"{folder / REPORT}: {fault}; it was changed, or another memaudit judged it, so scan "
+            "again"
+        )
+    return run
+
+
+def load_run(folder: Path) -> StoredRun:
+    """Read a run folder, whoever wrote it.
 
     Raises UsageError, in one line, where the folder is missing or holds no finished run, where a
     file is not what a scan of this version writes, or where the two do not belong together.
@@ -86,6 +107,14 @@ def read_run(folder: Path) -> StoredRun:
     run = StoredRun(folder, document, samples)
     _check_counts(run)
     return run
+
+
+def find_gates_fault(document: Document) -> str | None:
+    """Say in what the gates do not follow from the figures and settings; None where they do."""
+    try:
+        return gates_fault(document)
+    except (ValueError, ArithmeticError, LookupError, TypeError):
+        return "the gates cannot be judged anew, as no scan has such figures and settings"
 
 
 def read_report(folder: Path) -> Document:

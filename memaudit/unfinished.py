@@ -1,15 +1,17 @@
 """A run that is not finished, on disk: what has been done of it, and what it depends on.
 
 Knows the folder ``unfinished`` inside a run folder. Each finished piece of work is a file of its
-own, written whole; ``run.json`` says what they hang on. The folder goes when the run is finished.
-It may have been changed by anybody: nothing in it is code, and what does not fit is refused.
+own, written whole; ``run.json`` says what they hang on. The folder goes when the run is finished,
+with what memaudit wrote into it and nothing else. It may have been changed by anybody: nothing in
+it is code, all of it is signed, and what does not fit is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,10 +22,12 @@ from safetensors.numpy import save
 
 from memaudit.attack.journal import Entry
 from memaudit.errors import RunError, UsageError
-from memaudit.manifest import MANIFEST, is_plain_file
+from memaudit.manifest import MANIFEST, is_plain_file, require_no_link
+from memaudit.project_key import ProjectKey
 from memaudit.run_record import RunNotes, RunRecord
 from memaudit.untrusted_json import read_json
-from memaudit.whole_files import disk_errors, write_whole
+from memaudit.whole_files import disk_errors, write_new, write_whole
+from memaudit.work_signature import check_notes, is_signed, sign_piece, signed_notes
 
 UNFINISHED = "unfinished"
 NOTES = "run.json"
@@ -32,34 +36,49 @@ _LONGEST_NOTES = 8 << 20
 _NAME = re.compile(r"[a-z0-9-]{1,200}")
 _LONGEST_PIECE = 16 << 30
 """Bytes; a fit that trains the rows of a large vocabulary has a few GiB."""
-_NOTE = "note"
+_ABOUT = "memaudit"
+"""The only metadata of a piece, as several would be written in any order: its note, the groups of
+facts that it hangs on, and its signature."""
 _OURS = re.compile(r"\.[A-Za-z0-9-]+\.(safetensors|json|csv|html|toml)-[a-z0-9_]+$")
 """What write_whole calls a file that it has not finished."""
+_MARKER = ".memaudit"
+_MARK = b"Made by memaudit, which removes this folder when the run is finished.\n"
+"""Stands in the marker: a folder of that name without it is somebody else's."""
 
 
 class Unfinished(RunRecord):
     """The journal of one run folder, and the notes beside it. Made by ``begin`` or ``reopen``."""
 
-    def __init__(self, run: Path, notes: RunNotes) -> None:
+    def __init__(self, run: Path, notes: RunNotes, key: ProjectKey) -> None:
         super().__init__(notes, str(run))
         self.run = run
+        self._key = key
         self.folder = run / UNFINISHED
         self._lock = FileLock(self.folder / LOCK, timeout=0, mode=0o600)
 
     @classmethod
     def begin(
-        cls, run: Path, notes: RunNotes, fill: Callable[[Path], None] = lambda folder: None
+        cls,
+        run: Path,
+        notes: RunNotes,
+        key: ProjectKey,
+        fill: Callable[[Path], None] = lambda folder: None,
     ) -> Unfinished:
         """Start one in a run folder that holds no run.
 
-        fill: puts work that is done already into the folder; the notes, without which it is no
-        run, are written after it. Raises RunError where the disk refuses.
+        key: signs the notes and all that is kept. fill: puts work that is done already into the
+        folder; the notes, without which it is no run, are written after it.
+
+        Raises UsageError where a folder of the name is not memaudit's, RunError where the disk
+        refuses.
         """
-        opened = cls(run, notes)
+        opened = cls(run, notes, key)
         with disk_errors(run):
-            if opened.folder.exists():  # stopped before it had its notes
-                shutil.rmtree(opened.folder)
+            if os.path.lexists(opened.folder):  # stopped before it had its notes
+                require_own(run)
+                _empty(opened.folder)
             opened.folder.mkdir(mode=0o700)
+            write_new(opened.folder / _MARKER, _MARK)
         try:
             opened._take()
             fill(opened.folder)
@@ -70,13 +89,16 @@ class Unfinished(RunRecord):
         return opened
 
     @classmethod
-    def reopen(cls, run: Path, *, stopped: bool = True) -> Unfinished:
+    def reopen(cls, run: Path, key: ProjectKey, *, stopped: bool = True) -> Unfinished:
         """Go on with one; stopped: whether it had been, which is counted.
 
-        Raises UsageError where there is none, where it is damaged, or where another process is at
-        it; RunError where the disk refuses.
+        Raises UsageError where there is none, where it is damaged, where it was not begun under
+        this key or its notes were changed, or where another process is at it; RunError where the
+        disk refuses.
         """
-        opened = cls(run, read_notes(run))
+        notes = read_notes(run)
+        check_notes(str(run), notes, key)
+        opened = cls(run, notes, key)
         opened._take()
         with disk_errors(run):
             for leftover in (*opened.folder.glob(".*-*"), *run.glob(".*-*")):
@@ -87,6 +109,7 @@ class Unfinished(RunRecord):
 
     def _take(self) -> None:
         with disk_errors(self.folder):
+            require_no_link(self.folder / LOCK)
             try:
                 self._lock.acquire()
             except Timeout:
@@ -104,7 +127,8 @@ class Unfinished(RunRecord):
     def remove(self) -> None:
         """Take the folder away: the run is finished, or nothing was done.
 
-        Raises RunError where that is not possible: what lies there is not for everybody.
+        What memaudit did not write stays. Raises RunError where that is not possible: what lies
+        there is not for everybody.
         """
         self.close()
         remove_leftovers(self.run)
@@ -114,40 +138,77 @@ class Unfinished(RunRecord):
         self._change(work=tuple(path.stem for path in find_work(self.folder)))
 
     def read(self, name: str) -> Entry | None:
-        """What was kept under a name. Raises UsageError where it cannot be read."""
+        """What was kept under a name.
+
+        Raises UsageError where it cannot be read, or is not what this run kept under the name.
+        """
         path = self._path(name)
-        try:
-            if not is_plain_file(path):
-                return None
-            if path.stat().st_size > _LONGEST_PIECE:
-                raise UsageError(f"{path}: is larger than any that is written; scan anew")
-            with safe_open(path, framework="np") as file:
-                arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-                note = (file.metadata() or {}).get(_NOTE, "")
-        except (SafetensorError, OSError, ValueError, TypeError) as error:
-            raise UsageError(
-                f"{path}: cannot be read ({type(error).__name__}); remove it and resume again"
-            ) from None
-        return Entry(arrays, note)
+        return read_piece(path, self.notes, self._key) if _is_there(path) else None
 
     def keep(self, name: str, entry: Entry) -> None:
-        """Write a piece of work whole. Raises RunError where the disk refuses."""
-        content = save(dict(entry.arrays), metadata={_NOTE: entry.note})
+        """Write a piece of work whole, signed. Raises RunError where the disk refuses."""
+        groups = tuple(self.notes.facts)
+        signature = sign_piece(name, entry, self.notes, groups, self._key)
+        about = json.dumps([entry.note, groups, signature])
         with disk_errors(self.run):
-            write_whole(self._path(name), [content])
+            write_whole(self._path(name), [save(dict(entry.arrays), metadata={_ABOUT: about})])
 
     def _path(self, name: str) -> Path:
         assert _NAME.fullmatch(name)
         return self.folder / f"{name}.safetensors"
 
     def _write(self) -> None:
+        self.notes = signed_notes(self.notes, self._key)
         with disk_errors(self.run):
             text = self.notes.model_dump_json(indent=1) + "\n"
             write_whole(self.folder / NOTES, [text.encode()])
 
 
+def read_piece(path: Path, notes: RunNotes, key: ProjectKey) -> Entry:
+    """A piece of work of the run that has these notes.
+
+    Raises UsageError where it cannot be read, or was not written under this key, for such a run and
+    under its name.
+    """
+    try:
+        if path.stat().st_size > _LONGEST_PIECE:
+            raise UsageError(f"{path}: is larger than any that is written; scan anew")
+        with safe_open(path, framework="np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            note, groups, signature = json.loads(
+                (file.metadata() or {}).get(_ABOUT, '["", [], ""]')
+            )
+        entry = Entry(arrays, note)
+        signed = is_signed(path.stem, entry, notes, groups, signature, key)
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise UsageError(
+            f"{path}: cannot be read ({type(error).__name__}); remove it and resume again"
+        ) from None
+    if not signed:
+        raise UsageError(
+            f"{path}: is not what this run wrote there under the project key; it was changed or "
+            "comes from another run, so remove it and resume again"
+        )
+    return entry
+
+
+def _is_there(path: Path) -> bool:
+    """Whether it is a plain file. Raises UsageError where that cannot be told."""
+    try:
+        return is_plain_file(path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+
+
 def read_notes(run: Path) -> RunNotes:
-    """The notes of an unfinished run.
+    """The notes of an unfinished run, which anybody may have written: see `check_notes`.
 
     Raises UsageError where the folder holds none, where it is finished, or where they are damaged.
     """
@@ -185,9 +246,60 @@ def is_finished(run: Path) -> bool:
     return False
 
 
-def remove_leftovers(run: Path) -> None:
-    """Take away what was done of a run that is finished. Raises RunError where it stays."""
+def is_own(run: Path) -> bool:
+    """Whether the run's folder of unfinished work was made by memaudit: it has the marker, or holds
+    nothing. Raises OSError.
+    """
     folder = run / UNFINISHED
-    shutil.rmtree(folder, ignore_errors=True)
-    if folder.exists() or folder.is_symlink():
-        raise RunError(f"{folder}: could not be removed; remove it, it holds what the model said")
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    marker = folder / _MARKER
+    if not is_plain_file(marker):
+        return not any(folder.iterdir())  # stopped as it was made
+    with marker.open("rb") as file:
+        mark = file.read(len(_MARK) + 1)
+    return mark == _MARK or (not mark and len(list(folder.iterdir())) == 1)
+
+
+def require_own(run: Path) -> None:
+    """Raise UsageError where the folder is not memaudit's, or holds what memaudit did not write."""
+    folder = run / UNFINISHED
+    foreign = folder
+    with contextlib.suppress(OSError):
+        if is_own(run):
+            foreign = next((path for path in folder.iterdir() if not _is_ours(path)), run)
+    if foreign != run:
+        raise UsageError(f"{foreign}: was not made by memaudit; move it away, or name another run")
+
+
+def remove_leftovers(run: Path) -> None:
+    """Take away what was done of a run that is finished; what memaudit did not write stays.
+
+    Raises RunError where something of it cannot be removed.
+    """
+    folder = run / UNFINISHED
+    try:
+        if os.path.lexists(folder) and is_own(run):
+            _empty(folder)
+    except OSError:
+        raise RunError(
+            f"{folder}: could not be removed; remove it, it holds what the model said"
+        ) from None
+
+
+def _empty(folder: Path) -> None:
+    """Remove what memaudit wrote, the marker last, and the folder where that was all."""
+    for path in sorted(folder.iterdir()):
+        if path.name != _MARKER and _is_ours(path):
+            path.unlink(missing_ok=True)
+    if all(path.name == _MARKER for path in folder.iterdir()):
+        (folder / _MARKER).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether memaudit writes files of that name there."""
+    if not is_plain_file(path):
+        return False
+    piece = path.suffix == ".safetensors" and _NAME.fullmatch(path.stem)
+    return path.name in (_MARKER, LOCK, NOTES) or bool(piece or _OURS.match(path.name))

@@ -32,6 +32,39 @@ def write_whole(path: Path, chunks: Iterable[bytes]) -> None:
         raise
 
 
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file that is not there yet, for its owner to read alone.
+
+    Raises OSError where something of that name is there, be it a link, or where the disk refuses.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def claim_folder(folder: Path) -> str | None:
+    """Open a folder to its owner alone; the reason, in words, where it is not ours to do so with.
+
+    A folder of another user stays in that user's hands, who may put other files in the place of
+    those that are written there; a link may point anywhere. Raises OSError.
+    """
+    if folder.is_symlink():
+        return "is a link; name the folder itself"
+    if not hasattr(os, "geteuid"):  # no owners there
+        folder.chmod(0o700)
+        return None
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.fstat(opened).st_uid != os.geteuid():
+            return "belongs to another user; name one of your own, or a new one inside it"
+        os.fchmod(opened, 0o700)
+    finally:
+        os.close(opened)
+    return None
+
+
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
     """Turn what the disk refuses into a RunError that names the folder."""

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_result import make_result, make_windows
-from stored import store
+from stored import seal, store
 
 from memaudit.baseline_file import (
     model_name,
@@ -60,7 +60,7 @@ def test_the_file_as_a_literal(file: Path, run: Path) -> None:
     assert (
         file.read_text()
         == f"""{{
-  "memaudit_baseline": 1,
+  "memaudit_baseline": 2,
   "tool_version": "0.1.0",
   "model": "tb7m",
   "model_sha256": "{model_name("", target["fingerprint"]).sha256}",
@@ -95,7 +95,8 @@ def test_the_file_as_a_literal(file: Path, run: Path) -> None:
     "w1-3cfe4e2cc94f865b824cb76a3c9cb224": ["dynamic-hard"],
     "w1-5e24fb72700d50e7a32e9eba92e44cc0": ["none", "dynamic-hard"],
     "w1-8c81920a800470472dd789459f2563da": ["none", "dynamic-hard"]
-  }}
+  }},
+  "digest": "{json.loads(file.read_text())["digest"]}"
 }}
 """
     )
@@ -153,8 +154,8 @@ def change(document: dict[str, Any]) -> None:
         (b"5", "is no baseline file"),
         (b"{}", "is no baseline file"),
         (b'{"memaudit_baseline": true}', "is no baseline file"),
-        (b'{"memaudit_baseline": 2}', "has version 2, this memaudit reads 1"),
-        (b'{"memaudit_baseline": 1}', "tool_version is not what memaudit writes"),
+        (b'{"memaudit_baseline": 1}', "has version 1, this memaudit reads 2"),
+        (b'{"memaudit_baseline": 2}', "tool_version is not what memaudit writes"),
         (b'{"tool": {"name": "memaudit"}, "schema_version": 1}', "is no baseline file"),
     ],
 )
@@ -209,6 +210,7 @@ def test_how_prompts_were_fitted_is_in_it_and_no_rubbish(tmp_path: Path) -> None
     choices["dtype"]["value"] = choices["bos"]["value"] = "\x1b[2J"
     del choices["device"]
     (fitted / "report.json").write_text(json.dumps(document))
+    seal(fitted)
     found = read_baseline(fitted)
     assert (found.computed, found.terms.bos) == ({"fitting": "float32"}, None)
 
@@ -221,6 +223,7 @@ def test_the_date_of_chats_is_in_it(tmp_path: Path) -> None:
     for day, recorded in (("2024-07-26", "2024-07-26"), ("yesterday", None)):
         document["target"]["choices"]["chat_date"] = {"value": day, "reason": ""}
         (folder / "report.json").write_text(json.dumps(document))
+        seal(folder)
         written = tmp_path / f"{day}.json"
         written.write_text(to_text(read_baseline(folder)))
         assert read_baseline(written).terms.chat_date == recorded
@@ -231,6 +234,7 @@ def test_that_the_target_was_quantised_is_in_it(tmp_path: Path) -> None:
     document = json.loads((quantised / "report.json").read_text())
     document["target"]["choices"]["quantization"] = {"value": "llm-int8", "reason": "asked for"}
     (quantised / "report.json").write_text(json.dumps(document))
+    seal(quantised)
     computed = read_baseline(quantised).computed
     assert (computed["dtype"], computed["device"]) == ("float32, llm int8", "cpu")
 
@@ -239,6 +243,7 @@ def test_a_run_whose_settings_are_none(run: Path) -> None:
     document = json.loads((run / "report.json").read_text())
     document["config"]["values"]["protocol"]["folds"] = "\x1b"
     (run / "report.json").write_text(json.dumps(document))
+    seal(run)
     assert "its settings are not those of this memaudit" in refusal(run)
 
 

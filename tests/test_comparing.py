@@ -246,7 +246,7 @@ def test_an_update_tightens_and_loosens_only_when_told_to(run: Run, tmp_path: Pa
     )
     # A reviewer sees the model change, and nothing of the windows.
     changed = set(before.splitlines()) ^ set(file.read_text().splitlines())
-    assert {line.split('"')[1] for line in changed} == {"model", "model_sha256"}
+    assert {line.split('"')[1] for line in changed} == {"model", "model_sha256", "digest"}
     loosened = run("baseline", "update", "base.json", "worse", "--allow-looser")
     assert "12 of 200 windows extracted, 0 dropped\n10 newly extracted came in" in loosened.stderr
     tightened = run("baseline", "update", "base.json", "better")

@@ -12,14 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_result import make_result
-from stored import store
+from stored import seal, store
 
 from memaudit.config import ScanConfig
 from memaudit.errors import DataError, UsageError
 from memaudit.integrity import Finding, Integrity, Places, scan_folder, verify_run
 from memaudit.integrity_table import render_integrity
 from memaudit.layers import to_toml
-from memaudit.manifest import to_manifest
 
 NOWHERE = Places()
 
@@ -31,14 +30,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     result = make_result()
     made = store(tmp_path / "run", result)
     (made / "config.toml").write_text(to_toml(result.config))
+    (made / "report.html").write_text("a page")
     return seal(made)
-
-
-def seal(folder: Path) -> Path:
-    """Write the manifest anew, as somebody who hides a change would."""
-    (folder / "manifest.json").unlink(missing_ok=True)
-    (folder / "manifest.json").write_text(to_manifest(folder))
-    return folder
 
 
 def change(path: Path, how: Callable[[dict[str, Any]], object]) -> None:
@@ -60,10 +53,12 @@ def test_a_run_as_it_was(folder: Path) -> None:
     assert integrity.exit_code == 0
     assert [(finding.state, finding.what) for finding in integrity.findings] == [
         ("same", "config.toml"),
+        ("same", "report.html"),
         ("same", "report.json"),
         ("same", "samples.csv"),
         ("same", "results in report.json"),
         ("same", "exit code in report.json"),
+        ("same", "gates in report.json"),
         ("same", "config.toml as report.json names it"),
         ("same", "samples.csv beside report.json"),
         ("same", "settings in report.json"),
@@ -152,6 +147,7 @@ def test_settings_in_the_report_and_its_exit_code_are_tied_to_the_rest(folder: P
     change(folder / "report.json", loosen)
     assert differing(verify_run(seal(folder), NOWHERE)) == [
         ("changed", "exit code in report.json"),
+        ("changed", "gates in report.json"),
         ("changed", "settings in report.json"),
         ("changed", "gates' settings in report.json"),
     ]

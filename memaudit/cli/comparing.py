@@ -155,11 +155,16 @@ def _void(stored: StoredRun) -> str:
 
 def _require_comparable(before: Baseline, now: Baseline, where: Path) -> None:
     """The same terms; and of a baseline that does not know all its windows, the same windows."""
-    from memaudit.gate.baseline import require_same_terms, require_same_windows
+    from memaudit.gate.baseline import (
+        require_own_windows,
+        require_same_terms,
+        require_same_windows,
+    )
 
     require_same_terms(before.terms, now.terms, str(where))
     if before.fingerprints is None:
         require_same_windows(before, now.windows_digest, str(where))
+        require_own_windows(before, now.fingerprints or (), str(where))
 
 
 def _places(stored: StoredRun) -> dict[str, Place]:

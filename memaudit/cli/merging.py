@@ -13,6 +13,7 @@ from memaudit.cli.options import (
     AllowPickle,
     ExitZero,
     Format,
+    KeyFile,
     Out,
     Quiet,
     Reveal,
@@ -20,7 +21,7 @@ from memaudit.cli.options import (
     Verbose,
     settings_of,
 )
-from memaudit.cli.resuming import stored_settings
+from memaudit.cli.resuming import said_key_file, stored_settings
 from memaudit.cli.running import Order, command_line, scan_to_code
 from memaudit.cli.showing import check_format
 
@@ -35,6 +36,7 @@ def merge(
     reveal: Reveal = False,
     trust_remote_code: TrustRemoteCode = False,
     allow_pickle: AllowPickle = False,
+    key_file: KeyFile = None,
     exit_zero: ExitZero = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -43,17 +45,20 @@ def merge(
     flags = settings_of(locals())
     with border(verbose):
         check_format(output_format)
+        from memaudit.home import settings_folder
         from memaudit.merging import copy_work, merged_notes, read_shards
+        from memaudit.project_key import find_key
         from memaudit.run_folder import begin_run, choose_folder
         from memaudit.team import require_one_process
 
         require_one_process("merge")
-        found = read_shards(shards)
+        key = find_key(said_key_file(flags), settings_folder())
+        found = read_shards(shards, key)
         resolved = stored_settings(found[0].notes, flags, str(found[0].folder))
         folder = choose_folder(resolved.config.model_copy(update={"out": out}))
         named = resolved.config.model_copy(update={"out": folder})
         notes = merged_notes(found, folder, command_line())
-        _, merged = begin_run(folder, notes, partial(copy_work, found))
+        _, merged = begin_run(folder, notes, key, partial(copy_work, found, key))
         merged.close()
         order = Order(resolved.model_copy(update={"config": named}), folder, merged=True)
         code = scan_to_code(order, output_format, Streams(quiet, verbose))

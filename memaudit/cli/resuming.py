@@ -35,10 +35,10 @@ class Said:
 
     @property
     def only_safeguards(self) -> bool:
-        """Whether nothing was said but that safeguards are lifted."""
+        """Whether nothing was said but that safeguards are lifted, and where the key is."""
         from memaudit.layers import ONLY_BY_FLAG, leaves
 
-        names = dict(leaves(self.flags)).keys()
+        names = dict(leaves(self.flags)).keys() - {"key_file"}
         return not (self.profile or self.config_file or self.sets) and names <= ONLY_BY_FLAG
 
 
@@ -81,9 +81,24 @@ def resumed_order(run: Path, said: Said, shard: Shard | None) -> Order:
     return Order(said.resolved(), run, began_with)
 
 
+def said_key_file(flags: Mapping[str, Any]) -> Path | None:
+    """The key file that the user names now. That of a run's notes counts for nothing: who changed
+    them could have named another there. Raises UsageError where pyproject.toml cannot be read.
+    """
+    from memaudit.layers import load_project_settings
+
+    if (named := flags.get("key_file")) is not None:
+        return Path(named)
+    project = load_project_settings(Path.cwd())
+    named = project.values.get("key_file") if project is not None else None
+    return Path(named) if isinstance(named, str) else None
+
+
 def stored_settings(notes: RunNotes, flags: Mapping[str, Any], where: str) -> ResolvedConfig:
-    """The settings of the notes of a run. Raises UsageError where they lift a safeguard that the
-    flags do not, or are none of this version.
+    """The settings of the notes of a run, with the key file that is named now.
+
+    Raises UsageError where they lift a safeguard that the flags do not, or are none of this
+    version.
     """
     from pydantic import ValidationError
 
@@ -91,7 +106,8 @@ def stored_settings(notes: RunNotes, flags: Mapping[str, Any], where: str) -> Re
     from memaudit.layers import ONLY_BY_FLAG, ResolvedConfig, leaves, named_settings
 
     try:
-        config = ScanConfig.model_validate(notes.config)
+        named = {"key_file": said_key_file(flags)}
+        config = ScanConfig.model_validate({**notes.config, **named})
     except ValidationError:
         raise UsageError(
             f"{where}: its settings are none of this version of memaudit; scan anew"

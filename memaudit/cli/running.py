@@ -22,7 +22,6 @@ from memaudit.cli.showing import show
 from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
-    from memaudit.config import ScanConfig
     from memaudit.layers import ResolvedConfig
     from memaudit.project_key import ProjectKey
     from memaudit.run_record import RunRecord
@@ -65,7 +64,7 @@ def run_scan(order: Order, output_format: str, streams: Streams) -> ScanOutcome 
 
     config = order.resolved.config
     team = join_team(config.target.device)
-    key = team.same(_project_key(config) if team.leads else throwaway_key())
+    key = team.same(_project_key(order) if team.leads else throwaway_key())
     with team.joined(), stoppable():
         if team.leads:
             return _lead(order, output_format, streams, key, team)
@@ -95,7 +94,12 @@ def _lead(
 
     _tell_settings(order.resolved, streams)
     note_versions(streams)
-    with _kept(order) as unfinished:
+    if key.note:
+        streams.note(
+            "This scan cannot be resumed if it is stopped: no project key is kept. Set "
+            "MEMAUDIT_KEY or --key-file."
+        )
+    with _kept(order, key) as unfinished:
         outcome = _scan(order, streams, key, unfinished, team)
         if outcome is None:
             unfinished.close()
@@ -135,14 +139,15 @@ def _scan(
 
 
 @contextmanager
-def _kept(order: Order) -> Iterator[Unfinished]:
+def _kept(order: Order, key: ProjectKey) -> Iterator[Unfinished]:
     """The run's record. Where the scan ends early and something was done, the user is told how to
-    go on with it; where nothing was, a run that was just begun leaves nothing behind.
+    go on with it; where nothing was, or nobody could check it later as the key ends with this
+    process, a run that was just begun leaves nothing behind.
     """
     from memaudit.run_folder import remove_empty
     from memaudit.unfinished import is_finished
 
-    made, unfinished = _open(order)
+    made, unfinished = _open(order, key)
     try:
         yield unfinished
     except BaseException as error:
@@ -150,7 +155,7 @@ def _kept(order: Order) -> Iterator[Unfinished]:
             unfinished.remove()  # all is there but the page
         elif order.resume is not None and isinstance(error, UsageError):
             unfinished.close()  # which says what has to be mended first
-        elif unfinished.holds_work or order.resume is not None:
+        elif (unfinished.holds_work and not key.note) or order.resume is not None:
             unfinished.close()
             again = shlex.join(["memaudit", "scan", "--resume", str(unfinished.run)])
             typer.echo(f"What is done is kept; go on with: {again}", err=True)
@@ -160,17 +165,17 @@ def _kept(order: Order) -> Iterator[Unfinished]:
         raise
 
 
-def _open(order: Order) -> tuple[list[Path], Unfinished]:
+def _open(order: Order, key: ProjectKey) -> tuple[list[Path], Unfinished]:
     """The record of the run, and the folders that were made for it."""
     from memaudit.run_folder import begin_run, choose_folder
     from memaudit.run_record import RunNotes
     from memaudit.unfinished import Unfinished
 
     if order.resume is not None:
-        return [], Unfinished.reopen(order.resume, stopped=not order.merged)
+        return [], Unfinished.reopen(order.resume, key, stopped=not order.merged)
     config, sources = order.resolved.config, order.resolved.sources
     notes = RunNotes.new(config, sources, command_line(), order.shard)
-    return begin_run(choose_folder(config), notes)
+    return begin_run(choose_folder(config), notes, key)
 
 
 @contextmanager
@@ -208,13 +213,16 @@ def _tell_settings(resolved: ResolvedConfig, streams: Streams) -> None:
             streams.note(line)
 
 
-def _project_key(config: ScanConfig) -> ProjectKey:
+def _project_key(order: Order) -> ProjectKey:
     from memaudit.home import settings_folder
     from memaudit.project_key import find_key
 
+    config = order.resolved.config
     key = find_key(config.key_file, settings_folder())
     if key.note and config.gate.baseline is not None:
         raise UsageError(f"--baseline {config.gate.baseline}: {key.note}")
+    if key.note and order.shard is not None:
+        raise UsageError(f"--shard {order.shard}: merge could not tell whose it is. {key.note}")
     return key
 
 

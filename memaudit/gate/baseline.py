@@ -6,7 +6,7 @@ part in it: it does not ask the model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from memaudit.data.fingerprints import digest_of
@@ -134,6 +134,15 @@ def require_same_windows(
         raise UsageError(
             f"{where}: cannot be compared with this run: the same data gave other windows "
             f"({baseline.windows:,} then), {cause}; write a new baseline"
+        )
+
+
+def require_own_windows(baseline: Baseline, fingerprints: Iterable[str], where: str) -> None:
+    """Raise UsageError where a baseline of these very windows says that others were extracted."""
+    if foreign := len(baseline.extracted.keys() - set(fingerprints)):
+        raise UsageError(
+            f"{where}: names {foreign:,} windows that are none of this data's; it was edited, so "
+            "write a new baseline"
         )
 
 

@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 
 from made_diagnosis import make_record
 from made_result import make_result, make_windows
-from stored import store
+from stored import seal, store
 
 from memaudit.baseline_file import baseline_of_run, read_baseline, read_baseline_file, to_text
 from memaudit.cli.border import Streams
@@ -62,6 +62,8 @@ def _run(content: bytes, folder: Path) -> str:
     shutil.rmtree(run, ignore_errors=True)
     shutil.copytree(_whole(), run)
     (run / name).write_bytes(content[1:])
+    if name != "manifest.json":  # as somebody who hides a change would
+        seal(run)
     said = [f"verified {_verified(run)}"]
     stored = read_run(run)
     if name == DIAGNOSIS:

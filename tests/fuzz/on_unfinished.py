@@ -18,11 +18,13 @@ from memaudit.cli.resuming import stored_settings
 from memaudit.config import ScanConfig
 from memaudit.errors import MemauditError
 from memaudit.merging import merged_notes, read_shards
+from memaudit.project_key import ProjectKey
 from memaudit.run_record import RunNotes
 from memaudit.unfinished import UNFINISHED, Unfinished
 
 from .targets import Target
 
+KEY = ProjectKey(bytes(range(32)))
 SUFFIX = np.arange(12, dtype=np.int32).reshape(4, 3)
 NAMES = ("run.json", "none-data-0-0-4.safetensors", "fit-constant-0.safetensors")
 
@@ -34,7 +36,7 @@ def _whole() -> Path:
     folder.mkdir()
     config = ScanConfig(model="model", data=Path("data.jsonl"))
     notes = RunNotes.new(config, {"model": "flag"}, "memaudit scan model data.jsonl")
-    begun = Unfinished.begin(folder, notes.model_copy(update={"shard": "1/1"}))
+    begun = Unfinished.begin(folder, notes.model_copy(update={"shard": "1/1"}), KEY)
     begun.agree("files", {"the data (data.jsonl)": "0" * 64, "device": "cpu"})
     begun.spent("reading files", 0.5)
     begun.settle("batch size", 16)
@@ -71,11 +73,11 @@ def _run(content: bytes, folder: Path) -> str:
     shutil.copytree(_whole(), run)
     (run / UNFINISHED / name).write_bytes(content[1:])
     try:
-        merged_notes(read_shards([run]), run, "memaudit merge run")
+        merged_notes(read_shards([run], KEY), run, "memaudit merge run")
         said = "shard"
     except MemauditError as error:
         said = type(error).__name__
-    opened = Unfinished.reopen(run)
+    opened = Unfinished.reopen(run, KEY)
     try:
         stored_settings(opened.notes, {}, str(run))
         opened.agree("files", {"the data (data.jsonl)": "0" * 64, "device": "cpu"})

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from memaudit.manifest import to_manifest
 from memaudit.report.report_json import Document, to_json
 from memaudit.report.samples_csv import iter_csv
 from memaudit.result import ScanResult
@@ -15,10 +16,17 @@ from memaudit.stored_run import read_samples
 
 
 def store(folder: Path, result: ScanResult) -> Path:
-    """Write the two files that are read back."""
+    """Write the two files that are read back, and the manifest of them."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(to_json(result), encoding="utf-8")
     (folder / "samples.csv").write_text("".join(iter_csv(result)), encoding="utf-8", newline="")
+    return seal(folder)
+
+
+def seal(folder: Path) -> Path:
+    """Write the manifest anew, as somebody who hides a change would."""
+    (folder / "manifest.json").unlink(missing_ok=True)
+    (folder / "manifest.json").write_text(to_manifest(folder), encoding="utf-8")
     return folder
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from conftest import CORPUS, build_model, build_tokenizer, save_model
 from typer.testing import CliRunner, Result
 
+from memaudit.attack.journal import Entry
 from memaudit.cli.app import app
-from memaudit.unfinished import UNFINISHED
+from memaudit.project_key import ProjectKey, find_key
+from memaudit.run_record import RunNotes
+from memaudit.unfinished import UNFINISHED, Unfinished
+from memaudit.work_signature import signed_notes
 
 MARKS = "~^|{}@#$%&*+<>?!_`'\"-/]["
 """Characters that the tiny tokenizer never joins, so that a run of one is a run of one token."""
@@ -40,6 +45,26 @@ def assert_same_run(folder: Path, other: Path) -> None:
     for name in ("samples.csv", "generator-0.safetensors", "generator-1.safetensors"):
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name
     assert not (folder / UNFINISHED).exists()
+
+
+def project_key() -> ProjectKey:
+    """The key of all tests."""
+    return find_key(None, None)
+
+
+def sign_notes_anew(run: Path, notes: dict[str, Any]) -> None:
+    """Write notes as somebody could who has the key."""
+    signed = signed_notes(RunNotes.model_validate(notes), project_key())
+    (run / UNFINISHED / "run.json").write_text(signed.model_dump_json())
+
+
+def sign_piece_anew(run: Path, name: str, arrays: dict[str, Any], note: str = "") -> None:
+    """Write a piece of work as somebody could who has the key."""
+    opened = Unfinished.reopen(run, project_key(), stopped=False)
+    try:
+        opened.keep(name, Entry(arrays, note))
+    finally:
+        opened.close()
 
 
 def make_files(folder: Path, count: int = 150) -> list[str]:

@@ -12,7 +12,13 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from small_scan import assert_same_run, make_files, memaudit
+from small_scan import (
+    assert_same_run,
+    make_files,
+    memaudit,
+    sign_notes_anew,
+    sign_piece_anew,
+)
 
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.tuning import Tuner
@@ -227,7 +233,7 @@ def test_safeguards_are_lifted_anew(left: Path, whole: Path) -> None:
     document = json.loads(notes.read_text())
     document["config"]["target"]["trust_remote_code"] = True
     document["facts"]["files and settings"]["target.trust_remote_code"] = "True"
-    notes.write_text(json.dumps(document))
+    sign_notes_anew(left, document)
     ended = memaudit("scan", "--resume", left)
     assert ended.exit_code == 2
     assert "was begun with --trust-remote-code; say so again to go on" in ended.stderr
@@ -249,9 +255,6 @@ def test_a_damaged_piece_is_named(left: Path, name: str, damage: Callable[[Path]
     path = left / UNFINISHED / name
     damage(path)
     ended = memaudit("scan", "--resume", left)
-    if name.startswith("fit") and damage.__code__.co_names.count("parent"):
-        assert ended.exit_code == 0  # a fit of this shape, though not of this fold
-        return
     assert ended.exit_code == 2, ended.output
     assert path.stem in ended.stderr
     assert "remove it and resume again" in ended.stderr
@@ -375,12 +378,12 @@ def _repeat(arrays: dict[str, Any]) -> None:
 def test_a_fit_that_is_none_is_refused(
     left: Path, change: Callable[[dict[str, Any]], None]
 ) -> None:
-    from safetensors.numpy import load_file, save_file
+    from safetensors.numpy import load_file
 
     path = left / UNFINISHED / "fit-constant-1.safetensors"
     arrays = load_file(path)
     change(arrays)
-    save_file(arrays, path, metadata={"note": ""})
+    sign_piece_anew(left, path.stem, arrays)
     ended = memaudit("scan", "--resume", left)
     assert ended.exit_code == 2, ended.output
     assert f"unfinished/{path.name}: is not of this fit" in ended.stderr

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_scan import assert_same_run, make_files, memaudit
+from safetensors.numpy import load_file
+from small_scan import (
+    assert_same_run,
+    make_files,
+    memaudit,
+    sign_notes_anew,
+    sign_piece_anew,
+)
 
 from memaudit.attack.parts import Part, Side, cut, deal_shard
 from memaudit.errors import UsageError
@@ -125,11 +132,11 @@ def test_what_does_not_belong_together_is_refused(
     changed = tmp_path / "changed"
     shutil.copytree(shards[1], changed)
     notes = json.loads((changed / UNFINISHED / "run.json").read_text())
-    (changed / UNFINISHED / "run.json").write_text(json.dumps(notes | {"shard": "2/4"}))
+    sign_notes_anew(changed, notes | {"shard": "2/4"})
     assert "shared out differently" in refused(shards[0], changed, shards[2])
-    (changed / UNFINISHED / "run.json").write_text(json.dumps(notes | {"shard": None}))
+    sign_notes_anew(changed, notes | {"shard": None})
     assert "is no shard" in refused(shards[0], changed, shards[2])
-    (changed / UNFINISHED / "run.json").write_text(json.dumps(notes | {"shard": "9/3"}))
+    sign_notes_anew(changed, notes | {"shard": "9/3"})
     assert "--shard 9/3" in refused(shards[0], changed, shards[2])
 
 
@@ -182,9 +189,10 @@ def test_a_fold_that_was_fitted_twice_has_to_come_out_alike(
 ) -> None:
     other, out = tmp_path / "other", tmp_path / "run"
     shutil.copytree(shards[2], other)
-    shutil.copy(
-        other / UNFINISHED / "fit-constant-0.safetensors",
-        other / UNFINISHED / "fit-dynamic-0.safetensors",
+    sign_piece_anew(
+        other,
+        "fit-dynamic-0",
+        load_file(other / UNFINISHED / "fit-constant-0.safetensors"),
     )
     said = refused(shards[0], shards[1], other, "--out", out)
     assert "fit-dynamic-0.safetensors: came out differently in another shard" in said

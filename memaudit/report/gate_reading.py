@@ -1,0 +1,197 @@
+"""The gates of a report that was read back, judged anew from its figures.
+
+Knows the document's form and the gate room. Trusts counts alone: rates and their exact intervals
+are made of them anew. What only the scan had at hand, the new windows that ``max-new`` counts and
+the texts behind ``validity``, is taken from the document as far as it is there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from memaudit.config import GateSettings
+from memaudit.gate import validity as validity_gate
+from memaudit.gate.thresholds import GateVerdict, NewWindows, exit_code_of, judge, judge_controls
+from memaudit.gate.validity import Validity
+from memaudit.report.reading import figure
+from memaudit.report.report_json import Document
+from memaudit.score.scores import AttackSummary, Difference, Lift, Rate
+from memaudit.score.stats import Bools, Interval, clopper_pearson
+from memaudit.score.validity import Continuations, Reading, Templates, TextFaults
+
+_ROUNDED = 0.01
+"""Nats/token: what a figure of the validity section may be off, written with two digits."""
+
+
+def gates_fault(document: Document) -> str | None:
+    """Say what in the gates does not follow from the rest of a report; None where all does.
+
+    Raises ValueError, or what else figures of no scan lead to, where they cannot be judged at all.
+    """
+    recorded = [gate for gate in document["gates"] if gate["name"] != validity_gate.NAME]
+    void = [gate for gate in document["gates"] if gate["name"] == validity_gate.NAME]
+    if any(gate["verdict"] != "inconclusive" for gate in void):
+        return "gate validity is never passed or failed"
+    if not void and _is_void(document.get("validity"), document["data"]["windows"]):
+        return "gate validity is not there, and its figures make the run inconclusive"
+    due = judged_anew(document)
+    for name in {verdict.name: None for verdict in due} | {gate["name"]: None for gate in recorded}:
+        there = [gate for gate in recorded if gate["name"] == name]
+        wanted = [verdict for verdict in due if verdict.name == name]
+        if len(there) != len(wanted):
+            return (
+                f"gate {name} is {'not there' if wanted else 'there, and no setting asks for it'}"
+            )
+        if not all(map(_agree, there, wanted)):
+            return f"gate {name} does not follow from the figures"
+    if document["exit_code"] != exit_code_of(gate["verdict"] for gate in document["gates"]):
+        return "the exit code does not follow from the gates"
+    return None
+
+
+def judged_anew(document: Document) -> tuple[GateVerdict, ...]:
+    """The verdicts that the figures and the settings of a report lead to, without ``validity``."""
+    values = document["config"]["values"]
+    summaries = [_summary(document, attack) for attack in document["attacks"]]
+    reference = document["reference"]
+    leaked = None if reference is None else _rate(reference["data"][-1]["leaked"])
+    settings = _settings(values["gate"])
+    new = _new(document, float(values["scores"]["confidence"]))
+    controls = judge_controls(summaries)
+    return (*judge(summaries, settings, new, leaked), *([] if controls is None else [controls]))
+
+
+def _agree(recorded: Document, due: GateVerdict) -> bool:
+    return recorded["verdict"] == due.verdict and all(
+        _same(figure(recorded[name]), getattr(due, name)) for name in ("threshold", "estimate")
+    )
+
+
+def _same(one: float, other: float) -> bool:
+    return math.isclose(one, other, abs_tol=1e-9) or (math.isnan(one) and math.isnan(other))
+
+
+def _settings(values: Mapping[str, Any]) -> GateSettings:
+    """Without the baseline, a path that may be none here: its windows were counted by the scan."""
+    apart = {"max_new": None, "baseline": None}
+    settings = GateSettings.model_validate({**values, **apart})
+    most = values.get("max_new")
+    return settings.model_copy(update={"max_new": None if most is None else int(most)})
+
+
+def _new(document: Document, confidence: float) -> NewWindows | None:
+    """What the scan counted, as the gate ``max-new`` has it."""
+    gate = next((gate for gate in document["gates"] if gate["name"] == "max-new"), None)
+    if all(attack["attack"] == "copy" for attack in document["attacks"]):
+        return None
+    windows = document["data"]["windows"]
+    share = 0.0 if gate is None or gate["estimate"] is None else gate["estimate"]
+    return NewWindows(round(share * windows), windows, confidence)
+
+
+def _summary(document: Document, attack: Document) -> AttackSummary:
+    controls, lift = attack["controls"], attack["lift"]
+    exact = _rate(attack["exact"])
+    return AttackSummary(
+        attack=attack["attack"],
+        exact=exact,
+        fractional=figure(attack["fractional"]["estimate"]),
+        fractional_interval=_interval(attack["fractional"]["interval"]),
+        suffix_nll=figure(attack["suffix_nll"]),
+        controls_exact=None if controls is None else _rate(controls["exact"]),
+        controls_fractional=None if controls is None else figure(controls["fractional"]),
+        difference=None if controls is None else _difference(controls["difference"]),
+        lift=None if lift is None else _lift(lift, exact.n),
+        cluster_sizes=_cluster_sizes(document["data"]),
+    )
+
+
+def _cluster_sizes(corpus: Document) -> tuple[int, ...]:
+    """Windows in each cluster. Raises ValueError where they are not those of the corpus."""
+    sizes = corpus["clusters"]["sizes"]
+    if sum(size["windows"] * size["clusters"] for size in sizes) != corpus["windows"]:
+        raise ValueError("clusters of other windows")
+    return tuple(size["windows"] for size in sizes for _ in range(size["clusters"]))
+
+
+def _rate(rate: Document) -> Rate:
+    k, n, confidence = rate["k"], rate["n"], rate["confidence"]
+    return Rate(
+        k=k,
+        n=n,
+        estimate=k / n if n else math.nan,
+        interval=clopper_pearson(k, n, confidence),
+        clustered=_interval(rate["clustered_interval"]),
+        confidence=confidence,
+    )
+
+
+def _interval(interval: Document) -> Interval:
+    return Interval(figure(interval["low"]), figure(interval["high"]))
+
+
+def _difference(difference: Document | None) -> Difference | None:
+    if difference is None:
+        return None
+    return Difference(
+        figure(difference["estimate"]),
+        _interval(difference["interval"]),
+        figure(difference["p_value"]),
+    )
+
+
+def _lift(lift: Document, windows: int) -> Lift:
+    return Lift(
+        estimate=(lift["gained"] - lift["lost"]) / windows if windows else math.nan,
+        gained=lift["gained"],
+        lost=lift["lost"],
+        p_value=figure(lift["p_value"]),
+        clustered_p_value=figure(lift["clustered_p_value"]),
+        interval=_interval(lift["interval"]),
+    )
+
+
+def _is_void(section: Document | None, windows: int) -> bool:
+    """Whether the counts of the section make a run mean nothing, its roundings in its favour.
+
+    windows: as the data have; raises ValueError where the section counts others.
+    """
+    if section is None:
+        return False
+    text, template = section["without_text"], section["template"]
+    if section["windows"] != windows:
+        raise ValueError("faults of other windows")
+
+    def marked(count: int) -> Bools:
+        return np.arange(windows) < count
+
+    none = marked(0)
+    continued = section["continuations"]
+    validity = Validity(
+        text=TextFaults(marked(text["any"]), none, none, none, section["unknown_tokens"]),
+        templates=Templates(marked(template["any"]), none, none),
+        lines=np.zeros(windows, dtype=np.int64),
+        records=section["records"],
+        used=section["records_used"],
+        extracted=section["extracted"],
+        readings=_readings(section["reading"]),
+        continuations=None
+        if continued is None
+        else Continuations(continued["windows"], continued["ended"], continued["same"]),
+    )
+    return validity_gate.judge_validity(validity) is not None
+
+
+def _readings(section: Mapping[str, Document]) -> dict[str, Reading]:
+    return {
+        part: Reading(
+            nll=reading["nll"] - _ROUNDED,
+            frequencies=reading["frequencies_nll"] + _ROUNDED,
+            uniform=reading["uniform_nll"] + _ROUNDED,
+        )
+        for part, reading in section.items()
+    }
