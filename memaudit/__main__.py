@@ -1,6 +1,14 @@
 """``python -m memaudit``, for launchers that start modules: ``torchrun -m memaudit scan ...``."""
 
-from memaudit.cli.app import main
+import os
+import sys
+
+# Python puts the working folder first in the path of modules, and a module that lies beside the
+# model or the data, such as numpy.py, would run. The memaudit command does not do that either.
+if not getattr(sys.flags, "safe_path", False) and sys.path[:1] in ([""], [os.getcwd()]):
+    del sys.path[0]
+
+from memaudit.cli.app import main  # noqa: E402 - nothing may be imported before that
 
 if __name__ == "__main__":
     main()
