@@ -8,7 +8,7 @@ import sys
 if not getattr(sys.flags, "safe_path", False) and sys.path[:1] in ([""], [os.getcwd()]):
     del sys.path[0]
 
-from memaudit.cli.app import main  # noqa: E402 - nothing may be imported before that
+from memaudit.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokeni
 from memaudit.config import TargetSettings
 from memaudit.errors import TargetError
 from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
-from memaudit.target.checkpoint import fingerprint_of
 from memaudit.target.attention import refuse_foreign_code
+from memaudit.target.checkpoint import fingerprint_of
 from memaudit.target.failures import explained, quiet_transformers
 from memaudit.target.openings import watched
 from memaudit.target.source import find_source, ready_source

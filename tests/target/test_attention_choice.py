@@ -24,8 +24,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
-@pytest.mark.parametrize("asked", ["flash_attention_2", "flash_attention_3", "unknown"]
-)
+@pytest.mark.parametrize("asked", ["flash_attention_2", "flash_attention_3", "unknown"])
 def test_another_attention_is_taken_and_shown(tmp_path: Path, key: str, asked: str) -> None:
     model = build_model("llama")
     path = save_model(model, build_tokenizer(), tmp_path / "m") / "config.json"

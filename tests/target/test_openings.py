@@ -270,15 +270,16 @@ def test_weights_that_change_while_they_are_loaded_are_refused(
 
 def test_what_was_replaced_for_the_watch_is_put_back() -> None:
     before = (torch.load, safetensors.safe_open, safetensors.torch.safe_open, safe_open)
-    with (
-        pytest.raises(ZeroDivisionError),
-        watched("m", allow_pickle=True),
-        watched("n", allow_pickle=False),
-    ):
-        assert torch.load is not before[0]
-        assert torch.serialization.load is torch.load
-        assert safetensors.torch.safe_open is not before[2]
-        _ = 1 / 0
+
+    def watch_and_fail() -> None:
+        with watched("m", allow_pickle=True), watched("n", allow_pickle=False):
+            assert torch.load is not before[0]
+            assert torch.serialization.load is torch.load
+            assert safetensors.torch.safe_open is not before[2]
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        watch_and_fail()
     assert (torch.load, safetensors.safe_open, safetensors.torch.safe_open, safe_open) == before
 
 
