@@ -1,5 +1,13 @@
 """``python -m memaudit``, for launchers that start modules: ``torchrun -m memaudit scan ...``."""
 
+import os
+import sys
+
+# Python puts the working folder first in the path of modules, and a module that lies beside the
+# model or the data, such as numpy.py, would run. The memaudit command does not do that either.
+if not getattr(sys.flags, "safe_path", False) and sys.path[:1] in ([""], [os.getcwd()]):
+    del sys.path[0]
+
 from memaudit.cli.app import main
 
 if __name__ == "__main__":

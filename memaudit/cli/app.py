@@ -19,6 +19,7 @@ from memaudit.cli.merging import merge
 from memaudit.cli.outlets import guard_standard_streams
 from memaudit.cli.reporting import report
 from memaudit.cli.verify import verify
+from memaudit.network import go_offline, turn_telemetry_off
 from memaudit.waiting_threads import shorten_spinning
 
 app = typer.Typer(
@@ -66,6 +67,9 @@ app.add_typer(diagnose_app)
 def main() -> None:
     """Entry point of the console script."""
     shorten_spinning(os.environ)
+    turn_telemetry_off(os.environ)
+    if "--offline" in sys.argv[1:]:  # before any library that reads the variables is imported
+        go_offline(os.environ)
     stdout = guard_standard_streams()
     try:
         with border(verbose=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from memaudit.cli.options import Device, Quiet, Seed, Verbose, settings_of
 from memaudit.cli.running import Order, run_scan
 from memaudit.errors import UsageError
 from memaudit.home import expand_home
+from memaudit.network import go_offline
 
 PROFILE = "demo"
 
@@ -35,6 +37,7 @@ def demo(
     """
     flags = settings_of({"out": out, "device": device, "seed": seed, "reveal": reveal})
     with border(verbose):
+        go_offline(os.environ)  # all that it needs is shipped
         from memaudit.demo.checks import judge_instrument
         from memaudit.demo.checks_table import render_checks
         from memaudit.demo.shipped import demo_settings, export_files, read_truth

@@ -5,6 +5,7 @@ Knows what a user may say beside ``--resume``. Knows nothing of how a scan is ru
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from memaudit.cli.border import Streams
 from memaudit.cli.running import Order, resolve_settings, scan_to_code, show_finished
 from memaudit.errors import UsageError
+from memaudit.network import go_offline
 
 if TYPE_CHECKING:
     from memaudit.layers import ResolvedConfig
@@ -117,4 +119,6 @@ def stored_settings(notes: RunNotes, flags: Mapping[str, Any], where: str) -> Re
         if stored[name] and not said.get(name):
             flag = name.rpartition(".")[2].replace("_", "-")
             raise UsageError(f"{where}: was begun with --{flag}; say so again to go on")
+    if config.target.offline:
+        go_offline(os.environ)
     return ResolvedConfig(config=config, sources=notes.sources)

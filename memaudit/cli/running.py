@@ -6,6 +6,7 @@ nothing of single flags.
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -20,6 +21,7 @@ import typer
 from memaudit.cli.border import Streams, Terminated
 from memaudit.cli.showing import show
 from memaudit.errors import UsageError
+from memaudit.network import go_offline
 
 if TYPE_CHECKING:
     from memaudit.layers import ResolvedConfig
@@ -34,11 +36,14 @@ if TYPE_CHECKING:
 def resolve_settings(
     flags: dict[str, Any], profile: str | None, config_file: Path | None, sets: list[str] | None
 ) -> ResolvedConfig:
-    """Flags over all other sources of settings."""
+    """Flags over all other sources of settings; where these say offline, the process is."""
     from memaudit.layers import layered, resolve
 
     layers = layered(flags, profile=profile, config_file=config_file, sets=sets or [])
-    return resolve(layers)
+    resolved = resolve(layers)
+    if resolved.config.target.offline:
+        go_offline(os.environ)
+    return resolved
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ of the run. Knows nothing of what is then asked of them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from memaudit.data.windows import Windows
 from memaudit.diagnose.passes import Passes
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.errors import UsageError
+from memaudit.network import go_offline
 from memaudit.plan import Role, bos_source, check_files, cut_files
 from memaudit.readiness import check_positions
 from memaudit.report.reading import column, figures, model_attacks
@@ -130,6 +132,8 @@ def open_subject(settings: DiagnoseSettings) -> Subject:
     """
     run = read_run(settings.run)
     config = _config(run, settings)
+    if config.target.offline:
+        go_offline(os.environ)
     _require_there(config)
     summaries = check_files(config)
     _require_same_data(run, summaries)

@@ -19,8 +19,10 @@ from peft import (
     set_peft_model_state_dict,
 )
 
+from memaudit.config import TargetSettings
 from memaudit.errors import TargetError
 from memaudit.target.failures import explained, quiet_transformers
+from memaudit.target.openings import watched
 from memaudit.target.placement import Placement, waits_elsewhere
 from memaudit.target.source import Source
 from memaudit.target.unused_weights import PEFT_PREFIX, UnusedWeights, head_reason, name_some
@@ -50,12 +52,14 @@ class FileNames(NamedTuple):
     """Weights in the file that are none of the adapter's, and went somewhere."""
 
 
-def load_adapter(source: Source, base: Any, placement: Placement) -> AdaptedModel:
+def load_adapter(
+    source: Source, settings: TargetSettings, base: Any, placement: Placement
+) -> AdaptedModel:
     """Put an adapter over its base, unmerged.
 
     Raises:
-        TargetError: it is a soft prompt itself, does not fit the base, lacks weights, or holds
-            weights that nothing takes.
+        TargetError: it is a soft prompt itself, does not fit the base, lacks weights, holds weights
+            that nothing takes, or opens other files than its own.
     """
     folder = Path(source.location)
     if waits_elsewhere(base):
@@ -75,7 +79,9 @@ def load_adapter(source: Source, base: Any, placement: Placement) -> AdaptedMode
         fit_vocabulary(base, path, source.name)
         of_base = {f"{PEFT_PREFIX}{weight}" for weight in base.state_dict()}
         renames = getattr(base, "_checkpoint_conversion_mapping", None)
-        model = PeftModel.from_pretrained(base, folder, torch_device=str(placement.device))
+        with watched(source.name, allow_pickle=settings.allow_pickle) as openings:
+            model = PeftModel.from_pretrained(base, folder, torch_device=str(placement.device))
+        openings.require_exactly(source.weights_files)
         names = _compare(model, load_peft_weights(str(folder), "cpu", renames))
     if names.missing:
         raise TargetError(

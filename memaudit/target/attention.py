@@ -13,6 +13,8 @@ from typing import Any
 import torch
 import transformers
 
+from memaudit.config import TargetSettings
+from memaudit.errors import TargetError
 from memaudit.target.failures import brief
 from memaudit.target.placement import Choice
 
@@ -21,16 +23,45 @@ PORTABLE = (None, "eager", "sdpa", "flex_attention")
 FLASH = re.compile(r"flash_attention_(\d)")
 
 
-def replace_attention(config: Any, device: torch.device, dtype: torch.dtype) -> str | None:
+def refuse_foreign_code(name: str, config: Any, settings: TargetSettings) -> None:
+    """Refuse an attention that is code of a repository on the hub, unless code is trusted.
+
+    name: what the user calls the model.
+
+    Raises:
+        TargetError: naming what the config asks for.
+    """
+    if settings.trust_remote_code:
+        return
+    for asked in _asked_for(config):
+        if asked is not None and _is_repository(asked):
+            raise TargetError(
+                f"{name}: attn_implementation in config.json is {brief(ValueError(asked), 60)}, "
+                "which is code on the hub; take that line out, or read that code and allow it with "
+                "--trust-remote-code"
+            )
+
+
+def replace_attention(
+    config: Any, device: torch.device, dtype: torch.dtype, *, kernels: bool = False
+) -> str | None:
     """Let transformers choose the attention where the config's cannot be had here.
 
-    The config is changed. What is named like a repository on the hub is code, which is not fetched.
+    The config is changed.
+
+    Args:
+        config: of a model that is about to be loaded.
+        device: where it goes.
+        dtype: of its numbers.
+        kernels: whether code of the hub may be fetched and run.
 
     Returns:
         What the config asked for; None where it stays.
     """
     for asked in _asked_for(config):
         if asked in PORTABLE or _has_flash(asked, device, dtype):
+            continue
+        if kernels and _has_kernel(asked, device):
             continue
         config._attn_implementation = None
         return asked
@@ -48,10 +79,24 @@ def describe_attention(model: Any, asked: str | None) -> dict[str, Choice]:
 
 def _asked_for(config: Any) -> Iterator[str | None]:
     """What a config and the configs in it ask for."""
-    yield getattr(config, "_attn_implementation", None)
+    asked = getattr(config, "_attn_implementation", None)
+    yield asked if asked is None else str(asked)
     for name in getattr(config, "sub_configs", {}):
         if (inner := getattr(config, name, None)) is not None:
             yield from _asked_for(inner)
+
+
+def _is_repository(asked: str) -> bool:
+    """Whether a way to compute attention is named like a repository: ``org/name@revision:name``."""
+    return "/" in asked
+
+
+def _has_kernel(asked: str | None, device: torch.device) -> bool:
+    """Whether code of a repository can be used: the package for it is there, and a GPU."""
+    if asked is None or not _is_repository(asked) or device.type != "cuda":
+        return False
+    available = getattr(transformers.utils, "is_kernels_available", None)
+    return available is not None and bool(available())
 
 
 def _has_flash(asked: str | None, device: torch.device, dtype: torch.dtype) -> bool:

@@ -21,7 +21,9 @@ from memaudit.errors import TargetError, UsageError
 from memaudit.file_hash import file_sha256
 from memaudit.target.attention import describe_attention, replace_attention
 from memaudit.target.failures import explained, lacks_memory
+from memaudit.target.hub_kernels import kernels_allowed, switch_kernels
 from memaudit.target.loading import LoadedModel, load_config, load_model, load_tokenizer_of
+from memaudit.target.openings import watched
 from memaudit.target.placement import (
     Choice,
     Placement,
@@ -38,6 +40,9 @@ from memaudit.target.prepacking import PREPACKED, choose_prepacking, prepacked_c
 from memaudit.target.quantization import Quantization, find_quantization, unpacked_size
 from memaudit.target.source import Source, find_source, local_folder, read_files, ready_source
 from memaudit.target.unused_weights import describe_unused
+
+MOST_LEFTOVERS = 20
+"""Weights that lie there and are not read, of which the report gives the names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +162,8 @@ def load_tokenizer(model: str, settings: TargetSettings) -> Any:
         UsageError: a setting that does not go with what ``model`` is.
         TargetError: there is no such model, or its tokenizer cannot be loaded.
     """
-    return load_tokenizer_of(find_source(model, settings), settings)
+    with watched(model, allow_pickle=settings.allow_pickle):
+        return load_tokenizer_of(find_source(model, settings), settings)
 
 
 def load_checkpoint(
@@ -176,13 +182,25 @@ def load_checkpoint(
 
     Raises:
         UsageError: a device that is not there, or a setting that does not fit the model.
-        TargetError: the model cannot be loaded, or is not a causal language model.
+        TargetError: the model cannot be loaded, or is not a causal language model; or what was
+            opened is not what its fingerprint names.
     """
+    switch_kernels(settings)
+    with watched(model, allow_pickle=settings.allow_pickle) as openings:
+        checkpoint = _checkpoint(model, settings, tokenizer, bos_source)
+    openings.require_unchanged()
+    return checkpoint
+
+
+def _checkpoint(
+    model: str, settings: TargetSettings, tokenizer: Any, bos_source: BosSource
+) -> Checkpoint:
     device, device_choice = choose_device(settings.device)
     source = ready_source(find_source(model, settings))
     config = load_config(source, settings)
     dtype, dtype_choice = choose_dtype(settings.dtype, device, config)
-    attention = replace_attention(config, device, dtype)
+    kernels = kernels_allowed(settings)
+    attention = replace_attention(config, device, dtype, kernels=kernels)
     if tokenizer is None:
         tokenizer = load_tokenizer_of(source, settings)
     bos_id, bos_choice = choose_bos(settings.bos, tokenizer, bos_source)
@@ -321,7 +339,8 @@ def _trust_choices(source: Source, settings: TargetSettings) -> dict[str, Choice
     if source.base is not None:
         weights, reason = f"{weights}, adapter", "the adapter is kept unmerged over its base"
     if unread := [file for part in parts for file in part.stored.unread]:
-        reason += f"; not read: {', '.join(unread)}"
+        named, more = unread[:MOST_LEFTOVERS], len(unread) - MOST_LEFTOVERS
+        reason += f"; not read: {', '.join(named)}" + (f" and {more} more" if more > 0 else "")
     choices = {"format": Choice(weights, reason)}
     if source.weights.prefix:
         choices["weight_names"] = Choice(

@@ -11,13 +11,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoModelForTokenClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
 
 from memaudit.config import TargetSettings
 from memaudit.errors import TargetError
 from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
+from memaudit.target.attention import refuse_foreign_code
 from memaudit.target.checkpoint import fingerprint_of
 from memaudit.target.failures import explained, quiet_transformers
+from memaudit.target.openings import watched
 from memaudit.target.source import find_source, ready_source
 
 _BATCH = 64  # texts of a pass
@@ -105,12 +107,24 @@ def load_entity_model(name: str, offline: bool, device: torch.device) -> EntityM
     settings = TargetSettings(offline=offline)
     source = ready_source(find_source(name, settings))
     asked = {"local_files_only": source.here_only, "trust_remote_code": False}
-    with explained(name), quiet_transformers():
+    with (
+        explained(name),
+        quiet_transformers(),
+        watched(name, allow_pickle=False) as openings,
+    ):
         tokenizer = AutoTokenizer.from_pretrained(source.location, **asked)
+        config = AutoConfig.from_pretrained(source.location, **asked)
+        refuse_foreign_code(name, config, settings)
         model, info = AutoModelForTokenClassification.from_pretrained(
-            source.location, use_safetensors=True, output_loading_info=True, **asked
+            source.location,
+            config=config,
+            use_safetensors=True,
+            output_loading_info=True,
+            **asked,
         )
+        openings.require_exactly(source.weights_files)
         files = fingerprint_of(source, settings)
+    openings.require_unchanged()
     if info["missing_keys"] or not tokenizer.is_fast or tokenizer.pad_token is None:
         raise TargetError(
             f"{name}: is no token classification model with a fast tokenizer that pads; "

@@ -16,7 +16,7 @@ from typing import Any
 
 from memaudit.errors import TargetError
 from memaudit.target.failures import explained
-from memaudit.target.layouts import DISTRIBUTED_SHARD, SHARD, explain_layout
+from memaudit.target.layouts import DISTRIBUTED_SHARD, SHARD, TRAINING_STATE, explain_layout
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 WHOLE = ("model.safetensors", "pytorch_model.bin")
@@ -34,7 +34,10 @@ TOKENIZER = (
 """Files of tokenizers and chat templates: what the classes of transformers ask for."""
 OF_OWN_CODE = ("*.py", "*.json", "*.txt")
 """What the code that a checkpoint brings may read besides."""
-OTHER_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "*.gguf")
+OTHER_WEIGHTS = (
+    *("*.safetensors", "*.gguf", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack"),
+)
+"""What lies beside the weights and holds some, too: the report names it as not read."""
 MOST_FOLDERS = 1000
 """Folders inside a model's folder that are looked into."""
 PLAIN_NAME = re.compile(r"[^./\\*?\[][^/\\*?\[]*")
@@ -273,8 +276,13 @@ def _refuse_another(folder: Folder, files: Collection[str], first: str) -> None:
 
 
 def _unread(folder: Folder, files: Collection[str]) -> tuple[str, ...]:
-    left = folder.top - set(files)
+    left = (name for name in folder.names - set(files) if not _is_training_state(name))
     return tuple(sorted(n for n in left if any(fnmatchcase(n, p) for p in OTHER_WEIGHTS)))
+
+
+def _is_training_state(name: str) -> bool:
+    file = name.rpartition("/")[2]
+    return any(fnmatchcase(file, pattern) for pattern in TRAINING_STATE)
 
 
 def read_json(path: Path) -> Mapping[str, Any]:

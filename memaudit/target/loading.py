@@ -28,6 +28,7 @@ from memaudit.config import TargetSettings
 from memaudit.data.bos import own_texts
 from memaudit.errors import TargetError
 from memaudit.target.adapters import load_adapter
+from memaudit.target.attention import refuse_foreign_code
 from memaudit.target.failures import (
     EMPTY_WEIGHTS,
     explained,
@@ -35,6 +36,7 @@ from memaudit.target.failures import (
     silent_stdout,
 )
 from memaudit.target.gguf_header import check_gguf
+from memaudit.target.openings import watched
 from memaudit.target.placement import Placement
 from memaudit.target.quantization import Quantization, finish, quantised_weights
 from memaudit.target.rehearsal import rehearse
@@ -85,7 +87,8 @@ def load_config(source: Source, settings: TargetSettings) -> Any:
     """The transformers config of a source, of its base where it is an adapter.
 
     Raises:
-        TargetError: unreadable, unknown to transformers, or not a causal language model.
+        TargetError: unreadable, unknown to transformers, or not a causal language model; or it
+            asks for code that was not allowed.
     """
     source = source.weights
     with (
@@ -94,6 +97,7 @@ def load_config(source: Source, settings: TargetSettings) -> Any:
         _asked(source, settings) as (location, asked),
     ):
         config = AutoConfig.from_pretrained(location, **asked)
+    refuse_foreign_code(source.name, config, settings)
     kind = f"{source.name}: is a {config.model_type} model"
     if getattr(config, "is_encoder_decoder", False):
         raise TargetError(f"{kind}, an encoder-decoder; memaudit audits causal language models")
@@ -213,7 +217,7 @@ def load_model(
     model, unused = _load_weights(source.weights, settings, config, placement, quantization)
     replaces_base = False
     if source.base is not None:
-        adapted = load_adapter(source, model, placement)
+        adapted = load_adapter(source, settings, model, placement)
         model, replaces_base = adapted.model, adapted.replaces_base
         unused = {**unused, **adapted.unused}
     model.requires_grad_(False)
@@ -250,9 +254,11 @@ def _load_weights(
         quiet_transformers(bars_without_switch=source.kind == "gguf"),
         _placed(placement) as (where, keep),
         _asked(source, settings) as (location, asked),
+        watched(source.name, allow_pickle=settings.allow_pickle) as openings,
     ):
         model, info = AutoModelForCausalLM.from_pretrained(location, **asked, **more, **where)
         keep(model)
+    openings.require_exactly(source.weights_files)
     if quantization is not None:
         finish(model, source.name, quantization)
     if info["mismatched_keys"]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.constants import HF_HUB_CACHE
@@ -45,6 +45,8 @@ HUB_SECONDS = 10
 """How long the hub may take to list a repository, before its cache has to do."""
 OWN_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 """Files that show that an adapter brings a tokenizer."""
+MEGATRON = ("megatron_core", "megatron.core")
+"""What PEFT writes into the config of every LoRA, and imports for none without another key."""
 SPLIT_GGUF = re.compile(r".*-\d{5}-of-(\d{5})\.gguf", re.IGNORECASE)
 
 
@@ -184,11 +186,7 @@ def _base(folder: Folder, settings: TargetSettings) -> Source:
     """The model under an adapter: the one that was asked for, or that its config names."""
     with explained(folder.name):
         config = read_json(folder.path / ADAPTER_CONFIG)
-    if config.get("adapters"):  # X-LoRA keeps only the gates of them itself
-        raise TargetError(
-            f"{folder.name}: names further adapters that lie elsewhere (X-LoRA), and memaudit "
-            "reads none but its own; merge them into the base"
-        )
+    _refuse_what_leads_elsewhere(folder.name, config)
     base = settings.base or config.get("base_model_name_or_path")
     if not base:
         raise TargetError(
@@ -206,6 +204,26 @@ def _base(folder: Folder, settings: TargetSettings) -> Source:
             f"{folder.name}: the base that the adapter names cannot be used ({error}); name it "
             "with --base"
         ) from error
+
+
+def _refuse_what_leads_elsewhere(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse an adapter whose config names code, or weights that are not beside it."""
+    if config.get("adapters"):  # X-LoRA keeps only the gates of them itself
+        raise TargetError(
+            f"{name}: names further adapters that lie elsewhere (X-LoRA), and memaudit reads none "
+            "but its own; merge them into the base"
+        )
+    for key, value in sorted(config.items()):
+        if key.startswith("megatron_") and value is not None and (key, value) != MEGATRON:
+            raise TargetError(
+                f"{name}: {key} in {ADAPTER_CONFIG} names code that PEFT would import for layers "
+                "of Megatron, which memaudit does not audit; take that line out"
+            )
+    if config.get("shadow_model") not in (None, "mirror"):  # mirror: made of the base
+        raise TargetError(
+            f"{name}: shadow_model in {ADAPTER_CONFIG} names a further model that lies elsewhere, "
+            "and memaudit reads none but the adapter and its base; save it without one"
+        )
 
 
 def _require_cache(name: str, folder: str) -> None:

@@ -124,7 +124,7 @@ def test_fingerprint_names_no_weights_that_were_not_read(folder: Path) -> None:
     assert "model.safetensors.index.json" in checkpoint.fingerprint
     assert checkpoint.choices["format"].reason == (
         "found there; not read: adapter_model.bin, consolidated.safetensors, m.gguf, "
-        "pytorch_model.bin"
+        "original/model.safetensors, pytorch_model.bin"
     )
 
 
