@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, is_offline_mode, snapshot_download
 from huggingface_hub.constants import HF_HUB_CACHE
 from transformers.utils import HF_MODULES_CACHE
 
@@ -237,21 +237,23 @@ def _require_cache(name: str, folder: str) -> None:
 def _hub(name: str, settings: TargetSettings, as_base: bool) -> Source:
     """A model of the hub, its small files fetched, its weights not yet."""
     _require_cache(name, HF_HUB_CACHE)
+    # HF_HUB_OFFLINE alone leaves some versions of the client asking for a list of the files.
+    offline = settings.offline or is_offline_mode()
     with explained(name), quiet_transformers():
         snapshot = snapshot_download(
             name,
             revision=settings.revision,
-            local_files_only=settings.offline,
+            local_files_only=offline,
             allow_patterns=SMALL,
             ignore_patterns=NOT_AT_THE_TOP,
         )
     path = Path(snapshot)
     names = list_folder(name, path).names
-    if not settings.offline:
+    if not offline:
         names = _names_on_hub(name, path.name) or names
     folder = Folder(name, path, names, on_hub=True)
     source = _folder(folder, settings, as_base, commit=path.name)
-    return replace(source, here_only=settings.offline)
+    return replace(source, here_only=offline)
 
 
 def _names_on_hub(name: str, commit: str) -> frozenset[str]:
