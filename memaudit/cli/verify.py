@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from memaudit.cli.border import INCONCLUSIVE, Streams, border
-from memaudit.cli.options import Verbose
+from memaudit.cli.options import KeyFile, Verbose
 
 
 def verify(
@@ -31,6 +31,7 @@ def verify(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit 4 if anything recorded could not be checked.")
     ] = False,
+    key_file: KeyFile = None,
     verbose: Verbose = False,
 ) -> None:
     """Compare RUN, its model and its data with the hashes that were recorded.
@@ -40,10 +41,13 @@ def verify(
     differs and not everything was at hand.
     """
     with border(verbose):
+        from memaudit.home import settings_folder
         from memaudit.integrity import Places, verify_run
         from memaudit.integrity_table import render_integrity
+        from memaudit.project_key import kept_key
 
-        integrity = verify_run(run, Places(model, base, reference, data, controls))
+        key = kept_key(key_file, settings_folder())
+        integrity = verify_run(run, Places(model, base, reference, data, controls), key)
         streams = Streams(quiet=False, verbose=verbose)
         shown = render_integrity(integrity, width=streams.width, color=streams.color)
         typer.echo(shown, nl=False)

@@ -3,6 +3,9 @@
 Knows the columns and how a cell is made harmless. Knows nothing of files: the text it yields is
 to be written as UTF-8 without newline translation.
 
+Likelihoods have two significant digits, at most two of them behind the point, unless text is
+revealed: six would tell whoever has the model which of a few thousand guesses was in the data.
+
 ``sample_id`` and the columns passed through are text. A spreadsheet would run a cell that starts
 with ``=``, ``+``, ``-``, ``@``, one of their full-width forms, a TAB or a CR, so such text gets a
 leading apostrophe, unless it is a number (``-1``, ``+3.5e2``). Text that begins with apostrophes
@@ -17,7 +20,7 @@ import heapq
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -43,6 +46,8 @@ LONGEST_PASSED = 200
 LONGEST_NAME = 80
 """Characters of a column's name: the header of so many columns is to be read back."""
 _SCORES = ("exact", "fractional", "matched", "longest_run", "suffix_nll", "log_p_z")
+_DECIMALS, _DIGITS = 2, 2
+"""Decimals and significant digits of a window's likelihood, where text is not revealed."""
 _SUFFIXES = tuple(attack.replace("-", "_") for attack in LADDER)
 _ON_REFERENCE = ("exact", "fractional", "suffix_nll")
 _ASKING = tuple(attack for attack in LADDER if attack != "copy")
@@ -178,12 +183,17 @@ def _parts(result: ScanResult) -> Iterator[_Part]:
             role,
             corpus,
             result.fingerprints[role],
-            scores,
+            {name: _coarse(one, bool(result.revealed)) for name, one in scores.items()},
             best_edit_similarity(asked) if asked else None,
-            queries(best_log_p_z(asked), 0.5) if asked else None,
+            queries(_likelihoods(best_log_p_z(asked), bool(result.revealed)), 0.5)
+            if asked
+            else None,
             None if found is None else found.data if role == "data" else found.controls,
             () if found is None else found.categories,
-            _reference_scores(result, role),
+            {
+                name: _coarse(one, bool(result.revealed))
+                for name, one in _reference_scores(result, role).items()
+            },
             result.revealed.get(role),
             bool(result.revealed),
         )
@@ -193,6 +203,23 @@ def _reference_scores(result: ScanResult, role: str) -> dict[str, WindowScores]:
     attacks = result.reference.attacks if result.reference is not None else ()
     both = {one.attack: one.data if role == "data" else one.controls for one in attacks}
     return {attack: scores for attack, scores in both.items() if scores is not None}
+
+
+def _coarse(scores: WindowScores, revealed: bool) -> WindowScores:
+    """Scores with their likelihoods as they may be shown."""
+    return replace(
+        scores,
+        suffix_nll=_likelihoods(scores.suffix_nll, revealed),
+        log_p_z=_likelihoods(scores.log_p_z, revealed),
+    )
+
+
+def _likelihoods(values: Floats, revealed: bool) -> Floats:
+    """Log-likelihoods (N,) as they may be shown: as they are only beside the text itself."""
+    if revealed:
+        return values
+    shown = [float(f"{round(value, _DECIMALS):.{_DIGITS}g}") for value in values.tolist()]
+    return np.array(shown, dtype=np.float64)
 
 
 def _file_order(windows: Windows) -> list[int]:
