@@ -60,7 +60,7 @@ def test_the_file_as_a_literal(file: Path, run: Path) -> None:
     assert (
         file.read_text()
         == f"""{{
-  "memaudit_baseline": 1,
+  "memaudit_baseline": 2,
   "tool_version": "0.1.0",
   "model": "tb7m",
   "model_sha256": "{model_name("", target["fingerprint"]).sha256}",

@@ -128,7 +128,7 @@ matched: most tokens before a mismatch; NLL: lowest,
 nats/token
 
 Data    members.jsonl: 1,305 rows, 1,305 windows of 50+50 tokens in 1,305
-        clusters; sha256 abababababababab
+        clusters; hmac-sha256 abababababababab (key 1131f7e7)
 Folds   0: fit 90, select 10, audit 100; 1: fit 90, select 10, audit 100
         windows, split by clusters
 Fitted  dynamic: fold 0 epoch 2; fold 1 no prompt; passes in float32
@@ -197,8 +197,8 @@ suffix   x = 1  # [bold]\n\x1b[2J
 none     x = 1  # [bold]\n\x1b[2J
 dynamic  x = 1  # [bold]\n\x1b[2J
 
-Data    members.jsonl: 3 rows, 3 windows of 50+50 tokens in 3 clusters; sha256
-        abababababababab
+Data    members.jsonl: 3 rows, 3 windows of 50+50 tokens in 3 clusters;
+        hmac-sha256 abababababababab (key 1131f7e7)
 Folds   0: fit 90, select 10, audit 100; 1: fit 90, select 10, audit 100
         windows, split by clusters
 Fitted  dynamic: fold 0 epoch 2; fold 1 no prompt; passes in float32
