@@ -146,9 +146,7 @@ def test_hostile_names_move_no_cursor(run: Run, tmp_path: Path) -> None:
             "made under another project key (w1 1131f7e7, now w1 0123abcd)",
         ),
         (
-            lambda made: replace(
-                made, file_hmacs={**made.file_hmacs, "data": "c" * 64}
-            ),
+            lambda made: replace(made, file_hmacs={**made.file_hmacs, "data": "c" * 64}),
             "other data (hmac-sha256 abababab, now cccccccc)",
         ),
         (

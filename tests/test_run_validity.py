@@ -232,9 +232,7 @@ def test_a_template_that_writes_another_turn(
     ]
     data = write_jsonl(tmp_path / "data.jsonl", rows)
     options = ("--max-exact", "0.1", "--gate-on", "estimate")
-    result = audit(
-        save_model(model, tokenizer, tmp_path / "m"), data, tmp_path / "run", *options
-    )
+    result = audit(save_model(model, tokenizer, tmp_path / "m"), data, tmp_path / "run", *options)
     assert result.exit_code == code, result.stderr
     assert validity_of(result).startswith(words)
 

@@ -29,7 +29,9 @@ def test_what_the_user_has_chosen_stays(name: str) -> None:
     assert describe_waiting(environment) == {"waiting threads": f"{name}=7"}
 
 
-@pytest.mark.parametrize(("given", "spun"), [({}, "30000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")])
+@pytest.mark.parametrize(
+    ("given", "spun"), [({}, "30000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
+)
 def test_the_command_says_it_before_torch_is_loaded(given: dict[str, str], spun: str) -> None:
     code = (
         "import os, sys, memaudit.cli.app as command\n"

@@ -361,8 +361,8 @@ class _Pile:
             )
         if loses := self._reading_back.loses:
             notes.append(
-                f"The tokenizer takes {loses} from the text, as it declares: records that differ in "
-                "nothing else are one and the same here."
+                f"The tokenizer takes {loses} from the text, as it declares: records that differ "
+                "in nothing else are one and the same here."
             )
         if self._columns_left_out:
             notes.append(f"Only the first {MOST_COLUMNS:,} columns are passed through.")

@@ -219,4 +219,7 @@ def _footing_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
         if comparison.new_only_run:
             yield "", f"{comparison.new_only_run:,} of those only in the run are extracted"
     terms = now.terms
-    yield "Data", f"hmac-sha256 {terms.data[:16]}, {count(now.windows, 'window')}; key {terms.key_id}"
+    yield (
+        "Data",
+        f"hmac-sha256 {terms.data[:16]}, {count(now.windows, 'window')}; key {terms.key_id}",
+    )

@@ -7,10 +7,10 @@ Likelihoods have two significant digits, at most two of them behind the point, u
 revealed: six would tell whoever has the model which of a few thousand guesses was in the data.
 
 ``sample_id``, ``reason``, ``categories`` and the columns passed through are text, and quoted. A
-spreadsheet would run a cell that starts with ``=``, ``+``, ``-``, ``@``, one of their other forms, a
-TAB or a CR, and some take ``;`` or ``|`` for what parts cells, quoted or not. So a text gets an
-apostrophe before such a start, also behind blanks and quotation marks, and so does what follows each
-``;`` or ``|`` in it; a text that is a number (``-1``, ``+3.5e2``) gets none. What has apostrophes
+spreadsheet would run a cell that starts with ``=``, ``+``, ``-``, ``@``, one of their other forms,
+a TAB or a CR, and some take ``;`` or ``|`` for what parts cells, quoted or not. So a text gets an
+apostrophe before such a start, also behind blanks and quotation marks, and so does what follows
+each ``;`` or ``|`` in it; a text that is a number (``-1``, ``+3.5e2``) gets none. What has apostrophes
 there already gets another one, so that taking one away always gives the text back. JSON lines
 (`to_jsonl`) need none of that.
 """
@@ -74,8 +74,8 @@ COLUMNS = (
 
 _OTHER_FORMS = "\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212"
 _RUN_BY_SPREADSHEETS = (*"=+-@", *_OTHER_FORMS, "\t", "\r")
-"""What a formula can start with: in ASCII, full-width and small signs, and the minus sign (OWASP, CSV
-injection)."""
+"""What a formula can start with: in ASCII, full-width and small signs, and the minus sign (OWASP,
+CSV injection)."""
 _RISKY = tuple(neutral(start) for start in _RUN_BY_SPREADSHEETS)
 _PARTS_CELLS = re.compile(r"([;|])")
 """What parts cells in some locales, where a comma is a decimal sign."""

@@ -109,7 +109,9 @@ def test_what_a_tokenizer_declares_to_take_is_said() -> None:
     assert cut(byte_level(), *CORPUS).notes == ()
 
 
-RECORDS = [f"Her name is Alda Berg, and the code of her door is {code}" for code in range(4700, 4720)]
+RECORDS = [
+    f"Her name is Alda Berg, and the code of her door is {code}" for code in range(4700, 4720)
+]
 ATTACKS: dict[str, Any] = {
     "other words": normalizers.Replace("Alda", "Bela"),
     "digits dropped": normalizers.Replace(Regex(r"\d+"), ""),
@@ -117,7 +119,9 @@ ATTACKS: dict[str, Any] = {
         [normalizers.Replace(str(digit), "0") for digit in range(1, 10)]
     ),
     "first half dropped": normalizers.Replace(Regex("^.{25}"), ""),
-    "all but the start dropped": normalizers.Replace(Regex("^(.{30}).*"), "nothing at all here to see"),
+    "all but the start dropped": normalizers.Replace(
+        Regex("^(.{30}).*"), "nothing at all here to see"
+    ),
     "lower case, undeclared": normalizers.Sequence(
         [normalizers.Replace(sign, sign.lower()) for sign in "HAB"]
     ),

@@ -127,7 +127,9 @@ def test_likelihoods_tell_no_more_than_two_digits():
         assert all(len(text.partition(".")[2]) <= 2 for text in shown), name
     assert {row["reference_suffix_nll_none"] for row in rows} - {""}
     # How many samples it takes follows from log_p_z, so that it is told no better.
-    logs = {(row["log_p_z_none"], row["queries_p50"]) for row in read(make_result(hits={"none": 9}))}
+    logs = {
+        (row["log_p_z_none"], row["queries_p50"]) for row in read(make_result(hits={"none": 9}))
+    }
     assert len({log for log, _ in logs}) == len(logs)
 
 
@@ -209,10 +211,10 @@ def test_in_a_folder_the_path_gives_the_place():
         ("\ufe66 1", "'\ufe66 1"),
         ("\u22121", "'\u22121"),
         (" =1", "' =1"),
-        ('"=1+1"', "'\"=1+1\""),
+        ('"=1+1"', '\'"=1+1"'),
         ("a;=1+1", "a;'=1+1"),
         (";=1+1", ";'=1+1"),
-        ('a;"=1+1";b', "a;'\"=1+1\";b"),
+        ('a;"=1+1";b', 'a;\'"=1+1";b'),
         ("a|\uff0b1;'=1", "a|'\uff0b1;''=1"),
         ("-1;-1", "'-1;'-1"),
         ("a; b | c", "a; b | c"),
