@@ -121,8 +121,8 @@ def _question(validity: Validity) -> Iterator[Finding]:
     if changed:
         yield Finding(
             f"In {changed:,} of {chats:,} chats ({percent(changed / chats)}) the chat template "
-            "does not write the turns as they are, so what is audited is not what was said. Use the "
-            "template that the model was trained with, or give prefix + suffix.",
+            "does not write the turns as they are, so what is audited is not what was said. Use "
+            "the template that the model was trained with, or give prefix + suffix.",
             changed > MOST_CHANGED * chats,
         )
 

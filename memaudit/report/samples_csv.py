@@ -10,9 +10,9 @@ revealed: six would tell whoever has the model which of a few thousand guesses w
 spreadsheet would run a cell that starts with ``=``, ``+``, ``-``, ``@``, one of their other forms,
 a TAB or a CR, and some take ``;`` or ``|`` for what parts cells, quoted or not. So a text gets an
 apostrophe before such a start, also behind blanks and quotation marks, and so does what follows
-each ``;`` or ``|`` in it; a text that is a number (``-1``, ``+3.5e2``) gets none. What has apostrophes
-there already gets another one, so that taking one away always gives the text back. JSON lines
-(`to_jsonl`) need none of that.
+each ``;`` or ``|`` in it; a text that is a number (``-1``, ``+3.5e2``) gets none. What has
+apostrophes there already gets another one, so that taking one away always gives the text back. JSON
+lines (`to_jsonl`) need none of that.
 """
 
 from __future__ import annotations
