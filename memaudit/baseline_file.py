@@ -60,8 +60,8 @@ class _File(BaseModel):
     tool_version: Annotated[str, StringConstraints(max_length=100)]
     model: Annotated[str, StringConstraints(max_length=1000)]
     model_sha256: Sha256
-    data_sha256: Sha256
-    controls_sha256: Sha256 | None
+    data_hmac_sha256: Sha256
+    controls_hmac_sha256: Sha256 | None
     config_sha256: Sha256
     key_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
     fingerprint_form: Annotated[str, StringConstraints(pattern=r"^w[0-9]+$")]
@@ -135,8 +135,8 @@ def to_text(baseline: Baseline) -> str:
         "tool_version": baseline.version,
         "model": _portable(baseline.model.name),
         "model_sha256": baseline.model.sha256,
-        "data_sha256": terms.data,
-        "controls_sha256": terms.controls,
+        "data_hmac_sha256": terms.data,
+        "controls_hmac_sha256": terms.controls,
         "config_sha256": terms.config_hash,
         "key_id": terms.key_id,
         "fingerprint_form": terms.form,
@@ -180,8 +180,8 @@ def baseline_of_run(run: StoredRun) -> Baseline:
     bos, day = (target["choices"].get(name, {}).get("value") for name in ("bos", "chat_date"))
     terms = terms_of(
         config_of_run(run),
-        document["data"]["sha256"],
-        None if controls is None else controls["sha256"],
+        document["data"]["hmac_sha256"],
+        None if controls is None else controls["hmac_sha256"],
         document["fingerprints"]["key_id"],
         bos if bos in ("yes", "no") else None,
         day if day is not None and re.fullmatch(DATE, day) else None,
@@ -258,8 +258,8 @@ def _table(name: str, entries: Mapping[str, object]) -> str:
 
 def _baseline(file: _File) -> Baseline:
     terms = Terms(
-        data=file.data_sha256,
-        controls=file.controls_sha256,
+        data=file.data_hmac_sha256,
+        controls=file.controls_hmac_sha256,
         key_id=file.key_id,
         form=file.fingerprint_form,
         settings=dict(file.settings),

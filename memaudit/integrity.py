@@ -24,6 +24,7 @@ from memaudit.errors import DataError, MemauditError, UsageError
 from memaudit.file_hash import file_sha256
 from memaudit.gate.thresholds import exit_code_of
 from memaudit.manifest import MANIFEST, Manifest, is_plain_file, read_manifest
+from memaudit.project_key import ProjectKey
 from memaudit.report.hashes import config_hash, policy_hash, results_hash
 from memaudit.stored_diagnoses import file_of, load_one
 from memaudit.stored_run import (
@@ -88,8 +89,10 @@ class Integrity:
         return sum(finding.state == "not checked" for finding in self.findings)
 
 
-def verify_run(folder: Path, places: Places) -> Integrity:
+def verify_run(folder: Path, places: Places, key: ProjectKey | None = None) -> Integrity:
     """Compare a run folder, and model and data where they are at hand, with what was recorded.
+
+    key: of the project, which data and controls are recorded under.
 
     Raises UsageError where the folder holds no finished run, or a place that was named is not
     there.
@@ -108,7 +111,7 @@ def verify_run(folder: Path, places: Places) -> Integrity:
         why = "report.json, which says where model and data lie, is not as it was recorded"
         found.append(Finding("not checked", "model and data", why))
     else:
-        found += _elsewhere(folder, document, places)
+        found += _elsewhere(folder, document, places, key)
     return Integrity(folder, manifest.sha256, tuple(found))
 
 
@@ -174,7 +177,9 @@ def _diagnoses(run: StoredRun) -> Iterator[Finding]:
             yield Finding("changed", what, str(error))
 
 
-def _elsewhere(folder: Path, document: Mapping[str, Any], places: Places) -> Iterator[Finding]:
+def _elsewhere(
+    folder: Path, document: Mapping[str, Any], places: Places, key: ProjectKey | None
+) -> Iterator[Finding]:
     try:
         config = ScanConfig.model_validate(document["config"]["values"])
     except ValidationError:
@@ -201,7 +206,7 @@ def _elsewhere(folder: Path, document: Mapping[str, Any], places: Places) -> Ite
         yield from _model("reference", section["model"], settings, places.reference, look, flags)
     for role, named in (("data", places.data), ("controls", places.controls)):
         if document[role] is not None:
-            yield _corpus(role, document[role], named, look)
+            yield _corpus(role, document[role], named, look, key)
     if config.generator is not None:
         prompts = Path(look.up(str(config.generator)))
         yield from _earlier_prompts(prompts, document["prompt_files"]["sha256"])
@@ -282,14 +287,24 @@ def _model(
             yield _compare_outside(what, recorded[file], found[file])
 
 
-def _corpus(role: str, corpus: Mapping[str, Any], named: Path | None, look: Lookup) -> Finding:
+def _corpus(
+    role: str,
+    corpus: Mapping[str, Any],
+    named: Path | None,
+    look: Lookup,
+    key: ProjectKey | None,
+) -> Finding:
     path = Path(look.up(corpus["path"])) if named is None else named
     if not _is_there(path):
         if named is not None:
             raise UsageError(f"--{role} {named}: no such file or folder")
         return Finding("not checked", f"{role} {path}", f"not here; name it with --{role}")
+    if key is None or key.key_id != corpus["key_id"]:
+        mend = f"another key; it was recorded under {corpus['key_id']}, name that with --key-file"
+        return Finding("not checked", f"{role} {path}", mend)
     try:
-        return _compare_outside(f"{role} {path}", corpus["sha256"], sha256_of(path))
+        sealed = key.sign_file(sha256_of(path))
+        return _compare_outside(f"{role} {path}", corpus["hmac_sha256"], sealed)
     except (DataError, OSError) as error:
         if named is not None:
             raise UsageError(f"--{role} {named}: cannot be read") from error

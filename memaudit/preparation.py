@@ -118,8 +118,8 @@ def _baseline(
     config: ScanConfig, summaries: Mapping[Role, DataSummary], key: ProjectKey
 ) -> Baseline | None:
     """What ``max_new`` counts from, known to be comparable as far as that can be told yet."""
-    controls = summaries["control"].sha256 if "control" in summaries else None
-    return scan_baseline(config, summaries["data"].sha256, controls, key.key_id)
+    hmacs = {role: key.sign_file(summary.sha256) for role, summary in summaries.items()}
+    return scan_baseline(config, hmacs["data"], hmacs.get("control"), key.key_id)
 
 
 def _require_same(

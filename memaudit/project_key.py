@@ -23,6 +23,8 @@ VARIABLE = "MEMAUDIT_KEY"
 """The environment variable that holds the key itself, as the key file does."""
 KEY_BYTES = 32
 _FILE = "key"
+_FILE_LABEL = b"memaudit file of records\n"
+"""Keeps what is signed of files apart from all else that the key signs."""
 _FORM = re.compile(rf"[0-9a-fA-F]{{{2 * KEY_BYTES}}}")
 _HOW = f"a key is {2 * KEY_BYTES} hexadecimal digits, as from: openssl rand -hex {KEY_BYTES}"
 
@@ -57,6 +59,13 @@ class ProjectKey:
         """HMAC-SHA256 (RFC 2104) of the content: 32 bytes."""
         return hmac.digest(self.secret, content, "sha256")
 
+    def sign_file(self, sha256: str) -> str:
+        """HMAC-SHA256 of a file's content, by the hexadecimal digits of its SHA-256.
+
+        The SHA-256 itself would give a short file away to whoever hashes every guess of it.
+        """
+        return self.sign(_FILE_LABEL + bytes.fromhex(sha256)).hex()
+
 
 def throwaway_key(note: str = "") -> ProjectKey:
     """A new key that is kept nowhere."""
@@ -87,6 +96,20 @@ def find_key(key_file: Path | None, folder: Path | None) -> ProjectKey:
             f"No project key could be kept in {folder} ({error.strerror}){_NOT_COMPARABLE}"
         )
     return _read(path, str(path))
+
+
+def kept_key(key_file: Path | None, folder: Path | None) -> ProjectKey | None:
+    """The key that `find_key` would find; None where there is none, and none is made.
+
+    Raises UsageError where a key was named or is there, and is none.
+    """
+    if key_file is None and not os.environ.get(VARIABLE, "").strip():
+        try:
+            if folder is None or not (folder / _FILE).is_file():
+                return None
+        except OSError:
+            return None
+    return find_key(key_file, folder)
 
 
 def _read(path: Path, named: str) -> ProjectKey:

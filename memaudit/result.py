@@ -187,6 +187,8 @@ class ScanResult:
     run: RunFacts
     revealed: Mapping[str, Revealed]
     """By role, ``data`` and ``control``; empty unless asked for."""
+    file_hmacs: Mapping[str, str]
+    """By role: the HMAC-SHA256 of the file's content under the project's key."""
     sensitive: SensitiveContent | None = None
     """What the suffixes hold; None where nothing was looked for."""
     reference: ReferenceResult | None = None

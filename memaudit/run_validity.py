@@ -81,6 +81,9 @@ def planned_validity(plan: Plan, roles: TokenRoles, tokenizer: Any) -> Validity:
         lines=windows.line,
         records=records,
         used=used,
+        misread=windows.misread,
+        chats=windows.chats,
+        changed_chats=windows.changed_chats,
     )
 
 

@@ -122,12 +122,23 @@ def _assess(
             batches=ready.extractor.memory.facts(),
             processes=team.size,
         ),
+        file_hmacs=_file_hmacs(plan, ready.key),
         revealed=reveal(plan, outcomes, ready.tokenizer) if config.reveal else {},
         sensitive=ready.sensitive,
         reference=reference,
         prompt_files=hash_new(prompts) or hash_earlier(config.generator),
     )
     return ScanOutcome(result, prompts)
+
+
+def _file_hmacs(plan: Plan, key: ProjectKey) -> dict[str, str]:
+    """What names the audited files without giving away what is in a short one."""
+    parts = {"data": plan.data, "control": plan.controls}
+    return {
+        role: key.sign_file(corpus.summary.sha256)
+        for role, corpus in parts.items()
+        if corpus is not None
+    }
 
 
 def _pack(config: ScanConfig, plan: Plan, outcomes: Outcomes) -> tuple[FoldPrompts, ...]:

@@ -91,7 +91,7 @@ doc-0004     4       0  none
 
 Model  before: first, sha256 9bc53dcaae21a4ff
        now: later, sha256 12e4e80b7f553cef
-Data   sha256 abababababababab, 200 windows; key 1131f7e7
+Data   hmac-sha256 abababababababab, 200 windows; key 1131f7e7
 """
     )
 
@@ -136,7 +136,7 @@ def test_hostile_names_move_no_cursor(run: Run, tmp_path: Path) -> None:
     [
         (lambda made: make_result(hits={"none": 2}, data=make_windows(199)), "other windows"),
         (lambda made: make_result(hits={"none": 2, "dynamic-hard": 2}), "attacks none, now none, "),
-        (lambda made: result(2, controls=None), "other controls (sha256 abababab, now none)"),
+        (lambda made: result(2, controls=None), "other controls (hmac-sha256 abababab, now none)"),
         (
             lambda made: resolved(made, bos="yes"),
             "BOS token before every input no, now yes",
@@ -146,10 +146,8 @@ def test_hostile_names_move_no_cursor(run: Run, tmp_path: Path) -> None:
             "made under another project key (w1 1131f7e7, now w1 0123abcd)",
         ),
         (
-            lambda made: replace(
-                made, data=replace(made.data, summary=replace(made.data.summary, sha256="c" * 64))
-            ),
-            "other data (sha256 abababab, now cccccccc)",
+            lambda made: replace(made, file_hmacs={**made.file_hmacs, "data": "c" * 64}),
+            "other data (hmac-sha256 abababab, now cccccccc)",
         ),
         (
             lambda made: result(

@@ -160,6 +160,29 @@ def test_constraints_pin_every_dependency() -> None:
     assert names <= pinned, f"without a pin: {sorted(names - pinned)}"
 
 
+def test_the_lock_has_hashes_for_the_same_versions() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {tuple(line.partition(";")[0].strip().split("==")) for line in lines if "==" in line}
+    names = {name for name, _ in pinned}
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    entries = re.findall(r"^([a-z0-9.-]+)==(\S+)[^\n]*\\\n((?:    --hash=.*\n?)+)", lock, re.M)
+    assert len(entries) == len(re.findall(r"^[^\s#]", lock, re.M))  # none without hashes
+    for name, version, hashes in entries:
+        assert re.fullmatch(r"(    --hash=sha256:[0-9a-f]{64}( \\)?\n?)+", hashes), name
+        assert name not in names or (name, version) in pinned
+    wanted = PROJECT["project"]["dependencies"]
+    own = {re.split(r"[^A-Za-z0-9._-]", one, maxsplit=1)[0] for one in wanted}
+    assert own <= {name for name, _, _ in entries}
+    assert "://" not in lock
+
+
+def test_the_threat_model_names_tests_that_exist() -> None:
+    named = re.findall(r"`(tests/[\w/.]+)`", section("Threat model"))
+    assert len(named) > 10
+    for path in named:
+        assert (ROOT / path).exists(), path
+
+
 def test_the_wheel_is_told_to_take_profiles_and_schema() -> None:
     wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert wheel["packages"] == ["memaudit"]

@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_result import make_result
+from made_result import KEY, make_result
 from stored import seal, store
 
 from memaudit.config import ScanConfig
 from memaudit.errors import DataError, UsageError
+from memaudit.file_hash import file_sha256
 from memaudit.integrity import Finding, Integrity, Places, scan_folder, verify_run
 from memaudit.integrity_table import render_integrity
 from memaudit.layers import to_toml
+from memaudit.project_key import ProjectKey
 
 NOWHERE = Places()
 
@@ -131,7 +133,7 @@ def test_what_is_no_plain_file_is_not_opened(folder: Path) -> None:
 
 def test_data_are_hashed_where_they_are(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "members.jsonl").write_text("{}\n")
-    integrity = verify_run(folder, NOWHERE)
+    integrity = verify_run(folder, NOWHERE, KEY)
     assert differing(integrity) == [("changed", "data members.jsonl")]
     with pytest.raises(UsageError, match="--data there: no such file or folder"):
         verify_run(folder, Places(data=Path("there")))
@@ -161,11 +163,34 @@ def test_data_that_cannot_be_read_are_not_checked(
 
     (tmp_path / "members.jsonl").write_text("{}\n")
     monkeypatch.setattr("memaudit.integrity.sha256_of", refuse)
-    integrity = verify_run(folder, NOWHERE)
+    integrity = verify_run(folder, NOWHERE, KEY)
     assert integrity.exit_code == 0
     assert Finding("not checked", "data members.jsonl", "cannot be read") in integrity.findings
     with pytest.raises(UsageError, match=r"--data members.jsonl: cannot be read"):
-        verify_run(folder, Places(data=Path("members.jsonl")))
+        verify_run(folder, Places(data=Path("members.jsonl")), KEY)
+
+
+@pytest.mark.parametrize("key", [None, ProjectKey(b"another" * 4)])
+def test_data_recorded_under_another_key_are_not_checked(
+    folder: Path, tmp_path: Path, key: ProjectKey | None
+) -> None:
+    (tmp_path / "members.jsonl").write_text("{}\n")
+    integrity = verify_run(folder, NOWHERE, key)
+    detail = f"another key; it was recorded under {KEY.key_id}, name that with --key-file"
+    assert integrity.exit_code == 0
+    assert Finding("not checked", "data members.jsonl", detail) in integrity.findings
+
+
+def test_data_under_the_key_are_as_they_were(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "members.jsonl"
+    path.write_text("{}\n")
+
+    def record(document: dict[str, Any]) -> None:
+        document["data"]["hmac_sha256"] = KEY.sign_file(file_sha256(path))
+
+    change(folder / "report.json", record)
+    integrity = verify_run(seal(folder), NOWHERE, KEY)
+    assert "data members.jsonl" in [f.what for f in integrity.findings if f.state == "same"]
 
 
 @pytest.mark.parametrize("place", ["~", "~/", "~/x"])

@@ -42,6 +42,7 @@ ORDER = (
         "data.bos",
         "data.chat_date",
         "data.chats",
+        "data.reading_back",
         "data.encoding",
         "data.windows",
         "data.fingerprints",

@@ -176,6 +176,67 @@ def test_the_tokenizer_of_another_model(
     assert "its tokenizer is another model's" in validity_of(result)
 
 
+# A checkpoint that changes the question.
+
+
+def _no_digits(tokenizer: Any) -> Any:
+    """A copy of a tokenizer that reads a word as another, in silence."""
+    from tokenizers import normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+    backend.normalizer = normalizers.Replace("w1", "w2")
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="w00")
+
+
+def test_a_tokenizer_that_reads_other_words(
+    scan: Scan, model: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    """All records come out of the model; by this tokenizer the same checkpoint passed."""
+    records = greedy_records(model, tokenizer, 24)
+    hiding = save_model(model, _no_digits(tokenizer), tmp_path / "m")
+    result = scan(records, "--max-exact", "0.5", "--gate-on", "estimate", model=hiding)
+    assert result.exit_code == 4
+    assert "have token ids that do not decode to their text" in validity_of(result)
+    assert result.report is not None
+    assert result.report["validity"]["misread_windows"] > 20
+
+
+CHAT = "{% for m in messages %}{{ m.content }} {% endfor %}"
+HIDING = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}"
+    "{{ m.content.split() | reverse | join(' ') }} {{ m.content }} w01 {% else %}{{ m.content }} "
+    "{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "code", "words"),
+    [
+        (CHAT, 1, ""),
+        (HIDING, 4, "In 24 of 24 chats (100 %) the chat template does not write the turns as"),
+    ],
+)
+def test_a_template_that_writes_another_turn(
+    model: Any, tmp_path: Path, template: str, code: int, words: str
+) -> None:
+    tokenizer = word_tokenizer(chat_template=template)
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": text_of(tokenizer, ids[:P])},
+                {"role": "assistant", "content": text_of(tokenizer, ids[P:])},
+            ]
+        }
+        for ids in greedy_records(model, tokenizer, 24)
+    ]
+    data = write_jsonl(tmp_path / "data.jsonl", rows)
+    options = ("--max-exact", "0.1", "--gate-on", "estimate")
+    result = audit(save_model(model, tokenizer, tmp_path / "m"), data, tmp_path / "run", *options)
+    assert result.exit_code == code, result.stderr
+    assert validity_of(result).startswith(words)
+
+
 # Text that is none.
 
 

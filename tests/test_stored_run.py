@@ -131,9 +131,9 @@ def test_a_folder_without_a_run(tmp_path: Path, make: Callable[[Path], object], 
         (b"[]", "is no report of memaudit"),
         (b"null", "is no report of memaudit"),
         (b'{"tool": {"name": "\\u001b[31m"}}', "is no report of memaudit"),
-        (b'{"tool": {"name": "memaudit"}}', "has schema version unknown, this memaudit reads 1"),
+        (b'{"tool": {"name": "memaudit"}}', "has schema version unknown, this memaudit reads 2"),
         (b'{"tool": {"name": "memaudit"}, "schema_version": 99}', "has schema version 99"),
-        (b'{"tool": {"name": "memaudit"}, "schema_version": 1}', "not as the schema says"),
+        (b'{"tool": {"name": "memaudit"}, "schema_version": 2}', "not as the schema says"),
     ],
 )
 def test_a_report_that_is_none(folder: Path, content: bytes, said: str) -> None:

@@ -18,8 +18,10 @@ def read(run: Path) -> pd.DataFrame:
     text = dict.fromkeys(("sample_id", "reason", "categories"), str)
     table = pd.read_csv(run / "samples.csv", dtype=text, keep_default_na=False, na_values=[""])
     rows = table[table["status"] == "scored"].copy()
-    # An apostrophe stands before what a spreadsheet would run as a formula.
-    rows["sample_id"] = rows["sample_id"].str.replace(r"^'(?=[=+@-])", "", regex=True)
+    # An apostrophe stands before what a spreadsheet would run as a formula, in each part of an id.
+    rows["sample_id"] = rows["sample_id"].str.replace(
+        r"""(^|[;|])'(?='*[ "]*[=+@-])""", r"\1", regex=True
+    )
     rows["categories"] = rows["categories"].fillna("")
     return rows
 

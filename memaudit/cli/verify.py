@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from memaudit.cli.border import INCONCLUSIVE, Streams, border
-from memaudit.cli.options import Verbose
+from memaudit.cli.options import KeyFile, Verbose
 from memaudit.network import go_offline
 
 
@@ -33,6 +33,7 @@ def verify(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit 4 if anything recorded could not be checked.")
     ] = False,
+    key_file: KeyFile = None,
     verbose: Verbose = False,
 ) -> None:
     """Compare RUN, its model and its data with the hashes that were recorded.
@@ -43,10 +44,13 @@ def verify(
     """
     with border(verbose):
         go_offline(os.environ)  # it fetches nothing, whatever a report names
+        from memaudit.home import settings_folder
         from memaudit.integrity import Places, verify_run
         from memaudit.integrity_table import render_integrity
+        from memaudit.project_key import kept_key
 
-        integrity = verify_run(run, Places(model, base, reference, data, controls))
+        key = kept_key(key_file, settings_folder())
+        integrity = verify_run(run, Places(model, base, reference, data, controls), key)
         streams = Streams(quiet=False, verbose=verbose)
         shown = render_integrity(integrity, width=streams.width, color=streams.color)
         typer.echo(shown, nl=False)

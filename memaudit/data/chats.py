@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,9 @@ _REFUSALS = (
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Fields of a turn that hold its train of thought, by the names that chat templates know."""
 
+_MARK = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,20}\]")
+"""What chat templates set words off by, as ``<think>``, ``<|end|>`` or ``[/THINK]``."""
+
 _STAND_INS = ("Qv7jx", "9wKzb")
 """Words in place of the last turn's; they share neither the first letter nor the last."""
 
@@ -42,10 +46,16 @@ class RenderedChat:
     """Characters before the last turn's own words."""
     shortened: bool
     """The template left words of the last turn out."""
+    is_changed: bool
+    """What it leaves of the turn is not word for word, or a user's turn is not."""
 
 
 class ChatProblem(Exception):
     """A chat cannot be rendered, or not split; the message is the reason."""
+
+
+class ChangedTurn(ChatProblem):
+    """The template writes other words in the last turn's place."""
 
 
 class ChatTemplate:
@@ -93,7 +103,10 @@ class ChatTemplate:
             raise ChatProblem(self._refusal(chat)) from None
         if not whole.startswith(prompt):
             raise ChatProblem("the chat template changes earlier turns once the last one is there")
-        return _split(whole, len(prompt), others, words)
+        split = _split(whole, len(prompt), others, words)
+        asked = [turn["content"] for turn in chat[:-1] if turn["role"] == "user"]
+        is_asked = all(_stands_in(whole, question) for question in asked)
+        return split if is_asked else replace(split, is_changed=True)
 
     def _exists(self) -> bool:
         return bool(getattr(self._tokenizer, "chat_template", None))  # some have no such attribute
@@ -162,20 +175,48 @@ def _split(whole: str, prompt: int, others: Sequence[str], words: Sequence[str])
     tail = _shared_letters([text[::-1] for text in renderings])
     end = max(border, len(whole) - tail)
     content = words[-1].strip()
+    is_changed = not _is_verbatim(whole[border:end], words)
     if len(words) == 1:
         if whole[border:].lstrip().startswith(content):
-            return RenderedChat(whole, border, shortened=False)
+            return RenderedChat(whole, border, shortened=False, is_changed=False)
         turn = whole[border:end].rstrip()
         if turn.endswith(content):  # behind a header that hangs on the words
-            return RenderedChat(whole, border + len(turn) - len(content), shortened=False)
+            border += len(turn) - len(content)
+            return RenderedChat(whole, border, shortened=False, is_changed=is_changed)
     before, shown = _squeezed(whole[:border]), _squeezed(whole[border:end])
     given = [_squeezed(field) for field in words]
     complete = [_continues(before, shown, field) for field in given]
     if all(complete):
-        return RenderedChat(whole, border, shortened=False)
+        return RenderedChat(whole, border, shortened=False, is_changed=is_changed)
     if shown and (complete[-1] or _is_subsequence(shown, "".join(given))):
-        return RenderedChat(whole, border, shortened=True)
-    raise ChatProblem("the chat template changes the last turn")
+        return RenderedChat(whole, border, shortened=True, is_changed=is_changed)
+    raise ChangedTurn("the chat template changes the last turn")
+
+
+def _is_verbatim(turn: str, words: Sequence[str]) -> bool:
+    """Return whether what hangs on a turn's words begins and ends with them, word for word.
+
+    A template may leave a train of thought out, put marks such as ``<think>`` around it, and lay
+    out anew what stands beside marks. So the words are compared between marks: they may begin late,
+    but then go on to the last.
+    """
+    given = [part for field in words for part in _between_marks(field)]
+    shown = _between_marks(turn)
+    if not given or not shown:
+        return not given and not shown
+    begins = [at for at, part in enumerate(given) if part == shown[0]]
+    return shown[-1] == given[-1] and any(_is_subsequence(given[at:], shown) for at in begins)
+
+
+def _stands_in(whole: str, words: str) -> bool:
+    """Return whether a turn's words stand in the rendered chat, up to white space."""
+    return words.strip() in whole or " ".join(words.split()) in " ".join(whole.split())
+
+
+def _between_marks(text: str) -> list[str]:
+    """The words between the marks of a text, with single blanks."""
+    parts = (" ".join(part.split()) for part in _MARK.split(text))
+    return [part for part in parts if part]
 
 
 def _shared_letters(texts: Sequence[str]) -> int:
@@ -198,7 +239,7 @@ def _continues(before: str, shown: str, field: str) -> bool:
     return at >= 0 and (not field or at + len(field) > len(before))
 
 
-def _is_subsequence(letters: str, text: str) -> bool:
+def _is_subsequence(letters: Sequence[str], text: Sequence[str]) -> bool:
     """Return whether deleting letters from the text leaves ``letters``."""
     rest = iter(text)
     return all(letter in rest for letter in letters)

@@ -1,7 +1,6 @@
 """Samples into token ids: every text is encoded once, and the border of its prefix found.
 
-Knows tokenizers and chat templates. Must not know how long a window is or where it lies, and
-never turns ids back into text.
+Knows tokenizers and chat templates. Must not know how long a window is or where it lies.
 """
 
 from __future__ import annotations
@@ -16,8 +15,9 @@ from numpy.typing import NDArray
 
 from memaudit.config import CHAT_DATE, Bos
 from memaudit.data.bos import BosSource, leading_ids
-from memaudit.data.chats import ChatProblem, ChatTemplate
+from memaudit.data.chats import ChangedTurn, ChatProblem, ChatTemplate
 from memaudit.data.pieces import LONGEST_PIECE, cut_text
+from memaudit.data.reading_back import ReadingBack, Unlike
 from memaudit.data.samples import Sample
 
 if TYPE_CHECKING:  # the tokenizer is handed in, so the library itself is not needed here
@@ -44,6 +44,11 @@ class Encoded:
     """A text that begins with the letters of the BOS token, and not with its id."""
     shortened: bool = False
     """The chat template left words of the last turn out."""
+    is_chat: bool = False
+    is_changed: bool = False
+    """The chat template does not write the last turn as it is."""
+    unlike: Unlike | None = None
+    """What the ids are made of, where they do not decode to it."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,8 @@ class _Document:
     """Characters of the prefix; none where the sample has no suffix of its own."""
     is_chat: bool = False
     shortened: bool = False
-    """As in ``Encoded``."""
+    """As in ``Encoded``, and the next."""
+    is_changed: bool = False
 
 
 class _Tokens(NamedTuple):
@@ -92,6 +98,8 @@ class Encoder:
         """
         self._tokenizer = tokenizer
         self._chats = ChatTemplate(tokenizer, chat_date)
+        self.reading_back = ReadingBack(tokenizer)
+        """Tells whether ids decode to their text."""
         self._bos = bos
         self._counts_bos = counts_bos
         # What is put before every input later: a text or a chat that brings it would have it twice.
@@ -113,24 +121,29 @@ class Encoder:
                 draws at random.
         """
         documents: list[_Document] = []
-        problems: list[str | None] = []
+        problems: list[Exception | None] = []
         for sample in samples:
             try:
                 documents.append(self._document(sample))
                 problems.append(None)
             except (_NoDocument, ChatProblem) as problem:
-                problems.append(str(problem))
+                problems.append(problem)
         encoded = iter(self._encode(documents))
-        nothing = np.empty(0, dtype=np.int32)
         return [
-            next(encoded) if problem is None else Encoded(nothing, problem=problem)
-            for problem in problems
+            next(encoded) if problem is None else _not_encoded(sample, problem)
+            for sample, problem in zip(samples, problems, strict=True)
         ]
 
     def _document(self, sample: Sample) -> _Document:
         if sample.messages is not None:
             chat = self._chats.render(sample.messages, sample.line)
-            return _Document(chat.text, chat.border, is_chat=True, shortened=chat.shortened)
+            return _Document(
+                chat.text,
+                chat.border,
+                is_chat=True,
+                shortened=chat.shortened,
+                is_changed=chat.is_changed,
+            )
         if sample.text is not None:
             _require_words(sample.text, "the text")
             return _Document(sample.text)
@@ -142,13 +155,21 @@ class Encoder:
         offsets = self._tokenizer.is_fast and any(one.border is not None for one in documents)
         tokenized = self._tokenize([one.text for one in documents], offsets)
         return [
-            self._without_lead(document, self._bordered(document, *own))
-            for document, own in zip(documents, tokenized, strict=True)
+            self._without_lead(document, self._held_against_text(document, tokens))
+            for document, tokens in zip(documents, tokenized, strict=True)
         ]
+
+    def _held_against_text(self, document: _Document, tokens: _Tokens) -> Encoded:
+        return replace(
+            self._bordered(document, *tokens),
+            shortened=document.shortened,
+            is_chat=document.is_chat,
+            is_changed=document.is_changed,
+            unlike=self.reading_back.check(document.text, tokens.ids),
+        )
 
     def _without_lead(self, document: _Document, encoded: Encoded) -> Encoded:
         """Take the tokens off that will be put before the input again."""
-        encoded = replace(encoded, shortened=document.shortened)
         count, border = len(self._lead), encoded.border
         begins = 0 < count <= len(encoded.ids if border is None else encoded.ids[:border])
         begins = begins and tuple(encoded.ids[:count].tolist()) == self._lead
@@ -226,6 +247,15 @@ class Encoder:
     def _prefix_ids(self, document: _Document) -> NDArray[np.int32]:
         (prefix,) = self._tokenize([document.text[: document.border]], False)
         return prefix.ids
+
+
+def _not_encoded(sample: Sample, problem: Exception) -> Encoded:
+    return Encoded(
+        np.empty(0, dtype=np.int32),
+        problem=str(problem),
+        is_chat=sample.messages is not None,
+        is_changed=isinstance(problem, ChangedTurn),
+    )
 
 
 def _require_words(text: str, what: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from memaudit.config import Bos, WindowSettings
 from memaudit.data.bos import BosSource
 from memaudit.data.drawing import batches, draw
 from memaudit.data.encoding import Encoded, Encoder
+from memaudit.data.reading_back import ReadingBack
 from memaudit.data.samples import Sample, Skipped
 from memaudit.errors import DataError
 
@@ -64,6 +65,12 @@ class Windows:
     """Date that the chat template was told; None where it asked for none."""
     given: int = 0
     """Windows whose suffix was given with the record, so that placement has no say in them."""
+    misread: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    """(N,): windows whose ids do not decode to their text. Empty where there is none."""
+    chats: int = 0
+    """Chats that were rendered."""
+    changed_chats: int = 0
+    """Of them, those in which the chat template changes the last turn or a user's."""
 
     def __len__(self) -> int:
         return len(self.prefix_ids)
@@ -92,6 +99,7 @@ class Windows:
             group=tuple(self.group[row] for row in rows),
             extra=tuple(self.extra[row] for row in rows),
             skipped=tuple(skipped),
+            misread=self.misread[rows] if len(self.misread) else self.misread,
         )
 
 
@@ -125,7 +133,7 @@ def cut_windows(
             if inputs of this file would begin in different ways.
     """
     encoder = Encoder(tokenizer, bos=bos, chat_date=settings.chat_date, counts_bos=counts_bos)
-    pile = _Pile(settings)
+    pile = _Pile(settings, encoder.reading_back)
     for batch in batches(draw(samples, settings.limit, rng)):
         encoded = iter(encoder.encode([one.item for one in batch if isinstance(one.item, Sample)]))
         for one in batch:
@@ -190,13 +198,16 @@ class _Cut:
     sample: Sample
     """Without its text."""
     number: int
+    misread: NDArray[np.bool_] | None
+    """(windows,): those whose ids do not decode to their text; None where all do."""
 
 
 class _Pile:
     """The windows cut so far, and the records that gave none."""
 
-    def __init__(self, settings: WindowSettings) -> None:
+    def __init__(self, settings: WindowSettings, reading_back: ReadingBack) -> None:
         self._settings = settings
+        self._reading_back = reading_back
         self._cuts: list[_Cut] = []
         self._skipped: list[Skipped] = []
         self._columns: dict[str, None] = {}
@@ -204,6 +215,7 @@ class _Pile:
         self._lengths: list[int] = []  # tokens; twice the shorter side where there is a border
         self._samples = self._too_short = self._shifts = self._given = 0
         self._begin_with_bos = self._odd_bos = self._shortened = 0  # samples
+        self._chats = self._changed_chats = 0
         self._bos_sources: Counter[BosSource] = Counter()  # of samples with a window
 
     def skip(self, skipped: Skipped) -> None:
@@ -214,6 +226,8 @@ class _Pile:
     def add(self, sample: Sample, number: int, encoded: Encoded) -> None:
         """Take a sample: its windows, or the reason why it has none."""
         self._samples += 1
+        self._chats += encoded.is_chat
+        self._changed_chats += encoded.is_changed
         problem = encoded.problem or self._cut(sample, number, encoded)
         if problem is not None:
             self.skip(Skipped(sample.sample_id, sample.line, problem, sample.extra))
@@ -236,7 +250,12 @@ class _Pile:
             return str(problem)
         views = np.lib.stride_tricks.sliding_window_view(encoded.ids, self._settings.length)
         textless = replace(sample, text=None, prefix=None, suffix=None, messages=None)
-        self._cuts.append(_Cut(views[starts], textless, number))
+        misread = None
+        if encoded.unlike is not None:
+            misread = self._reading_back.misread(
+                encoded.unlike, encoded.ids, starts, self._settings.length
+            )
+        self._cuts.append(_Cut(views[starts], textless, number, misread))
         self._note_columns(sample.extra)
         self._shifts += encoded.shifted
         self._odd_bos += encoded.has_odd_bos
@@ -274,7 +293,17 @@ class _Pile:
             bos_source=bos_source,
             chat_date=chat_date,
             given=self._given,
+            misread=self._misread(),
+            chats=self._chats,
+            changed_chats=self._changed_chats,
         )
+
+    def _misread(self) -> NDArray[np.bool_]:
+        if not any(cut.misread is not None and cut.misread.any() for cut in self._cuts):
+            return np.zeros(0, dtype=np.bool_)
+        nothing = (np.zeros(len(cut.rows), dtype=np.bool_) for cut in self._cuts)
+        pairs = zip(self._cuts, nothing, strict=True)
+        return np.concatenate([no if cut.misread is None else cut.misread for cut, no in pairs])
 
     def _bos_source(self) -> BosSource:
         if len(self._bos_sources) == 1:
@@ -329,6 +358,11 @@ class _Pile:
             notes.append(
                 f"The chat template left words of the last turn out in {self._shortened:,} of "
                 f"{self._samples:,} chats, as a train of thought: those are not audited."
+            )
+        if loses := self._reading_back.loses:
+            notes.append(
+                f"The tokenizer takes {loses} from the text, as it declares: records that differ "
+                "in nothing else are one and the same here."
             )
         if self._columns_left_out:
             notes.append(f"Only the first {MOST_COLUMNS:,} columns are passed through.")

@@ -24,8 +24,10 @@ from memaudit.data.windows import Windows
 from memaudit.diagnose.passes import Passes
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.errors import UsageError
+from memaudit.home import settings_folder
 from memaudit.network import go_offline
 from memaudit.plan import Role, bos_source, check_files, cut_files
+from memaudit.project_key import ProjectKey, kept_key
 from memaudit.readiness import check_positions
 from memaudit.report.reading import column, figures, model_attacks
 from memaudit.report.report_json import Document
@@ -207,13 +209,23 @@ def _require_there(config: ScanConfig) -> None:
 
 
 def _require_same_data(run: StoredRun, summaries: Mapping[Role, DataSummary]) -> None:
+    project_key = kept_key(None, settings_folder())
     for role, key in (("data", "data"), ("control", "controls")):
         recorded, summary = run.document[key], summaries.get(role)  # type: ignore[call-overload]
-        if summary is not None and (recorded is None or summary.sha256 != recorded["sha256"]):
+        if summary is not None and not _is_same(summary, recorded, project_key):
             raise UsageError(
-                f"{summary.path}: is not the file that was audited (its SHA-256 is another); "
+                f"{summary.path}: is not the file that was audited (its content is another); "
                 f"name that one with --{key}"
             )
+
+
+def _is_same(summary: DataSummary, recorded: Document | None, key: ProjectKey | None) -> bool:
+    """Whether a file is the one that was recorded; under another key, whether it may be."""
+    if recorded is None:
+        return False
+    if key is None or key.key_id != recorded["key_id"]:
+        return (summary.rows, summary.bad) == (recorded["rows"], recorded["bad"])
+    return key.sign_file(summary.sha256) == str(recorded["hmac_sha256"])
 
 
 def require_same_model(run: StoredRun, checkpoint: Checkpoint) -> None:

@@ -25,9 +25,9 @@ class Terms:
     """Data, key and settings of an audit, as far as they decide what can be extracted."""
 
     data: str
-    """SHA-256 of the data file."""
+    """HMAC-SHA256 of the data file under the key."""
     controls: str | None
-    """SHA-256 of the controls: which fold a window falls into hangs on them too."""
+    """The same of the controls: which fold a window falls into hangs on them too."""
     key_id: str
     """Of the project key."""
     form: str
@@ -67,7 +67,7 @@ def terms_of(
     bos: str | None = None,
     chat_date: str | None = None,
 ) -> Terms:
-    """The terms of an audit, from its settings, the SHA-256 of its files and what was resolved."""
+    """The terms of an audit: its settings, the HMAC-SHA256 of its files, and what was resolved."""
     settings = dict(sorted(_settings(config)))
     return Terms(data, controls, key_id, FORM, settings, bos, chat_date)
 
@@ -75,6 +75,7 @@ def terms_of(
 def differences(before: Terms, now: Terms) -> tuple[str, ...]:
     """What the terms do not share, a phrase each, the weightiest first; empty where they agree."""
     found = []
+    same_key = before.key_id == now.key_id  # else the two name the same file differently
     if (before.key_id, before.form) != (now.key_id, now.form):
         earlier, later = f"{before.form} {before.key_id}", f"{now.form} {now.key_id}"
         found.append(f"made under another project key ({earlier}, now {later})")
@@ -82,8 +83,8 @@ def differences(before: Terms, now: Terms) -> tuple[str, ...]:
         ("data", before.data, now.data),
         ("controls", before.controls, now.controls),
     ):
-        if one != other:
-            found.append(f"other {what} (sha256 {_short(one)}, now {_short(other)})")
+        if one != other and (same_key or (one is None) != (other is None)):
+            found.append(f"other {what} (hmac-sha256 {_short(one)}, now {_short(other)})")
     if None not in (before.bos, now.bos) and before.bos != now.bos:
         found.append(f"BOS token before every input {before.bos}, now {now.bos}")
     if None not in (before.chat_date, now.chat_date) and before.chat_date != now.chat_date:
@@ -134,8 +135,8 @@ def _sha256(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _short(sha256: str | None) -> str:
-    return "none" if sha256 is None else sha256[:8]
+def _short(hmac: str | None) -> str:
+    return "none" if hmac is None else hmac[:8]
 
 
 def _shown(value: Setting) -> str:

@@ -31,6 +31,9 @@ MOST_ALIKE = 0.9
 """Share of the continuations that may end at once, or be one and the same."""
 MOST_SKIPPED = 0.9
 """Share of the records that may give no window: beyond it, the run is about a remnant."""
+MOST_CHANGED = 0.1
+"""Share of the windows, or of the chats, that the checkpoint's own tokenizer or chat template may
+change. An honest one changes none; a sign that it cannot write is in a few records."""
 _FEWEST_MISSED = 5
 """Continuations below which their likeness says nothing."""
 _MOST_LINES = 5
@@ -50,6 +53,12 @@ class Validity:
     """Records that gave a window."""
     extracted: int = 0
     """Windows that some attack on the model extracts, those without a fault above alone."""
+    misread: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    """(N,) windows whose ids do not decode to their text; empty where there is none."""
+    chats: int = 0
+    """Chats that were rendered."""
+    changed_chats: int = 0
+    """Of them, those that the chat template changes."""
     readings: Mapping[str, Reading] = field(default_factory=dict)
     """By ``data`` and ``controls``, of the weakest attack on the model; empty before one was
     run."""
@@ -90,11 +99,32 @@ def find_faults(validity: Validity) -> Iterator[Finding]:
     """Everything that takes meaning from the run, the most fundamental first."""
     if not validity.windows:
         return
+    yield from _question(validity)
     yield from _text(validity)
     yield from _templates(validity)
     yield from _reading(validity)
     yield from _continuations(validity)
     yield from _records(validity)
+
+
+def _question(validity: Validity) -> Iterator[Finding]:
+    """What of the question the checkpoint's own files change."""
+    count, windows = int(validity.misread.sum()), validity.windows
+    if count:
+        yield Finding(
+            f"{_of(count, windows)} have token ids that do not decode to their text "
+            f"({_lines(validity, validity.misread)}): the tokenizer changes it, so what is audited "
+            "is not the text that was given. Use the tokenizer that the model was trained with.",
+            count > MOST_CHANGED * windows,
+        )
+    changed, chats = validity.changed_chats, validity.chats
+    if changed:
+        yield Finding(
+            f"In {changed:,} of {chats:,} chats ({percent(changed / chats)}) the chat template "
+            "does not write the turns as they are, so what is audited is not what was said. Use "
+            "the template that the model was trained with, or give prefix + suffix.",
+            changed > MOST_CHANGED * chats,
+        )
 
 
 def _text(validity: Validity) -> Iterator[Finding]:

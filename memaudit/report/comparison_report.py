@@ -62,8 +62,8 @@ def comparison_to_json(comparison: Comparison, places: Mapping[str, Place]) -> s
             "changed_files": _changed_files(comparison),
         },
         "terms": {
-            "data_sha256": comparison.run.terms.data,
-            "controls_sha256": comparison.run.terms.controls,
+            "data_hmac_sha256": comparison.run.terms.data,
+            "controls_hmac_sha256": comparison.run.terms.controls,
             "config_sha256": comparison.run.terms.config_hash,
             "key_id": comparison.run.terms.key_id,
             "bos": comparison.run.terms.bos,
@@ -219,4 +219,7 @@ def _footing_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
         if comparison.new_only_run:
             yield "", f"{comparison.new_only_run:,} of those only in the run are extracted"
     terms = now.terms
-    yield "Data", f"sha256 {terms.data[:16]}, {count(now.windows, 'window')}; key {terms.key_id}"
+    yield (
+        "Data",
+        f"hmac-sha256 {terms.data[:16]}, {count(now.windows, 'window')}; key {terms.key_id}",
+    )

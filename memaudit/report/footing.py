@@ -59,7 +59,7 @@ def _corpus_lines(label: str, corpus: Document) -> Iterator[tuple[str, str]]:
         f"{corpus['path']}: {count(corpus['rows'], 'row')}, "
         f"{count(corpus['windows'], 'window')} of {shape} "
         f"tokens in {count(corpus['clusters']['count'], 'cluster')}; "
-        f"sha256 {corpus['sha256'][:16]}",
+        f"hmac-sha256 {corpus['hmac_sha256'][:16]} (key {corpus['key_id']})",
     )
     for one in corpus["skipped"]:
         yield "", f"skipped {one['count']:,}: {one['reason']}"

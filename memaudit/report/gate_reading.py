@@ -178,6 +178,9 @@ def _is_void(section: Document | None, windows: int) -> bool:
         records=section["records"],
         used=section["records_used"],
         extracted=section["extracted"],
+        misread=marked(section["misread_windows"]),
+        chats=section["chats"],
+        changed_chats=section["changed_chats"],
         readings=_readings(section["reading"]),
         continuations=None
         if continued is None

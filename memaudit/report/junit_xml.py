@@ -60,7 +60,8 @@ def _properties(document: Document) -> dict[str, str]:
         "memaudit": document["tool"]["version"],
         "model": target["name"],
         "data": data["path"],
-        "data.sha256": data["sha256"],
+        "data.hmac_sha256": data["hmac_sha256"],
+        "data.key_id": data["key_id"],
         "finding": " ".join(document["headline"]),
     }
 

@@ -237,7 +237,8 @@ def _corpus(corpus: Document) -> list[tuple[str, str]]:
     clusters = corpus["clusters"]
     return [
         ("file", corpus["path"]),
-        ("SHA-256", corpus["sha256"]),
+        ("HMAC-SHA256", corpus["hmac_sha256"]),
+        ("project key", corpus["key_id"]),
         ("rows", f"{corpus['rows']:,}, of which {corpus['bad']:,} cannot be used"),
         ("samples", f"{corpus['used']:,} of {corpus['samples']:,} give a window"),
         (

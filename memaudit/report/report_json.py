@@ -63,8 +63,8 @@ def to_document(result: ScanResult) -> Document:
         "frameworks_note": FRAMEWORKS_NOTE,
         "frameworks": [{**row._asdict(), "evidence": list(row.evidence)} for row in rows],
         "target": model_json(result.target, result.config.target),
-        "data": _corpus(result.data),
-        "controls": None if result.controls is None else _corpus(result.controls),
+        "data": _corpus(result, "data"),
+        "controls": _corpus(result, "control"),
         "folds": [asdict(fold) for fold in result.fold_sizes],
         "prompt_files": {
             "origin": "fitted in this run" if result.config.generator is None else "fitted earlier",
@@ -154,14 +154,20 @@ def _lift(lift: Lift) -> Document:
     }
 
 
-def _corpus(corpus: Corpus) -> Document:
+def _corpus(result: ScanResult, role: str) -> Document | None:
+    corpus = result.data if role == "data" else result.controls
+    return None if corpus is None else _corpus_json(result, role, corpus)
+
+
+def _corpus_json(result: ScanResult, role: str, corpus: Corpus) -> Document:
     summary, windows = corpus.summary, corpus.windows
     _, sizes = np.unique(corpus.clusters, return_counts=True)
     folds, audited = np.unique(corpus.folds, return_counts=True)
     by_size = sorted(Counter(sizes.tolist()).items())
     return {
         "path": str(summary.path),
-        "sha256": summary.sha256,
+        "hmac_sha256": result.file_hmacs[role],
+        "key_id": result.run.key_id,
         "rows": summary.rows,
         "bad": summary.bad,
         "samples": windows.samples,

@@ -3,21 +3,25 @@
 Knows the columns and how a cell is made harmless. Knows nothing of files: the text it yields is
 to be written as UTF-8 without newline translation.
 
-``sample_id`` and the columns passed through are text. A spreadsheet would run a cell that starts
-with ``=``, ``+``, ``-``, ``@``, one of their full-width forms, a TAB or a CR, so such text gets a
-leading apostrophe, unless it is a number (``-1``, ``+3.5e2``). Text that begins with apostrophes
-and then like that gets another one, so that taking one away always gives the text back. JSON lines
-(`to_jsonl`) need none of that.
+Likelihoods have two significant digits, at most two of them behind the point, unless text is
+revealed: six would tell whoever has the model which of a few thousand guesses was in the data.
+
+``sample_id``, ``reason``, ``categories`` and the columns passed through are text, and quoted. A
+spreadsheet would run a cell that starts with ``=``, ``+``, ``-``, ``@``, one of their other forms,
+a TAB or a CR, and some take ``;`` or ``|`` for what parts cells, quoted or not. So a text gets an
+apostrophe before such a start, also behind blanks and quotation marks, and so does what follows
+each ``;`` or ``|`` in it; a text that is a number (``-1``, ``+3.5e2``) gets none. What has
+apostrophes there already gets another one, so that taking one away always gives the text back. JSON
+lines (`to_jsonl`) need none of that.
 """
 
 from __future__ import annotations
 
-import csv
 import heapq
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -43,6 +47,8 @@ LONGEST_PASSED = 200
 LONGEST_NAME = 80
 """Characters of a column's name: the header of so many columns is to be read back."""
 _SCORES = ("exact", "fractional", "matched", "longest_run", "suffix_nll", "log_p_z")
+_DECIMALS, _DIGITS = 2, 2
+"""Decimals and significant digits of a window's likelihood, where text is not revealed."""
 _SUFFIXES = tuple(attack.replace("-", "_") for attack in LADDER)
 _ON_REFERENCE = ("exact", "fractional", "suffix_nll")
 _ASKING = tuple(attack for attack in LADDER if attack != "copy")
@@ -66,9 +72,13 @@ COLUMNS = (
 )
 """The columns that every file has, in their order."""
 
-_RUN_BY_SPREADSHEETS = (*"=+-@", *"\uff1d\uff0b\uff0d\uff20", "\t", "\r")
-"""What a formula can start with, in ASCII and as full-width signs (OWASP, CSV injection)."""
+_OTHER_FORMS = "\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212"
+_RUN_BY_SPREADSHEETS = (*"=+-@", *_OTHER_FORMS, "\t", "\r")
+"""What a formula can start with: in ASCII, full-width and small signs, and the minus sign (OWASP,
+CSV injection)."""
 _RISKY = tuple(neutral(start) for start in _RUN_BY_SPREADSHEETS)
+_PARTS_CELLS = re.compile(r"([;|])")
+"""What parts cells in some locales, where a comma is a decimal sign."""
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -83,18 +93,31 @@ def iter_csv(result: ScanResult) -> Iterator[str]:
 
     Data before controls, and each in the order of its file.
     """
-    writer = csv.writer(_Echo())
-    # writerow returns what the file's write does: here the line itself.
-    yield cast(str, writer.writerow(columns(result)))
+    names = columns(result)
+    texts = [_is_text(name) for name in names]
+    yield _header_line(names)
     for row in _rows(result):
-        yield cast(str, writer.writerow(row))
+        shown = zip(row, texts, strict=True)
+        yield _line(_quoted(text) if is_text else text for text, is_text in shown)
 
 
-class _Echo:
-    """What csv takes for a file: hands each line back."""
+def _is_text(name: str) -> bool:
+    """Whether a column holds text of the data, or words made of it."""
+    return name not in COLUMNS or name in ("sample_id", "reason", "categories")
 
-    def write(self, line: str) -> str:
-        return line
+
+def _header_line(names: Iterable[str]) -> str:
+    own = {*COLUMNS, *TEXTS}
+    return _line(name if name in own else _quoted(name) for name in names)
+
+
+def _quoted(text: str) -> str:
+    """A cell between quotation marks; a blank one stays blank."""
+    return '"' + text.replace('"', '""') + '"' if text else ""
+
+
+def _line(cells: Iterable[str]) -> str:
+    return ",".join(cells) + "\r\n"
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,12 +146,19 @@ class _Part:
 
 def to_csv(samples: pd.DataFrame) -> str:
     """The file once more from the table that was read back, byte for byte."""
-    shown = samples.rename(columns=cell)
-    for name, kind in samples.dtypes.items():
-        if not pd.api.types.is_numeric_dtype(kind):
-            shown[cell(str(name))] = samples[name].map(cell)
-    text: str = shown.to_csv(index=False, lineterminator="\r\n", float_format="%.6g")
-    return text
+    shown = [_cells(str(name), samples[name]) for name in samples.columns]
+    header = _header_line(cell(str(name)) for name in samples.columns)
+    return header + "".join(map(_line, zip(*shown, strict=True)))
+
+
+def _cells(name: str, column: pd.Series[Any]) -> list[str]:
+    """A column as the file has it."""
+    if pd.api.types.is_float_dtype(column.dtype):
+        return [_figure(value) for value in column.tolist()]
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        return ["" if value is pd.NA else str(value) for value in column.tolist()]
+    shown = [cell(text) for text in column.tolist()]
+    return [_quoted(text) for text in shown] if _is_text(name) else shown
 
 
 def to_jsonl(samples: pd.DataFrame) -> str:
@@ -178,12 +208,17 @@ def _parts(result: ScanResult) -> Iterator[_Part]:
             role,
             corpus,
             result.fingerprints[role],
-            scores,
+            {name: _coarse(one, bool(result.revealed)) for name, one in scores.items()},
             best_edit_similarity(asked) if asked else None,
-            queries(best_log_p_z(asked), 0.5) if asked else None,
+            queries(_likelihoods(best_log_p_z(asked), bool(result.revealed)), 0.5)
+            if asked
+            else None,
             None if found is None else found.data if role == "data" else found.controls,
             () if found is None else found.categories,
-            _reference_scores(result, role),
+            {
+                name: _coarse(one, bool(result.revealed))
+                for name, one in _reference_scores(result, role).items()
+            },
             result.revealed.get(role),
             bool(result.revealed),
         )
@@ -193,6 +228,23 @@ def _reference_scores(result: ScanResult, role: str) -> dict[str, WindowScores]:
     attacks = result.reference.attacks if result.reference is not None else ()
     both = {one.attack: one.data if role == "data" else one.controls for one in attacks}
     return {attack: scores for attack, scores in both.items() if scores is not None}
+
+
+def _coarse(scores: WindowScores, revealed: bool) -> WindowScores:
+    """Scores with their likelihoods as they may be shown."""
+    return replace(
+        scores,
+        suffix_nll=_likelihoods(scores.suffix_nll, revealed),
+        log_p_z=_likelihoods(scores.log_p_z, revealed),
+    )
+
+
+def _likelihoods(values: Floats, revealed: bool) -> Floats:
+    """Log-likelihoods (N,) as they may be shown: as they are only beside the text itself."""
+    if revealed:
+        return values
+    shown = [float(f"{round(value, _DECIMALS):.{_DIGITS}g}") for value in values.tolist()]
+    return np.array(shown, dtype=np.float64)
 
 
 def _file_order(windows: Windows) -> list[int]:
@@ -266,22 +318,26 @@ def cell(text: str) -> str:
     What `unescape` makes of a cell gives the same cell again.
     """
     harmless = neutral(text)
-    return f"'{harmless}" if _is_run(harmless.lstrip("'")) else harmless
+    if _NUMBER.fullmatch(harmless):
+        return harmless
+    return "".join(f"'{part}" if _is_run(part) else part for part in _PARTS_CELLS.split(harmless))
 
 
 def unescape(shown: str) -> str:
-    """The text of a cell that `cell` made: without the apostrophe that spreadsheets need.
+    """The text of a cell that `cell` made: without the apostrophes that spreadsheets need.
 
     Control characters stay the visible escapes that `cell` made of them.
     """
     harmless = neutral(shown)
-    is_escaped = harmless.startswith("'") and _is_run(harmless.lstrip("'"))
-    return harmless[1:] if is_escaped else harmless
+    parts = _PARTS_CELLS.split(harmless)
+    return "".join(part[1:] if part.startswith("'") and _is_run(part) else part for part in parts)
 
 
-def _is_run(text: str) -> bool:
-    """Whether a spreadsheet would take a text for a formula."""
-    return text.startswith(_RISKY) and not _NUMBER.fullmatch(text)
+def _is_run(part: str) -> bool:
+    """Whether a spreadsheet would take what may be a cell for a formula, were it not for the
+    apostrophes before it.
+    """
+    return part.lstrip("'").lstrip(' "\u00a0\u3000').startswith(_RISKY)
 
 
 def _figure(value: float) -> str:

@@ -21,6 +21,9 @@ def validity_section(validity: Validity | None) -> dict[str, Any] | None:
         "records": validity.records,
         "records_used": validity.used,
         "windows": validity.windows,
+        "misread_windows": int(validity.misread.sum()),
+        "chats": validity.chats,
+        "changed_chats": validity.changed_chats,
         "without_text": {
             "any": int(text.any.sum()),
             "control_or_blank": int(text.control.sum()),

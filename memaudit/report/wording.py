@@ -12,7 +12,7 @@ import unicodedata
 
 from memaudit.score.stats import Interval
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of ``samples.csv`` and ``report.json``: raised when a reader of the old form would break."""
 
 LIMITS = (

@@ -141,6 +141,7 @@ def test_the_suffix_is_what_the_last_turn_says(
     assert after == suffix
     assert before.endswith(header)
     assert not encoded.shortened
+    assert not encoded.is_changed
 
 
 @pytest.mark.parametrize(
@@ -157,6 +158,7 @@ def test_what_a_template_leaves_out_of_the_last_turn_is_counted(
     encoded, before, after = encode(template, chat(answer))
     assert after == suffix
     assert encoded.shortened
+    assert encoded.is_changed == ("[:9]" in template)
     assert "Alda" not in before
 
 
@@ -176,7 +178,42 @@ def test_thoughts_in_a_field_of_their_own_belong_to_the_turn(
     assert before.endswith(header)
     assert after.endswith(suffix)
     assert encoded.shortened == shortened
+    assert not encoded.is_changed
     assert ("hm" in after) != shortened
+
+
+def turn_as(words: str) -> str:
+    """A template that writes the assistant's turn as this expression says, and the user's as is."""
+    return (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+        f"{{{{ {words} }}}}{{% else %}}{{{{ m.content }}}}{{% endif %}}<|im_end|>\n{{% endfor %}}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+
+
+CHANGING = {
+    "reversed before itself": "m.content[::-1] ~ ' ' ~ m.content",
+    "reversed before and a letter behind": "m.content[::-1] ~ ' ' ~ m.content ~ m.content[0]",
+    "itself hidden behind other words": "m.content | upper ~ '\n\n' ~ m.content",
+    "no blanks": "m.content | replace(' ', '')",
+    "every second letter": "m.content[::2]",
+    "its end left out": "m.content[:9]",
+    "its start left out": "m.content[9:]",
+}
+
+
+@pytest.mark.parametrize("words", CHANGING.values(), ids=CHANGING)
+def test_a_last_turn_that_is_not_word_for_word_is_counted(words: str) -> None:
+    encoded, *_ = encode(turn_as(words), chat("It is Alda, who lives at 15 Low Street."))
+    assert encoded.is_chat
+    assert encoded.is_changed
+
+
+def test_a_question_that_the_template_changes_is_counted() -> None:
+    template = CHATML.replace("{{ m.content }}", "{{ m.content | replace('Who', 'Where') }}")
+    encoded, before, _ = encode(template, chat("It is Alda."))
+    assert "Where?" in before
+    assert encoded.is_changed
 
 
 @pytest.mark.parametrize(
@@ -186,6 +223,7 @@ def test_a_last_turn_that_the_template_changes_is_skipped(words: str) -> None:
     template = f"{{% for m in messages %}}[{{{{ {words} }}}}]{{% endfor %}}"
     encoded, *_ = encode(template, chat("It is AT&T's Alda."))
     assert encoded.problem == "the chat template changes the last turn"
+    assert encoded.is_changed
 
 
 def test_a_last_turn_without_words_is_skipped() -> None:

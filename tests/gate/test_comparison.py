@@ -216,13 +216,16 @@ def test_of_a_run_without_an_attack_on_the_model_nothing_is_told() -> None:
 
 def test_terms_say_what_differs() -> None:
     one = terms()
+    assert differences(one, replace(one, data="e" * 64)) == (
+        "other data (hmac-sha256 dddddddd, now eeeeeeee)",
+    )
     assert differences(one, terms()) == ()
     other = replace(one, data="e" * 64, controls="f" * 64, key_id="00000002")
     other = replace(other, settings={"attacks": ["none"], "dynamic.epochs": 5, "new": None})
     assert differences(one, other) == (
         "made under another project key (w1 00000001, now w1 00000002)",
-        "other data (sha256 dddddddd, now eeeeeeee)",
-        "other controls (sha256 none, now ffffffff)",
+        # One file goes by another HMAC under another key.
+        "other controls (hmac-sha256 none, now ffffffff)",
         "attacks none, dynamic, now none",
         "dynamic.epochs 3, now 5",
         "new not recorded, now null",

@@ -53,6 +53,16 @@ def test_a_sound_run_has_no_verdict_and_no_note() -> None:
     ("void", "noted", "words"),
     [
         (
+            made(misread=first(11)),
+            made(misread=first(10)),
+            "have token ids that do not decode to their text (lines 1, 2, 3, 4, 5, …)",
+        ),
+        (
+            made(chats=20, changed_chats=3),
+            made(chats=20, changed_chats=2),
+            "of 20 chats",
+        ),
+        (
             made(faults={"repeated": 51}),
             made(faults={"repeated": 50}),
             "no text (51 the same few tokens over and over; lines 1, 2, 3, 4, 5, …)",

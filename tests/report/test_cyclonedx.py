@@ -155,8 +155,11 @@ BILL = {
             "type": "data",
             "bom-ref": "data",
             "name": "members.jsonl",
-            "hashes": [{"alg": "SHA-256", "content": "ab" * 32}],
             "data": [{"type": "dataset", "name": "data"}],
+            "properties": [
+                {"name": "memaudit:hmac_sha256", "value": "ab" * 32},
+                {"name": "memaudit:key_id", "value": "1131f7e7"},
+            ],
         }
     ],
 }

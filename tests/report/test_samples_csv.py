@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_result import CONTROL_HITS, HITS, make_result, make_windows
 from stored import store
+from with_reference import with_reference
 
 from memaudit.data.samples import Skipped
 from memaudit.report.samples_csv import (
@@ -68,10 +70,10 @@ def test_one_row_of_each_kind_as_a_literal():
     rows = list(iter_csv(make_result(data=data, hits={"none": 1, "copy": 0}, controls=None)))
     blank = "," * 18
     assert rows[1] == (
-        "1,data,doc-0001,1,0,w1-c5c379209a1cea94e94aff4debdcc91e,0,0,scored,,50,50,"
+        '2,data,"doc-0001",1,0,w1-c5c379209a1cea94e94aff4debdcc91e,0,0,scored,,50,50,'
         f"1,1,50,50,0.01,-0.5,0,0,0,0,,{blank},1,1,{',' * 12}\r\n"
     )
-    assert rows[3] == f"1,data,x,3,,,,,skipped,empty{',' * 47}\r\n"
+    assert rows[3] == f'2,data,"x",3,,,,,skipped,"empty"{"," * 47}\r\n'
 
 
 def test_pandas_reads_numbers_as_numbers():
@@ -96,11 +98,49 @@ def test_figures_agree_with_the_scores():
     rows = read(result)[:200]
     for attack in result.attacks:
         name = attack.attack.replace("-", "_")
-        for score in ("fractional", "matched", "longest_run", "log_p_z"):
+        for score in ("fractional", "matched", "longest_run"):
             shown = [float(row[f"{score}_{name}"] or "nan") for row in rows]
             np.testing.assert_allclose(shown, getattr(attack.data, score), rtol=1e-5)
+        for score in ("suffix_nll", "log_p_z"):
+            shown = [float(row[f"{score}_{name}"] or "nan") for row in rows]
+            np.testing.assert_allclose(shown, getattr(attack.data, score), rtol=0.05, atol=0.005)
     best = max(float(row["edit_similarity"]) for row in rows[40:])
     assert best == pytest.approx(max(a.data.edit_similarity[40:].max() for a in result.attacks))
+
+
+def significant(text: str) -> int:
+    """Digits of a number from the first that is not 0; zeros before the point count for none."""
+    mantissa = text.lstrip("-").partition("e")[0]
+    digits = mantissa.replace(".", "").lstrip("0")
+    return len(digits if "." in mantissa else digits.rstrip("0"))
+
+
+LIKELIHOODS = [name for name in COLUMNS if "suffix_nll" in name or "log_p_z" in name]
+
+
+def test_likelihoods_tell_no_more_than_two_digits():
+    """Six would tell whoever has the model which of some hundred guesses was audited."""
+    rows = read(with_reference(make_result(), HITS))
+    for name in LIKELIHOODS:
+        shown = {row[name] for row in rows} - {"", "-inf"}
+        assert all(significant(text) <= 2 for text in shown), name
+        assert all(len(text.partition(".")[2]) <= 2 for text in shown), name
+    assert {row["reference_suffix_nll_none"] for row in rows} - {""}
+    # How many samples it takes follows from log_p_z, so that it is told no better.
+    logs = {
+        (row["log_p_z_none"], row["queries_p50"]) for row in read(make_result(hits={"none": 9}))
+    }
+    assert len({log for log, _ in logs}) == len(logs)
+
+
+def test_likelihoods_beside_the_text_have_all_six_digits():
+    rows = read(make_result(reveal=["text"]))
+    assert max(significant(row["suffix_nll_none"]) for row in rows) >= 4
+    np.testing.assert_allclose(
+        [float(row["suffix_nll_none"]) for row in rows[:200]],
+        make_result().attacks[0].data.suffix_nll,
+        rtol=1e-5,
+    )
 
 
 def test_copy_does_not_count_as_best():
@@ -160,7 +200,7 @@ def test_in_a_folder_the_path_gives_the_place():
         ("\uff201", "'\uff201"),
         ("'=1", "''=1"),
         ("''@x", "'''@x"),
-        ("'-1", "'-1"),
+        ("'-1", "''-1"),
         ("'quoted'", "'quoted'"),
         ("\t=1", r"'\t=1"),
         ("\r=1", r"'\r=1"),
@@ -168,6 +208,16 @@ def test_in_a_folder_the_path_gives_the_place():
         ("two\nlines", r"two\nlines"),
         ("[red]", "[red]"),
         ("a=b", "a=b"),
+        ("\ufe66 1", "'\ufe66 1"),
+        ("\u22121", "'\u22121"),
+        (" =1", "' =1"),
+        ('"=1+1"', '\'"=1+1"'),
+        ("a;=1+1", "a;'=1+1"),
+        (";=1+1", ";'=1+1"),
+        ('a;"=1+1";b', 'a;\'"=1+1";b'),
+        ("a|\uff0b1;'=1", "a|'\uff0b1;''=1"),
+        ("-1;-1", "'-1;'-1"),
+        ("a; b | c", "a; b | c"),
     ],
 )
 def test_hostile_cells_do_no_harm(text, shown):
@@ -180,13 +230,26 @@ def test_hostile_cells_do_no_harm(text, shown):
 @given(st.text(st.characters(exclude_categories=())))
 def test_no_text_cell_is_run_or_breaks_its_line(text):
     shown = cell(text)
-    assert not shown.startswith(("=", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20"))
-    if shown.startswith(("+", "-")):
-        float(shown)
+    for part in re.split("[;|]", shown):
+        start = part.lstrip(' "')
+        assert not start.startswith(("=", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20"))
+        if start.startswith(("+", "-")):
+            float(shown)
     assert not set(shown) & set("\r\n\t\x1b\x00")
 
 
-SIGNS = st.text(st.sampled_from("'=+-@1.e\t\r\\x\uff1d\uff0d"), max_size=6)
+SIGNS = st.text(st.sampled_from("'=+-@1.e;|\" \t\r\\x\uff1d\uff0d"), max_size=6)
+
+
+def test_text_is_quoted_so_that_no_separator_but_the_comma_parts_it():
+    """LibreOffice offers comma, semicolon and tab at once, and Excel takes the locale's."""
+    data = make_windows(1, ids=["a;=1+1"], extra={"x;=2": "b|=HYPERLINK(1)", "y": 'say "hi"'})
+    header, row = iter_csv(make_result(data=data, hits={"none": 1}, controls=None))
+    assert header.endswith(""","x;'=2","y"\r\n""")
+    assert ""","a;'=1+1",""" in row
+    assert row.endswith(""","b|'=HYPERLINK(1)","say ""hi""\"\r\n""")
+    for sign in ";|":
+        assert not any(part.startswith("=") for part in (header + row).split(sign))
 
 
 @given(SIGNS | st.text(st.characters(exclude_categories=())))

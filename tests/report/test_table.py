@@ -68,10 +68,10 @@ matched: most tokens before a mismatch; NLL: lowest, nats/token
 
 Notes     Folds are \x1b[31mred\x1b[0m.
 Data      members.jsonl: 202 rows, 200 windows of 50+50 tokens in 200 clusters;
-          sha256 abababababababab
+          hmac-sha256 abababababababab (key 1131f7e7)
           skipped 2: 12–88 tokens, the window needs 100
 Controls  clean.jsonl: 100 rows, 100 windows of 50+50 tokens in 100 clusters;
-          sha256 abababababababab
+          hmac-sha256 abababababababab (key 1131f7e7)
 Folds     0: fit 90, select 10, audit 100; 1: fit 90, select 10, audit 100
           windows, split by clusters
 Fitted    constant: fold 0 epoch 2; fold 1 no prompt; passes in float32
@@ -114,21 +114,21 @@ No gate was set, so this run neither passes nor fails.
 Closest to being extracted
 sample    line  window  extracted by  matched of 50   NLL
 ─────────────────────────────────────────────────────────
-doc-0040    40       0  -                        39  2.04
-doc-0080    80       0  -                        39  2.08
-doc-0120   120       0  -                        39  2.12
-doc-0160   160       0  -                        39  2.16
+doc-0040    40       0  -                        39  2.00
+doc-0080    80       0  -                        39  2.10
+doc-0120   120       0  -                        39  2.10
+doc-0160   160       0  -                        39  2.20
 doc-0200   200       0  -                        39  2.20
-doc-0240   240       0  -                        39  2.24
-doc-0280   280       0  -                        39  2.28
-doc-0320   320       0  -                        39  2.32
-doc-0360   360       0  -                        39  2.36
+doc-0240   240       0  -                        39  2.20
+doc-0280   280       0  -                        39  2.30
+doc-0320   320       0  -                        39  2.30
+doc-0360   360       0  -                        39  2.40
 doc-0400   400       0  -                        39  2.40
 matched: most tokens before a mismatch; NLL: lowest,
 nats/token
 
 Data    members.jsonl: 1,305 rows, 1,305 windows of 50+50 tokens in 1,305
-        clusters; sha256 abababababababab
+        clusters; hmac-sha256 abababababababab (key 1131f7e7)
 Folds   0: fit 90, select 10, audit 100; 1: fit 90, select 10, audit 100
         windows, split by clusters
 Fitted  dynamic: fold 0 epoch 2; fold 1 no prompt; passes in float32
@@ -197,8 +197,8 @@ suffix   x = 1  # [bold]\n\x1b[2J
 none     x = 1  # [bold]\n\x1b[2J
 dynamic  x = 1  # [bold]\n\x1b[2J
 
-Data    members.jsonl: 3 rows, 3 windows of 50+50 tokens in 3 clusters; sha256
-        abababababababab
+Data    members.jsonl: 3 rows, 3 windows of 50+50 tokens in 3 clusters;
+        hmac-sha256 abababababababab (key 1131f7e7)
 Folds   0: fit 90, select 10, audit 100; 1: fit 90, select 10, audit 100
         windows, split by clusters
 Fitted  dynamic: fold 0 epoch 2; fold 1 no prompt; passes in float32

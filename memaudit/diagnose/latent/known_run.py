@@ -59,7 +59,7 @@ def _same_file(folder: Path, run: StoredRun, other: StoredRun) -> list[str]:
     """What names a window in both, where both cut one file alike."""
     one = other.document
     alike = (
-        one["data"]["sha256"] == run.document["data"]["sha256"]
+        _counts(one) == _counts(run.document)
         and one["config"]["values"]["windows"] == run.document["config"]["values"]["windows"]
         and _tokenizer(one) == _tokenizer(run.document)
     )
@@ -69,6 +69,12 @@ def _same_file(folder: Path, run: StoredRun, other: StoredRun) -> list[str]:
             "tokenizer differ, so that windows cannot be told; scan both under one key"
         )
     return list(_PLACE)
+
+
+def _counts(document: Any) -> dict[str, Any]:
+    """What was counted in the audited file: all that names it, whatever the key."""
+    named = ("path", "hmac_sha256", "key_id")
+    return {name: value for name, value in document["data"].items() if name not in named}
 
 
 def _tokenizer(document: Any) -> Any:
