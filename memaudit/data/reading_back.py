@@ -242,6 +242,7 @@ def _replaced_signs(state: Any) -> Iterator[tuple[str, str]]:
     if state.get("type") == "Replace":
         pattern, content = state.get("pattern"), state.get("content")
         old = pattern.get("String") if isinstance(pattern, dict) else None
-        is_plain = isinstance(old, str) and isinstance(content, str) and old
-        if is_plain and not any(sign.isalnum() for sign in old + content):
+        if not (isinstance(old, str) and isinstance(content, str) and old):
+            return
+        if not any(sign.isalnum() for sign in old + content):
             yield old, content
