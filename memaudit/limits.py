@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 MEMORY_SHARE = 1 / 2
 """Of the machine's memory, what a child may take beside what it starts with."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _THREADS = "TOKENIZERS_PARALLELISM"  # its threads do not live on in a child
 
 
@@ -52,11 +53,31 @@ def run_limited(work: Callable[[], T], cpu_seconds: int) -> T:
     """
     if not can_limit():
         return work()
+    is_result, value = pickle.loads(_answer_of(work, cpu_seconds))
+    if not is_result:
+        raise value
+    return value  # type: ignore[no-any-return]
+
+
+def try_limited(work: Callable[[], object], cpu_seconds: int) -> None:
+    """Do some work in a child process for nothing but to see that it ends, whatever it raises.
+
+    Where the system cannot limit it, it is not done. Raises as `run_limited` does.
+    """
+    if can_limit():
+        _answer_of(work, cpu_seconds)
+
+
+def _answer_of(work: Callable[[], object], cpu_seconds: int) -> bytes:
+    """Whether the work raised nothing, and its result or what it raised, pickled."""
     reading, writing = os.pipe()
+    # Until the child has handlers of its own, a signal would send it down its parent's way out.
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     child = os.fork()
     if child == 0:
         os.close(reading)
         _work_and_exit(work, cpu_seconds, writing)
+    signal.pthread_sigmask(signal.SIG_SETMASK, masked)
     os.close(writing)
     try:
         with os.fdopen(reading, "rb") as pipe:
@@ -69,17 +90,15 @@ def run_limited(work: Callable[[], T], cpu_seconds: int) -> T:
         _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status) or not answer:
         raise LimitReached(_describe_end(status, cpu_seconds))
-    is_result, value = pickle.loads(answer)
-    if not is_result:
-        raise value
-    return value  # type: ignore[no-any-return]
+    return answer
 
 
 def _work_and_exit(work: Callable[[], object], cpu_seconds: int, writing: int) -> NoReturn:
     """Do the work in the child and hand over what came of it."""
     try:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         # A library that aborts writes a trace, which may show what it was working on.
         faulthandler.disable()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

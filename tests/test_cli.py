@@ -494,7 +494,7 @@ def test_a_baseline_of_something_else_stops_the_scan_before_the_model_loads(
 
     monkeypatch.setattr("memaudit.preparation.load_target", never)
     for words, said in (
-        ([leaky, clean, *PLAIN], "other data (sha256"),
+        ([leaky, clean, *PLAIN], "other data (hmac-sha256"),
         ([leaky, leaked, *PLAIN, "--seed", "7"], "protocol.seed 0, now 7"),
         ([leaky, leaked, *PLAIN, "--attacks", "none,dynamic-hard"], "attacks none, now none, dyn"),
     ):

@@ -12,7 +12,7 @@ import pytest
 
 from memaudit.data.windows import NoWindow
 from memaudit.errors import DataError
-from memaudit.limits import LimitReached, can_limit, run_limited
+from memaudit.limits import LimitReached, can_limit, run_limited, try_limited
 
 pytestmark = pytest.mark.skipif(not can_limit(), reason="this system cannot fork safely")
 
@@ -77,3 +77,9 @@ def test_a_library_that_aborts_takes_nothing_with_it(capfd: pytest.CaptureFixtur
 def test_files_that_the_work_writes_stay(tmp_path: Path) -> None:
     run_limited(lambda: (tmp_path / "file").write_text("written"), cpu_seconds=10)
     assert (tmp_path / "file").read_text() == "written"
+
+
+def test_work_that_is_only_tried_may_fail() -> None:
+    try_limited(lambda: 1 / 0, cpu_seconds=10)
+    with pytest.raises(LimitReached):
+        try_limited(lambda: os.kill(os.getpid(), signal.SIGSEGV), cpu_seconds=10)

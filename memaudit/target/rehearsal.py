@@ -12,7 +12,6 @@ may multiply the text that it is given.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from transformers import AutoModelForCausalLM
 
 from memaudit.config import TargetSettings
 from memaudit.errors import TargetError
-from memaudit.limits import LimitReached, can_limit, run_limited
-from memaudit.target.failures import FAILURES, quiet_transformers
+from memaudit.limits import LimitReached, try_limited
+from memaudit.target.failures import quiet_transformers
 from memaudit.target.source import Source
 
 CPU_SECONDS = 60
@@ -43,7 +42,7 @@ def rehearse(
     Raises:
         TargetError: this takes too long or too much memory.
     """
-    if source.weights.kind == "gguf" or not can_limit():
+    if source.weights.kind == "gguf":
         return
     steps: tuple[tuple[str, Callable[[], object]], ...] = (
         ("building its model", lambda: _build(source, settings, load_config())),
@@ -51,7 +50,7 @@ def rehearse(
     )
     for name, step in steps:
         try:
-            run_limited(lambda step=step: _ignore_failures(step), CPU_SECONDS)  # type: ignore[misc]
+            try_limited(step, CPU_SECONDS)
         except LimitReached as limit:
             raise TargetError(
                 f"{source.name}: {name} as its config and tokenizer files say {limit}; they are "
@@ -59,14 +58,9 @@ def rehearse(
             ) from None
 
 
-def _ignore_failures(step: Callable[[], object]) -> None:
-    with suppress(*FAILURES, TargetError), quiet_transformers():
-        step()
-
-
 def _build(source: Source, settings: TargetSettings, config: Any) -> None:
     """Build the modules of a model, and of its adapter around them, without any weights."""
-    with torch.device("meta"):
+    with quiet_transformers(), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             config, trust_remote_code=settings.trust_remote_code
         )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from small_scan import make_files, memaudit
+from stored import seal
 
 from memaudit.attack.finite import NotFinite
 from memaudit.diagnose.passes import Pass
@@ -151,6 +152,7 @@ def test_files_that_were_moved_are_named(scanned: Path, own: Path) -> None:
     report = own / "run" / "report.json"
     text = report.read_text()
     report.write_text(text.replace(str(scanned), "/nowhere"))
+    seal(own / "run")
     with pytest.raises(UsageError, match="say where with --data"):
         opened(own)
     places = {"data": own / "data.jsonl", "controls": own / "controls.jsonl"}
@@ -162,6 +164,7 @@ def test_a_run_cannot_lift_a_safeguard(own: Path) -> None:
     document = json.loads(report.read_text())
     document["config"]["values"]["target"] |= {"trust_remote_code": True, "allow_pickle": True}
     report.write_text(json.dumps(document))
+    seal(own / "run")
     config = opened(own).config
     assert not config.target.trust_remote_code
     assert not config.target.allow_pickle

@@ -5,6 +5,7 @@ Started by torchrun on the CPU, where they talk through gloo.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -66,6 +67,14 @@ def test_several_processes_do_what_one_does(
     assert said.count("Written to") == 1
 
 
+def process_of_rank(launcher: int, rank: str) -> psutil.Process:
+    for child in psutil.Process(launcher).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # some live for a moment
+            if child.environ().get("RANK") == rank:
+                return child
+    raise AssertionError(f"no process of rank {rank}")
+
+
 def test_a_process_that_dies_ends_the_run_and_it_goes_on(
     files: list[str], alone: Path, tmp_path: Path
 ) -> None:
@@ -73,8 +82,7 @@ def test_a_process_that_dies_ends_the_run_and_it_goes_on(
     process = start(torchrun(2), "scan", *files, "--out", folder)
     while process.poll() is None and not list((folder / UNFINISHED).glob("fit-*")):
         time.sleep(0.01)
-    others = psutil.Process(process.pid).children(recursive=True)
-    second = next(one for one in others if one.environ().get("RANK") == "1")
+    second = process_of_rank(process.pid, "1")
     second.send_signal(signal.SIGKILL)
     _, said = process.communicate()
     assert process.returncode != 0
