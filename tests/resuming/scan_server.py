@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 
@@ -44,11 +44,21 @@ class ScanServer:
         )
 
     def run(
-        self, words: Sequence[str], *, after: float | None = None, with_signal: int = signal.SIGKILL
+        self,
+        words: Sequence[str],
+        *,
+        after: float | None = None,
+        with_work: Path | None = None,
+        with_signal: int = signal.SIGKILL,
     ) -> Ended:
-        """Run ``memaudit`` with these words; ``after`` so many seconds it gets the signal."""
+        """Run ``memaudit`` with these words.
+
+        It gets the signal ``after`` so many seconds, or as soon as the folder ``with_work`` holds
+        a finished piece of work.
+        """
         # The model of small_scan repeats its last token, so that every run is inconclusive.
         job = {"words": [*words, "--exit-zero"], "after": after, "signal": int(with_signal)}
+        job["work"] = None if with_work is None else str(with_work)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(job | {"log": str(self._log)}) + "\n")
@@ -73,10 +83,9 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             _become(job["words"], job["log"])
-        if job["after"] is not None:
-            left = begun + job["after"]
+        if job["after"] is not None or job["work"] is not None:
             while (
-                time.monotonic() < left
+                not _is_time(job, begun)
                 and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
             ):
                 time.sleep(0.002)
@@ -86,6 +95,12 @@ def main() -> None:
         code = os.waitstatus_to_exitcode(status)
         sys.stdout.write(json.dumps({"code": code, "seconds": time.monotonic() - begun}) + "\n")
         sys.stdout.flush()
+
+
+def _is_time(job: dict[str, Any], begun: float) -> bool:
+    if job["work"] is not None:
+        return any(Path(job["work"]).glob("[a-z]*.safetensors"))
+    return time.monotonic() >= begun + job["after"]
 
 
 def _become(words: list[str], log: str) -> None:
