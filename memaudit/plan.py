@@ -24,6 +24,7 @@ from memaudit.data.folds import (
     fold_of,
     make_folds,
 )
+from memaudit.data.records import size_of
 from memaudit.data.samples import DataSummary, check_samples, read_samples
 from memaudit.data.shared_text import SharedText, find_shared_text
 from memaudit.data.windows import NoWindow, Windows, cut_windows
@@ -33,6 +34,7 @@ from memaudit.result import Corpus, FoldSizes
 
 Role = Literal["data", "control"]
 LEAST_CPU_SECONDS = 60
+"""Processor time that tokenising may take in any case."""
 PACKED_BYTES_A_SECOND = 5_000
 """Bytes of a file, as it lies on disk, for which tokenising gets a second of processor time. A fast
 tokenizer reads a million, a slow one fifty thousand; packed text is four times as long unpacked."""
@@ -94,8 +96,7 @@ def cut_files(config: ScanConfig, tokenizer: Any) -> dict[Role, Windows]:
 def _cpu_seconds(config: ScanConfig) -> int:
     """Processor time to tokenise every file in: many times what the slowest tokenizers need."""
     files = [path for path in (config.data, config.controls) if path is not None]
-    packed_size = sum(path.stat().st_size for path in files if path.is_file())
-    return LEAST_CPU_SECONDS + packed_size // PACKED_BYTES_A_SECOND
+    return LEAST_CPU_SECONDS + sum(map(size_of, files)) // PACKED_BYTES_A_SECOND
 
 
 def _cut_all(config: ScanConfig, tokenizer: Any) -> dict[Role, Windows]:

@@ -85,6 +85,17 @@ def sha256_of(path: Path) -> str:
         return file_sha256(path)
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file as it lies on disk, or of all files of a folder.
+
+    Raises:
+        DataError: if the path cannot be read.
+    """
+    with _readable(path):
+        files = _text_files(path) if path.is_dir() else [path]
+        return sum(file.stat().st_size for file in files)
+
+
 def kind_of(value: Any) -> str:
     """The kind of a value in words, for a message that must not quote it."""
     kinds = {type(None): "null", bool: "a boolean", str: "a string", list: "a list"}

@@ -106,3 +106,18 @@ def test_a_template_that_loops(folder: Path) -> None:
 def test_a_checkpoint_as_usual_is_loaded(architecture: str, tmp_path: Path) -> None:
     folder = save_model(build_model(architecture), build_tokenizer(), tmp_path / "model")
     assert load(folder)("a b")["input_ids"]
+
+
+def test_a_folder_gets_time_for_all_its_files(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed: list[int] = []
+    monkeypatch.setattr("memaudit.plan.run_limited", lambda _, seconds: allowed.append(seconds))
+    texts = tmp_path / "texts" / "inner"
+    texts.mkdir(parents=True)
+    for path in (texts / "a.txt", texts.parent / "b.txt"):
+        path.write_text("a" * 10_000)
+    config = config_for(folder, {"text": "a b"})
+    cut_files(config, None)
+    cut_files(config.model_copy(update={"data": texts.parent}), None)
+    assert allowed == [3, 7]
