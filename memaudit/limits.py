@@ -73,14 +73,21 @@ def _answer_of(work: Callable[[], object], cpu_seconds: int) -> bytes:
     reading, writing = os.pipe()
     # Until the child has handlers of its own, a signal would send it down its parent's way out.
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+        os.close(reading)
+        os.close(writing)
+        raise
     if child == 0:
         os.close(reading)
         _work_and_exit(work, cpu_seconds, writing)
-    signal.pthread_sigmask(signal.SIG_SETMASK, masked)
     os.close(writing)
     try:
         with os.fdopen(reading, "rb") as pipe:
+            # A signal that came meanwhile is raised here, where the child is not left behind.
+            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
             answer = pipe.read()
     except BaseException:
         with contextlib.suppress(ProcessLookupError):

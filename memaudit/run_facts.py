@@ -57,10 +57,9 @@ def facts_of_files(
         for name, value in named_settings(config).items()
         if name not in ("out", "key_file")  # the folder may have been moved, the key has an id
     }
-    # A run that goes on under a key that was kept nowhere has another one.
     facts |= {
-        f"the {role} ({one.path.name})": one.sha256 if key.note else key.sign_file(one.sha256)
-        for role, one in summaries.items()
+        f"the {role} ({summary.path.name})": key.sign_file(summary.sha256)
+        for role, summary in summaries.items()
     }
     facts |= {f"{name} of --generator": sha for name, sha in hash_earlier(config.generator).items()}
     if (baseline := config.gate.baseline) is not None:

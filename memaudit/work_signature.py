@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from memaudit.attack.journal import Entry
 from memaudit.errors import UsageError
 from memaudit.project_key import VARIABLE, ProjectKey
+from memaudit.report.hashes import canonical
 from memaudit.run_record import NO_KEY, RunNotes
 
 _NOTES_LABEL = "memaudit unfinished notes 1"
@@ -60,8 +60,8 @@ def check_notes(where: str, notes: RunNotes, key: ProjectKey) -> None:
 
 
 def _sign_notes(notes: RunNotes, key: ProjectKey) -> str:
-    content = _canonical([_NOTES_LABEL, notes.model_dump(mode="json", exclude={"signature"})])
-    return key.sign(content).hex()
+    content = canonical([_NOTES_LABEL, notes.model_dump(mode="json", exclude={"signature"})])
+    return key.sign(content.encode()).hex()
 
 
 def sign_piece(
@@ -75,7 +75,8 @@ def sign_piece(
     facts = [[group, dict(notes.facts[group])] for group in groups]
     arrays = {part: np.asarray(array) for part, array in sorted(entry.arrays.items())}
     forms = [[part, array.dtype.str, list(array.shape)] for part, array in arrays.items()]
-    digest = hashlib.sha256(_canonical([_PIECE_LABEL, facts, name, entry.note, forms]))
+    form = canonical([_PIECE_LABEL, facts, name, entry.note, forms])
+    digest = hashlib.sha256(form.encode())
     for array in arrays.values():
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return key.sign(_PIECE_LABEL.encode() + b"\n" + digest.digest()).hex()
@@ -89,7 +90,3 @@ def is_signed(
         return False
     wanted = sign_piece(name, entry, notes, groups, key)
     return hmac.compare_digest(signed.encode(), wanted.encode())
-
-
-def _canonical(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n"

@@ -198,8 +198,8 @@ class _Cut:
     sample: Sample
     """Without its text."""
     number: int
-    misread: NDArray[np.bool_] | None
-    """(windows,): those whose ids do not decode to their text; None where all do."""
+    misread: NDArray[np.bool_]
+    """(windows,): those whose ids do not decode to their text."""
 
 
 class _Pile:
@@ -250,7 +250,7 @@ class _Pile:
             return str(problem)
         views = np.lib.stride_tricks.sliding_window_view(encoded.ids, self._settings.length)
         textless = replace(sample, text=None, prefix=None, suffix=None, messages=None)
-        misread = None
+        misread = np.zeros(len(starts), dtype=np.bool_)
         if encoded.unlike is not None:
             misread = self._reading_back.misread(
                 encoded.unlike, encoded.ids, starts, self._settings.length
@@ -299,11 +299,8 @@ class _Pile:
         )
 
     def _misread(self) -> NDArray[np.bool_]:
-        if not any(cut.misread is not None and cut.misread.any() for cut in self._cuts):
-            return np.zeros(0, dtype=np.bool_)
-        nothing = (np.zeros(len(cut.rows), dtype=np.bool_) for cut in self._cuts)
-        pairs = zip(self._cuts, nothing, strict=True)
-        return np.concatenate([no if cut.misread is None else cut.misread for cut, no in pairs])
+        misread = np.concatenate([cut.misread for cut in self._cuts])
+        return misread if misread.any() else misread[:0]
 
     def _bos_source(self) -> BosSource:
         if len(self._bos_sources) == 1:

@@ -27,7 +27,7 @@ from memaudit.report.leaks import sensitive_section
 from memaudit.report.reference_section import reference_section
 from memaudit.report.validity_section import validity_section
 from memaudit.report.wording import LIMITS, SCHEMA_VERSION, json_text
-from memaudit.result import AttackResult, Corpus, RunFacts, ScanResult
+from memaudit.result import AttackResult, RunFacts, ScanResult
 from memaudit.score.scores import AttackSummary, Difference, Lift
 
 Document = dict[str, Any]
@@ -156,10 +156,8 @@ def _lift(lift: Lift) -> Document:
 
 def _corpus(result: ScanResult, role: str) -> Document | None:
     corpus = result.data if role == "data" else result.controls
-    return None if corpus is None else _corpus_json(result, role, corpus)
-
-
-def _corpus_json(result: ScanResult, role: str, corpus: Corpus) -> Document:
+    if corpus is None:
+        return None
     summary, windows = corpus.summary, corpus.windows
     _, sizes = np.unique(corpus.clusters, return_counts=True)
     folds, audited = np.unique(corpus.folds, return_counts=True)

@@ -197,6 +197,7 @@ def _rows(result: ScanResult) -> Iterator[list[str]]:
 
 
 def _parts(result: ScanResult) -> Iterator[_Part]:
+    revealed = bool(result.revealed)
     for role, corpus in (("data", result.data), ("control", result.controls)):
         if corpus is None:
             continue
@@ -208,19 +209,14 @@ def _parts(result: ScanResult) -> Iterator[_Part]:
             role,
             corpus,
             result.fingerprints[role],
-            {name: _coarse(one, bool(result.revealed)) for name, one in scores.items()},
+            _coarse(scores, revealed),
             best_edit_similarity(asked) if asked else None,
-            queries(_likelihoods(best_log_p_z(asked), bool(result.revealed)), 0.5)
-            if asked
-            else None,
+            queries(_likelihoods(best_log_p_z(asked), revealed), 0.5) if asked else None,
             None if found is None else found.data if role == "data" else found.controls,
             () if found is None else found.categories,
-            {
-                name: _coarse(one, bool(result.revealed))
-                for name, one in _reference_scores(result, role).items()
-            },
+            _coarse(_reference_scores(result, role), revealed),
             result.revealed.get(role),
-            bool(result.revealed),
+            revealed,
         )
 
 
@@ -230,13 +226,16 @@ def _reference_scores(result: ScanResult, role: str) -> dict[str, WindowScores]:
     return {attack: scores for attack, scores in both.items() if scores is not None}
 
 
-def _coarse(scores: WindowScores, revealed: bool) -> WindowScores:
-    """Scores with their likelihoods as they may be shown."""
-    return replace(
-        scores,
-        suffix_nll=_likelihoods(scores.suffix_nll, revealed),
-        log_p_z=_likelihoods(scores.log_p_z, revealed),
-    )
+def _coarse(scores: Mapping[str, WindowScores], revealed: bool) -> dict[str, WindowScores]:
+    """The scores of each attack with their likelihoods as they may be shown."""
+    return {
+        attack: replace(
+            windows,
+            suffix_nll=_likelihoods(windows.suffix_nll, revealed),
+            log_p_z=_likelihoods(windows.log_p_z, revealed),
+        )
+        for attack, windows in scores.items()
+    }
 
 
 def _likelihoods(values: Floats, revealed: bool) -> Floats:
