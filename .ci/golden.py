@@ -68,7 +68,14 @@ def make_runs(arguments: argparse.Namespace) -> None:
     runs = ["demo"]
     if arguments.model:
         options = ("--reference", arguments.base, "--controls", arguments.controls)
-        settings = ("--limit", "500", "--attacks", "none,copy,constant,dynamic", "--profile", "quick")
+        settings = (
+            "--limit",
+            "500",
+            "--attacks",
+            "none,copy,constant,dynamic",
+            "--profile",
+            "quick",
+        )
         scan = ("scan", arguments.model, arguments.data, *options, *settings, "--out", "slice")
         memaudit("slice.txt", folder, *scan)
         runs.append("slice")
@@ -141,9 +148,7 @@ def lines_of(path: Path) -> list[str]:
 def without_times(value: object) -> object:
     """A JSON value without what a clock or the bytes of a whole file decide."""
     if isinstance(value, dict):
-        return {
-            key: without_times(inner) for key, inner in value.items() if key not in TIMED_KEYS
-        }
+        return {key: without_times(inner) for key, inner in value.items() if key not in TIMED_KEYS}
     if isinstance(value, list):
         return [without_times(inner) for inner in value]
     return value

@@ -15,10 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from memaudit.environment import TESTED
+from memaudit.system.environment import TESTED
 
 LIBRARIES = ("python", "torch", "transformers", "peft", "tokenizers", "numpy")
-LIST_VERSIONS = "import json, memaudit.environment as e; print(json.dumps(e.describe_libraries()))"
+LIST_VERSIONS = (
+    "import json, memaudit.system.environment as e; print(json.dumps(e.describe_libraries()))"
+)
 
 Column = dict[str, str]
 """Of one environment: what was looked at, and what came of it."""

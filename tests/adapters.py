@@ -148,7 +148,7 @@ def try_adapter(architecture: str, base: Path, label: str, folder: Path) -> Outc
     """Build, save, load and check one adapter; compare it with the model that was saved."""
     import torch
 
-    from memaudit.config import TargetSettings
+    from memaudit.config.settings import TargetSettings
     from memaudit.errors import TargetError
     from memaudit.target.adapters import without_adapter
     from memaudit.target.checkpoint import load_checkpoint

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from made_result import make_result, make_windows
 from stored import seal, store
 
-from memaudit.baseline_file import (
+from memaudit.errors import UsageError
+from memaudit.gate.baseline import Baseline
+from memaudit.report.result import ScanResult
+from memaudit.run.baselines import (
     model_name,
     read_baseline,
     read_baseline_file,
     to_text,
     write_baseline,
 )
-from memaudit.errors import UsageError
-from memaudit.gate.baseline import Baseline
-from memaudit.result import ScanResult
 
 HITS = {"none": 2, "copy": 9, "dynamic-hard": 3}
 
@@ -197,7 +197,7 @@ def test_a_file_that_is_not_there_or_too_large(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "no such baseline file or run folder" in refusal(tmp_path / "nothing")
-    monkeypatch.setattr("memaudit.baseline_file._LONGEST", 100)
+    monkeypatch.setattr("memaudit.run.baselines._LONGEST", 100)
     assert "is larger than" in refusal(file)
 
 

@@ -16,10 +16,10 @@ import pytest
 from conftest import build_model, build_tokenizer, save_model
 from typer.testing import CliRunner, Result
 
-from memaudit.baseline_file import document_digest
 from memaudit.cli.app import app
 from memaudit.cli.showing import FORMATS
-from memaudit.environment import TESTED
+from memaudit.run.baselines import document_digest
+from memaudit.system.environment import TESTED
 
 WORDS = ["anna", "bert", "carla", "model", "lazy", "fox", "wizard", "prefix", "line", "toxic"]
 SIZES = ["--prefix-tokens", "8", "--suffix-tokens", "6", "--device", "cpu"]
@@ -492,7 +492,7 @@ def test_a_baseline_of_something_else_stops_the_scan_before_the_model_loads(
     def never(*args: object, **kwargs: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("memaudit.preparation.load_target", never)
+    monkeypatch.setattr("memaudit.scan.prepare.load_target", never)
     for words, said in (
         ([leaky, clean, *PLAIN], "other data (hmac-sha256"),
         ([leaky, leaked, *PLAIN, "--seed", "7"], "protocol.seed 0, now 7"),
@@ -545,13 +545,15 @@ def test_without_a_place_for_a_key_the_run_says_so(
     run: Run, leaky: Path, leaked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MEMAUDIT_KEY")
-    monkeypatch.setattr("memaudit.home.settings_folder", lambda: leaked / "memaudit")
+    monkeypatch.setattr("memaudit.system.home.settings_folder", lambda: leaked / "memaudit")
     done = run("scan", leaky, leaked, *PLAIN, "--out", "one")
     assert done.exit_code == 0
     assert "No project key could be kept" in done.stdout
     failed = run("scan", leaky, leaked, *PLAIN, "--baseline", "one", "--max-new", "0")
     assert failed.exit_code == 2
     assert "--baseline one: No project key could be kept" in failed.stderr
-    monkeypatch.setattr("memaudit.home.settings_folder", lambda: tmp_path / "home" / "memaudit")
+    monkeypatch.setattr(
+        "memaudit.system.home.settings_folder", lambda: tmp_path / "home" / "memaudit"
+    )
     assert run("scan", leaky, leaked, *PLAIN).exit_code == 0
     assert stat.S_IMODE((tmp_path / "home" / "memaudit" / "key").stat().st_mode) == 0o600

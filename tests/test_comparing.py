@@ -16,7 +16,7 @@ from stored import store
 from typer.testing import CliRunner, Result
 
 from memaudit.cli.app import app
-from memaudit.result import ScanResult
+from memaudit.report.result import ScanResult
 from memaudit.target.checkpoint import Choice
 
 Run = Callable[..., Result]

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from memaudit.config import ScanConfig
-from memaudit.errors import UsageError
-from memaudit.layers import (
+from memaudit.config.settings import ScanConfig
+from memaudit.config.sources import (
     Layer,
     layered,
     list_profiles,
@@ -18,6 +17,7 @@ from memaudit.layers import (
     setting_lines,
     to_toml,
 )
+from memaudit.errors import UsageError
 
 PATHS = {"model": "m", "data": "d.jsonl"}
 

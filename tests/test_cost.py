@@ -10,9 +10,16 @@ import torch
 from conftest import build_model, build_tokenizer
 
 from memaudit.attack.extraction import Extractor
-from memaudit.config import ScanConfig, ScoreSettings, TuningSettings
-from memaudit.cost import Pace, Shape, extracting_attacks, fit_seconds, fitted_attacks, measure_pace
+from memaudit.config.settings import ScanConfig, ScoreSettings, TuningSettings
 from memaudit.data.folds import Fold
+from memaudit.scan.estimate import (
+    Pace,
+    Shape,
+    extracting_attacks,
+    fit_seconds,
+    fitted_attacks,
+    measure_pace,
+)
 from memaudit.target.checkpoint import Checkpoint
 
 P, S = 8, 6

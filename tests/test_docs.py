@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 from memaudit import __version__
 from memaudit.cli.app import app
 from memaudit.cli.showing import FORMATS
+from memaudit.config.sources import Layer, list_profiles, profiles_folder, resolve
 from memaudit.diagnose.settings import DiagnoseSettings
-from memaudit.diagnosis import DIAGNOSES
 from memaudit.errors import MemauditError
 from memaudit.gate.thresholds import GateVerdict, Verdict, exit_code
-from memaudit.layers import Layer, list_profiles, profiles_folder, resolve
+from memaudit.report.diagnosis import DIAGNOSES
 
 if sys.version_info >= (3, 11):
     import tomllib

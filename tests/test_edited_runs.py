@@ -14,13 +14,13 @@ from made_result import KEY, make_result
 from stored import seal, store
 from typer.testing import CliRunner, Result
 
-from memaudit.baseline_file import document_digest
 from memaudit.cli.app import app
-from memaudit.config import GateSettings
-from memaudit.integrity import Places, verify_run
-from memaudit.layers import to_toml
+from memaudit.config.settings import GateSettings
+from memaudit.config.sources import to_toml
 from memaudit.report.gate_reading import judged_anew
 from memaudit.report.hashes import results_hash
+from memaudit.run.baselines import document_digest
+from memaudit.run.verify import Places, verify_run
 
 GATES = GateSettings(max_exact=0.05, max_fractional=0.9, max_lift=0.3)
 """Of which the first fails: 31 of 200 windows come out."""
@@ -253,7 +253,7 @@ def test_what_an_edited_report_names_is_not_opened(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Path] = []
-    monkeypatch.setattr("memaudit.integrity.sha256_of", lambda path: opened.append(path) or "0")
+    monkeypatch.setattr("memaudit.run.verify.sha256_of", lambda path: opened.append(path) or "0")
     (tmp_path / "shadow").write_text("root:secret")
     edit(run, lambda d: d["data"].update(path=str(tmp_path / "shadow")), hide=False)
     assert memaudit("verify", run).exit_code == 1

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from memaudit import environment
-from memaudit.environment import TESTED, newer_than_tested
+from memaudit.system import environment
+from memaudit.system.environment import TESTED, newer_than_tested
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from known_answers import audit, greedy_records, random_llama, text_of, word_tokenizer, write_jsonl
 
-from memaudit.config import ScanConfig
+from memaudit.config.settings import ScanConfig
+from memaudit.data.project_key import find_key
 from memaudit.errors import TargetError, UsageError
-from memaudit.home import expand_home, home_folder, settings_folder
-from memaudit.project_key import find_key
+from memaudit.system.home import expand_home, home_folder, settings_folder
 from memaudit.target import source
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="homes of POSIX systems")

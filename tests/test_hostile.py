@@ -24,12 +24,12 @@ from stored import store
 from typer.testing import CliRunner, Result
 
 from memaudit.cli.app import app
-from memaudit.cli.border import border
+from memaudit.cli.errors import border
+from memaudit.config.sources import layered, resolve
 from memaudit.data import packing, parquet_rows
 from memaudit.data.pieces import LONGEST_PIECE, cut_text
 from memaudit.data.samples import check_samples, read_samples
 from memaudit.errors import DataError, TargetError, UsageError
-from memaudit.layers import layered, resolve
 from memaudit.report.wording import json_text, neutral, no_commands
 from memaudit.target.checkpoint import load_tokenizer
 from memaudit.target.gguf_header import check_gguf
@@ -375,7 +375,7 @@ def test_a_tokenizer_prints_nothing_of_its_own(
     token = {"content": "<s>", "special": True, "\x1b[31m::error::x": True}
     settings["added_tokens_decoder"] = {"0": token}
     (other / "tokenizer_config.json").write_text(json.dumps(settings))
-    from memaudit.config import TargetSettings
+    from memaudit.config.settings import TargetSettings
 
     with contextlib.suppress(TargetError):
         load_tokenizer(str(other), TargetSettings(offline=True))
@@ -383,7 +383,7 @@ def test_a_tokenizer_prints_nothing_of_its_own(
 
 
 def test_a_tokenizer_that_raises_anything_is_damaged(model: Path, tmp_path: Path) -> None:
-    from memaudit.config import TargetSettings
+    from memaudit.config.settings import TargetSettings
 
     other = shutil.copytree(model, tmp_path / "other")
     settings = json.loads((other / "tokenizer.json").read_text())

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from made_result import KEY, make_result
 from stored import seal, store
 
-from memaudit.config import ScanConfig
+from memaudit.config.settings import ScanConfig
+from memaudit.config.sources import to_toml
+from memaudit.data.project_key import ProjectKey
 from memaudit.errors import DataError, UsageError
-from memaudit.file_hash import file_sha256
-from memaudit.integrity import Finding, Integrity, Places, scan_folder, verify_run
-from memaudit.integrity_table import render_integrity
-from memaudit.layers import to_toml
-from memaudit.project_key import ProjectKey
+from memaudit.run.verify import Finding, Integrity, Places, scan_folder, verify_run
+from memaudit.run.verify_table import render_integrity
+from memaudit.system.hashing import file_sha256
 
 NOWHERE = Places()
 
@@ -162,7 +162,7 @@ def test_data_that_cannot_be_read_are_not_checked(
         raise DataError(f"{path}: cannot be read (Permission denied)")
 
     (tmp_path / "members.jsonl").write_text("{}\n")
-    monkeypatch.setattr("memaudit.integrity.sha256_of", refuse)
+    monkeypatch.setattr("memaudit.run.verify.sha256_of", refuse)
     integrity = verify_run(folder, NOWHERE, KEY)
     assert integrity.exit_code == 0
     assert Finding("not checked", "data members.jsonl", "cannot be read") in integrity.findings

@@ -12,7 +12,7 @@ import pytest
 
 from memaudit.data.windows import NoWindow
 from memaudit.errors import DataError
-from memaudit.limits import LimitReached, can_limit, run_limited, try_limited
+from memaudit.system.limits import LimitReached, can_limit, run_limited, try_limited
 
 pytestmark = pytest.mark.skipif(not can_limit(), reason="this system cannot fork safely")
 
@@ -59,7 +59,7 @@ def test_work_that_never_ends_is_stopped_even_inside_a_library() -> None:
 
 
 def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memaudit.limits.MEMORY_SHARE", 1e-9)
+    monkeypatch.setattr("memaudit.system.limits.MEMORY_SHARE", 1e-9)
     with pytest.raises(LimitReached, match="of memory"):
         run_limited(lambda: len(bytearray(1 << 30)), cpu_seconds=30)
 

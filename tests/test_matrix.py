@@ -23,11 +23,11 @@ from torch import Tensor
 from memaudit.attack.decoding_check import choose_decoding
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.prompts import HardPrompt, NoPrompt, SoftPrompt
-from memaudit.config import ScoreSettings, TargetSettings
+from memaudit.config.settings import ScoreSettings, TargetSettings
+from memaudit.config.sources import Layer, resolve
 from memaudit.errors import TargetError
-from memaudit.layers import Layer, resolve
 from memaudit.progress import Silent
-from memaudit.scan import ScanOutcome, scan
+from memaudit.scan.pipeline import ScanOutcome, scan
 from memaudit.score.scores import score_windows
 from memaudit.target.checkpoint import Checkpoint, load_checkpoint
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pytest
 from conftest import build_model, build_tokenizer, save_model
 
-from memaudit.network import TELEMETRY_OFF, go_offline, turn_telemetry_off
+from memaudit.system.network import TELEMETRY_OFF, go_offline, turn_telemetry_off
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "org/name"

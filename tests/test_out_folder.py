@@ -13,13 +13,13 @@ from stored import store
 from typer.testing import CliRunner, Result
 
 from memaudit.cli.app import app
-from memaudit.config import ScanConfig
+from memaudit.config.settings import ScanConfig
+from memaudit.data.project_key import ProjectKey, find_key
 from memaudit.errors import UsageError
-from memaudit.project_key import ProjectKey, find_key
-from memaudit.run_folder import begin_run
-from memaudit.run_record import RunNotes
-from memaudit.unfinished import UNFINISHED, Unfinished
-from memaudit.whole_files import write_new, write_whole
+from memaudit.run.record import RunNotes
+from memaudit.run.unfinished import UNFINISHED, Unfinished
+from memaudit.scan.write import begin_run
+from memaudit.system.files import write_new, write_whole
 
 KEY = ProjectKey(bytes(range(32)))
 QUICK = [

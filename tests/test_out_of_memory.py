@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 from memaudit.attack import decoding, decoding_cache, extraction, tuning_passes
 from memaudit.cli.app import app
 from memaudit.errors import MemauditError, RunError, TargetError
-from memaudit.out_of_memory import is_out_of_memory, short_of_memory
-from memaudit.scan import ScanOutcome
+from memaudit.scan.pipeline import ScanOutcome
+from memaudit.system.memory import is_out_of_memory, short_of_memory
 
 CPU_FULL = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tri"
 ERRORS = {
@@ -207,17 +207,17 @@ def test_a_copy_that_does_not_fit_is_done_without(
 
 
 ENDS = {
-    "memaudit.preparation.make_plan": 'in the stage "clustering near-duplicates"',
-    "memaudit.scan.score_all": 'in the stage "scoring"',
-    "memaudit.preparation.find_sensitive": 'in the stage "looking for sensitive content"',
-    "memaudit.preparation.cut_files": 'in the stage "reading files"',
+    "memaudit.scan.prepare.make_plan": 'in the stage "clustering near-duplicates"',
+    "memaudit.scan.pipeline.score_all": 'in the stage "scoring"',
+    "memaudit.scan.prepare.find_sensitive": 'in the stage "looking for sensitive content"',
+    "memaudit.scan.prepare.cut_files": 'in the stage "reading files"',
     "torch.optim.AdamW.step": 'in the stage "constant: fitting, fold 1 of 2"',
     "memaudit.attack.campaign.untrained_prompt": "out of memory; audit fewer",
     "memaudit.attack.extraction.choose_decoding": "out of memory; audit fewer",
     "memaudit.target.softprompt_check._logits": "for 8 tokens; use --device spread",
     "memaudit.attack.extraction.last_logits": "out of memory with a single window",
     "memaudit.attack.tuning_passes.last_logits": "out of memory tuning on a single window",
-    "memaudit.run_folder.to_json": "out of memory; audit fewer",
+    "memaudit.scan.write.to_json": "out of memory; audit fewer",
 }
 
 

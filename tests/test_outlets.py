@@ -16,7 +16,7 @@ from known_answers import greedy_records, random_llama, text_of, word_tokenizer,
 
 from memaudit.cli.app import main
 from memaudit.cli.outlets import Outlet
-from memaudit.waiting_threads import SPIN_VARIABLE
+from memaudit.system.threads import SPIN_VARIABLE
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")

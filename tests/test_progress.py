@@ -8,7 +8,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from memaudit.cli.border import Streams
+from memaudit.cli.errors import Streams
 from memaudit.progress import Live, Log
 
 

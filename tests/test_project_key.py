@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from memaudit.data.project_key import VARIABLE, ProjectKey, find_key
 from memaudit.errors import UsageError
-from memaudit.project_key import VARIABLE, ProjectKey, find_key
 
 ONE, OTHER, THIRD = "0a" * 32, "1b" * 32, "2c" * 32
 

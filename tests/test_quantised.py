@@ -17,7 +17,7 @@ from test_scan import figures, make_texts, run, write_samples
 
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.prompts import NoPrompt
-from memaudit.config import ScoreSettings, TargetSettings
+from memaudit.config.settings import ScoreSettings, TargetSettings
 from memaudit.errors import TargetError, UsageError
 from memaudit.target.checkpoint import Checkpoint, load_checkpoint
 from memaudit.target.failures import quiet_transformers
@@ -201,7 +201,7 @@ def test_attacks_that_need_no_gradient_go_on(
     folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut = without_gradient(folder, whole=True)
-    monkeypatch.setattr("memaudit.readiness.load_checkpoint", lambda *given: cut)
+    monkeypatch.setattr("memaudit.scan.loading.load_checkpoint", lambda *given: cut)
     with pytest.raises(TargetError, match=ADVICE):
         run(folder, data)
     outcome = run(folder, data, attacks=["none", "copy", "dynamic-hard"])

@@ -23,7 +23,7 @@ from stored import store
 
 from memaudit.cli.app import app
 from memaudit.cli.showing import check_format
-from memaudit.content.counting import SensitiveContent
+from memaudit.sensitive.counting import SensitiveContent
 
 ROOT = Path(__file__).parents[1]
 CI = ROOT / "examples" / "ci"

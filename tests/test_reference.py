@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 from memaudit.attack.extraction import Advance
 from memaudit.attack.prompt_files import to_bytes
 from memaudit.cli.app import app
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
+from memaudit.config.sources import Layer, resolve
 from memaudit.errors import TargetError, UsageError
-from memaudit.layers import Layer, resolve
-from memaudit.reference import release
-from memaudit.scan import ScanOutcome, scan
+from memaudit.scan.pipeline import ScanOutcome, scan
+from memaudit.scan.reference import release
 from memaudit.target.checkpoint import load_checkpoint
 from memaudit.target.failures import quiet_transformers
 

@@ -9,11 +9,11 @@ import pytest
 from conftest import CORPUS, build_model, build_tokenizer, save_model
 
 from memaudit.attack.prompt_files import to_bytes
+from memaudit.config.sources import Layer, resolve
+from memaudit.data.plan import SEEN_REASON
 from memaudit.errors import DataError, TargetError, UsageError
-from memaudit.layers import Layer, resolve
-from memaudit.plan import SEEN_REASON
 from memaudit.progress import Silent
-from memaudit.scan import ScanOutcome, scan
+from memaudit.scan.pipeline import ScanOutcome, scan
 
 SHORT = {"num_virtual_tokens": 3, "epochs": 1, "min_steps": 0, "batch_size": 8}
 

@@ -19,7 +19,7 @@ from memaudit.attack.decoding_cache import RoomyCache
 from memaudit.attack.forward import last_logits
 from memaudit.attack.memory import free_beside
 from memaudit.attack.tuning_passes import TuningPasses, in_half, recomputing
-from memaudit.config import ConstantSettings, TargetSettings
+from memaudit.config.settings import ConstantSettings, TargetSettings
 from memaudit.errors import TargetError, UsageError
 from memaudit.target import placement
 from memaudit.target.checkpoint import Checkpoint, load_checkpoint

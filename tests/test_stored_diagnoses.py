@@ -13,14 +13,14 @@ from stored import store
 from typer.testing import CliRunner
 
 from memaudit.cli.app import app
-from memaudit.diagnosis import DiagnosisRecord
+from memaudit.config.sources import to_toml
 from memaudit.errors import RunError, UsageError
-from memaudit.integrity import Places, verify_run
-from memaudit.layers import to_toml
-from memaudit.manifest import read_manifest, to_manifest
+from memaudit.report.diagnosis import DiagnosisRecord
 from memaudit.report.diagnosis_json import diagnosis_text
-from memaudit.stored_diagnoses import read_all, read_one, write_diagnosis
-from memaudit.stored_run import StoredRun, read_run
+from memaudit.run.diagnoses import read_all, read_one, write_diagnosis
+from memaudit.run.load import StoredRun, read_run
+from memaudit.run.manifest import read_manifest, to_manifest
+from memaudit.run.verify import Places, verify_run
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_one_that_was_cut_off_while_it_was_written_can_be_made_again(
     def full(folder: Path) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("memaudit.stored_diagnoses.to_manifest", full)
+    monkeypatch.setattr("memaudit.run.diagnoses.to_manifest", full)
     with pytest.raises(RunError, match="No space left"):
         write_diagnosis(run, record_of(run, findings=["other"]))
     assert differing(run.folder)

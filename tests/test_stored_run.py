@@ -20,7 +20,7 @@ from stored import store
 from memaudit.data.samples import Skipped
 from memaudit.errors import UsageError
 from memaudit.report.samples_csv import COLUMNS, cell, unescape
-from memaudit.stored_run import read_run
+from memaudit.run.load import read_run
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -161,10 +161,10 @@ def test_a_report_off_its_schema(folder: Path, change: Change, place: str) -> No
 
 
 def test_a_report_that_is_too_large(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memaudit.stored_run._LONGEST_REPORT", 1000)
+    monkeypatch.setattr("memaudit.run.load._LONGEST_REPORT", 1000)
     assert "report.json: is larger than" in refusal(folder)
     monkeypatch.undo()
-    monkeypatch.setattr("memaudit.stored_run._LONGEST_SAMPLES", 1000)
+    monkeypatch.setattr("memaudit.run.load._LONGEST_SAMPLES", 1000)
     assert "samples.csv: is larger than" in refusal(folder)
 
 

@@ -28,12 +28,12 @@ from memaudit.attack.parts import Extract, Part, PartWork, Side, cut, deal_shard
 from memaudit.attack.prompts import ConstantPrompt, HardPrompt, NoPrompt, SoftPrompt
 from memaudit.attack.tuning import Tuner, TuningData
 from memaudit.attack.untrained import untrained_prompt
-from memaudit.config import LADDER, AttackName, ScanConfig, TuningSettings
+from memaudit.config.settings import LADDER, AttackName, ScanConfig, TuningSettings
+from memaudit.config.shard import Shard
 from memaudit.data.folds import Fold
+from memaudit.distributed import Team
 from memaudit.errors import UsageError
-from memaudit.shard import Shard
 from memaudit.target.checkpoint import Checkpoint
-from memaudit.team import Team
 
 
 class Progress(Protocol):

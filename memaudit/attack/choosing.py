@@ -16,7 +16,7 @@ from memaudit.attack.extraction import Extractor
 from memaudit.attack.fit_record import NO_PROMPT, Epoch, FitRecord
 from memaudit.attack.fit_state import FitState
 from memaudit.attack.prompts import FittedPrompt, NoPrompt, SoftPrompt
-from memaudit.team import Team
+from memaudit.distributed import Team
 
 
 class SelectScore(NamedTuple):

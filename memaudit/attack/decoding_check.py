@@ -26,7 +26,7 @@ from memaudit.attack.decoding_cache import (
 from memaudit.attack.forward import last_logits
 from memaudit.attack.memory import let_go
 from memaudit.errors import RunError, TargetError
-from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
+from memaudit.system.memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.failures import FAILURES, brief, quiet_transformers
 from memaudit.target.softprompt_check import architecture_of, random_ids

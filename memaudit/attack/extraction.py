@@ -27,9 +27,9 @@ from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.memory import MemoryFound, decoding_room, let_go, most_together
 from memaudit.attack.prompts import SoftPrompt
 from memaudit.attack.verification import Verified, verify_logits
-from memaudit.config import ScoreSettings
+from memaudit.config.settings import ScoreSettings
 from memaudit.errors import RunError
-from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
+from memaudit.system.memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
 
 NEAR_TIE = {torch.float32: 2**-13, torch.float16: 2**-8, torch.bfloat16: 2**-5}

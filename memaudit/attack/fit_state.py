@@ -16,8 +16,8 @@ from torch import Tensor
 
 from memaudit.attack.fit_record import Epoch
 from memaudit.attack.journal import Arrays, Entry, Journal
+from memaudit.distributed import Team
 from memaudit.errors import UsageError
-from memaudit.team import Team
 
 KEEPING_SHARE = 0.05
 """Of the time of a fit, at most, that keeping its epochs may take."""

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memaudit.config import DynamicSettings
+from memaudit.config.settings import DynamicSettings
 
 Embed = Callable[[Tensor], Tensor]
 """(B,T) ids -> (B,T,D): the target's own input embedding."""

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from memaudit.attack.extraction import Advance, Extraction
 from memaudit.attack.journal import Journal, from_extraction, to_extraction
+from memaudit.config.shard import Shard
+from memaudit.distributed import Team
 from memaudit.errors import UsageError
-from memaudit.shard import Shard
-from memaudit.team import Team
 
 
 @dataclass(frozen=True, eq=False)

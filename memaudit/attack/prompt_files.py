@@ -30,9 +30,9 @@ from memaudit.attack.prompts import (
     NoPrompt,
     SoftPrompt,
 )
-from memaudit.config import ConstantSettings, DynamicSettings, TuningSettings
+from memaudit.config.settings import ConstantSettings, DynamicSettings, TuningSettings
 from memaudit.errors import UsageError
-from memaudit.file_hash import file_sha256
+from memaudit.system.hashing import file_sha256
 from memaudit.target.checkpoint import Checkpoint
 
 FORMAT = "memaudit-prompts-1"

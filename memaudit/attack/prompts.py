@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from memaudit.attack.generator import Embed, Generator, TrainedRows, map_prefix
-from memaudit.config import ConstantSettings, DynamicSettings, TuningSettings
+from memaudit.config.settings import ConstantSettings, DynamicSettings, TuningSettings
 
 
 class SoftPrompt(Protocol):

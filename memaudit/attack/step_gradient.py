@@ -14,10 +14,10 @@ from torch import Tensor
 from memaudit.attack.memory import MemoryFound, let_go
 from memaudit.attack.prompts import FittedPrompt
 from memaudit.attack.tuning_passes import TuningPasses
-from memaudit.config import TuningSettings
+from memaudit.config.settings import TuningSettings
+from memaudit.distributed import Team
 from memaudit.errors import RunError
-from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
-from memaudit.team import Team
+from memaudit.system.memory import FAILED_ALLOCATION, is_out_of_memory
 
 CPU_PASS = 8
 """Windows per pass on a CPU where the settings do not say: few enough for two processes to share

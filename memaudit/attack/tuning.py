@@ -23,10 +23,10 @@ from memaudit.attack.journal import NoJournal
 from memaudit.attack.prompts import FittedPrompt, NoPrompt
 from memaudit.attack.step_gradient import StepGradient
 from memaudit.attack.tuning_passes import TuningPasses
-from memaudit.config import TuningSettings
+from memaudit.config.settings import TuningSettings
+from memaudit.distributed import Team
 from memaudit.errors import RunError
 from memaudit.target.checkpoint import Checkpoint
-from memaudit.team import Team
 
 Advance = Callable[[int], None]
 

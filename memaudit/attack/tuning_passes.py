@@ -25,8 +25,8 @@ from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.memory import free_memory, let_go
 from memaudit.attack.prompts import SoftPrompt
 from memaudit.attack.verification import log_likelihood
-from memaudit.config import TuningSettings
-from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
+from memaudit.config.settings import TuningSettings
+from memaudit.system.memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.placement import multiplies_in_bfloat16
 from memaudit.target.prepacking import can_prepack, prepack

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from memaudit.attack.generator import Generator, TrainedRows
 from memaudit.attack.prompts import ConstantPrompt, DynamicPrompt, FittedPrompt, trained_rows
-from memaudit.config import ConstantSettings, DynamicSettings, TuningSettings
+from memaudit.config.settings import ConstantSettings, DynamicSettings, TuningSettings
 from memaudit.target.checkpoint import Checkpoint
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memaudit.config import ScoreSettings
+from memaudit.config.settings import ScoreSettings
 
 # Bytes of logits whose softmax is held at a time: elsewhere few passes, on a CPU what its cache
 # holds (X = 8192: a third of the time of logsumexp over the whole batch).

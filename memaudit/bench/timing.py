@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from memaudit.attack.memory import let_go
-from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
+from memaudit.system.memory import FAILED_ALLOCATION, is_out_of_memory
 
 PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of the matrices whose product is timed: large enough to reach the peak rate."""

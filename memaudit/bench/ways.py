@@ -16,7 +16,7 @@ from memaudit.attack.untrained import untrained_prompt
 from memaudit.bench.plain_ways import PlainTuning, decode_without_cache, generate
 from memaudit.bench.timing import Way
 from memaudit.bench.work import Ids, Work
-from memaudit.config import DynamicSettings
+from memaudit.config.settings import DynamicSettings
 
 STEPS = 4
 """Optimizer steps in one run of tuning."""

@@ -1,6 +1,6 @@
 """What is timed: a target, and windows made up so that it is known which come out.
 
-Knows the extractor, and how many operations a window needs at least (:mod:`memaudit.cost`).
+Knows the extractor, and how many operations a window needs at least (:mod:`memaudit.scan.estimate`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.prompts import NoPrompt
-from memaudit.config import ScanConfig
-from memaudit.cost import Shape, shape_of
-from memaudit.readiness import check_positions, choose_size, make_extractor
+from memaudit.config.settings import ScanConfig
+from memaudit.scan.estimate import Shape, shape_of
+from memaudit.scan.loading import check_positions, choose_size, make_extractor
 from memaudit.target.checkpoint import Checkpoint, load_checkpoint
 from memaudit.target.softprompt_check import check_soft_prompts
 

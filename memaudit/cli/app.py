@@ -11,16 +11,16 @@ import typer
 from memaudit import __version__
 from memaudit.cli.auditing import inspect, scan
 from memaudit.cli.bench import bench
-from memaudit.cli.border import border
 from memaudit.cli.comparing import baseline_app, compare
 from memaudit.cli.demo import demo
 from memaudit.cli.diagnosing import diagnose_app
+from memaudit.cli.errors import border
 from memaudit.cli.merging import merge
 from memaudit.cli.outlets import guard_standard_streams
 from memaudit.cli.reporting import report
 from memaudit.cli.verify import verify
-from memaudit.network import go_offline, turn_telemetry_off
-from memaudit.waiting_threads import shorten_spinning
+from memaudit.system.network import go_offline, turn_telemetry_off
+from memaudit.system.threads import shorten_spinning
 
 app = typer.Typer(
     name="memaudit",
@@ -46,7 +46,7 @@ def profiles(
 ) -> None:
     """List the shipped profiles and what they set."""
     with border(verbose=False):
-        from memaudit.layers import list_profiles, load_profile, setting_lines
+        from memaudit.config.sources import list_profiles, load_profile, setting_lines
         from memaudit.report.wording import neutral
 
         if name is not None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import typer
 
-from memaudit.cli.border import Streams, border, leave
+from memaudit.cli.errors import Streams, border, leave
 from memaudit.cli.options import (
     AllowPickle,
     Attacks,
@@ -152,8 +152,8 @@ def inspect(
                 raise UsageError("--controls without DATA: give the file to audit first")
             flags["data"] = "none given"
         resolved = resolve_settings(flags, profile, config_file, set_)
-        from memaudit.inspection import inspect as run_inspection
-        from memaudit.inspection_table import render_inspection
+        from memaudit.scan.inspect import inspect as run_inspection
+        from memaudit.scan.inspect_table import render_inspection
         from memaudit.target.failures import quiet_transformers
 
         streams = Streams(quiet, verbose)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from memaudit.cli.border import Streams, border
+from memaudit.cli.errors import Streams, border
 from memaudit.cli.options import (
     AllowPickle,
     Base,

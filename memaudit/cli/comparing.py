@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memaudit.cli.border import Streams, border
+from memaudit.cli.errors import Streams, border
 from memaudit.cli.options import Quiet, Verbose
 from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
     from memaudit.gate.baseline import Baseline
     from memaudit.report.comparison_report import Place
-    from memaudit.stored_run import StoredRun
+    from memaudit.run.load import StoredRun
 
 RunFolder = Annotated[Path, typer.Argument(help="Run folder of a finished scan.", metavar="RUN")]
 ExitZero = Annotated[
@@ -53,9 +53,9 @@ def compare(
     with border(verbose):
         if output_format not in ("table", "json"):
             raise UsageError(f"--format {output_format}: choose table or json")
-        from memaudit.baseline_file import config_of_run, read_baseline
         from memaudit.gate.comparison import compare as compare_audits
         from memaudit.report.comparison_report import comparison_to_json, render_comparison
+        from memaudit.run.baselines import config_of_run, read_baseline
 
         before = read_baseline(baseline)
         stored, now = _read(run)
@@ -84,7 +84,7 @@ def write(
 ) -> None:
     """Make a baseline of RUN: a small sorted file that can be committed."""
     with border(verbose):
-        from memaudit.baseline_file import to_text, write_baseline
+        from memaudit.run.baselines import to_text, write_baseline
 
         made = _read_meaningful(run)
         if out is None:
@@ -112,8 +112,8 @@ def update(
 ) -> None:
     """Tighten FILE: drop what RUN no longer extracts. Nothing comes in without the flag."""
     with border(verbose):
-        from memaudit.baseline_file import read_baseline_file, write_baseline
         from memaudit.gate.baseline import count_new, updated
+        from memaudit.run.baselines import read_baseline_file, write_baseline
 
         before = read_baseline_file(file)
         now = _read_meaningful(run)
@@ -131,8 +131,8 @@ def update(
 
 
 def _read(folder: Path) -> tuple[StoredRun, Baseline]:
-    from memaudit.baseline_file import baseline_of_run
-    from memaudit.stored_run import read_run
+    from memaudit.run.baselines import baseline_of_run
+    from memaudit.run.load import read_run
 
     stored = read_run(folder)
     return stored, baseline_of_run(stored)

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from memaudit.cli.border import INCONCLUSIVE, Streams, border
+from memaudit.cli.errors import INCONCLUSIVE, Streams, border
 from memaudit.cli.options import Device, Quiet, Seed, Verbose, settings_of
 from memaudit.cli.running import Order, run_scan
 from memaudit.errors import UsageError
-from memaudit.home import expand_home
-from memaudit.network import go_offline
+from memaudit.system.home import expand_home
+from memaudit.system.network import go_offline
 
 PROFILE = "demo"
 
@@ -38,10 +38,10 @@ def demo(
     flags = settings_of({"out": out, "device": device, "seed": seed, "reveal": reveal})
     with border(verbose):
         go_offline(os.environ)  # all that it needs is shipped
+        from memaudit.config.sources import Layer, load_profile, resolve
         from memaudit.demo.checks import judge_instrument
         from memaudit.demo.checks_table import render_checks
         from memaudit.demo.shipped import demo_settings, export_files, read_truth
-        from memaudit.layers import Layer, load_profile, resolve
 
         if export is not None:
             try:

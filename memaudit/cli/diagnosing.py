@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from memaudit.cli.border import border
+from memaudit.cli.errors import border
 from memaudit.cli.examining import examine_run
 from memaudit.cli.options import (
     AllowPickle,

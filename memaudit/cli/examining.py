@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from memaudit.cli.border import Streams
+from memaudit.cli.errors import Streams
 from memaudit.cli.running import command_line, note_versions, stoppable
 from memaudit.cli.showing import check_diagnosis_format, show_diagnosis
 from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
     from memaudit.diagnose.examination import Asked, Method
-    from memaudit.diagnosis import DiagnosisName
+    from memaudit.report.diagnosis import DiagnosisName
 
 _NOT_SETTINGS = frozenset(("set_", "output_format", "quiet", "verbose"))
 
@@ -25,7 +25,7 @@ def examine_run(
 ) -> None:
     """Diagnose a run, put the result into its folder and print it."""
     from memaudit.diagnose.examination import examine
-    from memaudit.stored_diagnoses import is_signed, require_unchanged, write_diagnosis
+    from memaudit.run.diagnoses import is_signed, require_unchanged, write_diagnosis
     from memaudit.target.failures import quiet_transformers
 
     check_diagnosis_format(given["output_format"])
@@ -46,7 +46,7 @@ def _settings(kind: type[Asked], given: dict[str, Any]) -> Asked:
     """The flags that were used, as settings. Raises UsageError."""
     from pydantic import ValidationError
 
-    from memaudit.layers import explain_fault
+    from memaudit.config.sources import explain_fault
 
     values = {name: value for name, value in given.items() if value is not None}
     values |= dict(_assigned(kind, word, given) for word in given["set_"] or ())

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from memaudit.cli.border import Streams, border, leave
+from memaudit.cli.errors import Streams, border, leave
 from memaudit.cli.options import (
     AllowPickle,
     ExitZero,
@@ -45,11 +45,11 @@ def merge(
     flags = settings_of(locals())
     with border(verbose):
         check_format(output_format)
-        from memaudit.home import settings_folder
-        from memaudit.merging import copy_work, merged_notes, read_shards
-        from memaudit.project_key import find_key
-        from memaudit.run_folder import begin_run, choose_folder
-        from memaudit.team import require_one_process
+        from memaudit.data.project_key import find_key
+        from memaudit.distributed import require_one_process
+        from memaudit.run.merge import copy_work, merged_notes, read_shards
+        from memaudit.scan.write import begin_run, choose_folder
+        from memaudit.system.home import settings_folder
 
         require_one_process("merge")
         key = find_key(said_key_file(flags), settings_folder())

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from memaudit.cli.border import Streams, border
+from memaudit.cli.errors import Streams, border
 from memaudit.cli.options import Format, Verbose
 from memaudit.cli.showing import check_diagnosis_format, check_format, show, show_diagnosis
 from memaudit.errors import UsageError
@@ -27,14 +27,14 @@ def report(
             check_format(output_format)
         else:
             check_diagnosis_format(output_format)
-        from memaudit.stored_run import read_run
+        from memaudit.run.load import read_run
 
         streams = Streams(quiet=True, verbose=verbose)
         if diagnosis is None:
             show(read_run(run), output_format, streams)
             return
-        from memaudit.diagnosis import DIAGNOSES
-        from memaudit.stored_diagnoses import read_one
+        from memaudit.report.diagnosis import DIAGNOSES
+        from memaudit.run.diagnoses import read_one
 
         name = next((one for one in DIAGNOSES if one == diagnosis), None)
         if name is None:

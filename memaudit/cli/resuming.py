@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memaudit.cli.border import Streams
+from memaudit.cli.errors import Streams
 from memaudit.cli.running import Order, resolve_settings, scan_to_code, show_finished
 from memaudit.errors import UsageError
-from memaudit.network import go_offline
+from memaudit.system.network import go_offline
 
 if TYPE_CHECKING:
-    from memaudit.layers import ResolvedConfig
-    from memaudit.run_record import RunNotes
-    from memaudit.shard import Shard
+    from memaudit.config.shard import Shard
+    from memaudit.config.sources import ResolvedConfig
+    from memaudit.run.record import RunNotes
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Said:
     @property
     def only_safeguards(self) -> bool:
         """Whether nothing was said but that safeguards are lifted, and where the key is."""
-        from memaudit.layers import ONLY_BY_FLAG, leaves
+        from memaudit.config.sources import ONLY_BY_FLAG, leaves
 
         names = dict(leaves(self.flags)).keys() - {"key_file"}
         return not (self.profile or self.config_file or self.sets) and names <= ONLY_BY_FLAG
@@ -48,8 +48,8 @@ def scan_or_resume(
     said: Said, resume: Path | None, shard: str | None, output_format: str, streams: Streams
 ) -> int:
     """Scan anew, or go on with a run; returns the exit code. A run that is finished is shown."""
-    from memaudit.shard import Shard
-    from memaudit.unfinished import is_finished
+    from memaudit.config.shard import Shard
+    from memaudit.run.unfinished import is_finished
 
     share = None if shard is None else Shard.parse(shard)
     if resume is None:
@@ -67,8 +67,8 @@ def resumed_order(run: Path, said: Said, shard: Shard | None) -> Order:
     Settings may be said again or left out; where they are said, all are, and the scan refuses
     those that differ. Safeguards that were lifted have to be lifted again. Raises UsageError.
     """
-    from memaudit.shard import Shard
-    from memaudit.unfinished import read_notes
+    from memaudit.config.shard import Shard
+    from memaudit.run.unfinished import read_notes
 
     notes = read_notes(run)
     began_with = None if notes.shard is None else Shard.parse(notes.shard)
@@ -87,7 +87,7 @@ def said_key_file(flags: Mapping[str, Any]) -> Path | None:
     """The key file that the user names now. That of a run's notes counts for nothing: who changed
     them could have named another there. Raises UsageError where pyproject.toml cannot be read.
     """
-    from memaudit.layers import load_project_settings
+    from memaudit.config.sources import load_project_settings
 
     if (named := flags.get("key_file")) is not None:
         return Path(named)
@@ -104,8 +104,8 @@ def stored_settings(notes: RunNotes, flags: Mapping[str, Any], where: str) -> Re
     """
     from pydantic import ValidationError
 
-    from memaudit.config import ScanConfig
-    from memaudit.layers import ONLY_BY_FLAG, ResolvedConfig, leaves, named_settings
+    from memaudit.config.settings import ScanConfig
+    from memaudit.config.sources import ONLY_BY_FLAG, ResolvedConfig, leaves, named_settings
 
     try:
         named = {"key_file": said_key_file(flags)}

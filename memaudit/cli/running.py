@@ -18,26 +18,26 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from memaudit.cli.border import Streams, Terminated
+from memaudit.cli.errors import Streams, Terminated
 from memaudit.cli.showing import show
 from memaudit.errors import UsageError
-from memaudit.network import go_offline
+from memaudit.system.network import go_offline
 
 if TYPE_CHECKING:
-    from memaudit.layers import ResolvedConfig
-    from memaudit.project_key import ProjectKey
-    from memaudit.run_record import RunRecord
-    from memaudit.scan import ScanOutcome
-    from memaudit.shard import Shard
-    from memaudit.team import Team
-    from memaudit.unfinished import Unfinished
+    from memaudit.config.shard import Shard
+    from memaudit.config.sources import ResolvedConfig
+    from memaudit.data.project_key import ProjectKey
+    from memaudit.distributed import Team
+    from memaudit.run.record import RunRecord
+    from memaudit.run.unfinished import Unfinished
+    from memaudit.scan.pipeline import ScanOutcome
 
 
 def resolve_settings(
     flags: dict[str, Any], profile: str | None, config_file: Path | None, sets: list[str] | None
 ) -> ResolvedConfig:
     """Flags over all other sources of settings; where these say offline, the process is."""
-    from memaudit.layers import layered, resolve
+    from memaudit.config.sources import layered, resolve
 
     layers = layered(flags, profile=profile, config_file=config_file, sets=sets or [])
     resolved = resolve(layers)
@@ -64,8 +64,8 @@ def run_scan(order: Order, output_format: str, streams: Streams) -> ScanOutcome 
     None for a shard, which has no result yet, and in all but one of several processes: that one
     writes, prints and knows how it ends.
     """
-    from memaudit.project_key import throwaway_key
-    from memaudit.team import join_team
+    from memaudit.data.project_key import throwaway_key
+    from memaudit.distributed import join_team
 
     config = order.resolved.config
     team = join_team(config.target.device)
@@ -85,7 +85,7 @@ def scan_to_code(order: Order, output_format: str, streams: Streams) -> int:
 
 def _help(order: Order, key: ProjectKey, team: Team) -> None:
     """Do this process's share for the one that leads."""
-    from memaudit.run_record import RunNotes, RunRecord
+    from memaudit.run.record import RunNotes, RunRecord
 
     record = RunRecord(RunNotes.new(order.resolved.config, {}, ""))
     _scan(order, Streams(quiet=True, verbose=False), key, record, team)
@@ -94,8 +94,8 @@ def _help(order: Order, key: ProjectKey, team: Team) -> None:
 def _lead(
     order: Order, output_format: str, streams: Streams, key: ProjectKey, team: Team
 ) -> ScanOutcome | None:
-    from memaudit.run_folder import write_run
-    from memaudit.stored_run import read_run
+    from memaudit.run.load import read_run
+    from memaudit.scan.write import write_run
 
     _tell_settings(order.resolved, streams)
     note_versions(streams)
@@ -120,8 +120,8 @@ def _lead(
 
 def show_finished(run: Path, output_format: str, streams: Streams) -> int:
     """Print a run that was finished already, and return its exit code."""
-    from memaudit.stored_run import read_run
-    from memaudit.unfinished import remove_leftovers
+    from memaudit.run.load import read_run
+    from memaudit.run.unfinished import remove_leftovers
 
     stored = read_run(run)
     remove_leftovers(run)
@@ -133,7 +133,7 @@ def show_finished(run: Path, output_format: str, streams: Streams) -> int:
 def _scan(
     order: Order, streams: Streams, key: ProjectKey, record: RunRecord, team: Team
 ) -> ScanOutcome | None:
-    from memaudit.scan import scan, scan_shard
+    from memaudit.scan.pipeline import scan, scan_shard
     from memaudit.target.failures import quiet_transformers
 
     with quiet_transformers():
@@ -149,8 +149,8 @@ def _kept(order: Order, key: ProjectKey) -> Iterator[Unfinished]:
     go on with it; where nothing was, or nobody could check it later as the key ends with this
     process, a run that was just begun leaves nothing behind.
     """
-    from memaudit.run_folder import remove_empty
-    from memaudit.unfinished import is_finished
+    from memaudit.run.unfinished import is_finished
+    from memaudit.scan.write import remove_empty
 
     made, unfinished = _open(order, key)
     try:
@@ -172,9 +172,9 @@ def _kept(order: Order, key: ProjectKey) -> Iterator[Unfinished]:
 
 def _open(order: Order, key: ProjectKey) -> tuple[list[Path], Unfinished]:
     """The record of the run, and the folders that were made for it."""
-    from memaudit.run_folder import begin_run, choose_folder
-    from memaudit.run_record import RunNotes
-    from memaudit.unfinished import Unfinished
+    from memaudit.run.record import RunNotes
+    from memaudit.run.unfinished import Unfinished
+    from memaudit.scan.write import begin_run, choose_folder
 
     if order.resume is not None:
         return [], Unfinished.reopen(order.resume, key, stopped=not order.merged)
@@ -204,14 +204,14 @@ def stoppable() -> Iterator[None]:
 
 def note_versions(streams: Streams) -> None:
     """Tell the user on stderr where a library is newer than any tested."""
-    from memaudit.environment import newer_than_tested
+    from memaudit.system.environment import newer_than_tested
 
     if note := newer_than_tested():
         streams.note(note)
 
 
 def _tell_settings(resolved: ResolvedConfig, streams: Streams) -> None:
-    from memaudit.layers import sourced_lines
+    from memaudit.config.sources import sourced_lines
 
     if streams.verbose:
         for line in sourced_lines(resolved):
@@ -219,8 +219,8 @@ def _tell_settings(resolved: ResolvedConfig, streams: Streams) -> None:
 
 
 def _project_key(order: Order) -> ProjectKey:
-    from memaudit.home import settings_folder
-    from memaudit.project_key import find_key
+    from memaudit.data.project_key import find_key
+    from memaudit.system.home import settings_folder
 
     config = order.resolved.config
     key = find_key(config.key_file, settings_folder())

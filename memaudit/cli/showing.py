@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from memaudit.cli.border import Streams
+from memaudit.cli.errors import Streams
 from memaudit.cli.outlets import stdout_outlet
 from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
-    from memaudit.diagnosis import DiagnosisRecord
-    from memaudit.stored_run import StoredRun
+    from memaudit.report.diagnosis import DiagnosisRecord
+    from memaudit.run.load import StoredRun
 
 FORMATS = (
     *("table", "json", "csv", "jsonl", "html"),
@@ -79,7 +79,7 @@ def document(run: StoredRun, output_format: str, streams: Streams) -> str:
         return to_cyclonedx(found)
     if output_format == "html":
         from memaudit.report.page import to_html
-        from memaudit.stored_diagnoses import read_all
+        from memaudit.run.diagnoses import read_all
 
         return to_html(found, samples, read_all(run))
     from memaudit.report.table import render_table

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from memaudit.cli.border import INCONCLUSIVE, Streams, border
+from memaudit.cli.errors import INCONCLUSIVE, Streams, border
 from memaudit.cli.options import KeyFile, Verbose
-from memaudit.network import go_offline
+from memaudit.system.network import go_offline
 
 
 def verify(
@@ -44,10 +44,10 @@ def verify(
     """
     with border(verbose):
         go_offline(os.environ)  # it fetches nothing, whatever a report names
-        from memaudit.home import settings_folder
-        from memaudit.integrity import Places, verify_run
-        from memaudit.integrity_table import render_integrity
-        from memaudit.project_key import kept_key
+        from memaudit.data.project_key import kept_key
+        from memaudit.run.verify import Places, verify_run
+        from memaudit.run.verify_table import render_integrity
+        from memaudit.system.home import settings_folder
 
         key = kept_key(key_file, settings_folder())
         integrity = verify_run(run, Places(model, base, reference, data, controls), key)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.config import CHAT_DATE, Bos
+from memaudit.config.settings import CHAT_DATE, Bos
 from memaudit.data.bos import BosSource, leading_ids
 from memaudit.data.chats import ChangedTurn, ChatProblem, ChatTemplate
 from memaudit.data.pieces import LONGEST_PIECE, cut_text

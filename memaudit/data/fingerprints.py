@@ -12,8 +12,8 @@ import hashlib
 import struct
 from collections.abc import Iterable
 
+from memaudit.data.project_key import ProjectKey
 from memaudit.data.windows import Windows
-from memaudit.project_key import ProjectKey
 
 FORM = "w1"
 """What every fingerprint starts with: raised when one and the same window would get another."""

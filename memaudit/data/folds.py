@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.config import ProtocolSettings
+from memaudit.config.settings import ProtocolSettings
 from memaudit.errors import DataError
 
 

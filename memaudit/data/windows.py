@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.config import Bos, WindowSettings
+from memaudit.config.settings import Bos, WindowSettings
 from memaudit.data.bos import BosSource
 from memaudit.data.drawing import batches, draw
 from memaudit.data.encoding import Encoded, Encoder

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from memaudit.config import AttackName
+from memaudit.config.settings import AttackName
 from memaudit.data.clusters import have_marks
 from memaudit.demo.shipped import KnownRecord
 from memaudit.report.findings import cautious_p, model_attacks
+from memaudit.report.result import AttackResult, ScanResult
 from memaudit.report.wording import count, percent
-from memaudit.result import AttackResult, ScanResult
 
 Bools = NDArray[np.bool_]
 

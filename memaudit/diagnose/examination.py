@@ -13,10 +13,10 @@ from memaudit import __version__
 from memaudit.attack.campaign import Progress
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Subject, open_subject
-from memaudit.diagnosis import Diagnosis, DiagnosisRecord
-from memaudit.environment import describe_libraries, describe_machine
-from memaudit.run_record import Stopwatch
-from memaudit.stored_run import StoredRun
+from memaudit.report.diagnosis import Diagnosis, DiagnosisRecord
+from memaudit.run.load import StoredRun
+from memaudit.run.record import Stopwatch
+from memaudit.system.environment import describe_libraries, describe_machine
 from memaudit.target.numerics import describe_accelerator
 
 Asked = TypeVar("Asked", bound=DiagnoseSettings)

@@ -21,7 +21,7 @@ from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.memory import Backoff, let_go
 from memaudit.attack.prompts import NoPrompt, SoftPrompt
 from memaudit.errors import RunError
-from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
+from memaudit.system.memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
 
 

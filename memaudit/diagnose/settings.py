@@ -5,7 +5,7 @@ Knows no single diagnosis: each adds its own settings to these where it lives.
 
 from __future__ import annotations
 
-from memaudit.settings_base import NotNegative, Positive, Settings, UserPath
+from memaudit.config.base import NotNegative, Positive, Settings, UserPath
 
 
 class DiagnoseSettings(Settings):

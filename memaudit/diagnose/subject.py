@@ -18,21 +18,21 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from memaudit.attack.memory import choose_batch_size
-from memaudit.config import ScanConfig, TargetSettings
+from memaudit.config.settings import ScanConfig, TargetSettings
+from memaudit.data.plan import Role, bos_source, check_files, cut_files
+from memaudit.data.project_key import ProjectKey, kept_key
 from memaudit.data.samples import DataSummary
 from memaudit.data.windows import Windows
 from memaudit.diagnose.passes import Passes
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.errors import UsageError
-from memaudit.home import settings_folder
-from memaudit.network import go_offline
-from memaudit.plan import Role, bos_source, check_files, cut_files
-from memaudit.project_key import ProjectKey, kept_key
-from memaudit.readiness import check_positions
 from memaudit.report.reading import column, figures, model_attacks
 from memaudit.report.report_json import Document
+from memaudit.run.load import StoredRun, read_run
+from memaudit.scan.loading import check_positions
 from memaudit.score.stats import Bools, Floats, Ints
-from memaudit.stored_run import StoredRun, read_run
+from memaudit.system.home import settings_folder
+from memaudit.system.network import go_offline
 from memaudit.target.checkpoint import Checkpoint, load_checkpoint, load_tokenizer
 
 _Index = NDArray[np.integer[Any]] | NDArray[np.bool_]

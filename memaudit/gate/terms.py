@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from memaudit.config import LADDER, ScanConfig
+from memaudit.config.settings import LADDER, ScanConfig
 from memaudit.data.fingerprints import FORM
 
 Setting = bool | int | float | str | list[str] | None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from memaudit.config import GateSettings
+from memaudit.config.settings import GateSettings
 from memaudit.gate.measures import (
     Measure,
     counted,

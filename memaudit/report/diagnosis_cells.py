@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from memaudit.diagnosis import Cell, FigureTable, Measure, Unit
+from memaudit.report.diagnosis import Cell, FigureTable, Measure, Unit
 from memaudit.report.reading import MISSING
 from memaudit.report.wording import number, percent, points
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-from memaudit.curves import Axis, Line
-from memaudit.diagnosis import (
+from memaudit.report.curves import Axis, Line
+from memaudit.report.diagnosis import (
     Column,
     Diagnosis,
     DiagnosisRecord,

@@ -11,7 +11,7 @@ from rich.console import JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from memaudit.diagnosis import DiagnosisRecord, FigureTable
+from memaudit.report.diagnosis import DiagnosisRecord, FigureTable
 from memaudit.report.diagnosis_cells import table_cells
 from memaudit.report.rendering import (
     GLUE,

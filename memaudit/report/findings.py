@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from memaudit.data.samples import Skipped
 from memaudit.gate.validity import remnant
+from memaudit.report.result import AttackResult, ReferenceResult, ScanResult
 from memaudit.report.wording import (
     count,
     level,
@@ -20,7 +21,6 @@ from memaudit.report.wording import (
     points,
     points_interval,
 )
-from memaudit.result import AttackResult, ReferenceResult, ScanResult
 from memaudit.score.scores import Lift, Rate
 from memaudit.score.stats import Interval
 

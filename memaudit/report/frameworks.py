@@ -12,7 +12,7 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 from memaudit.report.findings import model_attacks
-from memaudit.result import ScanResult
+from memaudit.report.result import ScanResult
 
 Tested = Literal["tested", "partly", "not tested"]
 

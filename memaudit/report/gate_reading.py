@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from memaudit.config import GateSettings
+from memaudit.config.settings import GateSettings
 from memaudit.gate import validity as validity_gate
 from memaudit.gate.thresholds import GateVerdict, NewWindows, exit_code_of, judge, judge_controls
 from memaudit.gate.validity import Validity

@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from memaudit.config import ScanConfig
-from memaudit.layers import to_toml
+from memaudit.config.settings import ScanConfig
+from memaudit.config.sources import to_toml
 
 RESULTS = ("attacks", "gates", "sensitive", "reference")
 """The parts of a report that hold figures and verdicts."""

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from typing import Any
 
 from memaudit.attack.fit_record import NO_PROMPT, Epoch
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 from memaudit.report.findings import wide_interval
-from memaudit.result import FoldFit, TargetFacts
+from memaudit.report.result import FoldFit, TargetFacts
 from memaudit.score.scores import Rate
 from memaudit.score.stats import Interval
 

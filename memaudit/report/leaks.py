@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from memaudit.config import AttackName
-from memaudit.content.counting import Counts
-from memaudit.content.detectors import Category
-from memaudit.result import ScanResult
+from memaudit.config.settings import AttackName
+from memaudit.report.result import ScanResult
 from memaudit.score.scores import WindowScores
+from memaudit.sensitive.counting import Counts
+from memaudit.sensitive.detectors import Category
 
 TITLES: dict[Category, str] = {
     "key": "keys and tokens",

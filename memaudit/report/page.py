@@ -16,7 +16,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from memaudit.diagnosis import DiagnosisRecord
+from memaudit.report.diagnosis import DiagnosisRecord
 from memaudit.report.page_diagnoses import diagnosis_sections
 from memaudit.report.page_evidence import framework_rows, leak_cards, origin_cards
 from memaudit.report.page_figures import matched_card, rates_card, sampling_cards, training_cards

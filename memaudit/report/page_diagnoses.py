@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from memaudit.diagnosis import Diagnosis, DiagnosisRecord, FigureTable, Plot
+from memaudit.report.diagnosis import Diagnosis, DiagnosisRecord, FigureTable, Plot
 from memaudit.report.diagnosis_cells import table_cells
 from memaudit.report.page_figures import Card
 from memaudit.report.plots import line_plot

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from memaudit.curves import Axis, Line
+from memaudit.report.curves import Axis, Line
 from memaudit.report.plots import Estimate, Spread, interval_plot, line_plot
 from memaudit.report.reading import (
     column,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from memaudit.curves import Axis, Line
+from memaudit.report.curves import Axis, Line
 from memaudit.report.page_figures import Card
 from memaudit.report.plots import line_plot
 from memaudit.report.reading import (

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from memaudit.curves import Axis, Line
+from memaudit.report.curves import Axis, Line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

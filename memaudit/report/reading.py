@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from memaudit.config import LADDER
+from memaudit.config.settings import LADDER
 from memaudit.report.report_json import Document
 from memaudit.report.samples_csv import COLUMNS, TEXTS
 from memaudit.report.wording import gate_label, p_value, percent, percent_interval, points

@@ -15,7 +15,7 @@ from memaudit.report.json_parts import (
     model_json,
     rate_json,
 )
-from memaudit.result import ReferenceResult, ScanResult
+from memaudit.report.result import ReferenceResult, ScanResult
 from memaudit.score.origin import Origin
 
 SCOPE = (

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from memaudit.config import LADDER
+from memaudit.config.settings import LADDER
 from memaudit.data.fingerprints import FORM
 from memaudit.report.findings import count_reasons, headline
 from memaudit.report.frameworks import NOTE as FRAMEWORKS_NOTE
@@ -25,9 +25,9 @@ from memaudit.report.hashes import config_hash, policy_hash, results_hash
 from memaudit.report.json_parts import CLUSTERED, fit_json, interval_json, model_json, rate_json
 from memaudit.report.leaks import sensitive_section
 from memaudit.report.reference_section import reference_section
+from memaudit.report.result import AttackResult, RunFacts, ScanResult
 from memaudit.report.validity_section import validity_section
 from memaudit.report.wording import LIMITS, SCHEMA_VERSION, json_text
-from memaudit.result import AttackResult, RunFacts, ScanResult
 from memaudit.score.scores import AttackSummary, Difference, Lift
 
 Document = dict[str, Any]

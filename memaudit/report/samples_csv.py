@@ -27,17 +27,18 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from memaudit.config import LADDER
-from memaudit.content.counting import Counts
-from memaudit.content.detectors import Category
+from memaudit.config.settings import LADDER
+from memaudit.data.corpus import Corpus
 from memaudit.data.samples import Skipped
 from memaudit.data.windows import Windows
 from memaudit.report.leaks import named_counts
+from memaudit.report.result import Revealed, ScanResult
 from memaudit.report.wording import SCHEMA_VERSION, json_text, neutral, shorten
-from memaudit.result import Corpus, Revealed, ScanResult
 from memaudit.score.sampling import queries
 from memaudit.score.scores import WindowScores, best_edit_similarity, best_log_p_z
 from memaudit.score.stats import Floats
+from memaudit.sensitive.counting import Counts
+from memaudit.sensitive.detectors import Category
 
 _PLACE = ("schema_version", "role", "sample_id", "line", "window", "fingerprint")
 _SPLIT = ("cluster", "fold")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memaudit.config import ScoreSettings
+from memaudit.config.settings import ScoreSettings
 from memaudit.score import stats
 from memaudit.score.scores import Rate, WindowScores, rate_of
 from memaudit.score.stats import Bools, Floats, Interval, Ints

@@ -19,7 +19,7 @@ from peft import (
     set_peft_model_state_dict,
 )
 
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 from memaudit.errors import TargetError
 from memaudit.target.failures import explained, quiet_transformers
 from memaudit.target.openings import watched

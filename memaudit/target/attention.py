@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import transformers
 
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 from memaudit.errors import TargetError
 from memaudit.target.failures import brief
 from memaudit.target.placement import Choice

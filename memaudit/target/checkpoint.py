@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 from memaudit.data.bos import BosSource, leading_ids
 from memaudit.errors import TargetError, UsageError
-from memaudit.file_hash import file_sha256
+from memaudit.system.hashing import file_sha256
 from memaudit.target.attention import describe_attention, replace_attention
 from memaudit.target.failures import explained, lacks_memory
 from memaudit.target.hub_kernels import kernels_allowed, switch_kernels

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
 
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 from memaudit.errors import TargetError
-from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
+from memaudit.system.memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.attention import refuse_foreign_code
 from memaudit.target.checkpoint import fingerprint_of
 from memaudit.target.failures import explained, quiet_transformers

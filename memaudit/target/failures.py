@@ -32,7 +32,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from memaudit.errors import MemauditError, TargetError
-from memaudit.out_of_memory import is_out_of_memory
+from memaudit.system.memory import is_out_of_memory
 
 FAILURES = (
     OSError,

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from transformers.integrations import hub_kernels
 
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 
 _get_kernel = getattr(hub_kernels, "get_kernel", None)
 _enabled = getattr(hub_kernels, "_kernels_enabled", False)

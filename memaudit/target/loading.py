@@ -24,7 +24,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 from memaudit.data.bos import own_texts
 from memaudit.errors import TargetError
 from memaudit.target.adapters import load_adapter

@@ -14,7 +14,7 @@ import psutil
 import torch
 from transformers import AutoModelForCausalLM
 
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 from memaudit.errors import UsageError
 from memaudit.target.failures import FAILURES, quiet_transformers
 

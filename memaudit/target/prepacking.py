@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from memaudit.errors import UsageError
-from memaudit.out_of_memory import is_out_of_memory
+from memaudit.system.memory import is_out_of_memory
 from memaudit.target.failures import FAILURES
 from memaudit.target.placement import Choice, multiplies_in_bfloat16
 

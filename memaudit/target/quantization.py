@@ -17,9 +17,9 @@ import transformers
 from transformers import BitsAndBytesConfig, TorchAoConfig
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 from memaudit.errors import TargetError, UsageError
-from memaudit.out_of_memory import is_out_of_memory
+from memaudit.system.memory import is_out_of_memory
 from memaudit.target.failures import FAILURES, brief
 from memaudit.target.source import Source
 

@@ -19,9 +19,9 @@ import torch
 from peft import PeftConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 from memaudit.errors import TargetError
-from memaudit.limits import LimitReached, try_limited
+from memaudit.system.limits import LimitReached, try_limited
 from memaudit.target.failures import quiet_transformers
 from memaudit.target.source import Source
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from memaudit.errors import RunError, TargetError
-from memaudit.out_of_memory import is_out_of_memory
+from memaudit.system.memory import is_out_of_memory
 from memaudit.target.adapters import adapter_kind, has_adapter, named_ids, without_adapter
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.failures import FAILURES, brief, quiet_transformers

@@ -17,9 +17,9 @@ from huggingface_hub import HfApi, is_offline_mode, snapshot_download
 from huggingface_hub.constants import HF_HUB_CACHE
 from transformers.utils import HF_MODULES_CACHE
 
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 from memaudit.errors import TargetError, UsageError
-from memaudit.home import expand_home
+from memaudit.system.home import expand_home
 from memaudit.target.failures import explained, quiet_transformers
 from memaudit.target.folders import (
     ADAPTER_CONFIG,

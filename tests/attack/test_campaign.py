@@ -15,7 +15,7 @@ from memaudit.attack.extraction import Advance, Extraction, Extractor
 from memaudit.attack.parts import Side
 from memaudit.attack.prompts import FittedPrompt, NoPrompt, SoftPrompt
 from memaudit.attack.tuning import Tuner, TuningData
-from memaudit.config import (
+from memaudit.config.settings import (
     AttackName,
     ConstantSettings,
     DynamicSettings,

@@ -27,7 +27,7 @@ from memaudit.attack.decoding_check import (
 )
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.prompts import NoPrompt
-from memaudit.config import ScoreSettings
+from memaudit.config.settings import ScoreSettings
 from memaudit.errors import RunError, TargetError
 from memaudit.target.checkpoint import Checkpoint
 

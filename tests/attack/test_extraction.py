@@ -18,7 +18,7 @@ from memaudit.attack.finite import NotFinite, require_finite
 from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.memory import DECODED_TOGETHER, choose_batch_size
 from memaudit.attack.prompts import NoPrompt, SoftPrompt
-from memaudit.config import ScoreSettings
+from memaudit.config.settings import ScoreSettings
 from memaudit.errors import RunError
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.prepacking import can_prepack

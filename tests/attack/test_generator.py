@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from memaudit.attack.generator import Generator, TrainedRows, choose_heads, map_prefix
 from memaudit.attack.prompts import DynamicPrompt, HardPrompt, NoPrompt, trained_rows
-from memaudit.config import DynamicSettings
+from memaudit.config.settings import DynamicSettings
 
 X, D, P, V = 40, 8, 5, 3
 TABLE = torch.randn(X, D, generator=torch.Generator().manual_seed(0))

@@ -21,7 +21,7 @@ from memaudit.attack.prompts import (
     NoPrompt,
     trained_rows,
 )
-from memaudit.config import ConstantSettings, DynamicSettings
+from memaudit.config.settings import ConstantSettings, DynamicSettings
 from memaudit.errors import UsageError
 from memaudit.target.checkpoint import Checkpoint
 

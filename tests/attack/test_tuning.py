@@ -28,7 +28,12 @@ from memaudit.attack.prompts import (
 from memaudit.attack.step_gradient import window_weighted
 from memaudit.attack.tuning import Tuner, TuningData, rate_factor
 from memaudit.attack.untrained import first_vectors
-from memaudit.config import ConstantSettings, DynamicSettings, ScoreSettings, TuningSettings
+from memaudit.config.settings import (
+    ConstantSettings,
+    DynamicSettings,
+    ScoreSettings,
+    TuningSettings,
+)
 from memaudit.errors import RunError
 from memaudit.target.checkpoint import Checkpoint
 

@@ -21,7 +21,7 @@ from memaudit.attack.tuning_passes import (
     tuning_dtype,
 )
 from memaudit.attack.untrained import first_vectors
-from memaudit.config import ConstantSettings, TuningSettings
+from memaudit.config.settings import ConstantSettings, TuningSettings
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.prepacking import can_prepack
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memaudit.attack.verification import _largest, verify_logits
-from memaudit.config import ScoreSettings
+from memaudit.config.settings import ScoreSettings
 
 NEAR = 2**-6
 LEAST = 8 * NEAR  # logits here are below the least one that counts

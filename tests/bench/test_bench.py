@@ -16,8 +16,8 @@ from memaudit.bench.benchmark import Benchmark, benchmark
 from memaudit.bench.plain_ways import PlainTuning, decode_without_cache, generate
 from memaudit.bench.work import BenchSettings, prepare
 from memaudit.cli.app import app
+from memaudit.config.sources import Layer, resolve
 from memaudit.errors import UsageError
-from memaudit.layers import Layer, resolve
 from memaudit.progress import Silent
 from memaudit.target.checkpoint import Checkpoint
 

@@ -19,7 +19,7 @@ from known_answers import (
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
-from memaudit.config import WindowSettings
+from memaudit.config.settings import WindowSettings
 from memaudit.data.bos import leading_ids
 from memaudit.data.encoding import Encoder
 from memaudit.data.samples import Sample
@@ -113,7 +113,7 @@ def test_a_word_vocabulary_without_an_unknown_token_is_asked_too() -> None:
 
 
 def test_a_tokenizer_of_other_letters_is_loaded(tmp_path: Path) -> None:
-    from memaudit.config import TargetSettings
+    from memaudit.config.settings import TargetSettings
 
     letters_tokenizer(AMINO_ACIDS).save_pretrained(tmp_path)
     random_llama(21).save_pretrained(tmp_path)

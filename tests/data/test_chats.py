@@ -19,7 +19,7 @@ from known_answers import (
 )
 from transformers.utils import chat_template_utils
 
-from memaudit.config import WindowSettings
+from memaudit.config.settings import WindowSettings
 from memaudit.data.chat_date import fix_date, other_day
 from memaudit.data.encoding import Encoded, Encoder
 from memaudit.data.samples import Sample

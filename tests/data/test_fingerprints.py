@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from memaudit.data.fingerprints import FINGERPRINT, digest_of, fingerprint_windows
+from memaudit.data.project_key import ProjectKey
 from memaudit.data.windows import Windows
-from memaudit.project_key import ProjectKey
 
 KEY = ProjectKey(bytes(range(32)))
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from memaudit.config import ProtocolSettings
+from memaudit.config.settings import ProtocolSettings
 from memaudit.data.folds import (
     Fold,
     assign_controls,

@@ -11,7 +11,7 @@ from conftest import CORPUS, build_tokenizer
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from memaudit.config import WindowSettings
+from memaudit.config.settings import WindowSettings
 from memaudit.data.samples import Sample
 from memaudit.data.windows import Windows, cut_windows
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
 
-from memaudit.config import WindowSettings
+from memaudit.config.settings import WindowSettings
 from memaudit.data.encoding import Encoder
 from memaudit.data.samples import Sample, Skipped
 from memaudit.data.windows import Windows, cut_windows, fitting_window

@@ -23,15 +23,15 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from memaudit.cli.app import app
+from memaudit.config.sources import Layer, load_profile, resolve
 from memaudit.data.folds import Fold
 from memaudit.demo import shipped
 from memaudit.demo.checks import Check, judge_instrument
 from memaudit.demo.checks_table import conclude, render_checks
 from memaudit.demo.shipped import demo_settings, export_files, read_truth
 from memaudit.errors import UsageError
-from memaudit.layers import Layer, load_profile, resolve
 from memaudit.progress import Silent
-from memaudit.scan import scan
+from memaudit.scan.pipeline import scan
 
 
 def run_demo(**changed: Any) -> dict[str, Check]:
@@ -62,7 +62,7 @@ def test_the_shipped_model_passes_every_check() -> None:
 
 
 def test_windows_scored_by_the_prompt_that_they_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    import memaudit.plan as plan
+    import memaudit.data.plan as plan
 
     make_folds: Callable[..., tuple[Fold, ...]] = plan.make_folds
 

@@ -13,11 +13,11 @@ import transformers
 from conftest import GPT2_LIKE, VOCABULARY, build_tokenizer
 from numpy.typing import NDArray
 
-from memaudit.config import ScanConfig
+from memaudit.config.settings import ScanConfig
 from memaudit.diagnose.latent.scores import read_plain
 from memaudit.diagnose.passes import Passes
 from memaudit.diagnose.subject import Part, Subject
-from memaudit.stored_run import StoredRun
+from memaudit.run.load import StoredRun
 from memaudit.target.checkpoint import Checkpoint
 
 P, S = 8, 6

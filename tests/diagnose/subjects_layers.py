@@ -11,7 +11,7 @@ import torch
 from architectures import Architecture, make_model
 from conftest import build_tokenizer
 
-from memaudit.config import ScanConfig
+from memaudit.config.settings import ScanConfig
 from memaudit.diagnose.subject import Part, Subject
 from memaudit.target.checkpoint import Checkpoint
 

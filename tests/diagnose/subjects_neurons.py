@@ -11,7 +11,7 @@ import pandas as pd
 from conftest import build_tokenizer
 from numpy.typing import NDArray
 
-from memaudit.config import ScanConfig
+from memaudit.config.settings import ScanConfig
 from memaudit.diagnose.neurons.units import score_suffix
 from memaudit.diagnose.passes import Passes
 from memaudit.diagnose.subject import Part, Subject

@@ -12,7 +12,7 @@ from conftest import VOCABULARY, build_tokenizer
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from memaudit.config import ScanConfig
+from memaudit.config.settings import ScanConfig
 from memaudit.diagnose.subject import Part, Subject
 from memaudit.score.stats import Bools, Ints
 from memaudit.target.checkpoint import Checkpoint

@@ -18,11 +18,11 @@ from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from memaudit.cli.app import app
-from memaudit.config import ScanConfig
+from memaudit.config.settings import ScanConfig
 from memaudit.diagnose.subject import Part, Subject
+from memaudit.run.load import StoredRun
 from memaudit.score.sampling import queries
 from memaudit.score.scores import WindowScores, score_windows
-from memaudit.stored_run import StoredRun
 from memaudit.target.checkpoint import Checkpoint
 
 X = VOCABULARY

@@ -30,9 +30,9 @@ from memaudit.diagnose.attention.weights import (
 )
 from memaudit.diagnose.subject import Subject
 from memaudit.diagnose.sure import Sure
-from memaudit.diagnosis import Diagnosis
 from memaudit.errors import TargetError
 from memaudit.progress import Silent
+from memaudit.report.diagnosis import Diagnosis
 
 P, S, D = 8, 6, 32
 LURE = 7

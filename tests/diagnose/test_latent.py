@@ -24,10 +24,10 @@ from memaudit.diagnose.latent.population import NLL, Population, gather, left_ov
 from memaudit.diagnose.latent.scores import read_scores
 from memaudit.diagnose.passes import Pass
 from memaudit.diagnose.subject import Part, Subject, open_subject
-from memaudit.diagnosis import Cell, Diagnosis, Measure
 from memaudit.errors import UsageError
 from memaudit.progress import Silent
-from memaudit.stored_run import read_run
+from memaudit.report.diagnosis import Cell, Diagnosis, Measure
+from memaudit.run.load import read_run
 
 SURE = Sure(0.95, 200, 0)
 MARKS = "~^|{}@#$%&*+<>?!_`'-/]["

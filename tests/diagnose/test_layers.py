@@ -29,9 +29,9 @@ from memaudit.diagnose.layers.costs import Estimates, cost
 from memaudit.diagnose.layers.diagnosis import LayersSettings, diagnose_layers
 from memaudit.diagnose.layers.words import conclude
 from memaudit.diagnose.subject import Subject
-from memaudit.diagnosis import Diagnosis, Measure
 from memaudit.errors import TargetError
 from memaudit.progress import Silent
+from memaudit.report.diagnosis import Diagnosis, Measure
 
 P, S = 4, 6
 LEARNED, OTHERS, CONTROLS = 16, 30, 30

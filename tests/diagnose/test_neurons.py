@@ -22,9 +22,9 @@ from memaudit.diagnose.neurons.probing_report import _beyond_chance
 from memaudit.diagnose.neurons.representations import PLACES, represent
 from memaudit.diagnose.passes import Passes
 from memaudit.diagnose.subject import Part, Subject
-from memaudit.diagnosis import Diagnosis, FigureTable, Measure
 from memaudit.errors import UsageError
 from memaudit.progress import Silent
+from memaudit.report.diagnosis import Diagnosis, FigureTable, Measure
 from memaudit.score.detection import Detection
 from memaudit.score.stats import Interval
 from memaudit.target.checkpoint import Checkpoint

@@ -33,8 +33,8 @@ from memaudit.diagnose.signals.readings import (
 )
 from memaudit.diagnose.signals.windows import Chosen, read_known
 from memaudit.diagnose.subject import Subject
-from memaudit.diagnosis import Diagnosis, FigureTable, Measure
 from memaudit.progress import Silent
+from memaudit.report.diagnosis import Diagnosis, FigureTable, Measure
 
 SETTINGS = SignalsSettings(run=RUN, border=3)
 SURE = SHARP - math.log(math.exp(SHARP) + VOCABULARY - 1)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from subjects_sweep import brute_queries, make_part, make_subject, random_ids
 
-from memaudit.config import ScoreSettings
+from memaudit.config.settings import ScoreSettings
 from memaudit.diagnose.subject import Part
 from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.diagnosis import SweepSettings, diagnose_sweep
@@ -25,9 +25,9 @@ from memaudit.diagnose.sweep.sampling import (
     sweep_sampling,
 )
 from memaudit.diagnose.sweep.suffixes import sweep_suffixes
-from memaudit.diagnosis import Diagnosis, Measure
 from memaudit.errors import UsageError
 from memaudit.progress import Silent
+from memaudit.report.diagnosis import Diagnosis, Measure
 
 S = 6
 SURE = Sure(0.95, 100, 0)

@@ -11,7 +11,7 @@ from memaudit.diagnose.sweep.checks import checks_table, convergence_table, fits
 from memaudit.diagnose.sweep.fitting import saturation
 from memaudit.diagnose.sweep.results import Result, Results
 from memaudit.diagnose.sweep.variants import RANDOM
-from memaudit.diagnosis import Measure
+from memaudit.report.diagnosis import Measure
 
 N = 400
 

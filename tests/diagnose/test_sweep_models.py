@@ -20,7 +20,7 @@ from subjects_sweep import (
     random_ids,
 )
 
-from memaudit.config import ScanConfig, ScoreSettings
+from memaudit.config.settings import ScanConfig, ScoreSettings
 from memaudit.data.folds import fold_of
 from memaudit.diagnose.subject import Subject, open_subject
 from memaudit.diagnose.sweep.diagnosis import SweepSettings, diagnose_sweep
@@ -28,9 +28,9 @@ from memaudit.diagnose.sweep.fits import check_fits, choose_ground, whole_cluste
 from memaudit.diagnose.sweep.models import short_name
 from memaudit.diagnose.sweep.passes import Asker
 from memaudit.diagnose.sweep.variants import BUDGET, plan_variants
-from memaudit.diagnosis import Diagnosis, Measure
 from memaudit.errors import UsageError
 from memaudit.progress import Silent
+from memaudit.report.diagnosis import Diagnosis, Measure
 from memaudit.target.checkpoint import Checkpoint
 
 P, S, K = 8, 6, 3

@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from memaudit.diagnose.signals.means import Resampling, mean_difference, mean_intervals
 from memaudit.diagnose.signals.triage import MOST_STATE, Features, can_fit, foretell
 from memaudit.diagnose.signals.triage_gains import area_above, gains, rising
-from memaudit.diagnosis import Measure
+from memaudit.report.diagnosis import Measure
 from memaudit.score.stats import Bools, Floats, Ints, cluster_bootstrap
 
 NOBODY = Features(np.empty((0, 3)))

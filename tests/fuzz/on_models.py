@@ -16,7 +16,7 @@ from conftest import build_model, build_tokenizer, save_model
 from memaudit.attack.generator import Generator
 from memaudit.attack.prompt_files import FoldPrompts, load_prompts, to_bytes
 from memaudit.attack.prompts import ConstantPrompt, DynamicPrompt
-from memaudit.config import ConstantSettings, DynamicSettings, TargetSettings
+from memaudit.config.settings import ConstantSettings, DynamicSettings, TargetSettings
 from memaudit.data.encoding import Encoder
 from memaudit.data.samples import Sample
 from memaudit.target.checkpoint import Checkpoint, fingerprint_of

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from memaudit.config import WindowSettings
+from memaudit.config.settings import WindowSettings
 from memaudit.data.samples import LONGEST_ID, Sample, check_samples, read_samples
 from memaudit.data.windows import cut_windows
 from memaudit.errors import DataError

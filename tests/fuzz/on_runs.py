@@ -14,21 +14,21 @@ from made_diagnosis import make_record
 from made_result import make_result, make_windows
 from stored import seal, store
 
-from memaudit.baseline_file import baseline_of_run, read_baseline, read_baseline_file, to_text
-from memaudit.cli.border import Streams
+from memaudit.cli.errors import Streams
 from memaudit.cli.showing import FORMATS, document
-from memaudit.config import GateSettings, ScoreSettings
+from memaudit.config.settings import GateSettings, ScoreSettings
+from memaudit.config.sources import to_toml
 from memaudit.data.samples import Skipped
 from memaudit.errors import MemauditError
-from memaudit.integrity import Places, verify_run
-from memaudit.integrity_table import render_integrity
-from memaudit.layers import to_toml
-from memaudit.manifest import to_manifest
 from memaudit.report.diagnosis_json import diagnosis_text
 from memaudit.report.diagnosis_table import render_diagnosis
 from memaudit.report.plots import line_plot
-from memaudit.stored_diagnoses import read_one
-from memaudit.stored_run import StoredRun, read_report, read_run
+from memaudit.run.baselines import baseline_of_run, read_baseline, read_baseline_file, to_text
+from memaudit.run.diagnoses import read_one
+from memaudit.run.load import StoredRun, read_report, read_run
+from memaudit.run.manifest import to_manifest
+from memaudit.run.verify import Places, verify_run
+from memaudit.run.verify_table import render_integrity
 
 from .oracles import check_harmless
 from .targets import Target

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from memaudit.config import ScanConfig
-from memaudit.layers import (
+from memaudit.config.settings import ScanConfig
+from memaudit.config.sources import (
     Layer,
     layered,
     load_project_settings,
@@ -15,7 +15,7 @@ from memaudit.layers import (
     sourced_lines,
     to_toml,
 )
-from memaudit.project_key import find_key
+from memaudit.data.project_key import find_key
 
 from .oracles import Broken
 from .targets import Target

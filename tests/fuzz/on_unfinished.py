@@ -15,12 +15,12 @@ from memaudit.attack.fit_record import Epoch
 from memaudit.attack.fit_state import FitState, from_fit, to_fit
 from memaudit.attack.journal import from_extraction, to_extraction
 from memaudit.cli.resuming import stored_settings
-from memaudit.config import ScanConfig
+from memaudit.config.settings import ScanConfig
+from memaudit.data.project_key import ProjectKey
 from memaudit.errors import MemauditError
-from memaudit.merging import merged_notes, read_shards
-from memaudit.project_key import ProjectKey
-from memaudit.run_record import RunNotes
-from memaudit.unfinished import UNFINISHED, Unfinished
+from memaudit.run.merge import merged_notes, read_shards
+from memaudit.run.record import RunNotes
+from memaudit.run.unfinished import UNFINISHED, Unfinished
 
 from .targets import Target
 

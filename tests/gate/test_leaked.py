@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from memaudit.config import GateSettings, ScoreSettings
+from memaudit.config.settings import GateSettings, ScoreSettings
 from memaudit.gate.thresholds import GateVerdict, judge
 from memaudit.score.scores import rate_of
 

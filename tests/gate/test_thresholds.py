@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memaudit.config import GateSettings, ScoreSettings
+from memaudit.config.settings import GateSettings, ScoreSettings
 from memaudit.gate.measures import windows_needed
 from memaudit.gate.thresholds import (
     GateVerdict,

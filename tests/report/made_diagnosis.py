@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from memaudit.curves import Axis, Line
-from memaudit.diagnosis import (
+from memaudit.report.curves import Axis, Line
+from memaudit.report.diagnosis import (
     Column,
     Diagnosis,
     DiagnosisName,

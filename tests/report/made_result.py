@@ -10,15 +10,15 @@ import numpy as np
 
 from memaudit.attack.batch_facts import BatchFacts
 from memaudit.attack.fit_record import NO_PROMPT, Epoch, FitRecord
-from memaudit.config import LADDER, ScanConfig
+from memaudit.config.settings import LADDER, ScanConfig
+from memaudit.data.corpus import Corpus
 from memaudit.data.fingerprints import fingerprint_windows
+from memaudit.data.project_key import ProjectKey
 from memaudit.data.samples import DataSummary, Skipped
 from memaudit.data.windows import Windows
 from memaudit.gate.thresholds import judge, judge_controls
-from memaudit.project_key import ProjectKey
-from memaudit.result import (
+from memaudit.report.result import (
     AttackResult,
-    Corpus,
     FoldFit,
     FoldSizes,
     Permuted,

@@ -9,10 +9,10 @@ import pandas as pd
 from made_result import make_result, make_windows
 from stored import read_back
 
-from memaudit.config import GateSettings
+from memaudit.config.settings import GateSettings
 from memaudit.data.samples import Skipped
 from memaudit.report.report_json import Document
-from memaudit.result import ScanResult
+from memaudit.report.result import ScanResult
 
 HOSTILE = (
     "=cmd()|*x*",

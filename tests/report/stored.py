@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from memaudit.manifest import to_manifest
 from memaudit.report.report_json import Document, to_json
+from memaudit.report.result import ScanResult
 from memaudit.report.samples_csv import iter_csv
-from memaudit.result import ScanResult
-from memaudit.stored_run import read_samples
+from memaudit.run.load import read_samples
+from memaudit.run.manifest import to_manifest
 
 
 def store(folder: Path, result: ScanResult) -> Path:

@@ -4,7 +4,7 @@ from made_result import make_result
 from small_run import expected, small_run
 from stored import read_back
 
-from memaudit.config import GateSettings
+from memaudit.config.settings import GateSettings
 from memaudit.report.annotations import to_annotations
 
 WHOLE = expected("annotations.txt")

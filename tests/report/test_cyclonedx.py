@@ -12,11 +12,11 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from made_result import make_result, make_windows
 
-from memaudit.config import LADDER, GateSettings
-from memaudit.content.counting import SensitiveContent
+from memaudit.config.settings import LADDER, GateSettings
 from memaudit.report.cyclonedx import to_cyclonedx
 from memaudit.report.report_json import to_document
-from memaudit.result import ScanResult
+from memaudit.report.result import ScanResult
+from memaudit.sensitive.counting import SensitiveContent
 
 VALIDATOR = JsonStrictValidator(SchemaVersion.V1_6)
 

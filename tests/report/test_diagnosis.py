@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from made_diagnosis import make_diagnosis, make_record
 from small_run import small_run
 
-from memaudit.curves import Axis, Line
-from memaudit.diagnosis import Column, FigureTable, Measure, Plot
+from memaudit.report.curves import Axis, Line
+from memaudit.report.diagnosis import Column, FigureTable, Measure, Plot
 from memaudit.report.diagnosis_cells import cell_text
 from memaudit.report.diagnosis_json import diagnosis_text, read_diagnosis
 from memaudit.report.diagnosis_table import render_diagnosis

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from made_result import HITS, make_result, make_windows
 
-from memaudit.config import LADDER
+from memaudit.config.settings import LADDER
 from memaudit.data.samples import Skipped
 from memaudit.report.findings import (
     ReasonCount,

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from made_result import make_result
 
-from memaudit.config import GateSettings, TargetSettings
-from memaudit.content.counting import SensitiveContent
+from memaudit.config.settings import GateSettings, TargetSettings
 from memaudit.report.frameworks import NOTE, framework_rows
 from memaudit.report.report_json import to_document
-from memaudit.result import ScanResult
+from memaudit.report.result import ScanResult
+from memaudit.sensitive.counting import SensitiveContent
 from memaudit.target.checkpoint import Choice
 
 WHOLE = """\

@@ -11,7 +11,7 @@ from made_result import make_result
 from small_run import expected, small_run
 from stored import read_back
 
-from memaudit.config import GateSettings
+from memaudit.config.settings import GateSettings
 from memaudit.report.junit_xml import to_junit
 from memaudit.report.report_json import Document
 

@@ -13,18 +13,18 @@ from jsonschema import Draft202012Validator
 from made_result import make_result
 from stored import store
 
-from memaudit.config import LADDER
-from memaudit.content.counting import SensitiveContent
-from memaudit.content.detectors import Category
+from memaudit.config.settings import LADDER
 from memaudit.report.leaks import leaks, named_counts, sensitive_section
 from memaudit.report.leaks_table import leak_table
 from memaudit.report.markdown_summary import to_markdown
 from memaudit.report.page import to_html
 from memaudit.report.rendering import to_text
 from memaudit.report.report_json import schema, to_document
+from memaudit.report.result import ScanResult
 from memaudit.report.samples_csv import iter_csv
-from memaudit.result import ScanResult
-from memaudit.stored_run import read_run
+from memaudit.run.load import read_run
+from memaudit.sensitive.counting import SensitiveContent
+from memaudit.sensitive.detectors import Category
 
 METHODS: dict[Category, str] = {"email": "form of the address", "phone": "form: international"}
 MISSING: dict[Category, str] = {"name": "no rule tells names from other words"}

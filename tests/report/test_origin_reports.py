@@ -18,19 +18,19 @@ from small_run import small_result
 from stored import read_back, store
 from with_reference import with_reference
 
-from memaudit.config import GateSettings
-from memaudit.content.counting import SensitiveContent
+from memaudit.config.settings import GateSettings
 from memaudit.errors import UsageError
 from memaudit.report.cyclonedx import to_cyclonedx
 from memaudit.report.markdown_summary import to_markdown
 from memaudit.report.page import to_html
 from memaudit.report.reading import extracted, origin_words, scored
 from memaudit.report.report_json import schema, to_document
+from memaudit.report.result import ScanResult
 from memaudit.report.samples_csv import iter_csv, to_csv
 from memaudit.report.sarif_log import to_sarif
 from memaudit.report.table import render_table
-from memaudit.result import ScanResult
-from memaudit.stored_run import read_run
+from memaudit.run.load import read_run
+from memaudit.sensitive.counting import SensitiveContent
 
 HITS = {"none": 12, "copy": 0, "dynamic": 31}
 BEFORE = {"none": 9, "dynamic": 20}

@@ -14,7 +14,7 @@ from made_result import HITS, make_result, make_windows
 from small_run import HOSTILE, small_result, small_run
 from stored import read_back
 
-from memaudit.config import LADDER
+from memaudit.config.settings import LADDER
 from memaudit.report.page import to_html
 from memaudit.report.page_groups import group_cards
 from memaudit.report.page_tables import MOST_ROWS, sample_table

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 
-from memaudit.curves import Axis, Line
+from memaudit.report.curves import Axis, Line
 from memaudit.report.plots import Estimate, Spread, interval_plot, line_plot
 
 

@@ -6,7 +6,7 @@ from made_result import CONTROL_HITS, make_result
 from small_run import small_run
 from stored import read_back
 
-from memaudit.config import LADDER, GateSettings
+from memaudit.config.settings import LADDER, GateSettings
 from memaudit.report import findings
 from memaudit.report.reading import (
     extracted_by,
@@ -18,7 +18,7 @@ from memaudit.report.reading import (
     verdict,
     worst_rows,
 )
-from memaudit.result import ScanResult
+from memaudit.report.result import ScanResult
 
 
 def worst(result: ScanResult, limit: int) -> list[int]:

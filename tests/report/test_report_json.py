@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from made_result import HITS, make_result, make_windows
 
-from memaudit.config import LADDER, GateSettings, ScanConfig
+from memaudit.config.settings import LADDER, GateSettings, ScanConfig
 from memaudit.data.samples import Skipped
 from memaudit.report.report_json import schema, to_document, to_json
 from memaudit.report.wording import LIMITS, SCHEMA_VERSION

@@ -16,6 +16,7 @@ from stored import store
 from with_reference import with_reference
 
 from memaudit.data.samples import Skipped
+from memaudit.report.result import ScanResult
 from memaudit.report.samples_csv import (
     COLUMNS,
     cell,
@@ -26,8 +27,7 @@ from memaudit.report.samples_csv import (
     unescape,
 )
 from memaudit.report.wording import neutral
-from memaudit.result import ScanResult
-from memaudit.stored_run import read_run
+from memaudit.run.load import read_run
 
 PER_ATTACK = ("exact", "fractional", "matched", "longest_run", "suffix_nll", "log_p_z")
 

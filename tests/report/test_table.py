@@ -11,10 +11,10 @@ from made_result import CONTROL_HITS, HITS, make_result, make_windows
 from rich.text import Text
 from stored import read_back
 
-from memaudit.config import LADDER, GateSettings
+from memaudit.config.settings import LADDER, GateSettings
 from memaudit.data.samples import Skipped
+from memaudit.report.result import ScanResult
 from memaudit.report.table import render_table
-from memaudit.result import ScanResult
 
 HOSTILE = ("=cmd()", "\x1b[31mred\x1b[0m", "[red]x[/red]", "two\nlines", ":smile: \u202eexe")
 VERSE = "It was the best of times, it was the worst of times, it was the age of wisdom"

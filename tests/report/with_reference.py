@@ -9,9 +9,9 @@ import numpy as np
 from made_result import make_scores
 
 from memaudit.attack.fit_record import Epoch, FitRecord
+from memaudit.data.corpus import Corpus
 from memaudit.gate.thresholds import judge, judge_controls
-from memaudit.result import (
-    Corpus,
+from memaudit.report.result import (
     FoldFit,
     ReferenceAttack,
     ReferenceResult,

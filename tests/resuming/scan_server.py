@@ -71,11 +71,6 @@ class ScanServer:
 
 
 def main() -> None:
-    import memaudit.cli.app
-    import memaudit.run_folder
-    import memaudit.scan
-    import memaudit.stored_run
-    import memaudit.team  # noqa: F401
 
     for line in sys.stdin:
         job = json.loads(line)

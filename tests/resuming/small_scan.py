@@ -12,10 +12,10 @@ from typer.testing import CliRunner, Result
 
 from memaudit.attack.journal import Entry
 from memaudit.cli.app import app
-from memaudit.project_key import ProjectKey, find_key
-from memaudit.run_record import RunNotes
-from memaudit.unfinished import UNFINISHED, Unfinished
-from memaudit.work_signature import signed_notes
+from memaudit.data.project_key import ProjectKey, find_key
+from memaudit.run.record import RunNotes
+from memaudit.run.signature import signed_notes
+from memaudit.run.unfinished import UNFINISHED, Unfinished
 
 MARKS = "~^|{}@#$%&*+<>?!_`'\"-/]["
 """Characters that the tiny tokenizer never joins, so that a run of one is a run of one token."""

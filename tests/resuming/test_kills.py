@@ -17,7 +17,7 @@ import pytest
 from scan_server import ScanServer
 from small_scan import make_files
 
-from memaudit.unfinished import UNFINISHED
+from memaudit.run.unfinished import UNFINISHED
 
 ENDS_ALIKE = ("samples.csv", "generator-0.safetensors", "generator-1.safetensors")
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from small_scan import assert_same_run, make_files
 
-from memaudit.unfinished import UNFINISHED
+from memaudit.run.unfinished import UNFINISHED
 
 ALONE = [sys.executable, "-m", "memaudit"]
 QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}

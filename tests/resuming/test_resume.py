@@ -22,7 +22,7 @@ from small_scan import (
 
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.tuning import Tuner
-from memaudit.unfinished import UNFINISHED, Unfinished
+from memaudit.run.unfinished import UNFINISHED, Unfinished
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_other_data_another_model_and_version_are_refused_and_named(
         assert "has changed: model.safetensors of the model. Put" in ended.stderr
     finally:
         weights.write_bytes(before)
-    monkeypatch.setattr("memaudit.run_facts.__version__", "9.9")
+    monkeypatch.setattr("memaudit.run.inputs.__version__", "9.9")
     ended = memaudit("scan", "--resume", left)
     assert ended.exit_code == 2
     assert "has changed: memaudit (0.1.0, now 9.9). Put" in ended.stderr

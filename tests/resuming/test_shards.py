@@ -21,9 +21,9 @@ from small_scan import (
 )
 
 from memaudit.attack.parts import Part, Side, cut, deal_shard
+from memaudit.config.shard import Shard
 from memaudit.errors import UsageError
-from memaudit.shard import Shard
-from memaudit.unfinished import UNFINISHED
+from memaudit.run.unfinished import UNFINISHED
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_together_they_do_everything_once(shards: list[Path]) -> None:
 def test_a_stopped_shard_goes_on_as_that_shard(
     files: list[str], shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from memaudit.unfinished import Unfinished
+    from memaudit.run.unfinished import Unfinished
 
     keep, folder = Unfinished.keep, tmp_path / "shard"
 

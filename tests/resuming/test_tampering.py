@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from small_scan import make_files, memaudit, sign_notes_anew
 
-from memaudit.unfinished import UNFINISHED, Unfinished
+from memaudit.run.unfinished import UNFINISHED, Unfinished
 
 GATED = ("--attacks", "none,constant", "--max-exact", "0.01", "--gate-on", "estimate")
 PIECE = "none-data-0-0-60.safetensors"

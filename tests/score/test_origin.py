@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from memaudit.config import ScoreSettings
+from memaudit.config.settings import ScoreSettings
 from memaudit.score.origin import ANY, Origin, Pair, origins
 from memaudit.score.scores import WindowScores
 from memaudit.score.stats import clopper_pearson

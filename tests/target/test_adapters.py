@@ -13,7 +13,7 @@ from adapters import REFUSED, kinds, try_adapter
 from conftest import VOCABULARY, build_model, build_tokenizer, save_model
 from safetensors.torch import load_file, save_file
 
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 from memaudit.errors import TargetError
 from memaudit.target.checkpoint import load_checkpoint, load_tokenizer
 from memaudit.target.failures import quiet_transformers

@@ -12,7 +12,7 @@ import torch
 import transformers
 from conftest import build_model, build_tokenizer, save_model
 
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 from memaudit.errors import TargetError
 from memaudit.target import hub_kernels
 from memaudit.target.attention import describe_attention, refuse_foreign_code, replace_attention

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 from transformers.utils import logging
 
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 from memaudit.errors import MemauditError, TargetError, UsageError
 from memaudit.target.checkpoint import (
     Checkpoint,

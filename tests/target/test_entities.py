@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import VOCABULARY, build_model, build_tokenizer, save_model
 
-from memaudit.content.counting import count_texts
-from memaudit.content.detectors import make_detectors
-from memaudit.content.entities import category_of, entity_detectors
 from memaudit.errors import TargetError
+from memaudit.sensitive.counting import count_texts
+from memaudit.sensitive.detectors import make_detectors
+from memaudit.sensitive.entities import category_of, entity_detectors
 from memaudit.target.entities import load_entity_model
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import BOS, EOS, build_model, build_tokenizer, save_model
 
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 from memaudit.errors import TargetError, UsageError
 from memaudit.target.checkpoint import load_checkpoint
 from memaudit.target.loading import gguf_bos_id

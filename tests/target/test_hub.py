@@ -16,7 +16,7 @@ import torch
 from conftest import build_model, build_tokenizer, save_model
 from huggingface_hub import constants
 
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 from memaudit.errors import TargetError
 from memaudit.target.checkpoint import load_checkpoint, load_tokenizer
 from memaudit.target.failures import quiet_transformers

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 from memaudit.errors import TargetError
 from memaudit.target.layouts import explain_layout
 from memaudit.target.source import find_source

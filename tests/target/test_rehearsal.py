@@ -11,11 +11,11 @@ from conftest import build_model, build_tokenizer, save_model
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from memaudit.config import ScanConfig, TargetSettings
+from memaudit.config.settings import ScanConfig, TargetSettings
+from memaudit.config.sources import Layer, resolve
+from memaudit.data.plan import cut_files
 from memaudit.errors import TargetError
-from memaudit.layers import Layer, resolve
-from memaudit.limits import can_limit
-from memaudit.plan import cut_files
+from memaudit.system.limits import can_limit
 from memaudit.target.checkpoint import load_tokenizer
 
 pytestmark = pytest.mark.skipif(not can_limit(), reason="this system cannot fork safely")
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.skipif(not can_limit(), reason="this system cannot fork
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("memaudit.target.rehearsal.CPU_SECONDS", 3)
-    monkeypatch.setattr("memaudit.plan.LEAST_CPU_SECONDS", 3)
-    monkeypatch.setattr("memaudit.limits.MEMORY_SHARE", 1 / 16)
+    monkeypatch.setattr("memaudit.data.plan.LEAST_CPU_SECONDS", 3)
+    monkeypatch.setattr("memaudit.system.limits.MEMORY_SHARE", 1 / 16)
 
 
 @pytest.fixture
@@ -112,7 +112,9 @@ def test_a_folder_gets_time_for_all_its_files(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     allowed: list[int] = []
-    monkeypatch.setattr("memaudit.plan.run_limited", lambda _, seconds: allowed.append(seconds))
+    monkeypatch.setattr(
+        "memaudit.data.plan.run_limited", lambda _, seconds: allowed.append(seconds)
+    )
     texts = tmp_path / "texts" / "inner"
     texts.mkdir(parents=True)
     for path in (texts / "a.txt", texts.parent / "b.txt"):

@@ -16,7 +16,7 @@ from architectures import MATRIX, make_model
 from conftest import COMMON, GEMMA_LIKE, build_model, build_tokenizer, save_model
 from known_answers import audit, greedy_records, random_llama, text_of, word_tokenizer, write_jsonl
 
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 from memaudit.errors import TargetError
 from memaudit.target.adapters import adapter_kind
 from memaudit.target.checkpoint import Checkpoint, load_checkpoint

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import build_model, build_tokenizer, save_model
 
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 from memaudit.errors import MemauditError, TargetError, UsageError
 from memaudit.target.checkpoint import load_tokenizer
 from memaudit.target.source import find_source

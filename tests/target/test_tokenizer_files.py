@@ -13,7 +13,7 @@ import torch
 from conftest import build_tokenizer
 from known_answers import P, audit, greedy_continuation, random_llama, write_jsonl
 
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 from memaudit.errors import TargetError
 from memaudit.target.checkpoint import load_tokenizer
 from memaudit.target.tokenizer_files import check_tokenizer_files

@@ -16,7 +16,7 @@ from known_answers import audit, greedy_records, random_llama, text_of, word_tok
 from safetensors.torch import load_file, save_file
 from test_gguf import write_gguf
 
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 from memaudit.errors import TargetError
 from memaudit.target.checkpoint import load_checkpoint
 from memaudit.target.failures import quiet_transformers

@@ -10,7 +10,7 @@ import torch
 from conftest import VOCABULARY, build_model, build_tokenizer, save_model
 from safetensors.torch import load_file
 
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 from memaudit.errors import TargetError
 from memaudit.target.checkpoint import load_checkpoint
 from memaudit.target.failures import quiet_transformers

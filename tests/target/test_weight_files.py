@@ -15,7 +15,7 @@ import torch
 from conftest import build_model, build_tokenizer, save_model
 from safetensors.torch import load_file, save_file
 
-from memaudit.config import TargetSettings
+from memaudit.config.settings import TargetSettings
 from memaudit.errors import TargetError
 from memaudit.target.checkpoint import load_checkpoint
 from memaudit.target.weight_files import refuse_unusable, stored_shapes, wrapper_prefix

@@ -21,7 +21,7 @@ from memaudit.diagnose.anatomy.identity import Pattern, find_pattern
 from memaudit.diagnose.anatomy.parts import block_calls, find_feed_forward, outermost
 from memaudit.diagnose.anatomy.trial import Call, mixes, outputs_replaced, trial_pass
 from memaudit.errors import TargetError
-from memaudit.out_of_memory import is_out_of_memory
+from memaudit.system.memory import is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.failures import FAILURES, brief, quiet_transformers
 from memaudit.target.softprompt_check import architecture_of

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from memaudit.attack.campaign import Progress
+from memaudit.config.base import Positive
 from memaudit.diagnose.attention.figures import Windows, contrasts, strongest
 from memaudit.diagnose.attention.view import Pair, View, plots, tables
 from memaudit.diagnose.attention.weights import (
@@ -23,9 +24,8 @@ from memaudit.diagnose.passes import Found
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Part, Subject, draw
 from memaudit.diagnose.sure import Sure
-from memaudit.diagnosis import Diagnosis
+from memaudit.report.diagnosis import Diagnosis
 from memaudit.score.stats import Interval
-from memaudit.settings_base import Positive
 
 _ABOUT = (
     "Is attention more concentrated where a model extracts what it has memorized? For the "

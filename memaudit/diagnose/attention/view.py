@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from memaudit.curves import Axis, Line
 from memaudit.diagnose.attention.figures import Windows, contrasts, mean
 from memaudit.diagnose.attention.weights import FIGURES
 from memaudit.diagnose.sure import Sure
-from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
+from memaudit.report.curves import Axis, Line
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot
 
 _COLOURS = {
     "extracted": "series-1",

@@ -19,7 +19,7 @@ from memaudit.diagnose.anatomy.blocks import Block, find_blocks, inside, refusal
 from memaudit.diagnose.anatomy.parts import block_calls
 from memaudit.diagnose.anatomy.trial import ROWS, TOKENS, Call, trial_pass
 from memaudit.diagnose.passes import Pass, Passes
-from memaudit.out_of_memory import is_out_of_memory
+from memaudit.system.memory import is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.failures import FAILURES, brief, quiet_transformers
 from memaudit.target.placement import base_of

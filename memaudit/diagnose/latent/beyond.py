@@ -17,7 +17,7 @@ import numpy as np
 
 from memaudit.diagnose.latent.population import Population
 from memaudit.diagnose.sure import Sure, outer
-from memaudit.diagnosis import Cell, Column, FigureTable, Measure
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure
 from memaudit.score.stats import Bools, Floats, Interval, agreeing, clopper_pearson
 
 ALLOWED = (0.01, 0.0)

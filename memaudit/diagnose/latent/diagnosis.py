@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from memaudit.attack.campaign import Progress
+from memaudit.config.base import Fraction, NotNegative, Positive
 from memaudit.diagnose.latent.beyond import ALLOWED, Beyond, beyond, beyond_table
 from memaudit.diagnose.latent.detected import Rules
 from memaudit.diagnose.latent.findings import ABOUT, Results, findings_of, notes_of
@@ -34,10 +35,9 @@ from memaudit.diagnose.latent.trial import DEFAULT_STRENGTH, SHAKEN, Noise, Tria
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Subject
 from memaudit.diagnose.sure import Sure
-from memaudit.diagnosis import Diagnosis
 from memaudit.errors import UsageError
+from memaudit.report.diagnosis import Diagnosis
 from memaudit.score.stats import Bools
-from memaudit.settings_base import Fraction, NotNegative, Positive
 
 
 class LatentSettings(DiagnoseSettings):

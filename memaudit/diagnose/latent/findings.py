@@ -20,7 +20,7 @@ from memaudit.diagnose.latent.recovered import (
     Recovered,
 )
 from memaudit.diagnose.latent.trial import DEFAULT_STRENGTH, Noise
-from memaudit.diagnosis import Measure
+from memaudit.report.diagnosis import Measure
 from memaudit.report.wording import count, percent
 from memaudit.score.detection import Detection
 

@@ -14,8 +14,8 @@ import pandas as pd
 
 from memaudit.errors import UsageError
 from memaudit.report.reading import column, figures
+from memaudit.run.load import StoredRun, read_run
 from memaudit.score.stats import Bools
-from memaudit.stored_run import StoredRun, read_run
 
 _PLACE = ("sample_id", "line", "window")
 

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.attack.extraction import Advance
-from memaudit.config import ScanConfig
+from memaudit.config.settings import ScanConfig
+from memaudit.data.plan import cut_files
 from memaudit.diagnose.latent.scores import read_plain, read_scores
 from memaudit.diagnose.subject import Part, Subject
 from memaudit.errors import UsageError
-from memaudit.plan import cut_files
-from memaudit.reference import check_tokenizer, load_reference, reference_config, release
 from memaudit.report.reading import column, figures, has_reference
+from memaudit.scan.reference import check_tokenizer, load_reference, reference_config, release
 from memaudit.score.stats import Bools, Floats, Ints
 
 NLL = "suffix NLL"

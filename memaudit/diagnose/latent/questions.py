@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memaudit.curves import Axis, Line
 from memaudit.diagnose.latent.detected import GRID, Crowd, Detector, Rules, by_chance, gap, judge
 from memaudit.diagnose.latent.population import AGAINST, MIN_K_PLUS, NLL, Population
 from memaudit.diagnose.latent.trial import BEST_MATCHED, RELATIVE_RISE, SHAKEN
-from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
+from memaudit.report.curves import Axis, Line
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot
 from memaudit.score.detection import Detection
 from memaudit.score.stats import Bools, Ints
 

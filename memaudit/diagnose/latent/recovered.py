@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from memaudit.config import ScoreSettings
+from memaudit.config.settings import ScoreSettings
 from memaudit.diagnose.latent.trial import Noise, Shaken, Trial
-from memaudit.diagnosis import Cell, Column, FigureTable, Measure
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure
 from memaudit.score.scores import rate_of
 from memaudit.score.stats import Bools, Floats, Interval, Ints, bounded_mean, cluster_bootstrap
 

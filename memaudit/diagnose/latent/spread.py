@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from memaudit.config import ScoreSettings
-from memaudit.curves import Axis, Line
-from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
+from memaudit.config.settings import ScoreSettings
+from memaudit.report.curves import Axis, Line
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot
 from memaudit.score.detection import Detection
 from memaudit.score.scores import rate_of
 from memaudit.score.stats import Bools, Floats, Interval, Ints

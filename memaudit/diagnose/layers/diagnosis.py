@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from memaudit.attack.campaign import Progress
+from memaudit.config.base import Positive
 from memaudit.diagnose.anatomy.blocks import find_blocks, refusal
 from memaudit.diagnose.layers.ablation import NOISE, ablate
 from memaudit.diagnose.layers.costs import cost
@@ -15,8 +16,7 @@ from memaudit.diagnose.layers.figures import View, plots, tables
 from memaudit.diagnose.layers.words import conclude, remark
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Subject
-from memaudit.diagnosis import Diagnosis
-from memaudit.settings_base import Positive
+from memaudit.report.diagnosis import Diagnosis
 
 _ABOUT = (
     "Which blocks carry what is extracted, and which the skill that all text needs? In one block "

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from memaudit.curves import Axis, Line
 from memaudit.diagnose.anatomy.blocks import Block
 from memaudit.diagnose.layers.ablation import Ablated, Ablation, Kind
 from memaudit.diagnose.layers.costs import Costs, Estimates
-from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot, Unit
+from memaudit.report.curves import Axis, Line
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot, Unit
 
 
 class _Look(NamedTuple):

@@ -23,8 +23,8 @@ from memaudit.diagnose.neurons.silencing_report import Figures, silencing_findin
 from memaudit.diagnose.neurons.silencing_tables import silencing_plots, silencing_tables
 from memaudit.diagnose.neurons.units import find_units
 from memaudit.diagnose.subject import Subject
-from memaudit.diagnosis import Diagnosis
 from memaudit.errors import TargetError, UsageError
+from memaudit.report.diagnosis import Diagnosis
 
 __all__ = ["NeuronsSettings", "diagnose_neurons"]
 

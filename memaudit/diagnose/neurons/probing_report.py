@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from memaudit.curves import Axis, Line
 from memaudit.diagnose.neurons.probe import LEAST_CLUSTERS
 from memaudit.diagnose.neurons.probing import Against, Contrast, Probing, Source
 from memaudit.diagnose.neurons.representations import PLACES, Place
-from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
+from memaudit.report.curves import Axis, Line
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot
 from memaudit.score.detection import Detection
 
 _OTHERS: dict[Against, str] = {"data": "data that no attack extracts", "controls": "controls"}

@@ -20,7 +20,7 @@ from memaudit.attack.extraction import Advance
 from memaudit.diagnose.anatomy.blocks import Block, hidden_states
 from memaudit.diagnose.passes import Pass, Passes
 from memaudit.errors import TargetError
-from memaudit.out_of_memory import is_out_of_memory
+from memaudit.system.memory import is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.failures import FAILURES, brief, quiet_transformers
 from memaudit.target.placement import base_of

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from memaudit.diagnosis import Measure
+from memaudit.report.diagnosis import Measure
 from memaudit.score.stats import Floats, Interval, Ints
 
 

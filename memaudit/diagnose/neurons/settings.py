@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from memaudit.config.base import Fraction, Positive
 from memaudit.diagnose.settings import DiagnoseSettings
-from memaudit.settings_base import Fraction, Positive
 
 
 class NeuronsSettings(DiagnoseSettings):

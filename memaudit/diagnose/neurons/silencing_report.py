@@ -13,7 +13,7 @@ import numpy as np
 from memaudit.diagnose.neurons.probing_report import say
 from memaudit.diagnose.neurons.resampling import crossed_mean, median
 from memaudit.diagnose.neurons.silencing_found import Cost, Goal, Group, Kind, Outcome, Silencing
-from memaudit.diagnosis import Measure
+from memaudit.report.diagnosis import Measure
 from memaudit.score.stats import Bools, Floats, Ints, bounded_mean, clopper_pearson
 
 GOALS: dict[Goal, str] = {"stopped": "one token wrong", "erased": "erased"}

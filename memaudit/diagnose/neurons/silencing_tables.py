@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from memaudit.curves import Axis, Line
 from memaudit.diagnose.neurons.silencing_found import EFFECT_FOR, Kind, Outcome, Ranking
 from memaudit.diagnose.neurons.silencing_report import GOALS, GROUPS, Figures, overlap
-from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
+from memaudit.report.curves import Axis, Line
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot
 
 _RANKINGS: dict[Ranking | None, tuple[str, str]] = {
     None: ("by effect", "-"),

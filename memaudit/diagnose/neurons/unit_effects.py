@@ -22,7 +22,7 @@ from memaudit.diagnose.anatomy.blocks import down_inputs
 from memaudit.diagnose.neurons.units import Ids, Levels, Units
 from memaudit.diagnose.passes import Passes, in_batches
 from memaudit.errors import TargetError
-from memaudit.out_of_memory import FAILED_ALLOCATION, is_out_of_memory
+from memaudit.system.memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.softprompt_check import architecture_of
 

@@ -13,7 +13,7 @@ import numpy as np
 from memaudit.diagnose.signals.features import Kind, Signal
 from memaudit.diagnose.signals.groups import Look
 from memaudit.diagnose.signals.means import Resampling, mean_intervals
-from memaudit.diagnosis import Cell, Column, FigureTable, Measure
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure
 from memaudit.score.detection import LEAST_CLUSTERS, roc_auc
 from memaudit.score.stats import Bools
 

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from memaudit.curves import Axis, Line
 from memaudit.diagnose.passes import Found
 from memaudit.diagnose.signals.groups import COLOURS, GroupName, Look
 from memaudit.diagnose.signals.means import Means, Resampling, mean_difference, mean_intervals
-from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
+from memaudit.report.curves import Axis, Line
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot
 from memaudit.score.stats import Floats
 
 MOST_POINTS = 300

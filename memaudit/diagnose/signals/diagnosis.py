@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from memaudit.attack.campaign import Progress
+from memaudit.config.base import Fraction, Positive
 from memaudit.diagnose.passes import Found
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.signals.comparison import apart_table, compare_means, tell_apart
@@ -43,9 +44,8 @@ from memaudit.diagnose.signals.windows import (
     suffix_signals,
 )
 from memaudit.diagnose.subject import Subject, draw
-from memaudit.diagnosis import Diagnosis, FigureTable, Plot
+from memaudit.report.diagnosis import Diagnosis, FigureTable, Plot
 from memaudit.score.stats import Floats, Ints
-from memaudit.settings_base import Fraction, Positive
 
 ABOUT = (
     "How sure the model is around the border of prefix and suffix (boundary effect: Chen et al. "

@@ -15,7 +15,7 @@ from memaudit.diagnose.signals.groups import GroupName, Look
 from memaudit.diagnose.signals.triage import FEWEST_CLUSTERS
 from memaudit.diagnose.signals.words import number_said
 from memaudit.diagnose.subject import Subject
-from memaudit.diagnosis import Measure
+from memaudit.report.diagnosis import Measure
 from memaudit.report.wording import count
 from memaudit.score.detection import LEAST_CLUSTERS
 from memaudit.score.stats import Bools, Ints

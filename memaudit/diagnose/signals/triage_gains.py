@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from memaudit.diagnose.signals.means import Resampling
-from memaudit.diagnosis import Measure
+from memaudit.report.diagnosis import Measure
 from memaudit.score.stats import Bools, Floats, Interval, Ints, clustered_rate
 
 

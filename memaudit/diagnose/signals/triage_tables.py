@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from memaudit.curves import Axis, Line
 from memaudit.diagnose.signals.means import Resampling
 from memaudit.diagnose.signals.triage_verdict import (
     ALL,
@@ -24,7 +23,8 @@ from memaudit.diagnose.signals.triage_verdict import (
     Verdict,
 )
 from memaudit.diagnose.signals.words import number_said, share_said
-from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
+from memaudit.report.curves import Axis, Line
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot
 from memaudit.report.wording import level, percent
 from memaudit.score.stats import Floats, Ints, clustered_rate
 

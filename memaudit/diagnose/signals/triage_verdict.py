@@ -15,7 +15,7 @@ from memaudit.diagnose.neurons.probe import permuted_labels
 from memaudit.diagnose.signals.means import Resampling
 from memaudit.diagnose.signals.triage import Features, Foretold, can_fit, foretell
 from memaudit.diagnose.signals.triage_gains import Gains, area_above, gains
-from memaudit.diagnosis import Measure
+from memaudit.report.diagnosis import Measure
 from memaudit.score.stats import Bools, Floats, Ints
 
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)

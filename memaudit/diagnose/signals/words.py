@@ -5,7 +5,7 @@ Knows measures and strings only.
 
 from __future__ import annotations
 
-from memaudit.diagnosis import Measure
+from memaudit.report.diagnosis import Measure
 from memaudit.report.wording import percent
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memaudit.curves import Axis, Line
 from memaudit.diagnose.sweep.figures import curve
 from memaudit.diagnose.sweep.results import Result, Results, spread, stability
-from memaudit.diagnosis import Cell, Column, FigureTable, Plot
+from memaudit.report.curves import Axis, Line
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
 
 
 def fits_table(results: Results) -> FigureTable:

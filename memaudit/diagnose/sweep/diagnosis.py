@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from memaudit.attack.campaign import Progress
+from memaudit.config.base import Positive
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Subject
 from memaudit.diagnose.sure import Sure
@@ -25,9 +26,8 @@ from memaudit.diagnose.sweep.prefixes import sweep_prefixes
 from memaudit.diagnose.sweep.repetitions import sweep_repetitions
 from memaudit.diagnose.sweep.sampling import sweep_sampling
 from memaudit.diagnose.sweep.suffixes import sweep_suffixes
-from memaudit.diagnosis import Diagnosis
+from memaudit.report.diagnosis import Diagnosis
 from memaudit.score.stats import Bools
-from memaudit.settings_base import Positive
 
 _ABOUT = (
     "How extraction grows with what an attacker has: prefix tokens shown, samples drawn (Hayes et "

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memaudit.diagnose.sure import Sure, outer
-from memaudit.diagnosis import FigureTable, Measure, Plot
+from memaudit.report.diagnosis import FigureTable, Measure, Plot
 from memaudit.report.wording import percent, points, points_interval
 from memaudit.score.stats import (
     Bools,

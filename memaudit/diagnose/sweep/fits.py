@@ -24,11 +24,11 @@ from memaudit.attack.prompts import SoftPrompt
 from memaudit.data.folds import Fold, assign_controls, fold_of, make_folds
 from memaudit.diagnose.subject import Part, Subject
 from memaudit.diagnose.sweep.variants import Variant
+from memaudit.distributed import Team
 from memaudit.errors import TargetError, UsageError
-from memaudit.readiness import check_positions
+from memaudit.scan.loading import check_positions
 from memaudit.score.stats import Bools, Floats, Ints
 from memaudit.target.softprompt_check import check_soft_prompts
-from memaudit.team import Team
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,8 +31,8 @@ from memaudit.diagnose.sweep.figures import (
 from memaudit.diagnose.sweep.fits import Fitted, Ground, Laboratory, Usable, choose_ground
 from memaudit.diagnose.sweep.results import Result, Results
 from memaudit.diagnose.sweep.variants import RANDOM, Variant, plan_variants
-from memaudit.diagnosis import Measure
 from memaudit.errors import DataError
+from memaudit.report.diagnosis import Measure
 from memaudit.report.wording import p_value, percent, points
 from memaudit.score.stats import Bools
 

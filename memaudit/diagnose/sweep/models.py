@@ -14,8 +14,8 @@ import numpy as np
 
 from memaudit.attack.campaign import Progress
 from memaudit.attack.memory import choose_batch_size
-from memaudit.config import ScanConfig
-from memaudit.curves import Axis, Line
+from memaudit.config.settings import ScanConfig
+from memaudit.data.plan import cut_files
 from memaudit.diagnose.subject import Part, Subject
 from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.drawing import DrawnSides, drawn_words
@@ -28,12 +28,12 @@ from memaudit.diagnose.sweep.figures import (
     rate_words,
 )
 from memaudit.diagnose.sweep.passes import Asker, Said
-from memaudit.diagnosis import Cell, Column, FigureTable, Plot
 from memaudit.errors import UsageError
-from memaudit.plan import cut_files
-from memaudit.readiness import load_target
-from memaudit.reference import check_tokenizer, reference_config, release
+from memaudit.report.curves import Axis, Line
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
 from memaudit.report.wording import neutral, p_value, shorten
+from memaudit.scan.loading import load_target
+from memaudit.scan.reference import check_tokenizer, reference_config, release
 from memaudit.target.checkpoint import Checkpoint
 
 _NAME = "model-size"

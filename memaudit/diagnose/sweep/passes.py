@@ -13,7 +13,7 @@ from torch import Tensor
 
 from memaudit.attack.extraction import NEAR_TIE, Advance
 from memaudit.attack.verification import verify_logits
-from memaudit.config import ScoreSettings
+from memaudit.config.settings import ScoreSettings
 from memaudit.diagnose.passes import Pass, Passes
 from memaudit.score.stats import Bools, Floats, Ints
 from memaudit.target.checkpoint import Checkpoint

@@ -13,7 +13,6 @@ import numpy as np
 
 from memaudit.attack.campaign import Progress
 from memaudit.attack.decoding_check import check_causal
-from memaudit.curves import Axis, Line
 from memaudit.diagnose.subject import Part, Subject
 from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.drawing import DrawnSides, drawn_words
@@ -27,8 +26,9 @@ from memaudit.diagnose.sweep.figures import (
     rate_words,
 )
 from memaudit.diagnose.sweep.passes import Asker, Said
-from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
 from memaudit.errors import TargetError
+from memaudit.report.curves import Axis, Line
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot
 
 _NAME = "prefix-length"
 

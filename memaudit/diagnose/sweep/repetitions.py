@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memaudit.curves import Axis, Line
 from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.figures import Piece, curve, number_of, numeric, rate_words
-from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
 from memaudit.errors import UsageError
+from memaudit.report.curves import Axis, Line
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot
 from memaudit.report.reading import passed_through
 from memaudit.report.wording import neutral, number, shorten
 from memaudit.score.detection import LEAST_CLUSTERS, roc_auc

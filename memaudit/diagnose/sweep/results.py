@@ -12,7 +12,7 @@ import numpy as np
 
 from memaudit.attack.fit_record import FitRecord
 from memaudit.diagnose.sure import Sure
-from memaudit.diagnosis import Measure
+from memaudit.report.diagnosis import Measure
 from memaudit.score.stats import Bools, Floats, Interval, Ints, paired_clustered, paired_exact
 
 CLOSE = 1.01

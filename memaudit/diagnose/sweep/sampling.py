@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memaudit.config import ScoreSettings
-from memaudit.curves import Axis, Line
+from memaudit.config.settings import ScoreSettings
 from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.figures import Piece, curve, rate_words, with_few_bars
-from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
+from memaudit.report.curves import Axis, Line
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot
 from memaudit.score.sampling import queries
 from memaudit.score.stats import Floats, Interval, Ints
 

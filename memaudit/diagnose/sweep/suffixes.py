@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memaudit.curves import Axis, Line
 from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.figures import (
     Piece,
@@ -19,7 +18,8 @@ from memaudit.diagnose.sweep.figures import (
     thinned,
     with_few_bars,
 )
-from memaudit.diagnosis import Cell, Column, FigureTable, Measure, Plot
+from memaudit.report.curves import Axis, Line
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot
 from memaudit.score.stats import Bools, Floats
 
 if TYPE_CHECKING:  # it loads torch

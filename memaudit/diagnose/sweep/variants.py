@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from memaudit.config import ConstantSettings, DynamicSettings, ScanConfig
+from memaudit.config.settings import ConstantSettings, DynamicSettings, ScanConfig
 
 FittedName = Literal["constant", "dynamic"]
 BUDGET = (

@@ -1,0 +1,134 @@
+"""Where the program meets its user: streams, and errors that become exit codes.
+
+Knows terminals and the exception tree. Knows nothing of commands.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+
+from memaudit.errors import MemauditError
+from memaudit.system.memory import short_of_memory
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from memaudit.attack.campaign import Progress
+
+INCONCLUSIVE = 4
+"""Exit code of what can neither pass nor fail."""
+LONGEST_LINE = 8_000
+"""Characters of a message: two paths of the greatest length that a system allows do not fit."""
+LOG_WIDTH = 100
+"""Columns of a table that does not go to a terminal, where COLUMNS says nothing."""
+_NO = ("", "0", "false", "no")
+
+
+class Terminated(BaseException):
+    """Somebody asked this process to end (SIGTERM): a scheduler, or a launcher."""
+
+
+class Streams:
+    """What goes to stdout and stderr, and how wide and coloured."""
+
+    def __init__(self, quiet: bool, verbose: bool) -> None:
+        self.quiet = quiet
+        self.verbose = verbose
+        terminal = sys.stdout is not None and sys.stdout.isatty()
+        colorless = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        self.color = terminal and not colorless
+        self.width = _terminal_width() if terminal else _asked_width() or LOG_WIDTH
+
+    def note(self, text: str) -> None:
+        """A line on stderr, unless quiet."""
+        if not self.quiet:
+            typer.echo(_line(text), err=True)
+
+    def progress(self) -> Progress:
+        """Bars on a terminal, lines in a log, nothing if quiet."""
+        from rich.console import Console
+
+        from memaudit.progress import Live, Log, Silent
+
+        if self.quiet:
+            return Silent()
+        console = Console(stderr=True, no_color=not self.color or None)
+        return Live(console) if _is_animated(console) else Log(console)
+
+
+def _is_animated(console: Console) -> bool:
+    """Whether to redraw lines: on a terminal alone, and not in CI, which keeps every drawing.
+
+    Rich lets FORCE_COLOR, TTY_COMPATIBLE and TTY_INTERACTIVE make a terminal of a file.
+    """
+    wanted = not os.environ.get("NO_COLOR") and os.environ.get("CI", "").lower() in _NO
+    return wanted and console.file.isatty() and console.is_terminal and console.is_interactive
+
+
+def _asked_width() -> int | None:
+    asked = os.environ.get("COLUMNS", "")
+    return int(asked) if asked.isdigit() and int(asked) > 0 else None
+
+
+def _terminal_width() -> int:
+    import shutil
+
+    return shutil.get_terminal_size((LOG_WIDTH, 24)).columns
+
+
+@contextmanager
+def border(verbose: bool) -> Iterator[None]:
+    """Errors become a line on stderr and an exit code; nothing else of them is shown."""
+    try:
+        with short_of_memory():
+            yield
+    except MemauditError as error:
+        typer.echo(_line(f"memaudit: error: {error}"), err=True)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        typer.echo("memaudit: interrupted", err=True)
+        raise typer.Exit(130) from None
+    except Terminated:
+        typer.echo("memaudit: terminated", err=True)
+        raise typer.Exit(143) from None
+    except (typer.Exit, SystemExit):
+        raise
+    except BaseException as error:  # a panic in a tokenizer's Rust is no Exception
+        # The message of an unforeseen error may quote audited text, so only its place is told.
+        if verbose:
+            typer.echo("".join(traceback.format_tb(error.__traceback__)), nl=False, err=True)
+        typer.echo(
+            f"memaudit: internal error: {type(error).__name__} at {_innermost(error)}; "
+            "run again with --verbose for the way there, and report it",
+            err=True,
+        )
+        raise typer.Exit(3) from None
+
+
+def _line(text: str) -> str:
+    """A message on one line: what it quotes may be the name of a file or a part of one."""
+    from memaudit.report.wording import neutral, shorten  # here: --help needs no numpy
+
+    return shorten(neutral(text), LONGEST_LINE)
+
+
+def leave(code: int, *, exit_zero: bool) -> NoReturn:
+    """Exit by what a scan found; ``--exit-zero`` passes over gates that fail or cannot tell."""
+    raise typer.Exit(0 if exit_zero and code in (1, 4) else code)
+
+
+def _innermost(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "an unknown place"
+    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"

@@ -1,0 +1,345 @@
+"""From files to a plan: what is audited, and which fold's prompts score which window.
+
+Knows the data room and the settings. Knows nothing of models beyond a tokenizer that is handed
+in, and nothing of attacks beyond the windows that prompts fitted earlier have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.config.settings import CHAT_DATE, ScanConfig
+from memaudit.data.bos import BosSource
+from memaudit.data.clusters import find_clusters, have_marks
+from memaudit.data.corpus import Corpus, FoldSizes
+from memaudit.data.folds import (
+    Fold,
+    assign_controls,
+    fold_of,
+    make_folds,
+)
+from memaudit.data.records import size_of
+from memaudit.data.samples import DataSummary, check_samples, read_samples
+from memaudit.data.shared_text import SharedText, find_shared_text
+from memaudit.data.windows import NoWindow, Windows, cut_windows
+from memaudit.errors import DataError, TargetError, UsageError
+from memaudit.system.limits import LimitReached, run_limited
+
+Role = Literal["data", "control"]
+LEAST_CPU_SECONDS = 60
+"""Processor time that tokenising may take in any case."""
+PACKED_BYTES_A_SECOND = 5_000
+"""Bytes of a file, as it lies on disk, for which tokenising gets a second of processor time. A fast
+tokenizer reads a million, a slow one fifty thousand; packed text is four times as long unpacked."""
+SEEN_REASON = "near-duplicate of a window that these prompts were fitted on"
+
+
+@dataclass(frozen=True, eq=False)
+class SeenRuns:
+    """What the prompts of one fold, fitted earlier, have seen."""
+
+    hashes: NDArray[np.uint64]
+    """Sorted marks (data.clusters.find_marks) of their fit and select windows."""
+    run: int
+    """Tokens in a run that makes near-duplicates."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The windows, and how they are split."""
+
+    data: Corpus
+    controls: Corpus | None
+    folds: tuple[Fold, ...]
+    """Empty where no attack needs any, as where prompts fitted earlier are used."""
+    notes: tuple[str, ...]
+    """What the split means for the reader, a sentence each."""
+    remedy: str = ""
+    """What would make more windows independent of each other, where more of the same data would
+    not: the end of a sentence."""
+
+
+def check_files(config: ScanConfig) -> dict[Role, DataSummary]:
+    """Read every file once, before anything else. Raises DataError for the first fault."""
+    skip = config.windows.skip_bad_lines
+    summaries: dict[Role, DataSummary] = {"data": check_samples(config.data, skip_bad_lines=skip)}
+    if config.controls is not None:
+        summaries["control"] = check_samples(config.controls, skip_bad_lines=skip)
+    return summaries
+
+
+def cut_files(config: ScanConfig, tokenizer: Any) -> dict[Role, Windows]:
+    """Tokenise and cut every file.
+
+    The BOS token that texts begin with is not counted in P, unless no window fits otherwise.
+
+    Raises:
+        DataError: where a file gives no window, or inputs would begin in different ways.
+        TargetError: where the tokenizer or the chat template takes more time or memory than it may.
+    """
+    try:
+        return run_limited(lambda: _cut_all(config, tokenizer), _cpu_seconds(config))
+    except LimitReached as limit:
+        raise TargetError(
+            f"{config.model}: its tokenizer and chat template, given the data, {limit}; they are "
+            "damaged, or made to stop whoever uses them"
+        ) from None
+
+
+def _cpu_seconds(config: ScanConfig) -> int:
+    """Processor time to tokenise every file in: many times what the slowest tokenizers need."""
+    files = [path for path in (config.data, config.controls) if path is not None]
+    return LEAST_CPU_SECONDS + sum(map(size_of, files)) // PACKED_BYTES_A_SECOND
+
+
+def _cut_all(config: ScanConfig, tokenizer: Any) -> dict[Role, Windows]:
+    try:
+        cut = _cut_files(config, tokenizer, counts_bos=False)
+    except NoWindow as error:
+        # A soft prompt stands between BOS and the prefix: BOS has to be no part of the window.
+        if not error.begin_with_bos or set(config.attacks) - {"none", "copy"}:
+            raise
+        with suppress(DataError):
+            cut = _cut_files(config, tokenizer, counts_bos=True)
+            if {part.bos_source for part in cut.values()} == {"text"}:
+                return cut
+        raise
+    bos_source(cut)
+    return cut
+
+
+def bos_source(windows: Mapping[Role, Windows]) -> BosSource:
+    """Return who decides on BOS for all files alike. Raises DataError where they differ."""
+    sources = {part.bos_source for part in windows.values()} or {"tokenizer"}
+    if len(sources) > 1:
+        bare, other = ("data", "controls")
+        if windows["data"].bos_source == "tokenizer":
+            bare, other = other, bare
+        raise DataError(
+            f"the {bare} are chats for which the template writes no BOS token, and before the "
+            f"{other} the tokenizer puts one; choose for both with --bos yes or --bos no, or give "
+            "both as chats"
+        )
+    return sources.pop()
+
+
+def _cut_files(config: ScanConfig, tokenizer: Any, *, counts_bos: bool) -> dict[Role, Windows]:
+    paths: dict[Role, Path | None] = {"data": config.data, "control": config.controls}
+    cut: dict[Role, Windows] = {}
+    for number, (role, path) in enumerate(paths.items()):
+        if path is not None:
+            samples = read_samples(path, skip_bad_lines=config.windows.skip_bad_lines)
+            rng = np.random.default_rng([config.protocol.seed, number])
+            with _named(path):
+                cut[role] = cut_windows(
+                    samples,
+                    tokenizer,
+                    config.windows,
+                    rng,
+                    bos=config.target.bos,
+                    counts_bos=counts_bos,
+                )
+    return cut
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Put the file's name before what is wrong with its windows."""
+    try:
+        yield
+    except DataError as error:
+        if not str(error).startswith(str(path)):
+            error.args = (f"{path}: {error}",)
+        raise
+
+
+def make_plan(
+    config: ScanConfig,
+    summaries: Mapping[Role, DataSummary],
+    windows: Mapping[Role, Windows],
+    seen: Sequence[SeenRuns] = (),
+) -> Plan:
+    """Cluster near-duplicates and split into folds, or by what earlier prompts have not seen.
+
+    Raises DataError where there are too few independent windows for the folds.
+    """
+    if seen:
+        return _plan_unseen(config, summaries, windows, seen)
+    clusters = _cluster(config, windows)
+    remedy = _remedy(config, windows, clusters["data"])
+    rng = np.random.default_rng([config.protocol.seed, 2])
+    folds = _folds(config, windows["data"], clusters["data"], rng, remedy)
+    audited = fold_of(folds, len(windows["data"]))
+    data = Corpus(summaries["data"], windows["data"], clusters["data"], audited)
+    controls = None
+    if "control" in windows:
+        assigned = assign_controls(clusters["control"], clusters["data"], folds, rng)
+        controls = Corpus(summaries["control"], windows["control"], clusters["control"], assigned)
+    return Plan(data, controls, folds, tuple(_notes(config, data, controls, remedy)), remedy)
+
+
+def _folds(
+    config: ScanConfig,
+    windows: Windows,
+    clusters: NDArray[np.int64],
+    rng: np.random.Generator,
+    remedy: str,
+) -> tuple[Fold, ...]:
+    """Folds; none where no attack learns or copies from other windows, so that few are enough."""
+    if not set(config.attacks) & {"copy", "constant", "dynamic"}:
+        return ()
+    with _named(config.data):
+        try:
+            return make_folds(clusters, config.protocol, rng, remedy or "give more data")
+        except DataError as error:
+            raise DataError("; ".join([str(error), *windows.notes])) from None
+
+
+def _remedy(
+    config: ScanConfig, windows: Mapping[Role, Windows], clusters: NDArray[np.int64]
+) -> str:
+    """What to do about text that makes windows near-duplicates; empty where there is none."""
+    data = windows["data"]
+    shared = find_shared_text(list(windows.values()), clusters, config.protocol.cluster_run)
+    if shared is None:
+        return ""
+    ways = [way for way in (_other_cut(config, data, shared), _other_run(shared)) if way]
+    return (
+        f"{shared.windows:,} of {len(data):,} windows share a run of {shared.tokens} tokens (a "
+        "system message, preamble or footer?), which alone makes them near-duplicates: "
+        f"{', or '.join([*ways, 'take the shared text out'])}"
+    )
+
+
+def _other_cut(config: ScanConfig, data: Windows, shared: SharedText) -> str:
+    """How to cut windows without the shared text; empty where no flag does."""
+    prefix = config.windows.prefix_tokens
+    if 2 * data.given > len(data):
+        return f"use --prefix-tokens {shared.prefix_tokens}" if shared.prefix_tokens else ""
+    if config.windows.placement == "start" and shared.end <= prefix:
+        return "use --placement end, if the records are longer than the window"
+    if config.windows.placement == "end" and shared.end > prefix:
+        return "use --placement start, if the records are longer than the window"
+    return ""
+
+
+def _other_run(shared: SharedText) -> str:
+    return f"use --set protocol.cluster_run={shared.cluster_run}" if shared.cluster_run else ""
+
+
+def _cluster(config: ScanConfig, windows: Mapping[Role, Windows]) -> dict[Role, NDArray[np.int64]]:
+    """Clusters of data and controls together, split again by role."""
+    both = find_clusters(list(windows.values()), config.protocol.cluster_run)
+    ends = np.cumsum([len(part) for part in windows.values()])[:-1]
+    return dict(zip(windows, np.split(both, ends), strict=True))
+
+
+def _plan_unseen(
+    config: ScanConfig,
+    summaries: Mapping[Role, DataSummary],
+    windows: Mapping[Role, Windows],
+    seen: Sequence[SeenRuns],
+) -> Plan:
+    longest = max(runs.run for runs in seen)
+    if longest > config.windows.length:
+        raise UsageError(
+            f"--generator: its near-duplicates are runs of {longest} tokens, longer than these "
+            f"windows of {config.windows.length}; use the window it was fitted with"
+        )
+    clusters = _cluster(config, windows)
+    total = 1 + max(int(part.max()) for part in clusters.values())
+    known = np.zeros((len(seen), total), dtype=bool)  # (folds, clusters)
+    for role, part in windows.items():
+        for number, runs in enumerate(seen):
+            met = have_marks(part, runs.run, summaries[role].sha256, runs.hashes)
+            known[number, clusters[role][met]] = True
+    # The first fold that has seen nothing of the cluster; -1 where every one has.
+    fold = np.where(known.all(axis=0), -1, known.argmin(axis=0))
+    corpora = {
+        role: _unseen_corpus(summaries[role], part, clusters[role], fold)
+        for role, part in windows.items()
+    }
+    return Plan(
+        corpora["data"],
+        corpora.get("control"),
+        (),
+        tuple(_notes(config, corpora["data"], corpora.get("control"))),
+    )
+
+
+def _unseen_corpus(
+    summary: DataSummary,
+    windows: Windows,
+    clusters: NDArray[np.int64],
+    fold_of_cluster: NDArray[np.int64],
+) -> Corpus:
+    folds = fold_of_cluster[clusters]
+    keep = folds >= 0
+    if not keep.any():
+        raise DataError(
+            f"{summary.path}: every window is a near-duplicate of what --generator was fitted on; "
+            "leave the flag out to fit on this file with folds kept apart"
+        )
+    return Corpus(summary, windows.keep(keep, SEEN_REASON), clusters[keep], folds[keep])
+
+
+def _notes(
+    config: ScanConfig, data: Corpus, controls: Corpus | None, remedy: str = ""
+) -> Iterable[str]:
+    if config.protocol.split == "random":
+        yield (
+            "Folds are random: near-duplicates of a window may have been fitted on. "
+            "These rates are not evidence of memorization; use split = 'clusters' for an audit."
+        )
+    if controls is None:
+        yield (
+            "No controls were given: predictable text counts as extracted. The check that is left "
+            "compares each output with the suffix of an unrelated window."
+        )
+    else:
+        shared = int(np.isin(controls.clusters, data.clusters).sum())
+        if shared:
+            yield (
+                f"{shared:,} of {len(controls.clusters):,} controls are near-duplicates of audited "
+                "windows, so they are not text that the model has not seen."
+            )
+    sizes = np.bincount(data.clusters - data.clusters.min())
+    if sizes.max() > len(data.clusters) / 2:
+        yield (
+            f"{sizes.max():,} of {len(data.clusters):,} windows form one cluster of "
+            "near-duplicates; the folds are uneven and the intervals wide."
+        )
+    if remedy:
+        yield f"{remedy}."
+    corpora = [corpus for corpus in (data, controls) if corpus is not None]
+    days = {corpus.windows.chat_date for corpus in corpora} - {None}
+    for day in days:
+        yield (
+            f"The chat template asks for today's date: it was told {day}, on whatever day this "
+            "runs. If the day of training is known, give it as --set windows.chat_date=YYYY-MM-DD."
+        )
+    if not days and config.windows.chat_date != CHAT_DATE:
+        yield "windows.chat_date was set to no effect: no chat template asked for the date."
+    for corpus in corpora:
+        yield from corpus.summary.notes
+        yield from (f"{corpus.summary.path.name}: {note}" for note in corpus.windows.notes)
+        if corpus.windows.boundary_shifts:
+            yield (
+                f"{corpus.summary.path.name}: in {corpus.windows.boundary_shifts:,} windows a "
+                "token straddles the border of prefix and suffix; it counts as the suffix's first."
+            )
+
+
+def fold_sizes(plan: Plan) -> tuple[FoldSizes, ...]:
+    """Windows in each part of each fold."""
+    return tuple(
+        FoldSizes(number, len(fold.fit), len(fold.select), len(fold.audit))
+        for number, fold in enumerate(plan.folds)
+    )

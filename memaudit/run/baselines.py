@@ -1,0 +1,301 @@
+"""Baselines on disk: a small file that can be committed, and a run folder read as one.
+
+Knows the file's form and trusts none of it. Knows nothing of how a baseline is judged.
+
+The file has one entry a line and everything in it sorted, so that a change of the model is a diff
+of the windows that came in or went. It holds no time, no line number, no sample's name and no text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from memaudit.config.settings import AttackName, ScanConfig
+from memaudit.data.fingerprints import FINGERPRINT
+from memaudit.errors import UsageError
+from memaudit.gate.baseline import Baseline, ModelName, make_baseline, require_same_terms
+from memaudit.gate.terms import Terms, terms_of
+from memaudit.report.hashes import canonical, sha256_text
+from memaudit.report.wording import neutral, shorten
+from memaudit.run.load import StoredRun, read_run
+from memaudit.system.files import write_whole
+from memaudit.system.untrusted_json import read_json
+
+VERSION = 2
+"""Of the file's form: raised when a reader of the old form would break."""
+_LONGEST = 256 << 20
+"""Bytes; a line has about 70, and there is one for each extracted window."""
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+SettingName = Annotated[str, StringConstraints(pattern=r"^[a-z_]+(\.[a-z_]+)*$", max_length=100)]
+Word = Annotated[str, StringConstraints(pattern=r"^[ -~]*$", max_length=100)]
+SettingValue = bool | int | float | Word | list[Word] | None
+"""Words are plain: a message that names what differs shows them as they are."""
+DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
+HOW = r"^[a-z0-9:, ]{1,60}$"
+How = Annotated[str, StringConstraints(pattern=HOW)]
+Fingerprint = Annotated[str, StringConstraints(pattern=f"^{FINGERPRINT}$")]
+
+
+class _Attack(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    extracted: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+
+
+class _File(BaseModel):
+    """The document, in the order in which it is written."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    memaudit_baseline: Literal[2]
+    tool_version: Annotated[str, StringConstraints(max_length=100)]
+    model: Annotated[str, StringConstraints(max_length=1000)]
+    model_sha256: Sha256
+    data_hmac_sha256: Sha256
+    controls_hmac_sha256: Sha256 | None
+    config_sha256: Sha256
+    key_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
+    fingerprint_form: Annotated[str, StringConstraints(pattern=r"^w[0-9]+$")]
+    windows: Annotated[int, Field(ge=0)]
+    windows_digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+    attacks: dict[AttackName, _Attack]
+    settings: dict[SettingName, SettingValue]
+    bos: Literal["yes", "no"] | None
+    chat_date: Annotated[str, StringConstraints(pattern=DATE)] | None = None
+    computed: dict[Literal["dtype", "device", "fitting"], How]
+    extracted: dict[Fingerprint, Annotated[list[AttackName], Field(min_length=1)]]
+    digest: Sha256
+
+
+def read_baseline(path: Path) -> Baseline:
+    """A baseline file, or a run folder as a baseline that knows all its windows.
+
+    Raises UsageError, in one line, where it is neither.
+    """
+    try:
+        folder = path.is_dir()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    return baseline_of_run(read_run(path)) if folder else read_baseline_file(path)
+
+
+def read_baseline_file(path: Path) -> Baseline:
+    """A file that `to_text` made. Raises UsageError, in one line, where it is none."""
+    try:
+        if not path.is_file():
+            raise UsageError(f"{path}: no such baseline file or run folder")
+        document = read_json(path, _LONGEST)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    version = document.get("memaudit_baseline") if isinstance(document, dict) else None
+    if type(version) is not int:
+        raise UsageError(f"{path}: is no baseline file; memaudit baseline write makes one")
+    if version != VERSION:
+        raise UsageError(
+            f"{path}: has version {version}, this memaudit reads {VERSION}; write it anew"
+        )
+    try:
+        file = _File.model_validate(document)
+    except ValidationError as error:
+        place = neutral(".".join(map(str, error.errors(include_url=False)[0]["loc"])))
+        raise UsageError(
+            f"{path}: {shorten(place, 100)} is not what memaudit writes; write it anew"
+        ) from None
+    baseline = _baseline(file)
+    _check(path, file, baseline)
+    if file.digest != document_digest(document):
+        raise UsageError(
+            f"{path}: is not as memaudit wrote it (its digest is another); write it anew with a run"
+        )
+    return baseline
+
+
+def write_baseline(path: Path, baseline: Baseline) -> None:
+    """Write the file, whole or not at all. Raises UsageError where it cannot be written."""
+    try:
+        write_whole(path, [to_text(baseline).encode()])
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror}); name another") from None
+
+
+def to_text(baseline: Baseline) -> str:
+    """The file: JSON in ASCII, sorted, one entry a line."""
+    terms = baseline.terms
+    head: dict[str, str | int | None] = {
+        "memaudit_baseline": VERSION,
+        "tool_version": baseline.version,
+        "model": _portable(baseline.model.name),
+        "model_sha256": baseline.model.sha256,
+        "data_hmac_sha256": terms.data,
+        "controls_hmac_sha256": terms.controls,
+        "config_sha256": terms.config_hash,
+        "key_id": terms.key_id,
+        "fingerprint_form": terms.form,
+        "windows": baseline.windows,
+        "windows_digest": baseline.windows_digest,
+    }
+    attacks = {
+        name: {"extracted": baseline.count(name), "sha256": terms.attack_hash(name)}
+        for name in terms.attacks
+    }
+    document: dict[str, Any] = {
+        **head,
+        "attacks": attacks,
+        "settings": dict(sorted(terms.settings.items())),
+        "bos": terms.bos,
+        **({} if terms.chat_date is None else {"chat_date": terms.chat_date}),
+        "computed": dict(sorted(baseline.computed.items())),
+        "extracted": dict(sorted(baseline.extracted.items())),
+    }
+    document["digest"] = document_digest(document)
+    parts = [
+        _table(key, value)
+        if isinstance(value, dict)
+        else f"  {json.dumps(key)}: {json.dumps(value)}"
+        for key, value in document.items()
+    ]
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def document_digest(document: Mapping[str, Any]) -> str:
+    """SHA-256 over all else that the file says, so that no line is added or changed unseen."""
+    rest = {key: value for key, value in document.items() if key != "digest"}
+    return sha256_text(canonical(rest))
+
+
+def baseline_of_run(run: StoredRun) -> Baseline:
+    """What a finished run extracted. Raises UsageError where its settings cannot be read."""
+    document, rows = run.document, run.scored("data")
+    controls = document["controls"]
+    target = document["target"]
+    bos, day = (target["choices"].get(name, {}).get("value") for name in ("bos", "chat_date"))
+    terms = terms_of(
+        config_of_run(run),
+        document["data"]["hmac_sha256"],
+        None if controls is None else controls["hmac_sha256"],
+        document["fingerprints"]["key_id"],
+        bos if bos in ("yes", "no") else None,
+        day if day is not None and re.fullmatch(DATE, day) else None,
+    )
+    exact = {
+        attack: (rows[f"exact_{attack.replace('-', '_')}"] == 1).fillna(False).tolist()
+        for attack in terms.attacks
+    }
+    return make_baseline(
+        model_name(target["name"], target["fingerprint"]),
+        document["tool"]["version"],
+        terms,
+        rows["fingerprint"].tolist(),
+        exact,
+        _computed(run),
+    )
+
+
+def _computed(run: StoredRun) -> dict[str, str]:
+    """How the run's figures were computed; what is no such word is left out."""
+    choices = run.document["target"]["choices"]
+    found = {name: choices[name]["value"] for name in ("dtype", "device") if name in choices}
+    if "dtype" in found and "quantization" in choices:
+        # Of the words of a choice, those that HOW has room for.
+        found["dtype"] += f", {choices['quantization']['value'].replace('-', ' ')}"
+    fits = [fit["precision"] for attack in run.document["attacks"] for fit in attack["fits"]]
+    if fits:
+        found["fitting"] = ", ".join(sorted(set(fits)))
+    return {name: value for name, value in found.items() if re.fullmatch(HOW, value)}
+
+
+def config_of_run(run: StoredRun) -> ScanConfig:
+    """The settings of a finished run. Raises UsageError where they are none."""
+    try:
+        return ScanConfig.model_validate(run.document["config"]["values"])
+    except ValidationError:
+        raise UsageError(
+            f"{run.folder}: its settings are not those of this memaudit; scan again"
+        ) from None
+
+
+def model_name(name: str, files: Mapping[str, str]) -> ModelName:
+    """A model by its name and the hashes of its files."""
+    listed = "\n".join(f"{digest} {file}" for file, digest in sorted(files.items()))
+    return ModelName(name, hashlib.sha256(listed.encode()).hexdigest(), dict(files))
+
+
+def scan_baseline(
+    config: ScanConfig, data: str, controls: str | None, key_id: str
+) -> Baseline | None:
+    """What the scan's ``max_new`` counts from; None where the settings name nothing.
+
+    Raises UsageError where it cannot be read, or was made on other terms than this scan.
+    """
+    path = config.gate.baseline
+    if path is None:
+        return None
+    baseline = read_baseline(path)
+    terms = terms_of(config, data, controls, key_id)
+    require_same_terms(baseline.terms, terms, f"--baseline {path}")
+    return baseline
+
+
+def _portable(name: str) -> str:
+    """A model's name without the folders of one machine; a name on the hub as it is."""
+    return Path(name).name or name if name.startswith(("/", "\\", ".", "~")) else name
+
+
+def _table(name: str, entries: Mapping[str, object]) -> str:
+    """An object with one entry a line."""
+    lines = [f"    {json.dumps(key)}: {json.dumps(value)}" for key, value in entries.items()]
+    return f'  "{name}": {{}}' if not lines else f'  "{name}": {{\n' + ",\n".join(lines) + "\n  }"
+
+
+def _baseline(file: _File) -> Baseline:
+    terms = Terms(
+        data=file.data_hmac_sha256,
+        controls=file.controls_hmac_sha256,
+        key_id=file.key_id,
+        form=file.fingerprint_form,
+        settings=dict(file.settings),
+        bos=file.bos,
+        chat_date=file.chat_date,
+    )
+    return Baseline(
+        model=ModelName(file.model, file.model_sha256),
+        version=file.tool_version,
+        terms=terms,
+        windows=file.windows,
+        windows_digest=file.windows_digest,
+        extracted={key: tuple(attacks) for key, attacks in file.extracted.items()},
+        computed={str(name): how for name, how in file.computed.items()},
+    )
+
+
+def _check(path: Path, file: _File, baseline: Baseline) -> None:
+    """Refuse a file whose parts do not fit each other, as after a merge by hand."""
+    terms = baseline.terms
+    named = list(terms.attacks)
+    fits = {
+        "settings": file.config_sha256 == terms.config_hash,
+        "attacks": list(file.attacks) == named and "copy" not in named,
+        "extracted": len(file.extracted) <= file.windows,
+    }
+    for name, attack in file.attacks.items():
+        fits[f"attacks.{name}.sha256"] = attack.sha256 == terms.attack_hash(name)
+        fits[f"attacks.{name}.extracted"] = attack.extracted == baseline.count(name)
+    fits["extracted"] = fits["extracted"] and all(
+        attacks == [name for name in named if name in attacks]
+        for attacks in file.extracted.values()
+    )
+    for part, fit in fits.items():
+        if not fit:
+            raise UsageError(
+                f"{path}: {part} does not fit the rest of the file; if it was merged or edited, "
+                "write it anew, or update one side with a run"
+            )

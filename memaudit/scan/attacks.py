@@ -1,0 +1,118 @@
+"""The attacks on the model, and the same on the reference where there is one.
+
+Knows that two models are never held at once. Knows nothing of scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from memaudit.attack.campaign import AttackOutcome, Campaign, Progress, Workforce
+from memaudit.attack.extraction import Extractor
+from memaudit.attack.finite import NotFinite
+from memaudit.attack.parts import Side
+from memaudit.attack.prompt_files import FoldPrompts
+from memaudit.config.settings import LADDER, AttackName, ScanConfig
+from memaudit.data.corpus import Corpus
+from memaudit.data.plan import Plan
+from memaudit.data.windows import find_rows
+from memaudit.errors import RunError
+from memaudit.run.inputs import agree, facts_of_model
+from memaudit.run.record import Clock
+from memaudit.scan.loading import describe_target
+from memaudit.scan.prepare import Ready, settled_extractor
+from memaudit.scan.reference import (
+    PREFIX,
+    ReferenceRun,
+    load_reference,
+    planned_windows,
+    reference_config,
+    release,
+)
+
+Outcomes = Mapping[AttackName, AttackOutcome]
+
+
+class Attacked(NamedTuple):
+    """What the attacks came to."""
+
+    target: Outcomes
+    reference: ReferenceRun | None
+    """None where no reference was named."""
+
+
+def attack_all(config: ScanConfig, ready: Ready, clock: Clock, workforce: Workforce) -> Attacked:
+    """Every attack on every model. The target is let go before the reference is loaded."""
+    found = _attack(config, ready.plan, ready.extractor, clock, workforce, ready.earlier)
+    if config.reference is None:
+        return Attacked(found, None)
+    return Attacked(found, _attack_reference(config, ready, clock, workforce))
+
+
+def _attack(
+    config: ScanConfig,
+    plan: Plan,
+    extractor: Extractor,
+    clock: Clock,
+    workforce: Workforce,
+    earlier: tuple[FoldPrompts, ...] = (),
+    prefix: str = "",
+) -> Outcomes:
+    """Every attack asked for on one model; ``prefix`` stands before the names of the stages."""
+    campaign = Campaign(
+        extractor,
+        config,
+        plan.folds,
+        data=_side(plan.data),
+        controls=_side(plan.controls) if plan.controls else None,
+        fitted=_by_attack(earlier),
+        workforce=workforce,
+        prefix=prefix,
+    )
+    # Of prompts fitted earlier the text that they saw is not at hand, and `copy` is about that.
+    asked = set(config.attacks) - ({"copy"} if earlier else set())
+    return _run_all(campaign, [attack for attack in LADDER if attack in asked], plan, clock)
+
+
+def _attack_reference(
+    config: ScanConfig, ready: Ready, clock: Clock, workforce: Workforce
+) -> ReferenceRun:
+    """The same attacks on the reference, once the target's weights are let go."""
+    release(ready.checkpoint)
+    own, record = reference_config(config), clock.record
+    with clock.stage("loading the reference", 1):
+        checkpoint = load_reference(config, ready.tokenizer, planned_windows(ready.plan))
+        agree(record, workforce.team, "reference", facts_of_model(checkpoint))
+    name = "batch size of the reference"
+    extractor, _ = settled_extractor(own, checkpoint, record, workforce.team, name)
+    outcomes = _attack(own, ready.plan, extractor, clock, workforce, prefix=PREFIX)
+    return ReferenceRun(describe_target(extractor), outcomes)
+
+
+def _run_all(
+    campaign: Campaign, attacks: Sequence[AttackName], plan: Plan, progress: Progress
+) -> dict[AttackName, AttackOutcome]:
+    """Every attack. Where the target gives no numbers the error says for which record first."""
+    try:
+        return {attack: campaign.run(attack, progress) for attack in attacks}
+    except NotFinite as error:
+        for corpus in filter(None, (plan.data, plan.controls)):
+            rows = find_rows(corpus.windows, error.ids)
+            if len(rows):
+                place = f"{corpus.summary.path}:{corpus.windows.line[rows[0]]}"
+                raise RunError(f"{error}; or take out what it fails on, as {place}") from None
+        raise
+
+
+def _side(corpus: Corpus) -> Side:
+    return Side(corpus.windows.window_ids(), corpus.folds)
+
+
+def _by_attack(earlier: tuple[FoldPrompts, ...]) -> dict[str, dict[int, Any]]:
+    """Prompts fitted earlier, by attack and by their place among the files read."""
+    attacks = {attack for fold in earlier for attack in fold.usable}
+    return {
+        attack: {number: fold.usable[attack] for number, fold in enumerate(earlier)}
+        for attack in attacks
+    }

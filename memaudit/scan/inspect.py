@@ -1,0 +1,141 @@
+"""inspect(config) -> Inspection: load, check and plan, but change nothing.
+
+Knows the same rooms as the scan, and how its cost is estimated. Writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from memaudit.config.settings import ScanConfig
+from memaudit.data.corpus import FoldSizes
+from memaudit.data.plan import Plan, check_files, cut_files, fold_sizes, make_plan
+from memaudit.gate.validity import find_faults
+from memaudit.report.result import TargetFacts
+from memaudit.scan.estimate import Estimate, estimate, one_after_the_other
+from memaudit.scan.loading import (
+    choose_size,
+    describe_target,
+    fits_prompts,
+    load_target,
+    make_extractor,
+)
+from memaudit.scan.reference import (
+    check_reference,
+    load_reference,
+    planned_windows,
+    reference_config,
+    release,
+)
+from memaudit.scan.validity import planned_validity, token_roles
+from memaudit.target.checkpoint import Checkpoint, load_tokenizer
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What became of one file."""
+
+    path: str
+    rows: int
+    windows: int
+    skipped: Mapping[str, int]
+    """Reason to count."""
+    clusters: int
+    largest_cluster: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A target that passed its checks, and the plan for a file if one was given."""
+
+    target: TargetFacts
+    max_tokens: int | None
+    width: int
+    vocabulary: int
+    batch_size: int
+    batch_size_reason: str
+    files: Mapping[str, FileFacts]
+    """By role; empty without a data file."""
+    folds: tuple[FoldSizes, ...]
+    notes: tuple[str, ...]
+    estimate: Estimate | None
+    """Of both models where there is a reference; None without a data file."""
+    gradients: bool
+    """Whether gradients were found to flow; not looked at where no attack needs them."""
+    reference: TargetFacts | None = None
+    """The model before fine-tuning, which passed the same checks; None where none was named."""
+
+
+def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
+    """Load and check the model, and plan for the data if ``with_data``.
+
+    Raises what a scan of the same settings would raise before its first attack.
+    """
+    summaries = check_files(config) if with_data else {}
+    tokenizer = load_tokenizer(config.model, config.target)
+    windows = cut_files(config, tokenizer) if with_data else {}
+    if config.reference is not None:
+        check_reference(config, tokenizer, windows)
+    checkpoint = load_target(config, tokenizer, windows)
+    plan = make_plan(config, summaries, windows) if with_data else None
+    size, reason = choose_size(config, checkpoint)
+    extractor = make_extractor(config, checkpoint, size)
+    cost = estimate(config, plan, extractor) if plan else None
+    inspection = Inspection(
+        target=describe_target(extractor),
+        max_tokens=checkpoint.max_tokens,
+        width=checkpoint.width,
+        vocabulary=checkpoint.vocabulary,
+        batch_size=extractor.batch_size,
+        batch_size_reason=reason,
+        files=_files(plan) if plan else {},
+        folds=fold_sizes(plan) if plan else (),
+        notes=(*plan.notes, *_faults(plan, checkpoint)) if plan else (),
+        estimate=cost,
+        gradients=fits_prompts(config),
+    )
+    if config.reference is None:
+        return inspection
+    return _with_reference(inspection, config, checkpoint, plan)
+
+
+def _with_reference(
+    inspection: Inspection, config: ScanConfig, target: Checkpoint, plan: Plan | None
+) -> Inspection:
+    """The reference beside it, loaded once the target is let go, and the cost of both."""
+    release(target)
+    windows = planned_windows(plan) if plan else {}
+    reference = load_reference(config, target.tokenizer, windows)
+    own, cost = reference_config(config), inspection.estimate
+    extractor = make_extractor(own, reference, choose_size(own, reference)[0])
+    if plan is not None and cost is not None:
+        cost = one_after_the_other(cost, estimate(own, plan, extractor))
+    return replace(inspection, reference=describe_target(extractor), estimate=cost)
+
+
+def _faults(plan: Plan, checkpoint: Checkpoint) -> Iterator[str]:
+    """What can be told before hours are spent of whether a scan would mean anything."""
+    roles = token_roles(checkpoint)
+    for fault in find_faults(planned_validity(plan, roles, checkpoint.tokenizer)):
+        voids = "A scan would be inconclusive. " if fault.voids else ""
+        yield f"{voids}{fault.sentence}"
+
+
+def _files(plan: Plan) -> dict[str, FileFacts]:
+    facts = {}
+    for role, corpus in (("data", plan.data), ("control", plan.controls)):
+        if corpus is not None:
+            sizes = np.unique(corpus.clusters, return_counts=True)[1]
+            facts[role] = FileFacts(
+                path=str(corpus.summary.path),
+                rows=corpus.summary.rows,
+                windows=len(corpus.windows),
+                skipped=Counter(skip.reason for skip in corpus.windows.skipped),
+                clusters=len(sizes),
+                largest_cluster=int(sizes.max()),
+            )
+    return facts

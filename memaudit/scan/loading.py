@@ -1,0 +1,160 @@
+"""A target made ready for the windows it will be audited on: loaded, checked, with its extractor.
+
+Knows the target room and what the settings ask of it. Knows nothing of folds, attacks' results
+or scores. The scan and the inspection start here alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from memaudit.attack.decoding_check import check_causal
+from memaudit.attack.extraction import Extractor
+from memaudit.attack.memory import choose_batch_size
+from memaudit.attack.prompt_files import FoldPrompts, load_all
+from memaudit.config.settings import ScanConfig
+from memaudit.data.plan import Role, bos_source
+from memaudit.data.windows import Windows
+from memaudit.errors import UsageError
+from memaudit.report.result import TargetFacts
+from memaudit.sensitive.detectors import check_region
+from memaudit.target.checkpoint import Checkpoint, load_checkpoint
+from memaudit.target.entities import EntityModel, load_entity_model
+from memaudit.target.placement import Choice
+from memaudit.target.softprompt_check import architecture_of, check_soft_prompts
+
+
+def load_target(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windows]) -> Checkpoint:
+    """The target, known to say of embeddings what it says of token ids, for these windows."""
+    checkpoint = load_checkpoint(config.model, config.target, tokenizer, bos_source(windows))
+    for day in {part.chat_date for part in windows.values()} - {None}:
+        choice = Choice(str(day), "windows.chat_date: the chat template asks for the date")
+        checkpoint = replace(checkpoint, choices={**checkpoint.choices, "chat_date": choice})
+    for part in windows.values():
+        checkpoint.check_ids(part.window_ids())
+    check_positions(config, checkpoint)
+    check_inputs(config, checkpoint, windows.values())
+    _check_causal(config, checkpoint, _prompt_lengths(config))
+    return checkpoint
+
+
+def check_inputs(config: ScanConfig, checkpoint: Checkpoint, parts: Iterable[Windows]) -> None:
+    """Raise TargetError where the target answers otherwise through embeddings than by token ids.
+
+    Every attack goes through embeddings, ``none`` too.
+    """
+    ids = {int(id_) for part in parts for id_ in np.unique(part.window_ids())}
+    prompts = bool(set(config.attacks) - {"none", "copy"})
+    check_soft_prompts(checkpoint, gradients=fits_prompts(config), prompts=prompts, window_ids=ids)
+
+
+def _prompt_lengths(config: ScanConfig) -> set[int]:
+    """V of every prompt that may stand before a window; 0 is among them, for ``none``."""
+    attacks = set(config.attacks)
+    constant, dynamic = config.constant.num_virtual_tokens, config.dynamic.num_virtual_tokens
+    lengths = {0} | ({constant} if "constant" in attacks else set())
+    return lengths | ({dynamic} if attacks & {"dynamic", "dynamic-hard"} else set())
+
+
+def _check_causal(config: ScanConfig, checkpoint: Checkpoint, lengths: Iterable[int]) -> None:
+    """Raise TargetError where one pass over a window would not say what decoding it does."""
+    before = config.windows.prefix_tokens + (checkpoint.bos_id is not None)
+    for virtual in sorted(lengths):
+        check_causal(checkpoint, before + virtual, config.windows.suffix_tokens)
+
+
+def fits_prompts(config: ScanConfig) -> bool:
+    """Whether an attack needs gradients: not where its prompts were fitted earlier."""
+    return config.generator is None and bool({"constant", "dynamic"} & set(config.attacks))
+
+
+def load_earlier(config: ScanConfig, checkpoint: Checkpoint) -> tuple[FoldPrompts, ...]:
+    """The prompts of ``--generator``, none without it. Raises UsageError where they do not fit."""
+    if config.generator is None:
+        return ()
+    earlier = load_all(config.generator, checkpoint)
+    there = set(earlier[0].prompts)
+    if missing := ({"constant", "dynamic"} & set(config.attacks)) - there:
+        raise UsageError(
+            f"--generator {config.generator}: holds no prompt of {' and '.join(sorted(missing))}; "
+            "name the others with --attacks"
+        )
+    for fold in earlier:
+        if fold.prefix_tokens != config.windows.prefix_tokens:
+            raise UsageError(
+                f"--generator {config.generator}: fitted for prefixes of {fold.prefix_tokens} "
+                f"tokens; use --prefix-tokens {fold.prefix_tokens}"
+            )
+        for prompt in fold.prompts.values():
+            check_positions(config, checkpoint, prompt.settings.num_virtual_tokens)
+    prompts = [prompt for fold in earlier for prompt in fold.prompts.values()]
+    lengths = {prompt.settings.num_virtual_tokens for prompt in prompts}
+    _check_causal(config, checkpoint, lengths - _prompt_lengths(config))
+    return earlier
+
+
+def load_entities(config: ScanConfig, checkpoint: Checkpoint) -> EntityModel | None:
+    """What marks names in the suffixes, loaded before hours are spent; None where not asked for.
+
+    Raises TargetError where it is no such model, UsageError for a region that there is not.
+    """
+    settings = config.sensitive
+    check_region(settings.region)
+    if settings.entity_model is None or not settings.enabled:
+        return None
+    return load_entity_model(settings.entity_model, config.target.offline, checkpoint.device)
+
+
+def reuse_notes(config: ScanConfig, earlier: tuple[FoldPrompts, ...]) -> list[str]:
+    """What a reader has to know of prompts that were fitted earlier."""
+    if not earlier:
+        return []
+    notes = ["The prompts were fitted earlier; copy, which needs the text they saw, is not run."]
+    if earlier[0].target != config.model:
+        notes.append(f"The prompts were fitted on {earlier[0].target}, not on this model.")
+    return notes
+
+
+def check_positions(config: ScanConfig, checkpoint: Checkpoint, virtual: int | None = None) -> None:
+    """Raise UsageError where prompt and window are longer than the model's positions.
+
+    virtual: V of the longest prompt; the longest of the attacks' own where not given.
+    """
+    if virtual is None:
+        virtual = max(_prompt_lengths(config))
+    needed = config.windows.length + virtual + (checkpoint.bos_id is not None)
+    if checkpoint.max_tokens is not None and needed > checkpoint.max_tokens:
+        raise UsageError(
+            f"soft prompt and window take {needed} tokens, {checkpoint.name} has "
+            f"{checkpoint.max_tokens} positions; lower --prefix-tokens, --suffix-tokens or "
+            "num_virtual_tokens"
+        )
+
+
+def choose_size(config: ScanConfig, checkpoint: Checkpoint) -> tuple[int, str]:
+    """Windows that are extracted at a time, and why so many."""
+    if config.extraction.batch_size is not None:
+        return config.extraction.batch_size, "as asked"
+    return choose_batch_size(checkpoint, config.windows.suffix_tokens)
+
+
+def make_extractor(config: ScanConfig, checkpoint: Checkpoint, batch_size: int) -> Extractor:
+    """The extractor for the windows of these settings."""
+    return Extractor(checkpoint, config.windows.prefix_tokens, config.scores, batch_size)
+
+
+def describe_target(extractor: Extractor) -> TargetFacts:
+    """What the report says of the model; an adapter goes under the class of its base."""
+    checkpoint, decoding = extractor.checkpoint, extractor.decoding
+    return TargetFacts(
+        name=checkpoint.name,
+        revision=checkpoint.revision,
+        architecture=architecture_of(checkpoint),
+        parameters=checkpoint.num_parameters,
+        fingerprint=checkpoint.fingerprint,
+        choices={**checkpoint.choices, "decoding": Choice(decoding.path, decoding.reason)},
+    )

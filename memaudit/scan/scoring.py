@@ -1,0 +1,186 @@
+"""What was extracted, assessed: scores, summaries, verdicts, and the text where it is asked for.
+
+Knows extractions, the plan and the score and gate rooms. Knows nothing of models or prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.attack.campaign import AttackOutcome
+from memaudit.attack.extraction import Extraction
+from memaudit.config.settings import LADDER, AttackName, ScanConfig
+from memaudit.data.corpus import Corpus
+from memaudit.data.plan import Plan
+from memaudit.gate import validity as validity_gate
+from memaudit.gate.baseline import Baseline, count_new
+from memaudit.gate.thresholds import GateVerdict, NewWindows, judge, judge_controls
+from memaudit.gate.validity import Validity
+from memaudit.report.result import AttackResult, FoldFit, Permuted, Revealed
+from memaudit.score.scores import Arm, Rate, WindowScores, score_windows, summarise
+from memaudit.sensitive.counting import SensitiveContent, count_content
+from memaudit.sensitive.detectors import NO_DETECTOR, make_detectors
+from memaudit.sensitive.entities import entity_detectors
+from memaudit.target.entities import EntityModel
+
+
+def score_all(
+    config: ScanConfig, plan: Plan, outcomes: Mapping[AttackName, AttackOutcome]
+) -> tuple[AttackResult, ...]:
+    """Scores per window, then one summary per attack."""
+    results: list[AttackResult] = []
+    none: WindowScores | None = None
+    for attack, outcome in outcomes.items():
+        data, controls = score_outcome(plan, outcome)
+        summary = summarise(
+            attack,
+            Arm(data, plan.data.clusters),
+            config.scores,
+            np.random.default_rng([config.protocol.seed, LADDER.index(attack)]),
+            none=none,
+            controls=Arm(controls, plan.controls.clusters)
+            if controls is not None and plan.controls is not None
+            else None,
+        )
+        none = data if attack == "none" else none
+        permuted = permuted_hits(outcome.data, plan.data)
+        results.append(AttackResult(attack, data, controls, summary, permuted))
+    return tuple(results)
+
+
+def permuted_hits(extraction: Extraction, corpus: Corpus) -> Permuted:
+    """How often an attack returns the suffix of an unrelated window: the control that needs no
+    data. Each window is compared with one of another cluster, as far as there is one.
+    """
+    order = np.argsort(corpus.clusters, kind="stable")
+    shift = int(np.bincount(corpus.clusters).max())
+    partner = np.empty_like(order)
+    partner[order] = np.roll(order, shift)
+    apart = corpus.clusters != corpus.clusters[partner]
+    suffixes = corpus.windows.suffix_ids[partner[apart]]
+    equal = extraction.continuation_ids[apart] == suffixes
+    fractional = float(equal.mean()) if len(equal) else float("nan")
+    return Permuted(int(equal.all(axis=1).sum()), len(equal), fractional)
+
+
+def score_outcome(plan: Plan, outcome: AttackOutcome) -> tuple[WindowScores, WindowScores | None]:
+    """What one attack got of each window of the data, and of the controls where there are any."""
+    controls = None
+    if plan.controls is not None and outcome.controls is not None:
+        controls = _score(outcome.controls, plan.controls)
+    return _score(outcome.data, plan.data), controls
+
+
+def _score(extraction: Extraction, corpus: Corpus) -> WindowScores:
+    return score_windows(
+        extraction.continuation_ids,
+        corpus.windows.suffix_ids,
+        extraction.suffix_nll,
+        extraction.log_p_z,
+    )
+
+
+def judge_all(
+    config: ScanConfig,
+    attacks: tuple[AttackResult, ...],
+    new: NewWindows | None = None,
+    leaked: Rate | None = None,
+    *,
+    validity: Validity,
+    remedy: str = "",
+) -> tuple[GateVerdict, ...]:
+    """Judge every gate that is set, the controls where there are any, and the run itself.
+
+    The latter has a verdict only where it means nothing. remedy: what would make more windows
+    independent of each other.
+    """
+    summaries = [result.summary for result in attacks]
+    controls = judge_controls(summaries)
+    judged = judge(summaries, config.gate, new, leaked, remedy)
+    void = validity_gate.judge_validity(validity)
+    return (*filter(None, [void]), *judged, *filter(None, [controls]))
+
+
+def new_windows(
+    baseline: Baseline, fingerprints: tuple[str, ...], attacks: tuple[AttackResult, ...]
+) -> NewWindows | None:
+    """What is extracted by an attack on the model and not in the baseline; None without one."""
+    asked = [result for result in attacks if result.attack != "copy"]
+    if not asked:
+        return None
+    exact = np.any([result.data.exact for result in asked], axis=0)
+    now = {fingerprints[row] for row in np.flatnonzero(exact)}
+    confidence = asked[0].summary.exact.confidence
+    return NewWindows(count_new(baseline, now), len(fingerprints), confidence)
+
+
+def fold_fits(outcomes: Mapping[AttackName, AttackOutcome]) -> tuple[FoldFit, ...]:
+    """Every fit's figures, by attack and fold."""
+    return tuple(
+        FoldFit(attack, fold, fit.record)
+        for attack, outcome in outcomes.items()
+        for fold, fit in outcome.fits.items()
+    )
+
+
+def find_sensitive(
+    config: ScanConfig, plan: Plan, tokenizer: Any, entities: EntityModel | None
+) -> SensitiveContent | None:
+    """What kinds of sensitive content the suffixes hold; None where that was switched off."""
+    if not config.sensitive.enabled:
+        return None
+    detectors = make_detectors(config.sensitive.region)
+    if entities is not None:
+        detectors += entity_detectors(entities.labels, entities.find, entities.about)
+    found = {detector.category for detector in detectors}
+    decode = partial(decode_rows, tokenizer)
+    controls = plan.controls
+    return SensitiveContent(
+        methods={detector.category: detector.method for detector in detectors},
+        missing={name: why for name, why in NO_DETECTOR.items() if name not in found},
+        data=count_content(plan.data.windows.suffix_ids, decode, detectors),
+        controls=None
+        if controls is None
+        else count_content(controls.windows.suffix_ids, decode, detectors),
+    )
+
+
+def decode_rows(tokenizer: Any, ids: NDArray[np.integer[Any]]) -> tuple[str, ...]:
+    """Rows of ids as text, without what stands for no output; the only place where ids become
+    text.
+    """
+    rows = [row[row >= 0].tolist() for row in ids]
+    decode = partial(tokenizer.batch_decode, clean_up_tokenization_spaces=False)
+    try:
+        return tuple(decode(rows))
+    except (ValueError, LookupError, TypeError):
+        # A model may have more ids than its tokenizer, and not every tokenizer passes them over.
+        known = set(tokenizer.get_vocab().values())
+        return tuple(decode([[one for one in row if one in known] for row in rows]))
+
+
+def reveal(
+    plan: Plan, outcomes: Mapping[AttackName, AttackOutcome], tokenizer: Any
+) -> dict[str, Revealed]:
+    """Prefix, suffix and outputs as text."""
+    text = partial(decode_rows, tokenizer)
+
+    revealed = {}
+    for role, corpus in (("data", plan.data), ("control", plan.controls)):
+        if corpus is None:
+            continue
+        said = {
+            attack: outcome.data if role == "data" else outcome.controls
+            for attack, outcome in outcomes.items()
+        }
+        revealed[role] = Revealed(
+            prefix=text(corpus.windows.prefix_ids),
+            suffix=text(corpus.windows.suffix_ids),
+            output={a: text(e.continuation_ids) for a, e in said.items() if e is not None},
+        )
+    return revealed

@@ -1,0 +1,137 @@
+"""Whether a run means anything: what a plan, a model and its attacks' output say about that.
+
+Knows where the counts of score.validity come from. Decides nothing: gate.validity does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.attack.campaign import AttackOutcome
+from memaudit.attack.extraction import Extraction
+from memaudit.config.settings import AttackName
+from memaudit.data.corpus import Corpus
+from memaudit.data.plan import Plan
+from memaudit.data.windows import Windows
+from memaudit.gate.validity import Validity
+from memaudit.report.result import AttackResult
+from memaudit.scan.scoring import decode_rows
+from memaudit.score.validity import (
+    Reading,
+    TokenRoles,
+    count_continuations,
+    find_templates,
+    find_text_faults,
+    measure_reading,
+)
+from memaudit.target.checkpoint import Checkpoint
+
+
+def token_roles(checkpoint: Checkpoint) -> TokenRoles:
+    """Read from a loaded target which of its ids are no text.
+
+    A tokenizer that can write any text often names its end token as the unknown one (GPT-2's
+    does): such a token is never written for text, and counts as special alone.
+    """
+    tokenizer, model = checkpoint.tokenizer, checkpoint.model
+    named = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    unknown = tokenizer.unk_token_id
+    unknown = None if unknown in named else unknown
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {*tokenizer.all_special_ids, *(id_ for id_, token in added.items() if token.special)}
+    sources = (
+        model.config,
+        model.config.get_text_config(decoder=True),
+        getattr(model, "generation_config", None),
+        tokenizer,
+    )
+    return TokenRoles(
+        vocabulary=checkpoint.vocabulary,
+        unknown=unknown,
+        special=tuple(sorted(special - {unknown})),
+        end=tuple(sorted({id_ for source in sources for id_ in _end_ids(source)})),
+    )
+
+
+def _end_ids(source: Any) -> list[int]:
+    """The end tokens that a config or a tokenizer names: none, one or several."""
+    named = getattr(source, "eos_token_id", None)
+    listed = named if isinstance(named, (list, tuple)) else [named]
+    return [id_ for id_ in listed if isinstance(id_, int)]
+
+
+def planned_validity(plan: Plan, roles: TokenRoles, tokenizer: Any) -> Validity:
+    """What the windows alone say, before any attack."""
+    windows, controls = plan.data.windows, plan.controls
+    records, used = _count_records(windows)
+    return Validity(
+        text=find_text_faults(
+            windows.prefix_ids, windows.suffix_ids, roles, partial(decode_rows, tokenizer)
+        ),
+        templates=find_templates(
+            windows.prefix_ids,
+            windows.suffix_ids,
+            None if controls is None else controls.windows.window_ids(),
+        ),
+        lines=windows.line,
+        records=records,
+        used=used,
+        misread=windows.misread,
+        chats=windows.chats,
+        changed_chats=windows.changed_chats,
+    )
+
+
+def run_validity(
+    plan: Plan,
+    roles: TokenRoles,
+    tokenizer: Any,
+    attacks: tuple[AttackResult, ...],
+    outcomes: Mapping[AttackName, AttackOutcome],
+) -> Validity:
+    """What the windows and the attacks say. How the model reads, and how it continues a prefix, is
+    seen in its weakest attack: ``none``, where that was run.
+    """
+    planned = planned_validity(plan, roles, tokenizer)
+    asked = [result for result in attacks if result.attack != "copy"]
+    if not asked:
+        return planned
+    sound = ~(planned.text.any | planned.templates.any)
+    weakest = outcomes[asked[0].attack]
+    readings = {
+        "data": _read(plan.data, weakest.data, roles, sound),
+        "controls": _read(plan.controls, weakest.controls, roles),
+    }
+    return replace(
+        planned,
+        extracted=int((np.any([result.data.exact for result in asked], axis=0) & sound).sum()),
+        readings={part: reading for part, reading in readings.items() if reading is not None},
+        continuations=count_continuations(
+            weakest.data.continuation_ids, plan.data.windows.suffix_ids, roles
+        ),
+    )
+
+
+def _read(
+    corpus: Corpus | None,
+    extraction: Extraction | None,
+    roles: TokenRoles,
+    rows: NDArray[np.bool_] | slice = slice(None),
+) -> Reading | None:
+    if corpus is None or extraction is None:
+        return None
+    suffixes = corpus.windows.suffix_ids[rows]
+    return measure_reading(suffixes, extraction.suffix_nll[rows], roles.vocabulary)
+
+
+def _count_records(windows: Windows) -> tuple[int, int]:
+    """Records that were looked at, and those of them that gave a window."""
+    used = set(zip(windows.sample_id, windows.line.tolist(), strict=True))
+    skipped = {(record.sample_id, record.line) for record in windows.skipped}
+    return len(used | skipped), len(used)

@@ -1,0 +1,104 @@
+"""Detectors with and without the packages of the extra, and counts by window."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from memaudit.errors import UsageError
+from memaudit.sensitive.counting import count_content, count_texts
+from memaudit.sensitive.detectors import (
+    CATEGORIES,
+    NO_DETECTOR,
+    Detector,
+    check_region,
+    make_detectors,
+)
+
+pytest.importorskip("phonenumbers")
+pytest.importorskip("stdnum")
+
+
+def count_text(text: str, detectors: tuple[Detector, ...]) -> list[int]:
+    return count_texts([text], detectors)[0].tolist()
+
+
+TEXTS = [
+    "nothing here, not even 12.5 %",
+    "ann@example.org and bob@example.org, +49 30 901820",
+    "IBAN DE89370400440532013000, card 4111 1111 1111 1111, (415) 555-2671",
+    "postgres" + "://ann:secret1@example.org:5432 or tel. 556-555-0142",
+]
+
+
+@pytest.mark.parametrize("packages", [True, False])
+def test_what_is_looked_for_and_what_is_not(packages: bool) -> None:
+    looked = [detector.category for detector in make_detectors("US", packages=packages)]
+    assert looked == ["key", "email", "account", "card", "phone"]
+    assert tuple(looked) + tuple(NO_DETECTOR) == CATEGORIES
+
+
+def test_the_method_says_what_was_used() -> None:
+    plain = {one.category: one.method for one in make_detectors("US", packages=False)}
+    assert plain["phone"] == "form: international with +, or North American in groups"
+    assert plain["account"] == "IBAN: form and check digits (mod 97)"
+    better = {one.category: one.method for one in make_detectors("DE")}
+    assert "national of DE (phonenumbers " in better["phone"]
+    assert "(python-stdnum " in better["account"]
+
+
+@pytest.mark.parametrize(
+    ("packages", "last"),
+    # 556 is no area code: a numbering plan knows, a rule does not.
+    [(True, [1, 0, 0, 0, 0]), (False, [1, 0, 0, 0, 1])],
+)
+def test_counts(packages: bool, last: list[int]) -> None:
+    detectors = make_detectors("US", packages=packages)
+    counted = [count_text(text, detectors) for text in TEXTS]
+    # The address of the URL's server is part of its password, and counted once.
+    assert counted == [[0] * 5, [0, 2, 0, 0, 1], [0, 0, 1, 1, 1], last]
+
+
+def test_national_numbers_are_those_of_the_region() -> None:
+    text = "Tel. 030 901820"
+    assert count_text(text, make_detectors("DE"))[-1] == 1
+    assert count_text(text, make_detectors("US"))[-1] == 0
+
+
+def test_a_country_that_there_is_not_is_refused() -> None:
+    check_region("DE")
+    with pytest.raises(UsageError, match=r"sensitive\.region = XX: phonenumbers knows no such"):
+        check_region("XX")
+
+
+def test_bare_digits_and_dates_are_no_phone_numbers() -> None:
+    assert count_text("6502530000 2125550142", make_detectors("US"))[-1] == 0
+    assert count_text("at 2013.05.02 10:30, 2012/11/05 2130", make_detectors("US"))[-1] == 0
+    assert count_text("650.253.0000 +49 30 90 18 20", make_detectors("US"))[-1] == 2
+
+
+def test_a_country_has_its_own_structure() -> None:
+    rest = "WEST12345698765432"
+    number = int("".join(str(int(sign, 36)) for sign in f"{rest}XX00"))
+    nowhere = f"XX{98 - number % 97:02}{rest}"  # right digits, and no such country
+    assert count_text(nowhere, make_detectors("US", packages=False))[2] == 1
+    assert count_text(nowhere, make_detectors("US"))[2] == 0
+
+
+def test_windows_are_counted_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memaudit.sensitive.counting._CHUNK", 3)
+    held: list[int] = []
+
+    def decode(ids: np.ndarray) -> list[str]:
+        held.append(len(ids))
+        return [TEXTS[row[0]] for row in ids]
+
+    ids = np.array([[0], [1], [2], [3], [1], [0], [2], [1]], dtype=np.int32)
+    counts = count_content(ids, decode, make_detectors("US"))
+    assert held == [3, 3, 2]
+    assert counts.dtype == np.uint16
+    assert counts[:, 1].tolist() == [0, 2, 0, 0, 2, 0, 0, 2]
+
+
+def test_more_than_can_be_counted_is_the_most() -> None:
+    assert count_text("a@b.de " * 70_000, make_detectors("US", packages=False))[1] == 65535
