@@ -7,6 +7,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,11 +24,6 @@ from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.errors import MemauditError
 from memaudit.gate.thresholds import GateVerdict, Verdict, exit_code
 from memaudit.report.diagnosis import DIAGNOSES
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 """What is timed: a target, and windows made up so that it is known which come out.
 
-Knows the extractor, and how many operations a window needs at least (:mod:`memaudit.scan.estimate`).
+Knows the extractor, and how many operations a window needs at least
+(:mod:`memaudit.scan.estimate`).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from memaudit.system.home import expand_home
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 MOST = 10**18 - 1
 """Largest whole number of any setting: the most that a report is read back with."""

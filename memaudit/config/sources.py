@@ -7,7 +7,7 @@ The one place where profiles are read. What a setting means is the business of c
 
 from __future__ import annotations
 
-import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from memaudit.config.settings import ScanConfig
 from memaudit.errors import UsageError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 DEFAULT_PROFILE = "standard"
 _LONGEST_FILE = 1 << 20

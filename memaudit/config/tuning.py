@@ -13,7 +13,7 @@ from pydantic import Field
 from memaudit.config.base import NotNegative, Positive, Settings
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 
 class TuningSettings(Settings):

@@ -6,7 +6,7 @@ Knows the order: the run taken up, the method, the record. Knows no single metho
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
 from memaudit import __version__
@@ -58,4 +58,4 @@ def examine(method: Method[Asked], settings: Asked, command: str, progress: Prog
 
 
 def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -9,7 +9,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import numpy as np
 import torch
@@ -104,7 +104,7 @@ def run_facts(
         version=__version__,
         command=notes.command,
         started=notes.started,
-        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=notes.seconds,
         resumed=notes.resumed,
         processes=processes,

@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from memaudit.attack.prompt_files import file_name, to_bytes
@@ -38,7 +38,7 @@ def choose_folder(config: ScanConfig, now: datetime | None = None) -> Path:
     Raises UsageError for a folder that holds something already, or lies inside the model's.
     """
     if config.out is None:
-        stamp = (now or datetime.now(timezone.utc)).strftime("%Y%m%dT%H%M%S")
+        stamp = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%S")
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(config.model).name or config.model)
         folder = _unused(RUNS / f"{stamp}-{name.strip('.-') or 'model'}")
     else:

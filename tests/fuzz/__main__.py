@@ -17,7 +17,7 @@ TESTS = Path(__file__).parents[1]
 def main() -> int:
     """0 where nothing was found, else 1."""
     given = _arguments()
-    sys.path[:0] = [str(TESTS), str(TESTS / "report")]
+    sys.path[:0] = [str(TESTS), str(TESTS / "support")]
     import conftest  # noqa: F401  # what tests set before torch is imported
 
     os.chdir(tempfile.mkdtemp(prefix="memaudit-fuzz-"))

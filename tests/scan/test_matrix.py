@@ -31,7 +31,7 @@ from memaudit.scan.pipeline import ScanOutcome, scan
 from memaudit.score.scores import score_windows
 from memaudit.target.checkpoint import Checkpoint, load_checkpoint
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 P, S, V = 8, 8, 3
 WINDOWS, CONTROLS = 20, 5
 SHORT = {"num_virtual_tokens": V, "epochs": 1, "min_steps": 0, "batch_size": 8}
@@ -251,5 +251,5 @@ def test_others_are_refused_by_name(
 
 
 def test_the_readme_has_the_table() -> None:
-    """Where this fails, paste the output of ``python tests/architectures.py``."""
+    """Where this fails, paste what ``tests/support/architectures.py`` prints."""
     assert table() in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 """The model matrix: which architectures a scan is tried on, and what has to come of it.
 
-Run as a program it prints the README's table: ``python tests/architectures.py``. What the table
+Run as a program it prints the README's table:
+``PYTHONPATH=tests python tests/support/architectures.py``. What the table
 says of each architecture is what ``test_matrix.py`` finds, or that test fails.
 """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[1]
+SOURCE = Path(__file__).parents[2]
 MODULES = ("typer", "numpy", "pydantic", "torch", "megatron", "jinja2", "tomllib", "dataclasses")
 LAUNCHERS = {
     "python -m": ["-m", "memaudit"],

@@ -8,7 +8,7 @@ import pytest
 from memaudit.system import environment
 from memaudit.system.environment import TESTED, newer_than_tested
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def install(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:

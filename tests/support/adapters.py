@@ -1,6 +1,7 @@
 """Adapters of every kind that PEFT has, over models of every architecture.
 
-Run as a program it prints a table of what an audit does with each: ``python tests/adapters.py``.
+Run as a program it prints a table of what an audit does with each:
+``PYTHONPATH=tests python tests/support/adapters.py``.
 The kinds are read from PEFT's own mapping, so that a kind that a newer PEFT adds is tried too.
 """
 
