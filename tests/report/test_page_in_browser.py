@@ -78,7 +78,7 @@ def chromium(folder: Path, text: str, *flags: str) -> subprocess.CompletedProces
     page.write_text(text, encoding="utf-8")
     profile = f"--user-data-dir={folder / 'profile'}"
     command = [CHROMIUM, *FLAGS, profile, *flags, page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-500:]
     return done
 

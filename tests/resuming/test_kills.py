@@ -37,7 +37,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 class Undisturbed(NamedTuple):
     """A run that was left alone."""
 
-    seconds: float
+    cpu_seconds: float
     files: dict[str, bytes]
 
 
@@ -50,7 +50,7 @@ def undisturbed(
         ended = server.run([*words, "--out", str(folder / name)])
         assert ended.code == 0, ended.output
     files = {name: (folder / "run" / name).read_bytes() for name in ENDS_ALIKE}
-    return Undisturbed(ended.seconds, files)
+    return Undisturbed(ended.cpu_seconds, files)
 
 
 def assert_ends_alike(folder: Path, undisturbed: Undisturbed) -> None:
@@ -75,7 +75,7 @@ def test_killed_at_random_moments(
         folder = tmp_path / f"run-{runs}"
         begun, goes = False, 0
         while True:
-            after = float(rng.uniform(0, 1.1 * undisturbed.seconds))
+            after = float(rng.uniform(0, 1.1 * undisturbed.cpu_seconds))
             again = ["scan", "--resume", str(folder), "-q"]
             ended = server.run(again if begun else [*words, "--out", str(folder)], after=after)
             goes += 1

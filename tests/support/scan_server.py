@@ -16,13 +16,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
+
 
 class Ended(NamedTuple):
     """How a command ended."""
 
     code: int
     """Exit code, or minus the signal that ended it."""
-    seconds: float
+    cpu_seconds: float
+    """Processor time, which does not depend on what else the machine does."""
     output: str
     """stdout and stderr together."""
 
@@ -51,8 +54,8 @@ class ScanServer:
     ) -> Ended:
         """Run ``memaudit`` with these words.
 
-        It gets the signal ``after`` so many seconds, or as soon as the folder ``with_work`` holds
-        a finished piece of work.
+        It gets the signal ``after`` so many seconds of processor time, or as soon as the folder
+        ``with_work`` holds a finished piece of work.
         """
         # The model of small_scan repeats its last token, so that every run is inconclusive.
         job = {"words": [*words, "--exit-zero"], "after": after, "signal": int(with_signal)}
@@ -62,7 +65,7 @@ class ScanServer:
         self._process.stdin.write(json.dumps(job | {"log": str(self._log)}) + "\n")
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
-        return Ended(answer["code"], answer["seconds"], self._log.read_text())
+        return Ended(answer["code"], answer["cpu_seconds"], self._log.read_text())
 
     def stop(self) -> None:
         self._process.communicate()
@@ -72,28 +75,29 @@ def main() -> None:
 
     for line in sys.stdin:
         job = json.loads(line)
-        begun = time.monotonic()
         child = os.fork()
         if child == 0:
             _become(job["words"], job["log"])
         if job["after"] is not None or job["work"] is not None:
             while (
-                not _is_time(job, begun)
+                not _is_time(job, child)
                 and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
             ):
                 time.sleep(0.002)
             if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 os.kill(child, job["signal"])
-        _, status = os.waitpid(child, 0)
+        _, status, usage = os.wait4(child, 0)
         code = os.waitstatus_to_exitcode(status)
-        sys.stdout.write(json.dumps({"code": code, "seconds": time.monotonic() - begun}) + "\n")
+        cpu_seconds = usage.ru_utime + usage.ru_stime
+        sys.stdout.write(json.dumps({"code": code, "cpu_seconds": cpu_seconds}) + "\n")
         sys.stdout.flush()
 
 
-def _is_time(job: dict[str, Any], begun: float) -> bool:
+def _is_time(job: dict[str, Any], child: int) -> bool:
     if job["work"] is not None:
         return any(Path(job["work"]).glob("[a-z]*.safetensors"))
-    return time.monotonic() >= begun + job["after"]
+    times = psutil.Process(child).cpu_times()
+    return times.user + times.system >= job["after"]
 
 
 def _become(words: list[str], log: str) -> None:
