@@ -18,16 +18,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from memaudit.attack.choosing import Fit
 from memaudit.attack.copying import copy_continuations
 from memaudit.attack.extraction import Advance, Extraction, Extractor
-from memaudit.attack.fit_state import FitKeeper
-from memaudit.attack.journal import Journal, NoJournal
+from memaudit.attack.journal import FitKeeper, Journal, NoJournal
 from memaudit.attack.memory import most_together
 from memaudit.attack.parts import Extract, Part, PartWork, Side, cut, deal_shard
-from memaudit.attack.prompts import ConstantPrompt, HardPrompt, NoPrompt, SoftPrompt
-from memaudit.attack.tuning import Tuner, TuningData
-from memaudit.attack.untrained import untrained_prompt
+from memaudit.attack.prompts import (
+    ConstantPrompt,
+    HardPrompt,
+    NoPrompt,
+    SoftPrompt,
+    untrained_prompt,
+)
+from memaudit.attack.tuning import Fit, Tuner, TuningData
 from memaudit.config.settings import LADDER, AttackName, ScanConfig, TuningSettings
 from memaudit.config.shard import Shard
 from memaudit.data.folds import Fold

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from memaudit.attack.decoding_cache import (
+from memaudit.attack.decoding import (
     CacheShape,
     CannotGoOn,
     RoomyCache,

@@ -19,14 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memaudit.attack.decoding import decode, decode_anew, decode_from_prefix
-from memaudit.attack.decoding_cache import RoomyCache, with_cache
+from memaudit.attack.decoding import RoomyCache, decode, decode_anew, decode_from_prefix, with_cache
 from memaudit.attack.decoding_check import choose_decoding
-from memaudit.attack.finite import require_finite
 from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.memory import MemoryFound, decoding_room, let_go, most_together
 from memaudit.attack.prompts import SoftPrompt
-from memaudit.attack.verification import Verified, verify_logits
+from memaudit.attack.verification import Verified, require_finite, verify_logits
 from memaudit.config.settings import ScoreSettings
 from memaudit.errors import RunError
 from memaudit.system.memory import FAILED_ALLOCATION, is_out_of_memory

@@ -10,7 +10,7 @@ from typing import Literal
 import psutil
 import torch
 
-from memaudit.attack.batch_facts import BatchFacts
+from memaudit.attack.facts import BatchFacts
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.placement import places_of
 

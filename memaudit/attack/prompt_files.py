@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from memaudit.attack.fit_record import NO_PROMPT
+from memaudit.attack.facts import NO_PROMPT
 from memaudit.attack.generator import Generator, TrainedRows
 from memaudit.attack.prompts import (
     ConstantPrompt,

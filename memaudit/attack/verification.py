@@ -8,11 +8,15 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from memaudit.config.settings import ScoreSettings
+from memaudit.errors import RunError
+from memaudit.target.checkpoint import Checkpoint
 
 # Bytes of logits whose softmax is held at a time: elsewhere few passes, on a CPU what its cache
 # holds (X = 8192: a third of the time of logsumexp over the whole batch).
@@ -152,3 +156,38 @@ def _largest(logits: Tensor, k: int) -> Tensor:
     held = grouped.gather(2, best[:, None].expand(rows, members, k)).flatten(1)
     rest = logits[:, members * groups :]
     return torch.cat([held, rest], dim=1).topk(k, dim=-1, sorted=False).values
+
+
+class NotFinite(RunError):
+    """The target gives logits that are no numbers: nothing can be said of these windows."""
+
+    def __init__(self, message: str, ids: NDArray[np.int64]) -> None:
+        super().__init__(message)
+        self.ids = ids
+        """(windows,P+S): the windows; none where it is not known which."""
+
+
+def require_finite(checkpoint: Checkpoint, finite: Tensor, ids: Tensor | None = None) -> None:
+    """Raise NotFinite unless all are.
+
+    finite: (B,) bool, by window; ids: (B,P+S), where they are at hand.
+    """
+    if not finite.all():
+        bad = np.empty((0, 0), dtype=np.int64) if ids is None else ids[~finite].cpu().numpy()
+        raise NotFinite(
+            f"{checkpoint.name} gives logits that are not finite in "
+            f"{str(checkpoint.dtype).removeprefix('torch.')}; use --dtype float32, or "
+            "lower learning_rate if it was fitting a prompt",
+            bad,
+        )
+
+
+def next_token(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The greedy choice (B,) of logits (B,1,X), and whether it was made among numbers, (B,) bool.
+
+    The latter is for `require_finite` once decoding is done: to look at it after each step would
+    make a GPU wait for every one.
+    """
+    last = logits[:, 0].float()
+    token = most_likely(last)  # what is no number counts as the largest, wherever there is one
+    return token, last.gather(-1, token[:, None])[:, 0].isfinite()

@@ -10,9 +10,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from memaudit.attack.prompts import DynamicPrompt, NoPrompt
+from memaudit.attack.prompts import DynamicPrompt, NoPrompt, untrained_prompt
 from memaudit.attack.tuning import Tuner, TuningData
-from memaudit.attack.untrained import untrained_prompt
 from memaudit.bench.plain_ways import PlainTuning, decode_without_cache, generate
 from memaudit.bench.timing import Way
 from memaudit.bench.work import Ids, Work

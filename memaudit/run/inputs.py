@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from memaudit import __version__
-from memaudit.attack.batch_facts import BatchFacts
+from memaudit.attack.facts import BatchFacts
 from memaudit.attack.prompt_files import hash_earlier
 from memaudit.config.settings import ScanConfig
 from memaudit.config.sources import named_settings

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from memaudit.attack.campaign import AttackOutcome, Campaign, Progress, Workforce
 from memaudit.attack.extraction import Extractor
-from memaudit.attack.finite import NotFinite
 from memaudit.attack.parts import Side
 from memaudit.attack.prompt_files import FoldPrompts
+from memaudit.attack.verification import NotFinite
 from memaudit.config.settings import LADDER, AttackName, ScanConfig
 from memaudit.data.corpus import Corpus
 from memaudit.data.plan import Plan

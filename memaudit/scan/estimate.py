@@ -21,9 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from memaudit.attack.extraction import Extractor
-from memaudit.attack.prompts import NoPrompt
+from memaudit.attack.prompts import NoPrompt, untrained_prompt
 from memaudit.attack.tuning import Tuner, TuningData
-from memaudit.attack.untrained import untrained_prompt
 from memaudit.config.settings import AttackName, ScanConfig, TuningSettings
 from memaudit.data.folds import Fold
 from memaudit.data.plan import Plan

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memaudit.attack import decoding_check
-from memaudit.attack.decoding_cache import CACHE_NAMES, cache_argument, cache_of
+from memaudit.attack.decoding import CACHE_NAMES, cache_argument, cache_of
 from memaudit.attack.decoding_check import (
     ANEW,
     CUT,

@@ -12,12 +12,12 @@ from conftest import ARCHITECTURES, VOCABULARY, build_model, build_tokenizer
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memaudit.attack.decoding_cache import CACHE_NAMES, CannotGoOn, RoomyCache, probe_cache
+from memaudit.attack.decoding import CACHE_NAMES, CannotGoOn, RoomyCache, probe_cache
 from memaudit.attack.extraction import NEAR_TIE, Extraction, Extractor
-from memaudit.attack.finite import NotFinite, require_finite
 from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.memory import DECODED_TOGETHER, choose_batch_size
 from memaudit.attack.prompts import NoPrompt, SoftPrompt
+from memaudit.attack.verification import NotFinite, require_finite
 from memaudit.config.settings import ScoreSettings
 from memaudit.errors import RunError
 from memaudit.target.checkpoint import Checkpoint

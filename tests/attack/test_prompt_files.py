@@ -11,7 +11,7 @@ import torch
 from conftest import build_model, build_tokenizer
 from safetensors.torch import save
 
-from memaudit.attack.fit_record import NO_PROMPT
+from memaudit.attack.facts import NO_PROMPT
 from memaudit.attack.generator import Generator
 from memaudit.attack.prompt_files import FoldPrompts, load_all, load_prompts, to_bytes
 from memaudit.attack.prompts import (

@@ -12,22 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memaudit.attack.choosing import Fit
 from memaudit.attack.extraction import Extractor
-from memaudit.attack.fit_record import NO_PROMPT
+from memaudit.attack.facts import NO_PROMPT
 from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.generator import Generator
 from memaudit.attack.memory import MemoryFound
+from memaudit.attack.passes import window_weighted
 from memaudit.attack.prompts import (
     ConstantPrompt,
     DynamicPrompt,
     FittedPrompt,
     NoPrompt,
+    first_vectors,
     trained_rows,
 )
-from memaudit.attack.step_gradient import window_weighted
-from memaudit.attack.tuning import Tuner, TuningData, rate_factor
-from memaudit.attack.untrained import first_vectors
+from memaudit.attack.tuning import Fit, Tuner, TuningData, rate_factor
 from memaudit.config.settings import (
     ConstantSettings,
     DynamicSettings,
@@ -258,7 +257,7 @@ def gradients(halvings: int, limit: int | None = None) -> tuple[Any, float]:
         sizes.append(len(embedded))
         return last_logits(checkpoint, count, embedded, **options)
 
-    with mock.patch("memaudit.attack.tuning_passes.last_logits", limited):
+    with mock.patch("memaudit.attack.passes.last_logits", limited):
         total = tuner._gradient.put(prompt, ids)
     assert sum(sizes) == len(ids)
     assert max(sizes) == min(20 >> halvings, 20 if limit is None else 5)
@@ -278,7 +277,7 @@ def test_where_one_window_does_not_fit_activations_are_recomputed() -> None:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return last_logits(given, *args, **options)
 
-        with mock.patch("memaudit.attack.tuning_passes.last_logits", scarce):
+        with mock.patch("memaudit.attack.passes.last_logits", scarce):
             totals.append(float(tuner._gradient.put(prompt, ids)))
     assert totals[1] == pytest.approx(totals[0], rel=1e-5)
 
@@ -286,7 +285,7 @@ def test_where_one_window_does_not_fit_activations_are_recomputed() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with (
-        mock.patch("memaudit.attack.tuning_passes.last_logits", never),
+        mock.patch("memaudit.attack.passes.last_logits", never),
         pytest.raises(RunError, match="out of memory tuning on a single window"),
     ):
         tuner._gradient.put(prompt, ids)

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 from memaudit.attack.extraction import Extraction
-from memaudit.attack.fit_record import Epoch
-from memaudit.attack.fit_state import FitState, from_fit, to_fit
-from memaudit.attack.journal import from_extraction, to_extraction
+from memaudit.attack.facts import Epoch
+from memaudit.attack.journal import FitState, from_extraction, from_fit, to_extraction, to_fit
 from memaudit.cli.resuming import stored_settings
 from memaudit.config.settings import ScanConfig
 from memaudit.data.project_key import ProjectKey

@@ -19,7 +19,7 @@ from conftest import build_model, build_tokenizer, save_model
 from test_scan import SHORT, figures, make_texts, run, write_samples
 from typer.testing import CliRunner
 
-from memaudit.attack import decoding, decoding_cache, extraction, tuning_passes
+from memaudit.attack import decoding, extraction, passes
 from memaudit.cli.app import app
 from memaudit.errors import MemauditError, RunError, TargetError
 from memaudit.scan.pipeline import ScanOutcome
@@ -104,7 +104,7 @@ GOES_ON: dict[str, tuple[Any, str, Callable[[], Any], str]] = {
     "verification": (extraction, "last_logits", lambda: wide_pass, "extraction"),
     "decoding": (decoding, "last_logits", lambda: wide_step, "extraction"),
     "cache": (
-        decoding_cache.RoomyLayer,
+        decoding.RoomyLayer,
         "_room_for",
         lambda: lambda layer, states: layer._size[0] > 3,
         "extraction",
@@ -112,7 +112,7 @@ GOES_ON: dict[str, tuple[Any, str, Callable[[], Any], str]] = {
     "the size of a cache": (extraction.Extractor, "_make_cache", lambda: first(2), "extraction"),
     "judging": (extraction.Extractor, "_verify_stably", first_judging, "extraction"),
     "forward": (
-        tuning_passes.TuningPasses,
+        passes.TuningPasses,
         "window_nll",
         lambda: lambda passes, prompt, ids: len(ids) > 2,
         "tuning",
@@ -147,7 +147,7 @@ def test_what_was_found_is_kept_for_the_fits_and_attacks_that_follow(
     folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    real = tuning_passes.TuningPasses.window_nll
+    real = passes.TuningPasses.window_nll
 
     def window_nll(passes: Any, prompt: Any, ids: Any) -> Any:
         sizes.append(len(ids))
@@ -156,7 +156,7 @@ def test_what_was_found_is_kept_for_the_fits_and_attacks_that_follow(
         return real(passes, prompt, ids)
 
     monkeypatch.setattr("memaudit.attack.memory.FIRST_PATIENCE", 10**6)
-    monkeypatch.setattr(tuning_passes.TuningPasses, "window_nll", window_nll)
+    monkeypatch.setattr(passes.TuningPasses, "window_nll", window_nll)
     outcome = scan(folder, data)
     assert len(outcome.result.fits) == 4
     assert [size for size in sizes if size > 4] == [8], "met once, by the first of the four fits"
@@ -169,7 +169,7 @@ def test_recomputing_is_kept_too(
     folder: Path, data: Path, undisturbed: ScanOutcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, bool]] = []
-    real = tuning_passes.TuningPasses.window_nll
+    real = passes.TuningPasses.window_nll
 
     def window_nll(passes: Any, prompt: Any, ids: Any) -> Any:
         seen.append((len(ids), passes.recomputes))
@@ -177,7 +177,7 @@ def test_recomputing_is_kept_too(
             raise ERRORS["cpu"]
         return real(passes, prompt, ids)
 
-    monkeypatch.setattr(tuning_passes.TuningPasses, "window_nll", window_nll)
+    monkeypatch.setattr(passes.TuningPasses, "window_nll", window_nll)
     outcome = scan(folder, data)
     assert [size for size, recomputes in seen if not recomputes] == [8, 4, 2, 1]
     assert outcome.result.run.batches["tuning"].remark.endswith(
@@ -197,7 +197,7 @@ def test_a_copy_that_does_not_fit_is_done_without(
         copies.append(1)
         raise error
 
-    monkeypatch.setattr(tuning_passes, "copy", SimpleNamespace(deepcopy=deepcopy))
+    monkeypatch.setattr(passes, "copy", SimpleNamespace(deepcopy=deepcopy))
     outcome = run(folder, data, constant=half, dynamic=half, attacks=["none", "constant"])
     assert copies
     assert {fit.record.precision for fit in outcome.result.fits} == {"bfloat16"}
@@ -216,7 +216,7 @@ ENDS = {
     "memaudit.attack.extraction.choose_decoding": "out of memory; audit fewer",
     "memaudit.target.softprompt_check._logits": "for 8 tokens; use --device spread",
     "memaudit.attack.extraction.last_logits": "out of memory with a single window",
-    "memaudit.attack.tuning_passes.last_logits": "out of memory tuning on a single window",
+    "memaudit.attack.passes.last_logits": "out of memory tuning on a single window",
     "memaudit.scan.write.to_json": "out of memory; audit fewer",
 }
 

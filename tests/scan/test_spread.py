@@ -15,10 +15,10 @@ import torch
 from conftest import LLAMA_LIKE, build_model, build_tokenizer, save_model
 from test_scan import SHORT, assert_same_figures, make_texts, run, write_samples
 
-from memaudit.attack.decoding_cache import RoomyCache
+from memaudit.attack.decoding import RoomyCache
 from memaudit.attack.forward import last_logits
 from memaudit.attack.memory import free_beside
-from memaudit.attack.tuning_passes import TuningPasses, in_half, recomputing
+from memaudit.attack.passes import TuningPasses, in_half, recomputing
 from memaudit.config.settings import ConstantSettings, TargetSettings
 from memaudit.errors import TargetError, UsageError
 from memaudit.target import placement

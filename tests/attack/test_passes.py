@@ -11,16 +11,15 @@ import torch.nn.functional as F
 from conftest import ARCHITECTURES, VOCABULARY, build_model, build_tokenizer
 from torch import Tensor
 
-from memaudit.attack import tuning_passes
-from memaudit.attack.prompts import ConstantPrompt
-from memaudit.attack.tuning_passes import (
+from memaudit.attack import passes
+from memaudit.attack.passes import (
     PlainAttention,
     TuningPasses,
     _plain_attention,
     in_half,
     tuning_dtype,
 )
-from memaudit.attack.untrained import first_vectors
+from memaudit.attack.prompts import ConstantPrompt, first_vectors
 from memaudit.config.settings import ConstantSettings, TuningSettings
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.prepacking import can_prepack
@@ -59,7 +58,7 @@ def test_no_copy_is_made_where_memory_would_get_short() -> None:
     checkpoint = make_checkpoint()
     size = 2 * sum(weight.numel() for weight in checkpoint.model.parameters())
     for free, copied in ((2 * size, True), (2 * size - 1, False)):
-        with mock.patch.object(tuning_passes.psutil, "virtual_memory") as memory:
+        with mock.patch.object(passes.psutil, "virtual_memory") as memory:
             memory.return_value.available = free
             assert (in_half(checkpoint, torch.bfloat16) is not checkpoint) == copied
 
@@ -69,7 +68,7 @@ def test_a_copy_is_prepacked_where_there_is_room_for_one_each_way() -> None:
     checkpoint = replace(make_checkpoint(), prepacks=True)
     size = 2 * sum(weight.numel() for weight in checkpoint.model.parameters())
     for free, prepacked in ((6 * size, True), (6 * size - 1, False)):
-        with mock.patch.object(tuning_passes.psutil, "virtual_memory") as memory:
+        with mock.patch.object(passes.psutil, "virtual_memory") as memory:
             memory.return_value.available = free
             half = in_half(checkpoint, torch.bfloat16)
         assert half.dtype == torch.bfloat16
@@ -122,7 +121,7 @@ def test_plain_attention_leaves_what_it_does_not_know_and_what_is_too_long() -> 
     for length, options in ((7, {"dropout_p": 0.5}), (600, {})):
         query, key, value = (state.detach() for state in random_states(2, 2, length, torch.float32))
         with mock.patch.object(F, "scaled_dot_product_attention", wraps=stock) as used:
-            tuning_passes._plain_attention(query, key, value, **options)
+            passes._plain_attention(query, key, value, **options)
         assert used.call_count == 1
 
 
@@ -192,7 +191,7 @@ def test_recomputing_goes_through_the_same_attention() -> None:
     checkpoint = make_checkpoint("llama")
     plain, recomputed = (passes_of(checkpoint, "bfloat16") for _ in range(2))
     assert recomputed.recompute()
-    with mock.patch.object(tuning_passes, "_plain_attention", wraps=_plain_attention) as used:
+    with mock.patch.object(passes, "_plain_attention", wraps=_plain_attention) as used:
         _, gradient = kept_and_gradient(plain, checkpoint)
         once = used.call_count
         _, same = kept_and_gradient(recomputed, checkpoint)
