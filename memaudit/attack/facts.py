@@ -10,33 +10,33 @@ class BatchFacts:
     """Windows per pass of one kind of work."""
 
     planned: int
-    """As asked, or as was chosen from the memory that was free."""
+    """From the settings, or chosen from the free memory."""
     smallest: int
-    """The fewest, while memory was short."""
+    """The smallest size while memory was short."""
     final: int
-    """At the end: sizes grow again while passes go through."""
+    """Size at the end: sizes grow again while passes succeed."""
     shortages: int
     """How often memory ran out and the size was halved."""
     recomputed: bool
-    """Whether what each block of the target gave was computed anew on the way back."""
+    """True if the backward pass recomputed the activations of each block of the target."""
 
     @property
     def remark(self) -> str:
-        """What memory did to the planned size; empty where it did nothing."""
+        """How memory changed the planned size; empty if it did not."""
         parts = []
         if self.shortages:
             times = "once" if self.shortages == 1 else f"{self.shortages:,} times"
             parts.append(
-                f"planned {self.planned:,}, halved {times} for want of memory, "
-                f"to {self.smallest:,} at the smallest"
+                f"planned {self.planned:,}, halved {times} for lack of memory, "
+                f"down to {self.smallest:,}"
             )
         if self.recomputed:
-            parts.append("activations computed anew on the way back")
+            parts.append("activations recomputed in the backward pass")
         return "; ".join(parts)
 
 
 NO_PROMPT = "no prompt"
-"""What was chosen where ``select`` did better without any prompt."""
+"""The choice if ``select`` did better without a prompt."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,16 @@ class FitRecord:
     """How one soft prompt was fitted."""
 
     chosen: str
-    """``epoch K``, or ``no prompt`` where that did better on ``select`` than every epoch."""
+    """``epoch K``, or ``no prompt`` if that did better on ``select`` than every epoch."""
     epochs: tuple[Epoch, ...]
     """The curve, from epoch 0 on."""
     stop_reason: str
     """Why training ended."""
     trainable_parameters: int
-    """Numbers that were trained."""
+    """Number of trained parameters."""
     fit_windows: int
     """Windows trained on."""
     select_windows: int
-    """Windows that picked the epoch."""
+    """Windows used to choose the epoch."""
     precision: str
-    """Number format of the passes that fitted it, as ``bfloat16``."""
+    """Number format of the tuning passes, for example ``bfloat16``."""

@@ -1,7 +1,7 @@
-"""The passes that fit a prompt: their number format, the copy of the target they go through, and
-the loss they give.
+"""Tuning passes: number format, copy of the target, loss, and the gradient of one step.
 
-Knows prompts, the target and processors. Knows nothing of optimizers, epochs or ``select``.
+Knows prompts, the target, processors and processes. Knows nothing of optimizers, epochs or
+``select``.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import checkpoint as recomputed_later
+from torch.utils.checkpoint import checkpoint as activation_checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from memaudit.attack.forward import build_inputs, last_logits
-from memaudit.attack.memory import MemoryFound, free_memory, let_go
+from memaudit.attack.memory import MemoryState, free_memory, release_memory
 from memaudit.attack.prompts import FittedPrompt, SoftPrompt
 from memaudit.attack.verification import log_likelihood
 from memaudit.config.settings import TuningSettings
@@ -35,8 +35,8 @@ from memaudit.target.placement import multiplies_in_bfloat16
 from memaudit.target.prepacking import can_prepack, prepack
 
 LONGEST_SCORES = 512
-"""Tokens up to which PlainAttention pays: its scores grow with their square (at 350 it takes 0.65
-of the time of the stock attention, at 149 a third)."""
+"""Tokens up to which PlainAttention pays: its scores grow with the square of the length (at 350 it
+takes 0.65 of the time of the stock attention, at 149 a third)."""
 
 
 class TuningPasses:
@@ -47,29 +47,29 @@ class TuningPasses:
     ) -> None:
         self.dtype = tuning_dtype(settings.precision, checkpoint)
         self._half = self.dtype != checkpoint.dtype
-        self._checkpoint = in_half(checkpoint, self.dtype) if self._half else checkpoint
+        self._checkpoint = half_precision_copy(checkpoint, self.dtype) if self._half else checkpoint
         self._prefix_tokens = prefix_tokens
         self._aligned = settings.loss == "aligned"
         self.recomputes = False
-        """Whether what blocks give is computed anew on the way back."""
+        """True if the backward pass recomputes the activations of each block."""
         if checkpoint.is_offloaded:
-            # Else every weight that was fetched would be kept for the way back.
+            # Otherwise the backward pass would hold every fetched weight.
             self.recompute()
 
     @property
     def device(self) -> torch.device:
-        """Where the passes run."""
+        """Device of the passes."""
         return self._checkpoint.device
 
     def recompute(self) -> bool:
-        """From now on keep what enters each block and compute the rest anew on the way back.
+        """From now on store only the inputs of each block; recompute the rest in the backward pass.
 
-        Takes a third more operations and a fraction of the memory. False where the passes do so
-        already, or the target has no blocks of that kind.
+        Takes a third more operations and a fraction of the memory. Returns False if the passes do
+        so already, or the target has no blocks of that kind.
         """
         if self.recomputes:
             return False
-        copied = recomputing(self._checkpoint.model, self._attention)
+        copied = with_recomputation(self._checkpoint.model, self._attention)
         if copied is None:
             return False
         self._checkpoint = replace(self._checkpoint, model=copied)
@@ -77,9 +77,9 @@ class TuningPasses:
         return True
 
     def window_nll(self, prompt: SoftPrompt, ids: Tensor) -> Tensor:
-        """(B,) mean cross-entropy over the tokens that the loss looks at, nats/token.
+        """(B,) mean cross-entropy over the tokens of the loss, nats/token.
 
-        ids: (B,P+S). Carries the gradient to the prompt.
+        ids: (B,P+S). Differentiable with respect to the prompt.
         """
         count = ids.shape[1] - (self._prefix_tokens if self._aligned else 0)
         with self._attention(), self._autocast():
@@ -97,12 +97,12 @@ class TuningPasses:
 
 
 def tuning_dtype(precision: str, checkpoint: Checkpoint) -> torch.dtype:
-    """The number format of the passes that fit: the target's own, or bfloat16.
+    """Number format of the tuning passes: the target's own, or bfloat16.
 
-    Where a processor multiplies in bfloat16 a pass takes less time (a large product 0.4 times
-    that of float32 on a CPU with AVX512-BF16), and the gradient has the direction of float32's
-    (cosine 0.9998 on a 7M-parameter target). Where it does not, bfloat16 is emulated, and slower.
-    A target in half precision, or quantised, is left as it is.
+    On a processor that multiplies in bfloat16 a pass is faster (a large product takes 0.4 times as
+    long as in float32 on a CPU with AVX512-BF16), and the gradient has the direction of float32's
+    (cosine 0.9998 on a 7M-parameter target). Elsewhere bfloat16 is emulated and slower. A target
+    in half precision, or quantised, keeps its format.
     """
     kind, wanted = checkpoint.device.type, precision == "bfloat16"
     if precision == "auto" and kind == "cuda":
@@ -113,13 +113,12 @@ def tuning_dtype(precision: str, checkpoint: Checkpoint) -> torch.dtype:
     return torch.bfloat16 if wanted and plain else checkpoint.dtype
 
 
-def in_half(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
-    """The target with its parameters in a half format, so that no pass has to convert them, and
-    prepacked where the target's are to be.
+def half_precision_copy(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
+    """Copy the target with parameters in a half format, so that no pass converts them.
 
-    Buffers stay as they are: the frequencies of rotary positions do not survive the rounding.
-    The target itself is returned, for autocast to convert, where memory would get short, and where
-    its weights are not all on one device.
+    The copy is prepacked if the target's parameters are to be. Buffers keep their format: rotary
+    frequencies do not survive the rounding. If memory would get short, or the weights are not all
+    on one device, the target itself is returned, and autocast converts its parameters.
     """
     if checkpoint.is_spread:
         return checkpoint
@@ -132,7 +131,7 @@ def in_half(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
         return checkpoint
     # Prepacked once for each direction, beside the copy itself.
     prepacks = checkpoint.prepacks and can_prepack(dtype) and 3 * size <= room
-    # deepcopy asks its memo first, so the weights are never copied as they are.
+    # deepcopy looks in its memo first, so it never copies the original weights.
     memo: dict[int, Any] = {}
     try:
         for weight in weights:
@@ -145,53 +144,53 @@ def in_half(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
         if not is_out_of_memory(error):
             raise
         memo.clear()
-        let_go(error)
+        release_memory(error)
     return checkpoint
 
 
-def recomputing(
+def with_recomputation(
     model: nn.Module, attention: Callable[[], AbstractContextManager[object]]
 ) -> nn.Module | None:
-    """The model built again around the same weights, each block of it checkpointed (Chen et al.
-    2016, arXiv 1604.06174); None where no block is one that transformers would checkpoint.
+    """Copy the model around the same weights, with every block checkpointed.
 
-    attention: makes the context that blocks run in, for the way back to run in as well.
+    Activation checkpointing: Chen et al. 2016, arXiv 1604.06174. Returns None if transformers can
+    checkpoint no block. attention: makes the context of a block; the backward pass uses it too.
     """
-    shared: list[Any] = [*model.parameters(), *_waiting_weights(model)]
-    copied = copy.deepcopy(model, {id(one): one for one in shared})
+    shared: list[Any] = [*model.parameters(), *_offloaded_weights(model)]
+    copied = copy.deepcopy(model, {id(weight): weight for weight in shared})
     blocks = [part for part in copied.modules() if isinstance(part, GradientCheckpointingLayer)]
     for block in blocks:
         block.forward = functools.partial(
-            recomputed_later,
+            activation_checkpoint,
             block.forward,
             use_reentrant=False,
-            preserve_rng_state=False,  # nothing in a frozen target is drawn
+            preserve_rng_state=False,  # a frozen target samples nothing
             context_fn=lambda: (nullcontext(), attention()),
         )
     return copied if blocks else None
 
 
-def _waiting_weights(model: nn.Module) -> Iterator[object]:
-    """Where accelerate's hooks fetch the weights from that are not on a device."""
+def _offloaded_weights(model: nn.Module) -> Iterator[object]:
+    """Yield the maps from which accelerate's hooks fetch offloaded weights."""
     for module in model.modules():
-        hook = getattr(module, "_hf_hook", None)
-        for one in getattr(hook, "hooks", [hook]):
-            if getattr(one, "weights_map", None) is not None:
-                yield one.weights_map
+        outer = getattr(module, "_hf_hook", None)
+        for hook in getattr(outer, "hooks", [outer]):
+            if getattr(hook, "weights_map", None) is not None:
+                yield hook.weights_map
 
 
 class PlainAttention(TorchFunctionMode):
-    """Attention as two matrix products, while this mode is on.
+    """Mode that computes attention as two matrix products.
 
-    On a CPU the backward pass of the stock attention is slow in bfloat16: forward and back take
-    16 ms for (16,4,149,64), and 4.5 ms plainly. Asked for more than it knows, or for more tokens
-    than LONGEST_SCORES, the stock attention is used.
+    On a CPU the backward pass of the stock attention is slow in bfloat16: forward and backward take
+    16 ms for (16,4,149,64), and 4.5 ms in this mode. The stock attention is used for options that
+    this one lacks, and for more than LONGEST_SCORES tokens.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Every function of torch comes by here; all but one are called as they are."""
+        """Replace one torch function; call all other functions unchanged."""
         kwargs = kwargs or {}
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
@@ -221,7 +220,7 @@ def _plain_attention(
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).tril()
     if attn_mask is not None:
-        if attn_mask.dtype == torch.bool:  # added, it costs no pass of its own on the way back
+        if attn_mask.dtype == torch.bool:  # an added mask needs no pass of its own backward
             attn_mask = torch.zeros_like(attn_mask, dtype=scores.dtype).masked_fill_(
                 ~attn_mask, -torch.inf
             )
@@ -232,16 +231,15 @@ def _plain_attention(
 
 
 CPU_PASS = 8
-"""Windows per pass on a CPU where the settings do not say: few enough for two processes to share
-a step of 16, and a step of one process takes 1.06 times as long as with all 16 in a pass (7M
-parameters; 1.33 times with 4)."""
+"""Default windows per pass on a CPU: few enough for two processes to share a step of 16. A step of
+one process takes 1.06 times as long as with all 16 in a pass (7M parameters; 1.33 times with 4)."""
 
 
 class StepGradient:
-    """Gradients of a prompt's parameters for one target and the settings of one fit."""
+    """Gradient of a prompt's parameters, summed over the passes of all processes."""
 
     def __init__(
-        self, passes: TuningPasses, settings: TuningSettings, team: Team, memory: MemoryFound
+        self, passes: TuningPasses, settings: TuningSettings, team: Team, memory: MemoryState
     ) -> None:
         self._passes = passes
         self._settings = settings
@@ -252,19 +250,18 @@ class StepGradient:
             passes.recompute()
         memory.recomputes = passes.recomputes
 
-    def put(self, prompt: FittedPrompt, ids: Tensor) -> Tensor:
-        """Set every parameter's gradient of the mean loss of ids (B,P+S); returns their summed
-        NLL, nats/token.
+    def set_gradients(self, prompt: FittedPrompt, ids: Tensor) -> Tensor:
+        """Set the gradients of the mean loss of ids (B,P+S); return the summed NLL, nats/token.
 
-        The passes are added in their order, so that the gradient does not depend on how many
-        processes there are. Raises RunError where one window does not fit the memory.
+        Passes are added in order, so the gradient does not depend on the number of processes.
+        Raises RunError if one window does not fit the memory.
         """
         parameters = list(prompt.parameters())
         parts = torch.split(ids, self._per_pass(len(ids)))
-        mine = (self._one_pass(prompt, part, len(ids)) for part in self._team.deal(parts))
+        passes = (self._one_pass(prompt, part, len(ids)) for part in self._team.deal(parts))
         size = sum(parameter.numel() for parameter in parameters)
         zero = torch.zeros(size + 1, device=ids.device)
-        total = self._team.add_in_order(mine, zero, len(parts))
+        total = self._team.add_in_order(passes, zero, len(parts))
         start = 0
         for parameter in parameters:
             end = start + parameter.numel()
@@ -277,12 +274,10 @@ class StepGradient:
             return self._settings.windows_per_pass
         if self._passes.device.type == "cpu":
             return CPU_PASS
-        return math.ceil(windows / self._team.size)  # a GPU wants all it can get
+        return math.ceil(windows / self._team.size)  # a GPU is fastest with large passes
 
     def _one_pass(self, prompt: FittedPrompt, ids: Tensor, whole: int) -> Tensor:
-        """Gradients of the parameters and summed NLL, one after the other, in as many smaller
-        passes as memory asks for.
-        """
+        """Return the flat gradients and then the summed NLL; split the pass if memory is short."""
         while True:
             prompt.zero_grad(set_to_none=True)
             size = self._memory.tuning.fits(len(ids))
@@ -307,7 +302,7 @@ class StepGradient:
                     ) from error
                 else:
                     self._memory.recomputes = True
-                let_go(error)
+                release_memory(error)
 
 
 def _flat_gradients(prompt: FittedPrompt) -> Iterator[Tensor]:
@@ -317,10 +312,10 @@ def _flat_gradients(prompt: FittedPrompt) -> Iterator[Tensor]:
 
 
 def window_weighted(nll: Tensor, focus: float) -> Tensor:
-    """(B,) losses whose gradient is that of the NLL, each window weighted by exp(-focus*NLL).
+    """(B,) losses with the gradient of the NLL, each window weighted by exp(-focus*NLL).
 
-    Far the most windows are not memorized and no prompt brings them out; unweighted, they
-    decide where the prompt goes. This is minus the suffix likelihood to the power focus/S.
+    Most windows are not memorized and no prompt extracts them; unweighted, they would dominate the
+    gradient. The loss is minus the suffix likelihood to the power focus/S.
     """
     if focus == 0:
         return nll

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from memaudit.attack.memory import let_go
+from memaudit.attack.memory import release_memory
 from memaudit.system.memory import FAILED_ALLOCATION, is_out_of_memory
 
 PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}
@@ -92,7 +92,7 @@ def _first_run(way: Way, advance: Callable[[int], None]) -> object:
     except FAILED_ALLOCATION as error:
         if not is_out_of_memory(error):
             raise
-        let_go(error)
+        release_memory(error)
         output = OutOfMemory()
     advance(way.windows)
     return output

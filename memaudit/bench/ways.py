@@ -40,7 +40,7 @@ def extraction_ways(work: Work, ids: Ids, exact_share: float) -> list[Way]:
     dtype, size = work.checkpoint.dtype, min(extractor.batch_size, len(ids))
     few = min(UNCACHED, max(2, len(ids) // 8))
     return [
-        Way("memaudit", work.decoded_together, len(ids), extract, dtype, least),
+        Way("memaudit", work.decode_batch_size, len(ids), extract, dtype, least),
         Way("memaudit, verifying alone", size, len(ids), verify, dtype, work.verifying),
         *(_plain_way(work, "generate", generate, ids, batch) for batch in work.generate_batches),
         _plain_way(work, "no cache, all logits", decode_without_cache, ids[:few], few),

@@ -25,7 +25,7 @@ Ids = NDArray[np.int32]
 
 TARGET_SECONDS = 2.0
 """What verifying all windows should take, where their number is not given."""
-MOST_WINDOWS = 1024
+MAX_WINDOWS = 1024
 GENERATE_BATCHES = {"cpu": (32, 64, 128, 256), "cuda": (64, 128, 256, 512, 1024)}
 
 
@@ -79,9 +79,9 @@ class Work:
         return tuple(dict.fromkeys(min(batch, len(self.prefixes)) for batch in asked))
 
     @property
-    def decoded_together(self) -> int:
+    def decode_batch_size(self) -> int:
         """Windows that memaudit decodes together."""
-        return min(self.extractor.decoded_together(self._tokens(0)), len(self.prefixes))
+        return min(self.extractor.decode_batch_size(self._tokens(0)), len(self.prefixes))
 
     @property
     def verifying(self) -> int:
@@ -149,5 +149,5 @@ def _affordable(extractor: Extractor, length: int) -> int:
     begun = time.perf_counter()
     extractor.verify(NoPrompt(), batch)
     batches = TARGET_SECONDS / (time.perf_counter() - begun)
-    most = max(1, MOST_WINDOWS // len(batch))
+    most = max(1, MAX_WINDOWS // len(batch))
     return len(batch) * min(most, max(2, round(batches)))

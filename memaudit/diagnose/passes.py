@@ -17,7 +17,7 @@ from torch import Tensor
 
 from memaudit.attack.extraction import Advance
 from memaudit.attack.forward import build_inputs, last_logits
-from memaudit.attack.memory import Backoff, let_go
+from memaudit.attack.memory import Backoff, release_memory
 from memaudit.attack.prompts import NoPrompt, SoftPrompt
 from memaudit.attack.verification import require_finite
 from memaudit.errors import RunError
@@ -121,7 +121,7 @@ def in_batches(
             if len(rows) == 1:
                 raise RunError(no_room) from error
             backoff.shrink()
-            let_go(error)
+            release_memory(error)
         else:
             backoff.passed()
             advance(len(rows))

@@ -17,8 +17,8 @@ from torch import Tensor
 from memaudit.attack import decoding_check
 from memaudit.attack.decoding import CACHE_NAMES, cache_argument, cache_of
 from memaudit.attack.decoding_check import (
-    ANEW,
     CUT,
+    FULL_PASSES,
     OWN,
     agree,
     check_causal,
@@ -103,8 +103,8 @@ def refuses_vectors(model: Any, inputs: dict[str, Any], output: Any) -> None:
             "its cache holds more than keys and values \\(LinearAttentionLayer\\)",
         ),
         ("gpt2", refuses_other_caches, OWN, "it fails with a cache that was cut back: .* its own"),
-        ("gpt2", forgets, ANEW, "one for each token: its own cache gives other logits"),
-        ("gpt2", keeps_nothing, ANEW, "one for each token: it returns no cache"),
+        ("gpt2", forgets, FULL_PASSES, "one for each token: its own cache gives other logits"),
+        ("gpt2", keeps_nothing, FULL_PASSES, "one for each token: it returns no cache"),
     ],
 )
 def test_the_fastest_way_that_is_right_is_chosen(
@@ -141,7 +141,7 @@ def fed_positions(checkpoint: Checkpoint, ids: NDArray[np.int32], size: int) -> 
 @pytest.mark.parametrize(
     ("architecture", "spoil", "path"),
     [(name, None, CUT) for name in ("gpt2", "gpt_neox", "llama", "mistral", "gemma2", "bloom")]
-    + [("mamba", None, OWN), ("gpt2", refuses_other_caches, OWN), ("gpt2", forgets, ANEW)],
+    + [("mamba", None, OWN), ("gpt2", refuses_other_caches, OWN), ("gpt2", forgets, FULL_PASSES)],
 )
 def test_a_target_is_given_no_more_than_its_path_needs(
     architecture: str, spoil: Spoil | None, path: str
@@ -159,7 +159,7 @@ def test_a_target_is_given_no_more_than_its_path_needs(
         CUT: int((S - 1 - wrong).sum()),
         # Filled anew up to the first mismatch of each batch, then on from there.
         OWN: sum(len(batch) * (P + S - 1) for batch in (wrong[:4], wrong[4:])),
-        ANEW: sum(P + position for first in wrong for position in range(first + 1, S)),
+        FULL_PASSES: sum(P + position for first in wrong for position in range(first + 1, S)),
     }
     assert fed_positions(checkpoint, ids, 4) == verified + decoded[path]
 
@@ -214,8 +214,8 @@ def test_rounding_alone_changes_no_choice(
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (mixes_texts, "changes with the texts beside it"),
-        (looks_ahead, f"in a text of {P + S - 1} tokens, what it says of a token changes"),
+        (mixes_texts, "change with the other texts in the batch"),
+        (looks_ahead, f"in a text of {P + S - 1} tokens, its logits at a token change with"),
         (refuses_vectors, r"refuses inputs_embeds \(no vectors, please\)"),
     ],
 )
@@ -258,7 +258,7 @@ def test_where_two_texts_find_no_memory_one_is_tried(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(decoding_check, "last_logits", limited)
     assert choose_decoding(spoilt("gpt2"), P).path == CUT
-    assert choose_decoding(spoilt("gpt2", forgets), P).path == ANEW
+    assert choose_decoding(spoilt("gpt2", forgets), P).path == FULL_PASSES
     check_causal(spoilt("gpt2"), P, S)
     with pytest.raises(TargetError, match="changes with those that follow"):
         check_causal(spoilt("gpt2", looks_ahead), P, S)

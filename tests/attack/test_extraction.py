@@ -12,10 +12,10 @@ from conftest import ARCHITECTURES, VOCABULARY, build_model, build_tokenizer
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memaudit.attack.decoding import CACHE_NAMES, CannotGoOn, RoomyCache, probe_cache
+from memaudit.attack.decoding import CACHE_NAMES, CannotContinue, RoomyCache, probe_cache
 from memaudit.attack.extraction import NEAR_TIE, Extraction, Extractor
 from memaudit.attack.forward import build_inputs, last_logits
-from memaudit.attack.memory import DECODED_TOGETHER, choose_batch_size
+from memaudit.attack.memory import MAX_DECODE_BATCH, choose_batch_size
 from memaudit.attack.prompts import NoPrompt, SoftPrompt
 from memaudit.attack.verification import NotFinite, require_finite
 from memaudit.config.settings import ScoreSettings
@@ -378,7 +378,7 @@ def test_sizes_grow_again_once_there_is_memory(
     monkeypatch.setattr("memaudit.attack.extraction.last_logits", scarce)
     monkeypatch.setattr("memaudit.attack.decoding.last_logits", scarce)
     monkeypatch.setattr("memaudit.attack.memory.FIRST_PATIENCE", 1)
-    monkeypatch.setitem(DECODED_TOGETHER, "cpu", 8)
+    monkeypatch.setitem(MAX_DECODE_BATCH, "cpu", 8)
     extractor = Extractor(checkpoint, P, SETTINGS, 8)
     sizes = []
 
@@ -423,7 +423,7 @@ def test_only_plain_key_value_caches_are_cut() -> None:
         assert gpt2.layers == 2
         assert gpt2.bytes_per_token == 2 * 2 * 32 * 4  # keys and values, layers, width, bytes
         assert probe_cache(make_checkpoint("mistral")) is not None
-        with pytest.raises(CannotGoOn, match="more than keys and values"):
+        with pytest.raises(CannotContinue, match="more than keys and values"):
             probe_cache(make_checkpoint("mamba"))
 
 
@@ -470,7 +470,7 @@ def test_an_accelerator_decodes_as_many_together_as_it_has_room_for(
         monkeypatch.setattr(
             "memaudit.attack.memory.free_memory", lambda device, r=room: r and 2 * r
         )
-        assert extractor.decoded_together(20) == rows
+        assert extractor.decode_batch_size(20) == rows
 
 
 def test_batch_size_is_bounded_and_explained() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import build_model, build_tokenizer
 
-from memaudit.attack.memory import FIRST_PATIENCE, Backoff, decoding_room, most_together
+from memaudit.attack.memory import FIRST_PATIENCE, Backoff, decoding_room, max_decode_batch
 from memaudit.target.checkpoint import Checkpoint
 
 
@@ -58,7 +58,7 @@ def test_cuda_takes_what_half_of_its_memory_holds(monkeypatch: pytest.MonkeyPatc
     model, cpu = build_model("gpt2"), torch.device("cpu")
     here = Checkpoint(model, build_tokenizer(), "gpt2", cpu, torch.float32)
     there = replace(here, device=torch.device("cuda"))
-    assert (most_together(here), most_together(there)) == (512, 4096)
+    assert (max_decode_batch(here), max_decode_batch(there)) == (512, 4096)
     held = 1000
     each = held + 8 * there.vocabulary  # keys, values and a step's logits
     monkeypatch.setattr("memaudit.attack.memory.free_memory", lambda device: 2 * 70 * each)

@@ -16,7 +16,7 @@ from memaudit.attack.passes import (
     PlainAttention,
     TuningPasses,
     _plain_attention,
-    in_half,
+    half_precision_copy,
     tuning_dtype,
 )
 from memaudit.attack.prompts import ConstantPrompt, first_vectors
@@ -39,7 +39,7 @@ def make_checkpoint(architecture: str = "gpt2") -> Checkpoint:
 def test_a_copy_in_half_precision_leaves_the_target_as_it_is(architecture: str) -> None:
     checkpoint = make_checkpoint(architecture)
     before = {name: value.clone() for name, value in checkpoint.model.state_dict().items()}
-    half = in_half(checkpoint, torch.bfloat16)
+    half = half_precision_copy(checkpoint, torch.bfloat16)
     assert half.dtype == torch.bfloat16
     assert half.model is not checkpoint.model
     assert {weight.dtype for weight in half.model.parameters()} == {torch.bfloat16}
@@ -60,7 +60,7 @@ def test_no_copy_is_made_where_memory_would_get_short() -> None:
     for free, copied in ((2 * size, True), (2 * size - 1, False)):
         with mock.patch.object(passes.psutil, "virtual_memory") as memory:
             memory.return_value.available = free
-            assert (in_half(checkpoint, torch.bfloat16) is not checkpoint) == copied
+            assert (half_precision_copy(checkpoint, torch.bfloat16) is not checkpoint) == copied
 
 
 @pytest.mark.skipif(not can_prepack(torch.bfloat16), reason="needs a CPU with bfloat16 products")
@@ -70,7 +70,7 @@ def test_a_copy_is_prepacked_where_there_is_room_for_one_each_way() -> None:
     for free, prepacked in ((6 * size, True), (6 * size - 1, False)):
         with mock.patch.object(passes.psutil, "virtual_memory") as memory:
             memory.return_value.available = free
-            half = in_half(checkpoint, torch.bfloat16)
+            half = half_precision_copy(checkpoint, torch.bfloat16)
         assert half.dtype == torch.bfloat16
         assert any("forward" in vars(part) for part in half.model.modules()) == prepacked
 
@@ -134,8 +134,8 @@ def test_bfloat16_is_used_where_the_processor_has_it(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has, raising=False)
         assert tuning_dtype("auto", checkpoint) == half
         assert tuning_dtype("auto", replace(checkpoint, device=torch.device("mps"))) == whole
-        in_half = replace(checkpoint, dtype=torch.float16)
-        assert tuning_dtype("auto", in_half) == torch.float16
+        half_precision_copy = replace(checkpoint, dtype=torch.float16)
+        assert tuning_dtype("auto", half_precision_copy) == torch.float16
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
     assert tuning_dtype("auto", checkpoint) == whole
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # older PyTorch

@@ -78,7 +78,7 @@ def make_fold(checkpoint: Checkpoint, dynamic: DynamicPrompt) -> FoldPrompts:
         fold=1,
         prompts=prompts,
         chosen={"constant": NO_PROMPT, "dynamic": "epoch 2"},
-        seen=np.array([1, 5, 2**64 - 1], dtype=np.uint64),
+        marks=np.array([1, 5, 2**64 - 1], dtype=np.uint64),
         cluster_run=7,
         prefix_tokens=P,
         target="gpt2",
@@ -103,8 +103,8 @@ def test_prompts_come_back_as_they_were(
     (back,) = load_all(tmp_path, checkpoint)
     assert (back.fold, back.cluster_run, back.prefix_tokens) == (1, 7, P)
     assert back.chosen == fold.chosen
-    np.testing.assert_array_equal(back.seen, fold.seen)
-    assert back.seen.dtype == np.uint64
+    np.testing.assert_array_equal(back.marks, fold.marks)
+    assert back.marks.dtype == np.uint64
     for attack, prompt in fold.prompts.items():
         assert back.prompts[attack].settings == prompt.settings
         assert torch.equal(back.prompts[attack](PREFIXES), prompt(PREFIXES))

@@ -16,7 +16,7 @@ from memaudit.attack.extraction import Extractor
 from memaudit.attack.facts import NO_PROMPT
 from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.generator import Generator
-from memaudit.attack.memory import MemoryFound
+from memaudit.attack.memory import MemoryState
 from memaudit.attack.passes import window_weighted
 from memaudit.attack.prompts import (
     ConstantPrompt,
@@ -141,7 +141,7 @@ def first_gradient(checkpoint: Checkpoint, precision: str) -> Tensor:
     settings = ConstantSettings(**SHORT | {"precision": precision})
     prompt = make_prompt(checkpoint, settings)
     ids = torch.as_tensor(make_data().fit_ids[:8]).long()
-    make_tuner(checkpoint, settings)._gradient.put(prompt, ids)
+    make_tuner(checkpoint, settings)._gradient.set_gradients(prompt, ids)
     assert isinstance(prompt, ConstantPrompt)
     assert prompt.vectors.grad is not None
     assert prompt.vectors.grad.dtype == torch.float32
@@ -175,7 +175,7 @@ class Scripted:
 
     def __init__(self, script: list[tuple[int, float]]) -> None:
         self.script = iter(script)
-        self.memory = MemoryFound()
+        self.memory = MemoryState()
 
     def verify(self, prompt: object, ids: Any) -> tuple[Any, Any]:
         exact, nll = next(self.script)
@@ -258,7 +258,7 @@ def gradients(halvings: int, limit: int | None = None) -> tuple[Any, float]:
         return last_logits(checkpoint, count, embedded, **options)
 
     with mock.patch("memaudit.attack.passes.last_logits", limited):
-        total = tuner._gradient.put(prompt, ids)
+        total = tuner._gradient.set_gradients(prompt, ids)
     assert sum(sizes) == len(ids)
     assert max(sizes) == min(20 >> halvings, 20 if limit is None else 5)
     return next(prompt.parameters()).grad, float(total)
@@ -278,7 +278,7 @@ def test_where_one_window_does_not_fit_activations_are_recomputed() -> None:
             return last_logits(given, *args, **options)
 
         with mock.patch("memaudit.attack.passes.last_logits", scarce):
-            totals.append(float(tuner._gradient.put(prompt, ids)))
+            totals.append(float(tuner._gradient.set_gradients(prompt, ids)))
     assert totals[1] == pytest.approx(totals[0], rel=1e-5)
 
     def never(*args: Any, **options: Any) -> Any:
@@ -288,7 +288,7 @@ def test_where_one_window_does_not_fit_activations_are_recomputed() -> None:
         mock.patch("memaudit.attack.passes.last_logits", never),
         pytest.raises(RunError, match="out of memory tuning on a single window"),
     ):
-        tuner._gradient.put(prompt, ids)
+        tuner._gradient.set_gradients(prompt, ids)
 
 
 def test_smaller_passes_add_up_to_the_same_gradient() -> None:

@@ -48,7 +48,7 @@ def test_a_pass_says_what_the_definitions_say(data: st.DataObject) -> None:
     for row in range(windows):
         said, matched, log_p_z, undecided = plainly(logits[row].astype(np.float64), suffix[row], k)
         upto = min(matched + 1, length)
-        assert verified.said[row].tolist()[:upto] == said[:upto]
+        assert verified.continuation_ids[row].tolist()[:upto] == said[:upto]
         assert verified.matched[row] == matched
         assert bool(verified.undecided[row]) == undecided
         np.testing.assert_allclose(float(verified.log_p_z[row]), log_p_z, rtol=1e-5, atol=1e-5)

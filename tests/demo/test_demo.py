@@ -38,7 +38,7 @@ def run_demo(**changed: Any) -> dict[str, Check]:
     """The checks of a demo with some settings changed."""
     flags = Layer(source="flag", values={**demo_settings(), **changed})
     outcome = scan(resolve([load_profile("demo"), flags]), "memaudit demo", Silent())
-    seen = [fold.seen for fold in outcome.prompts]
+    seen = [fold.marks for fold in outcome.prompts]
     return {check.name: check for check in judge_instrument(outcome.result, seen, read_truth())}
 
 

@@ -105,7 +105,7 @@ def test_a_fit_goes_on_from_every_epoch(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Unfinished, "keep", stop_after)
-        patch.setattr("memaudit.attack.journal.KEEPING_SHARE", 1e9)  # every epoch is kept
+        patch.setattr("memaudit.attack.journal.MAX_SAVE_SHARE", 1e9)  # every epoch is kept
         assert memaudit("scan", *files, "--out", folder).exit_code == 130
     assert memaudit("scan", "--resume", folder, "-q").exit_code == 0
     assert_same_run(folder, whole)
@@ -218,7 +218,7 @@ def test_no_run_to_go_on_with(tmp_path: Path) -> None:
 def test_an_unfinished_run_is_not_written_over(left: Path, files: list[str]) -> None:
     ended = memaudit("scan", *files, "--out", left)
     assert ended.exit_code == 2
-    assert f"holds an unfinished run; go on with --resume {left}" in ended.stderr
+    assert f"holds an unfinished run; use --resume {left}" in ended.stderr
 
 
 def test_one_process_at_a_time(left: Path) -> None:
@@ -386,7 +386,7 @@ def test_a_fit_that_is_none_is_refused(
     sign_piece_anew(left, path.stem, arrays)
     ended = memaudit("scan", "--resume", left)
     assert ended.exit_code == 2, ended.output
-    assert f"unfinished/{path.name}: is not of this fit" in ended.stderr
+    assert f"unfinished/{path.name}: does not belong to this fit" in ended.stderr
 
 
 def test_a_scan_that_was_stopped_as_it_began_is_in_nobodys_way(

@@ -20,7 +20,7 @@ from small_scan import (
     sign_piece_anew,
 )
 
-from memaudit.attack.parts import Part, Side, cut, deal_shard
+from memaudit.attack.parts import Part, Side, cut, shard_parts
 from memaudit.config.shard import Shard
 from memaudit.errors import UsageError
 from memaudit.run.unfinished import UNFINISHED
@@ -163,7 +163,7 @@ def test_shards_take_every_window_once(
     dealt = [
         part
         for index in range(count)
-        for part in deal_shard(parts, Shard(index, count), folds if fitted else None)
+        for part in shard_parts(parts, Shard(index, count), folds if fitted else None)
     ]
     assert sorted(map(_key, dealt)) == sorted(map(_key, parts))
     rows = np.concatenate([part.rows for part in parts]) if parts else np.array([])

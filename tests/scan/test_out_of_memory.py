@@ -138,7 +138,7 @@ def test_a_smaller_batch_goes_on_to_the_same_verdicts(
     facts = outcome.result.run.batches[kind]
     assert facts.shortages >= 1
     assert facts.smallest < facts.planned
-    assert "for want of memory" in facts.remark
+    assert "for lack of memory" in facts.remark
     other = outcome.result.run.batches["tuning" if kind == "extraction" else "extraction"]
     assert other.remark == ""
 
@@ -162,7 +162,7 @@ def test_what_was_found_is_kept_for_the_fits_and_attacks_that_follow(
     assert [size for size in sizes if size > 4] == [8], "met once, by the first of the four fits"
     facts = outcome.result.run.batches["tuning"]
     assert (facts.planned, facts.smallest, facts.final, facts.shortages) == (8, 4, 4, 1)
-    assert facts.remark == "planned 8, halved once for want of memory, to 4 at the smallest"
+    assert facts.remark == "planned 8, halved once for lack of memory, down to 4"
 
 
 def test_recomputing_is_kept_too(
@@ -181,7 +181,7 @@ def test_recomputing_is_kept_too(
     outcome = scan(folder, data)
     assert [size for size, recomputes in seen if not recomputes] == [8, 4, 2, 1]
     assert outcome.result.run.batches["tuning"].remark.endswith(
-        "to 1 at the smallest; activations computed anew on the way back"
+        "down to 1; activations recomputed in the backward pass"
     )
     assert_same_verdicts(undisturbed, outcome)
 
@@ -309,7 +309,7 @@ def test_what_happened_is_in_the_reports(
     page = (out / "report.html").read_text("utf-8")
     for stage in ("extraction", "tuning"):
         remark = batches[stage]["remark"]
-        assert "for want of memory" in remark
+        assert "for lack of memory" in remark
         assert remark in flat
         assert remark in page
 

@@ -196,9 +196,9 @@ def adds_bos(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (other_merges, r"makes other ids of \d+ of 24 data windows \(the first in line 1\)"),
-        (other_tokens, r"its tokenizer is another: 2 of the \d+ ids in these windows"),
-        (adds_bos, "nothing stands before every input of the model, token 0 before the other's"),
+        (other_merges, r"gives other ids for \d+ of 24 data windows \(first in line 1\)"),
+        (other_tokens, r"its tokenizer differs: 2 of the \d+ ids in these windows"),
+        (adds_bos, "begin with token 0, those of the target with no extra token"),
     ],
 )
 def test_a_reference_that_reads_otherwise_is_refused(
@@ -265,7 +265,7 @@ def test_settings_that_do_not_go_together(values: dict[str, Any], said: str) -> 
 
 
 def test_only_copy_leaves_nothing_to_attack(base: Path, adapter: Path, data: Path) -> None:
-    with pytest.raises(UsageError, match="no attack on a model is asked for"):
+    with pytest.raises(UsageError, match="names no attack on a model"):
         run(adapter, data, attacks=["copy"], reference=str(base))
 
 

@@ -133,7 +133,7 @@ def test_the_batch_size_changes_no_verdict(
 ) -> None:
     small = run(model_folder, data, controls=str(controls), extraction={"batch_size": 3})
     assert small.result.run.batch_size == 3
-    assert small.result.run.batch_size_reason == "as asked"
+    assert small.result.run.batch_size_reason == "as configured"
     assert_same_figures(outcome, small, close=True)
 
 

@@ -17,8 +17,8 @@ from test_scan import SHORT, assert_same_figures, make_texts, run, write_samples
 
 from memaudit.attack.decoding import RoomyCache
 from memaudit.attack.forward import last_logits
-from memaudit.attack.memory import free_beside
-from memaudit.attack.passes import TuningPasses, in_half, recomputing
+from memaudit.attack.memory import free_target_memory
+from memaudit.attack.passes import TuningPasses, half_precision_copy, with_recomputation
 from memaudit.config.settings import ConstantSettings, TargetSettings
 from memaudit.errors import TargetError, UsageError
 from memaudit.target import placement
@@ -77,7 +77,9 @@ def test_a_target_that_waits_on_disk_gives_the_same_figures(
     assert choice.value == ("cpu, disk" if share else "disk")
     assert choice.reason.startswith("auto: 0.0 GiB of weights are too much for 0.0 GiB free there")
     assert choice.reason.endswith("what is in disk is fetched for every pass")
-    assert away.result.run.batches["tuning"].remark == ("activations computed anew on the way back")
+    assert away.result.run.batches["tuning"].remark == (
+        "activations recomputed in the backward pass"
+    )
     assert_same_figures(plain, away)
 
 
@@ -120,7 +122,7 @@ def test_a_fit_in_half_precision_makes_no_copy_of_a_target_that_is_spread(
     leave("llama", 0.9)
     checkpoint = load_checkpoint(str(folder), TargetSettings())
     assert checkpoint.is_spread
-    assert in_half(checkpoint, torch.bfloat16) is checkpoint
+    assert half_precision_copy(checkpoint, torch.bfloat16) is checkpoint
     outcome = run(folder, data, attacks=["none", "constant"], constant=half)
     assert {fit.record.precision for fit in outcome.result.fits} == {"bfloat16"}
 
@@ -145,7 +147,7 @@ def test_what_waits_is_fetched_block_by_block_and_left_alone(tmp_path: Path, lea
     checkpoint = load_checkpoint(str(folder), TargetSettings())
     passes = TuningPasses(checkpoint, 4, ConstantSettings(precision="float32"))
     assert passes.recomputes
-    anew = recomputing(checkpoint.model, lambda: torch.no_grad())
+    anew = with_recomputation(checkpoint.model, lambda: torch.no_grad())
     assert anew is not None
     for mine, its in zip(checkpoint.model.modules(), anew.modules(), strict=True):
         hooks = (getattr(one, "_hf_hook", None) for one in (mine, its))
@@ -242,8 +244,8 @@ def checkpoint_of(model: Any) -> Checkpoint:
 
 def test_the_tightest_device_decides_how_much_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_cuda(monkeypatch, 300, 200, 100)
-    assert free_beside(checkpoint_of(split({"a": 0, "b": 1}))) == 200
-    assert free_beside(checkpoint_of(split({"": "cpu"}))) is None
+    assert free_target_memory(checkpoint_of(split({"a": 0, "b": 1}))) == 200
+    assert free_target_memory(checkpoint_of(split({"": "cpu"}))) is None
 
 
 def test_positions_are_asked_for_by_number_where_the_head_is_elsewhere() -> None:
