@@ -50,9 +50,7 @@ def choose_folder(config: ScanConfig, now: datetime | None = None) -> Path:
     except OSError as error:
         raise UsageError(f"--out {folder}: no such place ({error.strerror})") from error
     if taken and (folder / UNFINISHED / NOTES).exists():
-        raise UsageError(
-            f"--out {folder}: holds an unfinished run; use --resume {folder}"
-        )
+        raise UsageError(f"--out {folder}: holds an unfinished run; use --resume {folder}")
     if taken:
         raise UsageError(f"--out {folder}: exists and is not an empty folder; choose another")
     return folder

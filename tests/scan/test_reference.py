@@ -232,7 +232,7 @@ def test_tokens_that_fine_tuning_added_are_named(base: Path, tmp_path: Path) -> 
     data = write_samples(
         tmp_path / "d.jsonl", [f"<|turn|>{text}" for text in make_texts(8, seed=3)]
     )
-    with pytest.raises(UsageError, match=r"304 entries, and 1 ids of .* .the first 304"):
+    with pytest.raises(UsageError, match=r"304 entries and lacks 1 ids of .* .first: 304"):
         run(tuned, data, reference=str(base))
     plain = write_samples(tmp_path / "p.jsonl", make_texts(8, seed=3))
     assert run(tuned, plain, attacks=["none"], reference=str(base)).result.reference
