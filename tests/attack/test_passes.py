@@ -83,7 +83,7 @@ def random_states(heads: int, shared: int, length: int, dtype: torch.dtype) -> l
 
 
 def attend(states: list[Tensor], **options: Any) -> list[Tensor]:
-    """What attention gives, and its gradients."""
+    """Output of attention, and its gradients."""
     for state in states:
         state.grad = None
     mixed = F.scaled_dot_product_attention(*states, **options)
@@ -112,8 +112,8 @@ def test_plain_attention_is_attention(shared: int, options: dict[str, Any]) -> N
     stock = attend(states, **options)
     with PlainAttention():
         plain = attend(states, **options)
-    for mine, its in zip(plain, stock, strict=True):
-        assert torch.allclose(mine, its, rtol=1e-4, atol=1e-5)
+    for ours, stock_value in zip(plain, stock, strict=True):
+        assert torch.allclose(ours, stock_value, rtol=1e-4, atol=1e-5)
 
 
 def test_plain_attention_leaves_what_it_does_not_know_and_what_is_too_long() -> None:
@@ -146,24 +146,24 @@ def passes_of(checkpoint: Checkpoint, precision: str = "float32") -> TuningPasse
     return TuningPasses(checkpoint, 5, TuningSettings(precision=precision, num_virtual_tokens=3))
 
 
-def kept_and_gradient(passes: TuningPasses, checkpoint: Checkpoint) -> tuple[int, Tensor]:
-    """Numbers kept for the way back beside the target's weights, and the prompt's gradient."""
+def saved_and_gradient(passes: TuningPasses, checkpoint: Checkpoint) -> tuple[int, Tensor]:
+    """Bytes saved for the backward pass besides the weights, and the prompt's gradient."""
     first = first_vectors(checkpoint, 3, np.random.default_rng(0))
     prompt = ConstantPrompt(ConstantSettings(), first, torch.Generator().manual_seed(0))
     rng = np.random.default_rng(1)
     ids = torch.as_tensor(rng.integers(3, VOCABULARY, (4, 11)))
     weights = {weight.untyped_storage().data_ptr() for weight in checkpoint.model.parameters()}
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
         place = tensor.untyped_storage().data_ptr()
         if place not in weights:
-            kept[place] = tensor.untyped_storage().nbytes()
+            saved[place] = tensor.untyped_storage().nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         nll = passes.window_nll(prompt, ids)
-        total = sum(kept.values())
+        total = sum(saved.values())
     torch.autograd.backward(nll.sum())
     assert prompt.vectors.grad is not None
     return total, prompt.vectors.grad
@@ -174,10 +174,10 @@ def test_recomputing_keeps_less_and_gives_the_same_gradient(architecture: str) -
     checkpoint = make_checkpoint(architecture)
     before = {name: value.clone() for name, value in checkpoint.model.state_dict().items()}
     passes = passes_of(checkpoint)
-    kept, gradient = kept_and_gradient(passes, checkpoint)
+    saved, gradient = saved_and_gradient(passes, checkpoint)
     assert passes.recompute()
-    fewer, same = kept_and_gradient(passes, checkpoint)
-    assert fewer < kept
+    fewer, same = saved_and_gradient(passes, checkpoint)
+    assert fewer < saved
     assert torch.allclose(gradient, same, rtol=1e-4, atol=1e-6)
     assert not passes.recompute()  # it does so already
     after = checkpoint.model.state_dict()
@@ -192,9 +192,9 @@ def test_recomputing_goes_through_the_same_attention() -> None:
     plain, recomputed = (passes_of(checkpoint, "bfloat16") for _ in range(2))
     assert recomputed.recompute()
     with mock.patch.object(passes, "_plain_attention", wraps=_plain_attention) as used:
-        _, gradient = kept_and_gradient(plain, checkpoint)
+        _, gradient = saved_and_gradient(plain, checkpoint)
         once = used.call_count
-        _, same = kept_and_gradient(recomputed, checkpoint)
+        _, same = saved_and_gradient(recomputed, checkpoint)
     assert once == checkpoint.model.config.num_hidden_layers
     assert used.call_count == 3 * once  # forwards twice, the second time on the way back
     assert torch.equal(gradient, same)
@@ -207,12 +207,12 @@ def test_prepacked_weights_give_the_gradient_of_stored_ones(architecture: str) -
     prepacked = replace(stored, prepacks=True)
     passes = passes_of(prepacked, "bfloat16")
     assert any("forward" in vars(part) for part in passes._checkpoint.model.modules())
-    _, expected = kept_and_gradient(passes_of(stored, "bfloat16"), stored)
-    _, gradient = kept_and_gradient(passes, stored)
+    _, expected = saved_and_gradient(passes_of(stored, "bfloat16"), stored)
+    _, gradient = saved_and_gradient(passes, stored)
     assert F.cosine_similarity(gradient.flatten(), expected.flatten(), dim=0) > 0.99
     torch.testing.assert_close(gradient.norm(), expected.norm(), rtol=0.05, atol=0)
     if passes.recompute():
-        _, same = kept_and_gradient(passes, stored)
+        _, same = saved_and_gradient(passes, stored)
         assert torch.equal(same, gradient)
 
 

@@ -110,34 +110,36 @@ EVERY_PROMPT = [
 @pytest.mark.parametrize("settings", EVERY_PROMPT, ids=["constant", "low-rank", "queries", "naive"])
 def test_tuning_leaves_the_target_as_it_was(architecture: str, settings: TuningSettings) -> None:
     checkpoint = make_checkpoint(architecture)
-    before = {name: one.clone() for name, one in checkpoint.model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in checkpoint.model.state_dict().items()}
     prompt = make_prompt(checkpoint, settings)
-    first = {name: one.clone() for name, one in prompt.state_dict().items()}
+    first = {name: tensor.clone() for name, tensor in prompt.state_dict().items()}
     loss = make_tuner(checkpoint, settings).fit(prompt, make_data(), np.random.default_rng(0))
     after = checkpoint.model.state_dict()
-    assert all(torch.equal(after[name], one) for name, one in before.items())
-    assert all(one.grad is None for one in checkpoint.model.parameters())
-    assert not any(one.requires_grad for one in checkpoint.model.parameters())
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert all(tensor.grad is None for tensor in checkpoint.model.parameters())
+    assert not any(tensor.requires_grad for tensor in checkpoint.model.parameters())
     assert not checkpoint.model.training
     assert math.isfinite(loss.record.epochs[-1].loss)
     if loss.record.chosen not in (NO_PROMPT, "epoch 0"):
-        assert any(not torch.equal(one, first[name]) for name, one in prompt.state_dict().items())
+        assert any(
+            not torch.equal(tensor, first[name]) for name, tensor in prompt.state_dict().items()
+        )
 
 
 @pytest.mark.parametrize("settings", EVERY_PROMPT, ids=["constant", "low-rank", "queries", "naive"])
 def test_the_same_seed_gives_the_same_prompt(settings: TuningSettings) -> None:
-    one, twin, other = fit(settings), fit(settings), fit(settings, seed=1)
-    state, same = one.fitted.state_dict(), twin.fitted.state_dict()
+    first, twin, other = fit(settings), fit(settings), fit(settings, seed=1)
+    state, same = first.fitted.state_dict(), twin.fitted.state_dict()
     assert all(torch.equal(state[name], same[name]) for name in state)
     different = other.fitted.state_dict()
     assert any(not torch.equal(state[name], different[name]) for name in state)
     np.testing.assert_array_equal(
-        [epoch.loss for epoch in one.record.epochs], [epoch.loss for epoch in twin.record.epochs]
+        [epoch.loss for epoch in first.record.epochs], [epoch.loss for epoch in twin.record.epochs]
     )
 
 
 def first_gradient(checkpoint: Checkpoint, precision: str) -> Tensor:
-    """Of a constant prompt's vectors, flat, on the first windows."""
+    """Flat gradient of a constant prompt's vectors on the first windows."""
     settings = ConstantSettings(**SHORT | {"precision": precision})
     prompt = make_prompt(checkpoint, settings)
     ids = torch.as_tensor(make_data().fit_ids[:8]).long()
@@ -211,14 +213,14 @@ def test_select_chooses_the_epoch_or_no_prompt(
 
 def test_the_best_state_is_put_back() -> None:
     script = [(0, 3.0), (0, 3.0), (1, 3.0), (0, 3.0)]
-    kept = fit_by_script(script)
-    alone = fit_by_script(script[:3], schedule="constant")
-    assert kept.record.chosen == alone.record.chosen == "epoch 1"
-    kept = fit_by_script(script, schedule="constant", warmup=0.0)
-    alone = fit_by_script(script[:3], schedule="constant", warmup=0.0)
-    mine, its = kept.fitted.state_dict(), alone.fitted.state_dict()
-    assert all(torch.equal(mine[name], its[name]) for name in mine)
-    assert not any(one.requires_grad for one in kept.fitted.parameters())
+    longer = fit_by_script(script)
+    shorter = fit_by_script(script[:3], schedule="constant")
+    assert longer.record.chosen == shorter.record.chosen == "epoch 1"
+    longer = fit_by_script(script, schedule="constant", warmup=0.0)
+    shorter = fit_by_script(script[:3], schedule="constant", warmup=0.0)
+    longer_state, shorter_state = longer.fitted.state_dict(), shorter.fitted.state_dict()
+    assert all(torch.equal(longer_state[name], shorter_state[name]) for name in longer_state)
+    assert not any(parameter.requires_grad for parameter in longer.fitted.parameters())
 
 
 def test_few_windows_are_gone_through_more_often() -> None:
@@ -242,7 +244,7 @@ def test_a_loss_that_is_not_finite_ends_the_run() -> None:
 
 
 def gradients(halvings: int, limit: int | None = None) -> tuple[Any, float]:
-    """Of 20 windows, in passes halved so often; those above the limit run out of memory."""
+    """Fit 20 windows; passes above the limit run out of memory and are halved."""
     checkpoint = make_checkpoint()
     settings = ConstantSettings(**SHORT | {"batch_size": 20, "windows_per_pass": 20}, focus=0.2)
     tuner, prompt = make_tuner(checkpoint, settings), make_prompt(checkpoint, settings)

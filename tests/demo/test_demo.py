@@ -87,8 +87,8 @@ def test_near_duplicates_on_both_sides_of_the_split() -> None:
 
 
 def test_controls_that_the_model_was_trained_on(tmp_path: Path) -> None:
-    seen = [record for record in read_records(shipped.RECORDS) if record["repetitions"] >= 32]
-    controls = write_records(tmp_path / "controls.jsonl", seen)
+    trained = [record for record in read_records(shipped.RECORDS) if record["repetitions"] >= 32]
+    controls = write_records(tmp_path / "controls.jsonl", trained)
     assert failed(run_demo(controls=controls, attacks=["none", "copy", "dynamic"])) >= {"controls"}
 
 

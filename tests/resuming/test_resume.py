@@ -1,4 +1,4 @@
-"""What a run that goes on refuses, forgets and says."""
+"""Resumed runs: refusals, messages, and removed files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def stopped(files: list[str], whole: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def left(stopped: Path, tmp_path: Path) -> Path:
-    """The same for one test alone."""
+    """A stopped run for a single test."""
     shutil.copytree(stopped, tmp_path / "left")
     return tmp_path / "left"
 
@@ -94,13 +94,13 @@ def test_what_is_done_is_not_done_again(
 def test_a_fit_goes_on_from_every_epoch(
     files: list[str], whole: Path, tmp_path: Path, epoch: int
 ) -> None:
-    folder, keep, kept = tmp_path / "run", Unfinished.keep, []
+    folder, keep, stored = tmp_path / "run", Unfinished.keep, []
 
     def stop_after(self: Unfinished, name: str, entry: Any) -> None:
         keep(self, name, entry)
         if name == "fit-dynamic-0":
-            kept.append(name)
-            if len(kept) == epoch:
+            stored.append(name)
+            if len(stored) == epoch:
                 raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
@@ -292,9 +292,9 @@ def test_settings_of_another_version_are_refused(left: Path) -> None:
 def test_no_suffix_that_came_out_is_kept(stopped: Path, files: list[str]) -> None:
     from safetensors.numpy import load_file
 
-    said = load_file(stopped / UNFINISHED / "none-data-0-0-60.safetensors")["said"]
-    assert (said[1::3] == -2).all()  # every third record comes out, and that is all it says
-    assert (said[::3] != -2).any()
+    continuation = load_file(stopped / UNFINISHED / "none-data-0-0-60.safetensors")["said"]
+    assert (continuation[1::3] == -2).all()  # every third record comes out, and that is all it says
+    assert (continuation[::3] != -2).any()
     names = {path.name for path in (stopped / UNFINISHED).iterdir()}
     assert not any(name.startswith("copy") for name in names)  # it says what stands elsewhere
 

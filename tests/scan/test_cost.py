@@ -78,8 +78,8 @@ def test_extraction_is_a_pass_and_the_tokens_and_steps_of_decoding() -> None:
     assert twice == pytest.approx(0)
     # Where nothing is carried on, each of a window's steps goes over all its tokens.
     extractor.decoding = replace(extractor.decoding, reuses_state=False)
-    anew = pace.extraction(10, 0) - verified
-    assert anew == pytest.approx((S - 1) * (1.0 + 10 * 0.1 * (P + S - 1)))
+    without_state = pace.extraction(10, 0) - verified
+    assert without_state == pytest.approx((S - 1) * (1.0 + 10 * 0.1 * (P + S - 1)))
 
 
 def test_a_fit_is_its_epochs_and_the_looks_at_select() -> None:

@@ -59,14 +59,14 @@ def undisturbed(folder: Path, data: Path) -> ScanOutcome:
     return scan(folder, data)
 
 
-def assert_same_verdicts(one: ScanOutcome, other: ScanOutcome) -> None:
-    mine, its = figures(one), figures(other)
-    assert mine.keys() == its.keys()
-    for name, values in mine.items():
+def assert_same_verdicts(first: ScanOutcome, second: ScanOutcome) -> None:
+    left, right = figures(first), figures(second)
+    assert left.keys() == right.keys()
+    for name, values in left.items():
         if values.dtype.kind == "f":
-            np.testing.assert_allclose(values, its[name], rtol=1e-4, err_msg=name)
+            np.testing.assert_allclose(values, right[name], rtol=1e-4, err_msg=name)
         else:
-            np.testing.assert_array_equal(values, its[name], err_msg=name)
+            np.testing.assert_array_equal(values, right[name], err_msg=name)
 
 
 def failing(function: Callable[..., Any], error: BaseException, too_much: Any) -> Any:
@@ -168,18 +168,18 @@ def test_what_was_found_is_kept_for_the_fits_and_attacks_that_follow(
 def test_recomputing_is_kept_too(
     folder: Path, data: Path, undisturbed: ScanOutcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[tuple[int, bool]] = []
+    calls: list[tuple[int, bool]] = []
     real = passes.TuningPasses.window_nll
 
     def window_nll(passes: Any, prompt: Any, ids: Any) -> Any:
-        seen.append((len(ids), passes.recomputes))
+        calls.append((len(ids), passes.recomputes))
         if not passes.recomputes:
             raise ERRORS["cpu"]
         return real(passes, prompt, ids)
 
     monkeypatch.setattr(passes.TuningPasses, "window_nll", window_nll)
     outcome = scan(folder, data)
-    assert [size for size, recomputes in seen if not recomputes] == [8, 4, 2, 1]
+    assert [size for size, recomputes in calls if not recomputes] == [8, 4, 2, 1]
     assert outcome.result.run.batches["tuning"].remark.endswith(
         "down to 1; activations recomputed in the backward pass"
     )
@@ -231,10 +231,10 @@ def test_where_no_smaller_batch_helps_one_line_says_so(
     monkeypatch.setattr(place, full)
     out = tmp_path / "run"
     result = invoke(folder, data, "--out", out)
-    said = result.stderr.strip().splitlines()[-1]
+    message = result.stderr.strip().splitlines()[-1]
     assert result.exit_code == 3, result.stderr
-    assert said.startswith("memaudit: error: ")
-    assert ENDS[place] in said
+    assert message.startswith("memaudit: error: ")
+    assert ENDS[place] in message
     assert "Traceback" not in result.stderr
     assert "internal error" not in result.stderr
     assert result.stdout == ""

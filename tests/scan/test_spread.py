@@ -147,10 +147,10 @@ def test_what_waits_is_fetched_block_by_block_and_left_alone(tmp_path: Path, lea
     checkpoint = load_checkpoint(str(folder), TargetSettings())
     passes = TuningPasses(checkpoint, 4, ConstantSettings(precision="float32"))
     assert passes.recomputes
-    anew = with_recomputation(checkpoint.model, lambda: torch.no_grad())
-    assert anew is not None
-    for mine, its in zip(checkpoint.model.modules(), anew.modules(), strict=True):
-        hooks = (getattr(one, "_hf_hook", None) for one in (mine, its))
+    recomputing = with_recomputation(checkpoint.model, lambda: torch.no_grad())
+    assert recomputing is not None
+    for own, copied in zip(checkpoint.model.modules(), recomputing.modules(), strict=True):
+        hooks = (getattr(module, "_hf_hook", None) for module in (own, copied))
         first, second = (getattr(hook, "weights_map", None) for hook in hooks)
         assert first is second
     assert [weight.device.type for weight in checkpoint.model.parameters()].count("meta") > 0
@@ -233,9 +233,11 @@ def test_inputs_go_where_the_first_layers_are() -> None:
     two = describe_spread(split({"embed": 0, "layers.0": 1}), room)
     assert two is not None
     assert (two.value, two.reason) == ("cuda:0, cuda:1", "asked for")
-    one = split({"": torch.device("cpu")})
-    assert input_device(one, Placement(torch.device("cpu"), torch.float32)) == torch.device("cpu")
-    assert describe_spread(one, Placement(torch.device("cpu"), torch.float32)) is None
+    spread = split({"": torch.device("cpu")})
+    assert input_device(spread, Placement(torch.device("cpu"), torch.float32)) == torch.device(
+        "cpu"
+    )
+    assert describe_spread(spread, Placement(torch.device("cpu"), torch.float32)) is None
 
 
 def checkpoint_of(model: Any) -> Checkpoint:
@@ -253,12 +255,12 @@ def test_positions_are_asked_for_by_number_where_the_head_is_elsewhere() -> None
     embedded = model.get_input_embeddings()(torch.arange(3, 11)[None])
     plain, _ = last_logits(checkpoint_of(model), 3, embedded)
     model.hf_device_map = {"model": 0, "lm_head": 1}
-    seen: list[object] = []
+    devices: list[object] = []
     model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["logits_to_keep"]), with_kwargs=True
+        lambda module, args, kwargs: devices.append(kwargs["logits_to_keep"]), with_kwargs=True
     )
     far, _ = last_logits(checkpoint_of(model), 3, embedded)
-    assert seen == [3]
+    assert devices == [3]
     torch.testing.assert_close(far, plain)
 
 
@@ -268,9 +270,9 @@ def test_a_cache_over_two_devices_keeps_each_layer_on_its_own() -> None:
     for layer, device in zip(cache.layers, ("cpu", "meta"), strict=True):
         layer.update(states.to(device), states.to(device))
     cache.reorder(torch.tensor([2, 0, 1]))
-    here, there = (layer.buffers for layer in cache.layers)
-    np.testing.assert_array_equal(here[0][:, :, :2], states[[2, 0, 1]])
-    assert {buffer.device.type for buffer in there} == {"meta"}
+    first, second = (layer.buffers for layer in cache.layers)
+    np.testing.assert_array_equal(first[0][:, :, :2], states[[2, 0, 1]])
+    assert {buffer.device.type for buffer in second} == {"meta"}
 
 
 def test_an_unknown_device_names_those_there_are() -> None:
