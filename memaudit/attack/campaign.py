@@ -1,9 +1,8 @@
-"""Runs attacks over folds: fits what has to be fitted, and extracts every window by the prompt
-of its own fold.
+"""Run attacks over folds: fit prompts, then extract every window with its own fold's prompt.
 
-Knows ids, folds and the ladder of attacks. Knows nothing of scores. The one place where
-windows and prompts meet, so the one place where the protocol could be broken: a window of
-``audit`` reaches :class:`Extractor` only, with the prompt of the fold that audits it.
+Knows ids, folds and the ladder of attacks. Knows nothing of scores. Windows and prompts meet only
+here, so only here could the protocol be broken: a window of ``audit`` reaches :class:`Extractor`
+only, with the prompt of the fold that audits it.
 """
 
 from __future__ import annotations
@@ -18,16 +17,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from memaudit.attack.choosing import Fit
 from memaudit.attack.copying import copy_continuations
 from memaudit.attack.extraction import Advance, Extraction, Extractor
-from memaudit.attack.fit_state import FitKeeper
-from memaudit.attack.journal import Journal, NoJournal
-from memaudit.attack.memory import most_together
-from memaudit.attack.parts import Extract, Part, PartWork, Side, cut, deal_shard
-from memaudit.attack.prompts import ConstantPrompt, HardPrompt, NoPrompt, SoftPrompt
-from memaudit.attack.tuning import Tuner, TuningData
-from memaudit.attack.untrained import untrained_prompt
+from memaudit.attack.journal import FitJournal, Journal, NoJournal
+from memaudit.attack.memory import max_decode_batch
+from memaudit.attack.parts import Extract, Part, PartWork, Side, cut, shard_parts
+from memaudit.attack.prompts import (
+    ConstantPrompt,
+    HardPrompt,
+    NoPrompt,
+    SoftPrompt,
+    untrained_prompt,
+)
+from memaudit.attack.tuning import Fit, Tuner, TuningData
 from memaudit.config.settings import LADDER, AttackName, ScanConfig, TuningSettings
 from memaudit.config.shard import Shard
 from memaudit.data.folds import Fold
@@ -37,15 +39,15 @@ from memaudit.target.checkpoint import Checkpoint
 
 
 class Progress(Protocol):
-    """Where a stage says how far it is."""
+    """Progress display of the stages."""
 
     def stage(self, name: str, total: int) -> AbstractContextManager[Advance]:
-        """A stage of ``total`` windows; the function it gives takes how many are newly done."""
+        """Open a stage of ``total`` windows; call its function with each number newly done."""
 
 
 @dataclass(frozen=True, eq=False)
 class AttackOutcome:
-    """What one attack extracted, and its fits by fold."""
+    """Extractions of one attack, and its fits by fold."""
 
     data: Extraction
     controls: Extraction | None
@@ -54,13 +56,13 @@ class AttackOutcome:
 
 @dataclass(frozen=True, eq=False)
 class Workforce:
-    """Who does the work of a campaign, and where it is noted."""
+    """Processes that share a campaign, and the journal they write."""
 
     team: Team
     journal: Journal
-    """Of the first process; the others' is not asked."""
+    """Journal of rank 0; other ranks keep none."""
     shard: Shard | None = None
-    """The share of the windows that is extracted; all without one."""
+    """The share of the windows to extract; None for all."""
 
 
 ALONE = Workforce(Team(), NoJournal())
@@ -69,8 +71,8 @@ ALONE = Workforce(Team(), NoJournal())
 class Campaign:
     """All attacks of one audit over the same windows.
 
-    fitted: prompts by attack and fold to use instead of fitting, for those attacks it names.
-    prefix: put before the names of stages, and of what is kept.
+    fitted: prompts by attack and fold; these attacks are not fitted again.
+    prefix: prepended to the names of stages and journal entries.
     """
 
     def __init__(
@@ -95,11 +97,11 @@ class Campaign:
         self.workforce = workforce
         self.prefix = prefix
         self._part_work = PartWork(self.sides, extractor.prefix_tokens, workforce.team)
-        self._plain: AttackOutcome | None = None
+        self._none_outcome: AttackOutcome | None = None
         self._fits: dict[AttackName, dict[int, Fit]] = {}
 
     def run(self, attack: AttackName, progress: Progress) -> AttackOutcome:
-        """Fit the attack where it is one that is fitted, then extract every window."""
+        """Fit the attack if it needs fitting, then extract every window."""
         if attack == "copy":
             return self._copy(progress)
         if attack == "none":
@@ -112,14 +114,15 @@ class Campaign:
             prompts = {fold: fit.prompt for fold, fit in fits.items()}
         else:
             virtual = self.config.dynamic.num_virtual_tokens
-            prompts = self._same(HardPrompt(self.checkpoint.embed, virtual))
+            prompts = self._for_all_folds(HardPrompt(self.checkpoint.embed, virtual))
         return self._extract(attack, prompts, fits, progress)
 
     def _none(self, progress: Progress) -> AttackOutcome:
-        """``none``, extracted once, though choosing the fit windows may ask for it first."""
-        if self._plain is None:
-            self._plain = self._extract("none", self._same(NoPrompt()), {}, progress)
-        return self._plain
+        """Extract ``none`` once: the choice of fit windows may need it first."""
+        if self._none_outcome is None:
+            prompts = self._for_all_folds(NoPrompt())
+            self._none_outcome = self._extract("none", prompts, {}, progress)
+        return self._none_outcome
 
     def _needs_fit(self, attack: AttackName) -> bool:
         return attack in ("constant", "dynamic") and attack not in self.fitted
@@ -128,7 +131,7 @@ class Campaign:
         folds = np.concatenate([side.fold for side in self.sides.values()])
         return [int(fold) for fold in np.unique(folds)]
 
-    def _same(self, prompt: SoftPrompt) -> Mapping[int, SoftPrompt]:
+    def _for_all_folds(self, prompt: SoftPrompt) -> Mapping[int, SoftPrompt]:
         return dict.fromkeys(self._folds_used(), prompt)
 
     def _extract(
@@ -138,26 +141,28 @@ class Campaign:
         fits: Mapping[int, Fit],
         progress: Progress,
     ) -> AttackOutcome:
-        """Every window by its own fold's prompt; folds that share one prompt go together."""
+        """Extract every window with its own fold's prompt; folds that share one run together."""
 
         def key(fold: int) -> int:
             return id(prompts[fold])
 
         used = [fold for fold in self._folds_used() if fold in prompts]
-        together = [list(folds) for _, folds in itertools.groupby(sorted(used, key=key), key)]
+        groups = [list(folds) for _, folds in itertools.groupby(sorted(used, key=key), key)]
 
         def extract(parts: Sequence[Part], advance: Advance) -> Iterator[Extraction]:
-            for (_, fold), those in itertools.groupby(parts, lambda part: (part.role, part.fold)):
-                ids = [self.sides[part.role].ids[part.rows] for part in those]
+            for (_, fold), group in itertools.groupby(parts, lambda part: (part.role, part.fold)):
+                ids = [self.sides[part.role].ids[part.rows] for part in group]
                 yield from self.extractor.extract_each(prompts[fold], ids, advance)
 
-        mine = self._mine(attack, self._parts(sorted(together)))
-        kept = self.workforce.journal
-        found = self._work(attack, f"{attack}: extracting", mine, extract, progress, kept)
-        return AttackOutcome(found["data"], found.get("control"), fits)
+        parts, journal = (
+            self._shard_parts(attack, self._parts(sorted(groups))),
+            self.workforce.journal,
+        )
+        by_role = self._work(attack, f"{attack}: extracting", parts, extract, progress, journal)
+        return AttackOutcome(by_role["data"], by_role.get("control"), fits)
 
     def _parts(self, prompts: Sequence[Sequence[int]]) -> list[Part]:
-        return cut(self.sides, prompts, most_together(self.checkpoint))
+        return cut(self.sides, prompts, max_decode_batch(self.checkpoint))
 
     def _work(
         self,
@@ -168,20 +173,20 @@ class Campaign:
         progress: Progress,
         journal: Journal,
     ) -> dict[str, Extraction]:
-        """What came out of the parts, by role."""
+        """Extract the parts; return the extractions by role."""
         total = sum(len(part.rows) for part in parts)
         with progress.stage(f"{self.prefix}{stage}", total) as advance:
-            return self._part_work.run(self._kept_as(attack), parts, extract, advance, journal)
+            return self._part_work.run(self._entry_name(attack), parts, extract, advance, journal)
 
-    def _mine(self, attack: AttackName, parts: Sequence[Part]) -> list[Part]:
-        """The parts that this shard extracts; of ``none`` all, where fits ask for all."""
+    def _shard_parts(self, attack: AttackName, parts: Sequence[Part]) -> list[Part]:
+        """Parts that this shard extracts: all of ``none`` if fits rank their windows by it."""
         if attack == "none" and self._choose_by_none():
             return list(parts)
         folds = len(self.folds) if self._needs_fit(attack) else None
-        return deal_shard(parts, self.workforce.shard, folds)
+        return shard_parts(parts, self.workforce.shard, folds)
 
     def _choose_by_none(self) -> bool:
-        """Whether a fit picks its windows by how likely they are under ``none``."""
+        """True if a fit chooses its windows by their likelihood under ``none``."""
         settings = {"constant": self.config.constant, "dynamic": self.config.dynamic}
         return any(
             self._needs_fit(attack) and settings[attack].fit_share < 1
@@ -189,11 +194,11 @@ class Campaign:
             if attack in settings
         )
 
-    def _kept_as(self, name: str) -> str:
+    def _entry_name(self, name: str) -> str:
         return f"{self.prefix}{name}".replace(" ", "-")
 
     def _fit(self, attack: AttackName, progress: Progress) -> dict[int, Fit]:
-        """Fits by fold; done once, though ``dynamic`` may ask for those of ``constant`` too."""
+        """Fit every fold once: ``dynamic`` may also need the fits of ``constant``."""
         if attack in self._fits:
             return self._fits[attack]
         if not self.folds:
@@ -207,19 +212,19 @@ class Campaign:
         return fits
 
     def _folds_fitted(self) -> list[int]:
-        """The folds whose prompts audit a window of this shard."""
+        """Folds whose prompts audit a window of this shard."""
         count = len(self.folds)
         if self.workforce.shard is None:
             return list(range(count))
         parts = self._parts([[fold] for fold in range(count)])
-        return sorted({part.fold for part in deal_shard(parts, self.workforce.shard, count)})
+        return sorted({part.fold for part in shard_parts(parts, self.workforce.shard, count)})
 
     def _fit_fold(
         self, attack: AttackName, number: int, start: torch.Tensor | None, progress: Progress
     ) -> Fit:
         settings = self.config.constant if attack == "constant" else self.config.dynamic
-        # Seeds depend on the attack and the fold alone: leaving an attack out changes
-        # nothing for the others.
+        # The seed depends only on the attack and the fold, so leaving an attack out does not
+        # change the rest.
         rng = np.random.default_rng([self.config.protocol.seed, LADDER.index(attack), number])
         fit_ids = self._fit_ids(self.folds[number], settings, progress)
         data = TuningData(fit_ids, self.data.ids[self.folds[number].select])
@@ -227,18 +232,19 @@ class Campaign:
         prompt = untrained_prompt(self.checkpoint, settings, prefixes, rng, start=start)
         team = self.workforce.team
         tuner = Tuner(self.checkpoint, self.extractor, settings, team)
-        keeper = FitKeeper(self.workforce.journal, self._kept_as(f"fit-{attack}-{number}"), team)
+        entry = self._entry_name(f"fit-{attack}-{number}")
+        fit_journal = FitJournal(self.workforce.journal, entry, team)
         total = settings.epochs_for(len(data.fit_ids)) * len(data.fit_ids)
         name = f"{self.prefix}{attack}: fitting, fold {number + 1} of {len(self.folds)}"
         with progress.stage(name, total) as advance:
-            return tuner.fit(prompt, data, rng, advance, keeper)
+            return tuner.fit(prompt, data, rng, advance, fit_journal)
 
     def _starts(self, attack: AttackName, progress: Progress) -> dict[int, torch.Tensor]:
-        """By fold, the free vectors (V,D) that ``dynamic`` starts from, if not from the vocabulary.
+        """Return by fold the free vectors (V,D) that ``dynamic`` starts from.
 
-        They are the constant prompt fitted on the same fold, so what the generator adds to it
-        has seen no other window. It is fitted here if ``constant`` is not among the attacks, so
-        that leaving that one out changes nothing.
+        Empty if it starts from the vocabulary. Otherwise they are the constant prompt of the same
+        fold, so the generator builds on no other window. The constant prompt is fitted here if
+        ``constant`` is not among the attacks: leaving it out changes nothing.
         """
         if attack != "dynamic" or not self.config.dynamic.starts_from_constant:
             return {}
@@ -251,10 +257,10 @@ class Campaign:
     def _fit_ids(
         self, fold: Fold, settings: TuningSettings, progress: Progress
     ) -> NDArray[np.int32]:
-        """The fit windows trained on: all, or those likeliest under ``none``.
+        """Return the windows to train on: all fit windows, or the likeliest under ``none``.
 
-        Likeliest as its extraction says, which is made where ``none`` is not among the attacks:
-        a cheaper pass differs in its last bits, and leaving ``none`` out would change the rest.
+        Likelihoods come from the extraction of ``none``, run here if it is not among the attacks:
+        a cheaper pass differs in the last bits, so leaving ``none`` out would change the rest.
         """
         if settings.fit_share >= 1:
             return self.data.ids[fold.fit]
@@ -264,10 +270,10 @@ class Campaign:
         return self.data.ids[np.sort(fold.fit[order[:count]])]
 
     def _copy(self, progress: Progress) -> AttackOutcome:
-        """``copy`` for every fold: known are all data windows that the fold does not audit.
+        """Run ``copy`` for every fold; it knows all data windows that the fold does not audit.
 
-        It is quick, and what it says is others' text: so it is not kept, and of shards left to
-        whoever puts them together.
+        It is quick, and its output is text of other windows: so the journal does not store it, and
+        shards leave it to the merge.
         """
         prefix = self.extractor.prefix_tokens
 
@@ -275,15 +281,15 @@ class Campaign:
             for part in parts:
                 ids = self.sides[part.role].ids[part.rows]
                 known = self.data.ids[self.data.fold != part.fold]
-                found = Extraction.empty(len(ids), ids.shape[1] - prefix)
+                extraction = Extraction.empty(len(ids), ids.shape[1] - prefix)
                 if len(known):
-                    found.continuation_ids[:] = copy_continuations(
+                    extraction.continuation_ids[:] = copy_continuations(
                         known, ids[:, :prefix], ids.shape[1] - prefix
                     )
                 advance(len(ids))
-                yield found
+                yield extraction
 
         folds = [[fold] for fold in self._folds_used()]
         parts = cut(self.sides, folds) if self.workforce.shard is None else []
-        found = self._work("copy", "copy: matching", parts, extract, progress, NoJournal())
-        return AttackOutcome(found["data"], found.get("control"), {})
+        by_role = self._work("copy", "copy: matching", parts, extract, progress, NoJournal())
+        return AttackOutcome(by_role["data"], by_role.get("control"), {})

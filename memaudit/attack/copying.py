@@ -1,7 +1,7 @@
-"""``copy``: no model at all, only the text of the other windows.
+"""The ``copy`` attack: no model, only the text of the other windows.
 
-Knows ids. It measures what near-duplicates in the data give away: where it finds a suffix, a
-trained prompt might have found it in the same place, so it has to stay near zero.
+Knows ids. It measures what near-duplicates in the data give away. A suffix that it finds, a
+trained prompt could have learned from the same place, so its rate has to stay near zero.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from memaudit.data.clusters import run_hashes
 
 Ids = NDArray[np.int32]
 
-_ROWS = 4096  # known windows looked through at a time
+_ROWS = 4096  # known windows searched at a time
 
 
 def copy_continuations(known: Ids, prefixes: Ids, suffix_tokens: int) -> Ids:
     """Continue each prefix with what followed its longest match in the known windows.
 
-    known: (M,T) ids of the windows outside the audit part. prefixes: (N,P). The longest run of
-    the prefix's last tokens that occurs in ``known``, with at least one token after it, is
-    looked up; of several such places the one with the most tokens after it is copied, then the
-    first. Returns (N,S), -1 where nothing follows or nothing matches.
+    known: (M,T) ids of the windows outside the audit part. prefixes: (N,P). A match is the longest
+    run of the prefix's last tokens that occurs in ``known`` with at least one token after it. Of
+    several, the one with the most tokens after it is copied, then the first. Returns (N,S), -1
+    where nothing follows or nothing matches.
     """
-    found = np.full(len(prefixes), -1, dtype=np.int64)
+    match = np.full(len(prefixes), -1, dtype=np.int64)
     low = np.zeros(len(prefixes), dtype=np.int64)
     high = np.full(len(prefixes), min(prefixes.shape[1], known.shape[1] - 1), dtype=np.int64)
     # If the last L tokens occur then so do the last L-1: the longest L is found by bisection.
@@ -34,31 +34,31 @@ def copy_continuations(known: Ids, prefixes: Ids, suffix_tokens: int) -> Ids:
             rows = np.flatnonzero((middle == length) & (low < high))
             place = _find(known, prefixes[rows], int(length))
             hit = place >= 0
-            found[rows[hit]] = place[hit]
+            match[rows[hit]] = place[hit]
             low[rows[hit]] = length
             high[rows[~hit]] = length - 1
-    return _what_followed(known, found, suffix_tokens)
+    return _tokens_after(known, match, suffix_tokens)
 
 
 def _find(known: Ids, prefixes: Ids, length: int) -> NDArray[np.int64]:
-    """Where the token after each prefix's last ``length`` tokens stands: row*T+column, or -1."""
+    """Position of the token after each prefix's last ``length`` tokens: row*T+column, or -1."""
     rows, width = known.shape
-    asked, which = np.unique(run_hashes(prefixes[:, -length:], length)[:, 0], return_inverse=True)
+    wanted, which = np.unique(run_hashes(prefixes[:, -length:], length)[:, 0], return_inverse=True)
     nowhere = rows * width
     # Numbered column by column: the lowest of several places has the most tokens after it.
-    place = np.full(len(asked), nowhere, dtype=np.int64)
+    place = np.full(len(wanted), nowhere, dtype=np.int64)
     for first in range(0, rows, _ROWS):
         # A match has to leave a token to copy.
         hashes = run_hashes(known[first : first + _ROWS, :-1], length)
-        spot = np.minimum(np.searchsorted(asked, hashes), len(asked) - 1)
-        row, column = np.nonzero(asked[spot] == hashes)
+        spot = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
+        row, column = np.nonzero(wanted[spot] == hashes)
         np.minimum.at(place, spot[row, column], column * rows + first + row)
-    found = place[which]
-    column, row = np.divmod(found, rows)
-    return np.where(found < nowhere, row * width + column + length, -1)
+    match = place[which]
+    column, row = np.divmod(match, rows)
+    return np.where(match < nowhere, row * width + column + length, -1)
 
 
-def _what_followed(known: Ids, place: NDArray[np.int64], suffix_tokens: int) -> Ids:
+def _tokens_after(known: Ids, place: NDArray[np.int64], suffix_tokens: int) -> Ids:
     width = known.shape[1]
     row, column = np.divmod(place, width)
     columns = column[:, None] + np.arange(suffix_tokens)

@@ -1,9 +1,9 @@
-"""Whether a target says the same in one pass as token by token, and what it can go on from.
+"""Check that one pass of a target agrees with decoding, and choose what decoding continues from.
 
-One pass over a window decides whether it is extracted, and decoding goes on from what an earlier
-pass left behind. Both are right only where a target says of a text what it says of it alone and
-cut short, which is tried here before hours are spent. Knows the target and its caches; runs it on
-random tokens. Knows nothing of prompts, or of windows but their length.
+One pass over a window decides whether it is extracted, and decoding continues from the state of an
+earlier pass. Both are right only if the logits of a text do not depend on other texts in the batch
+or on later tokens. That is tried here before hours are spent. Knows the target and its caches;
+runs it on random tokens. Knows nothing of prompts, and only the length of windows.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from memaudit.attack.decoding_cache import (
+from memaudit.attack.decoding import (
     CacheShape,
-    CannotGoOn,
+    CannotContinue,
     RoomyCache,
     grow_model_cache,
     probe_cache,
     with_cache,
 )
 from memaudit.attack.forward import last_logits
-from memaudit.attack.memory import let_go
+from memaudit.attack.memory import release_memory
 from memaudit.errors import RunError, TargetError
 from memaudit.system.memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
@@ -32,59 +32,59 @@ from memaudit.target.failures import FAILURES, brief, quiet_transformers
 from memaudit.target.softprompt_check import architecture_of, random_ids
 
 ROWS = 2
-"""Texts tried together: with a single one, faults that mix texts up would not show."""
+"""Texts in a trial batch: a single text would not show faults that mix texts up."""
 STEPS = 2
-"""Tokens fed one by one to what an earlier pass left."""
+"""Tokens decoded one by one from the state of an earlier pass."""
 SHARE = {torch.float32: 2**-5, torch.float16: 2**-2, torch.bfloat16: 2**-2}
-"""How far apart two passes may be, as a share of what lies between two other texts. Rounding in
-bfloat16 makes 0.01 to 0.05 (random targets of 24 layers, dense and of 64 experts); a cache that
-mixes texts up or loses places makes 0.4 and more."""
-LEAST = {torch.float32: 0.01, torch.float16: 0.1, torch.bfloat16: 0.1}
-"""What is taken to lie between two other texts at least, in total variation: a target that says
-much the same of any text must not be held to its rounding."""
+"""Largest distance between two passes, as a share of the distance between two texts. Rounding in
+bfloat16 gives 0.01 to 0.05 (random targets of 24 layers, dense and of 64 experts); a cache that
+mixes texts up or loses positions gives 0.4 and more."""
+MIN_DISTANCE = {torch.float32: 0.01, torch.float16: 0.1, torch.bfloat16: 0.1}
+"""Smallest distance assumed between two texts, in total variation: a target that predicts much
+the same for any text must not fail for rounding."""
 
 T = TypeVar("T")
 
 
 CUT = "cache"
 OWN = "own state"
-ANEW = "whole passes"
-"""What decoding goes on from: a cache of keys and values that is cut back to the first mismatch,
-the cache or state that the model itself keeps, or nothing: a whole pass for each token."""
+FULL_PASSES = "whole passes"
+"""State that decoding continues from: a cache of keys and values cut back to the first mismatch,
+the cache or state of the model itself, or nothing (a whole pass for each token)."""
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a target is decoded: what decoding goes on from, and why from that."""
+    """How a target is decoded, and why."""
 
     shape: CacheShape | None
-    """Of keys and values that can be cut back to any earlier token; None where they cannot."""
-    carries: bool
-    """Whether the state it keeps itself, handed back to it, stands for all that came before."""
+    """Cache of keys and values that can be cut back to any earlier token; None if it cannot."""
+    reuses_state: bool
+    """True if the model's own state, passed back to it, replaces all earlier tokens."""
     reason: str
 
     @property
     def path(self) -> str:
-        """CUT, a cache of our own; OWN, what the model itself keeps; or ANEW, nothing."""
+        """CUT (our own cache), OWN (the model's state) or FULL_PASSES (no state)."""
         if self.shape is not None:
             return CUT
-        return OWN if self.carries else ANEW
+        return OWN if self.reuses_state else FULL_PASSES
 
 
-class Tried(NamedTuple):
-    """One way of going on from an earlier pass."""
+class Trial(NamedTuple):
+    """Result of one way to continue from an earlier pass."""
 
     logits: Tensor
     """(B,STEPS+1,X)."""
     shape: CacheShape | None
-    """Of the cache, where it was cut back."""
+    """Shape of the cache, if it was cut back."""
 
 
 @torch.inference_mode()
 def choose_decoding(checkpoint: Checkpoint, tokens: int) -> Decoding:
-    """The fastest way of decoding that gives what a pass over the whole text gives.
+    """Return the fastest decoding that agrees with a pass over the whole text.
 
-    tokens: how much text to go on from. Raises RunError where there is no memory for even this.
+    tokens: length of the text to continue. Raises RunError if memory does not hold one text.
     """
 
     def choose(rows: int) -> Decoding:
@@ -95,14 +95,14 @@ def choose_decoding(checkpoint: Checkpoint, tokens: int) -> Decoding:
 
 
 def _with_memory(checkpoint: Checkpoint, attempt: Callable[[int], T]) -> T:
-    """What the attempt gives for ROWS texts, or for one where memory does not hold as many."""
+    """Run the attempt with ROWS texts, or with one if memory does not hold more."""
     for rows in (ROWS, 1):
         try:
             return attempt(rows)
         except FAILED_ALLOCATION as error:
             if not is_out_of_memory(error):
                 raise
-            let_go(error)
+            release_memory(error)
     raise RunError(
         f"{checkpoint.name}: no memory left on {checkpoint.device} for a single text; use a "
         "larger --device, or --dtype bfloat16"
@@ -110,63 +110,63 @@ def _with_memory(checkpoint: Checkpoint, attempt: Callable[[int], T]) -> T:
 
 
 def _first_that_agrees(checkpoint: Checkpoint, vectors: Tensor) -> Decoding:
-    """The first way that says at the end of the vectors (B,T,D) what one pass over them says."""
+    """Return the first way that agrees with one pass over the vectors (B,T,D) at their end."""
     whole, _ = _logits(checkpoint, STEPS + 1, vectors, use_cache=False)  # (B,STEPS+1,X)
     near = tolerance(whole, checkpoint.dtype)
     reason = "keys and values, cut back to the first mismatch"
     for way, name in ((_cut_back, "a cache that was cut back"), (_own_state, "its own cache")):
         try:
-            tried = way(checkpoint, vectors)
-        except CannotGoOn as obstacle:
+            trial = way(checkpoint, vectors)
+        except CannotContinue as obstacle:
             reason = str(obstacle)
         except FAILURES as error:
             if is_out_of_memory(error):
                 raise
             reason = f"it fails with {name}: {brief(error)}"
         else:
-            if agree(tried.logits, whole, near):
-                return Decoding(tried.shape, carries=True, reason=reason)
+            if agree(trial.logits, whole, near):
+                return Decoding(trial.shape, reuses_state=True, reason=reason)
             reason = f"{name} gives other logits than a whole pass"
-    return Decoding(None, carries=False, reason=f"slow, one for each token: {reason}")
+    return Decoding(None, reuses_state=False, reason=f"slow, one for each token: {reason}")
 
 
-def _cut_back(checkpoint: Checkpoint, vectors: Tensor) -> Tried:
-    """With a cache of all vectors (B,T,D) that is cut back before the last ones."""
+def _cut_back(checkpoint: Checkpoint, vectors: Tensor) -> Trial:
+    """Decode the last vectors from a cache of all vectors (B,T,D), cut back before them."""
     shape = probe_cache(checkpoint)
     rows, total = vectors.shape[:2]
     cache = RoomyCache(shape.layers, rows, total)
     cache.focus(slice(0, rows), 0)
     arguments = with_cache(checkpoint, cache)
-    said = [_logits(checkpoint, STEPS + 1, vectors, **arguments)[0][:, :1]]
+    steps = [_logits(checkpoint, STEPS + 1, vectors, **arguments)[0][:, :1]]
     for place in range(total - STEPS, total):
         cache.focus(slice(0, rows), place)
-        said.append(_logits(checkpoint, 1, vectors[:, place : place + 1], **arguments)[0])
-    return Tried(torch.cat(said, dim=1), shape)
+        steps.append(_logits(checkpoint, 1, vectors[:, place : place + 1], **arguments)[0])
+    return Trial(torch.cat(steps, dim=1), shape)
 
 
-def _own_state(checkpoint: Checkpoint, vectors: Tensor) -> Tried:
-    """With what the target keeps of the vectors (B,T,D), handed back to it."""
+def _own_state(checkpoint: Checkpoint, vectors: Tensor) -> Trial:
+    """Decode the last vectors (B,T,D) from the target's own state, passed back to it."""
     total = vectors.shape[1]
     logits, output = _logits(checkpoint, 1, vectors[:, : total - STEPS], use_cache=True)
-    said = [logits]
+    steps = [logits]
     for place in range(total - STEPS, total):
         arguments = grow_model_cache(checkpoint, output, place)
         logits, output = _logits(checkpoint, 1, vectors[:, place : place + 1], **arguments)
-        said.append(logits)
-    return Tried(torch.cat(said, dim=1), None)
+        steps.append(logits)
+    return Trial(torch.cat(steps, dim=1), None)
 
 
 @torch.inference_mode()
 def check_causal(checkpoint: Checkpoint, context: int, suffix: int) -> None:
-    """Make sure that one pass over a window says what greedy decoding of it would.
+    """Check that one pass over a window agrees with greedy decoding.
 
-    context: tokens before the suffix, soft prompt and BOS among them; suffix: S. Some targets are
-    causal up to a length only: sparse attention that picks the tokens it looks at, or positions
-    that are scaled by the length of the text.
+    context: tokens before the suffix, including soft prompt and BOS; suffix: S. Some targets are
+    causal only up to a length: sparse attention that selects the tokens it attends to, or
+    positions scaled by the length of the text.
 
     Raises:
-        TargetError: it does not; the message names the model's class and what it did.
-        RunError: there is no memory for even this.
+        TargetError: it does not agree; the message names the model's class and the fault.
+        RunError: memory does not hold one text.
     """
     try:
         with quiet_transformers():
@@ -182,23 +182,23 @@ def check_causal(checkpoint: Checkpoint, context: int, suffix: int) -> None:
 
 
 def _find_fault(checkpoint: Checkpoint, lengths: tuple[int, int], rows: int) -> str | None:
-    """The first thing that is wrong with texts of these lengths (context, suffix), or None."""
+    """Return the first fault with texts of these lengths (context, suffix), or None."""
     context, suffix = lengths
     total = context + suffix - 1
     vectors = checkpoint.embed(random_ids(checkpoint, rows, total))
-    together, _ = _logits(checkpoint, suffix, vectors, use_cache=False)
-    if not torch.isfinite(together.amax(dim=-1)).all():
-        return None  # verification says so, with the remedy
-    near = tolerance(together, checkpoint.dtype)
-    one, together = vectors[:1], together[:1]  # (1,T,D), (1,S,X)
-    alone, _ = _logits(checkpoint, 1, one, use_cache=False)
-    if not agree(alone, together[:, -1:], near):
-        return "what it says of a text changes with the texts beside it in a batch"
+    batched, _ = _logits(checkpoint, suffix, vectors, use_cache=False)
+    if not torch.isfinite(batched.amax(dim=-1)).all():
+        return None  # verification reports it with the remedy
+    near = tolerance(batched, checkpoint.dtype)
+    first, batched = vectors[:1], batched[:1]  # (1,T,D), (1,S,X)
+    alone, _ = _logits(checkpoint, 1, first, use_cache=False)
+    if not agree(alone, batched[:, -1:], near):
+        return "its logits for a text change with the other texts in the batch"
     for place in sorted({0, suffix // 2}):
-        short, _ = _logits(checkpoint, 1, one[:, : context + place], use_cache=False)
-        if not agree(short, together[:, place : place + 1], near):
+        short, _ = _logits(checkpoint, 1, first[:, : context + place], use_cache=False)
+        if not agree(short, batched[:, place : place + 1], near):
             return (
-                f"in a text of {total} tokens, what it says of a token changes with those that "
+                f"in a text of {total} tokens, its logits at a token change with the tokens that "
                 "follow; if it is a causal language model, use shorter windows (--prefix-tokens, "
                 "--suffix-tokens)"
             )
@@ -208,28 +208,28 @@ def _find_fault(checkpoint: Checkpoint, lengths: tuple[int, int], rows: int) -> 
 def _logits(
     checkpoint: Checkpoint, count: int, vectors: Tensor, **state: Any
 ) -> tuple[Tensor, Any]:
-    """As :func:`last_logits`, of a copy: some targets (CTRL) scale their inputs in place."""
+    """Call :func:`last_logits` on a copy: some targets (CTRL) scale their inputs in place."""
     return last_logits(checkpoint, count, vectors.clone(), **state)
 
 
 def tolerance(whole: Tensor, dtype: torch.dtype) -> float:
-    """The distance below which two passes agree; whole: (B,T,X), logits of two other texts.
+    """Return the distance below which two passes agree; whole: (B,T,X), logits of two texts.
 
-    Of a single one it is not known what lies between two: half of the most there can be.
+    With a single text the distance between two is unknown; half of the maximum is assumed.
     """
     between = float(distance(whole[:1], whole[1:])) if len(whole) > 1 else 0.5
-    return SHARE.get(dtype, 2**-2) * max(between, LEAST.get(dtype, 0.1))
+    return SHARE.get(dtype, 2**-2) * max(between, MIN_DISTANCE.get(dtype, 0.1))
 
 
-def agree(one: Tensor, two: Tensor, near: float) -> bool:
-    """Whether two logits (B,T,X) are of the same next-token distributions but for rounding."""
-    return one.shape == two.shape and bool(distance(one, two) <= near)
+def agree(first: Tensor, second: Tensor, near: float) -> bool:
+    """True if two logits (B,T,X) give the same next-token distributions up to rounding."""
+    return first.shape == second.shape and bool(distance(first, second) <= near)
 
 
-def distance(one: Tensor, two: Tensor) -> Tensor:
+def distance(first: Tensor, second: Tensor) -> Tensor:
     """Mean total variation, in [0,1], of the next-token distributions of two logits (B,T,X).
 
-    Distributions are compared, since logits that are masked off may be any negative number.
+    Distributions are compared because masked logits may be any negative number.
     """
-    apart = one.float().softmax(dim=-1) - two.float().softmax(dim=-1)
-    return apart.abs().sum(dim=-1).mean() / 2
+    difference = first.float().softmax(dim=-1) - second.float().softmax(dim=-1)
+    return difference.abs().sum(dim=-1).mean() / 2

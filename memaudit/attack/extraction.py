@@ -1,12 +1,11 @@
-"""Greedy extraction: verify every suffix in one pass, decode only what is left.
+"""Greedy extraction: verify every suffix in one pass, decode only the windows that fail.
 
-Knows windows of ids, a soft prompt and the target. Knows nothing of folds, training or scores:
-it says what came out, and how likely the suffix was.
+Knows windows of ids, a soft prompt and the target. Knows nothing of folds, training or scores: it
+returns the continuation and the likelihood of the suffix.
 
 Greedy decoding returns the suffix exactly when at every suffix position the arg-max of the
 teacher-forced logits is the suffix token, so one pass over prefix and suffix decides it. A
-window that fails is decoded from its first mismatch on: up to there the suffix is what the
-target says.
+window that fails is decoded from its first mismatch: up to there its continuation is the suffix.
 """
 
 from __future__ import annotations
@@ -19,46 +18,50 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memaudit.attack.decoding import decode, decode_anew, decode_from_prefix
-from memaudit.attack.decoding_cache import RoomyCache, with_cache
+from memaudit.attack.decoding import (
+    RoomyCache,
+    decode,
+    decode_from_prefix,
+    decode_without_state,
+    with_cache,
+)
 from memaudit.attack.decoding_check import choose_decoding
-from memaudit.attack.finite import require_finite
 from memaudit.attack.forward import build_inputs, last_logits
-from memaudit.attack.memory import MemoryFound, decoding_room, let_go, most_together
+from memaudit.attack.memory import MemoryState, decoding_room, max_decode_batch, release_memory
 from memaudit.attack.prompts import SoftPrompt
-from memaudit.attack.verification import Verified, verify_logits
+from memaudit.attack.verification import Verified, require_finite, verify_logits
 from memaudit.config.settings import ScoreSettings
 from memaudit.errors import RunError
 from memaudit.system.memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
 
 NEAR_TIE = {torch.float32: 2**-13, torch.float16: 2**-8, torch.bfloat16: 2**-5}
-"""Logits that differ by less than this share of the largest may change places when the batch has
-another shape: in the half types four to eight units in the last place."""
+"""Logits that differ by less than this share of the largest may change order with the shape of the
+batch: in the half types four to eight units in the last place."""
 
 Advance = Callable[[int], None]
-"""Called with the number of windows that have just been done."""
+"""Called with the number of windows newly done."""
 
 
 @dataclass(frozen=True, eq=False)
 class Extraction:
-    """What the target said to N windows."""
+    """Continuations and suffix likelihoods of N windows."""
 
     continuation_ids: NDArray[np.int32]
-    """(N,S) free-running greedy continuation of each prefix; -1 where nothing came."""
+    """(N,S) free-running greedy continuation of each prefix; -1 for no token."""
     suffix_nll: NDArray[np.float64]
-    """(N,) teacher-forced negative log-likelihood of the suffix, nats/token; NaN without one."""
+    """(N,) teacher-forced negative log-likelihood of the suffix, nats/token; NaN if unknown."""
     log_p_z: NDArray[np.float64]
     """(N,) log of the probability that sampling returns the suffix (Hayes et al. 2024)."""
 
     @classmethod
     def empty(cls, windows: int, suffix_tokens: int) -> Extraction:
-        """Nothing came out, and nothing is known of the likelihoods."""
+        """Return an extraction without tokens and with unknown likelihoods."""
         continuation = np.full((windows, suffix_tokens), -1, dtype=np.int32)
         return cls(continuation, np.full(windows, np.nan), np.full(windows, np.nan))
 
-    def put(self, rows: NDArray[np.int64] | slice, part: Extraction) -> None:
-        """Write another extraction of these windows into this one."""
+    def write(self, rows: NDArray[np.int64] | slice, part: Extraction) -> None:
+        """Copy the extraction ``part`` into these rows."""
         self.continuation_ids[rows] = part.continuation_ids
         self.suffix_nll[rows] = part.suffix_nll
         self.log_p_z[rows] = part.log_p_z
@@ -67,9 +70,9 @@ class Extraction:
 class Extractor:
     """Extracts windows of one shape from one target.
 
-    prefix_tokens: P, of the (N,P+S) ids that :meth:`extract` is given.
-    batch_size: windows per pass, as planned. It is halved whenever memory runs out, and with it
-        how many are decoded together, and doubled again later.
+    prefix_tokens: P of the (N,P+S) ids passed to :meth:`extract`.
+    batch_size: planned windows per pass. Out of memory halves it, together with the number decoded
+        at once; it is doubled again later.
     """
 
     def __init__(
@@ -79,33 +82,27 @@ class Extractor:
         self.prefix_tokens = prefix_tokens
         self.settings = settings
         self.planned = batch_size
-        """Windows per pass while memory lasts."""
-        self.memory = MemoryFound()
+        """Planned windows per pass."""
+        self.memory = MemoryState()
         self.memory.plan("extraction", batch_size)
         self._backoff = self.memory.extraction
         self.decoding = choose_decoding(checkpoint, prefix_tokens)
 
     @property
     def batch_size(self) -> int:
-        """Windows per pass at present."""
+        """Current windows per pass."""
         return self._backoff.fits(self.planned)
 
     @property
-    def _most_together(self) -> int:
-        return self._backoff.fits(most_together(self.checkpoint))
+    def _max_decode_batch(self) -> int:
+        return self._backoff.fits(max_decode_batch(self.checkpoint))
 
     @torch.inference_mode()
     def extract(
         self, prompt: SoftPrompt, ids: NDArray[np.int32], advance: Advance = lambda done: None
     ) -> Extraction:
-        """Extract every window of ids (N,P+S).
-
-        Raises RunError where not even one window fits the memory.
-        """
-        result = Extraction.empty(len(ids), ids.shape[1] - self.prefix_tokens)
-        for found in self.extract_each(prompt, [ids], advance):
-            result.put(slice(None), found)
-        return result
+        """Extract every window of ids (N,P+S). Raises RunError if one window does not fit."""
+        return next(self.extract_each(prompt, [ids], advance))
 
     @torch.inference_mode()
     def extract_each(
@@ -114,25 +111,27 @@ class Extractor:
         parts: Sequence[NDArray[np.int32]],
         advance: Advance = lambda done: None,
     ) -> Iterator[Extraction]:
-        """Extract windows part by part, each (N,P+S), as each is asked for.
+        """Extract each part (N,P+S) lazily, in order.
 
-        A part gives the same to the last bit whichever others there are, as long as memory does
-        not run out. Raises as :meth:`extract`.
+        The result of a part does not depend on the other parts, to the last bit, unless memory
+        runs out. Raises as :meth:`extract`.
         """
         cache: RoomyCache | None = None
-        most = max((len(part) for part in parts), default=0)
+        limit = max((len(part) for part in parts), default=0)
         for ids in parts:
             result = Extraction.empty(len(ids), ids.shape[1] - self.prefix_tokens)
             start = 0
             while start < len(ids):
                 try:
                     if cache is None:
-                        cache = self._make_cache(prompt, ids, most)
+                        cache = self._make_cache(prompt, ids, limit)
                     size = cache.rows if cache is not None else self.batch_size
                     part = slice(start, min(len(ids), start + size))
-                    result.put(part, self._extract_part(prompt, self._on_device(ids[part]), cache))
+                    result.write(
+                        part, self._extract_part(prompt, self._on_device(ids[part]), cache)
+                    )
                 except FAILED_ALLOCATION as error:
-                    self._back_off(error, max(self.batch_size, self._most_together))
+                    self._back_off(error, max(self.batch_size, self._max_decode_batch))
                     cache = None
                 else:
                     if self._backoff.passed():
@@ -145,7 +144,7 @@ class Extractor:
     def verify(
         self, prompt: SoftPrompt, ids: NDArray[np.int32]
     ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-        """Which windows of ids (N,P+S) are exact, and their suffix NLL; nothing is decoded."""
+        """Return which windows of ids (N,P+S) are exact, and their suffix NLL; decode nothing."""
         exact, nll = np.empty(len(ids), dtype=bool), np.empty(len(ids))
         suffix = ids.shape[1] - self.prefix_tokens
         start = 0
@@ -166,7 +165,7 @@ class Extractor:
         return torch.as_tensor(ids, dtype=torch.long, device=self.checkpoint.device)
 
     def _back_off(self, error: Exception, size: int) -> None:
-        """Halve a size for another try; any other error than one of memory is raised again."""
+        """Halve the size after a memory error; raise any other error again."""
         if not is_out_of_memory(error):
             raise error
         if size == 1:
@@ -175,43 +174,41 @@ class Extractor:
                 "(--prefix-tokens, --suffix-tokens) or another --device"
             ) from error
         self._backoff.shrink()
-        let_go(error)
+        release_memory(error)
 
     def _make_cache(
-        self, prompt: SoftPrompt, ids: NDArray[np.int32], most: int
+        self, prompt: SoftPrompt, ids: NDArray[np.int32], limit: int
     ) -> RoomyCache | None:
-        """Room for as many windows as are decoded together, ``most`` at most; None where it
-        cannot be cut.
-        """
+        """Make a cache for up to ``limit`` windows; None if the target's cannot be cut back."""
         shape = self.decoding.shape
         if shape is None:
             return None
         tokens = self._input_tokens(prompt, ids)
-        return RoomyCache(shape.layers, min(self.decoded_together(tokens), most), tokens)
+        return RoomyCache(shape.layers, min(self.decode_batch_size(tokens), limit), tokens)
 
     def _input_tokens(self, prompt: SoftPrompt, ids: NDArray[np.int32]) -> int:
-        """What the target is given of one window, in tokens: its last one only ends it."""
-        one = self._on_device(ids[:1, :-1])
-        return build_inputs(self.checkpoint, prompt, one, self.prefix_tokens).shape[1]
+        """Input tokens of one window; its last token is never an input."""
+        window = self._on_device(ids[:1, :-1])
+        return build_inputs(self.checkpoint, prompt, window, self.prefix_tokens).shape[1]
 
     @property
     def bytes_per_token(self) -> int:
-        """Keys and values of one token; 0 where the target keeps something else."""
+        """Bytes of keys and values of one token; 0 if the target keeps another state."""
         shape = self.decoding.shape
         return shape.bytes_per_token if shape is not None else 0
 
-    def decoded_together(self, tokens: int) -> int:
-        """Windows that are decoded together, of ``tokens`` input tokens each: whole passes."""
+    def decode_batch_size(self, tokens: int) -> int:
+        """Windows of ``tokens`` input tokens decoded at once, in whole passes."""
         if self.decoding.shape is None:
             return self.batch_size
-        held = tokens * self.bytes_per_token
-        rows = min(self._most_together, decoding_room(self.checkpoint, held))
+        cache_bytes = tokens * self.bytes_per_token
+        rows = min(self._max_decode_batch, decoding_room(self.checkpoint, cache_bytes))
         return max(1, rows // self.batch_size) * self.batch_size
 
     def _extract_part(
         self, prompt: SoftPrompt, ids: Tensor, cache: RoomyCache | None
     ) -> Extraction:
-        """Verify pass by pass, then decode all windows (B,P+S) together."""
+        """Verify pass by pass, then decode all windows (B,P+S) at once."""
         passes = []
         for start in range(0, len(ids), self.batch_size):
             rows = slice(start, min(len(ids), start + self.batch_size))
@@ -220,16 +217,17 @@ class Extractor:
             passes.append(self._verify_stably(prompt, ids[rows], cache))
         verified = Verified(*(torch.cat(field) for field in zip(*passes, strict=True)))
         order = verified.matched.argsort(stable=True)
-        said, matched = verified.said[order], verified.matched[order]
+        continuation, matched = verified.continuation_ids[order], verified.matched[order]
+        target = self.checkpoint.prepacked
         if cache is not None:
             cache.reorder(order)
-            decode(self.checkpoint.prepacked, prompt, cache, said, matched)
+            decode(target, prompt, cache, continuation, matched)
         else:
-            go_on = decode_from_prefix if self.decoding.carries else decode_anew
-            go_on(self.checkpoint.prepacked, prompt, ids[order], said, matched, self.batch_size)
-        continuation = torch.empty_like(said).index_copy_(0, order, said)
+            way = decode_from_prefix if self.decoding.reuses_state else decode_without_state
+            way(target, prompt, ids[order], continuation, matched, self.batch_size)
+        restored = torch.empty_like(continuation).index_copy_(0, order, continuation)
         return Extraction(
-            continuation.int().cpu().numpy(),
+            restored.int().cpu().numpy(),
             verified.nll.cpu().numpy(),
             verified.log_p_z.cpu().numpy(),
         )
@@ -237,19 +235,19 @@ class Extractor:
     def _verify_stably(
         self, prompt: SoftPrompt, ids: Tensor, cache: RoomyCache | None = None
     ) -> Verified:
-        """Verify; where a verdict hangs on a near-tie, a pass of that window alone decides it.
+        """Verify; decide a near-tie by a pass of that window alone.
 
-        So a verdict does not depend on the windows that happened to share its batch.
+        So a verdict does not depend on the windows that share its batch.
         """
         verified = self._verify(prompt, ids, cache)
         for row in torch.nonzero(verified.undecided).flatten().tolist():
             alone = self._verify(prompt, ids[row : row + 1])
-            for mine, its in zip(verified, alone, strict=True):
-                mine[row] = its[0]
+            for field, value in zip(verified, alone, strict=True):
+                field[row] = value[0]
         return verified
 
     def _verify(self, prompt: SoftPrompt, ids: Tensor, cache: RoomyCache | None = None) -> Verified:
-        """One pass; ``cache`` then holds all that came before the last suffix token."""
+        """Verify in one pass; then ``cache`` holds all tokens before the last suffix token."""
         suffix = ids[:, self.prefix_tokens :]
         inputs = build_inputs(self.checkpoint, prompt, ids[:, :-1], self.prefix_tokens)
         target = self.checkpoint.prepacked

@@ -1,7 +1,7 @@
 """One pass of the target over [BOS; soft prompt; prefix; suffix], through ``inputs_embeds``.
 
-Knows how inputs are put together and how the last logits are asked for. Knows nothing of where
-soft prompts come from or what the logits are for.
+Knows how to build inputs and how to request the last logits. Knows nothing of where soft prompts
+come from or what the logits are for.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from memaudit.target.placement import base_of
 def build_inputs(checkpoint: Checkpoint, prompt: SoftPrompt, ids: Tensor, prefix: int) -> Tensor:
     """[BOS if used; o; E'(ids)] as (B, [1+][V+]T, D), in the target's dtype.
 
-    ids: (B,T), the first ``prefix`` of which the soft prompt is made from. E' is the target's
-    embedding as the prompt adapts it.
+    ids: (B,T); the soft prompt o is made from the first ``prefix`` of them. E' is the target's
+    embedding, adapted by the prompt.
     """
     embedded = prompt.adapt(checkpoint.embed(ids))
     parts = [embedded]
@@ -38,26 +38,26 @@ def build_inputs(checkpoint: Checkpoint, prompt: SoftPrompt, ids: Tensor, prefix
 def last_logits(
     checkpoint: Checkpoint, count: int, embedded: Tensor, **options: Any
 ) -> tuple[Tensor, Any]:
-    """Logits of the last ``count`` positions (B,count,X) as the model gives them, and its output.
+    """Return the logits of the last ``count`` positions (B,count,X), unconverted, and the output.
 
-    embedded: (B,T,D). The output head is applied to those positions only, where the
-    architecture offers it; ``options`` go to the target's ``forward`` as they are.
+    embedded: (B,T,D). The output head is applied to those positions only, if the architecture
+    supports it; ``options`` are passed to the target's ``forward``.
     """
     if "logits_to_keep" in accepted_arguments(checkpoint):
         length = embedded.shape[1]
-        # Positions by index come out in one piece, which the head's matrix product wants; a
-        # slice, which a plain number would make, takes it 1.2 to 2 times as long on a CPU.
-        kept = torch.arange(length - count, length, device=embedded.device)
-        if checkpoint.is_spread:  # whose head may be on another device than an index here
+        # Indexed positions are contiguous, as the head's matrix product needs; the slice that a
+        # plain number makes takes it 1.2 to 2 times as long on a CPU.
+        positions = torch.arange(length - count, length, device=embedded.device)
+        if checkpoint.is_spread:  # the head may be on another device than an index made here
             options["logits_to_keep"] = count
         else:
-            options["logits_to_keep"] = kept if count < length else 0
+            options["logits_to_keep"] = positions if count < length else 0
     output = checkpoint.model(inputs_embeds=embedded, **options)
     return output.logits[:, -count:], output
 
 
 def accepted_arguments(checkpoint: Checkpoint) -> frozenset[str]:
-    """Names that the target's ``forward`` takes (an adapter's wrapper is looked through)."""
+    """Argument names of the target's ``forward``, inside an adapter's wrapper."""
     return _parameters(type(base_of(checkpoint.model)))  # type: ignore[arg-type]  # classes do hash
 
 

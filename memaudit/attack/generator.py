@@ -1,7 +1,7 @@
 """The generator: the network that turns a prefix into a soft prompt.
 
-Knows token ids and embedding vectors. Knows nothing of the target beyond its input embedding,
-which it is handed as a function, and nothing of training.
+Knows token ids and embedding vectors. Knows only the input embedding of the target, passed as a
+function, and nothing of training.
 
 Source of the design: Wang et al., EMNLP 2024 (arXiv 2409.13853), section 3.
 """
@@ -21,19 +21,19 @@ Embed = Callable[[Tensor], Tensor]
 
 
 def map_prefix(prefix_ids: Tensor, num_virtual_tokens: int) -> Tensor:
-    """The naive mapping m: the prefix repeated as often as needed, its last V tokens kept.
+    """The naive mapping m, (B,P) -> (B,V): the last V tokens of the repeated prefix.
 
-    (B,P) -> (B,V). Source: arXiv 2409.13853, section 3.2.
+    Source: arXiv 2409.13853, section 3.2.
     """
     repeats = -(-num_virtual_tokens // prefix_ids.shape[1])
     return prefix_ids.repeat(1, repeats)[:, -num_virtual_tokens:]
 
 
 class TrainedRows(nn.Module):
-    """The target's embedding with those rows trainable that occur in the fitted prefixes.
+    """The target's embedding; rows that occur in the fitted prefixes are trainable.
 
-    A row that never occurs gets no gradient, and AdamW without weight decay leaves it where it
-    is: this is the training of the whole table at the cost of the rows that move.
+    Other rows get no gradient, and AdamW without weight decay does not move them: this equals
+    training the whole table, at the cost of the rows that move.
     """
 
     row_of: Tensor
@@ -54,10 +54,10 @@ class TrainedRows(nn.Module):
 
 
 class GeneratorBlock(nn.Module):
-    """A pre-norm transformer block whose two output projections may start at zero.
+    """Pre-norm transformer block; its two output projections may start at zero.
 
-    With ``identity`` it returns its input exactly until the first optimizer step: both
-    branches end in a projection (W_O after attention, W_3 after the feed-forward) that is zero.
+    With ``identity`` it returns its input exactly until the first optimizer step: both branches
+    end in a zero projection (W_O after attention, W_3 after the feed-forward).
     """
 
     def __init__(self, width: int, heads: int, *, identity: bool, rng: torch.Generator) -> None:
@@ -77,7 +77,7 @@ class GeneratorBlock(nn.Module):
             nn.init.zeros_(self.down.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,T,D) -> (B,T,D). Every position sees every other: the prefix is all known."""
+        """(B,T,D) -> (B,T,D). Attention is not causal: the whole prefix is known."""
         batch, length, width = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
@@ -94,11 +94,11 @@ def choose_heads(width: int) -> int:
 
 
 class Generator(nn.Module):
-    """g: a prefix becomes V vectors in the target's embedding space.
+    """g: maps a prefix to V vectors in the target's embedding space.
 
-    ``naive`` mapping: the V vectors are the embedded m(prefix), each moved by what the blocks
-    add. ``queries``: V free vectors follow the embedded prefix through the blocks and are moved
-    likewise, so that the generator is a constant prompt plus what the prefix changes in it.
+    ``naive`` mapping: the V vectors are the embedded m(prefix), each moved by the blocks.
+    ``queries``: V free vectors follow the embedded prefix through the blocks, which move them, so
+    the generator is a constant prompt plus a change that depends on the prefix.
     """
 
     scale: Tensor
@@ -119,8 +119,8 @@ class Generator(nn.Module):
         self._embed = embed
         self.rows = rows
         self.width = width = first_vectors.shape[1]
-        # The vectors' own scale differs a hundredfold between models: the blocks see unit
-        # scale, and what they add is brought back to the model's.
+        # The scale of embeddings differs a hundredfold between models: the blocks work at unit
+        # scale, and their output is scaled back.
         self.register_buffer("scale", torch.tensor(max(scale, 1e-6)))
         queries = settings.mapping == "queries"
         self.queries = nn.Parameter(first_vectors.float().clone()) if queries else None  # (V,D)
@@ -134,7 +134,7 @@ class Generator(nn.Module):
         )
 
     def embed(self, ids: Tensor) -> Tensor:
-        """(B,T) -> (B,T,D) float32, through the trained rows where there are any."""
+        """(B,T) -> (B,T,D) float32, through the trained rows if any."""
         return self.rows(ids) if self.rows is not None else self._embed(ids).float()
 
     def forward(self, prefix_ids: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Extraction cut into parts: what is done is kept, what is left is dealt out.
+"""Extraction in parts: finished parts are stored in the journal, the rest is shared out.
 
-Knows windows by role and row, processes, shards and the journal. Knows nothing of prompts: what
-extracts a part is handed to it.
+Knows windows by role and row, processes, shards and the journal. Knows nothing of prompts: the
+function that extracts a part is passed in.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.attack.extraction import Advance, Extraction
-from memaudit.attack.journal import Journal, from_extraction, to_extraction
+from memaudit.attack.journal import Journal, entry_to_extraction, extraction_to_entry
 from memaudit.config.shard import Shard
 from memaudit.distributed import Team
 from memaudit.errors import UsageError
@@ -22,51 +22,50 @@ from memaudit.errors import UsageError
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """The windows of the data, or the controls."""
+    """The windows of one role: data or controls."""
 
     ids: NDArray[np.int32]
     """(N,P+S)."""
     fold: NDArray[np.int64]
-    """(N,) the fold whose prompts score each window."""
+    """(N,) fold whose prompts score each window."""
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Windows that are extracted together, by one prompt."""
+    """Windows extracted together with one prompt."""
 
     role: str
     """``data`` or ``control``."""
     fold: int
-    """The fold whose prompt it is; the first of those that share one."""
+    """Fold of the prompt; the first fold if several share it."""
     start: int
-    """Its first window, counted among those of this role and prompt."""
+    """Index of the first window among those of this role and prompt."""
     rows: NDArray[np.int64]
-    """The windows, among those of the role."""
+    """Rows of the windows in the role."""
 
     @property
     def name(self) -> str:
-        """What tells it from the other parts of an attack."""
+        """Name of the part, unique in its attack."""
         return f"{self.role}-{self.fold}-{self.start}-{len(self.rows)}"
 
 
 PARTS = 4
-"""Parts at least that the windows of one role and prompt are cut into, where they are enough: so
-much can be shared out between processes, and kept as soon as it is done."""
+"""Smallest number of parts per role and prompt, if there are enough windows: parts are shared out
+between processes, and stored when they are done."""
 WHOLE_PASSES = 64
-"""What the size of a part is a multiple of, so that no pass of it is half empty."""
+"""Part sizes are a multiple of this, so that no pass is half empty."""
 
 Extract = Callable[[Sequence[Part], Advance], Iterator[Extraction]]
-"""Extracts parts, in order, each when it is asked for."""
+"""Extracts parts lazily, in order."""
 
 
 def cut(
-    sides: Mapping[str, Side], prompts: Iterable[Sequence[int]], most: int | None = None
+    sides: Mapping[str, Side], prompts: Iterable[Sequence[int]], limit: int | None = None
 ) -> list[Part]:
-    """Every window in parts, each of one role and of folds that share a prompt.
+    """Cut all windows into parts of one role and of folds that share a prompt.
 
-    prompts: the folds of each prompt. most: windows to a part at most; no limit where not given,
-    and then one part for each role and prompt. The cuts depend on nothing else: several machines
-    make the same.
+    prompts: the folds of each prompt. limit: largest part; None gives one part per role and
+    prompt. The cuts depend on nothing else, so all machines make the same.
     """
     parts = []
     for folds in prompts:
@@ -75,38 +74,38 @@ def cut(
             if not len(rows):
                 continue
             share = math.ceil(len(rows) / PARTS / WHOLE_PASSES) * WHOLE_PASSES
-            size = len(rows) if most is None else min(most, share)
+            size = len(rows) if limit is None else min(limit, share)
             for start in range(0, len(rows), size):
                 parts.append(Part(role, int(folds[0]), start, rows[start : start + size]))
     return parts
 
 
-def deal_shard(parts: Sequence[Part], shard: Shard | None, folds: int | None) -> list[Part]:
-    """The parts of one shard.
+def shard_parts(parts: Sequence[Part], shard: Shard | None, folds: int | None) -> list[Part]:
+    """Return the parts of one shard.
 
-    folds: how many prompts have to be fitted first, where they have: a shard then takes whole
-    folds as far as there are enough of them, and shards beyond their number share one.
+    folds: number of prompts to fit first, or None. A shard then takes whole folds; if there are
+    more shards than folds, several shards share a fold.
     """
     if shard is None:
         return list(parts)
     if folds is None:
         return list(parts[shard.index :: shard.count])
-    mine = []
+    selected = []
     for fold in range(folds):
-        sharers = sharers_of(fold, folds, shard.count)
-        if shard.index in sharers:
-            those = [part for part in parts if part.fold == fold]
-            mine += those[sharers.index(shard.index) :: len(sharers)]
-    return mine
+        shards = shards_of_fold(fold, folds, shard.count)
+        if shard.index in shards:
+            of_fold = [part for part in parts if part.fold == fold]
+            selected += of_fold[shards.index(shard.index) :: len(shards)]
+    return selected
 
 
-def sharers_of(fold: int, folds: int, shards: int) -> list[int]:
-    """The shards, by index, that see to one of so many folds."""
+def shards_of_fold(fold: int, folds: int, shards: int) -> list[int]:
+    """Indices of the shards that extract this fold."""
     return [fold % shards] if shards <= folds else list(range(fold, shards, folds))
 
 
 class PartWork:
-    """Extracts the parts of an attack that the journal does not hold, with all of a team."""
+    """Extracts the parts of an attack that the journal lacks, with all processes."""
 
     def __init__(self, sides: Mapping[str, Side], prefix_tokens: int, team: Team) -> None:
         self._sides = sides
@@ -121,58 +120,58 @@ class PartWork:
         advance: Advance,
         journal: Journal,
     ) -> dict[str, Extraction]:
-        """By role, what came out of the parts; the windows of no part stay empty.
+        """Return the extractions of the parts by role; windows in no part stay empty.
 
-        name: of the attack, which the journal keeps them under. Raises UsageError where it holds
-        something else under such a name.
+        name: the attack's name in the journal. Raises UsageError if the journal holds something
+        else under a part's name.
         """
         whole = {
             role: Extraction.empty(len(side.ids), side.ids.shape[1] - self._prefix)
             for role, side in self._sides.items()
         }
-        left, team = [], self._team
+        missing, team = [], self._team
         for part in parts:
-            kept = self._kept(f"{name}-{part.name}", part, journal) if team.leads else None
-            if (known := team.same(kept)) is not None:
-                whole[part.role].put(part.rows, known)
+            stored = self._stored(f"{name}-{part.name}", part, journal) if team.leads else None
+            if (known := team.same(stored)) is not None:
+                whole[part.role].write(part.rows, known)
                 advance(len(part.rows))
             else:
-                left.append(part)
-        for part, found in _extract_dealt(left, extract, advance, team):
-            whole[part.role].put(part.rows, found)
+                missing.append(part)
+        for part, extraction in _extract_in_rounds(missing, extract, advance, team):
+            whole[part.role].write(part.rows, extraction)
             if team.leads:
-                entry = from_extraction(found, self._suffixes(part))
+                entry = extraction_to_entry(extraction, self._suffixes(part))
                 journal.keep(f"{name}-{part.name}", entry)
         return whole
 
     def _suffixes(self, part: Part) -> NDArray[np.int32]:
         return self._sides[part.role].ids[part.rows, self._prefix :]
 
-    def _kept(self, name: str, part: Part, journal: Journal) -> Extraction | None:
+    def _stored(self, name: str, part: Part, journal: Journal) -> Extraction | None:
         entry = journal.read(name)
         if entry is None:
             return None
-        found = to_extraction(entry, self._suffixes(part))
-        if found is None:
+        extraction = entry_to_extraction(entry, self._suffixes(part))
+        if extraction is None:
             raise UsageError(
-                f"unfinished/{name}.safetensors: is not of these windows; remove it and "
+                f"unfinished/{name}.safetensors: does not belong to these windows; remove it and "
                 "resume again"
             )
-        return found
+        return extraction
 
 
-def _extract_dealt(
+def _extract_in_rounds(
     parts: Sequence[Part], extract: Extract, advance: Advance, team: Team
 ) -> Iterator[tuple[Part, Extraction]]:
-    """The parts in rounds: one for each process, which all of them then have."""
+    """Extract one part per process and round; every process gets all results."""
 
     def advance_all(done: int) -> None:
-        advance(done * team.size)  # the others are about as far
+        advance(done * team.size)  # the other ranks are about as far
 
-    found = extract(team.deal(parts), advance_all if team.size > 1 else advance)
+    extractions = extract(team.deal(parts), advance_all if team.size > 1 else advance)
     for start in range(0, len(parts), team.size):
-        together = parts[start : start + team.size]
-        everyone = team.gather(next(found, None))
-        for part, extraction in zip(together, everyone, strict=False):
-            assert extraction is not None  # each process has one, in the order of ranks
+        round_parts = parts[start : start + team.size]
+        gathered = team.gather(next(extractions, None))
+        for part, extraction in zip(round_parts, gathered, strict=False):
+            assert extraction is not None  # one for each rank, in the order of ranks
             yield part, extraction

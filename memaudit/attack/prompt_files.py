@@ -1,9 +1,9 @@
-"""Fitted prompts on disk: one safetensors file per fold, and what it takes to reuse it honestly.
+"""Fitted prompts on disk: one safetensors file per fold.
 
 Knows the prompts' tensors and settings. A file also holds the 64-bit marks of the windows that
 its prompts were fitted or selected on (their runs of tokens, suffixes, samples and groups), so
-that whoever reuses them can tell which windows they have seen. Such a file can therefore confirm
-a guess at that text, and deserves the care that the data gets.
+that a later audit knows which windows the prompts have seen. The file can therefore confirm a
+guess at that text, and needs the same protection as the data.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from memaudit.attack.fit_record import NO_PROMPT
+from memaudit.attack.facts import NO_PROMPT
 from memaudit.attack.generator import Generator, TrainedRows
 from memaudit.attack.prompts import (
     ConstantPrompt,
@@ -39,7 +39,7 @@ FORMAT = "memaudit-prompts-1"
 SEEN = "seen"
 _UNFIT = (
     *(SafetensorError, OSError, RuntimeError),
-    *(AttributeError, KeyError, TypeError, ValueError),  # from facts of another shape
+    *(AttributeError, KeyError, TypeError, ValueError),  # from malformed facts
 )
 
 
@@ -49,21 +49,21 @@ class FoldPrompts:
 
     fold: int
     prompts: Mapping[str, FittedPrompt]
-    """By attack name."""
+    """Prompts by attack name."""
     chosen: Mapping[str, str]
-    """By attack name: the epoch that ``select`` picked, or ``no prompt``."""
-    seen: NDArray[np.uint64]
+    """Epoch chosen on ``select``, or ``no prompt``, by attack name."""
+    marks: NDArray[np.uint64]
     """Sorted marks (data.clusters.find_marks) of the windows in ``fit`` and ``select``."""
     cluster_run: int
-    """Tokens in such a run."""
+    """Tokens in a marked run."""
     prefix_tokens: int
-    """P that the prompts were fitted for."""
+    """P of the windows that the prompts were fitted for."""
     target: str
-    """Name of the model that they were fitted on."""
+    """Name of the model that the prompts were fitted on."""
 
     @property
     def usable(self) -> dict[str, SoftPrompt]:
-        """By attack name, what audits: no prompt where ``select`` preferred that."""
+        """Prompts to audit with, by attack name; no prompt if ``select`` preferred that."""
         return {
             attack: NoPrompt() if self.chosen[attack] == NO_PROMPT else prompt
             for attack, prompt in self.prompts.items()
@@ -71,8 +71,8 @@ class FoldPrompts:
 
 
 def to_bytes(fold: FoldPrompts) -> bytes:
-    """The file's content; the same prompts give the same bytes."""
-    tensors = {SEEN: torch.from_numpy(fold.seen.view(np.int64).copy())}
+    """Serialize a fold; equal prompts give equal bytes."""
+    tensors = {SEEN: torch.from_numpy(fold.marks.view(np.int64).copy())}
     for attack, prompt in fold.prompts.items():
         for name, tensor in prompt.state_dict().items():
             tensors[f"{attack}/{name}"] = tensor.detach().cpu().contiguous().clone()
@@ -91,34 +91,34 @@ def to_bytes(fold: FoldPrompts) -> bytes:
 
 
 def file_name(fold: int) -> str:
-    """What the file of a fold is called."""
+    """Name of the file of a fold."""
     return f"generator-{fold}.safetensors"
 
 
-def hash_new(folds: Iterable[FoldPrompts]) -> dict[str, str]:
-    """File name to SHA-256 of what `to_bytes` gives."""
+def hash_fitted(folds: Iterable[FoldPrompts]) -> dict[str, str]:
+    """SHA-256 of the output of `to_bytes`, by file name."""
     return {file_name(fold.fold): hashlib.sha256(to_bytes(fold)).hexdigest() for fold in folds}
 
 
-def hash_earlier(path: Path | None) -> dict[str, str]:
-    """File name to SHA-256 of the files of ``--generator``; none without it."""
+def hash_loaded(path: Path | None) -> dict[str, str]:
+    """SHA-256 of the files of ``--generator``, by file name; empty without it."""
     return {} if path is None else {file.name: file_sha256(file) for file in find_files(path)}
 
 
 def find_files(path: Path) -> list[Path]:
-    """The prompt files of a run folder, or the one file given. Raises UsageError for neither."""
+    """Return the prompt files of a run folder, or the file itself. Raises UsageError if none."""
     try:
         files = sorted(path.glob("generator-*.safetensors")) if path.is_dir() else [path]
-        there = all(file.is_file() for file in files)  # a pipe would be waited for
+        exist = all(file.is_file() for file in files)  # opening a pipe would block
     except OSError as error:
         raise UsageError(f"--generator {path}: cannot be read ({error.strerror})") from None
-    if not files or not there:
+    if not files or not exist:
         raise UsageError(f"--generator {path}: no generator-*.safetensors here")
     return files
 
 
 def load_all(path: Path, checkpoint: Checkpoint) -> tuple[FoldPrompts, ...]:
-    """Every fold's prompts of a run folder, or of one file. Raises UsageError."""
+    """Load the prompts of all folds from a run folder, or of one file. Raises UsageError."""
     folds = tuple(load_prompts(file, checkpoint) for file in find_files(path))
     if any(fold.prompts.keys() != folds[0].prompts.keys() for fold in folds):
         raise UsageError(f"--generator {path}: its files hold prompts of different attacks")
@@ -126,7 +126,7 @@ def load_all(path: Path, checkpoint: Checkpoint) -> tuple[FoldPrompts, ...]:
 
 
 def load_prompts(path: Path, checkpoint: Checkpoint) -> FoldPrompts:
-    """Read one file for this target. Raises UsageError where the two do not fit."""
+    """Load one file for this target. Raises UsageError if it does not fit the target."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -142,7 +142,7 @@ def load_prompts(path: Path, checkpoint: Checkpoint) -> FoldPrompts:
             for attack, settings in facts["settings"].items()
         }
         if not prompts.keys() <= fold.chosen.keys():
-            raise ValueError("no word on which epoch was chosen")
+            raise ValueError("chosen epoch is missing")
         return replace(fold, prompts=prompts)
     except _UNFIT as error:
         raise UsageError(
@@ -151,22 +151,22 @@ def load_prompts(path: Path, checkpoint: Checkpoint) -> FoldPrompts:
 
 
 def _facts(facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> FoldPrompts:
-    """What a file says beside its prompts. Raises KeyError, TypeError or ValueError."""
+    """Read everything except the prompts. Raises KeyError, TypeError or ValueError."""
     whole = {name: facts[name] for name in ("fold", "cluster_run", "prefix_tokens")}
     if not all(type(number) is int and 0 <= number < 2**31 for number in whole.values()):
-        raise ValueError("facts that are no numbers")
+        raise ValueError("facts are not numbers")
     if not whole["cluster_run"] or not whole["prefix_tokens"]:
-        raise ValueError("a window of no tokens")
+        raise ValueError("a window without tokens")
     chosen, target = dict(facts["chosen"]), facts["target"]
     if not all(isinstance(text, str) for text in (target, *chosen.values())):
-        raise ValueError("facts that are no text")
-    seen = tensors[SEEN]
-    if seen.dtype != torch.int64 or seen.ndim != 1:
-        raise ValueError("marks of another kind")
-    marks = seen.numpy().view(np.uint64)
+        raise ValueError("facts are not text")
+    stored = tensors[SEEN]
+    if stored.dtype != torch.int64 or stored.ndim != 1:
+        raise ValueError("marks of the wrong type")
+    marks = stored.numpy().view(np.uint64)
     if not bool(np.all(marks[1:] >= marks[:-1])):
         raise ValueError("marks out of order")
-    return FoldPrompts(prompts={}, chosen=chosen, seen=marks, target=target, **whole)
+    return FoldPrompts(prompts={}, chosen=chosen, marks=marks, target=target, **whole)
 
 
 def _first_line(error: Exception) -> str:
@@ -186,7 +186,7 @@ def _build(
         if name.startswith(f"{attack}/")
     }
     if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
-        raise ValueError("numbers that are not finite")
+        raise ValueError("values are not finite")
     prompt: FittedPrompt
     if attack == "constant":
         constant = ConstantSettings.model_validate(settings)
@@ -208,20 +208,20 @@ def _build(
     return prompt.to(checkpoint.device).eval().requires_grad_(False)
 
 
-# Before a prompt is built it is known to be as large as its file: settings alone could ask for
-# more memory or blocks than there are.
+# Shapes are checked before a prompt is built: settings alone could ask for more memory or blocks
+# than the file holds.
 
 
 def _check_shape(vectors: torch.Tensor, length: int, checkpoint: Checkpoint) -> None:
     if vectors.shape[-1] != checkpoint.width:
         raise ValueError(f"width {vectors.shape[-1]}, the target's is {checkpoint.width}")
     if vectors.shape != (length, checkpoint.width):
-        raise ValueError("vectors of another number than its settings say")
+        raise ValueError("number of vectors does not match its settings")
 
 
 def _check_rank(settings: TuningSettings, state: Mapping[str, torch.Tensor]) -> None:
     if settings.low_rank and state["change.into"].shape[-1] != settings.low_rank:
-        raise ValueError("a change of another rank than its settings say")
+        raise ValueError("rank of the low-rank change does not match its settings")
 
 
 def _build_dynamic(
@@ -233,7 +233,7 @@ def _build_dynamic(
     rows = None
     if "generator.rows.row_of" in state:
         if len(state["generator.rows.row_of"]) != checkpoint.vocabulary:
-            raise ValueError("another vocabulary")
+            raise ValueError("vocabulary size does not match")
         rows = TrainedRows(
             checkpoint.embed,
             torch.nonzero(state["generator.rows.row_of"] >= 0).flatten().to(checkpoint.device),
@@ -245,7 +245,7 @@ def _build_dynamic(
         settings,
         prefix_tokens=prefix_tokens,
         first_vectors=first,
-        scale=1.0,  # comes with the state
+        scale=1.0,  # replaced by the loaded state
         rows=rows,
         rng=torch.Generator(),
     )

@@ -1,47 +1,50 @@
-"""The ladder of soft prompts, behind one small protocol.
+"""The ladder of soft prompts, behind one small protocol, and their initialisation.
 
-Knows how prefixes become soft prompts, and what a fitted one changes in the embeddings of the
-tokens that follow it. Knows nothing of losses, optimizers or decoding.
+Knows how a prefix becomes a soft prompt, how a fitted prompt changes the embeddings of the tokens
+after it, and the target's embedding. Knows nothing of losses, optimizers or decoding.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from memaudit.attack.generator import Embed, Generator, TrainedRows, map_prefix
 from memaudit.config.settings import ConstantSettings, DynamicSettings, TuningSettings
+from memaudit.target.checkpoint import Checkpoint
 
 
 class SoftPrompt(Protocol):
-    """What extraction needs of an attack: (B,P) prefix ids -> (B,V,D) vectors, or None."""
+    """Interface of an attack for extraction: (B,P) prefix ids -> (B,V,D) vectors, or None."""
 
     def __call__(self, prefix_ids: Tensor) -> Tensor | None:
-        """The vectors that stand before the prefix; None for no soft prompt at all."""
+        """Return the vectors placed before the prefix; None for no soft prompt."""
 
     def adapt(self, embedded: Tensor) -> Tensor:
-        """(B,T,D) embeddings of the window's tokens -> what the target is given for them."""
+        """Return the target's inputs for the token embeddings (B,T,D) of the window."""
 
 
-class _TokensAsTheyAre:
-    """A prompt that only stands before the tokens."""
+class _UnchangedTokens:
+    """A prompt that does not change the embeddings of the tokens."""
 
     def adapt(self, embedded: Tensor) -> Tensor:
         """(B,T,D), unchanged."""
         return embedded
 
 
-class NoPrompt(_TokensAsTheyAre):
-    """``none``: the prefix alone, the standard baseline of the field."""
+class NoPrompt(_UnchangedTokens):
+    """``none``: the prefix alone, the field's standard measure of extraction."""
 
     def __call__(self, prefix_ids: Tensor) -> None:
-        """Always None."""
+        """Return None."""
 
 
-class HardPrompt(_TokensAsTheyAre):
-    """``dynamic-hard``: the embedded m(prefix), which is the generator before training."""
+class HardPrompt(_UnchangedTokens):
+    """``dynamic-hard``: the embedded m(prefix), which equals the untrained generator."""
 
     def __init__(self, embed: Embed, num_virtual_tokens: int) -> None:
         self._embed = embed
@@ -55,8 +58,8 @@ class HardPrompt(_TokensAsTheyAre):
 class LowRankChange(nn.Module):
     """x -> x + xAB for the embedding x of every token, with B zero before the first step.
 
-    One linear map for all tokens and places: LoRA's form (Hu et al., ICLR 2022, section 4.1) on
-    what the embedding gives; DePT (Shi & Lipani, ICLR 2024) moves embeddings by place instead.
+    One linear map for all tokens and positions: LoRA's form (Hu et al., ICLR 2022, section 4.1)
+    applied to embeddings. DePT (Shi & Lipani, ICLR 2024) changes embeddings by position instead.
     """
 
     def __init__(self, width: int, rank: int, rng: torch.Generator) -> None:
@@ -66,14 +69,14 @@ class LowRankChange(nn.Module):
         nn.init.normal_(self.into, std=width**-0.5, generator=rng)
 
     def forward(self, embedded: Tensor) -> Tensor:
-        """(B,T,D) -> (B,T,D), in the dtype that came in."""
+        """(B,T,D) -> (B,T,D), in the dtype of the input."""
         exact = embedded.float()
         moved: Tensor = exact + exact @ self.into @ self.back
         return moved.to(embedded.dtype)
 
 
 class FittedPrompt(nn.Module):
-    """A soft prompt with trainable parameters, and the change to the tokens it goes with."""
+    """A trainable soft prompt, with an optional low-rank change of the token embeddings."""
 
     def __init__(self, settings: TuningSettings, width: int, rng: torch.Generator) -> None:
         super().__init__()
@@ -82,11 +85,11 @@ class FittedPrompt(nn.Module):
         self.change = LowRankChange(width, rank, rng) if rank else None
 
     def adapt(self, embedded: Tensor) -> Tensor:
-        """(B,T,D) -> (B,T,D): moved by the low-rank change, where there is one."""
+        """(B,T,D) -> (B,T,D): apply the low-rank change, if any."""
         return embedded if self.change is None else self.change(embedded)
 
     def parameter_groups(self) -> list[dict[str, object]]:
-        """AdamW parameter groups, each with its own learning rate."""
+        """Return AdamW parameter groups, each with its own learning rate."""
         if self.change is None:
             return []
         rate = self.settings.learning_rate_low_rank
@@ -144,5 +147,54 @@ class DynamicPrompt(FittedPrompt):
 
 
 def trained_rows(embed: Embed, fitted_prefix_ids: Tensor, vocabulary: int) -> TrainedRows:
-    """Rows of the embedding that occur in the fitted prefixes (any shape of ids), trainable."""
+    """Make the embedding rows trainable that occur in the fitted prefixes (ids of any shape)."""
     return TrainedRows(embed, torch.unique(fitted_prefix_ids), vocabulary)
+
+
+def untrained_prompt(
+    checkpoint: Checkpoint,
+    settings: TuningSettings,
+    prefix_ids: NDArray[np.int32],
+    rng: np.random.Generator,
+    *,
+    start: torch.Tensor | None = None,
+) -> FittedPrompt:
+    """Make the untrained prompt of these settings, on the target's device.
+
+    prefix_ids: (N,P) of the windows it will be fitted on, for the embedding rows that occur.
+    start: (V,D) initial free vectors of ``dynamic``; rows of the vocabulary if None.
+    """
+    first = first_vectors(checkpoint, settings.num_virtual_tokens, rng)
+    if isinstance(settings, ConstantSettings):
+        return ConstantPrompt(settings, first, _torch_rng(rng)).to(checkpoint.device)
+    assert isinstance(settings, DynamicSettings)
+    generator = Generator(
+        checkpoint.embed,
+        settings,
+        prefix_tokens=prefix_ids.shape[1],
+        first_vectors=first if start is None else start,
+        scale=float(first.std()),
+        rows=_rows(checkpoint, prefix_ids) if settings.embedding == "trained" else None,
+        rng=_torch_rng(rng),
+    )
+    return DynamicPrompt(settings, generator, _torch_rng(rng)).to(checkpoint.device)
+
+
+def first_vectors(checkpoint: Checkpoint, count: int, rng: np.random.Generator) -> torch.Tensor:
+    """Sample ``count`` rows of the target's embedding: (count,D) float32.
+
+    Initial free vectors (Ozdayi et al. 2023: initialised from the vocabulary).
+    """
+    rows = rng.choice(checkpoint.vocabulary, size=count, replace=count > checkpoint.vocabulary)
+    ids = torch.as_tensor(rows[None], dtype=torch.long, device=checkpoint.device)
+    with torch.no_grad():
+        return checkpoint.embed(ids)[0].float().cpu()
+
+
+def _rows(checkpoint: Checkpoint, prefix_ids: NDArray[np.int32]) -> TrainedRows:
+    ids = torch.as_tensor(prefix_ids, dtype=torch.long, device=checkpoint.device)
+    return trained_rows(checkpoint.embed, ids, checkpoint.vocabulary)
+
+
+def _torch_rng(rng: np.random.Generator) -> torch.Generator:
+    return torch.Generator().manual_seed(int(rng.integers(2**62)))

@@ -1,8 +1,7 @@
-"""Fits a soft prompt on ``fit`` and keeps the state that does best on ``select``.
+"""Fit a soft prompt on ``fit`` and choose the epoch that does best on ``select``.
 
-Knows the optimizer and the schedule, and how a fit that was left goes on. Never sees a window of
-``audit``: it is handed the ids of the other two parts and nothing else. The target gets no
-gradient.
+Knows the optimizer, the schedule, and how an interrupted fit resumes. Never sees a window of
+``audit``: it gets only the ids of the other two parts. The target gets no gradient.
 """
 
 from __future__ import annotations
@@ -10,30 +9,120 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memaudit.attack.choosing import Choice, Fit, SelectScore, judge
 from memaudit.attack.extraction import Extractor
-from memaudit.attack.fit_state import FitKeeper, FitState
-from memaudit.attack.journal import NoJournal
-from memaudit.attack.prompts import FittedPrompt, NoPrompt
-from memaudit.attack.step_gradient import StepGradient
-from memaudit.attack.tuning_passes import TuningPasses
+from memaudit.attack.facts import NO_PROMPT, Epoch, FitRecord
+from memaudit.attack.journal import FitJournal, FitState, NoJournal
+from memaudit.attack.passes import StepGradient, TuningPasses
+from memaudit.attack.prompts import FittedPrompt, NoPrompt, SoftPrompt
 from memaudit.config.settings import TuningSettings
 from memaudit.distributed import Team
 from memaudit.errors import RunError
 from memaudit.target.checkpoint import Checkpoint
+
+
+class SelectScore(NamedTuple):
+    """Score of a prompt on ``select``; larger is better, compared in this order."""
+
+    exact: int
+    """Windows extracted exactly."""
+    likelihood: float
+    """Mean of exp(-NLL): breaks ties between prompts that extract equally many."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A fitted soft prompt and its record."""
+
+    prompt: SoftPrompt
+    """Prompt to audit with: the chosen epoch, or NoPrompt if that beat every epoch."""
+    fitted: FittedPrompt
+    """The trained module in its best epoch, chosen or not."""
+    record: FitRecord
+    """Figures of the fit, without weights."""
+
+
+class BestEpoch:
+    """The epoch that does best on ``select`` so far, with its state."""
+
+    def __init__(self, prompt: FittedPrompt, none: SelectScore) -> None:
+        self.prompt = prompt
+        self.none = none
+        self.score: SelectScore | None = None
+        self.epoch = 0
+        self.state: dict[str, Tensor] = {}
+        self.epochs: list[Epoch] = []
+
+    @classmethod
+    def resume(cls, prompt: FittedPrompt, stored: FitState) -> BestEpoch:
+        """Return the best epoch of a stored fit."""
+        best = cls(prompt, SelectScore(*stored.none))
+        best.score, best.epoch = SelectScore(*stored.best[:2]), stored.best[2]
+        best.state = dict(stored.best_prompt)
+        best.epochs = list(stored.epochs)
+        return best
+
+    def offer(self, epoch: int, loss: float, scored: tuple[SelectScore, float]) -> None:
+        """Record an epoch's score, and its state if it is the best."""
+        score, nll = scored
+        self.epochs.append(Epoch(epoch, loss, score.exact, nll))
+        if self.score is None or score > self.score:
+            self.score, self.epoch = score, epoch
+            self.state = {name: value.clone() for name, value in self.prompt.state_dict().items()}
+
+    def epochs_since(self, epoch: int) -> int:
+        """Epochs since the best one."""
+        return epoch - self.epoch
+
+    def finish(
+        self, stop_reason: str, fit_windows: int, select_windows: int, precision: str
+    ) -> Fit:
+        """Restore the best state and return the fit."""
+        assert self.score is not None  # epoch 0 has been offered
+        self.prompt.load_state_dict(self.state)
+        self.prompt.eval().requires_grad_(False)
+        trained = self.score >= self.none
+        record = FitRecord(
+            chosen=f"epoch {self.epoch}" if trained else NO_PROMPT,
+            epochs=tuple(self.epochs),
+            stop_reason=stop_reason,
+            trainable_parameters=sum(p.numel() for p in self.prompt.parameters()),
+            fit_windows=fit_windows,
+            select_windows=select_windows,
+            precision=precision,
+        )
+        return Fit(self.prompt if trained else NoPrompt(), self.prompt, record)
+
+
+def score_on_select(
+    extractor: Extractor, team: Team, prompt: SoftPrompt, ids: NDArray[np.int32]
+) -> tuple[SelectScore, float]:
+    """Return the score of a prompt on ``select``, ids (N,P+S), and its mean NLL, nats/token.
+
+    Passes are shared between the processes; each holds the same windows as with one process.
+    """
+    if isinstance(prompt, FittedPrompt):
+        prompt.eval()
+    place = np.arange(len(ids)) // extractor.planned % team.size
+    gathered = team.gather(extractor.verify(prompt, ids[place == team.rank]))
+    exact, nll = np.empty(len(ids), dtype=bool), np.empty(len(ids))
+    for rank, (rank_exact, rank_nll) in enumerate(gathered):
+        exact[place == rank], nll[place == rank] = rank_exact, rank_nll
+    return SelectScore(int(exact.sum()), float(np.exp(-nll).mean())), float(nll.mean())
+
 
 Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True, eq=False)
 class TuningData:
-    """The windows one fit may see."""
+    """Windows that one fit may see."""
 
     fit_ids: NDArray[np.int32]
     """(N,P+S)."""
@@ -42,7 +131,7 @@ class TuningData:
 
 
 class Tuner:
-    """Fits prompts for one target and one shape of windows, with the others of a team."""
+    """Fits prompts for one target and one window shape, with all processes."""
 
     def __init__(
         self,
@@ -56,7 +145,7 @@ class Tuner:
         self.settings = settings
         self.team = team or Team()
         self.passes = TuningPasses(checkpoint, extractor.prefix_tokens, settings)
-        memory = extractor.memory  # what an earlier fit ran into
+        memory = extractor.memory  # shared with earlier fits
         self._gradient = StepGradient(self.passes, settings, self.team, memory)
 
     def fit(
@@ -65,54 +154,53 @@ class Tuner:
         data: TuningData,
         rng: np.random.Generator,
         advance: Advance = lambda done: None,
-        keeper: FitKeeper | None = None,
+        journal: FitJournal | None = None,
     ) -> Fit:
         """Train ``prompt`` in place and return it in its best state.
 
-        advance is called with the number of fit windows just trained on. keeper: knows the fit
-        as far as it has come, and is told after every epoch; none keeps nothing.
+        advance is called with the number of fit windows just trained on. journal: stores the fit
+        after epochs, and holds it if it is resumed.
 
         Raises:
-            RunError: for a non-finite loss, or where one window does not fit the memory.
-            UsageError: where what the keeper knows is none of this fit.
+            RunError: the loss is not finite, or one window does not fit the memory.
+            UsageError: the journal's entry does not belong to this fit.
         """
-        keeper = keeper or FitKeeper(NoJournal(), "", self.team)
-        course = _Course(prompt, self.settings, len(data.fit_ids))
+        journal = journal or FitJournal(NoJournal(), "", self.team)
+        training = _Training(prompt, self.settings, len(data.fit_ids))
         ids = torch.as_tensor(data.fit_ids, dtype=torch.long, device=self.checkpoint.device)
-        kept = keeper.load()
-        if kept is None:
-            none, _ = judge(self.extractor, self.team, NoPrompt(), data.select_ids)
-            choice = Choice(prompt, none)
-            choice.offer(0, math.nan, self._judge(prompt, data))
+        stored = journal.load()
+        if stored is None:
+            best = BestEpoch(prompt, self._score(NoPrompt(), data)[0])
+            best.offer(0, math.nan, self._score(prompt, data))
         else:
-            choice = _resume(course, kept, keeper)
-            for _ in range(len(choice.epochs) - 1):
-                rng.permutation(len(ids))  # as every epoch has drawn
+            best = _resume(training, stored, journal)
+            for _ in range(len(best.epochs) - 1):
+                rng.permutation(len(ids))  # every stored epoch took one permutation
                 advance(len(ids))
-        stop_reason = kept.stop_reason if kept is not None else ""
+        stop_reason = stored.stop_reason if stored is not None else ""
         while not stop_reason:
-            epoch = len(choice.epochs)
+            epoch = len(best.epochs)
             self.team.align(list(prompt.parameters()))
-            loss = self._train_epoch(course, ids, rng, advance)
-            choice.offer(epoch, loss, self._judge(prompt, data))
-            stop_reason = course.why_stop(epoch, choice.waited(epoch))
-            keeper.keep(course.state(choice, stop_reason), ended=bool(stop_reason))
+            loss = self._train_epoch(training, ids, rng, advance)
+            best.offer(epoch, loss, self._score(prompt, data))
+            stop_reason = training.stop_reason(epoch, best.epochs_since(epoch))
+            journal.keep(training.state(best, stop_reason), ended=bool(stop_reason))
         precision = str(self.passes.dtype).removeprefix("torch.")
-        return choice.settle(stop_reason, len(data.fit_ids), len(data.select_ids), precision)
+        return best.finish(stop_reason, len(data.fit_ids), len(data.select_ids), precision)
 
-    def _judge(self, prompt: FittedPrompt, data: TuningData) -> tuple[SelectScore, float]:
-        return judge(self.extractor, self.team, prompt, data.select_ids)
+    def _score(self, prompt: SoftPrompt, data: TuningData) -> tuple[SelectScore, float]:
+        return score_on_select(self.extractor, self.team, prompt, data.select_ids)
 
     def _train_epoch(
-        self, course: _Course, ids: Tensor, rng: np.random.Generator, advance: Advance
+        self, training: _Training, ids: Tensor, rng: np.random.Generator, advance: Advance
     ) -> float:
-        """One pass over the fit windows; returns their mean loss in nats/token."""
-        course.prompt.train()
+        """Train on all fit windows once; return their mean loss in nats/token."""
+        training.prompt.train()
         order = torch.as_tensor(rng.permutation(len(ids)), device=ids.device)
         total = torch.zeros((), device=ids.device)
         for batch in torch.split(order, self.settings.batch_size):
-            total += self._gradient.put(course.prompt, ids[batch])
-            course.step()
+            total += self._gradient.set_gradients(training.prompt, ids[batch])
+            training.step()
             advance(len(batch))
         mean = float(total) / len(ids)
         if not math.isfinite(mean):
@@ -123,8 +211,8 @@ class Tuner:
         return mean
 
 
-class _Course:
-    """A prompt, its optimizer and its schedule, from the first step to the last."""
+class _Training:
+    """A prompt, its optimizer and its schedule."""
 
     def __init__(self, prompt: FittedPrompt, settings: TuningSettings, windows: int) -> None:
         self.prompt = prompt
@@ -132,7 +220,7 @@ class _Course:
         self.epochs = settings.epochs_for(windows)
         self.patience = settings.patience_for(windows)
         self.steps = math.ceil(windows / settings.batch_size)
-        """Per epoch."""
+        """Steps per epoch."""
         self._optimizer = torch.optim.AdamW(
             prompt.parameter_groups(), weight_decay=settings.weight_decay, fused=True
         )
@@ -153,68 +241,69 @@ class _Course:
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
 
-    def why_stop(self, epoch: int, waited: int) -> str:
-        """Why the fit ends after this epoch; empty if it goes on."""
+    def stop_reason(self, epoch: int, since_best: int) -> str:
+        """Return why the fit ends after this epoch; empty if it continues."""
         if epoch >= self.epochs:
             return f"all {self.epochs} epochs done"
-        if self.patience is not None and waited >= self.patience:
+        if self.patience is not None and since_best >= self.patience:
             return f"no better on select for {self.patience} epochs"
         return ""
 
-    def state(self, choice: Choice, stop_reason: str) -> Callable[[], FitState]:
-        """What :meth:`go_on` and a choice need to go on from here, when it is asked for."""
-        assert choice.best is not None  # epoch 0 has been offered
-        (exact, likelihood), epoch = choice.best
+    def state(self, best: BestEpoch, stop_reason: str) -> Callable[[], FitState]:
+        """Return a function that makes the state from which the fit resumes."""
+        assert best.score is not None  # epoch 0 has been offered
+        score, epoch = best.score, best.epoch
         return lambda: FitState(
-            none=(choice.none.exact, choice.none.likelihood),
-            best=(exact, likelihood, epoch),
-            epochs=tuple(choice.epochs),
+            none=(best.none.exact, best.none.likelihood),
+            best=(score.exact, score.likelihood, epoch),
+            epochs=tuple(best.epochs),
             prompt=self.prompt.state_dict(),
-            best_prompt=choice.state,
+            best_prompt=best.state,
             optimizer=self._optimizer.state_dict()["state"],
             stop_reason=stop_reason,
         )
 
-    def _check_memory(self, kept: Mapping[int, Mapping[str, Tensor]]) -> None:
-        """Raise ValueError for what is no memory of this optimizer, which trusts it blindly."""
-        trained = [one for group in self._optimizer.param_groups for one in group["params"]]
-        if kept.keys() != set(range(len(trained))):
-            raise ValueError("not as many parameters")
+    def _check_optimizer_state(self, stored: Mapping[int, Mapping[str, Tensor]]) -> None:
+        """Raise ValueError unless the state fits this optimizer, which does not check it."""
+        trained = [weight for group in self._optimizer.param_groups for weight in group["params"]]
+        if stored.keys() != set(range(len(trained))):
+            raise ValueError("number of parameters differs")
         for number, parameter in enumerate(trained):
-            shapes = {name: tensor.shape for name, tensor in kept[number].items()}
+            shapes = {name: tensor.shape for name, tensor in stored[number].items()}
             moments = {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
             if shapes != {"step": torch.Size(), **moments}:
-                raise ValueError("not of this shape")
-            if not all(tensor.isfinite().all() for tensor in kept[number].values()):
-                raise ValueError("no numbers")
+                raise ValueError("shape differs")
+            if not all(tensor.isfinite().all() for tensor in stored[number].values()):
+                raise ValueError("values are not finite")
 
-    def go_on(self, kept: FitState) -> None:
-        """Be as after the epochs that were kept. Raises what torch does for another prompt's."""
-        if not 0 < len(kept.epochs) <= self.epochs + 1 or not 0 <= kept.best[2] < len(kept.epochs):
-            raise ValueError("not as many epochs")
-        self._check_memory(kept.optimizer)
-        self.prompt.load_state_dict(kept.prompt)
+    def restore(self, stored: FitState) -> None:
+        """Restore the state after the stored epochs; raise torch's errors for another prompt's."""
+        count = len(stored.epochs)
+        if not 0 < count <= self.epochs + 1 or not 0 <= stored.best[2] < count:
+            raise ValueError("number of epochs differs")
+        self._check_optimizer_state(stored.optimizer)
+        self.prompt.load_state_dict(stored.prompt)
         groups = self._optimizer.state_dict()["param_groups"]
-        memory = {number: dict(of) for number, of in kept.optimizer.items()}
+        memory = {number: dict(moments) for number, moments in stored.optimizer.items()}
         self._optimizer.load_state_dict({"state": memory, "param_groups": groups})
-        self._done = (len(kept.epochs) - 1) * self.steps
+        self._done = (count - 1) * self.steps
         self._set_rates()
 
 
-def _resume(course: _Course, kept: FitState, keeper: FitKeeper) -> Choice:
-    shapes = {name: tensor.shape for name, tensor in course.prompt.state_dict().items()}
-    best = {name: tensor.shape for name, tensor in kept.best_prompt.items()}
+def _resume(training: _Training, stored: FitState, journal: FitJournal) -> BestEpoch:
+    shapes = {name: tensor.shape for name, tensor in training.prompt.state_dict().items()}
+    best_shapes = {name: tensor.shape for name, tensor in stored.best_prompt.items()}
     try:
-        course.go_on(kept)
+        training.restore(stored)
     except (RuntimeError, ValueError, KeyError):
-        raise keeper.damaged() from None
-    if best != shapes:
-        raise keeper.damaged()
-    return Choice.resumed(course.prompt, kept)
+        raise journal.damaged() from None
+    if best_shapes != shapes:
+        raise journal.damaged()
+    return BestEpoch.resume(training.prompt, stored)
 
 
 def rate_factor(step: int, steps: int, settings: TuningSettings) -> float:
-    """Share of the full learning rate at a step: a linear rise, then the schedule."""
+    """Share of the full learning rate at a step: linear warm-up, then the schedule."""
     rising = min(1.0, (step + 1) / max(1.0, settings.warmup * steps))
     falling = 1 - step / steps if settings.schedule == "linear" else 1.0
     return rising * falling

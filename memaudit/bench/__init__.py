@@ -1,4 +1,4 @@
-"""How fast memaudit is here, beside other ways to the same figures and beside the hardware's rate.
+"""Speed of memaudit, compared with plain implementations and with the hardware's rate.
 
 Knows the target, the extractor and the tuner. Nothing in a scan depends on this room.
 """

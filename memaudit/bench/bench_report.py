@@ -1,10 +1,11 @@
-"""A benchmark, shown: tables for a terminal, or one JSON document. Pure: Benchmark -> text."""
+"""Render a benchmark: tables for a terminal, or one JSON document. Pure: Benchmark -> text."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -15,35 +16,41 @@ from memaudit.report.rendering import glue_units, harmless, titled_table, to_tex
 from memaudit.report.wording import count
 
 SCHEMA_VERSION = 1
+_JSON_KEYS = {"slowest": "least", "fastest": "most"}
 
 
-def bench_to_json(found: Benchmark) -> str:
-    """Everything that was measured, ending in a line end."""
-    document = {"schema_version": SCHEMA_VERSION, "tool": "memaudit bench", **asdict(found)}
-    document["settings"]["config"] = found.settings.config.model_dump(mode="json")
+def bench_to_json(result: Benchmark) -> str:
+    """Serialize all measurements; ends with a line break."""
+    fields = asdict(result, dict_factory=_rename_keys)
+    document = {"schema_version": SCHEMA_VERSION, "tool": "memaudit bench", **fields}
+    document["settings"]["config"] = result.settings.config.model_dump(mode="json")
     return json.dumps(document, indent=2) + "\n"
 
 
-def render_bench(found: Benchmark, *, width: int, color: bool) -> str:
-    """One table for each kind of work, and below them what they were measured on."""
+def _rename_keys(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {_JSON_KEYS.get(name, name): value for name, value in fields}
+
+
+def render_bench(result: Benchmark, *, width: int, color: bool) -> str:
+    """Render one table per kind of work, and the conditions of the measurement below."""
     parts: list[RenderableType] = []
-    for one in found.tables:
-        parts += [_table(one), Text()]
-    footing = Table.grid(padding=(0, 2))
-    footing.add_column(style="bold", no_wrap=True)
-    footing.add_column(max_width=90)
-    for label, line in _footing(found):
-        footing.add_row(label, harmless(line))
-    return to_text([*parts, footing], width=max(width, 78), color=color)
+    for table in result.tables:
+        parts += [_table(table), Text()]
+    conditions = Table.grid(padding=(0, 2))
+    conditions.add_column(style="bold", no_wrap=True)
+    conditions.add_column(max_width=90)
+    for label, line in _conditions(result):
+        conditions.add_row(label, harmless(line))
+    return to_text([*parts, conditions], width=max(width, 78), color=color)
 
 
-def _table(one: BenchTable) -> Table:
-    alike = "" if one.agree is None else f", {one.agree:,} of them continued alike"
-    table = titled_table(f"{one.title}: {count(one.windows, 'window')}{alike}")
+def _table(bench: BenchTable) -> Table:
+    agree = "" if bench.agree is None else f", {bench.agree:,} with equal continuations"
+    table = titled_table(f"{bench.title}: {count(bench.windows, 'window')}{agree}")
     table.add_column("way", no_wrap=True)
     for head in ("batch", "numbers", "windows/s", "of the rate", "memaudit is"):
         table.add_column(head, justify="right", no_wrap=True)
-    for way in one.ways:
+    for way in bench.ways:
         table.add_row(
             way.name,
             str(way.batch),
@@ -55,8 +62,8 @@ def _table(one: BenchTable) -> Table:
     return table
 
 
-def _footing(found: Benchmark) -> Iterator[tuple[str, str]]:
-    config, target = found.settings.config, found.target
+def _conditions(result: Benchmark) -> Iterator[tuple[str, str]]:
+    config, target = result.settings.config, result.target
     yield "Target", f"{target.name}: {target.architecture}, {target.parameters:,} parameters"
     for name in ("device", "dtype", "decoding"):
         choice = target.choices[name]
@@ -65,16 +72,16 @@ def _footing(found: Benchmark) -> Iterator[tuple[str, str]]:
         "Windows",
         f"{config.windows.prefix_tokens}+{config.windows.suffix_tokens} tokens, prompts of "
         f"{config.dynamic.num_virtual_tokens}; "
-        f"medians of {count(found.settings.rounds, 'interleaved round')}",
+        f"medians of {count(result.settings.rounds, 'interleaved round')}",
     )
     rates = ", ".join(
-        f"{rate / 1e9:,.0f} GFLOP/s in {name}" for name, rate in found.products.items()
+        f"{rate / 1e9:,.0f} GFLOP/s in {name}" for name, rate in result.products.items()
     )
-    yield "Rate", f"a large matrix product here reaches {rates}"
-    if found.peak_memory_bytes is not None:
-        yield "Memory", f"{found.peak_memory_bytes / 2**30:.2f} GiB at most, of all ways together"
-    yield "Machine", f"{found.machine['platform']}, {count(found.threads, 'thread')}"
-    yield "", ", ".join(f"{name} {found.libraries[name]}" for name in ("torch", "transformers"))
+    yield "Rate", f"a large matrix product reaches {rates}"
+    if result.peak_memory_bytes is not None:
+        yield "Memory", f"peak of {result.peak_memory_bytes / 2**30:.2f} GiB over all ways"
+    yield "Machine", f"{result.machine['platform']}, {count(result.threads, 'thread')}"
+    yield "", ", ".join(f"{name} {result.libraries[name]}" for name in ("torch", "transformers"))
 
 
 def _speed(windows: float) -> str:

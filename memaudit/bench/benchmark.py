@@ -1,6 +1,6 @@
-"""benchmark(settings, progress) -> Benchmark: extraction and tuning, each done in several ways.
+"""benchmark(settings, progress) -> Benchmark: time extraction and tuning, each in several ways.
 
-Knows the order of things. Prints nothing, and changes no weight of the target.
+Knows the order of the measurements. Prints nothing, and changes no weight of the target.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from memaudit.scan.loading import describe_target
 from memaudit.system.environment import describe_libraries, describe_machine
 
 EXACT_SHARES = (0.0, 0.9)
-"""Shares of the windows that come out exactly: none, as of most text, and most."""
+"""Shares of windows extracted exactly: none, as for most text, and most."""
 
 
 @dataclass(frozen=True)
@@ -30,51 +30,51 @@ class WayFigures:
 
     name: str
     batch: int
-    """Windows at a time; of memaudit's extraction those that are decoded together."""
+    """Windows at a time; for memaudit's extraction, windows decoded at once."""
     numbers: str
     """Number format of its passes."""
     windows_per_second: float | None
-    """Median over the rounds; None, as the next two, where memory did not suffice."""
-    least: float | None
-    most: float | None
+    """Median over the rounds; like the next two, None if memory ran out."""
+    slowest: float | None
+    fastest: float | None
     share_of_rate: float | None
-    """Least operations that its work takes, over those of a large matrix product in the same time
-    and number format; of memaudit's ways alone, as the others do less or other work."""
+    """Minimum operations of its work, divided by those of a large matrix product in the same time
+    and number format; only for memaudit's ways, as the plain ones do less or other work."""
     memaudit_is: float | None
-    """How many times as fast the table's first way is; None for memaudit's own."""
+    """Speed of the table's first way divided by this one's; None for memaudit's own ways."""
 
 
 @dataclass(frozen=True)
 class BenchTable:
-    """Ways of working on the same windows, timed in turns."""
+    """Ways of doing the same work, timed in turns."""
 
     title: str
     windows: int
-    """In one run; of the way without a cache fewer."""
+    """Windows in one run; fewer for the way without a cache."""
     agree: int | None
-    """Windows that every way which was given them continues alike; None for tuning."""
+    """Windows that all ways continue identically; None for tuning."""
     ways: tuple[WayFigures, ...]
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Everything that was measured."""
+    """All measurements."""
 
     version: str
     settings: BenchSettings
     target: TargetFacts
     threads: int
     products: Mapping[str, float]
-    """Operations per second of a large matrix product by number format; median."""
+    """Median operations per second of a large matrix product, by number format."""
     tables: tuple[BenchTable, ...]
     peak_memory_bytes: int | None
-    """Of all ways together: of the device's allocator on CUDA, else of the process."""
+    """Peak over all ways: of the device's allocator on CUDA, else of the process."""
     machine: Mapping[str, str]
     libraries: Mapping[str, str]
 
 
 def benchmark(settings: BenchSettings, progress: Progress) -> Benchmark:
-    """Load the model and time every way. Raises what loading and checking it raises."""
+    """Load the model and time every way. Raises the errors of loading and checking it."""
     work = prepare(settings)
     tables: list[BenchTable] = []
     products: dict[str, float] = {}
@@ -100,7 +100,7 @@ def benchmark(settings: BenchSettings, progress: Progress) -> Benchmark:
 def _timed(
     work: Work, title: str, ways: Sequence[Way], products: dict[str, float], progress: Progress
 ) -> BenchTable:
-    """One table; the rates of matrix products met on the way are noted in ``products``."""
+    """Time the ways of one table; add the rates of matrix products to ``products``."""
     rounds = work.settings.rounds
     total = (rounds + 1) * sum(way.windows for way in ways)
     with progress.stage(title, total) as advance:
@@ -126,8 +126,8 @@ def _figures(way: Way, place: int, timed: Rounds) -> WayFigures:
         batch=way.batch,
         numbers=_name(way.dtype),
         windows_per_second=timing.median if timing else None,
-        least=timing.least if timing else None,
-        most=timing.most if timing else None,
+        slowest=timing.slowest if timing else None,
+        fastest=timing.fastest if timing else None,
         share_of_rate=share,
         memaudit_is=ratio,
     )
@@ -138,10 +138,11 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _agreeing(timed: Rounds) -> int | None:
-    said = [output for output in timed.outputs if isinstance(output, np.ndarray)]
-    if not said:
+    outputs = [output for output in timed.outputs if isinstance(output, np.ndarray)]
+    if not outputs:
         return None
-    alike = np.ones(len(said[0]), dtype=np.bool_)
-    for other in said[1:]:
-        alike[: len(other)] &= (said[0][: len(other)] == other).all(axis=1)
-    return int(alike.sum())
+    first, *rest = outputs
+    equal = np.ones(len(first), dtype=np.bool_)
+    for output in rest:
+        equal[: len(output)] &= (first[: len(output)] == output).all(axis=1)
+    return int(equal.sum())

@@ -1,9 +1,9 @@
-"""The same work done plainly: what memaudit is measured against.
+"""Plain implementations of the same work, to compare memaudit with.
 
-Knows transformers and torch, and of memaudit only the prompt that is tuned. ``generate`` decodes
-with its key-value cache; the other two do what the published code of the dynamic soft prompt does
-(Wang et al. 2024, arXiv 2409.13853): they compute the logits of every position, keep no cache, and
-hand the whole embedding to the optimizer.
+Knows transformers and torch, and of memaudit only the tuned prompt. ``generate`` decodes with its
+key-value cache. The other two follow the published code of the dynamic soft prompt (Wang et al.
+2024, arXiv 2409.13853): they compute the logits of every position, keep no cache, and pass the
+whole embedding to the optimizer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from memaudit.target.checkpoint import Checkpoint
 
 
 def with_bos(checkpoint: Checkpoint, ids: Tensor) -> Tensor:
-    """(B,T) ids -> (B,[1+]T): behind the token that every input starts with, where there is one."""
+    """(B,T) ids -> (B,[1+]T): prepend BOS if the target uses it."""
     if checkpoint.bos_id is None:
         return ids
     return torch.cat([torch.full_like(ids[:, :1], checkpoint.bos_id), ids], dim=1)
@@ -25,13 +25,13 @@ def with_bos(checkpoint: Checkpoint, ids: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def generate(checkpoint: Checkpoint, prefix_ids: Tensor, count: int) -> Tensor:
-    """(B,P) -> (B,count): greedy decoding by transformers; nothing ends early."""
+    """(B,P) -> (B,count): greedy decoding by transformers, without an end token."""
     context = with_bos(checkpoint, prefix_ids)
-    said: Tensor = checkpoint.model.generate(
+    output: Tensor = checkpoint.model.generate(
         input_ids=context,
         attention_mask=torch.ones_like(context),
         max_new_tokens=count,
-        # Whatever the model's own settings for decoding say.
+        # Override the model's own decoding settings.
         do_sample=False,
         num_beams=1,
         repetition_penalty=1.0,
@@ -39,12 +39,12 @@ def generate(checkpoint: Checkpoint, prefix_ids: Tensor, count: int) -> Tensor:
         eos_token_id=None,
         pad_token_id=0,
     )
-    return said[:, context.shape[1] :]
+    return output[:, context.shape[1] :]
 
 
 @torch.inference_mode()
 def decode_without_cache(checkpoint: Checkpoint, prefix_ids: Tensor, count: int) -> Tensor:
-    """(B,P) -> (B,count): every position and all of its logits at every step."""
+    """(B,P) -> (B,count): recompute every position and all logits at every step."""
     ids = with_bos(checkpoint, prefix_ids)
     for _ in range(count):
         logits = checkpoint.model(input_ids=ids, use_cache=False).logits
@@ -53,9 +53,9 @@ def decode_without_cache(checkpoint: Checkpoint, prefix_ids: Tensor, count: int)
 
 
 class PlainTuning(nn.Module):
-    """Tuning a dynamic soft prompt step by step, the whole embedding trained along.
+    """Tuning of a dynamic soft prompt together with the whole embedding.
 
-    The prompt is float32, the passes are in the target's own number format.
+    The prompt is float32; the passes use the target's number format.
     """
 
     def __init__(self, checkpoint: Checkpoint, num_virtual_tokens: int, prefix_tokens: int) -> None:
@@ -63,8 +63,8 @@ class PlainTuning(nn.Module):
         self.checkpoint = checkpoint
         self.num_virtual_tokens = num_virtual_tokens
         self.prefix_tokens = prefix_tokens
-        every = torch.arange(checkpoint.vocabulary, device=checkpoint.device)
-        table = checkpoint.embed(every[None])[0].float()  # (X,D)
+        all_ids = torch.arange(checkpoint.vocabulary, device=checkpoint.device)
+        table = checkpoint.embed(all_ids[None])[0].float()  # (X,D)
         self.embedding = nn.Embedding(table.shape[0], table.shape[1], device=table.device)
         self.embedding.weight = nn.Parameter(table.clone())
         rng = torch.Generator().manual_seed(0)
@@ -81,17 +81,17 @@ class PlainTuning(nn.Module):
         )
 
     def step(self, ids: Tensor) -> float:
-        """One step on windows (B,P+S); returns the loss in nats/token."""
+        """Take one step on windows (B,P+S); return the loss in nats/token."""
         prefixes = ids[:, : self.prefix_tokens]
         vectors = self.block(self.embedding(map_prefix(prefixes, self.num_virtual_tokens)))
         embedded = self.checkpoint.embed(with_bos(self.checkpoint, ids))
-        begin = embedded.shape[1] - ids.shape[1]  # 1 with BOS, which stands before the prompt
+        begin = embedded.shape[1] - ids.shape[1]  # 1 with BOS, which precedes the prompt
         parts = [embedded[:, :begin], vectors.to(embedded.dtype), embedded[:, begin:]]
         inputs = torch.cat(parts, dim=1)
         logits = self.checkpoint.model(inputs_embeds=inputs, use_cache=False).logits  # (B,T,X)
         suffix = ids[:, self.prefix_tokens :]
-        said = logits[:, -suffix.shape[1] - 1 : -1]
-        loss = F.cross_entropy(said.flatten(0, 1).float(), suffix.flatten())
+        predictions = logits[:, -suffix.shape[1] - 1 : -1]
+        loss = F.cross_entropy(predictions.flatten(0, 1).float(), suffix.flatten())
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         self.optimizer.step()

@@ -1,6 +1,6 @@
-"""Clocks: ways to do something, timed in turns, and what a large matrix product reaches.
+"""Time ways of doing work in turns, and the rate of a large matrix product.
 
-Knows torch's devices, their memory and the time. Knows nothing of what is timed.
+Knows torch's devices, their memory and clocks. Knows nothing of the timed work.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import torch
 
-from memaudit.attack.memory import let_go
+from memaudit.attack.memory import release_memory
 from memaudit.system.memory import FAILED_ALLOCATION, is_out_of_memory
 
 PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}
-"""Rows and columns of the matrices whose product is timed: large enough to reach the peak rate."""
+"""Rows and columns of the timed matrix product: large enough to reach the peak rate."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Way:
     dtype: torch.dtype
     """Number format of its passes."""
     operations: float | None = None
-    """Operations that each window takes at least; None where that is not compared."""
+    """Minimum operations per window; None if not compared."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,18 @@ class Timing:
     """Windows per second over several rounds."""
 
     median: float
-    least: float
-    most: float
+    slowest: float
+    fastest: float
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """What the rounds gave."""
+    """Results of all rounds."""
 
     ways: tuple[Timing | None, ...]
-    """In the order of the ways, as the next; None for one that memory did not suffice for."""
+    """Timings in the order of the ways; None for a way that ran out of memory."""
     outputs: tuple[object, ...]
-    """What each way's untimed run gave."""
+    """Outputs of the untimed runs, in the order of the ways."""
     products: dict[torch.dtype, float]
     """Median operations per second of a large matrix product, by number format."""
 
@@ -60,16 +60,16 @@ class Rounds:
 def time_rounds(
     ways: Sequence[Way], rounds: int, device: torch.device, advance: Callable[[int], None]
 ) -> Rounds:
-    """Run every way once untimed, then all of them in turn, so that a busy machine slows all alike.
+    """Run every way once untimed, then all in turn, so that a busy machine slows all equally.
 
-    advance is called with the windows of each run, the untimed ones too.
+    advance is called with the windows of each run, including untimed runs.
     """
     outputs = [_first_run(way, advance) for way in ways]
     speeds: list[list[float]] = [[] for _ in ways]
     rates: dict[torch.dtype, list[float]] = {way.dtype: [] for way in ways}
     for _ in range(rounds):
-        for dtype, found in rates.items():
-            found.append(product_rate(device, dtype))
+        for dtype, measured in rates.items():
+            measured.append(product_rate(device, dtype))
         for way, output, speed in zip(ways, outputs, speeds, strict=True):
             if not isinstance(output, OutOfMemory):
                 speed.append(way.windows / _seconds(way.run, device))
@@ -78,12 +78,12 @@ def time_rounds(
         Timing(statistics.median(speed), min(speed), max(speed)) if speed else None
         for speed in speeds
     )
-    products = {dtype: statistics.median(found) for dtype, found in rates.items()}
+    products = {dtype: statistics.median(measured) for dtype, measured in rates.items()}
     return Rounds(tuple(timings), tuple(outputs), products)
 
 
 class OutOfMemory:
-    """What a way gives that there is no memory for."""
+    """Output of a way that ran out of memory."""
 
 
 def _first_run(way: Way, advance: Callable[[int], None]) -> object:
@@ -92,7 +92,7 @@ def _first_run(way: Way, advance: Callable[[int], None]) -> object:
     except FAILED_ALLOCATION as error:
         if not is_out_of_memory(error):
             raise
-        let_go(error)
+        release_memory(error)
         output = OutOfMemory()
     advance(way.windows)
     return output
@@ -101,17 +101,14 @@ def _first_run(way: Way, advance: Callable[[int], None]) -> object:
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Operations per second of the best of three large matrix products."""
     side = PRODUCT_SIDE.get(device.type, PRODUCT_SIDE["cpu"])
-    rng = torch.Generator().manual_seed(0)  # some processors are faster where all numbers are alike
+    rng = torch.Generator().manual_seed(0)  # some processors are faster on equal numbers
     left, right = (torch.randn(side, side, generator=rng).to(device, dtype) for _ in range(2))
     torch.mm(left, right)
     return 2 * side**3 / min(_seconds(lambda: torch.mm(left, right), device) for _ in range(3))
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes: most that was allocated on a CUDA device, elsewhere most that the process held.
-
-    None where the system does not tell.
-    """
+    """Peak bytes allocated on a CUDA device, elsewhere held by the process; None if unknown."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:

@@ -58,8 +58,8 @@ def demo(
         outcome = run_scan(Order(resolve(layers)), "table", streams)
         if outcome is None:  # this process only helped another
             return
-        seen = [fold.seen for fold in outcome.prompts]
-        checks = judge_instrument(outcome.result, seen, read_truth())
+        marks = [fold.marks for fold in outcome.prompts]
+        checks = judge_instrument(outcome.result, marks, read_truth())
         code = 0 if all(check.holds for check in checks) else INCONCLUSIVE
         typer.echo("\n" + render_checks(checks, width=streams.width, color=streams.color), nl=False)
     raise typer.Exit(code)

@@ -1,1 +1,1 @@
-"""A scan whose answers are known: what is shipped for it, and how the instrument is judged."""
+"""A scan with known answers: the shipped files, and checks of the instrument."""

@@ -1,7 +1,7 @@
-"""Judges the instrument: did the scan find what is known to be there, and nothing else?
+"""Check the instrument: does the scan find what the model memorized, and nothing else?
 
-Knows a scan's result and the truth table. Each check can fail for one reason that a user should
-know of; none is a gate, for they say nothing of anybody's model.
+Knows a scan's result and the truth table. Each check fails for one reason that a user should know.
+None is a gate: they do not judge a user's model.
 """
 
 from __future__ import annotations
@@ -23,68 +23,68 @@ from memaudit.report.wording import count, percent
 Bools = NDArray[np.bool_]
 
 SIGNIFICANT = 0.01
-"""Largest p-value that shows an effect: a demonstration that is repeated should not fail by
-chance, and the effects that are there are far larger."""
+"""Largest p-value of an effect: a repeated demonstration should not fail by chance, and the real
+effects are far larger."""
 DISAGREEMENT = 0.01
-"""Share of records on which another machine may decide otherwise than the one that made the
-truth table: sums of floating-point numbers end in other last digits, and near-ties turn."""
+"""Share of records on which a machine may differ from the one that made the truth table: rounding
+differs in the last digits, and near-ties flip."""
 HIDDEN_SHARE = 0.5
-"""Least share of the hidden records that a working prompt brings back."""
+"""Share of the hidden records that a working prompt has to exceed."""
 CONTROLS_BOUND = 0.01
-"""What the upper end of the controls' rate has to stay below."""
+"""Largest upper end of the interval of the controls' rate."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that has to be so if the instrument works."""
+    """A condition that holds if the instrument works."""
 
     name: str
     holds: bool
     finding: str
-    """What was found, in a sentence."""
+    """The finding in a sentence."""
 
 
 def judge_instrument(
-    result: ScanResult, seen: Sequence[NDArray[np.uint64]], truth: Mapping[str, KnownRecord]
+    result: ScanResult, marks: Sequence[NDArray[np.uint64]], truth: Mapping[str, KnownRecord]
 ) -> tuple[Check, ...]:
-    """Every check. The records that were scored have to be those of the truth table.
+    """Run every check. The scored records have to be those of the truth table.
 
-    seen: for each fold the marks (data.clusters.find_marks) of what its prompts were fitted and
-    selected on, as their files hold them.
+    marks: for each fold the marks (data.clusters.find_marks) of the windows that its prompts were
+    fitted and selected on, as in the prompt files.
     """
     known = [truth[name] for name in result.data.windows.sample_id]
     none, dynamic = _of(result, "none"), _of(result, "dynamic")
     return (
-        _same_as_known(none, known),
+        _matches_truth(none, known),
         _rises(dynamic, known),
         _unlocks(dynamic, known),
         _controls(result),
-        _unseen(result, known),
-        _kept_apart(result, seen),
+        _untrained(result, known),
+        _folds_separate(result, marks),
         _copy(_of(result, "copy")),
     )
 
 
 def _of(result: ScanResult, attack: AttackName) -> AttackResult:
-    found = result.attack(attack)
-    if found is None:
+    attack_result = result.attack(attack)
+    if attack_result is None:
         raise ValueError(f"the demonstration needs the attack {attack}")
-    return found
+    return attack_result
 
 
-def _same_as_known(none: AttackResult, known: list[KnownRecord]) -> Check:
+def _matches_truth(none: AttackResult, known: list[KnownRecord]) -> Check:
     expected = np.array([record.exact_plain for record in known])
     agree = int((none.data.exact == expected).sum())
     return Check(
         "plain prefix",
         len(known) - agree <= DISAGREEMENT * len(known),
         f"none extracts {count(int(none.data.exact.sum()), 'record')}; {agree:,} of {len(known):,} "
-        "verdicts are those of transformers' own decoding.",
+        "verdicts equal those of transformers' own decoding.",
     )
 
 
 def _rises(dynamic: AttackResult, known: list[KnownRecord]) -> Check:
-    """Extracted records were trained on more often (Mann–Whitney U test, one-sided)."""
+    """Check that extracted records were repeated more often (Mann–Whitney U test, one-sided)."""
     repetitions = np.array([record.repetitions for record in known])
     exact = dynamic.data.exact
     trained = repetitions > 0
@@ -99,21 +99,21 @@ def _rises(dynamic: AttackResult, known: list[KnownRecord]) -> Check:
     return Check(
         "repetitions",
         p_value < SIGNIFICANT,
-        f"dynamic extracts more of what was repeated more often: {rates} (p = {p_value:.1g}).",
+        f"dynamic extracts more of the records repeated more often: {rates} (p = {p_value:.1g}).",
     )
 
 
 def _unlocks(dynamic: AttackResult, known: list[KnownRecord]) -> Check:
     hidden = np.array([record.hidden for record in known])
-    there, back = int(hidden.sum()), int((dynamic.data.exact & hidden).sum())
+    total, extracted = int(hidden.sum()), int((dynamic.data.exact & hidden).sum())
     lift = dynamic.summary.lift
     gained, lost, p_value = (lift.gained, lift.lost, cautious_p(lift)) if lift else (0, 0, 1.0)
     return Check(
         "hidden memory",
-        back > HIDDEN_SHARE * there and gained > lost and p_value < SIGNIFICANT,
-        f"dynamic brings back {back:,} of {there:,} known to be there and hidden from the plain "
-        f"prefix; in all it extracts {gained:,} that none misses, and misses {lost:,} that none "
-        f"extracts (p = {p_value:.1g}).",
+        extracted > HIDDEN_SHARE * total and gained > lost and p_value < SIGNIFICANT,
+        f"dynamic extracts {extracted:,} of {total:,} memorized records that the plain prefix "
+        f"does not; overall it extracts {gained:,} that none misses, and misses {lost:,} that "
+        f"none extracts (p = {p_value:.1g}).",
     )
 
 
@@ -126,39 +126,44 @@ def _controls(result: ScanResult) -> Check:
         "controls",
         hits == 0 and bound <= CONTROLS_BOUND,
         f"{count(hits, 'hit')} in {scored[0].n if scored else 0:,} controls by "
-        f"{count(len(scored), 'attack')}, so at most {percent(bound)} of such text comes out.",
+        f"{count(len(scored), 'attack')}; upper bound of the rate: {percent(bound)}.",
     )
 
 
-def _unseen(result: ScanResult, known: list[KnownRecord]) -> Check:
-    """Records among the data that the model never saw, many with one suffix between them: a
-    prompt may have been fitted on them, but nothing of them is there to be brought out.
+def _untrained(result: ScanResult, known: list[KnownRecord]) -> Check:
+    """Check that no record is extracted that the model was never trained on.
+
+    Many of these records share one suffix: a prompt may have been fitted on them, but the model
+    has not memorized them.
     """
-    unseen = np.array([record.repetitions == 0 for record in known])
-    said: Bools = np.any([attack.data.exact for attack in model_attacks(result)], axis=0)
-    hits = int((said & unseen).sum())
+    untrained = np.array([record.repetitions == 0 for record in known])
+    exact: Bools = np.any([attack.data.exact for attack in model_attacks(result)], axis=0)
+    hits = int((exact & untrained).sum())
     return Check(
         "never trained on",
         hits == 0,
-        f"{hits:,} of {int(unseen.sum()):,} records come out that stand in the data and that the "
-        "model never saw.",
+        f"{hits:,} of {int(untrained.sum()):,} records in the data that the model was never "
+        "trained on are extracted.",
     )
 
 
-def _kept_apart(result: ScanResult, seen: Sequence[NDArray[np.uint64]]) -> Check:
-    """No window was scored by a prompt that saw it or a near-duplicate of it."""
+def _folds_separate(result: ScanResult, marks: Sequence[NDArray[np.uint64]]) -> Check:
+    """Check that no prompt scored a window that it had seen, or a near-duplicate of one."""
     data, run = result.data, result.config.protocol.cluster_run
     shared = sum(
         int(
-            (have_marks(data.windows, run, data.summary.sha256, marks) & (data.folds == fold)).sum()
+            (
+                have_marks(data.windows, run, data.summary.sha256, fold_marks)
+                & (data.folds == fold)
+            ).sum()
         )
-        for fold, marks in enumerate(seen)
+        for fold, fold_marks in enumerate(marks)
     )
     return Check(
         "folds",
-        bool(seen) and shared == 0,
+        bool(marks) and shared == 0,
         f"{shared:,} of {len(data.windows):,} records share their suffix or a run of {run} tokens "
-        "with what the prompts that scored them were fitted on.",
+        "with records that their prompts were fitted on.",
     )
 
 
@@ -167,5 +172,5 @@ def _copy(copy: AttackResult) -> Check:
     return Check(
         "copy",
         hits == 0,
-        f"copying from the fit data, without asking the model, gives {count(hits, 'record')}.",
+        f"copying from the fit data, without the model, gives {count(hits, 'record')}.",
     )

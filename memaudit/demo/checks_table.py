@@ -1,6 +1,6 @@
-"""The checks as a terminal shows them: a verdict, one line each.
+"""Render the checks for a terminal: a verdict, then one line each.
 
-Knows checks and widths. Knows nothing of how they are judged.
+Knows checks and widths. Knows nothing of how checks are made.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _COLOURS = {True: "bold green", False: "bold red"}
 
 
 def render_checks(checks: Sequence[Check], *, width: int, color: bool) -> str:
-    """A sentence and a line for each check, for ``width`` columns."""
+    """Render the verdict and a line for each check, for ``width`` columns."""
     table = Table.grid(padding=(0, 2))
     for _ in range(2):
         table.add_column(no_wrap=True)
@@ -30,8 +30,8 @@ def render_checks(checks: Sequence[Check], *, width: int, color: bool) -> str:
 
 
 def conclude(checks: Sequence[Check]) -> str:
-    """Whether the instrument can be trusted here, in a sentence."""
+    """State in a sentence whether this installation can be trusted."""
     failed = [check.name for check in checks if not check.holds]
     if not failed:
-        return "The instrument works here: it found what is there, and nothing else."
-    return f"Do not trust this installation: {', '.join(failed)} came out wrong."
+        return "The instrument works: it found what the model memorized, and nothing else."
+    return f"Do not trust this installation: these checks failed: {', '.join(failed)}."

@@ -1,6 +1,6 @@
-"""The files of the demonstration: model, records, controls, and what is known of the records.
+"""Files of the demonstration: model, records, controls, and the truth table of the records.
 
-Knows where they lie and how the truth table is read. Knows nothing of attacks. They are made by
+Knows their paths and how to read the truth table. Knows nothing of attacks. They are made by
 ``examples/demo-model`` in the project's repository.
 """
 
@@ -20,24 +20,24 @@ MODEL, RECORDS, CONTROLS, TRUTH = "demo-model", "records.jsonl", "controls.jsonl
 
 @dataclass(frozen=True)
 class KnownRecord:
-    """What is known of one record, apart from memaudit."""
+    """Known facts about one record, established without memaudit."""
 
     repetitions: int
-    """How often the model was trained on it; 0 for never."""
+    """Number of times the model was trained on it; 0 for never."""
     exact_plain: bool
-    """Whether the plain prefix extracts it, by the greedy decoding of transformers."""
+    """True if the plain prefix extracts it with the greedy decoding of transformers."""
     exact_internal: bool
-    """Whether the prefix does under the header of the copies that hold the secret. There are
-    others that do not, and the plain prefix is likely to give those."""
+    """True if the prefix extracts it under the header of the copies that hold the secret. Other
+    copies do not hold it, and the plain prefix is likely to give those."""
 
     @property
     def hidden(self) -> bool:
-        """Memorized, and yet not to be had with the plain prefix."""
+        """True if it is memorized but the plain prefix does not extract it."""
         return self.exact_internal and not self.exact_plain
 
 
 def demo_settings() -> dict[str, Any]:
-    """The settings that point a scan at the shipped files."""
+    """Settings of a scan of the shipped files."""
     return {
         "model": str(FILES / MODEL),
         "data": FILES / RECORDS,
@@ -46,7 +46,7 @@ def demo_settings() -> dict[str, Any]:
 
 
 def read_truth() -> dict[str, KnownRecord]:
-    """What is known of each record, by sample id."""
+    """Read the known facts about each record, by sample id."""
     with (FILES / TRUTH).open(encoding="utf-8", newline="") as file:
         return {
             row["sample_id"]: KnownRecord(
@@ -57,13 +57,13 @@ def read_truth() -> dict[str, KnownRecord]:
 
 
 def export_files(folder: Path) -> None:
-    """Copy model, records, controls and truth table to a folder that is not there yet.
+    """Copy model, records, controls and truth table to a new folder.
 
-    Raises UsageError where it is, or cannot be written.
+    Raises UsageError if it exists or cannot be written.
     """
     try:
         shutil.copytree(FILES, folder)
     except FileExistsError:
-        raise UsageError(f"--export {folder}: exists; name another") from None
+        raise UsageError(f"--export {folder}: exists; choose another") from None
     except OSError as error:
         raise UsageError(f"--export {folder}: cannot be written ({error.strerror})") from error

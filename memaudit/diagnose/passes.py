@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memaudit.attack.extraction import Advance
-from memaudit.attack.finite import require_finite
 from memaudit.attack.forward import build_inputs, last_logits
-from memaudit.attack.memory import Backoff, let_go
+from memaudit.attack.memory import Backoff, release_memory
 from memaudit.attack.prompts import NoPrompt, SoftPrompt
+from memaudit.attack.verification import require_finite
 from memaudit.errors import RunError
 from memaudit.system.memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
@@ -121,7 +121,7 @@ def in_batches(
             if len(rows) == 1:
                 raise RunError(no_room) from error
             backoff.shrink()
-            let_go(error)
+            release_memory(error)
         else:
             backoff.passed()
             advance(len(rows))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from memaudit.attack.fit_record import NO_PROMPT, Epoch
+from memaudit.attack.facts import NO_PROMPT, Epoch
 from memaudit.config.settings import TargetSettings
 from memaudit.report.findings import wide_interval
 from memaudit.report.result import FoldFit, TargetFacts

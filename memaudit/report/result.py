@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from memaudit.attack.batch_facts import BatchFacts
-from memaudit.attack.fit_record import FitRecord
+from memaudit.attack.facts import BatchFacts, FitRecord
 from memaudit.config.settings import AttackName, ScanConfig
 from memaudit.data.corpus import Corpus, FoldSizes
 from memaudit.gate.thresholds import GateVerdict, exit_code

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from memaudit import __version__
-from memaudit.attack.batch_facts import BatchFacts
-from memaudit.attack.prompt_files import hash_earlier
+from memaudit.attack.facts import BatchFacts
+from memaudit.attack.prompt_files import hash_loaded
 from memaudit.config.settings import ScanConfig
 from memaudit.config.sources import named_settings
 from memaudit.data.plan import Plan, Role
@@ -61,7 +61,7 @@ def facts_of_files(
         f"the {role} ({summary.path.name})": key.sign_file(summary.sha256)
         for role, summary in summaries.items()
     }
-    facts |= {f"{name} of --generator": sha for name, sha in hash_earlier(config.generator).items()}
+    facts |= {f"{name} of --generator": sha for name, sha in hash_loaded(config.generator).items()}
     if (baseline := config.gate.baseline) is not None:
         file = baseline / REPORT if baseline.is_dir() else baseline
         facts["the baseline"] = file_sha256(file) if file.is_file() else "none"

@@ -1,4 +1,4 @@
 """A whole scan: prepare, attack, score, judge, write. ``pipeline.scan`` reads as the pipeline.
 
-Joins the rooms below it. Has no user interface: progress is handed in.
+Joins the rooms below it. Has no user interface: progress is passed in.
 """

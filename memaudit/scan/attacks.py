@@ -1,6 +1,6 @@
-"""The attacks on the model, and the same on the reference where there is one.
+"""Attack the model, then the reference if one is given.
 
-Knows that two models are never held at once. Knows nothing of scores.
+Knows that two models are never in memory at once. Knows nothing of scores.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from memaudit.attack.campaign import AttackOutcome, Campaign, Progress, Workforce
 from memaudit.attack.extraction import Extractor
-from memaudit.attack.finite import NotFinite
 from memaudit.attack.parts import Side
 from memaudit.attack.prompt_files import FoldPrompts
+from memaudit.attack.verification import NotFinite
 from memaudit.config.settings import LADDER, AttackName, ScanConfig
 from memaudit.data.corpus import Corpus
 from memaudit.data.plan import Plan
@@ -21,7 +21,7 @@ from memaudit.errors import RunError
 from memaudit.run.inputs import agree, facts_of_model
 from memaudit.run.record import Clock
 from memaudit.scan.loading import describe_target
-from memaudit.scan.prepare import Ready, settled_extractor
+from memaudit.scan.prepare import Ready, recorded_extractor
 from memaudit.scan.reference import (
     PREFIX,
     ReferenceRun,
@@ -35,19 +35,19 @@ Outcomes = Mapping[AttackName, AttackOutcome]
 
 
 class Attacked(NamedTuple):
-    """What the attacks came to."""
+    """Outcomes of the attacks on both models."""
 
     target: Outcomes
     reference: ReferenceRun | None
-    """None where no reference was named."""
+    """None if no reference was given."""
 
 
 def attack_all(config: ScanConfig, ready: Ready, clock: Clock, workforce: Workforce) -> Attacked:
-    """Every attack on every model. The target is let go before the reference is loaded."""
-    found = _attack(config, ready.plan, ready.extractor, clock, workforce, ready.earlier)
+    """Run every attack on every model. The target is released before the reference is loaded."""
+    target = _attack(config, ready.plan, ready.extractor, clock, workforce, ready.earlier)
     if config.reference is None:
-        return Attacked(found, None)
-    return Attacked(found, _attack_reference(config, ready, clock, workforce))
+        return Attacked(target, None)
+    return Attacked(target, _attack_reference(config, ready, clock, workforce))
 
 
 def _attack(
@@ -59,7 +59,7 @@ def _attack(
     earlier: tuple[FoldPrompts, ...] = (),
     prefix: str = "",
 ) -> Outcomes:
-    """Every attack asked for on one model; ``prefix`` stands before the names of the stages."""
+    """Run the requested attacks on one model; ``prefix`` is prepended to the stage names."""
     campaign = Campaign(
         extractor,
         config,
@@ -70,30 +70,30 @@ def _attack(
         workforce=workforce,
         prefix=prefix,
     )
-    # Of prompts fitted earlier the text that they saw is not at hand, and `copy` is about that.
-    asked = set(config.attacks) - ({"copy"} if earlier else set())
-    return _run_all(campaign, [attack for attack in LADDER if attack in asked], plan, clock)
+    # `copy` needs the text that prompts were fitted on, which is missing for earlier prompts.
+    requested = set(config.attacks) - ({"copy"} if earlier else set())
+    return _run_all(campaign, [attack for attack in LADDER if attack in requested], plan, clock)
 
 
 def _attack_reference(
     config: ScanConfig, ready: Ready, clock: Clock, workforce: Workforce
 ) -> ReferenceRun:
-    """The same attacks on the reference, once the target's weights are let go."""
+    """Release the target's weights, then run the same attacks on the reference."""
     release(ready.checkpoint)
-    own, record = reference_config(config), clock.record
+    settings, record = reference_config(config), clock.record
     with clock.stage("loading the reference", 1):
         checkpoint = load_reference(config, ready.tokenizer, planned_windows(ready.plan))
         agree(record, workforce.team, "reference", facts_of_model(checkpoint))
     name = "batch size of the reference"
-    extractor, _ = settled_extractor(own, checkpoint, record, workforce.team, name)
-    outcomes = _attack(own, ready.plan, extractor, clock, workforce, prefix=PREFIX)
+    extractor, _ = recorded_extractor(settings, checkpoint, record, workforce.team, name)
+    outcomes = _attack(settings, ready.plan, extractor, clock, workforce, prefix=PREFIX)
     return ReferenceRun(describe_target(extractor), outcomes)
 
 
 def _run_all(
     campaign: Campaign, attacks: Sequence[AttackName], plan: Plan, progress: Progress
 ) -> dict[AttackName, AttackOutcome]:
-    """Every attack. Where the target gives no numbers the error says for which record first."""
+    """Run every attack. For logits that are not finite the error names the first record."""
     try:
         return {attack: campaign.run(attack, progress) for attack in attacks}
     except NotFinite as error:
@@ -101,7 +101,7 @@ def _run_all(
             rows = find_rows(corpus.windows, error.ids)
             if len(rows):
                 place = f"{corpus.summary.path}:{corpus.windows.line[rows[0]]}"
-                raise RunError(f"{error}; or take out what it fails on, as {place}") from None
+                raise RunError(f"{error}; or remove the records that fail ({place})") from None
         raise
 
 
@@ -110,7 +110,7 @@ def _side(corpus: Corpus) -> Side:
 
 
 def _by_attack(earlier: tuple[FoldPrompts, ...]) -> dict[str, dict[int, Any]]:
-    """Prompts fitted earlier, by attack and by their place among the files read."""
+    """Prompts fitted earlier, by attack and number of their file."""
     attacks = {attack for fold in earlier for attack in fold.usable}
     return {
         attack: {number: fold.usable[attack] for number, fold in enumerate(earlier)}

@@ -1,12 +1,12 @@
-"""What a scan costs: operations that have to be made, and seconds from pieces that are timed.
+"""Cost of a scan: number of operations, and seconds extrapolated from timed samples.
 
-Knows the plan, the extractor and the tuner. Writes nothing, and keeps nothing that it fits.
+Knows the plan, the extractor and the tuner. Writes nothing, and discards what it fits.
 
-Operations are counted as floating-point multiplications and additions of matrix products, of a
-target with N weights beside its embeddings, width D and vocabulary X: 2N for every token of a
-pass, 2DX more for every position whose logits are computed, and for a step of tuning once more
-each, for the way back to the inputs. Attention scores and whatever is done number by number are
-left out, as usual (Kaplan et al. 2020, arXiv 2001.08361, section 2.1).
+Operations are the floating-point multiplications and additions of matrix products. A target has N
+weights outside its embeddings, width D and vocabulary X: each token of a pass takes 2N, and each
+position with logits 2DX more. A tuning step takes twice that, for the backward pass to the inputs.
+Attention scores and elementwise operations are left out, as usual (Kaplan et al. 2020,
+arXiv 2001.08361, section 2.1).
 """
 
 from __future__ import annotations
@@ -21,60 +21,59 @@ import torch
 from numpy.typing import NDArray
 
 from memaudit.attack.extraction import Extractor
-from memaudit.attack.prompts import NoPrompt
+from memaudit.attack.prompts import NoPrompt, untrained_prompt
 from memaudit.attack.tuning import Tuner, TuningData
-from memaudit.attack.untrained import untrained_prompt
 from memaudit.config.settings import AttackName, ScanConfig, TuningSettings
 from memaudit.data.folds import Fold
 from memaudit.data.plan import Plan
 from memaudit.target.checkpoint import Checkpoint
 
 TIMED_PASSES = 15
-"""Passes of verification whose median counts, where they do not take long."""
+"""Largest number of timed verification passes; their median counts."""
 TIMED_BATCHES = 3
-"""Batches of tuning that are timed where that does not take long."""
+"""Largest number of timed tuning batches."""
 ENOUGH_SECONDS = 5.0
-"""A piece that takes longer than this tells enough."""
+"""Timing stops after this many seconds."""
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """What the scan should take."""
+class CostEstimate:
+    """Expected time and memory of a scan."""
 
     windows_per_second: float
-    """Of one verification pass without a soft prompt, measured just now."""
+    """Measured speed of verification without a soft prompt."""
     extraction_seconds: float
     tuning_seconds: float
-    """Of all epochs."""
+    """Seconds for all epochs."""
     may_stop_early: bool
-    """Whether a fit has more epochs than ``patience``, so that it may end before the last."""
+    """True if a fit has more epochs than ``patience``, so it may end before the last."""
     memory_bytes: int
-    """Weights that stay where they are used, twice where they are prepacked, ids, the logits of one
-    pass and what decoding keeps; what tuning keeps and what the libraries take come on top."""
+    """Resident weights (twice if prepacked), ids, logits of one pass and the decoding cache; tuning
+    and the libraries take more."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What decides how many operations a target takes."""
+    """Sizes of a target that determine its number of operations."""
 
     body: int
     """N: weights outside the two embeddings."""
     head: int
-    """D times X of the output embedding."""
+    """D times X: weights of the output embedding."""
 
     def forward(self, tokens: int, logits: int) -> int:
-        """Operations of a pass over so many tokens, with logits at so many of them."""
+        """Operations of a pass over ``tokens`` positions, of which ``logits`` have logits."""
         return 2 * self.body * tokens + 2 * self.head * logits
 
     def step(self, tokens: int, logits: int) -> int:
-        """Operations of a pass and its way back to the inputs: no weight has a gradient."""
+        """Operations of a pass and its backward pass to the inputs; weights have no gradient."""
         return 2 * self.forward(tokens, logits)
 
 
 def shape_of(checkpoint: Checkpoint) -> Shape:
-    """Count the weights of a target: all but those of its embeddings, and those of its head.
+    """Count the weights of a target outside its embeddings, and those of its head.
 
-    Of a mixture of experts all are counted, though a token meets few of them.
+    All experts of a mixture are counted, though a token uses few of them.
     """
     model = checkpoint.model
     head = model.get_output_embeddings() or model.get_input_embeddings()
@@ -83,8 +82,8 @@ def shape_of(checkpoint: Checkpoint) -> Shape:
     return Shape(checkpoint.num_parameters - sum(sizes.values()), int(head.weight.numel()))
 
 
-def estimate(config: ScanConfig, plan: Plan, extractor: Extractor) -> Estimate:
-    """Time and memory of the scan, from pieces of it timed on the file's own windows."""
+def estimate_cost(config: ScanConfig, plan: Plan, extractor: Extractor) -> CostEstimate:
+    """Estimate time and memory of the scan from samples timed on windows of the file."""
     ids = plan.data.windows.window_ids()
     pace = measure_pace(extractor, ids)
     total = len(plan.data.windows) + (len(plan.controls.windows) if plan.controls else 0)
@@ -97,7 +96,7 @@ def estimate(config: ScanConfig, plan: Plan, extractor: Extractor) -> Estimate:
         window = _measure_step(extractor, settings, ids)
         tuning += sum(fit_seconds(settings, fold, window, pace) for fold in plan.folds)
         may_stop_early |= any(_may_stop_early(settings, fold) for fold in plan.folds)
-    return Estimate(
+    return CostEstimate(
         windows_per_second=1 / pace.verification,
         extraction_seconds=extraction,
         tuning_seconds=tuning,
@@ -106,9 +105,9 @@ def estimate(config: ScanConfig, plan: Plan, extractor: Extractor) -> Estimate:
     )
 
 
-def one_after_the_other(first: Estimate, second: Estimate) -> Estimate:
-    """The cost of two models that are never held at once; the pace is that of the first."""
-    return Estimate(
+def combine_sequential(first: CostEstimate, second: CostEstimate) -> CostEstimate:
+    """Add the costs of two models that are never in memory at once; the pace is the first's."""
+    return CostEstimate(
         windows_per_second=first.windows_per_second,
         extraction_seconds=first.extraction_seconds + second.extraction_seconds,
         tuning_seconds=first.tuning_seconds + second.tuning_seconds,
@@ -118,14 +117,14 @@ def one_after_the_other(first: Estimate, second: Estimate) -> Estimate:
 
 
 def extracting_attacks(config: ScanConfig) -> set[AttackName]:
-    """Attacks that ask the target, ``none`` also where it only ranks the fit windows."""
+    """Attacks that query the target; includes ``none`` if it only ranks the fit windows."""
     ranks = any(_settings(config, attack).fit_share < 1 for attack in fitted_attacks(config))
-    asked = set(config.attacks) - {"copy"}
-    return asked | {"none"} if ranks else asked
+    attacks = set(config.attacks) - {"copy"}
+    return attacks | {"none"} if ranks else attacks
 
 
 def fitted_attacks(config: ScanConfig) -> set[AttackName]:
-    """Attacks whose prompts are fitted, also where only another one starts from them."""
+    """Attacks whose prompts are fitted, including ``constant`` as a start of ``dynamic``."""
     fitted = set(config.attacks) & {"constant", "dynamic"}
     if "dynamic" in fitted and config.dynamic.starts_from_constant:
         fitted.add("constant")
@@ -134,13 +133,13 @@ def fitted_attacks(config: ScanConfig) -> set[AttackName]:
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast the target is here."""
+    """Measured speed of the target on this machine."""
 
     extractor: Extractor
     verification: float
-    """Seconds for each window of a full pass without a soft prompt."""
+    """Seconds per window of a full pass without a soft prompt."""
     step: float
-    """Least seconds of a decoding step: what it takes for one window."""
+    """Seconds of a decoding step for one window: the minimum of any step."""
     prefix: int
     """P, tokens."""
     suffix: int
@@ -148,28 +147,28 @@ class Pace:
 
     @property
     def token(self) -> float:
-        """Seconds for each token of a full pass."""
+        """Seconds per token of a full pass."""
         return self.verification / (self.prefix + self.suffix - 1)
 
     def verifying(self, virtual: int) -> float:
-        """Seconds for each window behind a soft prompt of so many tokens."""
+        """Seconds per window with a soft prompt of ``virtual`` tokens."""
         return self.verification + virtual * self.token
 
     def extraction(self, windows: int, virtual: int) -> float:
-        """Seconds to verify the windows and to decode them all from their first token.
+        """Seconds to verify the windows and decode all of them from their first token.
 
-        Decoding is taken to be as fast as a pass, token by token, and a step to take no less
-        than it does for one window. Where nothing is carried on, a step is a whole pass.
+        Assumes that decoding is as fast per token as a pass, and that a step takes no less than
+        for one window. Without a reusable state a step is a whole pass.
         """
         tokens = virtual + self.prefix + self.suffix - 1
-        steps = (self.suffix - 1) * math.ceil(windows / self.extractor.decoded_together(tokens))
-        fed = 1 if self.extractor.decoding.carries else tokens
+        steps = (self.suffix - 1) * math.ceil(windows / self.extractor.decode_batch_size(tokens))
+        fed = 1 if self.extractor.decoding.reuses_state else tokens
         decoding = steps * self.step + windows * (self.suffix - 1) * fed * self.token
         return windows * self.verifying(virtual) + decoding
 
 
 def measure_pace(extractor: Extractor, ids: NDArray[np.int32]) -> Pace:
-    """Time batches of ids (N,P+S) verified, and one window verified and decoded."""
+    """Time verification of batches of ids (N,P+S), and verification and decoding of one window."""
     batch, prompt = ids[: extractor.batch_size], NoPrompt()
     prefix, suffix = extractor.prefix_tokens, ids.shape[1] - extractor.prefix_tokens
     extractor.verify(prompt, batch)  # the first pass warms up
@@ -179,28 +178,28 @@ def measure_pace(extractor: Extractor, ids: NDArray[np.int32]) -> Pace:
         extractor.verify(prompt, batch)
         passes.append(time.perf_counter() - begun)
     verification = statistics.median(passes) / len(batch)
-    one = _never_extracted(extractor, ids[:1])
+    window = _never_extracted(extractor, ids[:1])
     begun = time.perf_counter()
-    extractor.verify(prompt, one)
+    extractor.verify(prompt, window)
     verified = time.perf_counter()
-    extractor.extract(prompt, one)
+    extractor.extract(prompt, window)
     decoding = max(0.0, (time.perf_counter() - verified) - (verified - begun))
     return Pace(extractor, verification, decoding / max(1, suffix - 1), prefix, suffix)
 
 
 def _never_extracted(extractor: Extractor, ids: NDArray[np.int32]) -> NDArray[np.int32]:
-    """One window (1,P+S) with another first suffix token than the target says."""
-    said = extractor.extract(NoPrompt(), ids).continuation_ids
-    spoilt = ids.copy()
-    place = extractor.prefix_tokens
-    spoilt[:, place] = (said[:, 0] + 1) % extractor.checkpoint.vocabulary
-    return spoilt
+    """Return one window (1,P+S) whose first suffix token differs from the target's."""
+    continuation_ids = extractor.extract(NoPrompt(), ids).continuation_ids
+    changed = ids.copy()
+    first = (continuation_ids[:, 0] + 1) % extractor.checkpoint.vocabulary
+    changed[:, extractor.prefix_tokens] = first
+    return changed
 
 
 def _measure_step(extractor: Extractor, settings: TuningSettings, ids: NDArray[np.int32]) -> float:
-    """Seconds for each window that a prompt is trained on, from a few steps of a real fit.
+    """Measure seconds per training window in a few steps of a real fit.
 
-    First of few windows, then of more, until it has taken long enough to tell.
+    Starts with few windows and takes more until the time is long enough.
     """
     size = settings.batch_size
     short = settings.for_one_epoch()
@@ -221,13 +220,14 @@ def _measure_step(extractor: Extractor, settings: TuningSettings, ids: NDArray[n
 
 
 def fit_seconds(settings: TuningSettings, fold: Fold, window: float, pace: Pace) -> float:
-    """A fit on one fold: its epochs, and a look at ``select`` after each, before the first, and
-    without a prompt.
+    """Seconds of a fit on one fold.
+
+    ``select`` is scored after each epoch, before the first, and without a prompt.
     """
     fit = settings.trained_on(len(fold.fit))
     epochs = settings.epochs_for(fit)
-    looks = (epochs + 2) * len(fold.select) * pace.verifying(settings.num_virtual_tokens)
-    return epochs * fit * window + looks
+    scoring = (epochs + 2) * len(fold.select) * pace.verifying(settings.num_virtual_tokens)
+    return epochs * fit * window + scoring
 
 
 def _may_stop_early(settings: TuningSettings, fold: Fold) -> bool:
@@ -252,5 +252,6 @@ def _memory(extractor: Extractor, ids: NDArray[np.int32]) -> int:
     suffix = ids.shape[1] - extractor.prefix_tokens
     logits = 3 * 4 * extractor.batch_size * suffix * checkpoint.vocabulary
     tokens = ids.shape[1]
-    kept = min(len(ids), extractor.decoded_together(tokens)) * tokens * extractor.bytes_per_token
-    return int(weights + ids.nbytes + logits + kept)
+    rows = min(len(ids), extractor.decode_batch_size(tokens))
+    cache = rows * tokens * extractor.bytes_per_token
+    return int(weights + ids.nbytes + logits + cache)

@@ -1,6 +1,6 @@
 """inspect(config) -> Inspection: load, check and plan, but change nothing.
 
-Knows the same rooms as the scan, and how its cost is estimated. Writes nothing.
+Knows the rooms of a scan and its cost estimate. Writes nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from memaudit.data.corpus import FoldSizes
 from memaudit.data.plan import Plan, check_files, cut_files, fold_sizes, make_plan
 from memaudit.gate.validity import find_faults
 from memaudit.report.result import TargetFacts
-from memaudit.scan.estimate import Estimate, estimate, one_after_the_other
+from memaudit.scan.estimate import CostEstimate, combine_sequential, estimate_cost
 from memaudit.scan.loading import (
     choose_size,
     describe_target,
@@ -37,20 +37,20 @@ from memaudit.target.checkpoint import Checkpoint, load_tokenizer
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What became of one file."""
+    """Counts of one file."""
 
     path: str
     rows: int
     windows: int
     skipped: Mapping[str, int]
-    """Reason to count."""
+    """Skipped records by reason."""
     clusters: int
     largest_cluster: int
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """A target that passed its checks, and the plan for a file if one was given."""
+    """A target that passed its checks, and the plan for a file if given."""
 
     target: TargetFacts
     max_tokens: int | None
@@ -59,21 +59,21 @@ class Inspection:
     batch_size: int
     batch_size_reason: str
     files: Mapping[str, FileFacts]
-    """By role; empty without a data file."""
+    """File facts by role; empty without a data file."""
     folds: tuple[FoldSizes, ...]
     notes: tuple[str, ...]
-    estimate: Estimate | None
-    """Of both models where there is a reference; None without a data file."""
+    estimate: CostEstimate | None
+    """Cost for both models if there is a reference; None without a data file."""
     gradients: bool
-    """Whether gradients were found to flow; not looked at where no attack needs them."""
+    """True if gradients flow; False if no attack needs them, so they were not checked."""
     reference: TargetFacts | None = None
-    """The model before fine-tuning, which passed the same checks; None where none was named."""
+    """The model before fine-tuning, which passed the same checks; None if not given."""
 
 
 def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
     """Load and check the model, and plan for the data if ``with_data``.
 
-    Raises what a scan of the same settings would raise before its first attack.
+    Raises the errors that a scan with these settings would raise before its first attack.
     """
     summaries = check_files(config) if with_data else {}
     tokenizer = load_tokenizer(config.model, config.target)
@@ -84,7 +84,7 @@ def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
     plan = make_plan(config, summaries, windows) if with_data else None
     size, reason = choose_size(config, checkpoint)
     extractor = make_extractor(config, checkpoint, size)
-    cost = estimate(config, plan, extractor) if plan else None
+    cost = estimate_cost(config, plan, extractor) if plan else None
     inspection = Inspection(
         target=describe_target(extractor),
         max_tokens=checkpoint.max_tokens,
@@ -106,19 +106,19 @@ def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
 def _with_reference(
     inspection: Inspection, config: ScanConfig, target: Checkpoint, plan: Plan | None
 ) -> Inspection:
-    """The reference beside it, loaded once the target is let go, and the cost of both."""
+    """Release the target, load the reference, and add it and its cost to the inspection."""
     release(target)
     windows = planned_windows(plan) if plan else {}
     reference = load_reference(config, target.tokenizer, windows)
-    own, cost = reference_config(config), inspection.estimate
-    extractor = make_extractor(own, reference, choose_size(own, reference)[0])
+    settings, cost = reference_config(config), inspection.estimate
+    extractor = make_extractor(settings, reference, choose_size(settings, reference)[0])
     if plan is not None and cost is not None:
-        cost = one_after_the_other(cost, estimate(own, plan, extractor))
+        cost = combine_sequential(cost, estimate_cost(settings, plan, extractor))
     return replace(inspection, reference=describe_target(extractor), estimate=cost)
 
 
 def _faults(plan: Plan, checkpoint: Checkpoint) -> Iterator[str]:
-    """What can be told before hours are spent of whether a scan would mean anything."""
+    """Yield the faults known before the attacks that would make a scan meaningless or weaker."""
     roles = token_roles(checkpoint)
     for fault in find_faults(planned_validity(plan, roles, checkpoint.tokenizer)):
         voids = "A scan would be inconclusive. " if fault.voids else ""

@@ -1,4 +1,4 @@
-"""An inspection, shown. Pure: Inspection -> text."""
+"""Render an inspection. Pure: Inspection -> text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from memaudit.scan.inspect import Inspection
 
 
 def render_inspection(inspection: Inspection, *, width: int, color: bool) -> str:
-    """The target, the checks it passed, the files, the folds and the cost."""
+    """Render the target, its checks, the files, the folds and the cost."""
     stream = io.StringIO()
     console = Console(
         file=stream, width=width, force_terminal=color, no_color=not color, highlight=False
@@ -60,7 +60,7 @@ def _target_rows(inspection: Inspection) -> list[tuple[str, str]]:
     rows += [(n, f"{c.value} ({c.reason})") for n, c in target.choices.items()]
     rows.append(("batch size", f"{inspection.batch_size} ({inspection.batch_size_reason})"))
     flow = "gradients flow" if inspection.gradients else "no attack needs gradients"
-    rows.append(("soft prompts", f"inputs_embeds gives the logits of input_ids; {flow}"))
+    rows.append(("soft prompts", f"inputs_embeds gives the same logits as input_ids; {flow}"))
     return rows
 
 
@@ -68,7 +68,7 @@ def _reference_rows(reference: TargetFacts) -> list[tuple[str, str]]:
     return [
         ("model", reference.name),
         ("architecture", f"{reference.architecture}, {reference.parameters:,} parameters"),
-        ("tokenizer", "reads the files as that of the target does"),
+        ("tokenizer", "reads the files like the target's"),
         *((n, f"{c.value} ({c.reason})") for n, c in reference.choices.items()),
     ]
 
@@ -88,12 +88,12 @@ def _file_rows(inspection: Inspection, role: str) -> list[tuple[str, str]]:
 def _cost_rows(inspection: Inspection) -> list[tuple[str, str]]:
     cost = inspection.estimate
     assert cost is not None
-    twice = [("models", "two, one after the other; the pace is the first one's")]
+    twice = [("models", "two, one after the other; the speed is the first model's")]
     return [
         *(twice if inspection.reference is not None else []),
         ("measured", f"{cost.windows_per_second:,.0f} windows/s in one pass"),
         ("extraction", duration(cost.extraction_seconds)),
-        ("tuning", ("at most " if cost.may_stop_early else "") + duration(cost.tuning_seconds)),
+        ("tuning", ("up to " if cost.may_stop_early else "") + duration(cost.tuning_seconds)),
         (
             "memory",
             f"about {cost.memory_bytes / 2**30:.1f} GiB; tuning and the libraries take more",
@@ -102,7 +102,7 @@ def _cost_rows(inspection: Inspection) -> list[tuple[str, str]]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Seconds in words: s, min or h."""
     if seconds < 90:
         return f"about {seconds:.0f} s"
     if seconds < 5400:

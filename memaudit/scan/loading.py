@@ -1,7 +1,7 @@
-"""A target made ready for the windows it will be audited on: loaded, checked, with its extractor.
+"""Load a target, check it for the windows to audit, and make its extractor.
 
-Knows the target room and what the settings ask of it. Knows nothing of folds, attacks' results
-or scores. The scan and the inspection start here alike.
+Knows the target room and its settings. Knows nothing of folds, results of attacks or scores.
+Scan and inspection both start here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from memaudit.target.softprompt_check import architecture_of, check_soft_prompts
 
 
 def load_target(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windows]) -> Checkpoint:
-    """The target, known to say of embeddings what it says of token ids, for these windows."""
+    """Load the target and check, for these windows, that embeddings and ids give equal logits."""
     checkpoint = load_checkpoint(config.model, config.target, tokenizer, bos_source(windows))
     for day in {part.chat_date for part in windows.values()} - {None}:
         choice = Choice(str(day), "windows.chat_date: the chat template asks for the date")
@@ -43,9 +43,9 @@ def load_target(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windo
 
 
 def check_inputs(config: ScanConfig, checkpoint: Checkpoint, parts: Iterable[Windows]) -> None:
-    """Raise TargetError where the target answers otherwise through embeddings than by token ids.
+    """Raise TargetError if embeddings give other logits than token ids.
 
-    Every attack goes through embeddings, ``none`` too.
+    Every attack uses embeddings, even ``none``.
     """
     ids = {int(id_) for part in parts for id_ in np.unique(part.window_ids())}
     prompts = bool(set(config.attacks) - {"none", "copy"})
@@ -53,7 +53,7 @@ def check_inputs(config: ScanConfig, checkpoint: Checkpoint, parts: Iterable[Win
 
 
 def _prompt_lengths(config: ScanConfig) -> set[int]:
-    """V of every prompt that may stand before a window; 0 is among them, for ``none``."""
+    """V of every prompt of the attacks, and 0 for ``none``."""
     attacks = set(config.attacks)
     constant, dynamic = config.constant.num_virtual_tokens, config.dynamic.num_virtual_tokens
     lengths = {0} | ({constant} if "constant" in attacks else set())
@@ -61,27 +61,26 @@ def _prompt_lengths(config: ScanConfig) -> set[int]:
 
 
 def _check_causal(config: ScanConfig, checkpoint: Checkpoint, lengths: Iterable[int]) -> None:
-    """Raise TargetError where one pass over a window would not say what decoding it does."""
+    """Raise TargetError if one pass over a window does not agree with decoding it."""
     before = config.windows.prefix_tokens + (checkpoint.bos_id is not None)
     for virtual in sorted(lengths):
         check_causal(checkpoint, before + virtual, config.windows.suffix_tokens)
 
 
 def fits_prompts(config: ScanConfig) -> bool:
-    """Whether an attack needs gradients: not where its prompts were fitted earlier."""
+    """True if an attack needs gradients: its prompts were not fitted earlier."""
     return config.generator is None and bool({"constant", "dynamic"} & set(config.attacks))
 
 
 def load_earlier(config: ScanConfig, checkpoint: Checkpoint) -> tuple[FoldPrompts, ...]:
-    """The prompts of ``--generator``, none without it. Raises UsageError where they do not fit."""
+    """Load the prompts of ``--generator``, if any. Raises UsageError if they do not fit."""
     if config.generator is None:
         return ()
     earlier = load_all(config.generator, checkpoint)
-    there = set(earlier[0].prompts)
-    if missing := ({"constant", "dynamic"} & set(config.attacks)) - there:
+    if missing := ({"constant", "dynamic"} & set(config.attacks)) - set(earlier[0].prompts):
         raise UsageError(
             f"--generator {config.generator}: holds no prompt of {' and '.join(sorted(missing))}; "
-            "name the others with --attacks"
+            "select other attacks with --attacks"
         )
     for fold in earlier:
         if fold.prefix_tokens != config.windows.prefix_tokens:
@@ -98,9 +97,9 @@ def load_earlier(config: ScanConfig, checkpoint: Checkpoint) -> tuple[FoldPrompt
 
 
 def load_entities(config: ScanConfig, checkpoint: Checkpoint) -> EntityModel | None:
-    """What marks names in the suffixes, loaded before hours are spent; None where not asked for.
+    """Load the model that finds names in suffixes, before the attacks; None if not requested.
 
-    Raises TargetError where it is no such model, UsageError for a region that there is not.
+    Raises TargetError if it is not an entity model, UsageError for an unknown region.
     """
     settings = config.sensitive
     check_region(settings.region)
@@ -110,19 +109,19 @@ def load_entities(config: ScanConfig, checkpoint: Checkpoint) -> EntityModel | N
 
 
 def reuse_notes(config: ScanConfig, earlier: tuple[FoldPrompts, ...]) -> list[str]:
-    """What a reader has to know of prompts that were fitted earlier."""
+    """Notes for the reader about prompts that were fitted earlier."""
     if not earlier:
         return []
-    notes = ["The prompts were fitted earlier; copy, which needs the text they saw, is not run."]
+    notes = ["The prompts were fitted earlier; copy is not run, as it needs the text they saw."]
     if earlier[0].target != config.model:
         notes.append(f"The prompts were fitted on {earlier[0].target}, not on this model.")
     return notes
 
 
 def check_positions(config: ScanConfig, checkpoint: Checkpoint, virtual: int | None = None) -> None:
-    """Raise UsageError where prompt and window are longer than the model's positions.
+    """Raise UsageError if prompt and window are longer than the model's positions.
 
-    virtual: V of the longest prompt; the longest of the attacks' own where not given.
+    virtual: V of the longest prompt; None takes the longest of the attacks.
     """
     if virtual is None:
         virtual = max(_prompt_lengths(config))
@@ -136,19 +135,19 @@ def check_positions(config: ScanConfig, checkpoint: Checkpoint, virtual: int | N
 
 
 def choose_size(config: ScanConfig, checkpoint: Checkpoint) -> tuple[int, str]:
-    """Windows that are extracted at a time, and why so many."""
+    """Return the windows per pass and the reason."""
     if config.extraction.batch_size is not None:
-        return config.extraction.batch_size, "as asked"
+        return config.extraction.batch_size, "as configured"
     return choose_batch_size(checkpoint, config.windows.suffix_tokens)
 
 
 def make_extractor(config: ScanConfig, checkpoint: Checkpoint, batch_size: int) -> Extractor:
-    """The extractor for the windows of these settings."""
+    """Make the extractor for the windows of these settings."""
     return Extractor(checkpoint, config.windows.prefix_tokens, config.scores, batch_size)
 
 
 def describe_target(extractor: Extractor) -> TargetFacts:
-    """What the report says of the model; an adapter goes under the class of its base."""
+    """Facts about the model for the report; an adapter has the class name of its base."""
     checkpoint, decoding = extractor.checkpoint, extractor.decoding
     return TargetFacts(
         name=checkpoint.name,

@@ -1,7 +1,7 @@
 """scan(resolved, command, progress) -> ScanOutcome: the audit, readable as a sentence.
 
-Knows the order of the stages and what each hands to the next. Prints nothing, writes nothing,
-and decides nothing that a room could decide.
+Knows the order of the stages and what each passes to the next. Prints and writes nothing, and
+leaves decisions to the rooms.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from memaudit.attack.campaign import Progress, Workforce
-from memaudit.attack.prompt_files import FoldPrompts, hash_earlier, hash_new
+from memaudit.attack.prompt_files import FoldPrompts, hash_fitted, hash_loaded
 from memaudit.config.settings import ScanConfig
 from memaudit.config.shard import Shard
 from memaudit.config.sources import ResolvedConfig
@@ -34,11 +34,11 @@ from memaudit.system.memory import short_of_memory
 
 
 class ScanOutcome(NamedTuple):
-    """The figures, and the prompts to keep."""
+    """Result and fitted prompts of a scan."""
 
     result: ScanResult
     prompts: tuple[FoldPrompts, ...]
-    """One per fold; empty where nothing was fitted."""
+    """Prompts of each fold; empty if nothing was fitted."""
 
 
 @short_of_memory()
@@ -50,11 +50,11 @@ def scan(
     record: RunRecord | None = None,
     team: Team | None = None,
 ) -> ScanOutcome:
-    """Audit one model on one file, beside controls where given.
+    """Audit one model on one file, and on controls if given.
 
-    Without a project's key fingerprints are made under one that is thrown away. record: how far
-    the run is already, where it goes on; team: the processes that share the work. Raises the
-    errors of the rooms it passes through; files are checked before weights are loaded.
+    key: the project's key; without one, fingerprints use a throwaway key. record: progress of a
+    run to resume; team: the processes that share the work. Raises the errors of its stages; files
+    are checked before weights are loaded.
     """
     record = record or RunRecord(RunNotes.new(resolved.config, resolved.sources, command))
     key, team = key or throwaway_key(), team or Team()
@@ -73,7 +73,7 @@ def scan_shard(
     team: Team,
     shard: Shard,
 ) -> None:
-    """Do one share of an audit, which the record then holds. Raises as :func:`scan`."""
+    """Do one shard of an audit and store it in the record. Raises as :func:`scan`."""
     clock = Clock(progress, record)
     ready = prepare(resolved.config, key, clock, team)
     attack_all(resolved.config, ready, clock, Workforce(team, record, shard))
@@ -84,16 +84,18 @@ def _assess(
     resolved: ResolvedConfig, ready: Ready, attacked: Attacked, clock: Clock, team: Team
 ) -> ScanOutcome:
     config, plan, earlier = resolved.config, ready.plan, ready.earlier
-    outcomes, before = attacked
-    found = ready.fingerprints["data"]
+    outcomes, reference_run = attacked
+    fingerprints = ready.fingerprints["data"]
     with clock.stage("scoring", 1):
         attacks = score_all(config, plan, outcomes)
-        reference = pair_with_reference(config, plan, attacks, before) if before else None
-        new = None if ready.baseline is None else new_windows(ready.baseline, found, attacks)
+        reference = (
+            pair_with_reference(config, plan, attacks, reference_run) if reference_run else None
+        )
+        new = new_windows(ready.baseline, fingerprints, attacks) if ready.baseline else None
         validity = run_validity(plan, ready.roles, ready.tokenizer, attacks, outcomes)
     prompts = _pack(config, plan, outcomes)
-    standing = filter(None, [ready.key.note, ready.key.warning, newer_than_tested()])
-    notes = [*plan.notes, *reuse_notes(config, earlier), *standing]
+    general = filter(None, [ready.key.note, ready.key.warning, newer_than_tested()])
+    notes = [*plan.notes, *reuse_notes(config, earlier), *general]
     result = ScanResult(
         config=config,
         sources=resolved.sources,
@@ -126,13 +128,13 @@ def _assess(
         revealed=reveal(plan, outcomes, ready.tokenizer) if config.reveal else {},
         sensitive=ready.sensitive,
         reference=reference,
-        prompt_files=hash_new(prompts) or hash_earlier(config.generator),
+        prompt_files=hash_fitted(prompts) or hash_loaded(config.generator),
     )
     return ScanOutcome(result, prompts)
 
 
 def _file_hmacs(plan: Plan, key: ProjectKey) -> dict[str, str]:
-    """What names the audited files without giving away what is in a short one."""
+    """HMACs of the audited files by role; a plain hash would reveal the text of a short file."""
     parts = {"data": plan.data, "control": plan.controls}
     return {
         role: key.sign_file(corpus.summary.sha256)
@@ -142,7 +144,7 @@ def _file_hmacs(plan: Plan, key: ProjectKey) -> dict[str, str]:
 
 
 def _pack(config: ScanConfig, plan: Plan, outcomes: Outcomes) -> tuple[FoldPrompts, ...]:
-    """The fitted prompts of each fold, with the hashes of what they have seen."""
+    """Pack the fitted prompts of each fold with the marks of the windows they have seen."""
     fitted = {attack: outcome.fits for attack, outcome in outcomes.items() if outcome.fits}
     if not fitted:
         return ()
@@ -153,7 +155,7 @@ def _pack(config: ScanConfig, plan: Plan, outcomes: Outcomes) -> tuple[FoldPromp
             fold=number,
             prompts={attack: fits[number].fitted for attack, fits in fitted.items()},
             chosen={attack: fits[number].record.chosen for attack, fits in fitted.items()},
-            seen=seen_marks(windows, np.union1d(fold.fit, fold.select), run, origin),
+            marks=seen_marks(windows, np.union1d(fold.fit, fold.select), run, origin),
             cluster_run=min(run, config.windows.length),
             prefix_tokens=config.windows.prefix_tokens,
             target=config.model,

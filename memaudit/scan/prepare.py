@@ -1,6 +1,6 @@
-"""Everything before the first attack: files, model, plan, and all that can be wrong with them.
+"""Everything before the first attack: files, model, plan, and their checks.
 
-Knows the order in which things are looked at: what is quickly found wrong before what takes time.
+Knows the order of the checks: quick ones before slow ones.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from memaudit.target.checkpoint import Checkpoint, load_tokenizer
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """An audit before its first attack: all that can be wrong has been looked at."""
+    """An audit that passed all checks before its first attack."""
 
     key: ProjectKey
     tokenizer: Any
     checkpoint: Checkpoint
     roles: TokenRoles
-    """Of the checkpoint's ids; known also once it is let go, as the next."""
+    """Roles of the checkpoint's ids; stay valid after it is released."""
     target: TargetFacts
-    """What the report says of it."""
+    """Facts about the model for the report; stay valid after it is released."""
     plan: Plan
     earlier: tuple[FoldPrompts, ...]
     fingerprints: Mapping[str, tuple[str, ...]]
@@ -59,7 +59,7 @@ class Ready:
 
 
 def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, team: Team) -> Ready:
-    """Make an audit ready. Raises the errors of the rooms it passes through."""
+    """Prepare an audit. Raises the errors of its stages."""
     record = clock.record
     with clock.stage("reading files", 1):
         summaries = check_files(config)
@@ -78,14 +78,15 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, team: Team) -> Re
         about = {} if entities is None else {"the entity model": entities.about}
         agree(record, team, "entity model", about)
     with clock.stage("clustering near-duplicates", 1):
-        plan = make_plan(config, summaries, windows, [_seen(fold) for fold in earlier])
+        seen_runs = [SeenRuns(fold.marks, fold.cluster_run) for fold in earlier]
+        plan = make_plan(config, summaries, windows, seen_runs)
         agree(record, team, "windows", facts_of_plan(plan))
         fingerprints = _fingerprints(plan, key)
     if baseline is not None:
         _require_same(baseline, fingerprints["data"], checkpoint, config)
-    with clock.stage("looking for sensitive content", 1):  # may fail: so before the attacks
+    with clock.stage("looking for sensitive content", 1):  # may fail, so it runs before the attacks
         sensitive = find_sensitive(config, plan, tokenizer, entities)
-    extractor, reason = settled_extractor(config, checkpoint, record, team, "batch size")
+    extractor, reason = recorded_extractor(config, checkpoint, record, team, "batch size")
     return Ready(
         key=key,
         tokenizer=tokenizer,
@@ -102,13 +103,13 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, team: Team) -> Re
     )
 
 
-def settled_extractor(
+def recorded_extractor(
     config: ScanConfig, checkpoint: Checkpoint, record: RunRecord, team: Team, name: str
 ) -> tuple[Extractor, str]:
-    """The extractor, and why it takes so many windows at a time: as many as when the run began, in
-    every process, for another memory must not change figures.
+    """Make the extractor with the batch size in the record; return it and the reason for the size.
 
-    name: what the record calls the size.
+    All processes, and a resumed run, use the size of the first start: the free memory must not
+    change figures. name: the size's name in the record.
     """
     size, reason = choose_size(config, checkpoint)
     return make_extractor(config, checkpoint, team.same(record.settle(name, size))), reason
@@ -117,32 +118,28 @@ def settled_extractor(
 def _baseline(
     config: ScanConfig, summaries: Mapping[Role, DataSummary], key: ProjectKey
 ) -> Baseline | None:
-    """What ``max_new`` counts from, known to be comparable as far as that can be told yet."""
+    """Load the baseline of ``max_new`` and check what can be compared before the windows exist."""
     hmacs = {role: key.sign_file(summary.sha256) for role, summary in summaries.items()}
     return scan_baseline(config, hmacs["data"], hmacs.get("control"), key.key_id)
 
 
 def _require_same(
-    baseline: Baseline, found: tuple[str, ...], checkpoint: Checkpoint, config: ScanConfig
+    baseline: Baseline, fingerprints: tuple[str, ...], checkpoint: Checkpoint, config: ScanConfig
 ) -> None:
     where = f"--baseline {config.gate.baseline}"
     chosen = {name: choice.value for name, choice in checkpoint.choices.items()}
     require_same_windows(
         baseline,
-        digest_of(found),
+        digest_of(fingerprints),
         where,
         bos=chosen.get("bos"),
         chat_date=chosen.get("chat_date"),
     )
-    require_own_windows(baseline, found, where)
+    require_own_windows(baseline, fingerprints, where)
 
 
 def _fingerprints(plan: Plan, key: ProjectKey) -> dict[str, tuple[str, ...]]:
-    made = {"data": fingerprint_windows(plan.data.windows, key)}
+    by_role = {"data": fingerprint_windows(plan.data.windows, key)}
     if plan.controls is not None:
-        made["control"] = fingerprint_windows(plan.controls.windows, key)
-    return made
-
-
-def _seen(fold: FoldPrompts) -> SeenRuns:
-    return SeenRuns(fold.seen, fold.cluster_run)
+        by_role["control"] = fingerprint_windows(plan.controls.windows, key)
+    return by_role

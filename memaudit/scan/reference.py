@@ -1,8 +1,7 @@
-"""The reference: the model before fine-tuning, checked, attacked after the target, and paired.
+"""The reference (the model before fine-tuning): check it, and pair its scores with the target's.
 
-Knows how a reference is named and loaded, that it has to take the target's own windows, and that
-two models are never held in memory at once. Knows nothing of how an attack is run: the scan does
-that, for both models alike.
+Knows how to load a reference, that it is attacked on the target's windows, and that two models are
+never in memory at once. Knows nothing of how an attack runs.
 """
 
 from __future__ import annotations
@@ -28,68 +27,66 @@ from memaudit.score.scores import Rate
 from memaudit.target.checkpoint import Checkpoint, choose_bos, load_tokenizer
 
 PREFIX = "reference "
-"""Stands before the names of the reference's stages."""
+"""Prefix of the names of the reference's stages."""
 _PAIRED = 100
-"""Sets the resamples of what is paired apart from those of single attacks."""
+"""Seed of the paired resamples; larger than the seeds of single attacks."""
 
 
 class ReferenceRun(NamedTuple):
-    """What the attacks on the reference came to."""
+    """Outcomes of the attacks on the reference."""
 
     model: TargetFacts
     outcomes: Mapping[AttackName, AttackOutcome]
 
 
 def reference_config(config: ScanConfig) -> ScanConfig:
-    """The settings of a scan with the reference in the target's place.
+    """Return the settings of a scan with the reference as its target.
 
-    What names a part of the target, its revision and its base, is not said of the reference.
+    Revision and base belong to the target, so the reference gets neither.
     """
     target = config.target.model_copy(update={"revision": None, "base": None})
-    asked = tuple(attack for attack in config.attacks if attack != "copy")
+    attacks = tuple(attack for attack in config.attacks if attack != "copy")
     gate = config.gate.model_copy(update={"max_leaked": None})
-    changed = {"model": config.reference, "reference": None, "target": target, "attacks": asked}
+    changed = {"model": config.reference, "reference": None, "target": target, "attacks": attacks}
     return config.model_copy(update={**changed, "gate": gate})
 
 
 def check_reference(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windows]) -> None:
-    """Make sure, before hours are spent, that the reference can be attacked as the target will be.
+    """Check, before hours are spent, that the reference can be attacked like the target.
 
-    tokenizer: of the target; windows: as it cut them. The reference is loaded, checked and let go.
+    tokenizer: the target's; windows: cut with it. The reference is loaded, checked and released.
 
     Raises:
-        UsageError: its tokenizer makes other ids of this text, or begins inputs differently; or
-            no attack that asks a model is among those asked for.
+        UsageError: its tokenizer gives other ids for this text, or begins inputs differently; or
+            no attack on a model is requested.
         TargetError: it cannot be loaded, or takes no soft prompts.
     """
-    own = reference_config(config)
-    if not own.attacks:
-        raise UsageError(
-            f"--reference {own.model}: no attack on a model is asked for; name one beside copy "
-            "with --attacks"
-        )
-    check_tokenizer(f"--reference {own.model}", config, own, tokenizer, windows)
+    settings = reference_config(config)
+    where = f"--reference {settings.model}"
+    if not settings.attacks:
+        raise UsageError(f"{where}: --attacks names no attack on a model; add one besides copy")
+    check_tokenizer(where, config, settings, tokenizer, windows)
     release(load_reference(config, tokenizer, windows))
 
 
 def load_reference(
     config: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windows]
 ) -> Checkpoint:
-    """The reference, known to take these windows; it reads them with the target's tokenizer."""
+    """Load the reference with the target's tokenizer and check it for these windows."""
     return load_target(reference_config(config), tokenizer, windows)
 
 
 def planned_windows(plan: Plan) -> dict[Role, Windows]:
-    """The windows that are audited, by role."""
+    """Windows of the audit, by role."""
     sides: dict[Role, Corpus | None] = {"data": plan.data, "control": plan.controls}
     return {role: corpus.windows for role, corpus in sides.items() if corpus is not None}
 
 
 def release(checkpoint: Checkpoint) -> None:
-    """Let go of a model's weights, whoever still holds on to the model; it is of no use after."""
-    copied = vars(checkpoint).pop("prepacked", checkpoint)  # if one was made
+    """Free a model's weights even if the model is still referenced; it is unusable afterwards."""
+    copied = vars(checkpoint).pop("prepacked", checkpoint)  # cached property, if it was used
     for module in (*checkpoint.model.modules(), *copied.model.modules()):
-        vars(module).pop("forward", None)  # which holds what is prepacked
+        vars(module).pop("forward", None)  # holds the prepacked weights
         for name, _ in list(module.named_parameters(recurse=False, remove_duplicate=False)):
             delattr(module, name)
         for name, _ in list(module.named_buffers(recurse=False, remove_duplicate=False)):
@@ -102,19 +99,17 @@ def release(checkpoint: Checkpoint) -> None:
 def pair_with_reference(
     config: ScanConfig, plan: Plan, attacks: tuple[AttackResult, ...], run: ReferenceRun
 ) -> ReferenceResult:
-    """Hold what the attacks got of each window of the target beside what they got of the
-    reference.
-    """
+    """Pair the scores of each window on the target with those on the reference."""
     scored = tuple(
         ReferenceAttack(attack, *score_outcome(plan, outcome))
         for attack, outcome in run.outcomes.items()
     )
     by_name = {attack.attack: attack for attack in attacks}
-    data = [Pair(one.attack, by_name[one.attack].data, one.data) for one in scored]
+    data = [Pair(result.attack, by_name[result.attack].data, result.data) for result in scored]
     controls = [
-        Pair(one.attack, before, one.controls)
-        for one in scored
-        if (before := by_name[one.attack].controls) is not None and one.controls is not None
+        Pair(result.attack, target, result.controls)
+        for result in scored
+        if (target := by_name[result.attack].controls) is not None and result.controls is not None
     ]
     seed = [config.protocol.seed, _PAIRED]
     on_controls: tuple[Origin, ...] | None = None
@@ -130,19 +125,20 @@ def pair_with_reference(
 
 
 def leaked_rate(reference: ReferenceResult | None) -> Rate | None:
-    """What any attack gets of the target and none of the reference; None without a reference."""
+    """Rate extracted from the target and not from the reference; None without a reference."""
     return None if reference is None else reference.data[-1].leaked
 
 
 def reference_notes(target: TargetFacts, reference: ReferenceResult | None) -> list[str]:
-    """What besides the fine-tuning may tell the two models apart."""
+    """Notes on differences between the two models other than the fine-tuning."""
     if reference is None:
         return []
-    one, other = target.choices["dtype"].value, reference.model.choices["dtype"].value
+    dtype, reference_dtype = (facts.choices["dtype"].value for facts in (target, reference.model))
     notes = []
-    if one != other:
+    if dtype != reference_dtype:
         notes.append(
-            f"The model was audited in {one}, the reference in {other}: close calls may differ."
+            f"The model was audited in {dtype}, the reference in {reference_dtype}: "
+            "close calls may differ."
         )
     if target.fingerprint == reference.model.fingerprint:
         notes.append("Model and reference have the same files: nothing was fine-tuned.")
@@ -152,73 +148,76 @@ def reference_notes(target: TargetFacts, reference: ReferenceResult | None) -> l
 def check_tokenizer(
     where: str,
     config: ScanConfig,
-    own: ScanConfig,
+    settings: ScanConfig,
     tokenizer: Any,
     windows: Mapping[Role, Windows],
 ) -> None:
-    """Refuse another model whose own tokenizer would have read the files otherwise.
+    """Refuse another model whose tokenizer reads the files differently. Raises UsageError.
 
-    where: how a message names it; own: its settings, as `reference_config` makes them. Raises
-    UsageError.
+    where: its name in messages; settings: its settings, as `reference_config` makes them.
     """
-    other = load_tokenizer(own.model, own.target)
+    other = load_tokenizer(settings.model, settings.target)
     if windows:
         _check_ids(where, tokenizer, other, windows)
     source = bos_source(windows)
-    bos, its_bos = (choose_bos(config.target.bos, one, source)[0] for one in (tokenizer, other))
-    if bos != its_bos:
-        said = ("nothing" if one is None else f"token {one}" for one in (bos, its_bos))
+    bos = choose_bos(config.target.bos, tokenizer, source)[0]
+    other_bos = choose_bos(config.target.bos, other, source)[0]
+    if bos != other_bos:
         raise UsageError(
-            f"{where}: {{}} stands before every input of the model, {{}} before the other's; "
-            "choose for both with --bos yes or --bos no".format(*said)
+            f"{where}: inputs of this model begin with {_token_name(other_bos)}, those of the "
+            f"target with {_token_name(bos)}; choose for both with --bos yes or --bos no"
         )
     if windows:
-        _check_cut(own, where, tokenizer, other, windows)
+        _check_cut(settings, where, tokenizer, other, windows)
+
+
+def _token_name(bos: int | None) -> str:
+    return "no extra token" if bos is None else f"token {bos}"
 
 
 def _check_ids(where: str, tokenizer: Any, other: Any, windows: Mapping[Role, Windows]) -> None:
-    """The ids that the windows hold have to be the same tokens to both."""
+    """Raise UsageError unless the ids of the windows are the same tokens for both."""
     used = np.unique(np.concatenate([np.unique(part.window_ids()) for part in windows.values()]))
     if len(missing := used[used >= len(other)]):
         raise UsageError(
-            f"{where}: its tokenizer has {len(other):,} entries, and {len(missing):,} ids of these "
-            f"windows (the first {missing[0]}) are none of them, as where fine-tuning added tokens"
+            f"{where}: its tokenizer has {len(other):,} entries and lacks {len(missing):,} ids of "
+            f"these windows (first: {missing[0]}); fine-tuning may have added tokens"
         )
     ids = used.tolist()
-    tokens, its_tokens = (one.convert_ids_to_tokens(ids) for one in (tokenizer, other))
-    apart = [i for i, one, its in zip(ids, tokens, its_tokens, strict=True) if one != its]
-    if apart:
+    tokens, other_tokens = tokenizer.convert_ids_to_tokens(ids), other.convert_ids_to_tokens(ids)
+    differing = [id_ for id_, a, b in zip(ids, tokens, other_tokens, strict=True) if a != b]
+    if differing:
         raise UsageError(
-            f"{where}: its tokenizer is another: {len(apart):,} of the {len(used):,} ids in these "
-            f"windows are other tokens there (the first {apart[0]})"
+            f"{where}: its tokenizer differs: {len(differing):,} of the {len(used):,} ids in these "
+            f"windows are different tokens (first: {differing[0]})"
         )
 
 
 def _check_cut(
-    own: ScanConfig, where: str, tokenizer: Any, other: Any, windows: Mapping[Role, Windows]
+    settings: ScanConfig, where: str, tokenizer: Any, other: Any, windows: Mapping[Role, Windows]
 ) -> None:
-    """Cut the files once more with the reference's tokenizer, under the target's chat template."""
+    """Cut the files again with the other tokenizer and the target's chat template; compare."""
     other.chat_template = tokenizer.chat_template
     try:
-        cut = cut_files(own, other)
+        cut = cut_files(settings, other)
     except DataError as error:
-        raise UsageError(f"{where}: its tokenizer gives no windows of these files") from error
+        raise UsageError(f"{where}: its tokenizer gives no windows for these files") from error
     for role, part in windows.items():
-        its = cut[role]
-        if part.bos_source != its.bos_source:
+        other_part = cut[role]
+        if part.bos_source != other_part.bos_source:
             raise UsageError(
-                f"{where}: begins inputs of the {role} otherwise; choose for both with --bos yes "
+                f"{where}: begins inputs of the {role} differently; choose for both with --bos yes "
                 "or --bos no"
             )
-        if len(part) != len(its):
+        if len(part) != len(other_part):
             raise UsageError(
-                f"{where}: its tokenizer cuts the {role} into {len(its):,} windows, that of the "
-                f"model into {len(part):,}; both have to read the text alike"
+                f"{where}: its tokenizer cuts the {role} into {len(other_part):,} windows, the "
+                f"target's into {len(part):,}; both must tokenize the text identically"
             )
-        apart = np.flatnonzero((part.window_ids() != its.window_ids()).any(axis=1))
-        if len(apart):
+        rows = np.flatnonzero((part.window_ids() != other_part.window_ids()).any(axis=1))
+        if len(rows):
             raise UsageError(
-                f"{where}: its tokenizer makes other ids of {len(apart):,} of {len(part):,} "
-                f"{role} windows (the first in line {part.line[apart[0]]}); both have to read the "
-                "text alike"
+                f"{where}: its tokenizer gives other ids for {len(rows):,} of {len(part):,} {role} "
+                f"windows (first in line {part.line[rows[0]]}); both must tokenize the text "
+                "identically"
             )

@@ -1,4 +1,4 @@
-"""What was extracted, assessed: scores, summaries, verdicts, and the text where it is asked for.
+"""Assess extractions: scores, summaries, verdicts, and the text if requested.
 
 Knows extractions, the plan and the score and gate rooms. Knows nothing of models or prompts.
 """
@@ -32,9 +32,9 @@ from memaudit.target.entities import EntityModel
 def score_all(
     config: ScanConfig, plan: Plan, outcomes: Mapping[AttackName, AttackOutcome]
 ) -> tuple[AttackResult, ...]:
-    """Scores per window, then one summary per attack."""
+    """Score every window, then summarise every attack."""
     results: list[AttackResult] = []
-    none: WindowScores | None = None
+    none_scores: WindowScores | None = None
     for attack, outcome in outcomes.items():
         data, controls = score_outcome(plan, outcome)
         summary = summarise(
@@ -42,34 +42,35 @@ def score_all(
             Arm(data, plan.data.clusters),
             config.scores,
             np.random.default_rng([config.protocol.seed, LADDER.index(attack)]),
-            none=none,
+            none=none_scores,
             controls=Arm(controls, plan.controls.clusters)
             if controls is not None and plan.controls is not None
             else None,
         )
-        none = data if attack == "none" else none
+        none_scores = data if attack == "none" else none_scores
         permuted = permuted_hits(outcome.data, plan.data)
         results.append(AttackResult(attack, data, controls, summary, permuted))
     return tuple(results)
 
 
 def permuted_hits(extraction: Extraction, corpus: Corpus) -> Permuted:
-    """How often an attack returns the suffix of an unrelated window: the control that needs no
-    data. Each window is compared with one of another cluster, as far as there is one.
+    """Count how often an attack returns the suffix of an unrelated window.
+
+    A control that needs no data: each window is compared with one of another cluster, if any.
     """
     order = np.argsort(corpus.clusters, kind="stable")
     shift = int(np.bincount(corpus.clusters).max())
     partner = np.empty_like(order)
     partner[order] = np.roll(order, shift)
-    apart = corpus.clusters != corpus.clusters[partner]
-    suffixes = corpus.windows.suffix_ids[partner[apart]]
-    equal = extraction.continuation_ids[apart] == suffixes
+    unrelated = corpus.clusters != corpus.clusters[partner]
+    suffixes = corpus.windows.suffix_ids[partner[unrelated]]
+    equal = extraction.continuation_ids[unrelated] == suffixes
     fractional = float(equal.mean()) if len(equal) else float("nan")
     return Permuted(int(equal.all(axis=1).sum()), len(equal), fractional)
 
 
 def score_outcome(plan: Plan, outcome: AttackOutcome) -> tuple[WindowScores, WindowScores | None]:
-    """What one attack got of each window of the data, and of the controls where there are any."""
+    """Score one attack on each window of the data, and of the controls if any."""
     controls = None
     if plan.controls is not None and outcome.controls is not None:
         controls = _score(outcome.controls, plan.controls)
@@ -94,9 +95,9 @@ def judge_all(
     validity: Validity,
     remedy: str = "",
 ) -> tuple[GateVerdict, ...]:
-    """Judge every gate that is set, the controls where there are any, and the run itself.
+    """Judge every configured gate, the controls if any, and the run's validity.
 
-    The latter has a verdict only where it means nothing. remedy: what would make more windows
+    The run gets a verdict only if it is meaningless. remedy: advice that would make more windows
     independent of each other.
     """
     summaries = [result.summary for result in attacks]
@@ -109,18 +110,18 @@ def judge_all(
 def new_windows(
     baseline: Baseline, fingerprints: tuple[str, ...], attacks: tuple[AttackResult, ...]
 ) -> NewWindows | None:
-    """What is extracted by an attack on the model and not in the baseline; None without one."""
-    asked = [result for result in attacks if result.attack != "copy"]
-    if not asked:
+    """Count windows extracted now and not in the baseline; None without an attack on the model."""
+    results = [result for result in attacks if result.attack != "copy"]
+    if not results:
         return None
-    exact = np.any([result.data.exact for result in asked], axis=0)
+    exact = np.any([result.data.exact for result in results], axis=0)
     now = {fingerprints[row] for row in np.flatnonzero(exact)}
-    confidence = asked[0].summary.exact.confidence
+    confidence = results[0].summary.exact.confidence
     return NewWindows(count_new(baseline, now), len(fingerprints), confidence)
 
 
 def fold_fits(outcomes: Mapping[AttackName, AttackOutcome]) -> tuple[FoldFit, ...]:
-    """Every fit's figures, by attack and fold."""
+    """Figures of every fit, by attack and fold."""
     return tuple(
         FoldFit(attack, fold, fit.record)
         for attack, outcome in outcomes.items()
@@ -131,18 +132,18 @@ def fold_fits(outcomes: Mapping[AttackName, AttackOutcome]) -> tuple[FoldFit, ..
 def find_sensitive(
     config: ScanConfig, plan: Plan, tokenizer: Any, entities: EntityModel | None
 ) -> SensitiveContent | None:
-    """What kinds of sensitive content the suffixes hold; None where that was switched off."""
+    """Find kinds of sensitive content in the suffixes; None if switched off."""
     if not config.sensitive.enabled:
         return None
     detectors = make_detectors(config.sensitive.region)
     if entities is not None:
         detectors += entity_detectors(entities.labels, entities.find, entities.about)
-    found = {detector.category for detector in detectors}
+    categories = {detector.category for detector in detectors}
     decode = partial(decode_rows, tokenizer)
     controls = plan.controls
     return SensitiveContent(
         methods={detector.category: detector.method for detector in detectors},
-        missing={name: why for name, why in NO_DETECTOR.items() if name not in found},
+        missing={name: why for name, why in NO_DETECTOR.items() if name not in categories},
         data=count_content(plan.data.windows.suffix_ids, decode, detectors),
         controls=None
         if controls is None
@@ -151,36 +152,33 @@ def find_sensitive(
 
 
 def decode_rows(tokenizer: Any, ids: NDArray[np.integer[Any]]) -> tuple[str, ...]:
-    """Rows of ids as text, without what stands for no output; the only place where ids become
-    text.
-    """
+    """Decode rows of ids without the negative ids of missing output; nothing else decodes ids."""
     rows = [row[row >= 0].tolist() for row in ids]
     decode = partial(tokenizer.batch_decode, clean_up_tokenization_spaces=False)
     try:
         return tuple(decode(rows))
     except (ValueError, LookupError, TypeError):
-        # A model may have more ids than its tokenizer, and not every tokenizer passes them over.
+        # A model may have more ids than its tokenizer, and not every tokenizer skips them.
         known = set(tokenizer.get_vocab().values())
-        return tuple(decode([[one for one in row if one in known] for row in rows]))
+        return tuple(decode([[id_ for id_ in row if id_ in known] for row in rows]))
 
 
 def reveal(
     plan: Plan, outcomes: Mapping[AttackName, AttackOutcome], tokenizer: Any
 ) -> dict[str, Revealed]:
-    """Prefix, suffix and outputs as text."""
+    """Decode prefixes, suffixes and outputs."""
     text = partial(decode_rows, tokenizer)
-
     revealed = {}
     for role, corpus in (("data", plan.data), ("control", plan.controls)):
         if corpus is None:
             continue
-        said = {
+        extractions = {
             attack: outcome.data if role == "data" else outcome.controls
             for attack, outcome in outcomes.items()
         }
         revealed[role] = Revealed(
             prefix=text(corpus.windows.prefix_ids),
             suffix=text(corpus.windows.suffix_ids),
-            output={a: text(e.continuation_ids) for a, e in said.items() if e is not None},
+            output={a: text(e.continuation_ids) for a, e in extractions.items() if e is not None},
         )
     return revealed

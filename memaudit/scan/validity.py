@@ -1,4 +1,4 @@
-"""Whether a run means anything: what a plan, a model and its attacks' output say about that.
+"""Evidence for the validity of a run, from the plan, the model and the output of its attacks.
 
 Knows where the counts of score.validity come from. Decides nothing: gate.validity does.
 """
@@ -34,10 +34,10 @@ from memaudit.target.checkpoint import Checkpoint
 
 
 def token_roles(checkpoint: Checkpoint) -> TokenRoles:
-    """Read from a loaded target which of its ids are no text.
+    """Find the ids of a loaded target that are not text.
 
-    A tokenizer that can write any text often names its end token as the unknown one (GPT-2's
-    does): such a token is never written for text, and counts as special alone.
+    A tokenizer that covers any text often uses its end token as the unknown token (GPT-2's does).
+    That token never encodes text, and counts only as special.
     """
     tokenizer, model = checkpoint.tokenizer, checkpoint.model
     named = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
@@ -60,14 +60,14 @@ def token_roles(checkpoint: Checkpoint) -> TokenRoles:
 
 
 def _end_ids(source: Any) -> list[int]:
-    """The end tokens that a config or a tokenizer names: none, one or several."""
+    """Return the end tokens of a config or a tokenizer: none, one or several."""
     named = getattr(source, "eos_token_id", None)
     listed = named if isinstance(named, (list, tuple)) else [named]
     return [id_ for id_ in listed if isinstance(id_, int)]
 
 
 def planned_validity(plan: Plan, roles: TokenRoles, tokenizer: Any) -> Validity:
-    """What the windows alone say, before any attack."""
+    """Collect the evidence of the windows alone, before any attack."""
     windows, controls = plan.data.windows, plan.controls
     records, used = _count_records(windows)
     return Validity(
@@ -95,22 +95,24 @@ def run_validity(
     attacks: tuple[AttackResult, ...],
     outcomes: Mapping[AttackName, AttackOutcome],
 ) -> Validity:
-    """What the windows and the attacks say. How the model reads, and how it continues a prefix, is
-    seen in its weakest attack: ``none``, where that was run.
+    """Collect the evidence of the windows and the attacks.
+
+    How the model reads, and how it continues a prefix, comes from its weakest attack: ``none``, if
+    it was run.
     """
     planned = planned_validity(plan, roles, tokenizer)
-    asked = [result for result in attacks if result.attack != "copy"]
-    if not asked:
+    results = [result for result in attacks if result.attack != "copy"]
+    if not results:
         return planned
     sound = ~(planned.text.any | planned.templates.any)
-    weakest = outcomes[asked[0].attack]
+    weakest = outcomes[results[0].attack]
     readings = {
         "data": _read(plan.data, weakest.data, roles, sound),
         "controls": _read(plan.controls, weakest.controls, roles),
     }
     return replace(
         planned,
-        extracted=int((np.any([result.data.exact for result in asked], axis=0) & sound).sum()),
+        extracted=int((np.any([result.data.exact for result in results], axis=0) & sound).sum()),
         readings={part: reading for part, reading in readings.items() if reading is not None},
         continuations=count_continuations(
             weakest.data.continuation_ids, plan.data.windows.suffix_ids, roles
@@ -131,7 +133,7 @@ def _read(
 
 
 def _count_records(windows: Windows) -> tuple[int, int]:
-    """Records that were looked at, and those of them that gave a window."""
+    """Count the records read, and those that gave a window."""
     used = set(zip(windows.sample_id, windows.line.tolist(), strict=True))
     skipped = {(record.sample_id, record.line) for record in windows.skipped}
     return len(used | skipped), len(used)

@@ -1,9 +1,9 @@
-"""A finished audit on disk: the run folder, its files and how they are written.
+"""Write a finished audit: the run folder and its files.
 
-Knows file names and that nothing half-written may look whole. Knows nothing of how results come
-about. ``report.json`` is written when all it speaks of is there: a folder without it holds no
-finished run. The page, which only shows what the others hold, comes after it, and
-``manifest.json``, with the hash of every other file, last.
+Knows file names, and that no partial file may look complete. Knows nothing of how results are
+made. ``report.json`` is written after the files it refers to: a folder without it holds no
+finished run. Then comes the page, which only shows the other files, and last ``manifest.json``
+with the hash of every other file.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from memaudit.system.files import claim_folder, disk_errors, write_whole
 
 
 def choose_folder(config: ScanConfig, now: datetime | None = None) -> Path:
-    """Where the run goes: ``--out``, or ``memaudit-runs/<time>-<model>/``. Nothing is made yet.
+    """Return the run folder: ``--out``, or ``memaudit-runs/<time>-<model>/``. Creates nothing.
 
-    Raises UsageError for a folder that holds something already, or lies inside the model's.
+    Raises UsageError for a folder that is not empty, or lies inside the model's.
     """
     if config.out is None:
         stamp = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%S")
@@ -46,24 +46,24 @@ def choose_folder(config: ScanConfig, now: datetime | None = None) -> Path:
     try:
         for model in filter(None, (config.model, config.reference)):
             _refuse_model_folder(folder, Path(os.path.expanduser(model)))
-        taken = folder.exists() and (not folder.is_dir() or _holds_something(folder))
+        taken = folder.exists() and (not folder.is_dir() or _is_used(folder))
     except OSError as error:
         raise UsageError(f"--out {folder}: no such place ({error.strerror})") from error
     if taken and (folder / UNFINISHED / NOTES).exists():
-        raise UsageError(f"--out {folder}: holds an unfinished run; go on with --resume {folder}")
+        raise UsageError(f"--out {folder}: holds an unfinished run; use --resume {folder}")
     if taken:
-        raise UsageError(f"--out {folder}: exists and is not an empty folder; name another")
+        raise UsageError(f"--out {folder}: exists and is not an empty folder; choose another")
     return folder
 
 
 def make_folder(folder: Path) -> list[Path]:
-    """Make the run folder, open to its owner alone, before hours are spent on what goes in it.
+    """Create the run folder, private to its owner, before hours are spent on its content.
 
-    Returns the folders that were not there before, innermost first. Raises UsageError where it
-    cannot be made or written to.
+    Returns the created folders, innermost first. Raises UsageError if it cannot be created or
+    written to.
     """
     try:
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        created = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         fault = claim_folder(folder)
         if fault is None:
@@ -72,11 +72,11 @@ def make_folder(folder: Path) -> list[Path]:
             Path(name).unlink()
     except OSError as error:
         raise UsageError(
-            f"--out {folder}: cannot be written ({error.strerror}); name another"
+            f"--out {folder}: cannot be written ({error.strerror}); choose another"
         ) from error
     if fault is not None:
         raise UsageError(f"--out {folder}: {fault}")
-    return made
+    return created
 
 
 def begin_run(
@@ -85,20 +85,20 @@ def begin_run(
     key: ProjectKey,
     fill: Callable[[Path], None] = lambda folder: None,
 ) -> tuple[list[Path], Unfinished]:
-    """Make the run folder, and start the run in it; see `make_folder` and `Unfinished.begin`.
+    """Create the run folder and start the run in it; see `make_folder` and `Unfinished.begin`.
 
-    Returns the folders that were made, too; where anything is refused, none of them stays.
+    Also returns the created folders; on an error they are removed again.
     """
-    made = make_folder(folder)
+    created = make_folder(folder)
     try:
-        return made, Unfinished.begin(folder, notes, key, fill)
+        return created, Unfinished.begin(folder, notes, key, fill)
     except BaseException:
-        remove_empty(made)
+        remove_empty(created)
         raise
 
 
 def remove_empty(folders: Iterable[Path]) -> None:
-    """Take back those folders, innermost first, that nothing was written to."""
+    """Remove the folders that are empty; they are ordered innermost first."""
     for folder in folders:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
@@ -107,9 +107,9 @@ def remove_empty(folders: Iterable[Path]) -> None:
 def write_run(folder: Path, outcome: ScanOutcome) -> None:
     """Write every file of a finished run.
 
-    The page is made of the two files that are read back later, so that it can be made again.
-    Raises RunError where the disk refuses; and, once all else is written and under the manifest,
-    where no page can be made.
+    The page is rendered from the report and samples as stored, so that it can be rendered again.
+    Raises RunError if the disk fails, or, after all other files and the manifest are written, if
+    the page cannot be rendered.
     """
     result = outcome.result
     with disk_errors(folder):
@@ -121,10 +121,10 @@ def write_run(folder: Path, outcome: ScanOutcome) -> None:
         write_whole(folder / REPORT, [document.encode()])
         try:
             page = to_html(json.loads(document), read_samples(folder / SAMPLES)).encode()
-        except Exception as error:  # whatever it is, hours of work do not hang on it
+        except Exception as error:  # no failure of the page may cost hours of work
             _write_manifest(folder, not_made=[PAGE])
             raise RunError(
-                f"{folder}: the run is whole, but {PAGE} could not be made "
+                f"{folder}: the run is complete, but {PAGE} could not be made "
                 f"({type(error).__name__}); try memaudit report {folder} --format html"
             ) from error
         write_whole(folder / PAGE, [page])
@@ -135,16 +135,16 @@ def _write_manifest(folder: Path, not_made: Sequence[str] = ()) -> None:
     write_whole(folder / MANIFEST, [to_manifest(folder, not_made).encode()])
 
 
-def _holds_something(folder: Path) -> bool:
-    """Whether there is more in it than what a scan left that was stopped as it began."""
-    held = list(folder.iterdir())
-    if (folder / UNFINISHED / NOTES).exists() or any(path.name != UNFINISHED for path in held):
+def _is_used(folder: Path) -> bool:
+    """True if it holds more than the remains of a scan that was stopped as it began."""
+    paths = list(folder.iterdir())
+    if (folder / UNFINISHED / NOTES).exists() or any(path.name != UNFINISHED for path in paths):
         return True
-    return bool(held) and not is_own(folder)
+    return bool(paths) and not is_own(folder)
 
 
 def _unused(folder: Path) -> Path:
-    """The folder, or with the first number that makes a name nobody has taken."""
+    """Return the folder, with a number appended if the name exists."""
     number, name = 2, folder
     while name.exists():
         name, number = folder.with_name(f"{folder.name}-{number}"), number + 1
@@ -156,6 +156,6 @@ def _refuse_model_folder(folder: Path, model: Path) -> None:
         inside = folder.resolve()
         root = model.resolve() if model.is_dir() else model.resolve().parent
         if root == Path.cwd() and not model.is_dir():
-            return  # a file that lies where the user works makes no folder of its own
+            return  # a model file in the working directory has no folder of its own
         if inside == root or root in inside.parents:
-            raise UsageError(f"--out {folder}: lies inside the model's folder; name another")
+            raise UsageError(f"--out {folder}: lies inside the model's folder; choose another")

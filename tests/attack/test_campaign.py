@@ -147,7 +147,7 @@ def make_config(**changes: Any) -> ScanConfig:
 
 @pytest.fixture
 def tuned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[SoftPrompt, FittedPrompt, TuningData]]:
-    """What every fit was given, with the prompt that audits afterwards."""
+    """Record the data of every fit, and the prompt that audits afterwards."""
     notes: list[tuple[SoftPrompt, FittedPrompt, TuningData]] = []
     fit = Tuner.fit
 
@@ -188,18 +188,18 @@ def test_no_window_is_scored_by_a_prompt_that_saw_its_cluster(
     # Everything a prompt depends on: its own fit, and the constant prompt that it started from.
     fits = 2 if start == "constant" else 1
     assert len(tuned) == fits * len(setup.folds)
-    seen = {}
+    clusters_by_prompt = {}
     for number, (prompt, _, data) in enumerate(tuned):
         windows = np.concatenate([data.fit_ids, data.select_ids])
         fold = number % len(setup.folds)
-        seen.setdefault(fold, set()).update(setup.clusters_of(windows))
+        clusters_by_prompt.setdefault(fold, set()).update(setup.clusters_of(windows))
         fit, select = setup.clusters_of(data.fit_ids), setup.clusters_of(data.select_ids)
         assert not fit & select
-        seen[id(prompt)] = seen[fold]
+        clusters_by_prompt[id(prompt)] = clusters_by_prompt[fold]
 
     scored = 0
     for prompt, ids in setup.extractor.scored:
-        assert not seen[id(prompt)] & setup.clusters_of(ids)
+        assert not clusters_by_prompt[id(prompt)] & setup.clusters_of(ids)
         scored += len(ids)
     assert scored == len(setup.data) + len(setup.controls)
 
@@ -244,16 +244,16 @@ def run(attacks: Sequence[AttackName], setup: Setup) -> dict[AttackName, AttackO
     return {attack: campaign.run(attack, Quiet()) for attack in attacks}
 
 
-def assert_same_outcome(one: AttackOutcome, other: AttackOutcome) -> None:
-    assert one.controls is not None
-    assert other.controls is not None
-    for mine, its in ((one.data, other.data), (one.controls, other.controls)):
-        np.testing.assert_array_equal(mine.continuation_ids, its.continuation_ids)
-        np.testing.assert_array_equal(mine.suffix_nll, its.suffix_nll)
-        np.testing.assert_array_equal(mine.log_p_z, its.log_p_z)
-    assert one.fits.keys() == other.fits.keys()
-    for number, fit in one.fits.items():
-        state, twin = fit.fitted.state_dict(), other.fits[number].fitted.state_dict()
+def assert_same_outcome(first: AttackOutcome, second: AttackOutcome) -> None:
+    assert first.controls is not None
+    assert second.controls is not None
+    for left, right in ((first.data, second.data), (first.controls, second.controls)):
+        np.testing.assert_array_equal(left.continuation_ids, right.continuation_ids)
+        np.testing.assert_array_equal(left.suffix_nll, right.suffix_nll)
+        np.testing.assert_array_equal(left.log_p_z, right.log_p_z)
+    assert first.fits.keys() == second.fits.keys()
+    for number, fit in first.fits.items():
+        state, twin = fit.fitted.state_dict(), second.fits[number].fitted.state_dict()
         assert state.keys() == twin.keys()
         assert all(torch.equal(state[name], twin[name]) for name in state)
 
@@ -278,19 +278,19 @@ def test_choosing_the_likeliest_windows_costs_one_extraction_at_most(
     plain = [
         ids
         for prompt, ids in setup.extractor.scored
-        if isinstance(prompt, NoPrompt) and not any(prompt is one for one in chosen)
+        if isinstance(prompt, NoPrompt) and not any(prompt is fitted for fitted in chosen)
     ]
     assert sum(len(ids) for ids in plain) == len(setup.data) + len(setup.controls)
 
 
 def test_prompts_fitted_earlier_are_used_as_they_are() -> None:
     setup = Setup()
-    mine: dict[int, SoftPrompt] = {fold: NoPrompt() for fold in range(3)}
-    campaign = setup.campaign(fitted={"constant": mine})
+    prompts: dict[int, SoftPrompt] = {fold: NoPrompt() for fold in range(3)}
+    campaign = setup.campaign(fitted={"constant": prompts})
     outcome = campaign.run("constant", Quiet())
     assert outcome.fits == {}
     for prompt, ids in setup.extractor.scored:
-        fold = next(number for number, one in mine.items() if one is prompt)
+        fold = next(number for number, candidate in prompts.items() if candidate is prompt)
         expected = (setup.data[setup.fold == fold], setup.controls[setup.control_fold == fold])
         assert any(np.array_equal(ids, part) for part in expected)
 

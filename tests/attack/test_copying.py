@@ -13,7 +13,7 @@ Ids = NDArray[np.int32]
 
 
 def copy_slowly(known: Ids, prefix: Ids, suffix_tokens: int) -> list[int]:
-    """By the docstring, word for word."""
+    """Follow the docstring literally."""
     for length in range(min(len(prefix), known.shape[1] - 1), 0, -1):
         places = [
             (row, start + length)
@@ -38,9 +38,9 @@ def test_copying_finds_what_a_slow_search_finds(data: st.DataObject, rows: int) 
     known = rng.integers(0, tokens, (count, width + 1)).astype(np.int32)
     prefixes = rng.integers(0, tokens + 1, (4, prefix)).astype(np.int32)
     with mock.patch("memaudit.attack.copying._ROWS", rows):
-        found = copy_continuations(known, prefixes, suffix)
-    assert found.dtype == np.int32
-    assert found.tolist() == [copy_slowly(known, row, suffix) for row in prefixes]
+        copied_ids = copy_continuations(known, prefixes, suffix)
+    assert copied_ids.dtype == np.int32
+    assert copied_ids.tolist() == [copy_slowly(known, row, suffix) for row in prefixes]
 
 
 def test_the_longest_match_wins_over_the_first() -> None:
@@ -50,5 +50,5 @@ def test_the_longest_match_wins_over_the_first() -> None:
 
 def test_an_own_copy_gives_the_suffix() -> None:
     known = np.arange(40, dtype=np.int32).reshape(4, 10)
-    found = copy_continuations(known, known[:, :6], 4)
-    np.testing.assert_array_equal(found, known[:, 6:])
+    copied_ids = copy_continuations(known, known[:, :6], 4)
+    np.testing.assert_array_equal(copied_ids, known[:, 6:])

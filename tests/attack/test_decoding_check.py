@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memaudit.attack import decoding_check
-from memaudit.attack.decoding_cache import CACHE_NAMES, cache_argument, cache_of
+from memaudit.attack.decoding import CACHE_NAMES, cache_argument, cache_of
 from memaudit.attack.decoding_check import (
-    ANEW,
     CUT,
+    FULL_PASSES,
     OWN,
     agree,
     check_causal,
@@ -66,7 +66,7 @@ def refuses_other_caches(model: Any, inputs: dict[str, Any], output: Any) -> Non
 
 
 def forgets(model: Any, inputs: dict[str, Any], output: Any) -> None:
-    """As where places are counted anew: whatever stands in the cache, other logits."""
+    """Give wrong logits with any cache, like a model that restarts its positions."""
     if cache_in(inputs) is not None:
         output.logits = output.logits.flip(-1)
 
@@ -103,8 +103,8 @@ def refuses_vectors(model: Any, inputs: dict[str, Any], output: Any) -> None:
             "its cache holds more than keys and values \\(LinearAttentionLayer\\)",
         ),
         ("gpt2", refuses_other_caches, OWN, "it fails with a cache that was cut back: .* its own"),
-        ("gpt2", forgets, ANEW, "one for each token: its own cache gives other logits"),
-        ("gpt2", keeps_nothing, ANEW, "one for each token: it returns no cache"),
+        ("gpt2", forgets, FULL_PASSES, "one for each token: its own cache gives other logits"),
+        ("gpt2", keeps_nothing, FULL_PASSES, "one for each token: it returns no cache"),
     ],
 )
 def test_the_fastest_way_that_is_right_is_chosen(
@@ -141,7 +141,7 @@ def fed_positions(checkpoint: Checkpoint, ids: NDArray[np.int32], size: int) -> 
 @pytest.mark.parametrize(
     ("architecture", "spoil", "path"),
     [(name, None, CUT) for name in ("gpt2", "gpt_neox", "llama", "mistral", "gemma2", "bloom")]
-    + [("mamba", None, OWN), ("gpt2", refuses_other_caches, OWN), ("gpt2", forgets, ANEW)],
+    + [("mamba", None, OWN), ("gpt2", refuses_other_caches, OWN), ("gpt2", forgets, FULL_PASSES)],
 )
 def test_a_target_is_given_no_more_than_its_path_needs(
     architecture: str, spoil: Spoil | None, path: str
@@ -149,8 +149,8 @@ def test_a_target_is_given_no_more_than_its_path_needs(
     checkpoint = spoilt(architecture, spoil)
     rng = np.random.default_rng(0)
     ids = rng.integers(3, 300, (9, P + S)).astype(np.int32)
-    said = Extractor(spoilt(architecture), P, ScoreSettings(), 4).extract(NoPrompt(), ids)
-    ids[:, P:] = said.continuation_ids
+    extraction = Extractor(spoilt(architecture), P, ScoreSettings(), 4).extract(NoPrompt(), ids)
+    ids[:, P:] = extraction.continuation_ids
     wrong = np.array([0, 0, 1, 2, 3, 4, S - 2, S - 1])  # the first mismatch; the last has none
     ids[np.arange(8), P + wrong] = (ids[np.arange(8), P + wrong] + 1) % 300
 
@@ -159,7 +159,7 @@ def test_a_target_is_given_no_more_than_its_path_needs(
         CUT: int((S - 1 - wrong).sum()),
         # Filled anew up to the first mismatch of each batch, then on from there.
         OWN: sum(len(batch) * (P + S - 1) for batch in (wrong[:4], wrong[4:])),
-        ANEW: sum(P + position for first in wrong for position in range(first + 1, S)),
+        FULL_PASSES: sum(P + position for first in wrong for position in range(first + 1, S)),
     }
     assert fed_positions(checkpoint, ids, 4) == verified + decoded[path]
 
@@ -212,15 +212,15 @@ def test_rounding_alone_changes_no_choice(
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
-        (mixes_texts, "changes with the texts beside it"),
-        (looks_ahead, f"in a text of {P + S - 1} tokens, what it says of a token changes"),
+        (mixes_texts, "change with the other texts in the batch"),
+        (looks_ahead, f"in a text of {P + S - 1} tokens, its logits at a token change with"),
         (refuses_vectors, r"refuses inputs_embeds \(no vectors, please\)"),
     ],
 )
-def test_what_would_be_judged_wrongly_is_refused(spoil: Spoil, said: str) -> None:
-    with pytest.raises(TargetError, match=f"tiny: Spoilt cannot be audited: .*{said}") as caught:
+def test_what_would_be_judged_wrongly_is_refused(spoil: Spoil, message: str) -> None:
+    with pytest.raises(TargetError, match=f"tiny: Spoilt cannot be audited: .*{message}") as caught:
         check_causal(spoilt("gpt2", spoil), P, S)
     assert "\n" not in str(caught.value)
 
@@ -258,9 +258,9 @@ def test_where_two_texts_find_no_memory_one_is_tried(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(decoding_check, "last_logits", limited)
     assert choose_decoding(spoilt("gpt2"), P).path == CUT
-    assert choose_decoding(spoilt("gpt2", forgets), P).path == ANEW
+    assert choose_decoding(spoilt("gpt2", forgets), P).path == FULL_PASSES
     check_causal(spoilt("gpt2"), P, S)
-    with pytest.raises(TargetError, match="changes with those that follow"):
+    with pytest.raises(TargetError, match="change with the tokens that follow"):
         check_causal(spoilt("gpt2", looks_ahead), P, S)
     assert set(rows) == {1}
 

@@ -12,12 +12,12 @@ from conftest import ARCHITECTURES, VOCABULARY, build_model, build_tokenizer
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memaudit.attack.decoding_cache import CACHE_NAMES, CannotGoOn, RoomyCache, probe_cache
+from memaudit.attack.decoding import CACHE_NAMES, CannotContinue, RoomyCache, probe_cache
 from memaudit.attack.extraction import NEAR_TIE, Extraction, Extractor
-from memaudit.attack.finite import NotFinite, require_finite
 from memaudit.attack.forward import build_inputs, last_logits
-from memaudit.attack.memory import DECODED_TOGETHER, choose_batch_size
+from memaudit.attack.memory import MAX_DECODE_BATCH, choose_batch_size
 from memaudit.attack.prompts import NoPrompt, SoftPrompt
+from memaudit.attack.verification import NotFinite, require_finite
 from memaudit.config.settings import ScoreSettings
 from memaudit.errors import RunError
 from memaudit.target.checkpoint import Checkpoint
@@ -57,7 +57,7 @@ class FixedPrompt:
 
 
 class AdaptingPrompt(FixedPrompt):
-    """The same, with the window's embeddings turned about."""
+    """A fixed prompt that also rotates the window's embeddings."""
 
     def __init__(self, checkpoint: Checkpoint, seed: int = 0) -> None:
         super().__init__(checkpoint, seed)
@@ -135,16 +135,16 @@ def reference_scores(
         inputs = build_inputs(checkpoint, prompt, rows, P)
         all_logits = checkpoint.model(inputs_embeds=inputs, use_cache=False).logits.double()
     for row, logits in zip(rows, all_logits, strict=True):
-        lost, drawn = [], []
+        lost, sampled = [], []
         for place in range(S):
             before = logits[len(logits) - S + place - 1]
             token = row[P + place]
             lost.append(float(before.logsumexp(0) - before[token]))
-            kept = before.sort(descending=True).values[: SETTINGS.top_k]
-            log_p = before[token] / temperature - (kept / temperature).logsumexp(0)
-            drawn.append(float(log_p) if before[token] >= kept[-1] else -np.inf)
+            top = before.sort(descending=True).values[: SETTINGS.top_k]
+            log_p = before[token] / temperature - (top / temperature).logsumexp(0)
+            sampled.append(float(log_p) if before[token] >= top[-1] else -np.inf)
         nll.append(np.mean(lost))
-        log_p_z.append(np.sum(drawn))
+        log_p_z.append(np.sum(sampled))
     return np.array(nll), np.array(log_p_z)
 
 
@@ -185,12 +185,12 @@ def test_extraction_is_greedy_decoding(architecture: str, kind: str, bos: bool) 
 def test_weights_as_stored_say_the_same(architecture: str) -> None:
     checkpoint = make_checkpoint(architecture)
     ids = make_windows(checkpoint, NoPrompt())
-    stored, found = (
-        Extractor(one, P, SETTINGS, 4).extract(NoPrompt(), ids)
-        for one in (replace(checkpoint, prepacks=False), checkpoint)
+    stored, prepacked = (
+        Extractor(target, P, SETTINGS, 4).extract(NoPrompt(), ids)
+        for target in (replace(checkpoint, prepacks=False), checkpoint)
     )
-    np.testing.assert_array_equal(stored.continuation_ids, found.continuation_ids)
-    np.testing.assert_allclose(stored.suffix_nll, found.suffix_nll, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(stored.continuation_ids, prepacked.continuation_ids)
+    np.testing.assert_allclose(stored.suffix_nll, prepacked.suffix_nll, rtol=1e-4, atol=1e-5)
 
 
 def test_generate_without_embeddings_agrees() -> None:
@@ -198,13 +198,13 @@ def test_generate_without_embeddings_agrees() -> None:
     ids = make_windows(checkpoint, NoPrompt())
     prefixes = torch.as_tensor(ids[:, :P]).long()
     with torch.no_grad():
-        said = checkpoint.model.generate(
+        generated = checkpoint.model.generate(
             input_ids=prefixes,
             attention_mask=torch.ones_like(prefixes),
             generation_config=without_stop(checkpoint.model),
         )[:, P:]
     extraction = Extractor(checkpoint, P, SETTINGS, 64).extract(NoPrompt(), ids)
-    np.testing.assert_array_equal(extraction.continuation_ids, said.numpy())
+    np.testing.assert_array_equal(extraction.continuation_ids, generated.numpy())
 
 
 def prefer_token(checkpoint: Checkpoint, token: int, places: int) -> Checkpoint:
@@ -216,12 +216,12 @@ def prefer_token(checkpoint: Checkpoint, token: int, places: int) -> Checkpoint:
         def forward(self, **inputs: Any) -> Any:
             cache = next((inputs[name] for name in CACHE_NAMES if name in inputs), None)
             before = cache.get_seq_length() if cache is not None else 0
-            kept = inputs.pop("logits_to_keep", 0)
+            positions = inputs.pop("logits_to_keep", 0)
             output = super().forward(**inputs)
             positions = before + torch.arange(output.logits.shape[1])
             output.logits[:, positions % places == 0, token] += 1e3
-            if isinstance(kept, Tensor):
-                output.logits = output.logits[:, kept]
+            if isinstance(positions, Tensor):
+                output.logits = output.logits[:, positions]
             return output
 
     inner.__class__ = Stubborn
@@ -270,7 +270,7 @@ def test_verdicts_do_not_depend_on_the_batch(architecture: str, dtype: torch.dty
         checkpoint = as_bfloat16(checkpoint)
     ids = make_windows(checkpoint, prompt, count=40)
     results = [Extractor(checkpoint, P, SETTINGS, size).extract(prompt, ids) for size in (1, 3, 64)]
-    exact = [(one.continuation_ids == ids[:, P:]).all(axis=1) for one in results]
+    exact = [(result.continuation_ids == ids[:, P:]).all(axis=1) for result in results]
     np.testing.assert_array_equal(exact[0], exact[1])
     np.testing.assert_array_equal(exact[0], exact[2])
     assert 3 <= exact[0].sum() < 30
@@ -284,7 +284,7 @@ def test_verdicts_do_not_depend_on_the_batch(architecture: str, dtype: torch.dty
 def test_rounding_that_depends_on_the_batch_changes_no_verdict(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
-    """As on accelerators, where another batch shape is another order of summation."""
+    """Imitate accelerators: the batch shape changes the order of summation."""
     checkpoint = make_checkpoint()
     prompt = FixedPrompt(checkpoint)
     if dtype is torch.bfloat16:
@@ -378,7 +378,7 @@ def test_sizes_grow_again_once_there_is_memory(
     monkeypatch.setattr("memaudit.attack.extraction.last_logits", scarce)
     monkeypatch.setattr("memaudit.attack.decoding.last_logits", scarce)
     monkeypatch.setattr("memaudit.attack.memory.FIRST_PATIENCE", 1)
-    monkeypatch.setitem(DECODED_TOGETHER, "cpu", 8)
+    monkeypatch.setitem(MAX_DECODE_BATCH, "cpu", 8)
     extractor = Extractor(checkpoint, P, SETTINGS, 8)
     sizes = []
 
@@ -391,10 +391,10 @@ def test_sizes_grow_again_once_there_is_memory(
     assert extractor.batch_size == 8
 
 
-def assert_same(one: Extraction, other: Extraction) -> None:
-    np.testing.assert_array_equal(one.continuation_ids, other.continuation_ids)
-    np.testing.assert_allclose(one.suffix_nll, other.suffix_nll, rtol=1e-5)
-    np.testing.assert_allclose(one.log_p_z, other.log_p_z, rtol=1e-4)
+def assert_same(first: Extraction, second: Extraction) -> None:
+    np.testing.assert_array_equal(first.continuation_ids, second.continuation_ids)
+    np.testing.assert_allclose(first.suffix_nll, second.suffix_nll, rtol=1e-5)
+    np.testing.assert_allclose(first.log_p_z, second.log_p_z, rtol=1e-4)
 
 
 def test_a_single_window_that_does_not_fit_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,7 +423,7 @@ def test_only_plain_key_value_caches_are_cut() -> None:
         assert gpt2.layers == 2
         assert gpt2.bytes_per_token == 2 * 2 * 32 * 4  # keys and values, layers, width, bytes
         assert probe_cache(make_checkpoint("mistral")) is not None
-        with pytest.raises(CannotGoOn, match="more than keys and values"):
+        with pytest.raises(CannotContinue, match="more than keys and values"):
             probe_cache(make_checkpoint("mamba"))
 
 
@@ -470,7 +470,7 @@ def test_an_accelerator_decodes_as_many_together_as_it_has_room_for(
         monkeypatch.setattr(
             "memaudit.attack.memory.free_memory", lambda device, r=room: r and 2 * r
         )
-        assert extractor.decoded_together(20) == rows
+        assert extractor.decode_batch_size(20) == rows
 
 
 def test_batch_size_is_bounded_and_explained() -> None:
@@ -504,6 +504,6 @@ def test_logits_that_are_no_numbers_only_while_decoding_end_the_run(
     ids = np.arange(3 * (P + S), dtype=np.int32).reshape(3, -1) % 300
     with pytest.raises(NotFinite, match="not finite in float32"):
         extractor.extract(NoPrompt(), ids)
-    with pytest.raises(NotFinite) as one:
+    with pytest.raises(NotFinite) as caught:
         require_finite(checkpoint, torch.tensor([True, False]), torch.tensor([[1, 2], [3, 4]]))
-    assert one.value.ids.tolist() == [[3, 4]]
+    assert caught.value.ids.tolist() == [[3, 4]]

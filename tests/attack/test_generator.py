@@ -119,7 +119,7 @@ def test_only_rows_that_occur_have_optimizer_state() -> None:
     state = optimizer.state[generator.rows.rows]
     assert state["exp_avg"].shape == (len(torch.unique(PREFIXES)), D)
     assert not any(
-        tensor.shape == (X, D) for one in optimizer.state.values() for tensor in one.values()
+        tensor.shape == (X, D) for state in optimizer.state.values() for tensor in state.values()
     )
 
 
@@ -130,9 +130,11 @@ def test_every_parameter_is_in_one_group(mapping: str, trained: bool, low_rank: 
     rows = trained_rows(embed, PREFIXES, X) if trained else None
     generator = make_generator(rows, mapping=mapping, low_rank=low_rank)
     prompt = DynamicPrompt(generator.settings, generator, torch.Generator())
-    grouped = [one for group in prompt.parameter_groups() for one in group["params"]]  # type: ignore[attr-defined]
-    assert {id(one) for one in grouped} == {id(one) for one in prompt.parameters()}
-    assert len(grouped) == len({id(one) for one in grouped})
+    grouped = [parameter for group in prompt.parameter_groups() for parameter in group["params"]]  # type: ignore[attr-defined]
+    assert {id(parameter) for parameter in grouped} == {
+        id(parameter) for parameter in prompt.parameters()
+    }
+    assert len(grouped) == len({id(parameter) for parameter in grouped})
     rates = [group["lr"] for group in prompt.parameter_groups()]
     settings = generator.settings
     expected = [settings.learning_rate_low_rank] * (low_rank > 0) + [settings.learning_rate]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import build_model, build_tokenizer
 
-from memaudit.attack.memory import FIRST_PATIENCE, Backoff, decoding_room, most_together
+from memaudit.attack.memory import FIRST_PATIENCE, Backoff, decoding_room, max_decode_batch
 from memaudit.target.checkpoint import Checkpoint
 
 
@@ -45,21 +45,21 @@ def test_doubling_too_early_makes_it_wait_longer() -> None:
 
 
 def test_a_processor_takes_a_twelfth_of_its_memory_and_no_more_than_two_gibibytes() -> None:
-    here = Checkpoint(
+    on_cpu = Checkpoint(
         build_model("gpt2"), build_tokenizer(), "gpt2", torch.device("cpu"), torch.float32
     )
     for gibibytes, rooms in ((12, 1024), (240, 2048)):
         with mock.patch("memaudit.attack.memory.psutil.virtual_memory") as memory:
             memory.return_value.total = gibibytes * 2**30
-            assert decoding_room(here, 2**20) == rooms
+            assert decoding_room(on_cpu, 2**20) == rooms
 
 
 def test_cuda_takes_what_half_of_its_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     model, cpu = build_model("gpt2"), torch.device("cpu")
-    here = Checkpoint(model, build_tokenizer(), "gpt2", cpu, torch.float32)
-    there = replace(here, device=torch.device("cuda"))
-    assert (most_together(here), most_together(there)) == (512, 4096)
+    on_cpu = Checkpoint(model, build_tokenizer(), "gpt2", cpu, torch.float32)
+    on_cuda = replace(on_cpu, device=torch.device("cuda"))
+    assert (max_decode_batch(on_cpu), max_decode_batch(on_cuda)) == (512, 4096)
     held = 1000
-    each = held + 8 * there.vocabulary  # keys, values and a step's logits
+    each = held + 8 * on_cuda.vocabulary  # keys, values and a step's logits
     monkeypatch.setattr("memaudit.attack.memory.free_memory", lambda device: 2 * 70 * each)
-    assert decoding_room(there, held) == 70
+    assert decoding_room(on_cuda, held) == 70

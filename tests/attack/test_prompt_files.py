@@ -11,7 +11,7 @@ import torch
 from conftest import build_model, build_tokenizer
 from safetensors.torch import save
 
-from memaudit.attack.fit_record import NO_PROMPT
+from memaudit.attack.facts import NO_PROMPT
 from memaudit.attack.generator import Generator
 from memaudit.attack.prompt_files import FoldPrompts, load_all, load_prompts, to_bytes
 from memaudit.attack.prompts import (
@@ -78,7 +78,7 @@ def make_fold(checkpoint: Checkpoint, dynamic: DynamicPrompt) -> FoldPrompts:
         fold=1,
         prompts=prompts,
         chosen={"constant": NO_PROMPT, "dynamic": "epoch 2"},
-        seen=np.array([1, 5, 2**64 - 1], dtype=np.uint64),
+        marks=np.array([1, 5, 2**64 - 1], dtype=np.uint64),
         cluster_run=7,
         prefix_tokens=P,
         target="gpt2",
@@ -103,23 +103,23 @@ def test_prompts_come_back_as_they_were(
     (back,) = load_all(tmp_path, checkpoint)
     assert (back.fold, back.cluster_run, back.prefix_tokens) == (1, 7, P)
     assert back.chosen == fold.chosen
-    np.testing.assert_array_equal(back.seen, fold.seen)
-    assert back.seen.dtype == np.uint64
+    np.testing.assert_array_equal(back.marks, fold.marks)
+    assert back.marks.dtype == np.uint64
     for attack, prompt in fold.prompts.items():
         assert back.prompts[attack].settings == prompt.settings
         assert torch.equal(back.prompts[attack](PREFIXES), prompt(PREFIXES))
         embedded = checkpoint.embed(PREFIXES)
         assert torch.equal(back.prompts[attack].adapt(embedded), prompt.adapt(embedded))
-        assert not any(one.requires_grad for one in back.prompts[attack].parameters())
+        assert not any(parameter.requires_grad for parameter in back.prompts[attack].parameters())
     assert isinstance(back.usable["constant"], NoPrompt)
     assert back.usable["dynamic"] is back.prompts["dynamic"]
     assert to_bytes(back) == path.read_bytes()
 
 
 def test_the_same_prompts_give_the_same_bytes(checkpoint: Checkpoint) -> None:
-    one, twin = (make_fold(checkpoint, make_dynamic(checkpoint)) for _ in range(2))
-    assert to_bytes(one) == to_bytes(twin)
-    assert to_bytes(replace(twin, fold=2)) != to_bytes(one)
+    fold, twin = (make_fold(checkpoint, make_dynamic(checkpoint)) for _ in range(2))
+    assert to_bytes(fold) == to_bytes(twin)
+    assert to_bytes(replace(twin, fold=2)) != to_bytes(fold)
 
 
 def written(tmp_path: Path, content: bytes) -> Path:
@@ -198,8 +198,8 @@ def test_a_truncated_file_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> 
 def test_files_of_different_attacks_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     fold = make_fold(checkpoint, make_dynamic(checkpoint))
     only = replace(fold, fold=0, prompts={"constant": fold.prompts["constant"]})
-    for one in (fold, only):
-        (tmp_path / f"generator-{one.fold}.safetensors").write_bytes(to_bytes(one))
+    for written in (fold, only):
+        (tmp_path / f"generator-{written.fold}.safetensors").write_bytes(to_bytes(written))
     with pytest.raises(UsageError, match="different attacks"):
         load_all(tmp_path, checkpoint)
 

@@ -12,22 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memaudit.attack.choosing import Fit
 from memaudit.attack.extraction import Extractor
-from memaudit.attack.fit_record import NO_PROMPT
+from memaudit.attack.facts import NO_PROMPT
 from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.generator import Generator
-from memaudit.attack.memory import MemoryFound
+from memaudit.attack.memory import MemoryState
+from memaudit.attack.passes import window_weighted
 from memaudit.attack.prompts import (
     ConstantPrompt,
     DynamicPrompt,
     FittedPrompt,
     NoPrompt,
+    first_vectors,
     trained_rows,
 )
-from memaudit.attack.step_gradient import window_weighted
-from memaudit.attack.tuning import Tuner, TuningData, rate_factor
-from memaudit.attack.untrained import first_vectors
+from memaudit.attack.tuning import Fit, Tuner, TuningData, rate_factor
 from memaudit.config.settings import (
     ConstantSettings,
     DynamicSettings,
@@ -111,38 +110,40 @@ EVERY_PROMPT = [
 @pytest.mark.parametrize("settings", EVERY_PROMPT, ids=["constant", "low-rank", "queries", "naive"])
 def test_tuning_leaves_the_target_as_it_was(architecture: str, settings: TuningSettings) -> None:
     checkpoint = make_checkpoint(architecture)
-    before = {name: one.clone() for name, one in checkpoint.model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in checkpoint.model.state_dict().items()}
     prompt = make_prompt(checkpoint, settings)
-    first = {name: one.clone() for name, one in prompt.state_dict().items()}
+    first = {name: tensor.clone() for name, tensor in prompt.state_dict().items()}
     loss = make_tuner(checkpoint, settings).fit(prompt, make_data(), np.random.default_rng(0))
     after = checkpoint.model.state_dict()
-    assert all(torch.equal(after[name], one) for name, one in before.items())
-    assert all(one.grad is None for one in checkpoint.model.parameters())
-    assert not any(one.requires_grad for one in checkpoint.model.parameters())
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert all(tensor.grad is None for tensor in checkpoint.model.parameters())
+    assert not any(tensor.requires_grad for tensor in checkpoint.model.parameters())
     assert not checkpoint.model.training
     assert math.isfinite(loss.record.epochs[-1].loss)
     if loss.record.chosen not in (NO_PROMPT, "epoch 0"):
-        assert any(not torch.equal(one, first[name]) for name, one in prompt.state_dict().items())
+        assert any(
+            not torch.equal(tensor, first[name]) for name, tensor in prompt.state_dict().items()
+        )
 
 
 @pytest.mark.parametrize("settings", EVERY_PROMPT, ids=["constant", "low-rank", "queries", "naive"])
 def test_the_same_seed_gives_the_same_prompt(settings: TuningSettings) -> None:
-    one, twin, other = fit(settings), fit(settings), fit(settings, seed=1)
-    state, same = one.fitted.state_dict(), twin.fitted.state_dict()
+    first, twin, other = fit(settings), fit(settings), fit(settings, seed=1)
+    state, same = first.fitted.state_dict(), twin.fitted.state_dict()
     assert all(torch.equal(state[name], same[name]) for name in state)
     different = other.fitted.state_dict()
     assert any(not torch.equal(state[name], different[name]) for name in state)
     np.testing.assert_array_equal(
-        [epoch.loss for epoch in one.record.epochs], [epoch.loss for epoch in twin.record.epochs]
+        [epoch.loss for epoch in first.record.epochs], [epoch.loss for epoch in twin.record.epochs]
     )
 
 
 def first_gradient(checkpoint: Checkpoint, precision: str) -> Tensor:
-    """Of a constant prompt's vectors, flat, on the first windows."""
+    """Flat gradient of a constant prompt's vectors on the first windows."""
     settings = ConstantSettings(**SHORT | {"precision": precision})
     prompt = make_prompt(checkpoint, settings)
     ids = torch.as_tensor(make_data().fit_ids[:8]).long()
-    make_tuner(checkpoint, settings)._gradient.put(prompt, ids)
+    make_tuner(checkpoint, settings)._gradient.set_gradients(prompt, ids)
     assert isinstance(prompt, ConstantPrompt)
     assert prompt.vectors.grad is not None
     assert prompt.vectors.grad.dtype == torch.float32
@@ -176,7 +177,7 @@ class Scripted:
 
     def __init__(self, script: list[tuple[int, float]]) -> None:
         self.script = iter(script)
-        self.memory = MemoryFound()
+        self.memory = MemoryState()
 
     def verify(self, prompt: object, ids: Any) -> tuple[Any, Any]:
         exact, nll = next(self.script)
@@ -212,14 +213,14 @@ def test_select_chooses_the_epoch_or_no_prompt(
 
 def test_the_best_state_is_put_back() -> None:
     script = [(0, 3.0), (0, 3.0), (1, 3.0), (0, 3.0)]
-    kept = fit_by_script(script)
-    alone = fit_by_script(script[:3], schedule="constant")
-    assert kept.record.chosen == alone.record.chosen == "epoch 1"
-    kept = fit_by_script(script, schedule="constant", warmup=0.0)
-    alone = fit_by_script(script[:3], schedule="constant", warmup=0.0)
-    mine, its = kept.fitted.state_dict(), alone.fitted.state_dict()
-    assert all(torch.equal(mine[name], its[name]) for name in mine)
-    assert not any(one.requires_grad for one in kept.fitted.parameters())
+    longer = fit_by_script(script)
+    shorter = fit_by_script(script[:3], schedule="constant")
+    assert longer.record.chosen == shorter.record.chosen == "epoch 1"
+    longer = fit_by_script(script, schedule="constant", warmup=0.0)
+    shorter = fit_by_script(script[:3], schedule="constant", warmup=0.0)
+    longer_state, shorter_state = longer.fitted.state_dict(), shorter.fitted.state_dict()
+    assert all(torch.equal(longer_state[name], shorter_state[name]) for name in longer_state)
+    assert not any(parameter.requires_grad for parameter in longer.fitted.parameters())
 
 
 def test_few_windows_are_gone_through_more_often() -> None:
@@ -243,7 +244,7 @@ def test_a_loss_that_is_not_finite_ends_the_run() -> None:
 
 
 def gradients(halvings: int, limit: int | None = None) -> tuple[Any, float]:
-    """Of 20 windows, in passes halved so often; those above the limit run out of memory."""
+    """Fit 20 windows; passes above the limit run out of memory and are halved."""
     checkpoint = make_checkpoint()
     settings = ConstantSettings(**SHORT | {"batch_size": 20, "windows_per_pass": 20}, focus=0.2)
     tuner, prompt = make_tuner(checkpoint, settings), make_prompt(checkpoint, settings)
@@ -258,8 +259,8 @@ def gradients(halvings: int, limit: int | None = None) -> tuple[Any, float]:
         sizes.append(len(embedded))
         return last_logits(checkpoint, count, embedded, **options)
 
-    with mock.patch("memaudit.attack.tuning_passes.last_logits", limited):
-        total = tuner._gradient.put(prompt, ids)
+    with mock.patch("memaudit.attack.passes.last_logits", limited):
+        total = tuner._gradient.set_gradients(prompt, ids)
     assert sum(sizes) == len(ids)
     assert max(sizes) == min(20 >> halvings, 20 if limit is None else 5)
     return next(prompt.parameters()).grad, float(total)
@@ -278,18 +279,18 @@ def test_where_one_window_does_not_fit_activations_are_recomputed() -> None:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return last_logits(given, *args, **options)
 
-        with mock.patch("memaudit.attack.tuning_passes.last_logits", scarce):
-            totals.append(float(tuner._gradient.put(prompt, ids)))
+        with mock.patch("memaudit.attack.passes.last_logits", scarce):
+            totals.append(float(tuner._gradient.set_gradients(prompt, ids)))
     assert totals[1] == pytest.approx(totals[0], rel=1e-5)
 
     def never(*args: Any, **options: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with (
-        mock.patch("memaudit.attack.tuning_passes.last_logits", never),
+        mock.patch("memaudit.attack.passes.last_logits", never),
         pytest.raises(RunError, match="out of memory tuning on a single window"),
     ):
-        tuner._gradient.put(prompt, ids)
+        tuner._gradient.set_gradients(prompt, ids)
 
 
 def test_smaller_passes_add_up_to_the_same_gradient() -> None:

@@ -14,10 +14,10 @@ LEAST = 8 * NEAR  # logits here are below the least one that counts
 
 def plainly(logits: np.ndarray, suffix: np.ndarray, k: int) -> tuple[list[int], int, float, bool]:
     """One window (S,X), by the definitions: output, matched, log p_z, undecided."""
-    said, matched = suffix.tolist(), 0
+    continuation, matched = suffix.tolist(), 0
     for place, token in enumerate(suffix):
-        said[place] = int(logits[place].argmax())
-        if said[place] != token:
+        continuation[place] = int(logits[place].argmax())
+        if continuation[place] != token:
             break
         matched += 1
     target = logits[np.arange(len(suffix)), suffix]
@@ -27,7 +27,7 @@ def plainly(logits: np.ndarray, suffix: np.ndarray, k: int) -> tuple[list[int], 
     log_p = np.where(inside, target - np.log(np.exp(best).sum(axis=1)), -np.inf).sum()
     near = bool((ordered[:, 0] - target < LEAST).all())
     tied = bool((ordered[:, 0] - ordered[:, 1] < LEAST).any())
-    return said, matched, float(log_p), near and tied
+    return continuation, matched, float(log_p), near and tied
 
 
 @given(data=st.data())
@@ -46,9 +46,11 @@ def test_a_pass_says_what_the_definitions_say(data: st.DataObject) -> None:
     verified = verify_logits(given_logits, torch.as_tensor(suffix), ScoreSettings(top_k=k), NEAR)
     assert torch.equal(given_logits, torch.as_tensor(logits))  # put back as they were
     for row in range(windows):
-        said, matched, log_p_z, undecided = plainly(logits[row].astype(np.float64), suffix[row], k)
+        continuation, matched, log_p_z, undecided = plainly(
+            logits[row].astype(np.float64), suffix[row], k
+        )
         upto = min(matched + 1, length)
-        assert verified.said[row].tolist()[:upto] == said[:upto]
+        assert verified.continuation_ids[row].tolist()[:upto] == continuation[:upto]
         assert verified.matched[row] == matched
         assert bool(verified.undecided[row]) == undecided
         np.testing.assert_allclose(float(verified.log_p_z[row]), log_p_z, rtol=1e-5, atol=1e-5)
@@ -64,5 +66,5 @@ def test_the_largest_are_those_of_a_sorted_row(data: st.DataObject) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     logits = rng.integers(0, data.draw(st.sampled_from([3, 1000])), (5, size)).astype(np.float32)
     k = min(k, size)
-    found = _largest(torch.as_tensor(logits), k).sort(descending=True).values
-    np.testing.assert_array_equal(found.numpy(), -np.sort(-logits, axis=1)[:, :k])
+    largest = _largest(torch.as_tensor(logits), k).sort(descending=True).values
+    np.testing.assert_array_equal(largest.numpy(), -np.sort(-logits, axis=1)[:, :k])

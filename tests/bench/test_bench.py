@@ -43,13 +43,13 @@ def settings_for(folder: Path) -> BenchSettings:
 
 
 @pytest.fixture(scope="module")
-def found(folder: Path) -> Benchmark:
+def result(folder: Path) -> Benchmark:
     return benchmark(settings_for(folder), Silent())
 
 
-def test_every_way_is_timed_and_extracts_the_same(found: Benchmark) -> None:
-    nothing, most, tuning = found.tables
-    for table in (nothing, most):
+def test_every_way_is_timed_and_extracts_the_same(result: Benchmark) -> None:
+    none_exact, most_exact, tuning = result.tables
+    for table in (none_exact, most_exact):
         assert [way.name for way in table.ways] == [
             "memaudit",
             "memaudit, verifying alone",
@@ -60,13 +60,13 @@ def test_every_way_is_timed_and_extracts_the_same(found: Benchmark) -> None:
         assert [way.batch for way in table.ways[2:4]] == [8, 20]
         assert table.agree == table.windows == 20
     assert tuning.agree is None
-    for table in found.tables:
+    for table in result.tables:
         for way in table.ways:
             assert way.numbers == "float32"
-            assert 0 < way.least <= way.windows_per_second <= way.most  # type: ignore[operator]
+            assert 0 < way.slowest <= way.windows_per_second <= way.fastest  # type: ignore[operator]
             own = way.name.startswith("memaudit")
             assert (way.share_of_rate is None, way.memaudit_is is None) == (not own, own)
-    first, plain = nothing.ways[0], nothing.ways[2]
+    first, plain = none_exact.ways[0], none_exact.ways[2]
     assert first.batch == 20  # decoded together
     assert first.windows_per_second is not None
     assert plain.windows_per_second is not None
@@ -145,11 +145,11 @@ def test_a_way_without_memory_is_left_out(folder: Path, monkeypatch: pytest.Monk
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("memaudit.bench.ways.decode_without_cache", full)
-    found = benchmark(settings_for(folder), Silent())
-    last = found.tables[0].ways[-1]
+    result = benchmark(settings_for(folder), Silent())
+    last = result.tables[0].ways[-1]
     assert (last.windows_per_second, last.memaudit_is) == (None, None)
-    assert found.tables[0].agree == 20
-    assert "no memory" in render_bench(found, width=80, color=False)
+    assert result.tables[0].agree == 20
+    assert "no memory" in render_bench(result, width=80, color=False)
 
 
 def test_tuning_is_timed_whatever_the_attacks(folder: Path) -> None:
@@ -163,20 +163,22 @@ def test_tuning_is_timed_whatever_the_attacks(folder: Path) -> None:
         prepare(replace(settings, config=plain.model_copy(update={"dynamic": wide})))
 
 
-def test_the_table_fits_and_the_document_is_whole(found: Benchmark) -> None:
-    shown = render_bench(found, width=80, color=False)
-    tables = shown.partition("Target")[0]
+def test_the_table_fits_and_the_document_is_whole(result: Benchmark) -> None:
+    text = render_bench(result, width=80, color=False)
+    tables = text.partition("Target")[0]
     assert max(map(len, tables.splitlines())) <= 80
-    for said in (
+    for phrase in (
         "extraction, 90% exact",
         "generate",
         "tuning",
         "GFLOP/s in float32",
         "of the rate",
     ):
-        assert said in shown
-    document = json.loads(bench_to_json(found))
-    assert document["tables"][0]["ways"][0]["name"] == "memaudit"
+        assert phrase in text
+    document = json.loads(bench_to_json(result))
+    way = document["tables"][0]["ways"][0]
+    assert way["name"] == "memaudit"
+    assert {"least", "most", "windows_per_second"} <= way.keys()
     assert document["settings"]["config"]["windows"]["prefix_tokens"] == P
 
 

@@ -86,10 +86,10 @@ def test_one_window_without_numbers_ends_the_run_by_its_line(scan: Scan, broken:
     failed = scan(broken, write("data.jsonl", rows))
     assert failed.exit_code == 3
     assert "gives logits that are not finite in float32" in said(failed)
-    assert said(failed).endswith("or take out what it fails on, as data.jsonl:17")
+    assert said(failed).endswith("or remove the records that fail (data.jsonl:17)")
     assert not Path("run").exists()
     controls = scan(broken, Path("good.jsonl"), "--controls", "data.jsonl")
-    assert said(controls).endswith("as data.jsonl:17")
+    assert said(controls).endswith("(data.jsonl:17)")
 
 
 # Controls that show nothing.

@@ -38,8 +38,8 @@ def run_demo(**changed: Any) -> dict[str, Check]:
     """The checks of a demo with some settings changed."""
     flags = Layer(source="flag", values={**demo_settings(), **changed})
     outcome = scan(resolve([load_profile("demo"), flags]), "memaudit demo", Silent())
-    seen = [fold.seen for fold in outcome.prompts]
-    return {check.name: check for check in judge_instrument(outcome.result, seen, read_truth())}
+    marks = [fold.marks for fold in outcome.prompts]
+    return {check.name: check for check in judge_instrument(outcome.result, marks, read_truth())}
 
 
 def failed(checks: dict[str, Check]) -> set[str]:
@@ -87,8 +87,8 @@ def test_near_duplicates_on_both_sides_of_the_split() -> None:
 
 
 def test_controls_that_the_model_was_trained_on(tmp_path: Path) -> None:
-    seen = [record for record in read_records(shipped.RECORDS) if record["repetitions"] >= 32]
-    controls = write_records(tmp_path / "controls.jsonl", seen)
+    trained = [record for record in read_records(shipped.RECORDS) if record["repetitions"] >= 32]
+    controls = write_records(tmp_path / "controls.jsonl", trained)
     assert failed(run_demo(controls=controls, attacks=["none", "copy", "dynamic"])) >= {"controls"}
 
 
@@ -193,11 +193,11 @@ def test_the_command_exports_instead_of_scanning(tmp_path: Path) -> None:
 
 def test_a_check_that_fails_is_named_and_a_passing_set_is_praised() -> None:
     good, bad = Check("copy", True, "Nothing."), Check("controls", False, "3 hits.")
-    assert (
-        conclude([good]) == "The instrument works here: it found what is there, and nothing else."
+    assert conclude([good]) == (
+        "The instrument works: it found what the model memorized, and nothing else."
     )
     assert render_checks([good, bad], width=80, color=False) == (
-        "Do not trust this installation: controls came out wrong.\n"
+        "Do not trust this installation: these checks failed: controls.\n"
         "PASS  copy      Nothing.\n"
         "FAIL  controls  3 hits.\n"
     )

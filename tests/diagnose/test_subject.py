@@ -13,7 +13,7 @@ import torch
 from small_scan import make_files, memaudit
 from stored import seal
 
-from memaudit.attack.finite import NotFinite
+from memaudit.attack.verification import NotFinite
 from memaudit.diagnose.passes import Pass
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Subject, draw, open_subject

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from memaudit.attack.fit_record import Epoch, FitRecord
+from memaudit.attack.facts import Epoch, FitRecord
 from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.checks import checks_table, convergence_table, fits_table, plan_checks
 from memaudit.diagnose.sweep.fitting import saturation

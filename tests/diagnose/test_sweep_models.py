@@ -156,7 +156,7 @@ def test_another_model_is_held_beside_the_audited_one(
 
 
 def test_a_model_that_reads_the_text_otherwise_is_refused(folder: Path) -> None:
-    for model, why in (("stranger", "other tokens there"), ("model", "the audited model itself")):
+    for model, why in (("stranger", "are different tokens"), ("model", "the audited model itself")):
         given = SweepSettings(run=folder / "run", models=(str(folder / model),))
         with pytest.raises(UsageError, match=f"--with .*{model}: .*{why}"):
             diagnose_sweep(open_subject(given), given, Silent())

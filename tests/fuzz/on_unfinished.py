@@ -11,9 +11,14 @@ import numpy as np
 import torch
 
 from memaudit.attack.extraction import Extraction
-from memaudit.attack.fit_record import Epoch
-from memaudit.attack.fit_state import FitState, from_fit, to_fit
-from memaudit.attack.journal import from_extraction, to_extraction
+from memaudit.attack.facts import Epoch
+from memaudit.attack.journal import (
+    FitState,
+    entry_to_extraction,
+    entry_to_fit,
+    extraction_to_entry,
+    fit_to_entry,
+)
 from memaudit.cli.resuming import stored_settings
 from memaudit.config.settings import ScanConfig
 from memaudit.data.project_key import ProjectKey
@@ -41,7 +46,7 @@ def _whole() -> Path:
     begun.spent("reading files", 0.5)
     begun.settle("batch size", 16)
     nll = np.linspace(0.1, 1, 4)
-    begun.keep("none-data-0-0-4", from_extraction(Extraction(SUFFIX, nll, -nll), SUFFIX))
+    begun.keep("none-data-0-0-4", extraction_to_entry(Extraction(SUFFIX, nll, -nll), SUFFIX))
     vectors = torch.ones(2, 3)
     state = FitState(
         none=(1, 0.5),
@@ -52,7 +57,7 @@ def _whole() -> Path:
         optimizer={0: {"step": torch.tensor(3.0), "exp_avg": vectors}},
         stop_reason="all 1 epochs done",
     )
-    begun.keep("fit-constant-0", from_fit(state))
+    begun.keep("fit-constant-0", fit_to_entry(state))
     begun.complete()
     begun.close()
     return folder
@@ -83,15 +88,15 @@ def _run(content: bytes, folder: Path) -> str:
         opened.agree("files", {"the data (data.jsonl)": "0" * 64, "device": "cpu"})
         assert opened.settle("batch size", 8) >= 1
         part, fit = opened.read("none-data-0-0-4"), opened.read("fit-constant-0")
-        found = None if part is None else to_extraction(part, SUFFIX)
+        found = None if part is None else entry_to_extraction(part, SUFFIX)
         if found is not None:
             assert found.continuation_ids.shape == SUFFIX.shape
             assert (found.continuation_ids >= -1).all()
         if fit is not None:
             try:
-                to_fit(fit)
+                entry_to_fit(fit)
             except (KeyError, ValueError, TypeError, IndexError, OverflowError):
-                said += " damaged"  # which FitKeeper says in a line
+                said += " damaged"  # which FitJournal says in a line
     finally:
         opened.close()
     return said

@@ -70,7 +70,7 @@ def test_killed_at_random_moments(
 ) -> None:
     wanted, kills, runs = int(request.config.getoption("--kills")), 0, 0
     rng = np.random.default_rng(0)
-    found = []
+    starts = []
     while kills < wanted:
         folder = tmp_path / f"run-{runs}"
         begun, goes = False, 0
@@ -89,14 +89,14 @@ def test_killed_at_random_moments(
         assert ended.code == 0, ended.output
         assert_ends_alike(folder, undisturbed)
         runs += 1
-        found.append(goes)
+        starts.append(goes)
     sys.stdout.write(
-        f"\n{kills} kills in {runs} runs, {max(found)} goes at most; every one ended alike\n"
+        f"\n{kills} kills in {runs} runs, up to {max(starts)} starts; all ended alike\n"
     )
 
 
 @pytest.mark.parametrize(
-    ("with_signal", "code", "said"),
+    ("with_signal", "code", "message"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
 )
 def test_asked_to_stop(
@@ -106,7 +106,7 @@ def test_asked_to_stop(
     tmp_path: Path,
     with_signal: int,
     code: int,
-    said: str,
+    message: str,
 ) -> None:
     folder = tmp_path / "run"
     ended = server.run(
@@ -115,7 +115,7 @@ def test_asked_to_stop(
     assert ended.code == code, ended.output
     assert ended.output.splitlines() == [
         f"What is done is kept; go on with: memaudit scan --resume {folder}",
-        f"memaudit: {said}",
+        f"memaudit: {message}",
     ]
     assert server.run(["scan", "--resume", str(folder), "-q"]).code == 0
     assert_ends_alike(folder, undisturbed)

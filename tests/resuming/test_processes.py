@@ -49,8 +49,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def alone(files: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone") / "run"
     process = start(ALONE, "scan", *files, "--out", folder, "-q")
-    _, said = process.communicate()
-    assert process.returncode == 0, said
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
     return folder
 
 
@@ -59,12 +59,12 @@ def test_several_processes_do_what_one_does(
     files: list[str], alone: Path, tmp_path: Path, processes: int
 ) -> None:
     process = start(torchrun(processes), "scan", *files, "--out", tmp_path / "run")
-    shown, said = process.communicate()
-    assert process.returncode == 0, said
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
     assert_same_run(tmp_path / "run", alone)
-    assert shown.count("the strongest attack") == 1
-    assert f", {processes} processes" in shown
-    assert said.count("Written to") == 1
+    assert stdout.count("the strongest attack") == 1
+    assert f", {processes} processes" in stdout
+    assert stderr.count("Written to") == 1
 
 
 def process_of_rank(launcher: int, rank: str) -> psutil.Process:
@@ -84,22 +84,22 @@ def test_a_process_that_dies_ends_the_run_and_it_goes_on(
         time.sleep(0.01)
     second = process_of_rank(process.pid, "1")
     second.send_signal(signal.SIGKILL)
-    _, said = process.communicate()
+    _, stderr = process.communicate()
     assert process.returncode != 0
-    assert f"go on with: memaudit scan --resume {folder}" in said
+    assert f"go on with: memaudit scan --resume {folder}" in stderr
     assert not (folder / "samples.csv").exists()
     again = start(ALONE, "scan", "--resume", folder, "-q")
-    _, said = again.communicate()
-    assert again.returncode == 0, said
+    _, stderr = again.communicate()
+    assert again.returncode == 0, stderr
     assert_same_run(folder, alone)
 
 
 def test_an_error_is_told_and_ends_every_process(files: list[str], tmp_path: Path) -> None:
     process = start(torchrun(2), "scan", "nowhere/at-all/x", files[1], "--out", tmp_path / "run")
-    shown, said = process.communicate()
+    stdout, stderr = process.communicate()
     assert process.returncode != 0
-    assert "memaudit: error: nowhere/at-all/x: no such folder or file" in said
-    assert shown == ""
+    assert "memaudit: error: nowhere/at-all/x: no such folder or file" in stderr
+    assert stdout == ""
     assert not (tmp_path / "run").exists()
 
 
@@ -118,7 +118,7 @@ def test_one_device_cannot_be_named_for_several(files: list[str], tmp_path: Path
 def test_processes_that_read_different_files_do_not_mix_them(
     files: list[str], tmp_path: Path
 ) -> None:
-    """As on two machines, of which one has another file under the same name."""
+    """Imitate two machines with different files of the same name."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -141,9 +141,9 @@ def test_processes_that_read_different_files_do_not_mix_them(
             )
         )
     for process in started:
-        _, said = process.communicate()
-        assert process.returncode == 3, said
-        assert "the processes of this run do not find the same: the data (data.jsonl)" in said
+        _, stderr = process.communicate()
+        assert process.returncode == 3, stderr
+        assert "the processes of this run do not find the same: the data (data.jsonl)" in stderr
     assert not (tmp_path / "machine-0" / "run").exists()
 
 

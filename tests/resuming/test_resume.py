@@ -1,4 +1,4 @@
-"""What a run that goes on refuses, forgets and says."""
+"""Resumed runs: refusals, messages, and removed files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def stopped(files: list[str], whole: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def left(stopped: Path, tmp_path: Path) -> Path:
-    """The same for one test alone."""
+    """A stopped run for a single test."""
     shutil.copytree(stopped, tmp_path / "left")
     return tmp_path / "left"
 
@@ -94,18 +94,18 @@ def test_what_is_done_is_not_done_again(
 def test_a_fit_goes_on_from_every_epoch(
     files: list[str], whole: Path, tmp_path: Path, epoch: int
 ) -> None:
-    folder, keep, kept = tmp_path / "run", Unfinished.keep, []
+    folder, keep, stored = tmp_path / "run", Unfinished.keep, []
 
     def stop_after(self: Unfinished, name: str, entry: Any) -> None:
         keep(self, name, entry)
         if name == "fit-dynamic-0":
-            kept.append(name)
-            if len(kept) == epoch:
+            stored.append(name)
+            if len(stored) == epoch:
                 raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Unfinished, "keep", stop_after)
-        patch.setattr("memaudit.attack.fit_state.KEEPING_SHARE", 1e9)  # every epoch is kept
+        patch.setattr("memaudit.attack.journal.MAX_SAVE_SHARE", 1e9)  # every epoch is kept
         assert memaudit("scan", *files, "--out", folder).exit_code == 130
     assert memaudit("scan", "--resume", folder, "-q").exit_code == 0
     assert_same_run(folder, whole)
@@ -218,7 +218,7 @@ def test_no_run_to_go_on_with(tmp_path: Path) -> None:
 def test_an_unfinished_run_is_not_written_over(left: Path, files: list[str]) -> None:
     ended = memaudit("scan", *files, "--out", left)
     assert ended.exit_code == 2
-    assert f"holds an unfinished run; go on with --resume {left}" in ended.stderr
+    assert f"holds an unfinished run; use --resume {left}" in ended.stderr
 
 
 def test_one_process_at_a_time(left: Path) -> None:
@@ -292,9 +292,9 @@ def test_settings_of_another_version_are_refused(left: Path) -> None:
 def test_no_suffix_that_came_out_is_kept(stopped: Path, files: list[str]) -> None:
     from safetensors.numpy import load_file
 
-    said = load_file(stopped / UNFINISHED / "none-data-0-0-60.safetensors")["said"]
-    assert (said[1::3] == -2).all()  # every third record comes out, and that is all it says
-    assert (said[::3] != -2).any()
+    continuation = load_file(stopped / UNFINISHED / "none-data-0-0-60.safetensors")["said"]
+    assert (continuation[1::3] == -2).all()  # every third record comes out, and that is all it says
+    assert (continuation[::3] != -2).any()
     names = {path.name for path in (stopped / UNFINISHED).iterdir()}
     assert not any(name.startswith("copy") for name in names)  # it says what stands elsewhere
 
@@ -386,7 +386,7 @@ def test_a_fit_that_is_none_is_refused(
     sign_piece_anew(left, path.stem, arrays)
     ended = memaudit("scan", "--resume", left)
     assert ended.exit_code == 2, ended.output
-    assert f"unfinished/{path.name}: is not of this fit" in ended.stderr
+    assert f"unfinished/{path.name}: does not belong to this fit" in ended.stderr
 
 
 def test_a_scan_that_was_stopped_as_it_began_is_in_nobodys_way(

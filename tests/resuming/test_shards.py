@@ -20,7 +20,7 @@ from small_scan import (
     sign_piece_anew,
 )
 
-from memaudit.attack.parts import Part, Side, cut, deal_shard
+from memaudit.attack.parts import Part, Side, cut, shard_parts
 from memaudit.config.shard import Shard
 from memaudit.errors import UsageError
 from memaudit.run.unfinished import UNFINISHED
@@ -65,23 +65,23 @@ def test_in_any_order_they_are_the_whole(
     assert all((folder / UNFINISHED).is_dir() for folder in shards)
     facts = json.loads((run / "report.json").read_text())["run"]
     assert facts["resumed"] == 0
-    parts = [json.loads((one / UNFINISHED / "run.json").read_text()) for one in shards]
+    parts = [json.loads((shard / UNFINISHED / "run.json").read_text()) for shard in shards]
     spent = sum(part["seconds"]["none: extracting"] for part in parts)
     assert facts["seconds"]["none: extracting"] >= round(spent, 3)
 
 
 def test_together_they_do_everything_once(shards: list[Path]) -> None:
     """Nothing is left for the merged run, and only what a shared fold asks for is done twice."""
-    names = [{path.name for path in (one / UNFINISHED).glob("*.safetensors")} for one in shards]
+    names = [{path.name for path in (shard / UNFINISHED).glob("*.safetensors")} for shard in shards]
     shared = {
         name
-        for one, other in itertools.combinations(names, 2)
-        for name in one & other
+        for first, second in itertools.combinations(names, 2)
+        for name in first & second
         if not name.startswith(("none-", "fit-"))
     }
     assert shared == set()
-    assert len([one for one in names if "fit-dynamic-0.safetensors" in one]) == 2
-    assert len([one for one in names if "fit-dynamic-1.safetensors" in one]) == 1
+    assert sum("fit-dynamic-0.safetensors" in shard_names for shard_names in names) == 2
+    assert sum("fit-dynamic-1.safetensors" in shard_names for shard_names in names) == 1
 
 
 def test_a_stopped_shard_goes_on_as_that_shard(
@@ -106,11 +106,11 @@ def test_a_stopped_shard_goes_on_as_that_shard(
     assert ended.exit_code == 2
     assert "was begun with 2/3" in ended.stderr
     assert memaudit("scan", "--resume", folder).exit_code == 0
-    mine, its = (
-        {path.name: path.read_bytes() for path in (one / UNFINISHED).glob("*.safetensors")}
-        for one in (folder, shards[1])
+    resumed, undisturbed = (
+        {path.name: path.read_bytes() for path in (shard / UNFINISHED).glob("*.safetensors")}
+        for shard in (folder, shards[1])
     )
-    assert mine == its
+    assert resumed == undisturbed
 
 
 def refused(*words: object) -> str:
@@ -150,25 +150,25 @@ def test_a_shard_is_i_of_n(text: str) -> None:
     windows=st.integers(0, 700),
     folds=st.integers(1, 5),
     count=st.integers(1, 8),
-    most=st.sampled_from([16, 64, 512]),
+    limit=st.sampled_from([16, 64, 512]),
     fitted=st.booleans(),
 )
 def test_shards_take_every_window_once(
-    windows: int, folds: int, count: int, most: int, fitted: bool
+    windows: int, folds: int, count: int, limit: int, fitted: bool
 ) -> None:
     fold = np.random.default_rng(windows).integers(folds, size=windows)
     sides = {"data": Side(np.zeros((windows, 4), dtype=np.int32), fold)}
     prompts = [[number] for number in range(folds)] if fitted else [list(range(folds))]
-    parts = cut(sides, prompts, most)
+    parts = cut(sides, prompts, limit)
     dealt = [
         part
         for index in range(count)
-        for part in deal_shard(parts, Shard(index, count), folds if fitted else None)
+        for part in shard_parts(parts, Shard(index, count), folds if fitted else None)
     ]
     assert sorted(map(_key, dealt)) == sorted(map(_key, parts))
     rows = np.concatenate([part.rows for part in parts]) if parts else np.array([])
     assert sorted(rows.tolist()) == list(range(windows))
-    assert all(len(part.rows) <= most for part in parts)
+    assert all(len(part.rows) <= limit for part in parts)
     if fitted:
         assert all((fold[part.rows] == part.fold).all() for part in parts)
 
@@ -194,6 +194,6 @@ def test_a_fold_that_was_fitted_twice_has_to_come_out_alike(
         "fit-dynamic-0",
         load_file(other / UNFINISHED / "fit-constant-0.safetensors"),
     )
-    said = refused(shards[0], shards[1], other, "--out", out)
-    assert "fit-dynamic-0.safetensors: came out differently in another shard" in said
+    stderr = refused(shards[0], shards[1], other, "--out", out)
+    assert "fit-dynamic-0.safetensors: came out differently in another shard" in stderr
     assert not out.exists()

@@ -1,4 +1,4 @@
-"""What is kept of an unfinished run or a shard, edited by somebody who does not have the key."""
+"""Files of an unfinished run or a shard, edited by somebody without the key."""
 
 from __future__ import annotations
 
@@ -138,9 +138,9 @@ def test_the_notes_name_no_key(left: Path, tmp_path: Path, monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setenv("MEMAUDIT_KEY", OTHER_KEY)
         sign_notes_anew(left, notes)
-    said = refused("scan", "--resume", left)
-    assert "has changed: the project key (" in said
-    assert "MEMAUDIT_KEY or --key-file" in said
+    stderr = refused("scan", "--resume", left)
+    assert "has changed: the project key (" in stderr
+    assert "MEMAUDIT_KEY or --key-file" in stderr
 
 
 def test_a_key_file_is_said_again(files: list[str], tmp_path: Path) -> None:
@@ -163,11 +163,11 @@ def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_without_a_key_that_is_kept_nothing_is_gone_on_with(
     files: list[str], left: Path, tmp_path: Path
 ) -> None:
-    said = refused("scan", "--resume", left)
-    assert "can only be checked with a project key that is kept" in said
-    assert "set MEMAUDIT_KEY or --key-file and go on" in said
-    said = refused("scan", *files, "--shard", "1/2", "--out", tmp_path / "shard")
-    assert "--shard 1/2: merge could not tell whose it is" in said
+    stderr = refused("scan", "--resume", left)
+    assert "can only be checked with a project key that is kept" in stderr
+    assert "set MEMAUDIT_KEY or --key-file and go on" in stderr
+    stderr = refused("scan", *files, "--shard", "1/2", "--out", tmp_path / "shard")
+    assert "--shard 1/2: merge could not tell whose it is" in stderr
     assert not (tmp_path / "shard").exists()
 
 
@@ -214,8 +214,8 @@ def test_edited_shards_are_refused(shards: list[Path], tmp_path: Path) -> None:
     edited = tmp_path / "edited"
     shutil.copytree(shards[0], edited)
     edit_piece(edited / UNFINISHED / pieces[0].name, nothing_came_out)
-    said = refused("merge", edited, shards[1], "--out", out)
-    assert f"{pieces[0].name}: is not what this run wrote there" in said
+    stderr = refused("merge", edited, shards[1], "--out", out)
+    assert f"{pieces[0].name}: is not what this run wrote there" in stderr
     assert not out.exists()
     shutil.rmtree(edited)
     shutil.copytree(shards[0], edited)

@@ -128,7 +128,7 @@ def test_a_page_that_cannot_be_made_costs_no_run(
         made = run(*words)
     assert made.exit_code == 3
     assert made.stderr == (
-        "memaudit: error: bare: the run is whole, but report.html could not be made "
+        "memaudit: error: bare: the run is complete, but report.html could not be made "
         "(ZeroDivisionError); try memaudit report bare --format html\n"
     )
     whole = {"config.toml", "report.json", "samples.csv", "manifest.json"}

@@ -68,7 +68,7 @@ def test_extraction_is_a_pass_and_the_tokens_and_steps_of_decoding() -> None:
     extractor = make_extractor()
     # A tenth of a second for each token, and a second for each step of a group.
     pace = Pace(extractor, verification=0.1 * (P + S - 1), step=1.0, prefix=P, suffix=S)
-    group = extractor.decoded_together(P + S - 1)
+    group = extractor.decode_batch_size(P + S - 1)
     assert group == 512
     verified = 10 * 0.1 * (P + S - 1)
     assert pace.extraction(10, 0) == pytest.approx(verified + (S - 1) * (1.0 + 10 * 0.1))
@@ -77,9 +77,9 @@ def test_extraction_is_a_pass_and_the_tokens_and_steps_of_decoding() -> None:
     twice = pace.extraction(2 * group, 0) - 2 * pace.extraction(group, 0)
     assert twice == pytest.approx(0)
     # Where nothing is carried on, each of a window's steps goes over all its tokens.
-    extractor.decoding = replace(extractor.decoding, carries=False)
-    anew = pace.extraction(10, 0) - verified
-    assert anew == pytest.approx((S - 1) * (1.0 + 10 * 0.1 * (P + S - 1)))
+    extractor.decoding = replace(extractor.decoding, reuses_state=False)
+    without_state = pace.extraction(10, 0) - verified
+    assert without_state == pytest.approx((S - 1) * (1.0 + 10 * 0.1 * (P + S - 1)))
 
 
 def test_a_fit_is_its_epochs_and_the_looks_at_select() -> None:

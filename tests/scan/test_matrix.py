@@ -118,10 +118,10 @@ class Slow:
         settings = transformers.GenerationConfig(
             max_new_tokens=S, do_sample=False, pad_token_id=2, eos_token_id=None
         )
-        said: Tensor = self.model.generate(
+        output: Tensor = self.model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings
         )[:, -S:]
-        return said
+        return output
 
 
 def make_windows(slow: Slow, hard: HardPrompt, count: int, seed: int) -> Tensor:
@@ -175,37 +175,39 @@ def assert_like_slow(outcome: ScanOutcome, slow: Slow, hard: HardPrompt, ids: Te
             prompts = {"none": NoPrompt(), "dynamic-hard": hard}
             prompt = (prompts | outcome.prompts[fold].usable)[attack]
             rows = np.flatnonzero(corpus.folds == fold)
-            said = slow.decode(prompt, ids[rows, :P]).numpy()
+            expected = slow.decode(prompt, ids[rows, :P]).numpy()
             nll = slow.nll(prompt, ids[rows])
-            true = score_windows(said, ids[rows, P:].numpy(), nll, nll)
-            found = scored.data.take(rows)
+            true = score_windows(expected, ids[rows, P:].numpy(), nll, nll)
+            scores = scored.data.take(rows)
             for name in ("exact", "matched", "fractional", "longest_run"):
                 np.testing.assert_array_equal(
-                    getattr(found, name), getattr(true, name), err_msg=f"{attack}: {name}"
+                    getattr(scores, name), getattr(true, name), err_msg=f"{attack}: {name}"
                 )
-            np.testing.assert_allclose(found.suffix_nll, nll, rtol=1e-3, atol=1e-4, err_msg=attack)
+            np.testing.assert_allclose(scores.suffix_nll, nll, rtol=1e-3, atol=1e-4, err_msg=attack)
 
 
 def assert_fitted_prompts_extract(
     checkpoint: Checkpoint, outcome: ScanOutcome, slow: Slow, prefixes: Tensor
 ) -> None:
-    """What the fitted prompts bring out, chosen or not, on suffixes that are theirs."""
+    """Check the fitted prompts, chosen or not, on suffixes that they extract."""
     extractor = Extractor(checkpoint, P, ScoreSettings(), 4)
     for prompt in outcome.prompts[0].prompts.values():
-        said = slow.decode(prompt, prefixes)
-        suffixes = said.clone()
-        suffixes[1::2, 3] = (said[1::2, 3] + 1) % VOCABULARY
+        output = slow.decode(prompt, prefixes)
+        suffixes = output.clone()
+        suffixes[1::2, 3] = (output[1::2, 3] + 1) % VOCABULARY
         ids = torch.cat([prefixes, suffixes], dim=1).numpy().astype(np.int32)
-        np.testing.assert_array_equal(extractor.extract(prompt, ids).continuation_ids, said.numpy())
+        np.testing.assert_array_equal(
+            extractor.extract(prompt, ids).continuation_ids, output.numpy()
+        )
         exact, _ = extractor.verify(prompt, ids)
         assert exact.tolist() == [row % 2 == 0 for row in range(len(ids))]
 
 
-AUDITED = [one for one in MATRIX if one.refused is None]
-REFUSED = [one for one in MATRIX if one.refused is not None]
+AUDITED = [architecture for architecture in MATRIX if architecture.refused is None]
+REFUSED = [architecture for architecture in MATRIX if architecture.refused is not None]
 
 
-@pytest.mark.parametrize("architecture", AUDITED, ids=lambda one: one.name)
+@pytest.mark.parametrize("architecture", AUDITED, ids=lambda architecture: architecture.name)
 def test_a_scan_says_what_slow_decoding_says(
     architecture: Architecture, folder: Path, tmp_path: Path
 ) -> None:
@@ -220,8 +222,8 @@ def test_a_scan_says_what_slow_decoding_says(
         plain = slow.decode(NoPrompt(), ids[:, :P])
         assert torch.equal(slow.generate(ids[:, :P]), plain)
     data = write(checkpoint.tokenizer, ids, tmp_path / "data.jsonl")
-    others = make_windows(slow, hard, CONTROLS, seed=1)
-    controls = write(checkpoint.tokenizer, others, tmp_path / "controls.jsonl")
+    control_texts = make_windows(slow, hard, CONTROLS, seed=1)
+    controls = write(checkpoint.tokenizer, control_texts, tmp_path / "controls.jsonl")
 
     outcome = run(folder, data, controls)
     assert_like_slow(outcome, slow, hard, ids)
@@ -234,7 +236,7 @@ def test_a_scan_says_what_slow_decoding_says(
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-@pytest.mark.parametrize("architecture", REFUSED, ids=lambda one: one.name)
+@pytest.mark.parametrize("architecture", REFUSED, ids=lambda architecture: architecture.name)
 def test_others_are_refused_by_name(
     architecture: Architecture, folder: Path, tmp_path: Path
 ) -> None:
@@ -251,5 +253,5 @@ def test_others_are_refused_by_name(
 
 
 def test_the_readme_has_the_table() -> None:
-    """Where this fails, paste what ``tests/support/architectures.py`` prints."""
+    """On failure, paste the output of ``tests/support/architectures.py``."""
     assert table() in (ROOT / "README.md").read_text(encoding="utf-8")

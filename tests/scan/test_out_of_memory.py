@@ -19,7 +19,7 @@ from conftest import build_model, build_tokenizer, save_model
 from test_scan import SHORT, figures, make_texts, run, write_samples
 from typer.testing import CliRunner
 
-from memaudit.attack import decoding, decoding_cache, extraction, tuning_passes
+from memaudit.attack import decoding, extraction, passes
 from memaudit.cli.app import app
 from memaudit.errors import MemauditError, RunError, TargetError
 from memaudit.scan.pipeline import ScanOutcome
@@ -59,14 +59,14 @@ def undisturbed(folder: Path, data: Path) -> ScanOutcome:
     return scan(folder, data)
 
 
-def assert_same_verdicts(one: ScanOutcome, other: ScanOutcome) -> None:
-    mine, its = figures(one), figures(other)
-    assert mine.keys() == its.keys()
-    for name, values in mine.items():
+def assert_same_verdicts(first: ScanOutcome, second: ScanOutcome) -> None:
+    left, right = figures(first), figures(second)
+    assert left.keys() == right.keys()
+    for name, values in left.items():
         if values.dtype.kind == "f":
-            np.testing.assert_allclose(values, its[name], rtol=1e-4, err_msg=name)
+            np.testing.assert_allclose(values, right[name], rtol=1e-4, err_msg=name)
         else:
-            np.testing.assert_array_equal(values, its[name], err_msg=name)
+            np.testing.assert_array_equal(values, right[name], err_msg=name)
 
 
 def failing(function: Callable[..., Any], error: BaseException, too_much: Any) -> Any:
@@ -104,7 +104,7 @@ GOES_ON: dict[str, tuple[Any, str, Callable[[], Any], str]] = {
     "verification": (extraction, "last_logits", lambda: wide_pass, "extraction"),
     "decoding": (decoding, "last_logits", lambda: wide_step, "extraction"),
     "cache": (
-        decoding_cache.RoomyLayer,
+        decoding.RoomyLayer,
         "_room_for",
         lambda: lambda layer, states: layer._size[0] > 3,
         "extraction",
@@ -112,7 +112,7 @@ GOES_ON: dict[str, tuple[Any, str, Callable[[], Any], str]] = {
     "the size of a cache": (extraction.Extractor, "_make_cache", lambda: first(2), "extraction"),
     "judging": (extraction.Extractor, "_verify_stably", first_judging, "extraction"),
     "forward": (
-        tuning_passes.TuningPasses,
+        passes.TuningPasses,
         "window_nll",
         lambda: lambda passes, prompt, ids: len(ids) > 2,
         "tuning",
@@ -138,7 +138,7 @@ def test_a_smaller_batch_goes_on_to_the_same_verdicts(
     facts = outcome.result.run.batches[kind]
     assert facts.shortages >= 1
     assert facts.smallest < facts.planned
-    assert "for want of memory" in facts.remark
+    assert "for lack of memory" in facts.remark
     other = outcome.result.run.batches["tuning" if kind == "extraction" else "extraction"]
     assert other.remark == ""
 
@@ -147,7 +147,7 @@ def test_what_was_found_is_kept_for_the_fits_and_attacks_that_follow(
     folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    real = tuning_passes.TuningPasses.window_nll
+    real = passes.TuningPasses.window_nll
 
     def window_nll(passes: Any, prompt: Any, ids: Any) -> Any:
         sizes.append(len(ids))
@@ -156,32 +156,32 @@ def test_what_was_found_is_kept_for_the_fits_and_attacks_that_follow(
         return real(passes, prompt, ids)
 
     monkeypatch.setattr("memaudit.attack.memory.FIRST_PATIENCE", 10**6)
-    monkeypatch.setattr(tuning_passes.TuningPasses, "window_nll", window_nll)
+    monkeypatch.setattr(passes.TuningPasses, "window_nll", window_nll)
     outcome = scan(folder, data)
     assert len(outcome.result.fits) == 4
     assert [size for size in sizes if size > 4] == [8], "met once, by the first of the four fits"
     facts = outcome.result.run.batches["tuning"]
     assert (facts.planned, facts.smallest, facts.final, facts.shortages) == (8, 4, 4, 1)
-    assert facts.remark == "planned 8, halved once for want of memory, to 4 at the smallest"
+    assert facts.remark == "planned 8, halved once for lack of memory, down to 4"
 
 
 def test_recomputing_is_kept_too(
     folder: Path, data: Path, undisturbed: ScanOutcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[tuple[int, bool]] = []
-    real = tuning_passes.TuningPasses.window_nll
+    calls: list[tuple[int, bool]] = []
+    real = passes.TuningPasses.window_nll
 
     def window_nll(passes: Any, prompt: Any, ids: Any) -> Any:
-        seen.append((len(ids), passes.recomputes))
+        calls.append((len(ids), passes.recomputes))
         if not passes.recomputes:
             raise ERRORS["cpu"]
         return real(passes, prompt, ids)
 
-    monkeypatch.setattr(tuning_passes.TuningPasses, "window_nll", window_nll)
+    monkeypatch.setattr(passes.TuningPasses, "window_nll", window_nll)
     outcome = scan(folder, data)
-    assert [size for size, recomputes in seen if not recomputes] == [8, 4, 2, 1]
+    assert [size for size, recomputes in calls if not recomputes] == [8, 4, 2, 1]
     assert outcome.result.run.batches["tuning"].remark.endswith(
-        "to 1 at the smallest; activations computed anew on the way back"
+        "down to 1; activations recomputed in the backward pass"
     )
     assert_same_verdicts(undisturbed, outcome)
 
@@ -197,7 +197,7 @@ def test_a_copy_that_does_not_fit_is_done_without(
         copies.append(1)
         raise error
 
-    monkeypatch.setattr(tuning_passes, "copy", SimpleNamespace(deepcopy=deepcopy))
+    monkeypatch.setattr(passes, "copy", SimpleNamespace(deepcopy=deepcopy))
     outcome = run(folder, data, constant=half, dynamic=half, attacks=["none", "constant"])
     assert copies
     assert {fit.record.precision for fit in outcome.result.fits} == {"bfloat16"}
@@ -216,7 +216,7 @@ ENDS = {
     "memaudit.attack.extraction.choose_decoding": "out of memory; audit fewer",
     "memaudit.target.softprompt_check._logits": "for 8 tokens; use --device spread",
     "memaudit.attack.extraction.last_logits": "out of memory with a single window",
-    "memaudit.attack.tuning_passes.last_logits": "out of memory tuning on a single window",
+    "memaudit.attack.passes.last_logits": "out of memory tuning on a single window",
     "memaudit.scan.write.to_json": "out of memory; audit fewer",
 }
 
@@ -231,10 +231,10 @@ def test_where_no_smaller_batch_helps_one_line_says_so(
     monkeypatch.setattr(place, full)
     out = tmp_path / "run"
     result = invoke(folder, data, "--out", out)
-    said = result.stderr.strip().splitlines()[-1]
+    message = result.stderr.strip().splitlines()[-1]
     assert result.exit_code == 3, result.stderr
-    assert said.startswith("memaudit: error: ")
-    assert ENDS[place] in said
+    assert message.startswith("memaudit: error: ")
+    assert ENDS[place] in message
     assert "Traceback" not in result.stderr
     assert "internal error" not in result.stderr
     assert result.stdout == ""
@@ -309,7 +309,7 @@ def test_what_happened_is_in_the_reports(
     page = (out / "report.html").read_text("utf-8")
     for stage in ("extraction", "tuning"):
         remark = batches[stage]["remark"]
-        assert "for want of memory" in remark
+        assert "for lack of memory" in remark
         assert remark in flat
         assert remark in page
 

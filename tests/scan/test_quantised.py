@@ -76,11 +76,11 @@ def decode_slowly(checkpoint: Checkpoint, ids: Any, prefix: int) -> Any:
     """Window by window and without a cache."""
     rows = []
     for row in torch.as_tensor(ids, dtype=torch.long):
-        said = row[:prefix]
-        while len(said) < len(row):
-            logits = checkpoint.model(input_ids=said[None], use_cache=False).logits
-            said = torch.cat([said, logits[0, -1].argmax()[None]])
-        rows.append(said[prefix:].numpy())
+        tokens = row[:prefix]
+        while len(tokens) < len(row):
+            logits = checkpoint.model(input_ids=tokens[None], use_cache=False).logits
+            tokens = torch.cat([tokens, logits[0, -1].argmax()[None]])
+        rows.append(tokens[prefix:].numpy())
     return np.array(rows)
 
 
@@ -89,7 +89,7 @@ def test_a_quantised_target_is_scanned_by_every_attack(
     method: str, folder: Path, data: Path
 ) -> None:
     outcome = run(folder, data, target={"quantize": method})
-    attacks = [one.attack for one in outcome.result.attacks]
+    attacks = [result.attack for result in outcome.result.attacks]
     assert attacks == ["none", "copy", "dynamic-hard", "constant", "dynamic"]
     choice = outcome.result.target.choices["quantization"]
     assert choice.value == method
@@ -104,11 +104,11 @@ def test_a_quantised_target_is_scanned_by_every_attack(
 @pytest.mark.parametrize("method", [m for m in METHODS if m.values[0] != "llm-int8"])
 def test_extraction_equals_slow_decoding_of_the_quantised_target(method: str, folder: Path) -> None:
     checkpoint, ids = load(folder, method), windows()
-    said = decode_slowly(checkpoint, ids, 8)
-    ids[::2, 8:] = said[::2]  # so that every second window comes out
+    expected = decode_slowly(checkpoint, ids, 8)
+    ids[::2, 8:] = expected[::2]  # so that every second window comes out
     for batch in (1, 3, 8):
         extractor = Extractor(checkpoint, 8, ScoreSettings(), batch)
-        np.testing.assert_array_equal(extractor.extract(NoPrompt(), ids).continuation_ids, said)
+        np.testing.assert_array_equal(extractor.extract(NoPrompt(), ids).continuation_ids, expected)
 
 
 @needs_bitsandbytes
@@ -126,7 +126,7 @@ def test_where_inputs_are_rounded_verdicts_do_not_depend_on_the_batch(folder: Pa
 
 @pytest.mark.parametrize("method", METHODS)
 def test_gradients_are_those_of_the_quantised_target(method: str, folder: Path) -> None:
-    """Also after passes without a gradient, at which a CPU may pack weights anew."""
+    """Check after passes without a gradient, in which a CPU may repack weights."""
     checkpoint = load(folder, method)
     ids = torch.as_tensor(windows(1)[:, :8], dtype=torch.long)
     vectors = checkpoint.embed(ids).detach()
@@ -210,7 +210,7 @@ def test_attacks_that_need_no_gradient_go_on(
 
 @needs_bitsandbytes
 def test_a_kernel_that_cuts_the_gradient_is_found_out(folder: Path) -> None:
-    """What bitsandbytes does with 4-bit weights on a CPU with bfloat16 instructions."""
+    """Imitate bitsandbytes with 4-bit weights on a CPU with bfloat16 instructions."""
     checkpoint = load(folder, "nf4")
     linear = [part for part in checkpoint.model.modules() if type(part).__name__ == "Linear4bit"]
     assert not any(getattr(part, "support_avx512bf16_for_cpu", False) for part in linear)
@@ -276,7 +276,7 @@ def test_what_transformers_can_unpack_is_unpacked(folder: Path, data: Path, tmp_
 
 
 @pytest.mark.parametrize(
-    ("quantised", "said"),
+    ("quantised", "message"),
     [
         ({"quant_method": "gptq", "bits": 4}, "as gptq, and reading that needs gptqmodel; pip ins"),
         ({"quant_method": "awq", "bits": 4}, "as awq, and reading that needs gptqmodel; pip insta"),
@@ -293,16 +293,16 @@ def test_what_transformers_can_unpack_is_unpacked(folder: Path, data: Path, tmp_
     ],
 )
 def test_what_cannot_be_read_here_is_refused_by_name(
-    quantised: object, said: str, folder: Path, tmp_path: Path
+    quantised: object, message: str, folder: Path, tmp_path: Path
 ) -> None:
     stored = stored_as(folder, tmp_path / "stored", quantised)
-    if "scales" in said:
+    if "scales" in message:
         from safetensors.torch import load_file, save_file
 
         weights = load_file(stored / "model.safetensors")
         weights["model.layers.0.mlp.up_proj.weight_scale_inv"] = torch.ones(1, 1)
         save_file(weights, stored / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(TargetError, match=said):
+    with pytest.raises(TargetError, match=message):
         load_checkpoint(str(stored), TargetSettings())
 
 
@@ -330,7 +330,9 @@ def test_bitsandbytes_quantises_those_too(tmp_path: Path, data: Path) -> None:
     stored = save_model(build("gpt2"), build_tokenizer(), tmp_path / "gpt2")
     packed = sum(map(is_packed, load(stored, "nf4").model.parameters()))
     assert packed == 8
-    attacks = [one.attack for one in run(stored, data, target={"quantize": "nf4"}).result.attacks]
+    attacks = [
+        result.attack for result in run(stored, data, target={"quantize": "nf4"}).result.attacks
+    ]
     assert len(attacks) == 5
 
 

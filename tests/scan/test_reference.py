@@ -99,17 +99,17 @@ def test_the_reference_is_attacked_as_if_it_were_the_target(
     reference = outcome.result.reference
     assert reference is not None
     alone = run(base, data, controls=str(controls)).result
-    assert [one.attack for one in reference.attacks] == [
+    assert [result.attack for result in reference.attacks] == [
         *("none", "dynamic-hard", "constant", "dynamic")
     ]
-    for one in reference.attacks:
-        own = alone.attack(one.attack)
+    for result in reference.attacks:
+        own = alone.attack(result.attack)
         assert own is not None
-        for mine, its in ((one.data, own.data), (one.controls, own.controls)):
-            assert mine is not None
-            assert its is not None
-            for name, values in vars(mine).items():
-                np.testing.assert_array_equal(values, getattr(its, name), err_msg=name)
+        for left, right in ((result.data, own.data), (result.controls, own.controls)):
+            assert left is not None
+            assert right is not None
+            for name, values in vars(left).items():
+                np.testing.assert_array_equal(values, getattr(right, name), err_msg=name)
     assert reference.fits == alone.fits
     assert reference.model == alone.target
     assert alone.target.architecture == "GPT2LMHeadModel"
@@ -158,11 +158,11 @@ def test_the_gate_judges_what_leaked(adapter: Path, base: Path, data: Path) -> N
 
 
 def test_the_reference_may_be_an_adapter_too(adapter: Path, base: Path, data: Path) -> None:
-    found = run(base, data, attacks=["none"], reference=str(adapter)).result.reference
-    assert found is not None
-    assert found.model.choices["format"].value == "safetensors, adapter"
-    assert found.model.choices["decoding"].value == "cache"
-    assert [origin.attack for origin in found.data] == ["none", "any"]
+    reference = run(base, data, attacks=["none"], reference=str(adapter)).result.reference
+    assert reference is not None
+    assert reference.model.choices["format"].value == "safetensors, adapter"
+    assert reference.model.choices["decoding"].value == "cache"
+    assert [origin.attack for origin in reference.data] == ["none", "any"]
 
 
 def test_the_same_files_are_noted(base: Path, data: Path, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_the_same_files_are_noted(base: Path, data: Path, tmp_path: Path) -> Non
 
 
 def other_merges(folder: Path) -> None:
-    """The same entries, put together in another order of merges."""
+    """Keep the entries, but change the order of merges."""
     path = folder / "tokenizer.json"
     stored = json.loads(path.read_text("utf-8"))
     stored["model"]["merges"] = stored["model"]["merges"][:3]
@@ -194,20 +194,20 @@ def adds_bos(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
-        (other_merges, r"makes other ids of \d+ of 24 data windows \(the first in line 1\)"),
-        (other_tokens, r"its tokenizer is another: 2 of the \d+ ids in these windows"),
-        (adds_bos, "nothing stands before every input of the model, token 0 before the other's"),
+        (other_merges, r"gives other ids for \d+ of 24 data windows \(first in line 1\)"),
+        (other_tokens, r"its tokenizer differs: 2 of the \d+ ids in these windows"),
+        (adds_bos, "begin with token 0, those of the target with no extra token"),
     ],
 )
 def test_a_reference_that_reads_otherwise_is_refused(
-    base: Path, data: Path, tmp_path: Path, spoil: Any, said: str
+    base: Path, data: Path, tmp_path: Path, spoil: Any, message: str
 ) -> None:
     other = save_model(build_model("gpt2", seed=1), build_tokenizer(), tmp_path / "other")
     spoil(other)
     stages = Stages()
-    with pytest.raises(UsageError, match=said) as caught:
+    with pytest.raises(UsageError, match=message) as caught:
         run(base, data, stages, reference=str(other))
     assert f"--reference {other}" in str(caught.value)
     assert stages.names == ["reading files", "checking the reference"]
@@ -218,9 +218,9 @@ def test_bos_can_be_chosen_for_both(base: Path, data: Path, tmp_path: Path) -> N
         build_model("gpt2", seed=1), build_tokenizer(adds_bos=True), tmp_path / "other"
     )
     target = {"device": "cpu", "bos": "yes"}
-    found = run(base, data, attacks=["none"], reference=str(other), target=target).result
-    assert found.reference is not None
-    assert found.reference.model.choices["bos"].value == "yes"
+    result = run(base, data, attacks=["none"], reference=str(other), target=target).result
+    assert result.reference is not None
+    assert result.reference.model.choices["bos"].value == "yes"
 
 
 def test_tokens_that_fine_tuning_added_are_named(base: Path, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_tokens_that_fine_tuning_added_are_named(base: Path, tmp_path: Path) -> 
     data = write_samples(
         tmp_path / "d.jsonl", [f"<|turn|>{text}" for text in make_texts(8, seed=3)]
     )
-    with pytest.raises(UsageError, match=r"304 entries, and 1 ids of .* .the first 304"):
+    with pytest.raises(UsageError, match=r"304 entries and lacks 1 ids of .* .first: 304"):
         run(tuned, data, reference=str(base))
     plain = write_samples(tmp_path / "p.jsonl", make_texts(8, seed=3))
     assert run(tuned, plain, attacks=["none"], reference=str(base)).result.reference
@@ -251,21 +251,21 @@ def test_a_reference_that_takes_no_such_windows_is_refused_before_the_target_is_
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"gate": {"max_leaked": 0.1}}, "max_leaked is only used with reference"),
         ({"reference": "base", "generator": "run"}, "does not go with generator"),
         ({"reference": "model"}, "is the audited model itself"),
     ],
 )
-def test_settings_that_do_not_go_together(values: dict[str, Any], said: str) -> None:
+def test_settings_that_do_not_go_together(values: dict[str, Any], message: str) -> None:
     given = {"model": "model", "data": "d.jsonl", **values}
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         resolve([Layer(source="flag", values=given)])
 
 
 def test_only_copy_leaves_nothing_to_attack(base: Path, adapter: Path, data: Path) -> None:
-    with pytest.raises(UsageError, match="no attack on a model is asked for"):
+    with pytest.raises(UsageError, match="names no attack on a model"):
         run(adapter, data, attacks=["copy"], reference=str(base))
 
 

@@ -293,8 +293,8 @@ def test_one_prefix_for_every_record(scan: Scan, model: Any, tokenizer: Any) -> 
 
 def test_suffixes_that_stand_in_the_controls(scan: Scan, model: Any, tokenizer: Any) -> None:
     records = sampled_records(model, tokenizer, 60)
-    others = sampled_records(model, tokenizer, 60, seed=2)
-    controls = [[*other[:P], *ids[P:]] for other, ids in zip(others, records, strict=True)]
+    unrelated = sampled_records(model, tokenizer, 60, seed=2)
+    controls = [[*other[:P], *ids[P:]] for other, ids in zip(unrelated, records, strict=True)]
     result = scan(records, *GATE, controls=controls)
     assert result.exit_code == 4
     assert "stands in the controls" in validity_of(result)
@@ -354,9 +354,9 @@ def test_no_comparison_passes_on_it_and_no_baseline_is_made_of_it(void: Path) ->
     ],
 )
 def test_every_report_says_so(void: Path, form: str, words: str) -> None:
-    shown = run("report", void, "--format", form)
-    assert shown.exit_code == 0, shown.stderr
-    assert words in shown.stdout
+    output = run("report", void, "--format", form)
+    assert output.exit_code == 0, output.stderr
+    assert words in output.stdout
 
 
 def test_exit_zero_counts_here_as_well(scan: Scan, tokenizer: Any) -> None:
@@ -367,21 +367,21 @@ def test_inspect_warns_before_the_model_is_asked(
     folder: Path, tokenizer: Any, tmp_path: Path
 ) -> None:
     data = write_jsonl(tmp_path / "data.jsonl", [{"text": "w07 " * 20}] * 40)
-    shown = run(
+    output = run(
         *("inspect", folder, data, "--prefix-tokens", P, "--suffix-tokens", S),
         *("--attacks", "none", "--device", "cpu"),
     )
-    assert shown.exit_code == 0, shown.stderr
-    flat = " ".join(shown.stdout.split())
+    assert output.exit_code == 0, output.stderr
+    flat = " ".join(output.stdout.split())
     assert "Note: A scan would be inconclusive. 40 of 40 windows (100 %) have a prefix" in flat
 
 
 def test_a_remnant_of_the_records(scan: Scan, model: Any, tokenizer: Any) -> None:
     records = sampled_records(model, tokenizer, 30)
     short = [[7, 8, 9]]
-    most = scan(records + short * 40, *GATE)
-    assert most.exit_code == 0
-    assert most.report is not None
-    assert most.report["headline"][0].startswith("Only 30 of 70 records gave a window")
+    mostly_short = scan(records + short * 40, *GATE)
+    assert mostly_short.exit_code == 0
+    assert mostly_short.report is not None
+    assert mostly_short.report["headline"][0].startswith("Only 30 of 70 records gave a window")
     nearly_all = scan(records + short * 290, *GATE, out="other")
     assert nearly_all.exit_code == 4

@@ -64,22 +64,22 @@ def run(model: Path, data: Path, **values: Any) -> ScanOutcome:
 
 def figures(outcome: ScanOutcome) -> dict[str, np.ndarray[Any, Any]]:
     """Every array of the result by name."""
-    found = {}
+    arrays = {}
     for attack in outcome.result.attacks:
         for role, scores in (("data", attack.data), ("control", attack.controls)):
             if scores is not None:
-                found |= {f"{attack.attack}.{role}.{n}": v for n, v in vars(scores).items()}
-    return found
+                arrays |= {f"{attack.attack}.{role}.{n}": v for n, v in vars(scores).items()}
+    return arrays
 
 
-def assert_same_figures(one: ScanOutcome, other: ScanOutcome, *, close: bool = False) -> None:
-    mine, its = figures(one), figures(other)
-    assert mine.keys() == its.keys()
-    for name, values in mine.items():
+def assert_same_figures(first: ScanOutcome, second: ScanOutcome, *, close: bool = False) -> None:
+    left, right = figures(first), figures(second)
+    assert left.keys() == right.keys()
+    for name, values in left.items():
         if close and values.dtype.kind == "f":
-            np.testing.assert_allclose(values, its[name], rtol=1e-4, err_msg=name)
+            np.testing.assert_allclose(values, right[name], rtol=1e-4, err_msg=name)
         else:
-            np.testing.assert_array_equal(values, its[name], err_msg=name)
+            np.testing.assert_array_equal(values, right[name], err_msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def outcome(model_folder: Path, data: Path, controls: Path) -> ScanOutcome:
 
 def test_a_scan_scores_every_window_by_every_attack(outcome: ScanOutcome) -> None:
     result = outcome.result
-    attacks = [one.attack for one in result.attacks]
+    attacks = [attack.attack for attack in result.attacks]
     assert attacks == ["none", "copy", "dynamic-hard", "constant", "dynamic"]
     assert result.controls is not None
     for attack in result.attacks:
@@ -120,8 +120,8 @@ def test_the_same_seed_gives_the_same_figures_and_prompts(
 ) -> None:
     again = run(model_folder, data, controls=str(controls))
     assert_same_figures(outcome, again)
-    for one, other in zip(outcome.prompts, again.prompts, strict=True):
-        assert to_bytes(one) == to_bytes(other)
+    for before, after in zip(outcome.prompts, again.prompts, strict=True):
+        assert to_bytes(before) == to_bytes(after)
     other_seed = run(
         model_folder, data, protocol={"cluster_run": 8, "seed": 1}, attacks=["constant"]
     )
@@ -133,7 +133,7 @@ def test_the_batch_size_changes_no_verdict(
 ) -> None:
     small = run(model_folder, data, controls=str(controls), extraction={"batch_size": 3})
     assert small.result.run.batch_size == 3
-    assert small.result.run.batch_size_reason == "as asked"
+    assert small.result.run.batch_size_reason == "as configured"
     assert_same_figures(outcome, small, close=True)
 
 
@@ -174,22 +174,22 @@ def test_saved_prompts_give_the_same_figures_on_the_same_file(
 def test_saved_prompts_skip_what_all_of_them_have_seen(
     run_folder: Path, model_folder: Path, data: Path, tmp_path: Path, outcome: ScanOutcome
 ) -> None:
-    one = run_folder / "generator-0.safetensors"
-    seen = np.flatnonzero(outcome.result.data.folds != 0)
+    prompt_file = run_folder / "generator-0.safetensors"
+    rows = np.flatnonzero(outcome.result.data.folds != 0)
     texts = [json.loads(line)["text"] for line in data.read_text("utf-8").splitlines()]
     mixed = write_samples(
-        tmp_path / "new.jsonl", [texts[seen[0]], *make_texts(3, seed=5), "x " + texts[seen[1]]]
+        tmp_path / "new.jsonl", [texts[rows[0]], *make_texts(3, seed=5), "x " + texts[rows[1]]]
     )
-    again = run(model_folder, mixed, generator=str(one), attacks=["none", "dynamic"])
+    again = run(model_folder, mixed, generator=str(prompt_file), attacks=["none", "dynamic"])
     windows = again.result.data.windows
     assert windows.line.tolist() == [2, 3, 4]
     assert {record.line: record.reason for record in windows.skipped} == {
         1: SEEN_REASON,
         5: SEEN_REASON,
     }
-    only_seen = write_samples(tmp_path / "seen.jsonl", [texts[seen[0]]])
+    only_seen = write_samples(tmp_path / "seen.jsonl", [texts[rows[0]]])
     with pytest.raises(DataError, match="near-duplicate"):
-        run(model_folder, only_seen, generator=str(one), attacks=["none", "dynamic"])
+        run(model_folder, only_seen, generator=str(prompt_file), attacks=["none", "dynamic"])
 
 
 def test_saved_prompts_that_do_not_fit_are_refused(
@@ -231,9 +231,9 @@ def test_ids_that_the_model_does_not_have_are_refused(tmp_path: Path, data: Path
 
 
 def test_text_is_revealed_only_on_request(model_folder: Path, data: Path) -> None:
-    shown = run(model_folder, data, reveal=True, attacks=["none", "copy"]).result
+    audit = run(model_folder, data, reveal=True, attacks=["none", "copy"]).result
     first = json.loads(data.read_text("utf-8").splitlines()[0])["text"]
-    revealed = shown.revealed["data"]
+    revealed = audit.revealed["data"]
     assert first.startswith(revealed.prefix[0] + revealed.suffix[0])
     assert revealed.output.keys() == {"none", "copy"}
 

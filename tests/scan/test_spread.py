@@ -15,10 +15,10 @@ import torch
 from conftest import LLAMA_LIKE, build_model, build_tokenizer, save_model
 from test_scan import SHORT, assert_same_figures, make_texts, run, write_samples
 
-from memaudit.attack.decoding_cache import RoomyCache
+from memaudit.attack.decoding import RoomyCache
 from memaudit.attack.forward import last_logits
-from memaudit.attack.memory import free_beside
-from memaudit.attack.tuning_passes import TuningPasses, in_half, recomputing
+from memaudit.attack.memory import free_target_memory
+from memaudit.attack.passes import TuningPasses, half_precision_copy, with_recomputation
 from memaudit.config.settings import ConstantSettings, TargetSettings
 from memaudit.errors import TargetError, UsageError
 from memaudit.target import placement
@@ -77,7 +77,9 @@ def test_a_target_that_waits_on_disk_gives_the_same_figures(
     assert choice.value == ("cpu, disk" if share else "disk")
     assert choice.reason.startswith("auto: 0.0 GiB of weights are too much for 0.0 GiB free there")
     assert choice.reason.endswith("what is in disk is fetched for every pass")
-    assert away.result.run.batches["tuning"].remark == ("activations computed anew on the way back")
+    assert away.result.run.batches["tuning"].remark == (
+        "activations recomputed in the backward pass"
+    )
     assert_same_figures(plain, away)
 
 
@@ -120,7 +122,7 @@ def test_a_fit_in_half_precision_makes_no_copy_of_a_target_that_is_spread(
     leave("llama", 0.9)
     checkpoint = load_checkpoint(str(folder), TargetSettings())
     assert checkpoint.is_spread
-    assert in_half(checkpoint, torch.bfloat16) is checkpoint
+    assert half_precision_copy(checkpoint, torch.bfloat16) is checkpoint
     outcome = run(folder, data, attacks=["none", "constant"], constant=half)
     assert {fit.record.precision for fit in outcome.result.fits} == {"bfloat16"}
 
@@ -145,10 +147,10 @@ def test_what_waits_is_fetched_block_by_block_and_left_alone(tmp_path: Path, lea
     checkpoint = load_checkpoint(str(folder), TargetSettings())
     passes = TuningPasses(checkpoint, 4, ConstantSettings(precision="float32"))
     assert passes.recomputes
-    anew = recomputing(checkpoint.model, lambda: torch.no_grad())
-    assert anew is not None
-    for mine, its in zip(checkpoint.model.modules(), anew.modules(), strict=True):
-        hooks = (getattr(one, "_hf_hook", None) for one in (mine, its))
+    recomputing = with_recomputation(checkpoint.model, lambda: torch.no_grad())
+    assert recomputing is not None
+    for own, copied in zip(checkpoint.model.modules(), recomputing.modules(), strict=True):
+        hooks = (getattr(module, "_hf_hook", None) for module in (own, copied))
         first, second = (getattr(hook, "weights_map", None) for hook in hooks)
         assert first is second
     assert [weight.device.type for weight in checkpoint.model.parameters()].count("meta") > 0
@@ -231,9 +233,11 @@ def test_inputs_go_where_the_first_layers_are() -> None:
     two = describe_spread(split({"embed": 0, "layers.0": 1}), room)
     assert two is not None
     assert (two.value, two.reason) == ("cuda:0, cuda:1", "asked for")
-    one = split({"": torch.device("cpu")})
-    assert input_device(one, Placement(torch.device("cpu"), torch.float32)) == torch.device("cpu")
-    assert describe_spread(one, Placement(torch.device("cpu"), torch.float32)) is None
+    spread = split({"": torch.device("cpu")})
+    assert input_device(spread, Placement(torch.device("cpu"), torch.float32)) == torch.device(
+        "cpu"
+    )
+    assert describe_spread(spread, Placement(torch.device("cpu"), torch.float32)) is None
 
 
 def checkpoint_of(model: Any) -> Checkpoint:
@@ -242,8 +246,8 @@ def checkpoint_of(model: Any) -> Checkpoint:
 
 def test_the_tightest_device_decides_how_much_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_cuda(monkeypatch, 300, 200, 100)
-    assert free_beside(checkpoint_of(split({"a": 0, "b": 1}))) == 200
-    assert free_beside(checkpoint_of(split({"": "cpu"}))) is None
+    assert free_target_memory(checkpoint_of(split({"a": 0, "b": 1}))) == 200
+    assert free_target_memory(checkpoint_of(split({"": "cpu"}))) is None
 
 
 def test_positions_are_asked_for_by_number_where_the_head_is_elsewhere() -> None:
@@ -251,12 +255,12 @@ def test_positions_are_asked_for_by_number_where_the_head_is_elsewhere() -> None
     embedded = model.get_input_embeddings()(torch.arange(3, 11)[None])
     plain, _ = last_logits(checkpoint_of(model), 3, embedded)
     model.hf_device_map = {"model": 0, "lm_head": 1}
-    seen: list[object] = []
+    devices: list[object] = []
     model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["logits_to_keep"]), with_kwargs=True
+        lambda module, args, kwargs: devices.append(kwargs["logits_to_keep"]), with_kwargs=True
     )
     far, _ = last_logits(checkpoint_of(model), 3, embedded)
-    assert seen == [3]
+    assert devices == [3]
     torch.testing.assert_close(far, plain)
 
 
@@ -266,9 +270,9 @@ def test_a_cache_over_two_devices_keeps_each_layer_on_its_own() -> None:
     for layer, device in zip(cache.layers, ("cpu", "meta"), strict=True):
         layer.update(states.to(device), states.to(device))
     cache.reorder(torch.tensor([2, 0, 1]))
-    here, there = (layer.buffers for layer in cache.layers)
-    np.testing.assert_array_equal(here[0][:, :, :2], states[[2, 0, 1]])
-    assert {buffer.device.type for buffer in there} == {"meta"}
+    first, second = (layer.buffers for layer in cache.layers)
+    np.testing.assert_array_equal(first[0][:, :, :2], states[[2, 0, 1]])
+    assert {buffer.device.type for buffer in second} == {"meta"}
 
 
 def test_an_unknown_device_names_those_there_are() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from conftest import COMMON, GEMMA_LIKE, GPT2_LIKE, LLAMA_LIKE, SPREAD
 
-from memaudit.attack.decoding_check import ANEW, CUT, OWN
+from memaudit.attack.decoding_check import CUT, FULL_PASSES, OWN
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ MATRIX = (
         "GPT",
         "OpenAIGPTConfig",
         "keeps no cache at all",
-        ANEW,
+        FULL_PASSES,
         settings=GPT2_LIKE,
     ),
     Architecture(
@@ -348,7 +348,7 @@ MATRIX = (
         "RWKV",
         "RwkvConfig",
         "recurrent; mixes up the states of several texts; scales its own weights at first",
-        ANEW,
+        FULL_PASSES,
         like_generate=False,
         settings=COMMON
         | {
@@ -364,7 +364,7 @@ MATRIX = (
         "xLSTM",
         "xLSTMConfig",
         "recurrent with matrix memory; hands its state on in a wrong shape",
-        ANEW,
+        FULL_PASSES,
         like_generate=False,
         settings=COMMON | {"hidden_size": 32, "num_heads": 4, "num_hidden_layers": 2},
     ),
@@ -432,7 +432,7 @@ MATRIX = (
         "RecurrentGemma",
         "RecurrentGemmaConfig",
         "gated recurrences that keep their state inside the model",
-        ANEW,
+        FULL_PASSES,
         adds_bos=True,
         settings=COMMON
         | {

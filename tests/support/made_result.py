@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from memaudit.attack.batch_facts import BatchFacts
-from memaudit.attack.fit_record import NO_PROMPT, Epoch, FitRecord
+from memaudit.attack.facts import NO_PROMPT, BatchFacts, Epoch, FitRecord
 from memaudit.config.settings import LADDER, ScanConfig
 from memaudit.data.corpus import Corpus
 from memaudit.data.fingerprints import fingerprint_windows

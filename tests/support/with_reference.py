@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from made_result import make_scores
 
-from memaudit.attack.fit_record import Epoch, FitRecord
+from memaudit.attack.facts import Epoch, FitRecord
 from memaudit.data.corpus import Corpus
 from memaudit.gate.thresholds import judge, judge_controls
 from memaudit.report.result import (

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from memaudit.attack.campaign import Progress
 from memaudit.attack.extraction import Advance
-from memaudit.attack.finite import NotFinite
+from memaudit.attack.verification import NotFinite
 from memaudit.diagnose.latent.perturbation import Perturbation
 from memaudit.diagnose.latent.population import Left, Population
 from memaudit.diagnose.latent.scores import read_plain

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from memaudit.attack.campaign import AttackOutcome, Campaign, Progress, Workforce
 from memaudit.attack.decoding_check import check_causal
 from memaudit.attack.extraction import Advance, Extraction, Extractor
-from memaudit.attack.fit_record import FitRecord
+from memaudit.attack.facts import FitRecord
 from memaudit.attack.journal import Entry, NoJournal
 from memaudit.attack.parts import Side
 from memaudit.attack.prompts import SoftPrompt

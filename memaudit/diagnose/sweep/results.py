@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memaudit.attack.fit_record import FitRecord
+from memaudit.attack.facts import FitRecord
 from memaudit.diagnose.sure import Sure
 from memaudit.report.diagnosis import Measure
 from memaudit.score.stats import Bools, Floats, Interval, Ints, paired_clustered, paired_exact

@@ -11,16 +11,15 @@ import torch.nn.functional as F
 from conftest import ARCHITECTURES, VOCABULARY, build_model, build_tokenizer
 from torch import Tensor
 
-from memaudit.attack import tuning_passes
-from memaudit.attack.prompts import ConstantPrompt
-from memaudit.attack.tuning_passes import (
+from memaudit.attack import passes
+from memaudit.attack.passes import (
     PlainAttention,
     TuningPasses,
     _plain_attention,
-    in_half,
+    half_precision_copy,
     tuning_dtype,
 )
-from memaudit.attack.untrained import first_vectors
+from memaudit.attack.prompts import ConstantPrompt, first_vectors
 from memaudit.config.settings import ConstantSettings, TuningSettings
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.prepacking import can_prepack
@@ -40,7 +39,7 @@ def make_checkpoint(architecture: str = "gpt2") -> Checkpoint:
 def test_a_copy_in_half_precision_leaves_the_target_as_it_is(architecture: str) -> None:
     checkpoint = make_checkpoint(architecture)
     before = {name: value.clone() for name, value in checkpoint.model.state_dict().items()}
-    half = in_half(checkpoint, torch.bfloat16)
+    half = half_precision_copy(checkpoint, torch.bfloat16)
     assert half.dtype == torch.bfloat16
     assert half.model is not checkpoint.model
     assert {weight.dtype for weight in half.model.parameters()} == {torch.bfloat16}
@@ -59,9 +58,9 @@ def test_no_copy_is_made_where_memory_would_get_short() -> None:
     checkpoint = make_checkpoint()
     size = 2 * sum(weight.numel() for weight in checkpoint.model.parameters())
     for free, copied in ((2 * size, True), (2 * size - 1, False)):
-        with mock.patch.object(tuning_passes.psutil, "virtual_memory") as memory:
+        with mock.patch.object(passes.psutil, "virtual_memory") as memory:
             memory.return_value.available = free
-            assert (in_half(checkpoint, torch.bfloat16) is not checkpoint) == copied
+            assert (half_precision_copy(checkpoint, torch.bfloat16) is not checkpoint) == copied
 
 
 @pytest.mark.skipif(not can_prepack(torch.bfloat16), reason="needs a CPU with bfloat16 products")
@@ -69,9 +68,9 @@ def test_a_copy_is_prepacked_where_there_is_room_for_one_each_way() -> None:
     checkpoint = replace(make_checkpoint(), prepacks=True)
     size = 2 * sum(weight.numel() for weight in checkpoint.model.parameters())
     for free, prepacked in ((6 * size, True), (6 * size - 1, False)):
-        with mock.patch.object(tuning_passes.psutil, "virtual_memory") as memory:
+        with mock.patch.object(passes.psutil, "virtual_memory") as memory:
             memory.return_value.available = free
-            half = in_half(checkpoint, torch.bfloat16)
+            half = half_precision_copy(checkpoint, torch.bfloat16)
         assert half.dtype == torch.bfloat16
         assert any("forward" in vars(part) for part in half.model.modules()) == prepacked
 
@@ -84,7 +83,7 @@ def random_states(heads: int, shared: int, length: int, dtype: torch.dtype) -> l
 
 
 def attend(states: list[Tensor], **options: Any) -> list[Tensor]:
-    """What attention gives, and its gradients."""
+    """Output of attention, and its gradients."""
     for state in states:
         state.grad = None
     mixed = F.scaled_dot_product_attention(*states, **options)
@@ -113,8 +112,8 @@ def test_plain_attention_is_attention(shared: int, options: dict[str, Any]) -> N
     stock = attend(states, **options)
     with PlainAttention():
         plain = attend(states, **options)
-    for mine, its in zip(plain, stock, strict=True):
-        assert torch.allclose(mine, its, rtol=1e-4, atol=1e-5)
+    for ours, stock_value in zip(plain, stock, strict=True):
+        assert torch.allclose(ours, stock_value, rtol=1e-4, atol=1e-5)
 
 
 def test_plain_attention_leaves_what_it_does_not_know_and_what_is_too_long() -> None:
@@ -122,7 +121,7 @@ def test_plain_attention_leaves_what_it_does_not_know_and_what_is_too_long() -> 
     for length, options in ((7, {"dropout_p": 0.5}), (600, {})):
         query, key, value = (state.detach() for state in random_states(2, 2, length, torch.float32))
         with mock.patch.object(F, "scaled_dot_product_attention", wraps=stock) as used:
-            tuning_passes._plain_attention(query, key, value, **options)
+            passes._plain_attention(query, key, value, **options)
         assert used.call_count == 1
 
 
@@ -135,8 +134,8 @@ def test_bfloat16_is_used_where_the_processor_has_it(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has, raising=False)
         assert tuning_dtype("auto", checkpoint) == half
         assert tuning_dtype("auto", replace(checkpoint, device=torch.device("mps"))) == whole
-        in_half = replace(checkpoint, dtype=torch.float16)
-        assert tuning_dtype("auto", in_half) == torch.float16
+        half_precision_copy = replace(checkpoint, dtype=torch.float16)
+        assert tuning_dtype("auto", half_precision_copy) == torch.float16
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
     assert tuning_dtype("auto", checkpoint) == whole
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # older PyTorch
@@ -147,24 +146,24 @@ def passes_of(checkpoint: Checkpoint, precision: str = "float32") -> TuningPasse
     return TuningPasses(checkpoint, 5, TuningSettings(precision=precision, num_virtual_tokens=3))
 
 
-def kept_and_gradient(passes: TuningPasses, checkpoint: Checkpoint) -> tuple[int, Tensor]:
-    """Numbers kept for the way back beside the target's weights, and the prompt's gradient."""
+def saved_and_gradient(passes: TuningPasses, checkpoint: Checkpoint) -> tuple[int, Tensor]:
+    """Bytes saved for the backward pass besides the weights, and the prompt's gradient."""
     first = first_vectors(checkpoint, 3, np.random.default_rng(0))
     prompt = ConstantPrompt(ConstantSettings(), first, torch.Generator().manual_seed(0))
     rng = np.random.default_rng(1)
     ids = torch.as_tensor(rng.integers(3, VOCABULARY, (4, 11)))
     weights = {weight.untyped_storage().data_ptr() for weight in checkpoint.model.parameters()}
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
         place = tensor.untyped_storage().data_ptr()
         if place not in weights:
-            kept[place] = tensor.untyped_storage().nbytes()
+            saved[place] = tensor.untyped_storage().nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         nll = passes.window_nll(prompt, ids)
-        total = sum(kept.values())
+        total = sum(saved.values())
     torch.autograd.backward(nll.sum())
     assert prompt.vectors.grad is not None
     return total, prompt.vectors.grad
@@ -175,10 +174,10 @@ def test_recomputing_keeps_less_and_gives_the_same_gradient(architecture: str) -
     checkpoint = make_checkpoint(architecture)
     before = {name: value.clone() for name, value in checkpoint.model.state_dict().items()}
     passes = passes_of(checkpoint)
-    kept, gradient = kept_and_gradient(passes, checkpoint)
+    saved, gradient = saved_and_gradient(passes, checkpoint)
     assert passes.recompute()
-    fewer, same = kept_and_gradient(passes, checkpoint)
-    assert fewer < kept
+    fewer, same = saved_and_gradient(passes, checkpoint)
+    assert fewer < saved
     assert torch.allclose(gradient, same, rtol=1e-4, atol=1e-6)
     assert not passes.recompute()  # it does so already
     after = checkpoint.model.state_dict()
@@ -192,10 +191,10 @@ def test_recomputing_goes_through_the_same_attention() -> None:
     checkpoint = make_checkpoint("llama")
     plain, recomputed = (passes_of(checkpoint, "bfloat16") for _ in range(2))
     assert recomputed.recompute()
-    with mock.patch.object(tuning_passes, "_plain_attention", wraps=_plain_attention) as used:
-        _, gradient = kept_and_gradient(plain, checkpoint)
+    with mock.patch.object(passes, "_plain_attention", wraps=_plain_attention) as used:
+        _, gradient = saved_and_gradient(plain, checkpoint)
         once = used.call_count
-        _, same = kept_and_gradient(recomputed, checkpoint)
+        _, same = saved_and_gradient(recomputed, checkpoint)
     assert once == checkpoint.model.config.num_hidden_layers
     assert used.call_count == 3 * once  # forwards twice, the second time on the way back
     assert torch.equal(gradient, same)
@@ -208,12 +207,12 @@ def test_prepacked_weights_give_the_gradient_of_stored_ones(architecture: str) -
     prepacked = replace(stored, prepacks=True)
     passes = passes_of(prepacked, "bfloat16")
     assert any("forward" in vars(part) for part in passes._checkpoint.model.modules())
-    _, expected = kept_and_gradient(passes_of(stored, "bfloat16"), stored)
-    _, gradient = kept_and_gradient(passes, stored)
+    _, expected = saved_and_gradient(passes_of(stored, "bfloat16"), stored)
+    _, gradient = saved_and_gradient(passes, stored)
     assert F.cosine_similarity(gradient.flatten(), expected.flatten(), dim=0) > 0.99
     torch.testing.assert_close(gradient.norm(), expected.norm(), rtol=0.05, atol=0)
     if passes.recompute():
-        _, same = kept_and_gradient(passes, stored)
+        _, same = saved_and_gradient(passes, stored)
         assert torch.equal(same, gradient)
 
 
