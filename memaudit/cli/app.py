@@ -15,6 +15,7 @@ from memaudit.cli.comparing import baseline_app, compare
 from memaudit.cli.demo import demo
 from memaudit.cli.diagnosing import diagnose_app
 from memaudit.cli.errors import border
+from memaudit.cli.help import show_help
 from memaudit.cli.merging import merge
 from memaudit.cli.outlets import guard_standard_streams
 from memaudit.cli.reporting import report
@@ -26,7 +27,7 @@ app = typer.Typer(
     name="memaudit",
     help="Audit a causal language model for memorized training data before it is released.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},  # subcommands inherit it
     pretty_exceptions_enable=False,  # a traceback with locals would print audited text
     rich_markup_mode=None,
 )
@@ -60,6 +61,7 @@ def profiles(
 
 for command in (scan, demo, inspect, merge, report, compare, verify, bench, profiles):
     app.command()(command)
+app.command(name="help")(show_help)
 app.add_typer(baseline_app)
 app.add_typer(diagnose_app)
 
