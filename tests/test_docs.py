@@ -22,7 +22,7 @@ from memaudit.cli.app import app
 from memaudit.cli.help import render_page
 from memaudit.cli.showing import FORMATS
 from memaudit.config.sources import Layer, list_profiles, profiles_folder, resolve
-from memaudit.docs import list_topics, read_page
+from memaudit.docs.pages import list_topics, read_page
 from memaudit.errors import MemauditError
 from memaudit.gate.thresholds import GateVerdict, Verdict, exit_code
 
@@ -53,9 +53,14 @@ def section(topic: str, heading: str) -> str:
     return match[1]
 
 
+def prose(markdown: str) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^```.*?^```", "", markdown, flags=re.M | re.S)
+
+
 def anchors(markdown: str) -> set[str]:
     """The anchors that GitHub gives to headings."""
-    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", markdown, flags=re.M | re.S), re.M)
+    headings = re.findall(r"^#+ (.*)$", prose(markdown), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
@@ -114,8 +119,7 @@ def test_the_documentation_names_only_flags_that_exist() -> None:
     for _, command in commands(typer.main.get_command(app)):
         known |= {flag for option in command.params for flag in option.opts}
     for path in (ROOT / "README.md", *PAGE_FILES):
-        prose = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
-        named = set(re.findall(r"`(--[a-z][a-z-]*)", prose))
+        named = set(re.findall(r"`(--[a-z][a-z-]*)", prose(path.read_text(encoding="utf-8"))))
         assert named <= known, f"{path.name}: {sorted(named - known)}"
 
 
@@ -165,7 +169,7 @@ def test_help_shows_a_page(topic: str) -> None:
 def test_a_link_to_a_page_is_shown_as_a_command() -> None:
     page = "See [the gates](gates.md#baselines) and [Slonski](https://arxiv.org/abs/1)."
     assert render_page(page, width=100, color=False) == (
-        "See the gates (memaudit help gates) and Slonski (https://arxiv.org/abs/1).\n"
+        "See the gates (`memaudit help gates`) and Slonski (https://arxiv.org/abs/1).\n"
     )
     assert "\x1b[" in render_page("# Heading", width=80, color=True)
 

@@ -1,4 +1,4 @@
-"""The command ``memaudit``: every subcommand, put together."""
+"""The command ``memaudit`` with all its subcommands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from memaudit.cli.bench import bench
 from memaudit.cli.comparing import baseline_app, compare
 from memaudit.cli.demo import demo
 from memaudit.cli.diagnosing import diagnose_app
-from memaudit.cli.errors import border
+from memaudit.cli.errors import exit_on_error
 from memaudit.cli.help import show_help
 from memaudit.cli.merging import merge
 from memaudit.cli.outlets import guard_standard_streams
@@ -46,7 +46,7 @@ def profiles(
     name: Annotated[str | None, typer.Argument(help="Show this profile's settings.")] = None,
 ) -> None:
     """List the shipped profiles and what they set."""
-    with border(verbose=False):
+    with exit_on_error(verbose=False):
         from memaudit.config.sources import list_profiles, load_profile, setting_lines
         from memaudit.report.wording import neutral
 
@@ -74,7 +74,7 @@ def main() -> None:
         go_offline(os.environ)
     stdout = guard_standard_streams()
     try:
-        with border(verbose=False):
+        with exit_on_error(verbose=False):
             app()
     except (typer.Exit, SystemExit) as end:
         code = end.exit_code if isinstance(end, typer.Exit) else end.code
@@ -84,5 +84,5 @@ def main() -> None:
             typer.echo(
                 f"memaudit: error: stdout cannot be written: {stdout.fault}{again}", err=True
             )
-        # A verdict that could not be printed is none that somebody can rely on; others still tell.
+        # Nobody can rely on a pass that was not printed; the other codes still hold.
         sys.exit(3 if stdout.fault and not code else code)

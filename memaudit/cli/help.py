@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from memaudit.cli.errors import Streams, border
+from memaudit.cli.errors import Streams, exit_on_error
 from memaudit.cli.options import Verbose
 from memaudit.errors import UsageError
 
-_PAGE_LINK = re.compile(r"\[([^\]]+)\]\(([a-z-]+)\.md(?:#[\w-]+)?\)")
-"""A link from one page to another."""
+_LINK = r"\[([^\]]+)\]\(([a-z-]+)\.md(?:#[\w-]+)?\)"
+"""A link from one page to another: its text and the topic."""
+_CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
 
 def show_help(
@@ -26,8 +27,8 @@ def show_help(
     verbose: Verbose = False,
 ) -> None:
     """Show a page of the documentation, or list all topics. Works offline."""
-    with border(verbose):
-        from memaudit.docs import list_topics, read_page
+    with exit_on_error(verbose):
+        from memaudit.docs.pages import list_topics, read_page
 
         if output_format not in ("terminal", "markdown"):
             raise UsageError(f"--format {output_format}: choose terminal or markdown")
@@ -48,7 +49,10 @@ def render_page(page: str, *, width: int, color: bool) -> str:
     from rich.console import Console
     from rich.markdown import Markdown
 
-    linked = _PAGE_LINK.sub(r"\1 (`memaudit help \2`)", page)
+    page = re.sub(rf"\({_LINK}\)", r"(`memaudit help \2`)", page)
+    page = re.sub(_LINK, r"\1 (`memaudit help \2`)", page).replace("](../../", "](")
+    if not color:  # without color, the backticks are all that sets code apart
+        page = _CODE.sub(r"`` `\1` ``", page)
     console = Console(
         file=StringIO(),
         width=width,
@@ -57,7 +61,7 @@ def render_page(page: str, *, width: int, color: bool) -> str:
         legacy_windows=False,
     )
     with console.capture() as capture:
-        console.print(Markdown(linked, hyperlinks=color, code_theme="ansi_dark"))
+        console.print(Markdown(page, hyperlinks=color, code_theme="ansi_dark"))
     lines = [line.rstrip() for line in capture.get().splitlines()]
     return "\n".join(lines) + "\n"
 

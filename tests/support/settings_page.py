@@ -50,10 +50,11 @@ def field_docstrings(kind: type[BaseModel]) -> dict[str, str]:
         (body,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         assert isinstance(body, ast.ClassDef)
         for field, text in zip(body.body, body.body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-                if isinstance(text.value, ast.Constant) and isinstance(field.target, ast.Name):
-                    words = " ".join(str(text.value.value).split())
-                    texts[field.target.id] = words.replace("``", "`")
+            if not (isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)):
+                continue
+            if isinstance(text.value, ast.Constant) and isinstance(field.target, ast.Name):
+                words = " ".join(str(text.value.value).split())
+                texts[field.target.id] = words.replace("``", "`")
     return texts
 
 
