@@ -53,8 +53,9 @@ class ResolvedConfig(BaseModel):
 
 def profiles_folder() -> Path:
     """Where the shipped profiles lie: inside the wheel, or beside the package in a checkout."""
-    inside = Path(__file__).parent / "profiles"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "profiles"
+    package = Path(__file__).parents[1]
+    inside = package / "profiles"
+    return inside if inside.is_dir() else package.parent / "profiles"
 
 
 def list_profiles() -> dict[str, Layer]:
@@ -258,7 +259,7 @@ def explain_fault(error: ValidationError, sources: Mapping[str, str]) -> str:
     source = next((sources[key] for key in sources if name and key.startswith(name)), None)
     where = f" ({source})" if source else ""
     if fault["type"] == "extra_forbidden":
-        return f"{_shown(name)}{where}: there is no such setting; see README, Settings"
+        return f"{_shown(name)}{where}: there is no such setting; see memaudit help settings"
     if fault["type"] == "missing":
         return f"{name.upper()} is missing; try --help"
     what = fault["msg"].removeprefix("Value error, ")
