@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import re
 import subprocess
@@ -14,35 +13,64 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from settings_page import DOCS, PAGES, generated
 from typer.testing import CliRunner
 
 from memaudit import __version__
 from memaudit.cli.app import app
+from memaudit.cli.help import render_page
 from memaudit.cli.showing import FORMATS
 from memaudit.config.sources import Layer, list_profiles, profiles_folder, resolve
-from memaudit.diagnose.settings import DiagnoseSettings
+from memaudit.docs.pages import list_topics, read_page
 from memaudit.errors import MemauditError
 from memaudit.gate.thresholds import GateVerdict, Verdict, exit_code
-from memaudit.report.diagnosis import DIAGNOSES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PAGE_FILES = sorted(DOCS.glob("*.md"))
+DOCUMENTS = [ROOT / "README.md", *PAGE_FILES, *sorted((ROOT / "examples").rglob("README.md"))]
 PATHS = Layer(source="flag", values={"model": "model", "data": "data.jsonl"})
 INTERRUPTED, TERMINATED = 130, 143
+OTHER_FLAGS = {"--help", "--version", "--install-completion", "--show-completion"}
+OTHER_FLAGS |= {"--bench", "--engine", "--target"}
+"""Flags in the documentation that belong to no command: those of memaudit itself, and of tools."""
 
 
 def fenced(mark: str) -> str:
-    """The fenced block that follows a comment of the README."""
+    """The fenced block that follows a comment in the README."""
     found = re.search(rf"<!-- {re.escape(mark)} -->\n```\w*\n(.*?)\n```\n", README, re.DOTALL)
     assert found, f"README.md has no fenced block after <!-- {mark} -->"
     return found[1]
 
 
-def section(heading: str) -> str:
-    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.M)
-    assert found, f"README.md has no section {heading}"
-    return found[1]
+def section(topic: str, heading: str) -> str:
+    """The part of a page below a heading."""
+    page = read_page(topic)
+    match = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.M)
+    assert match, f"{topic}.md has no section {heading}"
+    return match[1]
+
+
+def prose(markdown: str) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^```.*?^```", "", markdown, flags=re.M | re.S)
+
+
+def anchors(markdown: str) -> set[str]:
+    """The anchors that GitHub gives to headings."""
+    headings = re.findall(r"^#+ (.*)$", prose(markdown), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def commands(group: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command by its full name."""
+    for word, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{name}{word} ")
+        else:
+            yield f"{name}{word}", command
 
 
 def errors(kind: type[MemauditError] = MemauditError) -> Iterator[type[MemauditError]]:
@@ -52,7 +80,7 @@ def errors(kind: type[MemauditError] = MemauditError) -> Iterator[type[MemauditE
 
 
 def test_the_formats_are_all_described() -> None:
-    rows = re.findall(r"^\| (`.+?) \|", section("Reports"), re.M)
+    rows = re.findall(r"^\| (`.+?) \|", section("reports", "Formats"), re.M)
     assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(FORMATS)
 
 
@@ -64,8 +92,10 @@ def test_every_profile_is_listed_and_valid() -> None:
         resolve([layer, PATHS])
 
 
-def test_the_table_of_exit_codes_is_complete() -> None:
-    listed = re.findall(r"^\| (\d+) \| .+ \|$", section("Exit codes"), re.M)
+@pytest.mark.parametrize("page", ["commands", "README"])
+def test_the_table_of_exit_codes_is_complete(page: str) -> None:
+    text = section("commands", "Exit codes") if page == "commands" else README
+    listed = re.findall(r"^\| (\d+) \| .+ \|$", text, re.M)
     verdicts: tuple[Verdict, ...] = ("pass", "fail", "inconclusive")
     judged = {
         exit_code([GateVerdict("max-exact", 0.1, "none", 0.0, 0.0, verdict, "")])
@@ -75,60 +105,100 @@ def test_the_table_of_exit_codes_is_complete() -> None:
     assert [int(code) for code in listed] == sorted(judged | raised | {INTERRUPTED, TERMINATED})
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["scan", "merge", "report", "compare", "verify", "diagnose", "diagnose latent"],
-)
-def test_the_block_of_options_is_what_help_says(command: str) -> None:
-    """Where this fails, paste the output of ``COLUMNS=100 memaudit COMMAND --help``."""
-    result = CliRunner(env={"COLUMNS": "100", "NO_COLOR": "1"}).invoke(
-        app, [*command.split(), "--help"], prog_name="memaudit"
-    )
+def test_every_command_and_flag_is_documented() -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
+    words = set(re.findall(r"--[a-z][a-z-]*", text))
+    for name, command in commands(typer.main.get_command(app)):
+        assert f"`{name.split()[0]}" in README, name
+        flags = {flag for option in command.params for flag in option.opts if flag[:2] == "--"}
+        assert flags <= words, f"{name}: not documented: {sorted(flags - words)}"
+
+
+def test_the_documentation_names_only_flags_that_exist() -> None:
+    known = set(OTHER_FLAGS)
+    for _, command in commands(typer.main.get_command(app)):
+        known |= {flag for option in command.params for flag in option.opts}
+    for path in (ROOT / "README.md", *PAGE_FILES):
+        named = set(re.findall(r"`(--[a-z][a-z-]*)", prose(path.read_text(encoding="utf-8"))))
+        assert named <= known, f"{path.name}: {sorted(named - known)}"
+
+
+@pytest.mark.parametrize("mark", PAGES)
+def test_the_tables_of_settings_are_those_of_the_settings(mark: str) -> None:
+    """Where this fails, run ``python tests/support/settings_page.py``."""
+    file, tables = PAGES[mark]
+    assert generated((DOCS / file).read_text(encoding="utf-8"), mark) == tables()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_link_leads_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if target.startswith("https://"):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (path.parent / file) if file else path
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in anchors(linked.read_text(encoding="utf-8")), target
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 250
+
+
+def test_help_lists_every_page_in_a_line() -> None:
+    result = CliRunner().invoke(app, ["help"])
     assert result.exit_code == 0
-    lines = [line.rstrip() for line in result.stdout.strip().splitlines()]
-    assert fenced(f"help: {command}").splitlines() == lines
+    lines = result.stdout.splitlines()[2:]
+    assert [line.split()[0] for line in lines] == [path.stem for path in PAGE_FILES]
+    assert all(len(line) <= 100 and len(line.split()) > 2 for line in lines)
 
 
-def test_the_settings_are_all_listed_with_their_defaults() -> None:
-    block = fenced("settings")
-    defaults = resolve([PATHS]).config.model_dump(mode="json")
-    del defaults["model"], defaults["data"]
-    unset: set[str] = set()
-    assert tomllib.loads(block) == _with_value(defaults, unset)
-    remarks = set(re.findall(r"\w+", " ".join(re.findall(r"^# (.*)$", block, re.M))))
-    assert unset <= remarks, f"not in the README: {sorted(unset - remarks)}"
+@pytest.mark.parametrize("topic", list_topics())
+def test_help_shows_a_page(topic: str) -> None:
+    raw = CliRunner().invoke(app, ["help", topic, "--format", "markdown"])
+    assert raw.exit_code == 0
+    assert raw.stdout == (DOCS / f"{topic}.md").read_text(encoding="utf-8")
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["help", topic])
+    assert shown.exit_code == 0
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+    assert "\x1b" not in shown.stdout
+    assert "<!--" not in shown.stdout
 
 
-def test_the_settings_of_diagnoses_are_all_listed_with_their_defaults() -> None:
-    """Those that every diagnosis has are flags, and stand in the help."""
-    listed = tomllib.loads(fenced("settings: diagnose"))
-    found = {}
-    for name in DIAGNOSES:
-        room = importlib.import_module(f"memaudit.diagnose.{name}.diagnosis")
-        kind = getattr(room, f"{name.capitalize()}Settings")
-        own = set(kind.model_fields) - set(DiagnoseSettings.model_fields)
-        flags = {"known", "reference", "models", "by", "fits"}
-        values = {field: kind.model_fields[field].default for field in sorted(own - flags)}
-        values |= {"windows": kind.model_fields["windows"].default}
-        found[name] = {
-            field: list(value) if isinstance(value, tuple) else value
-            for field, value in values.items()
-        }
-    assert listed == found
+def test_a_link_to_a_page_is_shown_as_a_command() -> None:
+    page = "See [the gates](gates.md#baselines) and [Slonski](https://arxiv.org/abs/1)."
+    assert render_page(page, width=100, color=False) == (
+        "See the gates (`memaudit help gates`) and Slonski (https://arxiv.org/abs/1).\n"
+    )
+    assert "\x1b[" in render_page("# Heading", width=80, color=True)
 
 
-def _with_value(values: dict[str, Any], unset: set[str]) -> dict[str, Any]:
-    """The settings that have a default; the names of the others go into ``unset``."""
-    kept: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            # A section that is all remarks stands in the block as an empty table.
-            kept[key] = _with_value(value, unset)
-        elif value is None:
-            unset.add(key)
-        else:
-            kept[key] = value
-    return kept
+@pytest.mark.parametrize("words", [["help", "../README"], ["help", "gates", "--format", "html"]])
+def test_help_refuses_what_it_does_not_have(words: list[str]) -> None:
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    choices = list_topics() if len(words) == 2 else ("terminal", "markdown")
+    assert all(choice in result.stderr for choice in choices)
+
+
+def test_help_needs_no_torch() -> None:
+    script = (
+        "import sys; from memaudit.cli.app import app; "
+        "app(['help', 'gates'], standalone_mode=False); "
+        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Gates" in done.stdout
+
+
+def test_h_is_help_everywhere() -> None:
+    names = [name for name, _ in commands(typer.main.get_command(app))]
+    for name in ["", "diagnose", "baseline", *names]:
+        result = CliRunner().invoke(app, [*name.split(), "-h"])
+        assert result.exit_code == 0, name
+        assert "-h, --help" in result.stdout, name
 
 
 @pytest.mark.parametrize("name", ["run", "test"])
@@ -173,7 +243,7 @@ def test_the_lock_has_hashes_for_the_same_versions() -> None:
 
 
 def test_the_threat_model_names_tests_that_exist() -> None:
-    named = re.findall(r"`(tests/[\w/.]+)`", section("Threat model"))
+    named = re.findall(r"`(tests/[\w/.]+)`", section("security", "Threat model"))
     assert len(named) > 10
     for path in named:
         assert (ROOT / path).exists(), path
@@ -202,5 +272,6 @@ def test_the_wheel_holds_profiles_and_schema(tmp_path: Path) -> None:
     page = {path.name for path in (ROOT / "memaudit" / "report" / "html").iterdir()}
     assert len(page) == 3
     assert {f"memaudit/report/html/{name}" for name in page} <= held
+    assert {f"memaudit/docs/{path.name}" for path in PAGE_FILES} <= held
     assert profiles | {"memaudit/report/report.schema.json", "memaudit/cli/app.py"} <= held
     assert any(name.endswith("/licenses/LICENSE") for name in held)

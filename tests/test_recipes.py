@@ -29,7 +29,8 @@ ROOT = Path(__file__).parents[1]
 CI = ROOT / "examples" / "ci"
 REFUSED = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 """What the parser raises; some versions of Typer have a click of their own."""
-SHELLS = [ROOT / "README.md", *sorted((ROOT / "examples").rglob("README.md"))]
+PAGES = sorted((ROOT / "memaudit" / "docs").glob("*.md"))
+SHELLS = [ROOT / "README.md", *PAGES, *sorted((ROOT / "examples").rglob("README.md"))]
 
 
 def parsed(words: list[str]) -> None:
@@ -104,8 +105,8 @@ def test_the_pipelines_are_of_their_kind() -> None:
         assert kept == ["report.html", "report.json", "samples.csv", "config.toml", "manifest.json"]
 
 
-@pytest.mark.parametrize("path", SHELLS, ids=lambda path: path.parent.name)
-def test_every_command_of_a_readme_is_accepted(path: Path) -> None:
+@pytest.mark.parametrize("path", SHELLS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_command_of_a_page_is_accepted(path: Path) -> None:
     blocks = re.findall(r"^```(?:bash|sh)\n(.*?)^```", path.read_text(), re.M | re.S)
     found = [words for block in blocks for words in lines_of(block)]
     for words in found:

@@ -1,4 +1,4 @@
-"""The command ``memaudit``: every subcommand, put together."""
+"""The command ``memaudit`` with all its subcommands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from memaudit.cli.bench import bench
 from memaudit.cli.comparing import baseline_app, compare
 from memaudit.cli.demo import demo
 from memaudit.cli.diagnosing import diagnose_app
-from memaudit.cli.errors import border
+from memaudit.cli.errors import exit_on_error
+from memaudit.cli.help import show_help
 from memaudit.cli.merging import merge
 from memaudit.cli.outlets import guard_standard_streams
 from memaudit.cli.reporting import report
@@ -26,7 +27,7 @@ app = typer.Typer(
     name="memaudit",
     help="Audit a causal language model for memorized training data before it is released.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},  # subcommands inherit it
     pretty_exceptions_enable=False,  # a traceback with locals would print audited text
     rich_markup_mode=None,
 )
@@ -45,7 +46,7 @@ def profiles(
     name: Annotated[str | None, typer.Argument(help="Show this profile's settings.")] = None,
 ) -> None:
     """List the shipped profiles and what they set."""
-    with border(verbose=False):
+    with exit_on_error(verbose=False):
         from memaudit.config.sources import list_profiles, load_profile, setting_lines
         from memaudit.report.wording import neutral
 
@@ -60,6 +61,7 @@ def profiles(
 
 for command in (scan, demo, inspect, merge, report, compare, verify, bench, profiles):
     app.command()(command)
+app.command(name="help")(show_help)
 app.add_typer(baseline_app)
 app.add_typer(diagnose_app)
 
@@ -72,7 +74,7 @@ def main() -> None:
         go_offline(os.environ)
     stdout = guard_standard_streams()
     try:
-        with border(verbose=False):
+        with exit_on_error(verbose=False):
             app()
     except (typer.Exit, SystemExit) as end:
         code = end.exit_code if isinstance(end, typer.Exit) else end.code
@@ -82,5 +84,5 @@ def main() -> None:
             typer.echo(
                 f"memaudit: error: stdout cannot be written: {stdout.fault}{again}", err=True
             )
-        # A verdict that could not be printed is none that somebody can rely on; others still tell.
+        # Nobody can rely on a pass that was not printed; the other codes still hold.
         sys.exit(3 if stdout.fault and not code else code)

@@ -1,12 +1,13 @@
-"""The commands ``scan`` and ``inspect``. Their flags are listed twice, because Typer reads them
-from signatures.
+"""The commands ``scan`` and ``inspect``.
+
+Typer reads flags from signatures, so each command lists its own.
 """
 
 from __future__ import annotations
 
 import typer
 
-from memaudit.cli.errors import Streams, border, leave
+from memaudit.cli.errors import Streams, exit_on_error, leave
 from memaudit.cli.options import (
     AllowPickle,
     Attacks,
@@ -53,13 +54,13 @@ from memaudit.cli.options import (
     Verbose,
     settings_of,
 )
-from memaudit.cli.resuming import Said, scan_or_resume
+from memaudit.cli.resuming import GivenSettings, scan_or_resume
 from memaudit.cli.running import note_versions, resolve_settings
 from memaudit.cli.showing import check_format
 from memaudit.errors import UsageError
 
 
-def scan(  # as many parameters as there are flags: Typer reads them from the signature
+def scan(
     model: ModelArgument = None,
     data: DataArgument = None,
     controls: Controls = None,
@@ -106,9 +107,9 @@ def scan(  # as many parameters as there are flags: Typer reads them from the si
 ) -> None:
     """Audit MODEL on DATA: fit the attacks, extract, report."""
     flags = settings_of(locals())
-    with border(verbose):
+    with exit_on_error(verbose):
         check_format(output_format)
-        settings = Said(flags, profile, config_file, set_)
+        settings = GivenSettings(flags, profile, config_file, set_)
         code = scan_or_resume(settings, resume, shard, output_format, Streams(quiet, verbose))
     leave(code, exit_zero=exit_zero)
 
@@ -143,13 +144,13 @@ def inspect(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Load, check and plan: what would be audited, how, and at what cost. Changes nothing."""
+    """Check the inputs and estimate time and memory of a scan. Writes nothing."""
     flags = settings_of(locals())
-    with border(verbose):
+    with exit_on_error(verbose):
         with_data = "data" in flags or config_file is not None
         if not with_data:
             if controls is not None:
-                raise UsageError("--controls without DATA: give the file to audit first")
+                raise UsageError("--controls without DATA: give the file to audit too")
             flags["data"] = "none given"
         resolved = resolve_settings(flags, profile, config_file, set_)
         from memaudit.scan.inspect import inspect as run_inspection
@@ -160,5 +161,5 @@ def inspect(
         note_versions(streams)
         with quiet_transformers():
             inspection = run_inspection(resolved.config, with_data=with_data)
-        shown = render_inspection(inspection, width=streams.width, color=streams.color)
-        typer.echo(shown, nl=False)
+        table = render_inspection(inspection, width=streams.width, color=streams.color)
+        typer.echo(table, nl=False)

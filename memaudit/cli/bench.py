@@ -1,4 +1,4 @@
-"""The command ``bench``: what this machine makes of a model, beside other ways."""
+"""The command ``bench``: speed on this machine, compared with plain transformers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from memaudit.cli.errors import Streams, border
+from memaudit.cli.errors import Streams, exit_on_error
 from memaudit.cli.options import (
     AllowPickle,
     Base,
@@ -22,26 +22,30 @@ from memaudit.cli.options import (
     Revision,
     Set,
     SuffixTokens,
+    TableOrJson,
     TrustRemoteCode,
     Verbose,
     settings_of,
 )
 from memaudit.cli.running import note_versions, resolve_settings
+from memaudit.cli.showing import check_table_or_json
 from memaudit.errors import UsageError
 
 
 def bench(
     model: Annotated[
         str | None,
-        typer.Argument(help="As for scan; the model of demo where not given.", metavar="MODEL"),
+        typer.Argument(help="As for scan (default: the model of demo).", metavar="MODEL"),
     ] = None,
     timed_windows: Annotated[
         int | None,
-        typer.Option("--windows", min=2, help="In a run of extraction; else about 2 s of them."),
+        typer.Option(
+            "--windows", min=2, help="Windows per run of extraction (default: about 2 s)."
+        ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed runs of every way.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed runs of every method.")] = 5,
     generate_batches: Annotated[
-        str | None, typer.Option(help="Batch sizes that generate is tried at, as 32,64.")
+        str | None, typer.Option(help="Batch sizes to try generate with, e.g. 32,64.")
     ] = None,
     profile: ProfileName = None,
     config_file: ConfigFile = None,
@@ -57,17 +61,14 @@ def bench(
     offline: Offline = False,
     batch_size: BatchSize = None,
     set_: Set = None,
-    output_format: Annotated[
-        str, typer.Option("--format", help="On stdout: table or json.")
-    ] = "table",
+    output_format: TableOrJson = "table",
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Time extraction and tuning of MODEL here, beside the same with transformers alone."""
+    """Time extraction and tuning of MODEL here, compared with plain transformers."""
     flags = settings_of(locals())
-    with border(verbose):
-        if output_format not in ("table", "json"):
-            raise UsageError(f"--format {output_format}: choose table or json")
+    with exit_on_error(verbose):
+        check_table_or_json(output_format)
         batches = _batches(generate_batches) if generate_batches is not None else ()
         from memaudit.bench.bench_report import bench_to_json, render_bench
         from memaudit.bench.benchmark import benchmark
@@ -83,19 +84,19 @@ def bench(
         note_versions(streams)
         with quiet_transformers():
             settings = BenchSettings(config, rounds, timed_windows, batches)
-            found = benchmark(settings, streams.progress())
+            measured = benchmark(settings, streams.progress())
         if output_format == "json":
-            shown = bench_to_json(found)
+            text = bench_to_json(measured)
         else:
-            shown = render_bench(found, width=streams.width, color=streams.color)
-        typer.echo(shown, nl=False)
+            text = render_bench(measured, width=streams.width, color=streams.color)
+        typer.echo(text, nl=False)
 
 
-def _batches(given: str) -> tuple[int, ...]:
+def _batches(text: str) -> tuple[int, ...]:
     try:
-        batches = tuple(int(one) for one in given.split(","))
+        batches = tuple(int(size) for size in text.split(","))
     except ValueError:
         batches = ()
     if not batches or min(batches) < 1:
-        raise UsageError(f"--generate-batches {given}: give whole numbers, as 32,64,128")
+        raise UsageError(f"--generate-batches {text}: give whole numbers, e.g. 32,64,128")
     return batches

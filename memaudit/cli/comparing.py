@@ -1,4 +1,4 @@
-"""The commands ``compare`` and ``baseline``: what changed since an earlier run."""
+"""The commands ``compare`` and ``baseline``: changes since an earlier run."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memaudit.cli.errors import Streams, border
-from memaudit.cli.options import Quiet, Verbose
+from memaudit.cli.errors import Streams, exit_on_error
+from memaudit.cli.options import Quiet, TableOrJson, Verbose
+from memaudit.cli.showing import check_table_or_json
 from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
 
 RunFolder = Annotated[Path, typer.Argument(help="Run folder of a finished scan.", metavar="RUN")]
 ExitZero = Annotated[
-    bool, typer.Option("--exit-zero", help="Exit 0 also with a regression, or where none is told.")
+    bool, typer.Option("--exit-zero", help="Exit 0 even with a regression, or if inconclusive.")
 ]
 
 baseline_app = typer.Typer(
     name="baseline",
-    help="Write and update the file that later runs are held against.",
+    help="Write and update the file that later runs are compared with.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -37,22 +38,21 @@ def compare(
     run: RunFolder,
     max_new: Annotated[
         int | None,
-        typer.Option(min=0, help="Call more newly extracted windows than this a regression."),
+        typer.Option(
+            min=0, help="Report a regression if more windows than this are newly extracted."
+        ),
     ] = None,
-    output_format: Annotated[
-        str, typer.Option("--format", help="On stdout: table or json.")
-    ] = "table",
+    output_format: TableOrJson = "table",
     exit_zero: ExitZero = False,
     verbose: Verbose = False,
 ) -> None:
-    """Hold RUN against BASELINE: which windows come out now that did not before.
+    """Compare RUN with BASELINE: which windows are newly extracted?
 
-    Exits 0 without a regression, 1 with one, 2 where the two cannot be compared, and 4 where there
-    is too little to tell.
+    Exits 0 without a regression, 1 with one, 2 if the two cannot be compared, and 4 if there is
+    too little data to decide.
     """
-    with border(verbose):
-        if output_format not in ("table", "json"):
-            raise UsageError(f"--format {output_format}: choose table or json")
+    with exit_on_error(verbose):
+        check_table_or_json(output_format)
         from memaudit.gate.comparison import compare as compare_audits
         from memaudit.report.comparison_report import comparison_to_json, render_comparison
         from memaudit.run.baselines import config_of_run, read_baseline
@@ -63,41 +63,41 @@ def compare(
         confidence = config_of_run(stored).scores.confidence
         places = _places(stored)
         clusters = {fingerprint: place.cluster for fingerprint, place in places.items()}
-        found = compare_audits(
+        comparison = compare_audits(
             before, now, clusters, confidence=confidence, max_new=max_new, void=_void(stored)
         )
         streams = Streams(quiet=True, verbose=verbose)
         if output_format == "json":
-            shown = comparison_to_json(found, places)
+            text = comparison_to_json(comparison, places)
         else:
-            shown = render_comparison(found, places, width=streams.width, color=streams.color)
-        typer.echo(shown, nl=False)
-    raise typer.Exit(0 if exit_zero else found.exit_code)
+            text = render_comparison(comparison, places, width=streams.width, color=streams.color)
+        typer.echo(text, nl=False)
+    raise typer.Exit(0 if exit_zero else comparison.exit_code)
 
 
 @baseline_app.command()
 def write(
     run: RunFolder,
-    out: Annotated[Path | None, typer.Option(help="File to make; else stdout.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to create (default: stdout).")] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Make a baseline of RUN: a small sorted file that can be committed."""
-    with border(verbose):
+    """Write a baseline of RUN: a small sorted file to commit."""
+    with exit_on_error(verbose):
         from memaudit.run.baselines import to_text, write_baseline
 
-        made = _read_meaningful(run)
+        baseline = _read_meaningful(run)
         if out is None:
-            typer.echo(to_text(made), nl=False)
+            typer.echo(to_text(baseline), nl=False)
             return
         try:
-            taken = out.exists()
+            exists = out.exists()
         except OSError as error:
             raise UsageError(f"--out {out}: cannot be written ({error.strerror})") from None
-        if taken:
-            raise UsageError(f"--out {out}: exists; memaudit baseline update changes it")
-        write_baseline(out, made)
-        Streams(quiet, verbose).note(f"Written to {out}: {_counted(made)}")
+        if exists:
+            raise UsageError(f"--out {out}: already exists; memaudit baseline update changes it")
+        write_baseline(out, baseline)
+        Streams(quiet, verbose).note(f"Written to {out}: {_counted(baseline)}")
 
 
 @baseline_app.command()
@@ -105,13 +105,13 @@ def update(
     file: Annotated[Path, typer.Argument(help="Baseline file to change.", metavar="FILE")],
     run: RunFolder,
     allow_looser: Annotated[
-        bool, typer.Option("--allow-looser", help="Also take in what is newly extracted.")
+        bool, typer.Option("--allow-looser", help="Also add newly extracted windows.")
     ] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Tighten FILE: drop what RUN no longer extracts. Nothing comes in without the flag."""
-    with border(verbose):
+    """Tighten FILE: drop windows that RUN no longer extracts. Adds none without the flag."""
+    with exit_on_error(verbose):
         from memaudit.gate.baseline import count_new, updated
         from memaudit.run.baselines import read_baseline_file, write_baseline
 
@@ -121,13 +121,13 @@ def update(
         after = updated(before, now, looser=allow_looser)
         write_baseline(file, after)
         streams = Streams(quiet, verbose)
-        gone = len(before.extracted.keys() - after.extracted.keys())
-        streams.note(f"Written to {file}: {_counted(after)}, {gone:,} dropped")
+        dropped = len(before.extracted.keys() - after.extracted.keys())
+        streams.note(f"Written to {file}: {_counted(after)}, {dropped:,} dropped")
         new = count_new(before, now.extracted.keys())
         if new and allow_looser:
-            streams.note(f"{new:,} newly extracted came in")
+            streams.note(f"{new:,} newly extracted windows added")
         elif new:
-            streams.note(f"{new:,} newly extracted stay out; --allow-looser takes them in")
+            streams.note(f"{new:,} newly extracted windows not added; --allow-looser adds them")
 
 
 def _read(folder: Path) -> tuple[StoredRun, Baseline]:
@@ -139,22 +139,24 @@ def _read(folder: Path) -> tuple[StoredRun, Baseline]:
 
 
 def _read_meaningful(folder: Path) -> Baseline:
-    """A run as a baseline. Raises UsageError where it means nothing, and so extracted nothing."""
-    stored, made = _read(folder)
+    """Return a run as a baseline. Raises UsageError if the run means nothing."""
+    stored, baseline = _read(folder)
     if reason := _void(stored):
-        raise UsageError(f"{folder}: the run means nothing, so it makes no baseline. {reason}")
-    return made
+        raise UsageError(
+            f"{folder}: the run means nothing, so no baseline can be made of it. {reason}"
+        )
+    return baseline
 
 
 def _void(stored: StoredRun) -> str:
-    """Why a run means nothing; empty where it means something, or was not asked."""
+    """Return why a run means nothing; empty if it means something or was not checked."""
     from memaudit.report.reading import void_reason
 
     return void_reason(stored.document)
 
 
 def _require_comparable(before: Baseline, now: Baseline, where: Path) -> None:
-    """The same terms; and of a baseline that does not know all its windows, the same windows."""
+    """Raise UsageError unless terms match and, for a baseline file, the windows too."""
     from memaudit.gate.baseline import (
         require_own_windows,
         require_same_terms,

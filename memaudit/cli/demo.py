@@ -1,4 +1,4 @@
-"""The command ``demo``: the scan of the shipped model, and the judgement of the instrument."""
+"""The command ``demo``: a scan of the shipped model, and checks of memaudit itself."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from memaudit.cli.errors import INCONCLUSIVE, Streams, border
+from memaudit.cli.errors import INCONCLUSIVE, Streams, exit_on_error
 from memaudit.cli.options import Device, Quiet, Seed, Verbose, settings_of
-from memaudit.cli.running import Order, run_scan
+from memaudit.cli.running import ScanRequest, run_scan
 from memaudit.errors import UsageError
 from memaudit.system.home import expand_home
 from memaudit.system.network import go_offline
@@ -19,25 +19,26 @@ PROFILE = "demo"
 
 
 def demo(
-    out: Annotated[Path | None, typer.Option(help="Run folder to make.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder to create.")] = None,
     export: Annotated[
-        Path | None, typer.Option(help="Write the model and its data here; scan nothing.")
+        Path | None,
+        typer.Option(help="Write the model and its data to this folder instead of scanning."),
     ] = None,
     device: Device = None,
     seed: Seed = None,
     reveal: Annotated[
-        bool, typer.Option("--reveal", help="Show extracted records; they are invented.")
+        bool, typer.Option("--reveal", help="Show extracted records, which are invented.")
     ] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Scan a shipped model whose memory is known, and judge the instrument by it.
+    """Scan a shipped model whose memory is known, and check memaudit by it.
 
-    Exits 0 only if memaudit found what is there and nothing else, and 4 otherwise.
+    Exits 0 only if memaudit finds what is there and nothing else, and 4 otherwise.
     """
     flags = settings_of({"out": out, "device": device, "seed": seed, "reveal": reveal})
-    with border(verbose):
-        go_offline(os.environ)  # all that it needs is shipped
+    with exit_on_error(verbose):
+        go_offline(os.environ)  # everything it needs is shipped
         from memaudit.config.sources import Layer, load_profile, resolve
         from memaudit.demo.checks import judge_instrument
         from memaudit.demo.checks_table import render_checks
@@ -53,10 +54,10 @@ def demo(
             return
         streams = Streams(quiet, verbose)
         shipped = Layer(source="demo", values=demo_settings())
-        # Nothing that lies in the working folder may change what is judged.
+        # Nothing in the working folder may change what is judged.
         layers = [load_profile(PROFILE), shipped, Layer(source="flag", values=flags)]
-        outcome = run_scan(Order(resolve(layers)), "table", streams)
-        if outcome is None:  # this process only helped another
+        outcome = run_scan(ScanRequest(resolve(layers)), "table", streams)
+        if outcome is None:  # a worker process
             return
         marks = [fold.marks for fold in outcome.prompts]
         checks = judge_instrument(outcome.result, marks, read_truth())

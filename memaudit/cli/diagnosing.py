@@ -1,4 +1,4 @@
-"""The commands ``diagnose ...``: questions to a finished run, one command each.
+"""The commands ``diagnose ...``, one for each diagnosis of a finished run.
 
 Their flags are listed in each, because Typer reads them from signatures.
 """
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from memaudit.cli.errors import border
+from memaudit.cli.errors import exit_on_error
 from memaudit.cli.examining import examine_run
 from memaudit.cli.options import (
     AllowPickle,
@@ -18,29 +18,33 @@ from memaudit.cli.options import (
     Device,
     Offline,
     Quiet,
+    Seed,
+    TableOrJson,
     TrustRemoteCode,
     Verbose,
 )
 
 Run = Annotated[Path, typer.Argument(help="Run folder of a finished scan.", metavar="RUN")]
 Model = Annotated[
-    str | None, typer.Option(help="Where the model lies now, if not where it was audited.")
+    str | None, typer.Option(help="Location of the model, if it has moved since the scan.")
 ]
-Data = Annotated[Path | None, typer.Option(help="Where the data lie now, likewise.")]
-Controls = Annotated[Path | None, typer.Option(help="Where the controls lie now, likewise.")]
-Most = Annotated[
-    int | None, typer.Option("--windows", help="Windows of each group that are looked at, at most.")
+Data = Annotated[Path | None, typer.Option(help="Location of the data, if they have moved.")]
+Controls = Annotated[
+    Path | None, typer.Option(help="Location of the controls, if they have moved.")
 ]
-Other = Annotated[
+MaxWindows = Annotated[
+    int | None, typer.Option("--windows", help="Look at up to this many windows of each group.")
+]
+Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Another setting; a wrong name lists them."),
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Any other setting (an unknown name lists all)."
+    ),
 ]
-Seed = Annotated[int | None, typer.Option(help="Of everything that is drawn.")]
-Format = Annotated[str, typer.Option("--format", help="On stdout: table or json.")]
 
 diagnose_app = typer.Typer(
     name="diagnose",
-    help="Ask a finished run what is hidden, where it sits and what drives it.",
+    help="Examine a finished run: what is hidden, where it sits and what drives it.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -55,33 +59,31 @@ def latent(
     controls: Controls = None,
     known: Annotated[
         Path | None,
-        typer.Option(help="Run of the same windows on an earlier checkpoint: what was in it."),
+        typer.Option(help="Run of the same windows on an earlier checkpoint."),
     ] = None,
-    reference: Annotated[
-        str | None, typer.Option(help="Model before training: NLLs are set beside its.")
-    ] = None,
-    windows: Most = None,
-    set_: Other = None,
+    reference: Annotated[str | None, typer.Option(help="Model to compare NLLs with.")] = None,
+    windows: MaxWindows = None,
+    set_: Set = None,
     seed: Seed = None,
     device: Device = None,
     batch_size: BatchSize = None,
     trust_remote_code: TrustRemoteCode = False,
     allow_pickle: AllowPickle = False,
     offline: Offline = False,
-    output_format: Format = "table",
+    output_format: TableOrJson = "table",
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """What is remembered and does not come out.
+    """Find windows the model remembers but does not extract.
 
-    Scores of what the plain prefix leaves over, small perturbations of the weights, and how well
-    each of them finds what a stronger attack, or the run of --known, brings out.
+    Scores the windows that the plain prefix does not extract, perturbs the weights slightly, and
+    measures how well each method finds what a stronger attack, or the run of --known, extracts.
     """
-    given = locals()
-    with border(verbose):
+    flags = locals()
+    with exit_on_error(verbose):
         from memaudit.diagnose.latent.diagnosis import LatentSettings, diagnose_latent
 
-        examine_run("latent", diagnose_latent, LatentSettings, given)
+        examine_run("latent", diagnose_latent, LatentSettings, flags)
 
 
 @diagnose_app.command()
@@ -90,28 +92,28 @@ def layers(
     model: Model = None,
     data: Data = None,
     controls: Controls = None,
-    windows: Most = None,
-    set_: Other = None,
+    windows: MaxWindows = None,
+    set_: Set = None,
     seed: Seed = None,
     device: Device = None,
     batch_size: BatchSize = None,
     trust_remote_code: TrustRemoteCode = False,
     allow_pickle: AllowPickle = False,
     offline: Offline = False,
-    output_format: Format = "table",
+    output_format: TableOrJson = "table",
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Which blocks carry memory, and which carry skill.
+    """Find the blocks that carry memory rather than skill.
 
-    Each block without its attention, and without its feed-forward part: what still comes out,
-    and what that costs on text which the model has not seen.
+    Removes the attention and the feed-forward part of each block in turn, and measures what is
+    still extracted and what the removal costs on text that the model has not seen.
     """
-    given = locals()
-    with border(verbose):
+    flags = locals()
+    with exit_on_error(verbose):
         from memaudit.diagnose.layers.diagnosis import LayersSettings, diagnose_layers
 
-        examine_run("layers", diagnose_layers, LayersSettings, given)
+        examine_run("layers", diagnose_layers, LayersSettings, flags)
 
 
 @diagnose_app.command()
@@ -120,28 +122,28 @@ def neurons(
     model: Model = None,
     data: Data = None,
     controls: Controls = None,
-    windows: Most = None,
-    set_: Other = None,
+    windows: MaxWindows = None,
+    set_: Set = None,
     seed: Seed = None,
     device: Device = None,
     batch_size: BatchSize = None,
     trust_remote_code: TrustRemoteCode = False,
     allow_pickle: AllowPickle = False,
     offline: Offline = False,
-    output_format: Format = "table",
+    output_format: TableOrJson = "table",
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Which states tell memory, and which units it takes.
+    """Find hidden states and feed-forward units that memory depends on.
 
-    Probes of hidden states, block by block, and the smallest sets of feed-forward units whose
-    silencing stops an extraction, with what that costs elsewhere.
+    Probes hidden states block by block, and searches the smallest sets of feed-forward units
+    whose silencing stops an extraction, with the cost elsewhere.
     """
-    given = locals()
-    with border(verbose):
+    flags = locals()
+    with exit_on_error(verbose):
         from memaudit.diagnose.neurons.diagnosis import NeuronsSettings, diagnose_neurons
 
-        examine_run("neurons", diagnose_neurons, NeuronsSettings, given)
+        examine_run("neurons", diagnose_neurons, NeuronsSettings, flags)
 
 
 @diagnose_app.command()
@@ -152,36 +154,39 @@ def sweep(
     controls: Controls = None,
     models: Annotated[
         list[str] | None,
-        typer.Option("--with", metavar="MODEL", help="Another size or stage; may be repeated."),
+        typer.Option(
+            "--with", metavar="MODEL", help="Another model size or training stage; repeatable."
+        ),
     ] = None,
     by: Annotated[
-        str | None, typer.Option(help="Column of the data that counts repetitions; dup, if any.")
+        str | None,
+        typer.Option(help="Column that counts repetitions (default: dup, if there is one)."),
     ] = None,
     fits: Annotated[
-        bool, typer.Option("--fits", help="Fit prompts too: length, start, depth, kind.")
+        bool, typer.Option("--fits", help="Also fit prompts: length, start, depth, kind.")
     ] = False,
-    windows: Most = None,
-    set_: Other = None,
+    windows: MaxWindows = None,
+    set_: Set = None,
     seed: Seed = None,
     device: Device = None,
     batch_size: BatchSize = None,
     trust_remote_code: TrustRemoteCode = False,
     allow_pickle: AllowPickle = False,
     offline: Offline = False,
-    output_format: Format = "table",
+    output_format: TableOrJson = "table",
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """What makes more of it come out, and what less.
+    """Measure what raises and lowers extraction.
 
-    Length of prefix and suffix, repetitions, model size, samples drawn; with --fits also the
-    length, kind, start and depth of soft prompts.
+    Varies the length of prefix and suffix, repetitions, model size and number of samples; with
+    --fits also the length, kind, start and depth of soft prompts.
     """
-    given = locals()
-    with border(verbose):
+    flags = locals()
+    with exit_on_error(verbose):
         from memaudit.diagnose.sweep.diagnosis import SweepSettings, diagnose_sweep
 
-        examine_run("sweep", diagnose_sweep, SweepSettings, given)
+        examine_run("sweep", diagnose_sweep, SweepSettings, flags)
 
 
 @diagnose_app.command()
@@ -190,28 +195,28 @@ def signals(
     model: Model = None,
     data: Data = None,
     controls: Controls = None,
-    windows: Most = None,
-    set_: Other = None,
+    windows: MaxWindows = None,
+    set_: Set = None,
     seed: Seed = None,
     device: Device = None,
     batch_size: BatchSize = None,
     trust_remote_code: TrustRemoteCode = False,
     allow_pickle: AllowPickle = False,
     offline: Offline = False,
-    output_format: Format = "table",
+    output_format: TableOrJson = "table",
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """What gives it away, and what foretells it.
+    """Find signals that reveal or predict extraction.
 
-    Entropy and other signals around the border of prefix and suffix, and a predictor from the
-    prefix alone that says which part of a corpus to scan first.
+    Measures entropy and other signals around the border of prefix and suffix, and fits a
+    predictor on the prefix alone that says which part of a corpus to scan first.
     """
-    given = locals()
-    with border(verbose):
+    flags = locals()
+    with exit_on_error(verbose):
         from memaudit.diagnose.signals.diagnosis import SignalsSettings, diagnose_signals
 
-        examine_run("signals", diagnose_signals, SignalsSettings, given)
+        examine_run("signals", diagnose_signals, SignalsSettings, flags)
 
 
 @diagnose_app.command()
@@ -220,24 +225,24 @@ def attention(
     model: Model = None,
     data: Data = None,
     controls: Controls = None,
-    windows: Most = None,
-    set_: Other = None,
+    windows: MaxWindows = None,
+    set_: Set = None,
     seed: Seed = None,
     device: Device = None,
     batch_size: BatchSize = None,
     trust_remote_code: TrustRemoteCode = False,
     allow_pickle: AllowPickle = False,
     offline: Offline = False,
-    output_format: Format = "table",
+    output_format: TableOrJson = "table",
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """How concentrated attention is where text comes out.
+    """Compare attention between extracted and other windows.
 
-    Entropy and largest weights of attention in each block, for extracted and other windows.
+    Measures entropy and largest weights of attention in each block.
     """
-    given = locals()
-    with border(verbose):
+    flags = locals()
+    with exit_on_error(verbose):
         from memaudit.diagnose.attention.diagnosis import AttentionSettings, diagnose_attention
 
-        examine_run("attention", diagnose_attention, AttentionSettings, given)
+        examine_run("attention", diagnose_attention, AttentionSettings, flags)

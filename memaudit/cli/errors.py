@@ -1,4 +1,4 @@
-"""Where the program meets its user: streams, and errors that become exit codes.
+"""Streams, and the one place where errors become exit codes.
 
 Knows terminals and the exception tree. Knows nothing of commands.
 """
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from memaudit.attack.campaign import Progress
 
 INCONCLUSIVE = 4
-"""Exit code of what can neither pass nor fail."""
+"""Exit code if nothing passes or fails."""
 LONGEST_LINE = 8_000
-"""Characters of a message: two paths of the greatest length that a system allows do not fit."""
+"""Limit on the characters of a message; two paths of the longest allowed length exceed it."""
 LOG_WIDTH = 100
-"""Columns of a table that does not go to a terminal, where COLUMNS says nothing."""
+"""Width of a table that does not go to a terminal, unless COLUMNS is set."""
 _NO = ("", "0", "false", "no")
 
 
 class Terminated(BaseException):
-    """Somebody asked this process to end (SIGTERM): a scheduler, or a launcher."""
+    """Raised on SIGTERM, for example from a scheduler or a launcher."""
 
 
 class Streams:
-    """What goes to stdout and stderr, and how wide and coloured."""
+    """Width and colour of stdout, and what is written to stderr."""
 
     def __init__(self, quiet: bool, verbose: bool) -> None:
         self.quiet = quiet
@@ -45,15 +45,15 @@ class Streams:
         terminal = sys.stdout is not None and sys.stdout.isatty()
         colorless = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
         self.color = terminal and not colorless
-        self.width = _terminal_width() if terminal else _asked_width() or LOG_WIDTH
+        self.width = _terminal_width() if terminal else _columns_width() or LOG_WIDTH
 
     def note(self, text: str) -> None:
-        """A line on stderr, unless quiet."""
+        """Print a line on stderr, unless quiet."""
         if not self.quiet:
             typer.echo(_line(text), err=True)
 
     def progress(self) -> Progress:
-        """Bars on a terminal, lines in a log, nothing if quiet."""
+        """Return progress bars on a terminal, lines in a log, nothing if quiet."""
         from rich.console import Console
 
         from memaudit.progress import Live, Log, Silent
@@ -65,17 +65,17 @@ class Streams:
 
 
 def _is_animated(console: Console) -> bool:
-    """Whether to redraw lines: on a terminal alone, and not in CI, which keeps every drawing.
+    """Return True if lines may be redrawn: only on a terminal, and not in CI, which logs each one.
 
-    Rich lets FORCE_COLOR, TTY_COMPATIBLE and TTY_INTERACTIVE make a terminal of a file.
+    Rich lets FORCE_COLOR, TTY_COMPATIBLE and TTY_INTERACTIVE turn a file into a terminal.
     """
-    wanted = not os.environ.get("NO_COLOR") and os.environ.get("CI", "").lower() in _NO
-    return wanted and console.file.isatty() and console.is_terminal and console.is_interactive
+    allowed = not os.environ.get("NO_COLOR") and os.environ.get("CI", "").lower() in _NO
+    return allowed and console.file.isatty() and console.is_terminal and console.is_interactive
 
 
-def _asked_width() -> int | None:
-    asked = os.environ.get("COLUMNS", "")
-    return int(asked) if asked.isdigit() and int(asked) > 0 else None
+def _columns_width() -> int | None:
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if columns.isdigit() and int(columns) > 0 else None
 
 
 def _terminal_width() -> int:
@@ -85,8 +85,8 @@ def _terminal_width() -> int:
 
 
 @contextmanager
-def border(verbose: bool) -> Iterator[None]:
-    """Errors become a line on stderr and an exit code; nothing else of them is shown."""
+def exit_on_error(verbose: bool) -> Iterator[None]:
+    """Turn errors into a line on stderr and an exit code; show nothing else of them."""
     try:
         with short_of_memory():
             yield
@@ -101,27 +101,27 @@ def border(verbose: bool) -> Iterator[None]:
         raise typer.Exit(143) from None
     except (typer.Exit, SystemExit):
         raise
-    except BaseException as error:  # a panic in a tokenizer's Rust is no Exception
-        # The message of an unforeseen error may quote audited text, so only its place is told.
+    except BaseException as error:  # a panic in a tokenizer's Rust code is not an Exception
+        # The message of an unforeseen error may quote audited text, so only its location is shown.
         if verbose:
             typer.echo("".join(traceback.format_tb(error.__traceback__)), nl=False, err=True)
         typer.echo(
             f"memaudit: internal error: {type(error).__name__} at {_innermost(error)}; "
-            "run again with --verbose for the way there, and report it",
+            "run again with --verbose for a traceback, and report it",
             err=True,
         )
         raise typer.Exit(3) from None
 
 
 def _line(text: str) -> str:
-    """A message on one line: what it quotes may be the name of a file or a part of one."""
+    """Return a message on one line; quoted names of files may contain anything."""
     from memaudit.report.wording import neutral, shorten  # here: --help needs no numpy
 
     return shorten(neutral(text), LONGEST_LINE)
 
 
 def leave(code: int, *, exit_zero: bool) -> NoReturn:
-    """Exit by what a scan found; ``--exit-zero`` passes over gates that fail or cannot tell."""
+    """Exit with the code of a scan; ``exit_zero`` ignores failed and inconclusive gates."""
     raise typer.Exit(0 if exit_zero and code in (1, 4) else code)
 
 

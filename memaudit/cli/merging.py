@@ -1,4 +1,4 @@
-"""The command ``merge``: one run of the shards of a scan."""
+"""The command ``merge``: combine the shards of a scan into one run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from memaudit.cli.errors import Streams, border, leave
+from memaudit.cli.errors import Streams, exit_on_error, leave
 from memaudit.cli.options import (
     AllowPickle,
     ExitZero,
@@ -21,15 +21,15 @@ from memaudit.cli.options import (
     Verbose,
     settings_of,
 )
-from memaudit.cli.resuming import said_key_file, stored_settings
-from memaudit.cli.running import Order, command_line, scan_to_code
+from memaudit.cli.resuming import given_key_file, stored_settings
+from memaudit.cli.running import ScanRequest, command_line, scan_to_code
 from memaudit.cli.showing import check_format
 
 
 def merge(
     shards: Annotated[
         list[Path],
-        typer.Argument(help="Run folders of scan --shard i/n, all n.", metavar="SHARD..."),
+        typer.Argument(help="Run folders of all n shards (scan --shard i/n).", metavar="SHARD..."),
     ],
     out: Out = None,
     output_format: Format = "table",
@@ -41,9 +41,9 @@ def merge(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Put the shards of a scan together: score, judge and report. The shards stay as they are."""
+    """Combine the shards of a scan: score, judge and report. The shards stay unchanged."""
     flags = settings_of(locals())
-    with border(verbose):
+    with exit_on_error(verbose):
         check_format(output_format)
         from memaudit.data.project_key import find_key
         from memaudit.distributed import require_one_process
@@ -52,14 +52,14 @@ def merge(
         from memaudit.system.home import settings_folder
 
         require_one_process("merge")
-        key = find_key(said_key_file(flags), settings_folder())
-        found = read_shards(shards, key)
-        resolved = stored_settings(found[0].notes, flags, str(found[0].folder))
+        key = find_key(given_key_file(flags), settings_folder())
+        parts = read_shards(shards, key)
+        resolved = stored_settings(parts[0].notes, flags, str(parts[0].folder))
         folder = choose_folder(resolved.config.model_copy(update={"out": out}))
-        named = resolved.config.model_copy(update={"out": folder})
-        notes = merged_notes(found, folder, command_line())
-        _, merged = begin_run(folder, notes, key, partial(copy_work, found, key))
+        config = resolved.config.model_copy(update={"out": folder})
+        notes = merged_notes(parts, folder, command_line())
+        _, merged = begin_run(folder, notes, key, partial(copy_work, parts, key))
         merged.close()
-        order = Order(resolved.model_copy(update={"config": named}), folder, merged=True)
-        code = scan_to_code(order, output_format, Streams(quiet, verbose))
+        request = ScanRequest(resolved.model_copy(update={"config": config}), folder, merged=True)
+        code = scan_to_code(request, output_format, Streams(quiet, verbose))
     leave(code, exit_zero=exit_zero)

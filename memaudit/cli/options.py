@@ -1,4 +1,4 @@
-"""The flags that commands share, and which setting each one is.
+"""The flags that commands share, and the setting that each sets.
 
 Knows names and help texts. Imports nothing heavy: ``--help`` has to answer at once.
 """
@@ -24,38 +24,44 @@ DataArgument = Annotated[
     ),
 ]
 Controls = Annotated[
-    Path | None, typer.Option(help="Text that the model has not seen, in the same formats.")
+    Path | None, typer.Option(help="Text the model has not seen, in the same formats as DATA.")
 ]
 Reference = Annotated[
     str | None,
-    typer.Option(help="Model before fine-tuning, named like MODEL: attacked as well, in pairs."),
+    typer.Option(help="Model before fine-tuning: every attack runs on it too."),
 ]
-ProfileName = Annotated[str | None, typer.Option("--profile", help="A shipped profile or a path.")]
+ProfileName = Annotated[
+    str | None, typer.Option("--profile", help="Name of a shipped profile, or a path.")
+]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="Settings of an earlier run: its config.toml.")
+    Path | None,
+    typer.Option("--config", help="Settings file, such as config.toml of an earlier run."),
 ]
 Attacks = Annotated[
     str | None,
-    typer.Option(help="Comma-separated: none, copy, dynamic-hard, constant, dynamic."),
+    typer.Option(help="Attacks, comma-separated: none, copy, dynamic-hard, constant, dynamic."),
 ]
-PrefixTokens = Annotated[int | None, typer.Option(help="Tokens the model is shown.")]
-SuffixTokens = Annotated[int | None, typer.Option(help="Tokens it has to continue with.")]
+PrefixTokens = Annotated[int | None, typer.Option(help="Tokens of the prefix shown to the model.")]
+SuffixTokens = Annotated[int | None, typer.Option(help="Tokens of the suffix it has to extract.")]
 Placement = Annotated[
-    str | None, typer.Option(help="Where windows lie in a sample: start, end or sliding.")
+    str | None, typer.Option(help="Position of windows in a sample: start, end or sliding.")
 ]
-Stride = Annotated[int | None, typer.Option(help="Tokens between sliding windows.")]
-Limit = Annotated[int | None, typer.Option(help="Draw at most this many samples of each file.")]
+Stride = Annotated[int | None, typer.Option(help="Tokens between the starts of sliding windows.")]
+Limit = Annotated[
+    int | None, typer.Option(help="Audit up to this many random samples of each file.")
+]
 SkipBadLines = Annotated[
-    bool, typer.Option("--skip-bad-lines", help="Report malformed lines as skipped.")
+    bool,
+    typer.Option("--skip-bad-lines", help="Report malformed lines as skipped instead of stopping."),
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps or spread.")]
-Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16.")]
-Quantize = Annotated[
-    str | None, typer.Option(help="Load weights in fewer bits: int8, llm-int8 or nf4.")
+Device = Annotated[str | None, typer.Option(help="Device: auto, cpu, cuda, cuda:1, mps or spread.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="Number format: auto, float32, bfloat16 or float16.")
 ]
-Bos = Annotated[str | None, typer.Option(help="Start inputs with BOS: auto, yes, no.")]
+Quantize = Annotated[str | None, typer.Option(help="Quantize the weights: int8, llm-int8 or nf4.")]
+Bos = Annotated[str | None, typer.Option(help="Start inputs with BOS: auto, yes or no.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
-Base = Annotated[str | None, typer.Option(help="Base model of an adapter, if not as it says.")]
+Base = Annotated[str | None, typer.Option(help="Base model of an adapter, if it has moved.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
 ]
@@ -63,66 +69,68 @@ AllowPickle = Annotated[
     bool, typer.Option("--allow-pickle", help="Open pickled weights, which can run code.")
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
-Folds = Annotated[int | None, typer.Option(help="Parts that are audited in turn.")]
-Seed = Annotated[int | None, typer.Option(help="Of everything that is drawn.")]
+Folds = Annotated[int | None, typer.Option(help="Number of folds, audited in turn.")]
+Seed = Annotated[int | None, typer.Option(help="Random seed.")]
 BatchSize = Annotated[int | None, typer.Option(help="Windows per extraction pass.")]
 MaxExact = Annotated[
-    float | None, typer.Option(help="Fail if more than this share is extracted exactly.")
+    float | None, typer.Option(help="Fail if more than this share of windows is extracted exactly.")
 ]
 MaxFractional = Annotated[
     float | None, typer.Option(help="Fail if more than this share of suffix tokens is extracted.")
 ]
 MaxLift = Annotated[
-    float | None, typer.Option(help="Fail if a prompt gets more than this share above none.")
+    float | None, typer.Option(help="Fail if a prompt extracts more than this share above none.")
 ]
 MaxNew = Annotated[
-    int | None, typer.Option(help="Fail if more windows than this are new since --baseline.")
+    int | None,
+    typer.Option(help="Fail if more windows than this are newly extracted since --baseline."),
 ]
 MaxLeaked = Annotated[
     float | None,
-    typer.Option(help="Fail if more than this share is extracted, and not from --reference."),
+    typer.Option(help="Fail if more than this share is extracted, but not from --reference."),
 ]
 BaselineOption = Annotated[
     Path | None,
-    typer.Option("--baseline", help="Baseline file or run folder that --max-new counts from."),
+    typer.Option("--baseline", help="Baseline file or run folder for --max-new."),
 ]
 GateOn = Annotated[
     str | None, typer.Option(help="What gates judge: upper (end of the interval) or estimate.")
 ]
 KeyFile = Annotated[
-    Path | None, typer.Option(help="Project key; else MEMAUDIT_KEY, else the user's own.")
+    Path | None, typer.Option(help="Project key (default: MEMAUDIT_KEY, then the user's key).")
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, as dynamic.depth=2."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, e.g. dynamic.depth=2."),
 ]
 Format = Annotated[
     str,
     typer.Option(
         "--format",
-        help="On stdout: table, json, csv, jsonl, html, markdown, sarif, junit, github or "
+        help="Output on stdout: table, json, csv, jsonl, html, markdown, sarif, junit, github or "
         "cyclonedx.",
     ),
 ]
-Out = Annotated[Path | None, typer.Option(help="Run folder to make.")]
-Resume = Annotated[
-    Path | None, typer.Option(help="Run folder of a scan that was stopped: go on with it.")
-]
+TableOrJson = Annotated[str, typer.Option("--format", help="Output on stdout: table or json.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder to create.")]
+Resume = Annotated[Path | None, typer.Option(help="Run folder of a stopped scan to continue.")]
 ShardOption = Annotated[
-    str | None, typer.Option(help="i/n: do one share; merge puts all n together.")
+    str | None, typer.Option(help="i/n: scan share i of n; merge combines all n.")
 ]
 GeneratorOption = Annotated[
-    Path | None, typer.Option(help="Run folder whose prompts are used; nothing is fitted.")
+    Path | None, typer.Option(help="Run folder whose prompts to use instead of fitting.")
 ]
-Reveal = Annotated[bool, typer.Option("--reveal", help="Put audited text in the reports.")]
+Reveal = Annotated[bool, typer.Option("--reveal", help="Include audited text in the reports.")]
 ExitZero = Annotated[
-    bool, typer.Option("--exit-zero", help="Exit 0 also when a gate fails or cannot tell.")
+    bool, typer.Option("--exit-zero", help="Exit 0 even if a gate fails or is inconclusive.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Also settings, and tracebacks.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no notes.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="Also show settings, and tracebacks of internal errors.")
+]
 
 
-# The flags that are no settings, or go under another name.
+# Flags that are not settings, or have another name there.
 _NOT_SETTINGS = frozenset(
     (
         *("profile", "config_file", "set_", "output_format", "exit_zero", "quiet", "verbose"),
@@ -145,7 +153,7 @@ _SECTION = {
 
 
 def settings_of(given: dict[str, Any]) -> dict[str, Any]:
-    """The flags that were used, as settings."""
+    """Return the flags that were given, as settings."""
     section_of = {name: section for section, names in _SECTION.items() for name in names}
     values: dict[str, Any] = {}
     for name, value in given.items():

@@ -1,4 +1,4 @@
-"""Standard streams that never raise: a full disk or a closed descriptor loses text, and no audit.
+"""Standard streams that never raise: a full disk or a closed descriptor loses text, not the audit.
 
 Knows file descriptors. Knows nothing of what is printed.
 """
@@ -15,35 +15,35 @@ _CLOSED = "it is closed"
 
 
 class Outlet(io.RawIOBase):
-    """Passes bytes on for as long as they can be written, then drops them.
+    """Stream that passes bytes on while they can be written, then drops them.
 
-    raw: the stream under it; None for a descriptor that was closed before the start.
+    raw: the underlying stream; None for a descriptor that was closed before the start.
     """
 
     def __init__(self, raw: io.RawIOBase | None) -> None:
         self._raw = raw
         self.fault = ""
-        """Why something could not be written; a reader that went away has seen enough."""
+        """Why something could not be written; empty if the reader just stopped early."""
         self.again = ""
-        """Command that shows the same once more, where there is one."""
+        """Command that shows the same output again, if there is one."""
         self._dropping = False
 
     def writable(self) -> bool:
-        """Always, as to whoever writes."""
+        """Return True: writers are never refused."""
         return True
 
     def isatty(self) -> bool:
-        """Whether it leads to a terminal."""
+        """Return True if it leads to a terminal."""
         return self._raw is not None and self._raw.isatty()
 
     def fileno(self) -> int:
-        """The descriptor. Raises OSError where it was closed."""
+        """Return the descriptor. Raises OSError if it was closed."""
         if self._raw is None:
             raise io.UnsupportedOperation("fileno")
         return self._raw.fileno()
 
     def write(self, content: object) -> int:
-        """Take all of the content, whatever becomes of it."""
+        """Accept all of the content, even if it cannot be written."""
         left = memoryview(cast(bytes, content)).cast("B")
         size = len(left)
         try:
@@ -67,7 +67,7 @@ class Outlet(io.RawIOBase):
 
 
 def stdout_outlet() -> Outlet | None:
-    """The outlet under stdout; None before the guard, and where somebody put another stream."""
+    """Return the outlet under stdout; None before the guard or if the stream was replaced."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     return raw if isinstance(raw, Outlet) else None
 
@@ -75,21 +75,21 @@ def stdout_outlet() -> Outlet | None:
 def guard_standard_streams() -> Outlet:
     """Put outlets under stdout and stderr; return that of stdout.
 
-    A descriptor that was closed is taken by the null device: the next file to be opened would have
-    its number, and get whatever a library prints.
+    A closed descriptor is bound to the null device. Otherwise the next file opened would get its
+    number, and whatever a library prints.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     sys.stdout, outlet = _guarded(sys.stdout)
     sys.stderr, _ = _guarded(sys.stderr)
     return outlet
 
 
 def _guarded(stream: TextIO | None) -> tuple[TextIO, Outlet]:
-    """The stream over an outlet. What it cannot encode it shows as an escape."""
+    """Return the stream over an outlet. Characters it cannot encode become escapes."""
     if stream is None:
         outlet, encoding = Outlet(None), "utf-8"
     else:

@@ -1,4 +1,4 @@
-"""The command ``report``: a finished run once more, in any format, or one of its diagnoses."""
+"""The command ``report``: show a finished run, or one of its diagnoses, in any format."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Annotated
 
 import typer
 
-from memaudit.cli.errors import Streams, border
+from memaudit.cli.errors import Streams, exit_on_error
 from memaudit.cli.options import Format, Verbose
-from memaudit.cli.showing import check_diagnosis_format, check_format, show, show_diagnosis
+from memaudit.cli.showing import check_format, check_table_or_json, show, show_diagnosis
 from memaudit.errors import UsageError
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="A run folder that scan wrote.", metavar="RUN")],
+    run: Annotated[Path, typer.Argument(help="Run folder of a finished scan.", metavar="RUN")],
     diagnosis: Annotated[
         str | None, typer.Option(help="Show this diagnosis of the run instead: latent, layers, ...")
     ] = None,
     output_format: Format = "table",
     verbose: Verbose = False,
 ) -> None:
-    """Render a finished run again, as the scan did. Exits 0 whatever it found."""
-    with border(verbose):
+    """Show a finished run again, as the scan did. Exits 0 whatever the run found."""
+    with exit_on_error(verbose):
         if diagnosis is None:
             check_format(output_format)
         else:
-            check_diagnosis_format(output_format)
+            check_table_or_json(output_format)
         from memaudit.run.load import read_run
 
         streams = Streams(quiet=True, verbose=verbose)
@@ -36,10 +36,12 @@ def report(
         from memaudit.report.diagnosis import DIAGNOSES
         from memaudit.run.diagnoses import read_one
 
-        name = next((one for one in DIAGNOSES if one == diagnosis), None)
+        name = next((known for known in DIAGNOSES if known == diagnosis), None)
         if name is None:
             raise UsageError(f"--diagnosis {diagnosis}: choose {', '.join(DIAGNOSES)}")
         record = read_one(read_run(run), name)
         if record is None:
-            raise UsageError(f"{run}: holds none; make it with memaudit diagnose {name} {run}")
+            raise UsageError(
+                f"{run}: has no such diagnosis; make it with memaudit diagnose {name} {run}"
+            )
         show_diagnosis(record, output_format, streams)

@@ -1,6 +1,6 @@
-"""A scan anew, or one that goes on: whose settings are those that it began with.
+"""Start a scan, or resume one with the settings that it began with.
 
-Knows what a user may say beside ``--resume``. Knows nothing of how a scan is run.
+Knows which flags go with ``--resume``. Knows nothing of how a scan is run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memaudit.cli.errors import Streams
-from memaudit.cli.running import Order, resolve_settings, scan_to_code, show_finished
+from memaudit.cli.running import ScanRequest, resolve_settings, scan_to_code, show_finished
 from memaudit.errors import UsageError
 from memaudit.system.network import go_offline
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What the user has said of the settings."""
+class GivenSettings:
+    """Settings that the user gave on the command line."""
 
     flags: dict[str, Any]
     profile: str | None = None
@@ -32,12 +32,12 @@ class Said:
     sets: list[str] | None = None
 
     def resolved(self) -> ResolvedConfig:
-        """These over all other sources of settings."""
+        """Return these merged over all other sources of settings."""
         return resolve_settings(self.flags, self.profile, self.config_file, self.sets)
 
     @property
     def only_safeguards(self) -> bool:
-        """Whether nothing was said but that safeguards are lifted, and where the key is."""
+        """True if nothing was given but the key file and flags that lift safeguards."""
         from memaudit.config.sources import ONLY_BY_FLAG, leaves
 
         names = dict(leaves(self.flags)).keys() - {"key_file"}
@@ -45,27 +45,31 @@ class Said:
 
 
 def scan_or_resume(
-    said: Said, resume: Path | None, shard: str | None, output_format: str, streams: Streams
+    given: GivenSettings,
+    resume: Path | None,
+    shard: str | None,
+    output_format: str,
+    streams: Streams,
 ) -> int:
-    """Scan anew, or go on with a run; returns the exit code. A run that is finished is shown."""
+    """Start or resume a scan, or show a finished run; return the exit code."""
     from memaudit.config.shard import Shard
     from memaudit.run.unfinished import is_finished
 
     share = None if shard is None else Shard.parse(shard)
     if resume is None:
-        order = Order(said.resolved(), shard=share)
+        request = ScanRequest(given.resolved(), shard=share)
     elif is_finished(resume):
         return show_finished(resume, output_format, streams)
     else:
-        order = resumed_order(resume, said, share)
-    return scan_to_code(order, output_format, streams)
+        request = resumed_request(resume, given, share)
+    return scan_to_code(request, output_format, streams)
 
 
-def resumed_order(run: Path, said: Said, shard: Shard | None) -> Order:
-    """What is left to do of an unfinished run.
+def resumed_request(run: Path, given: GivenSettings, shard: Shard | None) -> ScanRequest:
+    """Return the request that continues an unfinished run.
 
-    Settings may be said again or left out; where they are said, all are, and the scan refuses
-    those that differ. Safeguards that were lifted have to be lifted again. Raises UsageError.
+    The settings may be left out or all given again; the scan refuses any that differ. Safeguards
+    that were lifted must be lifted again. Raises UsageError.
     """
     from memaudit.config.shard import Shard
     from memaudit.run.unfinished import read_notes
@@ -73,19 +77,21 @@ def resumed_order(run: Path, said: Said, shard: Shard | None) -> Order:
     notes = read_notes(run)
     began_with = None if notes.shard is None else Shard.parse(notes.shard)
     if shard is not None and shard != began_with:
-        raise UsageError(f"--shard {shard}: {run} was begun with {began_with or 'no shard'}")
-    if said.only_safeguards:
-        return Order(stored_settings(notes, said.flags, str(run)), run, began_with)
-    if not {"model", "data"} <= said.flags.keys() and said.config_file is None:
+        raise UsageError(f"--shard {shard}: {run} was started with {began_with or 'no shard'}")
+    if given.only_safeguards:
+        return ScanRequest(stored_settings(notes, given.flags, str(run)), run, began_with)
+    if not {"model", "data"} <= given.flags.keys() and given.config_file is None:
         raise UsageError(
-            f"--resume {run}: its settings are those that it began with; say none of them, or all"
+            f"--resume {run}: a resumed scan keeps its settings; give none of them, or all"
         )
-    return Order(said.resolved(), run, began_with)
+    return ScanRequest(given.resolved(), run, began_with)
 
 
-def said_key_file(flags: Mapping[str, Any]) -> Path | None:
-    """The key file that the user names now. That of a run's notes counts for nothing: who changed
-    them could have named another there. Raises UsageError where pyproject.toml cannot be read.
+def given_key_file(flags: Mapping[str, Any]) -> Path | None:
+    """Return the key file that the user names now.
+
+    The one in a run's notes is ignored, as whoever changed the notes could have named another.
+    Raises UsageError if pyproject.toml cannot be read.
     """
     from memaudit.config.sources import load_project_settings
 
@@ -97,9 +103,9 @@ def said_key_file(flags: Mapping[str, Any]) -> Path | None:
 
 
 def stored_settings(notes: RunNotes, flags: Mapping[str, Any], where: str) -> ResolvedConfig:
-    """The settings of the notes of a run, with the key file that is named now.
+    """Return the settings in a run's notes, with the key file that is named now.
 
-    Raises UsageError where they lift a safeguard that the flags do not, or are none of this
+    Raises UsageError if they lift a safeguard that the flags do not, or are invalid in this
     version.
     """
     from pydantic import ValidationError
@@ -108,17 +114,17 @@ def stored_settings(notes: RunNotes, flags: Mapping[str, Any], where: str) -> Re
     from memaudit.config.sources import ONLY_BY_FLAG, ResolvedConfig, leaves, named_settings
 
     try:
-        named = {"key_file": said_key_file(flags)}
+        named = {"key_file": given_key_file(flags)}
         config = ScanConfig.model_validate({**notes.config, **named})
     except ValidationError:
         raise UsageError(
-            f"{where}: its settings are none of this version of memaudit; scan anew"
+            f"{where}: its settings are not valid in this version of memaudit; start a new scan"
         ) from None
-    stored, said = named_settings(config), dict(leaves(flags))
+    stored, given = named_settings(config), dict(leaves(flags))
     for name in sorted(ONLY_BY_FLAG):
-        if stored[name] and not said.get(name):
+        if stored[name] and not given.get(name):
             flag = name.rpartition(".")[2].replace("_", "-")
-            raise UsageError(f"{where}: was begun with --{flag}; say so again to go on")
+            raise UsageError(f"{where}: was started with --{flag}; give it again to resume")
     if config.target.offline:
         go_offline(os.environ)
     return ResolvedConfig(config=config, sources=notes.sources)

@@ -1,7 +1,7 @@
-"""From flags to a finished run folder: what every command that scans does.
+"""From flags to a finished run folder, for every command that scans.
 
-Knows the order of resolving, scanning and writing, and what is kept when that ends early. Knows
-nothing of single flags.
+Knows the order of resolving, scanning and writing, and what is kept if a scan ends early. Knows
+no particular flag.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def resolve_settings(
     flags: dict[str, Any], profile: str | None, config_file: Path | None, sets: list[str] | None
 ) -> ResolvedConfig:
-    """Flags over all other sources of settings; where these say offline, the process is."""
+    """Merge flags over all other sources of settings; go offline if they say so."""
     from memaudit.config.sources import layered, resolve
 
     layers = layered(flags, profile=profile, config_file=config_file, sets=sets or [])
@@ -47,69 +47,69 @@ def resolve_settings(
 
 
 @dataclass(frozen=True)
-class Order:
-    """What to scan, and how far it is."""
+class ScanRequest:
+    """Settings of a scan, and what to resume or which share to do."""
 
     resolved: ResolvedConfig
     resume: Path | None = None
-    """Run folder to go on with; a new one is made without it."""
+    """Run folder to continue; None creates a new one."""
     shard: Shard | None = None
     merged: bool = False
-    """Whether the folder to go on with has just been put together, and nothing was stopped."""
+    """True if the folder to continue was just merged from shards, so that nothing was stopped."""
 
 
-def run_scan(order: Order, output_format: str, streams: Streams) -> ScanOutcome | None:
-    """Scan, write the run folder, and print the result as it stands there.
+def run_scan(request: ScanRequest, output_format: str, streams: Streams) -> ScanOutcome | None:
+    """Scan, write the run folder, and print the result that it holds.
 
-    None for a shard, which has no result yet, and in all but one of several processes: that one
-    writes, prints and knows how it ends.
+    Returns None for a shard, which has no result yet, and in worker processes: only the main
+    process writes and prints.
     """
     from memaudit.data.project_key import throwaway_key
     from memaudit.distributed import join_team
 
-    config = order.resolved.config
+    config = request.resolved.config
     team = join_team(config.target.device)
-    key = team.same(_project_key(order) if team.leads else throwaway_key())
+    key = team.same(_project_key(request) if team.leads else throwaway_key())
     with team.joined(), stoppable():
         if team.leads:
-            return _lead(order, output_format, streams, key, team)
-        _help(order, key, team)
+            return _run_main(request, output_format, streams, key, team)
+        _run_worker(request, key, team)
         return None
 
 
-def scan_to_code(order: Order, output_format: str, streams: Streams) -> int:
-    """The same, for a command that only has to exit by it: 0 where there is no result."""
-    outcome = run_scan(order, output_format, streams)
+def scan_to_code(request: ScanRequest, output_format: str, streams: Streams) -> int:
+    """Run a scan and return its exit code; 0 if there is no result."""
+    outcome = run_scan(request, output_format, streams)
     return 0 if outcome is None else outcome.result.exit_code
 
 
-def _help(order: Order, key: ProjectKey, team: Team) -> None:
-    """Do this process's share for the one that leads."""
+def _run_worker(request: ScanRequest, key: ProjectKey, team: Team) -> None:
+    """Do this process's share of the work for the main process."""
     from memaudit.run.record import RunNotes, RunRecord
 
-    record = RunRecord(RunNotes.new(order.resolved.config, {}, ""))
-    _scan(order, Streams(quiet=True, verbose=False), key, record, team)
+    record = RunRecord(RunNotes.new(request.resolved.config, {}, ""))
+    _scan(request, Streams(quiet=True, verbose=False), key, record, team)
 
 
-def _lead(
-    order: Order, output_format: str, streams: Streams, key: ProjectKey, team: Team
+def _run_main(
+    request: ScanRequest, output_format: str, streams: Streams, key: ProjectKey, team: Team
 ) -> ScanOutcome | None:
     from memaudit.run.load import read_run
     from memaudit.scan.write import write_run
 
-    _tell_settings(order.resolved, streams)
+    _note_settings(request.resolved, streams)
     note_versions(streams)
     if key.note:
         streams.note(
             "This scan cannot be resumed if it is stopped: no project key is kept. Set "
             "MEMAUDIT_KEY or --key-file."
         )
-    with _kept(order, key) as unfinished:
-        outcome = _scan(order, streams, key, unfinished, team)
+    with _keep_work(request, key) as unfinished:
+        outcome = _scan(request, streams, key, unfinished, team)
         if outcome is None:
             unfinished.close()
-            streams.note(f"Shard {order.shard} is done: {unfinished.run}")
-            streams.note("When all are: memaudit merge SHARD SHARD ... --out RUN")
+            streams.note(f"Shard {request.shard} is done: {unfinished.run}")
+            streams.note("Once all are done: memaudit merge SHARD SHARD ... --out RUN")
             return None
         write_run(unfinished.run, outcome)
     unfinished.remove()
@@ -119,73 +119,74 @@ def _lead(
 
 
 def show_finished(run: Path, output_format: str, streams: Streams) -> int:
-    """Print a run that was finished already, and return its exit code."""
+    """Print a finished run, and return its exit code."""
     from memaudit.run.load import read_run
     from memaudit.run.unfinished import remove_leftovers
 
     stored = read_run(run)
     remove_leftovers(run)
-    streams.note(f"{run}: is finished already")
+    streams.note(f"{run} is already finished")
     show(stored, output_format, streams)
     return int(stored.document["exit_code"])
 
 
 def _scan(
-    order: Order, streams: Streams, key: ProjectKey, record: RunRecord, team: Team
+    request: ScanRequest, streams: Streams, key: ProjectKey, record: RunRecord, team: Team
 ) -> ScanOutcome | None:
     from memaudit.scan.pipeline import scan, scan_shard
     from memaudit.target.failures import quiet_transformers
 
     with quiet_transformers():
-        if order.shard is not None:
-            scan_shard(order.resolved, streams.progress(), key, record, team, order.shard)
+        if request.shard is not None:
+            scan_shard(request.resolved, streams.progress(), key, record, team, request.shard)
             return None
-        return scan(order.resolved, record.notes.command, streams.progress(), key, record, team)
+        return scan(request.resolved, record.notes.command, streams.progress(), key, record, team)
 
 
 @contextmanager
-def _kept(order: Order, key: ProjectKey) -> Iterator[Unfinished]:
-    """The run's record. Where the scan ends early and something was done, the user is told how to
-    go on with it; where nothing was, or nobody could check it later as the key ends with this
-    process, a run that was just begun leaves nothing behind.
+def _keep_work(request: ScanRequest, key: ProjectKey) -> Iterator[Unfinished]:
+    """Open the run's record, and keep its work if the scan ends early.
+
+    Tells the user how to resume if anything was done. A new run leaves nothing behind if nothing
+    was done, or if its key ends with this process, so that nobody could check the work later.
     """
     from memaudit.run.unfinished import is_finished
     from memaudit.scan.write import remove_empty
 
-    made, unfinished = _open(order, key)
+    created, unfinished = _open_run(request, key)
     try:
         yield unfinished
     except BaseException as error:
         if is_finished(unfinished.run):
-            unfinished.remove()  # all is there but the page
-        elif order.resume is not None and isinstance(error, UsageError):
-            unfinished.close()  # which says what has to be mended first
-        elif (unfinished.holds_work and not key.note) or order.resume is not None:
+            unfinished.remove()  # everything is there but the page
+        elif request.resume is not None and isinstance(error, UsageError):
+            unfinished.close()  # the error says what to fix first
+        elif (unfinished.holds_work and not key.note) or request.resume is not None:
             unfinished.close()
-            again = shlex.join(["memaudit", "scan", "--resume", str(unfinished.run)])
-            typer.echo(f"What is done is kept; go on with: {again}", err=True)
+            command = shlex.join(["memaudit", "scan", "--resume", str(unfinished.run)])
+            typer.echo(f"Finished work is kept; resume with: {command}", err=True)
         else:
             unfinished.remove()
-            remove_empty(made)
+            remove_empty(created)
         raise
 
 
-def _open(order: Order, key: ProjectKey) -> tuple[list[Path], Unfinished]:
-    """The record of the run, and the folders that were made for it."""
+def _open_run(request: ScanRequest, key: ProjectKey) -> tuple[list[Path], Unfinished]:
+    """Open the run's record; also return the folders created for it."""
     from memaudit.run.record import RunNotes
     from memaudit.run.unfinished import Unfinished
     from memaudit.scan.write import begin_run, choose_folder
 
-    if order.resume is not None:
-        return [], Unfinished.reopen(order.resume, key, stopped=not order.merged)
-    config, sources = order.resolved.config, order.resolved.sources
-    notes = RunNotes.new(config, sources, command_line(), order.shard)
+    if request.resume is not None:
+        return [], Unfinished.reopen(request.resume, key, stopped=not request.merged)
+    config, sources = request.resolved.config, request.resolved.sources
+    notes = RunNotes.new(config, sources, command_line(), request.shard)
     return begin_run(choose_folder(config), notes, key)
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Let a scheduler's polite request to stop end the scan as Ctrl-C does."""
+    """Let SIGTERM end the scan as Ctrl-C does."""
 
     def stop(number: int, frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
@@ -193,7 +194,7 @@ def stoppable() -> Iterator[None]:
 
     try:
         before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not in the main thread: whoever runs it there sees to signals
+    except ValueError:  # not in the main thread: its caller handles signals
         yield
         return
     try:
@@ -203,14 +204,14 @@ def stoppable() -> Iterator[None]:
 
 
 def note_versions(streams: Streams) -> None:
-    """Tell the user on stderr where a library is newer than any tested."""
+    """Note on stderr which libraries are newer than any tested."""
     from memaudit.system.environment import newer_than_tested
 
     if note := newer_than_tested():
         streams.note(note)
 
 
-def _tell_settings(resolved: ResolvedConfig, streams: Streams) -> None:
+def _note_settings(resolved: ResolvedConfig, streams: Streams) -> None:
     from memaudit.config.sources import sourced_lines
 
     if streams.verbose:
@@ -218,19 +219,19 @@ def _tell_settings(resolved: ResolvedConfig, streams: Streams) -> None:
             streams.note(line)
 
 
-def _project_key(order: Order) -> ProjectKey:
+def _project_key(request: ScanRequest) -> ProjectKey:
     from memaudit.data.project_key import find_key
     from memaudit.system.home import settings_folder
 
-    config = order.resolved.config
+    config = request.resolved.config
     key = find_key(config.key_file, settings_folder())
     if key.note and config.gate.baseline is not None:
         raise UsageError(f"--baseline {config.gate.baseline}: {key.note}")
-    if key.note and order.shard is not None:
-        raise UsageError(f"--shard {order.shard}: merge could not tell whose it is. {key.note}")
+    if key.note and request.shard is not None:
+        raise UsageError(f"--shard {request.shard}: merge could not check its origin. {key.note}")
     return key
 
 
 def command_line() -> str:
-    """What the user typed."""
+    """Return the command that the user typed."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

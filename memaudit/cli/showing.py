@@ -1,7 +1,7 @@
-"""Finished runs and diagnoses, in any format: what scan, demo, report and diagnose print.
+"""Print finished runs and diagnoses in any format, for scan, demo, report and diagnose.
 
-Knows the names of the formats. Knows nothing of how a run is made: it has been read back from its
-folder, so that every command shows the same.
+Knows the names of the formats. Runs are read back from their folder, so that every command shows
+the same.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FORMATS = (
 
 
 def check_format(output_format: str) -> None:
-    """Raise UsageError for a format that does not exist, before anything is spent."""
+    """Raise UsageError for an unknown format, before any work is done."""
     if output_format not in FORMATS:
         raise UsageError(
             f"--format {output_format}: choose {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
@@ -34,21 +34,21 @@ def check_format(output_format: str) -> None:
 
 
 def show(run: StoredRun, output_format: str, streams: Streams) -> None:
-    """Put one document on stdout, and nothing else."""
+    """Print one document on stdout, and nothing else."""
     text = document(run, output_format, streams)
     if (outlet := stdout_outlet()) is not None:
         outlet.again = shlex.join(["memaudit", "report", str(run.folder)])
-    # A file is the same everywhere, line ends included; a table is what a terminal can show.
+    # Bytes keep a file the same everywhere, line ends included; a table adapts to the terminal.
     typer.echo(text if output_format == "table" else text.encode("utf-8"), nl=False)
 
 
 def document(run: StoredRun, output_format: str, streams: Streams) -> str:
-    """The run in one of `FORMATS`."""
-    found, samples = run.document, run.samples
+    """Return the run in one of `FORMATS`."""
+    report, samples = run.document, run.samples
     if output_format == "json":
         from memaudit.report.report_json import document_text
 
-        return document_text(found)
+        return document_text(report)
     if output_format == "csv":
         from memaudit.report.samples_csv import to_csv
 
@@ -60,46 +60,46 @@ def document(run: StoredRun, output_format: str, streams: Streams) -> str:
     if output_format == "markdown":
         from memaudit.report.markdown_summary import to_markdown
 
-        return to_markdown(found, samples)
+        return to_markdown(report, samples)
     if output_format == "sarif":
         from memaudit.report.sarif_log import to_sarif
 
-        return to_sarif(found, samples)
+        return to_sarif(report, samples)
     if output_format == "junit":
         from memaudit.report.junit_xml import to_junit
 
-        return to_junit(found)
+        return to_junit(report)
     if output_format == "github":
         from memaudit.report.annotations import to_annotations
 
-        return to_annotations(found)
+        return to_annotations(report)
     if output_format == "cyclonedx":
         from memaudit.report.cyclonedx import to_cyclonedx
 
-        return to_cyclonedx(found)
+        return to_cyclonedx(report)
     if output_format == "html":
         from memaudit.report.page import to_html
         from memaudit.run.diagnoses import read_all
 
-        return to_html(found, samples, read_all(run))
+        return to_html(report, samples, read_all(run))
     from memaudit.report.table import render_table
 
-    return render_table(found, samples, width=streams.width, color=streams.color)
+    return render_table(report, samples, width=streams.width, color=streams.color)
 
 
-def check_diagnosis_format(output_format: str) -> None:
-    """Raise UsageError for a format that no diagnosis has."""
+def check_table_or_json(output_format: str) -> None:
+    """Raise UsageError for any other format."""
     if output_format not in ("table", "json"):
         raise UsageError(f"--format {output_format}: choose table or json")
 
 
 def show_diagnosis(record: DiagnosisRecord, output_format: str, streams: Streams) -> None:
-    """Put a diagnosis on stdout."""
+    """Print a diagnosis on stdout."""
     from memaudit.report.diagnosis_json import diagnosis_text
     from memaudit.report.diagnosis_table import render_diagnosis
 
     if output_format == "json":
-        shown = diagnosis_text(record)
+        text = diagnosis_text(record)
     else:
-        shown = render_diagnosis(record, width=streams.width, color=streams.color)
-    typer.echo(shown, nl=False)
+        text = render_diagnosis(record, width=streams.width, color=streams.color)
+    typer.echo(text, nl=False)

@@ -1,4 +1,4 @@
-"""The command ``verify``: whether a finished run is still what it was."""
+"""The command ``verify``: check that a finished run is unchanged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from memaudit.cli.errors import INCONCLUSIVE, Streams, border
+from memaudit.cli.errors import INCONCLUSIVE, Streams, exit_on_error
 from memaudit.cli.options import KeyFile, Verbose
 from memaudit.system.network import go_offline
 
@@ -16,19 +16,19 @@ from memaudit.system.network import go_offline
 def verify(
     run: Annotated[Path, typer.Argument(help="Run folder of a finished scan.", metavar="RUN")],
     model: Annotated[
-        str | None, typer.Option(help="Where the model lies now, if not where it was audited.")
+        str | None, typer.Option(help="Location of the model, if it has moved since the scan.")
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="Where the base of an adapter lies now, likewise.")
+        str | None, typer.Option(help="Location of an adapter's base, if it has moved.")
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(help="Where the reference lies now, likewise.")
+        str | None, typer.Option(help="Location of the reference, if it has moved.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Where the data lie now, if not where they were.")
+        Path | None, typer.Option(help="Location of the data, if they have moved.")
     ] = None,
     controls: Annotated[
-        Path | None, typer.Option(help="Where the controls lie now, likewise.")
+        Path | None, typer.Option(help="Location of the controls, if they have moved.")
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit 4 if anything recorded could not be checked.")
@@ -36,13 +36,13 @@ def verify(
     key_file: KeyFile = None,
     verbose: Verbose = False,
 ) -> None:
-    """Compare RUN, its model and its data with the hashes that were recorded.
+    """Compare RUN, its model and its data with the recorded hashes.
 
-    Exits 0 if all that is at hand is as recorded, 1 if something differs, 2 if RUN is no finished
-    run or a place that a flag names is not there or cannot be read, and with --strict 4 if nothing
-    differs and not everything was at hand.
+    Exits 0 if everything available is as recorded, 1 if something differs, 2 if RUN is not a
+    finished run or a location given by a flag cannot be read, and with --strict 4 if nothing
+    differs but not everything was available.
     """
-    with border(verbose):
+    with exit_on_error(verbose):
         go_offline(os.environ)  # it fetches nothing, whatever a report names
         from memaudit.data.project_key import kept_key
         from memaudit.run.verify import Places, verify_run
@@ -52,7 +52,7 @@ def verify(
         key = kept_key(key_file, settings_folder())
         integrity = verify_run(run, Places(model, base, reference, data, controls), key)
         streams = Streams(quiet=False, verbose=verbose)
-        shown = render_integrity(integrity, width=streams.width, color=streams.color)
-        typer.echo(shown, nl=False)
+        table = render_integrity(integrity, width=streams.width, color=streams.color)
+        typer.echo(table, nl=False)
         incomplete = strict and integrity.unchecked > 0
     raise typer.Exit(integrity.exit_code or (INCONCLUSIVE if incomplete else 0))

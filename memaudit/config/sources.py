@@ -259,7 +259,7 @@ def explain_fault(error: ValidationError, sources: Mapping[str, str]) -> str:
     source = next((sources[key] for key in sources if name and key.startswith(name)), None)
     where = f" ({source})" if source else ""
     if fault["type"] == "extra_forbidden":
-        return f"{_shown(name)}{where}: there is no such setting; see README, Settings"
+        return f"{_shown(name)}{where}: there is no such setting; see memaudit help settings"
     if fault["type"] == "missing":
         return f"{name.upper()} is missing; try --help"
     what = fault["msg"].removeprefix("Value error, ")

@@ -270,7 +270,7 @@ def test_a_crash_is_no_leak_and_tells_no_text(
         assert result.exit_code == 3
         assert "internal error: KeyError at test_cli.py" in result.stderr
         assert "anna" not in result.stderr
-    assert "in crash" in told.stderr  # the way there
+    assert "in crash" in told.stderr  # the traceback
     assert "protocol.seed = 0  (default)" in told.stderr
 
 

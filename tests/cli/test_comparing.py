@@ -208,7 +208,7 @@ def test_runs_of_other_windows_are_compared_where_they_agree(run: Run, tmp_path:
         (["compare", "base.json", "base.json"], "base.json: no such run folder"),
         (["compare", "old/report.json", "same"], "old/report.json: is no baseline file"),
         (["compare", "old", "same", "--format", "xml"], "--format xml: choose table or json"),
-        (["baseline", "write", "old", "--out", "base.json"], "--out base.json: exists"),
+        (["baseline", "write", "old", "--out", "base.json"], "--out base.json: already exists"),
         (["baseline", "write", "old", "--out", "no/base.json"], "no/base.json: cannot be written"),
         (["baseline", "update", "old", "same"], "old: no such baseline file"),
         (["compare", "x" * 5000, "same"], "x: cannot be read (File name too long)"),
@@ -240,13 +240,16 @@ def test_an_update_tightens_and_loosens_only_when_told_to(run: Run, tmp_path: Pa
     assert kept.exit_code == 0
     assert kept.stderr == (
         "Written to base.json: 2 of 200 windows extracted, 0 dropped\n"
-        "10 newly extracted stay out; --allow-looser takes them in\n"
+        "10 newly extracted windows not added; --allow-looser adds them\n"
     )
     # A reviewer sees the model change, and nothing of the windows.
     changed = set(before.splitlines()) ^ set(file.read_text().splitlines())
     assert {line.split('"')[1] for line in changed} == {"model", "model_sha256", "digest"}
     loosened = run("baseline", "update", "base.json", "worse", "--allow-looser")
-    assert "12 of 200 windows extracted, 0 dropped\n10 newly extracted came in" in loosened.stderr
+    assert (
+        "12 of 200 windows extracted, 0 dropped\n10 newly extracted windows added"
+        in loosened.stderr
+    )
     tightened = run("baseline", "update", "base.json", "better")
     assert "0 of 200 windows extracted, 12 dropped" in tightened.stderr
     assert run("compare", "base.json", "worse").exit_code == 1

@@ -24,7 +24,7 @@ from stored import store
 from typer.testing import CliRunner, Result
 
 from memaudit.cli.app import app
-from memaudit.cli.errors import border
+from memaudit.cli.errors import exit_on_error
 from memaudit.config.sources import layered, resolve
 from memaudit.data import packing, parquet_rows
 from memaudit.data.pieces import LONGEST_PIECE, cut_text
@@ -342,7 +342,7 @@ def test_what_is_no_exception_is_told_like_one(capsys: pytest.CaptureFixture[str
     class PanicException(BaseException):
         pass
 
-    with pytest.raises(typer.Exit) as stopped, border(verbose=False):
+    with pytest.raises(typer.Exit) as stopped, exit_on_error(verbose=False):
         raise PanicException(f"inside of `{MARK}`")
     assert stopped.value.exit_code == 3
     shown = capsys.readouterr().err

@@ -114,7 +114,7 @@ def test_asked_to_stop(
     )
     assert ended.code == code, ended.output
     assert ended.output.splitlines() == [
-        f"What is done is kept; go on with: memaudit scan --resume {folder}",
+        f"Finished work is kept; resume with: memaudit scan --resume {folder}",
         f"memaudit: {message}",
     ]
     assert server.run(["scan", "--resume", str(folder), "-q"]).code == 0

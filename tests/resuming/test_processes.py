@@ -86,7 +86,7 @@ def test_a_process_that_dies_ends_the_run_and_it_goes_on(
     second.send_signal(signal.SIGKILL)
     _, stderr = process.communicate()
     assert process.returncode != 0
-    assert f"go on with: memaudit scan --resume {folder}" in stderr
+    assert f"resume with: memaudit scan --resume {folder}" in stderr
     assert not (folder / "samples.csv").exists()
     again = start(ALONE, "scan", "--resume", folder, "-q")
     _, stderr = again.communicate()

@@ -195,7 +195,7 @@ def test_other_prompts_and_another_baseline_are_refused_and_named(
 def test_a_finished_run_is_shown(whole: Path) -> None:
     ended = memaudit("scan", "--resume", whole)
     assert ended.exit_code == 0
-    assert f"{whole}: is finished already" in ended.stderr
+    assert f"{whole} is already finished" in ended.stderr
     assert ended.stdout == memaudit("report", whole).stdout
 
 
@@ -236,9 +236,9 @@ def test_safeguards_are_lifted_anew(left: Path, whole: Path) -> None:
     sign_notes_anew(left, document)
     ended = memaudit("scan", "--resume", left)
     assert ended.exit_code == 2
-    assert "was begun with --trust-remote-code; say so again to go on" in ended.stderr
+    assert "was started with --trust-remote-code; give it again to resume" in ended.stderr
     ended = memaudit("scan", "--resume", left, "--trust-remote-code")
-    assert "say so again" not in ended.stderr
+    assert "give it again" not in ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_a_full_disk_loses_nothing(
     if name in ("run.json", "none-data-0-0-60"):  # nothing had been done
         assert not folder.exists()
         return
-    assert f"What is done is kept; go on with: memaudit scan --resume {folder}" in ended.stderr
+    assert f"Finished work is kept; resume with: memaudit scan --resume {folder}" in ended.stderr
     assert memaudit("scan", "--resume", folder, "-q").exit_code == 0
     assert_same_run(folder, whole)
 
@@ -334,7 +334,7 @@ def test_a_file_that_is_new_or_gone_is_a_change(left: Path, files: list[str]) ->
         ended = memaudit("scan", "--resume", left)
         assert ended.exit_code == 2
         assert "has changed: chat_template.jinja of the model (new). Put" in ended.stderr
-        assert "go on with" not in ended.stderr
+        assert "resume with" not in ended.stderr
     finally:
         template.unlink()
     moved = model / "generation_config.json"
@@ -410,4 +410,4 @@ def test_a_linked_folder_is_not_gone_on_with(left: Path, tmp_path: Path) -> None
 def test_some_settings_are_too_few(left: Path) -> None:
     ended = memaudit("scan", "--resume", left, "--seed", "3")
     assert ended.exit_code == 2
-    assert "say none of them, or all" in ended.stderr
+    assert "give none of them, or all" in ended.stderr

@@ -49,7 +49,7 @@ def shards(files: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[P
         assert ended.stdout == ""
         assert ended.stderr.splitlines()[-2:] == [
             f"Shard {number}/3 is done: {folder}",
-            "When all are: memaudit merge SHARD SHARD ... --out RUN",
+            "Once all are done: memaudit merge SHARD SHARD ... --out RUN",
         ]
     return folders
 
@@ -104,7 +104,7 @@ def test_a_stopped_shard_goes_on_as_that_shard(
     assert f"{folder}: is not done; go on with memaudit scan --resume {folder}" in ended.stderr
     ended = memaudit("scan", "--resume", folder, "--shard", "1/3")
     assert ended.exit_code == 2
-    assert "was begun with 2/3" in ended.stderr
+    assert "was started with 2/3" in ended.stderr
     assert memaudit("scan", "--resume", folder).exit_code == 0
     resumed, undisturbed = (
         {path.name: path.read_bytes() for path in (shard / UNFINISHED).glob("*.safetensors")}

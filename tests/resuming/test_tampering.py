@@ -167,7 +167,7 @@ def test_without_a_key_that_is_kept_nothing_is_gone_on_with(
     assert "can only be checked with a project key that is kept" in stderr
     assert "set MEMAUDIT_KEY or --key-file and go on" in stderr
     stderr = refused("scan", *files, "--shard", "1/2", "--out", tmp_path / "shard")
-    assert "--shard 1/2: merge could not tell whose it is" in stderr
+    assert "--shard 1/2: merge could not check its origin" in stderr
     assert not (tmp_path / "shard").exists()
 
 
@@ -186,7 +186,7 @@ def test_a_scan_without_a_key_that_is_kept_says_so_and_leaves_nothing(
         ended = memaudit("scan", *files, "--out", tmp_path / "run")
     assert ended.exit_code == 130
     assert "cannot be resumed if it is stopped: no project key is kept" in ended.stderr
-    assert "go on with" not in ended.stderr
+    assert "resume with" not in ended.stderr
     assert not (tmp_path / "run").exists()
     ended = memaudit("scan", *files, "--out", tmp_path / "run", "-q")
     assert ended.exit_code == 1, ended.output

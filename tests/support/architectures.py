@@ -1,6 +1,6 @@
 """The model matrix: which architectures a scan is tried on, and what has to come of it.
 
-Run as a program it prints the README's table:
+Run as a program it prints the table of memaudit/docs/architectures.md:
 ``PYTHONPATH=tests python tests/support/architectures.py``. What the table
 says of each architecture is what ``test_matrix.py`` finds, or that test fails.
 """
@@ -635,7 +635,7 @@ def make_model(architecture: Architecture) -> Any:
 
 
 def table() -> str:
-    """The README's table."""
+    """Return the table of memaudit/docs/architectures.md."""
     lines = ["| architecture | exercises | result |", "|---|---|---|"]
     lines += [f"| {one.name} | {one.exercises} | {one.result} |" for one in MATRIX]
     return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""The documentation: Markdown pages, which ``memaudit help TOPIC`` shows."""
