@@ -1,5 +1,5 @@
-"""A result, judged: what passes, what fails, and what too little data leaves open.
+"""Verdicts on a result: pass, fail, or inconclusive for want of data.
 
-Knows summaries and thresholds. Knows nothing of how a summary came about, and decides nothing
-that the user did not ask for: without a threshold there is no gate.
+Knows summaries and thresholds. Knows nothing of how a summary was made, and decides only what the
+user asked for: without a threshold there is no gate.
 """

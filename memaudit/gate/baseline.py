@@ -1,7 +1,7 @@
-"""What one audit extracted, in a form that another can be held against: a baseline.
+"""A baseline: the windows that one audit extracted, for comparison with a later audit.
 
-Knows fingerprints, attacks and terms. Knows nothing of files, samples or scores. `copy` has no
-part in it: it does not ask the model.
+Knows fingerprints, attacks and terms. Knows nothing of files, samples or scores. The attack `copy`
+is left out, as it does not ask the model.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ from memaudit.gate.terms import Terms, differences, named
 
 @dataclass(frozen=True)
 class ModelName:
-    """Which model was audited."""
+    """The audited model, by name and content."""
 
     name: str
-    """As the user named it."""
+    """Name that the user gave."""
     sha256: str
-    """Over the names and hashes of all its files, sorted."""
+    """Digest of the names and hashes of all its files, sorted."""
     files: Mapping[str, str] | None = None
-    """File name to SHA-256; None where only the digest is at hand."""
+    """File name to SHA-256; None if only the digest is known."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What one audit extracted of the data's windows, and on what terms."""
+    """Windows of the data that one audit extracted, and the terms of that audit."""
 
     model: ModelName
     version: str
-    """Of memaudit."""
+    """Version of memaudit."""
     terms: Terms
     windows: int
     """Windows that were scored."""
     windows_digest: str
-    """Of their fingerprints."""
+    """Digest of their fingerprints."""
     extracted: Mapping[str, tuple[str, ...]]
-    """Fingerprint to the attacks on the model that extract the window, weakest first; only windows
-    that at least one extracts."""
+    """Fingerprint to the attacks on the model that extract the window, weakest first. Holds only
+    windows that at least one attack extracts."""
     fingerprints: tuple[str, ...] | None = None
-    """Of all windows, in the file's order; None in a baseline that was read from a file."""
+    """Fingerprints of all windows, in the file's order; None in a baseline read from a file."""
     computed: Mapping[str, str] = field(default_factory=dict)
     """How its figures were computed, as far as recorded: ``dtype``, ``device``, and ``fitting``,
-    the number formats of the passes that fitted. They decide close calls and nothing else."""
+    the number formats of the fitting passes. These affect only close calls."""
 
     def count(self, attack: str) -> int:
-        """Windows that an attack extracts."""
+        """Return the number of windows that an attack extracts."""
         return sum(attack in attacks for attacks in self.extracted.values())
 
 
@@ -60,7 +60,7 @@ def make_baseline(
     exact: Mapping[str, Sequence[bool]],
     computed: Mapping[str, str] | None = None,
 ) -> Baseline:
-    """A baseline from the fingerprints of N windows, and which of them each attack extracts."""
+    """Make a baseline from the fingerprints of N windows and each attack's hits (N,)."""
     extracted: dict[str, tuple[str, ...]] = {}
     for name in terms.attacks:
         for fingerprint, hit in zip(fingerprints, exact[name], strict=True):
@@ -79,29 +79,30 @@ def make_baseline(
 
 
 def require_same_terms(before: Terms, now: Terms, where: str) -> None:
-    """Raise UsageError, naming what differs, where two audits cannot be compared."""
-    if found := differences(before, now):
-        raise UsageError(f"{where}: cannot be compared with this run: {named(found)}")
+    """Raise UsageError, naming the differences, if two audits cannot be compared."""
+    if differing := differences(before, now):
+        raise UsageError(f"{where}: cannot be compared with this run: {named(differing)}")
 
 
 def notes(before: Baseline, now: Baseline) -> tuple[str, ...]:
-    """What besides the model may have changed close calls, a sentence each."""
-    one, other = before.computed, now.computed
-    found = []
-    if one and other and any(one.get(key) != other.get(key) for key in ("dtype", "device")):
-        found.append(
-            f"Audited in {_computed(one)}, now {_computed(other)}: close calls may differ."
+    """Return what besides the model may have changed close calls, a sentence each."""
+    earlier, later = before.computed, now.computed
+    sentences = []
+    keys = ("dtype", "device")
+    if earlier and later and any(earlier.get(key) != later.get(key) for key in keys):
+        sentences.append(
+            f"Audited in {_computed(earlier)}, now {_computed(later)}: close calls may differ."
         )
     day = now.terms.chat_date
     if day is not None and before.terms.chat_date is None:
-        found.append(
-            f"The chat template was told {day} (windows.chat_date); the baseline records no date, "
-            "so its chats may have read otherwise."
+        sentences.append(
+            f"The chat template used the date {day} (windows.chat_date); the baseline records no "
+            "date, so its chats may have had different text."
         )
-    fitted = one.get("fitting"), other.get("fitting")
+    fitted = earlier.get("fitting"), later.get("fitting")
     if None not in fitted and fitted[0] != fitted[1]:
-        found.append(f"Prompts fitted in {fitted[0]}, now {fitted[1]}: close calls may differ.")
-    return tuple(found)
+        sentences.append(f"Prompts fitted in {fitted[0]}, now {fitted[1]}: close calls may differ.")
+    return tuple(sentences)
 
 
 def _computed(how: Mapping[str, str]) -> str:
@@ -116,52 +117,52 @@ def require_same_windows(
     bos: str | None = None,
     chat_date: str | None = None,
 ) -> None:
-    """Raise UsageError where a baseline is not of just these windows, ``bos`` and ``chat_date``.
+    """Raise UsageError if a baseline has other windows, ``bos`` or ``chat_date``.
 
-    Of a baseline read from a file only the windows that were extracted are known, so what else it
-    had can be told from nothing but the digest.
+    A baseline read from a file lists only its extracted windows, so all others are compared by the
+    digest.
     """
     before = baseline.terms
     now = replace(before, bos=bos or before.bos, chat_date=chat_date or before.chat_date)
     require_same_terms(before, now, where)
     if baseline.windows_digest != windows_digest:
-        cause = "as another tokenizer makes them"
+        cause = "probably because the tokenizer changed"
         if chat_date is not None and before.chat_date is None:
             cause = (
-                f"as the chat template makes them on another date; it is told {chat_date} now "
+                f"perhaps because the chat template used another date; it uses {chat_date} now "
                 "(windows.chat_date), and the baseline records none"
             )
         raise UsageError(
             f"{where}: cannot be compared with this run: the same data gave other windows "
-            f"({baseline.windows:,} then), {cause}; write a new baseline"
+            f"({baseline.windows:,} in the baseline), {cause}; write a new baseline"
         )
 
 
 def require_own_windows(baseline: Baseline, fingerprints: Iterable[str], where: str) -> None:
-    """Raise UsageError where a baseline of these very windows says that others were extracted."""
+    """Raise UsageError if a baseline with these windows' digest lists windows outside them."""
     if foreign := len(baseline.extracted.keys() - set(fingerprints)):
         raise UsageError(
-            f"{where}: names {foreign:,} windows that are none of this data's; it was edited, so "
+            f"{where}: names {foreign:,} windows that are not in this data, so it was edited; "
             "write a new baseline"
         )
 
 
 def count_new(baseline: Baseline, now: Set[str]) -> int:
-    """How many of the windows extracted now are not in the baseline."""
+    """Return how many of the windows extracted now are not in the baseline."""
     return len(now - baseline.extracted.keys())
 
 
 def updated(baseline: Baseline, run: Baseline, *, looser: bool) -> Baseline:
-    """The baseline of a later run on the same terms: without what is no longer extracted.
+    """Return the baseline of a later run on the same terms, without what is no longer extracted.
 
-    What is extracted now and was not, be it a window or an attack that gets it, comes in only with
+    Newly extracted windows, and attacks that newly extract a window, are added only with
     ``looser``.
     """
     if looser:
         return run
-    kept = {
+    remaining = {
         fingerprint: tuple(attack for attack in attacks if attack in now)
         for fingerprint, attacks in baseline.extracted.items()
         if (now := run.extracted.get(fingerprint, ()))
     }
-    return replace(run, extracted={key: attacks for key, attacks in kept.items() if attacks})
+    return replace(run, extracted={key: attacks for key, attacks in remaining.items() if attacks})

@@ -1,4 +1,4 @@
-"""Two audits of the same windows, compared: what came in, what went, and whether that is chance.
+"""Comparison of two audits of the same windows: what was gained, what was lost, is it chance?
 
 Knows baselines, clusters and the exact sign test. Knows nothing of files, samples or reports.
 """
@@ -15,7 +15,7 @@ from scipy import stats
 from memaudit.gate.baseline import Baseline
 
 ANY = "any"
-"""Stands for all attacks on the model together: a window that at least one of them extracts."""
+"""All attacks on the model together: a window that at least one of them extracts."""
 
 Outcome = Literal["regression", "none", "inconclusive"]
 _EXIT_CODES: dict[Outcome, int] = {"none": 0, "regression": 1, "inconclusive": 4}
@@ -29,82 +29,82 @@ class Change:
     """Its name, or `ANY`."""
     new: int
     """Windows extracted now and not before."""
-    gone: int
+    lost: int
     """Windows extracted before and not now."""
-    kept: int
+    unchanged: int
     """Windows extracted both times."""
     neither: int
     """Windows extracted neither time."""
     worse: int
-    """Near-duplicate clusters of which more windows came in than went."""
+    """Near-duplicate clusters with more new windows than lost ones."""
     better: int
-    """Clusters of which more went than came in."""
+    """Near-duplicate clusters with more lost windows than new ones."""
     p_value: float
-    """Exact McNemar test, two-sided, windows as independent; 1 where nothing changed."""
+    """Exact McNemar test, two-sided, windows as independent; 1 if nothing changed."""
     clustered_p_value: float
-    """Exact sign test, two-sided, of clusters worse against better; 1 where there are none."""
+    """Exact sign test, two-sided, of clusters worse against better; 1 if there are none."""
     adjusted: float
-    """The larger p-value times the number of changes tested, at most 1 (Bonferroni); 1 where one
-    test finds more and the other not."""
+    """Larger p-value times the number of changes tested, up to 1 (Bonferroni); 1 if the two tests
+    disagree on the direction."""
 
     @property
     def before(self) -> int:
         """Windows extracted before."""
-        return self.kept + self.gone
+        return self.unchanged + self.lost
 
     @property
     def now(self) -> int:
         """Windows extracted now."""
-        return self.kept + self.new
+        return self.unchanged + self.new
 
 
 @dataclass(frozen=True)
 class ChangedWindow:
-    """A window that other attacks extract than before."""
+    """A window that is extracted by other attacks than before."""
 
     fingerprint: str
     before: tuple[str, ...]
-    """Attacks that extracted it before; empty where none did."""
+    """Attacks that extracted it before; may be empty."""
     now: tuple[str, ...]
-    """Attacks that extract it now; empty where none does."""
+    """Attacks that extract it now; may be empty."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A run held against a baseline."""
+    """A run compared with a baseline."""
 
     baseline: Baseline
     run: Baseline
     windows: int
-    """In both."""
+    """Windows in both."""
     only_baseline: int
     """Windows of the baseline that the run does not have."""
     only_run: int
     """Windows of the run that the baseline does not have."""
     new_only_run: int
-    """Of them, those that an attack extracts."""
+    """Windows only in the run that an attack extracts."""
     changes: tuple[Change, ...]
-    """Of each attack, weakest first; then, where there are several, of `ANY`."""
+    """Change of each attack, weakest first; then of `ANY` if there are several attacks."""
     changed: tuple[ChangedWindow, ...]
     """Windows that changed, in the order of the run's file."""
     outcome: Outcome
     reason: str
-    """Why, in a sentence."""
+    """Reason for the outcome, in a sentence."""
     confidence: float
-    """Of the tests."""
+    """Confidence level of the tests."""
 
     @property
     def exit_code(self) -> int:
-        """0 without a regression, 1 with one, 4 where it cannot be told."""
+        """0 without a regression, 1 with one, 4 if inconclusive."""
         return _EXIT_CODES[self.outcome]
 
     @property
     def new(self) -> tuple[ChangedWindow, ...]:
-        """Windows that come out now and did not before, by whichever attack."""
+        """Windows that some attack extracts now and none did before."""
         return tuple(window for window in self.changed if not window.before)
 
     @property
-    def gone(self) -> tuple[ChangedWindow, ...]:
+    def lost(self) -> tuple[ChangedWindow, ...]:
         """Windows that no attack extracts any longer."""
         return tuple(window for window in self.changed if not window.now)
 
@@ -118,26 +118,28 @@ def compare(
     max_new: int | None = None,
     void: str = "",
 ) -> Comparison:
-    """Pair the windows of both by fingerprint and judge what changed.
+    """Pair the windows of both audits by fingerprint and judge what changed.
 
-    A regression is an attack, or all together, by which significantly more windows came in than
-    went, at ``confidence``; or more windows new than ``max_new`` allows. Significant is what the
-    exact McNemar test over windows and the exact sign test over near-duplicate clusters both find:
-    twenty copies of one text are one change. Where the clusters are too few for any change to be
-    significant, or those that changed are and more came in than went, nothing is decided, unless
-    ``max_new`` is given: a count needs no test. It counts the run's windows that the baseline does
-    not have too, and passes only where both have the same.
+    A regression is an attack, or all attacks together, with significantly more windows new than
+    lost at ``confidence``; or more new windows than ``max_new`` allows. A change is significant if
+    the exact McNemar test over windows and the exact sign test over near-duplicate clusters agree:
+    twenty copies of one text are one change.
 
-    ``void``: why the run means nothing, so that nothing newly extracted shows nothing; empty where
-    it means something.
+    The outcome is inconclusive if there are too few clusters for any change to be significant, or
+    if more windows are new than lost in too few clusters. With ``max_new`` no test is needed; it
+    also counts the run's windows that the baseline lacks, and passes only if both have the same
+    windows.
 
-    ``clusters``: fingerprint to cluster, of all windows of the run. ``run`` has to know all its
-    windows. The two have to be on the same terms, and a baseline that does not know its windows on
-    the same windows: whoever calls has seen to that.
+    ``void``: why the run means nothing, so an unchanged result proves nothing; else empty.
+
+    ``clusters``: fingerprint to cluster, for all windows of the run.
+
+    The caller has checked that ``run`` knows all its windows, that both audits are on the same
+    terms, and that a baseline which does not know its windows has the same windows as the run.
     """
     assert run.fingerprints is not None
-    theirs = set(run.fingerprints if baseline.fingerprints is None else baseline.fingerprints)
-    shared = [fingerprint for fingerprint in run.fingerprints if fingerprint in theirs]
+    before_all = set(run.fingerprints if baseline.fingerprints is None else baseline.fingerprints)
+    shared = [fingerprint for fingerprint in run.fingerprints if fingerprint in before_all]
     changed = tuple(
         ChangedWindow(fingerprint, before, now)
         for fingerprint in shared
@@ -145,22 +147,22 @@ def compare(
         != (now := run.extracted.get(fingerprint, ()))
     )
     changes = _changes(baseline, run, shared, clusters)
-    apart = _Apart(
-        only_baseline=len(theirs) - len(shared),
+    unpaired = _Unpaired(
+        only_baseline=len(before_all) - len(shared),
         only_run=len(run.fingerprints) - len(shared),
-        new=len(run.extracted.keys() - theirs),
+        new=len(run.extracted.keys() - before_all),
     )
-    drawn = len({clusters[fingerprint] for fingerprint in shared})
-    outcome, reason = _judge(changes, drawn, 1 - confidence, max_new, apart)
+    cluster_count = len({clusters[fingerprint] for fingerprint in shared})
+    outcome, reason = _judge(changes, cluster_count, 1 - confidence, max_new, unpaired)
     if void and outcome == "none":
         outcome, reason = "inconclusive", f"The run means nothing. {void}"
     return Comparison(
         baseline=baseline,
         run=run,
         windows=len(shared),
-        only_baseline=apart.only_baseline,
-        only_run=apart.only_run,
-        new_only_run=apart.new,
+        only_baseline=unpaired.only_baseline,
+        only_run=unpaired.only_run,
+        new_only_run=unpaired.new,
         changes=changes,
         changed=changed,
         outcome=outcome,
@@ -170,9 +172,9 @@ def compare(
 
 
 def fewest_changed(tests: int, alpha: float) -> int:
-    """The least number of clusters that, all changed one way, are significant in so many tests.
+    """Return the fewest clusters that are significant if all change in one direction.
 
-    n of them have the two-sided p-value 2 / 2^n.
+    n clusters have the two-sided p-value 2 / 2^n, adjusted for the number of ``tests``.
     """
     count = 1
     while tests * 2.0 ** (1 - count) > alpha:
@@ -181,12 +183,13 @@ def fewest_changed(tests: int, alpha: float) -> int:
 
 
 @dataclass(frozen=True)
-class _Apart:
-    """What only one side has: windows of each, and those of the run that are extracted."""
+class _Unpaired:
+    """Counts of windows that only one of the two audits has."""
 
     only_baseline: int
     only_run: int
     new: int
+    """Windows only in the run that an attack extracts."""
 
 
 def _changes(
@@ -210,19 +213,19 @@ def _change(
         return bool(attacks) if attack == ANY else attack in attacks
 
     pairs = [(hit(baseline, fingerprint), hit(run, fingerprint)) for fingerprint in shared]
-    new, gone = pairs.count((False, True)), pairs.count((True, False))
+    new, lost = pairs.count((False, True)), pairs.count((True, False))
     by_cluster: Counter[int] = Counter()
     for fingerprint, (before, now) in zip(shared, pairs, strict=True):
         by_cluster[clusters[fingerprint]] += now - before
     worse = sum(change > 0 for change in by_cluster.values())
     better = sum(change < 0 for change in by_cluster.values())
-    p_value, clustered = _sign_test(new, gone), _sign_test(worse, better)
-    agree = (new > gone) == (worse > better)  # else they tell of opposite changes
+    p_value, clustered = _sign_test(new, lost), _sign_test(worse, better)
+    agree = (new > lost) == (worse > better)  # else the tests point in opposite directions
     return Change(
         attack=attack,
         new=new,
-        gone=gone,
-        kept=pairs.count((True, True)),
+        lost=lost,
+        unchanged=pairs.count((True, True)),
         neither=pairs.count((False, False)),
         worse=worse,
         better=better,
@@ -233,72 +236,74 @@ def _change(
 
 
 def _sign_test(more: int, less: int) -> float:
-    """Two-sided p-value of so many changes one way and the other; McNemar's where of windows."""
+    """Return the two-sided p-value of changes in each direction; McNemar's test for windows."""
     return float(stats.binomtest(more, more + less).pvalue) if more + less else 1.0
 
 
 def _judge(
-    changes: Sequence[Change], clusters: int, alpha: float, max_new: int | None, apart: _Apart
+    changes: Sequence[Change], clusters: int, alpha: float, max_new: int | None, unpaired: _Unpaired
 ) -> tuple[Outcome, str]:
     fewest = fewest_changed(max(1, len(changes)), alpha)
-    worse = [change for change in changes if change.new > change.gone]
+    worse = [change for change in changes if change.new > change.lost]
     proven = [change for change in worse if change.adjusted <= alpha]
     if proven:
-        return "regression", f"{_told(min(proven, key=lambda c: c.adjusted))}: significantly more."
-    new = (changes[-1].new if changes else 0) + apart.new
+        strongest = min(proven, key=lambda change: change.adjusted)
+        return "regression", f"{_describe(strongest)}: significantly more."
+    new = (changes[-1].new if changes else 0) + unpaired.new
     if max_new is not None and new > max_new:
-        return "regression", f"{_counted(new, apart)}, more than the {max_new:,} allowed."
+        return "regression", f"{_counted(new, unpaired)}, more than the {max_new:,} allowed."
     if not changes:
         return "inconclusive", "No attack on the model was run, so there is nothing to compare."
     if clusters < (fewest if max_new is None else 1):
         return "inconclusive", (
-            f"The windows in both lie in {clusters:,} clusters: with fewer than {fewest} no change "
-            "can be told from chance."
+            f"The windows in both audits are in {clusters:,} clusters: with fewer than {fewest} no "
+            "change can be distinguished from chance."
         )
     if max_new is not None:
-        return _within(new, max_new, apart)
-    if few := [c for c in worse if c.worse + c.better < fewest]:
+        return _within(new, max_new, unpaired)
+    if few := [change for change in worse if change.worse + change.better < fewest]:
+        largest = max(few, key=lambda change: change.new - change.lost)
         return "inconclusive", (
-            f"{_told(max(few, key=lambda c: c.new - c.gone))}: too few to tell from chance, for "
-            f"which it takes {fewest} clusters; say with --max-new how many are too many."
+            f"{_describe(largest)}: too few to distinguish from chance, which takes {fewest} "
+            "clusters; set with --max-new how many are too many."
         )
     return "none", _no_worse(changes, alpha)
 
 
-def _within(new: int, max_new: int, apart: _Apart) -> tuple[Outcome, str]:
-    """Few enough are new, of the windows that can be compared."""
-    if apart.only_baseline or apart.only_run:
+def _within(new: int, max_new: int, unpaired: _Unpaired) -> tuple[Outcome, str]:
+    """Judge a number of new windows that ``max_new`` allows."""
+    if unpaired.only_baseline or unpaired.only_run:
         return "inconclusive", (
-            f"{_counted(new, apart)}, within the {max_new:,} allowed, but {apart.only_run:,} "
-            f"windows are only in the run and {apart.only_baseline:,} only in the baseline, so not "
-            "all can be told; write a new baseline."
+            f"{_counted(new, unpaired)}, within the {max_new:,} allowed, but "
+            f"{unpaired.only_run:,} windows are only in the run and {unpaired.only_baseline:,} "
+            "only in the baseline, so they cannot be compared; write a new baseline."
         )
-    return "none", f"{_counted(new, apart)}, within the {max_new:,} allowed."
+    return "none", f"{_counted(new, unpaired)}, within the {max_new:,} allowed."
 
 
-def _counted(new: int, apart: _Apart) -> str:
-    inside = f", {apart.new:,} of them windows that only the run has" if apart.new else ""
+def _counted(new: int, unpaired: _Unpaired) -> str:
+    inside = f", {unpaired.new:,} of them windows that only the run has" if unpaired.new else ""
     return f"{new:,} newly extracted{inside}"
 
 
 def _no_worse(changes: Sequence[Change], alpha: float) -> str:
-    """Why there is no regression: nothing changed, it got better, or it may be chance."""
-    if not any(change.new or change.gone for change in changes):
-        return "Every window comes out by the same attacks as before, or by none as before."
-    proven = [c for c in changes if c.gone > c.new and c.adjusted <= alpha]
+    """Say why there is no regression: nothing changed, it got better, or it may be chance."""
+    if not any(change.new or change.lost for change in changes):
+        return "The same attacks extract the same windows as before."
+    proven = [change for change in changes if change.lost > change.new and change.adjusted <= alpha]
     if proven:
-        return f"{_told(min(proven, key=lambda c: c.adjusted))}: significantly fewer."
-    most = max(changes, key=lambda change: change.new - change.gone)
-    return f"{_told(most)}: on the whole not significantly more."
+        return f"{_describe(min(proven, key=lambda change: change.adjusted))}: significantly fewer."
+    largest = max(changes, key=lambda change: change.new - change.lost)
+    return f"{_describe(largest)}: overall not significantly more."
 
 
-def _told(change: Change) -> str:
+def _describe(change: Change) -> str:
     who = "all attacks together" if change.attack == ANY else change.attack
     clusters = change.worse + change.better
     spread = ""
-    if 0 < clusters < change.new + change.gone:
+    if 0 < clusters < change.new + change.lost:
         spread = f", in {clusters:,} cluster{'' if clusters == 1 else 's'}"
     return (
-        f"{who}: {change.new:,} newly extracted, {change.gone:,} no longer{spread} "
+        f"{who}: {change.new:,} newly extracted, {change.lost:,} no longer{spread} "
         f"(p = {change.adjusted:.2g})"
     )

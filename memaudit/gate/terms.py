@@ -1,7 +1,7 @@
-"""What two audits must have in common, so that a change between them is the model's.
+"""Terms that two audits must share, so that a change between them comes from the model.
 
 Knows settings, hashes and key ids. Knows nothing of windows or of what was extracted. The model
-is not among the terms: that it changes is the point.
+is not among the terms: it is what changes.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from memaudit.data.fingerprints import FORM
 
 Setting = bool | int | float | str | list[str] | None
 _MOST_NAMED = 6
-"""Differences that are named before the rest is only counted."""
+"""Differences named in a message; the rest are only counted."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Data, key and settings of an audit, as far as they decide what can be extracted."""
+    """Data, key and settings of an audit, as far as they affect what can be extracted."""
 
     data: str
     """HMAC-SHA256 of the data file under the key."""
     controls: str | None
-    """The same of the controls: which fold a window falls into hangs on them too."""
+    """HMAC-SHA256 of the controls, which also affect each window's fold; None without controls."""
     key_id: str
-    """Of the project key."""
+    """Id of the project key."""
     form: str
-    """Of the fingerprints."""
+    """Format of the fingerprints."""
     settings: Mapping[str, Setting]
-    """Dotted name to value, of the attacks and the protocol; sorted."""
+    """Dotted name to value for the attacks and the protocol, sorted."""
     bos: str | None = None
-    """Whether every input started with the BOS token, ``yes`` or ``no``, as ``auto`` was resolved;
-    None where that is not known, as before the model is loaded."""
+    """``yes`` if every input started with the BOS token, else ``no``, as ``auto`` was resolved;
+    None if unknown, as before the model is loaded."""
     chat_date: str | None = None
-    """Date that the chat template was told; None where it asked for none, or that is not known."""
+    """Date given to the chat template; None if it uses no date, or the date is unknown."""
 
     @property
     def attacks(self) -> tuple[str, ...]:
-        """The attacks on the model, weakest first."""
+        """Attacks on the model, weakest first."""
         named = self.settings.get("attacks")
         return tuple(named) if isinstance(named, list) else ()
 
     def attack_hash(self, attack: str) -> str:
-        """SHA-256 of an attack's name and its own settings."""
+        """Return the SHA-256 of an attack's name and its own settings."""
         own = attack.replace("-", "_")
         section = "dynamic" if attack == "dynamic-hard" else own
         values = {k: v for k, v in self.settings.items() if k.startswith(f"{section}.")}
@@ -67,43 +67,43 @@ def terms_of(
     bos: str | None = None,
     chat_date: str | None = None,
 ) -> Terms:
-    """The terms of an audit: its settings, the HMAC-SHA256 of its files, and what was resolved."""
+    """Return the terms of an audit: settings, HMAC-SHA256 of its files, and resolved values."""
     settings = dict(sorted(_settings(config)))
     return Terms(data, controls, key_id, FORM, settings, bos, chat_date)
 
 
 def differences(before: Terms, now: Terms) -> tuple[str, ...]:
-    """What the terms do not share, a phrase each, the weightiest first; empty where they agree."""
-    found = []
-    same_key = before.key_id == now.key_id  # else the two name the same file differently
+    """Return the differences between two terms, a phrase each, the most important first."""
+    phrases = []
+    same_key = before.key_id == now.key_id  # else equal files have different HMACs
     if (before.key_id, before.form) != (now.key_id, now.form):
         earlier, later = f"{before.form} {before.key_id}", f"{now.form} {now.key_id}"
-        found.append(f"made under another project key ({earlier}, now {later})")
-    for what, one, other in (
+        phrases.append(f"made under another project key ({earlier}, now {later})")
+    for what, old, new in (
         ("data", before.data, now.data),
         ("controls", before.controls, now.controls),
     ):
-        if one != other and (same_key or (one is None) != (other is None)):
-            found.append(f"other {what} (hmac-sha256 {_short(one)}, now {_short(other)})")
+        if old != new and (same_key or (old is None) != (new is None)):
+            phrases.append(f"other {what} (hmac-sha256 {_short(old)}, now {_short(new)})")
     if None not in (before.bos, now.bos) and before.bos != now.bos:
-        found.append(f"BOS token before every input {before.bos}, now {now.bos}")
+        phrases.append(f"BOS token before every input {before.bos}, now {now.bos}")
     if None not in (before.chat_date, now.chat_date) and before.chat_date != now.chat_date:
-        found.append(f"windows.chat_date {before.chat_date}, now {now.chat_date}")
+        phrases.append(f"windows.chat_date {before.chat_date}, now {now.chat_date}")
     for name in sorted(before.settings.keys() | now.settings.keys()):
         if name not in before.settings:
-            found.append(f"{name} not recorded, now {_shown(now.settings[name])}")
+            phrases.append(f"{name} not recorded, now {_format(now.settings[name])}")
         elif name not in now.settings:
-            found.append(f"{name} {_shown(before.settings[name])}, now of no effect")
+            phrases.append(f"{name} {_format(before.settings[name])}, now unused")
         elif before.settings[name] != now.settings[name]:
-            earlier, later = _shown(before.settings[name]), _shown(now.settings[name])
-            found.append(f"{name} {earlier}, now {later}")
-    return tuple(found)
+            earlier, later = _format(before.settings[name]), _format(now.settings[name])
+            phrases.append(f"{name} {earlier}, now {later}")
+    return tuple(phrases)
 
 
-def named(found: tuple[str, ...]) -> str:
-    """Differences in one line; of many the first few."""
-    more = len(found) - _MOST_NAMED
-    return "; ".join([*found[:_MOST_NAMED], *([f"and {more} more"] if more > 0 else [])])
+def named(phrases: tuple[str, ...]) -> str:
+    """Join differences in one line, naming only the first few."""
+    more = len(phrases) - _MOST_NAMED
+    return "; ".join([*phrases[:_MOST_NAMED], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _settings(config: ScanConfig) -> Iterator[tuple[str, Setting]]:
@@ -139,5 +139,5 @@ def _short(hmac: str | None) -> str:
     return "none" if hmac is None else hmac[:8]
 
 
-def _shown(value: Setting) -> str:
+def _format(value: Setting) -> str:
     return ", ".join(value) if isinstance(value, list) else json.dumps(value)

@@ -1,7 +1,7 @@
-"""Thresholds on what was found, and what the controls say about it.
+"""Verdicts of the gates and of the controls.
 
-Knows attack summaries and the gate's settings. Knows nothing of windows, runs or reports. A
-gate never passes for want of data: where the windows are too few to tell, it is inconclusive.
+Knows attack summaries and the gate's settings. Knows nothing of windows, runs or reports. A gate
+never passes for want of data: with too few windows it is inconclusive.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ Verdict = Literal["pass", "fail", "inconclusive"]
 _SEVERITY: dict[Verdict, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 _EXIT_CODES: dict[Verdict, int] = {"pass": 0, "inconclusive": 4, "fail": 1}
 FEWEST_CONTROLS = 30
-"""Fewer than these prove nothing, even with none extracted: 0 of 30 may still be 12 %."""
+"""Fewer controls prove nothing, even if none is extracted: 0 of 30 may still be 12 %."""
 
 
 @dataclass(frozen=True)
 class NewWindows:
-    """What is extracted now and was not when the baseline was written."""
+    """Windows extracted now that are not in the baseline."""
 
     count: int
-    """Windows that some attack on the model extracts, and that the baseline does not have."""
+    """Windows that some attack on the model extracts and the baseline does not list."""
     windows: int
     """Windows scored."""
     confidence: float
-    """Of the interval of their share, which is told and not judged."""
+    """Confidence level of the interval of their share, which is reported but not judged."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +53,20 @@ class GateVerdict:
     """``max-exact``, ``max-fractional``, ``max-lift``, ``max-new``, ``max-leaked``, ``controls`` or
     ``validity``."""
     threshold: float
-    """The largest figure that passes: a fraction in [0,1], of ``max-new`` a number of windows.
-    ``controls``: the controls' exact rate, which the data's has to exceed; NaN where no control
-    was scored. NaN for ``validity``, as are the figures below."""
+    """Largest figure that passes: a fraction in [0,1]; for ``max-new`` a number of windows.
+    For ``controls`` the controls' exact rate, which the data's must exceed; NaN if no control was
+    scored. NaN for ``validity``, as are estimate and bound."""
     attack: str
-    """The attack that decided; empty where no attack could, or all together, as for
-    ``max-new`` and ``max-leaked``."""
+    """Attack that decided; empty if none did, or all together did, as for ``max-new`` and
+    ``max-leaked``."""
     estimate: float
-    """What was found on the data: exact rate, mean fractional extraction, lift (in [-1,1]), share
-    of new windows or of those leaked by fine-tuning; NaN where nothing was scored."""
+    """Figure on the data: exact rate, mean fractional extraction, lift (in [-1,1]), share of new
+    windows or of those leaked by fine-tuning; NaN if nothing was scored."""
     bound: float
-    """Upper end of that figure, the larger of two (gate.measures)."""
+    """Upper bound of that figure, the larger of two (gate.measures)."""
     verdict: Verdict
     reason: str
-    """Why, in a sentence."""
+    """Reason for the verdict, in a sentence."""
 
 
 def judge(
@@ -76,20 +76,26 @@ def judge(
     leaked: Rate | None = None,
     remedy: str = "",
 ) -> tuple[GateVerdict, ...]:
-    """One verdict for each gate that is set, by the attack that fares worst.
+    """Return a verdict for each gate that is set, decided by the worst attack.
 
-    ``copy`` is not judged: it does not ask the model anything. ``new``: what was counted against
-    the baseline, where the settings name one; None where no attack asked the model. ``leaked``: the
-    share of windows that come out of the target and not of the reference; None without one.
-    ``remedy``: what would make more windows independent of each other, where that is known.
+    ``copy`` is not judged, as it does not ask the model.
+
+    Args:
+        summaries: of all attacks.
+        settings: the thresholds.
+        new: windows not in the baseline, if the settings name one; None if no attack asked the
+            model.
+        leaked: share of windows extracted from the target and not from the reference; None without
+            a reference.
+        remedy: what would make more windows independent of each other, if known.
     """
     asked = [summary for summary in summaries if summary.attack != "copy"]
     verdicts = []
     for name, threshold, measure in _thresholds(settings):
         judged = [
-            _judged(name, threshold, found, summary.exact, settings.gate_on == "upper", remedy)
+            _judged(name, threshold, measured, summary.exact, settings.gate_on == "upper", remedy)
             for summary in asked
-            if (found := measure(summary)) is not None
+            if (measured := measure(summary)) is not None
         ]
         verdicts.append(max(judged, key=_badness) if judged else _nothing(name, threshold))
     if settings.max_new is not None:
@@ -106,12 +112,11 @@ def judge(
 
 
 def judge_controls(summaries: Sequence[AttackSummary]) -> GateVerdict | None:
-    """Whether the attacks tell the data from text that the model has not seen.
+    """Judge if the attacks extract more of the data than of text that the model has not seen.
 
-    An attack that extracts controls, and the data not significantly more often (Fisher's
-    exact test, one-sided, at 1 - confidence), proves nothing: ``inconclusive``. Of several
-    such attacks the one with the largest p-value stands in the verdict. Never ``fail``. None
-    where no controls were given. ``copy`` is not judged.
+    An attack that extracts controls, and the data not significantly more often (Fisher's exact
+    test, one-sided, at 1 - confidence), proves nothing: ``inconclusive``. The verdict names the
+    attack with the largest p-value. Never ``fail``. None without controls. ``copy`` is not judged.
     """
     tested = [_controls(s) for s in summaries if s.attack != "copy"]
     judged = [pair for pair in tested if pair is not None]
@@ -121,18 +126,18 @@ def judge_controls(summaries: Sequence[AttackSummary]) -> GateVerdict | None:
 
 
 def exit_code(verdicts: Sequence[GateVerdict]) -> int:
-    """1 where any gate failed, else 4 where any is inconclusive, else 0."""
+    """Return 1 if any gate failed, else 4 if any is inconclusive, else 0."""
     return exit_code_of(verdict.verdict for verdict in verdicts)
 
 
 def exit_code_of(verdicts: Iterable[Verdict]) -> int:
-    """The same of the bare verdicts."""
+    """Return the exit code of verdicts by name, as `exit_code` does."""
     worst: Verdict = max(verdicts, key=_SEVERITY.__getitem__, default="pass")
     return _EXIT_CODES[worst]
 
 
 def _thresholds(settings: GateSettings) -> list[tuple[str, float, Callable[..., Measure | None]]]:
-    """The gates on attacks that are set: name, threshold and what each judges."""
+    """Return the gates on attacks that are set: name, threshold and measure."""
     gates = (
         ("max-exact", settings.max_exact, exact_measure),
         ("max-fractional", settings.max_fractional, fractional_measure),
@@ -144,32 +149,33 @@ def _thresholds(settings: GateSettings) -> list[tuple[str, float, Callable[..., 
 def _nothing(name: str, threshold: float) -> GateVerdict:
     reason = "No attack on the model was run, so there is nothing to judge."
     if name == "max-lift":
-        reason = "No prompt was run beside none, so there is no lift to judge."
+        reason = "No attack was run besides none, so there is no lift to judge."
     return GateVerdict(name, threshold, "", math.nan, 1.0, "inconclusive", reason)
 
 
 def _judged(
     name: str, threshold: float, measure: Measure, rate: Rate, on_upper: bool, remedy: str
 ) -> GateVerdict:
-    """One attack, judged by one gate."""
-    found, limit = measure.found, measure.said(threshold)
+    """Judge one attack by one gate."""
+    statement, limit = measure.statement, measure.format_figure(threshold)
     at = f"{percent(measure.confidence)} confidence"
-    upper = measure.said(measure.bound)
+    upper = measure.format_figure(measure.bound)
     if rate.n == 0:
         verdict: Verdict = "inconclusive"
         reason = f"{measure.attack or 'the model'} was scored on no window"
     elif measure.estimate > threshold:
-        verdict, reason = "fail", f"{found}, more than the {limit} allowed"
+        verdict, reason = "fail", f"{statement}, more than the {limit} allowed"
     elif on_upper and measure.bound > threshold:
         verdict = "inconclusive"
         reason = (
-            f"{found}, but at {at} the {measure.what} may be {upper}, above the {limit} allowed; "
-            f"{_what_would_decide(name, threshold, measure, rate, remedy)}"
+            f"{statement}, but at {at} the {measure.what} may be {upper}, above the {limit} "
+            f"allowed; {_what_would_decide(name, threshold, measure, rate, remedy)}"
         )
     elif on_upper:
-        verdict, reason = "pass", f"{found}, at most {upper} at {at}, within the {limit} allowed"
+        verdict = "pass"
+        reason = f"{statement}, at most {upper} at {at}, within the {limit} allowed"
     else:
-        verdict, reason = "pass", f"{found}, within the {limit} allowed"
+        verdict, reason = "pass", f"{statement}, within the {limit} allowed"
     reason += f"{measure.remark}."
     figures = (measure.attack, measure.estimate, measure.bound)
     return GateVerdict(name, threshold, *figures, verdict, reason)
@@ -178,39 +184,39 @@ def _judged(
 def _what_would_decide(
     name: str, threshold: float, measure: Measure, rate: Rate, remedy: str
 ) -> str:
-    limit = measure.said(threshold)
+    limit = measure.format_figure(threshold)
     if threshold == 0:
         return f"no number of windows can show {limit}: gate on the estimate instead"
     if name not in ("max-exact", "max-leaked"):
-        return remedy or "more samples that are no near-duplicates of each other would narrow that"
+        return remedy or "more samples that are not near-duplicates would narrow that"
     needed = windows_needed(rate.k, threshold, rate.confidence)
     if needed is None:
         return f"no number of windows can show {limit}: gate on the estimate instead"
     if needed <= rate.n:
         return remedy or (
-            "the windows lie in few near-duplicate clusters: more independent samples are needed"
+            "the windows are in few near-duplicate clusters: more independent samples are needed"
         )
     hits = f"{rate.k:,} hit{'' if rate.k == 1 else 's'}" if rate.k else "no hit"
     return f"{needed:,} windows with {hits} would pass"
 
 
-def _max_new(most: int, new: NewWindows) -> GateVerdict:
-    """A count of these very windows: there is no larger whole that they would stand for."""
+def _max_new(limit: int, new: NewWindows) -> GateVerdict:
+    """Judge the count itself: these windows are no sample of a larger population."""
     share = new.count / new.windows if new.windows else math.nan
     bound = clopper_pearson(new.count, new.windows, new.confidence).high
-    verdict: Verdict = "pass" if new.count <= most else "fail"
-    which = "within" if new.count <= most else "more than"
+    verdict: Verdict = "pass" if new.count <= limit else "fail"
+    which = "within" if new.count <= limit else "more than"
     reason = (
         f"{new.count:,} of {new.windows:,} windows are extracted that were not in the baseline, "
-        f"{which} the {most:,} allowed."
+        f"{which} the {limit:,} allowed."
     )
     if not new.windows:
         verdict, reason = "inconclusive", "No window was scored, so none can be new."
-    return GateVerdict("max-new", float(most), "", share, bound, verdict, reason)
+    return GateVerdict("max-new", float(limit), "", share, bound, verdict, reason)
 
 
 def _controls(summary: AttackSummary) -> tuple[float, GateVerdict] | None:
-    """The p-value and the verdict of one attack; None where it has no controls."""
+    """Return the p-value and the verdict of one attack; None without controls."""
     controls, compared, rate = summary.controls_exact, summary.difference, summary.exact
     if controls is None or compared is None:
         return None
@@ -221,27 +227,27 @@ def _controls(summary: AttackSummary) -> tuple[float, GateVerdict] | None:
     elif rate.k and controls.n < FEWEST_CONTROLS:
         verdict = "inconclusive"
         reason = (
-            f"{extracted}: with so few, up to {percent(controls.interval.high)} of such text may "
-            f"come out as well; give at least {FEWEST_CONTROLS} controls"
+            f"{extracted}: with so few controls, up to {percent(controls.interval.high)} of unseen "
+            f"text may be extracted too; give at least {FEWEST_CONTROLS} controls"
         )
     elif controls.k and compared.p_value > 1 - rate.confidence:
         verdict = "inconclusive"
         reason = (
             f"{extracted}, which the model has not seen: not significantly more of the data "
-            f"(p = {compared.p_value:.2g}), so what it extracts is no proof of memorization"
+            f"(p = {compared.p_value:.2g}), so its extractions do not prove memorization"
         )
     elif controls.k:
         verdict, reason = "pass", f"{extracted}: more of the data (p = {compared.p_value:.2g})"
     else:
         verdict, reason = "pass", extracted
     bound = max(rate.interval.high, rate.clustered.high)
-    made = GateVerdict(
+    judged = GateVerdict(
         "controls", controls.estimate, summary.attack, rate.estimate, bound, verdict, reason + "."
     )
-    return compared.p_value, made
+    return compared.p_value, judged
 
 
 def _badness(verdict: GateVerdict) -> tuple[int, float, float]:
-    """Orders verdicts; an estimate of NaN (nothing scored) ranks below any other."""
+    """Return a sort key for verdicts; an estimate of NaN (nothing scored) sorts lowest."""
     estimate = -1.0 if math.isnan(verdict.estimate) else verdict.estimate
     return _SEVERITY[verdict.verdict], verdict.bound, estimate

@@ -80,7 +80,7 @@ def comparison_to_json(comparison: Comparison, places: Mapping[str, Place]) -> s
         "confidence": comparison.confidence,
         "attacks": [_change(change) for change in comparison.changes],
         "newly_extracted": [_window(one, places) for one in comparison.new],
-        "no_longer_extracted": [_window(one, places) for one in comparison.gone],
+        "no_longer_extracted": [_window(one, places) for one in comparison.lost],
         "by_other_attacks": [
             _window(one, places) for one in comparison.changed if one.before and one.now
         ],
@@ -106,8 +106,8 @@ def _change(change: Change) -> dict[str, Any]:
         "before": change.before,
         "now": change.now,
         "newly_extracted": change.new,
-        "no_longer_extracted": change.gone,
-        "unchanged_extracted": change.kept,
+        "no_longer_extracted": change.lost,
+        "unchanged_extracted": change.unchanged,
         "unchanged_not_extracted": change.neither,
         "clusters_worse": change.worse,
         "clusters_better": change.better,
@@ -137,7 +137,7 @@ def _sections(comparison: Comparison, places: Mapping[str, Place]) -> Iterator[R
     yield prose(harmless(_legend(comparison), "dim"))
     for title, windows, heading in (
         ("Newly extracted", comparison.new, "extracted by"),
-        ("No longer extracted", comparison.gone, "was extracted by"),
+        ("No longer extracted", comparison.lost, "was extracted by"),
     ):
         if windows:
             yield _listed(title, windows, heading, places)
@@ -150,7 +150,8 @@ def _ladder(comparison: Comparison) -> Table:
     for head in ("before", "now", "newly", "no longer", "unchanged", "p"):
         table.add_column(head, justify="right", no_wrap=True)
     for change in comparison.changes:
-        cells = [change.attack, change.before, change.now, change.new, change.gone, change.kept]
+        counts = (change.before, change.now, change.new, change.lost, change.unchanged)
+        cells = [change.attack, *counts]
         style = "bold" if change.attack == ANY else ""
         table.add_row(
             *(harmless(str(cell)) for cell in (*cells, f"{change.adjusted:.2g}")), style=style

@@ -55,4 +55,4 @@ def _reading(reading: Reading) -> dict[str, float]:
 
 
 def _continuations(found: Continuations) -> dict[str, int]:
-    return {"windows": found.windows, "ended": found.ended, "same": found.same}
+    return {"windows": found.windows, "ended": found.ended, "same": found.alike}

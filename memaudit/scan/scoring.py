@@ -42,7 +42,7 @@ def score_all(
             Arm(data, plan.data.clusters),
             config.scores,
             np.random.default_rng([config.protocol.seed, LADDER.index(attack)]),
-            none=none_scores,
+            none_scores=none_scores,
             controls=Arm(controls, plan.controls.clusters)
             if controls is not None and plan.controls is not None
             else None,

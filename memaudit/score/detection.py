@@ -1,4 +1,4 @@
-"""How well a score tells windows apart: AUC, with an interval over clusters.
+"""How well a score separates two kinds of window: AUC, with an interval over clusters.
 
 Knows scores, labels and cluster numbers as arrays. Knows nothing of what they mean.
 """
@@ -12,15 +12,15 @@ import numpy as np
 from memaudit.score.stats import Bools, Floats, Interval, Ints, clopper_pearson
 
 LEAST_CLUSTERS = 10
-"""Of each kind. With 10 positives among 300 windows of random scores, 7 % of intervals of nominal
-95 % miss 0.5; with 5 it is 14 %, with 1 it is 89 %."""
+"""Fewest clusters of each kind that give an interval. With 10 positives among 300 windows of random
+scores, 7 % of nominal 95 % intervals miss 0.5; with 5 it is 14 %, with 1 it is 89 %."""
 
 
 class Detection(NamedTuple):
     """A figure and its interval."""
 
     value: float
-    """NaN where there is nothing to tell apart."""
+    """NaN without both kinds of window."""
     interval: Interval
 
 
@@ -33,14 +33,17 @@ def roc_auc(
     resamples: int,
     rng: np.random.Generator,
 ) -> Detection:
-    """Probability that a positive scores above a negative, ties half (Hanley & McNeil 1982).
+    """Return the probability that a positive outscores a negative, ties counting half.
 
-    scores, positive, clusters: (N,), the higher the more positive; a score may be infinite.
-    Interval: percentile bootstrap that draws whole clusters, as `stats.cluster_bootstrap` does;
-    resamples without a positive or without a negative are left out. (0, 1) where fewer than
-    `LEAST_CLUSTERS` hold a positive, or a negative: of scores that say nothing such intervals miss
-    0.5 far too often. Where every positive is above every negative, or below, every resample is
-    too; the end is then the exact one of as many pairs as there are clusters of the rarer kind.
+    Hanley & McNeil 1982. scores, positive, clusters: (N,); higher scores mean more positive, and a
+    score may be infinite.
+
+    The interval is a percentile bootstrap over whole clusters, as in `stats.cluster_bootstrap`;
+    resamples that lack either kind are left out. It is (0, 1) if fewer than `LEAST_CLUSTERS`
+    clusters hold a positive, or a negative: with so few, intervals of uninformative scores miss
+    0.5 far too often. If every positive is above (or below) every negative, so is it in every
+    resample; the interval is then the exact one of as many pairs as there are clusters of the rarer
+    kind.
 
     Raises:
         ValueError: for a score that is NaN.
@@ -57,18 +60,18 @@ def roc_auc(
         return Detection(value, Interval(0.0, 1.0))
     if value in (0.0, 1.0):
         return Detection(value, clopper_pearson(int(value) * rarer, rarer, confidence))
-    drawn = int(cluster.max()) + 1
-    found = np.empty(resamples)
-    for number in range(resamples):
-        weights = np.bincount(rng.integers(drawn, size=drawn), minlength=drawn)[cluster]
-        found[number] = _auc(place, positive, weights.astype(np.float64))
+    count = int(cluster.max()) + 1
+    values = np.empty(resamples)
+    for resample in range(resamples):
+        weights = np.bincount(rng.integers(count, size=count), minlength=count)[cluster]
+        values[resample] = _auc(place, positive, weights.astype(np.float64))
     tail = (1 - confidence) / 2
-    low, high = np.nanquantile(found, [tail, 1 - tail])
+    low, high = np.nanquantile(values, [tail, 1 - tail])
     return Detection(value, Interval(float(low), float(high)))
 
 
 def _auc(place: Ints, positive: Bools, weights: Floats) -> float:
-    """AUC of the rank of each score among the distinct ones (N,), windows counted by weight."""
+    """Return the AUC of weighted windows; ``place`` (N,) ranks each among the distinct scores."""
     above = np.bincount(place, weights=weights * positive)
     below = np.bincount(place, weights=weights * ~positive)
     pairs = above.sum() * below.sum()

@@ -1,7 +1,7 @@
-"""Where what a fine-tuned model gives away comes from: its scores paired with the model before.
+"""Scores of a fine-tuned model paired with those of its reference: known before, or leaked.
 
-Knows the scores that one attack got on the same windows from two models, the target and the
-reference. Knows nothing of what fine-tuning is or how models are loaded. N stands for windows.
+Knows the scores of one attack on the same windows from two models, the target and the reference.
+Knows nothing of what fine-tuning is or how models are loaded. N stands for windows.
 """
 
 from __future__ import annotations
@@ -25,37 +25,39 @@ class NllChange:
     """Mean suffix NLL of the target minus that of the reference, nats/token, paired by window."""
 
     target: float
-    """Mean; NaN where no window has a finite NLL from both models, as the next two."""
+    """Mean of the target. All four fields are NaN if no window has a finite NLL from both."""
     reference: float
+    """Mean of the reference."""
     change: float
-    """Below 0 where the target finds the suffixes likelier."""
+    """Below 0 if the target finds the suffixes likelier."""
     interval: Interval
-    """Percentile bootstrap of the change over clusters; NaN where there is none."""
+    """Percentile bootstrap of the change over clusters."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """One attack, or `ANY`, on N windows of both models: each is one of four."""
+    """One attack, or `ANY`, on N windows of both models; each window is counted in one of four."""
 
     attack: str
     known: int
     """Extracted from both: known before the fine-tuning."""
     leaked: Rate
-    """Extracted from the target alone: leaked by the fine-tuning; of all N windows."""
+    """Extracted from the target alone: leaked by the fine-tuning. A share of all N windows."""
     forgotten: int
     """Extracted from the reference alone."""
     neither: int
     p_value: float
     """Exact McNemar test of leaked against forgotten, two-sided, windows as independent."""
     clustered_p_value: float
-    """Sign-flip permutation test of the same over near-duplicate clusters, two-sided."""
+    """Sign-flip permutation test of leaked against forgotten over near-duplicate clusters,
+    two-sided."""
     nll: NllChange
-    """Of `ANY`, the lowest NLL that any attack gets from each model."""
+    """For `ANY`, from the lowest NLL that any attack gets from each model."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """What one attack scored on the same N windows of both models."""
+    """Scores of one attack on the same N windows of both models."""
 
     attack: str
     target: WindowScores
@@ -65,9 +67,9 @@ class Pair:
 def origins(
     pairs: Sequence[Pair], clusters: Ints, settings: ScoreSettings, seed: Sequence[int]
 ) -> tuple[Origin, ...]:
-    """The origin of what each attack extracts, in the order given, then of `ANY`.
+    """Return the origin of what each attack extracts, in the order given, then that of `ANY`.
 
-    clusters: (N,) near-duplicate cluster of each window. Empty where there is no pair.
+    clusters: (N,) near-duplicate cluster of each window. Empty without pairs.
     """
     if not pairs:
         return ()

@@ -1,7 +1,7 @@
 """Scores of each window, then the rates of an attack over windows.
 
-Knows token ids, log-probabilities and cluster numbers as arrays. Knows nothing of what an
-attack is beyond its name, nor of thresholds. N stands for windows, S for suffix tokens.
+Knows token ids, log-probabilities and cluster numbers as arrays. Knows an attack only by its name,
+and nothing of thresholds. N stands for windows, S for suffix tokens.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from memaudit.score.stats import Bools, Floats, Interval, Ints
 Ids = npt.NDArray[np.integer]
 
 _CHUNK_CELLS = 1 << 18
-"""Tokens scored at once: few enough that the working arrays of a chunk stay in the cache."""
+"""Tokens scored at once, so that the working arrays of a chunk stay in the cache."""
 
 
 @dataclass(frozen=True, eq=False)
 class WindowScores:
-    """What one attack extracted of each of N windows. All arrays are (N,)."""
+    """Scores of one attack on each of N windows. All arrays are (N,)."""
 
     exact: Bools
-    """Whether all S tokens were extracted."""
+    """True if all S tokens were extracted."""
     fractional: Floats
     """Share of the S positions that hold the suffix's token, fraction in [0,1]."""
     matched: Ints
     """Tokens before the first mismatch, 0..S."""
     longest_run: Ints
-    """Longest run of tokens that output and suffix have in common, at any alignment, 0..S."""
+    """Longest run of tokens shared by output and suffix, at any alignment, 0..S."""
     edit_similarity: Floats
     """1 - Levenshtein distance / S over tokens, fraction in [0,1]."""
     suffix_nll: Floats
-    """Teacher-forced, nats/token; NaN where the attack has no model."""
+    """Teacher-forced, nats/token; NaN if the attack has no model."""
     log_p_z: Floats
-    """ln of the sampler's probability of the suffix; -inf for 0; NaN as above."""
+    """ln of the sampler's probability of the suffix; -inf for 0; NaN if the attack has no model."""
 
     def __len__(self) -> int:
         return len(self.exact)
 
     def take(self, index: npt.NDArray[np.generic]) -> WindowScores:
-        """The windows at ``index``: whole numbers, or a mask (N,)."""
+        """Return the windows at ``index``: integers, or a mask (N,)."""
         return WindowScores(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
 
@@ -57,25 +57,25 @@ class Arm:
 
     scores: WindowScores
     clusters: Ints
-    """(N,) number of the near-duplicate cluster that each window lies in."""
+    """(N,) number of each window's near-duplicate cluster."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A share of windows, with what is known of it."""
+    """A share of windows, with its intervals."""
 
     k: int
     """Windows hit."""
     n: int
     """Windows scored."""
     estimate: float
-    """k/n, fraction in [0,1]; NaN where nothing was scored."""
+    """k/n, fraction in [0,1]; NaN if nothing was scored."""
     interval: Interval
-    """Exact (Clopper–Pearson), windows as independent. (0, 1) where n is 0, as the next."""
+    """Exact (Clopper–Pearson), taking windows as independent. (0, 1) if n is 0."""
     clustered: Interval
-    """Percentile bootstrap over clusters; a meaningless point where all clusters agree."""
+    """Percentile bootstrap over clusters (`stats.clustered_rate`). (0, 1) if n is 0."""
     confidence: float
-    """Of both intervals."""
+    """Confidence level of both intervals."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class Difference:
     """Exact rate on the data minus exact rate on the controls, one attack."""
 
     estimate: float
-    """In [-1,1]; NaN where either arm is empty."""
+    """Fraction in [-1,1]; NaN if either arm is empty."""
     interval: Interval
-    """Conservative exact interval, windows taken as independent."""
+    """Conservative exact interval, taking windows as independent."""
     p_value: float
     """Fisher's exact test, one-sided: that the data's rate is above the controls'."""
 
@@ -95,13 +95,13 @@ class Lift:
     """Exact rate of an attack minus that of ``none``, on the same windows."""
 
     estimate: float
-    """In [-1,1]."""
+    """Fraction in [-1,1]."""
     gained: int
     """Windows that the attack extracted and ``none`` did not."""
     lost: int
     """Windows that ``none`` extracted and the attack did not."""
     p_value: float
-    """Exact McNemar test, two-sided, windows taken as independent."""
+    """Exact McNemar test, two-sided, taking windows as independent."""
     clustered_p_value: float
     """Sign-flip permutation test over clusters, two-sided."""
     interval: Interval
@@ -116,33 +116,33 @@ class AttackSummary:
     exact: Rate
     """Windows extracted exactly."""
     fractional: float
-    """Mean fractional extraction, fraction in [0,1]; NaN where nothing was scored."""
+    """Mean fractional extraction, fraction in [0,1]; NaN if nothing was scored."""
     fractional_interval: Interval
     """Percentile bootstrap over clusters."""
     suffix_nll: float
-    """Mean, nats/token; NaN where the attack has no model."""
+    """Mean, nats/token; NaN if the attack has no model."""
     controls_exact: Rate | None
-    """Controls extracted exactly; None without controls, as the next two."""
+    """Controls extracted exactly; None without controls."""
     controls_fractional: float | None
-    """Mean fractional extraction of the controls."""
+    """Mean fractional extraction of the controls; None without controls."""
     difference: Difference | None
-    """Data minus controls."""
+    """Data minus controls; None without controls."""
     lift: Lift | None
-    """Against ``none``; None for ``none`` itself, or where it did not run."""
+    """Gain over ``none``; None for ``none`` itself, or if it did not run."""
     cluster_sizes: tuple[int, ...]
-    """Windows in each near-duplicate cluster that the data's windows lie in."""
+    """Windows of the data in each near-duplicate cluster."""
 
 
 def score_windows(
     continuation_ids: Ids, suffix_ids: Ids, suffix_nll: Floats, log_p_z: Floats
 ) -> WindowScores:
-    """Score what was extracted (N,S) against the true suffixes (N,S), chunk by chunk.
+    """Score continuations (N,S) against the true suffixes (N,S), chunk by chunk.
 
-    A -1 in ``continuation_ids`` is a position without output: it equals no token, so an early
-    end counts as wrong. ``suffix_nll`` and ``log_p_z`` (N,) pass through.
+    A -1 in ``continuation_ids`` is a position without output. It equals no token, so an early end
+    counts as wrong. ``suffix_nll`` and ``log_p_z`` (N,) pass through.
 
     Raises:
-        ValueError: if the shapes do not agree, or S is 0.
+        ValueError: the shapes do not agree, or S is 0.
     """
     n, length = suffix_ids.shape
     if continuation_ids.shape != suffix_ids.shape or length == 0:
@@ -177,13 +177,13 @@ def summarise(
     settings: ScoreSettings,
     rng: np.random.Generator,
     *,
-    none: WindowScores | None = None,
+    none_scores: WindowScores | None = None,
     controls: Arm | None = None,
 ) -> AttackSummary:
-    """Rates of one attack over the data and, where given, the controls.
+    """Summarise one attack over the data and, if given, the controls.
 
-    ``none`` is what that attack scored on the same windows in the same order, for the lift.
-    ``rng`` draws the resamples.
+    ``none_scores`` are those of the attack ``none`` on the same windows in the same order, for
+    the lift. ``rng`` chooses the resamples.
     """
     exact = rate_of(data.scores.exact, data.clusters, settings, rng)
     on_controls = None
@@ -198,26 +198,26 @@ def summarise(
         controls_exact=on_controls,
         controls_fractional=_mean(controls.scores.fractional) if controls is not None else None,
         difference=_difference(exact, on_controls) if on_controls is not None else None,
-        lift=_lift(data, none, settings, rng) if none is not None else None,
+        lift=None if none_scores is None else _lift(data, none_scores, settings, rng),
         cluster_sizes=tuple(np.unique(data.clusters, return_counts=True)[1].tolist()),
     )
 
 
 def best_edit_similarity(scores: Mapping[str, WindowScores]) -> Floats:
-    """Largest edit similarity (N,) of each window over the attacks given, by name."""
+    """Return the largest edit similarity (N,) of each window over attacks, by name."""
     return np.asarray(np.max([s.edit_similarity for s in scores.values()], axis=0))
 
 
 def best_log_p_z(scores: Mapping[str, WindowScores]) -> Floats:
-    """Largest ln p_z (N,) of each window over the attacks given; NaN where none has one."""
+    """Return the largest ln p_z (N,) of each window over attacks; NaN if none has a value."""
     return np.asarray(np.fmax.reduce([s.log_p_z for s in scores.values()]))
 
 
 def _longest_run(output: Ids, suffix: Ids) -> Ints:
-    """Longest common run of tokens (n,) of the rows of two (n,S) arrays.
+    """Return the longest common run of tokens (n,) between the rows of two (n,S) arrays.
 
-    ``runs[:, j + 1]`` is the common run that ends at the output's token of this turn and the
-    suffix's token j: one longer than the run that ended one token earlier in both.
+    ``runs[:, j + 1]`` is the common run that ends at the current output token and at suffix token
+    j: one longer than the run that ended one token earlier in both.
     """
     runs, best = np.zeros((2, len(suffix), suffix.shape[1] + 1), dtype=np.int32)  # (n, S+1)
     for token in output.T[:, :, None]:  # (n, 1)
@@ -227,13 +227,14 @@ def _longest_run(output: Ids, suffix: Ids) -> Ints:
 
 
 def _edit_similarity(output: Ids, suffix: Ids) -> Floats:
-    """Levenshtein similarity over S (n,) of the rows; positions without output are left out."""
-    said, scorer = [row[row >= 0].tolist() for row in output], Levenshtein.normalized_similarity
-    return np.asarray(cpdist(said, suffix.tolist(), scorer=scorer, dtype=np.float64))
+    """Return each row's Levenshtein similarity over S (n,), without positions that lack output."""
+    outputs = [row[row >= 0].tolist() for row in output]
+    scorer = Levenshtein.normalized_similarity
+    return np.asarray(cpdist(outputs, suffix.tolist(), scorer=scorer, dtype=np.float64))
 
 
 def rate_of(hits: Bools, clusters: Ints, settings: ScoreSettings, rng: np.random.Generator) -> Rate:
-    """The share of windows (N,) that are hit, with its intervals; ``rng`` draws the resamples."""
+    """Return the share of windows (N,) that are hit; ``rng`` chooses the resamples."""
     k, n = int(np.count_nonzero(hits)), len(hits)
     return Rate(
         k=k,
@@ -257,11 +258,13 @@ def _difference(data: Rate, controls: Rate) -> Difference:
     return Difference(data.estimate - controls.estimate, interval, stats.fisher_greater(*counts))
 
 
-def _lift(data: Arm, none: WindowScores, settings: ScoreSettings, rng: np.random.Generator) -> Lift:
-    hit, base = data.scores.exact, none.exact
-    paired = stats.paired_exact(hit, base)
-    by_cluster = stats.paired_clustered(hit, base, data.clusters, settings.bootstrap, rng)
-    change = hit.astype(np.float64) - base
+def _lift(
+    data: Arm, none_scores: WindowScores, settings: ScoreSettings, rng: np.random.Generator
+) -> Lift:
+    exact, none_exact = data.scores.exact, none_scores.exact
+    paired = stats.paired_exact(exact, none_exact)
+    by_cluster = stats.paired_clustered(exact, none_exact, data.clusters, settings.bootstrap, rng)
+    change = exact.astype(np.float64) - none_exact
     return Lift(
         estimate=_mean(change),
         gained=paired.gained,
@@ -279,7 +282,7 @@ def _bootstrap(
     rng: np.random.Generator,
     low: float = 0.0,
 ) -> Interval:
-    """Cluster bootstrap of the mean; (``low``, 1) where there is nothing to draw from."""
+    """Return the cluster bootstrap interval of the mean; (``low``, 1) without values."""
     if not len(values):
         return Interval(low, 1.0)
     return stats.cluster_bootstrap(

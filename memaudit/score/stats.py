@@ -2,10 +2,10 @@
 
 Knows counts, values and cluster numbers. Knows nothing of tokens, attacks or gates.
 
-Two kinds of interval stand side by side. The exact one (Clopper–Pearson) holds for any number
-of windows, zero hits included, but takes windows as independent. The cluster bootstrap takes
-whole near-duplicate clusters as what was drawn, but is blind where every cluster says the same.
-Neither replaces the other; whoever judges takes the wider end. N stands for windows.
+There are two kinds of interval. The exact one (Clopper–Pearson) holds for any number of windows,
+zero hits included, but takes windows as independent. The cluster bootstrap resamples whole
+near-duplicate clusters, but is blind where every cluster agrees. Neither replaces the other;
+whoever judges takes the wider end. N stands for windows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Bools = npt.NDArray[np.bool_]
 Counts = Ints | Floats
 
 _LEAST = 1e-15
-"""As near to 0 or 1 as a bound is looked for."""
+"""Distance from 0 and 1 at which the search for a bound stops."""
 _BOOTSTRAP_CELLS = 1 << 22
 """Counts held at once while resampling: 32 MiB of int64."""
 
@@ -46,20 +46,19 @@ class Paired:
     lost: int
     """Windows that only the second attack hit."""
     p_value: float
-    """Two-sided; 1 where the two attacks never differ."""
+    """Two-sided; 1 if the two attacks never differ."""
 
 
 def clopper_pearson(k: int, n: int, confidence: float) -> Interval:
-    """Exact interval of a rate from ``k`` hits in ``n`` independent trials.
+    """Return the exact interval of a rate from ``k`` hits in ``n`` independent trials.
 
-    Clopper & Pearson 1934; its coverage is never below ``confidence``. No trials say nothing:
-    (0, 1).
+    Clopper & Pearson 1934; its coverage is never below ``confidence``. (0, 1) without trials.
 
     Raises:
-        ValueError: if ``k`` is not within 0..n.
+        ValueError: ``k`` is not within 0..n.
     """
     if not 0 <= k <= n:
-        raise ValueError(f"{k} hits of {n} trials: hits must lie within 0 and the trials")
+        raise ValueError(f"{k} hits of {n} trials: hits must be between 0 and the trials")
     tail = (1 - confidence) / 2
     low = float(stats.beta.ppf(tail, k, n - k + 1)) if k > 0 else 0.0
     high = float(stats.beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0
@@ -67,25 +66,25 @@ def clopper_pearson(k: int, n: int, confidence: float) -> Interval:
 
 
 def bounded_mean(mean: float, sizes: Counts, confidence: float) -> Interval:
-    """Interval of a mean over windows that lie in K independent clusters, (K,) of these ``sizes``.
+    """Return the interval of a mean over windows in K independent clusters of ``sizes`` (K,).
 
-    A cluster weighs w, its share of the windows, and has a mean in [0,1], however that is
-    distributed. Two bounds of the probability that the mean m lies as far from its expectation u
-    hold at once, so the narrower of their intervals does:
+    A cluster's weight w is its share of the windows; its mean is in [0,1], with any distribution.
+    Two bounds on the probability that the mean m lies this far from its expectation u both hold,
+    so the narrower interval does:
 
     - exp(-2 n (m - u)^2) with n = 1 / sum w^2 (Hoeffding 1963, theorem 2);
     - exp(-n KL(m, u)) with n = 1 / max w, KL the relative entropy of two coins: theorem 1 for equal
       weights; for others log(1 - p + p e^(tw)) is convex in w and 0 at 0, hence at most w / max w
       of its value at max w, and concave in p.
 
-    A mean of 0 or 1 is bounded by `agreeing`. Its coverage is never below ``confidence``. No
-    clusters say nothing: (0, 1).
+    A mean of 0 or 1 is bounded by `agreeing`. Coverage is never below ``confidence``. (0, 1)
+    without clusters.
 
     Raises:
-        ValueError: if ``mean`` is not within 0..1.
+        ValueError: ``mean`` is not within 0..1.
     """
     if not 0 <= mean <= 1:
-        raise ValueError(f"a mean of {mean}: it must lie within 0 and 1")
+        raise ValueError(f"a mean of {mean}: it must be between 0 and 1")
     if not len(sizes):
         return Interval(0.0, 1.0)
     if mean in (0, 1):
@@ -103,16 +102,16 @@ def bounded_mean(mean: float, sizes: Counts, confidence: float) -> Interval:
 
 
 def agreeing(sizes: Counts, hit: bool, confidence: float) -> Interval:
-    """Interval of a mean that is 0, or 1 if ``hit``, in each of K independent clusters.
+    """Return the interval of a mean that is 0, or 1 if ``hit``, in each of K independent clusters.
 
-    Clusters, (K,) of these ``sizes`` in windows, have expectations p of their own, not one that
-    they share. A value in [0,1] is 0 with probability 1 - p at most, so all are with prod(1 - p).
-    Of all p with that product at least (1 - confidence) / 2, the largest mean over windows has
-    1 - p = c / size where a size is above c and p = 0 elsewhere (Lagrange). Of equal sizes it is
-    `clopper_pearson`'s; one cluster that holds half of the windows leaves it near a half at least.
+    Each cluster, of ``sizes`` (K,) in windows, has its own expectation p. A value in [0,1] is 0
+    with probability at most 1 - p, so all are 0 with probability at most prod(1 - p). Among all p
+    whose product is at least (1 - confidence) / 2, the largest mean over windows has
+    1 - p = c / size for sizes above c and p = 0 elsewhere (Lagrange). For equal sizes this is
+    `clopper_pearson`; one cluster with half of the windows keeps it near a half or above.
     """
     large = np.sort(sizes)[::-1].astype(np.float64)
-    if large[0] == large[-1]:  # the same, to the last digit
+    if large[0] == large[-1]:  # equal sizes: identical to the last digit
         return clopper_pearson(len(large) if hit else 0, len(large), confidence)
     surprise = math.log(2 / (1 - confidence))
     # The sum of log(size / c) over the largest j is at most what it is over all sizes above c.
@@ -130,29 +129,30 @@ def cluster_bootstrap(
     rng: np.random.Generator,
     weights: Floats | None = None,
 ) -> Interval:
-    """Percentile bootstrap of the mean of ``values`` (N,), drawing whole ``clusters`` (N,).
+    """Return the percentile bootstrap interval of the mean of ``values`` (N,) over whole clusters.
 
-    weights: (N,) how many windows each value stands for, where only some were looked at.
+    clusters: (N,) cluster number of each value.
+    weights: (N,) windows that each value stands for, if only some were examined.
 
-    Each resample draws as many clusters as there are, with replacement; its mean is the ratio
-    of the drawn sums to the drawn sizes (Efron & Tibshirani 1993, ch. 13; Field & Welsh 2007).
-    Clusters of the same sum and size are interchangeable, so that only how often each *kind*
-    is drawn has to be: one multinomial count, the same distribution at a fraction of the cost.
+    Each resample takes as many clusters as there are, with replacement; its mean is the ratio of
+    the sampled sums to the sampled sizes (Efron & Tibshirani 1993, ch. 13; Field & Welsh 2007).
+    Clusters of equal sum and size are interchangeable, so one multinomial count over the *kinds* of
+    cluster gives the same distribution at a fraction of the cost.
 
-    Where all values are equal, or there is one cluster, every resample is the same and the
-    interval is that one point: it then says nothing, and the exact interval is what counts.
+    If all values are equal, or there is one cluster, every resample is the same and the interval is
+    a meaningless point: use the exact interval.
 
     Raises:
-        ValueError: if there are no values, or not one cluster number for each.
+        ValueError: there are no values, or not one cluster number for each.
     """
     sums, sizes = _by_cluster(values, clusters, weights)
     kinds, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
-    drawn, shares = int(counts.sum()), counts / counts.sum()
+    total, shares = int(counts.sum()), counts / counts.sum()
     rows = max(1, _BOOTSTRAP_CELLS // len(kinds))
     means = np.empty(resamples)
     for start in range(0, resamples, rows):
         stop = min(start + rows, resamples)
-        totals = rng.multinomial(drawn, shares, size=stop - start) @ kinds  # (rows, 2)
+        totals = rng.multinomial(total, shares, size=stop - start) @ kinds  # (rows, 2)
         means[start:stop] = totals[:, 0] / totals[:, 1]
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
@@ -167,14 +167,14 @@ def clustered_rate(
     resamples: int,
     rng: np.random.Generator,
 ) -> Interval:
-    """Interval of a share of windows (N,) that knows their ``clusters`` (N,).
+    """Return the interval of a share of windows (N,) in ``clusters`` (N,).
 
-    The cluster bootstrap, but where every window agrees, which leaves that one blind: the exact
-    bound over clusters of their sizes (`agreeing`). So no hit in 1,000 windows of 10 documents of
-    one length is known to be below 31 %, not below 0.4 %. (0, 1) where there are no windows.
+    The cluster bootstrap; if every window agrees, which that cannot handle, the exact bound over
+    clusters of their sizes (`agreeing`). So no hit in 1,000 windows of 10 documents of equal length
+    is known to be below 31 %, not below 0.4 %. (0, 1) without windows.
 
     Raises:
-        ValueError: if there is not one cluster number for each window.
+        ValueError: there is not one cluster number for each window.
     """
     if not len(hits):
         return Interval(0.0, 1.0)
@@ -184,9 +184,9 @@ def clustered_rate(
 
 
 def paired_exact(a: Bools, b: Bools) -> Paired:
-    """Exact McNemar test of ``a`` (N,) against ``b`` (N,), hits on the same windows.
+    """Run the exact McNemar test of ``a`` (N,) against ``b`` (N,), hits on the same windows.
 
-    Only windows on which the two differ count: under no difference each goes either way with
+    Only windows on which the two differ count: without a difference each goes either way with
     probability 1/2. Takes windows as independent; see `paired_clustered`.
     """
     gained, lost = int(np.sum(a & ~b)), int(np.sum(b & ~a))
@@ -197,13 +197,13 @@ def paired_exact(a: Bools, b: Bools) -> Paired:
 def paired_clustered(
     a: Bools | Ints, b: Bools | Ints, clusters: Ints, resamples: int, rng: np.random.Generator
 ) -> float:
-    """Two-sided p-value of ``a`` against ``b`` (N,) where windows of a cluster hang together:
-    hits, or how often of several fits each window was hit.
+    """Return the two-sided p-value of ``a`` against ``b`` (N,), windows of a cluster dependent.
 
-    Sign-flip permutation test: under no difference, each cluster's sum of a - b is as likely
-    as its negative. Only sums' sizes matter, so the flips of equal sizes are drawn as one
-    binomial count. The observed value counts as one of the resamples (Phipson & Smyth 2010),
-    so the least p-value is 1 / (resamples + 1). 1 where no cluster's sum differs from zero.
+    Both are hits, or counts of the fits that hit each window. Sign-flip permutation test: without a
+    difference, each cluster's sum of a - b is as likely as its negative. Only the sizes of the sums
+    matter, so flips of equal sizes are sampled as one binomial count. The observed value counts as
+    one of the resamples (Phipson & Smyth 2010), so the smallest p-value is 1 / (resamples + 1).
+    1 if no cluster's sum differs from zero.
     """
     if not len(a):
         return 1.0
@@ -218,10 +218,10 @@ def paired_clustered(
 
 
 def difference(k1: int, n1: int, k2: int, n2: int, confidence: float) -> Interval:
-    """Conservative exact interval of rate ``k1/n1`` minus rate ``k2/n2``.
+    """Return a conservative exact interval of rate ``k1/n1`` minus rate ``k2/n2``.
 
     The corners of two Clopper–Pearson intervals, each missing with half the probability
-    (Bonferroni), so that both hold together with at least ``confidence``.
+    (Bonferroni), so both hold together with at least ``confidence``.
     """
     each = 1 - (1 - confidence) / 2
     first, second = clopper_pearson(k1, n1, each), clopper_pearson(k2, n2, each)
@@ -229,7 +229,7 @@ def difference(k1: int, n1: int, k2: int, n2: int, confidence: float) -> Interva
 
 
 def fisher_greater(k1: int, n1: int, k2: int, n2: int) -> float:
-    """One-sided p-value of Fisher's exact test that rate ``k1/n1`` exceeds rate ``k2/n2``."""
+    """Return Fisher's exact one-sided p-value that rate ``k1/n1`` exceeds rate ``k2/n2``."""
     if n1 == 0 or n2 == 0:
         return 1.0
     table = np.array([[k1, n1 - k1], [k2, n2 - k2]])
@@ -237,7 +237,7 @@ def fisher_greater(k1: int, n1: int, k2: int, n2: int) -> float:
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where the function is 0 between two ends; the end where it is not yet, if it never is."""
+    """Return the function's zero between two ends; without one, the end nearest to zero."""
     if function(low) * function(high) >= 0:
         return low if abs(function(low)) < abs(function(high)) else high
     return float(optimize.brentq(function, low, high, xtol=1e-15))
@@ -246,7 +246,7 @@ def _root(function: Callable[[float], float], low: float, high: float) -> float:
 def _by_cluster(
     values: npt.NDArray[np.generic], clusters: Ints, weights: Floats | None = None
 ) -> tuple[Floats, Floats]:
-    """Sum of ``values`` and number of windows in each cluster, both (clusters,)."""
+    """Return the sum of ``values`` and the number of windows in each cluster, both (clusters,)."""
     if not len(values) or values.shape != clusters.shape:
         raise ValueError(f"{values.shape} values with {clusters.shape} cluster numbers")
     _, index = np.unique(clusters, return_inverse=True)

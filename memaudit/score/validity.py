@@ -1,8 +1,8 @@
-"""What shows that a run means nothing: windows without text, templates, and how the model reads.
+"""Signs that a run means nothing: windows without text, templates, a model that cannot read.
 
 Knows token ids, decoded text, log-likelihoods and which ids have a special meaning. Knows nothing
-of tokenizers, models or verdicts: it counts. N stands for windows, P and S for the tokens of their
-two sides, T for those of either, X for the rows of the model's vocabulary.
+of tokenizers, models or verdicts: it only counts. N stands for windows, P and S for the tokens of
+prefix and suffix, T for those of either side, X for the rows of the model's vocabulary.
 """
 
 from __future__ import annotations
@@ -23,49 +23,49 @@ Decode = Callable[[Ids], tuple[str, ...]]
 """Rows of ids (N,T) as N texts."""
 
 REPEATED = 0.9
-"""Share of places that equal the one a period before them from which a side is a repetition."""
+"""A side is a repetition if this share of its tokens equals the token one period earlier."""
 _LEAST_REPEATED = 4
 """Tokens below which a side is too short to be called a repetition."""
 _CONTROL, _REPLACED = 0.25, 0.9
-"""Shares of characters above which a text is none. Control characters: UTF-16 read as something
-else is half NULs, text without a fault has none. Replacement characters: a window cut from bytes
-has some at its ends, so that almost all have to be."""
+"""Shares of characters above which a side is not text. Control characters: UTF-16 decoded as
+something else is half NULs; sound text has none. Replacement characters: a window cut from bytes
+has some at its ends, so only a side that is almost all of them counts."""
 TEMPLATE_SHARE, TEMPLATE_NEIGHBOURS = 0.05, 3
-"""A side is template where it stands in at least this share of the windows, beside at least so
-many different other sides."""
+"""A side is template if it occurs in at least this share of the windows, next to at least this many
+different other sides."""
 _IN_CONTROLS_TOKENS = 8
-"""Tokens that a suffix needs, for its place in a control to be more than chance."""
+"""Tokens that a suffix needs before finding it in a control is more than chance."""
 _LEAST_OF_UNIFORM, _MOST_OF_UNIFORM = 0.8, 0.96
-"""Shares of the NLL of a uniform guess: the least limit, and the most that token frequencies count
-for in it. Words drawn evenly have no frequencies to tell, and random weights give ln X itself."""
+"""Shares of the NLL of a uniform guess: the lowest limit, and the cap on the guess by token
+frequencies. Evenly distributed words have no informative frequencies; random weights give ln X."""
 _ROWS = 4096
-"""Windows whose text is held at a time."""
+"""Windows decoded at a time."""
 END_WITHIN = 2
-"""Tokens within which a continuation ends at once."""
+"""A continuation that ends within this many tokens ends at once."""
 
 
 @dataclass(frozen=True)
 class TokenRoles:
-    """What some ids of a vocabulary stand for."""
+    """Special meanings of some ids of a vocabulary."""
 
     vocabulary: int
     """X."""
     unknown: int | None
-    """Stands for text that the tokenizer cannot write; None where it can write any."""
+    """Id for text that the tokenizer cannot write; None if it can write any text."""
     special: tuple[int, ...]
-    """Padding, markers and the like; the unknown token is none of them."""
+    """Padding, markers and the like, without the unknown token."""
     end: tuple[int, ...]
     """Ids with which the model ends its answer."""
 
 
 @dataclass(frozen=True, eq=False)
 class TextFaults:
-    """Which of N windows have a side that is no text. All arrays are (N,)."""
+    """Windows, of N, with a side that is not text. All arrays are (N,)."""
 
     control: Bools
     """Only blanks, or many control or replacement characters."""
     repeated: Bools
-    """The same few tokens over and over."""
+    """A few tokens, repeated over and over."""
     unknown: Bools
     """More than half the unknown token."""
     special: Bools
@@ -75,24 +75,24 @@ class TextFaults:
 
     @property
     def any(self) -> Bools:
-        """Windows that have one of these faults."""
+        """Windows with any of these faults."""
         return self.control | self.repeated | self.unknown | self.special
 
 
 @dataclass(frozen=True, eq=False)
 class Templates:
-    """Which of N windows have a side that many others have too. All arrays are (N,)."""
+    """Windows, of N, with a side shared by many others. All arrays are (N,)."""
 
     suffix: Bools
-    """Their suffix stands after several other prefixes."""
+    """The suffix also follows several other prefixes."""
     prefix: Bools
-    """Their prefix stands before several other suffixes."""
+    """The prefix also precedes several other suffixes."""
     in_controls: Bools
-    """Their suffix stands whole in a control."""
+    """The whole suffix occurs in a control."""
 
     @property
     def any(self) -> Bools:
-        """Windows of which one side is template."""
+        """Windows with a template on either side."""
         return self.suffix | self.prefix | self.in_controls
 
 
@@ -103,49 +103,49 @@ class Reading:
     nll: float
     """Median over the windows."""
     frequencies: float
-    """The same of a guess by how frequent each token is in these suffixes."""
+    """Median for a guess by the frequency of each token in these suffixes."""
     uniform: float
-    """Of a uniform guess: ln X."""
+    """NLL of a uniform guess: ln X."""
 
     @property
     def limit(self) -> float:
         """NLL from which a model reads these suffixes no better than by chance.
 
-        Half-way from the guess by frequencies to the uniform one, and no less than 80 % of the
+        Half-way from the guess by frequencies to the uniform guess, and no less than 80 % of the
         latter. Measured as NLL over limit, medians of 200 windows of 50+50 tokens, X = 8,192. A
         small trained model reads its training text at 0.17, unseen text of the same kind at 0.73,
         hashes, digits, base64 and code at 0.79 to 0.89, Chinese in bytes at 0.62, random letters
-        of DNA at 0.96. Noise of half a standard deviation in its weights puts it at 0.33, of a
-        whole one at 0.95. Damaged, it is at 1.01 (norms of zeros), 1.12 (a head of zeros), 1.15
-        and 1.25 (head, embedding initialised anew), 1.4 to 2.3 (layers), 1.26 to 1.36 (another
-        tokenizer), 1.64 (permuted ids). Random weights are at 1.10 to 1.45 (eight set-ups of five
-        architectures).
+        of DNA at 0.96. Noise of half a standard deviation in its weights puts training text at
+        0.33, of a whole one at 0.95. Damaged models are at 1.01 (norms of zeros), 1.12 (a head of
+        zeros), 1.15 and 1.25 (head, embedding reinitialised), 1.4 to 2.3 (layers), 1.26 to 1.36
+        (another tokenizer), 1.64 (permuted ids). Random weights are at 1.10 to 1.45 (eight set-ups
+        of five architectures).
         """
         frequencies = min(self.frequencies, _MOST_OF_UNIFORM * self.uniform)
         return max((frequencies + self.uniform) / 2, _LEAST_OF_UNIFORM * self.uniform)
 
     @property
     def is_chance(self) -> bool:
-        """Whether the model reads these suffixes no better than by chance."""
+        """True if the model reads these suffixes no better than by chance."""
         return self.nll >= self.limit
 
 
 @dataclass(frozen=True)
 class Continuations:
-    """How the prefixes are continued whose suffixes do not come out."""
+    """Continuations of the windows whose suffix was not extracted."""
 
     windows: int
-    """Windows whose suffix does not come out."""
+    """Windows whose suffix was not extracted."""
     ended: int
-    """Of them, continuations that end at once where the suffix does not."""
-    same: int
-    """Of them, those that have the commonest continuation."""
+    """Windows among them whose continuation ends at once although the suffix does not."""
+    alike: int
+    """Windows among them that share the most common continuation."""
 
 
 def find_text_faults(
     prefix_ids: Ids, suffix_ids: Ids, roles: TokenRoles, decode: Decode
 ) -> TextFaults:
-    """Look for sides, prefixes (N,P) and suffixes (N,S), that are no text."""
+    """Find prefixes (N,P) and suffixes (N,S) that are not text."""
     sides = (prefix_ids, suffix_ids)
     unknown = [_share(side, () if roles.unknown is None else (roles.unknown,)) for side in sides]
     tokens = [side.shape[1] for side in sides]
@@ -159,7 +159,7 @@ def find_text_faults(
 
 
 def find_templates(prefix_ids: Ids, suffix_ids: Ids, controls: Ids | None) -> Templates:
-    """Look for sides that are template; ``controls`` are whole windows (M,P+S)."""
+    """Find sides that are template; ``controls`` are whole windows (M,P+S)."""
     inside = np.zeros(len(suffix_ids), dtype=np.bool_)
     if controls is not None and suffix_ids.shape[1] >= _IN_CONTROLS_TOKENS:
         length = suffix_ids.shape[1]
@@ -173,7 +173,7 @@ def find_templates(prefix_ids: Ids, suffix_ids: Ids, controls: Ids | None) -> Te
 
 
 def measure_reading(suffix_ids: Ids, suffix_nll: Floats, vocabulary: int) -> Reading | None:
-    """How well suffixes (N,S) of this NLL (N,) are predicted; None where no NLL is known."""
+    """Return how well suffixes (N,S) with NLLs (N,) are predicted; None if no NLL is known."""
     known = np.isfinite(suffix_nll)
     if not known.any():
         return None
@@ -185,14 +185,16 @@ def measure_reading(suffix_ids: Ids, suffix_nll: Floats, vocabulary: int) -> Rea
 
 
 def count_continuations(continuation_ids: Ids, suffix_ids: Ids, roles: TokenRoles) -> Continuations:
-    """Count how windows (N,S) that do not come out are continued; -1 stands for no token."""
+    """Count how windows (N,S) that were not extracted are continued; -1 stands for no token."""
     missed = (continuation_ids != suffix_ids).any(axis=1)
     continued, suffixes = continuation_ids[missed], suffix_ids[missed]
     ends = np.array([-1, *roles.end])
     ended = np.isin(continued[:, :END_WITHIN], ends).any(axis=1)
     ended &= ~np.isin(suffixes[:, :END_WITHIN], ends).any(axis=1)
     counts = np.unique(run_hashes(continued, continued.shape[1]), return_counts=True)[1]
-    return Continuations(len(continued), int(ended.sum()), int(counts.max(initial=0)))
+    return Continuations(
+        windows=len(continued), ended=int(ended.sum()), alike=int(counts.max(initial=0))
+    )
 
 
 def _either(sides: Sequence[Bools]) -> Bools:
@@ -200,59 +202,60 @@ def _either(sides: Sequence[Bools]) -> Bools:
 
 
 def _share(ids: Ids, which: Sequence[int]) -> Floats:
-    """Share of these tokens in each row: (N,)."""
+    """Return the share (N,) of the given tokens in each row."""
     return np.asarray(np.isin(ids, np.array(which, dtype=np.int64)).mean(axis=1))
 
 
 def _repeated(ids: Ids) -> Bools:
-    """Rows (N,T) that repeat few tokens, at least eight times where T allows it: (N,)."""
+    """Mark rows (N,T) that repeat a few tokens, at least eight times if T allows it: (N,)."""
     tokens = ids.shape[1]
-    found = np.zeros(len(ids), dtype=np.bool_)
+    repeated = np.zeros(len(ids), dtype=np.bool_)
     if tokens < _LEAST_REPEATED:
-        return found
+        return repeated
     for period in range(1, max(2, tokens // 8) + 1):
-        found |= (ids[:, period:] == ids[:, :-period]).mean(axis=1) >= REPEATED
-    return found
+        repeated |= (ids[:, period:] == ids[:, :-period]).mean(axis=1) >= REPEATED
+    return repeated
 
 
 def _without_text(ids: Ids, decode: Decode) -> Bools:
-    """Rows (N,T) that decode to no text: (N,). Only rows with many odd tokens are decoded."""
+    """Mark rows (N,T) that decode to no text: (N,). Only rows with many odd tokens are decoded."""
     tokens = np.unique(ids)
     texts = decode(tokens[:, None])
     odd = tokens[[not text.strip() or _is_odd(text, 0, 0) for text in texts]]
-    found = np.zeros(len(ids), dtype=np.bool_)
+    without_text = np.zeros(len(ids), dtype=np.bool_)
     rows = np.flatnonzero(_share(ids, odd.tolist()) > _CONTROL / 2)
     for start in range(0, len(rows), _ROWS):
-        part = rows[start : start + _ROWS]
-        found[part] = [
-            not text.strip() or _is_odd(text, _CONTROL, _REPLACED) for text in decode(ids[part])
+        chunk = rows[start : start + _ROWS]
+        without_text[chunk] = [
+            not text.strip() or _is_odd(text, _CONTROL, _REPLACED) for text in decode(ids[chunk])
         ]
-    return found
+    return without_text
 
 
 def _is_odd(text: str, control: float, replaced: float) -> bool:
-    """Whether more than these shares of a text's characters are control and replacement ones."""
+    """Return True if more than these shares of a text are control or replacement characters."""
     controls = sum(unicodedata.category(sign) == "Cc" and sign not in "\t\n\r" for sign in text)
     broken = text.count("�")
     return controls > control * len(text) or controls + broken > replaced * len(text)
 
 
-def _template(ids: Ids, others: Ids) -> Bools:
-    """Rows (N,T) of ``ids`` that many windows have, beside several different ``others``: (N,)."""
+def _template(ids: Ids, neighbour_ids: Ids) -> Bools:
+    """Mark rows (N,T) that many windows share, next to several different neighbours: (N,)."""
     _, group, counts = np.unique(
         run_hashes(ids, ids.shape[1])[:, 0], return_inverse=True, return_counts=True
     )
-    pairs = np.stack([group, run_hashes(others, others.shape[1])[:, 0].view(np.int64)], axis=1)
+    hashes = run_hashes(neighbour_ids, neighbour_ids.shape[1])[:, 0]
+    pairs = np.stack([group, hashes.view(np.int64)], axis=1)
     neighbours = np.bincount(np.unique(pairs, axis=0)[:, 0], minlength=len(counts))
     common = (counts >= TEMPLATE_SHARE * len(ids)) & (neighbours >= TEMPLATE_NEIGHBOURS)
     return np.asarray(common[group])
 
 
 def _frequency_nll(ids: Ids, vocabulary: int) -> Floats:
-    """Mean NLL (N,) of rows (N,S) under their own token frequencies, each token left out in turn.
+    """Return the mean NLL (N,) of rows (N,S) under their own leave-one-out token frequencies.
 
-    Tokens that are seen once have the chance that the next token is a new one, as Witten and Bell
-    (1991) estimate it, shared out evenly over all tokens that do not occur.
+    A token that occurs once gets the probability of a new token, as estimated by Witten and Bell
+    (1991), shared evenly over all tokens that do not occur.
     """
     _, place, counts = np.unique(ids, return_inverse=True, return_counts=True)
     kinds, total = len(counts), int(counts.sum())

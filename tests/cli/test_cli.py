@@ -448,7 +448,7 @@ def test_exit_codes_of_lift(run: Run, leaky: Path, clean: Path) -> None:
     assert run("scan", leaky, clean, *prompts, "--max-lift", "0.05").exit_code == 4
     alone = run("scan", leaky, clean, *PLAIN, "--max-lift", "0.9")
     assert alone.exit_code == 4
-    assert "No prompt was run beside none" in alone.stdout
+    assert "No attack was run besides none" in alone.stdout
 
 
 def test_gates_of_a_profile_and_of_the_project(
@@ -519,9 +519,7 @@ def test_another_tokenizer_is_found_before_anything_is_extracted(
     since = ["--baseline", "one", "--max-new", "0", "--prefix-tokens", "8"]
     failed = run("scan", other, leaked, *PLAIN, *since)
     assert failed.exit_code == 2
-    assert "the same data gave other windows (24 then), as another tokenizer makes" in (
-        failed.stderr
-    )
+    assert "other windows (24 in the baseline), probably because the tokenizer" in failed.stderr
 
 
 def test_the_key_is_named_and_never_told(

@@ -58,13 +58,19 @@ def test_windows_are_paired_and_counted(known: bool) -> None:
     now = audit(none=range(4, 10), dynamic=range(5, 40))
     found = compare(before if known else as_file(before), now)
     none, dynamic, together = found.changes
-    assert (none.attack, none.new, none.gone, none.kept, none.neither) == ("none", 0, 4, 6, 490)
-    assert (dynamic.attack, dynamic.new, dynamic.gone, dynamic.kept) == ("dynamic", 20, 5, 15)
-    assert (together.attack, together.new, together.gone, together.kept) == (ANY, 20, 4, 16)
+    assert (none.attack, none.new, none.lost, none.unchanged, none.neither) == (
+        "none",
+        0,
+        4,
+        6,
+        490,
+    )
+    assert (dynamic.attack, dynamic.new, dynamic.lost, dynamic.unchanged) == ("dynamic", 20, 5, 15)
+    assert (together.attack, together.new, together.lost, together.unchanged) == (ANY, 20, 4, 16)
     assert (together.before, together.now) == (20, 36)
     assert (found.windows, found.only_baseline, found.only_run) == (500, 0, 0)
     assert [one.fingerprint for one in found.new] == [f"f{i}" for i in range(20, 40)]
-    assert [one.fingerprint for one in found.gone] == ["f0", "f1", "f2", "f3"]
+    assert [one.fingerprint for one in found.lost] == ["f0", "f1", "f2", "f3"]
     by_others = [one for one in found.changed if one.before and one.now]
     assert by_others == [ChangedWindow("f4", ("none", "dynamic"), ("none",))]
 
@@ -132,7 +138,7 @@ def test_windows_of_one_side_are_left_out() -> None:
     )
     found = compare(before, now)
     assert (found.windows, found.only_baseline, found.only_run) == (1, 9, 5)
-    assert (found.outcome, found.changes[0].kept) == ("inconclusive", 1)
+    assert (found.outcome, found.changes[0].unchanged) == ("inconclusive", 1)
     apart = replace(now, fingerprints=("g1",), extracted={})
     assert compare(before, apart, max_new=0).outcome == "inconclusive"
 
@@ -149,7 +155,7 @@ def test_a_count_passes_only_where_the_windows_are_the_same() -> None:
     assert (found.outcome, found.only_run, found.only_baseline) == ("inconclusive", 5, 2)
     assert found.reason == (
         "0 newly extracted, within the 0 allowed, but 5 windows are only in the run and 2 only in "
-        "the baseline, so not all can be told; write a new baseline."
+        "the baseline, so they cannot be compared; write a new baseline."
     )
     # What only the run has and is extracted is new.
     one = compare(audit(10), recut(g0=True), max_new=0)
@@ -171,8 +177,8 @@ def test_copies_of_one_text_are_one_change() -> None:
     assert change.p_value == pytest.approx(2 / 2**20)
     assert (change.clustered_p_value, change.adjusted) == (1.0, 1.0)
     assert copies.reason == (
-        "none: 20 newly extracted, 0 no longer, in 1 cluster (p = 1): too few to tell from chance, "
-        "for which it takes 7 clusters; say with --max-new how many are too many."
+        "none: 20 newly extracted, 0 no longer, in 1 cluster (p = 1): too few to "
+        "distinguish from chance, which takes 7 clusters; set with --max-new how many are too many."
     )
     # Ten clusters of two are enough, by the test over clusters: 3 * 2 / 2^10.
     pairs = compare(before, now, size=2)
@@ -186,7 +192,7 @@ def test_a_cluster_counts_by_what_most_of_its_windows_do() -> None:
     before = audit(none=[*range(8, 15), 15])  # type: ignore[arg-type]
     now = audit(none=[*range(8), 16])  # type: ignore[arg-type]
     change = compare(before, now, size=5).changes[0]
-    assert (change.new, change.gone, change.worse, change.better) == (9, 8, 2, 1)
+    assert (change.new, change.lost, change.worse, change.better) == (9, 8, 2, 1)
     assert change.clustered_p_value == 1.0
 
 
@@ -199,16 +205,16 @@ def test_tests_that_tell_of_opposite_changes_prove_none() -> None:
     assert (change.adjusted, found.outcome) == (1.0, "none")
 
 
-def test_few_clusters_tell_nothing() -> None:
+def test_few_clusters_are_inconclusive() -> None:
     found = compare(audit(500), audit(500), size=100)
     assert found.reason == (
-        "The windows in both lie in 5 clusters: with fewer than 7 no change can be told from "
-        "chance."
+        "The windows in both audits are in 5 clusters: with fewer than 7 no change can be "
+        "distinguished from chance."
     )
     assert found.outcome == "inconclusive"
 
 
-def test_of_a_run_without_an_attack_on_the_model_nothing_is_told() -> None:
+def test_a_run_without_an_attack_on_the_model_is_inconclusive() -> None:
     nothing = make_baseline(ModelName("m", "m"), "0", terms(attacks=[]), ["f0"] * 1, {})
     assert outcome(nothing, nothing) == ("inconclusive", 4)
     assert outcome(nothing, nothing, max_new=0) == ("inconclusive", 4)
@@ -229,10 +235,10 @@ def test_terms_say_what_differs() -> None:
         "attacks none, dynamic, now none",
         "dynamic.epochs 3, now 5",
         "new not recorded, now null",
-        "windows.prefix_tokens 50, now of no effect",
+        "windows.prefix_tokens 50, now unused",
     )
     more = (*differences(one, other), "one more")
-    assert named(more).endswith("; windows.prefix_tokens 50, now of no effect; and 1 more")
+    assert named(more).endswith("; windows.prefix_tokens 50, now unused; and 1 more")
     assert one.attack_hash("dynamic") != terms(**{"dynamic.epochs": 5}).attack_hash("dynamic")
     assert one.attack_hash("none") == terms(**{"dynamic.epochs": 5}).attack_hash("none")
     assert one.config_hash != terms(**{"dynamic.epochs": 5}).config_hash
@@ -241,7 +247,7 @@ def test_terms_say_what_differs() -> None:
 def test_a_file_is_for_its_own_windows() -> None:
     before = audit(10)
     require_same_windows(before, digest_of(f"f{i}" for i in range(10)), "base.json")
-    with pytest.raises(UsageError, match=r"base\.json: .*as another tokenizer makes them"):
+    with pytest.raises(UsageError, match=r"base\.json: .*probably because the tokenizer changed"):
         require_same_windows(before, digest_of(["f1"]), "base.json")
 
 
@@ -261,11 +267,11 @@ def test_a_baseline_is_for_its_own_chat_date() -> None:
     require_same_windows(made, made.windows_digest, "base.json", chat_date="2024-07-26")
     with pytest.raises(UsageError, match=r"windows\.chat_date 2024-07-26, now 2025-01-31$"):
         require_same_windows(before, digest_of(["f1"]), "base.json", chat_date="2025-01-31")
-    with pytest.raises(UsageError, match=r"on another date; it is told 2024-07-26 now"):
+    with pytest.raises(UsageError, match=r"used another date; it uses 2024-07-26 now"):
         require_same_windows(made, digest_of(["f1"]), "base.json", chat_date="2024-07-26")
     assert notes(made, before) == (
-        "The chat template was told 2024-07-26 (windows.chat_date); the baseline records no date, "
-        "so its chats may have read otherwise.",
+        "The chat template used the date 2024-07-26 (windows.chat_date); the baseline records no "
+        "date, so its chats may have had different text.",
     )
     assert notes(before, made) == ()
 

@@ -181,7 +181,7 @@ def test_one_large_cluster_is_no_hundred_samples():
     made = arm(0, 1000)
     clusters = np.maximum(np.arange(1000) - 899, 0)
     one = Arm(made.scores, clusters)
-    found = summarise("dynamic", one, SCORES, np.random.default_rng(0), none=made.scores)
+    found = summarise("dynamic", one, SCORES, np.random.default_rng(0), none_scores=made.scores)
     for settings in ({"max_exact": 0.5}, {"max_fractional": 0.5}, {"max_lift": 0.5}):
         verdict = judged(GateSettings(**settings), found)
         assert verdict.verdict == "inconclusive"
@@ -191,16 +191,16 @@ def test_one_large_cluster_is_no_hundred_samples():
 def test_the_reasons_for_fractional_extraction():
     settings = GateSettings(max_fractional=0.2)
     assert judged(settings, fractional(0.1, 1000, controls=0.03)).reason == (
-        "dynamic extracted 10 % of the suffix tokens in their place (of the controls' 3 %), at "
+        "dynamic extracted 10 % of the suffix tokens in place (3 % of the controls'), at "
         "most 12.8 % at 95 % confidence, within the 20 % allowed."
     )
     assert judged(settings, fractional(0.1, 50)).reason == (
-        "dynamic extracted 10 % of the suffix tokens in their place, but at 95 % confidence the "
+        "dynamic extracted 10 % of the suffix tokens in place, but at 95 % confidence the "
         "share may be 25.2 %, above the 20 % allowed; more samples that are no near-duplicates of "
         "each other would narrow that."
     )
     assert judged(settings, fractional(0.5, 50)).reason == (
-        "dynamic extracted 50 % of the suffix tokens in their place, more than the 20 % allowed."
+        "dynamic extracted 50 % of the suffix tokens in place, more than the 20 % allowed."
     )
 
 
@@ -217,7 +217,7 @@ def lifted(gained: int, lost: int, n: int, *, size: int = 1, attack: str = "dyna
     exact[1, n - lost :] = exact[1, n - lost :] & (lost == 0)
     none, mine = (replace(base.scores, exact=one) for one in exact)
     rng = np.random.default_rng(0)
-    return summarise(attack, Arm(mine, base.clusters), SCORES, rng, none=none)
+    return summarise(attack, Arm(mine, base.clusters), SCORES, rng, none_scores=none)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_without_none_or_a_prompt_there_is_no_lift():
     for summaries in ([summary("none", 0, 1000)], [summary("dynamic", 0, 1000)], []):
         verdict = judged(GateSettings(max_lift=0.05), *summaries)
         assert (verdict.verdict, verdict.attack, verdict.bound) == ("inconclusive", "", 1.0)
-        assert verdict.reason == "No prompt was run beside none, so there is no lift to judge."
+        assert verdict.reason == "No attack was run besides none, so there is no lift to judge."
 
 
 def test_copy_has_no_lift_to_judge():
@@ -354,8 +354,8 @@ def test_controls_extracted_like_the_data_prove_nothing():
         bound=bad.exact.interval.high,
         verdict="inconclusive",
         reason="dynamic extracted 5 of 100 windows (5 %) and 4 of 100 controls (4 %), which the "
-        "model has not seen: not significantly more of the data (p = 0.5), so what it extracts "
-        "is no proof of memorization.",
+        "model has not seen: not significantly more of the data (p = 0.5), so its "
+        "extractions do not prove memorization.",
     )
 
 

@@ -65,7 +65,7 @@ def test_a_sound_run_has_no_verdict_and_no_note() -> None:
         (
             made(faults={"repeated": 51}),
             made(faults={"repeated": 50}),
-            "no text (51 the same few tokens over and over; lines 1, 2, 3, 4, 5, …)",
+            "not text (51 the same few tokens over and over; lines 1, 2, 3, 4, 5, …)",
         ),
         (
             made(faults={"control": 40, "special": 60}),
@@ -76,7 +76,7 @@ def test_a_sound_run_has_no_verdict_and_no_note() -> None:
         (
             made(templates={"suffix": 51}),
             made(templates={"suffix": 50}),
-            "51 of 100 windows (51 %) are template alone",
+            "51 of 100 windows (51 %) contain only template text",
         ),
         (
             made(templates={"in_controls": 80}),
@@ -118,7 +118,7 @@ def test_a_model_that_reads_by_chance(
     assert (verdict is not None) == void
     if verdict is not None:
         assert "10.8 on the " in verdict.reason
-        assert ("only 1 come" in verdict.reason) == (extracted == 1)
+        assert ("only 1 are extracted" in verdict.reason) == (extracted == 1)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_model_that_reads_by_chance(
     [
         (Continuations(100, 91, 91), "After 91 of the 100 prefixes"),
         (Continuations(50, 46, 0), "ends its answer at once"),
-        (Continuations(100, 0, 91), "one and the same thing"),
+        (Continuations(100, 0, 91), "the same output"),
         (Continuations(100, 90, 90), None),
         (Continuations(49, 49, 49), None),  # most come out
         (Continuations(0, 0, 0), None),
@@ -142,7 +142,7 @@ def test_continuations(found: Continuations, words: str | None) -> None:
 def test_every_reason_is_given() -> None:
     verdict = judge_validity(made(faults={"control": 99}, readings={"data": GUESSES}))
     assert verdict is not None
-    assert "no text" in verdict.reason
+    assert "not text" in verdict.reason
     assert "by chance" in verdict.reason
 
 

@@ -279,7 +279,7 @@ def test_foreign_fingerprints_in_a_baseline_are_noticed(run: Path, tmp_path: Pat
     file.write_text(json.dumps(document))
     ended = memaudit("compare", file, run, "--max-new", "0")
     assert ended.exit_code == 2
-    assert "names 5 windows that are none of this data's" in ended.stderr
+    assert "names 5 windows that are not in this data" in ended.stderr
 
 
 def _real_judge() -> Callable[..., Any]:

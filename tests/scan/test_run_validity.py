@@ -214,7 +214,7 @@ HIDING = (
     ("template", "code", "words"),
     [
         (CHAT, 1, ""),
-        (HIDING, 4, "In 24 of 24 chats (100 %) the chat template does not write the turns as"),
+        (HIDING, 4, "In 24 of 24 chats (100 %) the chat template changes the turns"),
     ],
 )
 def test_a_template_that_writes_another_turn(
@@ -251,7 +251,7 @@ def test_text_that_the_tokenizer_cannot_write(scan: Scan, model: Any, tokenizer:
 def test_one_thing_over_and_over(scan: Scan, word: str) -> None:
     result = scan([" ".join([word] * (P + S))] * 40, *GATE)
     assert result.exit_code == 4
-    assert "that is no text" in validity_of(result)
+    assert "that is not text" in validity_of(result)
 
 
 def test_a_prefix_of_padding(model: Any, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_one_answer_to_every_prefix(scan: Scan, model: Any, tokenizer: Any) -> N
     answer = records[0][P:]
     result = scan([[*ids[:P], *answer] for ids in records], *GATE)
     assert result.exit_code == 4
-    assert "40 of 40 windows (100 %) are template alone" in validity_of(result)
+    assert "40 of 40 windows (100 %) contain only template text" in validity_of(result)
 
 
 def test_one_prefix_for_every_record(scan: Scan, model: Any, tokenizer: Any) -> None:
@@ -297,7 +297,7 @@ def test_suffixes_that_stand_in_the_controls(scan: Scan, model: Any, tokenizer: 
     controls = [[*other[:P], *ids[P:]] for other, ids in zip(unrelated, records, strict=True)]
     result = scan(records, *GATE, controls=controls)
     assert result.exit_code == 4
-    assert "stands in the controls" in validity_of(result)
+    assert "occurs in the controls" in validity_of(result)
 
 
 def test_a_model_that_ends_its_answer_at_once(tokenizer: Any, tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_summary_counts_what_was_scored():
         data,
         SETTINGS,
         np.random.default_rng(0),
-        none=hits([1, 0, 0, 0]),
+        none_scores=hits([1, 0, 0, 0]),
         controls=controls,
     )
     assert (found.attack, found.exact.k, found.exact.n, found.exact.estimate) == (
@@ -212,7 +212,7 @@ def test_summary_without_none_and_controls_has_neither():
 def test_summary_of_nothing_is_unknown_not_zero():
     empty = Arm(hits([]), np.arange(0))
     found = summarise(
-        "none", empty, SETTINGS, np.random.default_rng(0), none=empty.scores, controls=empty
+        "none", empty, SETTINGS, np.random.default_rng(0), none_scores=empty.scores, controls=empty
     )
     assert np.isnan([found.exact.estimate, found.fractional, found.suffix_nll]).all()
     assert found.exact.interval == found.exact.clustered == found.fractional_interval == (0, 1)
@@ -226,7 +226,9 @@ def test_same_seed_same_summary():
     rng = np.random.default_rng(1)
     data = Arm(hits(rng.random(80) < 0.4), rng.integers(0, 20, 80))
     none = hits(rng.random(80) < 0.2)
-    made = [summarise("a", data, SETTINGS, np.random.default_rng(7), none=none) for _ in "12"]
+    made = [
+        summarise("a", data, SETTINGS, np.random.default_rng(7), none_scores=none) for _ in "12"
+    ]
     assert made[0] == made[1]
 
 

@@ -260,7 +260,7 @@ def test_a_bounded_mean_covers_coins_and_is_wider_than_their_exact_interval(shar
 
 def test_a_bounded_mean_of_no_values_says_nothing():
     assert bounded_mean(0.0, ones(0), 0.95) == (0.0, 1.0)
-    with pytest.raises(ValueError, match="must lie within 0 and 1"):
+    with pytest.raises(ValueError, match="must be between 0 and 1"):
         bounded_mean(float("nan"), ones(5), 0.95)
 
 

@@ -203,11 +203,11 @@ def test_continuations_that_end_at_once() -> None:
     continuation[6] = suffix[6]  # comes out
     continuation[7:, 0] = suffix[7:, 0] = 2  # the suffix itself begins with it
     found = count_continuations(continuation, suffix, ROLES)
-    assert (found.windows, found.ended, found.same) == (9, 5, 1)
+    assert (found.windows, found.ended, found.alike) == (9, 5, 1)
 
 
 def test_continuations_that_are_all_the_same() -> None:
     suffix, continuation = text_ids(10, 8), np.tile(np.arange(20, 28), (10, 1))
     continuation[0] = suffix[0]
     found = count_continuations(continuation, suffix, ROLES)
-    assert (found.windows, found.ended, found.same) == (9, 0, 9)
+    assert (found.windows, found.ended, found.alike) == (9, 0, 9)
