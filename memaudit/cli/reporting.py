@@ -34,12 +34,12 @@ def report(
             show(read_run(run), output_format, streams)
             return
         from memaudit.report.diagnosis import DIAGNOSES
-        from memaudit.run.diagnoses import read_one
+        from memaudit.run.diagnoses import read_diagnosis
 
         name = next((one for one in DIAGNOSES if one == diagnosis), None)
         if name is None:
             raise UsageError(f"--diagnosis {diagnosis}: choose {', '.join(DIAGNOSES)}")
-        record = read_one(read_run(run), name)
+        record = read_diagnosis(read_run(run), name)
         if record is None:
             raise UsageError(f"{run}: holds none; make it with memaudit diagnose {name} {run}")
         show_diagnosis(record, output_format, streams)
