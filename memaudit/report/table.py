@@ -113,7 +113,8 @@ def _legend(document: Document) -> Iterator[str]:
     )
     if any(attack["attack"] == "copy" for attack in document["attacks"]):
         yield (
-            "copy never queries the model: it repeats what followed a similar prefix in the fit data."
+            "copy never queries the model: it repeats what followed a similar prefix in the fit "
+            "data."
         )
     if missing := not_run(document):
         yield f"Not run: {', '.join(missing)}."
