@@ -53,8 +53,9 @@ class ResolvedConfig(BaseModel):
 
 def profiles_folder() -> Path:
     """Where the shipped profiles lie: inside the wheel, or beside the package in a checkout."""
-    inside = Path(__file__).parent / "profiles"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "profiles"
+    package = Path(__file__).parents[1]
+    inside = package / "profiles"
+    return inside if inside.is_dir() else package.parent / "profiles"
 
 
 def list_profiles() -> dict[str, Layer]:
