@@ -31,7 +31,7 @@ from memaudit.attack.untrained import untrained_prompt
 from memaudit.config.settings import LADDER, AttackName, ScanConfig, TuningSettings
 from memaudit.config.shard import Shard
 from memaudit.data.folds import Fold
-from memaudit.distributed import Team
+from memaudit.distributed import Processes
 from memaudit.errors import UsageError
 from memaudit.target.checkpoint import Checkpoint
 
@@ -56,14 +56,14 @@ class AttackOutcome:
 class Workforce:
     """Who does the work of a campaign, and where it is noted."""
 
-    team: Team
+    processes: Processes
     journal: Journal
     """Of the first process; the others' is not asked."""
     shard: Shard | None = None
     """The share of the windows that is extracted; all without one."""
 
 
-ALONE = Workforce(Team(), NoJournal())
+ALONE = Workforce(Processes(), NoJournal())
 
 
 class Campaign:
@@ -94,7 +94,7 @@ class Campaign:
         self.fitted = fitted
         self.workforce = workforce
         self.prefix = prefix
-        self._part_work = PartWork(self.sides, extractor.prefix_tokens, workforce.team)
+        self._part_work = PartWork(self.sides, extractor.prefix_tokens, workforce.processes)
         self._plain: AttackOutcome | None = None
         self._fits: dict[AttackName, dict[int, Fit]] = {}
 
@@ -225,9 +225,11 @@ class Campaign:
         data = TuningData(fit_ids, self.data.ids[self.folds[number].select])
         prefixes = fit_ids[:, : self.extractor.prefix_tokens]
         prompt = untrained_prompt(self.checkpoint, settings, prefixes, rng, start=start)
-        team = self.workforce.team
-        tuner = Tuner(self.checkpoint, self.extractor, settings, team)
-        keeper = FitKeeper(self.workforce.journal, self._kept_as(f"fit-{attack}-{number}"), team)
+        processes = self.workforce.processes
+        tuner = Tuner(self.checkpoint, self.extractor, settings, processes)
+        keeper = FitKeeper(
+            self.workforce.journal, self._kept_as(f"fit-{attack}-{number}"), processes
+        )
         total = settings.epochs_for(len(data.fit_ids)) * len(data.fit_ids)
         name = f"{self.prefix}{attack}: fitting, fold {number + 1} of {len(self.folds)}"
         with progress.stage(name, total) as advance:

@@ -16,7 +16,7 @@ from memaudit.attack.extraction import Extractor
 from memaudit.attack.fit_record import NO_PROMPT, Epoch, FitRecord
 from memaudit.attack.fit_state import FitState
 from memaudit.attack.prompts import FittedPrompt, NoPrompt, SoftPrompt
-from memaudit.distributed import Team
+from memaudit.distributed import Processes
 
 
 class SelectScore(NamedTuple):
@@ -92,16 +92,16 @@ class Choice:
 
 
 def judge(
-    extractor: Extractor, team: Team, prompt: SoftPrompt, ids: NDArray[np.int32]
+    extractor: Extractor, processes: Processes, prompt: SoftPrompt, ids: NDArray[np.int32]
 ) -> tuple[SelectScore, float]:
     """How a prompt does on ``select``, ids (N,P+S), and its mean NLL there, in nats/token.
 
-    The passes are dealt out to the team, each with the windows that it has with one process.
+    The passes are sharded, each with the windows that it has with one process.
     """
     if isinstance(prompt, FittedPrompt):
         prompt.eval()
-    place = np.arange(len(ids)) // extractor.planned % team.size
-    found = team.gather(extractor.verify(prompt, ids[place == team.rank]))
+    place = np.arange(len(ids)) // extractor.planned % processes.size
+    found = processes.gather(extractor.verify(prompt, ids[place == processes.rank]))
     exact, nll = np.empty(len(ids), dtype=bool), np.empty(len(ids))
     for rank, (its_exact, its_nll) in enumerate(found):
         exact[place == rank], nll[place == rank] = its_exact, its_nll

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from memaudit.attack.fit_record import Epoch
 from memaudit.attack.journal import Arrays, Entry, Journal
-from memaudit.distributed import Team
+from memaudit.distributed import Processes
 from memaudit.errors import UsageError
 
 KEEPING_SHARE = 0.05
@@ -101,17 +101,19 @@ def _tensor(array: NDArray[np.generic]) -> Tensor:
 
 
 class FitKeeper:
-    """Keeps one fit of a team in a journal, which only the first process has."""
+    """Keeps one fit in a journal, which only the main process has."""
 
-    def __init__(self, journal: Journal, name: str, team: Team) -> None:
+    def __init__(self, journal: Journal, name: str, processes: Processes) -> None:
         self._journal = journal
         self._name = name
-        self._team = team
+        self._processes = processes
         self._free_until = 0.0
 
     def load(self) -> FitState | None:
         """What is known of this fit. Raises UsageError where it is damaged."""
-        entry = self._team.same(self._journal.read(self._name) if self._team.leads else None)
+        entry = self._processes.broadcast(
+            self._journal.read(self._name) if self._processes.is_main else None
+        )
         if entry is None:
             return None
         try:
@@ -128,7 +130,7 @@ class FitKeeper:
     def keep(self, state: Callable[[], FitState], *, ended: bool) -> None:
         """Keep the state after an epoch: that of the end always, others as often as is cheap."""
         begun = time.monotonic()
-        if self._team.leads and (ended or begun >= self._free_until):
+        if self._processes.is_main and (ended or begun >= self._free_until):
             self._journal.keep(self._name, from_fit(state()))
             now = time.monotonic()
             self._free_until = now + (now - begun) / KEEPING_SHARE

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from memaudit.attack.extraction import Advance, Extraction
 from memaudit.attack.journal import Journal, from_extraction, to_extraction
 from memaudit.config.shard import Shard
-from memaudit.distributed import Team
+from memaudit.distributed import Processes
 from memaudit.errors import UsageError
 
 
@@ -106,12 +106,12 @@ def sharers_of(fold: int, folds: int, shards: int) -> list[int]:
 
 
 class PartWork:
-    """Extracts the parts of an attack that the journal does not hold, with all of a team."""
+    """Extracts the parts of an attack that the journal does not hold, with all processes."""
 
-    def __init__(self, sides: Mapping[str, Side], prefix_tokens: int, team: Team) -> None:
+    def __init__(self, sides: Mapping[str, Side], prefix_tokens: int, processes: Processes) -> None:
         self._sides = sides
         self._prefix = prefix_tokens
-        self._team = team
+        self._processes = processes
 
     def run(
         self,
@@ -130,17 +130,17 @@ class PartWork:
             role: Extraction.empty(len(side.ids), side.ids.shape[1] - self._prefix)
             for role, side in self._sides.items()
         }
-        left, team = [], self._team
+        left, processes = [], self._processes
         for part in parts:
-            kept = self._kept(f"{name}-{part.name}", part, journal) if team.leads else None
-            if (known := team.same(kept)) is not None:
+            kept = self._kept(f"{name}-{part.name}", part, journal) if processes.is_main else None
+            if (known := processes.broadcast(kept)) is not None:
                 whole[part.role].put(part.rows, known)
                 advance(len(part.rows))
             else:
                 left.append(part)
-        for part, found in _extract_dealt(left, extract, advance, team):
+        for part, found in _extract_dealt(left, extract, advance, processes):
             whole[part.role].put(part.rows, found)
-            if team.leads:
+            if processes.is_main:
                 entry = from_extraction(found, self._suffixes(part))
                 journal.keep(f"{name}-{part.name}", entry)
         return whole
@@ -162,17 +162,17 @@ class PartWork:
 
 
 def _extract_dealt(
-    parts: Sequence[Part], extract: Extract, advance: Advance, team: Team
+    parts: Sequence[Part], extract: Extract, advance: Advance, processes: Processes
 ) -> Iterator[tuple[Part, Extraction]]:
     """The parts in rounds: one for each process, which all of them then have."""
 
     def advance_all(done: int) -> None:
-        advance(done * team.size)  # the others are about as far
+        advance(done * processes.size)  # the others are about as far
 
-    found = extract(team.deal(parts), advance_all if team.size > 1 else advance)
-    for start in range(0, len(parts), team.size):
-        together = parts[start : start + team.size]
-        everyone = team.gather(next(found, None))
+    found = extract(processes.shard(parts), advance_all if processes.size > 1 else advance)
+    for start in range(0, len(parts), processes.size):
+        together = parts[start : start + processes.size]
+        everyone = processes.gather(next(found, None))
         for part, extraction in zip(together, everyone, strict=False):
             assert extraction is not None  # each process has one, in the order of ranks
             yield part, extraction

@@ -1,4 +1,4 @@
-"""The gradient of one tuning step, summed over passes: by one process, or by a team.
+"""The gradient of one tuning step, summed over passes: by one process, or by several.
 
 Knows passes, memory and processes. Knows nothing of optimizers, epochs or ``select``.
 """
@@ -15,7 +15,7 @@ from memaudit.attack.memory import MemoryFound, let_go
 from memaudit.attack.prompts import FittedPrompt
 from memaudit.attack.tuning_passes import TuningPasses
 from memaudit.config.settings import TuningSettings
-from memaudit.distributed import Team
+from memaudit.distributed import Processes
 from memaudit.errors import RunError
 from memaudit.system.memory import FAILED_ALLOCATION, is_out_of_memory
 
@@ -29,11 +29,15 @@ class StepGradient:
     """Gradients of a prompt's parameters for one target and the settings of one fit."""
 
     def __init__(
-        self, passes: TuningPasses, settings: TuningSettings, team: Team, memory: MemoryFound
+        self,
+        passes: TuningPasses,
+        settings: TuningSettings,
+        processes: Processes,
+        memory: MemoryFound,
     ) -> None:
         self._passes = passes
         self._settings = settings
-        self._team = team
+        self._processes = processes
         self._memory = memory
         memory.plan("tuning", min(settings.batch_size, self._per_pass(settings.batch_size)))
         if memory.recomputes:
@@ -49,10 +53,10 @@ class StepGradient:
         """
         parameters = list(prompt.parameters())
         parts = torch.split(ids, self._per_pass(len(ids)))
-        mine = (self._one_pass(prompt, part, len(ids)) for part in self._team.deal(parts))
+        mine = (self._one_pass(prompt, part, len(ids)) for part in self._processes.shard(parts))
         size = sum(parameter.numel() for parameter in parameters)
         zero = torch.zeros(size + 1, device=ids.device)
-        total = self._team.add_in_order(mine, zero, len(parts))
+        total = self._processes.sum_in_order(mine, zero, len(parts))
         start = 0
         for parameter in parameters:
             end = start + parameter.numel()
@@ -65,7 +69,7 @@ class StepGradient:
             return self._settings.windows_per_pass
         if self._passes.device.type == "cpu":
             return CPU_PASS
-        return math.ceil(windows / self._team.size)  # a GPU wants all it can get
+        return math.ceil(windows / self._processes.size)  # a GPU wants all it can get
 
     def _one_pass(self, prompt: FittedPrompt, ids: Tensor, whole: int) -> Tensor:
         """Gradients of the parameters and summed NLL, one after the other, in as many smaller

@@ -24,7 +24,7 @@ from memaudit.attack.prompts import FittedPrompt, NoPrompt
 from memaudit.attack.step_gradient import StepGradient
 from memaudit.attack.tuning_passes import TuningPasses
 from memaudit.config.settings import TuningSettings
-from memaudit.distributed import Team
+from memaudit.distributed import Processes
 from memaudit.errors import RunError
 from memaudit.target.checkpoint import Checkpoint
 
@@ -42,22 +42,22 @@ class TuningData:
 
 
 class Tuner:
-    """Fits prompts for one target and one shape of windows, with the others of a team."""
+    """Fits prompts for one target and one shape of windows, with all processes."""
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         extractor: Extractor,
         settings: TuningSettings,
-        team: Team | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.extractor = extractor
         self.settings = settings
-        self.team = team or Team()
+        self.processes = processes or Processes()
         self.passes = TuningPasses(checkpoint, extractor.prefix_tokens, settings)
         memory = extractor.memory  # what an earlier fit ran into
-        self._gradient = StepGradient(self.passes, settings, self.team, memory)
+        self._gradient = StepGradient(self.passes, settings, self.processes, memory)
 
     def fit(
         self,
@@ -76,12 +76,12 @@ class Tuner:
             RunError: for a non-finite loss, or where one window does not fit the memory.
             UsageError: where what the keeper knows is none of this fit.
         """
-        keeper = keeper or FitKeeper(NoJournal(), "", self.team)
+        keeper = keeper or FitKeeper(NoJournal(), "", self.processes)
         course = _Course(prompt, self.settings, len(data.fit_ids))
         ids = torch.as_tensor(data.fit_ids, dtype=torch.long, device=self.checkpoint.device)
         kept = keeper.load()
         if kept is None:
-            none, _ = judge(self.extractor, self.team, NoPrompt(), data.select_ids)
+            none, _ = judge(self.extractor, self.processes, NoPrompt(), data.select_ids)
             choice = Choice(prompt, none)
             choice.offer(0, math.nan, self._judge(prompt, data))
         else:
@@ -92,7 +92,7 @@ class Tuner:
         stop_reason = kept.stop_reason if kept is not None else ""
         while not stop_reason:
             epoch = len(choice.epochs)
-            self.team.align(list(prompt.parameters()))
+            self.processes.broadcast_tensors(list(prompt.parameters()))
             loss = self._train_epoch(course, ids, rng, advance)
             choice.offer(epoch, loss, self._judge(prompt, data))
             stop_reason = course.why_stop(epoch, choice.waited(epoch))
@@ -101,7 +101,7 @@ class Tuner:
         return choice.settle(stop_reason, len(data.fit_ids), len(data.select_ids), precision)
 
     def _judge(self, prompt: FittedPrompt, data: TuningData) -> tuple[SelectScore, float]:
-        return judge(self.extractor, self.team, prompt, data.select_ids)
+        return judge(self.extractor, self.processes, prompt, data.select_ids)
 
     def _train_epoch(
         self, course: _Course, ids: Tensor, rng: np.random.Generator, advance: Advance

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from memaudit.config.shard import Shard
     from memaudit.config.sources import ResolvedConfig
     from memaudit.data.project_key import ProjectKey
-    from memaudit.distributed import Team
+    from memaudit.distributed import Processes
     from memaudit.run.record import RunRecord
     from memaudit.run.unfinished import Unfinished
     from memaudit.scan.pipeline import ScanOutcome
@@ -37,9 +37,9 @@ def resolve_settings(
     flags: dict[str, Any], profile: str | None, config_file: Path | None, sets: list[str] | None
 ) -> ResolvedConfig:
     """Flags over all other sources of settings; where these say offline, the process is."""
-    from memaudit.config.sources import layered, resolve
+    from memaudit.config.sources import collect_layers, resolve
 
-    layers = layered(flags, profile=profile, config_file=config_file, sets=sets or [])
+    layers = collect_layers(flags, profile=profile, config_file=config_file, sets=sets or [])
     resolved = resolve(layers)
     if resolved.config.target.offline:
         go_offline(os.environ)
@@ -65,15 +65,15 @@ def run_scan(order: Order, output_format: str, streams: Streams) -> ScanOutcome 
     writes, prints and knows how it ends.
     """
     from memaudit.data.project_key import throwaway_key
-    from memaudit.distributed import join_team
+    from memaudit.distributed import join_processes
 
     config = order.resolved.config
-    team = join_team(config.target.device)
-    key = team.same(_project_key(order) if team.leads else throwaway_key())
-    with team.joined(), stoppable():
-        if team.leads:
-            return _lead(order, output_format, streams, key, team)
-        _help(order, key, team)
+    processes = join_processes(config.target.device)
+    key = processes.broadcast(_project_key(order) if processes.is_main else throwaway_key())
+    with processes.session(), stoppable():
+        if processes.is_main:
+            return _lead(order, output_format, streams, key, processes)
+        _help(order, key, processes)
         return None
 
 
@@ -83,16 +83,16 @@ def scan_to_code(order: Order, output_format: str, streams: Streams) -> int:
     return 0 if outcome is None else outcome.result.exit_code
 
 
-def _help(order: Order, key: ProjectKey, team: Team) -> None:
+def _help(order: Order, key: ProjectKey, processes: Processes) -> None:
     """Do this process's share for the one that leads."""
     from memaudit.run.record import RunNotes, RunRecord
 
     record = RunRecord(RunNotes.new(order.resolved.config, {}, ""))
-    _scan(order, Streams(quiet=True, verbose=False), key, record, team)
+    _scan(order, Streams(quiet=True, verbose=False), key, record, processes)
 
 
 def _lead(
-    order: Order, output_format: str, streams: Streams, key: ProjectKey, team: Team
+    order: Order, output_format: str, streams: Streams, key: ProjectKey, processes: Processes
 ) -> ScanOutcome | None:
     from memaudit.run.load import read_run
     from memaudit.scan.write import write_run
@@ -105,7 +105,7 @@ def _lead(
             "MEMAUDIT_KEY or --key-file."
         )
     with _kept(order, key) as unfinished:
-        outcome = _scan(order, streams, key, unfinished, team)
+        outcome = _scan(order, streams, key, unfinished, processes)
         if outcome is None:
             unfinished.close()
             streams.note(f"Shard {order.shard} is done: {unfinished.run}")
@@ -131,16 +131,18 @@ def show_finished(run: Path, output_format: str, streams: Streams) -> int:
 
 
 def _scan(
-    order: Order, streams: Streams, key: ProjectKey, record: RunRecord, team: Team
+    order: Order, streams: Streams, key: ProjectKey, record: RunRecord, processes: Processes
 ) -> ScanOutcome | None:
     from memaudit.scan.pipeline import scan, scan_shard
     from memaudit.target.failures import quiet_transformers
 
     with quiet_transformers():
         if order.shard is not None:
-            scan_shard(order.resolved, streams.progress(), key, record, team, order.shard)
+            scan_shard(order.resolved, streams.progress(), key, record, processes, order.shard)
             return None
-        return scan(order.resolved, record.notes.command, streams.progress(), key, record, team)
+        return scan(
+            order.resolved, record.notes.command, streams.progress(), key, record, processes
+        )
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from memaudit.config.sources import named_settings
 from memaudit.data.plan import Plan, Role
 from memaudit.data.project_key import ProjectKey
 from memaudit.data.samples import DataSummary
-from memaudit.distributed import Team
+from memaudit.distributed import Processes
 from memaudit.errors import RunError
 from memaudit.report.result import RunFacts
 from memaudit.run.load import REPORT
@@ -35,13 +35,13 @@ from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.numerics import describe_accelerator, describe_determinism
 
 
-def agree(record: RunRecord, team: Team, group: str, facts: Mapping[str, str]) -> None:
+def agree(record: RunRecord, processes: Processes, group: str, facts: Mapping[str, str]) -> None:
     """Make sure that every process depends on the same, and that a run that goes on still does.
 
     Raises RunError where processes differ, UsageError where the run began with something else.
     """
-    first = team.same(dict(facts))
-    everyone = team.gather(differences(first, facts))
+    first = processes.broadcast(dict(facts))
+    everyone = processes.gather(differences(first, facts))
     if apart := next(filter(None, everyone), ""):
         raise RunError(f"the processes of this run do not find the same: {apart}")
     record.agree(group, facts)

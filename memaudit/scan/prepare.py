@@ -16,7 +16,7 @@ from memaudit.data.fingerprints import digest_of, fingerprint_windows
 from memaudit.data.plan import Plan, Role, SeenRuns, check_files, cut_files, make_plan
 from memaudit.data.project_key import ProjectKey
 from memaudit.data.samples import DataSummary
-from memaudit.distributed import Team
+from memaudit.distributed import Processes
 from memaudit.gate.baseline import Baseline, require_own_windows, require_same_windows
 from memaudit.report.result import TargetFacts
 from memaudit.run.baselines import scan_baseline
@@ -58,12 +58,12 @@ class Ready:
     batch_reason: str
 
 
-def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, team: Team) -> Ready:
+def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, processes: Processes) -> Ready:
     """Make an audit ready. Raises the errors of the rooms it passes through."""
     record = clock.record
     with clock.stage("reading files", 1):
         summaries = check_files(config)
-        agree(record, team, "files and settings", facts_of_files(config, summaries, key))
+        agree(record, processes, "files and settings", facts_of_files(config, summaries, key))
         baseline = _baseline(config, summaries, key)
         tokenizer = load_tokenizer(config.model, config.target)
         windows = cut_files(config, tokenizer)
@@ -72,20 +72,20 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, team: Team) -> Re
             check_reference(config, tokenizer, windows)
     with clock.stage("loading the model", 1):
         checkpoint = load_target(config, tokenizer, windows)
-        agree(record, team, "model", facts_of_model(checkpoint))
+        agree(record, processes, "model", facts_of_model(checkpoint))
         earlier = load_earlier(config, checkpoint)
         entities = load_entities(config, checkpoint)
         about = {} if entities is None else {"the entity model": entities.about}
-        agree(record, team, "entity model", about)
+        agree(record, processes, "entity model", about)
     with clock.stage("clustering near-duplicates", 1):
         plan = make_plan(config, summaries, windows, [_seen(fold) for fold in earlier])
-        agree(record, team, "windows", facts_of_plan(plan))
+        agree(record, processes, "windows", facts_of_plan(plan))
         fingerprints = _fingerprints(plan, key)
     if baseline is not None:
         _require_same(baseline, fingerprints["data"], checkpoint, config)
     with clock.stage("looking for sensitive content", 1):  # may fail: so before the attacks
         sensitive = find_sensitive(config, plan, tokenizer, entities)
-    extractor, reason = settled_extractor(config, checkpoint, record, team, "batch size")
+    extractor, reason = settled_extractor(config, checkpoint, record, processes, "batch size")
     return Ready(
         key=key,
         tokenizer=tokenizer,
@@ -103,7 +103,7 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, team: Team) -> Re
 
 
 def settled_extractor(
-    config: ScanConfig, checkpoint: Checkpoint, record: RunRecord, team: Team, name: str
+    config: ScanConfig, checkpoint: Checkpoint, record: RunRecord, processes: Processes, name: str
 ) -> tuple[Extractor, str]:
     """The extractor, and why it takes so many windows at a time: as many as when the run began, in
     every process, for another memory must not change figures.
@@ -111,7 +111,9 @@ def settled_extractor(
     name: what the record calls the size.
     """
     size, reason = choose_size(config, checkpoint)
-    return make_extractor(config, checkpoint, team.same(record.settle(name, size))), reason
+    return make_extractor(
+        config, checkpoint, processes.broadcast(record.settle(name, size))
+    ), reason
 
 
 def _baseline(
