@@ -1,4 +1,4 @@
-"""Where settings come from: profiles, ``pyproject.toml``, config files and flags, in layers.
+"""Sources of settings: profiles, ``pyproject.toml``, config files and flags, in layers.
 
 Knows settings files and how they are merged. Later layers win: defaults, a profile,
 ``[tool.memaudit]`` in the ``pyproject.toml`` of the working folder, a ``--config`` file, flags.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from memaudit.config.settings import Bos, WindowSettings
 from memaudit.data.bos import BosSource
-from memaudit.data.drawing import batches, draw
+from memaudit.data.sampling import batches, sample_records
 from memaudit.data.encoding import Encoded, Encoder
 from memaudit.data.reading_back import ReadingBack
 from memaudit.data.samples import Sample, Skipped

@@ -29,7 +29,7 @@ from memaudit.run.load import REPORT
 from memaudit.run.record import RunNotes, RunRecord, differences
 from memaudit.run.signature import id_of
 from memaudit.system.environment import describe_libraries, describe_machine
-from memaudit.system.hashing import file_sha256
+from memaudit.system.files import file_sha256
 from memaudit.system.threads import describe_waiting
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.numerics import describe_accelerator, describe_determinism

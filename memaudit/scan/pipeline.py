@@ -15,7 +15,7 @@ from memaudit.attack.prompt_files import FoldPrompts, hash_earlier, hash_new
 from memaudit.config.settings import ScanConfig
 from memaudit.config.shard import Shard
 from memaudit.config.sources import ResolvedConfig
-from memaudit.data.clusters import seen_marks
+from memaudit.data.clusters import collect_marks
 from memaudit.data.plan import Plan, fold_sizes
 from memaudit.data.project_key import ProjectKey, throwaway_key
 from memaudit.distributed import Processes
@@ -153,7 +153,7 @@ def _pack(config: ScanConfig, plan: Plan, outcomes: Outcomes) -> tuple[FoldPromp
             fold=number,
             prompts={attack: fits[number].fitted for attack, fits in fitted.items()},
             chosen={attack: fits[number].record.chosen for attack, fits in fitted.items()},
-            seen=seen_marks(windows, np.union1d(fold.fit, fold.select), run, origin),
+            seen=collect_marks(windows, np.union1d(fold.fit, fold.select), run, origin),
             cluster_run=min(run, config.windows.length),
             prefix_tokens=config.windows.prefix_tokens,
             target=config.model,
