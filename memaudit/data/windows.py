@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from memaudit.config.settings import Bos, WindowSettings
 from memaudit.data.bos import BosSource
-from memaudit.data.sampling import batches, sample_records
 from memaudit.data.encoding import Encoded, Encoder
 from memaudit.data.reading_back import ReadingBack
 from memaudit.data.samples import Sample, Skipped
+from memaudit.data.sampling import batches
 from memaudit.errors import DataError
 
 if TYPE_CHECKING:  # the tokenizer is handed in, so the library itself is not needed here

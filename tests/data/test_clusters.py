@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memaudit.data.clusters import find_clusters, find_marks, have_marks, run_hashes, collect_marks
+from memaudit.data.clusters import collect_marks, find_clusters, find_marks, have_marks, run_hashes
 from memaudit.data.windows import Windows
 
 
