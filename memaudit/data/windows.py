@@ -20,7 +20,7 @@ from memaudit.data.bos import BosSource
 from memaudit.data.encoding import Encoded, Encoder
 from memaudit.data.reading_back import ReadingBack
 from memaudit.data.samples import Sample, Skipped
-from memaudit.data.sampling import batches
+from memaudit.data.sampling import batches, sample_records
 from memaudit.errors import DataError
 
 if TYPE_CHECKING:  # the tokenizer is handed in, so the library itself is not needed here
@@ -134,7 +134,7 @@ def cut_windows(
     """
     encoder = Encoder(tokenizer, bos=bos, chat_date=settings.chat_date, counts_bos=counts_bos)
     pile = _Pile(settings, encoder.reading_back)
-    for batch in batches(draw(samples, settings.limit, rng)):
+    for batch in batches(sample_records(samples, settings.limit, rng)):
         encoded = iter(encoder.encode([one.item for one in batch if isinstance(one.item, Sample)]))
         for one in batch:
             if isinstance(one.item, Skipped):
