@@ -3,8 +3,8 @@
 import os
 import sys
 
-# Python puts the working folder first in the path of modules, and a module that lies beside the
-# model or the data, such as numpy.py, would run. The memaudit command does not do that either.
+# Python puts the working folder first in the module path. A file next to the model or the data,
+# such as numpy.py, would then run. The memaudit command does not do that either.
 if not getattr(sys.flags, "safe_path", False) and sys.path[:1] in ([""], [os.getcwd()]):
     del sys.path[0]
 

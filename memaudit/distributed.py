@@ -1,7 +1,7 @@
-"""The processes of one run: those that ``torchrun`` or ``accelerate launch`` started, or this one.
+"""The processes of one run: started by ``torchrun`` or ``accelerate launch``, or just this one.
 
-Knows ranks, and how results pass between them (accelerate, torch.distributed). Knows nothing of
-what is passed. Every process makes the same calls in the same order.
+Knows ranks and how results pass between them (accelerate, torch.distributed). Knows nothing of
+what is passed. Every process must make the same calls in the same order.
 """
 
 from __future__ import annotations
@@ -13,62 +13,66 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast, broadcast_object_list, gather, gather_object
+from accelerate import PartialState, utils
 from torch import Tensor
 
 from memaudit.errors import RunError, UsageError
 
-LONGEST_WAIT = timedelta(hours=6)
-"""That one process waits for the others: they may be writing, or decoding a large part."""
+TIMEOUT = timedelta(hours=6)
+"""How long a process waits for the rest, which may be writing or decoding a large part."""
 
 Item = TypeVar("Item")
 
 
-class Team:
-    """A run of one process: there is nobody to wait for."""
+class Processes:
+    """The processes of a run. This class is a run of a single process, which waits for nobody."""
 
     rank = 0
     size = 1
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes and speaks for all."""
+    def is_main(self) -> bool:
+        """True if this is the main process, which writes files and prints."""
         return self.rank == 0
 
     @contextmanager
-    def joined(self) -> Iterator[None]:
-        """Leave the team at the end."""
+    def session(self) -> Iterator[None]:
+        """Leave the process group when the block ends without an error."""
         yield
 
-    def deal(self, items: Sequence[Item]) -> Sequence[Item]:
-        """This process's share of a sequence that all know: every ``size``-th."""
+    def shard(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Return this process's share of a sequence that every process has: every ``size``-th."""
         return items[self.rank :: self.size]
 
     def gather(self, item: Item) -> list[Item]:
-        """What every process has to say, by rank."""
+        """Return the items of all processes, by rank."""
         return [item]
 
-    def same(self, item: Item) -> Item:
-        """What the first process has to say."""
+    def broadcast(self, item: Item) -> Item:
+        """Return the main process's item."""
         return item
 
-    def align(self, tensors: Sequence[Tensor]) -> None:
-        """Give these tensors the first process's values, in place."""
+    def broadcast_tensors(self, tensors: Sequence[Tensor]) -> None:
+        """Set tensors to the main process's values, in place."""
 
-    def add_in_order(self, mine: Iterator[Tensor], zero: Tensor, count: int) -> Tensor:
-        """The sum of ``count`` tensors, of which this process makes those dealt to it.
+    def sum_in_order(self, tensors: Iterator[Tensor], total: Tensor, count: int) -> Tensor:
+        """Return the sum of ``count`` tensors that the processes have shared out with `shard`.
 
-        Added one by one in the order of the whole, so that the sum is the same to the last bit
-        whoever makes them. zero: what to begin with, of their shape; it is overwritten.
+        They are added one by one in their original order, so that the sum is the same to the last
+        bit for any number of processes.
+
+        Args:
+            tensors: this process's share.
+            total: zeros of their shape; overwritten.
+            count: tensors of all processes together.
         """
-        for tensor in mine:
-            zero += tensor
-        return zero
+        for tensor in tensors:
+            total += tensor
+        return total
 
 
-class Together(Team):
-    """One of several processes."""
+class _LaunchedProcesses(Processes):
+    """The processes of a run that a launcher started."""
 
     def __init__(self, state: PartialState) -> None:
         self.rank = state.process_index
@@ -76,88 +80,89 @@ class Together(Team):
         self._state = state
 
     @contextmanager
-    def joined(self) -> Iterator[None]:
-        """Leave the team in order at the end, if it comes to an end in order."""
+    def session(self) -> Iterator[None]:
+        """Leave the process group when the block ends without an error."""
         yield
         self._state.destroy_process_group()
 
     def gather(self, item: Item) -> list[Item]:
-        """What every process has to say, by rank. Raises RunError where one has ended."""
-        with _others_there():
-            gathered: list[Item] = gather_object([item])
+        """Return the items of all processes, by rank. Raises RunError if a process has ended."""
+        with _process_errors():
+            gathered: list[Item] = utils.gather_object([item])
         return gathered
 
-    def same(self, item: Item) -> Item:
-        """What the first process has to say. Raises RunError where one has ended."""
-        held: list[Any] = [item]
-        with _others_there():
-            broadcast_object_list(held)
-        told: Item = held[0]
-        return told
+    def broadcast(self, item: Item) -> Item:
+        """Return the main process's item. Raises RunError if a process has ended."""
+        items: list[Any] = [item]
+        with _process_errors():
+            utils.broadcast_object_list(items)
+        main_item: Item = items[0]
+        return main_item
 
-    def align(self, tensors: Sequence[Tensor]) -> None:
-        """Give these tensors the first process's values. Raises RunError where one has ended."""
-        with _others_there(), torch.no_grad():
+    def broadcast_tensors(self, tensors: Sequence[Tensor]) -> None:
+        """Set tensors to the main process's values. Raises RunError if a process has ended."""
+        with _process_errors(), torch.no_grad():
             for tensor in tensors:
-                tensor.copy_(broadcast(tensor.detach()))
+                tensor.copy_(utils.broadcast(tensor.detach()))
 
-    def add_in_order(self, mine: Iterator[Tensor], zero: Tensor, count: int) -> Tensor:
-        """See Team. Raises RunError where a process has ended."""
+    def sum_in_order(self, tensors: Iterator[Tensor], total: Tensor, count: int) -> Tensor:
+        """See Processes. Raises RunError if a process has ended."""
         for start in range(0, count, self.size):
-            tensor = next(mine, None)
-            with _others_there():
-                everyone: Tensor = gather(
-                    (torch.zeros_like(zero) if tensor is None else tensor)[None]
+            tensor = next(tensors, None)
+            with _process_errors():
+                round_: Tensor = utils.gather(
+                    (torch.zeros_like(total) if tensor is None else tensor)[None]
                 )
-            for made in everyone[: count - start]:
-                zero += made
-        return zero
+            for summand in round_[: count - start]:
+                total += summand
+        return total
 
 
 @contextmanager
-def _others_there() -> Iterator[None]:
+def _process_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
         raise RunError(
-            f"another process of this run has ended ({type(error).__name__}); what it printed says "
-            "why"
+            f"another process of this run has ended ({type(error).__name__}); its output says why"
         ) from error
 
 
 def require_one_process(command: str) -> None:
-    """Raise UsageError where a launcher has started several."""
+    """Raise UsageError if a launcher has started several processes."""
     if _world_size() > 1:
-        raise UsageError(f"{command} is the work of one process; start it without a launcher")
+        raise UsageError(f"{command} runs in one process; start it without a launcher")
 
 
 def _world_size() -> int:
-    told = os.environ.get("WORLD_SIZE") or "1"
-    if not told.isdecimal():
-        raise UsageError("WORLD_SIZE is set, and is no number; unset it, or use torchrun")
-    return int(told)
+    value = os.environ.get("WORLD_SIZE") or "1"
+    if not value.isdecimal():
+        raise UsageError("WORLD_SIZE is set but is not a number; unset it or use torchrun")
+    return int(value)
 
 
-def join_team(device: str) -> Team:
-    """The team that this process was started in.
+def join_processes(device: str) -> Processes:
+    """Join the processes that this one was started with.
 
-    device: the setting; several processes take the devices of their machine in turn, so it must
-    not name one of them. Raises UsageError where it does, RunError where they do not meet.
+    device: the setting. Several processes take the devices of their machine in turn, so it must
+    not name a single device.
+
+    Raises UsageError if it does, and RunError if the processes cannot connect.
     """
     if _world_size() <= 1:
-        return Team()
+        return Processes()
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(
-            f"--device {device} with several processes: each takes a device of its own; use "
+            f"--device {device} with several processes: each takes its own device; use "
             "--device auto, cuda or cpu"
         )
     try:
         on_cpu = device == "cpu" or not torch.cuda.is_available()
-        state = PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)
+        state = PartialState(cpu=on_cpu, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise RunError(
-            f"the {os.environ['WORLD_SIZE']} processes of this run do not meet "
-            f"({type(error).__name__}); see MASTER_ADDR and MASTER_PORT, or start them with "
+            f"the {os.environ['WORLD_SIZE']} processes of this run cannot connect "
+            f"({type(error).__name__}); check MASTER_ADDR and MASTER_PORT, or start them with "
             "torchrun"
         ) from error
-    return Together(state)
+    return _LaunchedProcesses(state)

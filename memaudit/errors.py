@@ -1,4 +1,4 @@
-"""The exception tree. Every error knows its exit code, so that the command line only has to ask.
+"""The exception tree. Every error knows its exit code.
 
 ::
 
@@ -8,8 +8,8 @@
     ├── TargetError              3   the model cannot be loaded, or cannot take a soft prompt
     └── RunError                 3   the run itself failed: memory, a non-finite loss, a disk
 
-A message says what is wrong, where, and what to do, in one or two lines, and never quotes
-audited text.
+A message says in one or two lines what is wrong, where, and what to do. It never quotes audited
+text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class MemauditError(Exception):
 
 
 class UsageError(MemauditError):
-    """A flag, a setting or a profile is wrong, or a path given as one."""
+    """A flag, a setting, a profile or a path is wrong."""
 
     exit_code = 2
 
@@ -40,6 +40,6 @@ class TargetError(MemauditError):
 
 
 class RunError(MemauditError):
-    """The audit started and could not go on."""
+    """The audit started and could not finish."""
 
     exit_code = 3

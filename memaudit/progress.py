@@ -1,6 +1,6 @@
-"""Progress on stderr: bars with a time to finish on a terminal, a line per stage in a log.
+"""Progress on stderr: bars with remaining time on a terminal, a line per stage in a log.
 
-Knows Rich and stage names. Is handed nothing of the data, so nothing of it can show.
+Knows Rich and stage names. Never gets any of the data, so it cannot show any.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.progress import Progress as Bars
 
 
 class Silent:
-    """No progress at all."""
+    """No progress output."""
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -30,33 +30,34 @@ class Silent:
 
 
 class Log:
-    """Lines instead of bars, for logs and pipes: start, end, and now and then how far it is."""
+    """Lines instead of bars, for logs and pipes: start, end, and progress at intervals."""
 
-    def __init__(self, console: Console, every: float = 30.0) -> None:
+    def __init__(self, console: Console, interval: float = 30.0) -> None:
+        """Print progress every ``interval`` seconds."""
         self._console = console
-        self._every = every
+        self._interval = interval
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Run the stage between two lines; one that is too short to wait for gets one."""
-        begun = told = time.perf_counter()
+        """Print a line before and after the stage; a stage of one step gets only the second."""
+        start = last_line = time.perf_counter()
         done = 0
 
-        def advance(newly: int) -> None:
-            nonlocal done, told
-            done += newly
+        def advance(steps: int) -> None:
+            nonlocal done, last_line
+            done += steps
             now = time.perf_counter()
-            if now - told >= self._every and done < total:
-                told = now
-                left = (now - begun) / done * (total - done)
-                self._say(f"{name}: {done:,} of {total:,}, about {left:.0f} s left")
+            if now - last_line >= self._interval and done < total:
+                last_line = now
+                left = (now - start) / done * (total - done)
+                self._print(f"{name}: {done:,} of {total:,}, about {left:.0f} s left")
 
         if total > 1:
-            self._say(f"{name}: {total:,} windows ...")
+            self._print(f"{name}: {total:,} windows ...")
         yield advance
-        self._say(f"{name}: done in {time.perf_counter() - begun:.1f} s")
+        self._print(f"{name}: done in {time.perf_counter() - start:.1f} s")
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -68,7 +69,7 @@ class Live:
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Show a bar while the stage runs, and leave its line behind."""
+        """Show a bar while the stage runs; its line stays."""
         bars = Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),

@@ -14,7 +14,7 @@ from memaudit.progress import Live, Log
 
 def test_a_log_gets_a_start_an_end_and_how_far() -> None:
     stream = io.StringIO()
-    with Log(Console(file=stream, width=20), every=0.0).stage("none: extracting", 30) as advance:
+    with Log(Console(file=stream, width=20), interval=0.0).stage("none: extracting", 30) as advance:
         advance(10)
         advance(20)
     lines = stream.getvalue().splitlines()
@@ -26,7 +26,7 @@ def test_a_log_gets_a_start_an_end_and_how_far() -> None:
 
 def test_a_log_is_not_flooded() -> None:
     stream = io.StringIO()
-    with Log(Console(file=stream), every=3600).stage("fitting", 1000) as advance:
+    with Log(Console(file=stream), interval=3600).stage("fitting", 1000) as advance:
         for _ in range(1000):
             advance(1)
     assert len(stream.getvalue().splitlines()) == 2

@@ -33,7 +33,7 @@ from memaudit.attack.tuning import Fit, Tuner, TuningData
 from memaudit.config.settings import LADDER, AttackName, ScanConfig, TuningSettings
 from memaudit.config.shard import Shard
 from memaudit.data.folds import Fold
-from memaudit.distributed import Team
+from memaudit.distributed import Processes
 from memaudit.errors import UsageError
 from memaudit.target.checkpoint import Checkpoint
 
@@ -58,14 +58,14 @@ class AttackOutcome:
 class Workforce:
     """Processes that share a campaign, and the journal they write."""
 
-    team: Team
+    processes: Processes
     journal: Journal
     """Journal of rank 0; other ranks keep none."""
     shard: Shard | None = None
     """The share of the windows to extract; None for all."""
 
 
-ALONE = Workforce(Team(), NoJournal())
+ALONE = Workforce(Processes(), NoJournal())
 
 
 class Campaign:
@@ -96,7 +96,7 @@ class Campaign:
         self.fitted = fitted
         self.workforce = workforce
         self.prefix = prefix
-        self._part_work = PartWork(self.sides, extractor.prefix_tokens, workforce.team)
+        self._part_work = PartWork(self.sides, extractor.prefix_tokens, workforce.processes)
         self._none_outcome: AttackOutcome | None = None
         self._fits: dict[AttackName, dict[int, Fit]] = {}
 
@@ -230,10 +230,10 @@ class Campaign:
         data = TuningData(fit_ids, self.data.ids[self.folds[number].select])
         prefixes = fit_ids[:, : self.extractor.prefix_tokens]
         prompt = untrained_prompt(self.checkpoint, settings, prefixes, rng, start=start)
-        team = self.workforce.team
-        tuner = Tuner(self.checkpoint, self.extractor, settings, team)
+        processes = self.workforce.processes
+        tuner = Tuner(self.checkpoint, self.extractor, settings, processes)
         entry = self._entry_name(f"fit-{attack}-{number}")
-        fit_journal = FitJournal(self.workforce.journal, entry, team)
+        fit_journal = FitJournal(self.workforce.journal, entry, processes)
         total = settings.epochs_for(len(data.fit_ids)) * len(data.fit_ids)
         name = f"{self.prefix}{attack}: fitting, fold {number + 1} of {len(self.folds)}"
         with progress.stage(name, total) as advance:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from memaudit.attack.extraction import Extraction
 from memaudit.attack.facts import Epoch
-from memaudit.distributed import Team
+from memaudit.distributed import Processes
 from memaudit.errors import UsageError
 
 Arrays = Mapping[str, NDArray[np.generic]]
@@ -173,15 +173,17 @@ def _tensor(array: NDArray[np.generic]) -> Tensor:
 class FitJournal:
     """Stores one fit in the journal of rank 0."""
 
-    def __init__(self, journal: Journal, name: str, team: Team) -> None:
+    def __init__(self, journal: Journal, name: str, processes: Processes) -> None:
         self._journal = journal
         self._name = name
-        self._team = team
+        self._processes = processes
         self._free_until = 0.0
 
     def load(self) -> FitState | None:
         """Return the stored state of this fit, if any. Raises UsageError if it is damaged."""
-        entry = self._team.same(self._journal.read(self._name) if self._team.leads else None)
+        entry = self._processes.broadcast(
+            self._journal.read(self._name) if self._processes.is_main else None
+        )
         if entry is None:
             return None
         try:
@@ -199,7 +201,7 @@ class FitJournal:
     def keep(self, state: Callable[[], FitState], *, ended: bool) -> None:
         """Store the state after an epoch: always the last one, others as often as is cheap."""
         begun = time.monotonic()
-        if self._team.leads and (ended or begun >= self._free_until):
+        if self._processes.is_main and (ended or begun >= self._free_until):
             self._journal.keep(self._name, fit_to_entry(state()))
             now = time.monotonic()
             self._free_until = now + (now - begun) / MAX_SAVE_SHARE

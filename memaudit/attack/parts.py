@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from memaudit.attack.extraction import Advance, Extraction
 from memaudit.attack.journal import Journal, entry_to_extraction, extraction_to_entry
 from memaudit.config.shard import Shard
-from memaudit.distributed import Team
+from memaudit.distributed import Processes
 from memaudit.errors import UsageError
 
 
@@ -107,10 +107,10 @@ def shards_of_fold(fold: int, folds: int, shards: int) -> list[int]:
 class PartWork:
     """Extracts the parts of an attack that the journal lacks, with all processes."""
 
-    def __init__(self, sides: Mapping[str, Side], prefix_tokens: int, team: Team) -> None:
+    def __init__(self, sides: Mapping[str, Side], prefix_tokens: int, processes: Processes) -> None:
         self._sides = sides
         self._prefix = prefix_tokens
-        self._team = team
+        self._processes = processes
 
     def run(
         self,
@@ -129,17 +129,19 @@ class PartWork:
             role: Extraction.empty(len(side.ids), side.ids.shape[1] - self._prefix)
             for role, side in self._sides.items()
         }
-        missing, team = [], self._team
+        missing, processes = [], self._processes
         for part in parts:
-            stored = self._stored(f"{name}-{part.name}", part, journal) if team.leads else None
-            if (known := team.same(stored)) is not None:
+            stored = (
+                self._stored(f"{name}-{part.name}", part, journal) if processes.is_main else None
+            )
+            if (known := processes.broadcast(stored)) is not None:
                 whole[part.role].write(part.rows, known)
                 advance(len(part.rows))
             else:
                 missing.append(part)
-        for part, extraction in _extract_in_rounds(missing, extract, advance, team):
+        for part, extraction in _extract_in_rounds(missing, extract, advance, processes):
             whole[part.role].write(part.rows, extraction)
-            if team.leads:
+            if processes.is_main:
                 entry = extraction_to_entry(extraction, self._suffixes(part))
                 journal.keep(f"{name}-{part.name}", entry)
         return whole
@@ -161,17 +163,17 @@ class PartWork:
 
 
 def _extract_in_rounds(
-    parts: Sequence[Part], extract: Extract, advance: Advance, team: Team
+    parts: Sequence[Part], extract: Extract, advance: Advance, processes: Processes
 ) -> Iterator[tuple[Part, Extraction]]:
     """Extract one part per process and round; every process gets all results."""
 
     def advance_all(done: int) -> None:
-        advance(done * team.size)  # the other ranks are about as far
+        advance(done * processes.size)  # the other ranks are about as far
 
-    extractions = extract(team.deal(parts), advance_all if team.size > 1 else advance)
-    for start in range(0, len(parts), team.size):
-        round_parts = parts[start : start + team.size]
-        gathered = team.gather(next(extractions, None))
+    extractions = extract(processes.shard(parts), advance_all if processes.size > 1 else advance)
+    for start in range(0, len(parts), processes.size):
+        round_parts = parts[start : start + processes.size]
+        gathered = processes.gather(next(extractions, None))
         for part, extraction in zip(round_parts, gathered, strict=False):
             assert extraction is not None  # one for each rank, in the order of ranks
             yield part, extraction

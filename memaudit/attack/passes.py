@@ -27,7 +27,7 @@ from memaudit.attack.memory import MemoryState, free_memory, release_memory
 from memaudit.attack.prompts import FittedPrompt, SoftPrompt
 from memaudit.attack.verification import log_likelihood
 from memaudit.config.settings import TuningSettings
-from memaudit.distributed import Team
+from memaudit.distributed import Processes
 from memaudit.errors import RunError
 from memaudit.system.memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
@@ -239,11 +239,15 @@ class StepGradient:
     """Gradient of a prompt's parameters, summed over the passes of all processes."""
 
     def __init__(
-        self, passes: TuningPasses, settings: TuningSettings, team: Team, memory: MemoryState
+        self,
+        passes: TuningPasses,
+        settings: TuningSettings,
+        processes: Processes,
+        memory: MemoryState,
     ) -> None:
         self._passes = passes
         self._settings = settings
-        self._team = team
+        self._processes = processes
         self._memory = memory
         memory.plan("tuning", min(settings.batch_size, self._per_pass(settings.batch_size)))
         if memory.recomputes:
@@ -258,10 +262,10 @@ class StepGradient:
         """
         parameters = list(prompt.parameters())
         parts = torch.split(ids, self._per_pass(len(ids)))
-        passes = (self._one_pass(prompt, part, len(ids)) for part in self._team.deal(parts))
+        passes = (self._one_pass(prompt, part, len(ids)) for part in self._processes.shard(parts))
         size = sum(parameter.numel() for parameter in parameters)
         zero = torch.zeros(size + 1, device=ids.device)
-        total = self._team.add_in_order(passes, zero, len(parts))
+        total = self._processes.sum_in_order(passes, zero, len(parts))
         start = 0
         for parameter in parameters:
             end = start + parameter.numel()
@@ -274,7 +278,7 @@ class StepGradient:
             return self._settings.windows_per_pass
         if self._passes.device.type == "cpu":
             return CPU_PASS
-        return math.ceil(windows / self._team.size)  # a GPU is fastest with large passes
+        return math.ceil(windows / self._processes.size)  # a GPU is fastest with large passes
 
     def _one_pass(self, prompt: FittedPrompt, ids: Tensor, whole: int) -> Tensor:
         """Return the flat gradients and then the summed NLL; split the pass if memory is short."""

@@ -32,7 +32,7 @@ from memaudit.attack.prompts import (
 )
 from memaudit.config.settings import ConstantSettings, DynamicSettings, TuningSettings
 from memaudit.errors import UsageError
-from memaudit.system.hashing import file_sha256
+from memaudit.system.files import file_sha256
 from memaudit.target.checkpoint import Checkpoint
 
 FORMAT = "memaudit-prompts-1"

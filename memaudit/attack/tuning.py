@@ -22,7 +22,7 @@ from memaudit.attack.journal import FitJournal, FitState, NoJournal
 from memaudit.attack.passes import StepGradient, TuningPasses
 from memaudit.attack.prompts import FittedPrompt, NoPrompt, SoftPrompt
 from memaudit.config.settings import TuningSettings
-from memaudit.distributed import Team
+from memaudit.distributed import Processes
 from memaudit.errors import RunError
 from memaudit.target.checkpoint import Checkpoint
 
@@ -101,7 +101,7 @@ class BestEpoch:
 
 
 def score_on_select(
-    extractor: Extractor, team: Team, prompt: SoftPrompt, ids: NDArray[np.int32]
+    extractor: Extractor, processes: Processes, prompt: SoftPrompt, ids: NDArray[np.int32]
 ) -> tuple[SelectScore, float]:
     """Return the score of a prompt on ``select``, ids (N,P+S), and its mean NLL, nats/token.
 
@@ -109,8 +109,8 @@ def score_on_select(
     """
     if isinstance(prompt, FittedPrompt):
         prompt.eval()
-    place = np.arange(len(ids)) // extractor.planned % team.size
-    gathered = team.gather(extractor.verify(prompt, ids[place == team.rank]))
+    place = np.arange(len(ids)) // extractor.planned % processes.size
+    gathered = processes.gather(extractor.verify(prompt, ids[place == processes.rank]))
     exact, nll = np.empty(len(ids), dtype=bool), np.empty(len(ids))
     for rank, (rank_exact, rank_nll) in enumerate(gathered):
         exact[place == rank], nll[place == rank] = rank_exact, rank_nll
@@ -138,15 +138,15 @@ class Tuner:
         checkpoint: Checkpoint,
         extractor: Extractor,
         settings: TuningSettings,
-        team: Team | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.extractor = extractor
         self.settings = settings
-        self.team = team or Team()
+        self.processes = processes or Processes()
         self.passes = TuningPasses(checkpoint, extractor.prefix_tokens, settings)
         memory = extractor.memory  # shared with earlier fits
-        self._gradient = StepGradient(self.passes, settings, self.team, memory)
+        self._gradient = StepGradient(self.passes, settings, self.processes, memory)
 
     def fit(
         self,
@@ -165,7 +165,7 @@ class Tuner:
             RunError: the loss is not finite, or one window does not fit the memory.
             UsageError: the journal's entry does not belong to this fit.
         """
-        journal = journal or FitJournal(NoJournal(), "", self.team)
+        journal = journal or FitJournal(NoJournal(), "", self.processes)
         training = _Training(prompt, self.settings, len(data.fit_ids))
         ids = torch.as_tensor(data.fit_ids, dtype=torch.long, device=self.checkpoint.device)
         stored = journal.load()
@@ -180,7 +180,7 @@ class Tuner:
         stop_reason = stored.stop_reason if stored is not None else ""
         while not stop_reason:
             epoch = len(best.epochs)
-            self.team.align(list(prompt.parameters()))
+            self.processes.broadcast_tensors(list(prompt.parameters()))
             loss = self._train_epoch(training, ids, rng, advance)
             best.offer(epoch, loss, self._score(prompt, data))
             stop_reason = training.stop_reason(epoch, best.epochs_since(epoch))
@@ -189,7 +189,7 @@ class Tuner:
         return best.finish(stop_reason, len(data.fit_ids), len(data.select_ids), precision)
 
     def _score(self, prompt: SoftPrompt, data: TuningData) -> tuple[SelectScore, float]:
-        return score_on_select(self.extractor, self.team, prompt, data.select_ids)
+        return score_on_select(self.extractor, self.processes, prompt, data.select_ids)
 
     def _train_epoch(
         self, training: _Training, ids: Tensor, rng: np.random.Generator, advance: Advance

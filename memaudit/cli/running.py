@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from memaudit.config.shard import Shard
     from memaudit.config.sources import ResolvedConfig
     from memaudit.data.project_key import ProjectKey
-    from memaudit.distributed import Team
+    from memaudit.distributed import Processes
     from memaudit.run.record import RunRecord
     from memaudit.run.unfinished import Unfinished
     from memaudit.scan.pipeline import ScanOutcome
@@ -37,9 +37,9 @@ def resolve_settings(
     flags: dict[str, Any], profile: str | None, config_file: Path | None, sets: list[str] | None
 ) -> ResolvedConfig:
     """Merge flags over all other sources of settings; go offline if they say so."""
-    from memaudit.config.sources import layered, resolve
+    from memaudit.config.sources import collect_layers, resolve
 
-    layers = layered(flags, profile=profile, config_file=config_file, sets=sets or [])
+    layers = collect_layers(flags, profile=profile, config_file=config_file, sets=sets or [])
     resolved = resolve(layers)
     if resolved.config.target.offline:
         go_offline(os.environ)
@@ -65,15 +65,15 @@ def run_scan(request: ScanRequest, output_format: str, streams: Streams) -> Scan
     process writes and prints.
     """
     from memaudit.data.project_key import throwaway_key
-    from memaudit.distributed import join_team
+    from memaudit.distributed import join_processes
 
     config = request.resolved.config
-    team = join_team(config.target.device)
-    key = team.same(_project_key(request) if team.leads else throwaway_key())
-    with team.joined(), stoppable():
-        if team.leads:
-            return _run_main(request, output_format, streams, key, team)
-        _run_worker(request, key, team)
+    processes = join_processes(config.target.device)
+    key = processes.broadcast(_project_key(request) if processes.is_main else throwaway_key())
+    with processes.session(), stoppable():
+        if processes.is_main:
+            return _run_main(request, output_format, streams, key, processes)
+        _run_worker(request, key, processes)
         return None
 
 
@@ -83,16 +83,20 @@ def scan_to_code(request: ScanRequest, output_format: str, streams: Streams) -> 
     return 0 if outcome is None else outcome.result.exit_code
 
 
-def _run_worker(request: ScanRequest, key: ProjectKey, team: Team) -> None:
+def _run_worker(request: ScanRequest, key: ProjectKey, processes: Processes) -> None:
     """Do this process's share of the work for the main process."""
     from memaudit.run.record import RunNotes, RunRecord
 
     record = RunRecord(RunNotes.new(request.resolved.config, {}, ""))
-    _scan(request, Streams(quiet=True, verbose=False), key, record, team)
+    _scan(request, Streams(quiet=True, verbose=False), key, record, processes)
 
 
 def _run_main(
-    request: ScanRequest, output_format: str, streams: Streams, key: ProjectKey, team: Team
+    request: ScanRequest,
+    output_format: str,
+    streams: Streams,
+    key: ProjectKey,
+    processes: Processes,
 ) -> ScanOutcome | None:
     from memaudit.run.load import read_run
     from memaudit.scan.write import write_run
@@ -105,7 +109,7 @@ def _run_main(
             "MEMAUDIT_KEY or --key-file."
         )
     with _keep_work(request, key) as unfinished:
-        outcome = _scan(request, streams, key, unfinished, team)
+        outcome = _scan(request, streams, key, unfinished, processes)
         if outcome is None:
             unfinished.close()
             streams.note(f"Shard {request.shard} is done: {unfinished.run}")
@@ -131,16 +135,18 @@ def show_finished(run: Path, output_format: str, streams: Streams) -> int:
 
 
 def _scan(
-    request: ScanRequest, streams: Streams, key: ProjectKey, record: RunRecord, team: Team
+    request: ScanRequest, streams: Streams, key: ProjectKey, record: RunRecord, processes: Processes
 ) -> ScanOutcome | None:
     from memaudit.scan.pipeline import scan, scan_shard
     from memaudit.target.failures import quiet_transformers
 
     with quiet_transformers():
         if request.shard is not None:
-            scan_shard(request.resolved, streams.progress(), key, record, team, request.shard)
+            scan_shard(request.resolved, streams.progress(), key, record, processes, request.shard)
             return None
-        return scan(request.resolved, record.notes.command, streams.progress(), key, record, team)
+        return scan(
+            request.resolved, record.notes.command, streams.progress(), key, record, processes
+        )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
 """Settings: type, default, bounds and help of each, and where its value came from.
 
-Imports no other room but the system's.
+Imports only memaudit.system and memaudit.errors.
 """

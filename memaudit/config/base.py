@@ -1,4 +1,4 @@
-"""What every setting is made of: numbers with bounds, and frozen objects that validate themselves.
+"""Building blocks of settings: bounded numbers and frozen objects that validate themselves.
 
 Knows no setting.
 """
@@ -15,10 +15,10 @@ from memaudit.system.home import expand_home
 if TYPE_CHECKING:
     from typing import Self
 
-MOST = 10**18 - 1
-"""Largest whole number of any setting: the most that a report is read back with."""
-Positive = Annotated[int, Field(ge=1, le=MOST)]
-NotNegative = Annotated[int, Field(ge=0, le=MOST)]
+MAX_INTEGER = 10**18 - 1
+"""Largest integer that a setting may hold; reports with larger ones cannot be read back."""
+Positive = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
+NotNegative = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -28,7 +28,7 @@ def _expanded(path: Path) -> Path:
 
 
 UserPath = Annotated[Path, AfterValidator(_expanded)]
-"""A path of the user's; shells leave the ~ of --out=~/run to the program."""
+"""Path with ``~`` expanded; shells leave the ~ of --out=~/run to the program."""
 
 
 class Settings(BaseModel):
@@ -40,7 +40,7 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _texts_are_unicode(self) -> Self:
-        """Names of files are bytes; those that no run folder could name are refused at once."""
+        """Refuse file names that are not UTF-8: no run folder could record them."""
         for name in type(self).model_fields:
             value = getattr(self, name)
             if isinstance(value, (str, Path)):
@@ -48,6 +48,6 @@ class Settings(BaseModel):
                     str(value).encode("utf-8")
                 except UnicodeEncodeError:
                     raise ValueError(
-                        f"{name} is not UTF-8 text; rename that file or folder"
+                        f"{name} is not UTF-8 text; rename the file or folder"
                     ) from None
         return self

@@ -1,4 +1,4 @@
-"""Which share of a scan a machine does.
+"""One machine's share of a scan.
 
 Knows how a share is written. Knows nothing of windows.
 """
@@ -13,7 +13,7 @@ from memaudit.errors import UsageError
 
 @dataclass(frozen=True)
 class Shard:
-    """One share of a scan whose windows several machines extract, each on its own."""
+    """One share of a scan that several machines split, each extracting its own windows."""
 
     index: int
     """From 0."""
@@ -21,11 +21,11 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Of ``i/n``, counted from 1. Raises UsageError for anything else."""
-        found = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
-        if found is None or not 1 <= int(found[1]) <= int(found[2]):
-            raise UsageError(f"--shard {text}: give i/n, as 1/4 for the first of four")
-        return cls(int(found[1]) - 1, int(found[2]))
+        """Parse ``i/n``, counted from 1. Raises UsageError for anything else."""
+        match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise UsageError(f"--shard {text}: give i/n, such as 1/4 for the first of four")
+        return cls(int(match[1]) - 1, int(match[2]))
 
     def __str__(self) -> str:
         return f"{self.index + 1}/{self.count}"

@@ -1,8 +1,8 @@
-"""Where settings come from: profiles, ``pyproject.toml``, config files and flags, in layers.
+"""Sources of settings: profiles, ``pyproject.toml``, config files and flags, in layers.
 
-Knows files of settings and how they are merged, later ones winning: defaults, a profile,
+Knows settings files and how they are merged. Later layers win: defaults, a profile,
 ``[tool.memaudit]`` in the ``pyproject.toml`` of the working folder, a ``--config`` file, flags.
-The one place where profiles are read. What a setting means is the business of config.py.
+The only place where profiles are read. Does not know what a setting means.
 """
 
 from __future__ import annotations
@@ -19,67 +19,69 @@ from memaudit.config.settings import ScanConfig
 from memaudit.errors import UsageError
 
 DEFAULT_PROFILE = "standard"
-_LONGEST_FILE = 1 << 20
-"""Bytes of a file of settings; a config.toml has three thousand."""
-_DEEPEST = 20
-"""Sections inside each other; the settings have one."""
-_LONGEST_SHOWN = 80
+_MAX_BYTES = 1 << 20
+"""Largest settings file, in bytes; a config.toml has about 3,000."""
+_MAX_DEPTH = 20
+"""Deepest nesting of sections; the settings have one level."""
+_MAX_QUOTED = 80
 """Characters of a value that a message repeats."""
 ONLY_BY_FLAG = frozenset(("reveal", "target.trust_remote_code", "target.allow_pickle"))
-"""Safeguards that a file lying in the working folder, or got from someone, must not lift."""
+"""Safeguards that no file may switch off, as it may come from someone else."""
 
 
 class Layer(BaseModel):
-    """Values from one source, not yet validated against their settings."""
+    """Values from one source, not yet validated."""
 
     model_config = ConfigDict(frozen=True)
 
     source: str
-    """What the report says a value comes from: ``profile quick``, ``flag``, a file's name."""
+    """Source named in the report: ``profile quick``, ``flag`` or a file name."""
     values: dict[str, Any]
     about: str = ""
-    """What a profile is for, in a sentence."""
+    """Purpose of a profile, in a sentence."""
 
 
 class ResolvedConfig(BaseModel):
-    """A valid configuration and the origin of each of its values."""
+    """A valid configuration and the source of each value."""
 
     model_config = ConfigDict(frozen=True)
 
     config: ScanConfig
     sources: dict[str, str]
-    """Dotted setting name to the source it came from; ``default`` where nothing set it."""
+    """Source of each setting, by dotted name; ``default`` if nothing set it."""
 
 
 def profiles_folder() -> Path:
-    """Where the shipped profiles lie: inside the wheel, or beside the package in a checkout."""
+    """Return the folder of shipped profiles: inside the wheel, or next to it in a checkout."""
     package = Path(__file__).parents[1]
     inside = package / "profiles"
     return inside if inside.is_dir() else package.parent / "profiles"
 
 
 def list_profiles() -> dict[str, Layer]:
-    """Every shipped profile by name."""
+    """Return every shipped profile by name."""
     return {path.stem: load_profile(path.stem) for path in sorted(profiles_folder().glob("*.toml"))}
 
 
 def load_profile(name: str) -> Layer:
-    """A shipped profile by name, or any profile by path (anything with a separator or .toml).
+    """Load a shipped profile by name, or any profile by path (a separator or .toml in the name).
 
-    Raises UsageError where there is no such profile or it is not TOML.
+    Raises UsageError if the profile does not exist or is not TOML.
     """
     is_path = name.endswith(".toml") or "/" in name or "\\" in name
     path = Path(name) if is_path else profiles_folder() / f"{name}.toml"
     if not path.is_file():
         known = ", ".join(sorted(shipped.stem for shipped in profiles_folder().glob("*.toml")))
-        raise UsageError(f"--profile {name}: no such profile; shipped are {known}, or give a path")
+        raise UsageError(
+            f"--profile {name}: no such profile; give a path or a shipped profile: {known}"
+        )
     values = _read_toml(path)
     about = str(values.pop("about", ""))
     return Layer(source=f"profile {name}", values=values, about=about)
 
 
 def setting_lines(layer: Layer) -> list[str]:
-    """A layer's values as ``section.key = value`` lines."""
+    """Return a layer's values as ``section.key = value`` lines."""
     return [
         " ".join(tomli_w.dumps({"value": value}).split()).replace("value", name, 1)
         for name, value in leaves(layer.values)
@@ -87,12 +89,12 @@ def setting_lines(layer: Layer) -> list[str]:
 
 
 def named_settings(config: ScanConfig) -> dict[str, Any]:
-    """Every setting by its dotted name."""
+    """Return every setting by its dotted name."""
     return dict(leaves(config.model_dump(mode="json")))
 
 
 def sourced_lines(resolved: ResolvedConfig) -> list[str]:
-    """Every setting with its value and where that came from."""
+    """Return a line for every setting, with its value and source."""
     layer = Layer(source="", values=resolved.config.model_dump(mode="json", exclude_none=True))
     names = [line.partition(" = ")[0] for line in setting_lines(layer)]
     return [
@@ -101,14 +103,14 @@ def sourced_lines(resolved: ResolvedConfig) -> list[str]:
     ]
 
 
-def layered(
+def collect_layers(
     flags: dict[str, Any], *, profile: str | None, config_file: Path | None, sets: list[str]
 ) -> list[Layer]:
-    """All layers that apply in the working folder, weakest first.
+    """Return all layers that apply in the working folder, weakest first.
 
-    The profile is the one named by flag, else by ``[tool.memaudit]``, else ``standard``; a
-    config file holds every setting, so beside it only a profile named by flag is read, and
-    ``[tool.memaudit]`` is not.
+    The profile comes from the flag, else from ``[tool.memaudit]``, else it is ``standard``. A
+    config file holds every setting: with it, ``[tool.memaudit]`` is ignored, and a profile is
+    read only if a flag names it.
     """
     project = load_project_settings(Path.cwd())
     layers: list[Layer] = []
@@ -126,28 +128,30 @@ def layered(
 
 
 def _set_layer(assignment: str) -> Layer:
-    """``section.key=value``, the value as TOML, or as a plain word."""
+    """Parse ``section.key=value``; the value is TOML or a plain word."""
     name, equals, value = assignment.partition("=")
-    if not equals or not name.strip() or name.count(".") > _DEEPEST:
-        raise UsageError(f"--set {_shown(assignment)}: write it as section.key=value")
+    if not equals or not name.strip() or name.count(".") > _MAX_DEPTH:
+        raise UsageError(f"--set {_abbreviated(assignment)}: write it as section.key=value")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except (ValueError, RecursionError):
         parsed = value.strip()
-    if not _is_shallow(parsed, _DEEPEST):
-        raise UsageError(f"--set {_shown(assignment)}: brackets too deep; write one value")
+    if not _is_shallow(parsed, _MAX_DEPTH):
+        raise UsageError(
+            f"--set {_abbreviated(assignment)}: brackets nested too deep; give one value"
+        )
     values: dict[str, Any] = {}
-    _put(values, name.strip(), parsed, "--set")
+    _assign(values, name.strip(), parsed, "--set")
     return Layer(source="flag", values=values)
 
 
 def load_config_file(path: Path) -> Layer:
-    """A ``config.toml`` as a run folder holds it. Raises UsageError where it cannot be read."""
+    """Load the ``config.toml`` of a run folder. Raises UsageError if it cannot be read."""
     return Layer(source=str(path), values=_read_toml(path))
 
 
 def load_project_settings(folder: Path) -> Layer | None:
-    """``[tool.memaudit]`` of the folder's ``pyproject.toml``, if there is one."""
+    """Load ``[tool.memaudit]`` from the folder's ``pyproject.toml``, if present."""
     path = folder / "pyproject.toml"
     if not path.is_file():
         return None
@@ -156,24 +160,22 @@ def load_project_settings(folder: Path) -> Layer | None:
     if values is None:
         return None
     if not isinstance(values, dict):
-        raise UsageError(f"{path}: [tool.memaudit] has to be a table")
+        raise UsageError(f"{path}: [tool.memaudit] must be a table")
     return Layer(source="pyproject.toml", values=values)
 
 
 def resolve(layers: list[Layer]) -> ResolvedConfig:
-    """Merge layers, later ones winning, and validate. Raises UsageError naming the setting."""
+    """Merge layers, later ones first, and validate. Raises UsageError that names the setting."""
     merged: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for layer in layers:
         for name, value in leaves(layer.values):
             if name in ONLY_BY_FLAG and layer.source != "flag" and value not in (None, False):
-                # Not only true: 1 and "yes" would be taken for it.
-                raise UsageError(
-                    f"{name} ({layer.source}): only the flag --"
-                    f"{name.rpartition('.')[2].replace('_', '-')} can say so"
-                )
+                # Not only true: 1 and "yes" would pass for it.
+                flag = name.rpartition(".")[2].replace("_", "-")
+                raise UsageError(f"{name} ({layer.source}): can only be set by the flag --{flag}")
             if value is not None:
-                _put(merged, name, value, layer.source)
+                _assign(merged, name, value, layer.source)
                 sources[name] = layer.source
     try:
         config = ScanConfig.model_validate(merged)
@@ -186,48 +188,48 @@ def resolve(layers: list[Layer]) -> ResolvedConfig:
 
 
 def to_toml(config: ScanConfig) -> str:
-    """The configuration as ``config.toml``: every setting that has a value."""
+    """Return the configuration as ``config.toml``: every setting that has a value."""
     return tomli_w.dumps(_without_none(config.model_dump(mode="json")))
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for, a device has no end
-            raise UsageError(f"{path}: not a regular file; give a file of settings")
+        if path.exists() and not path.is_file():  # a pipe blocks, a device never ends
+            raise UsageError(f"{path}: not a regular file; give a settings file")
         with path.open("rb") as file:
-            content = file.read(_LONGEST_FILE + 1)
+            content = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    if len(content) > _LONGEST_FILE:
-        raise UsageError(f"{path}: is larger than {_LONGEST_FILE >> 20} MiB, so no settings")
+    if len(content) > _MAX_BYTES:
+        raise UsageError(f"{path}: larger than {_MAX_BYTES >> 20} MiB; not a settings file")
     try:
         values = tomllib.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not valid TOML: {_toml_fault(error)}") from None
-    if not _is_shallow(values, _DEEPEST):
-        raise UsageError(f"{path}: has more than {_DEEPEST} sections inside each other")
+    if not _is_shallow(values, _MAX_DEPTH):
+        raise UsageError(f"{path}: sections are nested more than {_MAX_DEPTH} deep")
     return values
 
 
 def _toml_fault(error: Exception) -> str:
-    """What is wrong, in words that quote nothing of the file but a sign."""
+    """Describe a TOML error without quoting more than a character of the file."""
     if isinstance(error, tomllib.TOMLDecodeError):
         return str(error)
     if isinstance(error, UnicodeDecodeError):
         return "not UTF-8 text"
-    return "a number too long or brackets too deep"
+    return "a number is too long or brackets are nested too deep"
 
 
 def _is_shallow(value: Any, levels: int) -> bool:
-    """Whether nothing lies deeper than so many levels of tables and arrays."""
+    """Return True if tables and arrays are nested no deeper than ``levels``."""
     if not isinstance(value, (dict, list)):
         return True
     inner = value.values() if isinstance(value, dict) else value
-    return levels > 0 and all(_is_shallow(one, levels - 1) for one in inner)
+    return levels > 0 and all(_is_shallow(item, levels - 1) for item in inner)
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that is no section, by its dotted name."""
+    """Yield every value that is not a section, with its dotted name."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from leaves(value, f"{prefix}{key}.")
@@ -235,7 +237,7 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", value
 
 
-def _put(merged: dict[str, Any], name: str, value: Any, source: str) -> None:
+def _assign(merged: dict[str, Any], name: str, value: Any, source: str) -> None:
     *sections, key = name.split(".")
     for section in sections:
         merged = merged.setdefault(section, {})
@@ -253,22 +255,24 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def explain_fault(error: ValidationError, sources: Mapping[str, str]) -> str:
-    """The first fault in one line: setting, value, what is wrong and where it was set."""
+    """Describe the first fault in one line: setting, value, source and what is wrong."""
     fault = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in fault["loc"])
     source = next((sources[key] for key in sources if name and key.startswith(name)), None)
     where = f" ({source})" if source else ""
     if fault["type"] == "extra_forbidden":
-        return f"{_shown(name)}{where}: there is no such setting; see memaudit help settings"
+        return f"{_abbreviated(name)}{where}: unknown setting; see memaudit help settings"
     if fault["type"] == "missing":
         return f"{name.upper()} is missing; try --help"
-    what = fault["msg"].removeprefix("Value error, ")
+    message = fault["msg"].removeprefix("Value error, ")
     if not name:  # a rule between sections
-        return what
-    given = fault["input"]
-    shown = f" = {_shown(repr(given))}" if isinstance(given, (str, int, float, bool)) else ""
-    return f"{name}{shown}{where}: {what[0].lower()}{what[1:]}"
+        return message
+    value = fault["input"]
+    assigned = (
+        f" = {_abbreviated(repr(value))}" if isinstance(value, (str, int, float, bool)) else ""
+    )
+    return f"{name}{assigned}{where}: {message[0].lower()}{message[1:]}"
 
 
-def _shown(text: str) -> str:
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+def _abbreviated(text: str) -> str:
+    return text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}…"

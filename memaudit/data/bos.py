@@ -1,4 +1,4 @@
-"""The tokens before a text: what a tokenizer puts there by itself, and where inputs get BOS from.
+"""Tokens that a tokenizer adds before a text, and the source of the BOS token.
 
 Knows tokenizers. Must not know chat templates, windows or models.
 """
@@ -9,35 +9,35 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
-if TYPE_CHECKING:  # the tokenizer is handed in, so the library itself is not needed here
+if TYPE_CHECKING:  # the tokenizer is passed in, so the library itself is not needed
     from transformers import PreTrainedTokenizerBase
 
 BosSource = Literal["tokenizer", "template", "text"]
-"""Who decides on BOS: the tokenizer, which puts it before a text or does not; a chat template that
-writes none; or the text, whose own BOS is the first token of the window."""
+"""Source of the decision on BOS: the tokenizer, which adds it or not; a chat template that writes
+none; or the text, whose own BOS is the first token of the window."""
 
 _PROBES = 64
 
 
 def leading_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...] | None:
-    """Return the ids that a tokenizer puts before a text by itself, and None where no text tells.
+    """Return the ids that a tokenizer adds before a text, None if no text shows it.
 
-    What it puts after a text does not count.
+    Ids added after a text do not count.
     """
     for text in chain(own_texts(tokenizer), ["x"]):
         plain = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        dressed = list(tokenizer(text)["input_ids"])
-        starts = range(len(dressed) - len(plain) + 1)
-        places = [at for at in starts if dressed[at : at + len(plain)] == plain]
-        if plain and len(places) == 1:  # two where the text is itself a token that is added
-            return tuple(int(id_) for id_ in dressed[: places[0]])
+        with_special = list(tokenizer(text)["input_ids"])
+        starts = range(len(with_special) - len(plain) + 1)
+        matches = [start for start in starts if with_special[start : start + len(plain)] == plain]
+        if plain and len(matches) == 1:  # two if the text itself is a token that is added
+            return tuple(int(id_) for id_ in with_special[: matches[0]])
     return None
 
 
 def own_texts(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     """Yield texts of single tokens of the vocabulary, from its middle outwards.
 
-    A vocabulary of amino acids, nucleotides or words has no token for an arbitrary letter.
+    A vocabulary of amino acids, nucleotides or words may have no token for an arbitrary letter.
     """
     size, special = len(tokenizer), set(tokenizer.all_special_ids)
     spread = range(0, size, max(1, size // _PROBES))

@@ -1,10 +1,10 @@
-"""Which encoding the bytes of a text are in; UTF-16 and UTF-32 made UTF-8.
+"""Detection of a text's encoding; UTF-16 and UTF-32 are converted to UTF-8.
 
 Knows encodings and byte-order marks. Knows nothing of lines, formats or files.
 
-Python reads UTF-16 as UTF-8 without complaint, as letters with a NUL beside each, and no model says
-such text: a leak would pass. So an encoding is read where a mark or the bytes settle it, and
-refused otherwise.
+Python reads UTF-16 as UTF-8 without an error, as letters separated by NULs. No model outputs that
+text, so a leak would pass unnoticed. An encoding is therefore accepted only if a mark or the bytes
+identify it, and refused otherwise.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NAMES = {
     "utf-16-le": "UTF-16 (little-endian)",
     "utf-16-be": "UTF-16 (big-endian)",
 }
-_MARKS = (  # UTF-32's first, as UTF-16's are how one of them begins
+_MARKS = (  # UTF-32 first, as one of its marks begins with one of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -30,38 +30,38 @@ _MARKS = (  # UTF-32's first, as UTF-16's are how one of them begins
 _LOW = bytes(range(32))
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _ASCII_RUN = re.compile(rb"[\t\n\r\x20-\x7e]{64,}")
-_MOST_UPPER_BYTES = 5
-"""Of a run of 32 characters of which each byte is one of ASCII: kana and dots have one or two."""
+_MAX_UPPER_BYTES = 5
+"""Most upper bytes in a run of 32 characters of ASCII bytes; kana and dots have one or two."""
 _BEYOND_ASCII = re.compile("[^\x00-\x7f]+")
 _SWITCH = re.compile(rb"\x1b\$[@AB()*]")
-"""How encodings of seven bits (ISO-2022-JP, -KR, -CN) change from ASCII to another alphabet."""
+"""Switch from ASCII to another alphabet in seven-bit encodings (ISO-2022-JP, -KR, -CN)."""
 
 
 class OtherEncoding(Exception):
-    """The bytes are no UTF-8 text; the message says what they look like, and what to do."""
+    """The bytes are not UTF-8 text; the message says what they look like and what to do."""
 
 
 @dataclass(frozen=True)
 class Charset:
-    """An encoding that is read."""
+    """A supported encoding."""
 
     codec: str
-    """``utf-8``, or a key of the names above."""
+    """``utf-8``, or a key of ``_NAMES``."""
     marked: bool
-    """Whether a byte-order mark says so."""
+    """True if a byte-order mark identifies it."""
 
     @property
     def name(self) -> str | None:
-        """What a reader of the result is told; None for UTF-8, which needs no word."""
+        """Name for the report; None for UTF-8, which needs no note."""
         return _NAMES.get(self.codec)
 
 
 def detect(start: bytes) -> Charset:
-    """The encoding of a text by its first bytes: a mark settles it, or the place of its NULs.
+    """Detect the encoding of a text from a byte-order mark or the positions of its NULs.
 
-    start: about 64 KiB, or the whole text.
+    start: the first 64 KiB or so, or the whole text.
 
-    Raises OtherEncoding where the bytes look like UTF-16 or UTF-32, but nothing settles which.
+    Raises OtherEncoding if the bytes look like UTF-16 or UTF-32, but it is unclear which.
     """
     for mark, codec in _MARKS:
         if start.startswith(mark):
@@ -70,39 +70,39 @@ def detect(start: bytes) -> Charset:
     is_wide = has_wide_letters(bare)
     if is_wide or (b"\0" in bare and not _is_utf8([bare])):
         for codec in _NAMES:
-            if _settles(bare, codec):
+            if _is_certain(bare, codec):
                 return Charset(codec, marked=False)
         if is_wide:
             raise OtherEncoding(
-                "not UTF-8 text, as so many bytes are NUL; if it is UTF-16, convert it: "
+                "not UTF-8 text, as too many bytes are NUL; if it is UTF-16, convert it: "
                 "iconv -f UTF-16LE -t UTF-8"
             )
     return Charset("utf-8", marked=len(bare) < len(start))
 
 
-def _settles(start: bytes, codec: str) -> bool:
-    """Whether bytes are text in an encoding, and would be none in the other byte order.
+def _is_certain(start: bytes, codec: str) -> bool:
+    """Return True if bytes are text in an encoding and not in the opposite byte order.
 
-    Text has blanks or line ends, and they have a NUL on the one side: on the other they would be
-    signs that no text has (U+2000, U+0A00). Letters settle nothing: U+4E00 is the Chinese one, and
-    an N the other way round.
+    Text has blanks or line ends with a NUL on one side; in the opposite order they would be
+    characters that no text has (U+2000, U+0A00). Letters decide nothing: U+4E00 is a Chinese
+    character, and an N in the opposite order.
     """
     text = codecs.getincrementaldecoder(codec)("replace").decode(start)
-    signs = set(text)
-    if "\ufffd" in signs or any(map(_CONTROLS.match, signs)):
+    characters = set(text)
+    if "\ufffd" in characters or any(map(_CONTROLS.match, characters)):
         return False
-    if any(unicodedata.category(sign) in ("Cn", "Co") for sign in signs):  # of no alphabet
+    if any(unicodedata.category(character) in ("Cn", "Co") for character in characters):
         return False
     reverse = codec.replace("le", "be") if codec.endswith("le") else codec.replace("be", "le")
-    other = codecs.getincrementaldecoder(reverse)("replace").decode(start)
-    blanks, reversed_blanks = (each.count(" ") + each.count("\n") for each in (text, other))
+    reversed_text = codecs.getincrementaldecoder(reverse)("replace").decode(start)
+    blanks, reversed_blanks = (t.count(" ") + t.count("\n") for t in (text, reversed_text))
     return blanks > 4 * reversed_blanks
 
 
 def has_wide_letters(text: bytes | str) -> bool:
-    """Whether letters take two bytes or four, as in UTF-16 and UTF-32.
+    """Return True if letters take two bytes or four, as in UTF-16 and UTF-32.
 
-    Every other byte is then the upper one of a letter: below 32 in every alphabet, and NUL in
+    Every second byte is then the upper byte of a letter: below 32 in every alphabet, and NUL for
     blanks and Western letters.
     """
     raw = text.encode("latin-1", "replace") if isinstance(text, str) else text
@@ -113,13 +113,13 @@ def has_wide_letters(text: bytes | str) -> bool:
 
 
 def to_utf8(blocks: Iterable[bytes], codec: str) -> Iterator[bytes]:
-    """Blocks of UTF-16 or UTF-32 as blocks of UTF-8, which may begin with a mark.
+    """Convert blocks of UTF-16 or UTF-32 to UTF-8; the first may begin with a mark.
 
-    Raises OtherEncoding where the bytes go on in another encoding.
+    Raises OtherEncoding if the encoding changes within the bytes.
     """
     decoder = codecs.getincrementaldecoder(codec)()
     changed = OtherEncoding(
-        f"is {_NAMES[codec]} only in part; were files of two encodings joined? "
+        f"is only partly {_NAMES[codec]}; were files of two encodings joined? "
         "Convert each of them first: iconv -f UTF-16 -t UTF-8"
     )
     last = b""
@@ -137,27 +137,27 @@ def to_utf8(blocks: Iterable[bytes], codec: str) -> Iterator[bytes]:
     try:
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
-        raise OtherEncoding(f"is cut off: {_NAMES[codec]} ends amid a character") from None
+        raise OtherEncoding(f"is cut off: {_NAMES[codec]} ends inside a character") from None
 
 
 def _holds_ascii(raw: bytes) -> bool:
-    """Whether bytes of UTF-16 are ASCII for a while, letter by letter."""
+    """Return True if bytes of UTF-16 hold a run of plain ASCII text."""
     return any(
-        min(len(set(run[0::2])), len(set(run[1::2]))) > _MOST_UPPER_BYTES
+        min(len(set(run[0::2])), len(set(run[1::2]))) > _MAX_UPPER_BYTES
         for run in _ASCII_RUN.findall(raw)
     )
 
 
 def check_utf8(pieces: Iterable[bytes]) -> None:
-    """Raise OtherEncoding unless most of what is not ASCII in a text is UTF-8.
+    """Raise OtherEncoding unless most non-ASCII bytes of a text are UTF-8.
 
-    So a few damaged bytes leave the rest a text, and a text in WINDOWS-1252 or Shift-JIS is none:
-    what is valid UTF-8 there is so by chance. pieces: the text, cut anywhere but in a character.
+    A text with a few damaged bytes passes. A text in WINDOWS-1252 or Shift-JIS is valid UTF-8 only
+    by chance, and does not. pieces: the text, cut anywhere but inside a character.
     """
     if not _is_utf8(pieces):
         raise OtherEncoding(
-            "not UTF-8 text, here or elsewhere in the file; convert it from the encoding that it "
-            "is in, such as: iconv -f WINDOWS-1252 -t UTF-8"
+            "not UTF-8 text, here or elsewhere in the file; convert it from its encoding, such "
+            "as: iconv -f WINDOWS-1252 -t UTF-8"
         )
 
 
@@ -173,7 +173,7 @@ def _is_utf8(pieces: Iterable[bytes]) -> bool:
 
 
 def check_line(raw: bytes) -> None:
-    """Raise OtherEncoding for a line that is UTF-16 or of an encoding of seven bits."""
+    """Raise OtherEncoding for a line in UTF-16 or a seven-bit encoding."""
     if b"\0" in raw and has_wide_letters(raw):
         raise OtherEncoding(
             "looks like UTF-16, not UTF-8; were files of two encodings joined? "
@@ -186,7 +186,7 @@ def check_line(raw: bytes) -> None:
 
 
 def is_unicode(value: str) -> bool:
-    """Whether text can be written as UTF-8: it holds no half of a surrogate pair."""
+    """Return True if text can be written as UTF-8: it holds no half of a surrogate pair."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:

@@ -1,8 +1,7 @@
-"""Near-duplicate clusters: which windows may give each other's text away.
+"""Clusters of near-duplicates: windows that may reveal each other's text.
 
-Knows token ids, sample numbers and groups. Must not know text, folds, models or prompts. What two
-windows of a cluster share is told by marks, 64-bit hashes that also let prompts say later what
-they have seen.
+Knows token ids, sample numbers and groups. Must not know text, folds, models or prompts. Windows of
+a cluster share marks: 64-bit hashes that also record what a prompt was fitted on.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from scipy.sparse.csgraph import connected_components
 from memaudit.data.windows import Windows
 
 _ROWS = 4096  # windows hashed at a time
-_MARKS = 1 << 24  # marks sorted at a time: with owners and order about 0.7 GiB
+_MARKS = 1 << 24  # marks sorted at a time: about 0.7 GiB with owners and order
 
 
 def run_hashes(ids: NDArray[np.integer], run: int) -> NDArray[np.uint64]:
     """Hash every run of r = min(run, T) tokens in ``ids`` (N, T): (N, T-r+1).
 
-    The hash is linear in well-mixed tokens, with an odd factor for each place in the run, and
-    mixed once more: two different runs share it with a chance of about 2^-63.
+    The hash is linear in well-mixed tokens, with an odd factor for each place in the run, and is
+    mixed once more. Two different runs have the same hash with probability about 2^-63.
     """
     rows, tokens = ids.shape
     length = min(run, tokens)
@@ -44,11 +43,11 @@ def run_hashes(ids: NDArray[np.integer], run: int) -> NDArray[np.uint64]:
 def find_marks(
     windows: Windows, run: int, origin: str, rows: slice = slice(None)
 ) -> NDArray[np.uint64]:
-    """What makes windows near-duplicates of each other, as 64-bit hashes: (N, marks).
+    """Return the marks of windows: (N, marks). Windows that share a mark are near-duplicates.
 
-    Each window's runs of ``run`` tokens (itself, where it is shorter), its whole suffix (which a
-    prompt could learn by heart, however short), its sample in the file ``origin``, its group.
-    ``rows``: which windows, of N; all where not given.
+    Marks are 64-bit hashes of each run of ``run`` tokens (the whole window if it is shorter), the
+    whole suffix (which a prompt could learn, however short), the sample in the file ``origin``, and
+    the group. ``rows``: windows to use; all by default.
     """
     prefixes, suffixes = windows.prefix_ids[rows], windows.suffix_ids[rows]
     samples = [_text_hash(f"sample {origin} {number}") for number in windows.sample[rows].tolist()]
@@ -61,17 +60,17 @@ def find_marks(
     return np.concatenate([runs, run_hashes(suffixes, suffixes.shape[1]), named], axis=1)
 
 
-def seen_marks(
+def collect_marks(
     windows: Windows, rows: NDArray[np.int64], run: int, origin: str
 ) -> NDArray[np.uint64]:
-    """Every mark that some of the windows at ``rows`` has, sorted, each once."""
-    chosen = np.zeros(len(windows), dtype=np.bool_)
-    chosen[rows] = True
-    found = [np.empty(0, np.uint64)]
-    for part in _blocks(len(windows)):
-        found.append(np.unique(find_marks(windows, run, origin, part)[chosen[part]]))
-    marks = np.concatenate(found)
-    found.clear()  # of many windows they are as large as the rest
+    """Return the marks of the windows at ``rows``, sorted and distinct."""
+    is_chosen = np.zeros(len(windows), dtype=np.bool_)
+    is_chosen[rows] = True
+    blocks = [np.empty(0, np.uint64)]
+    for block in _blocks(len(windows)):
+        blocks.append(np.unique(find_marks(windows, run, origin, block)[is_chosen[block]]))
+    marks = np.concatenate(blocks)
+    blocks.clear()  # as large as the rest if there are many windows
     marks.sort()
     first = np.ones(len(marks), dtype=np.bool_)
     first[1:] = marks[1:] != marks[:-1]
@@ -81,23 +80,22 @@ def seen_marks(
 def have_marks(
     windows: Windows, run: int, origin: str, marks: NDArray[np.uint64]
 ) -> NDArray[np.bool_]:
-    """Which windows have one of these marks, and so are near-duplicates of theirs: (N,)."""
-    known, met = np.unique(marks), np.zeros(len(windows), dtype=np.bool_)
-    for part in _blocks(len(windows)):
-        found = find_marks(windows, run, origin, part)
-        # np.isin would sort the known marks anew for every block.
-        spot = np.minimum(np.searchsorted(known, found), len(known) - 1)
-        met[part] = (known[spot] == found).any(axis=1) if len(known) else False
-    return met
+    """Return which windows have any of these marks, and so are near-duplicates: (N,)."""
+    known, matches = np.unique(marks), np.zeros(len(windows), dtype=np.bool_)
+    for block in _blocks(len(windows)):
+        own_marks = find_marks(windows, run, origin, block)
+        # np.isin would sort the known marks for every block.
+        index = np.minimum(np.searchsorted(known, own_marks), len(known) - 1)
+        matches[block] = (known[index] == own_marks).any(axis=1) if len(known) else False
+    return matches
 
 
 def find_clusters(parts: Sequence[Windows], run: int) -> NDArray[np.int64]:
-    """Number the cluster of every window of all parts, one after the other: (sum of N,).
+    """Return the cluster number of every window of all parts, part after part: (sum of N,).
 
-    Windows are of one cluster if they share a mark (:func:`find_marks`), directly or through
-    other windows. Clusters are numbered from 0 in the order of their first windows. Where there
-    are many windows, each share of the possible marks is gone through on its own, so that the
-    memory taken hardly grows with the windows.
+    Windows are in one cluster if they share a mark (:func:`find_marks`), directly or through
+    other windows. Clusters are numbered from 0 in the order of their first windows. With many
+    windows, the possible marks are processed in shares, so that memory use hardly grows.
     """
     total = sum(len(part) for part in parts)
     marks = sum(len(part) * _marks_each(part, run) for part in parts)
@@ -109,7 +107,7 @@ def find_clusters(parts: Sequence[Windows], run: int) -> NDArray[np.int64]:
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Splitmix64 (Steele, Lea and Flood 2014): one-to-one, and every bit depends on every bit."""
+    """Mix bits by splitmix64 (Steele, Lea and Flood 2014), which is one-to-one."""
     mixed = values + np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -122,27 +120,27 @@ def _text_hash(text: str) -> int:
 
 
 def _blocks(windows: int) -> list[slice]:
-    """Windows in the order they have, few at a time."""
+    """Split the windows into blocks, in order."""
     return [slice(first, min(first + _ROWS, windows)) for first in range(0, windows, _ROWS)]
 
 
 def _marks_each(windows: Windows, run: int) -> int:
-    """How many marks a window has."""
+    """Return the number of marks of a window."""
     return int(find_marks(windows, run, "", slice(0, 0)).shape[1])
 
 
 def _share_of_marks(
     parts: Sequence[Windows], run: int, share: int, shares: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """The marks of all windows that fall into one of equal shares, and whose each is."""
+    """Return the marks of all windows in one of ``shares`` equal shares, and their windows."""
     keys, owners, before = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], 0
     for number, windows in enumerate(parts):
         for part in _blocks(len(windows)):
             marks = find_marks(windows, run, str(number), part)
-            # By its upper half, as a fraction of all such numbers.
-            mine = ((marks >> np.uint64(32)) * np.uint64(shares)) >> np.uint64(32) == share
-            keys.append(marks[mine])
-            owners.append(before + part.start + np.nonzero(mine)[0])
+            # The upper half of a mark decides its share.
+            in_share = ((marks >> np.uint64(32)) * np.uint64(shares)) >> np.uint64(32) == share
+            keys.append(marks[in_share])
+            owners.append(before + part.start + np.nonzero(in_share)[0])
         before += len(windows)
     return np.concatenate(keys), np.concatenate(owners)
 
@@ -152,14 +150,14 @@ def _chain(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Link each owner of a key to the next owner of the same key: two arrays (edges,)."""
     order = np.argsort(keys, kind="stable")
-    same = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
-    return owners[order[same]], owners[order[same + 1]]
+    equal = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+    return owners[order[equal]], owners[order[equal + 1]]
 
 
 def _join(
     labels: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Labels (N,) after the windows ``left`` and ``right`` (edges,) have been linked in pairs."""
+    """Merge labels (N,) by linking the windows ``left`` and ``right`` (edges,) in pairs."""
     count = int(labels.max(initial=-1)) + 1
     links = (np.ones(len(left), dtype=np.bool_), (labels[left], labels[right]))
     joined = connected_components(coo_array(links, shape=(count, count)), directed=False)[1]

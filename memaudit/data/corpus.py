@@ -1,4 +1,4 @@
-"""A file's windows with the clusters and folds that they belong to.
+"""A file's windows with their clusters and folds.
 
 Knows the windows and how they are split. Knows nothing of what is done with them.
 """
@@ -16,14 +16,14 @@ from memaudit.data.windows import Windows
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """One audited file, cut and split: the data, or the controls."""
+    """The windows of one file, clustered and split: the data, or the controls."""
 
     summary: DataSummary
     """The file, its hash and its rows."""
     windows: Windows
     """N windows."""
     clusters: NDArray[np.int64]
-    """(N,) near-duplicate cluster, numbered over data and controls together."""
+    """(N,) cluster of near-duplicates, numbered over data and controls together."""
     folds: NDArray[np.int64]
     """(N,) fold whose prompts score the window."""
 

@@ -1,9 +1,9 @@
-"""Tables as text, row by row: each as a mapping of columns, whatever sets the columns off.
+"""Rows of delimited text tables, each as a mapping of columns.
 
 Knows delimiters, quotes and headers. Must not know which columns make a sample, beyond the names
-that a header has to have.
+that a header must have.
 
-Blanks belong to a cell (RFC 4180), unless the header has them after its delimiters as well.
+Blanks belong to a cell (RFC 4180), unless the header also has them after its delimiters.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from memaudit.data.raw_files import (
 from memaudit.errors import DataError
 
 NOT_UTF8 = "not UTF-8 text"
-"""What is wrong with a record of which some bytes are damaged."""
+"""Reason for a record with damaged bytes."""
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _SEP = re.compile(r"\"?sep=([,;\t|])\"?\s*", re.IGNORECASE)
-"""The line before the header that tells Excel what sets the columns off."""
-_BAD_QUOTES = "malformed CSV; look at its quotes"
+"""Line before the header that names the delimiter for Excel."""
+_BAD_QUOTES = "malformed CSV; check its quotes"
 
 
 class Row(NamedTuple):
@@ -44,22 +44,22 @@ class Row(NamedTuple):
     """Line on which it starts, from 1."""
     fields: Mapping[str, Any]
     problem: str | None
-    """Why it cannot be used; None where it was read well."""
+    """Reason why it cannot be used; None if it was read without errors."""
 
 
 class _Header(NamedTuple):
-    """The first row, and how it and the others are written."""
+    """Column names and format of a table."""
 
     names: list[str]
     delimiter: str
     skips_blanks: bool
-    """Whether blanks after a delimiter are no part of the cell."""
+    """True if blanks after a delimiter do not belong to the cell."""
 
 
 def csv_rows(path: Path, usual: str, note: Note) -> Iterator[Row]:
-    """Every row under the header, in order. Columns without a name are left out.
+    """Yield every row under the header, in order. Columns without a name are left out.
 
-    usual: the delimiter that the file's name promises; the header may settle on another.
+    usual: delimiter expected from the file's name; the header may show another.
     """
     csv.field_size_limit(LONGEST)  # characters; the default is less than a long document
     lines = _Lines(path, note)
@@ -88,7 +88,7 @@ def csv_rows(path: Path, usual: str, note: Note) -> Iterator[Row]:
 
 
 class _Lines:
-    """The lines of a file, for rows that may go over several of them."""
+    """Lines of a file, for rows that may span several."""
 
     def __init__(self, path: Path, note: Note) -> None:
         self._path = path
@@ -96,9 +96,9 @@ class _Lines:
         self._lines = read_marked_lines(path, note)
         self._has_marks = False
         self.number, self.text = 0, ""
-        """Of the line that was read last."""
+        """Number and text of the last line read."""
         self.row_bytes = 0
-        """Bytes of the row that is being read: whoever reads rows sets it to 0 before each."""
+        """Bytes of the current row; the reader of rows sets it to 0 before each."""
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -115,14 +115,14 @@ class _Lines:
         self.row_bytes += line.size
         if self.row_bytes > LONGEST:
             raise DataError(
-                f"{self._path}:{line.number}: the row that ends here, or goes on, is longer "
-                f"than {size_text(LONGEST)}; look at its quotes"
+                f"{self._path}:{line.number}: the row that contains this line is longer than "
+                f"{size_text(LONGEST)}; check its quotes"
             )
-        return text  # undecodable bytes as lone surrogates, so that only their row is bad
+        return text  # undecodable bytes are lone surrogates, so that only their row is bad
 
 
 def _first_line(lines: _Lines) -> tuple[str, str | None] | None:
-    """The line that the header begins with, and the delimiter that a line before it names."""
+    """Return the header's first line, and the delimiter if a line before it names one."""
     first = next((text for text in lines if text.strip()), None)
     named = _SEP.fullmatch(first) if first is not None else None
     if named:
@@ -139,7 +139,7 @@ def _reader(lines: Iterable[str], header: _Header) -> Iterator[list[str]]:
 def _read_header(
     path: Path, lines: _Lines, first: tuple[str, str | None], usual: str, note: Note
 ) -> _Header:
-    """The column names and what sets them off, which their names settle."""
+    """Read the column names and detect the delimiter from them."""
     where = f"{path}:{lines.number}"
     text, named = first
     delimiter = named or _delimiter(text, usual)
@@ -148,7 +148,7 @@ def _read_header(
     try:
         names = [name.strip() for name in next(_reader(chain([text], lines), header), [])]
     except csv.Error:
-        raise DataError(f"{where}: the header is malformed CSV; look at its quotes") from None
+        raise DataError(f"{where}: the header is malformed CSV; check its quotes") from None
     if not is_unicode("".join(names)):
         raise DataError(f"{where}: {NOT_UTF8}; convert it: iconv -t UTF-8")
     columns = [name for name in names if name]
@@ -159,18 +159,17 @@ def _read_header(
     if blanks and "suffix" in columns:
         raise DataError(
             f"{where}: a blank after a delimiter may or may not belong to the suffix; "
-            "write the file without blanks there"
+            "write the file without blanks after delimiters"
         )
     if blanks:
         note(path, "left out the blanks after its delimiters, as its header has them too")
     if delimiter != usual and not named:
-        what = _DELIMITERS[delimiter]
-        note(path, f"its columns are set off by {what}, as its header shows")
+        note(path, f"its columns are separated by {_DELIMITERS[delimiter]}, as its header shows")
     return _Header(names, delimiter, blanks)
 
 
 def _delimiter(text: str, usual: str) -> str:
-    """What sets the names of a header off so that they can make a sample."""
+    """Return the delimiter with which a header's names can make a sample."""
     for delimiter in (usual, *_DELIMITERS):
         if has_form(name.strip() for name in _split(text, delimiter)):
             return delimiter
@@ -178,17 +177,17 @@ def _delimiter(text: str, usual: str) -> str:
 
 
 def _split(text: str, delimiter: str) -> list[str]:
-    """The cells of one line on its own, if they can be told apart."""
+    """Split a line into cells by a delimiter; empty if its quotes are malformed."""
     with contextlib.suppress(csv.Error):
         return next(csv.reader([text], delimiter=delimiter), [])
     return []
 
 
 def _is_header(path: Path, line: int, header: _Header, cells: list[str]) -> bool:
-    """Whether a row is the header once more, as where files were joined.
+    """Return True if a row repeats the header, as in files that were joined.
 
-    Raises DataError where it names the same columns in another order: the rows under it would
-    be read wrongly.
+    Raises DataError if it names the same columns in another order: the rows below would be
+    misread.
     """
     names = [cell.strip() for cell in cells]
     if len(names) < 2 or sorted(names) != sorted(header.names):
@@ -196,22 +195,24 @@ def _is_header(path: Path, line: int, header: _Header, cells: list[str]) -> bool
     if names != header.names:
         raise DataError(
             f"{path}:{line}: a second header names the columns in another order; "
-            "give the files that were joined on their own"
+            "give the joined files separately"
         )
     return True
 
 
 def _has_blank_before_quote(text: str, header: _Header) -> bool:
-    """Whether a quote of one line would enclose a cell if no blank stood before it."""
+    """Return True if a quote would enclose a cell but for the blank before it."""
     if f'{header.delimiter} "' not in text:
         return False
-    tolerant = header._replace(skips_blanks=True)
-    cells, meant = ([cell.lstrip(" ") for cell in _cells(text, one)] for one in (header, tolerant))
-    return cells != meant
+    strict, tolerant = (
+        [cell.lstrip(" ") for cell in _cells(text, variant)]
+        for variant in (header, header._replace(skips_blanks=True))
+    )
+    return strict != tolerant
 
 
 def _cells(text: str, header: _Header) -> list[str]:
-    """The cells of one line on its own, if they can be told apart."""
+    """Split a line into cells as the header is written; empty if its quotes are malformed."""
     with contextlib.suppress(csv.Error):
         return next(_reader([text], header), [])
     return []
@@ -222,12 +223,12 @@ def _row(lines: _Lines, line: int, header: _Header, cells: list[str]) -> Row:
     if len(cells) != len(names):
         return Row(line, {}, f"{len(cells)} cells under a header of {len(names)}")
     if lines.number == line and _has_blank_before_quote(lines.text, header):
-        return Row(line, {}, "malformed CSV; a blank stands before a quote")
+        return Row(line, {}, "malformed CSV; there is a blank before a quote")
     if header.delimiter == "\t" and any("\t" in cell and "\n" in cell for cell in cells):
-        return Row(line, {}, "malformed CSV; a quote runs over the end of its line")
+        return Row(line, {}, "malformed CSV; a quoted cell spans lines")
     fields: dict[str, Any] = {name: cell for name, cell in zip(names, cells, strict=True) if name}
     filled = [form for form in FORMS.values() if any(fields.get(name) for name in form)]
-    for form in FORMS.values():  # CSV has no null: an empty form beside a filled one is absent
+    for form in FORMS.values():  # CSV has no null: an empty form next to a filled one is absent
         if filled and form not in filled:
             fields = {name: cell for name, cell in fields.items() if name not in form}
     return Row(line, fields, None if is_unicode("".join(cells)) else NOT_UTF8)

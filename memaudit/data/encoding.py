@@ -1,6 +1,6 @@
-"""Samples into token ids: every text is encoded once, and the border of its prefix found.
+"""Encoding of samples: each text is tokenised once, and split between prefix and suffix.
 
-Knows tokenizers and chat templates. Must not know how long a window is or where it lies.
+Knows tokenizers and chat templates. Must not know the length or position of windows.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from memaudit.config.settings import CHAT_DATE, Bos
 from memaudit.data.bos import BosSource, leading_ids
 from memaudit.data.chats import ChangedTurn, ChatProblem, ChatTemplate
 from memaudit.data.pieces import LONGEST_PIECE, cut_text
-from memaudit.data.reading_back import ReadingBack, Unlike
+from memaudit.data.reading_back import Mismatch, ReadingBack
 from memaudit.data.samples import Sample
 
-if TYPE_CHECKING:  # the tokenizer is handed in, so the library itself is not needed here
+if TYPE_CHECKING:  # the tokenizer is passed in, so the library itself is not needed
     from transformers import PreTrainedTokenizerBase
 
 
@@ -30,47 +30,46 @@ class Encoded:
 
     ids: NDArray[np.int32]
     """(tokens,) int32, without special tokens that the text does not have, and without the BOS
-    token that is put before every input."""
+    token that every input gets."""
     border: int | None = None
-    """Tokens before the suffix; none where the sample has no suffix of its own."""
+    """Tokens before the suffix; None if the sample has no separate suffix."""
     shifted: bool = False
-    """The suffix's first token begins inside the prefix string."""
+    """True if the suffix's first token begins inside the prefix string."""
     problem: str | None = None
-    """Why the sample could not be made one text; then there are no ids."""
+    """Reason why the sample could not be made one text; it then has no ids."""
     bos_source: BosSource = "tokenizer"
     has_bos: bool = False
-    """A text that begins with the BOS token itself; so may a chat, which is no news."""
+    """True if a text begins with the BOS token itself; not set for chats, which often do."""
     has_odd_bos: bool = False
-    """A text that begins with the letters of the BOS token, and not with its id."""
+    """True if a text begins with the letters of the BOS token, but not with its id."""
     shortened: bool = False
-    """The chat template left words of the last turn out."""
+    """True if the chat template left out words of the last turn."""
     is_chat: bool = False
     is_changed: bool = False
-    """The chat template does not write the last turn as it is."""
-    unlike: Unlike | None = None
-    """What the ids are made of, where they do not decode to it."""
+    """True if the chat template changes the last turn."""
+    mismatch: Mismatch | None = None
+    """The text, if the ids do not decode to it."""
 
 
 @dataclass(frozen=True)
 class _Document:
-    """A sample as one text."""
+    """A sample as one text; see ``Encoded`` for the flags."""
 
     text: str
     border: int | None = None
-    """Characters of the prefix; none where the sample has no suffix of its own."""
+    """Characters of the prefix; None if the sample has no separate suffix."""
     is_chat: bool = False
     shortened: bool = False
-    """As in ``Encoded``, and the next."""
     is_changed: bool = False
 
 
 class _Tokens(NamedTuple):
-    """What a tokenizer makes of a text."""
+    """The tokens of a text."""
 
     ids: NDArray[np.int32]
     """(tokens,)."""
     spans: Sequence[tuple[int, int]] | None
-    """Of each token, its first character and the one after its last; None where not asked for."""
+    """First character of each token and the one after its last; None if not requested."""
 
 
 class _NoDocument(Exception):
@@ -78,7 +77,7 @@ class _NoDocument(Exception):
 
 
 class Encoder:
-    """A tokenizer, with what has to be known about it before a sample can be encoded."""
+    """Encodes samples with a tokenizer."""
 
     def __init__(
         self,
@@ -91,18 +90,18 @@ class Encoder:
         """Prepare to encode.
 
         Args:
-            tokenizer: of the model.
+            tokenizer: the model's tokenizer.
             bos: the setting of that name.
-            chat_date: what a chat template that asks for the date is told.
-            counts_bos: leave the BOS token that a text begins with among its ids.
+            chat_date: date for chat templates that ask for one.
+            counts_bos: keep the BOS token that a text begins with among its ids.
         """
         self._tokenizer = tokenizer
         self._chats = ChatTemplate(tokenizer, chat_date)
         self.reading_back = ReadingBack(tokenizer)
-        """Tells whether ids decode to their text."""
+        """Checks that ids decode to their text."""
         self._bos = bos
         self._counts_bos = counts_bos
-        # What is put before every input later: a text or a chat that brings it would have it twice.
+        # Tokens added before every input later; a text or chat that has them would get them twice.
         self._lead = leading_ids(tokenizer) or ()
         if bos == "yes" and tokenizer.bos_token_id is not None:
             self._lead = (int(tokenizer.bos_token_id),)
@@ -110,7 +109,7 @@ class Encoder:
 
     @property
     def asks_date(self) -> bool:
-        """Whether a chat so far would read otherwise on another day."""
+        """True if a chat so far would render differently on another day."""
         return self._chats.asks_date
 
     def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
@@ -118,7 +117,7 @@ class Encoder:
 
         Raises:
             DataError: if a sample is a chat and the tokenizer has no chat template, or one that
-                draws at random.
+                uses random numbers.
         """
         documents: list[_Document] = []
         problems: list[Exception | None] = []
@@ -152,29 +151,30 @@ class Encoder:
         return _Document(prefix + (sample.suffix or ""), border=len(prefix))
 
     def _encode(self, documents: Sequence[_Document]) -> list[Encoded]:
-        offsets = self._tokenizer.is_fast and any(one.border is not None for one in documents)
-        tokenized = self._tokenize([one.text for one in documents], offsets)
+        has_border = any(document.border is not None for document in documents)
+        offsets = self._tokenizer.is_fast and has_border
+        tokenized = self._tokenize([document.text for document in documents], offsets)
         return [
-            self._without_lead(document, self._held_against_text(document, tokens))
+            self._without_lead(document, self._encoded(document, tokens))
             for document, tokens in zip(documents, tokenized, strict=True)
         ]
 
-    def _held_against_text(self, document: _Document, tokens: _Tokens) -> Encoded:
+    def _encoded(self, document: _Document, tokens: _Tokens) -> Encoded:
         return replace(
-            self._bordered(document, *tokens),
+            self._with_border(document, *tokens),
             shortened=document.shortened,
             is_chat=document.is_chat,
             is_changed=document.is_changed,
-            unlike=self.reading_back.check(document.text, tokens.ids),
+            mismatch=self.reading_back.check(document.text, tokens.ids),
         )
 
     def _without_lead(self, document: _Document, encoded: Encoded) -> Encoded:
-        """Take the tokens off that will be put before the input again."""
+        """Remove the leading tokens that will be added before the input again."""
         count, border = len(self._lead), encoded.border
-        begins = 0 < count <= len(encoded.ids if border is None else encoded.ids[:border])
-        begins = begins and tuple(encoded.ids[:count].tolist()) == self._lead
-        if not begins:
-            # transformers tokenises a rendered chat as it is, without special tokens.
+        has_lead = 0 < count <= len(encoded.ids if border is None else encoded.ids[:border])
+        has_lead = has_lead and tuple(encoded.ids[:count].tolist()) == self._lead
+        if not has_lead:
+            # transformers tokenises a rendered chat without adding special tokens.
             if document.is_chat:
                 bare = count > 0 and self._bos == "auto"
                 return replace(encoded, bos_source="template") if bare else encoded
@@ -192,11 +192,11 @@ class Encoder:
         )
 
     def _tokenize(self, texts: Sequence[str], offsets: bool) -> list[_Tokens]:
-        """The tokens of each text; texts of several pieces piece by piece."""
-        whole = [text for text in texts if len(text) <= LONGEST_PIECE]
-        found = iter(self._at_once(whole, offsets))
+        """Tokenise each text; long texts piece by piece."""
+        short = [text for text in texts if len(text) <= LONGEST_PIECE]
+        tokenized = iter(self._tokenize_batch(short, offsets))
         return [
-            next(found) if len(text) <= LONGEST_PIECE else self._in_pieces(text, offsets)
+            next(tokenized) if len(text) <= LONGEST_PIECE else self._in_pieces(text, offsets)
             for text in texts
         ]
 
@@ -205,13 +205,13 @@ class Encoder:
         spans: list[tuple[int, int]] = []
         start = 0
         for piece in cut_text(text):
-            ((own, placed),) = self._at_once([piece], offsets)
-            ids.append(own)
-            spans += [(start + first, start + end) for first, end in placed or ()]
+            ((piece_ids, piece_spans),) = self._tokenize_batch([piece], offsets)
+            ids.append(piece_ids)
+            spans += [(start + first, start + end) for first, end in piece_spans or ()]
             start += len(piece)
         return _Tokens(np.concatenate(ids), spans if offsets else None)
 
-    def _at_once(self, texts: Sequence[str], offsets: bool) -> list[_Tokens]:
+    def _tokenize_batch(self, texts: Sequence[str], offsets: bool) -> list[_Tokens]:
         if not texts:
             return []
         encoding = self._tokenizer(
@@ -222,15 +222,15 @@ class Encoder:
             return_attention_mask=False,
             return_token_type_ids=False,
             return_offsets_mapping=offsets,
-            verbose=False,  # a text longer than the model's context is no mistake here
+            verbose=False,  # texts may be longer than the model's context
         )
         spans = encoding["offset_mapping"] if offsets else [None] * len(texts)
         return [
-            _Tokens(np.asarray(ids, dtype=np.int32), own)
-            for ids, own in zip(encoding["input_ids"], spans, strict=True)
+            _Tokens(np.asarray(ids, dtype=np.int32), text_spans)
+            for ids, text_spans in zip(encoding["input_ids"], spans, strict=True)
         ]
 
-    def _bordered(
+    def _with_border(
         self, document: _Document, ids: NDArray[np.int32], spans: Sequence[tuple[int, int]] | None
     ) -> Encoded:
         if document.border is None:
@@ -259,17 +259,15 @@ def _not_encoded(sample: Sample, problem: Exception) -> Encoded:
 
 
 def _require_words(text: str, what: str) -> None:
-    """Refuse white space, which any model goes on with; where nothing is there at all, the number
-    of tokens says so.
-    """
+    """Refuse pure white space, which any model continues; empty text is refused by its length."""
     if text and not text.strip():
-        raise _NoDocument(f"{what} is nothing but white space")
+        raise _NoDocument(f"{what} is only white space")
 
 
 def _border_by_spans(
     ids: NDArray[np.int32], spans: Sequence[tuple[int, int]], characters: int
 ) -> Encoded:
-    """The suffix starts with the first token that ends after the prefix's last character.
+    """Find the border: the suffix starts with the first token that ends after the prefix.
 
     ``spans``: the first character of each token, and the one after its last.
     """
@@ -280,10 +278,10 @@ def _border_by_spans(
 
 
 def _leaves_blanks(document: _Document, spans: Sequence[tuple[int, int]], encoded: Encoded) -> bool:
-    """Return whether blanks at the prefix's end are in no token's span.
+    """Return True if blanks at the prefix's end are in no token's span.
 
-    Then either no token stands for them, or the suffix's first one does and its span is trimmed, as
-    Llama 3's are: the ids of the prefix alone tell which.
+    Then either no token represents them, or the suffix's first token does and its span is trimmed,
+    as in Llama 3. The ids of the prefix alone show which.
     """
     if encoded.shifted or not encoded.border or encoded.border == len(spans):
         return False
@@ -291,7 +289,7 @@ def _leaves_blanks(document: _Document, spans: Sequence[tuple[int, int]], encode
 
 
 def _border_by_prefix(ids: NDArray[np.int32], prefix: NDArray[np.int32]) -> Encoded:
-    """Where a tokenizer tells no spans: the suffix starts where the prefix alone goes other ways.
+    """Find the border without spans: the suffix starts where ids and prefix ids first differ.
 
     ``prefix`` (tokens,): the ids of the prefix string on its own.
     """

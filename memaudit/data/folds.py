@@ -1,7 +1,7 @@
 """Folds that no near-duplicate cluster crosses.
 
 Knows cluster numbers. Must not know text, token ids, models or prompts. Why folds go by cluster:
-in a random split, 27–30 % of the audited suffixes of the standard benchmark stand word for word in
+in a random split, 27–30 % of the audited suffixes of the standard benchmark also occur verbatim in
 the fitted part, and a prompt that only learned those would look like an attack.
 """
 
@@ -19,14 +19,14 @@ from memaudit.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """Indices into the data's windows, each array sorted. Together they are all of them."""
+    """Indices into the data's windows, each array sorted. Together they cover all windows."""
 
     fit: NDArray[np.int64]
-    """Windows that train the prompt."""
+    """Windows that the prompt is trained on."""
     select: NDArray[np.int64]
-    """Windows that choose its epoch."""
+    """Windows used to choose its epoch."""
     audit: NDArray[np.int64]
-    """Windows that the prompt is scored on, and that it never saw."""
+    """Unseen windows that the prompt is scored on."""
 
 
 def make_folds(
@@ -37,22 +37,22 @@ def make_folds(
 ) -> tuple[Fold, ...]:
     """Split the data's windows so that each is in the ``audit`` of exactly one fold.
 
-    ``clusters`` (N,): the cluster of each data window. No cluster crosses a border between
-    ``fit``, ``select`` and ``audit``; with ``split = "random"`` every window counts as one.
-    ``remedy``: what to do where there are too few clusters.
+    ``clusters`` (N,): the cluster of each data window. A cluster is never divided between ``fit``,
+    ``select`` and ``audit``; with ``split = "random"`` every window is its own cluster.
+    ``remedy``: advice if there are too few clusters.
 
     Raises:
-        DataError: if there are too few clusters for every part of every fold to have one.
+        DataError: if there are too few clusters for every part of every fold.
     """
     if settings.split == "random":
         clusters = np.arange(len(clusters))
     members = _members(clusters)
-    # Two folds: what is outside one is the other, which has to give both fit and select.
+    # With two folds, each must give both fit and select of the other.
     needed = max(settings.folds + 1, 4)
     if len(members) < needed:
-        some = "1 cluster" if len(members) == 1 else f"{len(members)} clusters"
+        count = "1 cluster" if len(members) == 1 else f"{len(members)} clusters"
         raise DataError(
-            f"the data has {some} of near-duplicates, and {settings.folds} folds"
+            f"the data has {count} of near-duplicates, and {settings.folds} folds"
             f" need at least {needed}; {remedy}"
             + (", or fewer folds" if settings.folds > 3 else "")
         )
@@ -64,7 +64,7 @@ def make_folds(
 
 
 def fold_of(folds: Sequence[Fold], windows: int) -> NDArray[np.int64]:
-    """The fold that audits each of the data's windows: (N,). 0 where there are no folds."""
+    """Return the fold that audits each of the data's windows: (N,). 0 without folds."""
     result = np.full(windows, -1 if folds else 0, dtype=np.int64)
     for number, fold in enumerate(folds):
         result[fold.audit] = number
@@ -77,20 +77,22 @@ def assign_controls(
     folds: Sequence[Fold],
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """The fold whose prompts score each control: (M,).
+    """Return the fold whose prompts score each control: (M,).
 
-    A control that is a near-duplicate of data goes to the fold that audits those, so that its
-    prompts saw neither; the others are spread evenly at random.
+    A control that is a near-duplicate of data goes to the fold that audits that data, so that its
+    prompts saw neither. The rest are spread evenly at random.
     """
     auditors = fold_of(folds, len(data_clusters)).tolist()
-    auditing = dict(zip(data_clusters.tolist(), auditors, strict=True))
-    assigned = np.array([auditing.get(one, -1) for one in control_clusters.tolist()], np.int64)
+    fold_by_cluster = dict(zip(data_clusters.tolist(), auditors, strict=True))
+    assigned = np.array(
+        [fold_by_cluster.get(cluster, -1) for cluster in control_clusters.tolist()], np.int64
+    )
     free = np.flatnonzero(assigned < 0)
     assigned[free] = rng.permutation(np.arange(len(free)) % max(1, len(folds)))
     return assigned
 
 
-# Folds. A cluster is here the array of its windows.
+# Below, a cluster is the array of its windows.
 
 
 def _members(clusters: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -99,14 +101,14 @@ def _members(clusters: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 
 def _spread(members: Sequence[NDArray[np.int64]], folds: int) -> list[list[NDArray[np.int64]]]:
-    """Give the largest cluster to the smallest fold, again and again."""
+    """Assign clusters to folds: repeatedly give the largest to the smallest fold."""
     spread: list[list[NDArray[np.int64]]] = [[] for _ in range(folds)]
     sizes = np.zeros(folds, dtype=np.int64)
     for cluster in sorted(members, key=len, reverse=True):
         smallest = int(np.argmin(sizes))
         spread[smallest].append(cluster)
         sizes[smallest] += len(cluster)
-    if folds == 2:  # a cluster larger than all others together would be alone in its fold
+    if folds == 2:  # a cluster larger than the rest together would be alone in its fold
         spread.sort(key=len)
         if len(spread[0]) == 1:
             spread[0].append(spread[1].pop())
@@ -124,16 +126,16 @@ def _fold(
     ]
     chosen = _choose([len(cluster) for cluster in outside], fraction, rng)
     return Fold(
-        fit=_together([one for number, one in enumerate(outside) if number not in chosen]),
-        select=_together([one for number, one in enumerate(outside) if number in chosen]),
-        audit=_together(spread[audited]),
+        fit=_windows_of([cluster for i, cluster in enumerate(outside) if i not in chosen]),
+        select=_windows_of([cluster for i, cluster in enumerate(outside) if i in chosen]),
+        audit=_windows_of(spread[audited]),
     )
 
 
 def _choose(sizes: Sequence[int], fraction: float, rng: np.random.Generator) -> set[int]:
-    """Clusters at random until they are the fraction of the windows; at least one, never all.
+    """Choose clusters at random up to a fraction of the windows; at least one, never all.
 
-    One of more than twice what is missing is passed over, unless no smaller one is left to take.
+    A cluster of more than twice the missing number is skipped unless no smaller one is left.
     """
     missing = max(1, round(fraction * sum(sizes)))
     chosen: set[int] = set()
@@ -146,5 +148,5 @@ def _choose(sizes: Sequence[int], fraction: float, rng: np.random.Generator) -> 
     return chosen or {int(np.argmin(sizes))}
 
 
-def _together(clusters: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+def _windows_of(clusters: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     return np.sort(np.concatenate(clusters))

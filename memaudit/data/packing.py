@@ -1,9 +1,9 @@
-"""A file's bytes, unpacked where they are packed, a block at a time.
+"""Reading and decompressing files block by block.
 
 Knows how packed files begin and how much they may unpack to. Knows nothing of text.
 
-What a file is packed with is read from its first bytes; its name decides nothing. A kilobyte of
-gzip can unpack to a megabyte: text does not, so such a file is refused.
+The first bytes, not the name, decide how a file is packed. A kilobyte of gzip can unpack to a
+megabyte. Text does not, so a file that does is refused.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from typing import BinaryIO, Protocol
 from memaudit.errors import DataError
 
 Note = Callable[[Path, str], None]
-"""Takes what a reader of the result must know about a file: its path, and the end of a sentence."""
+"""Takes a note on a file for the report: its path, and the end of a sentence."""
 
 PACKED_ENDINGS = (".gz", ".bz2", ".xz", ".zst")
 BLOCK = 1 << 20
-"""Bytes that are read or unpacked at a time."""
+"""Bytes read or unpacked at a time."""
 START = 1 << 16
-"""Bytes by which a file is known."""
-MOST_UNPACKED, FREELY_UNPACKED = 200, 1 << 30
-"""What a packed file may unpack to: so many times its size, or so many bytes if that is more.
-Packed text is a third to a tenth of itself."""
-_MOST_MEMORY = 256 << 20
-"""Bytes that unpacking xz may take; ``xz -9`` needs 65 MiB."""
+"""First bytes of a file used to identify it."""
+MAX_RATIO, FREELY_UNPACKED = 200, 1 << 30
+"""Limit on unpacked size: this many times the packed size, or this many bytes if that is more.
+Packed text is a third to a tenth of its size."""
+_MAX_MEMORY = 256 << 20
+"""Bytes of memory that unpacking xz may use; ``xz -9`` needs 65 MiB."""
 
 PARQUET = b"PAR1\x15"
-"""How a Parquet file with pages begins; a text may begin with the letters."""
+"""First bytes of a Parquet file with pages; a text may begin with the letters alone."""
 _PACKED = (
     (b"\x1f\x8b", "gzip"),
     *((b"BZh%d1AY&SY" % level, "bzip2") for level in range(1, 10)),
@@ -47,7 +47,7 @@ _REFUSED = (
     (b"\x04\x22\x4d\x18", "packed with lz4; unpack it: lz4 -d"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it: 7z x"),
     (b"Rar!\x1a\x07", "a rar archive; unpack it: unrar x"),
-    (PARQUET, "a Parquet file; let its name end in .parquet"),
+    (PARQUET, "a Parquet file; rename it to end in .parquet"),
     (b"%PDF-", "a PDF document; give its text"),
     (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer; get the data: git lfs pull"),
 )
@@ -65,12 +65,12 @@ class _Decompressor(Protocol):
 
 
 def unpacked_blocks(path: Path, note: Note) -> Iterator[bytes]:
-    """The bytes of a file in blocks, unpacked where it is gzip, bzip2, xz or zstd.
+    """Yield the bytes of a file in blocks, unpacked if it is gzip, bzip2, xz or zstd.
 
     The first block has at least START bytes, if the file has.
 
-    Raises DataError for any other archive, for one that is damaged or unpacks to more than text
-    does, and for a name that promises what the bytes are not; OSError where it cannot be read.
+    Raises DataError for another archive, for one that is damaged or unpacks to more than text
+    does, and for a packed ending on a file that is not packed; OSError if it cannot be read.
     """
     with path.open("rb") as file:
         start = file.read(BLOCK)
@@ -81,7 +81,7 @@ def unpacked_blocks(path: Path, note: Note) -> Iterator[bytes]:
             if start and ending in PACKED_ENDINGS:
                 raise DataError(
                     f"{path}: is not packed, although its name ends in {ending}; "
-                    "rename it, or copy it anew"
+                    "rename it, or copy it again"
                 )
             yield start
             yield from _plain(file)
@@ -93,11 +93,11 @@ def unpacked_blocks(path: Path, note: Note) -> Iterator[bytes]:
 
 
 def check_unpacked(path: Path, unpacked: int) -> None:
-    """Raise DataError where a packed file says that it unpacks to more than text does."""
-    if unpacked > FREELY_UNPACKED and unpacked > MOST_UNPACKED * path.stat().st_size:
+    """Raise DataError if a packed file unpacks to more bytes than text does."""
+    if unpacked > FREELY_UNPACKED and unpacked > MAX_RATIO * path.stat().st_size:
         raise DataError(
-            f"{path}: unpacks to more than {MOST_UNPACKED} times its size, as no text does; "
-            "if it is text all the same, give it unpacked"
+            f"{path}: unpacks to more than {MAX_RATIO} times its size, as no text does; "
+            "if it is text, unpack it first"
         )
 
 
@@ -106,9 +106,9 @@ def _kind(start: bytes) -> str | None:
 
 
 def refuse_document(path: Path, start: bytes, *, but: bytes | None = None) -> None:
-    """Raise DataError for a file that is known to be no text by its first bytes.
+    """Raise DataError for a file whose first bytes show that it is not text.
 
-    but: first bytes that are no reason.
+    but: first bytes to accept.
     """
     for mark, what in _REFUSED:
         if start.startswith(mark) and mark != but:
@@ -123,7 +123,7 @@ def _plain(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _checked(path: Path, blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """The blocks of an archive, as long as they may be text by their start and their length."""
+    """Yield the blocks of an archive while their start and total length may be text."""
     start, total = b"", 0
     while len(start) < START and (block := next(blocks, None)) is not None:
         start += block
@@ -137,18 +137,18 @@ def _checked(path: Path, blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _unpacked(path: Path, file: BinaryIO, kind: str) -> Iterator[bytes]:
-    """The blocks of an archive; any of them may be empty. Raises DataError where it is damaged."""
+    """Yield the blocks of an archive, some perhaps empty. Raises DataError if it is damaged."""
     unpack = {"gzip": _gzip, "bzip2": _bzip2, "xz": _xz, "zstd": _zstd}[kind]
     try:
         yield from unpack(file)
     except (EOFError, zlib.error, lzma.LZMAError):
         pass
-    except OSError as error:  # of bz2, gzip and pyarrow too, which give no number
+    except OSError as error:  # bz2, gzip and pyarrow raise it without a number
         if error.errno is not None:
             raise
     else:
         return
-    raise DataError(f"{path}: the {kind} data is cut off or corrupt; copy it anew")
+    raise DataError(f"{path}: the {kind} data is cut off or corrupt; copy it again")
 
 
 def _gzip(file: BinaryIO) -> Iterator[bytes]:
@@ -162,11 +162,11 @@ def _bzip2(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _xz(file: BinaryIO) -> Iterator[bytes]:
-    return _streams(_plain(file), lambda: lzma.LZMADecompressor(memlimit=_MOST_MEMORY))
+    return _streams(_plain(file), lambda: lzma.LZMADecompressor(memlimit=_MAX_MEMORY))
 
 
 def _zstd(file: BinaryIO) -> Iterator[bytes]:
-    import pyarrow  # here, because it takes its time to load and few files need it
+    import pyarrow  # slow to load, and few files need it
 
     with pyarrow.CompressedInputStream(pyarrow.PythonFile(file, mode="r"), "zstd") as unpacked:
         while block := unpacked.read(BLOCK):
@@ -174,9 +174,9 @@ def _zstd(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _streams(blocks: Iterable[bytes], new: Callable[[], _Decompressor]) -> Iterator[bytes]:
-    """Unpack the streams of a file, which may follow each other, down to its last byte.
+    """Unpack all streams of a file, down to its last byte.
 
-    The standard library's own readers pass over whatever follows the first stream and is damaged.
+    The standard library's readers ignore damaged data after the first stream.
     """
     decompressor = new()
     for packed in blocks:

@@ -1,4 +1,4 @@
-"""Parquet, row by row: each as a mapping of columns, one row in memory at a time.
+"""Rows of Parquet files, each as a mapping of columns, one row in memory at a time.
 
 Knows Arrow. Must not know which columns make a sample.
 """
@@ -12,28 +12,28 @@ from typing import Any
 from memaudit.data.packing import PARQUET, check_unpacked, refuse_document
 from memaudit.errors import DataError
 
-MOST_ROWS = 1024
-"""Of a batch."""
+MAX_ROWS = 1024
+"""Largest number of rows in a batch."""
 _BATCH = 64 << 20
-"""Bytes that a batch is to have at most, unpacked."""
+"""Target size of a batch, in unpacked bytes."""
 
 Row = tuple[Mapping[str, Any], str | None]
-"""The columns, and why the row cannot be used; None where it was read well."""
+"""The columns, and the reason why the row cannot be used; None if it was read without errors."""
 
 
 def parquet_rows(path: Path) -> Iterator[Row]:
-    """Every row in its order.
+    """Yield every row, in order.
 
-    Raises DataError where the file is none, is damaged or unpacks to more than text does.
+    Raises DataError if the file is not Parquet, is damaged or unpacks to more than text does.
     """
-    import pyarrow  # here, because it takes its time to load and only this format needs it
+    import pyarrow  # slow to load, and only this format needs it
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(path) as file:
             rows = _batch_rows(path, file.metadata)
             texts = _text_columns(file.metadata.schema)
-        # A dictionary that is kept as one is in memory once; unpacked it is there once a row.
+        # A dictionary read as a dictionary takes memory once, not once a row.
         with parquet.ParquetFile(path, read_dictionary=texts) as file:
             unpacked = 0
             for batch in file.iter_batches(batch_size=rows):
@@ -42,21 +42,21 @@ def parquet_rows(path: Path) -> Iterator[Row]:
                     unpacked += _size(row[0])
                     check_unpacked(path, unpacked)
                     yield row
-    except (pyarrow.ArrowException, UnicodeDecodeError):  # the latter of a column's name
-        with path.open("rb") as other:
-            refuse_document(path, other.read(1024), but=PARQUET)
-        raise DataError(f"{path}: not a Parquet file, or damaged; write it anew") from None
+    except (pyarrow.ArrowException, UnicodeDecodeError):  # the latter for a column's name
+        with path.open("rb") as raw:
+            refuse_document(path, raw.read(1024), but=PARQUET)
+        raise DataError(f"{path}: not a Parquet file, or damaged; write it again") from None
 
 
 def _batch_rows(path: Path, metadata: Any) -> int:
-    """How many rows a batch may have, by the sizes that the file itself gives."""
+    """Return the number of rows for a batch, from the sizes that the file declares."""
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     sizes = [group.total_byte_size for group in groups]  # unpacked
     check_unpacked(path, sum(sizes))
     widest = max(
         (size // max(1, g.num_rows) for size, g in zip(sizes, groups, strict=True)), default=0
     )
-    return max(1, min(MOST_ROWS, _BATCH // max(1, widest)))
+    return max(1, min(MAX_ROWS, _BATCH // max(1, widest)))
 
 
 def _text_columns(schema: Any) -> list[str]:
@@ -65,19 +65,19 @@ def _text_columns(schema: Any) -> list[str]:
 
 
 def _row(batch: Any, place: int, arrow_error: type[Exception]) -> Row:
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
-            found[name] = column[place].as_py()
+            fields[name] = column[place].as_py()
         except UnicodeDecodeError:
-            return found, "not UTF-8 text"
-        except (arrow_error, ValueError, OverflowError):  # dates without a year, and the like
-            return found, f"column {name} holds a value that has no form outside Parquet"
-    return found, None
+            return fields, "not UTF-8 text"
+        except (arrow_error, ValueError, OverflowError):  # such as dates without a year
+            return fields, f"column {name} holds a value that exists only in Parquet"
+    return fields, None
 
 
 def _size(value: Any) -> int:
-    """Characters and bytes of all text in a value."""
+    """Count the characters and bytes of all text in a value."""
     if isinstance(value, (str, bytes)):
         return len(value)
     if isinstance(value, Mapping):

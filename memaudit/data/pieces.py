@@ -1,28 +1,28 @@
-"""A text too long to be encoded at once, in pieces.
+"""Cutting texts that are too long to encode at once.
 
 Knows text. Must not know tokenizers.
 
-What a tokenizer keeps of a token beside its id takes some hundred bytes, so a text of a hundred
-megabytes would take ten gigabytes. Only around the cuts can tokens differ from those of the whole.
+A tokenizer uses some hundred bytes per token, so a text of 100 MB would take 10 GB. Only near the
+cuts can tokens differ from those of the whole text.
 """
 
 from __future__ import annotations
 
 LONGEST_PIECE = 1 << 20
-"""Characters; a longer text is cut."""
-_LOOKED_BACK = 1000
-"""Characters before the end of a piece in which a blank is looked for."""
+"""Characters in a piece; a longer text is cut."""
+_SEARCH_BACK = 1000
+"""Characters before the end of a piece that are searched for a blank."""
 
 
 def cut_text(text: str, longest: int = LONGEST_PIECE) -> list[str]:
-    """The text in pieces of at most so many characters, each but the first starting with a blank.
+    """Cut a text into pieces of up to ``longest`` characters, before blanks.
 
-    Where there is none near, a word is cut.
+    If there is no blank nearby, a word is cut.
     """
     pieces, start = [], 0
     while len(text) - start > longest:
         end = start + longest
-        blank = max(text.rfind(sign, max(start + 1, end - _LOOKED_BACK), end) for sign in " \n")
+        blank = max(text.rfind(char, max(start + 1, end - _SEARCH_BACK), end) for char in " \n")
         end = blank if blank > start else end
         pieces.append(text[start:end])
         start = end

@@ -37,7 +37,7 @@ _SAFE_KINDS = ("Cc", "Cf")
 
 
 @dataclass(frozen=True)
-class Unlike:
+class Mismatch:
     """A text whose ids, decoded, are not the text."""
 
     text: str
@@ -75,7 +75,7 @@ class ReadingBack:
         )
         return " and ".join(name for is_lost, name in lost if is_lost) or None
 
-    def check(self, text: str, ids: NDArray[np.integer[Any]]) -> Unlike | None:
+    def check(self, text: str, ids: NDArray[np.integer[Any]]) -> Mismatch | None:
         """Return None where the ids (tokens,) of a text decode to it, else what is needed to tell
         which of its windows do.
         """
@@ -89,10 +89,14 @@ class ReadingBack:
             return None
         enough = _LEAST_READ * len(wanted.replace(_REPLACEMENT, ""))
         is_partial = len(read.replace(_REPLACEMENT, "")) < enough
-        return Unlike(wanted, is_partial and not self._has_unknown(ids))
+        return Mismatch(wanted, is_partial and not self._has_unknown(ids))
 
     def misread(
-        self, unlike: Unlike, ids: NDArray[np.integer[Any]], starts: NDArray[np.int64], length: int
+        self,
+        mismatch: Mismatch,
+        ids: NDArray[np.integer[Any]],
+        starts: NDArray[np.int64],
+        length: int,
     ) -> NDArray[np.bool_]:
         """Return which windows of a text do not decode to a part of it: (N,).
 
@@ -100,23 +104,23 @@ class ReadingBack:
         first window begins with and the last ends with, the text does too.
 
         Args:
-            unlike: of the text.
+            mismatch: of the text.
             ids: (tokens,), all of the text but special tokens at its start.
             starts: (N,) first token of each window, in order.
             length: tokens of a window.
         """
         found = np.ones(len(starts), dtype=np.bool_)
-        if unlike.is_partial:
+        if mismatch.is_partial:
             return found
         place = searched = 0
         for number, start in enumerate(starts.tolist()):
             pieces = self._pieces(ids[start : start + length])
             is_last = start + length == len(ids)
-            at = _find(unlike.text, pieces, place, is_last)
-            if at is not None and (start or self._is_start(unlike.text[:at])):
+            at = _find(mismatch.text, pieces, place, is_last)
+            if at is not None and (start or self._is_start(mismatch.text[:at])):
                 found[number], place = False, at
                 continue
-            searched += len(unlike.text) - place
+            searched += len(mismatch.text) - place
             if searched > _MOST_SEARCHED:
                 break
         return found

@@ -29,7 +29,7 @@ from memaudit.data.raw_files import (
     read_whole,
 )
 from memaudit.errors import DataError
-from memaudit.system.hashing import file_sha256
+from memaudit.system.files import file_sha256
 
 FORMATS = (
     ".jsonl or .ndjson, .json (an array), .csv, .tsv or .txt, each also .gz, .bz2, .xz or .zst, "

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from memaudit.config.settings import Bos, WindowSettings
 from memaudit.data.bos import BosSource
-from memaudit.data.drawing import batches, draw
 from memaudit.data.encoding import Encoded, Encoder
 from memaudit.data.reading_back import ReadingBack
 from memaudit.data.samples import Sample, Skipped
+from memaudit.data.sampling import batches, sample_records
 from memaudit.errors import DataError
 
 if TYPE_CHECKING:  # the tokenizer is handed in, so the library itself is not needed here
@@ -134,7 +134,7 @@ def cut_windows(
     """
     encoder = Encoder(tokenizer, bos=bos, chat_date=settings.chat_date, counts_bos=counts_bos)
     pile = _Pile(settings, encoder.reading_back)
-    for batch in batches(draw(samples, settings.limit, rng)):
+    for batch in batches(sample_records(samples, settings.limit, rng)):
         encoded = iter(encoder.encode([one.item for one in batch if isinstance(one.item, Sample)]))
         for one in batch:
             if isinstance(one.item, Skipped):
@@ -251,9 +251,9 @@ class _Pile:
         views = np.lib.stride_tricks.sliding_window_view(encoded.ids, self._settings.length)
         textless = replace(sample, text=None, prefix=None, suffix=None, messages=None)
         misread = np.zeros(len(starts), dtype=np.bool_)
-        if encoded.unlike is not None:
+        if encoded.mismatch is not None:
             misread = self._reading_back.misread(
-                encoded.unlike, encoded.ids, starts, self._settings.length
+                encoded.mismatch, encoded.ids, starts, self._settings.length
             )
         self._cuts.append(_Cut(views[starts], textless, number, misread))
         self._note_columns(sample.extra)

@@ -27,8 +27,7 @@ from memaudit.run.manifest import (
     require_recorded,
     to_manifest,
 )
-from memaudit.system.files import disk_errors, write_whole
-from memaudit.system.hashing import file_sha256
+from memaudit.system.files import disk_errors, file_sha256, write_whole
 from memaudit.system.untrusted_json import read_json
 
 _LONGEST = 32 << 20

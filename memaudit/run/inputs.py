@@ -19,26 +19,26 @@ from memaudit.config.sources import named_settings
 from memaudit.data.plan import Plan, Role
 from memaudit.data.project_key import ProjectKey
 from memaudit.data.samples import DataSummary
-from memaudit.distributed import Team
+from memaudit.distributed import Processes
 from memaudit.errors import RunError
 from memaudit.report.result import RunFacts
 from memaudit.run.load import REPORT
 from memaudit.run.record import RunNotes, RunRecord, differences
 from memaudit.run.signature import id_of
 from memaudit.system.environment import describe_libraries, describe_machine
-from memaudit.system.hashing import file_sha256
+from memaudit.system.files import file_sha256
 from memaudit.system.threads import describe_waiting
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.numerics import describe_accelerator, describe_determinism
 
 
-def agree(record: RunRecord, team: Team, group: str, facts: Mapping[str, str]) -> None:
+def agree(record: RunRecord, processes: Processes, group: str, facts: Mapping[str, str]) -> None:
     """Check that all processes share the same inputs, and that a resumed run still has them.
 
     Raises RunError where processes differ, UsageError where the run began with other inputs.
     """
-    first = team.same(dict(facts))
-    differing = team.gather(differences(first, facts))
+    first = processes.broadcast(dict(facts))
+    differing = processes.gather(differences(first, facts))
     if difference := next(filter(None, differing), ""):
         raise RunError(f"the processes of this run have different inputs: {difference}")
     record.agree(group, facts)

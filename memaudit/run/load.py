@@ -26,7 +26,7 @@ from memaudit.report.report_json import Document, schema
 from memaudit.report.samples_csv import COLUMNS, unescape
 from memaudit.report.wording import SCHEMA_VERSION, neutral, shorten
 from memaudit.run.manifest import require_recorded
-from memaudit.system.untrusted_json import MOST_DIGITS, read_json
+from memaudit.system.untrusted_json import MAX_DIGITS, read_json
 
 REPORT = "report.json"
 SAMPLES = "samples.csv"
@@ -240,7 +240,7 @@ def _fits(text: str, dtype: str) -> bool:
     if dtype == "float64":
         return pd.notna(pd.to_numeric(text or "0", errors="coerce"))
     digits = text.lstrip("-")
-    return (digits.isdecimal() and len(digits) <= MOST_DIGITS) or (dtype == "Int64" and not text)
+    return (digits.isdecimal() and len(digits) <= MAX_DIGITS) or (dtype == "Int64" and not text)
 
 
 def _check_values(path: Path, samples: pd.DataFrame) -> None:

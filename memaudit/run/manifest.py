@@ -18,7 +18,7 @@ from typing import Any
 
 from memaudit import __version__
 from memaudit.errors import UsageError
-from memaudit.system.hashing import file_sha256
+from memaudit.system.files import file_sha256
 
 MANIFEST = "manifest.json"
 _LONGEST = 1 << 20

@@ -17,8 +17,7 @@ from memaudit.report.wording import neutral
 from memaudit.run.record import RunNotes, differences
 from memaudit.run.signature import check_notes
 from memaudit.run.unfinished import UNFINISHED, find_work, read_notes, read_piece
-from memaudit.system.files import disk_errors, write_whole
-from memaudit.system.hashing import file_sha256
+from memaudit.system.files import disk_errors, file_sha256, write_whole
 
 
 class ShardRun(NamedTuple):

@@ -35,7 +35,7 @@ from memaudit.run.load import (
     read_report,
 )
 from memaudit.run.manifest import MANIFEST, Manifest, is_plain_file, read_manifest
-from memaudit.system.hashing import file_sha256
+from memaudit.system.files import file_sha256
 
 State = Literal["same", "changed", "missing", "extra", "not checked", "signature"]
 _ALWAYS = (REPORT, SAMPLES, "config.toml", PAGE)

@@ -83,9 +83,9 @@ def _attack_reference(
     settings, record = reference_config(config), clock.record
     with clock.stage("loading the reference", 1):
         checkpoint = load_reference(config, ready.tokenizer, planned_windows(ready.plan))
-        agree(record, workforce.team, "reference", facts_of_model(checkpoint))
+        agree(record, workforce.processes, "reference", facts_of_model(checkpoint))
     name = "batch size of the reference"
-    extractor, _ = recorded_extractor(settings, checkpoint, record, workforce.team, name)
+    extractor, _ = recorded_extractor(settings, checkpoint, record, workforce.processes, name)
     outcomes = _attack(settings, ready.plan, extractor, clock, workforce, prefix=PREFIX)
     return ReferenceRun(describe_target(extractor), outcomes)
 

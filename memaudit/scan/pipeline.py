@@ -15,10 +15,10 @@ from memaudit.attack.prompt_files import FoldPrompts, hash_fitted, hash_loaded
 from memaudit.config.settings import ScanConfig
 from memaudit.config.shard import Shard
 from memaudit.config.sources import ResolvedConfig
-from memaudit.data.clusters import seen_marks
+from memaudit.data.clusters import collect_marks
 from memaudit.data.plan import Plan, fold_sizes
 from memaudit.data.project_key import ProjectKey, throwaway_key
-from memaudit.distributed import Team
+from memaudit.distributed import Processes
 from memaudit.gate.validity import validity_notes
 from memaudit.report.result import ScanResult
 from memaudit.run.inputs import run_facts
@@ -48,20 +48,20 @@ def scan(
     progress: Progress,
     key: ProjectKey | None = None,
     record: RunRecord | None = None,
-    team: Team | None = None,
+    processes: Processes | None = None,
 ) -> ScanOutcome:
     """Audit one model on one file, and on controls if given.
 
     key: the project's key; without one, fingerprints use a throwaway key. record: progress of a
-    run to resume; team: the processes that share the work. Raises the errors of its stages; files
+    run to resume; processes: those that share the work. Raises the errors of its stages; files
     are checked before weights are loaded.
     """
     record = record or RunRecord(RunNotes.new(resolved.config, resolved.sources, command))
-    key, team = key or throwaway_key(), team or Team()
+    key, processes = key or throwaway_key(), processes or Processes()
     clock = Clock(progress, record)
-    ready = prepare(resolved.config, key, clock, team)
-    attacked = attack_all(resolved.config, ready, clock, Workforce(team, record))
-    return _assess(resolved, ready, attacked, clock, team)
+    ready = prepare(resolved.config, key, clock, processes)
+    attacked = attack_all(resolved.config, ready, clock, Workforce(processes, record))
+    return _assess(resolved, ready, attacked, clock, processes)
 
 
 @short_of_memory()
@@ -70,18 +70,18 @@ def scan_shard(
     progress: Progress,
     key: ProjectKey,
     record: RunRecord,
-    team: Team,
+    processes: Processes,
     shard: Shard,
 ) -> None:
     """Do one shard of an audit and store it in the record. Raises as :func:`scan`."""
     clock = Clock(progress, record)
-    ready = prepare(resolved.config, key, clock, team)
-    attack_all(resolved.config, ready, clock, Workforce(team, record, shard))
+    ready = prepare(resolved.config, key, clock, processes)
+    attack_all(resolved.config, ready, clock, Workforce(processes, record, shard))
     record.complete()
 
 
 def _assess(
-    resolved: ResolvedConfig, ready: Ready, attacked: Attacked, clock: Clock, team: Team
+    resolved: ResolvedConfig, ready: Ready, attacked: Attacked, clock: Clock, processes: Processes
 ) -> ScanOutcome:
     config, plan, earlier = resolved.config, ready.plan, ready.earlier
     outcomes, reference_run = attacked
@@ -122,7 +122,7 @@ def _assess(
             key_id=ready.key.key_id,
             batch_size=(ready.extractor.batch_size, ready.batch_reason),
             batches=ready.extractor.memory.facts(),
-            processes=team.size,
+            processes=processes.size,
         ),
         file_hmacs=_file_hmacs(plan, ready.key),
         revealed=reveal(plan, outcomes, ready.tokenizer) if config.reveal else {},
@@ -155,7 +155,7 @@ def _pack(config: ScanConfig, plan: Plan, outcomes: Outcomes) -> tuple[FoldPromp
             fold=number,
             prompts={attack: fits[number].fitted for attack, fits in fitted.items()},
             chosen={attack: fits[number].record.chosen for attack, fits in fitted.items()},
-            marks=seen_marks(windows, np.union1d(fold.fit, fold.select), run, origin),
+            marks=collect_marks(windows, np.union1d(fold.fit, fold.select), run, origin),
             cluster_run=min(run, config.windows.length),
             prefix_tokens=config.windows.prefix_tokens,
             target=config.model,

@@ -16,7 +16,7 @@ from memaudit.data.fingerprints import digest_of, fingerprint_windows
 from memaudit.data.plan import Plan, Role, SeenRuns, check_files, cut_files, make_plan
 from memaudit.data.project_key import ProjectKey
 from memaudit.data.samples import DataSummary
-from memaudit.distributed import Team
+from memaudit.distributed import Processes
 from memaudit.gate.baseline import Baseline, require_own_windows, require_same_windows
 from memaudit.report.result import TargetFacts
 from memaudit.run.baselines import scan_baseline
@@ -58,12 +58,12 @@ class Ready:
     batch_reason: str
 
 
-def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, team: Team) -> Ready:
+def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, processes: Processes) -> Ready:
     """Prepare an audit. Raises the errors of its stages."""
     record = clock.record
     with clock.stage("reading files", 1):
         summaries = check_files(config)
-        agree(record, team, "files and settings", facts_of_files(config, summaries, key))
+        agree(record, processes, "files and settings", facts_of_files(config, summaries, key))
         baseline = _baseline(config, summaries, key)
         tokenizer = load_tokenizer(config.model, config.target)
         windows = cut_files(config, tokenizer)
@@ -72,21 +72,21 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, team: Team) -> Re
             check_reference(config, tokenizer, windows)
     with clock.stage("loading the model", 1):
         checkpoint = load_target(config, tokenizer, windows)
-        agree(record, team, "model", facts_of_model(checkpoint))
+        agree(record, processes, "model", facts_of_model(checkpoint))
         earlier = load_earlier(config, checkpoint)
         entities = load_entities(config, checkpoint)
         about = {} if entities is None else {"the entity model": entities.about}
-        agree(record, team, "entity model", about)
+        agree(record, processes, "entity model", about)
     with clock.stage("clustering near-duplicates", 1):
         seen_runs = [SeenRuns(fold.marks, fold.cluster_run) for fold in earlier]
         plan = make_plan(config, summaries, windows, seen_runs)
-        agree(record, team, "windows", facts_of_plan(plan))
+        agree(record, processes, "windows", facts_of_plan(plan))
         fingerprints = _fingerprints(plan, key)
     if baseline is not None:
         _require_same(baseline, fingerprints["data"], checkpoint, config)
     with clock.stage("looking for sensitive content", 1):  # may fail, so it runs before the attacks
         sensitive = find_sensitive(config, plan, tokenizer, entities)
-    extractor, reason = recorded_extractor(config, checkpoint, record, team, "batch size")
+    extractor, reason = recorded_extractor(config, checkpoint, record, processes, "batch size")
     return Ready(
         key=key,
         tokenizer=tokenizer,
@@ -104,7 +104,7 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, team: Team) -> Re
 
 
 def recorded_extractor(
-    config: ScanConfig, checkpoint: Checkpoint, record: RunRecord, team: Team, name: str
+    config: ScanConfig, checkpoint: Checkpoint, record: RunRecord, processes: Processes, name: str
 ) -> tuple[Extractor, str]:
     """Make the extractor with the batch size in the record; return it and the reason for the size.
 
@@ -112,7 +112,9 @@ def recorded_extractor(
     change figures. name: the size's name in the record.
     """
     size, reason = choose_size(config, checkpoint)
-    return make_extractor(config, checkpoint, team.same(record.settle(name, size))), reason
+    return make_extractor(
+        config, checkpoint, processes.broadcast(record.settle(name, size))
+    ), reason
 
 
 def _baseline(

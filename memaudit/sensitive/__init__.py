@@ -1,1 +1,1 @@
-"""What kind of thing a text holds: counts by category, never the value. Numpy only, no torch."""
+"""Sensitive content in texts: counts by category, never the values. Numpy only, no torch."""

@@ -1,7 +1,7 @@
-"""Sensitive content, counted: how many things of each category stand in each window's suffix.
+"""Counts of sensitive content in each window's suffix, by category.
 
-Knows token ids, a decoder that is handed in, and detectors. Keeps counts and lets the text go, a
-chunk at a time. Knows nothing of attacks or reports.
+Knows token ids, a decoder passed in, and detectors. Decodes a chunk at a time and keeps only the
+counts. Knows nothing of attacks or reports.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ from memaudit.sensitive.shapes import Span
 Counts = NDArray[np.uint16]
 Decode = Callable[[NDArray[np.int32]], Sequence[str]]
 
-_MOST = int(np.iinfo(np.uint16).max)
-_CHUNK = 4096  # windows whose text is held at a time
+_MAX_COUNT = int(np.iinfo(np.uint16).max)
+_CHUNK = 4096  # windows decoded at a time
 
 
 @dataclass(frozen=True, eq=False)
 class SensitiveContent:
-    """What the suffixes hold, by category."""
+    """Sensitive content of the suffixes, by category."""
 
     methods: Mapping[Category, str]
-    """How each category that was looked for is detected; the order of the columns of counts."""
+    """Detection method of each category searched for, in the order of the columns of counts."""
     missing: Mapping[Category, str]
-    """Why a category was not looked for."""
+    """Reason for each category that was not searched for."""
     data: Counts
-    """(N,C) things of each category in the suffix of each window of the data."""
+    """(N,C) items of each category in each suffix of the data."""
     controls: Counts | None
-    """(M,C) the same of the controls."""
+    """(M,C) items of each category in each suffix of the controls."""
 
     @property
     def categories(self) -> tuple[Category, ...]:
-        """Those that were looked for."""
+        """Categories searched for."""
         return tuple(self.methods)
 
 
 def count_content(
     suffix_ids: NDArray[np.int32], decode: Decode, detectors: Sequence[Detector]
 ) -> Counts:
-    """Things of each category in each suffix.
+    """Count the items of each category in each suffix.
 
     Args:
         suffix_ids: (N,S).
         decode: from (n,S) ids to n texts.
-        detectors: C of them. Of what two claim, the earlier one counts it.
+        detectors: C detectors. If two claim the same text, the earlier one counts it.
 
     Returns:
-        (N,C). The same windows give the same counts, in whatever company they come.
+        (N,C). A window's counts do not depend on the other windows.
     """
     counts = np.zeros((len(suffix_ids), len(detectors)), dtype=np.uint16)
     for start in range(0, len(suffix_ids), _CHUNK):
@@ -62,16 +62,16 @@ def count_content(
 
 
 def count_texts(texts: Sequence[str], detectors: Sequence[Detector]) -> Counts:
-    """Things of each detector's category in each of n texts: (n,C)."""
+    """Count the items of each detector's category in each of n texts: (n,C)."""
     counts = np.zeros((len(texts), len(detectors)), dtype=np.uint16)
     claimed: list[list[Span]] = [[] for _ in texts]
     for column, detector in enumerate(detectors):
         for row, spans in enumerate(detector.find(texts)):
             new = [span for span in spans if not _overlaps(span, claimed[row])]
             claimed[row].extend(new)
-            counts[row, column] = min(len(new), _MOST)
+            counts[row, column] = min(len(new), _MAX_COUNT)
     return counts
 
 
-def _overlaps(span: Span, others: Iterable[Span]) -> bool:
-    return any(span.start < other.end and other.start < span.end for other in others)
+def _overlaps(span: Span, claimed: Iterable[Span]) -> bool:
+    return any(span.start < other.end and other.start < span.end for other in claimed)

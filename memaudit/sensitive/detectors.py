@@ -1,7 +1,7 @@
-"""Detectors: which categories are looked for, how, and which cannot be.
+"""Detectors of the categories of sensitive content.
 
-Knows the packages that detect better than a plain rule does, and what stands in for them where
-they are not installed. Nothing is fetched. Knows nothing of windows.
+Knows the packages that detect better than a plain rule, and the rules used if they are not
+installed. Fetches nothing. Knows nothing of windows.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ CATEGORIES: tuple[Category, ...] = (
     *("key", "email", "account", "card", "phone"),
     *("name", "address"),
 )
-"""Every category, in the order in which they claim text: what a number is, is said once."""
+"""All categories, in the order in which they claim text, so that a number is counted once."""
 
 NO_DETECTOR: dict[Category, str] = {
     "name": "no rule tells names from other words; sensitive.entity_model can",
     "address": "no rule tells addresses from other text; a sensitive.entity_model may",
 }
-"""Categories that no rule finds, and why."""
+"""Reason for each category that no rule can find."""
 
 _SEVEN_DIGITS = re.compile(r"(?:\d\D{0,3}){7}")
 
 
 @dataclass(frozen=True)
 class Detector:
-    """How one category is found."""
+    """Detector of one category."""
 
     category: Category
     method: str
-    """In words, with the version of the package that was used."""
+    """Description, with the version of the package used."""
     find: Callable[[Sequence[str]], Sequence[Iterable[Span]]]
-    """Where in each text such things stand, in the order of the text."""
+    """Returns the spans of the category's items in each text, in text order."""
 
 
 def make_detectors(region: str, *, packages: bool = True) -> tuple[Detector, ...]:
-    """A detector for each category that can be looked for, in the order of `CATEGORIES`.
+    """Make a detector for each category that rules or packages find, in order of `CATEGORIES`.
 
-    region: country (ISO 3166, two letters) as whose national form a phone number is read.
-    packages: whether packages are used where they are installed.
+    region: country (ISO 3166, two letters) whose national phone number format is used.
+    packages: use packages if they are installed.
     """
     installed = _installed if packages else lambda _: None
     return (
@@ -61,19 +61,20 @@ def make_detectors(region: str, *, packages: bool = True) -> tuple[Detector, ...
 
 
 def check_region(region: str) -> None:
-    """Raise UsageError for a country that phonenumbers, where it is installed, does not know."""
+    """Raise UsageError for a country unknown to phonenumbers, if that package is installed."""
     if _installed("phonenumbers") is None:
         return
     from phonenumbers import SUPPORTED_REGIONS
 
     if region not in SUPPORTED_REGIONS:
         raise UsageError(
-            f"sensitive.region = {region}: phonenumbers knows no such country; write it as US or DE"
+            f"sensitive.region = {region}: phonenumbers does not know this country; write it as "
+            "US or DE"
         )
 
 
 def _installed(package: str) -> str | None:
-    """Its version, None where it is not installed."""
+    """Return the version of a package, None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -84,42 +85,43 @@ def _by_rule(category: Category, method: str, rule: Callable[[str], Iterable[Spa
     return Detector(category, method, lambda texts: [tuple(rule(text)) for text in texts])
 
 
-def _accounts(found: str | None) -> Detector:
-    if found is None:
+def _accounts(stdnum_version: str | None) -> Detector:
+    if stdnum_version is None:
         return _by_rule("account", "IBAN: form and check digits (mod 97)", shapes.ibans)
-    method = f"IBAN: country's structure and check digits (python-stdnum {found})"
+    method = f"IBAN: country's structure and check digits (python-stdnum {stdnum_version})"
     return _by_rule("account", method, _ibans_by_country)
 
 
-def _phones(found: str | None, region: str) -> Detector:
-    if found is None:
+def _phones(phonenumbers_version: str | None, region: str) -> Detector:
+    if phonenumbers_version is None:
         method = "form: international with +, or North American in groups"
         return _by_rule("phone", method, shapes.phones)
-    method = f"numbering plans: international, national of {region} (phonenumbers {found})"
+    package = f"phonenumbers {phonenumbers_version}"
+    method = f"numbering plans: international, national of {region} ({package})"
     return _by_rule("phone", method, partial(_phones_by_plan, region=region))
 
 
 def _ibans_by_country(text: str) -> Iterator[Span]:
-    from stdnum import iban  # here, because it is optional
+    from stdnum import iban  # optional
 
-    for found in shapes.iban_candidates(text):
-        for end in shapes.group_ends(found[0]):
-            if iban.is_valid(found[0][:end]):
-                yield Span(found.start(), found.start() + end)
+    for match in shapes.iban_candidates(text):
+        for end in shapes.group_ends(match[0]):
+            if iban.is_valid(match[0][:end]):
+                yield Span(match.start(), match.start() + end)
                 break
 
 
 def _phones_by_plan(text: str, region: str) -> Iterator[Span]:
     if not _SEVEN_DIGITS.search(text):
         return
-    from phonenumbers import Leniency, PhoneNumberMatcher  # here: optional, and slow to load
+    from phonenumbers import Leniency, PhoneNumberMatcher  # optional, and slow to load
 
-    grouped = PhoneNumberMatcher(text, region, leniency=Leniency.STRICT_GROUPING)
-    as_written = {(found.start, found.end) for found in grouped}
-    for found in PhoneNumberMatcher(text, region):
+    strict = PhoneNumberMatcher(text, region, leniency=Leniency.STRICT_GROUPING)
+    grouped = {(match.start, match.end) for match in strict}
+    for match in PhoneNumberMatcher(text, region):
         # Without a +, a bare run of digits may be any number, and a date such as 2013.05.02 10
         # has the digits of a phone number, but not its groups.
-        national = not found.raw_string.startswith("+")
-        if national and (found.raw_string.isdigit() or (found.start, found.end) not in as_written):
+        national = not match.raw_string.startswith("+")
+        if national and (match.raw_string.isdigit() or (match.start, match.end) not in grouped):
             continue
-        yield Span(found.start, found.end)
+        yield Span(match.start, match.end)

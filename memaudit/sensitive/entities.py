@@ -1,6 +1,6 @@
-"""Names and addresses out of what a token classification model marks.
+"""Names and addresses marked by a token classification model.
 
-Knows what such models call them. The model itself is handed in.
+Knows the labels that models use for them. The model itself is passed in.
 """
 
 from __future__ import annotations
@@ -19,63 +19,67 @@ _LABELS: dict[Category, re.Pattern[str]] = {
 _NOT_POSTAL = re.compile(r"(?:e_?mail|ip|mac|url|user|company|file).*", re.I)
 
 
-class Marked(Protocol):
-    """One thing that was marked."""
+class Entity(Protocol):
+    """An entity that the model marked."""
 
     @property
     def label(self) -> str:
-        """What it is, as the model calls it."""
+        """The model's label."""
 
     @property
     def start(self) -> int:
-        """In characters of the text, as is the next."""
+        """First character in the text."""
 
     @property
     def end(self) -> int:
-        """Behind its last character."""
+        """Character after the last one."""
 
 
-Find = Callable[[Sequence[str]], Sequence[Iterable[Marked]]]
+Find = Callable[[Sequence[str]], Sequence[Iterable[Entity]]]
 
 
 def entity_detectors(labels: Iterable[str], find: Find, about: str) -> tuple[Detector, ...]:
-    """A detector for each of ``name`` and ``address`` that the model has labels for.
+    """Make a detector for each of ``name`` and ``address`` that the model has labels for.
 
-    labels: all that the model can mark. find: marks texts. about: names the model.
+    labels: all labels of the model. find: marks texts. about: names the model.
     """
-    marks = _Marks(find)
-    made = []
+    model = _SharedModel(find)
+    detectors = []
     for category in _LABELS:
-        known = sorted(label for label in labels if category_of(label) == category)
-        if known:
-            method = f"labels {', '.join(known)} of {about}"
-            made.append(Detector(category, method, marks.detector(category)))
-    return tuple(made)
+        own_labels = sorted(label for label in labels if category_of(label) == category)
+        if own_labels:
+            method = f"labels {', '.join(own_labels)} of {about}"
+            detectors.append(Detector(category, method, model.detector(category)))
+    return tuple(detectors)
 
 
 def category_of(label: str) -> Category | None:
-    """Which category a label means; None for any other thing."""
+    """Return the category that a label means, None if it is neither name nor address."""
     if _NOT_POSTAL.fullmatch(label):
         return None
-    return next((name for name, known in _LABELS.items() if known.fullmatch(label)), None)
+    return next((name for name, pattern in _LABELS.items() if pattern.fullmatch(label)), None)
 
 
-class _Marks:
-    """What the model marks, asked once for texts that several detectors look at."""
+class _SharedModel:
+    """Model that runs once for texts that several detectors search."""
 
     def __init__(self, find: Find) -> None:
         self._find = find
         self._texts: Sequence[str] = ()
-        self._found: Sequence[Iterable[Marked]] = ()
+        self._entities: Sequence[Iterable[Entity]] = ()
 
     def detector(self, category: Category) -> Callable[[Sequence[str]], list[list[Span]]]:
         def find(texts: Sequence[str]) -> list[list[Span]]:
             if self._texts is not texts:
                 self._texts = texts
-                self._found = [tuple(marked) for marked in self._find(texts)]
+                self._entities = [tuple(entities) for entities in self._find(texts)]
             return [
-                [Span(one.start, one.end) for one in marked if category_of(one.label) == category]
-                for marked in self._found
+                [
+                    Span(entity.start, entity.end)
+                    for entity in entities
+                    if category_of(entity.label) == category
+                ]
+                for entities in self._entities
             ]
 
         return find

@@ -1,7 +1,7 @@
-"""Where a text holds something of a known shape: plain rules that need no other package.
+"""Plain rules that find addresses, numbers and keys by their form, without other packages.
 
-Knows how addresses, numbers and keys are written, and the check digits of those that have some.
-Knows nothing of windows. Every rule takes time in proportion to the text, whatever it holds.
+Knows how they are written, and their check digits. Knows nothing of windows. Every rule takes time
+proportional to the length of the text, whatever it holds.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from typing import NamedTuple
 
 
 class Span(NamedTuple):
-    """Where in a text something stands, in characters."""
+    """Position in a text, in characters."""
 
     start: int
     end: int
 
 
-_ALONE = r"(?<![\w.+-])"
+_START = r"(?<![\w.+-])"
 """Not inside a longer word, number or path."""
-_DONE = r"(?![\w-]|\.\d)"
+_END = r"(?![\w-]|\.\d)"
 
 _EMAIL = re.compile(
     r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9_%+-](?:\.?[A-Za-z0-9_%+-]){0,63}"
     r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9@_-])"
 )
 _PHONE = re.compile(
-    _ALONE + r"(?:\+[1-9](?:[ .()/-]{0,2}\d){7,14}"
-    r"|(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])[2-9]\d\d[ .-]\d{4})" + _DONE
+    _START + r"(?:\+[1-9](?:[ .()/-]{0,2}\d){7,14}"
+    r"|(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])[2-9]\d\d[ .-]\d{4})" + _END
 )
 _CARD = re.compile(
-    _ALONE + r"(?:\d{13,19}"
+    _START + r"(?:\d{13,19}"
     r"|\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?"
-    r"|\d{4}([ -])\d{6}\2\d{4,5})" + _DONE
+    r"|\d{4}([ -])\d{6}\2\d{4,5})" + _END
 )
 _NETWORKS = (
     (re.compile(r"4"), (13, 16, 19)),
@@ -42,7 +42,7 @@ _NETWORKS = (
     (re.compile(r"30[0-5]|36|38|39"), (14,)),
     (re.compile(r"6011|64[4-9]|65|62|35(?:2[89]|[3-8])"), (16, 17, 18, 19)),
 )
-"""First digits of the card networks, and how many digits their numbers have."""
+"""First digits of each card network, and the lengths of its numbers."""
 _IBAN = re.compile(
     r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])"
 )
@@ -68,40 +68,40 @@ _KEY = re.compile(
 
 
 def emails(text: str) -> Iterator[Span]:
-    """E-mail addresses with a dotted domain (the ASCII part of RFC 5321, without quoting)."""
+    """Find e-mail addresses with a dotted domain (the ASCII part of RFC 5321, unquoted)."""
     if "@" in text:
-        yield from (Span(*found.span()) for found in _EMAIL.finditer(text))
+        yield from (Span(*match.span()) for match in _EMAIL.finditer(text))
 
 
 def phones(text: str) -> Iterator[Span]:
-    """Phone numbers that start with ``+`` (E.164), or are grouped as in North America."""
-    yield from (Span(*found.span()) for found in _PHONE.finditer(text))
+    """Find phone numbers that start with ``+`` (E.164) or are grouped as in North America."""
+    yield from (Span(*match.span()) for match in _PHONE.finditer(text))
 
 
 def cards(text: str) -> Iterator[Span]:
-    """Payment card numbers: a network's first digits and length, its grouping, and Luhn's digit."""
-    for found in _CARD.finditer(text):
-        digits = re.sub(r"\D", "", found[0])
-        if _of_a_network(digits) and luhn(digits):
-            yield Span(*found.span())
+    """Find payment card numbers by network, length, grouping and Luhn check digit."""
+    for match in _CARD.finditer(text):
+        digits = re.sub(r"\D", "", match[0])
+        if _has_network(digits) and luhn(digits):
+            yield Span(*match.span())
 
 
 def ibans(text: str) -> Iterator[Span]:
-    """International bank account numbers (ISO 13616) whose check digits are right."""
-    for found in _IBAN.finditer(text):
-        if end := valid_iban_end(found[0]):
-            yield Span(found.start(), found.start() + end)
+    """Find international bank account numbers (ISO 13616) with correct check digits."""
+    for match in _IBAN.finditer(text):
+        if end := valid_iban_end(match[0]):
+            yield Span(match.start(), match.start() + end)
 
 
 def iban_candidates(text: str) -> Iterator[re.Match[str]]:
-    """What is written as an IBAN is, whether its check digits are right or not."""
+    """Find text with the form of an IBAN, whatever its check digits."""
     yield from _IBAN.finditer(text)
 
 
 def valid_iban_end(candidate: str) -> int:
-    """Characters of the candidate that are a valid IBAN, 0 for none.
+    """Return how many characters of the candidate are a valid IBAN, 0 for none.
 
-    Of one in groups, what follows may look like more groups: the longest valid start counts.
+    Text after an IBAN in groups may look like more groups, so the longest valid start counts.
     """
     for end in group_ends(candidate):
         if mod_97(candidate[:end].replace(" ", "")):
@@ -110,7 +110,7 @@ def valid_iban_end(candidate: str) -> int:
 
 
 def group_ends(candidate: str) -> Iterator[int]:
-    """Where the groups of a candidate end, the last first."""
+    """Yield the ends of a candidate's groups, the last first."""
     end = len(candidate)
     while end > 0:
         yield end
@@ -118,14 +118,12 @@ def group_ends(candidate: str) -> Iterator[int]:
 
 
 def keys(text: str) -> Iterator[Span]:
-    """Keys and tokens of forms that their issuers made recognisable, private keys, passwords in
-    URLs.
-    """
-    yield from (Span(*found.span()) for found in _KEY.finditer(text))
+    """Find keys and tokens in their issuers' formats, private keys, and passwords in URLs."""
+    yield from (Span(*match.span()) for match in _KEY.finditer(text))
 
 
 def luhn(digits: str) -> bool:
-    """Whether the last digit is the check digit of the others (ISO/IEC 7812-1, annex B)."""
+    """Return True if the last digit is the Luhn check digit (ISO/IEC 7812-1, annex B)."""
     total = 0
     for place, digit in enumerate(map(int, reversed(digits))):
         doubled = 2 * digit if place % 2 else digit
@@ -134,12 +132,12 @@ def luhn(digits: str) -> bool:
 
 
 def mod_97(iban: str) -> bool:
-    """Whether the check digits of an IBAN without spaces are right (ISO 7064, MOD 97-10)."""
+    """Return True if an IBAN without spaces has correct check digits (ISO 7064, MOD 97-10)."""
     if not _SHORTEST_IBAN <= len(iban) <= _LONGEST_IBAN:
         return False
-    turned = iban[4:] + iban[:4]
-    return int("".join(str(int(character, 36)) for character in turned)) % 97 == 1
+    rotated = iban[4:] + iban[:4]
+    return int("".join(str(int(character, 36)) for character in rotated)) % 97 == 1
 
 
-def _of_a_network(digits: str) -> bool:
+def _has_network(digits: str) -> bool:
     return any(start.match(digits) and len(digits) in lengths for start, lengths in _NETWORKS)

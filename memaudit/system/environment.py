@@ -1,7 +1,6 @@
-"""What an audit ran on, for the report: library versions, which of them are newer than tested,
-platform and processors.
+"""The environment of an audit, for the report: library versions, platform and processors.
 
-Knows the packages that decide figures. Knows nothing of audits.
+Knows the packages that can change figures. Knows nothing of audits.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import platform
 import re
 from importlib.metadata import PackageNotFoundError, version
 
-_DECIDING = (
+_RELEVANT = (
     "torch",
     "transformers",
     "tokenizers",
@@ -29,24 +28,25 @@ _DECIDING = (
 )
 
 TESTED = {"torch": "2.13.0", "transformers": "5.24.0", "peft": "0.21.2"}
-"""The newest versions that `.ci/versions` has passed with, of the libraries that run a model."""
+"""Newest versions that `.ci/versions` has passed with, for the libraries that run a model."""
 
 
 def describe_libraries(*more: str) -> dict[str, str]:
-    """Version of every package that can change a figure of an audit, and of more that are named;
-    those not installed are left out.
+    """Return the versions of Python, of packages that can change figures, and of ``more``.
+
+    Packages that are not installed are left out.
     """
-    found = {"python": platform.python_version()}
-    for name in (*_DECIDING, *more):
+    versions = {"python": platform.python_version()}
+    for name in (*_RELEVANT, *more):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def newer_than_tested() -> str:
-    """A sentence for the user where a library is newer than any tested; empty where none is."""
+    """Return a sentence that names libraries newer than tested; empty if there are none."""
     installed = describe_libraries()
     newer = [
         f"{name} {installed[name]} (tested up to {tested})"
@@ -55,11 +55,11 @@ def newer_than_tested() -> str:
     ]
     if not newer:
         return ""
-    return f"Newer than tested: {', '.join(newer)}. `memaudit demo` shows whether they work."
+    return f"Newer than tested: {', '.join(newer)}. Run `memaudit demo` to check that they work."
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """Numbers of a version: 2.13.0+cpu and 2.13 are the same release."""
+    """Return the numbers of a version: 2.13.0+cpu and 2.13 are the same release."""
     numbers = re.match(r"[0-9.]*", version)
     assert numbers is not None  # the pattern matches anything
     parts = [int(part) for part in numbers.group().split(".") if part]
@@ -69,7 +69,7 @@ def _release(version: str) -> tuple[int, ...]:
 
 
 def describe_machine() -> dict[str, str]:
-    """Platform and processors; the accelerator is the target's to name."""
+    """Return platform and processors; the target names the accelerator."""
     return {
         "platform": platform.platform(),
         "processor": platform.machine(),

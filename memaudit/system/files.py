@@ -1,10 +1,11 @@
-"""Files that are written whole or not at all.
+"""Writing files whole or not at all, and hashing them.
 
-Knows the file system. Knows nothing of what is written.
+Knows the file system. Knows nothing of what files hold.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -15,9 +16,9 @@ from memaudit.errors import RunError
 
 
 def write_whole(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write beside the file and rename, so that the file is whole or not there.
+    """Write to a temporary file and rename it, so that ``path`` is never half written.
 
-    Raises OSError where the disk refuses; what was there before is there still.
+    Raises OSError if writing fails; an existing file is then unchanged.
     """
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
@@ -33,9 +34,9 @@ def write_whole(path: Path, chunks: Iterable[bytes]) -> None:
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write a file that is not there yet, for its owner to read alone.
+    """Create a file that only its owner can read.
 
-    Raises OSError where something of that name is there, be it a link, or where the disk refuses.
+    Raises OSError if the path exists, even as a link, or if writing fails.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
@@ -45,30 +46,39 @@ def write_new(path: Path, content: bytes) -> None:
 
 
 def claim_folder(folder: Path) -> str | None:
-    """Open a folder to its owner alone; the reason, in words, where it is not ours to do so with.
+    """Restrict a folder to its owner; return the reason, in words, if it must not be used.
 
-    A folder of another user stays in that user's hands, who may put other files in the place of
-    those that are written there; a link may point anywhere. Raises OSError.
+    Another user who owns the folder could replace the files written to it, and a link may point
+    anywhere. Raises OSError.
     """
     if folder.is_symlink():
-        return "is a link; name the folder itself"
-    if not hasattr(os, "geteuid"):  # no owners there
+        return "is a link; give the folder itself"
+    if not hasattr(os, "geteuid"):  # the platform has no owners
         folder.chmod(0o700)
         return None
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        if os.fstat(opened).st_uid != os.geteuid():
-            return "belongs to another user; name one of your own, or a new one inside it"
-        os.fchmod(opened, 0o700)
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            return "belongs to another user; use a folder of your own, or a new one inside it"
+        os.fchmod(descriptor, 0o700)
     finally:
-        os.close(opened)
+        os.close(descriptor)
     return None
 
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn what the disk refuses into a RunError that names the folder."""
+    """Turn an OSError into a RunError that names the folder."""
     try:
         yield
     except OSError as error:
         raise RunError(f"{folder}: cannot be written ({error.strerror})") from error
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

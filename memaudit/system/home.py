@@ -1,7 +1,7 @@
-"""The user's home folder, and what lies there: a leading ``~``, the folder for settings.
+"""The user's home folder: a leading ``~``, and the folder for settings.
 
-Knows the environment and the platform's customs. A container may run under a user id that has no
-home at all; nothing may then be written to a folder called ``~`` where the user works.
+Knows the environment and the platform's conventions. A container may run under a user id without a
+home; nothing must then be written to a folder called ``~`` in the working folder.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def home_folder() -> Path | None:
-    """Return the user's home; None where HOME and the list of users name no folder that exists."""
+    """Return the user's home; None if neither HOME nor the user database names an existing one."""
     if os.environ.get("HOME") == "":  # os.path.expanduser would take the root folder
         return None
     home = Path(os.path.expanduser("~"))
@@ -20,9 +20,9 @@ def home_folder() -> Path | None:
 
 
 def settings_folder() -> Path | None:
-    """Return the user's own folder for settings of memaudit; None where there is no home.
+    """Return the user's folder for memaudit settings; None without a home.
 
-    A relative or empty XDG_CONFIG_HOME counts for nothing (XDG Base Directory Specification).
+    A relative or empty XDG_CONFIG_HOME is ignored (XDG Base Directory Specification).
     """
     home = home_folder()
     if sys.platform == "win32":
@@ -30,20 +30,20 @@ def settings_folder() -> Path | None:
     elif sys.platform == "darwin":
         base = home and home / "Library" / "Application Support"
     else:
-        given = os.environ.get("XDG_CONFIG_HOME", "")
-        base = given if os.path.isabs(given) else home and home / ".config"
+        xdg = os.environ.get("XDG_CONFIG_HOME", "")
+        base = xdg if os.path.isabs(xdg) else home and home / ".config"
     return Path(base) / "memaudit" if base else None
 
 
 def expand_home(path: str) -> str:
-    """Put the home folder in the place of a leading ``~``; a name such as ``~x.csv`` stays.
+    """Replace a leading ``~`` with the home folder; a name such as ``~x.csv`` is unchanged.
 
-    Raises ValueError where there is no home.
+    Raises ValueError without a home.
     """
     rest = path[1:]
     if not path.startswith("~") or (rest and rest[0] not in (os.sep, os.altsep)):
         return path
     home = home_folder()
     if home is None:
-        raise ValueError("~ stands for a home folder, and there is none here; write the path out")
+        raise ValueError("~ means the home folder, but there is none; write the full path")
     return f"{home}{rest}"

@@ -1,11 +1,11 @@
-"""Work on what strangers wrote, in a child process with limits on processor time and memory.
+"""Work on untrusted input in a child process with limits on processor time and memory.
 
 Knows processes and their limits. Knows nothing of checkpoints or texts.
 
-A pattern, a template or a tokenizer that a checkpoint brings can run for days, or take memory until
-the process is killed from inside a library. In a child process neither harms the run. The child is
-forked, so it costs milliseconds and starts with everything that has been loaded; where the system
-cannot fork safely (Windows, macOS) the work is done here, without limits.
+A checkpoint's pattern, template or tokenizer can run for days, or use memory until the process is
+killed from inside a library. In a child process neither harms the run. The child is forked, so it
+costs milliseconds and starts with everything already loaded. If the system cannot fork safely
+(Windows, macOS), the work is done in this process, without limits.
 """
 
 from __future__ import annotations
@@ -24,32 +24,31 @@ import psutil
 T = TypeVar("T")
 
 MEMORY_SHARE = 1 / 2
-"""Of the machine's memory, what a child may take beside what it starts with."""
+"""Share of the machine's memory that a child may use on top of what it starts with."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_THREADS = "TOKENIZERS_PARALLELISM"  # its threads do not live on in a child
+_THREADS = "TOKENIZERS_PARALLELISM"  # its threads do not survive a fork
 
 
 class LimitReached(Exception):
-    """The work ran into a limit; the message says which, as the end of a sentence."""
+    """The work reached a limit; the message says which, as the end of a sentence."""
 
 
 def can_limit() -> bool:
-    """Return whether work can be limited on this system."""
+    """Return True if work can be limited on this system."""
     return sys.platform == "linux"
 
 
 def run_limited(work: Callable[[], T], cpu_seconds: int) -> T:
-    """Do some work in a child process and return its result, which has to be picklable.
+    """Do some work in a child process and return its result, which must be picklable.
 
-    Files that the work writes are there afterwards; what it changes in memory is not.
+    Files that the work writes remain; changes in memory are lost.
 
     Args:
-        work: may raise, and what it raises is raised here.
-        cpu_seconds: processor time after which the child is killed. A process that waits for
-            others is not charged for it.
+        work: exceptions that it raises are raised here.
+        cpu_seconds: processor time after which the child is killed; waiting does not count.
 
     Raises:
-        LimitReached: the child took more time or memory than it may, or a library ended it.
+        LimitReached: the child exceeded its time or memory, or a library ended it.
     """
     if not can_limit():
         return work()
@@ -60,18 +59,18 @@ def run_limited(work: Callable[[], T], cpu_seconds: int) -> T:
 
 
 def try_limited(work: Callable[[], object], cpu_seconds: int) -> None:
-    """Do some work in a child process for nothing but to see that it ends, whatever it raises.
+    """Check that some work ends, in a child process; its result or exception is ignored.
 
-    Where the system cannot limit it, it is not done. Raises as `run_limited` does.
+    Does nothing if the system cannot limit the work. Raises as `run_limited` does.
     """
     if can_limit():
         _answer_of(work, cpu_seconds)
 
 
 def _answer_of(work: Callable[[], object], cpu_seconds: int) -> bytes:
-    """Whether the work raised nothing, and its result or what it raised, pickled."""
+    """Return (True, result) or (False, exception) of the work, pickled."""
     reading, writing = os.pipe()
-    # Until the child has handlers of its own, a signal would send it down its parent's way out.
+    # Until the child has its own handlers, a signal would make it exit as its parent does.
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         child = os.fork()
@@ -86,7 +85,7 @@ def _answer_of(work: Callable[[], object], cpu_seconds: int) -> bytes:
     os.close(writing)
     try:
         with os.fdopen(reading, "rb") as pipe:
-            # A signal that came meanwhile is raised here, where the child is not left behind.
+            # A pending signal is raised here, where the child gets killed.
             signal.pthread_sigmask(signal.SIG_SETMASK, masked)
             answer = pipe.read()
     except BaseException:
@@ -101,12 +100,12 @@ def _answer_of(work: Callable[[], object], cpu_seconds: int) -> bytes:
 
 
 def _work_and_exit(work: Callable[[], object], cpu_seconds: int, writing: int) -> NoReturn:
-    """Do the work in the child and hand over what came of it."""
+    """Do the work in the child and send the outcome to the parent."""
     try:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        # A library that aborts writes a trace, which may show what it was working on.
+        # A library that aborts writes a trace, which may show its input.
         faulthandler.disable()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         _set_limits(cpu_seconds)
@@ -121,11 +120,11 @@ def _work_and_exit(work: Callable[[], object], cpu_seconds: int, writing: int) -
         with os.fdopen(writing, "wb") as pipe:
             pipe.write(answer)
     finally:
-        os._exit(0)  # what the parent would do on its way out is the parent's to do
+        os._exit(0)  # exit handlers belong to the parent
 
 
 def _pickled_error(error: Exception) -> bytes:
-    error.__context__ = error.__cause__ = None  # may hold what cannot be pickled
+    error.__context__ = error.__cause__ = None  # may not be picklable
     try:
         answer = pickle.dumps((False, error))
         pickle.loads(answer)
@@ -142,12 +141,12 @@ def _set_limits(cpu_seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     mapped = psutil.Process().memory_info().vms
-    most = mapped + int(MEMORY_SHARE * psutil.virtual_memory().total)
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    limit = mapped + int(MEMORY_SHARE * psutil.virtual_memory().total)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _use_one_thread() -> None:
-    """Keep to one thread: those that libraries have started are not there in a child."""
+    """Use one thread: threads that libraries have started do not exist in a child."""
     os.environ[_THREADS] = "false"
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
@@ -157,8 +156,8 @@ def _describe_end(status: int, cpu_seconds: int) -> str:
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
     if number in (signal.SIGXCPU, signal.SIGKILL):
         return f"took more than {cpu_seconds} s of processor time, or was killed"
-    most = int(MEMORY_SHARE * psutil.virtual_memory().total) / 2**30
+    limit = int(MEMORY_SHARE * psutil.virtual_memory().total) / 2**30
     if number is None:
-        return f"took more than {most:.0f} GiB of memory"
+        return f"took more than {limit:.0f} GiB of memory"
     name = signal.Signals(number).name
-    return f"ended in {name}, as it does for more than {most:.0f} GiB of memory"
+    return f"ended with {name}, as if it took more than {limit:.0f} GiB of memory"

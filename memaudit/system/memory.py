@@ -1,6 +1,6 @@
-"""A lack of memory, however it is said, and as an error that tells where it was.
+"""Out-of-memory errors: recognised from any library, and reported with the stage.
 
-Knows how torch, numpy and Python say that an allocation failed. Loads none of them.
+Knows how torch, numpy and Python report a failed allocation. Loads none of them.
 """
 
 from __future__ import annotations
@@ -11,30 +11,32 @@ from contextlib import contextmanager
 from memaudit.errors import RunError
 
 FAILED_ALLOCATION = (RuntimeError, MemoryError)
-"""What a failed allocation is raised as; of the first kind only where `is_out_of_memory`."""
+"""Exceptions of a failed allocation; a RuntimeError only if `is_out_of_memory`."""
 
-_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+_PHRASES = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: only CUDA and Python have a class for it, torch's CPU and MPS
-    allocators say it in words.
+    """Return True if an allocation failed.
+
+    Only CUDA and Python have an exception class for it; torch's CPU and MPS allocators have only
+    the message.
     """
     if isinstance(error, MemoryError):
         return True
     if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _PHRASES)
 
 
 @contextmanager
 def short_of_memory(where: str = "") -> Iterator[None]:
-    """Let a lack of memory that no smaller batch helps end as one line.
+    """Report a lack of memory that no smaller batch cures in one line.
 
-    where: as ``in the stage "scoring"``, if that is known.
+    where: such as ``in the stage "scoring"``, if known.
 
     Raises:
-        RunError: instead of a failed allocation; anything else is left as it is.
+        RunError: instead of a failed allocation; other exceptions pass unchanged.
     """
     try:
         yield
@@ -43,5 +45,5 @@ def short_of_memory(where: str = "") -> Iterator[None]:
             raise
         raise RunError(
             f"out of memory{where and ' '}{where}; audit fewer windows (--limit) or shorter ones, "
-            "free memory that others hold, or use a machine that has more"
+            "free memory used by other programs, or use a machine with more"
         ) from error

@@ -1,4 +1,4 @@
-"""JSON from a file that anybody may have written: bounded, and only what JSON can say.
+"""Untrusted JSON files: bounded in size, and strictly JSON.
 
 Knows JSON. Knows nothing of what a document should hold.
 """
@@ -13,22 +13,22 @@ from typing import Any
 
 from memaudit.errors import UsageError
 
-MOST_DIGITS = 18
-"""Of a whole number: what 64 bits hold."""
+MAX_DIGITS = 18
+"""Digits of an integer that 64 bits always hold."""
 
 
-def read_json(path: Path, longest: int) -> Any:
-    """The document of a file of at most ``longest`` bytes.
+def read_json(path: Path, max_bytes: int) -> Any:
+    """Read a JSON document of up to ``max_bytes`` bytes.
 
     Raises:
-        UsageError: for a file that is too large or is not JSON, for a number that is not finite or
-            has more digits than 64 bits hold, and for an object with one name twice.
-        OSError: where the file cannot be read.
+        UsageError: if the file is too large or is not JSON, if a number is not finite or has more
+            digits than 64 bits hold, or if an object has a name twice.
+        OSError: if the file cannot be read.
     """
     with path.open("rb") as file:
-        content = file.read(longest + 1)
-    if len(content) > longest:
-        raise UsageError(f"{path}: is larger than {longest >> 20} MiB, more than memaudit writes")
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise UsageError(f"{path}: is larger than {max_bytes >> 20} MiB, more than memaudit writes")
     try:
         return json.loads(
             content,
@@ -38,7 +38,7 @@ def read_json(path: Path, longest: int) -> Any:
             object_pairs_hook=_distinct,
         )
     except (ValueError, RecursionError):
-        raise UsageError(f"{path}: is not JSON, or not all of it; have it written again") from None
+        raise UsageError(f"{path}: is not valid JSON, or is cut off; write it again") from None
 
 
 def _finite(text: str) -> float:
@@ -49,7 +49,7 @@ def _finite(text: str) -> float:
 
 
 def _whole(text: str) -> int:
-    if len(text.lstrip("-")) > MOST_DIGITS:
+    if len(text.lstrip("-")) > MAX_DIGITS:
         raise ValueError
     return int(text)
 
@@ -59,7 +59,7 @@ def _no_constant(text: str) -> None:
 
 
 def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         raise ValueError
-    return made
+    return members

@@ -18,7 +18,7 @@ import torch
 from memaudit.config.settings import TargetSettings
 from memaudit.data.bos import BosSource, leading_ids
 from memaudit.errors import TargetError, UsageError
-from memaudit.system.hashing import file_sha256
+from memaudit.system.files import file_sha256
 from memaudit.target.attention import describe_attention, replace_attention
 from memaudit.target.failures import explained, lacks_memory
 from memaudit.target.hub_kernels import kernels_allowed, switch_kernels

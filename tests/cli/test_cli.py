@@ -379,7 +379,7 @@ def test_how_the_target_is_decoded_is_named(
 def test_a_library_newer_than_tested_is_named_once(
     run: Run, leaky: Path, leaked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    note = "(tested up to 5.4.9). `memaudit demo` shows whether they work."
+    note = "(tested up to 5.4.9). Run `memaudit demo` to check that they work."
     plain = ["--attacks", "none", *FAST]
     monkeypatch.setitem(TESTED, "transformers", "5.4.9")
     scanned = run("scan", leaky, leaked, "--out", "run", *plain)

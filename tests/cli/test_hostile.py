@@ -25,7 +25,7 @@ from typer.testing import CliRunner, Result
 
 from memaudit.cli.app import app
 from memaudit.cli.errors import exit_on_error
-from memaudit.config.sources import layered, resolve
+from memaudit.config.sources import collect_layers, resolve
 from memaudit.data import packing, parquet_rows
 from memaudit.data.pieces import LONGEST_PIECE, cut_text
 from memaudit.data.samples import check_samples, read_samples
@@ -253,7 +253,7 @@ def test_names_that_are_no_text_are_refused_before_the_audit(
     ):
         failed = run("scan", *words, *PLAIN)
         assert failed.exit_code == 2
-        assert f"{name} is not UTF-8 text; rename that file or folder" in failed.stderr
+        assert f"{name} is not UTF-8 text; rename the file or folder" in failed.stderr
 
 
 # Settings.
@@ -262,10 +262,10 @@ def test_names_that_are_no_text_are_refused_before_the_audit(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("x = " + "[" * 5000, "not valid TOML: a number too long or brackets too deep"),
-        (".".join("a" * 5000) + " = 1", "has more than 20 sections inside each other"),
-        ("x = " + "1" * 5000, "not valid TOML: a number too long or brackets too deep"),
-        ("x = '" + "y" * (1 << 20) + "'", "is larger than 1 MiB, so no settings"),
+        ("x = " + "[" * 5000, "a number is too long or brackets are nested too deep"),
+        (".".join("a" * 5000) + " = 1", "sections are nested more than 20 deep"),
+        ("x = " + "1" * 5000, "a number is too long or brackets are nested too deep"),
+        ("x = '" + "y" * (1 << 20) + "'", "larger than 1 MiB; not a settings file"),
         (f"[windows]\nprefix_tokens = '{'y' * 9999}'", "y…"),
         ("[dynamic]\nlearning_rate = inf", "finite number"),
         ('"\\u001b[31m" = 1', "\\x1b[31m"),
@@ -290,7 +290,7 @@ def test_no_spelling_of_true_lifts_a_safeguard(
     (tmp_path / "pyproject.toml").write_text(f"[tool.memaudit]\n{name} = {value}\n")
     failed = run("scan", "m", write(tmp_path / "d.jsonl"))
     assert failed.exit_code == 2
-    assert "only the flag --" in failed.stderr
+    assert "can only be set by the flag --" in failed.stderr
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,11 @@ def test_no_spelling_of_true_lifts_a_safeguard(
 )
 def test_a_set_without_end(given: str) -> None:
     with pytest.raises(UsageError) as error:
-        resolve(layered({"model": "m", "data": "d"}, profile=None, config_file=None, sets=[given]))
+        resolve(
+            collect_layers(
+                {"model": "m", "data": "d"}, profile=None, config_file=None, sets=[given]
+            )
+        )
     assert len(str(error.value)) < 200
 
 

@@ -10,7 +10,7 @@ import pytest
 from memaudit.config.settings import ScanConfig
 from memaudit.config.sources import (
     Layer,
-    layered,
+    collect_layers,
     list_profiles,
     load_profile,
     resolve,
@@ -23,13 +23,13 @@ PATHS = {"model": "m", "data": "d.jsonl"}
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # the project's own pyproject.toml must not play a part
+def _empty_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # away from the project's own pyproject.toml
 
 
 def config_of(flags: dict[str, object], **more: object):  # type: ignore[no-untyped-def]
-    given = {"profile": None, "config_file": None, "sets": []} | more
-    return resolve(layered(PATHS | flags, **given))  # type: ignore[arg-type]
+    sources = {"profile": None, "config_file": None, "sets": []} | more
+    return resolve(collect_layers(PATHS | flags, **sources))  # type: ignore[arg-type]
 
 
 def test_every_profile_resolves_and_says_what_it_is_for() -> None:
@@ -40,7 +40,7 @@ def test_every_profile_resolves_and_says_what_it_is_for() -> None:
         assert config_of({}, profile=name).config.model == "m"
 
 
-def test_paper_profile_is_the_papers() -> None:
+def test_paper_profile_has_the_settings_of_the_paper() -> None:
     config = config_of({}, profile="paper").config
     dynamic = config.dynamic
     assert (dynamic.learning_rate, dynamic.learning_rate_embedding) == (7e-6, 2e-4)
@@ -70,7 +70,7 @@ def test_later_layers_win_and_are_named(tmp_path: Path) -> None:
     assert resolved.sources["scores.confidence"] == "default"
 
 
-def test_flag_profile_beats_the_projects(tmp_path: Path) -> None:
+def test_the_profile_flag_overrides_the_project(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[tool.memaudit]\nprofile = "records"\n')
     assert config_of({}, profile="standard").config.windows.prefix_tokens == 50
 
@@ -78,25 +78,24 @@ def test_flag_profile_beats_the_projects(tmp_path: Path) -> None:
 def test_config_file_repeats_the_settings(tmp_path: Path) -> None:
     first = config_of({"windows": {"prefix_tokens": 12}}, profile="quick").config
     (tmp_path / "config.toml").write_text(to_toml(first))
-    layers = layered({}, profile=None, config_file=tmp_path / "config.toml", sets=[])
-    again = resolve(layers).config
-    assert again == first
+    layers = collect_layers({}, profile=None, config_file=tmp_path / "config.toml", sets=[])
+    assert resolve(layers).config == first
 
 
 @pytest.mark.parametrize("setting", ["reveal", "target.trust_remote_code", "target.allow_pickle"])
 def test_a_file_cannot_lift_a_safeguard(tmp_path: Path, setting: str) -> None:
     section, _, key = f"tool.memaudit.{setting}".rpartition(".")
     (tmp_path / "pyproject.toml").write_text(f"[{section}]\n{key} = true\n")
-    with pytest.raises(UsageError, match="only the flag --"):
+    with pytest.raises(UsageError, match="can only be set by the flag --"):
         config_of({})
     (tmp_path / "pyproject.toml").unlink()
     assert config_of({}, sets=[f"{setting}=true"]).sources[setting] == "flag"
 
 
-def test_beside_a_config_file_the_project_has_no_say(tmp_path: Path) -> None:
+def test_a_config_file_replaces_the_project_settings(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(to_toml(config_of({}).config))
     (tmp_path / "pyproject.toml").write_text("[tool.memaudit.windows]\nlimit = 3\n")
-    layers = layered({}, profile=None, config_file=tmp_path / "config.toml", sets=[])
+    layers = collect_layers({}, profile=None, config_file=tmp_path / "config.toml", sets=[])
     assert resolve(layers).config.windows.limit is None
 
 
@@ -114,17 +113,18 @@ def test_few_windows_get_more_epochs() -> None:
 
 
 def test_a_path_is_a_profile(tmp_path: Path) -> None:
-    (tmp_path / "mine.toml").write_text('about = "mine"\n[protocol]\nfolds = 3\n')
-    assert config_of({}, profile=str(tmp_path / "mine.toml")).config.protocol.folds == 3
+    profile = tmp_path / "own.toml"
+    profile.write_text('about = "own"\n[protocol]\nfolds = 3\n')
+    assert config_of({}, profile=str(profile)).config.protocol.folds == 3
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ({"protocol": {"folds": 1}}, "protocol.folds = 1 (flag): input should be greater"),
         ({"windows": {"stride": 5}}, "windows (flag): stride is only used with placement"),
         ({"windows": {"placement": "middle"}}, "windows.placement = 'middle' (flag): input"),
-        ({"nonsense": 1}, "nonsense (flag): there is no such setting"),
+        ({"nonsense": 1}, "nonsense (flag): unknown setting"),
         ({"attacks": ["noen"]}, "attacks.0 = 'noen'"),
         ({"gate": {"max_exact": 1.5}}, "gate.max_exact = 1.5 (flag): input should be less than 1"),
         ({"gate": {"max_fractional": -1}}, "gate.max_fractional = -1 (flag): input should be"),
@@ -135,7 +135,7 @@ def test_a_path_is_a_profile(tmp_path: Path) -> None:
         ),
         (
             {"gate": {"max_new": 0}},
-            "gate (flag): max_new is only used with baseline, the run that is counted from",
+            "gate (flag): max_new is only used with baseline, the run to compare with",
         ),
         (
             {"gate": {"baseline": "b.json"}},
@@ -143,10 +143,10 @@ def test_a_path_is_a_profile(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_bad_value_is_named_with_its_source(flags: dict[str, object], said: str) -> None:
+def test_a_bad_value_is_named_with_its_source(flags: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         config_of(flags)
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
 
@@ -156,17 +156,20 @@ def test_missing_arguments_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
-    [("folds = [", "not valid TOML"), ("[tool]\nmemaudit = 3\n", "has to be a table")],
+    ("content", "message"),
+    [("folds = [", "not valid TOML"), ("[tool]\nmemaudit = 3\n", "must be a table")],
 )
-def test_a_broken_pyproject_is_an_error(tmp_path: Path, content: str, said: str) -> None:
+def test_a_broken_pyproject_is_an_error(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "pyproject.toml").write_text(content)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         config_of({})
 
 
 def test_unknown_profile_lists_the_shipped_ones() -> None:
-    with pytest.raises(UsageError, match=r"--profile nope: no such profile; shipped are .*quick"):
+    with pytest.raises(
+        UsageError,
+        match=r"--profile nope: no such profile; give a path or a shipped profile: .*quick",
+    ):
         load_profile("nope")
 
 
@@ -202,10 +205,10 @@ def test_setting_lines_are_one_line_each() -> None:
     ],
 )
 def test_no_whole_number_is_larger_than_a_report_is_read_back_with(name: str) -> None:
-    since = ["gate.baseline=b.json"] if name.startswith("gate") else []
-    config_of({}, sets=[f"{name}={10**18 - 1}", *since])
+    baseline = ["gate.baseline=b.json"] if name.startswith("gate") else []
+    config_of({}, sets=[f"{name}={10**18 - 1}", *baseline])
     with pytest.raises(UsageError, match=name):
-        config_of({}, sets=[f"{name}={10**18}", *since])
+        config_of({}, sets=[f"{name}={10**18}", *baseline])
 
 
 def test_every_whole_number_has_an_upper_limit() -> None:
@@ -219,6 +222,6 @@ def test_every_whole_number_has_an_upper_limit() -> None:
             for part in schema:
                 yield from whole_numbers(part)
 
-    found = list(whole_numbers(ScanConfig.model_json_schema()))
-    assert len(found) > 20
-    assert all(one["maximum"] <= 10**18 - 1 for one in found)  # type: ignore[operator]
+    schemas = list(whole_numbers(ScanConfig.model_json_schema()))
+    assert len(schemas) > 20
+    assert all(schema["maximum"] <= 10**18 - 1 for schema in schemas)  # type: ignore[operator]

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memaudit.data.clusters import find_clusters, find_marks, have_marks, run_hashes, seen_marks
+from memaudit.data.clusters import collect_marks, find_clusters, find_marks, have_marks, run_hashes
 from memaudit.data.windows import Windows
 
 
@@ -150,7 +150,7 @@ def test_windows_that_share_a_mark_with_others_are_known(
     chosen = np.array(sorted(data.draw(numbers)), dtype=np.int64)
     marks = find_marks(windows, run, "file")
     with mock.patch("memaudit.data.clusters._ROWS", rows):
-        seen = seen_marks(windows, chosen, run, "file")
+        seen = collect_marks(windows, chosen, run, "file")
         met = have_marks(windows, run, "file", seen)
     assert seen.tolist() == sorted(set(marks[chosen].ravel().tolist()))
     assert met.tolist() == [bool(set(row) & set(seen.tolist())) for row in marks.tolist()]

@@ -7,7 +7,7 @@ from pathlib import Path
 from memaudit.config.settings import ScanConfig
 from memaudit.config.sources import (
     Layer,
-    layered,
+    collect_layers,
     load_project_settings,
     profiles_folder,
     resolve,
@@ -45,7 +45,7 @@ def _toml(content: bytes, folder: Path) -> str:
         else:
             given = {"profile": str(path) if kind == "profile" else None}
             config_file = path if kind == "config" else None
-            layers = layered(FLAGS, config_file=config_file, sets=[], **given)
+            layers = collect_layers(FLAGS, config_file=config_file, sets=[], **given)
         if kind == "profile":
             setting_lines(layers[0])
         resolved = resolve([*layers, Layer(source="flag", values=FLAGS)])
@@ -59,7 +59,7 @@ def _toml(content: bytes, folder: Path) -> str:
 
 def _sets(content: bytes, folder: Path) -> str:
     given = content.decode("utf-8", "surrogateescape").split("\n")[:5]
-    resolve(layered(FLAGS, profile=None, config_file=None, sets=given))
+    resolve(collect_layers(FLAGS, profile=None, config_file=None, sets=given))
     return "read"
 
 

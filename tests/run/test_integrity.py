@@ -20,7 +20,7 @@ from memaudit.data.project_key import ProjectKey
 from memaudit.errors import DataError, UsageError
 from memaudit.run.verify import Finding, Integrity, Places, scan_folder, verify_run
 from memaudit.run.verify_table import render_integrity
-from memaudit.system.hashing import file_sha256
+from memaudit.system.files import file_sha256
 
 NOWHERE = Places()
 

@@ -116,7 +116,7 @@ def test_a_link_to_a_folder_is_refused_and_its_target_left_alone(
     (tmp_path / "run").symlink_to(tmp_path / "target")
     ended = memaudit("scan", *audited, "--out", tmp_path / "run")
     assert ended.exit_code == 2
-    assert "is a link; name the folder itself" in ended.stderr
+    assert "is a link; give the folder itself" in ended.stderr
     assert mode(tmp_path / "target") == 0o755
     assert list((tmp_path / "target").iterdir()) == []
 

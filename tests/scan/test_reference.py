@@ -254,7 +254,7 @@ def test_a_reference_that_takes_no_such_windows_is_refused_before_the_target_is_
     ("values", "message"),
     [
         ({"gate": {"max_leaked": 0.1}}, "max_leaked is only used with reference"),
-        ({"reference": "base", "generator": "run"}, "does not go with generator"),
+        ({"reference": "base", "generator": "run"}, "cannot be combined with generator"),
         ({"reference": "model"}, "is the audited model itself"),
     ],
 )

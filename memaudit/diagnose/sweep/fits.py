@@ -24,7 +24,7 @@ from memaudit.attack.prompts import SoftPrompt
 from memaudit.data.folds import Fold, assign_controls, fold_of, make_folds
 from memaudit.diagnose.subject import Part, Subject
 from memaudit.diagnose.sweep.variants import Variant
-from memaudit.distributed import Team
+from memaudit.distributed import Processes
 from memaudit.errors import TargetError, UsageError
 from memaudit.scan.loading import check_positions
 from memaudit.score.stats import Bools, Floats, Ints
@@ -199,7 +199,7 @@ class Laboratory:
 
     def run(self, variants: Sequence[Variant]) -> tuple[Fitted, list[Fitted]]:
         """``none``, and every variant in turn."""
-        workforce = Workforce(Team(), _OnlyNone())
+        workforce = Workforce(Processes(), _OnlyNone())
         begun = time.perf_counter()
         first = self._campaign(variants[0], workforce)
         plain = self._fitted(first.run("none", _Named(self.progress, "fits: ")), begun)
