@@ -196,8 +196,8 @@ def test_the_reasons_for_fractional_extraction():
     )
     assert judged(settings, fractional(0.1, 50)).reason == (
         "dynamic extracted 10 % of the suffix tokens in place, but at 95 % confidence the "
-        "share may be 25.2 %, above the 20 % allowed; more samples that are no near-duplicates of "
-        "each other would narrow that."
+        "share may be 25.2 %, above the 20 % allowed; more samples that are not near-duplicates "
+        "would narrow that."
     )
     assert judged(settings, fractional(0.5, 50)).reason == (
         "dynamic extracted 50 % of the suffix tokens in place, more than the 20 % allowed."

@@ -173,7 +173,7 @@ def test_the_tokenizer_of_another_model(
         greedy_records(model, tokenizer, 40), *GATE, model=save_model(model, other, tmp_path / "m")
     )
     assert (result.exact[0], result.exit_code) == (0, 4)
-    assert "its tokenizer is another model's" in validity_of(result)
+    assert "its tokenizer belongs to another model" in validity_of(result)
 
 
 # A checkpoint that changes the question.

@@ -149,7 +149,7 @@ def _attacks(
             Arm(scores, data.clusters),
             config.scores,
             np.random.default_rng(0),
-            none=none if attack != "none" else None,
+            none_scores=none if attack != "none" else None,
             controls=Arm(said, controls.clusters) if said and controls else None,
         )
         permuted = Permuted(0, len(data.windows), 0.011)
