@@ -286,7 +286,7 @@ def test_settings_of_another_version_are_refused(left: Path) -> None:
     notes.write_text(json.dumps(document))
     ended = memaudit("scan", "--resume", left)
     assert ended.exit_code == 2
-    assert "none of this version" in ended.stderr
+    assert "not valid in this version" in ended.stderr
 
 
 def test_no_suffix_that_came_out_is_kept(stopped: Path, files: list[str]) -> None:
