@@ -1,1 +1,1 @@
-"""Reports: pure functions from a ScanResult to text. No torch, no printing, no files."""
+"""A result, shown: pure functions from a ScanResult to text. No torch, no printing, no files."""

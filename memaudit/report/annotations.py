@@ -1,7 +1,7 @@
-"""GitHub annotations: one workflow command for each gate, to print in the log of a step.
+"""GitHub annotations: one workflow command for each gate, which a step prints to its log.
 
-Knows workflow commands and their escapes. A step shows ten annotations of a kind, so each gate
-gets one and windows get none.
+Knows workflow commands and their escapes. A step shows ten annotations of a kind, so gates get
+one each, and windows none.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _COMMANDS = {"pass": "notice", "inconclusive": "warning", "fail": "error"}
 
 
 def to_annotations(document: Document) -> str:
-    """Return a line for each gate, or one line that says no gate was set."""
+    """A line for each gate; one that says so where there is none."""
     lines = [
         _command(
             _COMMANDS[gate["verdict"]], f"{gate_name(gate)}: {gate['verdict']}", gate["reason"]
@@ -27,10 +27,10 @@ def to_annotations(document: Document) -> str:
 
 
 def _command(command: str, title: str, message: str) -> str:
-    escaped = _escape(f"memaudit {title}").replace(":", "%3A").replace(",", "%2C")
-    return f"::{command} title={escaped}::{_escape(message)}"
+    named = _escape(f"memaudit {title}").replace(":", "%3A").replace(",", "%2C")
+    return f"::{command} title={named}::{_escape(message)}"
 
 
 def _escape(text: str) -> str:
-    """Escape text so that it cannot end the command; ``neutral`` removes line ends."""
+    """Text that ends neither the command nor its line: ``neutral`` leaves no line end in it."""
     return neutral(text).replace("%", "%25")

@@ -1,7 +1,8 @@
-"""Rows of evidence: what a run tested of what well-known frameworks ask for.
+"""What a run did of what well-known frameworks ask for, as plain rows of evidence.
 
-Knows results and paraphrases of the frameworks. Says what was and was not tested, and never that
-anything complies. The references come from secondary sources: paraphrases, not quotations.
+Knows results and, in its own words, what the frameworks name. Says what was tested and what was
+not, and never that anything complies. The references come from secondary sources: a paraphrase
+here is no quotation.
 """
 
 from __future__ import annotations
@@ -24,28 +25,28 @@ OWASP, ATLAS = "OWASP Top 10 for LLM applications", "MITRE ATLAS"
 
 
 class Row(NamedTuple):
-    """One request of a framework, and what this run did about it."""
+    """One thing that a framework asks for, and what this run did about it."""
 
     framework: str
     reference: str
-    """Place in the framework."""
+    """Where in the framework."""
     asks: str
-    """Request, paraphrased by memaudit."""
+    """In memaudit's words."""
     tested: Tested
     did: str
-    """Tests that this run did, or left out."""
+    """What this run did, or what was left out."""
     evidence: tuple[str, ...]
-    """JSON pointers into report.json; empty if none."""
+    """JSON pointers into report.json; empty where there is none."""
 
 
 def framework_rows(result: ScanResult) -> tuple[Row, ...]:
-    """Return all rows, by framework."""
+    """Every row, by framework."""
     facts = _Facts(result)
     return tuple(row for rows in (_edpb, _nist, _owasp, _atlas) for row in rows(facts))
 
 
 class _Facts:
-    """Facts of a result that the rows use."""
+    """What the rows ask of a result."""
 
     def __init__(self, result: ScanResult) -> None:
         asked = [attack for attack in model_attacks(result) if attack.summary.exact.n]
@@ -60,13 +61,13 @@ class _Facts:
             else "no attack on the model was run"
         )
         if asked and void:
-            self.ran += ", in a run judged void (validity)"
+            self.ran += ", in a run that means nothing (validity)"
         with_controls = result.controls is not None
         self.controls = "with controls" if with_controls else "without controls"
         unasked = ("controls", "validity")
         self.gates = [verdict for verdict in result.verdicts if verdict.name not in unasked]
-        chosen = result.target.choices.get("format")
-        self.adapter = chosen is not None and "adapter" in chosen.value
+        found = result.target.choices.get("format")
+        self.adapter = found is not None and "adapter" in found.value
         self.sensitive = result.sensitive is not None
         self.tokens = result.config.target.training_tokens
 
@@ -76,7 +77,7 @@ def _edpb(facts: _Facts) -> Iterator[Row]:
     yield row(
         "attribute and membership inference",
         "not tested",
-        "membership is not decided; the NLL of every suffix is recorded",
+        "no decision on membership is made; the NLL of every suffix is recorded",
         ("/attacks/0/suffix_nll",),
     )
     yield row(
@@ -126,7 +127,7 @@ def _nist(facts: _Facts) -> Iterator[Row]:
     yield row(
         "red-teaming for the revealing of personal or confidential information",
         facts.partly if facts.sensitive else "not tested",
-        "items of known form were counted in the suffixes, and in the extracted ones"
+        "things of known form were counted in the suffixes, and in those extracted"
         if facts.sensitive
         else "sensitive.enabled = false",
         ("/sensitive",),
@@ -156,9 +157,7 @@ def _owasp(facts: _Facts) -> Iterator[Row]:
     yield row(
         "extractability from adapters",
         facts.extraction if facts.adapter else "not tested",
-        "the target is an adapter over its base"
-        if facts.adapter
-        else "the target is not an adapter",
+        "the target is an adapter over its base" if facts.adapter else "the target is no adapter",
         ("/target/choices",),
     )
     yield row(
@@ -189,7 +188,7 @@ def _atlas(facts: _Facts) -> Iterator[Row]:
         "AML.T0024.000",
         "inference of membership in the training data",
         "not tested",
-        "membership is not decided",
+        "no decision on membership is made",
         (),
     )
     yield row("AML.T0024.001", "model inversion", "not tested", "not attempted", ())

@@ -1,4 +1,4 @@
-"""Hashes of a run's settings and results, recorded in the report.
+"""Hashes by which a report names what it rests on and what it found.
 
 Knows canonical JSON. A hash proves that nothing changed since, not who made it.
 """
@@ -14,29 +14,29 @@ from memaudit.config.settings import ScanConfig
 from memaudit.config.sources import to_toml
 
 RESULTS = ("attacks", "gates", "sensitive", "reference")
-"""Parts of a report that hold figures and verdicts."""
+"""The parts of a report that hold figures and verdicts."""
 
 
 def sha256_text(text: str) -> str:
-    """Return the SHA-256 of the text's UTF-8 bytes, in hexadecimal digits."""
+    """SHA-256 of the text's UTF-8 bytes, in hexadecimal digits."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def config_hash(config: ScanConfig) -> str:
-    """Return the hash of ``config.toml`` as stored in a run folder."""
+    """That of ``config.toml`` as a run folder holds it."""
     return sha256_text(to_toml(config))
 
 
 def policy_hash(config: ScanConfig) -> str:
-    """Return the hash of the gate's settings, which are fixed before the run."""
+    """That of the gate's settings: fixed before the run, the same after it."""
     return sha256_text(canonical(config.gate.model_dump(mode="json")))
 
 
 def results_hash(document: Mapping[str, Any]) -> str:
-    """Return the hash of a report's figures and verdicts; equal for runs with equal results."""
+    """That of a report's figures and verdicts: of two runs alike where these are."""
     return sha256_text(canonical({part: document.get(part) for part in RESULTS}))
 
 
 def canonical(value: Any) -> str:
-    """Return JSON with sorted keys, no spaces and ASCII only: equal values give equal text."""
+    """JSON with sorted keys, no space and ASCII only: the same value gives the same text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -1,4 +1,7 @@
-"""Parts that several sections of report.json share: rates, intervals, fits and models."""
+"""Parts that several sections of report.json share: rates, intervals, fits and models.
+
+Knows how each is written. Knows nothing of where in the document it stands.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,11 @@ Document = dict[str, Any]
 EXACT = "Clopper-Pearson, windows independent"
 CLUSTERED = "percentile bootstrap over clusters"
 AGREED = "exact over clusters of their sizes, as all windows agree"
-"""Method for a rate of 0 or 1, where the bootstrap shows no spread (score.stats.clustered_rate)."""
+"""Of a rate of 0 or 1, which leaves the bootstrap blind (score.stats.clustered_rate)."""
 
 
 def rate_json(rate: Rate) -> Document:
-    """Return a rate with all its intervals."""
+    """A rate with all its intervals."""
     mixed = 0 < rate.k < rate.n
     return {
         "k": rate.k,
@@ -35,12 +38,12 @@ def rate_json(rate: Rate) -> Document:
 
 
 def interval_json(interval: Interval, method: str) -> Document:
-    """Return an interval and its method."""
+    """An interval, and how it was made."""
     return {"low": interval.low, "high": interval.high, "method": method}
 
 
 def fit_json(fit: FoldFit) -> Document:
-    """Return a fit: the chosen prompt and the training curve."""
+    """One fit: what was chosen, and its curve."""
     record = fit.record
     return {
         "fold": fit.fold,
@@ -62,7 +65,7 @@ def _chosen_epoch(chosen: str, epochs: tuple[Epoch, ...]) -> int | None:
 
 
 def model_json(target: TargetFacts, settings: TargetSettings) -> Document:
-    """Return a model: name, files and resolved choices."""
+    """A model: its name, its files, what was resolved for it."""
     tokens = settings.training_tokens
     return {
         "name": target.name,

@@ -1,8 +1,7 @@
-"""Plot lines and intervals, as SVG for the page or as PNG.
+"""Lines and intervals, as SVG for a page or as PNG: no date, and no text but short names.
 
-Knows matplotlib. Knows nothing of results: numbers and short names in, a picture out. The same
-numbers give the same bytes, so there is no date. In SVG, colours are CSS variables, so that the
-page can be light or dark.
+Knows matplotlib. Knows nothing of results: numbers and names in, a picture out. The same numbers
+give the same bytes. In SVG colours are CSS variables, so that the page has light and dark ones.
 """
 
 from __future__ import annotations
@@ -36,20 +35,20 @@ ON_WHITE = {
     "series-5": "#9a6700",
     "series-6": "#116329",
 }
-"""Colours of the light page, by name of variable."""
+"""The page's colours where it is light, by the names of its variables."""
 COLOURS = frozenset(ON_WHITE) - {"ink", "rule"}
-"""Allowed colours of a line."""
+"""What the colour of a line may be."""
 DASHES = ("", "-", "--", ":", "-.")
 MARKERS = ("", "o", "s", "D", "^", "v", "x", "+")
 _STAND_INS = {name: f"#0102{place:02x}" for place, name in enumerate(ON_WHITE)}
-"""Placeholder colours, replaced by the variables in the markup."""
+"""Colours that stand for the variables until the markup is made."""
 _DOTS_PER_INCH = 200
 _LEGEND_WIDTH, _LEGEND_MARK = 84, 8
-"""Width of a legend, and of a mark in it, in letters."""
+"""Letters that stand side by side in a legend, and what a mark takes of them."""
 _MOST_WHISKERS = 20
-"""Most points of a line with separate intervals; longer lines have a band."""
+"""Points of a line whose intervals are drawn one by one; those of more are a band."""
 _SIZE = (5.4, 3.3)
-"""Inches of 72 units: as wide as a phone, so that letters stay readable on one."""
+"""Inches of 72 units: as wide as a telephone, so that its letters stay readable there."""
 Palette = Mapping[str, str]
 """Colour by name."""
 _METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
@@ -64,9 +63,9 @@ class Estimate(NamedTuple):
     """A figure with its interval."""
 
     row: int
-    """Row of its name, from 0."""
+    """Beside which name it stands, from 0."""
     attack: str
-    """Attack whose colour it has."""
+    """Whose colour it has."""
     x: float
     low: float
     high: float
@@ -79,30 +78,30 @@ class Spread:
     name: str
     estimates: Sequence[Estimate]
     marker: str
-    """Matplotlib marker: ``o``, ``s``."""
+    """As matplotlib writes it: ``o``, ``s``."""
     hollow: bool
 
 
 def line_plot(name: str, lines: Sequence[Line], x: Axis, y: Axis, columns: int = 3) -> str:
-    """Plot curves with a legend below, as SVG. ``name`` starts every id in the markup."""
+    """Curves over one another, with a legend below. ``name`` starts every id in the markup."""
     with _figure(_STAND_INS) as figure:
-        _plot_lines(figure, lines, x, y, columns, _STAND_INS)
+        _draw_lines(figure, lines, x, y, columns, _STAND_INS)
         return _markup(figure, name)
 
 
 def line_picture(title: str, lines: Sequence[Line], x: Axis, y: Axis, columns: int = 3) -> bytes:
-    """Plot curves under a title, on white, as PNG."""
+    """The same under a title, on white: a PNG."""
     out = io.BytesIO()
     with _figure(ON_WHITE) as figure:
-        _plot_lines(figure, lines, x, y, columns, ON_WHITE)
+        _draw_lines(figure, lines, x, y, columns, ON_WHITE)
         figure.suptitle(title)
-        software = {"Software": None}  # its version would change the bytes
+        software = {"Software": None}  # its version would make other bytes
         figure.savefig(out, format="png", dpi=_DOTS_PER_INCH, facecolor="white", metadata=software)
     return out.getvalue()
 
 
 def interval_plot(name: str, rows: Sequence[str], spreads: Sequence[Spread], x: Axis) -> str:
-    """Plot estimates with their intervals beside ``rows`` of names, the first on top."""
+    """Estimates with their intervals beside ``rows`` of names, the first one on top."""
     with _figure(_STAND_INS) as figure:
         axes = figure.add_subplot()
         for place, spread in enumerate(spreads):
@@ -114,17 +113,17 @@ def interval_plot(name: str, rows: Sequence[str], spreads: Sequence[Spread], x: 
         return _markup(figure, name)
 
 
-def _plot_lines(
+def _draw_lines(
     figure: Figure, lines: Sequence[Line], x: Axis, y: Axis, columns: int, palette: Palette
 ) -> None:
     axes = figure.add_subplot()
     for line in lines:
-        _plot_line(axes, line, palette[line.colour])
+        _draw(axes, line, palette[line.colour])
     _set_axes(axes, x, y)
     _legend(figure, axes, columns)
 
 
-def _plot_line(axes: Axes, line: Line, colour: str) -> None:
+def _draw(axes: Axes, line: Line, colour: str) -> None:
     style: dict[str, Any] = {"color": colour, "linestyle": line.dash}
     style |= {"marker": line.marker, "markersize": 4, "label": line.name}
     if line.step:
@@ -168,11 +167,11 @@ def _set_axes(axes: Axes, x: Axis, y: Axis) -> None:
 
 def _legend(figure: Figure, axes: Axes, columns: int) -> None:
     handles, names = axes.get_legend_handles_labels()
-    unique = {name: handle for handle, name in zip(handles, names, strict=True)}
-    if unique:
-        fitting = max(1, _LEGEND_WIDTH // (max(map(len, unique)) + _LEGEND_MARK))
+    kept = {name: handle for handle, name in zip(handles, names, strict=True)}
+    if kept:
+        fitting = max(1, _LEGEND_WIDTH // (max(map(len, kept)) + _LEGEND_MARK))
         figure.legend(
-            unique.values(), unique.keys(), loc="outside lower center", ncols=min(columns, fitting)
+            kept.values(), kept.keys(), loc="outside lower center", ncols=min(columns, fitting)
         )
 
 
@@ -200,10 +199,10 @@ def _style(palette: Palette) -> Any:
 
 @contextmanager
 def _figure(palette: Palette) -> Iterator[Figure]:
-    """Yield an empty figure in this module's style, whatever the user's settings."""
+    """An empty figure under the style of this file alone, whatever the user's settings are."""
     log = logging.getLogger("matplotlib")
     level = log.level
-    log.setLevel(logging.ERROR)  # it logs that it reads this machine's fonts
+    log.setLevel(logging.ERROR)  # it would tell that it reads the fonts of this machine
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure as Drawing
@@ -217,7 +216,7 @@ def _figure(palette: Palette) -> Iterator[Figure]:
 
 
 def _markup(figure: Figure, name: str) -> str:
-    """Return the figure as an ``svg`` element that takes its size and colours from the page."""
+    """The figure as an ``svg`` element that takes its size and colours from the page."""
     import matplotlib as mpl
 
     out = io.StringIO()

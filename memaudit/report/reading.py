@@ -1,8 +1,8 @@
-"""Read values from a finished run's document and samples, for every format alike.
+"""A finished run, asked: what its document and its samples say, for every format alike.
 
-Knows the form of ``report.json`` and ``samples.csv``, in which a figure may be missing and a
-setting unknown. Knows nothing of formats: each format neutralises what it shows. N: scored rows of
-one role.
+Knows the form of ``report.json`` and ``samples.csv`` as they are read back, in which a figure may
+be missing and a setting unknown. Knows nothing of formats: whoever writes one neutralises what
+it shows. N stands for the rows of one role that were scored.
 """
 
 from __future__ import annotations
@@ -16,94 +16,93 @@ import pandas as pd
 from memaudit.config.settings import LADDER
 from memaudit.report.report_json import Document
 from memaudit.report.samples_csv import COLUMNS, TEXTS
-from memaudit.report.wording import count, gate_label, p_value, percent, percent_interval, points
+from memaudit.report.wording import gate_label, p_value, percent, percent_interval, points
 from memaudit.score.stats import Bools, Floats, Interval, Ints
 
 Row = dict[Any, Any]
 """A row of ``samples.csv``: column to cell."""
 LEAKED, KNOWN = "fine-tuning", "before"
-"""Origins of an extracted window, as tables name them."""
+"""What a table calls the origin of a window that comes out."""
 UNASKED = ("controls", "validity")
 """Gates that are judged without a threshold."""
 MISSING = "n/a"
-"""Text for a figure that does not exist."""
+"""What stands for a figure that does not exist."""
 
 
 def column(score: str, attack: str) -> str:
-    """Return the column of ``samples.csv`` with an attack's score."""
+    """The column of ``samples.csv`` that holds an attack's score."""
     return f"{score}_{attack.replace('-', '_')}"
 
 
 def scored(samples: pd.DataFrame, role: str) -> pd.DataFrame:
-    """Return the scored rows of a role, ``data`` or ``control``: one for each window."""
+    """The rows of a role, ``data`` or ``control``, that were scored: one for each window."""
     return samples[(samples["role"] == role) & (samples["status"] == "scored")]
 
 
 def figures(rows: pd.DataFrame, name: str) -> Floats:
-    """Return a column of figures (N,); NaN where a cell is blank."""
+    """A column of figures (N,); NaN where a cell is blank."""
     return rows[name].to_numpy(dtype=np.float64, na_value=math.nan)
 
 
 def model_attacks(document: Document) -> list[Document]:
-    """Return the attacks that query the model: all but ``copy``."""
+    """The attacks that ask the model: all but ``copy``."""
     return [attack for attack in document["attacks"] if attack["attack"] != "copy"]
 
 
 def strongest(document: Document) -> Document | None:
-    """Return the attack on the model that extracts most windows, the simplest on ties.
+    """The attack on the model that extracts most windows; of equals the simplest.
 
-    If none extracts any, return the one with the highest fractional rate.
+    Where none extracts any, the one with the highest fractional rate.
     """
     attacks = model_attacks(document)
     if any(attack["exact"]["k"] for attack in attacks):
         return max(attacks, key=lambda attack: int(attack["exact"]["k"]))
-    return max(attacks, key=lambda attack: attack["fractional"]["estimate"] or 0.0, default=None)
+    return max(attacks, key=lambda one: one["fractional"]["estimate"] or 0.0, default=None)
 
 
 def hits(document: Document, rows: pd.DataFrame) -> Bools:
-    """Return the mask of windows that each attack on the model extracts exactly: (attacks, N)."""
+    """Which attack on the model extracts which window exactly: (attacks, N)."""
     names = [column("exact", attack["attack"]) for attack in model_attacks(document)]
-    exact = [figures(rows, name) == 1 for name in names]
-    return np.array(exact, dtype=bool).reshape(len(names), len(rows))
+    found = [figures(rows, name) == 1 for name in names]
+    return np.array(found, dtype=bool).reshape(len(names), len(rows))
 
 
 class Extracted(NamedTuple):
-    """Masks of the N windows that any attack extracts."""
+    """What any attack extracts of N windows."""
 
     target: Bools
     reference: Bools
-    """Extracted from the model before fine-tuning; all False without one."""
+    """From the model before fine-tuning; all False where there was none."""
 
     @property
     def leaked(self) -> Bools:
-        """Windows extracted from the target alone."""
+        """Windows that come out of the target alone."""
         return self.target & ~self.reference
 
 
 def extracted(document: Document, rows: pd.DataFrame) -> Extracted:
-    """Return masks (N,) of windows that any attack extracts from the target and the reference."""
-    attacks = [attack["attack"] for attack in model_attacks(document)]
-    names = [f"reference_{column('exact', attack)}" for attack in attacks]
+    """Which windows (N,) come out of the target and of the reference, by whichever attack."""
+    names = [f"reference_{column('exact', one['attack'])}" for one in model_attacks(document)]
     before = [figures(rows, name) == 1 for name in names] if has_reference(document) else []
     before.append(np.zeros(len(rows), dtype=bool))
-    both = (hits(document, rows), np.array(before, dtype=bool))
-    return Extracted(*(np.asarray(np.any(side, axis=0)) for side in both))
+    found = (hits(document, rows), np.array(before, dtype=bool))
+    return Extracted(*(np.asarray(np.any(side, axis=0)) for side in found))
 
 
 def has_reference(document: Document) -> bool:
-    """True if the model before fine-tuning was attacked as well."""
+    """Whether the model before fine-tuning was attacked as well."""
     return document["reference"] is not None
 
 
 def origin_words(document: Document, rows: pd.DataFrame) -> list[str]:
-    """Return each extracted window's origin (N,), `LEAKED` or `KNOWN`; blank for other windows."""
+    """Where each window (N,) that comes out comes from, `LEAKED` or `KNOWN`; blank for others."""
     both = extracted(document, rows)
     words = np.where(both.target, np.where(both.reference, KNOWN, LEAKED), "")
     return [str(word) for word in words]
 
 
 def best(document: Document, rows: pd.DataFrame, score: str, *, least: bool = False) -> Floats:
-    """Return the largest, or least, value (N,) of a score over the attacks on the model."""
+    """The largest, or least, value of a score (N,) that any attack on the model gets."""
     names = [column(score, attack["attack"]) for attack in model_attacks(document)]
     if not names:
         return np.full(len(rows), math.nan)
@@ -112,22 +111,22 @@ def best(document: Document, rows: pd.DataFrame, score: str, *, least: bool = Fa
 
 
 def worst_rows(document: Document, rows: pd.DataFrame, limit: int) -> Ints:
-    """Return row indices of the worst windows, worst first, up to ``limit``.
+    """Places (at most ``limit``,) of the windows in ``rows`` that are extracted, worst first.
 
-    Windows leaked by the fine-tuning come first; then order is by the number of attacks that
-    extract the window, by the most tokens matched, by the lowest NLL. Windows of which no attack
-    gets a single token right are left out. ``copy`` does not count.
+    First those that the fine-tuning leaked, where a reference tells; then by how many attacks
+    extract the window, by how far any gets, by the lowest NLL; windows of which no attack gets a
+    single token right are left out. ``copy`` does not count.
     """
     by, longest = hits(document, rows).sum(axis=0), best(document, rows, "longest_run")
     matched, nll = best(document, rows, "matched"), best(document, rows, "suffix_nll", least=True)
     leaked = extracted(document, rows).leaked & has_reference(document)
     order = np.lexsort((nll, -longest, -matched, -by, ~leaked))
-    counted = (by > 0) | (longest > 0)  # an extracted window counts, whatever other columns hold
-    return np.asarray(order[counted[order]][:limit])
+    told = (by > 0) | (longest > 0)  # one that is extracted counts, whatever other columns say
+    return np.asarray(order[told[order]][:limit])
 
 
 def extracted_by(document: Document, row: Row) -> str:
-    """Return the attacks that extract a window: ``all``, ``none, dynamic``, ``-``."""
+    """The attacks that extract a window, as words: ``all``, ``none, dynamic``, ``-``."""
     asked = {attack["attack"] for attack in model_attacks(document)}
     ran = [attack["attack"] for attack in document["attacks"]]
     by = [attack for attack in ran if is_hit(row, attack)]
@@ -137,7 +136,7 @@ def extracted_by(document: Document, row: Row) -> str:
 
 
 def is_hit(row: Row, attack: str) -> bool:
-    """True if the attack extracts the row's window exactly."""
+    """Whether the attack extracts the row's window exactly."""
     value = row[column("exact", attack)]
     return bool(pd.notna(value) and value == 1)
 
@@ -149,32 +148,32 @@ def passed_through(samples: pd.DataFrame) -> list[str]:
 
 
 def revealed_texts(document: Document, samples: pd.DataFrame) -> list[tuple[str, str]]:
-    """Return names and columns of audited text; empty if none was revealed."""
+    """Columns with audited text, each with what it holds; empty where none was revealed."""
     names = ["prefix", "suffix", *(attack["attack"] for attack in document["attacks"])]
     both = [(name, f"text_{name.replace('-', '_')}") for name in names]
-    return [(name, column) for name, column in both if column in samples.columns]
+    return [(name, shown) for name, shown in both if shown in samples.columns]
 
 
 def not_run(document: Document) -> list[str]:
-    """Return the attacks of the ladder that were left out."""
+    """The attacks of the ladder that were left out."""
     ran = {attack["attack"] for attack in document["attacks"]}
     return [attack for attack in LADDER if attack not in ran]
 
 
 def batch_remark(document: Document, stage: str) -> str:
-    """Return how memory limits changed the batches of ``extraction`` or ``tuning``; "" if not."""
+    """What a lack of memory did to the batches of ``extraction`` or ``tuning``; "" if nothing."""
     facts = document["run"]["batches"].get(stage)
     return "" if facts is None else str(facts["remark"])
 
 
 def batch_reason(document: Document) -> str:
-    """Return the reasons for extraction's final batch size."""
+    """Why extraction took as many windows at a time as it did in the end."""
     reasons = (document["run"]["batch_size_reason"], batch_remark(document, "extraction"))
     return "; ".join(filter(None, reasons))
 
 
 def setting(document: Document, *path: str) -> Any:
-    """Return a setting of the run by its path; None if the document has none of that name."""
+    """A setting of the run by its path; None where the document holds none of that name."""
     value: Any = document["config"]["values"]
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
@@ -182,18 +181,18 @@ def setting(document: Document, *path: str) -> Any:
 
 
 def confidence(document: Document) -> float:
-    """Return the confidence of every interval, in (0,1)."""
+    """Of every interval: a fraction in (0,1)."""
     attacks = document["attacks"]
     return float(attacks[0]["exact"]["confidence"]) if attacks else 0.95
 
 
 def figure(value: float | None) -> float:
-    """Return a figure of the document; NaN where it is null."""
+    """A figure of the document; NaN where it is null."""
     return math.nan if value is None else float(value)
 
 
 def interval_text(interval: Document) -> str:
-    """Format an interval of shares: ``10.6–14.2 %``."""
+    """An interval of shares: ``10.6–14.2 %``."""
     low, high = figure(interval["low"]), figure(interval["high"])
     if math.isnan(low) or math.isnan(high):
         return MISSING
@@ -201,57 +200,55 @@ def interval_text(interval: Document) -> str:
 
 
 def rate_text(rate: Document) -> str:
-    """Format the exact rate: ``15.5 %``."""
+    """The exact rate: ``15.5 %``."""
     return percent(figure(rate["estimate"]))
 
 
 def count_text(rate: Document | None) -> str:
-    """Format hits of windows: ``31/200``; blank without a rate."""
+    """Hits of how many: ``31/200``; blank where there is no such rate."""
     return "" if rate is None else f"{rate['k']}/{rate['n']}"
 
 
 def lift_texts(lift: Document | None) -> tuple[str, str, str, str]:
-    """Format lift in points, windows gained and lost, the larger p-value; blank without a lift."""
+    """Lift in points, windows gained and lost, the larger p-value; blank where there is none."""
     if lift is None:
         return "", "", "", ""
     p = max(figure(lift["p_value"]), figure(lift["clustered_p_value"]))
-    p_text = MISSING if math.isnan(p) else p_value(p).removeprefix("p = ")
-    return points(figure(lift["estimate"])), str(lift["gained"]), str(lift["lost"]), p_text
+    shown = MISSING if math.isnan(p) else p_value(p).removeprefix("p = ")
+    return points(figure(lift["estimate"])), str(lift["gained"]), str(lift["lost"]), shown
 
 
 def controls_rate(attack: Document) -> Document | None:
-    """Return an attack's rate on the controls; None without controls."""
+    """The rate of an attack on the controls, where there are any."""
     controls = attack["controls"]
     rate: Document | None = None if controls is None else controls["exact"]
     return rate
 
 
 def gate_name(gate: Document) -> str:
-    """Format a gate and its threshold: ``max-exact 1 %``."""
+    """A gate and what it allows: ``max-exact 1 %``."""
     return gate_label(str(gate["name"]), gate["threshold"])
 
 
 def void_reason(document: Document) -> str:
-    """Return why the run is void; empty if it is valid."""
+    """Why the run means nothing; empty where it means something."""
     return next(
         (str(gate["reason"]) for gate in document["gates"] if gate["name"] == "validity"), ""
     )
 
 
 def verdict(document: Document) -> tuple[str, str]:
-    """Return the verdict over all gates and its reason.
+    """The verdict over all gates, ``pass``, ``fail``, ``inconclusive`` or ``none``, and why.
 
-    The verdict is ``pass``, ``fail``, ``inconclusive``, or ``none`` where no threshold was set,
-    even if the controls pass.
+    ``none`` where no threshold was set, whatever the controls say in their favour.
     """
     gates = document["gates"]
     starts = {"fail": "This run fails", "inconclusive": "This run is inconclusive on"}
     for word, start in starts.items():
-        matching = [gate for gate in gates if gate["verdict"] == word]
-        if matching:
-            first, more = matching[0], len(matching) - 1
-            rest = f" ({count(more, 'more gate')} below.)" if more else ""
-            return word, f"{start} {gate_name(first)}: {first['reason']}{rest}"
+        found = [gate for gate in gates if gate["verdict"] == word]
+        if found:
+            more = f" ({len(found) - 1} more like it below.)" if len(found) > 1 else ""
+            return word, f"{start} {gate_name(found[0])}: {found[0]['reason']}{more}"
     if any(gate["name"] not in UNASKED for gate in gates):
         return "pass", "This run passes every gate that was set."
     return "none", "No gate was set, so this run neither passes nor fails."

@@ -1,6 +1,6 @@
-"""Result of a scan: plain figures and ids, everything that a report may show.
+"""The result of a scan: plain figures and ids, everything that a report may show.
 
-Knows the stages' outputs. Knows nothing of how they were made, and holds no tensor.
+Knows the stages' outputs. Knows nothing of how they came about, and holds no tensor.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Revealed:
-    """Text of the windows, only if the user asked for it. All of length N."""
+    """Text of the windows, only where the user asked for it. All of length N."""
 
     prefix: tuple[str, ...]
     suffix: tuple[str, ...]
     output: Mapping[AttackName, tuple[str, ...]]
-    """Attack to extracted text."""
+    """What each attack extracted."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class AttackResult:
 
 @dataclass(frozen=True)
 class FoldFit:
-    """A fit with its attack and fold."""
+    """A fit and where it belongs."""
 
     attack: AttackName
     fold: int
@@ -76,7 +76,7 @@ class TargetFacts:
     fingerprint: Mapping[str, str]
     """File name to SHA-256: weights, adapter, tokenizer, template, configuration."""
     choices: Mapping[str, Choice]
-    """Settings resolved automatically, with reasons."""
+    """What was resolved automatically, and why."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,17 +90,17 @@ class ReferenceAttack:
 
 @dataclass(frozen=True, eq=False)
 class ReferenceResult:
-    """The model before fine-tuning, attacked like the target, and the comparison of both."""
+    """The model before fine-tuning, attacked as the target was, and the two held together."""
 
     model: TargetFacts
     attacks: tuple[ReferenceAttack, ...]
-    """Attacks in the order of the ladder, without ``copy``, which queries no model."""
+    """In the order of the ladder; ``copy``, which asks no model, has no part in it."""
     data: tuple[Origin, ...]
-    """Origins for each attack, then for all together."""
+    """Of each of them, then of all together."""
     controls: tuple[Origin, ...] | None
-    """Origins on the controls; None without controls."""
+    """The same of the controls, where there are any."""
     fits: tuple[FoldFit, ...]
-    """Fits of the prompts on the reference."""
+    """Of the prompts that were fitted on the reference."""
 
 
 @dataclass(frozen=True)
@@ -108,20 +108,20 @@ class RunFacts:
     """When, where and how the audit ran."""
 
     version: str
-    """Version of memaudit."""
+    """Of memaudit."""
     command: str
     started: str
     """ISO 8601, UTC."""
     finished: str
-    """ISO 8601, UTC: when the figures were complete."""
+    """Likewise: when the figures were there."""
     seconds: Mapping[str, float]
-    """Wall time of each stage; for a resumed run, of the work that was stored."""
+    """Wall time of each stage; of a run that was resumed, of the work that was kept."""
     resumed: int
-    """Times the run was resumed."""
+    """How often the run was gone on with after it had been stopped."""
     processes: int
-    """Number of processes that shared the work."""
+    """That shared the work."""
     key_id: str
-    """Id of the project key of the fingerprints."""
+    """Names the project key that the fingerprints were made under."""
     batch_size: int
     """Windows per extraction pass, after any backing off."""
     batch_size_reason: str
@@ -130,14 +130,14 @@ class RunFacts:
     machine: Mapping[str, str]
     """Platform, processor count, accelerator."""
     determinism: Mapping[str, str]
-    """Torch settings that decide whether a repeated run gives the same figures."""
+    """What of torch's settings decides whether the same run gives the same figures."""
     batches: Mapping[str, BatchFacts] = field(default_factory=dict)
-    """Windows per pass of ``extraction`` and ``tuning``, as planned and as memory allowed."""
+    """Of ``extraction`` and ``tuning``: windows of a pass, as planned and as memory left them."""
 
 
 @dataclass(frozen=True, eq=False)
 class ScanResult:
-    """All results of one audit."""
+    """Everything one audit found."""
 
     config: ScanConfig
     sources: Mapping[str, str]
@@ -146,34 +146,35 @@ class ScanResult:
     data: Corpus
     controls: Corpus | None
     fold_sizes: tuple[FoldSizes, ...]
-    """Empty if no attack needed folds, as with prompts fitted earlier."""
+    """Empty where no attack needed any, as where prompts fitted earlier were used."""
     attacks: tuple[AttackResult, ...]
-    """Attacks in the order of the ladder."""
+    """In the order of the ladder."""
     fits: tuple[FoldFit, ...]
     verdicts: tuple[GateVerdict, ...]
     notes: tuple[str, ...]
-    """Caveats for reading the figures: one sentence each."""
+    """What the user has to know to read the figures: one sentence each."""
     fingerprints: Mapping[str, tuple[str, ...]]
-    """Role, ``data`` or ``control``, to one fingerprint for each window (data.fingerprints)."""
+    """By role, ``data`` and ``control``: one for each window (data.fingerprints)."""
     run: RunFacts
     revealed: Mapping[str, Revealed]
-    """Role, ``data`` or ``control``, to text; empty unless asked for."""
+    """By role, ``data`` and ``control``; empty unless asked for."""
     file_hmacs: Mapping[str, str]
-    """Role to the HMAC-SHA256 of the file's content under the project key."""
+    """By role: the HMAC-SHA256 of the file's content under the project's key."""
     sensitive: SensitiveContent | None = None
-    """Sensitive content of the suffixes; None if nothing was searched."""
+    """What the suffixes hold; None where nothing was looked for."""
     reference: ReferenceResult | None = None
-    """Result on the model before fine-tuning; None without a reference."""
+    """What the model before fine-tuning gives away; None where none was named."""
     prompt_files: Mapping[str, str] = field(default_factory=dict)
-    """File name to SHA-256 of the fitted prompts used: this run's, or those of ``--generator``."""
+    """File name to SHA-256 of the fitted prompts that audited: this run's, or those that
+    ``--generator`` named."""
     validity: Validity | None = None
-    """Counts that decide whether the run is void; None if nothing was counted."""
+    """What was counted to tell whether the run means anything; None where nothing was."""
 
     @property
     def exit_code(self) -> int:
-        """0, 1 or 4, from the verdicts."""
+        """0, 1 or 4, as the verdicts say."""
         return exit_code(self.verdicts)
 
     def attack(self, name: AttackName) -> AttackResult | None:
-        """Return the result of one attack; None if it did not run."""
+        """The result of one attack, if it ran."""
         return next((result for result in self.attacks if result.attack == name), None)

@@ -1,4 +1,4 @@
-"""Format figures and untrusted strings, the same in every report.
+"""How figures and untrusted strings are written, the same in every format.
 
 Knows numbers and strings. Knows nothing of results, tables or files.
 """
@@ -13,30 +13,31 @@ import unicodedata
 from memaudit.score.stats import Interval
 
 SCHEMA_VERSION = 2
-"""Version of ``samples.csv`` and ``report.json``: raised when an old reader would break."""
+"""Of ``samples.csv`` and ``report.json``: raised when a reader of the old form would break."""
 
 LIMITS = (
-    "The rates are lower bounds: other attacks may extract what these did not.",
-    "The attacker has white-box access and knows the prefix of every window and similar text.",
-    "This is not a finding of anonymity or of compliance with any law or policy.",
+    "The rates are a lower bound: what these attacks did not extract, others may.",
+    "The attacker is white-box, and knows the prefix of every window and text like the data.",
+    "This is no finding of anonymity, nor of compliance with any law or policy.",
 )
-"""Limits on what a report's figures show."""
+"""What no figure of a report may be taken for."""
 
 _JOINERS = "\u200c\u200d"
-"""Format characters that Persian, Indic scripts and emoji need; they move no cursor."""
+"""Format characters that Persian, Indic scripts and emoji need, and that move no cursor."""
+
 
 _COMMAND = re.compile(r"##(?=\w*\[)")
-"""Starts of CI commands anywhere in a line of a log: ``##[``, ``##vso[``."""
+"""What CI systems take for a command wherever in a line of a log it stands: ``##[``, ``##vso[``."""
 _COMMAND_LINE = re.compile(r"^(\s*):(?=:)", re.MULTILINE)
-"""GitHub's commands at the start of a line: ``::error::``."""
+"""And what GitHub does at the start of a line: ``::error::``."""
 
 
 def neutral(text: str) -> str:
-    """Return untrusted text on one line, with nothing that a terminal would act on.
+    """Untrusted text on one line, with nothing in it that a terminal would act on.
 
-    Control and format characters (escape sequences, line ends, text direction), lone surrogates
-    and unassigned code points become visible escapes such as ``\\x1b``, and so do the commands
-    of CI systems that read the log.
+    Control and format characters (escape sequences, line ends, text direction), halves of
+    surrogate pairs and code points without a meaning become visible escapes such as ``\\x1b``;
+    so does what a CI system that reads the log would act on.
     """
     if not text.isprintable():
         text = "".join(map(_visible, text))
@@ -44,41 +45,41 @@ def neutral(text: str) -> str:
 
 
 def no_commands(text: str) -> str:
-    """Escape lines that start like one of GitHub's workflow commands."""
+    """Lines of text, none of which starts as one of GitHub's workflow commands does."""
     return _COMMAND_LINE.sub(r"\1\\x3a", text) if "::" in text else text
 
 
 def json_text(document: object, indent: int | None = 2) -> str:
-    """Return a document as JSON in ASCII with a line end, harmless in a CI system's log.
+    """A document as JSON in ASCII with a line end, harmless in a CI system's log.
 
-    Every line starts with JSON's own syntax.
+    Nothing in it starts a line but what JSON itself consists of.
     """
     text = json.dumps(document, indent=indent, allow_nan=False)
-    return text.replace("##", "#\\u0023") + "\n"  # it only occurs in strings
+    return text.replace("##", "#\\u0023") + "\n"  # it can only stand in a string
 
 
 def shorten(text: str, length: int) -> str:
-    """Cut text to ``length`` characters, the last one an ellipsis if anything was cut."""
+    """At most ``length`` characters, the last one an ellipsis where something was cut off."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def count(number: int, what: str) -> str:
-    """Format a number and its noun: ``1 window``, ``1,305 windows``."""
+    """A number and its noun: ``1 window``, ``1,305 windows``."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def percent(share: float) -> str:
-    """Format a fraction in [0,1] as a percentage that never rounds to 0 or 100."""
+    """A fraction in [0,1] as a percentage. What is not quite 0 or 1 never looks as if it were."""
     return "n/a" if math.isnan(share) else f"{_hundredths(share)} %"
 
 
 def level(share: float) -> str:
-    """Format a chosen fraction, such as a confidence: ``95 %``."""
+    """A fraction that someone chose, such as a confidence: ``95 %``."""
     return f"{100 * share:.6g} %"
 
 
 def gate_label(name: str, threshold: float | None) -> str:
-    """Format a gate and its threshold: ``max-exact 1 %``, ``max-lift 5 points``, ``max-new 3``."""
+    """A gate and what it allows: ``max-exact 1 %``, ``max-lift 5 points``, ``max-new 3``."""
     if name in ("controls", "validity") or threshold is None or math.isnan(threshold):
         return name
     if name == "max-new":
@@ -89,7 +90,7 @@ def gate_label(name: str, threshold: float | None) -> str:
 
 
 def points(difference: float) -> str:
-    """Format a difference of two fractions in percentage points, with its sign."""
+    """A difference of two fractions in percentage points, with its sign."""
     if math.isnan(difference):
         return "n/a"
     if difference == 0:
@@ -98,38 +99,38 @@ def points(difference: float) -> str:
 
 
 def percent_interval(interval: Interval) -> str:
-    """Format as ``10.6–14.2 %``; an interval from 0 as ``at most`` its upper bound."""
+    """``10.6–14.2 %``; one that starts at 0 is written as its upper bound."""
     if interval.low <= 0 and interval.high < 1:
         return f"at most {percent(interval.high)}"
     return f"{_hundredths(interval.low)}–{percent(interval.high)}"
 
 
 def points_interval(interval: Interval) -> str:
-    """Format as ``+1.2 to +3.4``, in percentage points."""
+    """``+1.2 to +3.4``, percentage points."""
     return f"{points(interval.low)} to {points(interval.high)}"
 
 
 def p_value(p: float) -> str:
-    """Format as ``p = 0.0005``, with two digits."""
+    """``p = 0.0005``, two digits."""
     return f"p = {p:.2g}"
 
 
 def number(value: float, digits: int = 2) -> str:
-    """Format a plain figure; ``-`` where it is not finite."""
+    """A plain figure; ``-`` where there is none."""
     return f"{value:.{digits}f}" if math.isfinite(value) else "-"
 
 
 def _visible(character: str) -> str:
-    harmless = (
+    kept = (
         character.isprintable()
         or character in _JOINERS
         or unicodedata.category(character) == "Zs"  # spaces of other widths
     )
-    return character if harmless else character.encode("unicode_escape").decode("ascii")
+    return character if kept else character.encode("unicode_escape").decode("ascii")
 
 
 def _hundredths(share: float) -> str:
-    """Format in percent with one decimal, or two digits of the distance to 0 or 100."""
+    """One decimal, or as many as it takes to show two digits of the distance to 0 or 100."""
     value = 100 * share
     distance = min(value, 100 - value)
     if distance <= 0:

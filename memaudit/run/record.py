@@ -1,6 +1,6 @@
-"""The record of a run in progress: its inputs, sizes and times. ``unfinished`` keeps it on disk.
+"""What a run depends on and how far it is: kept in memory here, and on disk by ``unfinished``.
 
-Knows which changed inputs forbid resuming a run. Knows nothing of files.
+Knows which changes forbid to go on with a run. Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -22,43 +22,43 @@ from memaudit.errors import UsageError
 from memaudit.report.wording import neutral
 from memaudit.system.memory import short_of_memory
 
-_MAX_NAMED = 4
-"""Changes named in one message."""
+_SHOWN = 4
+"""Changes that a message names."""
 _LONGEST_VALUE = 40
-"""Characters of a value in a message; longer ones, such as hashes, tell a reader nothing."""
+"""Characters of a value in a message; a hash, which is longer, says nothing to anybody."""
 _Text = Annotated[str, Field(max_length=1 << 16)]
 NO_KEY = "none kept"
-"""Key id for a key that exists in this process only."""
+"""Stands for the id of a key that no other process can have."""
 
 
 class RunNotes(BaseModel):
-    """Description of an unfinished run and its inputs."""
+    """What an unfinished run is, and what it depends on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Annotated[int, Field(ge=1, le=1)] = 1
     config: dict[str, Any]
-    """Every setting at the start of the run."""
+    """Every setting, as the run began."""
     sources: dict[str, _Text]
-    """Setting to where its value came from."""
+    """Where each setting came from."""
     command: _Text
     started: _Text
     facts: dict[str, dict[str, _Text]] = {}
-    """Inputs that must be unchanged before the run may resume, by group and by name."""
+    """What must be the same for the run to go on: by group, and by its name in a message."""
     sizes: dict[str, Annotated[int, Field(ge=1)]] = {}
-    """Sizes chosen from the memory available."""
+    """Sizes that were found from the memory there was."""
     seconds: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
-    """Stage to wall time so far."""
+    """By stage, the time that it has taken so far."""
     resumed: Annotated[int, Field(ge=0)] = 0
-    """Times the run was resumed."""
+    """How often the run was gone on with."""
     shard: Annotated[str, Field(pattern=r"^[0-9]{1,4}/[0-9]{1,4}$")] | None = None
     work: tuple[_Text, ...] | None = None
-    """Names of the pieces of work of a completed shard; None until it is complete."""
+    """Of a shard that has done all that is its own: the names of what it keeps."""
     key_id: Annotated[str, Field(max_length=64)] = ""
-    """Id of the project key that signs the notes and all work; `NO_KEY` for a key that ended with
-    the process, empty before the notes are first written."""
+    """Of the project key that the notes and all that is kept are signed with; `NO_KEY` for one that
+    ended with the process, empty in notes that were not written yet."""
     signature: Annotated[str, Field(pattern=r"^[0-9a-f]*$", max_length=64)] = ""
-    """Signature over all fields above (run.signature)."""
+    """Over all of the above (work_signature)."""
 
     @classmethod
     def new(
@@ -68,7 +68,7 @@ class RunNotes(BaseModel):
         command: str,
         shard: Shard | None = None,
     ) -> RunNotes:
-        """Return notes of a run that starts now."""
+        """Of a run that begins now."""
         return cls(
             config=config.model_dump(mode="json"),
             sources=dict(sources),
@@ -79,35 +79,34 @@ class RunNotes(BaseModel):
 
 
 class RunRecord(NoJournal):
-    """In-memory record of a run. where: the run, as messages name it."""
+    """Keeps nothing beyond this process. where: the run, as messages name it."""
 
     def __init__(self, notes: RunNotes, where: str = "") -> None:
         self.notes = notes
         self._where = where
 
     def agree(self, group: str, facts: Mapping[str, str]) -> None:
-        """Record all inputs of a group, or compare them with those recorded before.
+        """Note what the run depends on: all that there is of a group.
 
-        Raises UsageError, naming the inputs, where any was changed, added or removed.
+        Raises UsageError, naming what, where something is no longer what it was, is gone or new.
         """
         known = self.notes.facts.get(group)
         if known is None:
             self._change(facts={**self.notes.facts, group: dict(facts)})
         elif changed := differences(known, facts):
             raise UsageError(
-                f"{self._where}: cannot resume: these inputs changed since the run began: "
-                f"{changed}. "
-                "Restore them, or start a new scan"
+                f"{self._where}: not gone on with, because since it began this has changed: "
+                f"{changed}. Put it back, or scan anew"
             )
 
     def settle(self, name: str, size: int) -> int:
-        """Return the size recorded under a name; record this one if there is none yet."""
+        """The size under a name: the one that the run began with, or this one from now on."""
         if name not in self.notes.sizes:
             self._change(sizes={**self.notes.sizes, name: size})
         return self.notes.sizes[name]
 
     def spent(self, stage: str, seconds: float) -> None:
-        """Add to the time that a stage has taken."""
+        """Note that a stage has taken so much longer."""
         before = self.notes.seconds.get(stage, 0.0)
         self._change(seconds={**self.notes.seconds, stage: round(before + seconds, 3)})
 
@@ -116,18 +115,18 @@ class RunRecord(NoJournal):
         self._write()
 
     def complete(self) -> None:
-        """Mark a shard as complete."""
+        """Note that all of a shard is done."""
 
     def _write(self) -> None:
-        """Save the notes; nothing to do in memory."""
+        """Keep the notes."""
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Describe the facts that differ; empty where none do."""
+    """Which of two sets of facts are not the same, in words; empty where all are."""
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    named = [_difference(name, before.get(name), now.get(name)) for name in changed[:_MAX_NAMED]]
-    more = f"; and {len(changed) - _MAX_NAMED} more" if len(changed) > _MAX_NAMED else ""
-    return "; ".join(named) + more
+    shown = [_difference(name, before.get(name), now.get(name)) for name in changed[:_SHOWN]]
+    more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+    return "; ".join(shown) + more
 
 
 def _difference(name: str, before: str | None, now: str | None) -> str:
@@ -139,7 +138,7 @@ def _difference(name: str, before: str | None, now: str | None) -> str:
 
 
 class Stopwatch:
-    """Shows the progress of stages and reports how long each took."""
+    """Passes stages on to the user's progress and tells how long each took."""
 
     def __init__(self, progress: Progress, spent: Callable[[str, float], None]) -> None:
         self._progress = progress
@@ -158,7 +157,7 @@ class Stopwatch:
 
 
 class Clock(Stopwatch):
-    """A stopwatch that records each stage's time in the run's record."""
+    """One that notes in the run's record how long each stage took."""
 
     def __init__(self, progress: Progress, record: RunRecord) -> None:
         super().__init__(progress, record.spent)

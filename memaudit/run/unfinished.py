@@ -1,9 +1,9 @@
-"""An unfinished run on disk: the work done so far and the inputs it depends on.
+"""A run that is not finished, on disk: what has been done of it, and what it depends on.
 
-Knows the folder ``unfinished`` inside a run folder. Each finished piece of work is one file,
-written whole; ``run.json`` records the inputs. When the run is finished, memaudit removes the
-folder and only the files that it wrote. Anybody may have changed the folder, so nothing in it is
-code, all of it is signed, and whatever does not fit is refused.
+Knows the folder ``unfinished`` inside a run folder. Each finished piece of work is a file of its
+own, written whole; ``run.json`` says what they hang on. The folder goes when the run is finished,
+with what memaudit wrote into it and nothing else. It may have been changed by anybody: nothing in
+it is code, all of it is signed, and what does not fit is refused.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ LOCK = ".lock"
 _LONGEST_NOTES = 8 << 20
 _NAME = re.compile(r"[a-z0-9-]{1,200}")
 _LONGEST_PIECE = 16 << 30
-"""Bytes; a fit that trains the rows of a large vocabulary takes a few GiB."""
+"""Bytes; a fit that trains the rows of a large vocabulary has a few GiB."""
 _ABOUT = "memaudit"
-"""The only metadata key of a piece (several would be written in any order): its note, the groups
-of facts that it depends on, and its signature."""
+"""The only metadata of a piece, as several would be written in any order: its note, the groups of
+facts that it hangs on, and its signature."""
 _OURS = re.compile(r"\.[A-Za-z0-9-]+\.(safetensors|json|csv|html|toml)-[a-z0-9_]+$")
-"""Names that write_whole gives to unfinished files."""
+"""What write_whole calls a file that it has not finished."""
 _MARKER = ".memaudit"
 _MARK = b"Made by memaudit, which removes this folder when the run is finished.\n"
-"""Content of the marker; a folder of that name without it is not memaudit's."""
+"""Stands in the marker: a folder of that name without it is somebody else's."""
 
 
 class Unfinished(RunRecord):
-    """Journal and notes of one run folder. Create with ``begin`` or ``reopen``."""
+    """The journal of one run folder, and the notes beside it. Made by ``begin`` or ``reopen``."""
 
     def __init__(self, run: Path, notes: RunNotes, key: ProjectKey) -> None:
         super().__init__(notes, str(run))
@@ -64,17 +64,17 @@ class Unfinished(RunRecord):
         key: ProjectKey,
         fill: Callable[[Path], None] = lambda folder: None,
     ) -> Unfinished:
-        """Start a run in a folder that holds none.
+        """Start one in a run folder that holds no run.
 
-        key: signs the notes and all work. fill: copies finished work into the folder before the
-        notes, which make it a run, are written.
+        key: signs the notes and all that is kept. fill: puts work that is done already into the
+        folder; the notes, without which it is no run, are written after it.
 
         Raises UsageError where a folder of the name is not memaudit's, RunError where the disk
         refuses.
         """
         opened = cls(run, notes, key)
         with disk_errors(run):
-            if os.path.lexists(opened.folder):  # stopped before its notes were written
+            if os.path.lexists(opened.folder):  # stopped before it had its notes
                 require_own(run)
                 _empty(opened.folder)
             opened.folder.mkdir(mode=0o700)
@@ -90,10 +90,11 @@ class Unfinished(RunRecord):
 
     @classmethod
     def reopen(cls, run: Path, key: ProjectKey, *, stopped: bool = True) -> Unfinished:
-        """Resume an unfinished run. stopped: count it as a resumption.
+        """Go on with one; stopped: whether it had been, which is counted.
 
-        Raises UsageError where there is none, it is damaged, it was begun under another key, its
-        notes were changed, or another process is using it; RunError where the disk refuses.
+        Raises UsageError where there is none, where it is damaged, where it was not begun under
+        this key or its notes were changed, or where another process is at it; RunError where the
+        disk refuses.
         """
         notes = read_notes(run)
         check_notes(str(run), notes, key)
@@ -102,7 +103,7 @@ class Unfinished(RunRecord):
         with disk_errors(run):
             for leftover in (*opened.folder.glob(".*-*"), *run.glob(".*-*")):
                 if _OURS.match(leftover.name) and is_plain_file(leftover):
-                    leftover.unlink(missing_ok=True)  # from an interrupted write
+                    leftover.unlink(missing_ok=True)  # of a write that was cut off
         opened._change(resumed=opened.notes.resumed + stopped)
         return opened
 
@@ -112,37 +113,37 @@ class Unfinished(RunRecord):
             try:
                 self._lock.acquire()
             except Timeout:
-                raise UsageError(f"{self.run}: another process is using this run") from None
+                raise UsageError(f"{self.run}: another process is at work on this run") from None
 
     def close(self) -> None:
-        """Release the lock."""
+        """Let another process have it."""
         self._lock.release()
 
     @property
     def holds_work(self) -> bool:
-        """True if any piece of work is finished."""
+        """Whether any piece of work is finished."""
         return bool(find_work(self.folder))
 
     def remove(self) -> None:
-        """Remove the folder of a run that is finished or has done nothing.
+        """Take the folder away: the run is finished, or nothing was done.
 
-        Files that memaudit did not write stay. Raises RunError where removal fails, since the
-        folder holds model output.
+        What memaudit did not write stays. Raises RunError where that is not possible: what lies
+        there is not for everybody.
         """
         self.close()
         remove_leftovers(self.run)
 
     def complete(self) -> None:
-        """Mark a shard as complete and record the names of its work."""
+        """Note that all of a shard is done, and what that is."""
         self._change(work=tuple(path.stem for path in find_work(self.folder)))
 
     def read(self, name: str) -> Entry | None:
-        """Return the entry stored under a name; None if there is none.
+        """What was kept under a name.
 
-        Raises UsageError where it cannot be read, or is not what this run wrote under the name.
+        Raises UsageError where it cannot be read, or is not what this run kept under the name.
         """
         path = self._path(name)
-        return read_piece(path, self.notes, self._key) if _exists(path) else None
+        return read_piece(path, self.notes, self._key) if _is_there(path) else None
 
     def keep(self, name: str, entry: Entry) -> None:
         """Write a piece of work whole, signed. Raises RunError where the disk refuses."""
@@ -164,14 +165,14 @@ class Unfinished(RunRecord):
 
 
 def read_piece(path: Path, notes: RunNotes, key: ProjectKey) -> Entry:
-    """Read a piece of work of the run with these notes.
+    """A piece of work of the run that has these notes.
 
-    Raises UsageError where it cannot be read, or was not written under this key, for this run and
+    Raises UsageError where it cannot be read, or was not written under this key, for such a run and
     under its name.
     """
     try:
         if path.stat().st_size > _LONGEST_PIECE:
-            raise UsageError(f"{path}: is larger than memaudit writes; start a new scan")
+            raise UsageError(f"{path}: is larger than any that is written; scan anew")
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             note, groups, signature = json.loads(
@@ -192,15 +193,14 @@ def read_piece(path: Path, notes: RunNotes, key: ProjectKey) -> Entry:
         ) from None
     if not signed:
         raise UsageError(
-            f"{path}: was changed or comes from another run: its signature does not match; remove "
-            "it "
-            "and resume again"
+            f"{path}: is not what this run wrote there under the project key; it was changed or "
+            "comes from another run, so remove it and resume again"
         )
     return entry
 
 
-def _exists(path: Path) -> bool:
-    """True if it is a plain file. Raises UsageError where the disk refuses to say."""
+def _is_there(path: Path) -> bool:
+    """Whether it is a plain file. Raises UsageError where that cannot be told."""
     try:
         return is_plain_file(path)
     except OSError as error:
@@ -208,9 +208,9 @@ def _exists(path: Path) -> bool:
 
 
 def read_notes(run: Path) -> RunNotes:
-    """Read the notes of an unfinished run, which anybody may have written: see `check_notes`.
+    """The notes of an unfinished run, which anybody may have written: see `check_notes`.
 
-    Raises UsageError where the folder holds no unfinished run, or its notes are damaged.
+    Raises UsageError where the folder holds none, where it is finished, or where they are damaged.
     """
     path = run / UNFINISHED / NOTES
     try:
@@ -218,20 +218,20 @@ def read_notes(run: Path) -> RunNotes:
             raise UsageError(f"{run}: no such run folder")
         if (run / UNFINISHED).is_symlink():
             raise UsageError(
-                f"{run / UNFINISHED}: is a link; a run can only resume in its own folder"
+                f"{run / UNFINISHED}: is a link; a run is gone on with in its own folder"
             )
         if not is_plain_file(path):
-            raise UsageError(f"{run}: holds no unfinished run to resume")
+            raise UsageError(f"{run}: holds no unfinished run that could be gone on with")
         document = read_json(path, _LONGEST_NOTES)
         return RunNotes.model_validate(document)
     except ValidationError:
-        raise UsageError(f"{path}: is damaged; start a new scan") from None
+        raise UsageError(f"{path}: is damaged; scan anew") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def find_work(folder: Path) -> list[Path]:
-    """Return the files of finished work in an unfinished run's folder, sorted."""
+    """The files of finished pieces of work in a folder of an unfinished run, sorted."""
     return sorted(
         path
         for path in folder.glob("*.safetensors")
@@ -240,23 +240,22 @@ def find_work(folder: Path) -> list[Path]:
 
 
 def is_finished(run: Path) -> bool:
-    """True if the run folder holds a finished run."""
+    """Whether the run folder holds a run that was finished."""
     with contextlib.suppress(OSError):
         return is_plain_file(run / MANIFEST)
     return False
 
 
 def is_own(run: Path) -> bool:
-    """True if memaudit made the run's folder of unfinished work: it has the marker or is empty.
-
-    Raises OSError.
+    """Whether the run's folder of unfinished work was made by memaudit: it has the marker, or holds
+    nothing. Raises OSError.
     """
     folder = run / UNFINISHED
     if folder.is_symlink() or not folder.is_dir():
         return False
     marker = folder / _MARKER
     if not is_plain_file(marker):
-        return not any(folder.iterdir())  # stopped while it was being created
+        return not any(folder.iterdir())  # stopped as it was made
     with marker.open("rb") as file:
         mark = file.read(len(_MARK) + 1)
     return mark == _MARK or (not mark and len(list(folder.iterdir())) == 1)
@@ -270,15 +269,13 @@ def require_own(run: Path) -> None:
         if is_own(run):
             foreign = next((path for path in folder.iterdir() if not _is_ours(path)), run)
     if foreign != run:
-        raise UsageError(
-            f"{foreign}: was not created by memaudit; move it away, or name another run"
-        )
+        raise UsageError(f"{foreign}: was not made by memaudit; move it away, or name another run")
 
 
 def remove_leftovers(run: Path) -> None:
-    """Remove the unfinished work of a finished run; files that memaudit did not write stay.
+    """Take away what was done of a run that is finished; what memaudit did not write stays.
 
-    Raises RunError where a file cannot be removed.
+    Raises RunError where something of it cannot be removed.
     """
     folder = run / UNFINISHED
     try:
@@ -286,12 +283,12 @@ def remove_leftovers(run: Path) -> None:
             _empty(folder)
     except OSError:
         raise RunError(
-            f"{folder}: could not be removed; delete it yourself, as it holds model output"
+            f"{folder}: could not be removed; remove it, it holds what the model said"
         ) from None
 
 
 def _empty(folder: Path) -> None:
-    """Remove memaudit's files, the marker last, and then the folder if it is empty."""
+    """Remove what memaudit wrote, the marker last, and the folder where that was all."""
     for path in sorted(folder.iterdir()):
         if path.name != _MARKER and _is_ours(path):
             path.unlink(missing_ok=True)
@@ -301,7 +298,7 @@ def _empty(folder: Path) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    """True if memaudit writes files of that name here."""
+    """Whether memaudit writes files of that name there."""
     if not is_plain_file(path):
         return False
     piece = path.suffix == ".safetensors" and _NAME.fullmatch(path.stem)

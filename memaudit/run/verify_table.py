@@ -1,6 +1,6 @@
-"""Terminal view of a verification.
+"""What a verification found, as a terminal shows it.
 
-Knows Rich and findings. Text from the run folder goes through `neutral`.
+Knows Rich and findings. What comes from the run folder goes through `neutral`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LONGEST = 300
 
 
 def render_integrity(integrity: Integrity, *, width: int, color: bool) -> str:
-    """Render a summary sentence, the manifest's hash, and a line for each finding."""
+    """A sentence, the manifest's own hash, and a line for everything that was looked at."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
