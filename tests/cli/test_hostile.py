@@ -85,7 +85,7 @@ def test_lines_rows_and_files_without_end(tmp_path: Path, monkeypatch: pytest.Mo
     contents = {
         "a.jsonl": (good + long + b"x\n", "a.jsonl:2: the line is longer than 1 MiB"),
         "a.txt": (b"a\n" + long + b"x\n", "a.txt:2: the line is longer than 1 MiB"),
-        "a.csv": (b'text\n"' + b"x\n" * (1 << 20), "is longer than 1 MiB; look at its quotes"),
+        "a.csv": (b'text\n"' + b"x\n" * (1 << 20), "is longer than 1 MiB; check its quotes"),
         "a.json": (b'["' + long + b'"]', "is longer than 1 MiB; name one object per line .jsonl"),
         "a.jsonl.gz": (gzip.compress(good + long + b"x\n"), "a.jsonl.gz:2: the line is longer"),
     }
@@ -144,11 +144,11 @@ def test_parquet_values_without_a_form_are_bad_rows(tmp_path: Path) -> None:
         pyarrow.parquet.write_table(table, path)
         (first, _) = read_samples(path, skip_bad_lines=True)
         assert getattr(first, "reason", "") == (
-            f"column {name} holds a value that has no form outside Parquet"
+            f"column {name} holds a value that exists only in Parquet"
         )
     path.write_bytes(path.read_bytes().replace(b"twice", b"tw\xff\xfee"))
     assert "not a Parquet file, or damaged" in refused(path)
-    assert parquet_rows.MOST_ROWS == 1024
+    assert parquet_rows.MAX_ROWS == 1024
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'])

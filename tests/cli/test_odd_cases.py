@@ -198,8 +198,8 @@ def test_a_suffix_that_gives_no_token_is_skipped(scan: Scan, tmp_path: Path) -> 
         "suffix of 0 tokens, the window needs 6",
         "prefix of 0 tokens, the window needs 8",
         "prefix of 0 tokens, the window needs 8",
-        "the suffix is nothing but white space",
-        "the text is nothing but white space",
+        "the suffix is only white space",
+        "the text is only white space",
         "0 tokens, the window needs 14",
     ]
 

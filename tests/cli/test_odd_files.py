@@ -35,7 +35,7 @@ READ: dict[str, tuple[Write, str]] = {
     ),
     "excel.csv": (
         lambda texts: table(texts, "\t").encode("utf-16"),
-        "excel.csv: its columns are set off by tabs, as its header shows.",
+        "excel.csv: its columns are separated by tabs, as its header shows.",
     ),
 }
 

@@ -370,7 +370,7 @@ def archive(kind: str) -> bytes:
         ("a.txt.gz", gzip.compress(archive("tar")), "is a tar archive; unpack it: tar xf"),
         ("a.txt.gz", gzip.compress(gzip.compress(b"text")), "is packed twice"),
         ("a.txt", b"\x04\x22\x4d\x18 and more", "lz4 -d"),
-        ("a.jsonl", b"PAR1\x15\x04 and more", "let its name end in .parquet"),
+        ("a.jsonl", b"PAR1\x15\x04 and more", "rename it to end in .parquet"),
         ("a.txt.xz", b"plain text\n", "is not packed, although its name ends in .xz"),
         ("a.txt", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),

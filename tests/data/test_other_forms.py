@@ -28,11 +28,11 @@ def failure(path: Path) -> str:
         ("a.csv", "sep=,\r\nid,text\r\n1,x y\r\n", ""),
         ("a.csv", '"sep=;"\r\nid;text\r\n1;x y\r\n', ""),
         ("a.csv", "sep=\t\nid\ttext\n1\tx y\n", ""),
-        ("a.csv", "id;text\n1;x y\n", "set off by semicolons"),
-        ("a.csv", "id\ttext\n1\tx y\n", "set off by tabs"),
-        ("a.csv", "id|text\n1|x y\n", "set off by bars"),
+        ("a.csv", "id;text\n1;x y\n", "separated by semicolons"),
+        ("a.csv", "id\ttext\n1\tx y\n", "separated by tabs"),
+        ("a.csv", "id|text\n1|x y\n", "separated by bars"),
         ("a.tsv", "id\ttext\n1\tx y\n", ""),
-        ("a.tsv", "id,text\n1,x y\n", "set off by commas"),
+        ("a.tsv", "id,text\n1,x y\n", "separated by commas"),
         ("a.csv", "id, text\n1, x y\n", "blanks after its delimiters"),
         ("a.csv", 'id, "text"\n1, "x y"\n', "blanks after its delimiters"),
         ("a.csv", "id; text\n1; x y\n", "blanks after its delimiters"),
@@ -55,15 +55,15 @@ def test_a_table_of_excels_unicode_text(tmp_path: Path) -> None:
     assert texts(written(tmp_path, "a.csv", table.encode("utf-16"))) == ['say "é", twice']
     assert texts(written(tmp_path, "a.tsv", table.encode("utf-16"))) == ['say "é", twice']
     path = written(tmp_path, "a.txt", table.encode("utf-16"))
-    assert "begins with the header of a table; let its name end in .csv or .tsv" in refusal(path)
+    assert "begins with the header of a table; rename it to end in .csv or .tsv" in refusal(path)
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         ('id,text\n1, "x, y"\n2,z\n', "3 cells under a header of 2"),
-        ('id,text\n1, "x y"\n2,z\n', "malformed CSV; a blank stands before a quote"),
-        ('id\ttext\n1\t"x\n3\ty"\n2\tz\n', "malformed CSV; a quote runs over the end of its line"),
+        ('id,text\n1, "x y"\n2,z\n', "malformed CSV; there is a blank before a quote"),
+        ('id\ttext\n1\t"x\n3\ty"\n2\tz\n', "malformed CSV; a quoted cell spans lines"),
     ],
 )
 def test_quotes_that_enclose_no_cell_are_a_bad_row(
@@ -111,7 +111,7 @@ OTHER_FORMS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "SECRET", "chosen": "b", "rejected": "c"}, "preference pair: rename prompt"),
     ({"prompt": [TURN], "chosen": [TURN]}, "preference pair: give prompt and chosen as one list"),
     ({"content": "SECRET", "url": "b"}, "rename content to text"),
-    ({"Text": "SECRET"}, "write text in small letters"),
+    ({"Text": "SECRET"}, "write text in lower case"),
     ({"my_text": "SECRET", "b SECRET": 1, "text": None}, "(it has my_text and 1 more)"),
     ({"messages": [{"from": "human", "value": "SECRET"}]}, "rename them to role and content"),
     (
@@ -184,9 +184,9 @@ def test_most_records_unusable_is_said(tmp_path: Path) -> None:
     ],
 )
 def test_records_named_as_plain_text_are_refused(tmp_path: Path, content: str) -> None:
-    assert "let its name end in" in refusal(written(tmp_path, "a.txt", content))
+    assert "rename it to end in" in refusal(written(tmp_path, "a.txt", content))
     written(tmp_path, "docs/a.txt", content)
-    assert "let its name end in" in refusal(tmp_path / "docs")
+    assert "rename it to end in" in refusal(tmp_path / "docs")
 
 
 @pytest.mark.parametrize(

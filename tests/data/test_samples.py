@@ -288,9 +288,9 @@ def test_bad_csv_rows_are_skipped(tmp_path: Path) -> None:
     assert [row.reason for row in rows if isinstance(row, Skipped)] == [
         "1 cells under a header of 2",
         "not UTF-8 text",
-        "malformed CSV; look at its quotes",
+        "malformed CSV; check its quotes",
         "3 cells under a header of 2",
-        "malformed CSV; look at its quotes",
+        "malformed CSV; check its quotes",
     ]
 
 

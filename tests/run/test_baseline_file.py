@@ -148,9 +148,9 @@ def change(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "is not JSON"),
-        (b"[" * 100_000, "is not JSON"),
-        (b'{"memaudit_baseline": 1, "memaudit_baseline": 1}', "is not JSON"),
+        (b"", "is not valid JSON"),
+        (b"[" * 100_000, "is not valid JSON"),
+        (b'{"memaudit_baseline": 1, "memaudit_baseline": 1}', "is not valid JSON"),
         (b"5", "is no baseline file"),
         (b"{}", "is no baseline file"),
         (b'{"memaudit_baseline": true}', "is no baseline file"),

@@ -575,7 +575,7 @@ MATRIX = (
         "Phi-3, long windows",
         "Phi3Config",
         "positions scaled by the text's length (LongRoPE)",
-        refused="changes with those that follow",
+        refused="with the tokens that follow",
         settings=GROUPED
         | {
             "original_max_position_embeddings": 10,
@@ -591,7 +591,7 @@ MATRIX = (
         "DeepSeek-V3.2, long windows",
         "DeepseekV32Config",
         "attention to fewer tokens, picked among all, than a window has",
-        refused="changes with those that follow",
+        refused="with the tokens that follow",
         settings=LATENT | {"index_topk": 6, "index_n_heads": 2, "index_head_dim": 16},
     ),
     Architecture(

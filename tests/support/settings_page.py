@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from memaudit.cli.app import app
 from memaudit.cli.options import settings_of
-from memaudit.config.base import MOST
+from memaudit.config.base import MAX_INTEGER
 from memaudit.config.settings import ScanConfig
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.report.diagnosis import DIAGNOSES
@@ -89,7 +89,7 @@ def values(schema: dict[str, Any]) -> str:
     bounds = [
         f"{sign} {schema[key]:g}"
         for key, sign in signs.items()
-        if key in schema and schema[key] != MOST
+        if key in schema and schema[key] != MAX_INTEGER
     ]
     kind = "whole number" if schema["type"] == "integer" else "number"
     return f"{kind} {', '.join(bounds)}".strip()
