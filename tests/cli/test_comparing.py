@@ -73,7 +73,8 @@ def test_exit_codes(run: Run, baseline: str, name: str, more: list[str], code: i
 def test_the_table_as_a_literal(run: Run) -> None:
     assert run("compare", "base.json", "hardly").stdout == (
         "INCONCLUSIVE  none: 2 newly extracted, 0 no longer (p = 0.5): too few to "
-        "distinguish from chance,\nwhich takes 6 clusters; set with --max-new how many are too many.\n"
+        "distinguish from chance,\nwhich takes 6 clusters; set with --max-new how many are too "
+        "many.\n"
         """
 Windows extracted exactly, of 200 in both
 attack  before  now  newly  no longer  unchanged    p
