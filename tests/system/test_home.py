@@ -63,7 +63,7 @@ def test_settings_lie_where_the_platform_has_them(
 def test_a_leading_tilde_is_the_home_and_a_name_that_begins_so_is_a_name(
     homeless: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match="there is none here; write the path out"):
+    with pytest.raises(ValueError, match="there is none; write the full path"):
         expand_home("~/run")
     monkeypatch.setenv("HOME", str(homeless))
     assert expand_home("~/run") == f"{homeless}/run"
@@ -87,9 +87,9 @@ def test_without_a_home_no_key_is_kept_and_the_report_says_so(homeless: Path) ->
     assert done.report is not None
     assert any(note.startswith("No project key is kept") for note in done.report["notes"])
     refused = audit(homeless / "model", data, Path("~/run"))
-    assert (refused.exit_code, "~ stands for a home folder" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "~ means the home folder" in refused.stderr) == (2, True)
     refused = audit("~/model", data, Path("other"))
-    assert (refused.exit_code, "~ stands for a home folder" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "~ means the home folder" in refused.stderr) == (2, True)
     assert sorted(path.name for path in homeless.iterdir()) == ["data.jsonl", "model", "run"]
 
 
