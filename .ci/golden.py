@@ -6,7 +6,7 @@
 ``make`` runs the memaudit that Python finds: the demonstration, every report format and every
 diagnosis of its run, and a slice of MODEL with its base as reference where they are given.
 ``compare`` prints the lines that differ and exits 1 if there are any. Times, durations, digests and
-the paths of this machine are taken out first, so that two runs of the same code are equal.
+the place of the package are taken out first, so that two runs of the same code are equal.
 """
 
 from __future__ import annotations
@@ -24,20 +24,14 @@ FORMATS = (
     *("table", "csv", "jsonl", "html", "markdown"),  # report.json lies in the run
     *("sarif", "junit", "github", "cyclonedx"),
 )
-DIAGNOSES = {
-    "latent": [],
-    "layers": [],
-    "neurons": [],
-    "sweep": [],
-    "signals": [],
-    "attention": [],
-}
+DIAGNOSES = ("latent", "layers", "neurons", "sweep", "signals", "attention")
 VARYING = (
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?(\+00:00|Z| UTC)?"), "<time>"),
     (re.compile(r"\b[0-9a-f]{64}\b"), "<sha256>"),
     (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"), "<uuid>"),
     (re.compile(r"\b\d+(\.\d+)? ?(s|min|ms|h)\b"), "<duration>"),
     (re.compile(r"\b\d+(\.\d+)? (GiB|MiB)\b"), "<memory>"),
+    (re.compile(r"/[\w./-]+/memaudit/"), "<checkout>/memaudit/"),
 )
 TIMED_KEYS = ("seconds", "started", "finished", "serialNumber", "hashes")
 
@@ -82,8 +76,8 @@ def make_runs(arguments: argparse.Namespace) -> None:
     for run in runs:
         for form in FORMATS:
             memaudit(f"{run}-report.{form}", folder, "report", run, "--format", form)
-        for diagnosis, settings in DIAGNOSES.items():
-            memaudit(f"{run}-{diagnosis}.txt", folder, "diagnose", diagnosis, run, *settings)
+        for diagnosis in DIAGNOSES:
+            memaudit(f"{run}-{diagnosis}.txt", folder, "diagnose", diagnosis, run)
         memaudit(f"{run}-with-diagnoses.html", folder, "report", run, "--format", "html")
 
 
