@@ -34,12 +34,12 @@ def report(
             show(read_run(run), output_format, streams)
             return
         from memaudit.report.diagnosis import DIAGNOSES
-        from memaudit.run.diagnoses import read_one
+        from memaudit.run.diagnoses import read_diagnosis
 
         name = next((known for known in DIAGNOSES if known == diagnosis), None)
         if name is None:
             raise UsageError(f"--diagnosis {diagnosis}: choose {', '.join(DIAGNOSES)}")
-        record = read_one(read_run(run), name)
+        record = read_diagnosis(read_run(run), name)
         if record is None:
             raise UsageError(
                 f"{run}: has no such diagnosis; make it with memaudit diagnose {name} {run}"

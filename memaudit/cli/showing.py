@@ -79,9 +79,9 @@ def document(run: StoredRun, output_format: str, streams: Streams) -> str:
         return to_cyclonedx(report)
     if output_format == "html":
         from memaudit.report.page import to_html
-        from memaudit.run.diagnoses import read_all
+        from memaudit.run.diagnoses import read_diagnoses
 
-        return to_html(report, samples, read_all(run))
+        return to_html(report, samples, read_diagnoses(run))
     from memaudit.report.table import render_table
 
     return render_table(report, samples, width=streams.width, color=streams.color)

@@ -1,1 +1,1 @@
-"""A result, shown: pure functions from a ScanResult to text. No torch, no printing, no files."""
+"""Reports: pure functions from a ScanResult to text. No torch, no printing, no files."""

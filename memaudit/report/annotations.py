@@ -1,7 +1,7 @@
-"""GitHub annotations: one workflow command for each gate, which a step prints to its log.
+"""GitHub annotations: one workflow command for each gate, to print in the log of a step.
 
-Knows workflow commands and their escapes. A step shows ten annotations of a kind, so gates get
-one each, and windows none.
+Knows workflow commands and their escapes. A step shows ten annotations of a kind, so each gate
+gets one and windows get none.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _COMMANDS = {"pass": "notice", "inconclusive": "warning", "fail": "error"}
 
 
 def to_annotations(document: Document) -> str:
-    """A line for each gate; one that says so where there is none."""
+    """Return a line for each gate, or one line that says no gate was set."""
     lines = [
         _command(
             _COMMANDS[gate["verdict"]], f"{gate_name(gate)}: {gate['verdict']}", gate["reason"]
@@ -27,10 +27,10 @@ def to_annotations(document: Document) -> str:
 
 
 def _command(command: str, title: str, message: str) -> str:
-    named = _escape(f"memaudit {title}").replace(":", "%3A").replace(",", "%2C")
-    return f"::{command} title={named}::{_escape(message)}"
+    escaped = _escape(f"memaudit {title}").replace(":", "%3A").replace(",", "%2C")
+    return f"::{command} title={escaped}::{_escape(message)}"
 
 
 def _escape(text: str) -> str:
-    """Text that ends neither the command nor its line: ``neutral`` leaves no line end in it."""
+    """Escape text so that it cannot end the command; ``neutral`` removes line ends."""
     return neutral(text).replace("%", "%25")

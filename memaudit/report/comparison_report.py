@@ -1,6 +1,6 @@
-"""A run held against a baseline, shown: as a table for people, as JSON for machines.
+"""Comparison of a run with a baseline, as a table for people and as JSON for machines.
 
-Knows comparisons and where a fingerprint's window lies. Knows nothing of files or terminals, and
+Knows comparisons and the place of a fingerprint's window. Knows nothing of files or terminals, and
 shows no text of any window.
 """
 
@@ -21,7 +21,7 @@ from memaudit.report.wording import SCHEMA_VERSION, count, json_text, level, neu
 _LEAST_WIDTH = 78
 _LONGEST_ID = 200
 _MOST_ROWS = 20
-"""Windows that the table lists; JSON lists all."""
+"""Windows listed in the table; JSON lists all."""
 _STYLES = {"none": "bold green", "inconclusive": "bold yellow", "regression": "bold red"}
 _WORDS = {
     "none": "NO REGRESSION",
@@ -31,7 +31,7 @@ _WORDS = {
 
 
 class Place(NamedTuple):
-    """Where a window of the run lies."""
+    """Place of a window in the data."""
 
     sample_id: str
     line: int
@@ -42,14 +42,14 @@ class Place(NamedTuple):
 def render_comparison(
     comparison: Comparison, places: Mapping[str, Place], *, width: int, color: bool
 ) -> str:
-    """The comparison as text for ``width`` columns. ``places``: by fingerprint, of the run."""
-    first, *others = _sections(comparison, places)
-    parts = [first, *(part for section in others for part in (Text(), section))]
+    """Render the comparison in ``width`` columns. ``places``: fingerprint to place in the run."""
+    first, *rest = _sections(comparison, places)
+    parts = [first, *(part for section in rest for part in (Text(), section))]
     return to_text(parts, width=max(width, _LEAST_WIDTH), color=color)
 
 
 def comparison_to_json(comparison: Comparison, places: Mapping[str, Place]) -> str:
-    """The comparison as one JSON document: ASCII, indented, ending in a line end."""
+    """Return the comparison as JSON: ASCII, indented, ending in a line end."""
     document = {
         "schema_version": SCHEMA_VERSION,
         "verdict": comparison.outcome,
@@ -79,10 +79,10 @@ def comparison_to_json(comparison: Comparison, places: Mapping[str, Place]) -> s
         "clustered_test": "exact sign test over clusters, two-sided",
         "confidence": comparison.confidence,
         "attacks": [_change(change) for change in comparison.changes],
-        "newly_extracted": [_window(one, places) for one in comparison.new],
-        "no_longer_extracted": [_window(one, places) for one in comparison.lost],
+        "newly_extracted": [_window(window, places) for window in comparison.new],
+        "no_longer_extracted": [_window(window, places) for window in comparison.lost],
         "by_other_attacks": [
-            _window(one, places) for one in comparison.changed if one.before and one.now
+            _window(window, places) for window in comparison.changed if window.before and window.now
         ],
     }
     return json_text(document)
@@ -93,7 +93,7 @@ def _model(model: ModelName, version: str) -> dict[str, str]:
 
 
 def _changed_files(comparison: Comparison) -> list[str] | None:
-    """Files of the model that differ; None where one side knows only the digest."""
+    """Return the model files that differ; None where one side knows only the digest."""
     before, now = comparison.baseline.model.files, comparison.run.model.files
     if before is None or now is None:
         return None
@@ -141,7 +141,7 @@ def _sections(comparison: Comparison, places: Mapping[str, Place]) -> Iterator[R
     ):
         if windows:
             yield _listed(title, windows, heading, places)
-    yield _footing(comparison)
+    yield _provenance(comparison)
 
 
 def _ladder(comparison: Comparison) -> Table:
@@ -165,8 +165,9 @@ def _legend(comparison: Comparison) -> str:
     together = " any: by at least one attack on the model." if tests > 1 else ""
     return (
         f"unchanged: extracted both times.{together} p: two-sided, the larger of the exact "
-        f"McNemar test over windows and the exact sign test over clusters{times}; a regression is "
-        f"what stands at {level(comparison.confidence)} confidence."
+        f"McNemar test over windows and the exact sign test over clusters{times}; a change "
+        f"for the worse is a regression if significant at {level(comparison.confidence)} "
+        "confidence."
     )
 
 
@@ -176,7 +177,7 @@ def _listed(
     clusters = len({places[window.fingerprint].cluster for window in windows})
     spread = f"{count(len(windows), 'window')} in {count(clusters, 'cluster')}"
     table = titled_table("")
-    table.title = None  # it would be folded to the table's width, which is that of short ids
+    table.title = None  # short ids make a narrow table, which would fold its title
     table.add_column("sample", overflow="fold")
     for head in ("line", "window"):
         table.add_column(head, justify="right", no_wrap=True)
@@ -186,28 +187,28 @@ def _listed(
         name = shorten(neutral(place.sample_id), _LONGEST_ID)
         cells = [name, str(place.line), str(place.window), ", ".join(window.now or window.before)]
         table.add_row(*map(harmless, cells))
-    shown: list[RenderableType] = [harmless(f"{title}: {spread}", "bold"), table]
+    parts: list[RenderableType] = [harmless(f"{title}: {spread}", "bold"), table]
     if len(windows) > _MOST_ROWS:
         more = f"and {len(windows) - _MOST_ROWS:,} more; --format json lists all"
-        shown.append(harmless(more, "dim"))
-    return Group(*shown)
+        parts.append(harmless(more, "dim"))
+    return Group(*parts)
 
 
-def _footing(comparison: Comparison) -> RenderableType:
+def _provenance(comparison: Comparison) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(max_width=PROSE_WIDTH - 10)
-    for label, line in _footing_lines(comparison):
+    for label, line in _provenance_lines(comparison):
         grid.add_row(harmless(label), harmless(line))
     return grid
 
 
-def _footing_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
+def _provenance_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
     before, now = comparison.baseline, comparison.run
     yield "Model", f"before: {before.model.name}, sha256 {before.model.sha256[:16]}"
     yield "", f"now: {now.model.name}, sha256 {now.model.sha256[:16]}"
     if before.model.sha256 == now.model.sha256:
-        yield "", "the same: whatever changed is not the model"
+        yield "", "unchanged: both runs audited the same model files"
     elif files := _changed_files(comparison):
         yield "", f"changed: {', '.join(files)}"
     for note in notes(before, now):
@@ -215,8 +216,11 @@ def _footing_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
     if before.version != now.version:
         yield "Tool", f"memaudit {before.version} before, {now.version} now"
     if comparison.only_baseline or comparison.only_run:
-        apart = f"{comparison.only_baseline:,} only in the baseline, {comparison.only_run:,} only"
-        yield "Windows", f"{apart} in the run, left out: the tokenizer cuts them differently"
+        unmatched = f"{comparison.only_baseline:,} only in the baseline, {comparison.only_run:,}"
+        yield (
+            "Windows",
+            f"{unmatched} only in the run; left out, as the tokenizer cuts them differently",
+        )
         if comparison.new_only_run:
             yield "", f"{comparison.new_only_run:,} of those only in the run are extracted"
     terms = now.terms

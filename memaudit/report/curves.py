@@ -1,6 +1,6 @@
-"""What a plot is made of: lines and axes as plain numbers and short names.
+"""Lines and axes of a plot, as plain numbers and short names.
 
-Knows nothing of how they are drawn.
+Knows nothing of how they are plotted.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Line:
-    """One curve. Where a number is NaN it has a gap."""
+    """One curve, with a gap at every NaN."""
 
     name: str
-    """What the legend says; the same for lines that belong together."""
+    """Name in the legend; shared by lines that belong together."""
     colour: str
-    """An attack, or ``series-1`` to ``series-6``: which of the page's colours it has."""
+    """Name of a colour of the page: an attack, or ``series-1`` to ``series-6``."""
     x: Sequence[float]
     y: Sequence[float]
     low: Sequence[float] | None = None
-    """Lower ends of the intervals of ``y``; None for a curve without."""
+    """Lower ends of the intervals of ``y``; None without intervals."""
     high: Sequence[float] | None = None
     dash: str = "-"
-    """As matplotlib writes it: ``-``, ``--``, ``:``, ``-.``; none if empty."""
+    """Matplotlib line style: ``-``, ``--``, ``:``, ``-.``; empty for none."""
     marker: str = ""
-    """``o`` and the like at every point; none if empty."""
+    """Matplotlib marker at every point, such as ``o``; empty for none."""
     step: bool = False
-    """Whether the value holds from a point to the next one."""
+    """True if a value holds up to the next point."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Axis:
     label: str
     logarithmic: bool = False
     ticks: Sequence[float] | None = None
-    """Where numbers stand; where matplotlib thinks best if None."""
+    """Positions of tick labels; chosen by matplotlib if None."""
     names: Sequence[str] | None = None
-    """What stands there instead of the numbers."""
+    """Tick labels to show instead of the numbers."""
     low: float | None = None
     high: float | None = None

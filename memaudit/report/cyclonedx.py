@@ -1,7 +1,7 @@
-"""The figures of a report as a machine-learning bill of materials: CycloneDX 1.6, JSON.
+"""Figures of a report as a machine-learning bill of materials: CycloneDX 1.6, JSON.
 
-Knows CycloneDX's model card and the report's document. Ids and text of windows stay out of it;
-strings are raw, as JSON's own escapes make them harmless. The same report gives the same bytes.
+Knows CycloneDX's model card and the report's document. Writes no ids or text of windows. Strings
+are raw, as JSON's own escapes make them harmless. The same report gives the same bytes.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from memaudit.report.wording import json_text
 Document = dict[str, Any]
 
 _NAMESPACE = uuid.UUID("3f6e3f0a-0a5e-5a0c-9d0e-3d1f4f2b7a60")
-"""Of the serial numbers, which follow from the report."""
+"""Namespace of the serial numbers, which are derived from the report."""
 _MODEL, _DATA, _CONTROLS = "model", "data", "controls"
 
 
 def to_cyclonedx(document: Document) -> str:
-    """The bill of materials as text: ASCII, indented, and ending in a line end.
+    """Return the bill of materials as text: ASCII, indented, ending in a line end.
 
-    document: as report.json holds it, and as its schema allows.
+    document: report.json, valid under its schema.
     """
     serial = uuid.uuid5(_NAMESPACE, canonical(document))
     bom = {
@@ -113,12 +113,12 @@ def _slice(part: str, attack: str) -> str:
 def _metric(
     kind: str, value: float | None, place: str, interval: Document | None = None
 ) -> Document:
-    """One metric; every figure is a string there, ``n/a`` where it does not exist."""
-    made: Document = {"type": kind, "value": _figure(value), "slice": place}
+    """Return one metric; CycloneDX has figures as strings, here ``n/a`` where there is none."""
+    metric: Document = {"type": kind, "value": _figure(value), "slice": place}
     if interval is not None:
         bounds = {"lowerBound": interval["low"], "upperBound": interval["high"]}
-        made["confidenceInterval"] = {name: _figure(end) for name, end in bounds.items()}
-    return made
+        metric["confidenceInterval"] = {name: _figure(end) for name, end in bounds.items()}
+    return metric
 
 
 def _figure(value: float | None) -> str:
@@ -131,14 +131,14 @@ def _data(corpus: Document, ref: str) -> Document:
         "type": "data",
         "bom-ref": ref,
         "name": corpus["path"],
-        # No hash: the format knows plain ones alone, and that of a short file gives it away.
+        # No hash: the format has plain ones only, and that of a short file gives its content away.
         "data": [{"type": "dataset", "name": ref}],
         "properties": _named(names),
     }
 
 
 def _properties(document: Document) -> list[Document]:
-    """What the standard has no field for: verdicts, hashes, settings of trust."""
+    """Return values that have no field in the standard: verdicts, hashes, settings of trust."""
     gates = {f"gate:{gate['name']}": gate["verdict"] for gate in document["gates"]}
     hashes = {f"sha256:{name}": digest for name, digest in document["hashes"].items()}
     target = document["target"]

@@ -1,7 +1,7 @@
-"""The result of a diagnosis: sentences, tables and plots of plain figures.
+"""Result of a diagnosis: sentences, tables and plots of plain figures.
 
-Knows the form that all of them share, so that every format shows each alike. Knows nothing of
-how they come about.
+Knows the form that all diagnoses share, so that every format shows each alike. Knows nothing of
+how the figures are measured.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ DIAGNOSES: tuple[DiagnosisName, ...] = (
     *("latent", "layers", "neurons"),
     *("sweep", "signals", "attention"),
 )
-"""Every one, in the order of the page."""
+"""All diagnoses, in the order of the page."""
 Unit = Literal["text", "count", "share", "points", "nats", "number", "p"]
-"""How the cells of a column are written: whole numbers, shares in [0,1] as percentages,
+"""Format of a column's cells: whole numbers, shares in [0,1] as percentages,
 differences of shares in percentage points with their sign, nats/token with three decimals,
 other numbers with three significant digits, p-values with two."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure with the ends of its interval; each None where there is none."""
+    """A figure with the ends of its interval; None for each that does not exist."""
 
     value: float | None
     low: float | None
@@ -36,8 +36,8 @@ class Measure:
 
     @classmethod
     def of(cls, value: float, interval: Interval) -> Measure:
-        """Of a figure that may be no number."""
-        return cls(*(one if math.isfinite(one) else None for one in (value, *interval)))
+        """Return a measure with None for values that are not finite."""
+        return cls(*(end if math.isfinite(end) else None for end in (value, *interval)))
 
 
 Cell = str | int | float | Measure | None
@@ -45,7 +45,7 @@ Cell = str | int | float | Measure | None
 
 @dataclass(frozen=True)
 class Column:
-    """The head of a column."""
+    """Head of a column."""
 
     name: str
     unit: Unit
@@ -53,23 +53,23 @@ class Column:
 
 @dataclass(frozen=True)
 class FigureTable:
-    """Figures side by side; the first column names the row."""
+    """Table of figures; the first column names the row."""
 
     name: str
     """Part of ids and of file names: letters and hyphens."""
     title: str
     says: str
-    """What is to be seen and how the figures were made, in a sentence or three."""
+    """Caption: what the table shows and how the figures were made, in one to three sentences."""
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Curves over one another; the figures of each stand in the table of the same name."""
+    """Curves in one plot; the table of the same name holds their figures."""
 
     name: str
-    """Likewise; that of the table with these figures, where there is one."""
+    """Name as in FigureTable; equal to that of the table with these figures, if any."""
     title: str
     says: str
     x: Axis
@@ -79,31 +79,31 @@ class Plot:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything one diagnosis of a run found."""
+    """All results of one diagnosis of a run."""
 
     name: DiagnosisName
     about: str
-    """What is asked and how it is answered, with the source of the method, in a sentence or two."""
+    """Question, method and source of the method, in a sentence or two."""
     findings: Sequence[str]
-    """What came out, the most important first: a sentence each, with figures and intervals."""
+    """Findings, most important first: a sentence each, with figures and intervals."""
     notes: Sequence[str]
-    """What a reader has to know so as not to be misled; a sentence each."""
+    """Caveats, so that a reader is not misled; a sentence each."""
     tables: Sequence[FigureTable]
     plots: Sequence[Plot]
     settings: Mapping[str, str] = field(default_factory=dict)
-    """What decided the figures: option to value."""
+    """Settings that the figures depend on: option to value."""
 
 
 @dataclass(frozen=True)
 class DiagnosisRecord:
-    """A diagnosis, and how and of what it was made."""
+    """A diagnosis with its provenance."""
 
     version: str
-    """Of memaudit."""
+    """Version of memaudit."""
     run_results: str
-    """SHA-256 of the figures of the run that was diagnosed, as its report has it."""
+    """SHA-256 of the figures of the diagnosed run, from its report."""
     target: str
-    """The model, as the run names it."""
+    """Model name, from the run."""
     command: str
     started: str
     """ISO 8601, UTC."""

@@ -1,6 +1,6 @@
-"""The cells of a diagnosis' tables as text, the same in every format.
+"""Cells of a diagnosis' tables as text, the same in every format.
 
-Knows units and figures. Knows nothing of formats: whoever writes one neutralises the text.
+Knows units and figures. Knows nothing of formats: each format neutralises the text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from memaudit.report.wording import number, percent, points
 
 
 def table_cells(table: FigureTable) -> list[list[str]]:
-    """Every row as text."""
+    """Return every row as text."""
     units = [column.unit for column in table.columns]
     return [
         [cell_text(cell, unit) for cell, unit in zip(row, units, strict=True)] for row in table.rows
@@ -22,7 +22,7 @@ def table_cells(table: FigureTable) -> list[list[str]]:
 
 
 def cell_text(cell: Cell, unit: Unit) -> str:
-    """A cell: ``12.3 % (10.1 to 14.2)`` for a share with its interval."""
+    """Return a cell as text: ``12.3 % (10.1 to 14.2)`` for a share with its interval."""
     if cell is None:
         return MISSING
     if isinstance(cell, str):
@@ -35,14 +35,14 @@ def cell_text(cell: Cell, unit: Unit) -> str:
 def _measure(measure: Measure, unit: Unit) -> str:
     if measure.value is None:
         return MISSING
-    shown = _figure(measure.value, unit)
+    value = _figure(measure.value, unit)
     if measure.low is None and measure.high is None:
-        return shown
+        return value
     low, high = (
         MISSING if end is None else _figure(end, unit).removesuffix(" %")
         for end in (measure.low, measure.high)
     )
-    return f"{shown} ({low} to {high})"
+    return f"{value} ({low} to {high})"
 
 
 def _figure(value: float, unit: Unit) -> str:
@@ -50,9 +50,9 @@ def _figure(value: float, unit: Unit) -> str:
 
 
 def _plain(value: float) -> str:
-    """Three significant digits, without an exponent where one can do without; whole numbers bare.
+    """Format with three significant digits, with an exponent only where needed.
 
-    Zeros at the end count: 0.470 is known as well as 0.472.
+    Whole numbers stay bare. Trailing zeros count: 0.470 is as precise as 0.472.
     """
     if value == round(value) and abs(value) < 1e7:
         return f"{value:,.0f}"
@@ -62,7 +62,7 @@ def _plain(value: float) -> str:
 
 
 def _rounded(share: float) -> float:
-    """Without what arithmetic leaves over: 1 - 1e-16 is 1."""
+    """Remove floating-point residue: 1 - 1e-16 becomes 1."""
     return round(share, 12)
 
 

@@ -1,6 +1,6 @@
-"""A diagnosis, as a terminal shows it: what was found, then the figures.
+"""Terminal view of a diagnosis: the findings, then the figures.
 
-Knows Rich, the width there is and the record. Knows nothing of runs or models.
+Knows Rich, the width and the record. Knows nothing of runs or models.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from memaudit.report.wording import neutral
 
 _LEAST_WIDTH = 72
 _GAP = 2
-"""Columns of a terminal between two of a table."""
+"""Terminal columns between two table columns."""
 _NAME_WIDTH = 24
-"""What a column of names takes at most before it is broken into lines."""
+"""Widest column of names, in terminal columns, before its lines are broken."""
 
 
 def render_diagnosis(record: DiagnosisRecord, *, width: int, color: bool) -> str:
-    """The findings, the tables, the notes and what it rests on, as text."""
+    """Render the findings, tables, notes and provenance as text."""
     width = max(width, _LEAST_WIDTH)
     return to_text(_parts(record, width), width=width, color=color)
 
 
 def _parts(record: DiagnosisRecord, width: int) -> Iterator[RenderableType]:
-    found = record.diagnosis
-    yield harmless(f"{found.name}: {record.target}", "bold")
-    yield prose(harmless(found.about, "dim"))
+    diagnosis = record.diagnosis
+    yield harmless(f"{diagnosis.name}: {record.target}", "bold")
+    yield prose(harmless(diagnosis.about, "dim"))
     yield Text()
-    yield _points(found.findings)
-    for table in found.tables:
+    yield _points(diagnosis.findings)
+    for table in diagnosis.tables:
         yield Text()
         yield from _tables(table, width)
         yield prose(harmless(table.says, "dim"))
@@ -52,7 +52,7 @@ def _parts(record: DiagnosisRecord, width: int) -> Iterator[RenderableType]:
 
 
 def _points(lines: Sequence[str]) -> Table:
-    """Sentences with a mark before each."""
+    """Render sentences as a bulleted list."""
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column()
     grid.add_column(max_width=PROSE_WIDTH)
@@ -62,17 +62,18 @@ def _points(lines: Sequence[str]) -> Table:
 
 
 def _tables(table: FigureTable, width: int) -> Iterator[RenderableType]:
-    """The table, or parts of it below each other, each behind the columns that name its rows, so
-    that no figure is broken in two.
+    """Yield the table, split into parts below each other where needed to keep figures whole.
+
+    Each part repeats the columns that name the rows.
     """
     cells = table_cells(table)
     names = max(1, next(_figure_columns(table), len(table.columns)))
-    others = list(range(names, len(table.columns)))
+    rest = range(names, len(table.columns))
     wide = [_least_width(table, cells, place) for place in range(len(table.columns))]
     room = width - sum(wide[:names]) - names * _GAP
     parts: list[list[int]] = [[]]
-    for place in others:
-        if parts[-1] and sum(wide[one] + _GAP for one in (*parts[-1], place)) > room:
+    for place in rest:
+        if parts[-1] and sum(wide[index] + _GAP for index in (*parts[-1], place)) > room:
             parts.append([])
         parts[-1].append(place)
     for number, part in enumerate(parts):
@@ -83,11 +84,11 @@ def _tables(table: FigureTable, width: int) -> Iterator[RenderableType]:
 
 
 def _part(
-    shown: Table, table: FigureTable, cells: list[list[str]], places: list[int], width: int
+    grid: Table, table: FigureTable, cells: list[list[str]], places: list[int], width: int
 ) -> Table:
-    """Some columns, as wide as they are, or no wider than they have to be where that is too wide.
+    """Fill a grid with some columns, at full width, or at their least width where space is short.
 
-    Rich is told all widths: its own would be taken from figures as well as from names.
+    All widths are set here: Rich would take space from figures as well as from names.
     """
     whole = [_whole_width(table, cells, place) for place in places]
     narrow = sum(whole) + (len(places) - 1) * _GAP > width
@@ -95,14 +96,14 @@ def _part(
     for place, size in zip(places, least if narrow else whole, strict=True):
         column = table.columns[place]
         justify: JustifyMethod = "left" if column.unit == "text" else "right"
-        shown.add_column(harmless(column.name), justify=justify, width=size)
+        grid.add_column(harmless(column.name), justify=justify, width=size)
     for row in cells:
-        shown.add_row(*(_cell(row[place], in_two=narrow) for place in places))
-    return shown
+        grid.add_row(*(_cell(row[place], in_two=narrow) for place in places))
+    return grid
 
 
 def _whole_width(table: FigureTable, cells: list[list[str]], place: int) -> int:
-    """Columns of a terminal that the longest cell takes, unbroken."""
+    """Return the width of the longest unbroken cell, in terminal columns."""
     return max(len(table.columns[place].name), *(len(row[place]) for row in cells), 1)
 
 
@@ -111,7 +112,7 @@ def _figure_columns(table: FigureTable) -> Iterator[int]:
 
 
 def _least_width(table: FigureTable, cells: list[list[str]], place: int) -> int:
-    """Columns of a terminal that the longest figure takes, or the longest word of names."""
+    """Return the width of the longest figure, or of the longest word of names."""
     head = glue_units(table.columns[place].name).split()
     if table.columns[place].unit == "text":
         pieces = [word for row in cells for word in row[place].split()]
@@ -122,24 +123,24 @@ def _least_width(table: FigureTable, cells: list[list[str]], place: int) -> int:
 
 
 def _cell(cell: str, in_two: bool) -> Text:
-    """A cell whose interval is not broken, and stands below its figure where there is no room."""
+    """Return a cell with its interval unbroken, below the figure if ``in_two``."""
     text = harmless(cell)
     if "(" not in cell:
         return text
-    shown = text.plain.replace(" to ", f"{GLUE}to{GLUE}")
-    figure, bracket, interval = shown.partition(" (")
-    return Text(f"{figure}\n({interval}" if in_two and bracket else shown, overflow="fold")
+    line = text.plain.replace(" to ", f"{GLUE}to{GLUE}")
+    figure, bracket, interval = line.partition(" (")
+    return Text(f"{figure}\n({interval}" if in_two and bracket else line, overflow="fold")
 
 
 def _labelled(record: DiagnosisRecord) -> Table:
-    """Notes and what the figures rest on, each behind its label."""
-    found = record.diagnosis
+    """Render notes, settings and the run, each with its label."""
+    diagnosis = record.diagnosis
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(max_width=PROSE_WIDTH)
-    for place, note in enumerate(found.notes):
+    for place, note in enumerate(diagnosis.notes):
         grid.add_row(Text("" if place else "Notes"), harmless(note))
-    settings = ", ".join(f"{name} {value}" for name, value in found.settings.items())
+    settings = ", ".join(f"{name} {value}" for name, value in diagnosis.settings.items())
     if settings:
         grid.add_row(Text("Settings"), harmless(settings))
     spent = sum(record.seconds.values())

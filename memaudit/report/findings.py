@@ -1,6 +1,6 @@
-"""What a result says: the headline sentences, and the reasons for skipping.
+"""Headline sentences of a result, and the reasons for skipping records.
 
-Knows results. Knows nothing of formats: whoever writes one neutralises ids and reasons first.
+Knows results. Knows nothing of formats: each format neutralises ids and reasons first.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ _NUMBER = re.compile(r"(?<![0-9])([0-9]{1,15})(?![0-9])")
 
 
 class ReasonCount(NamedTuple):
-    """Why records were skipped, and how many."""
+    """Reason for skipping, and the number of records."""
 
     reason: str
-    """Numbers in which the reasons differ stand as a range: ``12–88 tokens, ...``."""
+    """Reason; numbers that differ between records become a range: ``12–88 tokens, ...``."""
     records: int
 
 
 def model_attacks(result: ScanResult) -> tuple[AttackResult, ...]:
-    """The attacks that ask the model: all but ``copy``."""
+    """Return the attacks that query the model: all but ``copy``."""
     return tuple(attack for attack in result.attacks if attack.attack != "copy")
 
 
 def strongest(result: ScanResult) -> AttackResult | None:
-    """The attack on the model that extracts most windows; of equals the simplest.
+    """Return the attack on the model that extracts most windows, the simplest on ties.
 
-    Where none extracts any, the one with the highest fractional rate.
+    If none extracts any, return the one with the highest fractional rate.
     """
     attacks = model_attacks(result)
     if any(attack.summary.exact.k for attack in attacks):
@@ -52,21 +52,21 @@ def strongest(result: ScanResult) -> AttackResult | None:
 
 
 def wide_interval(rate: Rate) -> Interval:
-    """The outer ends of the exact and the clustered interval of a rate, as the gate takes them."""
+    """Return the outer ends of a rate's exact and clustered intervals, which gates use."""
     return Interval(
         min(rate.interval.low, rate.clustered.low), max(rate.interval.high, rate.clustered.high)
     )
 
 
 def cautious_p(lift: Lift) -> float:
-    """The larger p-value of the two paired tests of a lift."""
+    """Return the larger p-value of the two paired tests of a lift."""
     return max(lift.p_value, lift.clustered_p_value)
 
 
 def headline(result: ScanResult) -> tuple[str, ...]:
-    """The finding in a few sentences: rate, lift, controls, and ``copy`` where it hits.
+    """Return the finding in a few sentences: rate, lift, controls, and ``copy`` where it hits.
 
-    Before them stands that the run means nothing, or is about few of the records, where that is so.
+    They start with a warning where the run is void or covers few of the records.
     """
     return (*_warnings(result), *_findings(result))
 
@@ -82,7 +82,9 @@ def _warnings(result: ScanResult) -> Iterator[str]:
 def _findings(result: ScanResult) -> tuple[str, ...]:
     best = strongest(result)
     if best is None:
-        return ("No attack on the model was run, so nothing is known of what it memorized.",)
+        return (
+            "No attack on the model was run, so this run shows nothing about what it memorized.",
+        )
     sentences = [_rate_sentence(best), _lift_sentence(result, best)]
     sentences.append(_controls_sentence(best) or _permuted_sentence(best))
     if result.reference is not None:
@@ -91,28 +93,29 @@ def _findings(result: ScanResult) -> tuple[str, ...]:
     if copied is not None and copied.summary.exact.k:
         rate = copied.summary.exact
         sentences.append(
-            f"copy, which never asks the model, gets {rate.k:,} of {rate.n:,} from the fit data: "
-            "that much can be had from near-duplicates that the folds did not keep apart."
+            f"copy, which never queries the model, gets {rate.k:,} of {rate.n:,} from the fit "
+            "data: "
+            "so many can be copied from near-duplicates that the folds did not separate."
         )
     return tuple(sentences)
 
 
 def count_reasons(skipped: Sequence[Skipped]) -> tuple[ReasonCount, ...]:
-    """Reasons with their counts, the commonest first; those that differ in numbers are one."""
+    """Count the reasons, the commonest first; reasons that differ only in numbers are merged."""
     kinds: dict[tuple[str, ...], list[list[str]]] = {}
     for record in skipped:
-        parts = _NUMBER.split(record.reason)  # words and numbers by turns
+        parts = _NUMBER.split(record.reason)  # words and numbers alternate
         kinds.setdefault(tuple(parts[::2]), []).append(parts[1::2])
     counted = [
         ReasonCount(_ranged(words, numbers), len(numbers)) for words, numbers in kinds.items()
     ]
-    return tuple(sorted(counted, key=lambda one: (-one.records, one.reason)))
+    return tuple(sorted(counted, key=lambda reason: (-reason.records, reason.reason)))
 
 
 def _rate_sentence(best: AttackResult) -> str:
     rate = best.summary.exact
     if rate.n == 0:
-        return "No window was scored, so nothing is known of what the model memorized."
+        return "No window was scored, so this run shows nothing about what the model memorized."
     confidence = f"at {level(rate.confidence)} confidence"
     bounds = percent_interval(wide_interval(rate))
     if rate.k == 0:
@@ -127,14 +130,14 @@ def _rate_sentence(best: AttackResult) -> str:
 
 
 def _lift_sentence(result: ScanResult, best: AttackResult) -> str:
-    others = [attack for attack in model_attacks(result) if attack.attack != "none"]
+    prompted = [attack for attack in model_attacks(result) if attack.attack != "none"]
     if result.attack("none") is None:
         return "The plain prefix (none) was not run, so there is no lift to report."
-    if not others:
-        return "Only the plain prefix was tried, no prompt."
+    if not prompted:
+        return "Only the plain prefix (none) was tried, no prompt."
     lift = best.summary.lift
     if lift is None or best.summary.exact.k == 0:
-        return "No prompt extracts more windows than the plain prefix (none) does."
+        return "No prompt extracts more windows than the plain prefix (none)."
     change = f"{count(lift.gained, 'window')} gained, {lift.lost:,} lost, "
     change += p_value(cautious_p(lift))
     weak = cautious_p(lift) > 1 - best.summary.exact.confidence
@@ -153,7 +156,7 @@ def _controls_sentence(best: AttackResult) -> str | None:
         return "No control was scored."
     bounds = percent_interval(wide_interval(controls))
     sentence = (
-        f"Of the controls, text that the model has not seen, {best.attack} extracts "
+        f"On the controls, text that the model has not seen, {best.attack} extracts "
         f"{controls.k:,} of {controls.n:,} ({bounds})"
     )
     if best.summary.exact.k == 0:
@@ -161,7 +164,7 @@ def _controls_sentence(best: AttackResult) -> str | None:
     weak = compared.p_value > 1 - controls.confidence
     fewer = "not a significantly smaller share" if weak else "a significantly smaller share"
     return (
-        f"{sentence}, {fewer} than of the data (difference {points_interval(compared.interval)} "
+        f"{sentence}, {fewer} than on the data (difference {points_interval(compared.interval)} "
         f"points, {p_value(compared.p_value)})."
     )
 
@@ -169,22 +172,23 @@ def _controls_sentence(best: AttackResult) -> str | None:
 def _permuted_sentence(best: AttackResult) -> str:
     start, permuted = "No controls were given, so predictable text counts too", best.permuted
     if permuted.n == 0:
-        return f"{start}; the windows could not be compared with unrelated ones either."
+        return f"{start}; nor could the outputs be compared with unrelated windows."
     return (
-        f"{start}; of unrelated windows' suffixes, {best.attack} outputs {permuted.k:,} of "
-        f"{permuted.n:,} exactly and {percent(permuted.fractional)} of the tokens."
+        f"{start}; against the suffixes of unrelated windows, {best.attack} matches {permuted.k:,} "
+        f"of {permuted.n:,} exactly and {percent(permuted.fractional)} of the tokens."
     )
 
 
 def _origin_sentence(reference: ReferenceResult) -> str:
-    """Of what any attack extracts, how much was known before; and of the controls likewise."""
-    found = reference.data[-1]
-    leaked, bounds = found.leaked, percent_interval(wide_interval(found.leaked))
+    """Say how much of what any attack extracts was known before the fine-tuning."""
+    together = reference.data[-1]
+    leaked, bounds = together.leaked, percent_interval(wide_interval(together.leaked))
     sentence = (
-        f"Of the {count(found.known + leaked.k, 'window')} that any attack extracts, "
-        f"{found.known:,} come out of the reference, the model before fine-tuning, as well; the "
-        f"fine-tuning leaked the other {leaked.k:,}: {percent(leaked.estimate)} of all windows "
-        f"({bounds} at {level(leaked.confidence)} confidence)"
+        f"Of the {count(together.known + leaked.k, 'window')} that any attack extracts, "
+        f"{together.known:,} can also be extracted from the reference, the model before "
+        f"fine-tuning; the fine-tuning leaked the other {leaked.k:,}: "
+        f"{percent(leaked.estimate)} of all windows ({bounds} at {level(leaked.confidence)} "
+        "confidence)"
     )
     if reference.controls:
         leaked = reference.controls[-1].leaked
@@ -193,11 +197,12 @@ def _origin_sentence(reference: ReferenceResult) -> str:
 
 
 def _ranged(words: Sequence[str], numbers: Sequence[Sequence[str]]) -> str:
-    """The words with, between each two, the number there or the range of numbers."""
+    """Join the words with the number, or the range of numbers, between each two."""
     ranges = (_range(map(int, column)) for column in zip(*numbers, strict=True))
     return words[0] + "".join(f"{span}{word}" for span, word in zip(ranges, words[1:], strict=True))
 
 
 def _range(numbers: Iterable[int]) -> str:
-    found = set(numbers)
-    return str(min(found)) if len(found) == 1 else f"{min(found)}–{max(found)}"
+    distinct = set(numbers)
+    low, high = min(distinct), max(distinct)
+    return str(low) if low == high else f"{low}–{high}"

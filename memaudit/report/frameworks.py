@@ -1,8 +1,7 @@
-"""What a run did of what well-known frameworks ask for, as plain rows of evidence.
+"""Rows of evidence: what a run tested of what well-known frameworks ask for.
 
-Knows results and, in its own words, what the frameworks name. Says what was tested and what was
-not, and never that anything complies. The references come from secondary sources: a paraphrase
-here is no quotation.
+Knows results and paraphrases of the frameworks. Says what was and was not tested, and never that
+anything complies. The references come from secondary sources: paraphrases, not quotations.
 """
 
 from __future__ import annotations
@@ -25,28 +24,28 @@ OWASP, ATLAS = "OWASP Top 10 for LLM applications", "MITRE ATLAS"
 
 
 class Row(NamedTuple):
-    """One thing that a framework asks for, and what this run did about it."""
+    """One request of a framework, and what this run did about it."""
 
     framework: str
     reference: str
-    """Where in the framework."""
+    """Place in the framework."""
     asks: str
-    """In memaudit's words."""
+    """Request, paraphrased by memaudit."""
     tested: Tested
     did: str
-    """What this run did, or what was left out."""
+    """Tests that this run did, or left out."""
     evidence: tuple[str, ...]
-    """JSON pointers into report.json; empty where there is none."""
+    """JSON pointers into report.json; empty if none."""
 
 
 def framework_rows(result: ScanResult) -> tuple[Row, ...]:
-    """Every row, by framework."""
+    """Return all rows, by framework."""
     facts = _Facts(result)
     return tuple(row for rows in (_edpb, _nist, _owasp, _atlas) for row in rows(facts))
 
 
 class _Facts:
-    """What the rows ask of a result."""
+    """Facts of a result that the rows use."""
 
     def __init__(self, result: ScanResult) -> None:
         asked = [attack for attack in model_attacks(result) if attack.summary.exact.n]
@@ -61,13 +60,13 @@ class _Facts:
             else "no attack on the model was run"
         )
         if asked and void:
-            self.ran += ", in a run that means nothing (validity)"
+            self.ran += ", in a run judged void (validity)"
         with_controls = result.controls is not None
         self.controls = "with controls" if with_controls else "without controls"
         unasked = ("controls", "validity")
         self.gates = [verdict for verdict in result.verdicts if verdict.name not in unasked]
-        found = result.target.choices.get("format")
-        self.adapter = found is not None and "adapter" in found.value
+        chosen = result.target.choices.get("format")
+        self.adapter = chosen is not None and "adapter" in chosen.value
         self.sensitive = result.sensitive is not None
         self.tokens = result.config.target.training_tokens
 
@@ -77,7 +76,7 @@ def _edpb(facts: _Facts) -> Iterator[Row]:
     yield row(
         "attribute and membership inference",
         "not tested",
-        "no decision on membership is made; the NLL of every suffix is recorded",
+        "membership is not decided; the NLL of every suffix is recorded",
         ("/attacks/0/suffix_nll",),
     )
     yield row(
@@ -127,7 +126,7 @@ def _nist(facts: _Facts) -> Iterator[Row]:
     yield row(
         "red-teaming for the revealing of personal or confidential information",
         facts.partly if facts.sensitive else "not tested",
-        "things of known form were counted in the suffixes, and in those extracted"
+        "items of known form were counted in the suffixes, and in the extracted ones"
         if facts.sensitive
         else "sensitive.enabled = false",
         ("/sensitive",),
@@ -157,7 +156,9 @@ def _owasp(facts: _Facts) -> Iterator[Row]:
     yield row(
         "extractability from adapters",
         facts.extraction if facts.adapter else "not tested",
-        "the target is an adapter over its base" if facts.adapter else "the target is no adapter",
+        "the target is an adapter over its base"
+        if facts.adapter
+        else "the target is not an adapter",
         ("/target/choices",),
     )
     yield row(
@@ -188,7 +189,7 @@ def _atlas(facts: _Facts) -> Iterator[Row]:
         "AML.T0024.000",
         "inference of membership in the training data",
         "not tested",
-        "no decision on membership is made",
+        "membership is not decided",
         (),
     )
     yield row("AML.T0024.001", "model inversion", "not tested", "not attempted", ())

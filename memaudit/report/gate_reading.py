@@ -1,8 +1,8 @@
-"""The gates of a report that was read back, judged anew from its figures.
+"""Judge the gates of a stored report again from its figures.
 
-Knows the document's form and the gate room. Trusts counts alone: rates and their exact intervals
-are made of them anew. What only the scan had at hand, the new windows that ``max-new`` counts and
-the texts behind ``validity``, is taken from the document as far as it is there.
+Knows the document's form and the gate room. Trusts counts alone, and recomputes rates and their
+exact intervals from them. Takes from the document what only the scan could know: the new windows
+that ``max-new`` counts and the texts behind ``validity``.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ from memaudit.score.stats import Bools, Interval, clopper_pearson
 from memaudit.score.validity import Continuations, Reading, Templates, TextFaults
 
 _ROUNDED = 0.01
-"""Nats/token: what a figure of the validity section may be off, written with two digits."""
+"""Largest rounding error of a validity figure, in nats/token; they have two decimals."""
 
 
 def gates_fault(document: Document) -> str | None:
-    """Say what in the gates does not follow from the rest of a report; None where all does.
+    """Describe how the gates contradict the rest of a report; None where they do not.
 
-    Raises ValueError, or what else figures of no scan lead to, where they cannot be judged at all.
+    Raises ValueError, or another error that impossible figures cause, where they cannot be judged.
     """
     recorded = [gate for gate in document["gates"] if gate["name"] != validity_gate.NAME]
     void = [gate for gate in document["gates"] if gate["name"] == validity_gate.NAME]
     if any(gate["verdict"] != "inconclusive" for gate in void):
-        return "gate validity is never passed or failed"
+        return "gate validity can only be inconclusive"
     if not void and _is_void(document.get("validity"), document["data"]["windows"]):
-        return "gate validity is not there, and its figures make the run inconclusive"
-    due = judged_anew(document)
+        return "gate validity is missing, but its figures make the run inconclusive"
+    due = rejudge(document)
     for name in {verdict.name: None for verdict in due} | {gate["name"]: None for gate in recorded}:
-        there = [gate for gate in recorded if gate["name"] == name]
+        stored = [gate for gate in recorded if gate["name"] == name]
         wanted = [verdict for verdict in due if verdict.name == name]
-        if len(there) != len(wanted):
+        if len(stored) != len(wanted):
             return (
-                f"gate {name} is {'not there' if wanted else 'there, and no setting asks for it'}"
+                f"gate {name} is {'missing' if wanted else 'present, but no setting asks for it'}"
             )
-        if not all(map(_agree, there, wanted)):
+        if not all(map(_agree, stored, wanted)):
             return f"gate {name} does not follow from the figures"
     if document["exit_code"] != exit_code_of(gate["verdict"] for gate in document["gates"]):
         return "the exit code does not follow from the gates"
     return None
 
 
-def judged_anew(document: Document) -> tuple[GateVerdict, ...]:
-    """The verdicts that the figures and the settings of a report lead to, without ``validity``."""
+def rejudge(document: Document) -> tuple[GateVerdict, ...]:
+    """Return the verdicts that a report's figures and settings lead to, without ``validity``."""
     values = document["config"]["values"]
     summaries = [_summary(document, attack) for attack in document["attacks"]]
     reference = document["reference"]
@@ -67,24 +67,24 @@ def judged_anew(document: Document) -> tuple[GateVerdict, ...]:
 
 def _agree(recorded: Document, due: GateVerdict) -> bool:
     return recorded["verdict"] == due.verdict and all(
-        _same(figure(recorded[name]), getattr(due, name)) for name in ("threshold", "estimate")
+        _equal(figure(recorded[name]), getattr(due, name)) for name in ("threshold", "estimate")
     )
 
 
-def _same(one: float, other: float) -> bool:
-    return math.isclose(one, other, abs_tol=1e-9) or (math.isnan(one) and math.isnan(other))
+def _equal(left: float, right: float) -> bool:
+    return math.isclose(left, right, abs_tol=1e-9) or (math.isnan(left) and math.isnan(right))
 
 
 def _settings(values: Mapping[str, Any]) -> GateSettings:
-    """Without the baseline, a path that may be none here: its windows were counted by the scan."""
-    apart = {"max_new": None, "baseline": None}
-    settings = GateSettings.model_validate({**values, **apart})
-    most = values.get("max_new")
-    return settings.model_copy(update={"max_new": None if most is None else int(most)})
+    """Return the settings without the baseline, a path that may not exist here."""
+    without = {"max_new": None, "baseline": None}
+    settings = GateSettings.model_validate({**values, **without})
+    max_new = values.get("max_new")
+    return settings.model_copy(update={"max_new": None if max_new is None else int(max_new)})
 
 
 def _new(document: Document, confidence: float) -> NewWindows | None:
-    """What the scan counted, as the gate ``max-new`` has it."""
+    """Return the new windows that the scan counted, from the gate ``max-new``."""
     gate = next((gate for gate in document["gates"] if gate["name"] == "max-new"), None)
     if all(attack["attack"] == "copy" for attack in document["attacks"]):
         return None
@@ -111,10 +111,10 @@ def _summary(document: Document, attack: Document) -> AttackSummary:
 
 
 def _cluster_sizes(corpus: Document) -> tuple[int, ...]:
-    """Windows in each cluster. Raises ValueError where they are not those of the corpus."""
+    """Return the windows in each cluster. Raises ValueError where their sum is not the corpus."""
     sizes = corpus["clusters"]["sizes"]
     if sum(size["windows"] * size["clusters"] for size in sizes) != corpus["windows"]:
-        raise ValueError("clusters of other windows")
+        raise ValueError("clusters do not add up to the windows")
     return tuple(size["windows"] for size in sizes for _ in range(size["clusters"]))
 
 
@@ -156,24 +156,26 @@ def _lift(lift: Document, windows: int) -> Lift:
 
 
 def _is_void(section: Document | None, windows: int) -> bool:
-    """Whether the counts of the section make a run mean nothing, its roundings in its favour.
+    """True if the section's counts make a run void, with rounding in the run's favour.
 
-    windows: as the data have; raises ValueError where the section counts others.
+    windows: number in the data. Raises ValueError where the section has another.
     """
     if section is None:
         return False
     text, template = section["without_text"], section["template"]
     if section["windows"] != windows:
-        raise ValueError("faults of other windows")
+        raise ValueError("validity counts other windows")
 
     def marked(count: int) -> Bools:
         return np.arange(windows) < count
 
-    none = marked(0)
+    unmarked = marked(0)
     continued = section["continuations"]
     validity = Validity(
-        text=TextFaults(marked(text["any"]), none, none, none, section["unknown_tokens"]),
-        templates=Templates(marked(template["any"]), none, none),
+        text=TextFaults(
+            marked(text["any"]), unmarked, unmarked, unmarked, section["unknown_tokens"]
+        ),
+        templates=Templates(marked(template["any"]), unmarked, unmarked),
         lines=np.zeros(windows, dtype=np.int64),
         records=section["records"],
         used=section["records_used"],

@@ -1,7 +1,4 @@
-"""Parts that several sections of report.json share: rates, intervals, fits and models.
-
-Knows how each is written. Knows nothing of where in the document it stands.
-"""
+"""Parts that several sections of report.json share: rates, intervals, fits and models."""
 
 from __future__ import annotations
 
@@ -20,11 +17,11 @@ Document = dict[str, Any]
 EXACT = "Clopper-Pearson, windows independent"
 CLUSTERED = "percentile bootstrap over clusters"
 AGREED = "exact over clusters of their sizes, as all windows agree"
-"""Of a rate of 0 or 1, which leaves the bootstrap blind (score.stats.clustered_rate)."""
+"""Method for a rate of 0 or 1, where the bootstrap shows no spread (score.stats.clustered_rate)."""
 
 
 def rate_json(rate: Rate) -> Document:
-    """A rate with all its intervals."""
+    """Return a rate with all its intervals."""
     mixed = 0 < rate.k < rate.n
     return {
         "k": rate.k,
@@ -38,12 +35,12 @@ def rate_json(rate: Rate) -> Document:
 
 
 def interval_json(interval: Interval, method: str) -> Document:
-    """An interval, and how it was made."""
+    """Return an interval and its method."""
     return {"low": interval.low, "high": interval.high, "method": method}
 
 
 def fit_json(fit: FoldFit) -> Document:
-    """One fit: what was chosen, and its curve."""
+    """Return a fit: the chosen prompt and the training curve."""
     record = fit.record
     return {
         "fold": fit.fold,
@@ -65,7 +62,7 @@ def _chosen_epoch(chosen: str, epochs: tuple[Epoch, ...]) -> int | None:
 
 
 def model_json(target: TargetFacts, settings: TargetSettings) -> Document:
-    """A model: its name, its files, what was resolved for it."""
+    """Return a model: name, files and resolved choices."""
     tokens = settings.training_tokens
     return {
         "name": target.name,

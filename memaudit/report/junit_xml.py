@@ -1,7 +1,7 @@
 """JUnit XML: a test case for each gate, for CI systems that show test results.
 
-Knows the form that Jenkins and GitLab read. A gate that fails is a failure. An inconclusive one is
-an error, not a skipped case: CI systems show those as green, and inconclusive is no pass.
+Knows the form that Jenkins and GitLab read. A gate that fails is a failure. An inconclusive gate
+is an error, not a skipped case, which CI systems show as green: inconclusive is not a pass.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ _TAGS = {"fail": "failure", "inconclusive": "error"}
 
 
 def to_junit(document: Document) -> str:
-    """One suite. Where no gate was set its only case is skipped, so that nothing looks tested."""
+    """Return one suite. Without gates its only case is skipped, so that nothing looks tested."""
     gates = document["gates"]
-    found = [gate["verdict"] for gate in gates]
+    verdicts = [gate["verdict"] for gate in gates]
     suites = ET.Element("testsuites")
     suite = ET.SubElement(
         suites,
         "testsuite",
         name="memaudit",
         tests=str(len(gates) or 1),
-        failures=str(found.count("fail")),
-        errors=str(found.count("inconclusive")),
+        failures=str(verdicts.count("fail")),
+        errors=str(verdicts.count("inconclusive")),
         skipped="0" if gates else "1",
         timestamp=_text(document["run"]["started"]),
     )
@@ -45,7 +45,7 @@ def to_junit(document: Document) -> str:
 
 
 def _judge(case: ET.Element, gate: Document) -> None:
-    """What became of a gate, with the reason both where Jenkins and where GitLab look for it."""
+    """Add a gate's outcome, with the reason where Jenkins and where GitLab look for it."""
     reason = _text(gate["reason"])
     if gate["verdict"] in _TAGS:
         tag = _TAGS[gate["verdict"]]
@@ -67,5 +67,5 @@ def _properties(document: Document) -> dict[str, str]:
 
 
 def _text(text: str) -> str:
-    """Text that XML can hold: ``neutral`` leaves no control character, nor half a surrogate."""
+    """Return text that XML can hold: ``neutral`` removes control characters and lone surrogates."""
     return neutral(text)

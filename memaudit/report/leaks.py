@@ -1,6 +1,6 @@
-"""What kind of thing leaked: windows that hold each category, and which attack extracts them.
+"""Sensitive content: windows with items of each category, and the attacks that extract them.
 
-Knows results. Knows nothing of formats, and never sees the things themselves.
+Knows results. Knows nothing of formats, and never sees the items themselves.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ TITLES: dict[Category, str] = {
     "name": "names",
     "address": "postal addresses",
 }
-"""Categories as a table names them."""
-
+"""Category to its name in tables."""
 
 SCOPE = (
-    "Text of the suffixes alone; what an end of a suffix cuts off may be missed. A window counts "
-    "as extracted where every token of its suffix is."
+    "Only the text of the suffixes was searched; items cut off at the end of a suffix may be "
+    "missed. A window counts as extracted if every token of its suffix is."
 )
 
 
@@ -39,50 +38,52 @@ class Leak(NamedTuple):
 
     category: Category
     windows: int
-    """Whose suffix holds at least one such thing."""
-    found: int
-    """Such things in all of them."""
+    """Windows whose suffix holds at least one item."""
+    items: int
+    """Items in all windows."""
     extracted: int
-    """Of the windows, those that at least one attack on the model extracts exactly."""
+    """Windows that at least one attack on the model extracts exactly."""
     extracted_by: Mapping[AttackName, int]
-    """Of the windows, those that each attack extracts exactly."""
+    """Attack to the windows that it extracts exactly."""
     leaked: int | None
-    """Of those extracted, the windows that come out of no attack on the reference: leaked by the
-    fine-tuning. None without a reference."""
+    """Extracted windows that no attack extracts from the reference: leaked by the fine-tuning.
+    None without a reference."""
 
 
 def leaks(result: ScanResult) -> tuple[Leak, ...]:
-    """Every category that was looked for in the data; none where nothing was."""
+    """Return every category that was searched in the data; empty if none was."""
     if result.sensitive is None:
         return ()
     scores = {attack.attack: attack.data for attack in result.attacks}
-    before = [one.data for one in result.reference.attacks] if result.reference else None
+    before = [attack.data for attack in result.reference.attacks] if result.reference else None
     return _leaks(result.sensitive.categories, result.sensitive.data, scores, before)
 
 
 def control_leaks(result: ScanResult) -> tuple[Leak, ...] | None:
-    """The same of the controls; None where there are none."""
+    """Return every category that was searched in the controls; None without controls."""
     if result.sensitive is None or result.sensitive.controls is None:
         return None
     both = {attack.attack: attack.controls for attack in result.attacks}
-    scores = {name: one for name, one in both.items() if one is not None}
-    said = [one.controls for one in result.reference.attacks] if result.reference else None
-    before = None if said is None else [one for one in said if one is not None]
+    scores = {name: windows for name, windows in both.items() if windows is not None}
+    before = None
+    if result.reference:
+        on_reference = (attack.controls for attack in result.reference.attacks)
+        before = [windows for windows in on_reference if windows is not None]
     return _leaks(result.sensitive.categories, result.sensitive.controls, scores, before)
 
 
 def sensitive_section(result: ScanResult) -> dict[str, Any] | None:
-    """What report.json says of it; None where nothing was looked for."""
-    found, controls = result.sensitive, control_leaks(result)
-    if found is None:
+    """Return the section ``sensitive`` of report.json; None if nothing was searched."""
+    content, controls = result.sensitive, control_leaks(result)
+    if content is None:
         return None
     return {
         "scope": SCOPE,
         "looked_for": [
-            {"category": category, "method": method} for category, method in found.methods.items()
+            {"category": category, "method": method} for category, method in content.methods.items()
         ],
         "not_looked_for": [
-            {"category": category, "reason": reason} for category, reason in found.missing.items()
+            {"category": category, "reason": reason} for category, reason in content.missing.items()
         ],
         "data": [_as_json(leak) for leak in leaks(result)],
         "controls": None if controls is None else [_as_json(leak) for leak in controls],
@@ -90,35 +91,46 @@ def sensitive_section(result: ScanResult) -> dict[str, Any] | None:
 
 
 def named_counts(categories: tuple[Category, ...], counts: Counts) -> str:
-    """One window's counts (C,) as ``email:2 phone:1``; empty where it holds nothing."""
+    """Return one window's counts (C,) as ``email:2 phone:1``; empty where it holds nothing."""
     both = zip(categories, counts.tolist(), strict=True)
-    return " ".join(f"{category}:{found}" for category, found in both if found)
+    return " ".join(f"{category}:{items}" for category, items in both if items)
 
 
 def leak_rows(section: Mapping[str, Any] | None) -> tuple[list[str], list[list[str]], str]:
-    """Heads of attacks, rows and what was not looked for, of the section as report.json has it.
+    """Return heads of attacks, rows, and the categories not searched, from report.json's section.
 
-    A row for each category that the data hold: its title, windows, those extracted, those that
-    each attack extracts and, with a reference, those that the fine-tuning leaked. None where
-    nothing was found or looked for.
+    There is a row for each category in the data: its title, windows, extracted windows, windows
+    extracted by each attack and, with a reference, windows leaked by the fine-tuning. No rows if
+    nothing was found or searched.
     """
-    found = [leak for leak in section["data"] if leak["windows"]] if section else []
-    if section is None or not found:
+    leaks = [leak for leak in section["data"] if leak["windows"]] if section else []
+    if section is None or not leaks:
         return [], [], ""
-    attacks = list(found[0]["extracted_by"])
-    since = all(leak["leaked"] is not None for leak in found)
+    attacks = list(leaks[0]["extracted_by"])
+    since = all(leak["leaked"] is not None for leak in leaks)
     rows = [
         [TITLES[leak["category"]], str(leak["windows"]), str(leak["extracted"])]
         + [str(leak["extracted_by"].get(attack, 0)) for attack in attacks]
         + ([str(leak["leaked"])] if since else [])
-        for leak in found
+        for leak in leaks
     ]
     heads = [*attacks, *(["by fine-tuning"] if since else [])]
-    return heads, rows, ", ".join(TITLES[one["category"]] for one in section["not_looked_for"])
+    return (
+        heads,
+        rows,
+        ", ".join(TITLES[missing["category"]] for missing in section["not_looked_for"]),
+    )
 
 
 def _as_json(leak: Leak) -> dict[str, Any]:
-    return {**leak._asdict(), "extracted_by": dict(leak.extracted_by)}
+    return {
+        "category": leak.category,
+        "windows": leak.windows,
+        "found": leak.items,
+        "extracted": leak.extracted,
+        "extracted_by": dict(leak.extracted_by),
+        "leaked": leak.leaked,
+    }
 
 
 def _leaks(
@@ -127,15 +139,17 @@ def _leaks(
     scores: Mapping[AttackName, WindowScores],
     before: Sequence[WindowScores] | None,
 ) -> tuple[Leak, ...]:
-    """``before``: what attacks got of the same windows from the reference; None without one."""
-    asked = [one.exact for name, one in scores.items() if name != "copy"]
+    """``before``: scores of the same windows on the reference, by attack; None without one."""
+    asked = [windows.exact for name, windows in scores.items() if name != "copy"]
     any_exact = np.any(asked, axis=0) if asked else np.zeros(len(counts), dtype=bool)
-    known = np.any([one.exact for one in before], axis=0) if before else np.zeros_like(any_exact)
-    made = []
+    known = np.zeros_like(any_exact)
+    if before:
+        known = np.any([windows.exact for windows in before], axis=0)
+    leaks = []
     for column, category in enumerate(categories):
         holds = counts[:, column] > 0
-        by = {name: int(np.count_nonzero(one.exact & holds)) for name, one in scores.items()}
+        by = {name: int(np.count_nonzero(hit.exact & holds)) for name, hit in scores.items()}
         windows, extracted = int(holds.sum()), int(np.count_nonzero(any_exact & holds))
         since = int(np.count_nonzero(any_exact & ~known & holds)) if before is not None else None
-        made.append(Leak(category, windows, int(counts[:, column].sum()), extracted, by, since))
-    return tuple(made)
+        leaks.append(Leak(category, windows, int(counts[:, column].sum()), extracted, by, since))
+    return tuple(leaks)

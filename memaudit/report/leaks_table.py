@@ -1,7 +1,6 @@
-"""The short table of what kind of thing leaked, as a terminal shows it.
+"""Terminal table of sensitive content.
 
-Knows Rich and the section ``sensitive`` of a report. Shows categories and counts: of what was
-found it knows no more.
+Knows Rich and the section ``sensitive`` of a report, which holds categories and counts only.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from memaudit.report.rendering import titled_table
 
 
 def leak_table(section: Mapping[str, Any] | None) -> Iterator[Table]:
-    """Categories of which the data holds any, with the windows that do and the extracted ones.
+    """Yield a table of the categories in the data, with their windows and the extracted ones.
 
-    section: as report.json has it. Nothing at all comes where nothing was found or looked for.
+    section: ``sensitive`` of report.json. Yields nothing if nothing was found or searched.
     """
     attacks, rows, left_out = leak_rows(section)
     if not rows:
@@ -31,10 +30,10 @@ def leak_table(section: Mapping[str, Any] | None) -> Iterator[Table]:
     for row in rows:
         table.add_row(*row)
     caption = (
-        "windows: whose suffix holds such a thing; then how many of them are extracted, any: by"
+        "windows: those whose suffix holds an item of the category; then how many of them are "
+        "extracted, any: by at least one attack on the model"
     )
-    caption += " at least one attack on the model"
-    caption += f"; not looked for: {left_out}" if left_out else ""
+    caption += f"; not searched: {left_out}" if left_out else ""
     table.caption = Text(caption, style="dim")
     table.caption_justify = "left"
     yield table

@@ -1,4 +1,4 @@
-"""The result in Markdown, small enough for the summary of a CI step.
+"""Markdown summary of a result, small enough for a CI step.
 
 Knows GitHub's Markdown and its size limit. Every string from outside is escaped: none becomes
 markup, a link, a mention or a line of its own.
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from memaudit.report.footing import footing_lines
 from memaudit.report.leaks import leak_rows
 from memaudit.report.origin_reading import HEADS, MORE_HEADS, ORIGIN_LEGEND, origin_rows
+from memaudit.report.provenance import provenance_lines
 from memaudit.report.reading import (
     best,
     confidence,
@@ -40,7 +40,7 @@ from memaudit.report.report_json import Document
 from memaudit.report.wording import level, neutral, number, percent, shorten
 
 MOST_BYTES = (1 << 20) - 4096
-"""A step summary may have 1 MiB; other tools write to the same one."""
+"""GitHub allows 1 MiB for a step's summary, which other tools may write to as well."""
 _WORST = 20
 _LONGEST_ID = 200
 _LONGEST_LINE = 2000
@@ -48,11 +48,11 @@ _SIGNS = {"pass": "✅", "fail": "❌", "inconclusive": "⚠️", "none": "ℹ�
 _MARKUP = re.compile(r"([\\`*_{}\[\]|~$])")
 _ACTIVE = re.compile(r"[&<>@#]|(?<=:)//|(?<=\bwww)\.", re.IGNORECASE)
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-_CUT = "\nThe rest is left out: a summary may have no more. report.json and samples.csv hold it."
+_CUT = "\nThe rest is left out: a summary is limited in size. See report.json and samples.csv."
 
 
 def to_markdown(document: Document, samples: pd.DataFrame) -> str:
-    """Verdict, gates, attacks, the worst windows and what the figures rest on. No audited text."""
+    """Return verdict, gates, attacks, worst windows and provenance. No audited text."""
     taken: list[str] = []
     size = len(_CUT.encode())
     for line in _lines(document, samples):
@@ -76,16 +76,16 @@ def _lines(document: Document, samples: pd.DataFrame) -> Iterator[str]:
     yield from _origins(document)
     yield from _worst(document, samples)
     yield from _sensitive(document)
-    yield from ("", "<details><summary>What the figures rest on</summary>", "")
+    yield from ("", "<details><summary>Provenance</summary>", "")
     label = ""
-    for one, line in footing_lines(document):
-        label = one or label
+    for heading, line in provenance_lines(document):
+        label = heading or label
         yield f"- {label}: {_prose(line)}"
     yield from ("", "</details>")
 
 
 def _paragraph(text: str) -> str:
-    """Text that is not taken for the first item of a list, for code, or for a command in a log."""
+    """Escape a start that Markdown takes for a list or code, or a log for a command."""
     return re.sub(r"^(\d+(?=[.)])|(?=[-+]|::))", r"\1\\", text.lstrip())
 
 
@@ -102,8 +102,8 @@ def _attacks(document: Document) -> Iterator[str]:
     yield from _table(heads, rows, figures_from=1)
     yield ""
     yield (
-        "<sub>exact: windows of which every suffix token is extracted. interval: the outer ends "
-        "of the exact and the clustered one. lift: percentage points of exact rate above none."
+        "<sub>exact: windows with every suffix token extracted. interval: the outer ends of the "
+        "exact and clustered intervals. lift: exact rate above that of none, in percentage points."
         f"{_left_out(document)}</sub>"
     )
 
@@ -160,7 +160,7 @@ def _sensitive(document: Document) -> Iterator[str]:
     yield from ("", "### Sensitive content in the suffixes", "")
     yield from _table(["category", "windows", "extracted", *attacks], rows, figures_from=1)
     if left_out:
-        yield from ("", f"<sub>Not looked for: {left_out}.</sub>")
+        yield from ("", f"<sub>Not searched: {left_out}.</sub>")
 
 
 def _place(document: Document, row: dict[Any, Any]) -> list[str]:
@@ -183,13 +183,13 @@ def _row(cells: list[str]) -> str:
 
 
 def _prose(text: str, longest: int = _LONGEST_LINE) -> str:
-    """Text of a sentence or a cell: one line, and nothing in it that Markdown acts on.
+    """Return text on one line with nothing that Markdown acts on.
 
-    Where a backslash does not help, against mentions and addresses that become links, an
-    element without a meaning parts the sign from what stands around it.
+    A backslash does not stop mentions and addresses that become links, so a meaningless element
+    separates the sign from the text around it.
     """
-    shown = _MARKUP.sub(r"\\\1", shorten(neutral(text), longest))
-    return _ACTIVE.sub(lambda found: _ENTITIES.get(found[0], f"<span>{found[0]}</span>"), shown)
+    escaped = _MARKUP.sub(r"\\\1", shorten(neutral(text), longest))
+    return _ACTIVE.sub(lambda sign: _ENTITIES.get(sign[0], f"<span>{sign[0]}</span>"), escaped)
 
 
 def _code(text: str) -> str:

@@ -1,7 +1,7 @@
-"""A finished run with a reference, asked: where what came out comes from, window by window.
+"""Windows known before the fine-tuning or leaked by it, read from a finished run.
 
-Knows the section ``reference`` of ``report.json`` and its columns in ``samples.csv`` as they are
-read back. Knows nothing of formats. N stands for the rows of one role that were scored.
+Knows the section ``reference`` of ``report.json`` and its columns in ``samples.csv``. Knows nothing
+of formats. N: scored rows of one role.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from memaudit.report.reading import (
     figure,
     figures,
     interval_text,
+    model_attacks,
     rate_text,
 )
 from memaudit.report.report_json import Document
@@ -29,31 +30,32 @@ HEADS = ("attack", "known before", "leaked", "forgotten", "neither", "share", "i
 MORE_HEADS = ("p", "NLL before", "NLL now", "change", "interval of the change")
 
 ON_REFERENCE = tuple(name for name in COLUMNS if name.startswith("reference_exact_"))
-"""Columns that say whether an attack extracts a window from the reference."""
+"""Columns with 1 where an attack extracts a window from the reference."""
 ORIGIN_LEGEND = (
-    "known before: windows that come out of the reference too; leaked: by the fine-tuning, out of "
-    "this model alone; forgotten: out of the reference alone. share: of the windows, those leaked; "
-    "interval: the outer ends of the exact and the clustered one. p: of leaked against forgotten, "
-    "the larger of two paired tests. NLL: mean over the suffixes, nats/token; change: with its "
-    "interval over clusters."
+    "known before: windows also extracted from the reference; leaked: by the fine-tuning, "
+    "extracted "
+    "from this model alone; forgotten: extracted from the reference alone. share: leaked windows, "
+    "of "
+    "all; interval: the outer ends of the exact and clustered intervals. p: leaked against "
+    "forgotten, the larger of two paired tests. NLL: mean over the suffixes, nats/token; change: "
+    "with its interval over clusters."
 )
 
 
 def origin_rows(document: Document, part: str = "data") -> list[list[str]]:
-    """A row for each attack on both models, as `HEADS` and `MORE_HEADS` say.
+    """Return a row for each attack on both models, with `HEADS` and `MORE_HEADS`.
 
-    part: ``data`` or ``controls``. Of one attack alone the row of all together would be the same,
-    and is left out. Empty where there is no reference, or there are no controls.
+    part: ``data`` or ``controls``. With one attack, the equal row of all attacks together is left
+    out. Empty without a reference or without controls.
     """
-    found = _found(document, part)
-    shown = found[:-1] if len(found) == 2 else found
-    return [_row(origin) for origin in shown]
+    origins = _origins(document, part)
+    return [_row(origin) for origin in (origins[:-1] if len(origins) == 2 else origins)]
 
 
-def _found(document: Document, part: str) -> list[Document]:
+def _origins(document: Document, part: str) -> list[Document]:
     section = document["reference"]
-    found: list[Document] | None = section[part] if section is not None else None
-    return found or []
+    origins: list[Document] | None = section[part] if section is not None else None
+    return origins or []
 
 
 def _row(origin: Document) -> list[str]:
@@ -73,29 +75,29 @@ def _signed(value: float) -> str:
 
 
 def origins_agree(document: Document, rows: pd.DataFrame, part: str) -> bool:
-    """Whether the table counts what the section says, over the scored rows of one role.
+    """True if the table's counts are those of the section, over the scored rows of one role.
 
     part: ``data`` or ``controls``.
     """
-    found = _found(document, part)
-    asked = [one["attack"] for one in document["attacks"] if one["attack"] != "copy"]
-    there = document["reference"] is not None and (part == "data" or len(rows) > 0)
-    if [origin["attack"] for origin in found] != ([*asked, ANY] if there else []):
+    origins = _origins(document, part)
+    asked = [attack["attack"] for attack in model_attacks(document)]
+    expected = document["reference"] is not None and (part == "data" or len(rows) > 0)
+    if [origin["attack"] for origin in origins] != ([*asked, ANY] if expected else []):
         return False
-    columns = {attack: f"reference_{column('exact', attack)}" for attack in asked if there}
-    others = [name for name in ON_REFERENCE if name not in columns.values()]
+    columns = {attack: f"reference_{column('exact', attack)}" for attack in asked if expected}
+    unused = [name for name in ON_REFERENCE if name not in columns.values()]
     both = {
-        attack: np.array([figures(rows, column("exact", attack)), figures(rows, shown)])
-        for attack, shown in columns.items()
+        attack: np.array([figures(rows, column("exact", attack)), figures(rows, name)])
+        for attack, name in columns.items()
     }
-    if any(rows[name].notna().any() for name in others) or not all(
+    if any(rows[name].notna().any() for name in unused) or not all(
         np.isfinite(pair).all() for pair in both.values()
     ):
         return False
     hit = {attack: pair == 1 for attack, pair in both.items()}
     if hit:
         hit[ANY] = np.any(list(hit.values()), axis=0)
-    return all(_counts(*hit[one["attack"]]) == _told(one) for one in found)
+    return all(_counts(*hit[origin["attack"]]) == _reported(origin) for origin in origins)
 
 
 def _counts(target: Bools, reference: Bools) -> tuple[int, ...]:
@@ -103,7 +105,7 @@ def _counts(target: Bools, reference: Bools) -> tuple[int, ...]:
     return (*(int(fate.sum()) for fate in fates), len(target))
 
 
-def _told(origin: Document) -> tuple[int, ...]:
+def _reported(origin: Document) -> tuple[int, ...]:
     leaked = origin["leaked"]
-    told = (origin["known_before"], leaked["k"], origin["forgotten"], origin["neither"])
-    return (*told, leaked["n"])
+    known, forgotten, neither = (origin[key] for key in ("known_before", "forgotten", "neither"))
+    return known, leaked["k"], forgotten, neither, leaked["n"]

@@ -1,8 +1,8 @@
-"""report.html: the whole result as one page that needs nothing but itself.
+"""report.html: the whole result as one self-contained page.
 
-Knows the template beside it and what it is filled with. Every string is escaped by the template
-and made harmless before; only the plots, which hold no string from outside, enter as markup. The
-page's policy forbids whatever it does not bring along itself, its one script named by its hash.
+Knows the template and its values. Every string is neutralised, then escaped by the template; only
+the plots, which hold no string from outside, enter as markup. The page's content security policy
+forbids all external content, and allows its one script by hash.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _FILES = resources.files("memaudit.report").joinpath("html")
 def to_html(
     document: Document, samples: pd.DataFrame, diagnoses: tuple[DiagnosisRecord, ...] = ()
 ) -> str:
-    """The page. The same run gives the same bytes. Text of the data only where it was revealed."""
+    """Return the page. The same run gives the same bytes. Shows audited text only if revealed."""
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
@@ -82,13 +82,13 @@ def _read(name: str) -> str:
 
 
 def _hash(script: str) -> str:
-    """What a content security policy calls a script by."""
+    """Return the name of a script in a content security policy."""
     digest = hashlib.sha256(script.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
 
 
 def _harmless(value: Any) -> Any:
-    """What a template puts into the page: no control character, no endless string."""
+    """Neutralise and shorten a string before the template escapes it."""
     if isinstance(value, str) and not isinstance(value, Markup):
         return shorten(neutral(value), _LONGEST_STRING)
     return value

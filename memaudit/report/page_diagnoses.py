@@ -1,6 +1,6 @@
-"""The page's sections of diagnoses: for each what was asked, what was found, and its cards.
+"""Sections of diagnoses on the page: question, findings and cards of each.
 
-Knows the record. Knows nothing of markup: the page escapes whatever stands here.
+Knows the record. Knows nothing of markup: the page escapes all text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from memaudit.report.page_figures import Card
 from memaudit.report.plots import line_plot
 
 _MOST_ROWS = 200
-"""Of a table on the page; the JSON file has all."""
+"""Rows of a table on the page; the JSON file has all."""
 
 
 @dataclass(frozen=True)
@@ -29,41 +29,44 @@ class Section:
     """Plots, each with its figures."""
     tables: list[Card]
     """Tables without a plot."""
-    made: str
-    """When, and with which settings."""
+    provenance: str
+    """Version, time and settings."""
 
 
 def diagnosis_sections(records: tuple[DiagnosisRecord, ...]) -> list[Section]:
-    """A section for each diagnosis that the run folder holds."""
+    """Return a section for each diagnosis in the run folder."""
     return [_section(record) for record in records]
 
 
 def _section(record: DiagnosisRecord) -> Section:
-    found = record.diagnosis
-    plotted = {plot.name for plot in found.plots}
-    settings = ", ".join(f"{name} {value}" for name, value in found.settings.items())
+    diagnosis = record.diagnosis
+    plotted = {plot.name for plot in diagnosis.plots}
+    settings = ", ".join(f"{name} {value}" for name, value in diagnosis.settings.items())
     return Section(
-        name=found.name,
-        about=found.about,
-        findings=list(found.findings),
-        notes=list(found.notes),
-        figures=list(_figures(found)),
-        tables=[_card(found.name, table) for table in found.tables if table.name not in plotted],
-        made=f"memaudit {record.version}, {record.started}" + (f"; {settings}" if settings else ""),
+        name=diagnosis.name,
+        about=diagnosis.about,
+        findings=list(diagnosis.findings),
+        notes=list(diagnosis.notes),
+        figures=list(_figures(diagnosis)),
+        tables=[
+            _card(diagnosis.name, table) for table in diagnosis.tables if table.name not in plotted
+        ],
+        provenance=f"memaudit {record.version}, {record.started}"
+        + (f"; {settings}" if settings else ""),
     )
 
 
-def _figures(found: Diagnosis) -> Iterator[Card]:
-    tables = {table.name: table for table in found.tables}
-    for plot in found.plots:
-        yield _card(found.name, tables.get(plot.name), plot)
+def _figures(diagnosis: Diagnosis) -> Iterator[Card]:
+    tables = {table.name: table for table in diagnosis.tables}
+    for plot in diagnosis.plots:
+        yield _card(diagnosis.name, tables.get(plot.name), plot)
 
 
 def _card(diagnosis: str, table: FigureTable | None, plot: Plot | None = None) -> Card:
-    shown = plot or table
-    assert shown is not None  # callers give one
-    name = f"{diagnosis}-{shown.name}"
-    drawn = line_plot(name, plot.lines, plot.x, plot.y) if plot else ""
+    titled = plot or table
+    assert titled is not None  # callers give one
+    name = f"{diagnosis}-{titled.name}"
+    svg = line_plot(name, plot.lines, plot.x, plot.y) if plot else ""
     head = [column.name for column in table.columns] if table else []
     rows = table_cells(table)[:_MOST_ROWS] if table else []
-    return Card(name, shown.title, shown.says, drawn, head, rows)
+    return Card(name, titled.title, titled.says, svg, head, rows)

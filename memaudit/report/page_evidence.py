@@ -1,7 +1,6 @@
-"""The page's tables of evidence: what kind of thing leaked, what had been known before the
-fine-tuning, and what was and was not tested.
+"""Evidence tables on the page: sensitive content, origins of windows, and frameworks.
 
-Knows the document. Knows nothing of markup: the page escapes whatever stands here.
+Knows the document. Knows nothing of markup: the page escapes all text.
 """
 
 from __future__ import annotations
@@ -15,25 +14,26 @@ _MOST_ROWS = 100
 
 
 def leak_cards(document: Document) -> list[Card]:
-    """A table of the categories that the suffixes hold; none where nothing was found."""
+    """Return a table of the sensitive categories in the suffixes; empty if none was found."""
     section = document["sensitive"]
     attacks, rows, left_out = leak_rows(section)
     if not rows:
         return []
-    says = (
-        f"Windows whose suffix holds such a thing, and how many are extracted. {section['scope']}"
+    caption = (
+        "Windows whose suffix holds an item of the category, and how many of them are extracted. "
+        f"{section['scope']}"
     )
-    says += f" Not looked for: {left_out}." if left_out else ""
+    caption += f" Not searched: {left_out}." if left_out else ""
     head = ["category", "windows", "extracted", *attacks]
-    return [Card("sensitive", "Sensitive content", says, "", head, rows[:_MOST_ROWS])]
+    return [Card("sensitive", "Sensitive content", caption, "", head, rows[:_MOST_ROWS])]
 
 
 def origin_cards(document: Document) -> list[Card]:
-    """What was known before the fine-tuning, of the data and of the controls."""
+    """Return tables of windows known before the fine-tuning, for data and controls."""
     section = document["reference"]
     if section is None:
         return []
-    titles = {"data": "Known before, or leaked by the fine-tuning", "controls": "The same controls"}
+    titles = {"data": "Known before, or leaked by the fine-tuning", "controls": "Controls"}
     head = [*HEADS, *MORE_HEADS]
     return [
         Card(f"origin-{part}", title, f"{section['scope']} {ORIGIN_LEGEND}", "", head, rows)
@@ -43,7 +43,7 @@ def origin_cards(document: Document) -> list[Card]:
 
 
 def framework_rows(document: Document) -> list[tuple[str, str, str, str, str]]:
-    """Framework, reference, what it asks, whether that was tested, and what was done."""
+    """Return rows of framework, reference, request, whether tested, and what was done."""
     return [
         (row["framework"], row["reference"], row["asks"], row["tested"], row["did"])
         for row in document["frameworks"][:_MOST_ROWS]

@@ -1,6 +1,6 @@
-"""The plots of the page, each with the same figures as a table for those who cannot see it.
+"""Plots of the page, each with its figures as a table for those who cannot see it.
 
-Knows the document, the samples and what is worth drawing. Knows nothing of markup.
+Knows the document, the samples and what is worth plotting. Knows nothing of markup.
 """
 
 from __future__ import annotations
@@ -35,33 +35,33 @@ _HALF = 0.5
 _PROBABILITIES = (0.1, 0.5, 0.9, 0.99)
 _DASHES = (":", "-", "--", "-.")
 _BUDGETS = (1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
-"""Samples drawn from the model."""
+"""Numbers of samples from the model."""
 _LONGEST_SUFFIX = 10_000
-"""Tokens; a document may say anything, and a plot has only so many dots."""
+"""Tokens; a document may claim any length, and a plot has only so many dots."""
 _FARTHEST = 1e6
-"""No epoch, nor any loss in nats/token, lies beyond; what does is not drawn."""
+"""Largest epoch, and largest loss in nats/token, to plot."""
 _MOST_CURVES = 8
-"""Folds whose training is drawn."""
+"""Folds whose training is plotted."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """A plot, and what it shows."""
+    """A plot with its title, caption and figures."""
 
     name: str
     """Part of ids in the markup: letters and hyphens."""
     title: str
-    says: str
-    """What is to be seen, in a sentence or two."""
+    caption: str
+    """Content of the plot, in a sentence or two."""
     plot: str
-    """SVG; empty where there is nothing to draw."""
+    """SVG; empty if there is nothing to plot."""
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
-    """The same in figures: the first cell of a row names it."""
+    """Figures of the plot: the first cell of a row names it."""
 
 
 def rates_card(document: Document) -> Card:
-    """The exact rate of every attack with its interval, on the data and on the controls."""
+    """Return the exact rate of every attack with its interval, on data and controls."""
     attacks = document["attacks"]
     spreads = [
         Spread("data", _estimates([attack["exact"] for attack in attacks], attacks), "o", False)
@@ -69,11 +69,11 @@ def rates_card(document: Document) -> Card:
     on_controls = [controls_rate(attack) for attack in attacks]
     if any(on_controls):
         spreads.append(Spread("controls", _estimates(on_controls, attacks), "s", True))
-    most = max((one.high for spread in spreads for one in spread.estimates), default=1.0)
+    highest = max((point.high for spread in spreads for point in spread.estimates), default=1.0)
     names = [attack["attack"] for attack in attacks]
-    axis = Axis("windows extracted exactly, %", low=0, high=max(1.0, min(100.0, 105 * most)))
+    axis = Axis("windows extracted exactly, %", low=0, high=max(1.0, min(100.0, 105 * highest)))
     scaled = [
-        Spread(s.name, [_in_percent(one) for one in s.estimates], s.marker, s.hollow)
+        Spread(s.name, [_in_percent(point) for point in s.estimates], s.marker, s.hollow)
         for s in spreads
     ]
     rows = [
@@ -82,9 +82,10 @@ def rates_card(document: Document) -> Card:
     ]
     return Card(
         "rates",
-        "How much comes out",
-        "The share of windows that each attack extracts word for word, with the outer ends of the "
-        "exact and the clustered interval. Controls are text that the model has not seen.",
+        "How much is extracted",
+        "Share of windows that each attack extracts word for word, with the outer ends of the "
+        "exact "
+        "and clustered intervals. Controls are text that the model has not seen.",
         interval_plot("rates", names, scaled, axis) if names else "",
         ["attack", "data", "interval", "controls", "interval"],
         rows,
@@ -92,17 +93,17 @@ def rates_card(document: Document) -> Card:
 
 
 def _estimates(rates: Sequence[Document | None], attacks: list[Document]) -> list[Estimate]:
-    found = []
+    estimates = []
     for row, (rate, attack) in enumerate(zip(rates, attacks, strict=True)):
         if rate is not None and rate["n"] and rate["estimate"] is not None:
             ends = (figure(rate["interval"][end]) for end in ("low", "high"))
             low, high = (min(max(0.0, end), 1.0) for end in ends)
-            found.append(Estimate(row, attack["attack"], rate["estimate"], low, high))
-    return found
+            estimates.append(Estimate(row, attack["attack"], rate["estimate"], low, high))
+    return estimates
 
 
-def _in_percent(one: Estimate) -> Estimate:
-    return one._replace(x=100 * one.x, low=100 * one.low, high=100 * one.high)
+def _in_percent(share: Estimate) -> Estimate:
+    return share._replace(x=100 * share.x, low=100 * share.low, high=100 * share.high)
 
 
 def _rate_cells(rate: Document | None) -> list[str]:
@@ -113,7 +114,7 @@ def _rate_cells(rate: Document | None) -> list[str]:
 
 
 def matched_card(document: Document, samples: pd.DataFrame) -> Card:
-    """How many tokens of a suffix come out in order, before the first that is wrong."""
+    """Return how many tokens of a suffix are extracted before the first wrong one."""
     length = min(max(1, document["data"]["suffix_tokens"]), _LONGEST_SUFFIX)
     grid = sorted({1, *(round(length * share) for share in (0.1, 0.25, 0.5, 0.75, 1.0))} - {0})
     lines, rows = [], []
@@ -124,10 +125,11 @@ def matched_card(document: Document, samples: pd.DataFrame) -> Card:
     x = Axis("tokens of the suffix", low=0, high=length)
     return Card(
         "matched",
-        "How far it gets",
-        "The share of windows of which at least so many tokens come out before the first one that "
-        "is wrong. A curve that stays up to its right end is text the model knows by heart; one "
-        "that falls at once is text it merely guesses at.",
+        "How far extraction gets",
+        "Share of windows with at least this many tokens extracted before the first wrong one. A "
+        "curve that stays high to its right end is text the model knows by heart; one that falls "
+        "at "
+        "once is text it only guesses.",
         line_plot("matched", lines, x, Axis("windows, %", low=0)) if lines else "",
         ["tokens", *map(str, grid)],
         rows,
@@ -135,13 +137,13 @@ def matched_card(document: Document, samples: pd.DataFrame) -> Card:
 
 
 def _at_least(matched: Floats, length: int) -> Floats:
-    """Share of windows with at least 1, 2, ... ``length`` tokens matched: (length,)."""
+    """Return the share of windows with at least 1, 2, ... ``length`` tokens matched: (length,)."""
     counted = np.bincount(np.clip(matched, 0, length).astype(np.int64), minlength=length + 1)
     return np.asarray(counted[::-1].cumsum()[::-1][1:] / max(1, len(matched)))
 
 
 def sampling_cards(document: Document, samples: pd.DataFrame) -> Iterator[Card]:
-    """The (n,p) curves: how many samples it takes until a window has come out once."""
+    """Yield the (n,p) curves: samples needed to extract a window at least once."""
     top_k, temperature = (setting(document, "scores", name) for name in ("top_k", "temperature"))
     sampler = f"from the {top_k} likeliest tokens, at temperature {temperature}"
     shares = [
@@ -151,9 +153,9 @@ def sampling_cards(document: Document, samples: pd.DataFrame) -> Iterator[Card]:
     ]
     yield _sampling_card(
         "sampling",
-        "How much comes out by sampling",
-        "The share of windows that have come out at least once, with a probability of one half, "
-        f"after n samples ({sampler}) of each: what an attacker who asks again and again gets.",
+        "How much sampling extracts",
+        "Share of windows that n samples each extract at least once with a probability of one half "
+        f"({sampler}): what an attacker gets by asking again and again.",
         [(name, _line(attack, role, *share), share) for name, attack, role, share in shares],
     )
     best = strongest(document)
@@ -176,26 +178,26 @@ def sampling_cards(document: Document, samples: pd.DataFrame) -> Iterator[Card]:
     yield _sampling_card(
         "certainty",
         "How sure an attacker can be",
-        f"The same for {best['attack']} alone, at other probabilities p of having seen the suffix.",
+        f"The same for {best['attack']} alone, at several probabilities p of seeing the suffix.",
         curves,
     )
 
 
 def _sampling_card(
-    name: str, title: str, says: str, curves: list[tuple[str, Line, tuple[Floats, Floats]]]
+    name: str, title: str, caption: str, curves: list[tuple[str, Line, tuple[Floats, Floats]]]
 ) -> Card:
     powers = [10**power for power in range(7)]
     x = Axis("samples n", True, powers, [f"{power:,}" for power in powers], 1, _BUDGETS[-1])
     y = Axis("windows, %", low=0)
     rows = [
-        [shown, *(percent(_share_at(share, n)) for n in _BUDGETS)] for shown, _, share in curves
+        [label, *(percent(_share_at(share, n)) for n in _BUDGETS)] for label, _, share in curves
     ]
     plot = line_plot(name, [line for _, line, _ in curves], x, y) if curves else ""
-    return Card(name, title, says, plot, ["samples", *(f"{n:,}" for n in _BUDGETS)], rows)
+    return Card(name, title, caption, plot, ["samples", *(f"{n:,}" for n in _BUDGETS)], rows)
 
 
 def _within(needed: Floats) -> tuple[Floats, Floats]:
-    """Numbers of samples, and the share of windows, in %, that need at most so many."""
+    """Return numbers of samples, and the share of windows in % that need no more."""
     budgets = np.unique(np.rint(np.logspace(0, 6, 61)))
     known = np.sort(needed[~np.isnan(needed)])
     share = np.searchsorted(known, budgets, side="right") / max(1, len(needed))
@@ -207,7 +209,7 @@ def _share_at(share: tuple[Floats, Floats], n: int) -> float:
 
 
 def training_cards(document: Document) -> Iterator[Card]:
-    """How each fitted prompt learned, fold by fold."""
+    """Yield the training curves of each fitted prompt, by fold."""
     for attack in document["attacks"]:
         if not attack["fits"]:
             continue
@@ -215,29 +217,29 @@ def training_cards(document: Document) -> Iterator[Card]:
         lines = [line for fit in attack["fits"][:_MOST_CURVES] for line in _curves(name, fit)]
         rows = [_fit_row(fit) for fit in attack["fits"]]
         left = len(attack["fits"]) - _MOST_CURVES
-        more = f" The first {_MOST_CURVES} folds are drawn." if left > 0 else ""
+        more = f" Only the first {_MOST_CURVES} folds are plotted." if left > 0 else ""
         yield Card(
             f"training-{name}",
             f"How {name} was fitted",
-            "Loss on the windows that it is trained on, and the NLL of those that pick the epoch, "
-            f"in nats/token, a line for each fold; the dot is the epoch that was taken.{more}",
+            "Loss on the fit windows and NLL on the select windows, which decide the epoch, in "
+            f"nats/token, one line per fold; the dot marks the chosen epoch.{more}",
             line_plot(f"training-{name}", lines, _epochs(lines), Axis("nats/token"), 2),
-            ["fold", "trained on", "chosen", "epochs", "NLL before", "NLL best", "ended as"],
+            ["fold", "trained on", "chosen", "epochs", "NLL before", "NLL best", "stopped because"],
             rows,
         )
 
 
 def _epochs(lines: Sequence[Line]) -> Axis:
-    """Whole numbers, about eight of them."""
+    """Return an axis with about eight whole numbers."""
     last = int(max((x for line in lines for x in line.x if not math.isnan(x)), default=0))
     return Axis("epoch", ticks=range(0, last + 1, max(1, round(last / 8))))
 
 
 def _curves(attack: str, fit: Document) -> Iterator[Line]:
     epochs = fit["epochs"]
-    number_of = [_drawable(epoch["epoch"]) for epoch in epochs]
-    loss = [_drawable(epoch["loss"]) for epoch in epochs]
-    nll = [_drawable(epoch["select_nll"]) for epoch in epochs]
+    number_of = [_plottable(epoch["epoch"]) for epoch in epochs]
+    loss = [_plottable(epoch["loss"]) for epoch in epochs]
+    nll = [_plottable(epoch["select_nll"]) for epoch in epochs]
     yield Line("loss, fit", attack, number_of, loss, dash="--")
     yield Line("NLL, select", attack, number_of, nll)
     if fit["chosen_epoch"] in number_of:
@@ -245,7 +247,7 @@ def _curves(attack: str, fit: Document) -> Iterator[Line]:
         yield Line("chosen", attack, [number_of[place]], [nll[place]], dash="", marker="o")
 
 
-def _drawable(value: float | None) -> float:
+def _plottable(value: float | None) -> float:
     known = figure(value)
     return known if abs(known) <= _FARTHEST else math.nan
 
@@ -262,7 +264,7 @@ def _fit_row(fit: Document) -> list[str]:
 def _by_attack(
     document: Document, samples: pd.DataFrame, score: str
 ) -> Iterator[tuple[str, str, Floats]]:
-    """Attack on the model, role and that role's scores, where there are any."""
+    """Yield attack on the model, role and the role's scores, where there are any."""
     for role in ("data", "control"):
         rows = scored(samples, role)
         for attack in model_attacks(document):

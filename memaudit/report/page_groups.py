@@ -1,7 +1,7 @@
-"""Extraction by what the data says of its samples: repetitions, kinds, any column passed through.
+"""Extraction by columns of the data: repetitions, kinds, any column passed through.
 
-Knows the samples and how a column falls into groups. Knows nothing of markup. The columns' names
-and values come from outside: they stand in tables, which the page escapes, and never in a plot.
+Knows the samples and how a column falls into groups. Knows nothing of markup. Names and values of
+columns come from outside, so they appear in tables, which the page escapes, and never in a plot.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from memaudit.score.stats import Bools, Floats, Interval, clopper_pearson
 
 MOST_CARDS = 6
 _MOST_NUMBERS = 12
-"""Distinct numbers that get a group each; more are cut into `_BINS` ranges of equal counts."""
+"""Distinct numbers with a group each; more are binned into `_BINS` ranges of equal counts."""
 _BINS = 8
 _MOST_WORDS = 30
-"""Distinct texts that get a group each; a column with more tells samples apart, not groups."""
+"""Distinct texts with a group each; a column with more identifies samples, not groups."""
 _LONGEST_NAME = 80
 _MARKERS = {"none": "o", "dynamic-hard": "^", "constant": "s", "dynamic": "D"}
 
 
 class Group(NamedTuple):
-    """Windows that agree in a column."""
+    """Windows with the same value in a column."""
 
     name: str
     rows: Bools
-    """(N,) which of the scored windows of the data."""
+    """(N,) mask of the scored windows of the data."""
 
 
 class Column(NamedTuple):
-    """A column that falls into groups."""
+    """A column and its groups."""
 
     name: str
     numeric: bool
@@ -56,18 +56,19 @@ class Column(NamedTuple):
 
 
 def group_cards(document: Document, samples: pd.DataFrame) -> list[Card]:
-    """One for each column that falls into groups, those of numbers first; at most `MOST_CARDS`."""
+    """Return up to `MOST_CARDS` cards, one for each column with groups, numeric columns first."""
     rows = scored(samples, "data")
-    found = [_column(rows, name) for name in passed_through(samples)]
-    columns = sorted((one for one in found if one is not None), key=lambda one: not one.numeric)
+    candidates = (_column(rows, name) for name in passed_through(samples))
+    grouped = [candidate for candidate in candidates if candidate is not None]
+    columns = sorted(grouped, key=lambda candidate: not candidate.numeric)
     return [
-        _card(document, rows, one, f"column-{place}")
-        for place, one in enumerate(columns[:MOST_CARDS])
+        _card(document, rows, grouping, f"column-{place}")
+        for place, grouping in enumerate(columns[:MOST_CARDS])
     ]
 
 
 def _column(rows: pd.DataFrame, name: str) -> Column | None:
-    """The groups of a column; None where it says one thing, or something else of every sample."""
+    """Return a column's groups; None if its values are all equal or too many."""
     texts = rows[name].astype(str)
     filled = (texts != "").to_numpy()
     values = pd.to_numeric(texts.where(filled), errors="coerce").to_numpy(dtype=np.float64)
@@ -94,7 +95,7 @@ def _by_number(values: Floats, filled: Bools) -> Iterator[Group]:
 
 
 def _label(value: float) -> str:
-    """All its digits: years and dates are numbers too, and differ in the last ones."""
+    """Format a number with all its digits: years and dates differ in the last ones."""
     return f"{value:.15g}"
 
 
@@ -104,37 +105,39 @@ def _by_word(texts: pd.Series[str]) -> Iterator[Group]:
         yield from (Group(str(name), np.empty(0, dtype=bool)) for name in sorted(counted.index))
 
 
-def _card(document: Document, rows: pd.DataFrame, one: Column, name: str) -> Card:
+def _card(document: Document, rows: pd.DataFrame, grouping: Column, name: str) -> Card:
     attacks = [attack["attack"] for attack in model_attacks(document)]
     hits = {attack: figures(rows, column("exact", attack)) == 1 for attack in attacks}
     sure = confidence(document)
     table, lines = [], []
     for attack in attacks:
-        rates = [_rate(hits[attack][group.rows], sure) for group in one.groups if group.rows.any()]
+        rates = [
+            _rate(hits[attack][group.rows], sure) for group in grouping.groups if group.rows.any()
+        ]
         lines.append(_line(attack, attacks, rates))
     best = strongest(document)
     interval = [] if best is None else [f"interval, {best['attack']}"]
-    for group in one.groups:
+    for group in grouping.groups:
         cells = [_counted(hits[attack][group.rows]) for attack in attacks]
         if best is not None:
             rate = _rate(hits[best["attack"]][group.rows], sure)
             cells.append(percent_interval(rate.interval))
         table.append([shorten(group.name, _LONGEST_NAME), f"{int(group.rows.sum()):,}", *cells])
-    names = [group.name for group in one.groups if group.rows.any()]
+    names = [group.name for group in grouping.groups if group.rows.any()]
     crowded = len(names) > _MOST_NUMBERS or any(len(group) > 8 for group in names)
-    shown_names = [str(place + 1) for place in range(len(names))] if crowded else names
+    labels = [str(place + 1) for place in range(len(names))] if crowded else names
     axis = Axis("group, as in the table" if crowded else name, ticks=range(len(names)))
     plot = ""
-    if one.numeric and lines:
-        axis = Axis(axis.label, ticks=axis.ticks, names=shown_names)
+    if grouping.numeric and lines:
+        axis = Axis(axis.label, ticks=axis.ticks, names=labels)
         plot = line_plot(name, lines, axis, Axis("windows extracted exactly, %", low=0))
     return Card(
         name,
-        f"By {shorten(one.name, _LONGEST_NAME)}",
-        f"The share of windows extracted exactly, with the exact interval at {level(sure)} that "
-        "takes windows as independent.",
+        f"By {shorten(grouping.name, _LONGEST_NAME)}",
+        f"Share of windows extracted exactly, with the exact interval at {level(sure)} confidence, "
+        "which treats windows as independent.",
         plot,
-        [shorten(one.name, _LONGEST_NAME), "windows", *attacks, *interval],
+        [shorten(grouping.name, _LONGEST_NAME), "windows", *attacks, *interval],
         table,
     )
 
@@ -154,7 +157,7 @@ def _counted(hits: Bools) -> str:
 
 
 def _line(attack: str, attacks: Sequence[str], rates: Sequence[_Rate]) -> Line:
-    """A little beside those of the other attacks, so that no interval hides another."""
+    """Return an attack's line, shifted a little so that no interval hides another."""
     shift = 0.12 * (attacks.index(attack) - (len(attacks) - 1) / 2)
     return Line(
         attack,

@@ -1,7 +1,7 @@
-"""The tables of the page: attacks, samples, and what the figures rest on.
+"""Tables of the page: attacks, samples and provenance.
 
-Knows the document and the samples, and how much a browser can bear. Knows nothing of markup: the
-page escapes whatever stands here.
+Knows the document, the samples, and how much a browser can bear. Knows nothing of markup: the page
+escapes all text.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from memaudit.report.wording import count, level, number, percent, points_interv
 from memaudit.score.stats import Floats, Interval
 
 MOST_ROWS = 1_000
-"""Windows in the page: some hundred thousand would take a browser minutes to lay out."""
+"""Windows in the page: a browser would take minutes to lay out a hundred thousand."""
 MOST_PASSED = 6
-"""Columns of the data beside them."""
+"""Columns of the data in the same table."""
 _MOST_CONTROLS = 100
 _MOST_TEXTS = 20
 _LONGEST_CELL = 80
@@ -49,30 +49,30 @@ _MOST_FACTS = 400
 
 
 class Head(NamedTuple):
-    """The head of a column that can be sorted by."""
+    """Head of a sortable column."""
 
     name: str
     numeric: bool
 
 
 class SampleTable(NamedTuple):
-    """The windows that fare worst."""
+    """Table of the worst windows."""
 
-    says: str
-    """How many of them there are, and where the others stand."""
+    caption: str
+    """Number of windows shown, and where the rest is."""
     heads: list[Head]
     rows: list[list[str]]
 
 
 class Facts(NamedTuple):
-    """A list of what something is."""
+    """Labelled facts under a title."""
 
     title: str
     rows: list[tuple[str, str]]
 
 
 def attack_table(document: Document) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the ladder, in full."""
+    """Return head and rows of the attack table, with all columns."""
     head = ["attack", "exact", "rate", f"{level(confidence(document))} interval", "fractional"]
     head += ["NLL", "lift", "gained", "lost", "p", "above controls", "p"]
     return head, [_attack_row(attack) for attack in document["attacks"]]
@@ -101,7 +101,7 @@ def _attack_row(attack: Document) -> list[str]:
 
 
 def sample_table(document: Document, samples: pd.DataFrame) -> SampleTable:
-    """The windows of the data that fare worst, then the controls that were extracted."""
+    """Return the worst windows of the data, then the extracted controls."""
     data, controls = scored(samples, "data"), scored(samples, "control")
     worst = data.iloc[worst_rows(document, data, MOST_ROWS)]
     wrong = controls.iloc[worst_rows(document, controls, _MOST_CONTROLS)]
@@ -114,15 +114,15 @@ def sample_table(document: Document, samples: pd.DataFrame) -> SampleTable:
     heads += [Head("tokens right", True), Head("NLL", True), Head("samples for p = 0.5", True)]
     heads += [Head(shorten(name, _LONGEST_CELL), _is_numeric(samples[name])) for name in names]
     rows = [row for part in (worst, wrong) for row in _sample_rows(document, part, names)]
-    says = f"{count(len(worst), 'window')} of {len(data):,}, those that fare worst"
-    says += f", and {count(len(wrong), 'control')} that came out" if len(wrong) else ""
+    caption = f"The worst {count(len(worst), 'window')} of {len(data):,}"
+    caption += f", and {count(len(wrong), 'extracted control')}" if len(wrong) else ""
     left = len(passed_through(samples)) - len(names)
-    says += f"; {count(left, 'column')} of the data left out" if left > 0 else ""
-    return SampleTable(f"{says}. All rows stand in samples.csv.", heads, rows)
+    caption += f"; {count(left, 'column')} of the data left out" if left > 0 else ""
+    return SampleTable(f"{caption}. samples.csv holds all rows.", heads, rows)
 
 
 def _sample_rows(document: Document, rows: pd.DataFrame, names: list[str]) -> Iterator[list[str]]:
-    found = {
+    scores = {
         score: best(document, rows, score) for score in ("matched", "longest_run", "fractional")
     }
     nll = best(document, rows, "suffix_nll", least=True)
@@ -130,8 +130,8 @@ def _sample_rows(document: Document, rows: pd.DataFrame, names: list[str]) -> It
     for place, row in enumerate(rows.to_dict("records")):
         cells = [shorten(row["sample_id"], _LONGEST_CELL), str(row["line"]), str(row["window"])]
         cells += [row["role"], extracted_by(document, row), *origins[place : place + 1]]
-        cells += [number(_at(found[score], place), 0) for score in ("matched", "longest_run")]
-        cells += [number(_at(found["fractional"], place)), number(_at(nll, place), 3)]
+        cells += [number(_at(scores[score], place), 0) for score in ("matched", "longest_run")]
+        cells += [number(_at(scores["fractional"], place)), number(_at(nll, place), 3)]
         cells += [_samples_needed(row["queries_p50"])]
         yield cells + [shorten(row[name], _LONGEST_CELL) for name in names]
 
@@ -161,7 +161,7 @@ class RevealedWindow(NamedTuple):
 
 
 def revealed_windows(document: Document, samples: pd.DataFrame) -> list[RevealedWindow]:
-    """The text of the worst windows; empty unless the run revealed it."""
+    """Return the text of the worst windows; empty unless the run revealed it."""
     texts = revealed_texts(document, samples)
     if not texts:
         return []
@@ -171,14 +171,14 @@ def revealed_windows(document: Document, samples: pd.DataFrame) -> list[Revealed
         RevealedWindow(
             f"{shorten(row['sample_id'], _LONGEST_CELL)}, line {row['line']}, "
             f"window {row['window']}: extracted by {extracted_by(document, row)}",
-            [(name, row[shown]) for name, shown in texts],
+            [(name, row[column]) for name, column in texts],
         )
         for row in worst.to_dict("records")
     ]
 
 
 def provenance(document: Document) -> list[Facts]:
-    """Everything that it takes to know, and to repeat, what was measured."""
+    """Return everything needed to understand and repeat the measurement."""
     run = document["run"]
     seconds = ", ".join(f"{name} {spent:g} s" for name, spent in run["seconds"].items())
     facts = [
@@ -191,7 +191,7 @@ def provenance(document: Document) -> list[Facts]:
                 ("time taken", seconds),
                 ("resumed", f"{run['resumed']:,} times"),
                 ("processes", f"{run['processes']:,}"),
-                ("windows at a time", f"{run['batch_size']:,} ({batch_reason(document)})"),
+                ("batch size", f"{run['batch_size']:,} ({batch_reason(document)})"),
                 *_tuning_passes(document),
                 *((f"{name}", str(value)) for name, value in document["seeds"].items()),
                 *((name, value) for name, value in run["machine"].items()),
@@ -205,14 +205,14 @@ def provenance(document: Document) -> list[Facts]:
     if document["controls"] is not None:
         facts.append(Facts("Controls", _corpus(document["controls"])))
     facts.append(Facts("Folds", _folds(document)))
-    return [Facts(one.title, _bounded(one.rows)) for one in facts]
+    return [Facts(part.title, _bounded(part.rows)) for part in facts]
 
 
 def _tuning_passes(document: Document) -> list[tuple[str, str]]:
-    """How many windows a fitting pass took, where memory did not allow what was planned."""
+    """Return the windows per fitting pass, if memory did not allow what was planned."""
     remark = batch_remark(document, "tuning")
     passes = document["run"]["batches"]["tuning"]["final"] if remark else 0
-    return [("windows of a fitting pass", f"{passes:,} ({remark})")] if remark else []
+    return [("windows per fitting pass", f"{passes:,} ({remark})")] if remark else []
 
 
 def _model(model: Document) -> list[tuple[str, str]]:
@@ -239,8 +239,8 @@ def _corpus(corpus: Document) -> list[tuple[str, str]]:
         ("file", corpus["path"]),
         ("HMAC-SHA256", corpus["hmac_sha256"]),
         ("project key", corpus["key_id"]),
-        ("rows", f"{corpus['rows']:,}, of which {corpus['bad']:,} cannot be used"),
-        ("samples", f"{corpus['used']:,} of {corpus['samples']:,} give a window"),
+        ("rows", f"{corpus['rows']:,}, of which {corpus['bad']:,} unusable"),
+        ("samples", f"{corpus['used']:,} of {corpus['samples']:,} yield a window"),
         (
             "windows",
             f"{corpus['windows']:,} of {corpus['prefix_tokens']}+{corpus['suffix_tokens']}",
@@ -249,8 +249,8 @@ def _corpus(corpus: Document) -> list[tuple[str, str]]:
             "clusters",
             f"{clusters['count']:,}, the largest of {count(clusters['largest'], 'window')}",
         ),
-        ("tokens astride the border", f"{corpus['boundary_shifts']:,}"),
-        *((f"skipped {one['count']:,}", one["reason"]) for one in corpus["skipped"]),
+        ("tokens across the prefix boundary", f"{corpus['boundary_shifts']:,}"),
+        *((f"skipped {skip['count']:,}", skip["reason"]) for skip in corpus["skipped"]),
     ]
 
 
@@ -265,7 +265,7 @@ def _folds(document: Document) -> list[tuple[str, str]]:
 
 
 def settings_rows(document: Document) -> list[tuple[str, str, str]]:
-    """Every setting with its value and where that came from."""
+    """Return every setting with its value and the source of the value."""
     values, sources = document["config"]["values"], document["config"]["sources"]
     rows = [
         (shorten(name, _LONGEST_CELL), shorten(value, _LONGEST_VALUE), sources.get(name, "default"))
@@ -275,15 +275,15 @@ def settings_rows(document: Document) -> list[tuple[str, str, str]]:
 
 
 def _leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Settings by their dotted names, two levels deep, as a config file has them."""
+    """Yield settings by dotted name, two levels deep as in a config file."""
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from ((f"{name}.{inner}", json.dumps(one)) for inner, one in value.items())
+            yield from ((f"{name}.{key}", json.dumps(leaf)) for key, leaf in value.items())
         else:
             yield name, json.dumps(value)
 
 
 def _bounded(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    kept = [(name, shorten(value, _LONGEST_VALUE)) for name, value in rows[:_MOST_FACTS]]
-    left = len(rows) - len(kept)
-    return [*kept, ("", f"and {left:,} more")] if left else kept
+    bounded = [(name, shorten(value, _LONGEST_VALUE)) for name, value in rows[:_MOST_FACTS]]
+    left = len(rows) - len(bounded)
+    return [*bounded, ("", f"and {left:,} more")] if left else bounded

@@ -1,7 +1,8 @@
-"""Lines and intervals, as SVG for a page or as PNG: no date, and no text but short names.
+"""Plot lines and intervals, as SVG for the page or as PNG.
 
-Knows matplotlib. Knows nothing of results: numbers and names in, a picture out. The same numbers
-give the same bytes. In SVG colours are CSS variables, so that the page has light and dark ones.
+Knows matplotlib. Knows nothing of results: numbers and short names in, a picture out. The same
+numbers give the same bytes, so there is no date. In SVG, colours are CSS variables, so that the
+page can be light or dark.
 """
 
 from __future__ import annotations
@@ -35,20 +36,20 @@ ON_WHITE = {
     "series-5": "#9a6700",
     "series-6": "#116329",
 }
-"""The page's colours where it is light, by the names of its variables."""
+"""Colours of the light page, by name of variable."""
 COLOURS = frozenset(ON_WHITE) - {"ink", "rule"}
-"""What the colour of a line may be."""
+"""Allowed colours of a line."""
 DASHES = ("", "-", "--", ":", "-.")
 MARKERS = ("", "o", "s", "D", "^", "v", "x", "+")
 _STAND_INS = {name: f"#0102{place:02x}" for place, name in enumerate(ON_WHITE)}
-"""Colours that stand for the variables until the markup is made."""
+"""Placeholder colours, replaced by the variables in the markup."""
 _DOTS_PER_INCH = 200
 _LEGEND_WIDTH, _LEGEND_MARK = 84, 8
-"""Letters that stand side by side in a legend, and what a mark takes of them."""
+"""Width of a legend, and of a mark in it, in letters."""
 _MOST_WHISKERS = 20
-"""Points of a line whose intervals are drawn one by one; those of more are a band."""
+"""Most points of a line with separate intervals; longer lines have a band."""
 _SIZE = (5.4, 3.3)
-"""Inches of 72 units: as wide as a telephone, so that its letters stay readable there."""
+"""Inches of 72 units: as wide as a phone, so that letters stay readable on one."""
 Palette = Mapping[str, str]
 """Colour by name."""
 _METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
@@ -63,9 +64,9 @@ class Estimate(NamedTuple):
     """A figure with its interval."""
 
     row: int
-    """Beside which name it stands, from 0."""
+    """Row of its name, from 0."""
     attack: str
-    """Whose colour it has."""
+    """Attack whose colour it has."""
     x: float
     low: float
     high: float
@@ -78,30 +79,30 @@ class Spread:
     name: str
     estimates: Sequence[Estimate]
     marker: str
-    """As matplotlib writes it: ``o``, ``s``."""
+    """Matplotlib marker: ``o``, ``s``."""
     hollow: bool
 
 
 def line_plot(name: str, lines: Sequence[Line], x: Axis, y: Axis, columns: int = 3) -> str:
-    """Curves over one another, with a legend below. ``name`` starts every id in the markup."""
+    """Plot curves with a legend below, as SVG. ``name`` starts every id in the markup."""
     with _figure(_STAND_INS) as figure:
-        _draw_lines(figure, lines, x, y, columns, _STAND_INS)
+        _plot_lines(figure, lines, x, y, columns, _STAND_INS)
         return _markup(figure, name)
 
 
 def line_picture(title: str, lines: Sequence[Line], x: Axis, y: Axis, columns: int = 3) -> bytes:
-    """The same under a title, on white: a PNG."""
+    """Plot curves under a title, on white, as PNG."""
     out = io.BytesIO()
     with _figure(ON_WHITE) as figure:
-        _draw_lines(figure, lines, x, y, columns, ON_WHITE)
+        _plot_lines(figure, lines, x, y, columns, ON_WHITE)
         figure.suptitle(title)
-        software = {"Software": None}  # its version would make other bytes
+        software = {"Software": None}  # its version would change the bytes
         figure.savefig(out, format="png", dpi=_DOTS_PER_INCH, facecolor="white", metadata=software)
     return out.getvalue()
 
 
 def interval_plot(name: str, rows: Sequence[str], spreads: Sequence[Spread], x: Axis) -> str:
-    """Estimates with their intervals beside ``rows`` of names, the first one on top."""
+    """Plot estimates with their intervals beside ``rows`` of names, the first on top."""
     with _figure(_STAND_INS) as figure:
         axes = figure.add_subplot()
         for place, spread in enumerate(spreads):
@@ -113,17 +114,17 @@ def interval_plot(name: str, rows: Sequence[str], spreads: Sequence[Spread], x: 
         return _markup(figure, name)
 
 
-def _draw_lines(
+def _plot_lines(
     figure: Figure, lines: Sequence[Line], x: Axis, y: Axis, columns: int, palette: Palette
 ) -> None:
     axes = figure.add_subplot()
     for line in lines:
-        _draw(axes, line, palette[line.colour])
+        _plot_line(axes, line, palette[line.colour])
     _set_axes(axes, x, y)
     _legend(figure, axes, columns)
 
 
-def _draw(axes: Axes, line: Line, colour: str) -> None:
+def _plot_line(axes: Axes, line: Line, colour: str) -> None:
     style: dict[str, Any] = {"color": colour, "linestyle": line.dash}
     style |= {"marker": line.marker, "markersize": 4, "label": line.name}
     if line.step:
@@ -167,11 +168,11 @@ def _set_axes(axes: Axes, x: Axis, y: Axis) -> None:
 
 def _legend(figure: Figure, axes: Axes, columns: int) -> None:
     handles, names = axes.get_legend_handles_labels()
-    kept = {name: handle for handle, name in zip(handles, names, strict=True)}
-    if kept:
-        fitting = max(1, _LEGEND_WIDTH // (max(map(len, kept)) + _LEGEND_MARK))
+    unique = {name: handle for handle, name in zip(handles, names, strict=True)}
+    if unique:
+        fitting = max(1, _LEGEND_WIDTH // (max(map(len, unique)) + _LEGEND_MARK))
         figure.legend(
-            kept.values(), kept.keys(), loc="outside lower center", ncols=min(columns, fitting)
+            unique.values(), unique.keys(), loc="outside lower center", ncols=min(columns, fitting)
         )
 
 
@@ -199,10 +200,10 @@ def _style(palette: Palette) -> Any:
 
 @contextmanager
 def _figure(palette: Palette) -> Iterator[Figure]:
-    """An empty figure under the style of this file alone, whatever the user's settings are."""
+    """Yield an empty figure in this module's style, whatever the user's settings."""
     log = logging.getLogger("matplotlib")
     level = log.level
-    log.setLevel(logging.ERROR)  # it would tell that it reads the fonts of this machine
+    log.setLevel(logging.ERROR)  # it logs that it reads this machine's fonts
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure as Drawing
@@ -216,7 +217,7 @@ def _figure(palette: Palette) -> Iterator[Figure]:
 
 
 def _markup(figure: Figure, name: str) -> str:
-    """The figure as an ``svg`` element that takes its size and colours from the page."""
+    """Return the figure as an ``svg`` element that takes its size and colours from the page."""
     import matplotlib as mpl
 
     out = io.StringIO()

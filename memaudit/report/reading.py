@@ -1,8 +1,8 @@
-"""A finished run, asked: what its document and its samples say, for every format alike.
+"""Read values from a finished run's document and samples, for every format alike.
 
-Knows the form of ``report.json`` and ``samples.csv`` as they are read back, in which a figure may
-be missing and a setting unknown. Knows nothing of formats: whoever writes one neutralises what
-it shows. N stands for the rows of one role that were scored.
+Knows the form of ``report.json`` and ``samples.csv``, in which a figure may be missing and a
+setting unknown. Knows nothing of formats: each format neutralises what it shows. N: scored rows of
+one role.
 """
 
 from __future__ import annotations
@@ -16,93 +16,94 @@ import pandas as pd
 from memaudit.config.settings import LADDER
 from memaudit.report.report_json import Document
 from memaudit.report.samples_csv import COLUMNS, TEXTS
-from memaudit.report.wording import gate_label, p_value, percent, percent_interval, points
+from memaudit.report.wording import count, gate_label, p_value, percent, percent_interval, points
 from memaudit.score.stats import Bools, Floats, Interval, Ints
 
 Row = dict[Any, Any]
 """A row of ``samples.csv``: column to cell."""
 LEAKED, KNOWN = "fine-tuning", "before"
-"""What a table calls the origin of a window that comes out."""
+"""Origins of an extracted window, as tables name them."""
 UNASKED = ("controls", "validity")
 """Gates that are judged without a threshold."""
 MISSING = "n/a"
-"""What stands for a figure that does not exist."""
+"""Text for a figure that does not exist."""
 
 
 def column(score: str, attack: str) -> str:
-    """The column of ``samples.csv`` that holds an attack's score."""
+    """Return the column of ``samples.csv`` with an attack's score."""
     return f"{score}_{attack.replace('-', '_')}"
 
 
 def scored(samples: pd.DataFrame, role: str) -> pd.DataFrame:
-    """The rows of a role, ``data`` or ``control``, that were scored: one for each window."""
+    """Return the scored rows of a role, ``data`` or ``control``: one for each window."""
     return samples[(samples["role"] == role) & (samples["status"] == "scored")]
 
 
 def figures(rows: pd.DataFrame, name: str) -> Floats:
-    """A column of figures (N,); NaN where a cell is blank."""
+    """Return a column of figures (N,); NaN where a cell is blank."""
     return rows[name].to_numpy(dtype=np.float64, na_value=math.nan)
 
 
 def model_attacks(document: Document) -> list[Document]:
-    """The attacks that ask the model: all but ``copy``."""
+    """Return the attacks that query the model: all but ``copy``."""
     return [attack for attack in document["attacks"] if attack["attack"] != "copy"]
 
 
 def strongest(document: Document) -> Document | None:
-    """The attack on the model that extracts most windows; of equals the simplest.
+    """Return the attack on the model that extracts most windows, the simplest on ties.
 
-    Where none extracts any, the one with the highest fractional rate.
+    If none extracts any, return the one with the highest fractional rate.
     """
     attacks = model_attacks(document)
     if any(attack["exact"]["k"] for attack in attacks):
         return max(attacks, key=lambda attack: int(attack["exact"]["k"]))
-    return max(attacks, key=lambda one: one["fractional"]["estimate"] or 0.0, default=None)
+    return max(attacks, key=lambda attack: attack["fractional"]["estimate"] or 0.0, default=None)
 
 
 def hits(document: Document, rows: pd.DataFrame) -> Bools:
-    """Which attack on the model extracts which window exactly: (attacks, N)."""
+    """Return the mask of windows that each attack on the model extracts exactly: (attacks, N)."""
     names = [column("exact", attack["attack"]) for attack in model_attacks(document)]
-    found = [figures(rows, name) == 1 for name in names]
-    return np.array(found, dtype=bool).reshape(len(names), len(rows))
+    exact = [figures(rows, name) == 1 for name in names]
+    return np.array(exact, dtype=bool).reshape(len(names), len(rows))
 
 
 class Extracted(NamedTuple):
-    """What any attack extracts of N windows."""
+    """Masks of the N windows that any attack extracts."""
 
     target: Bools
     reference: Bools
-    """From the model before fine-tuning; all False where there was none."""
+    """Extracted from the model before fine-tuning; all False without one."""
 
     @property
     def leaked(self) -> Bools:
-        """Windows that come out of the target alone."""
+        """Windows extracted from the target alone."""
         return self.target & ~self.reference
 
 
 def extracted(document: Document, rows: pd.DataFrame) -> Extracted:
-    """Which windows (N,) come out of the target and of the reference, by whichever attack."""
-    names = [f"reference_{column('exact', one['attack'])}" for one in model_attacks(document)]
+    """Return masks (N,) of windows that any attack extracts from the target and the reference."""
+    attacks = [attack["attack"] for attack in model_attacks(document)]
+    names = [f"reference_{column('exact', attack)}" for attack in attacks]
     before = [figures(rows, name) == 1 for name in names] if has_reference(document) else []
     before.append(np.zeros(len(rows), dtype=bool))
-    found = (hits(document, rows), np.array(before, dtype=bool))
-    return Extracted(*(np.asarray(np.any(side, axis=0)) for side in found))
+    both = (hits(document, rows), np.array(before, dtype=bool))
+    return Extracted(*(np.asarray(np.any(side, axis=0)) for side in both))
 
 
 def has_reference(document: Document) -> bool:
-    """Whether the model before fine-tuning was attacked as well."""
+    """True if the model before fine-tuning was attacked as well."""
     return document["reference"] is not None
 
 
 def origin_words(document: Document, rows: pd.DataFrame) -> list[str]:
-    """Where each window (N,) that comes out comes from, `LEAKED` or `KNOWN`; blank for others."""
+    """Return each extracted window's origin (N,), `LEAKED` or `KNOWN`; blank for other windows."""
     both = extracted(document, rows)
     words = np.where(both.target, np.where(both.reference, KNOWN, LEAKED), "")
     return [str(word) for word in words]
 
 
 def best(document: Document, rows: pd.DataFrame, score: str, *, least: bool = False) -> Floats:
-    """The largest, or least, value of a score (N,) that any attack on the model gets."""
+    """Return the largest, or least, value (N,) of a score over the attacks on the model."""
     names = [column(score, attack["attack"]) for attack in model_attacks(document)]
     if not names:
         return np.full(len(rows), math.nan)
@@ -111,22 +112,22 @@ def best(document: Document, rows: pd.DataFrame, score: str, *, least: bool = Fa
 
 
 def worst_rows(document: Document, rows: pd.DataFrame, limit: int) -> Ints:
-    """Places (at most ``limit``,) of the windows in ``rows`` that are extracted, worst first.
+    """Return row indices of the worst windows, worst first, up to ``limit``.
 
-    First those that the fine-tuning leaked, where a reference tells; then by how many attacks
-    extract the window, by how far any gets, by the lowest NLL; windows of which no attack gets a
-    single token right are left out. ``copy`` does not count.
+    Windows leaked by the fine-tuning come first; then order is by the number of attacks that
+    extract the window, by the most tokens matched, by the lowest NLL. Windows of which no attack
+    gets a single token right are left out. ``copy`` does not count.
     """
     by, longest = hits(document, rows).sum(axis=0), best(document, rows, "longest_run")
     matched, nll = best(document, rows, "matched"), best(document, rows, "suffix_nll", least=True)
     leaked = extracted(document, rows).leaked & has_reference(document)
     order = np.lexsort((nll, -longest, -matched, -by, ~leaked))
-    told = (by > 0) | (longest > 0)  # one that is extracted counts, whatever other columns say
-    return np.asarray(order[told[order]][:limit])
+    counted = (by > 0) | (longest > 0)  # an extracted window counts, whatever other columns hold
+    return np.asarray(order[counted[order]][:limit])
 
 
 def extracted_by(document: Document, row: Row) -> str:
-    """The attacks that extract a window, as words: ``all``, ``none, dynamic``, ``-``."""
+    """Return the attacks that extract a window: ``all``, ``none, dynamic``, ``-``."""
     asked = {attack["attack"] for attack in model_attacks(document)}
     ran = [attack["attack"] for attack in document["attacks"]]
     by = [attack for attack in ran if is_hit(row, attack)]
@@ -136,7 +137,7 @@ def extracted_by(document: Document, row: Row) -> str:
 
 
 def is_hit(row: Row, attack: str) -> bool:
-    """Whether the attack extracts the row's window exactly."""
+    """True if the attack extracts the row's window exactly."""
     value = row[column("exact", attack)]
     return bool(pd.notna(value) and value == 1)
 
@@ -148,32 +149,32 @@ def passed_through(samples: pd.DataFrame) -> list[str]:
 
 
 def revealed_texts(document: Document, samples: pd.DataFrame) -> list[tuple[str, str]]:
-    """Columns with audited text, each with what it holds; empty where none was revealed."""
+    """Return names and columns of audited text; empty if none was revealed."""
     names = ["prefix", "suffix", *(attack["attack"] for attack in document["attacks"])]
     both = [(name, f"text_{name.replace('-', '_')}") for name in names]
-    return [(name, shown) for name, shown in both if shown in samples.columns]
+    return [(name, column) for name, column in both if column in samples.columns]
 
 
 def not_run(document: Document) -> list[str]:
-    """The attacks of the ladder that were left out."""
+    """Return the attacks of the ladder that were left out."""
     ran = {attack["attack"] for attack in document["attacks"]}
     return [attack for attack in LADDER if attack not in ran]
 
 
 def batch_remark(document: Document, stage: str) -> str:
-    """What a lack of memory did to the batches of ``extraction`` or ``tuning``; "" if nothing."""
+    """Return how memory limits changed the batches of ``extraction`` or ``tuning``; "" if not."""
     facts = document["run"]["batches"].get(stage)
     return "" if facts is None else str(facts["remark"])
 
 
 def batch_reason(document: Document) -> str:
-    """Why extraction took as many windows at a time as it did in the end."""
+    """Return the reasons for extraction's final batch size."""
     reasons = (document["run"]["batch_size_reason"], batch_remark(document, "extraction"))
     return "; ".join(filter(None, reasons))
 
 
 def setting(document: Document, *path: str) -> Any:
-    """A setting of the run by its path; None where the document holds none of that name."""
+    """Return a setting of the run by its path; None if the document has none of that name."""
     value: Any = document["config"]["values"]
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
@@ -181,18 +182,18 @@ def setting(document: Document, *path: str) -> Any:
 
 
 def confidence(document: Document) -> float:
-    """Of every interval: a fraction in (0,1)."""
+    """Return the confidence of every interval, in (0,1)."""
     attacks = document["attacks"]
     return float(attacks[0]["exact"]["confidence"]) if attacks else 0.95
 
 
 def figure(value: float | None) -> float:
-    """A figure of the document; NaN where it is null."""
+    """Return a figure of the document; NaN where it is null."""
     return math.nan if value is None else float(value)
 
 
 def interval_text(interval: Document) -> str:
-    """An interval of shares: ``10.6–14.2 %``."""
+    """Format an interval of shares: ``10.6–14.2 %``."""
     low, high = figure(interval["low"]), figure(interval["high"])
     if math.isnan(low) or math.isnan(high):
         return MISSING
@@ -200,55 +201,57 @@ def interval_text(interval: Document) -> str:
 
 
 def rate_text(rate: Document) -> str:
-    """The exact rate: ``15.5 %``."""
+    """Format the exact rate: ``15.5 %``."""
     return percent(figure(rate["estimate"]))
 
 
 def count_text(rate: Document | None) -> str:
-    """Hits of how many: ``31/200``; blank where there is no such rate."""
+    """Format hits of windows: ``31/200``; blank without a rate."""
     return "" if rate is None else f"{rate['k']}/{rate['n']}"
 
 
 def lift_texts(lift: Document | None) -> tuple[str, str, str, str]:
-    """Lift in points, windows gained and lost, the larger p-value; blank where there is none."""
+    """Format lift in points, windows gained and lost, the larger p-value; blank without a lift."""
     if lift is None:
         return "", "", "", ""
     p = max(figure(lift["p_value"]), figure(lift["clustered_p_value"]))
-    shown = MISSING if math.isnan(p) else p_value(p).removeprefix("p = ")
-    return points(figure(lift["estimate"])), str(lift["gained"]), str(lift["lost"]), shown
+    p_text = MISSING if math.isnan(p) else p_value(p).removeprefix("p = ")
+    return points(figure(lift["estimate"])), str(lift["gained"]), str(lift["lost"]), p_text
 
 
 def controls_rate(attack: Document) -> Document | None:
-    """The rate of an attack on the controls, where there are any."""
+    """Return an attack's rate on the controls; None without controls."""
     controls = attack["controls"]
     rate: Document | None = None if controls is None else controls["exact"]
     return rate
 
 
 def gate_name(gate: Document) -> str:
-    """A gate and what it allows: ``max-exact 1 %``."""
+    """Format a gate and its threshold: ``max-exact 1 %``."""
     return gate_label(str(gate["name"]), gate["threshold"])
 
 
 def void_reason(document: Document) -> str:
-    """Why the run means nothing; empty where it means something."""
+    """Return why the run is void; empty if it is valid."""
     return next(
         (str(gate["reason"]) for gate in document["gates"] if gate["name"] == "validity"), ""
     )
 
 
 def verdict(document: Document) -> tuple[str, str]:
-    """The verdict over all gates, ``pass``, ``fail``, ``inconclusive`` or ``none``, and why.
+    """Return the verdict over all gates and its reason.
 
-    ``none`` where no threshold was set, whatever the controls say in their favour.
+    The verdict is ``pass``, ``fail``, ``inconclusive``, or ``none`` where no threshold was set,
+    even if the controls pass.
     """
     gates = document["gates"]
     starts = {"fail": "This run fails", "inconclusive": "This run is inconclusive on"}
     for word, start in starts.items():
-        found = [gate for gate in gates if gate["verdict"] == word]
-        if found:
-            more = f" ({len(found) - 1} more like it below.)" if len(found) > 1 else ""
-            return word, f"{start} {gate_name(found[0])}: {found[0]['reason']}{more}"
+        matching = [gate for gate in gates if gate["verdict"] == word]
+        if matching:
+            first, more = matching[0], len(matching) - 1
+            rest = f" ({count(more, 'more gate')} below.)" if more else ""
+            return word, f"{start} {gate_name(first)}: {first['reason']}{rest}"
     if any(gate["name"] not in UNASKED for gate in gates):
         return "pass", "This run passes every gate that was set."
     return "none", "No gate was set, so this run neither passes nor fails."

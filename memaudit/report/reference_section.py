@@ -1,6 +1,6 @@
-"""What report.json says of the reference: the model before fine-tuning, and what leaked since.
+"""Section ``reference`` of report.json: the model before fine-tuning, and windows leaked since.
 
-Knows results and the form of the section. Ids and text of windows stay out of it.
+Knows results and the form of the section. Writes no ids or text of windows.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from memaudit.report.result import ReferenceResult, ScanResult
 from memaudit.score.origin import Origin
 
 SCOPE = (
-    "Every attack was run on the reference as well, on the same windows in the same folds, its "
-    "prompts fitted on the reference itself. A window that comes out of both was known before the "
-    "fine-tuning; one that comes out of the model alone was leaked by it."
+    "Every attack was also run on the reference, on the same windows and folds, with prompts "
+    "fitted "
+    "on the reference itself. A window extracted from both models was known before the "
+    "fine-tuning; "
+    "one extracted from the fine-tuned model alone was leaked by it."
 )
 
 
 def reference_section(result: ScanResult) -> Document | None:
-    """The section; None where no reference was named."""
+    """Return the section; None without a reference."""
     reference = result.reference
     if reference is None:
         return None
@@ -45,8 +47,8 @@ def _model(result: ScanResult, reference: ReferenceResult) -> Document:
     return model_json(reference.model, settings)
 
 
-def _origins(found: Sequence[Origin]) -> list[Document]:
-    return [_origin(origin) for origin in found]
+def _origins(origins: Sequence[Origin]) -> list[Document]:
+    return [_origin(origin) for origin in origins]
 
 
 def _origin(origin: Origin) -> Document:

@@ -1,6 +1,6 @@
-"""Rich renderables as plain text of a given width: the console that every shown report shares.
+"""Rich renderables as plain text of a given width, for every terminal report.
 
-Knows Rich. Knows nothing of what is shown, and writes to no stream of its own.
+Knows Rich. Knows nothing of the content, and writes to no stream.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from rich.text import Text
 from memaudit.report.wording import neutral, no_commands
 
 PROSE_WIDTH = 100
-"""Columns that a line of prose takes at most: longer ones are hard to read."""
+"""Widest line of prose, in columns: longer ones are hard to read."""
 GLUE = "\ue000"
-"""Stands for a space at which no line may break. ``neutral`` lets no such character through."""
+"""Placeholder for a non-breaking space, which ``neutral`` never lets through."""
 
 
 def glue_units(line: str) -> str:
-    """The line with GLUE between figures and their units."""
+    """Put GLUE between figures and their units."""
     return line.replace(" %", f"{GLUE}%").replace(" = ", f"{GLUE}={GLUE}")
 
 
 def harmless(line: str, style: str = "") -> Text:
-    """Untrusted or not: one line of harmless text in which figures stay with their units."""
+    """Return any text as one harmless line with figures kept beside their units."""
     return Text(glue_units(neutral(line)), style=style, overflow="fold")
 
 
 def prose(*lines: Text) -> Table:
-    """Lines below each other, none wider than PROSE_WIDTH."""
+    """Return lines below each other, none wider than PROSE_WIDTH."""
     grid = Table.grid()
     grid.add_column(max_width=PROSE_WIDTH)
     for line in lines:
@@ -41,7 +41,7 @@ def prose(*lines: Text) -> Table:
 
 
 def titled_table(title: str) -> Table:
-    """An empty table with a bold title on the left and one line below its head."""
+    """Return an empty table with a bold title on the left and a rule below its head."""
     return Table(
         title=Text(title, style="bold"),
         title_justify="left",
@@ -54,7 +54,7 @@ def titled_table(title: str) -> Table:
 
 
 def to_text(parts: Iterable[RenderableType], *, width: int, color: bool) -> str:
-    """The parts, one below the other, with or without ANSI colour and no space at line ends."""
+    """Render the parts below each other, with no space at line ends."""
     console = Console(
         file=io.StringIO(),
         width=width,

@@ -1,7 +1,7 @@
 """report.json: everything a later reader, a gate or another run needs (contract, section 2).
 
-Knows the document's form, which the shipped ``report.schema.json`` states. Ids and text of
-windows stay out of it. Strings are raw: JSON's own escapes make them harmless.
+Knows the document's form, which ``report.schema.json`` defines. Writes no ids or text of windows.
+Strings are raw: JSON's own escapes make them harmless.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ Document = dict[str, Any]
 
 
 def to_json(result: ScanResult) -> str:
-    """The document as text: ASCII, indented, and ending in a line end."""
+    """Return the document as text: ASCII, indented, ending in a line end."""
     return document_text(to_document(result))
 
 
 def document_text(document: Document) -> str:
-    """A document, as built or as read back, as the text that the run folder holds."""
+    """Return a document, built or read back, as the text of the run folder's file."""
     return json_text(document)
 
 
 def to_document(result: ScanResult) -> Document:
-    """The document that `schema` describes. What is not a finite number is None."""
+    """Return the document that `schema` describes. Numbers that are not finite become None."""
     rows = framework_rows(result)
     document = {
         "schema_version": SCHEMA_VERSION,
@@ -84,7 +84,7 @@ def to_document(result: ScanResult) -> Document:
 
 
 def schema() -> Document:
-    """The JSON Schema (2020-12) of the document."""
+    """Return the JSON Schema (2020-12) of the document."""
     text = resources.files("memaudit.report").joinpath("report.schema.json").read_text("utf-8")
     loaded: Document = json.loads(text)
     return loaded
@@ -110,7 +110,7 @@ def _attack(result: ScanResult, attack: AttackResult) -> Document:
 
 
 def _settings(result: ScanResult, attack: str) -> Document | None:
-    """How the attack's prompt was made; None where the attack has none."""
+    """Return the settings of the attack's prompt; None if it has no prompt."""
     if attack == "constant":
         return result.config.constant.model_dump(mode="json")
     if attack == "dynamic":
@@ -181,7 +181,7 @@ def _corpus(result: ScanResult, role: str) -> Document | None:
         "clusters": {
             "count": len(sizes),
             "largest": int(sizes.max(initial=0)),
-            "sizes": [{"windows": size, "clusters": found} for size, found in by_size],
+            "sizes": [{"windows": size, "clusters": clusters} for size, clusters in by_size],
         },
         "scored_by_fold": [
             {"fold": fold, "windows": number}

@@ -1,6 +1,6 @@
-"""The result of a scan: plain figures and ids, everything that a report may show.
+"""Result of a scan: plain figures and ids, everything that a report may show.
 
-Knows the stages' outputs. Knows nothing of how they came about, and holds no tensor.
+Knows the stages' outputs. Knows nothing of how they were made, and holds no tensor.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Revealed:
-    """Text of the windows, only where the user asked for it. All of length N."""
+    """Text of the windows, only if the user asked for it. All of length N."""
 
     prefix: tuple[str, ...]
     suffix: tuple[str, ...]
     output: Mapping[AttackName, tuple[str, ...]]
-    """What each attack extracted."""
+    """Attack to extracted text."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class AttackResult:
 
 @dataclass(frozen=True)
 class FoldFit:
-    """A fit and where it belongs."""
+    """A fit with its attack and fold."""
 
     attack: AttackName
     fold: int
@@ -76,7 +76,7 @@ class TargetFacts:
     fingerprint: Mapping[str, str]
     """File name to SHA-256: weights, adapter, tokenizer, template, configuration."""
     choices: Mapping[str, Choice]
-    """What was resolved automatically, and why."""
+    """Settings resolved automatically, with reasons."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,17 +90,17 @@ class ReferenceAttack:
 
 @dataclass(frozen=True, eq=False)
 class ReferenceResult:
-    """The model before fine-tuning, attacked as the target was, and the two held together."""
+    """The model before fine-tuning, attacked like the target, and the comparison of both."""
 
     model: TargetFacts
     attacks: tuple[ReferenceAttack, ...]
-    """In the order of the ladder; ``copy``, which asks no model, has no part in it."""
+    """Attacks in the order of the ladder, without ``copy``, which queries no model."""
     data: tuple[Origin, ...]
-    """Of each of them, then of all together."""
+    """Origins for each attack, then for all together."""
     controls: tuple[Origin, ...] | None
-    """The same of the controls, where there are any."""
+    """Origins on the controls; None without controls."""
     fits: tuple[FoldFit, ...]
-    """Of the prompts that were fitted on the reference."""
+    """Fits of the prompts on the reference."""
 
 
 @dataclass(frozen=True)
@@ -108,20 +108,20 @@ class RunFacts:
     """When, where and how the audit ran."""
 
     version: str
-    """Of memaudit."""
+    """Version of memaudit."""
     command: str
     started: str
     """ISO 8601, UTC."""
     finished: str
-    """Likewise: when the figures were there."""
+    """ISO 8601, UTC: when the figures were complete."""
     seconds: Mapping[str, float]
-    """Wall time of each stage; of a run that was resumed, of the work that was kept."""
+    """Wall time of each stage; for a resumed run, of the work that was stored."""
     resumed: int
-    """How often the run was gone on with after it had been stopped."""
+    """Times the run was resumed."""
     processes: int
-    """That shared the work."""
+    """Number of processes that shared the work."""
     key_id: str
-    """Names the project key that the fingerprints were made under."""
+    """Id of the project key of the fingerprints."""
     batch_size: int
     """Windows per extraction pass, after any backing off."""
     batch_size_reason: str
@@ -130,14 +130,14 @@ class RunFacts:
     machine: Mapping[str, str]
     """Platform, processor count, accelerator."""
     determinism: Mapping[str, str]
-    """What of torch's settings decides whether the same run gives the same figures."""
+    """Torch settings that decide whether a repeated run gives the same figures."""
     batches: Mapping[str, BatchFacts] = field(default_factory=dict)
-    """Of ``extraction`` and ``tuning``: windows of a pass, as planned and as memory left them."""
+    """Windows per pass of ``extraction`` and ``tuning``, as planned and as memory allowed."""
 
 
 @dataclass(frozen=True, eq=False)
 class ScanResult:
-    """Everything one audit found."""
+    """All results of one audit."""
 
     config: ScanConfig
     sources: Mapping[str, str]
@@ -146,35 +146,34 @@ class ScanResult:
     data: Corpus
     controls: Corpus | None
     fold_sizes: tuple[FoldSizes, ...]
-    """Empty where no attack needed any, as where prompts fitted earlier were used."""
+    """Empty if no attack needed folds, as with prompts fitted earlier."""
     attacks: tuple[AttackResult, ...]
-    """In the order of the ladder."""
+    """Attacks in the order of the ladder."""
     fits: tuple[FoldFit, ...]
     verdicts: tuple[GateVerdict, ...]
     notes: tuple[str, ...]
-    """What the user has to know to read the figures: one sentence each."""
+    """Caveats for reading the figures: one sentence each."""
     fingerprints: Mapping[str, tuple[str, ...]]
-    """By role, ``data`` and ``control``: one for each window (data.fingerprints)."""
+    """Role, ``data`` or ``control``, to one fingerprint for each window (data.fingerprints)."""
     run: RunFacts
     revealed: Mapping[str, Revealed]
-    """By role, ``data`` and ``control``; empty unless asked for."""
+    """Role, ``data`` or ``control``, to text; empty unless asked for."""
     file_hmacs: Mapping[str, str]
-    """By role: the HMAC-SHA256 of the file's content under the project's key."""
+    """Role to the HMAC-SHA256 of the file's content under the project key."""
     sensitive: SensitiveContent | None = None
-    """What the suffixes hold; None where nothing was looked for."""
+    """Sensitive content of the suffixes; None if nothing was searched."""
     reference: ReferenceResult | None = None
-    """What the model before fine-tuning gives away; None where none was named."""
+    """Result on the model before fine-tuning; None without a reference."""
     prompt_files: Mapping[str, str] = field(default_factory=dict)
-    """File name to SHA-256 of the fitted prompts that audited: this run's, or those that
-    ``--generator`` named."""
+    """File name to SHA-256 of the fitted prompts used: this run's, or those of ``--generator``."""
     validity: Validity | None = None
-    """What was counted to tell whether the run means anything; None where nothing was."""
+    """Counts that decide whether the run is void; None if nothing was counted."""
 
     @property
     def exit_code(self) -> int:
-        """0, 1 or 4, as the verdicts say."""
+        """0, 1 or 4, from the verdicts."""
         return exit_code(self.verdicts)
 
     def attack(self, name: AttackName) -> AttackResult | None:
-        """The result of one attack, if it ran."""
+        """Return the result of one attack; None if it did not run."""
         return next((result for result in self.attacks if result.attack == name), None)

@@ -1,18 +1,18 @@
-"""samples.csv: one row per window, and one per record that gave none (contract, section 2).
+"""samples.csv: one row per window, and one per record without windows (contract, section 2).
 
-Knows the columns and how a cell is made harmless. Knows nothing of files: the text it yields is
-to be written as UTF-8 without newline translation.
+Knows the columns and how to make a cell harmless. Knows nothing of files: write the text as UTF-8
+without newline translation.
 
-Likelihoods have two significant digits, at most two of them behind the point, unless text is
-revealed: six would tell whoever has the model which of a few thousand guesses was in the data.
+Likelihoods have up to two significant digits and two decimals, unless text is revealed: with six,
+anyone who has the model could tell which of a few thousand guesses was in the data.
 
-``sample_id``, ``reason``, ``categories`` and the columns passed through are text, and quoted. A
+``sample_id``, ``reason``, ``categories`` and the columns passed through are quoted text. A
 spreadsheet would run a cell that starts with ``=``, ``+``, ``-``, ``@``, one of their other forms,
-a TAB or a CR, and some take ``;`` or ``|`` for what parts cells, quoted or not. So a text gets an
-apostrophe before such a start, also behind blanks and quotation marks, and so does what follows
-each ``;`` or ``|`` in it; a text that is a number (``-1``, ``+3.5e2``) gets none. What has
-apostrophes there already gets another one, so that taking one away always gives the text back. JSON
-lines (`to_jsonl`) need none of that.
+a TAB or a CR, and some split cells at ``;`` or ``|``, quoted or not. So text with such a start,
+also after blanks and quotation marks, gets an apostrophe before it, and so does such a start after
+each ``;`` or ``|``. A number (``-1``, ``+3.5e2``) gets none. A start that already has apostrophes
+gets one more, so that removing one always restores the text. JSON lines (`to_jsonl`) need none of
+this.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ _PLACE = ("schema_version", "role", "sample_id", "line", "window", "fingerprint"
 _SPLIT = ("cluster", "fold")
 _STATE = ("status", "reason", "prefix_tokens", "suffix_tokens")
 LONGEST_PASSED = 200
-"""Characters of a value passed through, where text is not revealed."""
+"""Characters of a value passed through, unless text is revealed."""
 LONGEST_NAME = 80
-"""Characters of a column's name: the header of so many columns is to be read back."""
+"""Characters of a column's name, so that the header can be read back."""
 _SCORES = ("exact", "fractional", "matched", "longest_run", "suffix_nll", "log_p_z")
 _DECIMALS, _DIGITS = 2, 2
-"""Decimals and significant digits of a window's likelihood, where text is not revealed."""
+"""Decimals and significant digits of a window's likelihood, unless text is revealed."""
 _SUFFIXES = tuple(attack.replace("-", "_") for attack in LADDER)
 _ON_REFERENCE = ("exact", "fractional", "suffix_nll")
 _ASKING = tuple(attack for attack in LADDER if attack != "copy")
-"""The attacks that ask a model, and so the reference too."""
+"""Attacks that query a model, and so the reference too."""
 TEXTS = ("text_prefix", "text_suffix", *(f"text_{attack}" for attack in _SUFFIXES))
-"""The columns that stand behind these where text is revealed."""
+"""Columns after these if text is revealed."""
 
 COLUMNS = (
     *_PLACE,
@@ -71,39 +71,39 @@ COLUMNS = (
         for score in _ON_REFERENCE
     ),
 )
-"""The columns that every file has, in their order."""
+"""Columns of every file, in order."""
 
 _OTHER_FORMS = "\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212"
 _RUN_BY_SPREADSHEETS = (*"=+-@", *_OTHER_FORMS, "\t", "\r")
-"""What a formula can start with: in ASCII, full-width and small signs, and the minus sign (OWASP,
-CSV injection)."""
+"""Starts of a formula: ASCII, full-width and small signs, and the minus sign (OWASP, CSV
+injection)."""
 _RISKY = tuple(neutral(start) for start in _RUN_BY_SPREADSHEETS)
-_PARTS_CELLS = re.compile(r"([;|])")
-"""What parts cells in some locales, where a comma is a decimal sign."""
+_CELL_SEPARATOR = re.compile(r"([;|])")
+"""Cell separators in locales with a decimal comma."""
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def columns(result: ScanResult) -> tuple[str, ...]:
-    """The header: `COLUMNS`, text where revealed, and the columns passed through."""
+    """Return the header: `COLUMNS`, text if revealed, and the columns passed through."""
     texts = TEXTS if result.revealed else ()
     return (*COLUMNS, *texts, *_passed_through(result).values())
 
 
 def iter_csv(result: ScanResult) -> Iterator[str]:
-    """The file line by line (RFC 4180), the header first, so that it is never held whole.
+    """Yield the file line by line (RFC 4180), so that it is never held whole.
 
-    Data before controls, and each in the order of its file.
+    The header is first, then data, then controls, each in the order of its file.
     """
     names = columns(result)
     texts = [_is_text(name) for name in names]
     yield _header_line(names)
     for row in _rows(result):
-        shown = zip(row, texts, strict=True)
-        yield _line(_quoted(text) if is_text else text for text, is_text in shown)
+        cells = zip(row, texts, strict=True)
+        yield _line(_quoted(text) if is_text else text for text, is_text in cells)
 
 
 def _is_text(name: str) -> bool:
-    """Whether a column holds text of the data, or words made of it."""
+    """True if a column holds text from the data."""
     return name not in COLUMNS or name in ("sample_id", "reason", "categories")
 
 
@@ -113,7 +113,7 @@ def _header_line(names: Iterable[str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A cell between quotation marks; a blank one stays blank."""
+    """Quote a cell; a blank one stays blank."""
     return '"' + text.replace('"', '""') + '"' if text else ""
 
 
@@ -123,49 +123,49 @@ def _line(cells: Iterable[str]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Everything that the rows of one role are made of."""
+    """Everything needed for the rows of one role."""
 
     role: str
     corpus: Corpus
     fingerprints: tuple[str, ...]
-    """Of length N."""
+    """Fingerprints, length N."""
     scores: Mapping[str, WindowScores]
     similarity: Floats | None
-    """(N,), best attack; None where no attack asked the model."""
+    """(N,), best attack; None if no attack queried the model."""
     queries: Floats | None
     """(N,), as above."""
     counts: Counts | None
-    """(N,C) sensitive content; None where nothing was looked for."""
+    """(N,C) sensitive content; None if nothing was searched."""
     categories: tuple[Category, ...]
     """Columns of counts."""
     reference: Mapping[str, WindowScores]
-    """What attacks got of the same windows from the reference; empty where there is none."""
+    """Attack to scores of the same windows on the reference; empty without one."""
     revealed: Revealed | None
     has_texts: bool
-    """Whether the file has text columns at all."""
+    """True if the file has text columns."""
 
 
 def to_csv(samples: pd.DataFrame) -> str:
-    """The file once more from the table that was read back, byte for byte."""
-    shown = [_cells(str(name), samples[name]) for name in samples.columns]
+    """Restore the file from the table that was read back, byte for byte."""
+    cells = [_cells(str(name), samples[name]) for name in samples.columns]
     header = _header_line(cell(str(name)) for name in samples.columns)
-    return header + "".join(map(_line, zip(*shown, strict=True)))
+    return header + "".join(map(_line, zip(*cells, strict=True)))
 
 
 def _cells(name: str, column: pd.Series[Any]) -> list[str]:
-    """A column as the file has it."""
+    """Return a column's cells as in the file."""
     if pd.api.types.is_float_dtype(column.dtype):
         return [_figure(value) for value in column.tolist()]
     if pd.api.types.is_numeric_dtype(column.dtype):
         return ["" if value is pd.NA else str(value) for value in column.tolist()]
-    shown = [cell(text) for text in column.tolist()]
-    return [_quoted(text) for text in shown] if _is_text(name) else shown
+    cells = [cell(text) for text in column.tolist()]
+    return [_quoted(text) for text in cells] if _is_text(name) else cells
 
 
 def to_jsonl(samples: pd.DataFrame) -> str:
-    """The rows of the table that was read back, as JSON lines: text as the data has it.
+    """Return the rows of the table that was read back, as JSON lines with the data's own text.
 
-    Control characters stay visible escapes. What is not a finite number is null.
+    Control characters stay visible escapes. Numbers that are not finite are null.
     """
     names = [str(name) for name in samples.columns]
     columns = [_json_values(samples[name]) for name in samples.columns]
@@ -183,8 +183,8 @@ def _rows(result: ScanResult) -> Iterator[list[str]]:
     names = tuple(_passed_through(result))
     for part in _parts(result):
         windows = part.corpus.windows
-        # Windows and skipped records, each in file order, merged back into it. Ids settle it
-        # for a folder, where every line is 1 and the ids are the sorted paths.
+        # Merge windows and skipped records into file order. Ids decide for a folder, where every
+        # line is 1 and the ids are the sorted paths.
         rows = (_window_row(part, i, names) for i in _file_order(windows))
         places = ((windows.line[i], windows.sample_id[i]) for i in _file_order(windows))
         skipped = sorted(windows.skipped, key=lambda record: record.line)
@@ -203,9 +203,9 @@ def _parts(result: ScanResult) -> Iterator[_Part]:
         if corpus is None:
             continue
         both = {a.attack: a.data if role == "data" else a.controls for a in result.attacks}
-        scores: dict[str, WindowScores] = {k: one for k, one in both.items() if one is not None}
-        asked = {name: one for name, one in scores.items() if name != "copy"}
-        found = result.sensitive
+        scores: dict[str, WindowScores] = {k: v for k, v in both.items() if v is not None}
+        asked = {attack: windows for attack, windows in scores.items() if attack != "copy"}
+        content = result.sensitive
         yield _Part(
             role,
             corpus,
@@ -213,8 +213,8 @@ def _parts(result: ScanResult) -> Iterator[_Part]:
             _coarse(scores, revealed),
             best_edit_similarity(asked) if asked else None,
             queries(_likelihoods(best_log_p_z(asked), revealed), 0.5) if asked else None,
-            None if found is None else found.data if role == "data" else found.controls,
-            () if found is None else found.categories,
+            None if content is None else content.data if role == "data" else content.controls,
+            () if content is None else content.categories,
             _coarse(_reference_scores(result, role), revealed),
             result.revealed.get(role),
             revealed,
@@ -223,12 +223,12 @@ def _parts(result: ScanResult) -> Iterator[_Part]:
 
 def _reference_scores(result: ScanResult, role: str) -> dict[str, WindowScores]:
     attacks = result.reference.attacks if result.reference is not None else ()
-    both = {one.attack: one.data if role == "data" else one.controls for one in attacks}
+    both = {a.attack: a.data if role == "data" else a.controls for a in attacks}
     return {attack: scores for attack, scores in both.items() if scores is not None}
 
 
 def _coarse(scores: Mapping[str, WindowScores], revealed: bool) -> dict[str, WindowScores]:
-    """The scores of each attack with their likelihoods as they may be shown."""
+    """Return each attack's scores with likelihoods rounded unless revealed."""
     return {
         attack: replace(
             windows,
@@ -240,11 +240,11 @@ def _coarse(scores: Mapping[str, WindowScores], revealed: bool) -> dict[str, Win
 
 
 def _likelihoods(values: Floats, revealed: bool) -> Floats:
-    """Log-likelihoods (N,) as they may be shown: as they are only beside the text itself."""
+    """Round log-likelihoods (N,), unless the text itself is revealed."""
     if revealed:
         return values
-    shown = [float(f"{round(value, _DECIMALS):.{_DIGITS}g}") for value in values.tolist()]
-    return np.array(shown, dtype=np.float64)
+    rounded = [float(f"{round(value, _DECIMALS):.{_DIGITS}g}") for value in values.tolist()]
+    return np.array(rounded, dtype=np.float64)
 
 
 def _file_order(windows: Windows) -> list[int]:
@@ -292,8 +292,8 @@ def _reference_cells(scores: WindowScores | None, i: int) -> list[str]:
 def _text_cells(part: _Part, i: int) -> list[str]:
     if part.revealed is None:
         return [""] * len(TEXTS) if part.has_texts else []
-    said = (part.revealed.output.get(attack) for attack in LADDER)
-    texts = [part.revealed.prefix, part.revealed.suffix, *said]
+    outputs = (part.revealed.output.get(attack) for attack in LADDER)
+    texts = [part.revealed.prefix, part.revealed.suffix, *outputs]
     return ["" if text is None else cell(text[i]) for text in texts]
 
 
@@ -306,64 +306,64 @@ def _skipped_row(part: _Part, record: Skipped, names: Iterable[str]) -> list[str
 
 
 def _passed(part: _Part, text: str) -> str:
-    """A cell that is passed through; one so long that it is rather text than a label is counted."""
+    """Return a cell passed through; only the length of one too long for a label."""
     if len(text) > LONGEST_PASSED and part.revealed is None:
         return f"[{len(text)} characters]"
     return cell(text)
 
 
 def cell(text: str) -> str:
-    """Untrusted text as a cell: no control character, and nothing that a spreadsheet runs.
+    """Return untrusted text as a cell: no control characters, nothing that a spreadsheet runs.
 
-    What `unescape` makes of a cell gives the same cell again.
+    `cell` of `unescape` of a cell is the same cell.
     """
     harmless = neutral(text)
     if _NUMBER.fullmatch(harmless):
         return harmless
-    return "".join(f"'{part}" if _is_run(part) else part for part in _PARTS_CELLS.split(harmless))
+    return "".join(
+        f"'{part}" if _is_run(part) else part for part in _CELL_SEPARATOR.split(harmless)
+    )
 
 
-def unescape(shown: str) -> str:
-    """The text of a cell that `cell` made: without the apostrophes that spreadsheets need.
+def unescape(escaped: str) -> str:
+    """Return the text of a cell that `cell` made, without the apostrophes for spreadsheets.
 
-    Control characters stay the visible escapes that `cell` made of them.
+    Control characters stay visible escapes.
     """
-    harmless = neutral(shown)
-    parts = _PARTS_CELLS.split(harmless)
+    harmless = neutral(escaped)
+    parts = _CELL_SEPARATOR.split(harmless)
     return "".join(part[1:] if part.startswith("'") and _is_run(part) else part for part in parts)
 
 
 def _is_run(part: str) -> bool:
-    """Whether a spreadsheet would take what may be a cell for a formula, were it not for the
-    apostrophes before it.
-    """
+    """True if a spreadsheet would run the text as a formula, without the apostrophes before it."""
     return part.lstrip("'").lstrip(' "\u00a0\u3000').startswith(_RISKY)
 
 
 def _figure(value: float) -> str:
-    """Six digits; blank for NaN. Adding 0 turns -0 into 0."""
+    """Format with six digits; blank for NaN. Adding 0 turns -0 into 0."""
     return "" if np.isnan(value) else format(value + 0.0, ".6g")
 
 
 def _passed_through(result: ScanResult) -> dict[str, str]:
-    """Column of the data -> its name in the file, free of clashes, whether text is shown or not."""
+    """Map columns of the data to unique names in the file, whether or not text is revealed."""
     parts = [corpus for corpus in (result.data, result.controls) if corpus is not None]
     given = list(dict.fromkeys(name for corpus in parts for name in corpus.windows.columns))
     used = {"", *COLUMNS, *TEXTS}
     wanted = {cell(_short_name(name, number)) for number, name in enumerate(given, 1)}
     names: dict[str, str] = {}
     for number, name in enumerate(given, 1):
-        shown = cell(_short_name(name, number))
-        if shown in used:
-            while (shown := f"data_{shown}") in used | wanted:
+        unique = cell(_short_name(name, number))
+        if unique in used:
+            while (unique := f"data_{unique}") in used | wanted:
                 pass
-        used.add(shown)
-        names[name] = shown
+        used.add(unique)
+        names[name] = unique
     return names
 
 
 def _short_name(name: str, number: int) -> str:
-    """A column's name, of bounded length; ``number`` tells those apart that begin alike."""
+    """Return a column's name of bounded length; ``number`` distinguishes names that begin alike."""
     if len(name) <= LONGEST_NAME:
         return name
     return f"{shorten(name, LONGEST_NAME)} {number}"

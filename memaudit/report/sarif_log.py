@@ -1,7 +1,7 @@
 """SARIF 2.1.0: a result for each extracted sample, at the data file and line, without any text.
 
-Knows SARIF and the limits of those who read it. Samples that only ``copy`` gets are left out: it
-never asks the model.
+Knows SARIF and its readers' limits. Leaves out samples that only ``copy`` gets: it never queries
+the model.
 """
 
 from __future__ import annotations
@@ -29,40 +29,40 @@ from memaudit.report.report_json import Document
 from memaudit.report.wording import count, json_text, neutral, shorten
 
 MOST_RESULTS = 25_000
-"""Of a run: GitHub's code scanning refuses a file with more."""
+"""Results of a run: GitHub's code scanning refuses a file with more."""
 FINGERPRINT = "memauditSample/v1"
-"""Names the hash by which a sample is known again wherever its line has moved to."""
+"""Name of the hash that identifies a sample even if its line has moved."""
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json"
 _FILES = (".jsonl", ".gz", ".json", ".csv", ".parquet", ".txt")
-"""What the name of a data file ends with; anything else is a folder of files."""
+"""Endings of data files; anything else is a folder of files."""
 _LONGEST_ID = 200
 _PLAIN, _PROMPTED = "extracted-by-prefix", "extracted-by-prompt"
 _RULES = (
     (
         _PLAIN,
         "error",
-        "The model goes on with this sample word for word when it is shown its beginning.",
+        "The model continues this sample word for word when given its beginning.",
     ),
     (
         _PROMPTED,
         "warning",
-        "The model goes on with this sample word for word after a prompt and its beginning.",
+        "The model continues this sample word for word when given a prompt and its beginning.",
     ),
 )
 
 
 def to_sarif(document: Document, samples: pd.DataFrame) -> str:
-    """The log, those samples first that fare worst; what the limit leaves out is said in it."""
-    found = _extracted(document, samples)
+    """Return the log, worst samples first; a notification counts those over the limit."""
+    by_sample = _extracted(document, samples)
     version = neutral(document["tool"]["version"])
     run: dict[str, Any] = {
         "tool": {"driver": {"name": "memaudit", "version": version, "rules": _rules()}},
-        "invocations": [_invocation(document, len(found))],
-        "results": [_result(document, windows) for windows in found[:MOST_RESULTS]],
+        "invocations": [_invocation(document, len(by_sample))],
+        "results": [_result(document, windows) for windows in by_sample[:MOST_RESULTS]],
         "columnKind": "unicodeCodePoints",
         "properties": {
             "model": neutral(document["target"]["name"]),
-            "extractedSamples": len(found),
+            "extractedSamples": len(by_sample),
             "headline": [neutral(sentence) for sentence in document["headline"]],
         },
     }
@@ -82,26 +82,29 @@ def _rules() -> list[dict[str, Any]]:
     ]
 
 
-def _invocation(document: Document, found: int) -> dict[str, Any]:
-    """The run went well, whatever its gates say; where it means nothing, that no result is there
-    means nothing either.
+def _invocation(document: Document, extracted: int) -> dict[str, Any]:
+    """Return a successful invocation, whatever the gates say, with notes on limits and validity.
+
+    In a void run, the absence of results means nothing.
     """
-    made: dict[str, Any] = {"executionSuccessful": True, "exitCode": document["exit_code"]}
-    told = []
-    if found > MOST_RESULTS:
+    invocation: dict[str, Any] = {"executionSuccessful": True, "exitCode": document["exit_code"]}
+    notifications = []
+    if extracted > MOST_RESULTS:
         text = (
-            f"{MOST_RESULTS:,} of {found:,} extracted samples are listed, those that fare worst; "
+            f"Only the worst {MOST_RESULTS:,} of {extracted:,} extracted samples are listed; "
             "samples.csv holds all of them."
         )
-        told.append({"level": "warning", "message": {"text": text}})
+        notifications.append({"level": "warning", "message": {"text": text}})
     if reason := void_reason(document):
         text = f"This run means nothing. {neutral(reason)}"
-        told.append({"level": "error", "message": {"text": _message(text)}})
-    return {**made, **({"toolExecutionNotifications": told} if told else {})}
+        notifications.append({"level": "error", "message": {"text": _message(text)}})
+    if notifications:
+        invocation["toolExecutionNotifications"] = notifications
+    return invocation
 
 
 def _extracted(document: Document, samples: pd.DataFrame) -> list[list[Row]]:
-    """The extracted windows of each extracted sample of the data, worst sample first."""
+    """Return the extracted windows of each extracted sample of the data, worst sample first."""
     rows = scored(samples, "data")
     rows = rows[np.any(hits(document, rows), axis=0)]
     rows = rows.iloc[worst_rows(document, rows, len(rows))]
@@ -117,25 +120,25 @@ def _extracted(document: Document, samples: pd.DataFrame) -> list[list[Row]]:
 
 
 def _keys(rows: pd.DataFrame) -> list[tuple[int, str]]:
-    """Line and id: what tells samples apart."""
+    """Return line and id of each row, which identify samples."""
     return list(zip(rows["line"].tolist(), rows["sample_id"].tolist(), strict=True))
 
 
 def _result(document: Document, windows: list[Row]) -> dict[str, Any]:
-    """One sample. ``windows``: its rows that are extracted, at least one."""
+    """Return a sample's result. ``windows``: its extracted rows, at least one."""
     first = windows[0]
     rule = 0 if any(is_hit(row, "none") for row in windows) else 1
     name, grade, _ = _RULES[rule]
-    shown = shorten(neutral(first["sample_id"]), _LONGEST_ID)
+    sample = shorten(neutral(first["sample_id"]), _LONGEST_ID)
     numbers = ", ".join(sorted((str(row["window"]) for row in windows[:20]), key=int))
     where = f"{count(len(windows), 'window')}: {numbers}{', …' if len(windows) > 20 else ''}"
     ran = [attack["attack"] for attack in model_attacks(document)]
     by = ", ".join(attack for attack in ran if any(is_hit(row, attack) for row in windows))
-    told = ""
+    origin = ""
     if has_reference(document):
         leaked = sum(row["leaked"] for row in windows)
-        told = f" The fine-tuning leaked {leaked:,} of them; the others were known before."
-    text = f"Sample {shown} is extracted exactly by {by} ({where}).{told}"
+        origin = f" The fine-tuning leaked {leaked:,} of them; the others were known before."
+    text = f"Sample {sample} is extracted exactly by {by} ({where}).{origin}"
     return {
         "ruleId": name,
         "ruleIndex": rule,
@@ -147,14 +150,14 @@ def _result(document: Document, windows: list[Row]) -> dict[str, Any]:
 
 
 def _message(text: str) -> str:
-    """Text in which nothing is a link or a placeholder (SARIF 2.1.0, 3.11.5 and 3.11.6)."""
+    """Escape text so that nothing is a link or a placeholder (SARIF 2.1.0, 3.11.5 and 3.11.6)."""
     for sign, escaped in (("\\", "\\\\"), ("[", "\\["), ("]", "\\]"), ("{", "{{"), ("}", "}}")):
         text = text.replace(sign, escaped)
     return text
 
 
 def _fingerprint(row: Row) -> str:
-    """Of the sample's id, and which it is of several that share one; the line does not count."""
+    """Hash the sample's id and its number among samples with that id; the line does not count."""
     what = f"{row['sample_id']}\0{row['occurrence']}"
     return hashlib.sha256(what.encode("utf-8", "backslashreplace")).hexdigest()
 
@@ -162,12 +165,12 @@ def _fingerprint(row: Row) -> str:
 def _location(document: Document, row: Row) -> dict[str, Any]:
     path = PurePosixPath(document["data"]["path"])
     if path.suffix.lower() not in _FILES:
-        # In a folder a sample is a file, and its id the path there: never one out of it.
+        # In a folder a sample is a file, and its id the path inside: never one that leaves it.
         path /= "/".join(
             part for part in row["sample_id"].split("/") if part not in ("", "..", ".")
         )
-    shown = quote(str(path), errors="replace")
-    uri = f"file://{shown}" if path.is_absolute() else shown
+    quoted = quote(str(path), errors="replace")
+    uri = f"file://{quoted}" if path.is_absolute() else quoted
     location: dict[str, Any] = {"artifactLocation": {"uri": uri}}
     if row["line"] >= 1:
         location["region"] = {"startLine": int(row["line"])}

@@ -1,7 +1,7 @@
-"""The result as a terminal shows it: the finding in sentences, then tables, then the footing.
+"""Terminal view of a result: the finding in sentences, then tables, then the provenance.
 
-Knows Rich and the width it may fill. Knows nothing of terminals: it renders into a string. Every
-string from outside goes through `neutral` and into a Rich Text, never into markup.
+Knows Rich and the width. Knows nothing of terminals: it renders into a string. Every string from
+outside goes through `neutral` into a Rich Text, never into markup.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from memaudit.report.footing import footing_lines
 from memaudit.report.leaks_table import leak_table
 from memaudit.report.origin_table import origin_tables
+from memaudit.report.provenance import provenance_lines
 from memaudit.report.reading import (
     best,
     confidence,
@@ -43,28 +43,28 @@ from memaudit.report.report_json import Document
 from memaudit.report.wording import level, neutral, number, percent, shorten
 
 _LEAST_WIDTH = 78
-"""Below this the ladder cannot be told apart; a narrower terminal had better wrap whole lines."""
+"""Narrower tables are unreadable; a narrower terminal wraps whole lines instead."""
 _WIDE = 100
-"""From here on the ladder has room for the paired test of the lift."""
+"""Least width with room for the paired test of the lift."""
 _WORST = 10
 _LONGEST_ID = 200
 _COLOURS = {"pass": "bold green", "inconclusive": "bold yellow", "fail": "bold red"}
 
 
 def render_table(document: Document, samples: pd.DataFrame, *, width: int, color: bool) -> str:
-    """The whole report as text for ``width`` columns, with or without ANSI colour.
+    """Render the whole report in ``width`` columns, with or without ANSI colour.
 
-    Shows ids, lines and figures; text of windows only where the samples hold it.
+    Shows ids, lines and figures; text of windows only if the samples hold it.
     """
     width = max(width, _LEAST_WIDTH)
-    first, *others = _sections(document, samples, width)
-    parts = [first, *(part for section in others for part in (Text(), section))]
+    first, *rest = _sections(document, samples, width)
+    parts = [first, *(part for section in rest for part in (Text(), section))]
     return to_text(parts, width=width, color=color)
 
 
 def _sections(document: Document, samples: pd.DataFrame, width: int) -> Iterator[RenderableType]:
-    first, *others = document["headline"]
-    yield prose(harmless(first, "bold"), *map(harmless, others))
+    first, *rest = document["headline"]
+    yield prose(harmless(first, "bold"), *map(harmless, rest))
     yield _ladder(document, width >= _WIDE)
     yield prose(*(harmless(line, "dim") for line in _legend(document)))
     yield from origin_tables(document, width)
@@ -76,7 +76,7 @@ def _sections(document: Document, samples: pd.DataFrame, width: int) -> Iterator
         if texts := revealed_texts(document, samples):
             yield _texts(worst, texts)
     yield from leak_table(document["sensitive"])
-    yield _footing(document)
+    yield _provenance(document)
 
 
 def _ladder(document: Document, wide: bool) -> Table:
@@ -88,7 +88,7 @@ def _ladder(document: Document, wide: bool) -> Table:
     heads = ["exact", "rate", interval, "fractional", "lift"]
     heads += ["gained", "lost", "p"] if wide else []
     for head in [*heads, *(["controls"] if controls else [])]:
-        # Where counts run into the millions, the head of the interval makes room.
+        # The head of the interval may wrap to make room for counts in the millions.
         table.add_column(head, justify="right", no_wrap=head != interval)
     for attack in document["attacks"]:
         cells = _ladder_cells(attack, wide)
@@ -107,12 +107,15 @@ def _ladder_cells(attack: Document, wide: bool) -> list[str]:
 
 def _legend(document: Document) -> Iterator[str]:
     yield (
-        "exact: windows of which every suffix token is extracted. interval: the outer ends of the "
-        "exact (Clopper–Pearson) and the clustered (bootstrap) one. fractional: mean share of "
-        "suffix tokens in their place. lift: percentage points of exact rate above none."
+        "exact: windows with every suffix token extracted. interval: the outer ends of the exact "
+        "(Clopper–Pearson) and clustered (bootstrap) intervals. fractional: mean share of suffix "
+        "tokens extracted in place. lift: exact rate above that of none, in percentage points."
     )
     if any(attack["attack"] == "copy" for attack in document["attacks"]):
-        yield "copy never asks the model: it repeats what followed a like prefix in the fit data."
+        yield (
+            "copy never queries the model: it repeats what followed a similar prefix in the fit "
+            "data."
+        )
     if missing := not_run(document):
         yield f"Not run: {', '.join(missing)}."
 
@@ -162,9 +165,9 @@ def _name(row: dict[Any, Any]) -> str:
 
 
 def _texts(worst: pd.DataFrame, texts: list[tuple[str, str]]) -> RenderableType:
-    """Prefix, suffix and outputs of the worst windows, one block each."""
+    """Render prefix, suffix and outputs of the worst windows, one block each."""
     grid = Table.grid(padding=(0, 2))
-    grid.title, grid.title_justify = Text("Their text", style="bold"), "left"
+    grid.title, grid.title_justify = Text("Text of the worst windows", style="bold"), "left"
     grid.add_column(no_wrap=True)
     grid.add_column(max_width=PROSE_WIDTH - 14)
     for place, row in enumerate(worst.to_dict("records")):
@@ -179,10 +182,10 @@ def _texts(worst: pd.DataFrame, texts: list[tuple[str, str]]) -> RenderableType:
     return grid
 
 
-def _footing(document: Document) -> RenderableType:
+def _provenance(document: Document) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(max_width=PROSE_WIDTH - 10)
-    for label, line in footing_lines(document):
+    for label, line in provenance_lines(document):
         grid.add_row(harmless(label), harmless(line))
     return grid

@@ -1,6 +1,6 @@
-"""What report.json says of whether the run means anything: the counts behind that verdict.
+"""Section ``validity`` of report.json: the counts that decide whether the run is void.
 
-Knows results and the form of the section. Ids and text of windows stay out of it.
+Knows results and the form of the section. Writes no ids or text of windows.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from memaudit.score.validity import Continuations, Reading
 
 
 def validity_section(validity: Validity | None) -> dict[str, Any] | None:
-    """The section; None where nothing was counted."""
+    """Return the section; None if nothing was counted."""
     if validity is None:
         return None
     text, templates = validity.text, validity.templates
-    found = validity.continuations
+    continuations = validity.continuations
     return {
         "records": validity.records,
         "records_used": validity.used,
@@ -40,7 +40,7 @@ def validity_section(validity: Validity | None) -> dict[str, Any] | None:
         },
         "extracted": validity.extracted,
         "reading": {part: _reading(reading) for part, reading in validity.readings.items()},
-        "continuations": None if found is None else _continuations(found),
+        "continuations": None if continuations is None else _continuations(continuations),
     }
 
 
@@ -54,5 +54,5 @@ def _reading(reading: Reading) -> dict[str, float]:
     return {name: round(value, 2) for name, value in figures.items()}
 
 
-def _continuations(found: Continuations) -> dict[str, int]:
-    return {"windows": found.windows, "ended": found.ended, "same": found.alike}
+def _continuations(counts: Continuations) -> dict[str, int]:
+    return {"windows": counts.windows, "ended": counts.ended, "same": counts.alike}

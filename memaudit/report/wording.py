@@ -1,4 +1,4 @@
-"""How figures and untrusted strings are written, the same in every format.
+"""Format figures and untrusted strings, the same in every report.
 
 Knows numbers and strings. Knows nothing of results, tables or files.
 """
@@ -13,31 +13,30 @@ import unicodedata
 from memaudit.score.stats import Interval
 
 SCHEMA_VERSION = 2
-"""Of ``samples.csv`` and ``report.json``: raised when a reader of the old form would break."""
+"""Version of ``samples.csv`` and ``report.json``: raised when an old reader would break."""
 
 LIMITS = (
-    "The rates are a lower bound: what these attacks did not extract, others may.",
-    "The attacker is white-box, and knows the prefix of every window and text like the data.",
-    "This is no finding of anonymity, nor of compliance with any law or policy.",
+    "The rates are lower bounds: other attacks may extract what these did not.",
+    "The attacker has white-box access and knows the prefix of every window and similar text.",
+    "This is not a finding of anonymity or of compliance with any law or policy.",
 )
-"""What no figure of a report may be taken for."""
+"""Limits on what a report's figures show."""
 
 _JOINERS = "\u200c\u200d"
-"""Format characters that Persian, Indic scripts and emoji need, and that move no cursor."""
-
+"""Format characters that Persian, Indic scripts and emoji need; they move no cursor."""
 
 _COMMAND = re.compile(r"##(?=\w*\[)")
-"""What CI systems take for a command wherever in a line of a log it stands: ``##[``, ``##vso[``."""
+"""Starts of CI commands anywhere in a line of a log: ``##[``, ``##vso[``."""
 _COMMAND_LINE = re.compile(r"^(\s*):(?=:)", re.MULTILINE)
-"""And what GitHub does at the start of a line: ``::error::``."""
+"""GitHub's commands at the start of a line: ``::error::``."""
 
 
 def neutral(text: str) -> str:
-    """Untrusted text on one line, with nothing in it that a terminal would act on.
+    """Return untrusted text on one line, with nothing that a terminal would act on.
 
-    Control and format characters (escape sequences, line ends, text direction), halves of
-    surrogate pairs and code points without a meaning become visible escapes such as ``\\x1b``;
-    so does what a CI system that reads the log would act on.
+    Control and format characters (escape sequences, line ends, text direction), lone surrogates
+    and unassigned code points become visible escapes such as ``\\x1b``, and so do the commands
+    of CI systems that read the log.
     """
     if not text.isprintable():
         text = "".join(map(_visible, text))
@@ -45,41 +44,41 @@ def neutral(text: str) -> str:
 
 
 def no_commands(text: str) -> str:
-    """Lines of text, none of which starts as one of GitHub's workflow commands does."""
+    """Escape lines that start like one of GitHub's workflow commands."""
     return _COMMAND_LINE.sub(r"\1\\x3a", text) if "::" in text else text
 
 
 def json_text(document: object, indent: int | None = 2) -> str:
-    """A document as JSON in ASCII with a line end, harmless in a CI system's log.
+    """Return a document as JSON in ASCII with a line end, harmless in a CI system's log.
 
-    Nothing in it starts a line but what JSON itself consists of.
+    Every line starts with JSON's own syntax.
     """
     text = json.dumps(document, indent=indent, allow_nan=False)
-    return text.replace("##", "#\\u0023") + "\n"  # it can only stand in a string
+    return text.replace("##", "#\\u0023") + "\n"  # it only occurs in strings
 
 
 def shorten(text: str, length: int) -> str:
-    """At most ``length`` characters, the last one an ellipsis where something was cut off."""
+    """Cut text to ``length`` characters, the last one an ellipsis if anything was cut."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def count(number: int, what: str) -> str:
-    """A number and its noun: ``1 window``, ``1,305 windows``."""
+    """Format a number and its noun: ``1 window``, ``1,305 windows``."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def percent(share: float) -> str:
-    """A fraction in [0,1] as a percentage. What is not quite 0 or 1 never looks as if it were."""
+    """Format a fraction in [0,1] as a percentage that never rounds to 0 or 100."""
     return "n/a" if math.isnan(share) else f"{_hundredths(share)} %"
 
 
 def level(share: float) -> str:
-    """A fraction that someone chose, such as a confidence: ``95 %``."""
+    """Format a chosen fraction, such as a confidence: ``95 %``."""
     return f"{100 * share:.6g} %"
 
 
 def gate_label(name: str, threshold: float | None) -> str:
-    """A gate and what it allows: ``max-exact 1 %``, ``max-lift 5 points``, ``max-new 3``."""
+    """Format a gate and its threshold: ``max-exact 1 %``, ``max-lift 5 points``, ``max-new 3``."""
     if name in ("controls", "validity") or threshold is None or math.isnan(threshold):
         return name
     if name == "max-new":
@@ -90,7 +89,7 @@ def gate_label(name: str, threshold: float | None) -> str:
 
 
 def points(difference: float) -> str:
-    """A difference of two fractions in percentage points, with its sign."""
+    """Format a difference of two fractions in percentage points, with its sign."""
     if math.isnan(difference):
         return "n/a"
     if difference == 0:
@@ -99,38 +98,38 @@ def points(difference: float) -> str:
 
 
 def percent_interval(interval: Interval) -> str:
-    """``10.6–14.2 %``; one that starts at 0 is written as its upper bound."""
+    """Format as ``10.6–14.2 %``; an interval from 0 as ``at most`` its upper bound."""
     if interval.low <= 0 and interval.high < 1:
         return f"at most {percent(interval.high)}"
     return f"{_hundredths(interval.low)}–{percent(interval.high)}"
 
 
 def points_interval(interval: Interval) -> str:
-    """``+1.2 to +3.4``, percentage points."""
+    """Format as ``+1.2 to +3.4``, in percentage points."""
     return f"{points(interval.low)} to {points(interval.high)}"
 
 
 def p_value(p: float) -> str:
-    """``p = 0.0005``, two digits."""
+    """Format as ``p = 0.0005``, with two digits."""
     return f"p = {p:.2g}"
 
 
 def number(value: float, digits: int = 2) -> str:
-    """A plain figure; ``-`` where there is none."""
+    """Format a plain figure; ``-`` where it is not finite."""
     return f"{value:.{digits}f}" if math.isfinite(value) else "-"
 
 
 def _visible(character: str) -> str:
-    kept = (
+    harmless = (
         character.isprintable()
         or character in _JOINERS
         or unicodedata.category(character) == "Zs"  # spaces of other widths
     )
-    return character if kept else character.encode("unicode_escape").decode("ascii")
+    return character if harmless else character.encode("unicode_escape").decode("ascii")
 
 
 def _hundredths(share: float) -> str:
-    """One decimal, or as many as it takes to show two digits of the distance to 0 or 100."""
+    """Format in percent with one decimal, or two digits of the distance to 0 or 100."""
     value = 100 * share
     distance = min(value, 100 - value)
     if distance <= 0:

@@ -1,9 +1,9 @@
-"""Baselines on disk: a small file that can be committed, and a run folder read as one.
+"""Baselines on disk: a small file to commit, or a run folder read as a baseline.
 
 Knows the file's form and trusts none of it. Knows nothing of how a baseline is judged.
 
-The file has one entry a line and everything in it sorted, so that a change of the model is a diff
-of the windows that came in or went. It holds no time, no line number, no sample's name and no text.
+The file is sorted, with one entry a line, so that a change of the model shows as a diff of the
+windows that were added or removed. It holds no time, line number, sample id or text.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from memaudit.system.files import write_whole
 from memaudit.system.untrusted_json import read_json
 
 VERSION = 2
-"""Of the file's form: raised when a reader of the old form would break."""
+"""Version of the file's form: raised when a reader of the old form would break."""
 _LONGEST = 256 << 20
-"""Bytes; a line has about 70, and there is one for each extracted window."""
+"""Bytes; a line takes about 70, one for each extracted window."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 SettingName = Annotated[str, StringConstraints(pattern=r"^[a-z_]+(\.[a-z_]+)*$", max_length=100)]
 Word = Annotated[str, StringConstraints(pattern=r"^[ -~]*$", max_length=100)]
 SettingValue = bool | int | float | Word | list[Word] | None
-"""Words are plain: a message that names what differs shows them as they are."""
+"""Words are printable ASCII: messages about differences show them unescaped."""
 DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 HOW = r"^[a-z0-9:, ]{1,60}$"
 How = Annotated[str, StringConstraints(pattern=HOW)]
@@ -52,7 +52,7 @@ class _Attack(BaseModel):
 
 
 class _File(BaseModel):
-    """The document, in the order in which it is written."""
+    """The document, in the order written."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -77,9 +77,9 @@ class _File(BaseModel):
 
 
 def read_baseline(path: Path) -> Baseline:
-    """A baseline file, or a run folder as a baseline that knows all its windows.
+    """Read a baseline file, or a run folder as a baseline that knows all its windows.
 
-    Raises UsageError, in one line, where it is neither.
+    Raises UsageError, in one line, where the path is neither.
     """
     try:
         folder = path.is_dir()
@@ -89,7 +89,7 @@ def read_baseline(path: Path) -> Baseline:
 
 
 def read_baseline_file(path: Path) -> Baseline:
-    """A file that `to_text` made. Raises UsageError, in one line, where it is none."""
+    """Read a file that `to_text` made. Raises UsageError, in one line, where it is not one."""
     try:
         if not path.is_file():
             raise UsageError(f"{path}: no such baseline file or run folder")
@@ -98,23 +98,23 @@ def read_baseline_file(path: Path) -> Baseline:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     version = document.get("memaudit_baseline") if isinstance(document, dict) else None
     if type(version) is not int:
-        raise UsageError(f"{path}: is no baseline file; memaudit baseline write makes one")
+        raise UsageError(f"{path}: is not a baseline file; memaudit baseline write makes one")
     if version != VERSION:
         raise UsageError(
-            f"{path}: has version {version}, this memaudit reads {VERSION}; write it anew"
+            f"{path}: has version {version}, but this memaudit reads {VERSION}; write it again"
         )
     try:
         file = _File.model_validate(document)
     except ValidationError as error:
         place = neutral(".".join(map(str, error.errors(include_url=False)[0]["loc"])))
         raise UsageError(
-            f"{path}: {shorten(place, 100)} is not what memaudit writes; write it anew"
+            f"{path}: {shorten(place, 100)} is not what memaudit writes; write it again"
         ) from None
     baseline = _baseline(file)
     _check(path, file, baseline)
     if file.digest != document_digest(document):
         raise UsageError(
-            f"{path}: is not as memaudit wrote it (its digest is another); write it anew with a run"
+            f"{path}: was changed: its digest does not match; write it again from a run"
         )
     return baseline
 
@@ -128,7 +128,7 @@ def write_baseline(path: Path, baseline: Baseline) -> None:
 
 
 def to_text(baseline: Baseline) -> str:
-    """The file: JSON in ASCII, sorted, one entry a line."""
+    """Return the file's text: JSON in ASCII, sorted, one entry a line."""
     terms = baseline.terms
     head: dict[str, str | int | None] = {
         "memaudit_baseline": VERSION,
@@ -167,13 +167,13 @@ def to_text(baseline: Baseline) -> str:
 
 
 def document_digest(document: Mapping[str, Any]) -> str:
-    """SHA-256 over all else that the file says, so that no line is added or changed unseen."""
+    """Return the SHA-256 over the rest of the file, so that every change to a line shows."""
     rest = {key: value for key, value in document.items() if key != "digest"}
     return sha256_text(canonical(rest))
 
 
 def baseline_of_run(run: StoredRun) -> Baseline:
-    """What a finished run extracted. Raises UsageError where its settings cannot be read."""
+    """Return a finished run as a baseline. Raises UsageError where its settings are invalid."""
     document, rows = run.document, run.scored("data")
     controls = document["controls"]
     target = document["target"]
@@ -201,30 +201,30 @@ def baseline_of_run(run: StoredRun) -> Baseline:
 
 
 def _computed(run: StoredRun) -> dict[str, str]:
-    """How the run's figures were computed; what is no such word is left out."""
+    """Return how the run's figures were computed; values that do not fit `HOW` are left out."""
     choices = run.document["target"]["choices"]
-    found = {name: choices[name]["value"] for name in ("dtype", "device") if name in choices}
-    if "dtype" in found and "quantization" in choices:
-        # Of the words of a choice, those that HOW has room for.
-        found["dtype"] += f", {choices['quantization']['value'].replace('-', ' ')}"
+    computed = {name: choices[name]["value"] for name in ("dtype", "device") if name in choices}
+    if "dtype" in computed and "quantization" in choices:
+        # HOW allows no hyphen.
+        computed["dtype"] += f", {choices['quantization']['value'].replace('-', ' ')}"
     fits = [fit["precision"] for attack in run.document["attacks"] for fit in attack["fits"]]
     if fits:
-        found["fitting"] = ", ".join(sorted(set(fits)))
-    return {name: value for name, value in found.items() if re.fullmatch(HOW, value)}
+        computed["fitting"] = ", ".join(sorted(set(fits)))
+    return {name: value for name, value in computed.items() if re.fullmatch(HOW, value)}
 
 
 def config_of_run(run: StoredRun) -> ScanConfig:
-    """The settings of a finished run. Raises UsageError where they are none."""
+    """Return the settings of a finished run. Raises UsageError where they are invalid."""
     try:
         return ScanConfig.model_validate(run.document["config"]["values"])
     except ValidationError:
         raise UsageError(
-            f"{run.folder}: its settings are not those of this memaudit; scan again"
+            f"{run.folder}: its settings do not fit this version of memaudit; scan again"
         ) from None
 
 
 def model_name(name: str, files: Mapping[str, str]) -> ModelName:
-    """A model by its name and the hashes of its files."""
+    """Identify a model by its name and the hashes of its files."""
     listed = "\n".join(f"{digest} {file}" for file, digest in sorted(files.items()))
     return ModelName(name, hashlib.sha256(listed.encode()).hexdigest(), dict(files))
 
@@ -232,7 +232,7 @@ def model_name(name: str, files: Mapping[str, str]) -> ModelName:
 def scan_baseline(
     config: ScanConfig, data: str, controls: str | None, key_id: str
 ) -> Baseline | None:
-    """What the scan's ``max_new`` counts from; None where the settings name nothing.
+    """Return the baseline that ``max_new`` counts from; None where the settings name none.
 
     Raises UsageError where it cannot be read, or was made on other terms than this scan.
     """
@@ -246,12 +246,12 @@ def scan_baseline(
 
 
 def _portable(name: str) -> str:
-    """A model's name without the folders of one machine; a name on the hub as it is."""
+    """Strip a machine's folders from a model's name; a name on the hub stays as it is."""
     return Path(name).name or name if name.startswith(("/", "\\", ".", "~")) else name
 
 
 def _table(name: str, entries: Mapping[str, object]) -> str:
-    """An object with one entry a line."""
+    """Return a JSON object with one entry a line."""
     lines = [f"    {json.dumps(key)}: {json.dumps(value)}" for key, value in entries.items()]
     return f'  "{name}": {{}}' if not lines else f'  "{name}": {{\n' + ",\n".join(lines) + "\n  }"
 
@@ -278,7 +278,7 @@ def _baseline(file: _File) -> Baseline:
 
 
 def _check(path: Path, file: _File, baseline: Baseline) -> None:
-    """Refuse a file whose parts do not fit each other, as after a merge by hand."""
+    """Refuse a file whose parts contradict each other, as after a manual merge."""
     terms = baseline.terms
     named = list(terms.attacks)
     fits = {
@@ -296,6 +296,6 @@ def _check(path: Path, file: _File, baseline: Baseline) -> None:
     for part, fit in fits.items():
         if not fit:
             raise UsageError(
-                f"{path}: {part} does not fit the rest of the file; if it was merged or edited, "
-                "write it anew, or update one side with a run"
+                f"{path}: {part} contradicts the rest of the file; if it was merged or edited, "
+                "write it again, or update one side from a run"
             )

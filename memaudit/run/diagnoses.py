@@ -1,7 +1,7 @@
-"""The diagnoses of a run folder, as files: read back, and put there beside the run.
+"""Diagnoses in a run folder: read and write their files.
 
-Knows file names, and that a run folder whose files are not as its manifest says is not added to.
-What is read back is trusted no more than the run itself.
+Knows file names. Adds nothing to a run folder whose files do not match its manifest. Trusts a
+diagnosis no more than the run itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from memaudit.errors import UsageError
 from memaudit.report.diagnosis import DIAGNOSES, DiagnosisName, DiagnosisRecord
-from memaudit.report.diagnosis_json import diagnosis_text, read_diagnosis
+from memaudit.report.diagnosis_json import diagnosis_text, parse_diagnosis
 from memaudit.report.page import to_html
 from memaudit.report.plots import line_picture
 from memaudit.run.load import PAGE, StoredRun
@@ -31,30 +31,30 @@ from memaudit.system.files import disk_errors, file_sha256, write_whole
 from memaudit.system.untrusted_json import read_json
 
 _LONGEST = 32 << 20
-"""Bytes of a diagnosis; a large one has a hundredth of that."""
+"""Bytes of a diagnosis; a large one takes a hundredth of that."""
 _PATIENCE = 60.0
 """Seconds; writing takes two."""
 
 
 def file_of(name: DiagnosisName) -> str:
-    """What a run folder calls a diagnosis."""
+    """Return the file name of a diagnosis."""
     return f"diagnose-{name}.json"
 
 
-def read_one(run: StoredRun, name: DiagnosisName) -> DiagnosisRecord | None:
-    """One diagnosis of a run; None where it has none.
+def read_diagnosis(run: StoredRun, name: DiagnosisName) -> DiagnosisRecord | None:
+    """Read a diagnosis and check it against the manifest; None where the run has none.
 
-    Raises UsageError where the file is no diagnosis, one of another run, or not the one that the
-    run's manifest names.
+    Raises UsageError where the file is no diagnosis, belongs to another run, or does not match
+    the run's manifest.
     """
-    record = load_one(run, name)
+    record = load_diagnosis(run, name)
     if record is not None:
         require_recorded(run.folder, [file_of(name)])
     return record
 
 
-def load_one(run: StoredRun, name: DiagnosisName) -> DiagnosisRecord | None:
-    """The same, whether or not the manifest names it."""
+def load_diagnosis(run: StoredRun, name: DiagnosisName) -> DiagnosisRecord | None:
+    """Read a diagnosis without checking the manifest; None where the run has none."""
     path = run.folder / file_of(name)
     try:
         if not is_plain_file(path):
@@ -63,54 +63,60 @@ def load_one(run: StoredRun, name: DiagnosisName) -> DiagnosisRecord | None:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     try:
-        record = read_diagnosis(document)
+        record = parse_diagnosis(document)
     except ValueError as error:
-        raise UsageError(f"{path}: {error}; diagnose again") from None
+        raise UsageError(f"{path}: {error}; run the diagnosis again") from None
     if record.diagnosis.name != name or record.run_results != run.document["hashes"]["results"]:
-        raise UsageError(f"{path}: belongs to another run; diagnose again")
+        raise UsageError(f"{path}: belongs to another run; run the diagnosis again")
     return record
 
 
-def read_all(run: StoredRun) -> tuple[DiagnosisRecord, ...]:
-    """Every diagnosis of a run, in the order of the page. Raises as :func:`read_one`."""
-    return tuple(record for name in DIAGNOSES if (record := read_one(run, name)) is not None)
+def read_diagnoses(run: StoredRun) -> tuple[DiagnosisRecord, ...]:
+    """Read every diagnosis of a run, in the page's order. Raises as :func:`read_diagnosis`."""
+    return tuple(record for name in DIAGNOSES if (record := read_diagnosis(run, name)) is not None)
 
 
 def require_unchanged(folder: Path, name: DiagnosisName) -> None:
-    """Raise UsageError where a run folder is not as its manifest says, for the new one that a
-    diagnosis needs would hide it. What is written anew with it, the page too, may be anything.
+    """Raise UsageError where a run folder does not match its manifest.
+
+    The new manifest that a diagnosis needs would hide the change. Files that the diagnosis
+    rewrites, the page among them, are not checked.
     """
-    anew = {PAGE, file_of(name)}
+    rewritten = {PAGE, file_of(name)}
     known = read_manifest(folder).files
     for path in sorted(folder.iterdir()):
-        new = path.name not in known and path.name not in anew
+        new = path.name not in known and path.name not in rewritten
         if new and not path.name.startswith((".", MANIFEST)) and not _is_picture(path.name, name):
             raise UsageError(
-                f"{folder}: holds {path.name}, which was not recorded; take it away, or diagnose "
-                "that again if it was cut off"
+                f"{folder}: holds {path.name}, which {MANIFEST} does not list; remove it, or run "
+                "that "
+                "diagnosis again if it was interrupted"
             )
     for file, recorded in known.items():
-        if file in anew or _is_picture(file, name):
+        if file in rewritten or _is_picture(file, name):
             continue
         path = folder / file
         try:
-            same = is_plain_file(path) and file_sha256(path) == recorded
+            unchanged = is_plain_file(path) and file_sha256(path) == recorded
         except OSError as error:
             raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-        if not same:
+        if not unchanged:
             raise UsageError(
-                f"{folder}: {file} is not as it was recorded; look with memaudit verify {folder}"
+                f"{folder}: {file} does not match its hash in {MANIFEST}; check with memaudit "
+                "verify "
+                f"{folder}"
             )
 
 
 def is_signed(folder: Path) -> bool:
-    """Whether a signature of the manifest lies beside it."""
+    """True if a signature of the manifest is beside it."""
     return any(path.name.startswith(f"{MANIFEST}.") for path in folder.iterdir())
 
 
 def write_diagnosis(run: StoredRun, record: DiagnosisRecord) -> None:
-    """Put a diagnosis into its run's folder, in place of an earlier one: the document, a PNG of
-    each plot, the page, and a manifest of all.
+    """Write a diagnosis into its run's folder, replacing an earlier one.
+
+    Writes the document, a PNG of each plot, the page, and the manifest of all files.
 
     Raises UsageError as :func:`require_unchanged`, RunError where the disk refuses.
     """
@@ -119,7 +125,7 @@ def write_diagnosis(run: StoredRun, record: DiagnosisRecord) -> None:
         f"diagnose-{name}-{plot.name}.png": line_picture(plot.title, plot.lines, plot.x, plot.y)
         for plot in record.diagnosis.plots
     }
-    with disk_errors(folder), _alone(folder):
+    with disk_errors(folder), _locked(folder):
         require_unchanged(folder, name)
         write_whole(folder / file_of(name), [diagnosis_text(record).encode()])
         for file, content in pictures.items():
@@ -127,15 +133,17 @@ def write_diagnosis(run: StoredRun, record: DiagnosisRecord) -> None:
         for path in list(folder.iterdir()):
             if _is_picture(path.name, name) and path.name not in pictures:
                 path.unlink()
-        held = (load_one(run, other) for other in DIAGNOSES)  # the manifest comes after the page
-        page = to_html(run.document, run.samples, tuple(filter(None, held)))
+        stored = (
+            load_diagnosis(run, other) for other in DIAGNOSES
+        )  # the manifest follows the page
+        page = to_html(run.document, run.samples, tuple(filter(None, stored)))
         write_whole(folder / PAGE, [page.encode()])
         write_whole(folder / MANIFEST, [to_manifest(folder).encode()])
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Nobody else writes a manifest meanwhile. Raises UsageError where somebody does for long."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock. Raises UsageError where another process keeps it too long."""
     require_no_link(folder / ".lock")
     lock = FileLock(folder / ".lock", timeout=_PATIENCE, mode=0o600)
     try:
@@ -143,7 +151,9 @@ def _alone(folder: Path) -> Iterator[None]:
             yield
             (folder / ".lock").unlink(missing_ok=True)
     except Timeout:
-        raise UsageError(f"{folder}: another process is writing to it; diagnose again") from None
+        raise UsageError(
+            f"{folder}: another process is writing to it; run the diagnosis again"
+        ) from None
 
 
 def _is_picture(file: str, name: DiagnosisName) -> bool:

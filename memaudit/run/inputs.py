@@ -1,7 +1,4 @@
-"""What a run depends on, and what it ran on.
-
-Knows which facts forbid to go on with a run where they have changed, and which the report tells.
-"""
+"""Inputs of a run that must be unchanged before it may resume, and facts for the report."""
 
 from __future__ import annotations
 
@@ -36,26 +33,26 @@ from memaudit.target.numerics import describe_accelerator, describe_determinism
 
 
 def agree(record: RunRecord, processes: Processes, group: str, facts: Mapping[str, str]) -> None:
-    """Make sure that every process depends on the same, and that a run that goes on still does.
+    """Check that all processes share the same inputs, and that a resumed run still has them.
 
-    Raises RunError where processes differ, UsageError where the run began with something else.
+    Raises RunError where processes differ, UsageError where the run began with other inputs.
     """
     first = processes.broadcast(dict(facts))
-    everyone = processes.gather(differences(first, facts))
-    if apart := next(filter(None, everyone), ""):
-        raise RunError(f"the processes of this run do not find the same: {apart}")
+    differing = processes.gather(differences(first, facts))
+    if difference := next(filter(None, differing), ""):
+        raise RunError(f"the processes of this run have different inputs: {difference}")
     record.agree(group, facts)
 
 
 def facts_of_files(
     config: ScanConfig, summaries: Mapping[Role, DataSummary], key: ProjectKey
 ) -> dict[str, str]:
-    """What figures depend on and is known before the model is: by name, for a message."""
+    """Return the inputs known before the model is loaded, named as messages name them."""
     facts = {"memaudit": __version__, **describe_libraries()}
     facts |= {
         name: str(value)
         for name, value in named_settings(config).items()
-        if name not in ("out", "key_file")  # the folder may have been moved, the key has an id
+        if name not in ("out", "key_file")  # the folder may move; the key has an id below
     }
     facts |= {
         f"the {role} ({summary.path.name})": key.sign_file(summary.sha256)
@@ -70,17 +67,17 @@ def facts_of_files(
 
 
 def facts_of_model(checkpoint: Checkpoint) -> dict[str, str]:
-    """What figures depend on of the model and where it runs: by name, for a message."""
+    """Return the inputs that come from the model and its device, named as messages name them."""
     facts = {f"{name} of the model": sha256 for name, sha256 in checkpoint.fingerprint.items()}
     facts |= {name: choice.value for name, choice in checkpoint.choices.items()}
-    if checkpoint.device.type == "cpu":  # whose sums depend on how they are shared out
+    if checkpoint.device.type == "cpu":  # CPU sums depend on how threads share them
         facts["threads"] = str(torch.get_num_threads())
         facts["processor"] = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     return facts | describe_accelerator(checkpoint.device)
 
 
 def facts_of_plan(plan: Plan) -> dict[str, str]:
-    """The windows and the folds that audit them, whatever they were made from."""
+    """Return a hash of the windows and folds of each role, whatever they were cut from."""
     digests = {}
     for role, corpus in (("data", plan.data), ("controls", plan.controls)):
         if corpus is not None:
@@ -99,7 +96,7 @@ def run_facts(
     batches: Mapping[str, BatchFacts],
     processes: int,
 ) -> RunFacts:
-    """What the report tells of a run that has its figures now. batch_size: and why so large."""
+    """Return the facts of a run that has just finished. batch_size: windows, and the reason."""
     return RunFacts(
         version=__version__,
         command=notes.command,

@@ -1,8 +1,8 @@
-"""A finished run, read back from its folder: the report's document and a row for each window.
+"""Read a finished run from its folder: the report's document and a row for each window.
 
-Knows the files' form and trusts none of it: whatever of them was changed, cut off or made up
-either fits the schema and its own columns, or is refused in a line. Knows nothing of how a run
-is made or judged. Loads no torch, so that whatever only reads runs answers at once.
+Knows the files' form and trusts none of it: content that was changed, cut off or forged either
+fits the schema and the columns, or is refused in one line. Knows nothing of how a run is made or
+judged. Loads no torch, so commands that only read runs answer at once.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ SAMPLES = "samples.csv"
 PAGE = "report.html"
 
 _LONGEST_REPORT = 64 << 20
-"""Bytes; the report of a large audit has a hundredth of that."""
+"""Bytes; the report of a large audit takes a hundredth of that."""
 _LONGEST_SAMPLES = 4 << 30
-"""Bytes; ten million windows without text have about 2.5 GiB."""
+"""Bytes; ten million windows without text take about 2.5 GiB."""
 _LONGEST_HEADER = 1 << 20
 """Bytes of the first line of ``samples.csv``."""
 
@@ -43,55 +43,56 @@ _TEXTS = ("role", "sample_id", "fingerprint", "status", "reason", "categories")
 _WHOLE = ("schema_version", "line")
 _MAYBE_WHOLE = ("window", "cluster", "fold", "prefix_tokens", "suffix_tokens")
 _COUNTED = ("exact_", "matched_", "longest_run_", "reference_exact_")
-_CHANGED = "is not the table that a scan writes; it was changed or cut off, scan again"
+_CHANGED = "is not a table that a scan writes; it was changed or cut off, so scan again"
 _DTYPES = {
     **dict.fromkeys(_TEXTS, "str"),
     **dict.fromkeys(_WHOLE, "int64"),
     **dict.fromkeys(_MAYBE_WHOLE, "Int64"),
 }
-"""What each column of the contract is read as; where neither stands, a count of an attack
-(``Int64``, blank where it did not run), else a figure (``float64``)."""
+"""Type of each column of the contract. Unlisted columns are an attack's counts (``Int64``, blank
+where it did not run) or figures (``float64``)."""
 
 
 @dataclass(frozen=True, eq=False)
 class StoredRun:
-    """What a finished run left behind."""
+    """A finished run as read from its folder."""
 
     folder: Path
     document: Document
     """``report.json``: it fits the shipped schema, and every number in it is finite. Its strings
-    may hold anything: whoever shows one makes it harmless first."""
+    may hold anything: neutralise them before showing them."""
     samples: pd.DataFrame
-    """``samples.csv``, in the file's order: the contract's columns, then any that were passed
-    through. Whole numbers are ``int64``, or ``Int64`` where a skipped row or an attack that did
-    not run leaves them blank; figures ``float64``; the rest text, as it was before it was escaped
-    for spreadsheets (control characters stay visible escapes), and empty where there is none."""
+    """``samples.csv`` in file order: the contract's columns, then those passed through. Whole
+    numbers are ``int64``, or ``Int64`` where a skipped row or an attack that did not run leaves
+    them blank; figures are ``float64``. The rest is text with the escapes for spreadsheets removed
+    (control characters stay visible escapes), empty where there is none."""
 
     @property
     def attacks(self) -> tuple[str, ...]:
-        """The attacks that were run, weakest first."""
+        """Attacks that were run, weakest first."""
         return tuple(attack["attack"] for attack in self.document["attacks"])
 
     def scored(self, role: str) -> pd.DataFrame:
-        """The rows of a role, ``data`` or ``control``, that were scored: one for each window."""
+        """Return the scored rows of a role, ``data`` or ``control``: one for each window."""
         samples = self.samples
         return samples[(samples["role"] == role) & (samples["status"] == "scored")]
 
 
 def read_run(folder: Path) -> StoredRun:
-    """Read a run folder, as far as it is what a scan wrote.
+    """Read a run folder and check that it is what a scan wrote.
 
-    Raises UsageError, in one line, as :func:`load_run`; where a file is not the one that the
-    manifest names, or where the gates do not follow from the figures.
+    Raises UsageError, in one line, as :func:`load_run`, where a file does not match the manifest,
+    or where the gates do not follow from the figures.
     """
     run = load_run(folder)
     require_recorded(folder, (REPORT, SAMPLES))
     if results_hash(run.document) != run.document["hashes"]["results"]:
-        raise UsageError(f"{folder / REPORT}: its figures were changed; scan again")
+        raise UsageError(f"{folder / REPORT}: the figures were changed; scan again")
     if (fault := find_gates_fault(run.document)) is not None:
         raise UsageError(
-            f"{folder / REPORT}: {fault}; it was changed, or another memaudit judged it, so scan "
-            "again"
+            f"{folder / REPORT}: {fault}; it was changed, or another version of memaudit judged "
+            "it, "
+            "so scan again"
         )
     return run
 
@@ -100,7 +101,7 @@ def load_run(folder: Path) -> StoredRun:
     """Read a run folder, whoever wrote it.
 
     Raises UsageError, in one line, where the folder is missing or holds no finished run, where a
-    file is not what a scan of this version writes, or where the two do not belong together.
+    file is not what a scan of this version writes, or where the two files do not belong together.
     """
     document = read_report(folder)
     samples = read_samples(folder / SAMPLES)
@@ -110,11 +111,11 @@ def load_run(folder: Path) -> StoredRun:
 
 
 def find_gates_fault(document: Document) -> str | None:
-    """Say in what the gates do not follow from the figures and settings; None where they do."""
+    """Describe how the gates contradict the figures and settings; None where they do not."""
     try:
         return gates_fault(document)
     except (ValueError, ArithmeticError, LookupError, TypeError):
-        return "the gates cannot be judged anew, as no scan has such figures and settings"
+        return "the gates cannot be judged again: no scan writes these figures and settings"
 
 
 def read_report(folder: Path) -> Document:
@@ -136,20 +137,20 @@ def read_report(folder: Path) -> Document:
 def _check_document(path: Path, document: Any) -> None:
     tool = document.get("tool") if isinstance(document, dict) else None
     if not isinstance(tool, dict) or tool.get("name") != "memaudit":
-        raise UsageError(f"{path}: is no report of memaudit")
+        raise UsageError(f"{path}: is not a memaudit report")
     version = document.get("schema_version")
     if version != SCHEMA_VERSION:
-        shown = version if isinstance(version, int) else "unknown"
+        written = version if isinstance(version, int) else "unknown"
         raise UsageError(
-            f"{path}: has schema version {shown}, this memaudit reads {SCHEMA_VERSION}; "
-            "use the one that wrote it, or scan again"
+            f"{path}: has schema version {written}, but this memaudit reads {SCHEMA_VERSION}; "
+            "use the version that wrote it, or scan again"
         )
     fault = next(Draft202012Validator(schema()).iter_errors(document), None)
     if fault is not None:
         place = neutral(".".join(map(str, fault.absolute_path))) or "the document"
         raise UsageError(
-            f"{path}: {shorten(place, 100)} is not as the schema says ({fault.validator}); "
-            "it was changed, or another memaudit wrote it"
+            f"{path}: {shorten(place, 100)} does not fit the schema ({fault.validator}); "
+            "it was changed, or another version of memaudit wrote it"
         )
 
 
@@ -161,7 +162,7 @@ def read_samples(path: Path) -> pd.DataFrame:
         names = _header(path)
         try:
             samples = _as_frame(path, names)
-        except (ValueError, TypeError, OverflowError, Warning):  # pandas' own would quote a cell
+        except (ValueError, TypeError, OverflowError, Warning):  # pandas would quote a cell
             raise UsageError(_bad_cell(path, names)) from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
@@ -173,23 +174,25 @@ def read_samples(path: Path) -> pd.DataFrame:
 
 
 def _header(path: Path) -> list[str]:
-    """The names of the columns."""
+    """Read the names of the columns."""
     with path.open("rb") as file:
         line = file.readline(_LONGEST_HEADER)
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
         ended = file.read(1) == b"\n"
     if size > _LONGEST_SAMPLES:
-        raise UsageError(f"{path}: is larger than any that is read ({_LONGEST_SAMPLES >> 30} GiB)")
+        raise UsageError(f"{path}: is larger than the limit of {_LONGEST_SAMPLES >> 30} GiB")
     try:
         names = next(csv.reader([line.decode("utf-8-sig")], strict=True), [])
     except (UnicodeDecodeError, csv.Error):
-        raise UsageError(f"{path}: is no samples.csv of memaudit") from None
+        raise UsageError(f"{path}: is not a samples.csv of memaudit") from None
     missing = [name for name in COLUMNS if name not in names]
     if len(missing) == len(COLUMNS) or not line.endswith(b"\n"):
-        raise UsageError(f"{path}: is no samples.csv of memaudit")
+        raise UsageError(f"{path}: is not a samples.csv of memaudit")
     if missing:
-        raise UsageError(f"{path}: has no column {missing[0]}; another memaudit wrote it")
+        raise UsageError(
+            f"{path}: has no column {missing[0]}; another version of memaudit wrote it"
+        )
     if len(set(map(unescape, names))) < len(names) or not ended:
         raise UsageError(f"{path}: {_CHANGED}")
     return names
@@ -202,19 +205,19 @@ def _dtype(name: str) -> str:
 
 
 def _as_frame(path: Path, names: list[str]) -> pd.DataFrame:
-    """Every cell of its column's kind, and none but a blank one taken for missing."""
+    """Read every cell as its column's type; only blank cells count as missing."""
     dtypes: dict[Any, str] = {name: _dtype(name) for name in names}
     blank = {name: [""] for name, dtype in dtypes.items() if dtype != "str"}
     with path.open(encoding="utf-8-sig", newline="") as file, warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)  # of rows that are too long
-        warnings.simplefilter("error", RuntimeWarning)  # of figures no whole number can hold
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # rows that are too long
+        warnings.simplefilter("error", RuntimeWarning)  # figures too large for a whole number
         return pd.read_csv(
             file, dtype=dtypes, na_values=blank, keep_default_na=False, index_col=False, engine="c"
         )
 
 
 def _bad_cell(path: Path, names: list[str]) -> str:
-    """What is wrong with a file that cannot be read as a table: the first such cell's place."""
+    """Describe the first bad cell of a file that cannot be read as a table."""
     whole = f"{path}: {_CHANGED}"
     line = 1
     try:
@@ -224,7 +227,7 @@ def _bad_cell(path: Path, names: list[str]) -> str:
                     return f"{whole} (row {line})"
                 for name, text in zip(names, row, strict=True) if line > 1 else ():
                     if not _fits(text, _dtype(name)):
-                        return f"{path}: {neutral(name)} in row {line} is no number; scan again"
+                        return f"{path}: {neutral(name)} in row {line} is not a number; scan again"
                 line += 1
     except (ValueError, csv.Error):
         pass
@@ -241,7 +244,7 @@ def _fits(text: str, dtype: str) -> bool:
 
 
 def _check_values(path: Path, samples: pd.DataFrame) -> None:
-    """Refuse cells that are of the right kind and cannot have been written by a scan."""
+    """Refuse cells of the right type with values that no scan writes."""
     scored = samples["status"] == "scored"
     allowed = {
         "schema_version": samples["schema_version"] == SCHEMA_VERSION,
@@ -251,8 +254,8 @@ def _check_values(path: Path, samples: pd.DataFrame) -> None:
         "cluster": samples["cluster"].notna() | ~scored,
         "fingerprint": samples["fingerprint"].str.fullmatch(FINGERPRINT) | ~scored,
     }
-    same = samples[scored].duplicated(["role", "fingerprint"])
-    allowed["fingerprint"] &= ~same.reindex(samples.index, fill_value=False)
+    repeated = samples[scored].duplicated(["role", "fingerprint"])
+    allowed["fingerprint"] &= ~repeated.reindex(samples.index, fill_value=False)
     for name in COLUMNS:
         if name.startswith(("exact_", "reference_exact_")):
             allowed[name] = samples[name].isin([0, 1]) | samples[name].isna()
@@ -260,11 +263,11 @@ def _check_values(path: Path, samples: pd.DataFrame) -> None:
             allowed[name] = samples[name].between(0, 1) | samples[name].isna()
     for name, good in allowed.items():
         if not bool(good.all()):
-            raise UsageError(f"{path}: column {name} holds what no scan writes there; scan again")
+            raise UsageError(f"{path}: column {name} holds values that no scan writes; scan again")
 
 
 def _check_counts(run: StoredRun) -> None:
-    """Refuse a table and a report that count differently."""
+    """Refuse a table and a report whose counts differ."""
     for role, key in (("data", "data"), ("control", "controls")):
         rows, corpus = run.scored(role), run.document[key]
         agree = len(rows) == (corpus["windows"] if corpus else 0)
@@ -272,11 +275,11 @@ def _check_counts(run: StoredRun) -> None:
             part = attack if role == "data" else attack["controls"]
             exact = rows[f"exact_{attack['attack'].replace('-', '_')}"]
             counted = int(exact.notna().sum()), int(exact.sum())
-            told = (part["exact"]["n"], part["exact"]["k"]) if part else (0, 0)
-            agree = agree and counted == told
+            reported = (part["exact"]["n"], part["exact"]["k"]) if part else (0, 0)
+            agree = agree and counted == reported
         agree = agree and origins_agree(run.document, rows, key)
         if not agree:
             raise UsageError(
-                f"{run.folder}: {SAMPLES} and {REPORT} do not count the same {key}; "
-                "one of them was changed, scan again"
+                f"{run.folder}: {SAMPLES} and {REPORT} disagree on the counts of the {key}; "
+                "one of them was changed, so scan again"
             )

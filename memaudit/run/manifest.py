@@ -1,7 +1,7 @@
 """manifest.json: the SHA-256 of every file of a run folder, written last and read back.
 
-Knows the manifest's form, and trusts none of it when it is read. A manifest proves that nothing
-changed since it was written, and not by whom: that takes a signature over it.
+Knows the manifest's form and trusts none of it when reading. A manifest proves that nothing
+changed since it was written, but not who wrote it: that takes a signature over it.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from memaudit.system.files import file_sha256
 
 MANIFEST = "manifest.json"
 _LONGEST = 1 << 20
-"""Bytes; a manifest of a hundred files has ten thousand."""
+"""Bytes; a manifest of a hundred files takes ten thousand."""
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,255}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a run folder held when it was finished."""
+    """Files of a run folder when it was finished."""
 
     files: dict[str, str]
     """File name to SHA-256."""
     sha256: str
-    """Of the manifest itself."""
+    """SHA-256 of the manifest itself."""
     not_made: tuple[str, ...] = ()
-    """Files that a run has, and that could not be made for this one."""
+    """Files that every run has but that could not be made for this one."""
 
 
 def to_manifest(folder: Path, not_made: Iterable[str] = ()) -> str:
-    """The manifest of every file in the folder, as text. Raises OSError.
+    """Return the manifest of every file in the folder, as text. Raises OSError.
 
-    not_made: files that every run has, and that could not be made for this one.
+    not_made: files that every run has but that could not be made for this one.
     """
     files = {
         path.name: file_sha256(path)
@@ -56,7 +56,7 @@ def to_manifest(folder: Path, not_made: Iterable[str] = ()) -> str:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises UsageError where the folder holds no finished run, or no manifest that is one."""
+    """Read a folder's manifest. Raises UsageError where it has no valid one."""
     path = folder / MANIFEST
     try:
         if not folder.is_dir():
@@ -69,29 +69,29 @@ def read_manifest(folder: Path) -> Manifest:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     document = _document(content) if len(content) <= _LONGEST else None
     if document is None:
-        raise UsageError(f"{path}: is no manifest of memaudit; it was changed or cut off")
+        raise UsageError(f"{path}: is not a memaudit manifest; it was changed or cut off")
     not_made = tuple(map(str, document.get("not_made", ())))
     return Manifest(document["files"], hashlib.sha256(content).hexdigest(), not_made)
 
 
 def require_recorded(folder: Path, names: Iterable[str]) -> None:
-    """Raise UsageError where one of the files is not the one that the folder's manifest names."""
+    """Raise UsageError where a file does not match its hash in the folder's manifest."""
     known = read_manifest(folder).files
     for name in names:
         path = folder / name
         try:
-            same = is_plain_file(path) and known.get(name) == file_sha256(path)
+            unchanged = is_plain_file(path) and known.get(name) == file_sha256(path)
         except OSError as error:
             raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-        if not same:
+        if not unchanged:
             raise UsageError(
-                f"{folder}: {name} is not as it was recorded, so nothing in it counts; look with "
-                f"memaudit verify {folder}, or scan again"
+                f"{folder}: {name} does not match its hash in {MANIFEST}, so this run cannot be "
+                f"trusted; check with memaudit verify {folder}, or scan again"
             )
 
 
 def _document(content: bytes) -> dict[str, Any] | None:
-    """The manifest; None where the content is none."""
+    """Parse a manifest; None where the content is none."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
@@ -104,12 +104,12 @@ def _document(content: bytes) -> dict[str, Any] | None:
             return None
         if not _SHA256.fullmatch(digest):
             return None
-    made: dict[str, Any] = document
-    return made if isinstance(made.get("not_made", []), list) else None
+    checked: dict[str, Any] = document
+    return checked if isinstance(checked.get("not_made", []), list) else None
 
 
 def is_plain_file(path: Path) -> bool:
-    """Whether it is a file and no link, pipe or device. Raises OSError other than for absence."""
+    """True for a file that is no link, pipe or device. Raises OSError other than for absence."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except FileNotFoundError:
@@ -117,12 +117,13 @@ def is_plain_file(path: Path) -> bool:
 
 
 def require_no_link(path: Path) -> None:
-    """Raise UsageError for a link, or anything but a file, where a lock is to be: to open it would
-    change what it points to.
+    """Raise UsageError where the path of a lock is a link or no file.
+
+    Opening a link would change the file that it points to.
     """
     try:
         fault = os.path.lexists(path) and not is_plain_file(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     if fault:
-        raise UsageError(f"{path}: is no plain file; remove it")
+        raise UsageError(f"{path}: is not a regular file; remove it")

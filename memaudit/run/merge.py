@@ -1,7 +1,7 @@
-"""Shards of one scan, done on several machines, put together as one unfinished run.
+"""Merge the shards of one scan into one unfinished run.
 
-Knows which shards belong together, and copies what each has done. What is then left, the scores
-and the report, is the scan's own to do: it goes on from the folder that is made here.
+Knows which shards belong together, and copies the work of each. The scan then resumes from the
+merged folder to compute the scores and the report.
 """
 
 from __future__ import annotations
@@ -29,24 +29,29 @@ class ShardRun(NamedTuple):
 
 
 def read_shards(folders: Sequence[Path], key: ProjectKey) -> list[ShardRun]:
-    """The shards of one scan, in their own order, whatever the order they are named in.
+    """Read the shards of one scan, sorted by index.
 
-    Raises UsageError where one was not written under the project key, is no shard or not done,
-    where they are not of one scan (naming what differs), and where one is missing or there twice.
+    Raises UsageError where a shard was not written under the project key, is no shard or not
+    complete, where shards are from different scans (naming the differences), and where one is
+    missing or given twice.
     """
-    shards = sorted((_read(folder, key) for folder in folders), key=lambda one: one.shard.index)
+    shards = sorted((_read(folder, key) for folder in folders), key=lambda run: run.shard.index)
     first = shards[0]
     for other in shards[1:]:
         if different := differences(_all_facts(first), _all_facts(other)):
-            raise UsageError(f"{first.folder} and {other.folder} are not of one scan: {different}")
-    if len({one.shard.count for one in shards}) > 1:
-        raise UsageError("these shards are of scans that were shared out differently")
-    there = [one.shard.index for one in shards]
+            raise UsageError(
+                f"{first.folder} and {other.folder} are from different scans: {different}"
+            )
+    if len({run.shard.count for run in shards}) > 1:
+        raise UsageError("these shards are from scans with different numbers of shards")
+    indices = [run.shard.index for run in shards]
     count = first.shard.count
-    if missing := [str(Shard(i, count)) for i in range(count) if i not in there]:
-        raise UsageError(f"shard {', '.join(missing)} is missing; name the run folders of all")
-    if twice := {one.shard for one in shards if there.count(one.shard.index) > 1}:
-        raise UsageError(f"shard {', '.join(map(str, twice))} is there twice; name each once")
+    if missing := [str(Shard(i, count)) for i in range(count) if i not in indices]:
+        raise UsageError(
+            f"shard {', '.join(missing)} is missing; name the run folders of all shards"
+        )
+    if twice := {run.shard for run in shards if indices.count(run.shard.index) > 1}:
+        raise UsageError(f"shard {', '.join(map(str, twice))} is given twice; name each once")
     return shards
 
 
@@ -54,38 +59,40 @@ def _read(folder: Path, key: ProjectKey) -> ShardRun:
     notes = read_notes(folder)
     check_notes(str(folder), notes, key)
     if notes.shard is None:
-        raise UsageError(f"{folder}: is no shard; merge takes what scan --shard i/n has made")
+        raise UsageError(f"{folder}: is not a shard; merge takes runs of scan --shard i/n")
     if notes.work is None:
-        raise UsageError(f"{folder}: is not done; go on with memaudit scan --resume {folder}")
-    there = {path.stem for path in find_work(folder / UNFINISHED)}
-    if missing := sorted(set(notes.work) - there):
         raise UsageError(
-            f"{folder}: {neutral(missing[0])}.safetensors is missing, which it had done; scan that "
-            "shard anew"
+            f"{folder}: is not complete; resume it with memaudit scan --resume {folder}"
+        )
+    stored = {path.stem for path in find_work(folder / UNFINISHED)}
+    if missing := sorted(set(notes.work) - stored):
+        raise UsageError(
+            f"{folder}: {neutral(missing[0])}.safetensors is missing from the completed work; scan "
+            "that shard again"
         )
     return ShardRun(folder, Shard.parse(notes.shard), notes)
 
 
-def _all_facts(one: ShardRun) -> dict[str, str]:
-    """What a shard depends on, and the sizes that were found for it."""
-    facts = {name: value for group in one.notes.facts.values() for name, value in group.items()}
-    return facts | {name: str(size) for name, size in one.notes.sizes.items()}
+def _all_facts(run: ShardRun) -> dict[str, str]:
+    """Return a shard's inputs and the sizes chosen for it."""
+    facts = {name: value for group in run.notes.facts.values() for name, value in group.items()}
+    return facts | {name: str(size) for name, size in run.notes.sizes.items()}
 
 
 def merged_notes(shards: Sequence[ShardRun], out: Path, command: str) -> RunNotes:
-    """Of the run that they are together: it began with the first, and took the time of all."""
+    """Return the notes of the merged run: the earliest start and the total time of all shards."""
     first = shards[0].notes
     seconds: dict[str, float] = {}
-    for one in shards:
-        for stage, spent in one.notes.seconds.items():
+    for run in shards:
+        for stage, spent in run.notes.seconds.items():
             seconds[stage] = round(seconds.get(stage, 0.0) + spent, 3)
     return first.model_copy(
         update={
             "config": {**first.config, "out": str(out)},
             "command": command,
-            "started": min(one.notes.started for one in shards),
+            "started": min(run.notes.started for run in shards),
             "seconds": seconds,
-            "resumed": sum(one.notes.resumed for one in shards),
+            "resumed": sum(run.notes.resumed for run in shards),
             "shard": None,
             "work": None,
         }
@@ -96,22 +103,23 @@ def copy_work(shards: Sequence[ShardRun], key: ProjectKey, folder: Path) -> None
     """Copy every piece of work to a folder, each whole.
 
     Raises:
-        UsageError: a piece is not what its shard wrote under the project key, or one that several
-            shards did came out differently, so that a fold's windows would be audited by more than
-            one prompt.
+        UsageError: a piece is not what its shard wrote under the project key, or several shards
+            have different versions of it, so that more than one prompt would audit the windows
+            of a fold.
         RunError: the disk refuses.
     """
     with disk_errors(folder):
-        for one in shards:
-            for path in find_work(one.folder / UNFINISHED):
+        for run in shards:
+            for path in find_work(run.folder / UNFINISHED):
                 target = folder / path.name
-                read_piece(path, one.notes, key)
+                read_piece(path, run.notes, key)
                 if not target.exists():
                     write_whole(target, _chunks(path))
                 elif file_sha256(target) != file_sha256(path):
                     raise UsageError(
-                        f"{path}: came out differently in another shard, as on other hardware; use "
-                        "no more shards than --folds"
+                        f"{path}: differs from the same work in another shard, perhaps done on "
+                        "other "
+                        "hardware; use no more shards than --folds"
                     )
 
 

@@ -1,6 +1,6 @@
-"""What a run depends on and how far it is: kept in memory here, and on disk by ``unfinished``.
+"""The record of a run in progress: its inputs, sizes and times. ``unfinished`` keeps it on disk.
 
-Knows which changes forbid to go on with a run. Knows nothing of files.
+Knows which changed inputs forbid resuming a run. Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -22,43 +22,43 @@ from memaudit.errors import UsageError
 from memaudit.report.wording import neutral
 from memaudit.system.memory import short_of_memory
 
-_SHOWN = 4
-"""Changes that a message names."""
+_MAX_NAMED = 4
+"""Changes named in one message."""
 _LONGEST_VALUE = 40
-"""Characters of a value in a message; a hash, which is longer, says nothing to anybody."""
+"""Characters of a value in a message; longer ones, such as hashes, tell a reader nothing."""
 _Text = Annotated[str, Field(max_length=1 << 16)]
 NO_KEY = "none kept"
-"""Stands for the id of a key that no other process can have."""
+"""Key id for a key that exists in this process only."""
 
 
 class RunNotes(BaseModel):
-    """What an unfinished run is, and what it depends on."""
+    """Description of an unfinished run and its inputs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Annotated[int, Field(ge=1, le=1)] = 1
     config: dict[str, Any]
-    """Every setting, as the run began."""
+    """Every setting at the start of the run."""
     sources: dict[str, _Text]
-    """Where each setting came from."""
+    """Setting to where its value came from."""
     command: _Text
     started: _Text
     facts: dict[str, dict[str, _Text]] = {}
-    """What must be the same for the run to go on: by group, and by its name in a message."""
+    """Inputs that must be unchanged before the run may resume, by group and by name."""
     sizes: dict[str, Annotated[int, Field(ge=1)]] = {}
-    """Sizes that were found from the memory there was."""
+    """Sizes chosen from the memory available."""
     seconds: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
-    """By stage, the time that it has taken so far."""
+    """Stage to wall time so far."""
     resumed: Annotated[int, Field(ge=0)] = 0
-    """How often the run was gone on with."""
+    """Times the run was resumed."""
     shard: Annotated[str, Field(pattern=r"^[0-9]{1,4}/[0-9]{1,4}$")] | None = None
     work: tuple[_Text, ...] | None = None
-    """Of a shard that has done all that is its own: the names of what it keeps."""
+    """Names of the pieces of work of a completed shard; None until it is complete."""
     key_id: Annotated[str, Field(max_length=64)] = ""
-    """Of the project key that the notes and all that is kept are signed with; `NO_KEY` for one that
-    ended with the process, empty in notes that were not written yet."""
+    """Id of the project key that signs the notes and all work; `NO_KEY` for a key that ended with
+    the process, empty before the notes are first written."""
     signature: Annotated[str, Field(pattern=r"^[0-9a-f]*$", max_length=64)] = ""
-    """Over all of the above (work_signature)."""
+    """Signature over all fields above (run.signature)."""
 
     @classmethod
     def new(
@@ -68,7 +68,7 @@ class RunNotes(BaseModel):
         command: str,
         shard: Shard | None = None,
     ) -> RunNotes:
-        """Of a run that begins now."""
+        """Return notes of a run that starts now."""
         return cls(
             config=config.model_dump(mode="json"),
             sources=dict(sources),
@@ -79,34 +79,35 @@ class RunNotes(BaseModel):
 
 
 class RunRecord(NoJournal):
-    """Keeps nothing beyond this process. where: the run, as messages name it."""
+    """In-memory record of a run. where: the run, as messages name it."""
 
     def __init__(self, notes: RunNotes, where: str = "") -> None:
         self.notes = notes
         self._where = where
 
     def agree(self, group: str, facts: Mapping[str, str]) -> None:
-        """Note what the run depends on: all that there is of a group.
+        """Record all inputs of a group, or compare them with those recorded before.
 
-        Raises UsageError, naming what, where something is no longer what it was, is gone or new.
+        Raises UsageError, naming the inputs, where any was changed, added or removed.
         """
         known = self.notes.facts.get(group)
         if known is None:
             self._change(facts={**self.notes.facts, group: dict(facts)})
         elif changed := differences(known, facts):
             raise UsageError(
-                f"{self._where}: not gone on with, because since it began this has changed: "
-                f"{changed}. Put it back, or scan anew"
+                f"{self._where}: cannot resume: these inputs changed since the run began: "
+                f"{changed}. "
+                "Restore them, or start a new scan"
             )
 
     def settle(self, name: str, size: int) -> int:
-        """The size under a name: the one that the run began with, or this one from now on."""
+        """Return the size recorded under a name; record this one if there is none yet."""
         if name not in self.notes.sizes:
             self._change(sizes={**self.notes.sizes, name: size})
         return self.notes.sizes[name]
 
     def spent(self, stage: str, seconds: float) -> None:
-        """Note that a stage has taken so much longer."""
+        """Add to the time that a stage has taken."""
         before = self.notes.seconds.get(stage, 0.0)
         self._change(seconds={**self.notes.seconds, stage: round(before + seconds, 3)})
 
@@ -115,18 +116,18 @@ class RunRecord(NoJournal):
         self._write()
 
     def complete(self) -> None:
-        """Note that all of a shard is done."""
+        """Mark a shard as complete."""
 
     def _write(self) -> None:
-        """Keep the notes."""
+        """Save the notes; nothing to do in memory."""
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Which of two sets of facts are not the same, in words; empty where all are."""
+    """Describe the facts that differ; empty where none do."""
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    shown = [_difference(name, before.get(name), now.get(name)) for name in changed[:_SHOWN]]
-    more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
-    return "; ".join(shown) + more
+    named = [_difference(name, before.get(name), now.get(name)) for name in changed[:_MAX_NAMED]]
+    more = f"; and {len(changed) - _MAX_NAMED} more" if len(changed) > _MAX_NAMED else ""
+    return "; ".join(named) + more
 
 
 def _difference(name: str, before: str | None, now: str | None) -> str:
@@ -138,7 +139,7 @@ def _difference(name: str, before: str | None, now: str | None) -> str:
 
 
 class Stopwatch:
-    """Passes stages on to the user's progress and tells how long each took."""
+    """Shows the progress of stages and reports how long each took."""
 
     def __init__(self, progress: Progress, spent: Callable[[str, float], None]) -> None:
         self._progress = progress
@@ -157,7 +158,7 @@ class Stopwatch:
 
 
 class Clock(Stopwatch):
-    """One that notes in the run's record how long each stage took."""
+    """A stopwatch that records each stage's time in the run's record."""
 
     def __init__(self, progress: Progress, record: RunRecord) -> None:
         super().__init__(progress, record.spent)

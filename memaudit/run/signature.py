@@ -1,7 +1,7 @@
-"""Signatures of unfinished work: what shows that memaudit wrote it, for this run and this name.
+"""Signatures that prove memaudit wrote a piece of unfinished work, for this run and this name.
 
-Knows the project key, notes and named arrays. Knows nothing of files. Whoever can write to the run
-folder and does not have the key can take a piece away, and can make, change or move none.
+Knows the project key, notes and named arrays. Knows nothing of files. Somebody who can write to
+the run folder but lacks the key can remove a piece, but cannot forge, change or move any.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _KEEP_A_KEY = f"set {VARIABLE} or --key-file"
 
 
 def id_of(key: ProjectKey) -> str:
-    """Return the key's id as notes have it: `NO_KEY` for one that ends with the process."""
+    """Return the key's id as notes record it: `NO_KEY` for a key that ends with the process."""
     return NO_KEY if key.note else key.key_id
 
 
 def signed_notes(notes: RunNotes, key: ProjectKey) -> RunNotes:
-    """Return the notes with the key's id and signature."""
+    """Return the notes with the key's id and their signature."""
     named = notes.model_copy(update={"key_id": id_of(key)})
     return named.model_copy(update={"signature": _sign_notes(named, key)})
 
@@ -37,25 +37,25 @@ def signed_notes(notes: RunNotes, key: ProjectKey) -> RunNotes:
 def check_notes(where: str, notes: RunNotes, key: ProjectKey) -> None:
     """Raise UsageError where the notes are not as memaudit wrote them under this key."""
     if NO_KEY in (notes.key_id, id_of(key)):
-        when = "it was begun without" if notes.key_id == NO_KEY else "there is none now"
-        again = "scan anew" if notes.key_id == NO_KEY else "go on"
+        when = "this run began without one" if notes.key_id == NO_KEY else "none is set now"
+        remedy = "start a new scan" if notes.key_id == NO_KEY else "resume again"
         raise UsageError(
-            f"{where}: what was done can only be checked with a project key that is kept, and "
-            f"{when}; {_KEEP_A_KEY} and {again}"
+            f"{where}: cannot resume: unfinished work is checked with a stored project key, and "
+            f"{when}; {_KEEP_A_KEY} and {remedy}"
         )
     if not notes.key_id:
         raise UsageError(
-            f"{where}: run.json has no signature; it was changed, or an earlier memaudit wrote it; "
-            "scan anew"
+            f"{where}: run.json has no signature: it was changed, or an earlier memaudit wrote it; "
+            "start a new scan"
         )
     if notes.key_id != id_of(key):
         raise UsageError(
-            f"{where}: not gone on with, because since it began this has changed: the project key "
-            f"({notes.key_id}, now {id_of(key)}). Put it back ({_KEEP_A_KEY}), or scan anew"
+            f"{where}: cannot resume: the project key changed since the run began "
+            f"({notes.key_id}, now {id_of(key)}). Restore it ({_KEEP_A_KEY}), or start a new scan"
         )
     if not hmac.compare_digest(notes.signature, _sign_notes(notes, key)):
         raise UsageError(
-            f"{where}: run.json is not as memaudit wrote it under the project key; scan anew"
+            f"{where}: run.json was changed: its signature does not match; start a new scan"
         )
 
 
@@ -67,10 +67,10 @@ def _sign_notes(notes: RunNotes, key: ProjectKey) -> str:
 def sign_piece(
     name: str, entry: Entry, notes: RunNotes, groups: Sequence[str], key: ProjectKey
 ) -> str:
-    """Return the signature of a piece of work, under its name.
+    """Return the signature of a piece of work under its name.
 
-    groups: of the notes' facts, those that were known when it was written: a piece belongs to
-    every run that depends on the same, so to all shards of a scan, and to no other.
+    groups: groups of the notes' facts known when it was written. A piece belongs to every run with
+    the same facts, so to all shards of a scan, and to no other run.
     """
     facts = [[group, dict(notes.facts[group])] for group in groups]
     arrays = {part: np.asarray(array) for part, array in sorted(entry.arrays.items())}
@@ -85,7 +85,7 @@ def sign_piece(
 def is_signed(
     name: str, entry: Entry, notes: RunNotes, groups: Sequence[str], signed: str, key: ProjectKey
 ) -> bool:
-    """Whether it is the signature of that piece, under that name, in a run of these notes."""
+    """True if the signature fits that piece, under that name, in a run with these notes."""
     if not set(groups) <= notes.facts.keys():
         return False
     wanted = sign_piece(name, entry, notes, groups, key)

@@ -1,9 +1,9 @@
-"""A run that is not finished, on disk: what has been done of it, and what it depends on.
+"""An unfinished run on disk: the work done so far and the inputs it depends on.
 
-Knows the folder ``unfinished`` inside a run folder. Each finished piece of work is a file of its
-own, written whole; ``run.json`` says what they hang on. The folder goes when the run is finished,
-with what memaudit wrote into it and nothing else. It may have been changed by anybody: nothing in
-it is code, all of it is signed, and what does not fit is refused.
+Knows the folder ``unfinished`` inside a run folder. Each finished piece of work is one file,
+written whole; ``run.json`` records the inputs. When the run is finished, memaudit removes the
+folder and only the files that it wrote. Anybody may have changed the folder, so nothing in it is
+code, all of it is signed, and whatever does not fit is refused.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ LOCK = ".lock"
 _LONGEST_NOTES = 8 << 20
 _NAME = re.compile(r"[a-z0-9-]{1,200}")
 _LONGEST_PIECE = 16 << 30
-"""Bytes; a fit that trains the rows of a large vocabulary has a few GiB."""
+"""Bytes; a fit that trains the rows of a large vocabulary takes a few GiB."""
 _ABOUT = "memaudit"
-"""The only metadata of a piece, as several would be written in any order: its note, the groups of
-facts that it hangs on, and its signature."""
+"""The only metadata key of a piece (several would be written in any order): its note, the groups
+of facts that it depends on, and its signature."""
 _OURS = re.compile(r"\.[A-Za-z0-9-]+\.(safetensors|json|csv|html|toml)-[a-z0-9_]+$")
-"""What write_whole calls a file that it has not finished."""
+"""Names that write_whole gives to unfinished files."""
 _MARKER = ".memaudit"
 _MARK = b"Made by memaudit, which removes this folder when the run is finished.\n"
-"""Stands in the marker: a folder of that name without it is somebody else's."""
+"""Content of the marker; a folder of that name without it is not memaudit's."""
 
 
 class Unfinished(RunRecord):
-    """The journal of one run folder, and the notes beside it. Made by ``begin`` or ``reopen``."""
+    """Journal and notes of one run folder. Create with ``begin`` or ``reopen``."""
 
     def __init__(self, run: Path, notes: RunNotes, key: ProjectKey) -> None:
         super().__init__(notes, str(run))
@@ -64,17 +64,17 @@ class Unfinished(RunRecord):
         key: ProjectKey,
         fill: Callable[[Path], None] = lambda folder: None,
     ) -> Unfinished:
-        """Start one in a run folder that holds no run.
+        """Start a run in a folder that holds none.
 
-        key: signs the notes and all that is kept. fill: puts work that is done already into the
-        folder; the notes, without which it is no run, are written after it.
+        key: signs the notes and all work. fill: copies finished work into the folder before the
+        notes, which make it a run, are written.
 
         Raises UsageError where a folder of the name is not memaudit's, RunError where the disk
         refuses.
         """
         opened = cls(run, notes, key)
         with disk_errors(run):
-            if os.path.lexists(opened.folder):  # stopped before it had its notes
+            if os.path.lexists(opened.folder):  # stopped before its notes were written
                 require_own(run)
                 _empty(opened.folder)
             opened.folder.mkdir(mode=0o700)
@@ -90,11 +90,10 @@ class Unfinished(RunRecord):
 
     @classmethod
     def reopen(cls, run: Path, key: ProjectKey, *, stopped: bool = True) -> Unfinished:
-        """Go on with one; stopped: whether it had been, which is counted.
+        """Resume an unfinished run. stopped: count it as a resumption.
 
-        Raises UsageError where there is none, where it is damaged, where it was not begun under
-        this key or its notes were changed, or where another process is at it; RunError where the
-        disk refuses.
+        Raises UsageError where there is none, it is damaged, it was begun under another key, its
+        notes were changed, or another process is using it; RunError where the disk refuses.
         """
         notes = read_notes(run)
         check_notes(str(run), notes, key)
@@ -103,7 +102,7 @@ class Unfinished(RunRecord):
         with disk_errors(run):
             for leftover in (*opened.folder.glob(".*-*"), *run.glob(".*-*")):
                 if _OURS.match(leftover.name) and is_plain_file(leftover):
-                    leftover.unlink(missing_ok=True)  # of a write that was cut off
+                    leftover.unlink(missing_ok=True)  # from an interrupted write
         opened._change(resumed=opened.notes.resumed + stopped)
         return opened
 
@@ -113,37 +112,37 @@ class Unfinished(RunRecord):
             try:
                 self._lock.acquire()
             except Timeout:
-                raise UsageError(f"{self.run}: another process is at work on this run") from None
+                raise UsageError(f"{self.run}: another process is using this run") from None
 
     def close(self) -> None:
-        """Let another process have it."""
+        """Release the lock."""
         self._lock.release()
 
     @property
     def holds_work(self) -> bool:
-        """Whether any piece of work is finished."""
+        """True if any piece of work is finished."""
         return bool(find_work(self.folder))
 
     def remove(self) -> None:
-        """Take the folder away: the run is finished, or nothing was done.
+        """Remove the folder of a run that is finished or has done nothing.
 
-        What memaudit did not write stays. Raises RunError where that is not possible: what lies
-        there is not for everybody.
+        Files that memaudit did not write stay. Raises RunError where removal fails, since the
+        folder holds model output.
         """
         self.close()
         remove_leftovers(self.run)
 
     def complete(self) -> None:
-        """Note that all of a shard is done, and what that is."""
+        """Mark a shard as complete and record the names of its work."""
         self._change(work=tuple(path.stem for path in find_work(self.folder)))
 
     def read(self, name: str) -> Entry | None:
-        """What was kept under a name.
+        """Return the entry stored under a name; None if there is none.
 
-        Raises UsageError where it cannot be read, or is not what this run kept under the name.
+        Raises UsageError where it cannot be read, or is not what this run wrote under the name.
         """
         path = self._path(name)
-        return read_piece(path, self.notes, self._key) if _is_there(path) else None
+        return read_piece(path, self.notes, self._key) if _exists(path) else None
 
     def keep(self, name: str, entry: Entry) -> None:
         """Write a piece of work whole, signed. Raises RunError where the disk refuses."""
@@ -165,14 +164,14 @@ class Unfinished(RunRecord):
 
 
 def read_piece(path: Path, notes: RunNotes, key: ProjectKey) -> Entry:
-    """A piece of work of the run that has these notes.
+    """Read a piece of work of the run with these notes.
 
-    Raises UsageError where it cannot be read, or was not written under this key, for such a run and
+    Raises UsageError where it cannot be read, or was not written under this key, for this run and
     under its name.
     """
     try:
         if path.stat().st_size > _LONGEST_PIECE:
-            raise UsageError(f"{path}: is larger than any that is written; scan anew")
+            raise UsageError(f"{path}: is larger than memaudit writes; start a new scan")
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             note, groups, signature = json.loads(
@@ -193,14 +192,15 @@ def read_piece(path: Path, notes: RunNotes, key: ProjectKey) -> Entry:
         ) from None
     if not signed:
         raise UsageError(
-            f"{path}: is not what this run wrote there under the project key; it was changed or "
-            "comes from another run, so remove it and resume again"
+            f"{path}: was changed or comes from another run: its signature does not match; remove "
+            "it "
+            "and resume again"
         )
     return entry
 
 
-def _is_there(path: Path) -> bool:
-    """Whether it is a plain file. Raises UsageError where that cannot be told."""
+def _exists(path: Path) -> bool:
+    """True if it is a plain file. Raises UsageError where the disk refuses to say."""
     try:
         return is_plain_file(path)
     except OSError as error:
@@ -208,9 +208,9 @@ def _is_there(path: Path) -> bool:
 
 
 def read_notes(run: Path) -> RunNotes:
-    """The notes of an unfinished run, which anybody may have written: see `check_notes`.
+    """Read the notes of an unfinished run, which anybody may have written: see `check_notes`.
 
-    Raises UsageError where the folder holds none, where it is finished, or where they are damaged.
+    Raises UsageError where the folder holds no unfinished run, or its notes are damaged.
     """
     path = run / UNFINISHED / NOTES
     try:
@@ -218,20 +218,20 @@ def read_notes(run: Path) -> RunNotes:
             raise UsageError(f"{run}: no such run folder")
         if (run / UNFINISHED).is_symlink():
             raise UsageError(
-                f"{run / UNFINISHED}: is a link; a run is gone on with in its own folder"
+                f"{run / UNFINISHED}: is a link; a run can only resume in its own folder"
             )
         if not is_plain_file(path):
-            raise UsageError(f"{run}: holds no unfinished run that could be gone on with")
+            raise UsageError(f"{run}: holds no unfinished run to resume")
         document = read_json(path, _LONGEST_NOTES)
         return RunNotes.model_validate(document)
     except ValidationError:
-        raise UsageError(f"{path}: is damaged; scan anew") from None
+        raise UsageError(f"{path}: is damaged; start a new scan") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def find_work(folder: Path) -> list[Path]:
-    """The files of finished pieces of work in a folder of an unfinished run, sorted."""
+    """Return the files of finished work in an unfinished run's folder, sorted."""
     return sorted(
         path
         for path in folder.glob("*.safetensors")
@@ -240,22 +240,23 @@ def find_work(folder: Path) -> list[Path]:
 
 
 def is_finished(run: Path) -> bool:
-    """Whether the run folder holds a run that was finished."""
+    """True if the run folder holds a finished run."""
     with contextlib.suppress(OSError):
         return is_plain_file(run / MANIFEST)
     return False
 
 
 def is_own(run: Path) -> bool:
-    """Whether the run's folder of unfinished work was made by memaudit: it has the marker, or holds
-    nothing. Raises OSError.
+    """True if memaudit made the run's folder of unfinished work: it has the marker or is empty.
+
+    Raises OSError.
     """
     folder = run / UNFINISHED
     if folder.is_symlink() or not folder.is_dir():
         return False
     marker = folder / _MARKER
     if not is_plain_file(marker):
-        return not any(folder.iterdir())  # stopped as it was made
+        return not any(folder.iterdir())  # stopped while it was being created
     with marker.open("rb") as file:
         mark = file.read(len(_MARK) + 1)
     return mark == _MARK or (not mark and len(list(folder.iterdir())) == 1)
@@ -269,13 +270,15 @@ def require_own(run: Path) -> None:
         if is_own(run):
             foreign = next((path for path in folder.iterdir() if not _is_ours(path)), run)
     if foreign != run:
-        raise UsageError(f"{foreign}: was not made by memaudit; move it away, or name another run")
+        raise UsageError(
+            f"{foreign}: was not created by memaudit; move it away, or name another run"
+        )
 
 
 def remove_leftovers(run: Path) -> None:
-    """Take away what was done of a run that is finished; what memaudit did not write stays.
+    """Remove the unfinished work of a finished run; files that memaudit did not write stay.
 
-    Raises RunError where something of it cannot be removed.
+    Raises RunError where a file cannot be removed.
     """
     folder = run / UNFINISHED
     try:
@@ -283,12 +286,12 @@ def remove_leftovers(run: Path) -> None:
             _empty(folder)
     except OSError:
         raise RunError(
-            f"{folder}: could not be removed; remove it, it holds what the model said"
+            f"{folder}: could not be removed; delete it yourself, as it holds model output"
         ) from None
 
 
 def _empty(folder: Path) -> None:
-    """Remove what memaudit wrote, the marker last, and the folder where that was all."""
+    """Remove memaudit's files, the marker last, and then the folder if it is empty."""
     for path in sorted(folder.iterdir()):
         if path.name != _MARKER and _is_ours(path):
             path.unlink(missing_ok=True)
@@ -298,7 +301,7 @@ def _empty(folder: Path) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether memaudit writes files of that name there."""
+    """True if memaudit writes files of that name here."""
     if not is_plain_file(path):
         return False
     piece = path.suffix == ".safetensors" and _NAME.fullmatch(path.stem)

@@ -1,9 +1,9 @@
-"""verify_run(folder, places) -> Integrity: what of a finished run is still as it was recorded.
+"""verify_run(folder, places) -> Integrity: compare a finished run with what was recorded.
 
 Knows the manifest, the hashes in the report, and how models and data are hashed. Changes nothing,
-fetches nothing and opens no weights; what lies elsewhere is looked at only where it is there, and
-where the report that says so is as it was recorded. Of what lies outside the run folder no digit of
-a hash is told: a report may name any file.
+fetches nothing and opens no weights. Checks files outside the run folder only where they exist and
+the report that names them is unchanged. Shows no digit of their hashes: a report may name any
+file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from memaudit.errors import DataError, MemauditError, UsageError
 from memaudit.gate.thresholds import exit_code_of
 from memaudit.report.diagnosis import DIAGNOSES
 from memaudit.report.hashes import config_hash, policy_hash, results_hash
-from memaudit.run.diagnoses import file_of, load_one
+from memaudit.run.diagnoses import file_of, load_diagnosis
 from memaudit.run.load import (
     PAGE,
     REPORT,
@@ -39,31 +39,31 @@ from memaudit.system.files import file_sha256
 
 State = Literal["same", "changed", "missing", "extra", "not checked", "signature"]
 _ALWAYS = (REPORT, SAMPLES, "config.toml", PAGE)
-"""What every finished run holds beside its manifest."""
-_OTHERS = re.compile(
+"""Files of every finished run, besides the manifest."""
+_OPTIONAL = re.compile(
     rf"generator-[0-9]+\.safetensors|diagnose-({'|'.join(DIAGNOSES)})(\.json|-[a-z0-9-]+\.png)"
 )
-"""Names of what a run may hold besides."""
+"""Names of files that a run may also hold."""
 DIFFERS: tuple[State, ...] = ("changed", "missing", "extra")
-"""States that make a run differ from what was recorded."""
+"""States that mean a run differs from the record."""
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at."""
+    """Result of one check."""
 
     state: State
     what: str
-    """File, or what was compared. May come from the run folder: to be neutralised."""
+    """File, or what was compared. May come from the run folder: neutralise before showing."""
     detail: str
     """Hashes, or why it was not checked."""
 
 
 class Places(NamedTuple):
-    """Where the user says that model and data lie now; None for where the report says."""
+    """Paths that the user gave for model and data; None to use the report's."""
 
     model: str | None = None
     base: str | None = None
-    """Of the model's adapter."""
+    """Base model of an adapter."""
     reference: str | None = None
     data: Path | None = None
     controls: Path | None = None
@@ -71,78 +71,77 @@ class Places(NamedTuple):
 
 @dataclass(frozen=True)
 class Integrity:
-    """A run folder, looked at."""
+    """Result of verifying a run folder."""
 
     folder: Path
     manifest_sha256: str
-    """What to quote, and what a signature is about."""
+    """Hash to quote; a signature covers the manifest."""
     findings: tuple[Finding, ...]
 
     @property
     def exit_code(self) -> int:
-        """0 where everything that was looked at is as recorded, else 1."""
+        """0 where everything checked is as recorded, else 1."""
         return int(any(finding.state in DIFFERS for finding in self.findings))
 
     @property
     def unchecked(self) -> int:
-        """Recorded things that could not be compared."""
+        """Number of recorded items that could not be compared."""
         return sum(finding.state == "not checked" for finding in self.findings)
 
 
 def verify_run(folder: Path, places: Places, key: ProjectKey | None = None) -> Integrity:
-    """Compare a run folder, and model and data where they are at hand, with what was recorded.
+    """Compare a run folder, and model and data where available, with what was recorded.
 
-    key: of the project, which data and controls are recorded under.
+    key: the project key, under which data and controls were recorded.
 
-    Raises UsageError where the folder holds no finished run, or a place that was named is not
-    there.
+    Raises UsageError where the folder holds no finished run, or a given path does not exist.
     """
     manifest = read_manifest(folder)
     try:
-        found = list(_files(folder, manifest))
+        findings = list(_files(folder, manifest))
         document = read_report(folder)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be read ({error.strerror})") from None
     except UsageError as error:
-        found.append(Finding("changed", "report.json", f"cannot be used: {error}"))
-        return Integrity(folder, manifest.sha256, tuple(found))
-    found += _report(folder, document, manifest)
-    if any(finding.what == REPORT and finding.state != "same" for finding in found):
-        why = "report.json, which says where model and data lie, is not as it was recorded"
-        found.append(Finding("not checked", "model and data", why))
+        findings.append(Finding("changed", "report.json", f"cannot be used: {error}"))
+        return Integrity(folder, manifest.sha256, tuple(findings))
+    findings += _report(folder, document, manifest)
+    if any(finding.what == REPORT and finding.state != "same" for finding in findings):
+        why = "report.json, which names the model and data, was changed"
+        findings.append(Finding("not checked", "model and data", why))
     else:
-        found += _elsewhere(folder, document, places, key)
-    return Integrity(folder, manifest.sha256, tuple(found))
+        findings += _elsewhere(folder, document, places, key)
+    return Integrity(folder, manifest.sha256, tuple(findings))
 
 
 def _files(folder: Path, manifest: Manifest) -> Iterator[Finding]:
     for name, recorded in sorted(manifest.files.items()):
         path = folder / name
-        if name not in _ALWAYS and not _OTHERS.fullmatch(name):
-            yield Finding("extra", name, "recorded, but no file that memaudit writes to a run")
+        if name not in _ALWAYS and not _OPTIONAL.fullmatch(name):
+            yield Finding("extra", name, "recorded, but memaudit writes no file of this name")
         elif is_plain_file(path):
             try:
                 yield _compare(name, recorded, file_sha256(path))
             except OSError as error:
                 yield Finding("not checked", name, f"cannot be read ({error.strerror})")
         elif path.exists() or path.is_symlink():
-            yield Finding("changed", name, "is no plain file any more")
+            yield Finding("changed", name, "is no longer a regular file")
         else:
             yield Finding("missing", name, f"recorded {recorded[:16]}")
     for name in _ALWAYS:
         if name not in manifest.files and name == PAGE and PAGE in manifest.not_made:
             yield Finding("not checked", name, "could not be made when the run was written")
         elif name not in manifest.files:
-            yield Finding("missing", name, "every run has it, and the manifest does not name it")
+            yield Finding("missing", name, "every run has it, but the manifest does not list it")
     for path in sorted(folder.iterdir()):
         if path.name.startswith(f"{MANIFEST}."):
-            yield Finding("signature", path.name, "by its name; not checked here")
+            yield Finding("signature", path.name, "judging by its name; not checked")
         elif path.name not in manifest.files and path.name != MANIFEST:
             yield Finding("extra", path.name, "not recorded")
 
 
 def _report(folder: Path, document: Mapping[str, Any], manifest: Manifest) -> Iterator[Finding]:
-    """What the report says of itself and of the files beside it."""
+    """Check the report against itself and the files beside it."""
     hashes, prompts = document["hashes"], document["prompt_files"]
     yield _compare("results in report.json", hashes["results"], results_hash(document))
     code, due = document["exit_code"], exit_code_of(gate["verdict"] for gate in document["gates"])
@@ -155,23 +154,23 @@ def _report(folder: Path, document: Mapping[str, Any], manifest: Manifest) -> It
     if prompts["origin"] == "fitted in this run":
         recorded |= prompts["sha256"]
     for name, digest in recorded.items():
-        told = manifest.files.get(name, "nothing")
-        yield _compare(f"{name} as report.json names it", digest, told)
+        listed = manifest.files.get(name, "nothing")
+        yield _compare(f"{name} as report.json names it", digest, listed)
     try:
         run = load_run(folder)
     except UsageError as error:
         yield Finding("changed", "samples.csv beside report.json", str(error))
     else:
-        yield Finding("same", "samples.csv beside report.json", "count the same")
+        yield Finding("same", "samples.csv beside report.json", "counts agree")
         yield from _diagnoses(run)
 
 
 def _diagnoses(run: StoredRun) -> Iterator[Finding]:
-    """Whether what the folder holds of diagnoses is of this run."""
+    """Check that every diagnosis in the folder is of this run."""
     for name in DIAGNOSES:
         what = f"{file_of(name)} beside report.json"
         try:
-            if load_one(run, name) is not None:
+            if load_diagnosis(run, name) is not None:
                 yield Finding("same", what, "is of this run")
         except UsageError as error:
             yield Finding("changed", what, str(error))
@@ -183,7 +182,7 @@ def _elsewhere(
     try:
         config = ScanConfig.model_validate(document["config"]["values"])
     except ValidationError:
-        yield Finding("changed", "settings in report.json", "are none of this memaudit")
+        yield Finding("changed", "settings in report.json", "do not fit this version of memaudit")
         return
     hashes = document["hashes"]
     yield _compare("settings in report.json", hashes["config"], config_hash(config))
@@ -213,24 +212,24 @@ def _elsewhere(
 
 
 class Lookup(NamedTuple):
-    """Where relative paths of a report are looked for, before the working folder."""
+    """Resolves relative paths of a report, first in one folder, then in the working folder."""
 
     folder: Path | None
-    """That the scan ran in, if it can be told."""
+    """Folder in which the scan ran; None if unknown."""
 
     def up(self, path: str) -> str:
-        """Return the path as it is to be opened here."""
+        """Return the path to open."""
         if self.folder is not None and not os.path.isabs(path):
-            there = self.folder / path
-            if _is_there(there):
-                return os.path.relpath(there)
+            candidate = self.folder / path
+            if _exists(candidate):
+                return os.path.relpath(candidate)
         return path
 
 
 def scan_folder(run: Path, out: Path | None) -> Path | None:
-    """Return the folder that the scan ran in, as its --out was relative to it; None if it was not.
+    """Return the folder in which the scan ran, from its relative --out; None for an absolute one.
 
-    Reports hold no absolute paths but those that a user gave, as these say whose machine it was.
+    Reports hold no absolute paths but those that a user gave, as these reveal whose machine it was.
     """
     try:
         whole, _ = run.resolve(), Path.cwd()
@@ -253,38 +252,40 @@ def _model(
 ) -> Iterator[Finding]:
     """Compare the files of the model, or of the reference.
 
-    named: where the user says it lies. flags: all that the user says of it, for a message.
+    named: the path that the user gave. flags: every path that the user gave, for a message.
     """
-    # Imported here, because they load torch, and a folder alone is checked without it.
+    # Imported here because they load torch, which a folder alone does not need.
     from memaudit.target.checkpoint import fingerprint_of
     from memaudit.target.source import find_source
 
     name = named or look.up(target["name"])
-    here = _is_there(Path(os.path.expanduser(name)))
+    exists = _exists(Path(os.path.expanduser(name)))
     settings = asked.model_copy(update={"offline": True})
     if named is not None:
         settings = settings.model_copy(update={"revision": None})
-    elif settings.revision is not None or not here:
+    elif settings.revision is not None or not exists:
         settings = settings.model_copy(update={"revision": target["revision"]})
     try:
-        found = fingerprint_of(find_source(name, settings), settings)
+        hashes = fingerprint_of(find_source(name, settings), settings)
     except (MemauditError, OSError, ValueError) as error:
         if given := " ".join(f"--{flag} {place}" for flag, place in flags.items() if place):
             raise UsageError(f"{given}: cannot be hashed; give what was audited") from error
-        mend = f"not here; name it with --{role}"
-        if here:
-            mend = f"cannot be hashed; name it with --{role}, or the base of an adapter with --base"
-        yield Finding("not checked", f"{role} {name}", mend)
+        remedy = f"not found; name it with --{role}"
+        if exists:
+            remedy = (
+                f"cannot be hashed; name it with --{role}, or the base of an adapter with --base"
+            )
+        yield Finding("not checked", f"{role} {name}", remedy)
         return
     recorded = target["fingerprint"]
-    for file in sorted({*recorded, *found}):
+    for file in sorted({*recorded, *hashes}):
         what = f"{role} {file}"
-        if file not in found:
-            yield Finding("missing", what, "was recorded")
+        if file not in hashes:
+            yield Finding("missing", what, "recorded")
         elif file not in recorded:
             yield Finding("extra", what, "not recorded")
         else:
-            yield _compare_outside(what, recorded[file], found[file])
+            yield _compare_outside(what, recorded[file], hashes[file])
 
 
 def _corpus(
@@ -295,13 +296,13 @@ def _corpus(
     key: ProjectKey | None,
 ) -> Finding:
     path = Path(look.up(corpus["path"])) if named is None else named
-    if not _is_there(path):
+    if not _exists(path):
         if named is not None:
             raise UsageError(f"--{role} {named}: no such file or folder")
-        return Finding("not checked", f"{role} {path}", f"not here; name it with --{role}")
+        return Finding("not checked", f"{role} {path}", f"not found; name it with --{role}")
     if key is None or key.key_id != corpus["key_id"]:
-        mend = f"another key; it was recorded under {corpus['key_id']}, name that with --key-file"
-        return Finding("not checked", f"{role} {path}", mend)
+        remedy = f"recorded under another key, {corpus['key_id']}; name it with --key-file"
+        return Finding("not checked", f"{role} {path}", remedy)
     try:
         sealed = key.sign_file(sha256_of(path))
         return _compare_outside(f"{role} {path}", corpus["hmac_sha256"], sealed)
@@ -313,35 +314,35 @@ def _corpus(
 
 def _earlier_prompts(place: Path, recorded: Mapping[str, str]) -> Iterator[Finding]:
     for name, digest in recorded.items():
-        path = place if _is_there(place) and place.is_file() else place / Path(name).name
+        path = place if _exists(place) and place.is_file() else place / Path(name).name
         try:
-            here = _is_there(path) and path.is_file()
-            digest_now = file_sha256(path) if here else None
+            exists = _exists(path) and path.is_file()
+            digest_now = file_sha256(path) if exists else None
         except OSError:
             yield Finding("not checked", f"prompts {path}", "cannot be read")
             continue
         if digest_now is None:
-            yield Finding("not checked", f"prompts {path}", "not here")
+            yield Finding("not checked", f"prompts {path}", "not found")
         else:
             yield _compare_outside(f"prompts {path}", digest, digest_now)
 
 
-def _is_there(path: Path) -> bool:
-    """Whether it is a file or a folder; a path from a report may be none that any system allows."""
+def _exists(path: Path) -> bool:
+    """True for a file or folder; a path from a report may be invalid on every system."""
     try:
         return path.is_file() or path.is_dir()
     except (OSError, ValueError):
         return False
 
 
-def _compare(what: str, recorded: str, found: str) -> Finding:
-    if recorded == found:
-        return Finding("same", what, found[:16])
-    return Finding("changed", what, f"recorded {recorded[:16]}, found {found[:16]}")
+def _compare(what: str, recorded: str, actual: str) -> Finding:
+    if recorded == actual:
+        return Finding("same", what, actual[:16])
+    return Finding("changed", what, f"recorded {recorded[:16]}, found {actual[:16]}")
 
 
-def _compare_outside(what: str, recorded: str, found: str) -> Finding:
-    """Of a file that the report names, wherever it lies: without its hash."""
-    if recorded == found:
+def _compare_outside(what: str, recorded: str, actual: str) -> Finding:
+    """Compare a file outside the run folder, without showing its hash."""
+    if recorded == actual:
         return Finding("same", what, "as recorded")
-    return Finding("changed", what, "is not what was recorded")
+    return Finding("changed", what, "differs from the record")

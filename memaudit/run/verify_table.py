@@ -1,6 +1,6 @@
-"""What a verification found, as a terminal shows it.
+"""Terminal view of a verification.
 
-Knows Rich and findings. What comes from the run folder goes through `neutral`.
+Knows Rich and findings. Text from the run folder goes through `neutral`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LONGEST = 300
 
 
 def render_integrity(integrity: Integrity, *, width: int, color: bool) -> str:
-    """A sentence, the manifest's own hash, and a line for everything that was looked at."""
+    """Render a summary sentence, the manifest's hash, and a line for each finding."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")

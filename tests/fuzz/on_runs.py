@@ -24,7 +24,7 @@ from memaudit.report.diagnosis_json import diagnosis_text
 from memaudit.report.diagnosis_table import render_diagnosis
 from memaudit.report.plots import line_plot
 from memaudit.run.baselines import baseline_of_run, read_baseline, read_baseline_file, to_text
-from memaudit.run.diagnoses import read_one
+from memaudit.run.diagnoses import read_diagnosis
 from memaudit.run.load import StoredRun, read_report, read_run
 from memaudit.run.manifest import to_manifest
 from memaudit.run.verify import Places, verify_run
@@ -78,7 +78,7 @@ def _run(content: bytes, folder: Path) -> str:
 
 def _diagnosed(run: StoredRun) -> str:
     """The diagnosis, shown as a table and, where it can be drawn, on a page's plot."""
-    record = read_one(run, "layers")
+    record = read_diagnosis(run, "layers")
     if record is None:
         return " none"
     check_harmless(render_diagnosis(record, width=100, color=False), "diagnosis")

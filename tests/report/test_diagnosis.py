@@ -20,7 +20,7 @@ from small_run import small_run
 from memaudit.report.curves import Axis, Line
 from memaudit.report.diagnosis import Column, FigureTable, Measure, Plot
 from memaudit.report.diagnosis_cells import cell_text
-from memaudit.report.diagnosis_json import diagnosis_text, read_diagnosis
+from memaudit.report.diagnosis_json import diagnosis_text, parse_diagnosis
 from memaudit.report.diagnosis_table import render_diagnosis
 from memaudit.report.page import to_html
 from memaudit.report.plots import COLOURS, ON_WHITE, line_picture, line_plot
@@ -120,7 +120,7 @@ def test_json_and_back() -> None:
     made = document()
     assert made["tool"] == "memaudit"
     assert made["diagnosis"]["plots"][0]["lines"][0]["y"] == [25, None, 50]
-    again = read_diagnosis(copy.deepcopy(made))
+    again = parse_diagnosis(copy.deepcopy(made))
     assert json.loads(diagnosis_text(again)) == made
     line = again.diagnosis.plots[0].lines[0]
     assert math.isnan(line.y[1])
@@ -170,7 +170,7 @@ def test_what_is_no_diagnosis_is_refused_and_not_quoted(
     made["command"] = "secret"
     change(made)
     with pytest.raises(ValueError, match=r"^(?!.*secret).{1,200}$"):
-        read_diagnosis(made)
+        parse_diagnosis(made)
 
 
 JSON = st.recursive(
@@ -184,7 +184,7 @@ def test_any_json_is_read_or_refused(value: Any, part: str) -> None:
     made = document()
     made["diagnosis"][part] = value
     with contextlib.suppress(ValueError):
-        read_diagnosis(made)
+        parse_diagnosis(made)
 
 
 def test_on_the_page() -> None:

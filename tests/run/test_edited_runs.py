@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from memaudit.cli.app import app
 from memaudit.config.settings import GateSettings
 from memaudit.config.sources import to_toml
-from memaudit.report.gate_reading import judged_anew
+from memaudit.report.gate_reading import rejudge
 from memaudit.report.hashes import results_hash
 from memaudit.run.baselines import document_digest
 from memaudit.run.verify import Places, verify_run
@@ -206,7 +206,7 @@ def test_every_kind_of_gate_comes_out_as_the_scan_judged_it(tmp_path: Path) -> N
         result = make_result(gate=gate, hits=hits, controls=controls)
         folder = store(tmp_path / str(number), result)
         document = json.loads((folder / "report.json").read_text())
-        due = [(verdict.name, verdict.attack, verdict.verdict) for verdict in judged_anew(document)]
+        due = [(verdict.name, verdict.attack, verdict.verdict) for verdict in rejudge(document)]
         assert due == [(one.name, one.attack, one.verdict) for one in result.verdicts]
         assert memaudit("report", folder).exit_code == 0
 

@@ -17,7 +17,7 @@ from memaudit.config.sources import to_toml
 from memaudit.errors import RunError, UsageError
 from memaudit.report.diagnosis import DiagnosisRecord
 from memaudit.report.diagnosis_json import diagnosis_text
-from memaudit.run.diagnoses import read_all, read_one, write_diagnosis
+from memaudit.run.diagnoses import read_diagnoses, read_diagnosis, write_diagnosis
 from memaudit.run.load import StoredRun, read_run
 from memaudit.run.manifest import read_manifest, to_manifest
 from memaudit.run.verify import Places, verify_run
@@ -50,7 +50,7 @@ def test_everything_is_there_and_under_the_manifest(run: StoredRun) -> None:
     assert 'id="diagnoses"' in (run.folder / "report.html").read_text()
     assert differing(run.folder) == []
     assert not (run.folder / ".lock").exists()
-    assert [one.diagnosis.name for one in read_all(run)] == ["layers"]
+    assert [one.diagnosis.name for one in read_diagnoses(run)] == ["layers"]
 
 
 def test_a_later_one_takes_the_place_of_an_earlier_one(run: StoredRun) -> None:
@@ -60,7 +60,7 @@ def test_a_later_one_takes_the_place_of_an_earlier_one(run: StoredRun) -> None:
     assert not (run.folder / "diagnose-layers-depth.png").exists()
     assert (run.folder / "diagnose-latent-depth.png").exists()
     assert differing(run.folder) == []
-    assert [one.diagnosis.name for one in read_all(run)] == ["latent", "layers"]
+    assert [one.diagnosis.name for one in read_diagnoses(run)] == ["latent", "layers"]
 
 
 def test_what_was_changed_is_not_hidden_by_a_new_manifest(run: StoredRun) -> None:
@@ -110,11 +110,11 @@ def test_one_of_another_run_is_refused(run: StoredRun) -> None:
     made = json.loads(path.read_text())
     path.write_text(json.dumps(made | {"run_results": "1" * 64}))
     with pytest.raises(UsageError, match="belongs to another run"):
-        read_one(run, "layers")
+        read_diagnosis(run, "layers")
     assert "diagnose-layers.json beside report.json" in differing(run.folder)
     path.write_text(json.dumps(made).replace('"layers"', '"latent"', 1))
     with pytest.raises(UsageError, match="belongs to another run"):
-        read_one(run, "layers")
+        read_diagnosis(run, "layers")
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"tool": "memaudit"}', b"[" * 10_000])
@@ -131,7 +131,7 @@ def test_a_link_is_no_diagnosis(run: StoredRun, tmp_path: Path) -> None:
     write_diagnosis(run, record_of(run))
     (run.folder / "diagnose-layers.json").rename(tmp_path / "elsewhere")
     (run.folder / "diagnose-layers.json").symlink_to(tmp_path / "elsewhere")
-    assert read_one(run, "layers") is None
+    assert read_diagnosis(run, "layers") is None
 
 
 def test_report_shows_one_again(run: StoredRun) -> None:
@@ -167,5 +167,5 @@ def test_two_that_are_written_at_once_are_both_recorded(run: StoredRun) -> None:
     for writer in writers:
         writer.join(120)
         assert writer.exitcode == 0
-    assert [one.diagnosis.name for one in read_all(run)] == names
+    assert [one.diagnosis.name for one in read_diagnoses(run)] == names
     assert differing(run.folder) == []

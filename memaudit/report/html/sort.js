@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   document.documentElement.classList.add("sortable");
-  const said = document.getElementById("sorted-by");
+  const status = document.getElementById("sorted-by");
   const valueOf = (text) => {
     if (text === "∞") return Infinity;
     return text.trim() === "" ? NaN : Number(text);
@@ -26,7 +26,7 @@
         return up ? order : -order;
       });
       body.append(...keyed.map(([, row]) => row));
-      said.textContent = `Sorted by ${button.textContent}, ${up ? "ascending" : "descending"}.`;
+      status.textContent = `Sorted by ${button.textContent}, ${up ? "ascending" : "descending"}.`;
     });
   }
 })();

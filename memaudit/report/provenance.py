@@ -1,6 +1,6 @@
-"""What a result rests on, in labelled lines: notes, files, folds, fits, the model, the run, limits.
+"""Provenance of a result in labelled lines: notes, files, folds, fits, model, run, limits.
 
-Knows the document. Knows nothing of formats: whoever writes one neutralises the lines.
+Knows the document. Knows nothing of formats: each format neutralises the lines.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from memaudit.report.report_json import Document
 from memaudit.report.wording import count
 
 
-def footing_lines(document: Document) -> Iterator[tuple[str, str]]:
-    """What the figures rest on, line by line, each with its label; a blank one goes on."""
+def provenance_lines(document: Document) -> Iterator[tuple[str, str]]:
+    """Yield lines with their labels; a blank label continues the one before."""
     for place, note in enumerate(document["notes"]):
         yield ("" if place else "Notes"), note
     yield from _corpus_lines("Data", document["data"])
@@ -46,7 +46,7 @@ def footing_lines(document: Document) -> Iterator[tuple[str, str]]:
 
 
 def _how(run: Document) -> str:
-    """In how many goes and by how many processes, where not in one and by one."""
+    """Say how often the run was resumed and how many processes shared it, unless 0 and 1."""
     resumed = f", resumed {run['resumed']:,} times" if run["resumed"] else ""
     shared = f", {run['processes']:,} processes" if run["processes"] > 1 else ""
     return (resumed + shared).replace(" 1 times", " once")
@@ -61,8 +61,8 @@ def _corpus_lines(label: str, corpus: Document) -> Iterator[tuple[str, str]]:
         f"tokens in {count(corpus['clusters']['count'], 'cluster')}; "
         f"hmac-sha256 {corpus['hmac_sha256'][:16]} (key {corpus['key_id']})",
     )
-    for one in corpus["skipped"]:
-        yield "", f"skipped {one['count']:,}: {one['reason']}"
+    for skipped in corpus["skipped"]:
+        yield "", f"skipped {skipped['count']:,}: {skipped['reason']}"
 
 
 def _folds_line(document: Document) -> str:
