@@ -206,7 +206,7 @@ def test_runs_of_other_windows_are_compared_where_they_agree(run: Run, tmp_path:
         (["compare", "nothing", "same"], "nothing: no such baseline file or run folder"),
         (["compare", "base.json", "nothing"], "nothing: no such run folder"),
         (["compare", "base.json", "base.json"], "base.json: no such run folder"),
-        (["compare", "old/report.json", "same"], "old/report.json: is no baseline file"),
+        (["compare", "old/report.json", "same"], "old/report.json: is not a baseline file"),
         (["compare", "old", "same", "--format", "xml"], "--format xml: choose table or json"),
         (["baseline", "write", "old", "--out", "base.json"], "--out base.json: exists"),
         (["baseline", "write", "old", "--out", "no/base.json"], "no/base.json: cannot be written"),
