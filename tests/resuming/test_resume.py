@@ -155,7 +155,7 @@ def test_other_data_another_model_and_version_are_refused_and_named(
     monkeypatch.setenv("MEMAUDIT_KEY", "f" * 64)
     ended = memaudit("scan", "--resume", left)
     assert ended.exit_code == 2
-    assert "the project key (" in ended.stderr
+    assert "the project key changed since the run began (" in ended.stderr
 
 
 def test_other_prompts_and_another_baseline_are_refused_and_named(
