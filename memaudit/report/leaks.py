@@ -28,8 +28,8 @@ TITLES: dict[Category, str] = {
 """Category to its name in tables."""
 
 SCOPE = (
-    "Only the text of the suffixes was searched; items cut off at the end of a suffix may be "
-    "missed. A window counts as extracted if every token of its suffix is."
+    "Only the text of the suffixes was searched; items cut off at either end of a suffix "
+    "may be missed. A window counts as extracted if every token of its suffix is."
 )
 
 

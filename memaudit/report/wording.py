@@ -68,7 +68,7 @@ def count(number: int, what: str) -> str:
 
 
 def percent(share: float) -> str:
-    """Format a fraction in [0,1] as a percentage that never rounds to 0 or 100."""
+    """Format a fraction in [0,1] as a percentage; only exact 0 and 1 show as 0 % and 100 %."""
     return "n/a" if math.isnan(share) else f"{_hundredths(share)} %"
 
 

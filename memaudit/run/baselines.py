@@ -296,6 +296,6 @@ def _check(path: Path, file: _File, baseline: Baseline) -> None:
     for part, fit in fits.items():
         if not fit:
             raise UsageError(
-                f"{path}: {part} contradicts the rest of the file; if it was merged or edited, "
+                f"{path}: {part} does not fit the rest of the file; if it was merged or edited, "
                 "write it again, or update one side from a run"
             )

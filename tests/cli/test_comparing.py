@@ -82,7 +82,8 @@ attack  before  now  newly  no longer  unchanged    p
 none         2    4      2          0          2  0.5
 
 unchanged: extracted both times. p: two-sided, the larger of the exact McNemar test over windows and
-the exact sign test over clusters; a regression is what stands at 95 % confidence.
+the exact sign test over clusters; a change for the worse is a regression if significant at 95 %
+confidence.
 
 Newly extracted: 2 windows in 2 clusters
 sample    line  window  extracted by
@@ -195,7 +196,7 @@ def test_runs_of_other_windows_are_compared_where_they_agree(run: Run, tmp_path:
     compared = run("compare", "old", "recut")
     assert compared.exit_code == 0
     assert "Windows extracted exactly, of 50 in both" in compared.stdout
-    assert "150 only in the baseline, 150 only in the run, left out" in compared.stdout
+    assert "150 only in the baseline, 150 only in the run; left out" in compared.stdout
     assert "2 of those only in the run are extracted" in compared.stdout
     assert run("compare", "old", "recut", "--max-new", "2").exit_code == 4
     assert run("compare", "old", "recut", "--max-new", "1").exit_code == 1
@@ -207,7 +208,7 @@ def test_runs_of_other_windows_are_compared_where_they_agree(run: Run, tmp_path:
         (["compare", "nothing", "same"], "nothing: no such baseline file or run folder"),
         (["compare", "base.json", "nothing"], "nothing: no such run folder"),
         (["compare", "base.json", "base.json"], "base.json: no such run folder"),
-        (["compare", "old/report.json", "same"], "old/report.json: is no baseline file"),
+        (["compare", "old/report.json", "same"], "old/report.json: is not a baseline file"),
         (["compare", "old", "same", "--format", "xml"], "--format xml: choose table or json"),
         (["baseline", "write", "old", "--out", "base.json"], "--out base.json: already exists"),
         (["baseline", "write", "old", "--out", "no/base.json"], "no/base.json: cannot be written"),

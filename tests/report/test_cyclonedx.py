@@ -124,11 +124,11 @@ BILL = {
                 },
                 "considerations": {
                     "technicalLimitations": [
-                        "The rates are a lower bound: what these attacks did not extract, others "
-                        "may.",
-                        "The attacker is white-box, and knows the prefix of every window and text "
-                        "like the data.",
-                        "This is no finding of anonymity, nor of compliance with any law or "
+                        "The rates are lower bounds: other attacks may extract what these did not.",
+                        "The attacker has white-box access and knows the prefix of every window "
+                        "and "
+                        "similar text.",
+                        "This is not a finding of anonymity or of compliance with any law or "
                         "policy.",
                     ]
                 },

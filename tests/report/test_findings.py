@@ -61,7 +61,7 @@ def test_headline_of_zero_hits_has_a_bound():
         "No attack on the model extracts a window exactly: 0 of 1,305, at most 0.28 % at 95 % "
         "confidence."
     )
-    assert lift == "No prompt extracts more windows than the plain prefix (none) does."
+    assert lift == "No prompt extracts more windows than the plain prefix (none)."
     assert controls.startswith("No controls were given")
     assert "0 of 1,305 exactly and 1.1 % of the tokens" in controls
 
@@ -69,7 +69,8 @@ def test_headline_of_zero_hits_has_a_bound():
 def test_headline_where_attacks_were_left_out():
     assert "none) was not run" in headline(make_result(hits={"dynamic": 5}))[1]
     assert (
-        headline(make_result(hits={"none": 5}))[1] == "Only the plain prefix was tried, no prompt."
+        headline(make_result(hits={"none": 5}))[1]
+        == "Only the plain prefix (none) was tried, no prompt."
     )
     (only,) = headline(make_result(hits={"copy": 5}))
     assert only.startswith("No attack on the model was run")
@@ -78,7 +79,7 @@ def test_headline_where_attacks_were_left_out():
 def test_headline_tells_of_copy_only_where_it_hits():
     assert len(headline(make_result(hits={**HITS, "copy": 0}))) == 3
     assert headline(make_result(hits={**HITS, "copy": 7}))[3].startswith(
-        "copy, which never asks the model, gets 7 of 200"
+        "copy, which never queries the model, gets 7 of 200"
     )
 
 

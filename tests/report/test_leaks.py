@@ -44,8 +44,8 @@ def holding(hits: dict[str, int], *, controls: bool = True) -> ScanResult:
 HITS = {"none": 12, "copy": 50, "dynamic": 13}
 
 SECTION = {
-    "scope": "Text of the suffixes alone; what an end of a suffix cuts off may be missed. A window "
-    "counts as extracted where every token of its suffix is.",
+    "scope": "Only the text of the suffixes was searched; items cut off at either end of a suffix "
+    "may be missed. A window counts as extracted if every token of its suffix is.",
     "looked_for": [
         {"category": "email", "method": "form of the address"},
         {"category": "phone", "method": "form: international"},
@@ -95,9 +95,10 @@ category          windows  any  none  copy  dynamic
 ───────────────────────────────────────────────────
 e-mail addresses       20   13    12    20       13
 phone numbers           1    1     0     1        1
-windows: whose suffix holds such a thing; then how
-many of them are extracted, any: by at least one
-attack on the model; not looked for: names
+windows: those whose suffix holds an item of the
+category; then how many of them are extracted, any:
+by at least one attack on the model; not searched:
+names
 """
 
 
@@ -179,7 +180,7 @@ MARKDOWN = """\
 | e-mail addresses | 20 | 13 | 12 | 20 | 13 |
 | phone numbers | 1 | 1 | 0 | 1 | 1 |
 
-<sub>Not looked for: names.</sub>
+<sub>Not searched: names.</sub>
 """
 
 
@@ -189,7 +190,7 @@ def test_markdown_and_page_have_the_table(tmp_path: Path) -> None:
     page = to_html(run.document, run.samples)
     assert '<h3 id="sensitive-title">Sensitive content</h3>' in page
     assert '<th scope="row">e-mail addresses</th><td class="number">20</td>' in page
-    assert "Not looked for: names." in page
+    assert "Not searched: names." in page
     nothing = read_run(store(tmp_path / "nothing", make_result()))
     assert "Sensitive content" not in to_markdown(nothing.document, nothing.samples)
     assert "Sensitive content" not in to_html(nothing.document, nothing.samples)

@@ -107,7 +107,7 @@ none                9       3          0      188  1.5 %  at most 4.3 %    0.25
 dynamic            20      11          0      169  5.5 %      2.5–9.6 %  0.0025
 any                20      11          0      169  5.5 %      2.5–9.6 %   0.002
 
-The same of the controls
+The same for the controls
 attack   known before  leaked  forgotten  neither  share       interval  p
 ──────────────────────────────────────────────────────────────────────────
 none                0       0          0      100    0 %  at most 3.6 %  1
@@ -134,8 +134,9 @@ def test_the_table_at_80_and_200_columns() -> None:
 def test_the_headline_tells_how_much_was_known() -> None:
     (sentence,) = (line for line in to_document(made())["headline"] if "fine-tuning" in line)
     assert sentence.startswith(
-        "Of the 31 windows that any attack extracts, 20 come out of the reference, the model "
-        "before fine-tuning, as well; the fine-tuning leaked the other 11: 5.5 % of all windows ("
+        "Of the 31 windows that any attack extracts, 20 can also be extracted from the "
+        "reference, the model before fine-tuning; the fine-tuning leaked the other 11: 5.5 % of "
+        "all windows ("
     )
     assert sentence.endswith(" at 95 % confidence), and 0 of 100 controls.")
 
@@ -226,7 +227,7 @@ def test_a_section_that_was_taken_out_is_refused(tmp_path: Path) -> None:
     document = json.loads((folder / "report.json").read_text())
     document["reference"] = None
     (folder / "report.json").write_text(json.dumps(document))
-    with pytest.raises(UsageError, match="do not count the same data"):
+    with pytest.raises(UsageError, match="disagree on the counts of the data"):
         read_run(folder)
 
 

@@ -122,11 +122,11 @@ def test_headings_verdict_and_every_part_a_reviewer_needs():
     text = "".join(Page(to_html(*small_run())).text)
     for part in (
         "This run fails max-exact 10 %: dynamic extracted 2 of 4 windows (50 %) exactly",
-        "Of the controls, text that the model has not seen",
-        *("How much comes out", "How far it gets", "How much comes out by sampling"),
-        *("How dynamic was fitted", "What it rests on", "Settings", "Limits"),
+        "On the controls, text that the model has not seen",
+        *("How much is extracted", "How far extraction gets", "How much sampling extracts"),
+        *("How dynamic was fitted", "Provenance", "Settings", "Limits"),
         *("A *note* with <b> & \\x1b[31m.", "12 tokens, the window needs 100", "cdcdcd"),
-        "This is no finding of anonymity, nor of compliance with any law or policy.",
+        "This is not a finding of anonymity or of compliance with any law or policy.",
     ):
         assert part in text, part
 
@@ -146,7 +146,7 @@ def test_a_hundred_thousand_windows_are_cut_and_it_is_said():
     document, samples = read_back(make_result(data=data, hits={"none": 60_000}))
     table = sample_table(document, samples)
     assert len(table.rows) == MOST_ROWS
-    assert table.says.startswith("1,000 windows of 100,000, those that fare worst.")
+    assert table.caption.startswith("The worst 1,000 windows of 100,000.")
     assert len(to_html(document, samples)) < 2_000_000
 
 
@@ -154,7 +154,7 @@ def test_controls_that_come_out_stand_in_the_table():
     table = sample_table(*read_back(make_result(n=10, hits={"none": 1}, controls={"none": 3})))
     roles = [row[3] for row in table.rows]
     assert roles.count("control") == 3
-    assert "and 3 controls that came out" in table.says
+    assert "and 3 extracted controls" in table.caption
 
 
 def cards(values: list[str]) -> Iterator[tuple[str, bool, list[list[str]]]]:

@@ -92,7 +92,7 @@ def test_more_results_than_may_be_uploaded_are_left_out_and_it_is_said(monkeypat
     assert len(run["results"]) == 3
     assert run["properties"]["extractedSamples"] == 5
     (said,) = run["invocations"][0]["toolExecutionNotifications"]
-    assert said["message"]["text"].startswith("3 of 5 extracted samples are listed")
+    assert said["message"]["text"].startswith("Only the worst 3 of 5 extracted samples are listed")
 
 
 def test_the_limit_is_that_of_code_scanning():

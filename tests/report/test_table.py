@@ -23,11 +23,11 @@ WHOLE = r"""dynamic, the strongest attack, extracts 15.5 % of the windows exactl
 (10.5–21.3 % at 95 % confidence).
 That is 9.5 percentage points above the plain prefix (none): 19 windows gained,
 0 lost, p = 0.0005.
-Of the controls, text that the model has not seen, dynamic extracts 0 of 100 (at
-most 3.6 %), a significantly smaller share than of the data (difference +5.9 to
+On the controls, text that the model has not seen, dynamic extracts 0 of 100 (at
+most 3.6 %), a significantly smaller share than on the data (difference +5.9 to
 +22.1 points, p = 1.5e-06).
-copy, which never asks the model, gets 3 of 200 from the fit data: that much can
-be had from near-duplicates that the folds did not keep apart.
+copy, which never queries the model, gets 3 of 200 from the fit data: so many
+can be copied from near-duplicates that the folds did not separate.
 
 Attacks, weakest first
 attack         exact    rate  95 % interval  fractional  lift  controls
@@ -38,12 +38,12 @@ dynamic-hard  10/200   5.0 %      2.0–9.0 %      43.6 %  -1.0     0/100
 constant      15/200   7.5 %     4.0–12.1 %      45.5 %  +1.5     0/100
 dynamic       31/200  15.5 %    10.5–21.3 %      49.9 %  +9.5     0/100
 
-exact: windows of which every suffix token is extracted. interval: the outer
-ends of the exact (Clopper–Pearson) and the clustered (bootstrap) one.
-fractional: mean share of suffix tokens in their place. lift: percentage points
-of exact rate above none.
-copy never asks the model: it repeats what followed a like prefix in the fit
-data.
+exact: windows with every suffix token extracted. interval: the outer ends of
+the exact (Clopper–Pearson) and clustered (bootstrap) intervals. fractional:
+mean share of suffix tokens extracted in place. lift: exact rate above that of
+none, in percentage points.
+copy never queries the model: it repeats what followed a similar prefix in the
+fit data.
 
 Gates
 FAIL  max-exact 1 %  dynamic extracted 31 of 200 windows (15.5 %) exactly, more
@@ -82,17 +82,17 @@ Target    tb7m: GPTNeoXForCausalLM, 7,213,056 parameters
           bos no (auto: the tokenizer adds none)
           batch of 64 windows (fits 8 GB)
 Run       memaudit 0.1.0, 2026-11-22T11:00:00+00:00, 2 s, seed 0
-Limits    The rates are a lower bound: what these attacks did not extract,
-          others may. The attacker is white-box, and knows the prefix of every
-          window and text like the data. This is no finding of anonymity, nor of
+Limits    The rates are lower bounds: other attacks may extract what these did
+          not. The attacker has white-box access and knows the prefix of every
+          window and similar text. This is not a finding of anonymity or of
           compliance with any law or policy.
 """
 
 NOTHING = r"""No attack on the model extracts a window exactly: 0 of 1,305, at most 0.28 % at
 95 % confidence.
-No prompt extracts more windows than the plain prefix (none) does.
-No controls were given, so predictable text counts too; of unrelated windows'
-suffixes, none outputs 0 of 1,305 exactly and 1.1 % of the tokens.
+No prompt extracts more windows than the plain prefix (none).
+No controls were given, so predictable text counts too; against the suffixes of
+unrelated windows, none matches 0 of 1,305 exactly and 1.1 % of the tokens.
 
 Attacks, weakest first
 attack    exact  rate   95 % interval  fractional  lift
@@ -101,12 +101,12 @@ none     0/1305   0 %  at most 0.28 %      38.7 %
 copy     0/1305   0 %  at most 0.28 %      38.7 %     0
 dynamic  0/1305   0 %  at most 0.28 %      38.7 %     0
 
-exact: windows of which every suffix token is extracted. interval: the outer
-ends of the exact (Clopper–Pearson) and the clustered (bootstrap) one.
-fractional: mean share of suffix tokens in their place. lift: percentage points
-of exact rate above none.
-copy never asks the model: it repeats what followed a like prefix in the fit
-data.
+exact: windows with every suffix token extracted. interval: the outer ends of
+the exact (Clopper–Pearson) and clustered (bootstrap) intervals. fractional:
+mean share of suffix tokens extracted in place. lift: exact rate above that of
+none, in percentage points.
+copy never queries the model: it repeats what followed a similar prefix in the
+fit data.
 Not run: dynamic-hard, constant.
 
 No gate was set, so this run neither passes nor fails.
@@ -138,18 +138,18 @@ Target  tb7m: GPTNeoXForCausalLM, 7,213,056 parameters
         bos no (auto: the tokenizer adds none)
         batch of 64 windows (fits 8 GB)
 Run     memaudit 0.1.0, 2026-11-22T11:00:00+00:00, 2 s, seed 0
-Limits  The rates are a lower bound: what these attacks did not extract, others
-        may. The attacker is white-box, and knows the prefix of every window and
-        text like the data. This is no finding of anonymity, nor of compliance
-        with any law or policy.
+Limits  The rates are lower bounds: other attacks may extract what these did
+        not. The attacker has white-box access and knows the prefix of every
+        window and similar text. This is not a finding of anonymity or of
+        compliance with any law or policy.
 """
 
 REVEALED = r"""dynamic, the strongest attack, extracts 66.7 % of the windows exactly: 2 of 3
 (0–100 % at 95 % confidence).
 That is 33.3 percentage points above the plain prefix (none): 1 window gained, 0
 lost, p = 1, which may be chance.
-No controls were given, so predictable text counts too; of unrelated windows'
-suffixes, dynamic outputs 0 of 3 exactly and 1.1 % of the tokens.
+No controls were given, so predictable text counts too; against the suffixes of
+unrelated windows, dynamic matches 0 of 3 exactly and 1.1 % of the tokens.
 
 Attacks, weakest first
 attack   exact    rate  95 % interval  fractional   lift
@@ -157,10 +157,10 @@ attack   exact    rate  95 % interval  fractional   lift
 none       1/3  33.3 %        0–100 %      35.3 %
 dynamic    2/3  66.7 %        0–100 %      68.0 %  +33.3
 
-exact: windows of which every suffix token is extracted. interval: the outer
-ends of the exact (Clopper–Pearson) and the clustered (bootstrap) one.
-fractional: mean share of suffix tokens in their place. lift: percentage points
-of exact rate above none.
+exact: windows with every suffix token extracted. interval: the outer ends of
+the exact (Clopper–Pearson) and clustered (bootstrap) intervals. fractional:
+mean share of suffix tokens extracted in place. lift: exact rate above that of
+none, in percentage points.
 Not run: copy, dynamic-hard, constant.
 
 No gate was set, so this run neither passes nor fails.
@@ -174,7 +174,7 @@ doc-0003     3       0  -                         2  2.00
 matched: most tokens before a mismatch; NLL: lowest,
 nats/token
 
-Their text
+Text of the worst windows
 sample   doc-0001 (line 1, window 0)
 prefix   x = 1  # [bold]\n\x1b[2J
 suffix   x = 1  # [bold]\n\x1b[2J
@@ -208,10 +208,10 @@ Target  tb7m: GPTNeoXForCausalLM, 7,213,056 parameters
         bos no (auto: the tokenizer adds none)
         batch of 64 windows (fits 8 GB)
 Run     memaudit 0.1.0, 2026-11-22T11:00:00+00:00, 2 s, seed 0
-Limits  The rates are a lower bound: what these attacks did not extract, others
-        may. The attacker is white-box, and knows the prefix of every window and
-        text like the data. This is no finding of anonymity, nor of compliance
-        with any law or policy.
+Limits  The rates are lower bounds: other attacks may extract what these did
+        not. The attacker has white-box access and knows the prefix of every
+        window and similar text. This is not a finding of anonymity or of
+        compliance with any law or policy.
 """
 
 

@@ -121,8 +121,8 @@ def test_other_settings_are_refused_and_named(left: Path, files: list[str]) -> N
     ended = memaudit("scan", *files, "--resume", left, "--seed", "4", "--set", "scores.top_k=10")
     assert ended.exit_code == 2
     assert ended.stderr.splitlines()[-1] == (
-        f"memaudit: error: {left}: not gone on with, because since it began this has changed: "
-        "protocol.seed (3, now 4); scores.top_k (40, now 10). Put it back, or scan anew"
+        f"memaudit: error: {left}: cannot resume: these inputs changed since the run began: "
+        "protocol.seed (3, now 4); scores.top_k (40, now 10). Restore them, or start a new scan"
     )
 
 
@@ -135,7 +135,7 @@ def test_other_data_another_model_and_version_are_refused_and_named(
         data.write_bytes(before + before.splitlines()[0] + b"\n")
         ended = memaudit("scan", "--resume", left)
         assert ended.exit_code == 2
-        assert "has changed: the data (data.jsonl). Put" in ended.stderr
+        assert "since the run began: the data (data.jsonl). Restore" in ended.stderr
     finally:
         data.write_bytes(before)
     weights = model / "model.safetensors"
@@ -144,18 +144,18 @@ def test_other_data_another_model_and_version_are_refused_and_named(
         weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
         ended = memaudit("scan", "--resume", left)
         assert ended.exit_code == 2
-        assert "has changed: model.safetensors of the model. Put" in ended.stderr
+        assert "since the run began: model.safetensors of the model. Restore" in ended.stderr
     finally:
         weights.write_bytes(before)
     monkeypatch.setattr("memaudit.run.inputs.__version__", "9.9")
     ended = memaudit("scan", "--resume", left)
     assert ended.exit_code == 2
-    assert "has changed: memaudit (0.1.0, now 9.9). Put" in ended.stderr
+    assert "since the run began: memaudit (0.1.0, now 9.9). Restore" in ended.stderr
     monkeypatch.undo()
     monkeypatch.setenv("MEMAUDIT_KEY", "f" * 64)
     ended = memaudit("scan", "--resume", left)
     assert ended.exit_code == 2
-    assert "the project key (" in ended.stderr
+    assert "the project key changed since the run began (" in ended.stderr
 
 
 def test_other_prompts_and_another_baseline_are_refused_and_named(
@@ -178,7 +178,7 @@ def test_other_prompts_and_another_baseline_are_refused_and_named(
     (earlier / "generator-0.safetensors").write_bytes(b"another")
     ended = memaudit("scan", "--resume", folder)
     assert ended.exit_code == 2
-    assert "has changed: generator-0.safetensors of --generator. Put" in ended.stderr
+    assert "since the run began: generator-0.safetensors of --generator. Restore" in ended.stderr
 
     folder = tmp_path / "gated"
     words = [*files, "--baseline", baseline, "--max-new", "0"]
@@ -189,7 +189,7 @@ def test_other_prompts_and_another_baseline_are_refused_and_named(
     baseline.write_text(baseline.read_text() + " ")
     ended = memaudit("scan", "--resume", folder)
     assert ended.exit_code == 2
-    assert "has changed: the baseline. Put" in ended.stderr
+    assert "since the run began: the baseline. Restore" in ended.stderr
 
 
 def test_a_finished_run_is_shown(whole: Path) -> None:
@@ -225,7 +225,7 @@ def test_one_process_at_a_time(left: Path) -> None:
     with FileLock(left / UNFINISHED / ".lock"):
         ended = memaudit("scan", "--resume", left)
     assert ended.exit_code == 2
-    assert "another process is at work on this run" in ended.stderr
+    assert "another process is using this run" in ended.stderr
 
 
 def test_safeguards_are_lifted_anew(left: Path, whole: Path) -> None:
@@ -333,8 +333,8 @@ def test_a_file_that_is_new_or_gone_is_a_change(left: Path, files: list[str]) ->
         template.write_text("{{ messages }}")
         ended = memaudit("scan", "--resume", left)
         assert ended.exit_code == 2
-        assert "has changed: chat_template.jinja of the model (new). Put" in ended.stderr
-        assert "resume with" not in ended.stderr
+        assert "began: chat_template.jinja of the model (new). Restore" in ended.stderr
+        assert "go on with" not in ended.stderr
     finally:
         template.unlink()
     moved = model / "generation_config.json"
@@ -342,7 +342,7 @@ def test_a_file_that_is_new_or_gone_is_a_change(left: Path, files: list[str]) ->
     try:
         moved.unlink()
         ended = memaudit("scan", "--resume", left)
-        assert "has changed: generation_config.json of the model (gone). Put" in ended.stderr
+        assert "began: generation_config.json of the model (gone). Restore" in ended.stderr
     finally:
         moved.write_bytes(content)
 
@@ -351,7 +351,7 @@ def test_another_number_of_threads_is_a_change(left: Path, monkeypatch: pytest.M
     monkeypatch.setattr("torch.get_num_threads", lambda: 64)
     ended = memaudit("scan", "--resume", left)
     assert ended.exit_code == 2
-    assert "has changed: threads (1, now 64). Put" in ended.stderr
+    assert "since the run began: threads (1, now 64). Restore" in ended.stderr
 
 
 def _cut(arrays: dict[str, Any]) -> None:

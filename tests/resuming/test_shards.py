@@ -101,7 +101,8 @@ def test_a_stopped_shard_goes_on_as_that_shard(
     monkeypatch.undo()
     ended = memaudit("merge", shards[0], folder, shards[2])
     assert ended.exit_code == 2
-    assert f"{folder}: is not done; go on with memaudit scan --resume {folder}" in ended.stderr
+    expected = f"{folder}: is not complete; resume it with memaudit scan --resume {folder}"
+    assert expected in ended.stderr
     ended = memaudit("scan", "--resume", folder, "--shard", "1/3")
     assert ended.exit_code == 2
     assert "was started with 2/3" in ended.stderr
@@ -123,19 +124,20 @@ def test_what_does_not_belong_together_is_refused(
     files: list[str], shards: list[Path], whole: Path, tmp_path: Path
 ) -> None:
     assert "shard 2/3 is missing" in refused(shards[0], shards[2])
-    assert "shard 1/3 is there twice" in refused(shards[0], *shards)
+    assert "shard 1/3 is given twice" in refused(shards[0], *shards)
     assert "holds no unfinished run" in refused(shards[0], whole)
     other = tmp_path / "other"
     words = [*files, "--seed", "4", "--shard", "2/3", "--out", other]
     assert memaudit("scan", *words).exit_code == 0
-    assert "are not of one scan: protocol.seed (3, now 4)" in refused(shards[0], other, shards[2])
+    said = refused(shards[0], other, shards[2])
+    assert "are from different scans: protocol.seed (3, now 4)" in said
     changed = tmp_path / "changed"
     shutil.copytree(shards[1], changed)
     notes = json.loads((changed / UNFINISHED / "run.json").read_text())
     sign_notes_anew(changed, notes | {"shard": "2/4"})
-    assert "shared out differently" in refused(shards[0], changed, shards[2])
+    assert "different numbers of shards" in refused(shards[0], changed, shards[2])
     sign_notes_anew(changed, notes | {"shard": None})
-    assert "is no shard" in refused(shards[0], changed, shards[2])
+    assert "is not a shard" in refused(shards[0], changed, shards[2])
     sign_notes_anew(changed, notes | {"shard": "9/3"})
     assert "--shard 9/3" in refused(shards[0], changed, shards[2])
 
@@ -195,5 +197,5 @@ def test_a_fold_that_was_fitted_twice_has_to_come_out_alike(
         load_file(other / UNFINISHED / "fit-constant-0.safetensors"),
     )
     stderr = refused(shards[0], shards[1], other, "--out", out)
-    assert "fit-dynamic-0.safetensors: came out differently in another shard" in stderr
+    assert "fit-dynamic-0.safetensors: differs from the same work in another shard" in stderr
     assert not out.exists()

@@ -81,7 +81,7 @@ def test_left_alone_the_gate_fails(left: Path) -> None:
 def test_an_edited_piece_is_refused_and_can_be_done_again(left: Path) -> None:
     path = left / UNFINISHED / PIECE
     edit_piece(path, nothing_came_out)
-    assert f"{path}: is not what this run wrote there" in refused("scan", "--resume", left)
+    assert f"{path}: was changed or comes from another run" in refused("scan", "--resume", left)
     path.unlink()
     assert memaudit("scan", "--resume", left).exit_code == 1
 
@@ -91,13 +91,13 @@ def test_a_piece_without_a_signature_is_refused(left: Path) -> None:
     with safe_open(path, framework="np") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     save_file(arrays, path)
-    assert "is not what this run wrote there" in refused("scan", "--resume", left)
+    assert "was changed or comes from another run" in refused("scan", "--resume", left)
 
 
 def test_a_piece_under_another_name_is_refused(left: Path) -> None:
     folder = left / UNFINISHED
     shutil.copy(folder / "fit-constant-0.safetensors", folder / "fit-constant-1.safetensors")
-    assert "fit-constant-1.safetensors: is not" in refused("scan", "--resume", left)
+    assert "fit-constant-1.safetensors: was changed" in refused("scan", "--resume", left)
 
 
 def test_a_piece_of_another_model_is_refused(files: list[str], left: Path, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_the_notes_name_no_key(left: Path, tmp_path: Path, monkeypatch: pytest.M
         patch.setenv("MEMAUDIT_KEY", OTHER_KEY)
         sign_notes_anew(left, notes)
     stderr = refused("scan", "--resume", left)
-    assert "has changed: the project key (" in stderr
+    assert "the project key changed since the run began (" in stderr
     assert "MEMAUDIT_KEY or --key-file" in stderr
 
 
@@ -147,7 +147,7 @@ def test_a_key_file_is_said_again(files: list[str], tmp_path: Path) -> None:
     key, folder = tmp_path / "key", tmp_path / "run"
     key.write_text(OTHER_KEY)
     stop_after(PIECE.removesuffix(".safetensors"), [*files, "--key-file", str(key)], folder)
-    assert "the project key (" in refused("scan", "--resume", folder)
+    assert "the project key changed since the run began (" in refused("scan", "--resume", folder)
     assert memaudit("scan", "--resume", folder, "--key-file", key).exit_code == 1
 
 
@@ -164,10 +164,10 @@ def test_without_a_key_that_is_kept_nothing_is_gone_on_with(
     files: list[str], left: Path, tmp_path: Path
 ) -> None:
     stderr = refused("scan", "--resume", left)
-    assert "can only be checked with a project key that is kept" in stderr
-    assert "set MEMAUDIT_KEY or --key-file and go on" in stderr
+    assert "unfinished work is checked with a stored project key" in stderr
+    assert "set MEMAUDIT_KEY or --key-file and resume again" in stderr
     stderr = refused("scan", *files, "--shard", "1/2", "--out", tmp_path / "shard")
-    assert "--shard 1/2: merge could not check its origin" in stderr
+    assert "--shard 1/2: merge could not tell whose it is" in stderr
     assert not (tmp_path / "shard").exists()
 
 
@@ -195,7 +195,7 @@ def test_a_scan_without_a_key_that_is_kept_says_so_and_leaves_nothing(
 def test_notes_begun_without_a_kept_key_are_not_gone_on_with(left: Path) -> None:
     path = left / UNFINISHED / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"key_id": "none kept"}))
-    assert "it was begun without; set MEMAUDIT_KEY" in refused("scan", "--resume", left)
+    assert "this run began without one; set MEMAUDIT_KEY" in refused("scan", "--resume", left)
 
 
 @pytest.fixture(scope="module")
@@ -215,14 +215,14 @@ def test_edited_shards_are_refused(shards: list[Path], tmp_path: Path) -> None:
     shutil.copytree(shards[0], edited)
     edit_piece(edited / UNFINISHED / pieces[0].name, nothing_came_out)
     stderr = refused("merge", edited, shards[1], "--out", out)
-    assert f"{pieces[0].name}: is not what this run wrote there" in stderr
+    assert f"{pieces[0].name}: was changed or comes from another run" in stderr
     assert not out.exists()
     shutil.rmtree(edited)
     shutil.copytree(shards[0], edited)
     notes = json.loads((edited / UNFINISHED / "run.json").read_text())
     loosen(notes)
     (edited / UNFINISHED / "run.json").write_text(json.dumps(notes))
-    assert "run.json is not as memaudit wrote it" in refused("merge", edited, shards[1])
+    assert "run.json was changed" in refused("merge", edited, shards[1])
     assert memaudit("merge", *shards, "--out", out).exit_code == 1
 
 
@@ -233,7 +233,7 @@ def test_shards_of_a_key_file_are_merged_with_it(
 
     (tmp_path / "key").write_text(os.environ["MEMAUDIT_KEY"])
     monkeypatch.setenv("MEMAUDIT_KEY", OTHER_KEY)
-    assert "the project key (" in refused("merge", *shards)
+    assert "the project key changed since the run began (" in refused("merge", *shards)
     out = tmp_path / "run"
     assert memaudit("merge", *shards, "--key-file", tmp_path / "key", "--out", out).exit_code == 1
     notes = json.loads((out / "report.json").read_text())["notes"]

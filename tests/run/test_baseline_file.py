@@ -151,12 +151,12 @@ def change(document: dict[str, Any]) -> None:
         (b"", "is not valid JSON"),
         (b"[" * 100_000, "is not valid JSON"),
         (b'{"memaudit_baseline": 1, "memaudit_baseline": 1}', "is not valid JSON"),
-        (b"5", "is no baseline file"),
-        (b"{}", "is no baseline file"),
-        (b'{"memaudit_baseline": true}', "is no baseline file"),
-        (b'{"memaudit_baseline": 1}', "has version 1, this memaudit reads 2"),
+        (b"5", "is not a baseline file"),
+        (b"{}", "is not a baseline file"),
+        (b'{"memaudit_baseline": true}', "is not a baseline file"),
+        (b'{"memaudit_baseline": 1}', "has version 1, but this memaudit reads 2"),
         (b'{"memaudit_baseline": 2}', "tool_version is not what memaudit writes"),
-        (b'{"tool": {"name": "memaudit"}, "schema_version": 1}', "is no baseline file"),
+        (b'{"tool": {"name": "memaudit"}, "schema_version": 1}', "is not a baseline file"),
     ],
 )
 def test_what_is_no_baseline(file: Path, content: bytes, said: str) -> None:
@@ -244,7 +244,7 @@ def test_a_run_whose_settings_are_none(run: Path) -> None:
     document["config"]["values"]["protocol"]["folds"] = "\x1b"
     (run / "report.json").write_text(json.dumps(document))
     seal(run)
-    assert "its settings are not those of this memaudit" in refusal(run)
+    assert "its settings do not fit this version of memaudit" in refusal(run)
 
 
 @given(st.data())

@@ -125,7 +125,7 @@ def test_what_is_no_plain_file_is_not_opened(folder: Path) -> None:
     (folder / "samples.csv").rename(folder / "elsewhere")
     (folder / "samples.csv").symlink_to(folder / "elsewhere")
     integrity = verify_run(folder, NOWHERE)
-    assert [f.what for f in integrity.findings if f.detail == "is no plain file any more"] == [
+    assert [f.what for f in integrity.findings if f.detail == "is no longer a regular file"] == [
         "config.toml",
         "samples.csv",
     ]
@@ -176,7 +176,7 @@ def test_data_recorded_under_another_key_are_not_checked(
 ) -> None:
     (tmp_path / "members.jsonl").write_text("{}\n")
     integrity = verify_run(folder, NOWHERE, key)
-    detail = f"another key; it was recorded under {KEY.key_id}, name that with --key-file"
+    detail = f"recorded under another key, {KEY.key_id}; name it with --key-file"
     assert integrity.exit_code == 0
     assert Finding("not checked", "data members.jsonl", detail) in integrity.findings
 
@@ -239,7 +239,7 @@ def test_prompts_fitted_earlier_are_compared(tmp_path: Path) -> None:
 )
 def test_a_manifest_that_is_none(folder: Path, content: bytes) -> None:
     (folder / "manifest.json").write_bytes(content)
-    with pytest.raises(UsageError, match="is no manifest of memaudit"):
+    with pytest.raises(UsageError, match="is not a memaudit manifest"):
         verify_run(folder, NOWHERE)
 
 
@@ -276,7 +276,7 @@ manifest.json abababababababababababababababababababababababababababababababab
 same         config.toml      0123456789abcdef
 changed      samples.csv      recorded 0123456789abcdef, found fedcba9876543210
 extra        \\x1b[31mred.txt  not recorded
-not checked  model tb7m       not here; name it with --model
+not checked  model tb7m       not found; name it with --model
 """
 
 
@@ -285,7 +285,7 @@ def test_the_table() -> None:
         Finding("same", "config.toml", "0123456789abcdef"),
         Finding("changed", "samples.csv", "recorded 0123456789abcdef, found fedcba9876543210"),
         Finding("extra", "\x1b[31mred.txt", "not recorded"),
-        Finding("not checked", "model tb7m", "not here; name it with --model"),
+        Finding("not checked", "model tb7m", "not found; name it with --model"),
     )
     integrity = Integrity(Path("run"), "ab" * 32, findings)
     for width in (80, 200):

@@ -94,7 +94,7 @@ def test_what_is_left_of_a_start_goes_unless_something_else_lies_there(tmp_path:
     unfinished.close()
     (unfinished.folder / "run.json").unlink()
     (unfinished.folder / "notes.txt").write_text("mine")
-    with pytest.raises(UsageError, match=r"notes\.txt: was not made by memaudit"):
+    with pytest.raises(UsageError, match=r"notes\.txt: was not created by memaudit"):
         begun(tmp_path / "run")
     assert (unfinished.folder / "notes.txt").exists()
     (unfinished.folder / "notes.txt").unlink()
@@ -174,7 +174,7 @@ def test_a_lock_that_is_a_link_is_not_opened(tmp_path: Path) -> None:
     unfinished.close()
     (unfinished.folder / ".lock").unlink(missing_ok=True)
     (unfinished.folder / ".lock").symlink_to(tmp_path / "theirs")
-    with pytest.raises(UsageError, match=r"\.lock: is no plain file"):
+    with pytest.raises(UsageError, match=r"\.lock: is not a regular file"):
         Unfinished.reopen(tmp_path / "run", KEY)
     assert (tmp_path / "theirs").read_text() == "theirs"
 

@@ -65,7 +65,7 @@ def test_a_later_one_takes_the_place_of_an_earlier_one(run: StoredRun) -> None:
 
 def test_what_was_changed_is_not_hidden_by_a_new_manifest(run: StoredRun) -> None:
     (run.folder / "config.toml").write_text("model = 'other'")
-    with pytest.raises(UsageError, match=r"config\.toml is not as it was recorded"):
+    with pytest.raises(UsageError, match=r"config\.toml does not match its hash"):
         write_diagnosis(run, record_of(run))
     assert not (run.folder / "diagnose-layers.json").exists()
     assert differing(run.folder)
@@ -97,7 +97,7 @@ def test_what_was_not_recorded_is_not_taken_in(run: StoredRun) -> None:
         "extra.txt": "",
     }.items():
         (run.folder / name).write_text(content)
-        with pytest.raises(UsageError, match=f"holds {name}, which was not recorded"):
+        with pytest.raises(UsageError, match=f"holds {name}, which manifest.json does not list"):
             write_diagnosis(run, record_of(run))
         (run.folder / name).unlink()
     (run.folder / "manifest.json.sig").write_text("a signature")

@@ -128,12 +128,12 @@ def test_a_folder_without_a_run(tmp_path: Path, make: Callable[[Path], object], 
         (b'{"k": NaN}', "is not valid JSON"),
         (b'{"k": 1e999}', "is not valid JSON"),
         (b'{"k": ' + b"9" * 5000 + b"}", "is not valid JSON"),
-        (b"[]", "is no report of memaudit"),
-        (b"null", "is no report of memaudit"),
-        (b'{"tool": {"name": "\\u001b[31m"}}', "is no report of memaudit"),
-        (b'{"tool": {"name": "memaudit"}}', "has schema version unknown, this memaudit reads 2"),
+        (b"[]", "is not a memaudit report"),
+        (b"null", "is not a memaudit report"),
+        (b'{"tool": {"name": "\\u001b[31m"}}', "is not a memaudit report"),
+        (b'{"tool": {"name": "memaudit"}}', "schema version unknown, but this memaudit reads 2"),
         (b'{"tool": {"name": "memaudit"}, "schema_version": 99}', "has schema version 99"),
-        (b'{"tool": {"name": "memaudit"}, "schema_version": 2}', "not as the schema says"),
+        (b'{"tool": {"name": "memaudit"}, "schema_version": 2}', "does not fit the schema"),
     ],
 )
 def test_a_report_that_is_none(folder: Path, content: bytes, said: str) -> None:
@@ -171,18 +171,18 @@ def test_a_report_that_is_too_large(folder: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "is no samples.csv of memaudit"),
-        (b"a,b\r\n", "is no samples.csv of memaudit"),
-        (b"\xff\xfe\x00\n", "is no samples.csv of memaudit"),
-        (b'"a\n', "is no samples.csv of memaudit"),
-        (b"x" * 2_000_000, "is no samples.csv of memaudit"),
+        (b"", "is not a samples.csv of memaudit"),
+        (b"a,b\r\n", "is not a samples.csv of memaudit"),
+        (b"\xff\xfe\x00\n", "is not a samples.csv of memaudit"),
+        (b'"a\n', "is not a samples.csv of memaudit"),
+        (b"x" * 2_000_000, "is not a samples.csv of memaudit"),
         (",".join(COLUMNS[:-1]).encode() + b"\r\n", "has no column reference_suffix_nll_dynamic"),
-        (",".join((*COLUMNS, "role")).encode() + b"\r\n", "is not the table"),
-        (",".join(COLUMNS).encode() + b"\r\n1,da", "is not the table"),
-        (",".join(COLUMNS).encode() + b"\r\n", "do not count the same data"),
-        (",".join(COLUMNS).encode() + b"\r\n1,data\n", "is not the table that a scan writes"),
+        (",".join((*COLUMNS, "role")).encode() + b"\r\n", "is not a table"),
+        (",".join(COLUMNS).encode() + b"\r\n1,da", "is not a table"),
+        (",".join(COLUMNS).encode() + b"\r\n", "disagree on the counts of the data"),
+        (",".join(COLUMNS).encode() + b"\r\n1,data\n", "is not a table that a scan writes"),
         (",".join(COLUMNS).encode() + b"\r\n\x00\x00\n", "samples.csv: "),
-        (",".join(COLUMNS).encode() + b'\r\n1,"data\n', "is not the table that a scan writes"),
+        (",".join(COLUMNS).encode() + b'\r\n1,"data\n', "is not a table that a scan writes"),
     ],
 )
 def test_a_table_that_is_none(folder: Path, content: bytes, said: str) -> None:
@@ -202,16 +202,16 @@ def test_rows_of_another_length(folder: Path) -> None:
     middle = f"{head}\n{rest.replace(chr(10), f',x{chr(10)}', 1)}"
     for changed in (whole + "1,2,3\n", whole + "1," * 60 + "\n", middle):
         path.write_text(changed)
-        assert "is not the table that a scan writes" in refusal(folder)
+        assert "is not a table that a scan writes" in refusal(folder)
 
 
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("line", "1.5", "line in row 3 is no number"),
-        ("line", "9" * 30, "line in row 3 is no number"),
-        ("matched_none", "secret", "matched_none in row 3 is no number"),
-        ("suffix_nll_none", "secret", "suffix_nll_none in row 3 is no number"),
+        ("line", "1.5", "line in row 3 is not a number"),
+        ("line", "9" * 30, "line in row 3 is not a number"),
+        ("matched_none", "secret", "matched_none in row 3 is not a number"),
+        ("suffix_nll_none", "secret", "suffix_nll_none in row 3 is not a number"),
         ("schema_version", "7", "column schema_version"),
         ("role", "admin", "column role"),
         ("status", "", "column status"),
@@ -219,9 +219,9 @@ def test_rows_of_another_length(folder: Path) -> None:
         ("exact_none", "2", "column exact_none"),
         ("fractional_dynamic", "1.01", "column fractional_dynamic"),
         ("fractional_dynamic", "inf", "column fractional_dynamic"),
-        ("exact_none", "0", "do not count the same data"),
-        ("exact_none", "", "do not count the same data"),
-        ("role", "control", "do not count the same data"),
+        ("exact_none", "0", "disagree on the counts of the data"),
+        ("exact_none", "", "disagree on the counts of the data"),
+        ("role", "control", "disagree on the counts of the data"),
     ],
 )
 def test_a_cell_that_no_scan_writes(folder: Path, name: str, text: str, said: str) -> None:
@@ -233,7 +233,7 @@ def test_a_cell_that_no_scan_writes(folder: Path, name: str, text: str, said: st
 
 def test_controls_have_to_be_there_as_well(folder: Path) -> None:
     change_report(folder, lambda document: document.update(controls=None))
-    assert "do not count the same controls" in refusal(folder)
+    assert "disagree on the counts of the controls" in refusal(folder)
 
 
 @given(st.data())
