@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 from memaudit.cli.app import app
 from memaudit.demo.shipped import FILES, RECORDS, read_truth
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SIZE = "--layers 1 --width 32 --vocabulary 600 --block 64 --batch 8 --later-steps 3 --device cpu"
 

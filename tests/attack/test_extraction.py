@@ -23,6 +23,8 @@ from memaudit.errors import RunError
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.prepacking import can_prepack
 
+pytestmark = pytest.mark.slow
+
 P, S, V = 7, 12, 3
 EOS = 1
 SETTINGS = ScoreSettings(top_k=5)

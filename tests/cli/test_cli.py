@@ -21,6 +21,8 @@ from memaudit.cli.showing import FORMATS
 from memaudit.run.baselines import document_digest
 from memaudit.system.environment import TESTED
 
+pytestmark = pytest.mark.slow
+
 WORDS = ["anna", "bert", "carla", "model", "lazy", "fox", "wizard", "prefix", "line", "toxic"]
 SIZES = ["--prefix-tokens", "8", "--suffix-tokens", "6", "--device", "cpu"]
 FAST = [*SIZES, "--set", "constant.epochs=1", "--set", "dynamic.epochs=1"]

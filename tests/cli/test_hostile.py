@@ -34,6 +34,8 @@ from memaudit.report.wording import json_text, neutral, no_commands
 from memaudit.target.checkpoint import load_tokenizer
 from memaudit.target.gguf_header import check_gguf
 
+pytestmark = pytest.mark.slow
+
 MARK = "Qzsecret"
 """Stands in every audited text, and nowhere else."""
 PLAIN = ["--prefix-tokens", "8", "--suffix-tokens", "6", "--device", "cpu"]

@@ -14,6 +14,8 @@ from typer.testing import CliRunner, Result
 
 from memaudit.cli.app import app
 
+pytestmark = pytest.mark.slow
+
 PLAIN = ["--attacks", "none", "--prefix-tokens", "8", "--suffix-tokens", "6", "--device", "cpu"]
 NAMES = ["anna", "bert", "carla", "model", "lazy", "fox", "wizard", "prefix", "line", "toxic"]
 Scan = Callable[..., Result]

@@ -33,6 +33,8 @@ from memaudit.errors import UsageError
 from memaudit.progress import Silent
 from memaudit.scan.pipeline import scan
 
+pytestmark = pytest.mark.slow
+
 
 def run_demo(**changed: Any) -> dict[str, Check]:
     """The checks of a demo with some settings changed."""

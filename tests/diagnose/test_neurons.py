@@ -30,6 +30,8 @@ from memaudit.score.stats import Interval
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.failures import quiet_transformers
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = NeuronsSettings(
     run="run", unit_windows=6, trials=30, random_sets=5, cost_windows=4, most_units=128
 )

@@ -21,6 +21,8 @@ from .mutation import WORDS, mutate
 from .oracles import Broken, check_harmless
 from .targets import Target, all_targets
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = {"run": 12, "strings": 10, "model": 40, "windows": 60, "prompts": 60, "unfinished": 40}
 TARGETS = all_targets()
 

@@ -19,6 +19,8 @@ from small_scan import make_files
 
 from memaudit.run.unfinished import UNFINISHED
 
+pytestmark = pytest.mark.slow
+
 ENDS_ALIKE = ("samples.csv", "generator-0.safetensors", "generator-1.safetensors")
 
 

@@ -20,6 +20,8 @@ from small_scan import assert_same_run, make_files
 
 from memaudit.run.unfinished import UNFINISHED
 
+pytestmark = pytest.mark.slow
+
 ALONE = [sys.executable, "-m", "memaudit"]
 QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 

@@ -24,6 +24,8 @@ from memaudit.attack.extraction import Extractor
 from memaudit.attack.tuning import Tuner
 from memaudit.run.unfinished import UNFINISHED, Unfinished
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:

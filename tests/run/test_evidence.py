@@ -19,6 +19,8 @@ from memaudit.cli.app import app
 from memaudit.errors import TargetError
 from memaudit.system.files import write_whole
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Result]
 SIZES = ["--prefix-tokens", "8", "--suffix-tokens", "12", "--device", "cpu", "--quiet"]
 SECRET = "zoe@q.example"

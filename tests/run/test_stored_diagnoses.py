@@ -22,6 +22,8 @@ from memaudit.run.load import StoredRun, read_run
 from memaudit.run.manifest import read_manifest, to_manifest
 from memaudit.run.verify import Places, verify_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StoredRun:

@@ -31,6 +31,8 @@ from memaudit.scan.pipeline import ScanOutcome, scan
 from memaudit.score.scores import score_windows
 from memaudit.target.checkpoint import Checkpoint, load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 P, S, V = 8, 8, 3
 WINDOWS, CONTROLS = 20, 5

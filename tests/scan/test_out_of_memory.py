@@ -25,6 +25,8 @@ from memaudit.errors import MemauditError, RunError, TargetError
 from memaudit.scan.pipeline import ScanOutcome
 from memaudit.system.memory import is_out_of_memory, short_of_memory
 
+pytestmark = pytest.mark.slow
+
 CPU_FULL = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tri"
 ERRORS = {
     "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),

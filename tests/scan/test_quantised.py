@@ -24,6 +24,8 @@ from memaudit.target.failures import quiet_transformers
 from memaudit.target.quantization import PACKAGE_OF, Quantization, is_packed
 from memaudit.target.softprompt_check import check_soft_prompts
 
+pytestmark = pytest.mark.slow
+
 WIDE: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128}
 METHODS = [
     pytest.param(

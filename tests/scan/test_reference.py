@@ -27,6 +27,8 @@ from memaudit.scan.reference import release
 from memaudit.target.checkpoint import load_checkpoint
 from memaudit.target.failures import quiet_transformers
 
+pytestmark = pytest.mark.slow
+
 
 class Stages:
     """A progress that keeps the names of the stages, and looks at memory in each."""

@@ -25,6 +25,8 @@ from typer.testing import CliRunner, Result
 
 from memaudit.cli.app import app
 
+pytestmark = pytest.mark.slow
+
 GATE = ("--max-exact", "0.5")
 Scan = Callable[..., Audit]
 

@@ -36,6 +36,8 @@ from memaudit.target.placement import (
 )
 from memaudit.target.source import find_source
 
+pytestmark = pytest.mark.slow
+
 FLOAT = SHORT | {"precision": "float32"}
 Shrink = Callable[[float], None]
 

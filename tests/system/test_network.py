@@ -21,6 +21,8 @@ from conftest import build_model, build_tokenizer, save_model
 
 from memaudit.system.network import TELEMETRY_OFF, go_offline, turn_telemetry_off
 
+pytestmark = pytest.mark.slow
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "org/name"
 SMALL = ["--prefix-tokens", "8", "--suffix-tokens", "6", "--device", "cpu", "--attacks", "none"]

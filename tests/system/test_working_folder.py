@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(__file__).parents[2]
 MODULES = ("typer", "numpy", "pydantic", "torch", "megatron", "jinja2", "tomllib", "dataclasses")
 LAUNCHERS = {

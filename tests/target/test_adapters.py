@@ -19,6 +19,8 @@ from memaudit.target.checkpoint import load_checkpoint, load_tokenizer
 from memaudit.target.failures import quiet_transformers
 from memaudit.target.softprompt_check import check_soft_prompts
 
+pytestmark = pytest.mark.slow
+
 CPU = TargetSettings(device="cpu")
 MLP = ["gate_proj", "up_proj", "down_proj"]
 TASK: dict[str, Any] = {"task_type": "CAUSAL_LM"}
