@@ -145,7 +145,7 @@ def test_processes_that_read_different_files_do_not_mix_them(
     for process in started:
         _, stderr = process.communicate()
         assert process.returncode == 3, stderr
-        assert "the processes of this run do not find the same: the data (data.jsonl)" in stderr
+        assert "the processes of this run have different inputs: the data (data.jsonl)" in stderr
     assert not (tmp_path / "machine-0" / "run").exists()
 
 

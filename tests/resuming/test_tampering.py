@@ -167,7 +167,7 @@ def test_without_a_key_that_is_kept_nothing_is_gone_on_with(
     assert "unfinished work is checked with a stored project key" in stderr
     assert "set MEMAUDIT_KEY or --key-file and resume again" in stderr
     stderr = refused("scan", *files, "--shard", "1/2", "--out", tmp_path / "shard")
-    assert "--shard 1/2: merge could not tell whose it is" in stderr
+    assert "--shard 1/2: merge could not check its origin" in stderr
     assert not (tmp_path / "shard").exists()
 
 
