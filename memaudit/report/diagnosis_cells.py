@@ -5,12 +5,8 @@ Knows units and figures. Knows nothing of formats: whoever writes one neutralise
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
-from memaudit.report.diagnosis import Cell, FigureTable, Measure, Unit
-from memaudit.report.reading import MISSING
-from memaudit.report.wording import number, percent, points
+from memaudit.report.diagnosis import Cell, FigureTable
+from memaudit.score.estimate import MISSING, Estimate, Unit, figure_text
 
 
 def table_cells(table: FigureTable) -> list[list[str]]:
@@ -22,56 +18,9 @@ def table_cells(table: FigureTable) -> list[list[str]]:
 
 
 def cell_text(cell: Cell, unit: Unit) -> str:
-    """A cell: ``12.3 % (10.1 to 14.2)`` for a share with its interval."""
+    """Return the text of a cell: ``12.3 % (10.1 to 14.2)`` for a share with its interval."""
     if cell is None:
         return MISSING
     if isinstance(cell, str):
         return cell
-    if isinstance(cell, Measure):
-        return _measure(cell, unit)
-    return _figure(float(cell), unit)
-
-
-def _measure(measure: Measure, unit: Unit) -> str:
-    if measure.value is None:
-        return MISSING
-    shown = _figure(measure.value, unit)
-    if measure.low is None and measure.high is None:
-        return shown
-    low, high = (
-        MISSING if end is None else _figure(end, unit).removesuffix(" %")
-        for end in (measure.low, measure.high)
-    )
-    return f"{shown} ({low} to {high})"
-
-
-def _figure(value: float, unit: Unit) -> str:
-    return _WRITTEN[unit](value) if math.isfinite(value) else MISSING
-
-
-def _plain(value: float) -> str:
-    """Three significant digits, without an exponent where one can do without; whole numbers bare.
-
-    Zeros at the end count: 0.470 is known as well as 0.472.
-    """
-    if value == round(value) and abs(value) < 1e7:
-        return f"{value:,.0f}"
-    if not 1e-4 <= abs(value) < 1e7:
-        return f"{value:.2e}"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
-
-
-def _rounded(share: float) -> float:
-    """Without what arithmetic leaves over: 1 - 1e-16 is 1."""
-    return round(share, 12)
-
-
-_WRITTEN: dict[Unit, Callable[[float], str]] = {
-    "text": _plain,
-    "count": lambda value: f"{value:,.0f}",
-    "share": lambda value: percent(_rounded(value)),
-    "points": lambda value: points(_rounded(value)),
-    "nats": lambda value: number(value, 3),
-    "number": _plain,
-    "p": lambda value: f"{value:.2g}",
-}
+    return cell.cell(unit) if isinstance(cell, Estimate) else figure_text(float(cell), unit)

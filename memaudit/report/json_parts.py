@@ -20,7 +20,7 @@ Document = dict[str, Any]
 EXACT = "Clopper-Pearson, windows independent"
 CLUSTERED = "percentile bootstrap over clusters"
 AGREED = "exact over clusters of their sizes, as all windows agree"
-"""Of a rate of 0 or 1, which leaves the bootstrap blind (score.stats.clustered_rate)."""
+"""Of a rate of 0 or 1, which leaves the bootstrap blind (Resamples.clustered)."""
 
 
 def rate_json(rate: Rate) -> Document:

@@ -10,6 +10,7 @@ import math
 import re
 import unicodedata
 
+from memaudit.score.estimate import hundredths, percent, points
 from memaudit.score.stats import Interval
 
 SCHEMA_VERSION = 2
@@ -68,11 +69,6 @@ def count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def percent(share: float) -> str:
-    """A fraction in [0,1] as a percentage. What is not quite 0 or 1 never looks as if it were."""
-    return "n/a" if math.isnan(share) else f"{_hundredths(share)} %"
-
-
 def level(share: float) -> str:
     """A fraction that someone chose, such as a confidence: ``95 %``."""
     return f"{100 * share:.6g} %"
@@ -89,20 +85,11 @@ def gate_label(name: str, threshold: float | None) -> str:
     return f"{name} {level(threshold)}"
 
 
-def points(difference: float) -> str:
-    """A difference of two fractions in percentage points, with its sign."""
-    if math.isnan(difference):
-        return "n/a"
-    if difference == 0:
-        return "0"
-    return f"{'-' if difference < 0 else '+'}{_hundredths(abs(difference))}"
-
-
 def percent_interval(interval: Interval) -> str:
     """``10.6–14.2 %``; one that starts at 0 is written as its upper bound."""
     if interval.low <= 0 and interval.high < 1:
         return f"at most {percent(interval.high)}"
-    return f"{_hundredths(interval.low)}–{percent(interval.high)}"
+    return f"{hundredths(interval.low)}–{percent(interval.high)}"
 
 
 def points_interval(interval: Interval) -> str:
@@ -115,11 +102,6 @@ def p_value(p: float) -> str:
     return f"p = {p:.2g}"
 
 
-def number(value: float, digits: int = 2) -> str:
-    """A plain figure; ``-`` where there is none."""
-    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
-
-
 def _visible(character: str) -> str:
     kept = (
         character.isprintable()
@@ -127,13 +109,3 @@ def _visible(character: str) -> str:
         or unicodedata.category(character) == "Zs"  # spaces of other widths
     )
     return character if kept else character.encode("unicode_escape").decode("ascii")
-
-
-def _hundredths(share: float) -> str:
-    """One decimal, or as many as it takes to show two digits of the distance to 0 or 100."""
-    value = 100 * share
-    distance = min(value, 100 - value)
-    if distance <= 0:
-        return f"{value:.0f}"
-    decimals = 1 if distance >= 1 else 1 - math.floor(math.log10(distance))
-    return f"{value:.{decimals}f}"
