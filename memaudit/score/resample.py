@@ -41,6 +41,8 @@ because five folds divide them, and each still needs four to be scored by."""
 
 _CELLS = 1 << 22
 """Counts held at once while resampling: 32 MiB of int64."""
+_CACHED = 1 << 17
+"""Weights of windows held at once: 1 MiB, because sorting them by score is slow beyond the cache."""
 _LEAST_SPREAD = 1e-9
 """Standard deviation below which resamples are taken to agree."""
 
@@ -129,7 +131,7 @@ class Resamples:
         """Yield how often each window (N,) is drawn, some resamples at a time: (rows,N)."""
         _, place = np.unique(clusters, return_inverse=True)
         count, rng = int(place.max()) + 1, self.rng()
-        rows = max(1, _CELLS // len(place))
+        rows = max(1, _CACHED // len(place))
         for start in range(0, self.number, rows):
             size = min(rows, self.number - start)
             taken = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]

@@ -31,7 +31,7 @@ from memaudit.score.estimate import Estimate
 from memaudit.score.resample import Resamples
 
 S = 6
-SURE = Resamples(0.95, 100, 0)
+SURE = Resamples(0.95, 100, (0, 41))
 
 
 def damaged(ids: np.ndarray, seed: int) -> np.ndarray:
