@@ -18,7 +18,10 @@ from memaudit.data.clusters import have_marks
 from memaudit.demo.shipped import KnownRecord
 from memaudit.report.findings import cautious_p, model_attacks
 from memaudit.report.result import AttackResult, ScanResult
-from memaudit.report.wording import count, percent
+from memaudit.report.wording import (
+    count,
+)
+from memaudit.score.estimate import percent
 
 Bools = NDArray[np.bool_]
 

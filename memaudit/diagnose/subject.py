@@ -30,12 +30,17 @@ from memaudit.report.reading import column, figures, model_attacks
 from memaudit.report.report_json import Document
 from memaudit.run.load import StoredRun, read_run
 from memaudit.scan.loading import check_positions
+from memaudit.score.resample import Resamples
 from memaudit.score.stats import Bools, Floats, Ints
 from memaudit.system.home import settings_folder
 from memaudit.system.network import go_offline
 from memaudit.target.checkpoint import Checkpoint, load_checkpoint, load_tokenizer
 
 _Index = NDArray[np.integer[Any]] | NDArray[np.bool_]
+
+
+_RESAMPLING = 41
+"""Keeps the resamples of intervals apart from other random choices of one seed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +117,10 @@ class Subject:
     def suffix_tokens(self) -> int:
         """S."""
         return self.config.windows.suffix_tokens
+
+    def resamples(self, seed: int) -> Resamples:
+        """Return what all intervals of a diagnosis are made with."""
+        return Resamples.of(self.config.scores, (seed, _RESAMPLING))
 
     def passes(self, checkpoint: Checkpoint | None = None, **options: Any) -> Passes:
         """Passes over windows, of another model where one is given; options for its forward."""

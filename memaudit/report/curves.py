@@ -5,8 +5,11 @@ Knows nothing of how they are plotted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from memaudit.score.estimate import Estimate
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,33 @@ class Line:
     """Matplotlib marker at every point, such as ``o``; empty for none."""
     step: bool = False
     """True if a value holds up to the next point."""
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        colour: str,
+        x: Sequence[float],
+        estimates: Sequence[Estimate | None],
+        *,
+        dash: str = "-",
+        marker: str = "",
+    ) -> Line:
+        """Return the curve of some figures and their intervals, with a gap for each missing one."""
+
+        def side(numbers: Sequence[float | None]) -> list[float]:
+            return [math.nan if number is None else number for number in numbers]
+
+        return cls(
+            name,
+            colour,
+            x,
+            side([None if one is None else one.value for one in estimates]),
+            side([None if one is None else one.low for one in estimates]),
+            side([None if one is None else one.high for one in estimates]),
+            dash,
+            marker,
+        )
 
 
 @dataclass(frozen=True)

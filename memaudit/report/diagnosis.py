@@ -6,13 +6,12 @@ how the figures are measured.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from memaudit.report.curves import Axis, Line
-from memaudit.score.stats import Interval
+from memaudit.score.estimate import Estimate, Unit
 
 DiagnosisName = Literal["latent", "layers", "neurons", "sweep", "signals", "attention"]
 DIAGNOSES: tuple[DiagnosisName, ...] = (
@@ -20,27 +19,7 @@ DIAGNOSES: tuple[DiagnosisName, ...] = (
     *("sweep", "signals", "attention"),
 )
 """All diagnoses, in the order of the page."""
-Unit = Literal["text", "count", "share", "points", "nats", "number", "p"]
-"""Format of a column's cells: whole numbers, shares in [0,1] as percentages,
-differences of shares in percentage points with their sign, nats/token with three decimals,
-other numbers with three significant digits, p-values with two."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A figure with the ends of its interval; None for each that does not exist."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-    @classmethod
-    def of(cls, value: float, interval: Interval) -> Measure:
-        """Return a measure with None for values that are not finite."""
-        return cls(*(end if math.isfinite(end) else None for end in (value, *interval)))
-
-
-Cell = str | int | float | Measure | None
+Cell = str | int | float | Estimate | None
 
 
 @dataclass(frozen=True)

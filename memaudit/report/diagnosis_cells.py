@@ -5,12 +5,8 @@ Knows units and figures. Knows nothing of formats: each format neutralises the t
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
-from memaudit.report.diagnosis import Cell, FigureTable, Measure, Unit
-from memaudit.report.reading import MISSING
-from memaudit.report.wording import number, percent, points
+from memaudit.report.diagnosis import Cell, FigureTable
+from memaudit.score.estimate import MISSING, Estimate, Unit, figure_text
 
 
 def table_cells(table: FigureTable) -> list[list[str]]:
@@ -27,51 +23,4 @@ def cell_text(cell: Cell, unit: Unit) -> str:
         return MISSING
     if isinstance(cell, str):
         return cell
-    if isinstance(cell, Measure):
-        return _measure(cell, unit)
-    return _figure(float(cell), unit)
-
-
-def _measure(measure: Measure, unit: Unit) -> str:
-    if measure.value is None:
-        return MISSING
-    value = _figure(measure.value, unit)
-    if measure.low is None and measure.high is None:
-        return value
-    low, high = (
-        MISSING if end is None else _figure(end, unit).removesuffix(" %")
-        for end in (measure.low, measure.high)
-    )
-    return f"{value} ({low} to {high})"
-
-
-def _figure(value: float, unit: Unit) -> str:
-    return _WRITTEN[unit](value) if math.isfinite(value) else MISSING
-
-
-def _plain(value: float) -> str:
-    """Format with three significant digits, with an exponent only where needed.
-
-    Whole numbers stay bare. Trailing zeros count: 0.470 is as precise as 0.472.
-    """
-    if value == round(value) and abs(value) < 1e7:
-        return f"{value:,.0f}"
-    if not 1e-4 <= abs(value) < 1e7:
-        return f"{value:.2e}"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
-
-
-def _rounded(share: float) -> float:
-    """Remove floating-point residue: 1 - 1e-16 becomes 1."""
-    return round(share, 12)
-
-
-_WRITTEN: dict[Unit, Callable[[float], str]] = {
-    "text": _plain,
-    "count": lambda value: f"{value:,.0f}",
-    "share": lambda value: percent(_rounded(value)),
-    "points": lambda value: points(_rounded(value)),
-    "nats": lambda value: number(value, 3),
-    "number": _plain,
-    "p": lambda value: f"{value:.2g}",
-}
+    return cell.cell(unit) if isinstance(cell, Estimate) else figure_text(float(cell), unit)

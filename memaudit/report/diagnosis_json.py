@@ -20,11 +20,11 @@ from memaudit.report.diagnosis import (
     Diagnosis,
     DiagnosisRecord,
     FigureTable,
-    Measure,
     Plot,
 )
 from memaudit.report.plots import COLOURS, DASHES, MARKERS
 from memaudit.report.wording import json_text
+from memaudit.score.estimate import Estimate
 
 SCHEMA_VERSION = 1
 MOST_CELLS = 100_000
@@ -66,7 +66,7 @@ def parse_diagnosis(document: Any) -> DiagnosisRecord:
 @cache
 def _adapter() -> TypeAdapter[DiagnosisRecord]:
     """Return the validator of the form: no unknown keys, no numbers as text."""
-    for part in (DiagnosisRecord, Diagnosis, Plot, FigureTable, Column, Measure, Line, Axis):
+    for part in (DiagnosisRecord, Diagnosis, Plot, FigureTable, Column, Estimate, Line, Axis):
         with_config(ConfigDict(extra="forbid", strict=False))(part)
     return TypeAdapter(DiagnosisRecord)
 

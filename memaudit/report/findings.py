@@ -16,11 +16,10 @@ from memaudit.report.wording import (
     count,
     level,
     p_value,
-    percent,
     percent_interval,
-    points,
     points_interval,
 )
+from memaudit.score.estimate import percent, points
 from memaudit.score.scores import Lift, Rate
 from memaudit.score.stats import Interval
 

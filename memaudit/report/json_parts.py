@@ -17,7 +17,7 @@ Document = dict[str, Any]
 EXACT = "Clopper-Pearson, windows independent"
 CLUSTERED = "percentile bootstrap over clusters"
 AGREED = "exact over clusters of their sizes, as all windows agree"
-"""Method for a rate of 0 or 1, where the bootstrap shows no spread (score.stats.clustered_rate)."""
+"""Method for a rate of 0 or 1, where the bootstrap shows no spread (Resamples.clustered)."""
 
 
 def rate_json(rate: Rate) -> Document:

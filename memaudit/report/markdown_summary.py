@@ -37,7 +37,12 @@ from memaudit.report.reading import (
     worst_rows,
 )
 from memaudit.report.report_json import Document
-from memaudit.report.wording import level, neutral, number, percent, shorten
+from memaudit.report.wording import (
+    level,
+    neutral,
+    shorten,
+)
+from memaudit.score.estimate import number, percent
 
 MOST_BYTES = (1 << 20) - 4096
 """GitHub allows 1 MiB for a step's summary, which other tools may write to as well."""

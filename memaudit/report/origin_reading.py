@@ -22,7 +22,7 @@ from memaudit.report.reading import (
 )
 from memaudit.report.report_json import Document
 from memaudit.report.samples_csv import COLUMNS
-from memaudit.report.wording import number
+from memaudit.score.estimate import number
 from memaudit.score.origin import ANY
 from memaudit.score.stats import Bools
 

@@ -27,7 +27,7 @@ from memaudit.report.reading import (
     strongest,
 )
 from memaudit.report.report_json import Document
-from memaudit.report.wording import number, percent
+from memaudit.score.estimate import number, percent
 from memaudit.score.sampling import queries
 from memaudit.score.stats import Floats
 

@@ -26,7 +26,12 @@ from memaudit.report.reading import (
     strongest,
 )
 from memaudit.report.report_json import Document
-from memaudit.report.wording import level, percent, percent_interval, shorten
+from memaudit.report.wording import (
+    level,
+    percent_interval,
+    shorten,
+)
+from memaudit.score.estimate import percent
 from memaudit.score.stats import Bools, Floats, Interval, clopper_pearson
 
 MOST_CARDS = 6

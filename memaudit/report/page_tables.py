@@ -33,7 +33,13 @@ from memaudit.report.reading import (
     worst_rows,
 )
 from memaudit.report.report_json import Document
-from memaudit.report.wording import count, level, number, percent, points_interval, shorten
+from memaudit.report.wording import (
+    count,
+    level,
+    points_interval,
+    shorten,
+)
+from memaudit.score.estimate import number, percent
 from memaudit.score.stats import Floats, Interval
 
 MOST_ROWS = 1_000

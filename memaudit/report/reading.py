@@ -16,7 +16,8 @@ import pandas as pd
 from memaudit.config.settings import LADDER
 from memaudit.report.report_json import Document
 from memaudit.report.samples_csv import COLUMNS, TEXTS
-from memaudit.report.wording import count, gate_label, p_value, percent, percent_interval, points
+from memaudit.report.wording import count, gate_label, p_value, percent_interval
+from memaudit.score.estimate import percent, points
 from memaudit.score.stats import Bools, Floats, Interval, Ints
 
 Row = dict[Any, Any]

@@ -40,7 +40,12 @@ from memaudit.report.reading import (
 )
 from memaudit.report.rendering import PROSE_WIDTH, harmless, prose, titled_table, to_text
 from memaudit.report.report_json import Document
-from memaudit.report.wording import level, neutral, number, percent, shorten
+from memaudit.report.wording import (
+    level,
+    neutral,
+    shorten,
+)
+from memaudit.score.estimate import number, percent
 
 _LEAST_WIDTH = 78
 """Narrower tables are unreadable; a narrower terminal wraps whole lines instead."""

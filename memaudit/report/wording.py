@@ -10,6 +10,7 @@ import math
 import re
 import unicodedata
 
+from memaudit.score.estimate import hundredths, percent, points
 from memaudit.score.stats import Interval
 
 SCHEMA_VERSION = 2
@@ -67,11 +68,6 @@ def count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def percent(share: float) -> str:
-    """Format a fraction in [0,1] as a percentage; only exact 0 and 1 show as 0 % and 100 %."""
-    return "n/a" if math.isnan(share) else f"{_hundredths(share)} %"
-
-
 def level(share: float) -> str:
     """Format a chosen fraction, such as a confidence: ``95 %``."""
     return f"{100 * share:.6g} %"
@@ -88,20 +84,11 @@ def gate_label(name: str, threshold: float | None) -> str:
     return f"{name} {level(threshold)}"
 
 
-def points(difference: float) -> str:
-    """Format a difference of two fractions in percentage points, with its sign."""
-    if math.isnan(difference):
-        return "n/a"
-    if difference == 0:
-        return "0"
-    return f"{'-' if difference < 0 else '+'}{_hundredths(abs(difference))}"
-
-
 def percent_interval(interval: Interval) -> str:
     """Format as ``10.6–14.2 %``; an interval from 0 as ``at most`` its upper bound."""
     if interval.low <= 0 and interval.high < 1:
         return f"at most {percent(interval.high)}"
-    return f"{_hundredths(interval.low)}–{percent(interval.high)}"
+    return f"{hundredths(interval.low)}–{percent(interval.high)}"
 
 
 def points_interval(interval: Interval) -> str:
@@ -114,11 +101,6 @@ def p_value(p: float) -> str:
     return f"p = {p:.2g}"
 
 
-def number(value: float, digits: int = 2) -> str:
-    """Format a plain figure; ``-`` where it is not finite."""
-    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
-
-
 def _visible(character: str) -> str:
     harmless = (
         character.isprintable()
@@ -126,13 +108,3 @@ def _visible(character: str) -> str:
         or unicodedata.category(character) == "Zs"  # spaces of other widths
     )
     return character if harmless else character.encode("unicode_escape").decode("ascii")
-
-
-def _hundredths(share: float) -> str:
-    """Format in percent with one decimal, or two digits of the distance to 0 or 100."""
-    value = 100 * share
-    distance = min(value, 100 - value)
-    if distance <= 0:
-        return f"{value:.0f}"
-    decimals = 1 if distance >= 1 else 1 - math.floor(math.log10(distance))
-    return f"{value:.{decimals}f}"

@@ -13,6 +13,7 @@ import numpy as np
 
 from memaudit.config.settings import ScoreSettings
 from memaudit.score import stats
+from memaudit.score.resample import Resamples
 from memaudit.score.scores import Rate, WindowScores, rate_of
 from memaudit.score.stats import Bools, Floats, Interval, Ints
 
@@ -120,13 +121,7 @@ def _nll_change(
         nan = float("nan")
         return NllChange(nan, nan, nan, Interval(nan, nan))
     change = target[both] - reference[both]
-    interval = stats.cluster_bootstrap(
-        change,
-        clusters[both],
-        confidence=settings.confidence,
-        resamples=settings.bootstrap,
-        rng=rng,
-    )
+    interval = Resamples.of(settings, rng).bootstrap(change, clusters[both])
     before, after = float(np.mean(reference[both])), float(np.mean(target[both]))
     return NllChange(after, before, float(np.mean(change)), interval)
 

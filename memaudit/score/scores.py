@@ -16,6 +16,7 @@ from rapidfuzz.process import cpdist
 
 from memaudit.config.settings import ScoreSettings
 from memaudit.score import stats
+from memaudit.score.resample import Resamples
 from memaudit.score.stats import Bools, Floats, Interval, Ints
 
 Ids = npt.NDArray[np.integer]
@@ -73,7 +74,7 @@ class Rate:
     interval: Interval
     """Exact (Clopper–Pearson), taking windows as independent. (0, 1) if n is 0."""
     clustered: Interval
-    """Percentile bootstrap over clusters (`stats.clustered_rate`). (0, 1) if n is 0."""
+    """Percentile bootstrap over clusters (`Resamples.clustered`). (0, 1) if n is 0."""
     confidence: float
     """Confidence level of both intervals."""
 
@@ -241,13 +242,7 @@ def rate_of(hits: Bools, clusters: Ints, settings: ScoreSettings, rng: np.random
         n=n,
         estimate=k / n if n else float("nan"),
         interval=stats.clopper_pearson(k, n, settings.confidence),
-        clustered=stats.clustered_rate(
-            hits,
-            clusters,
-            confidence=settings.confidence,
-            resamples=settings.bootstrap,
-            rng=rng,
-        ),
+        clustered=Resamples.of(settings, rng).clustered(hits, clusters),
         confidence=settings.confidence,
     )
 
@@ -285,9 +280,7 @@ def _bootstrap(
     """Return the cluster bootstrap interval of the mean; (``low``, 1) without values."""
     if not len(values):
         return Interval(low, 1.0)
-    return stats.cluster_bootstrap(
-        values, clusters, confidence=settings.confidence, resamples=settings.bootstrap, rng=rng
-    )
+    return Resamples.of(settings, rng).bootstrap(values, clusters)
 
 
 def _mean(values: Floats) -> float:

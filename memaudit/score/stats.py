@@ -3,9 +3,9 @@
 Knows counts, values and cluster numbers. Knows nothing of tokens, attacks or gates.
 
 There are two kinds of interval. The exact one (Clopper–Pearson) holds for any number of windows,
-zero hits included, but takes windows as independent. The cluster bootstrap resamples whole
-near-duplicate clusters, but is blind where every cluster agrees. Neither replaces the other;
-whoever judges takes the wider end. N stands for windows.
+zero hits included, but takes windows as independent. The cluster bootstrap (`score.resample`)
+resamples whole near-duplicate clusters, but is blind where every cluster agrees. Neither replaces
+the other; whoever judges takes the wider end. N stands for windows.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ Counts = Ints | Floats
 
 _LEAST = 1e-15
 """Distance from 0 and 1 at which the search for a bound stops."""
-_BOOTSTRAP_CELLS = 1 << 22
-"""Counts held at once while resampling: 32 MiB of int64."""
 
 
 class Interval(NamedTuple):
@@ -120,69 +118,6 @@ def agreeing(sizes: Counts, hit: bool, confidence: float) -> Interval:
     return Interval(1 - missed, 1.0) if hit else Interval(0.0, missed)
 
 
-def cluster_bootstrap(
-    values: npt.NDArray[np.generic],
-    clusters: Ints,
-    *,
-    confidence: float,
-    resamples: int,
-    rng: np.random.Generator,
-    weights: Floats | None = None,
-) -> Interval:
-    """Return the percentile bootstrap interval of the mean of ``values`` (N,) over whole clusters.
-
-    clusters: (N,) cluster number of each value.
-    weights: (N,) windows that each value stands for, if only some were examined.
-
-    Each resample takes as many clusters as there are, with replacement; its mean is the ratio of
-    the sampled sums to the sampled sizes (Efron & Tibshirani 1993, ch. 13; Field & Welsh 2007).
-    Clusters of equal sum and size are interchangeable, so one multinomial count over the *kinds* of
-    cluster gives the same distribution at a fraction of the cost.
-
-    If all values are equal, or there is one cluster, every resample is the same and the interval is
-    a meaningless point: use the exact interval.
-
-    Raises:
-        ValueError: there are no values, or not one cluster number for each.
-    """
-    sums, sizes = _by_cluster(values, clusters, weights)
-    kinds, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
-    total, shares = int(counts.sum()), counts / counts.sum()
-    rows = max(1, _BOOTSTRAP_CELLS // len(kinds))
-    means = np.empty(resamples)
-    for start in range(0, resamples, rows):
-        stop = min(start + rows, resamples)
-        totals = rng.multinomial(total, shares, size=stop - start) @ kinds  # (rows, 2)
-        means[start:stop] = totals[:, 0] / totals[:, 1]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(low), float(high))
-
-
-def clustered_rate(
-    hits: Bools,
-    clusters: Ints,
-    *,
-    confidence: float,
-    resamples: int,
-    rng: np.random.Generator,
-) -> Interval:
-    """Return the interval of a share of windows (N,) in ``clusters`` (N,).
-
-    The cluster bootstrap; if every window agrees, which that cannot handle, the exact bound over
-    clusters of their sizes (`agreeing`). So no hit in 1,000 windows of 10 documents of equal length
-    is known to be below 31 %, not below 0.4 %. (0, 1) without windows.
-
-    Raises:
-        ValueError: there is not one cluster number for each window.
-    """
-    if not len(hits):
-        return Interval(0.0, 1.0)
-    if hits.all() or not hits.any():
-        return agreeing(_by_cluster(hits, clusters)[1], bool(hits.all()), confidence)
-    return cluster_bootstrap(hits, clusters, confidence=confidence, resamples=resamples, rng=rng)
-
-
 def paired_exact(a: Bools, b: Bools) -> Paired:
     """Run the exact McNemar test of ``a`` (N,) against ``b`` (N,), hits on the same windows.
 
@@ -207,7 +142,8 @@ def paired_clustered(
     """
     if not len(a):
         return 1.0
-    sums, _ = _by_cluster(a.astype(np.int64) - b.astype(np.int64), clusters)
+    _, index = np.unique(clusters, return_inverse=True)
+    sums = np.bincount(index, weights=a.astype(np.float64) - b)
     sizes, counts = np.unique(np.abs(sums[sums != 0]), return_counts=True)
     if not len(sizes):
         return 1.0
@@ -241,16 +177,3 @@ def _root(function: Callable[[float], float], low: float, high: float) -> float:
     if function(low) * function(high) >= 0:
         return low if abs(function(low)) < abs(function(high)) else high
     return float(optimize.brentq(function, low, high, xtol=1e-15))
-
-
-def _by_cluster(
-    values: npt.NDArray[np.generic], clusters: Ints, weights: Floats | None = None
-) -> tuple[Floats, Floats]:
-    """Return the sum of ``values`` and the number of windows in each cluster, both (clusters,)."""
-    if not len(values) or values.shape != clusters.shape:
-        raise ValueError(f"{values.shape} values with {clusters.shape} cluster numbers")
-    _, index = np.unique(clusters, return_inverse=True)
-    each = np.ones(len(values)) if weights is None else weights
-    sums: Floats = np.bincount(index, weights=each * values.astype(np.float64)).astype(np.float64)
-    sizes: Floats = np.bincount(index, weights=each).astype(np.float64)
-    return sums, sizes

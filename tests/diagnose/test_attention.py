@@ -29,10 +29,10 @@ from memaudit.diagnose.attention.weights import (
     visible,
 )
 from memaudit.diagnose.subject import Subject
-from memaudit.diagnose.sure import Sure
 from memaudit.errors import TargetError
 from memaudit.progress import Silent
 from memaudit.report.diagnosis import Diagnosis
+from memaudit.score.resample import Resamples
 
 P, S, D = 8, 6, 32
 LURE = 7
@@ -162,18 +162,18 @@ def test_intervals_for_all_layers_at_once_do_not_hang_on_one_resample() -> None:
         for at, name in enumerate(("extracted", "not extracted"))
     ]
     groups[0].figures["entropy"][:, 7] -= 100.0  # wholly apart
-    sure = Sure(0.95, 400, 0)
-    alone = contrasts(*groups, layers, sure, together=False)
-    together = contrasts(*groups, layers, sure, together=True)
+    resamples = Resamples(0.95, 400, 0)
+    alone = contrasts(*groups, resamples, together=False)
+    together = contrasts(*groups, resamples, together=True)
     assert [one.value for one in alone] == [one.value for one in together]
     wider = [
-        (one.interval.high - one.interval.low) / (other.interval.high - other.interval.low)
+        (one.high - one.low) / (other.high - other.low)
         for at, (one, other) in enumerate(zip(together, alone, strict=True))
         if at != 7
     ]
     assert 1.4 < np.mean(wider) < 2.0  # 3.2 deviations against 1.96
-    assert together[7].interval.high == 1.0
-    assert together[7].interval.low > 0.8
+    assert together[7].high == 1.0
+    assert together[7].low > 0.8
 
 
 def test_same_seed_same_result(lured: Any) -> None:

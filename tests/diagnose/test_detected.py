@@ -1,5 +1,5 @@
 """Detectors judged on the same resamples: against figures worked out plainly, and without weights
-against what `score.detection` says.
+against what `score.resample` says.
 """
 
 from __future__ import annotations
@@ -7,10 +7,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from memaudit.diagnose.latent.detected import GRID, Crowd, Rules, gap, judge
-from memaudit.score.detection import roc_auc
+from memaudit.diagnose.latent.detected import GRID, Crowd, gap, judge
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import Resamples
 
-RULES = Rules(top=10, confidence=0.95, resamples=200, seed=(0,))
+TOP, RESAMPLES = 10, Resamples(0.95, 200, 0)
 
 
 def crowd(count: int, seed: int, weights: float = 1.0) -> tuple[Crowd, np.ndarray]:
@@ -24,40 +25,35 @@ def crowd(count: int, seed: int, weights: float = 1.0) -> tuple[Crowd, np.ndarra
 
 def test_the_area_is_that_of_all_pairs_and_the_interval_that_of_the_other_bootstrap() -> None:
     made, scores = crowd(120, 0)
-    found = judge({"one": scores}, made, RULES)["one"]
+    found = judge({"one": scores}, made, TOP, RESAMPLES)["one"]
     high, low = scores[made.positive][:, None], scores[~made.positive][None]
     assert found.auc.value == pytest.approx(((high > low) + (high == low) / 2).mean())
-    other = roc_auc(
-        *(scores, made.positive, made.clusters),
-        confidence=0.95,
-        resamples=200,
-        rng=np.random.default_rng((0,)),
-    )
-    assert found.auc.interval == pytest.approx(other.interval)
+    other = RESAMPLES.auc(scores, made.positive, made.clusters)
+    assert (found.auc.low, found.auc.high) == pytest.approx((other.low, other.high))
 
 
 def test_precision_is_its_expectation_over_the_order_of_equals() -> None:
     made, scores = crowd(120, 1)
-    found = judge({"one": scores}, made, RULES)["one"]
+    found = judge({"one": scores}, made, TOP, RESAMPLES)["one"]
     orders = (np.random.default_rng(number).permutation(120) for number in range(400))
     drawn = [
         made.positive[order][np.argsort(-scores[order], kind="stable")[:10]].mean()
         for order in orders
     ]
     assert found.precision.value == pytest.approx(np.mean(drawn), abs=0.02)
-    assert found.precision.interval.low < found.precision.value < found.precision.interval.high
+    assert found.precision.low < found.precision.value < found.precision.high
 
 
 def test_what_is_found_lies_above_a_threshold_that_few_negatives_pass() -> None:
     made, scores = crowd(1000, 2)
     scores += np.random.default_rng(0).random(1000) / 10  # no ties
-    found = judge({"one": scores}, made, RULES)["one"]
+    found = judge({"one": scores}, made, TOP, RESAMPLES)["one"]
     negatives = scores[~made.positive]
     threshold = np.quantile(negatives, 0.99)
     assert found.found.value == pytest.approx((scores[made.positive] > threshold).mean(), abs=0.01)
     assert found.curve[-1].value == 1
     assert GRID[-1] == 1
-    equal = judge({"one": np.zeros(1000)}, made, RULES)["one"]
+    equal = judge({"one": np.zeros(1000)}, made, TOP, RESAMPLES)["one"]
     assert equal.found.value == pytest.approx(0.01)
     assert equal.auc.value == 0.5
 
@@ -65,16 +61,16 @@ def test_what_is_found_lies_above_a_threshold_that_few_negatives_pass() -> None:
 def test_windows_that_stand_for_several_give_the_precision_of_all() -> None:
     """Every fifth negative is looked at, and stands for five."""
     made, scores = crowd(4000, 3)
-    rules = Rules(top=300, confidence=0.95, resamples=100, seed=(1,))
-    whole = judge({"one": scores}, made, rules)["one"]
+    rules = (300, Resamples(0.95, 100, 1))
+    whole = judge({"one": scores}, made, *rules)["one"]
     some = made.positive | (np.arange(4000) % 5 == 0)
     part = Crowd(made.positive[some], made.clusters[some], np.where(made.positive, 1.0, 5.0)[some])
     assert part.base_rate == pytest.approx(made.base_rate, abs=0.01)
-    few = judge({"one": scores[some]}, part, rules)["one"]
+    few = judge({"one": scores[some]}, part, *rules)["one"]
     assert few.precision.value == pytest.approx(whole.precision.value, abs=0.06)
     assert few.auc.value == pytest.approx(whole.auc.value, abs=0.02)
     plain = Crowd(part.positive, part.clusters, np.ones(some.sum()))
-    wrong = judge({"one": scores[some]}, plain, rules)["one"]
+    wrong = judge({"one": scores[some]}, plain, *rules)["one"]
     assert wrong.precision.value > whole.precision.value + 0.1
 
 
@@ -82,17 +78,17 @@ def test_a_gap_is_paired_and_shuffled_labels_are_found_by_chance() -> None:
     made, scores = crowd(1500, 4)
     rng = np.random.default_rng(5)
     near = scores + rng.normal(size=1500) * 0.05
-    found = judge({"one": scores, "near": near, "chance": rng.random(1500)}, made, RULES)
+    found = judge({"one": scores, "near": near, "chance": rng.random(1500)}, made, TOP, RESAMPLES)
     same = gap(found["one"], found["one"], 0.95)
     assert same.value == 0
-    assert same.interval == (0, 0)
+    assert (same.low, same.high) == (0, 0)
     apart = gap(found["one"], found["near"], 0.95)
-    alone = found["one"].auc.interval
-    assert apart.interval.high - apart.interval.low < (alone.high - alone.low) / 3
-    assert gap(found["one"], found["chance"], 0.95).interval.low > 0.1
+    alone = found["one"].auc
+    assert apart.high - apart.low < (alone.high - alone.low) / 3
+    assert gap(found["one"], found["chance"], 0.95).low > 0.1
     shuffled = Crowd(rng.permutation(made.positive), made.clusters, made.weights)
-    by_chance = judge({"one": scores}, shuffled, RULES)["one"]
-    assert by_chance.auc.interval.low < 0.5 < by_chance.auc.interval.high
+    by_chance = judge({"one": scores}, shuffled, TOP, RESAMPLES)["one"]
+    assert by_chance.auc.low < 0.5 < by_chance.auc.high
     assert abs(by_chance.auc.value - 0.5) < 0.05 < found["one"].auc.value - 0.5
 
 
@@ -101,21 +97,21 @@ def test_where_all_agree_the_interval_is_no_point() -> None:
     positive = np.arange(200) < 50
     made = Crowd(positive, np.arange(200) // 2, np.ones(200))
     exact = 0.025 ** (1 / 25)
-    above = judge({"one": positive.astype(float)}, made, RULES)["one"]
-    assert above.auc == (1, pytest.approx((exact, 1)))
-    assert above.found == (1, pytest.approx((exact, 1)))
-    assert above.curve[-1] == (1, (1, 1))
-    below = judge({"one": -positive.astype(float)}, made, RULES)["one"]
-    assert below.auc == (0, pytest.approx((0, 1 - exact)))
-    assert below.found == (0, pytest.approx((0, 1 - exact)))
+    above = judge({"one": positive.astype(float)}, made, TOP, RESAMPLES)["one"]
+    assert above.auc == Estimate(1, pytest.approx(exact), 1)
+    assert above.found == Estimate(1, pytest.approx(exact), 1)
+    assert above.curve[-1] == Estimate(1, 1, 1)
+    below = judge({"one": -positive.astype(float)}, made, TOP, RESAMPLES)["one"]
+    assert below.auc == Estimate(0, 0, pytest.approx(1 - exact))
+    assert below.found == Estimate(0, 0, pytest.approx(1 - exact))
     for found in (above, below):
-        ends = np.array([one.interval for one in found.curve])
+        ends = np.array([(one.low, one.high) for one in found.curve])
         assert (np.diff(ends, axis=0) >= 0).all(), "a curve that only rises has ends that do"
 
 
 def test_infinite_scores_are_ranked_and_nan_is_refused() -> None:
     made = Crowd(np.array([True, False, True, False]), np.arange(4), np.ones(4))
     scores = np.array([np.inf, -np.inf, 1.0, -np.inf])
-    assert judge({"one": scores}, made, RULES)["one"].auc.value == 1
+    assert judge({"one": scores}, made, TOP, RESAMPLES)["one"].auc.value == 1
     with pytest.raises(ValueError, match="NaN"):
-        judge({"one": np.full(4, np.nan)}, made, RULES)
+        judge({"one": np.full(4, np.nan)}, made, TOP, RESAMPLES)

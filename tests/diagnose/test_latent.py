@@ -26,8 +26,9 @@ from memaudit.diagnose.passes import Pass
 from memaudit.diagnose.subject import Part, Subject, open_subject
 from memaudit.errors import UsageError
 from memaudit.progress import Silent
-from memaudit.report.diagnosis import Cell, Diagnosis, Measure
+from memaudit.report.diagnosis import Cell, Diagnosis
 from memaudit.run.load import read_run
+from memaudit.score.estimate import Estimate
 
 SURE = Sure(0.95, 200, 0)
 MARKS = "~^|{}@#$%&*+<>?!_`'-/]["
@@ -61,7 +62,7 @@ def rows_of(found: Diagnosis, name: str) -> dict[Cell, dict[str, Cell]]:
 
 
 def measure(cell: Cell) -> tuple[float, float, float]:
-    assert isinstance(cell, Measure)
+    assert isinstance(cell, Estimate)
     assert cell.value is not None
     assert cell.low is not None
     assert cell.high is not None
@@ -84,7 +85,7 @@ def test_hidden_lessons_are_told_from_windows_never_seen(subject: Subject) -> No
     assert measure(rows_of(found, "data-among-controls")[NLL]["ROC AUC"])[0] < value
     (one,) = (row for row in tables(found, "beyond") if row[:2] == (NLL, "none"))
     excess = one[6]
-    assert isinstance(excess, Measure)
+    assert isinstance(excess, Estimate)
     assert excess.low is not None
     hidden = int(subject.data.hidden.sum())
     assert excess.low > hidden / 2
@@ -119,7 +120,7 @@ def test_no_noise_leaves_every_figure_as_it_was(subject: Subject) -> None:
         assert measure(rows[name]["ROC AUC"])[0] == measure(rows[NLL]["ROC AUC"])[0]
     assert measure(rows["perturbed: rise of NLL"]["ROC AUC"])[0] == 0.5
     for row in rows_of(found, "recovered").values():
-        assert row["its rise, mean"] == Measure(0.0, None, None)
+        assert row["its rise, mean"] == Estimate(0.0, None, None)
 
 
 def test_the_same_seed_says_the_same_and_another_perturbs_otherwise(subject: Subject) -> None:

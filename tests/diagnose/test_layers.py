@@ -25,13 +25,15 @@ from subjects_layers import (
 
 from memaudit.diagnose.anatomy.blocks import find_blocks, without_attention
 from memaudit.diagnose.layers.ablation import NOISE, Ablated, Ablation, Done, Group, _read
-from memaudit.diagnose.layers.costs import Estimates, cost
+from memaudit.diagnose.layers.costs import cost
 from memaudit.diagnose.layers.diagnosis import LayersSettings, diagnose_layers
 from memaudit.diagnose.layers.words import conclude
 from memaudit.diagnose.subject import Subject
 from memaudit.errors import TargetError
 from memaudit.progress import Silent
-from memaudit.report.diagnosis import Diagnosis, Measure
+from memaudit.report.diagnosis import Diagnosis
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import Resamples
 
 P, S = 4, 6
 LEARNED, OTHERS, CONTROLS = 16, 30, 30
@@ -123,10 +125,10 @@ def test_memory_is_found_where_it_is(memorizer: Any) -> None:
     kept = cells(found, "blocks-kept")
     assert kept[0][0].value == 1.0, "attention of block 0 adds nothing"
     assert kept[1][0].value == 0.0, "attention of block 1 is all there is of context"
-    assert kept[0][1] == Measure(0.0, 0.0, 0.0)
+    assert kept[0][1] == Estimate(0.0, 0.0, 0.0)
     assert kept[1][1].high < -0.2
     nll = cells(found, "nll-attention")
-    assert all(cell == Measure(0.0, 0.0, 0.0) for cell in nll[0]), "to the last bit"
+    assert all(cell == Estimate(0.0, 0.0, 0.0) for cell in nll[0]), "to the last bit"
     extracted, others, controls, difference, untaught = nll[1]
     assert extracted.value == pytest.approx(np.log(ALPHABET) / 2, abs=0.1), "half are guessed then"
     assert controls.high < extracted.low
@@ -135,8 +137,8 @@ def test_memory_is_found_where_it_is(memorizer: Any) -> None:
     assert others.value == pytest.approx(controls.value, abs=0.1)
     parts = cells(found, "memory-skill")
     assert parts["block 1: attention"][3].low > 0
-    assert parts["block 0: attention"][3] == Measure(0.0, 0.0, 0.0)
-    assert parts["noise 0.3"][3:] == (Measure(None, None, None),) * 2
+    assert parts["block 0: attention"][3] == Estimate(0.0, 0.0, 0.0)
+    assert parts["noise 0.3"][3:] == (Estimate(None, None, None),) * 2
     assert "which speaks of memory: attention of block 1" in found.findings[0]
     assert "none (at most " in " ".join(found.findings)
     assert all(
@@ -225,23 +227,13 @@ def test_memory_is_more_than_training_on_a_text_gives(others: float, memory: boo
         windows_of([others, 0.2, 0.4]),
         windows_of([0.2, 0.2, 0.4]),
     )
-    costs = cost(found, 0.95, 300, np.random.default_rng(0))
+    costs = cost(found, Resamples(0.95, 300, np.random.default_rng(0)))
     assert np.isnan(costs.excess.values[2:]).all(), "noise is not held against itself"
     assert np.isnan(costs.excess_lost.values[1]), "all is lost either way"
     said = conclude(found, costs, "controls")[0]
     assert said.startswith("Attention of block 0 costs extracted windows most beyond noise")
     assert ("speaks of memory" in said) is memory
     assert ("may be what training on a text gives" in said) is not memory
-
-
-def test_intervals_for_all_parts_at_once_are_wider() -> None:
-    rng = np.random.default_rng(0)
-    estimates = Estimates(np.zeros(30), rng.normal(size=(4000, 30)), 0.95)
-    alone = estimates.intervals()[0]
-    together = estimates.together(np.arange(30) < 20)
-    assert together[0].high > 1.3 * alone.high
-    assert together[0].high == pytest.approx(3.0, abs=0.2)  # max of 20 normals: 3.02
-    assert np.isnan(together[25].low)
 
 
 AUDITED = [one for one in MATRIX if one.refused is None]

@@ -24,9 +24,8 @@ from memaudit.diagnose.passes import Passes
 from memaudit.diagnose.subject import Part, Subject
 from memaudit.errors import UsageError
 from memaudit.progress import Silent
-from memaudit.report.diagnosis import Diagnosis, FigureTable, Measure
-from memaudit.score.detection import Detection
-from memaudit.score.stats import Interval
+from memaudit.report.diagnosis import Diagnosis, FigureTable
+from memaudit.score.estimate import Estimate
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.failures import quiet_transformers
 
@@ -81,7 +80,7 @@ def table(diagnosis: Diagnosis, name: str) -> FigureTable:
 
 
 def value(cell: Any) -> float:
-    assert isinstance(cell, Measure)
+    assert isinstance(cell, Estimate)
     assert cell.value is not None
     return cell.value
 
@@ -108,8 +107,8 @@ def test_memories_are_stopped_by_their_own_units(found: Diagnosis) -> None:
 
 
 def test_the_verdict_on_a_probe_counts_the_words_and_claims_no_memory() -> None:
-    def auc(low: float, high: float) -> Detection:
-        return Detection((low + high) / 2, Interval(low, high))
+    def auc(low: float, high: float) -> Estimate:
+        return Estimate((low + high) / 2, low, high)
 
     found, permuted = auc(0.8, 0.9), auc(0.4, 0.6)
     beyond = _beyond_chance(found, (auc(0.5, 0.7), auc(0.5, 0.75)), permuted)

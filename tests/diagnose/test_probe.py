@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from memaudit.diagnose.neurons.probe import assign_folds, enough, permuted_labels, probe_scores
 from memaudit.diagnose.neurons.probing import token_features
-from memaudit.score.detection import roc_auc
+from memaudit.score.resample import Resamples
 from memaudit.score.stats import Bools, Ints
 
 WIDTH = 40
@@ -21,7 +21,7 @@ def auc(
     if folds is None:
         folds = assign_folds(positive, clusters, rng)
     scores = probe_scores(features, positive, np.ones(len(positive), dtype=bool), folds)
-    return roc_auc(scores, positive, clusters, confidence=0.95, resamples=10, rng=rng).value
+    return Resamples(0.95, 10, 0).auc(scores, positive, clusters).value
 
 
 def noise(count: int, seed: int = 1) -> NDArray[np.float32]:

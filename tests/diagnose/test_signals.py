@@ -34,7 +34,8 @@ from memaudit.diagnose.signals.readings import (
 from memaudit.diagnose.signals.windows import Chosen, read_known
 from memaudit.diagnose.subject import Subject
 from memaudit.progress import Silent
-from memaudit.report.diagnosis import Diagnosis, FigureTable, Measure
+from memaudit.report.diagnosis import Diagnosis, FigureTable
+from memaudit.score.estimate import Estimate
 
 SETTINGS = SignalsSettings(run=RUN, border=3)
 SURE = SHARP - math.log(math.exp(SHARP) + VOCABULARY - 1)
@@ -255,7 +256,7 @@ def test_a_model_that_knows_nothing_foretells_nothing() -> None:
     model = Knowing(random_ids(1, seed=3), since=3)
     found = diagnose(subject_of(checkpoint_of(model), part_of(ids, np.arange(80) % 2 == 0)))
     rows = cells(found, "predictors")
-    assert rows["none: log p of the prefix alone"]["AUC"] == Measure(0.5, 0.5, 0.5)
+    assert rows["none: log p of the prefix alone"]["AUC"] == Estimate(0.5, 0.5, 0.5)
     assert 0.25 < rows["none: all signals"]["AUC"].value < 0.75
 
 
@@ -286,7 +287,7 @@ def test_few_extracted_mark_nothing() -> None:
     """Nine windows apart by luck or not: an area, and neither an interval nor a best signal."""
     found = diagnose(known_subject(since=3, known=9))
     apart = cells(found, "telling-apart")["prefix: log p"]
-    assert apart["AUC, controls"] == Measure(1, None, None)
+    assert apart["AUC, controls"] == Estimate(1, None, None)
     assert any("cannot be told: they" in one for one in found.findings)
     assert not any("best: AUC" in one for one in found.findings)
 
@@ -299,7 +300,7 @@ def test_everything_extracted() -> None:
     )
     assert list(cells(found, "border")) == ["extracted", "controls"]
     apart = cells(found, "telling-apart")["prefix: log p"]
-    assert apart["AUC, not extracted"] == Measure(None, None, None)
+    assert apart["AUC, not extracted"] == Estimate(None, None, None)
     assert apart["AUC, controls"].value == 1
 
 

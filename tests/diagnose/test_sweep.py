@@ -12,10 +12,9 @@ from subjects_sweep import brute_queries, make_part, make_subject, random_ids
 
 from memaudit.config.settings import ScoreSettings
 from memaudit.diagnose.subject import Part
-from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.diagnosis import SweepSettings, diagnose_sweep
 from memaudit.diagnose.sweep.drawing import draw_windows
-from memaudit.diagnose.sweep.figures import Drawn, apart_from_zero, numeric, rate_words
+from memaudit.diagnose.sweep.figures import Drawn, apart_from_zero, numeric
 from memaudit.diagnose.sweep.repetitions import groups_of, sweep_repetitions, trend
 from memaudit.diagnose.sweep.sampling import (
     PROBABILITIES,
@@ -27,10 +26,12 @@ from memaudit.diagnose.sweep.sampling import (
 from memaudit.diagnose.sweep.suffixes import sweep_suffixes
 from memaudit.errors import UsageError
 from memaudit.progress import Silent
-from memaudit.report.diagnosis import Diagnosis, Measure
+from memaudit.report.diagnosis import Diagnosis
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import Resamples
 
 S = 6
-SURE = Sure(0.95, 100, 0)
+SURE = Resamples(0.95, 100, (0, 41))
 
 
 def damaged(ids: np.ndarray, seed: int) -> np.ndarray:
@@ -63,7 +64,7 @@ def test_every_suffix_length_is_as_cut_from_the_continuations() -> None:
         for cell, (part, tokens) in zip(cells, pairs, strict=True):
             suffix = part.ids[:, -S:]
             true = (tokens[:, :s] == suffix[:, :s]).all(axis=1).mean()
-            assert isinstance(cell, Measure)
+            assert isinstance(cell, Estimate)
             assert cell.value == pytest.approx(true)
             assert cell.low <= true <= cell.high
     assert [row[0] for row in piece.tables[0].rows] == [1, 2, 3, 5, 6]
@@ -117,7 +118,7 @@ def test_the_curves_count_the_windows_that_the_formula_counts() -> None:
     for n in (1, 10, 100, 1000):
         came_out = 1 - (1 - np.exp(log_p)) ** n
         for p, cell in zip(PROBABILITIES, rows[n], strict=True):
-            assert isinstance(cell, Measure)
+            assert isinstance(cell, Estimate)
             assert cell.value == pytest.approx((came_out >= p).mean())
 
 
@@ -156,12 +157,6 @@ def test_a_difference_of_four_windows_is_none_where_its_p_value_says_so() -> Non
     assert not apart_from_zero(change, p)
 
 
-def test_rates_in_words() -> None:
-    assert rate_words(Measure(0.051, 0.046, 0.057)) == "5.1 % (4.6 to 5.7)"
-    assert rate_words(Measure(0.0, 0.0, 0.071)) == "0 % (at most 7.1 %)"
-    assert rate_words(Measure(0.5, None, None)) == "50.0 %"
-
-
 def test_repetitions_are_read_from_the_column_and_their_rates_are_those_of_its_windows() -> None:
     dup = np.array([1, 2, 4, 8] * 50)
     data, _ = two_attacks(200, 7, dup=[str(one) for one in dup])
@@ -171,7 +166,7 @@ def test_repetitions_are_read_from_the_column_and_their_rates_are_those_of_its_w
     piece = sweep_repetitions(data, controls, None, ("none",), SURE)
     rows = piece.tables[0].rows
     assert [row[0] for row in rows] == ["1", "2", "4", "8", "controls", "trend"]
-    values = [row[2].value for row in rows[:4] if isinstance(row[2], Measure)]
+    values = [row[2].value for row in rows[:4] if isinstance(row[2], Estimate)]
     assert values == pytest.approx([exact[dup == one].mean() for one in (1, 2, 4, 8)])
     assert "the more, the likelier" in piece.findings[0]
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from memaudit.attack.facts import Epoch, FitRecord
-from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.checks import checks_table, convergence_table, fits_table, plan_checks
 from memaudit.diagnose.sweep.fitting import saturation
 from memaudit.diagnose.sweep.results import Result, Results
 from memaudit.diagnose.sweep.variants import RANDOM
-from memaudit.report.diagnosis import Measure
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import Resamples
 
 N = 400
 
@@ -33,7 +33,7 @@ def result(name: str, virtual: int, hits: int, seed: int = 0, start: int = 0) ->
 
 def results(fitted: list[Result]) -> Results:
     return Results(
-        result("none", 0, 20), fitted, np.arange(N), np.arange(50), None, Sure(0.95, 200, 0)
+        result("none", 0, 20), fitted, np.arange(N), np.arange(50), None, Resamples(0.95, 200, 0)
     )
 
 
@@ -64,15 +64,15 @@ def test_a_check_is_the_difference_of_the_mean_over_seeds() -> None:
     rows = {row[0]: row for row in checks_table(found, plan_checks(found, 5)).rows}
     start = rows["dynamic, random start, against dynamic"]
     assert start[1] == "2, 2"
-    assert isinstance(start[4], Measure)
+    assert isinstance(start[4], Estimate)
     assert start[4].value == pytest.approx((30 - 65) / N)
-    assert start[3] == Measure(pytest.approx(65 / N), 60 / N, 70 / N)  # type: ignore[arg-type]
+    assert start[3] == Estimate(pytest.approx(65 / N), 60 / N, 70 / N)  # type: ignore[arg-type]
     every = rows["dynamic against constant, all V"]
-    assert isinstance(every[4], Measure)
+    assert isinstance(every[4], Estimate)
     assert every[4].value == 0
     assert every[1] == "3, 3"
     alone = rows["dynamic against constant, V=1"]
-    assert isinstance(alone[4], Measure)
+    assert isinstance(alone[4], Estimate)
     assert alone[4].value == 0
     assert alone[5] == 1.0  # five lost, five gained
     longer = rows["constant, V=5 against 1"]
@@ -96,6 +96,6 @@ def test_convergence_is_the_first_epoch_close_to_the_best() -> None:
     one = result("dynamic", 5, 10)
     assert one.converged == 1.5  # epochs 2 and 1
     table = convergence_table(made({1: 20, 5: 60, 20: 61}), 5, RANDOM)
-    assert [row[1].value for row in table.rows if isinstance(row[1], Measure)] == pytest.approx(
+    assert [row[1].value for row in table.rows if isinstance(row[1], Estimate)] == pytest.approx(
         [2.5, 1.504, 1.0, 1.0025]
     )

@@ -30,7 +30,8 @@ from memaudit.diagnose.sweep.passes import Asker
 from memaudit.diagnose.sweep.variants import BUDGET, plan_variants
 from memaudit.errors import UsageError
 from memaudit.progress import Silent
-from memaudit.report.diagnosis import Diagnosis, Measure
+from memaudit.report.diagnosis import Diagnosis
+from memaudit.score.estimate import Estimate
 from memaudit.target.checkpoint import Checkpoint
 
 P, S, K = 8, 6, 3
@@ -70,7 +71,7 @@ def test_a_window_that_needs_a_short_prefix_is_counted_as_such() -> None:
     given = SweepSettings(run=Path("run"), prefix_lengths=(3,))
     row = rows_of(diagnose_sweep(subject, given, Silent()), "prefix-length")[0]
     assert row[4] == 10
-    assert isinstance(row[2], Measure)
+    assert isinstance(row[2], Estimate)
     assert row[2].value == pytest.approx(0.2)
 
 

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from memaudit.diagnose.signals.means import Resampling, mean_difference, mean_intervals
 from memaudit.diagnose.signals.triage import MOST_STATE, Features, can_fit, foretell
 from memaudit.diagnose.signals.triage_gains import area_above, gains, rising
-from memaudit.report.diagnosis import Measure
-from memaudit.score.stats import Bools, Floats, Ints, cluster_bootstrap
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import Resamples
+from memaudit.score.stats import Bools, Floats, Ints
 
 NOBODY = Features(np.empty((0, 3)))
 
 
-def resampling(resamples: int = 200, seed: int = 0) -> Resampling:
-    return Resampling(0.95, resamples, np.random.default_rng(seed))
+def resamples(number: int = 200, seed: int = 0) -> Resamples:
+    return Resamples(0.95, number, seed)
 
 
 def area(risk: Floats, labels: Bools) -> float:
@@ -80,7 +80,7 @@ def test_predictors_take_twenty_clusters_of_either_kind() -> None:
     assert not can_fit(labels, np.where(labels, np.arange(60) % 19, np.arange(60)))
     assert not can_fit(~labels, np.where(labels, np.arange(60) % 19, np.arange(60)))
     with pytest.raises(ValueError, match="fewer than 20 clusters"):
-        foretell(Features(np.zeros((5, 3))), labels[:5], np.arange(5), NOBODY, resampling().rng)
+        foretell(Features(np.zeros((5, 3))), labels[:5], np.arange(5), NOBODY, resamples().rng())
 
 
 def test_gains_by_hand() -> None:
@@ -93,7 +93,7 @@ def test_gains_by_hand() -> None:
         np.arange(10),
         shares=np.array([0.1, 0.3, 0.5, 1.0]),
         reaches=np.array([0.25, 0.5, 0.75, 1.0]),
-        resampling=resampling(),
+        resamples=resamples(),
     )
     # Of the two at 7 one is among the first three, with a chance of one half that it is positive.
     assert [one.value for one in found.reached] == pytest.approx([0.25, 0.375, 0.75, 1.0])
@@ -106,9 +106,9 @@ def test_gains_by_hand() -> None:
 
 def test_bounds_from_below_never_fall() -> None:
     """Whatever their order: more windows hold no fewer positives, and all hold all."""
-    found = [Measure(1, 0.6, 1), Measure(0.9, 0.8, 0.95), Measure(1, 0.9, 1)]
+    found = [Estimate(1, 0.6, 1), Estimate(0.9, 0.8, 0.95), Estimate(1, 0.9, 1)]
     bounded = rising(found, np.array([0.2, 0.1, 1.0]))
-    assert bounded == [Measure(1, 0.8, 1), Measure(0.9, 0.8, 0.95), Measure(1, 1, 1)]
+    assert bounded == [Estimate(1, 0.8, 1), Estimate(0.9, 0.8, 0.95), Estimate(1, 1, 1)]
 
 
 def test_gains_of_a_constant_are_chance() -> None:
@@ -120,7 +120,7 @@ def test_gains_of_a_constant_are_chance() -> None:
         np.arange(200),
         shares=shares,
         reaches=shares,
-        resampling=resampling(),
+        resamples=resamples(),
     )
     for one, share in zip([*found.reached, *found.needed], [*shares, *shares], strict=True):
         assert one.value == pytest.approx(share)
@@ -141,7 +141,7 @@ def test_intervals_know_clusters() -> None:
             clusters,
             shares=np.array([0.2]),
             reaches=np.array([0.5]),
-            resampling=resampling(400),
+            resamples=resamples(400),
         ).area
         assert one.low is not None
         assert one.high is not None
@@ -157,37 +157,9 @@ def test_a_rival_is_compared_on_the_same_windows() -> None:
     positive = rng.random(200) < 0.3
     weak = positive + 3 * rng.standard_normal(200)
     strong = positive + 0.5 * rng.standard_normal(200)
-    same = area_above(weak, weak, positive, np.arange(200), resampling())
+    same = area_above(weak, weak, positive, np.arange(200), resamples())
     assert (same.value, same.low, same.high) == (0, 0, 0)
-    above = area_above(strong, weak, positive, np.arange(200), resampling())
+    above = area_above(strong, weak, positive, np.arange(200), resamples())
     assert above.value == pytest.approx(area(strong, positive) - area(weak, positive))
     assert above.low is not None
     assert above.low > 0
-
-
-def test_means_are_as_those_of_the_house() -> None:
-    """Against `cluster_bootstrap` on one column; a column with NaN is the mean of the others."""
-    rng = np.random.default_rng(6)
-    clusters = rng.integers(40, size=300)
-    values = rng.standard_normal((300, 2)) + clusters[:, None] / 20
-    values[::3, 1] = np.nan
-    found = mean_intervals(values, clusters, resampling(4000))
-    house = cluster_bootstrap(
-        values[:, 0], clusters, confidence=0.95, resamples=4000, rng=np.random.default_rng(1)
-    )
-    np.testing.assert_allclose(found.value, np.nanmean(values, axis=0))
-    assert (found.low[0], found.high[0]) == pytest.approx(house, abs=0.03)
-    assert found.low[1] < found.value[1] < found.high[1]
-
-
-def test_differences_of_means() -> None:
-    rng = np.random.default_rng(7)
-    clusters, first = np.arange(200), np.arange(200) < 50
-    values = rng.standard_normal(200) + 2.0 * first
-    found = mean_difference(values, first, clusters, resampling(2000))
-    assert found.value == pytest.approx(values[:50].mean() - values[50:].mean())
-    assert found.low is not None
-    assert found.high is not None
-    half = 1.96 * np.sqrt(values[:50].var() / 50 + values[50:].var() / 150)
-    assert found.high - found.low == pytest.approx(2 * half, rel=0.15)
-    assert mean_difference(values, np.ones(200, dtype=bool), clusters, resampling()).value is None

@@ -18,12 +18,13 @@ from made_diagnosis import make_diagnosis, make_record
 from small_run import small_run
 
 from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Column, FigureTable, Measure, Plot
+from memaudit.report.diagnosis import Column, FigureTable, Plot
 from memaudit.report.diagnosis_cells import cell_text
 from memaudit.report.diagnosis_json import diagnosis_text, parse_diagnosis
 from memaudit.report.diagnosis_table import render_diagnosis
 from memaudit.report.page import to_html
 from memaudit.report.plots import COLOURS, ON_WHITE, line_picture, line_plot
+from memaudit.score.estimate import Estimate
 
 TABLE = """\
 layers: some/model
@@ -71,7 +72,7 @@ def test_no_line_is_wider_than_the_terminal() -> None:
 @pytest.mark.parametrize("width", [72, 80, 100, 130, 200, 400])
 def test_no_interval_is_broken_however_wide_the_table(width: int) -> None:
     heads = [Column("what", "text"), *(Column(f"figure {n} = x", "nats") for n in range(9))]
-    cells = [Measure(n + 0.5, n - 1000.25, n + 1000.75) for n in range(9)]
+    cells = [Estimate(n + 0.5, n - 1000.25, n + 1000.75) for n in range(9)]
     names = ["short", "a name of many words, too long for one line of a narrow terminal"]
     table = FigureTable("wide", "Wide", "", heads, [[name, *cells] for name in names])
     shown = render_diagnosis(make_record(tables=[table], plots=[]), width=width, color=False)
@@ -95,18 +96,18 @@ def test_what_a_terminal_would_act_on_is_shown_as_escapes() -> None:
     [
         (3, "count", "3"),
         (0.999999, "share", "99.99990 %"),
-        (Measure(0.0, 0.0, 0.0063), "share", "0 % (0 to 0.63)"),
-        (Measure(0.5, None, 0.6), "share", "50.0 % (n/a to 60.0)"),
-        (Measure(0.5, None, None), "share", "50.0 %"),
-        (Measure(1.5, -0.25, 2), "nats", "1.500 (-0.250 to 2.000)"),
+        (Estimate(0.0, 0.0, 0.0063), "share", "0 % (0 to 0.63)"),
+        (Estimate(0.5, None, 0.6), "share", "50.0 % (n/a to 60.0)"),
+        (Estimate(0.5, None, None), "share", "50.0 %"),
+        (Estimate(1.5, -0.25, 2), "nats", "1.500 (-0.250 to 2.000)"),
         (math.nan, "share", "n/a"),
         (math.inf, "number", "n/a"),
         (123456.0, "number", "123,456"),
         (1e9, "number", "1.00e+09"),
         (-0.00001, "number", "-1.00e-05"),
         (0, "number", "0"),
-        (Measure(3, 2, 6), "number", "3 (2 to 6)"),
-        (Measure(0.47, 0.5, 12.0), "number", "0.470 (0.500 to 12)"),
+        (Estimate(3, 2, 6), "number", "3 (2 to 6)"),
+        (Estimate(0.47, 0.5, 12.0), "number", "0.470 (0.500 to 12)"),
         (234.5, "number", "234"),
         (0.00012, "p", "0.00012"),
         ("plain", "number", "plain"),
@@ -124,7 +125,7 @@ def test_json_and_back() -> None:
     assert json.loads(diagnosis_text(again)) == made
     line = again.diagnosis.plots[0].lines[0]
     assert math.isnan(line.y[1])
-    assert again.diagnosis.tables[0].rows[0][2] == Measure(0.25, 0.1, 0.5)
+    assert again.diagnosis.tables[0].rows[0][2] == Estimate(0.25, 0.1, 0.5)
 
 
 def plot(made: dict[str, Any]) -> dict[str, Any]:

@@ -12,14 +12,12 @@ from memaudit.report.wording import (
     gate_label,
     level,
     neutral,
-    number,
     p_value,
-    percent,
     percent_interval,
-    points,
     points_interval,
     shorten,
 )
+from memaudit.score.estimate import number, percent, points
 from memaudit.score.stats import Interval, clopper_pearson
 
 

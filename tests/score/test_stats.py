@@ -9,12 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memaudit.score.stats import (
-    Interval,
     agreeing,
     bounded_mean,
     clopper_pearson,
-    cluster_bootstrap,
-    clustered_rate,
     difference,
     fisher_greater,
     paired_clustered,
@@ -24,16 +21,6 @@ from memaudit.score.stats import (
 
 def binomial(k: int, n: int, rate: float) -> float:
     return math.comb(n, k) * rate**k * (1 - rate) ** (n - k)
-
-
-def bootstrap(values, clusters, *, seed=0, resamples=2000, confidence=0.95) -> Interval:
-    return cluster_bootstrap(
-        np.asarray(values),
-        np.asarray(clusters, dtype=np.int64),
-        confidence=confidence,
-        resamples=resamples,
-        rng=np.random.default_rng(seed),
-    )
 
 
 @pytest.mark.parametrize(
@@ -70,73 +57,6 @@ def test_clopper_pearson_without_trials_says_nothing():
 def test_clopper_pearson_refuses_impossible_counts(k, n):
     with pytest.raises(ValueError, match="hits"):
         clopper_pearson(k, n, 0.95)
-
-
-def test_bootstrap_draws_what_a_plain_bootstrap_draws():
-    rng = np.random.default_rng(1)
-    clusters = np.sort(rng.integers(0, 30, 120))
-    values = rng.random(120)
-    groups = [values[clusters == c] for c in np.unique(clusters)]
-    means = [
-        np.concatenate([groups[i] for i in rng.integers(0, len(groups), len(groups))]).mean()
-        for _ in range(20_000)
-    ]
-    found = bootstrap(values, clusters, resamples=20_000)
-    assert found == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=2e-3)
-
-
-def test_bootstrap_of_interchangeable_clusters_is_the_binomial():
-    # 100 windows of their own, 30 hits: the resampled count is binomial(100, 0.3).
-    found = bootstrap(np.arange(100) < 30, np.arange(100), resamples=50_000)
-    assert found == pytest.approx((0.21, 0.39), abs=0.0101)
-
-
-def test_bootstrap_ignores_the_order_of_windows_and_the_names_of_clusters():
-    rng = np.random.default_rng(2)
-    values, clusters = rng.random(50), rng.integers(0, 12, 50)
-    order = rng.permutation(50)
-    assert bootstrap(values, clusters) == pytest.approx(
-        bootstrap(values[order], (clusters * 7 + 3)[order])
-    )
-
-
-def test_bootstrap_over_chunks_is_the_bootstrap_at_once(monkeypatch):
-    rng = np.random.default_rng(3)
-    values, clusters = rng.random(40), np.arange(40)
-    at_once = bootstrap(values, clusters, resamples=500)
-    monkeypatch.setattr("memaudit.score.stats._BOOTSTRAP_CELLS", 100)
-    assert bootstrap(values, clusters, resamples=500) == at_once
-
-
-def test_bootstrap_is_wider_where_windows_hang_together():
-    values = np.repeat(np.arange(20) % 2, 10)
-    apart = bootstrap(values, np.arange(200))
-    together = bootstrap(values, np.repeat(np.arange(20), 10))
-    assert together.high - together.low > 2 * (apart.high - apart.low)
-
-
-@pytest.mark.parametrize("value", [0.0, 0.25, 1.0])
-def test_bootstrap_of_equal_values_is_that_value(value):
-    assert bootstrap(np.full(9, value), np.arange(9) // 2) == (value, value)
-
-
-@pytest.mark.parametrize(("values", "clusters"), [([], []), ([1.0, 2.0], [0])])
-def test_bootstrap_refuses_nothing_and_mismatches(values, clusters):
-    with pytest.raises(ValueError, match="cluster numbers"):
-        bootstrap(values, clusters)
-
-
-def test_bootstrap_covers_the_truth_about_as_often_as_it_says():
-    # 60 clusters of 1 to 9 windows; a cluster is hit as a whole three times in ten.
-    rng = np.random.default_rng(4)
-    covered = 0
-    for trial in range(300):
-        sizes = rng.integers(1, 10, 60)
-        hits = np.repeat(rng.random(60) < 0.3, sizes)
-        clusters = np.repeat(np.arange(60), sizes)
-        low, high = bootstrap(hits, clusters, seed=trial, resamples=400)
-        covered += low <= 0.3 <= high
-    assert 0.90 <= covered / 300 <= 0.98
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=14))
@@ -214,16 +134,6 @@ def test_fisher_is_the_hypergeometric_tail(k1, k2, n1, n2):
 @pytest.mark.parametrize(("n1", "n2"), [(0, 5), (5, 0), (0, 0)])
 def test_fisher_without_an_arm_shows_nothing(n1, n2):
     assert fisher_greater(0, n1, 0, n2) == 1
-
-
-def test_agreement_in_few_clusters_counts_the_clusters() -> None:
-    clusters = np.repeat(np.arange(10), 100)
-    settings = {"confidence": 0.95, "resamples": 100, "rng": np.random.default_rng(0)}
-    none = clustered_rate(np.zeros(1000, dtype=bool), clusters, **settings)
-    everything = clustered_rate(np.ones(1000, dtype=bool), clusters, **settings)
-    assert none == pytest.approx(clopper_pearson(0, 10, 0.95))
-    assert everything == pytest.approx(clopper_pearson(10, 10, 0.95))
-    assert none.high > 0.3
 
 
 # The mean of bounded values.

@@ -11,9 +11,9 @@ from memaudit.report.diagnosis import (
     DiagnosisName,
     DiagnosisRecord,
     FigureTable,
-    Measure,
     Plot,
 )
+from memaudit.score.estimate import Estimate
 
 
 def make_diagnosis(name: DiagnosisName = "layers", **changed: Any) -> Diagnosis:
@@ -24,7 +24,7 @@ def make_diagnosis(name: DiagnosisName = "layers", **changed: Any) -> Diagnosis:
         "What is lost",
         "Share of extracted windows that no longer come out, by block.",
         [Column("block", "text"), Column("windows", "count"), Column("lost", "share")],
-        [["0", 12_345, Measure(0.25, 0.1, 0.5)], ["1", 4, Measure(nan, None, None)]],
+        [["0", 12_345, Estimate(0.25, 0.1, 0.5)], ["1", 4, Estimate(nan, None, None)]],
     )
     others = FigureTable(
         "others",
@@ -34,7 +34,7 @@ def make_diagnosis(name: DiagnosisName = "layers", **changed: Any) -> Diagnosis:
             Column("what", "text"),
             *(Column(unit, unit) for unit in ("points", "nats", "number", "p")),
         ],
-        [["a <b>", Measure(0.125, -0.01, 0.2), 1.23456, 0.00123456, 0.0123], ["b", *[None] * 4]],
+        [["a <b>", Estimate(0.125, -0.01, 0.2), 1.23456, 0.00123456, 0.0123], ["b", *[None] * 4]],
     )
     drawn = [
         Line("extracted", "series-1", [0, 1, 2], [25, nan, 50], [10, nan, 40], [50, nan, 60]),

@@ -23,17 +23,14 @@ from memaudit.diagnose.attention.weights import (
 from memaudit.diagnose.passes import Found
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Part, Subject, draw
-from memaudit.diagnose.sure import Sure
 from memaudit.report.diagnosis import Diagnosis
-from memaudit.score.stats import Interval
+from memaudit.score.resample import LEAST_CLUSTERS
 
 _ABOUT = (
     "Is attention more concentrated where a model extracts what it has memorized? For the "
     "positions that foretell the suffix: the entropy of their attention in each layer, as a share "
     "of the largest possible, for extracted and for other windows (after Zeng et al. 2024)."
 )
-FEW = 10
-"""Clusters of windows in a group below which layers are not compared."""
 
 
 class AttentionSettings(DiagnoseSettings):
@@ -55,8 +52,8 @@ def diagnose_attention(
         layers = find_layers(subject.checkpoint)
         groups = _read(subject, layers, settings, progress)
     scores = subject.config.scores
-    sure = Sure(scores.confidence, scores.bootstrap, settings.seed)
-    view = View(groups, [layer.block.number for layer in layers.layers], sure)
+    blocks = [layer.block.number for layer in layers.layers]
+    view = View(groups, blocks, subject.resamples(settings.seed))
     return Diagnosis(
         name="attention",
         about=_ABOUT,
@@ -111,7 +108,7 @@ def _split(parts: dict[str, Part], found: Found) -> dict[str, Windows]:
 
 
 def _conclude(view: View) -> list[str]:
-    few = {name for name, group in view.groups.items() if _clusters(group) < FEW}
+    few = {name for name, group in view.groups.items() if _clusters(group) < LEAST_CLUSTERS}
     extracted = view.groups.get("extracted")
     said = []
     if extracted is None:
@@ -138,33 +135,29 @@ def _windows(name: str) -> str:
 
 def _say(view: View, pair: Pair) -> str:
     """The strongest contrast of a pair, by an interval that holds for all layers at once."""
-    found = contrasts(pair.one, pair.other, len(view.blocks), view.sure, together=True)
+    found = contrasts(pair.one, pair.other, view.resamples, together=True)
     at = strongest(found)
     best = found[at]
     named = f"{_windows(pair.one.name)} against {_windows(pair.other.name)}"
     named = named[0].upper() + named[1:]
     if pair.one.name == "controls":
         named = f"The control, {_windows(pair.one.name)} against {_windows(pair.other.name)}"
-    ends = f"AUC {best.value:.2f}, {best.interval.low:.2f} to {best.interval.high:.2f}"
-    apart = [place for place, one in enumerate(found) if not _has_half(one.interval)]
+    auc = ", ".join(best.parts(".2f"))
+    apart = [place for place, one in enumerate(found) if one.above(0.5) or one.below(0.5)]
     if at not in apart:
         return (
             f"{named}: in no block does concentration of attention tell one from the other beyond "
-            f"chance; they are furthest apart in block {view.blocks[at]} ({ends})."
+            f"chance; they are furthest apart in block {view.blocks[at]} (AUC {auc})."
         )
-    more = "more" if best.value > 0.5 else "less"
+    more = "more" if best.above(0.5) else "less"
     means = " against ".join(
         f"{group.figures['entropy'][:, at].mean():.3f}" for group in (pair.one, pair.other)
     )
     return (
         f"{named}: attention of the former is {more} concentrated in block {view.blocks[at]}, "
-        f"where they are furthest apart ({ends}; entropy {means}); in {len(apart)} of {len(found)} "
-        "blocks they are apart beyond chance."
+        f"where they are furthest apart (AUC {auc}; entropy {means}); in {len(apart)} of "
+        f"{len(found)} blocks they are apart beyond chance."
     )
-
-
-def _has_half(interval: Interval) -> bool:
-    return interval.low <= 0.5 <= interval.high
 
 
 def _remark(view: View, layers: Layers) -> list[str]:

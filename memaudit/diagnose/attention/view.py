@@ -5,17 +5,16 @@ Knows figures and their form. Concludes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-
-from memaudit.diagnose.attention.figures import Windows, contrasts, mean
+from memaudit.diagnose.attention.figures import Windows, contrasts
 from memaudit.diagnose.attention.weights import FIGURES
-from memaudit.diagnose.sure import Sure
 from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import LEAST_CLUSTERS, Resamples
 
 _COLOURS = {
     "extracted": "series-1",
@@ -60,7 +59,7 @@ class View:
     """By name, in the order of the legend; none without windows."""
     blocks: Sequence[int]
     """(L,) numbers of the blocks that were read."""
-    sure: Sure
+    resamples: Resamples
 
     @property
     def pairs(self) -> list[Pair]:
@@ -85,9 +84,8 @@ def plots(view: View) -> list[Plot]:
     return [one for one in drawn if one.lines]
 
 
-def _means(view: View, figure: str, group: Windows) -> list[Measure]:
-    found = (mean(group, figure, layer, view.sure) for layer in range(len(view.blocks)))
-    return [Measure.of(one.value, one.interval) for one in found]
+def _means(view: View, figure: str, group: Windows) -> list[Estimate]:
+    return view.resamples.each_mean(group.figures[figure], group.clusters)
 
 
 def _table(view: View, figure: str) -> FigureTable:
@@ -101,7 +99,7 @@ def _table(view: View, figure: str) -> FigureTable:
     )
 
 
-def _rows(view: View, columns: Sequence[Sequence[Measure]]) -> list[list[Cell]]:
+def _rows(view: View, columns: Sequence[Sequence[Estimate]]) -> list[list[Cell]]:
     return [
         [number, *(column[place] for column in columns)] for place, number in enumerate(view.blocks)
     ]
@@ -122,9 +120,8 @@ def _plot(view: View, figure: str) -> Plot:
     )
 
 
-def _aucs(view: View, pair: Pair) -> list[Measure]:
-    found = contrasts(pair.one, pair.other, len(view.blocks), view.sure, together=False)
-    return [Measure.of(one.value, one.interval) for one in found]
+def _aucs(view: View, pair: Pair) -> list[Estimate]:
+    return contrasts(pair.one, pair.other, view.resamples, together=False)
 
 
 def _auc_table(view: View) -> FigureTable:
@@ -132,7 +129,8 @@ def _auc_table(view: View) -> FigureTable:
         name="attention-auc",
         title=_AUC_TITLE,
         says="AUC with which the concentration of attention (1 minus entropy) tells windows of the "
-        "first kind from the others: above 0.5 theirs is more concentrated, below it less.",
+        "first kind from the others: above 0.5 theirs is more concentrated, below it less. Without "
+        f"an interval below {LEAST_CLUSTERS} clusters of either kind.",
         columns=[
             Column("block", "count"),
             *(Column(f"{one.name} from {other.name}", "number") for one, other in view.pairs),
@@ -165,17 +163,7 @@ def _depth(view: View) -> Axis:
     return Axis("block", ticks=[float(number) for number in view.blocks[::step]])
 
 
-def _line(view: View, name: str, colour: str, cells: Sequence[Measure]) -> Line:
-    def numbers(ends: Iterator[float | None]) -> list[float]:
-        return [np.nan if one is None else one for one in ends]
-
-    return Line(
-        name=name,
-        colour=colour,
-        x=[float(number) for number in view.blocks],
-        y=numbers(cell.value for cell in cells),
-        low=numbers(cell.low for cell in cells),
-        high=numbers(cell.high for cell in cells),
-        dash=":" if colour == _COLOURS["controls"] else "-",
-        marker="o",
-    )
+def _line(view: View, name: str, colour: str, cells: Sequence[Estimate]) -> Line:
+    depth = [float(number) for number in view.blocks]
+    dash = ":" if colour == _COLOURS["controls"] else "-"
+    return Line.of(name, colour, depth, cells, dash=dash, marker="o")

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from memaudit.diagnose.latent.population import Population
-from memaudit.diagnose.sure import Sure, outer
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure
-from memaudit.score.stats import Bools, Floats, Interval, agreeing, clopper_pearson
+from memaudit.report.diagnosis import Cell, Column, FigureTable
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import Resamples, shared
+from memaudit.score.stats import Bools, Floats
 
 ALLOWED = (0.01, 0.0)
 """Shares of the controls that a threshold may let pass."""
@@ -33,18 +34,18 @@ class Beyond(NamedTuple):
     """Windows of the data that this is known from."""
     controls: int
     """Controls that pass, of those looked at."""
-    of_controls: Measure
+    of_controls: Estimate
     passing: int
     """Windows of the data that pass; an estimate where a part was looked at, as the rest."""
-    of_data: Measure
-    excess: Measure
+    of_data: Estimate
+    excess: Estimate
     """Windows of the data above what controls make expect, at most all that pass: of text that
     this score finds familiar, not of text that can be extracted."""
-    of_hidden: Measure
+    of_hidden: Estimate
     """Share of those that pass of the windows known to be hidden; no figure without such."""
 
 
-def beyond(population: Population, score: str, allowed: float, sure: Sure) -> Beyond:
+def beyond(population: Population, score: str, allowed: float, resamples: Resamples) -> Beyond:
     """Of N windows with controls among them.
 
     The interval of ``excess`` holds with the confidence asked for: the corners of two intervals
@@ -52,23 +53,20 @@ def beyond(population: Population, score: str, allowed: float, sure: Sure) -> Be
     """
     values, control = population.scores[score], population.control
     passed = values > _threshold(values[control], allowed)
-    each = replace(sure, confidence=1 - (1 - sure.confidence) / 2)
+    each = replace(resamples, confidence=shared(resamples.confidence, 2))
     windows = float(population.weights[~control].sum())
-    share, false = (_rate(population, passed, mask, sure) for mask in (~control, control))
-    data, wrong = (_ends(population, passed, mask, each) for mask in (~control, control))
-    assert share.value is not None
-    assert false.value is not None
-    above = (share.value - false.value, data.low - wrong.high, data.high - wrong.low)
+    share, false = (_rate(population, passed, mask, resamples) for mask in (~control, control))
+    data, wrong = (_rate(population, passed, mask, each) for mask in (~control, control))
     return Beyond(
         score=score,
         allowed=allowed,
         looked_at=int((~control).sum()),
         controls=int(passed[control].sum()),
         of_controls=false,
-        passing=round(share.value * windows),
+        passing=round((share.value or 0.0) * windows),
         of_data=share,
-        excess=Measure(*(round(windows * max(0.0, one)) for one in above)),
-        of_hidden=_rate(population, passed, _hidden(population), sure),
+        excess=_excess(data, wrong, windows),
+        of_hidden=_rate(population, passed, _hidden(population), resamples),
     )
 
 
@@ -83,35 +81,19 @@ def _threshold(controls: Floats, allowed: float) -> float:
     return float(np.sort(controls)[::-1][int(allowed * len(controls))])
 
 
-def _rate(population: Population, passed: Bools, mask: Bools, sure: Sure) -> Measure:
-    if not mask.any():
-        return Measure(None, None, None)
-    share = float(np.average(passed[mask], weights=population.weights[mask]))
-    return Measure.of(share, _ends(population, passed, mask, sure))
+def _rate(population: Population, passed: Bools, mask: Bools, resamples: Resamples) -> Estimate:
+    """Return the share of the windows in a mask (N,) that pass (N,)."""
+    return resamples.rate(passed[mask], population.clusters[mask], population.weights[mask])
 
 
-def _ends(population: Population, passed: Bools, mask: Bools, sure: Sure) -> Interval:
-    """Of the share that passes: outer ends of the exact interval and the bootstrap over clusters.
-
-    The exact one takes it for a share of as many windows as were looked at.
-    """
-    hit, weights = passed[mask], population.weights[mask]
-    _, cluster = np.unique(population.clusters[mask], return_inverse=True)
-    whole = np.bincount(cluster, weights=weights)
-    part = np.bincount(cluster, weights=weights * hit)
-    share = float(part.sum() / whole.sum())
-    exact = clopper_pearson(round(share * len(hit)), len(hit), sure.confidence)
-    if hit.all() or not hit.any():
-        alone = agreeing(whole, bool(hit.all()), sure.confidence)
-        return outer(exact, alone)
-    rng = np.random.default_rng([sure.seed, 6])
-    drawn = np.empty(sure.resamples)
-    for number in range(sure.resamples):
-        times = np.bincount(rng.integers(len(whole), size=len(whole)), minlength=len(whole))
-        drawn[number] = (times @ part) / (times @ whole)
-    tail = (1 - sure.confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return outer(exact, Interval(float(low), float(high)))
+def _excess(data: Estimate, controls: Estimate, windows: float) -> Estimate:
+    """Return how many windows pass beyond the controls' share, from the corners of intervals."""
+    corners = (
+        (data.value, controls.value),
+        (data.low, controls.high),
+        (data.high, controls.low),
+    )
+    return Estimate(*(round(windows * max(0.0, (a or 0.0) - (b or 0.0))) for a, b in corners))
 
 
 def beyond_table(found: Sequence[Beyond], confidence: float) -> FigureTable:

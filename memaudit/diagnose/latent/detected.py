@@ -10,15 +10,15 @@ whole group. Within equals any order is as likely: figures are the expectation o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from memaudit.diagnose.sure import outer
-from memaudit.score.detection import Detection
-from memaudit.score.stats import Bools, Floats, Interval, Ints, agreeing, clopper_pearson
+from memaudit.score.estimate import Estimate
+from memaudit.score.ranking import Ranking
+from memaudit.score.resample import Replicates, Resamples, fewest_clusters
+from memaudit.score.stats import Bools, Floats, Ints, agreeing, clopper_pearson
 
 FALSE_POSITIVES = 0.01
 """Share of the negatives that a threshold may let pass (Carlini et al. 2022, arXiv 2112.03570:
@@ -28,6 +28,8 @@ GRID: Floats = np.concatenate([[0.0], np.logspace(-3, 0, 61)])
 
 _AT_FALSE = int(np.argmin(np.abs(GRID - FALSE_POSITIVES)))
 _SHUFFLES = 200
+_FIGURES = 2 + len(GRID)
+"""Of a score in each resample: AUC, precision and curve."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,186 +49,110 @@ class Crowd:
         return float(self.weights @ self.positive / self.weights.sum())
 
 
-@dataclass(frozen=True)
-class Rules:
-    """How detectors are judged."""
-
-    top: int
-    """Windows with the highest scores whose share of positives is the precision."""
-    confidence: float
-    resamples: int
-    seed: tuple[int, ...]
-
-
 @dataclass(frozen=True, eq=False)
 class Detector:
     """How well one score finds the positives."""
 
-    auc: Detection
+    auc: Estimate
     """Probability that a positive scores above a negative, ties half."""
-    precision: Detection
+    precision: Estimate
     """Share of positives among the ``top`` highest."""
-    found: Detection
+    found: Estimate
     """Share of the positives that score above all but `FALSE_POSITIVES` of the negatives."""
-    curve: tuple[Detection, ...]
+    curve: tuple[Estimate, ...]
     """(GRID): share of the positives found at each share of false positives."""
-    resampled: Floats
-    """(resamples,) AUC of each; NaN where one has no positive or no negative."""
+    area: Replicates
+    """AUC alone, in each resample."""
 
 
-class _Figures(NamedTuple):
-    auc: float
-    precision: float
-    curve: Floats
-    """(GRID,)."""
+def judge(
+    scores: Mapping[str, Floats], crowd: Crowd, top: int, resamples: Resamples
+) -> dict[str, Detector]:
+    """Return how well each score (N,), higher for positives, finds the positives of a crowd.
 
+    top: windows with the highest scores whose share of positives is the precision.
 
-class _Ranked:
-    """One score's windows, highest first, with the place where each run of equals ends."""
-
-    def __init__(self, scores: Floats, positive: Bools, top: int) -> None:
-        if np.isnan(scores).any():
-            raise ValueError("a score is NaN")
-        self.order = np.argsort(-scores, kind="stable")
-        ranked = scores[self.order]
-        self.ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-        self.positive = positive[self.order]
-        self.top = top
-
-    def figures(self, weights: Floats) -> _Figures:
-        """Of windows that weigh (N,); NaN where there is nothing to tell apart."""
-        mine = weights[self.order]
-        every = np.append(0.0, np.cumsum(mine)[self.ends])
-        hit = np.append(0.0, np.cumsum(mine * self.positive)[self.ends])
-        missed = every - hit
-        if not hit[-1] > 0 or not missed[-1] > 0:
-            return _Figures(np.nan, np.nan, np.full(len(GRID), np.nan))
-        top = min(float(self.top), float(every[-1]))
-        return _Figures(
-            auc=float(np.diff(missed) @ (hit[1:] + hit[:-1]) / 2 / (hit[-1] * missed[-1])),
-            precision=float(np.interp(top, every, hit) / top),
-            curve=np.interp(GRID * missed[-1], missed, hit) / hit[-1],
-        )
-
-
-def judge(scores: Mapping[str, Floats], crowd: Crowd, rules: Rules) -> dict[str, Detector]:
-    """How well each score (N,), the higher the more positive, finds the positives of a crowd.
-
-    Intervals: percentile bootstrap that draws whole clusters, the same for every score, so that
-    `gap` pairs them. Where that is blind, outer ends with an exact bound: of the precision, that
-    (Clopper-Pearson) of as many windows as were really looked at; of none or all found, that over
-    the clusters of the positives (`stats.agreeing`), which curves carry on to where they would else
-    be surer; of an AUC of 0 or 1, that of as many pairs as there are clusters of the rarer kind.
+    Intervals are from the same resamples for every score, so that `gap` pairs them. Where those
+    are blind, outer ends with an exact bound: of the precision, that (Clopper-Pearson) of as many
+    windows as were really looked at; of none or all found, that over the clusters of the positives
+    (`stats.agreeing`), which curves carry on to where they would else be surer; of an AUC of 0 or
+    1, that of as many pairs as there are clusters of the rarer kind.
 
     Raises:
         ValueError: for a score that is NaN.
     """
-    ranked = {name: _Ranked(one, crowd.positive, rules.top) for name, one in scores.items()}
-    _, cluster = np.unique(crowd.clusters, return_inverse=True)
-    drawn = int(cluster.max()) + 1
-    rng = np.random.default_rng(rules.seed)
-    found: dict[str, list[_Figures]] = {name: [] for name in scores}
-    for _ in range(rules.resamples):
-        times = np.bincount(rng.integers(drawn, size=drawn), minlength=drawn)[cluster]
+
+    def figures(times: Floats) -> Floats:
         weights = crowd.weights * times
-        for name, one in ranked.items():
-            found[name].append(one.figures(weights))
-    return {name: _detector(one, found[name], crowd, rules) for name, one in ranked.items()}
+        return np.hstack([_figures(one, crowd.positive, weights, top) for one in scores.values()])
+
+    replicates = resamples.replicate(crowd.clusters, figures)
+    return {
+        name: _detector(replicates.take(slice(start, start + _FIGURES)), scores[name], crowd, top)
+        for name, start in zip(scores, range(0, len(replicates.values), _FIGURES), strict=True)
+    }
 
 
-def by_chance(crowd: Crowd, rules: Rules) -> Detector:
-    """What scores that say nothing come to: the mean of `_SHUFFLES` random ones, and the interval
-    that so large a share of them lies in.
-    """
-    rng = np.random.default_rng([*rules.seed, 1])
-    count = len(crowd.positive)
-    found = [
-        _Ranked(rng.random(count), crowd.positive, rules.top).figures(crowd.weights)
-        for _ in range(_SHUFFLES)
-    ]
-    curves = np.array([figures.curve for figures in found])  # (shuffles, GRID)
-    aucs = np.array([figures.auc for figures in found])
-    curve = tuple(_spread(column, rules.confidence) for column in curves.T)
-    return Detector(
-        auc=_spread(aucs, rules.confidence),
-        precision=_spread(np.array([figures.precision for figures in found]), rules.confidence),
-        found=curve[_AT_FALSE],
-        curve=curve,
-        resampled=np.full(rules.resamples, np.nan),
+def _figures(scores: Floats, positive: Bools, weights: Floats, top: int) -> Floats:
+    """Return AUC, precision and curve (R,2+GRID) under weights (R,N)."""
+    ranking = Ranking.of(scores, positive, weights)
+    single = np.stack([ranking.area(), ranking.precision(top)], axis=1)
+    return np.hstack([single, ranking.roc(GRID)])
+
+
+def by_chance(crowd: Crowd, top: int, resamples: Resamples) -> Detector:
+    """Return the mean of `_SHUFFLES` random scores, and the interval that they lie in."""
+    rng = resamples.rng()
+    weights = crowd.weights[None]
+    shuffles = np.concatenate(
+        [
+            _figures(rng.random(len(crowd.positive)), crowd.positive, weights, top)
+            for _ in range(_SHUFFLES)
+        ]
     )
+    replicates = Replicates(shuffles.mean(axis=0), shuffles, resamples.confidence)
+    auc, precision, *curve = replicates.estimates()
+    return Detector(auc, precision, curve[_AT_FALSE], tuple(curve), replicates.take(slice(0, 1)))
 
 
-def _spread(values: Floats, confidence: float) -> Detection:
-    return Detection(float(values.mean()), _ends(values, confidence))
+def gap(first: Detector, second: Detector, confidence: float) -> Estimate:
+    """Return the AUC of one score minus that of another from the same resamples."""
+    return replace(first.area.minus(second.area), confidence=confidence).estimates()[0]
 
 
-def gap(one: Detector, other: Detector, confidence: float) -> Detection:
-    """AUC of one score minus that of another that was judged with it, resample by resample."""
-    apart = one.resampled - other.resampled
-    return Detection(one.auc.value - other.auc.value, _ends(apart, confidence, (-1.0, 1.0)))
+def _detector(replicates: Replicates, scores: Floats, crowd: Crowd, top: int) -> Detector:
+    confidence = replicates.confidence
+    auc, precision, *curve = replicates.estimates()
+    if precision.value is not None:
+        examined = _examined(scores, crowd, top)
+        exact = clopper_pearson(round(precision.value * examined), examined, confidence)
+        precision = precision.wider(exact)
+    if auc.value in (0.0, 1.0):
+        fewest = fewest_clusters(crowd.clusters, crowd.positive, ~crowd.positive)
+        auc = auc.wider(clopper_pearson(int(auc.value) * fewest, fewest, confidence))
+    bounded = _curve(curve, crowd, confidence)
+    return Detector(auc, precision, bounded[_AT_FALSE], bounded, replicates.take(slice(0, 1)))
 
 
-def _detector(one: _Ranked, found: list[_Figures], crowd: Crowd, rules: Rules) -> Detector:
-    whole = one.figures(crowd.weights)
-    confidence = rules.confidence
-    aucs = np.array([figures.auc for figures in found])
-    curves = np.array([figures.curve for figures in found])  # (resamples, GRID)
-    precision = _ends(np.array([figures.precision for figures in found]), confidence)
-    if np.isfinite(whole.precision):
-        looked_at = _looked_at(one, crowd, rules.top)
-        exact = clopper_pearson(round(whole.precision * looked_at), looked_at, confidence)
-        precision = outer(precision, exact)
-    auc, parted = _ends(aucs, confidence), _parted(whole, crowd, rules)
-    if parted is not None:
-        auc = outer(auc, parted)
-    curve = _curve(whole.curve, curves, crowd, confidence)
-    return Detector(
-        auc=Detection(whole.auc, auc),
-        precision=Detection(whole.precision, precision),
-        found=curve[_AT_FALSE],
-        curve=curve,
-        resampled=aucs,
-    )
-
-
-def _curve(
-    whole: Floats, resampled: Floats, crowd: Crowd, confidence: float
-) -> tuple[Detection, ...]:
-    """Of shares (GRID,) and those of resamples (resamples, GRID)."""
+def _curve(curve: Sequence[Estimate], crowd: Crowd, confidence: float) -> tuple[Estimate, ...]:
+    """Return the shares found (GRID,) with ends that rise as they do, and never are points."""
     _, cluster = np.unique(crowd.clusters[crowd.positive], return_inverse=True)
     sizes = np.bincount(cluster, weights=crowd.weights[crowd.positive])
-    ends = [_ends(column, confidence) for column in resampled.T]
-    if len(sizes):
-        for at in np.flatnonzero((whole == 0) | (whole == 1)):
-            if 0 < GRID[at] < 1 or whole[at] != GRID[at]:
-                ends[at] = outer(ends[at], agreeing(sizes, bool(whole[at]), confidence))
-    low = np.minimum.accumulate([one.low for one in reversed(ends)])[::-1]
-    high = np.maximum.accumulate([one.high for one in ends])
+    ends = [
+        found.wider(agreeing(sizes, found.value == 1, confidence))
+        if found.value in (0.0, 1.0) and (0 < share < 1 or found.value != share)
+        else found
+        for share, found in zip(GRID.tolist(), curve, strict=True)
+    ]
+    low = np.minimum.accumulate([1.0 if one.low is None else one.low for one in ends[::-1]])[::-1]
+    high = np.maximum.accumulate([0.0 if one.high is None else one.high for one in ends])
     return tuple(
-        Detection(float(value), Interval(float(least), float(most)))
-        for value, least, most in zip(whole, low, high, strict=True)
+        found if found.low is None else Estimate(found.value, float(least), float(most))
+        for found, least, most in zip(ends, low, high, strict=True)
     )
 
 
-def _parted(whole: _Figures, crowd: Crowd, rules: Rules) -> Interval | None:
-    """Bound of the AUC where every positive is above every negative, or below."""
-    if whole.auc not in (0.0, 1.0):
-        return None
-    rarer = min(len(np.unique(crowd.clusters[kind])) for kind in (crowd.positive, ~crowd.positive))
-    return clopper_pearson(int(whole.auc) * rarer, rarer, rules.confidence)
-
-
-def _looked_at(one: _Ranked, crowd: Crowd, top: int) -> int:
-    """Windows that the ``top`` highest are known from."""
-    before = np.cumsum(crowd.weights[one.order])
+def _examined(scores: Floats, crowd: Crowd, top: int) -> int:
+    """Return how many windows the ``top`` highest are known from."""
+    before = np.cumsum(crowd.weights[np.argsort(-scores, kind="stable")])
     return min(int(np.searchsorted(before, top * (1 - 1e-9))) + 1, len(before))
-
-
-def _ends(values: Floats, confidence: float, widest: tuple[float, float] = (0.0, 1.0)) -> Interval:
-    """Percentile interval of what is a number in (resamples,)."""
-    known = values[np.isfinite(values)]
-    if not len(known):
-        return Interval(*widest)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(known, [tail, 1 - tail])
-    return Interval(float(low), float(high))

@@ -15,7 +15,6 @@ from pydantic import Field
 from memaudit.attack.campaign import Progress
 from memaudit.config.base import Fraction, NotNegative, Positive
 from memaudit.diagnose.latent.beyond import ALLOWED, Beyond, beyond, beyond_table
-from memaudit.diagnose.latent.detected import Rules
 from memaudit.diagnose.latent.findings import ABOUT, Results, findings_of, notes_of
 from memaudit.diagnose.latent.known_run import known_windows
 from memaudit.diagnose.latent.population import NLL, Left, Population, gather, left_over, nll_before
@@ -34,9 +33,9 @@ from memaudit.diagnose.latent.spread import Group, spread_of
 from memaudit.diagnose.latent.trial import DEFAULT_STRENGTH, SHAKEN, Noise, Trial, run_trial
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Subject
-from memaudit.diagnose.sure import Sure
 from memaudit.errors import UsageError
 from memaudit.report.diagnosis import Diagnosis
+from memaudit.score.resample import Resamples
 from memaudit.score.stats import Bools
 
 
@@ -142,15 +141,15 @@ def _results(
     trial: Trial | None,
     settings: LatentSettings,
 ) -> Results:
-    scores = subject.config.scores
+    resamples = subject.resamples(settings.seed)
     questions = [HIDDEN] if len(subject.data.attacks) > 1 else []
     questions += [KNOWN] if everything.known is not None else []
     questions += [AMONG_CONTROLS] if left.controls is not None else []
     drawn = None if trial is None else trial.drawn
     few = {one.name: one for one in questions if too_few(everything, one)}
     answers = [
-        answer(question, everything, drawn, _rules(subject, settings, number))
-        for number, question in enumerate(questions)
+        answer(question, everything, drawn, settings.top, resamples)
+        for question in questions
         if question.name not in few
     ]
     controls = subject.controls
@@ -161,30 +160,21 @@ def _results(
         asked=len(subject.data.attacks) > 1,
         answers=answers,
         unanswered={name: (one, positives(everything, one)) for name, one in few.items()},
-        beyond=_beyond(subject, everything, drawn, settings.seed),
-        recovered={} if trial is None else recovered(trial, scores, settings.seed),
+        beyond=_beyond(everything, drawn, resamples),
+        recovered={} if trial is None else recovered(trial, resamples),
         noise=None if trial is None else _noise(settings),
     )
 
 
-def _rules(subject: Subject, settings: LatentSettings, number: int) -> Rules:
-    scores = subject.config.scores
-    return Rules(settings.top, scores.confidence, scores.bootstrap, (settings.seed, 5, number))
-
-
-def _beyond(
-    subject: Subject, everything: Population, drawn: Population | None, seed: int
-) -> list[Beyond]:
+def _beyond(everything: Population, drawn: Population | None, resamples: Resamples) -> list[Beyond]:
     """Of every score, those of perturbed weights by what was drawn."""
-    scores = subject.config.scores
     if not everything.control.any():
         return []
-    sure = Sure(scores.confidence, scores.bootstrap, seed)
     known_from = dict.fromkeys(everything.scores, everything)
     if drawn is not None:
         known_from |= dict.fromkeys(SHAKEN, drawn)
     return [
-        beyond(population, name, allowed, sure)
+        beyond(population, name, allowed, resamples)
         for name, population in known_from.items()
         for allowed in ALLOWED
     ]
@@ -217,7 +207,7 @@ def _diagnosis(
         tables.append(beyond_table(results.beyond, scores.confidence))
     if results.noise is not None:
         tables.append(recovered_table(results.recovered, results.noise))
-    tables += [table_of(found, _rules(subject, settings, 0)) for found in results.answers]
+    tables += [table_of(found, settings.top) for found in results.answers]
     if results.answers:
         # What is known comes before what another attack finds, and that before mere membership.
         by_name = {found.question.name: found for found in results.answers}
@@ -226,7 +216,7 @@ def _diagnosis(
         table, plot = curve_of(best)
         tables.append(table)
         plots.append(plot)
-    table, plot = spread_of(_groups(subject, left, everything), scores, settings.seed)
+    table, plot = spread_of(_groups(subject, left, everything), subject.resamples(settings.seed))
     return Diagnosis(
         name="latent",
         about=ABOUT,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from memaudit.diagnose.latent.beyond import Beyond
 from memaudit.diagnose.latent.population import AGAINST, NLL
-from memaudit.diagnose.latent.questions import LEAST, Answer, Question
+from memaudit.diagnose.latent.questions import Answer, Question
 from memaudit.diagnose.latent.recovered import (
     CONTROLS,
     EXTRACTED,
@@ -20,9 +20,11 @@ from memaudit.diagnose.latent.recovered import (
     Recovered,
 )
 from memaudit.diagnose.latent.trial import DEFAULT_STRENGTH, Noise
-from memaudit.report.diagnosis import Measure
-from memaudit.report.wording import count, percent
-from memaudit.score.detection import Detection
+from memaudit.report.wording import (
+    count,
+)
+from memaudit.score.estimate import Estimate, percent
+from memaudit.score.resample import LEAST_CLUSTERS
 
 ABOUT = (
     "Which windows does the model remember although its plain prefix does not bring them back? "
@@ -80,7 +82,7 @@ def _familiar(one: Beyond) -> str:
     if one.excess.low:
         return (
             f"at least {count(round(one.excess.low), 'window')} more than are expected of text "
-            f"that was not seen; the estimate is {_whole(one.excess)}. This is evidence of "
+            f"that was not seen; the estimate is {one.excess:count}. This is evidence of "
             "training on them or on near-duplicates, and does not show that they can be extracted"
         )
     return (
@@ -113,7 +115,7 @@ def _recovered(results: Results) -> Iterator[str]:
         kept = results.recovered[EXTRACTED].each
         yield (
             "Under one such perturbation a window that the plain prefix extracts still comes out "
-            f"in {_spelt(kept)} of cases."
+            f"in {kept:share} of cases."
         )
 
 
@@ -121,19 +123,19 @@ def _detected(found: Answer) -> Iterator[str]:
     question, nll = found.question, found.detectors[NLL]
     yield (
         f"Suffix NLL tells {question.wanted} ({found.positives:,}) from {question.others} "
-        f"({found.total - found.positives:,}) with ROC AUC {_number(nll.auc)}; "
-        f"{_spelt(Measure.of(*nll.precision))} of its top {found.top:,} are among them, "
-        f"{percent(found.base_rate)} of all, and {_spelt(Measure.of(*nll.found))} are found where "
+        f"({found.total - found.positives:,}) with ROC AUC {nll.auc:.3f}; "
+        f"{nll.precision:share} of its top {found.top:,} are among them, "
+        f"{percent(found.base_rate)} of all, and {nll.found:share} are found where "
         "1 % of the others pass too."
     )
     if found.apart is None:
         return
-    low, high = found.apart.interval
-    named = " and ".join(f"{name}, {_number(auc)}," for name, auc in found.best.items())
-    told = "are told apart" if low > 0 or high < 0 else "are not told apart"
+    named = " and ".join(f"{name}, {auc:.3f}," for name, auc in found.best.items())
+    apart = found.apart.above(0) or found.apart.below(0)
+    told = "are told apart" if apart else "are not told apart"
     yield (
         f"Of {count(found.best_of, 'window')} that every score was judged by, the two best, "
-        f"{named} {told}: their AUC differs by {_signed(found.apart)}."
+        f"{named} {told}: their AUC differs by {found.apart:+.3f}."
     )
 
 
@@ -141,15 +143,15 @@ def _perturbed(found: Answer) -> Iterator[str]:
     gaps = found.perturbed
     if not gaps:
         return
-    better = [name for name, one in gaps.items() if one.interval.low > 0]
-    worse = [name for name, one in gaps.items() if one.interval.high < 0]
-    best = max(gaps, key=lambda name: gaps[name].value)
+    better = [name for name, one in gaps.items() if one.above(0)]
+    worse = [name for name, one in gaps.items() if one.below(0)]
+    best = max(gaps, key=lambda name: gaps[name].value or 0.0)
     helps = "helps" if better else "does not help"
     yield (
         f"Perturbing the weights {helps} to rank {found.question.wanted}: of {len(gaps)} scores "
         f"made so, {len(better)} rank them better than the plain suffix NLL, {len(worse)} worse "
         f"and {len(gaps) - len(better) - len(worse)} alike; the best, {best}, by an AUC of "
-        f"{_signed(gaps[best])}."
+        f"{gaps[best]:+.3f}."
     )
 
 
@@ -157,8 +159,8 @@ def _unanswered(results: Results) -> Iterator[str]:
     for question, positives in results.unanswered.values():
         yield (
             f"{count(positives, 'window')} of those to be found ({question.wanted}) are too few to "
-            f"judge a score by: at least {LEAST} clusters of them, and of {question.others}, are "
-            "needed."
+            f"judge a score by: at least {LEAST_CLUSTERS} clusters of them, and of "
+            f"{question.others}, are needed."
         )
 
 
@@ -216,35 +218,6 @@ def notes_of(results: Results, scores: Sequence[str], dropped: Sequence[str] = (
     return notes
 
 
-def _share(measure: Measure) -> str:
-    """``45.0 %, 27.0 to 60.0``, as it stands in brackets."""
-    if measure.value is None:
-        return "n/a"
-    shown = _percent(measure.value)
-    if measure.low is None or measure.high is None:
-        return shown
-    low, high = (_percent(end).removesuffix(" %") for end in (measure.low, measure.high))
-    return f"{shown}, {low} to {high}"
-
-
-def _spelt(measure: Measure) -> str:
-    """``45.0 % (27.0 to 60.0)``."""
-    shown, comma, ends = _share(measure).partition(", ")
-    return f"{shown} ({ends})" if comma else shown
-
-
-def _percent(share: float) -> str:
-    """Without what arithmetic leaves over: 1 - 1e-16 is 1."""
-    return percent(round(share, 12))
-
-
-def _whole(measure: Measure) -> str:
-    return f"{measure.value or 0:,.0f} ({measure.low or 0:,.0f} to {measure.high or 0:,.0f})"
-
-
-def _number(found: Detection) -> str:
-    return f"{found.value:.3f} ({found.interval.low:.3f} to {found.interval.high:.3f})"
-
-
-def _signed(found: Detection) -> str:
-    return f"{found.value:+.3f} ({found.interval.low:+.3f} to {found.interval.high:+.3f})"
+def _share(rate: Estimate) -> str:
+    """Return the text within brackets: ``45.0 %, 27.0 to 60.0``."""
+    return ", ".join(part for part in rate.parts("share") if part)

@@ -6,20 +6,19 @@ Knows scored windows and how detectors are judged. Knows nothing of models.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from memaudit.diagnose.latent.detected import GRID, Crowd, Detector, Rules, by_chance, gap, judge
+from memaudit.diagnose.latent.detected import GRID, Crowd, Detector, by_chance, gap, judge
 from memaudit.diagnose.latent.population import AGAINST, MIN_K_PLUS, NLL, Population
 from memaudit.diagnose.latent.trial import BEST_MATCHED, RELATIVE_RISE, SHAKEN
 from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot
-from memaudit.score.detection import Detection
-from memaudit.score.stats import Bools, Ints
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import LEAST_CLUSTERS, Resamples, fewest_clusters, shared
+from memaudit.score.stats import Ints
 
-LEAST = 10
-"""Clusters of positives, and of negatives, that a detector is judged by at least."""
 CHANCE = "random numbers (control)"
 _COLOURS = {
     NLL: "series-4",
@@ -68,15 +67,15 @@ class Answer:
     """Of every score, in the order of the table; `CHANCE` is the last."""
     looked_at: Mapping[str, int]
     """Windows that each is known from."""
-    gaps: Mapping[str, Detection]
+    gaps: Mapping[str, Estimate]
     """AUC minus that of the NLL, of every score but that one."""
-    perturbed: Mapping[str, Detection]
+    perturbed: Mapping[str, Estimate]
     """The same of scores of perturbed weights, with intervals that hold together (Bonferroni)."""
-    best: Mapping[str, Detection]
+    best: Mapping[str, Estimate]
     """AUC of the two scores with the highest, on windows that all were judged by."""
     best_of: int
     """How many these are."""
-    apart: Detection | None
+    apart: Estimate | None
     """By how much the first of them is above the second, with an interval that allows for their
     having been chosen among as many scores (Bonferroni)."""
     finest: Mapping[str, float]
@@ -86,7 +85,7 @@ class Answer:
 def too_few(population: Population, question: Question) -> bool:
     """Whether a question has too few clusters of either kind to be answered."""
     crowd = _crowd(population, question)
-    return min(_count(crowd, crowd.positive), _count(crowd, ~crowd.positive)) < LEAST
+    return fewest_clusters(crowd.clusters, crowd.positive, ~crowd.positive) < LEAST_CLUSTERS
 
 
 def positives(population: Population, question: Question) -> int:
@@ -94,62 +93,57 @@ def positives(population: Population, question: Question) -> int:
     return int(_crowd(population, question).positive.sum())
 
 
-def _count(crowd: Crowd, mask: Bools) -> int:
-    return len(np.unique(crowd.clusters[mask]))
-
-
 def answer(
-    question: Question, everything: Population, drawn: Population | None, rules: Rules
+    question: Question,
+    everything: Population,
+    drawn: Population | None,
+    top: int,
+    resamples: Resamples,
 ) -> Answer:
     """Judge every score: those of one pass by all windows, those of perturbations by ``drawn``.
 
     Raises ValueError where there are too few.
     """
     crowd = _crowd(everything, question)
-    whole = _judge(question, everything, rules)
+    whole = _judge(question, everything, top, resamples)
     parts = {name: (whole, len(crowd.positive)) for name in whole}
     both, size = whole, len(crowd.positive)
     if drawn is not None and not too_few(drawn, question):
-        both, size = _judge(question, drawn, rules), len(_rows(drawn, question))
+        both, size = _judge(question, drawn, top, resamples), len(_rows(drawn, question))
         parts |= {name: (both, size) for name in both if name not in whole}
     judged = {name: made[name] for name, (made, _) in parts.items()}
     perturbed = [name for name in SHAKEN if name in judged and name not in whole]
     finest = dict.fromkeys(parts, _finest(crowd))
     if drawn is not None and perturbed:
         finest |= dict.fromkeys(perturbed, _finest(_crowd(drawn, question)))
-    best = sorted(both, key=lambda name: -both[name].auc.value)[:2]
+    best = sorted(both, key=lambda name: -(both[name].auc.value or 0.0))[:2]
     return Answer(
         question=question,
         positives=int(crowd.positive.sum()),
         total=len(crowd.positive),
         base_rate=crowd.base_rate,
-        top=min(rules.top, len(crowd.positive)),
-        detectors={**judged, CHANCE: by_chance(crowd, rules)},
+        top=min(top, len(crowd.positive)),
+        detectors={**judged, CHANCE: by_chance(crowd, top, resamples)},
         looked_at={
             **{name: count for name, (_, count) in parts.items()},
             CHANCE: len(crowd.positive),
         },
         gaps={
-            name: gap(made[name], made[NLL], rules.confidence)
+            name: gap(made[name], made[NLL], resamples.confidence)
             for name, (made, _) in parts.items()
             if name != NLL
         },
         perturbed={
-            name: gap(both[name], both[NLL], _shared(rules.confidence, len(perturbed)))
+            name: gap(both[name], both[NLL], shared(resamples.confidence, len(perturbed)))
             for name in perturbed
         },
         best={name: both[name].auc for name in best},
         best_of=size,
-        apart=gap(both[best[0]], both[best[1]], _shared(rules.confidence, len(both)))
+        apart=gap(both[best[0]], both[best[1]], shared(resamples.confidence, len(both)))
         if len(best) > 1
         else None,
         finest=finest,
     )
-
-
-def _shared(confidence: float, count: int) -> float:
-    """Of each of as many intervals, for all to hold with the confidence asked for."""
-    return 1 - (1 - confidence) / count
 
 
 def _finest(crowd: Crowd) -> float:
@@ -158,10 +152,12 @@ def _finest(crowd: Crowd) -> float:
     return float(weights.max() / weights.sum())
 
 
-def _judge(question: Question, population: Population, rules: Rules) -> dict[str, Detector]:
+def _judge(
+    question: Question, population: Population, top: int, resamples: Resamples
+) -> dict[str, Detector]:
     rows = _rows(population, question)
     scores = {name: score[rows] for name, score in population.scores.items()}
-    return judge(scores, _crowd(population, question), rules)
+    return judge(scores, _crowd(population, question), top, resamples)
 
 
 def _rows(population: Population, question: Question) -> Ints:
@@ -182,19 +178,18 @@ def _crowd(population: Population, question: Question) -> Crowd:
     return Crowd(positive[rows], population.clusters[rows], population.weights[rows])
 
 
-def table_of(found: Answer, rules: Rules) -> FigureTable:
+def table_of(found: Answer, top: int) -> FigureTable:
     """A row for each score."""
     question = found.question
     columns = (
         *(Column("score", "text"), Column("windows", "count"), Column("ROC AUC", "number")),
         Column("AUC minus NLL's", "number"),
-        *(Column(f"precision, top {rules.top:,}", "share"), Column("found at 1 % false", "share")),
+        *(Column(f"precision, top {top:,}", "share"), Column("found at 1 % false", "share")),
     )
     rows: list[Sequence[Cell]] = [
         (
-            *(name, found.looked_at[name], Measure.of(*one.auc)),
-            Measure.of(*found.gaps[name]) if name in found.gaps else None,
-            *(Measure.of(*one.precision), Measure.of(*one.found)),
+            *(name, found.looked_at[name], one.auc, found.gaps.get(name)),
+            *(one.precision, one.found),
         )
         for name, one in found.detectors.items()
     ]
@@ -237,9 +232,7 @@ def curve_of(found: Answer) -> tuple[FigureTable, Plot]:
             continue
         at = int(np.searchsorted(GRID, share * (1 + 1e-9), side="right")) - 1
         cells = (
-            Measure.of(*found.detectors[name].curve[at])
-            if share >= found.finest[name] * (1 - 1e-9)
-            else None
+            found.detectors[name].curve[at] if share >= found.finest[name] * (1 - 1e-9) else None
             for name in names
         )
         rows.append((share, *cells))
@@ -260,11 +253,5 @@ def _axis(x: Sequence[float]) -> Axis:
 
 def _line(name: str, detector: Detector, shown: Ints, *, band: bool) -> Line:
     curve = [detector.curve[at] for at in shown]
-    return Line(
-        name=name,
-        colour=_COLOURS[name],
-        x=GRID[shown].tolist(),
-        y=[one.value for one in curve],
-        low=[one.interval.low for one in curve] if band else None,
-        high=[one.interval.high for one in curve] if band else None,
-    )
+    line = Line.of(name, _COLOURS[name], GRID[shown].tolist(), curve)
+    return line if band else replace(line, low=None, high=None)

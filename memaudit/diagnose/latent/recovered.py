@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from memaudit.config.settings import ScoreSettings
 from memaudit.diagnose.latent.trial import Noise, Shaken, Trial
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure
-from memaudit.score.scores import rate_of
-from memaudit.score.stats import Bools, Floats, Interval, Ints, bounded_mean, cluster_bootstrap
+from memaudit.report.diagnosis import Cell, Column, FigureTable
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import Resamples
+from memaudit.score.stats import Bools, Ints
 
 FOUND, KNOWN_ONLY = "another attack extracts", "known, no attack extracts"
 OTHERS, CONTROLS, EXTRACTED = "others of the data", "controls", "the plain prefix extracts"
@@ -26,17 +26,17 @@ class Recovered(NamedTuple):
     windows: int
     hits: int
     """That come out under at least one perturbation."""
-    rate: Measure
+    rate: Estimate
     """Their share."""
-    each: Measure
+    each: Estimate
     """Share that comes out under one perturbation, on average."""
     before: float
     """Mean suffix NLL as the model is, nats/token."""
-    rise: Measure
+    rise: Estimate
     """Mean rise of it under a perturbation."""
 
 
-def recovered(trial: Trial, settings: ScoreSettings, seed: int) -> dict[str, Recovered]:
+def recovered(trial: Trial, resamples: Resamples) -> dict[str, Recovered]:
     """Each group that has windows."""
     drawn = trial.drawn
     known = np.zeros_like(drawn.hidden) if drawn.known is None else drawn.known
@@ -47,60 +47,26 @@ def recovered(trial: Trial, settings: ScoreSettings, seed: int) -> dict[str, Rec
         OTHERS: data & ~hidden & ~known,
         CONTROLS: drawn.control,
     }
-    rng = np.random.default_rng([seed, 3])
     found = {
-        name: _group(trial.shaken.take(mask), drawn.clusters[mask], settings, rng)
+        name: _group(trial.shaken.take(mask), drawn.clusters[mask], resamples)
         for name, mask in groups.items()
         if mask.any()
     }
     if len(trial.extracted_clusters):
-        found[EXTRACTED] = _group(trial.extracted, trial.extracted_clusters, settings, rng)
+        found[EXTRACTED] = _group(trial.extracted, trial.extracted_clusters, resamples)
     return found
 
 
-def _group(
-    shaken: Shaken, clusters: Ints, settings: ScoreSettings, rng: np.random.Generator
-) -> Recovered:
+def _group(shaken: Shaken, clusters: Ints, resamples: Resamples) -> Recovered:
     out = np.asarray(shaken.exact.any(axis=0))
-    rate = rate_of(out, clusters, settings, rng)
-    low = min(rate.interval.low, rate.clustered.low)
-    high = max(rate.interval.high, rate.clustered.high)
-    rise = shaken.nll.mean(axis=0) - shaken.before
     return Recovered(
-        windows=rate.n,
-        hits=rate.k,
-        rate=Measure.of(rate.estimate, Interval(low, high)),
-        each=_mean_share(shaken.exact.mean(axis=0), clusters, settings, rng),
+        windows=len(out),
+        hits=int(out.sum()),
+        rate=resamples.rate(out, clusters),
+        each=resamples.mean_share(shaken.exact.mean(axis=0), clusters),
         before=float(shaken.before.mean()),
-        rise=_mean(rise, clusters, settings, rng),
+        rise=resamples.mean(shaken.nll.mean(axis=0) - shaken.before, clusters).unless_point(),
     )
-
-
-def _mean_share(
-    shares: Floats, clusters: Ints, settings: ScoreSettings, rng: np.random.Generator
-) -> Measure:
-    """Of values in [0,1]; bounded by the sizes of the clusters where the bootstrap is a point."""
-    found = _mean(shares, clusters, settings, rng)
-    if found.value is None or found.low is not None:
-        return found
-    sizes = np.unique(clusters, return_counts=True)[1]
-    return Measure.of(found.value, bounded_mean(found.value, sizes, settings.confidence))
-
-
-def _mean(
-    values: Floats, clusters: Ints, settings: ScoreSettings, rng: np.random.Generator
-) -> Measure:
-    """With the interval of a bootstrap over clusters; without one where that is a point."""
-    ends = cluster_bootstrap(
-        values,
-        clusters,
-        confidence=settings.confidence,
-        resamples=settings.bootstrap,
-        rng=rng,
-    )
-    if ends.low == ends.high:
-        return Measure(float(values.mean()), None, None)
-    return Measure.of(float(values.mean()), ends)
 
 
 def recovered_table(found: Mapping[str, Recovered], noise: Noise) -> FigureTable:

@@ -1,7 +1,7 @@
 """What taking a part of a block away costs in memory and in skill, with intervals over clusters.
 
 Knows arrays of what was read. Knows nothing of models or of how it is shown. Letters: A ablations,
-N windows, R resamples, K clusters.
+N windows.
 
 A part that a model cannot do without takes memory and skill along, and memory falls faster: what is
 extracted has everything to lose. So each loss is compared with what noise in every block costs that
@@ -18,132 +18,87 @@ from dataclasses import dataclass
 import numpy as np
 
 from memaudit.diagnose.layers.ablation import Ablated
-from memaudit.score.stats import Bools, Floats, Interval, Ints, clustered_rate
-
-
-@dataclass(frozen=True, eq=False)
-class Estimates:
-    """A figure of each ablation, and its values in the resamples."""
-
-    values: Floats
-    """(A,), NaN where there is nothing to measure it by."""
-    drawn: Floats
-    """(R,A)."""
-    confidence: float
-
-    def intervals(self) -> list[Interval]:
-        """Percentile intervals, each for itself."""
-        tail = (1 - self.confidence) / 2
-        low, high = np.quantile(self.drawn, [tail, 1 - tail], axis=0)
-        return [Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)]
-
-    def together(self, among: Bools) -> list[Interval]:
-        """Intervals that hold for all of ``among`` (A,) at once; NaN for the others.
-
-        From the largest studentised deviation over them in each resample (Westfall & Young 1993,
-        max-t), so that the best of many is not taken for more than luck. Where an ablation does the
-        same in every resample, its interval is a point, as the bootstrap's is.
-        """
-        bad = Interval(np.nan, np.nan)
-        among = among & ~np.isnan(self.values)
-        if not among.any():
-            return [bad] * len(self.values)
-        spread = self.drawn.std(axis=0)
-        off = np.abs(self.drawn - self.values)[:, among] / np.maximum(spread[among], 1e-12)
-        reach = float(np.quantile(off.max(axis=1), self.confidence)) * spread
-        return [
-            Interval(float(value - far), float(value + far)) if one else bad
-            for value, far, one in zip(self.values, reach, among, strict=True)
-        ]
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import Replicates, Resamples
+from memaudit.score.stats import Bools, Floats, Ints
 
 
 @dataclass(frozen=True, eq=False)
 class Costs:
     """Of each ablation; all (A,)."""
 
-    lost: Estimates
+    lost: Replicates
     """Share of the extracted windows that are extracted no longer."""
-    memory: Estimates
+    memory: Replicates
     """Rise of the suffix NLL of the extracted windows, nats/token."""
-    matched: Estimates
+    matched: Replicates
     """Change of the share of their suffix tokens that come after the true ones before them."""
-    others: Estimates
+    others: Replicates
     """Rise of that of windows that are not extracted."""
-    skill: Estimates
+    skill: Replicates
     """Rise of that of the windows by which skill is measured."""
-    selective: Estimates
+    selective: Replicates
     """``memory`` minus ``skill``."""
-    beyond_others: Estimates
+    beyond_others: Replicates
     """``memory`` minus ``others``."""
-    excess: Estimates
+    excess: Replicates
     """``memory`` beyond that of noise with the same rise of ``skill``; NaN beyond the strongest,
     and of noise itself."""
-    excess_lost: Estimates
+    excess_lost: Replicates
     """``lost`` beyond that of the same noise; NaN too where both lose all."""
-    kept: Sequence[Interval]
-    """Of the share of the extracted windows that still are: exact where all fare alike."""
+    kept: Sequence[Estimate]
+    """Share of the extracted windows that still are."""
 
 
-def cost(found: Ablated, confidence: float, resamples: int, rng: np.random.Generator) -> Costs:
-    """All figures, from the same resamples of clusters."""
+def cost(found: Ablated, resamples: Resamples) -> Costs:
+    """Return all figures; those of one group of windows come from the same resamples.
+
+    ``resamples`` have a generator, so that those of different groups are independent.
+    """
     noise = np.array([one.kind == "noise" for one in found.ablations])
-    lost_each = (found.extracted.exact[0] & ~found.extracted.exact).astype(np.float64)
-    weights = {
-        "extracted": _weights(found.extracted.clusters, resamples, rng),
-        "others": _weights(found.others.clusters, resamples, rng),
-        "skill": _weights(found.skill.clusters, resamples, rng),
-    }
-
-    def estimate(name: str, values: Floats) -> Estimates:
-        if not values.shape[1]:
-            nothing = np.full((resamples, len(values)), np.nan)
-            return Estimates(nothing[0], nothing, confidence)
-        return Estimates(values.mean(axis=1), weights[name] @ values.T, confidence)
-
-    lost, memory = estimate("extracted", lost_each), estimate("extracted", found.extracted.rise)
-    skill = estimate("skill", found.skill.rise)
+    extracted, clusters = found.extracted, found.extracted.clusters
+    lost_each = (extracted.exact[0] & ~extracted.exact).astype(np.float64)
+    matched_each = extracted.matched - extracted.matched[:1]
+    count = len(found.ablations)
+    groups = _means(resamples, clusters, lost_each, extracted.rise, matched_each)
+    lost, memory, matched = (
+        groups.take(slice(start, start + count)) for start in range(0, 3 * count, count)
+    )
+    others = _means(resamples, found.others.clusters, found.others.rise)
+    skill = _means(resamples, found.skill.clusters, found.skill.rise)
     unknown = noise | (skill.values > skill.values[noise].max(initial=0.0))
 
-    def excess(of: Estimates, most: float = np.inf) -> Estimates:
-        pairs = zip(of.drawn, skill.drawn, strict=True)
-        drawn = np.array([_excess(one, rise, noise) for one, rise in pairs])
+    def excess(of: Replicates, most: float = np.inf) -> Replicates:
+        pairs = zip(of.samples, skill.samples, strict=True)
+        samples = np.array([_excess(loss, rise, noise) for loss, rise in pairs])
         values = _excess(of.values, skill.values, noise)
         both = np.minimum(of.values, of.values - values) > most - 1e-9
         blank = unknown | both
-        return Estimates(
-            np.where(blank, np.nan, values), np.where(blank, np.nan, drawn), confidence
+        return Replicates(
+            np.where(blank, np.nan, values), np.where(blank, np.nan, samples), of.confidence
         )
 
-    others = estimate("others", found.others.rise)
-    clusters = found.extracted.clusters
     return Costs(
         lost=lost,
         memory=memory,
-        matched=estimate("extracted", found.extracted.matched - found.extracted.matched[:1]),
+        matched=matched,
         others=others,
         skill=skill,
-        selective=Estimates(memory.values - skill.values, memory.drawn - skill.drawn, confidence),
-        beyond_others=Estimates(
-            memory.values - others.values, memory.drawn - others.drawn, confidence
-        ),
+        selective=memory.minus(skill),
+        beyond_others=memory.minus(others),
         excess=excess(memory),
         excess_lost=excess(lost, most=1.0),
-        kept=[
-            clustered_rate(hits, clusters, confidence=confidence, resamples=resamples, rng=rng)
-            for hits in found.extracted.exact
-        ],
+        kept=[resamples.rate(hits, clusters) for hits in extracted.exact],
     )
 
 
-def _weights(clusters: Ints, resamples: int, rng: np.random.Generator) -> Floats:
-    """(R,N) of each window in each resample of whole clusters; rows sum to 1."""
-    if not len(clusters):
-        return np.empty((resamples, 0))
-    _, place = np.unique(clusters, return_inverse=True)
-    drawn = int(place.max()) + 1
-    counts = rng.multinomial(drawn, np.full(drawn, 1 / drawn), size=resamples)[:, place]
-    shares: Floats = counts / counts.sum(axis=1, keepdims=True)
-    return shares
+def _means(resamples: Resamples, clusters: Ints, *figures: Floats) -> Replicates:
+    """Return the means over windows of figures (A,N), one set after another; NaN without any."""
+    columns = np.concatenate(figures).T
+    if len(columns):
+        return resamples.means(columns, clusters)
+    nothing = np.full((resamples.number, columns.shape[1]), np.nan)
+    return Replicates(nothing[0], nothing, resamples.confidence)
 
 
 def _excess(loss: Floats, skill: Floats, noise: Bools) -> Floats:

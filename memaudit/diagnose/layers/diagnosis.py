@@ -17,6 +17,7 @@ from memaudit.diagnose.layers.words import conclude, remark
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Subject
 from memaudit.report.diagnosis import Diagnosis
+from memaudit.score.resample import Resamples
 
 _ABOUT = (
     "Which blocks carry what is extracted, and which the skill that all text needs? In one block "
@@ -49,7 +50,7 @@ def diagnose_layers(subject: Subject, settings: LayersSettings, progress: Progre
     found = ablate(subject, blocks, settings.windows, settings.seed, progress)
     scores = subject.config.scores
     rng = np.random.default_rng([settings.seed, 1])
-    costs = cost(found, scores.confidence, scores.bootstrap, rng)
+    costs = cost(found, Resamples.of(scores, rng))
     skill = "controls" if len(found.controls) else "not extracted"
     view = View(blocks, found, costs, skill)
     return Diagnosis(

@@ -5,7 +5,7 @@ Knows figures and their form. Concludes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -13,9 +13,10 @@ import numpy as np
 
 from memaudit.diagnose.anatomy.blocks import Block
 from memaudit.diagnose.layers.ablation import Ablated, Ablation, Kind
-from memaudit.diagnose.layers.costs import Costs, Estimates
+from memaudit.diagnose.layers.costs import Costs
 from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot, Unit
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
+from memaudit.score.estimate import Estimate, Unit
 
 
 class _Look(NamedTuple):
@@ -55,12 +56,11 @@ class View:
         )
         return next(places, None)
 
-    def kept(self, place: int | None) -> Measure | None:
+    def kept(self, place: int | None) -> Estimate | None:
         """Share of the extracted windows that still are."""
-        group = self.found.extracted
-        if place is None or not len(group):
+        if place is None or not len(self.found.extracted):
             return None
-        return Measure.of(float(group.exact[place].mean()), self.costs.kept[place])
+        return self.costs.kept[place]
 
 
 def tables(view: View) -> list[FigureTable]:
@@ -84,13 +84,8 @@ def _with_curves_only(plot: Plot) -> Plot:
     return replace(plot, lines=[line for line in plot.lines if not np.isnan(line.y).all()])
 
 
-def _measures(estimates: Estimates) -> list[Measure]:
-    pairs = zip(estimates.values, estimates.intervals(), strict=True)
-    return [Measure.of(float(value), interval) for value, interval in pairs]
-
-
 def _kept_table(view: View) -> FigureTable:
-    matched = _measures(view.costs.matched)
+    matched = view.costs.matched.estimates()
     rows: list[list[Cell]] = []
     for block in view.blocks:
         row: list[Cell] = [block.number]
@@ -135,7 +130,7 @@ def _nll_table(view: View, kind: Kind) -> FigureTable:
     if _apart(view):
         parts |= {"controls": costs.skill, "difference": costs.selective}
     parts["extracted minus not extracted"] = costs.beyond_others
-    columns = [_measures(one) for one in parts.values()]
+    columns = [one.estimates() for one in parts.values()]
     rows: list[list[Cell]] = [
         [block.number, *(column[at] for column in columns)]
         for block in view.blocks
@@ -171,10 +166,10 @@ def _nll_plot(view: View, kind: Kind) -> Plot:
     if _apart(view):
         groups.append((_Look("controls", "series-3", ":"), view.costs.skill))
     lines = []
-    for look, estimates in groups:
-        measures = _measures(estimates)
+    for look, replicates in groups:
+        estimates = replicates.estimates()
         places = [view.at(kind, block) for block in view.blocks]
-        cells = [None if place is None else measures[place] for place in places]
+        cells = [None if place is None else estimates[place] for place in places]
         lines.append(_line(look, view.depth, cells))
     return Plot(
         name=f"nll-{kind}",
@@ -190,10 +185,10 @@ def _nll_plot(view: View, kind: Kind) -> Plot:
 def _all(view: View) -> FigureTable:
     costs = view.costs
     columns = (costs.skill, costs.lost, costs.memory, costs.excess, costs.excess_lost)
-    measures: list[list[Measure | None]] = [[*_measures(one)] for one in columns]
-    measures[1] = [_rest(view.kept(place)) for place in range(len(view.found.ablations))]
+    estimates: list[list[Estimate | None]] = [[*one.estimates()] for one in columns]
+    estimates[1] = [_rest(view.kept(place)) for place in range(len(view.found.ablations))]
     rows: list[list[Cell]] = [
-        [_name(one), *(measure[place] for measure in measures)]
+        [_name(one), *(column[place] for column in estimates)]
         for place, one in enumerate(view.found.ablations)
         if one.kind != "intact"
     ]
@@ -216,16 +211,16 @@ def _all(view: View) -> FigureTable:
     )
 
 
-def _rest(kept: Measure | None) -> Measure | None:
+def _rest(kept: Estimate | None) -> Estimate | None:
     """What is lost where so much is kept: with bounds also where all windows fare alike."""
     if kept is None or kept.value is None or kept.low is None or kept.high is None:
         return None
-    return Measure(1 - kept.value, 1 - kept.high, 1 - kept.low)
+    return Estimate(1 - kept.value, 1 - kept.high, 1 - kept.low)
 
 
 def _against(view: View) -> Plot:
     lines = []
-    skill, memory = view.costs.skill.values, _measures(view.costs.memory)
+    skill, memory = view.costs.skill.values, view.costs.memory.estimates()
     looks: dict[Kind, _Look] = {"noise": _Look("noise in every block (control)", "series-3", ":")}
     looks |= {kind: look._replace(dash="") for kind, look in _LOOKS.items()}
     for kind, look in looks.items():
@@ -267,23 +262,11 @@ def _depth(blocks: Sequence[Block]) -> Axis:
     return Axis("block", ticks=[float(block.number) for block in blocks[::step]])
 
 
-def _line(look: _Look, where: Sequence[float], cells: Sequence[Measure | None]) -> Line:
-    def numbers(ends: Iterator[float | None]) -> list[float]:
-        return [np.nan if one is None else one for one in ends]
-
-    return Line(
-        name=look.name,
-        colour=look.colour,
-        x=list(where),
-        y=numbers(None if cell is None else cell.value for cell in cells),
-        low=numbers(None if cell is None else cell.low for cell in cells),
-        high=numbers(None if cell is None else cell.high for cell in cells),
-        dash=look.dash,
-        marker=look.marker,
-    )
+def _line(look: _Look, where: Sequence[float], cells: Sequence[Estimate | None]) -> Line:
+    return Line.of(look.name, look.colour, where, cells, dash=look.dash, marker=look.marker)
 
 
-def _positive(cell: Measure) -> Measure:
+def _positive(cell: Estimate) -> Estimate:
     """What a logarithmic axis has a place for."""
     ends = (cell.value, cell.low, cell.high)
-    return Measure(*(None if one is None or one <= 0 else one for one in ends))
+    return Estimate(*(None if one is None or one <= 0 else one for one in ends))

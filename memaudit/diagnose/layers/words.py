@@ -11,12 +11,10 @@ import numpy as np
 
 from memaudit.diagnose.anatomy.blocks import Block
 from memaudit.diagnose.layers.ablation import Ablated, Ablation
-from memaudit.diagnose.layers.costs import Costs, Estimates
-from memaudit.score.stats import Bools, Interval
-
-FEW = 10
-"""Clusters of extracted windows below which blocks are not compared: the bootstrap needs some to
-draw from."""
+from memaudit.diagnose.layers.costs import Costs
+from memaudit.score.estimate import Estimate, percent
+from memaudit.score.resample import LEAST_CLUSTERS, Replicates
+from memaudit.score.stats import Bools
 
 
 def conclude(found: Ablated, costs: Costs, skill: str) -> list[str]:
@@ -28,7 +26,7 @@ def conclude(found: Ablated, costs: Costs, skill: str) -> list[str]:
         return ["All windows are extracted and there are no controls: nothing to measure skill by."]
     parts = [_harm(found, costs, kind, skill) for kind in ("attention", "feed-forward")]
     harms = [one for one in parts if one]
-    if clusters < FEW:
+    if clusters < LEAST_CLUSTERS:
         few = f"{extracted} windows in {clusters} near-duplicate clusters"
         return [
             f"What is extracted is too little to say where memory sits: {few}.",
@@ -47,34 +45,34 @@ def _place(found: Ablated, costs: Costs, skill: str) -> list[str]:
     over all of them at once.
     """
     among = np.array([one.block is not None for one in found.ablations])
-    together = costs.excess.together(among)
+    together = costs.excess.simultaneous(among)
     order = sorted(
-        (at for at in np.flatnonzero(among).tolist() if np.isfinite(together[at].low)),
+        (at for at in np.flatnonzero(among).tolist() if together[at].low is not None),
         key=lambda at: -costs.excess.values[at],
     )
     lost = costs.excess_lost.values  # of the other sign, it takes a claim back; NaN does not
-    more = [at for at in order if together[at].low > 0 and not lost[at] < 0]
-    less = [at for at in order if together[at].high < 0 and not lost[at] > 0][::-1]
-    apart = costs.beyond_others.together(among)
+    more = [at for at in order if together[at].above(0) and not lost[at] < 0]
+    less = [at for at in order if together[at].below(0) and not lost[at] > 0][::-1]
+    apart = costs.beyond_others.simultaneous(among)
     said = []
     if more and _stands_out(costs.excess, more[0], among):
         best = more.pop(0)
         said.append(
             f"{_capital(found.ablations[best])} costs extracted windows most beyond noise of the "
             f"same cost to {skill}: without it their suffix NLL rises by "
-            f"{_nats(costs.memory, best)}, and by {_beyond(costs.excess, together, best)} more "
+            f"{_nats(costs.memory, best)}, and by {together[best]:+.2f nats/token} more "
             f"than under noise that costs {skill} as much ({_nats(costs.skill, best)}). "
             + _untaught(found, costs, apart, [best])
         )
         if more:
             said.append(
-                f"Beyond such noise, but less: {_list(found, costs.excess, together, more)}. "
+                f"Beyond such noise, but less: {_list(found, together, more)}. "
                 + _untaught(found, costs, apart, more)
             )
     elif more:
         said.append(
             f"Taking away costs extracted windows more than noise that costs {skill} as much: "
-            f"{_list(found, costs.excess, together, more)}; but no one part stands out from all "
+            f"{_list(found, together, more)}; but no one part stands out from all "
             "others. " + _untaught(found, costs, apart, more)
         )
     else:
@@ -86,64 +84,51 @@ def _place(found: Ablated, costs: Costs, skill: str) -> list[str]:
     if less:
         said.append(
             "Parts that cost extracted windows less than noise in every block that costs "
-            f"{skill} as much: {_list(found, costs.excess, together, less)}."
+            f"{skill} as much: {_list(found, together, less)}."
         )
     return said
 
 
 def _untaught(
-    found: Ablated, costs: Costs, apart: Sequence[Interval], places: Sequence[int]
+    found: Ablated, costs: Costs, apart: Sequence[Estimate], places: Sequence[int]
 ) -> str:
     """Whether parts cost extracted windows more than windows that are not, which were trained on
     too where the data are the training data.
     """
     if not len(found.others):
         return "Whether it costs data that are not extracted as much is not known: there are none."
-    beyond = [at for at in places if apart[at].low > 0]
+    beyond = [at for at in places if apart[at].above(0)]
     rest = [at for at in places if at not in beyond]
     said = []
     if beyond:
         said.append(
             "More than windows of the data that are not extracted, too, which speaks of memory: "
-            f"{_list(found, costs.beyond_others, apart, beyond)}."
+            f"{_list(found, apart, beyond)}."
         )
     if rest:
         said.append(
             "Not clearly more than windows of the data that are not extracted: "
-            f"{_list(found, costs.beyond_others, apart, rest)}; that may be what training on a "
+            f"{_list(found, apart, rest)}; that may be what training on a "
             "text gives, extracted or not."
         )
     return " ".join(said)
 
 
-def _stands_out(excess: Estimates, best: int, among: Bools) -> bool:
+def _stands_out(excess: Replicates, best: int, among: Bools) -> bool:
     """Whether one part's excess is above that of each other, by intervals of the differences that
     hold for all of them at once.
     """
     others = among & np.isfinite(excess.values) & (np.arange(len(among)) != best)
-    apart = Estimates(
-        excess.values[best] - excess.values,
-        excess.drawn[:, [best]] - excess.drawn,
-        excess.confidence,
-    )
-    return all(
-        ends.low > 0 for ends, one in zip(apart.together(others), others, strict=True) if one
-    )
+    apart = excess.take(np.array([best])).minus(excess).simultaneous(others)
+    return all(apart[at].above(0) for at in np.flatnonzero(others))
 
 
-def _list(
-    found: Ablated, of: Estimates, together: Sequence[Interval], places: Sequence[int]
-) -> str:
-    shown = [f"{_part(found.ablations[at])} ({_beyond(of, together, at)})" for at in places[:4]]
+def _list(found: Ablated, together: Sequence[Estimate], places: Sequence[int]) -> str:
+    shown = [f"{_part(found.ablations[at])} ({together[at]:+.2f nats/token})" for at in places[:4]]
     if len(places) > len(shown):
         rest = len(places) - len(shown)
         shown.append(f"{rest} {'other' if rest == 1 else 'others'}")
     return ", ".join(shown)
-
-
-def _beyond(of: Estimates, together: Sequence[Interval], at: int) -> str:
-    value, ends = of.values[at], together[at]
-    return f"{value:+.2f} nats/token ({ends.low:+.2f} to {ends.high:+.2f})"
 
 
 def _kept(found: Ablated, costs: Costs) -> list[str]:
@@ -172,12 +157,12 @@ def _kept(found: Ablated, costs: Costs) -> list[str]:
 
 
 def _left(costs: Costs, at: int) -> str:
-    kept, (low, high) = 1 - costs.lost.values[at], costs.kept[at]
-    if np.isclose(kept, 0):
-        return f"none (at most {100 * high:.0f} %)"
-    if np.isclose(kept, 1):
-        return f"all (at least {100 * low:.0f} %)"
-    return f"{100 * kept:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+    kept = costs.kept[at]
+    if kept.value == 0:
+        return f"none ({kept.parts('share')[1]})"
+    if kept.value == 1 and kept.low is not None:
+        return f"all (at least {percent(kept.low)})"
+    return f"{kept:share}"
 
 
 def _brittle(found: Ablated, costs: Costs, skill: str) -> str:
@@ -198,7 +183,7 @@ def _harm(found: Ablated, costs: Costs, kind: str, skill: str) -> str | None:
         return None
     worst = max(places, key=lambda at: costs.skill.values[at])
     best = min(places, key=lambda at: costs.skill.values[at])
-    if costs.skill.intervals()[worst].low <= 0:
+    if not costs.skill.estimates()[worst].above(0):
         return f"For {skill}, {kind} of no block is seen to matter."
     return (
         f"For {skill}, {kind} matters most in block {_number(found.ablations[worst])} (NLL "
@@ -207,9 +192,8 @@ def _harm(found: Ablated, costs: Costs, kind: str, skill: str) -> str | None:
     )
 
 
-def _nats(estimates: Estimates, at: int) -> str:
-    low, high = estimates.intervals()[at]
-    return f"{estimates.values[at]:+.3f} nats/token ({low:+.3f} to {high:+.3f})"
+def _nats(replicates: Replicates, at: int) -> str:
+    return f"{replicates.estimates()[at]:+.3f nats/token}"
 
 
 def _number(one: Ablation) -> int:

@@ -54,8 +54,7 @@ def diagnose_neurons(subject: Subject, settings: NeuronsSettings, progress: Prog
     findings, notes = [], []
     tables, plots = [], []
     if silencing is not None:
-        scores = subject.config.scores
-        figures = Figures(silencing, scores.confidence, scores.bootstrap, settings.seed)
+        figures = Figures(silencing, subject.resamples(settings.seed))
         findings += silencing_findings(figures)
         notes += silencing_notes(figures)
         beyond = len(blocks) - len(silencing.units.blocks)

@@ -11,13 +11,11 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 
+from memaudit.score.resample import LEAST_FITTED_CLUSTERS, fewest_clusters
 from memaudit.score.stats import Bools, Floats, Ints
 
 FOLDS = 5
 """Of the cross-validation, where there are as many clusters of each kind."""
-LEAST_CLUSTERS = 20
-"""Clusters with a positive, and with a negative, below which nothing is said: four of each in a
-fold, and an interval of the AUC that is about 0.2 wide at best."""
 STRENGTH = 0.01
 """C of the probe, the inverse of its L2 penalty. There are about as many features as windows, so
 that under a weak penalty a plane parts any two kinds of training windows. Fixed, because to choose
@@ -25,12 +23,8 @@ it among few positives costs more of them than it brings."""
 
 
 def enough(positive: Bools, negative: Bools, clusters: Ints) -> bool:
-    """Whether there are clusters enough of both kinds, each (N,), to say anything."""
-    return min(_count(positive, clusters), _count(negative, clusters)) >= LEAST_CLUSTERS
-
-
-def _count(kind: Bools, clusters: Ints) -> int:
-    return len(np.unique(clusters[kind]))
+    """Return True if both kinds of window (N,) lie in enough clusters to fit a probe."""
+    return fewest_clusters(clusters, positive, negative) >= LEAST_FITTED_CLUSTERS
 
 
 def assign_folds(positive: Bools, clusters: Ints, rng: np.random.Generator) -> Ints:

@@ -27,8 +27,9 @@ from memaudit.diagnose.neurons.representations import (
 from memaudit.diagnose.neurons.settings import NeuronsSettings
 from memaudit.diagnose.subject import Subject, draw
 from memaudit.errors import RunError, TargetError
-from memaudit.score.detection import Detection, roc_auc
-from memaudit.score.stats import Bools, Floats, Interval, Ints
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import Resamples
+from memaudit.score.stats import Bools, Floats, Ints
 
 Against = Literal["data", "controls"]
 """Whether extracted windows are told from data that no attack extracts, or from controls."""
@@ -38,7 +39,6 @@ labels permuted between clusters; of the audited model, with hidden windows in t
 extracted ones, which the probe was fitted on."""
 Baseline = Literal["tokens", "nll"]
 """What needs no hidden state: how frequent and how repetitive the tokens are; the suffix's NLL."""
-_UNKNOWN = Detection(float("nan"), Interval(0.0, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +70,11 @@ class Contrast:
     negatives: int
     """Windows."""
     negative_clusters: int
-    probes: Mapping[tuple[Source, Place], Sequence[Detection]]
-    """(L) AUC at each block, NaN where its states are no numbers. Empty where clusters are too few
-    to say anything; without ``hidden`` where hidden ones are."""
-    baselines: Mapping[Baseline, Detection]
-    hidden_nll: Detection | None
+    probes: Mapping[tuple[Source, Place], Sequence[Estimate]]
+    """(L) AUC at each block, without a value where its states are no numbers. Empty where clusters
+    are too few to say anything; without ``hidden`` where hidden ones are."""
+    baselines: Mapping[Baseline, Estimate]
+    hidden_nll: Estimate | None
     """AUC of the suffix's NLL for hidden windows; None where there are too few."""
 
 
@@ -117,7 +117,7 @@ def probe_run(
             found["random"] = _random_states(subject, settings, windows.ids, progress)
         except (TargetError, RunError) as error:
             no_twin = str(error)
-    prober = _Prober(subject, windows, found, rng)
+    prober = _Prober(subject, windows, found, rng, subject.resamples(settings.seed))
     with progress.stage("probes", len(able)) as advance:
         contrasts = []
         for against in asked:
@@ -167,6 +167,7 @@ class _Prober:
     windows: Windows
     found: Mapping[Source, Representations]
     rng: np.random.Generator
+    resamples: Resamples
 
     def contrast(self, against: Against, *, able: bool) -> Contrast:
         windows, negative = self.windows, self.windows.negatives(against)
@@ -175,12 +176,12 @@ class _Prober:
             return Contrast(against, int(negative.sum()), clusters, {}, {}, None)
         both = windows.extracted | negative
         folds = assign_folds(windows.extracted, windows.clusters, self.rng)
-        probes: dict[tuple[Source, Place], list[Detection]] = {}
+        probes: dict[tuple[Source, Place], list[Estimate]] = {}
         for source, place, detection in self._probes(both, folds):
             probes.setdefault((source, place), []).append(detection)
         features = token_features(windows.ids, windows.clusters, self.subject.prefix_tokens)
         tokens = probe_scores(features, windows.extracted, both, folds)
-        baselines: dict[Baseline, Detection] = {
+        baselines: dict[Baseline, Estimate] = {
             "tokens": self._auc(tokens, windows.extracted, both),
             "nll": self._auc(-windows.nll, windows.extracted, both),
         }
@@ -189,7 +190,7 @@ class _Prober:
             hidden = self._auc(-windows.nll, windows.hidden, windows.hidden | negative)
         return Contrast(against, int(negative.sum()), clusters, probes, baselines, hidden)
 
-    def _probes(self, both: Bools, folds: Ints) -> Iterator[tuple[Source, Place, Detection]]:
+    def _probes(self, both: Bools, folds: Ints) -> Iterator[tuple[Source, Place, Estimate]]:
         """AUC of every block in turn, for every source and place."""
         windows = self.windows
         positive, negative = windows.extracted, both & ~windows.extracted
@@ -206,7 +207,7 @@ class _Prober:
                         yield "hidden", place, self._auc(scores, windows.hidden, rows)
                     yield "permuted", place, self._permuted(states, both)
 
-    def _permuted(self, states: npt.NDArray[np.float32], both: Bools) -> Detection:
+    def _permuted(self, states: npt.NDArray[np.float32], both: Bools) -> Estimate:
         clusters = self.windows.clusters[both]
         labels = permuted_labels(self.windows.extracted[both], clusters, self.rng)
         positive = np.zeros_like(both)
@@ -223,18 +224,11 @@ class _Prober:
             return np.full(len(states), np.nan)
         return probe_scores(states, positive, both, folds)
 
-    def _auc(self, scores: Floats, positive: Bools, among: Bools) -> Detection:
-        chosen = self.subject.config.scores
+    def _auc(self, scores: Floats, positive: Bools, among: Bools) -> Estimate:
         if np.isnan(scores[among]).any():
-            return _UNKNOWN
-        return roc_auc(
-            scores[among],
-            positive[among],
-            self.windows.clusters[among],
-            confidence=chosen.confidence,
-            resamples=chosen.bootstrap,
-            rng=self.rng,
-        )
+            return Estimate(None)
+        clusters = self.windows.clusters[among]
+        return self.resamples.auc(scores[among], positive[among], clusters)
 
 
 def token_features(

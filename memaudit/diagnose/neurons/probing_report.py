@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from memaudit.diagnose.neurons.probe import LEAST_CLUSTERS
 from memaudit.diagnose.neurons.probing import Against, Contrast, Probing, Source
 from memaudit.diagnose.neurons.representations import PLACES, Place
 from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot
-from memaudit.score.detection import Detection
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import LEAST_FITTED_CLUSTERS
 
 _OTHERS: dict[Against, str] = {"data": "data that no attack extracts", "controls": "controls"}
 _WHERE: dict[Place, str] = {
@@ -47,21 +47,6 @@ _DRAWN = (0, 1, 2, 3, 5)
 """Those of them that are drawn: the others look like their neighbours."""
 
 
-def measure(found: Detection) -> Measure:
-    """Of an AUC that may be unknown."""
-    known = np.isfinite(found.value)
-    return Measure.of(found.value, found.interval) if known else Measure(None, None, None)
-
-
-def say(found: Measure, digits: int = 2) -> str:
-    """In a sentence: ``0.78 [0.72, 0.82]``."""
-    if found.value is None:
-        return "unknown"
-    if found.low is None or found.high is None:
-        return f"{found.value:.{digits}f}"
-    return f"{found.value:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
-
-
 def probing_findings(probing: Probing) -> list[str]:
     """The most important first."""
     said: list[str] = []
@@ -73,7 +58,7 @@ def probing_findings(probing: Probing) -> list[str]:
             f"Probes against {_OTHERS[contrast.against]}: nothing can be said, as there are "
             f"{probing.extracted_clusters} clusters with an extracted window and "
             f"{contrast.negative_clusters} with one of the others, and each must be at least "
-            f"{LEAST_CLUSTERS}."
+            f"{LEAST_FITTED_CLUSTERS}."
         )
     return said
 
@@ -92,12 +77,12 @@ def _findings(contrast: Contrast, probing: Probing) -> Iterator[str]:
         verdict = _beyond_chance(found, (random, tokens), permuted)
         yield (
             f"Hidden states {_WHERE[place]} tell extracted windows from "
-            f"{_OTHERS[contrast.against]} with an AUC of {say(measure(found))} at block "
+            f"{_OTHERS[contrast.against]} with an AUC of {found} at block "
             f"{probing.blocks[best]} of {probing.depth} (the first is 0), the best; random weights "
             "give at best "
-            f"{_value(random)}, permuted labels {_value(permuted)}, token statistics "
-            f"{_value(tokens)}: {verdict}. The suffix's NLL alone reaches "
-            f"{say(measure(nll), 3)}."
+            f"{random or 'nothing'}, permuted labels {permuted or 'nothing'}, token statistics "
+            f"{tokens}: {verdict}. The suffix's NLL alone reaches "
+            f"{nll:.3f}."
         )
     yield _against_baselines(contrast)
     if contrast.against == "data":
@@ -105,13 +90,13 @@ def _findings(contrast: Contrast, probing: Probing) -> Iterator[str]:
 
 
 def _beyond_chance(
-    found: Detection, words: Sequence[Detection | None], permuted: Detection | None
+    found: Estimate, words: Sequence[Estimate | None], permuted: Estimate | None
 ) -> str:
     """What an AUC says beside its controls, taken to differ where the intervals lie apart."""
-    if permuted is not None and found.interval.low <= permuted.interval.high:
+    if permuted is not None and not found.above(permuted.high):
         return "no more than chance"
     known = [one for one in words if one is not None]
-    if any(found.interval.low <= one.interval.high for one in known):
+    if any(not found.above(one.high) for one in known):
         return "not clearly beyond what the words alone give"
     if len(known) < len(words):
         return "what of it the words alone give is not known"
@@ -122,15 +107,15 @@ def _against_baselines(contrast: Contrast) -> str:
     both = [one for place in PLACES for one in contrast.probes["trained", place]]
     best = _highest(both)
     tokens, nll = contrast.baselines["tokens"], contrast.baselines["nll"]
-    beyond = best is not None and best.interval.low > nll.interval.high
+    beyond = best is not None and best.above(nll.high)
     verdict = (
         "the best probe tells more than that"
         if beyond
         else "no probe tells clearly more than how predictable the suffix is to the model"
     )
     return (
-        f"With no hidden state at all, token statistics reach {say(measure(tokens))} and the "
-        f"suffix's NLL {say(measure(nll), 3)} against {_OTHERS[contrast.against]}: {verdict}."
+        f"With no hidden state at all, token statistics reach {tokens} and the "
+        f"suffix's NLL {nll:.3f} against {_OTHERS[contrast.against]}: {verdict}."
     )
 
 
@@ -142,26 +127,22 @@ def _hidden(contrast: Contrast) -> Iterator[str]:
     if best is None:
         return
     found = contrast.probes["hidden", "border"][best]
-    nll = say(measure(contrast.hidden_nll))
+    nll = contrast.hidden_nll
     yield (
         f"Hidden windows, which no probe was fitted on, look like extracted ones "
-        f"{_WHERE['border']} with an AUC of {say(measure(found))} against "
+        f"{_WHERE['border']} with an AUC of {found} against "
         f"{_OTHERS[contrast.against]}; their suffix's NLL alone gives {nll}."
     )
 
 
-def _best(found: Sequence[Detection]) -> int | None:
-    values = np.array([one.value for one in found])
+def _best(found: Sequence[Estimate]) -> int | None:
+    values = np.array([one.value for one in found], dtype=np.float64)  # NaN for None
     return int(np.nanargmax(values)) if np.isfinite(values).any() else None
 
 
-def _highest(found: Sequence[Detection]) -> Detection | None:
+def _highest(found: Sequence[Estimate]) -> Estimate | None:
     best = _best(found)
     return None if best is None else found[best]
-
-
-def _value(found: Detection | None) -> str:
-    return "nothing" if found is None else say(measure(found))
 
 
 def probing_notes(probing: Probing) -> list[str]:
@@ -191,7 +172,7 @@ def probing_tables(probing: Probing) -> list[FigureTable]:
     for place in PLACES:
         shown = [(one, found) for one in _LINES if (found := _found(probing, one, place))]
         rows: list[list[Cell]] = [
-            [str(block), *(measure(found[at]) for _, found in shown)]
+            [str(block), *(found[at] for _, found in shown)]
             for at, block in enumerate(probing.blocks)
         ]
         tables.append(
@@ -225,15 +206,14 @@ def _baselines(probing: Probing) -> FigureTable:
     rows: list[list[Cell]] = []
     for contrast in probing.contrasts:
         if contrast.probes:
-            hidden = contrast.hidden_nll
             rows.append(
                 [
                     _OTHERS[contrast.against],
                     contrast.negatives,
                     contrast.negative_clusters,
-                    measure(contrast.baselines["tokens"]),
-                    measure(contrast.baselines["nll"]),
-                    None if hidden is None else measure(hidden),
+                    contrast.baselines["tokens"],
+                    contrast.baselines["nll"],
+                    contrast.hidden_nll,
                 ]
             )
     return FigureTable(
@@ -256,7 +236,7 @@ def _baselines(probing: Probing) -> FigureTable:
     )
 
 
-def _found(probing: Probing, shown: _Shown, place: Place) -> Sequence[Detection]:
+def _found(probing: Probing, shown: _Shown, place: Place) -> Sequence[Estimate]:
     for contrast in probing.contrasts:
         if contrast.against == shown.against:
             return contrast.probes.get((shown.source, place), ())
@@ -286,14 +266,6 @@ def probing_plots(probing: Probing) -> list[Plot]:
     return plots
 
 
-def _line(probing: Probing, shown: _Shown, found: Sequence[Detection]) -> Line:
-    return Line(
-        name=shown.name,
-        colour=shown.colour,
-        x=list(probing.blocks),
-        y=[one.value for one in found],
-        low=[one.interval.low if np.isfinite(one.value) else np.nan for one in found],
-        high=[one.interval.high if np.isfinite(one.value) else np.nan for one in found],
-        dash=shown.dash,
-        marker="o",
-    )
+def _line(probing: Probing, shown: _Shown, found: Sequence[Estimate]) -> Line:
+    depth = list(probing.blocks)
+    return Line.of(shown.name, shown.colour, depth, found, dash=shown.dash, marker="o")

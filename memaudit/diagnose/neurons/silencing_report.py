@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memaudit.diagnose.neurons.probing_report import say
-from memaudit.diagnose.neurons.resampling import crossed_mean, median
 from memaudit.diagnose.neurons.silencing_found import Cost, Goal, Group, Kind, Outcome, Silencing
-from memaudit.report.diagnosis import Measure
-from memaudit.score.stats import Bools, Floats, Ints, bounded_mean, clopper_pearson
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import Resamples
+from memaudit.score.stats import Bools, Floats
 
 GOALS: dict[Goal, str] = {"stopped": "one token wrong", "erased": "erased"}
 UNSELECTIVE = 0.5
@@ -31,77 +30,56 @@ class Figures:
     """Makes figures with intervals of what was silenced."""
 
     silencing: Silencing
-    confidence: float
-    resamples: int
-    seed: int
+    resamples: Resamples
 
-    def share(self, hits: Bools) -> Measure:
-        """Of windows (I,), no two of one cluster."""
-        if not len(hits):
-            return Measure(None, None, None)
-        found = clopper_pearson(int(hits.sum()), len(hits), self.confidence)
-        return Measure.of(float(hits.mean()), found)
+    def share(self, hits: Bools) -> Estimate:
+        """Return the share of windows (I,), no two of one cluster."""
+        return self.resamples.rate(hits, np.arange(len(hits)))
 
-    def mean_share(self, shares: Floats) -> Measure:
-        """Mean of shares (I,) of windows, no two of one cluster."""
-        if not len(shares):
-            return Measure(None, None, None)
-        if len(np.unique(shares)) > 1:
-            return self.crossed(shares[:, None], np.arange(len(shares)), np.zeros(1, np.int64))
-        mean = float(np.clip(shares.mean(), 0, 1))
-        return Measure.of(mean, bounded_mean(mean, np.ones(len(shares)), self.confidence))
+    def mean_share(self, shares: Floats) -> Estimate:
+        """Return the mean of shares (I,) of windows, no two of one cluster."""
+        return self.resamples.mean_share(shares, np.arange(len(shares)))
 
-    def crossed(self, values: Floats, rows: Ints, columns: Ints | None) -> Measure:
-        """`resampling.crossed_mean`, drawn with the seed."""
-        return crossed_mean(
-            values,
-            rows,
-            columns,
-            confidence=self.confidence,
-            resamples=self.resamples,
-            rng=np.random.default_rng([self.seed, 5]),
-        )
-
-    def sizes(self, outcome: Outcome) -> Measure:
-        """Median number of units; windows without a set count as more than any."""
+    def sizes(self, outcome: Outcome) -> Estimate:
+        """Return the median number of units; windows without a set count as more than any."""
         sizes = [len(one.units) if one.stopped else np.inf for one in outcome.sets]
-        return median(np.array(sizes), self.confidence)
+        return self.resamples.median(np.array(sizes))
 
-    def cost(self, outcome: Outcome, cost: Cost, values: Floats) -> Measure:
-        """Mean of a cost (I,J)."""
+    def cost(self, outcome: Outcome, cost: Cost, values: Floats) -> Estimate:
+        """Return the mean of a cost (I,J)."""
         own = self.silencing.clusters[outcome.found]
-        found = self.crossed(values, own, cost.clusters)
-        if found.low is not None or found.value is None:
-            return found
+        mean = self.resamples.crossed(values, own, cost.clusters)
+        if mean.low is not None or mean.value is None:
+            return mean
         if set(np.unique(values[np.isfinite(values)])) <= {0.0, 1.0}:  # all lost, or none
-            return self.mean_share(np.full(len(own), found.value))
-        return found
+            return self.mean_share(np.full(len(own), mean.value))
+        return mean
 
-    def lost(self, outcome: Outcome, kind: Kind) -> Measure | None:
+    def lost(self, outcome: Outcome, kind: Kind) -> Estimate | None:
         """Share of other extracted windows that no longer come out."""
         cost = outcome.costs.get(("extracted", kind))
         return None if cost is None else self.cost(outcome, cost, cost.lost)
 
-    def rise(self, outcome: Outcome, group: Group, kind: Kind) -> Measure | None:
+    def rise(self, outcome: Outcome, group: Group, kind: Kind) -> Estimate | None:
         """Of a group's NLL."""
         cost = outcome.costs.get((group, kind))
         return None if cost is None else self.cost(outcome, cost, cost.rise)
 
-    def by_block(self, outcome: Outcome) -> list[Measure]:
+    def by_block(self, outcome: Outcome) -> list[Estimate]:
         """(blocks) the share of a set that is in each, on average over sets."""
         counts = [self.silencing.units.counts(outcome.sets[at].units) for at in outcome.found]
         shares = np.array([count / count.sum() for count in counts])
-        own = self.silencing.clusters[outcome.found]
-        return [self.crossed(some[:, None], own, np.zeros(1, dtype=np.int64)) for some in shares.T]
+        means = self.resamples.each_mean(shares, self.silencing.clusters[outcome.found])
+        return [mean.unless_point() for mean in means]
 
 
 @dataclass(frozen=True)
 class Overlap:
     """How much sets of different windows have in common."""
 
-    shared: Measure
+    shared: Estimate
     """Share of the smaller set of two that is in the other too, on average over pairs."""
-    chance: Measure
+    chance: Estimate
     """What it would be for as many random units of the same blocks."""
     most: int
     """Sets that the unit found most often is in."""
@@ -124,8 +102,8 @@ def overlap(figures: Figures, outcome: Outcome) -> Overlap | None:
         np.fill_diagonal(matrix, np.nan)
     own = figures.silencing.clusters[outcome.found]
     return Overlap(
-        shared=figures.crossed(shared, own, None),
-        chance=figures.crossed(chance, own, None),
+        shared=figures.resamples.crossed(shared, own, None),
+        chance=figures.resamples.crossed(chance, own, None),
         most=int(member.sum(axis=0).max()),
     )
 
@@ -160,7 +138,7 @@ def _size(figures: Figures, outcome: Outcome) -> Iterator[str]:
         )
         return
     sizes = figures.sizes(outcome)
-    middle = f"a median of {say(sizes, 0)}"
+    middle = f"a median of {sizes:.0f}"
     if sizes.value is None:
         middle = f"in the median more than {most:,}" if found < windows else "some"
     elif sizes.low is not None and sizes.high is None:
@@ -169,8 +147,8 @@ def _size(figures: Figures, outcome: Outcome) -> Iterator[str]:
     yield (
         f"To {goal}, silencing {middle} is enough; a set was found for {found} of {windows} "
         f"windows. As many random units of the same blocks, a weak opponent, do it for "
-        f"{_percent(figures.mean_share(outcome.random))} of them, as many units that are furthest "
-        f"from their mean for {_percent(figures.share(outcome.largest))}."
+        f"{figures.mean_share(outcome.random):share} of them, as many units that are furthest "
+        f"from their mean for {figures.share(outcome.largest):share}."
     )
 
 
@@ -180,14 +158,14 @@ def _elsewhere(figures: Figures, outcome: Outcome) -> Iterator[str]:
         found, random = (figures.rise(outcome, group, kind) for kind in ("found", "random"))
         if found is not None and random is not None:
             parts.append(
-                f"the NLL of {GROUPS[group]} rises by {say(found, 3)} nats/token (random units: "
-                f"{say(random, 3)})"
+                f"the NLL of {GROUPS[group]} rises by {found:.3f} nats/token (random units: "
+                f"{random:.3f})"
             )
     lost, by_chance = (figures.lost(outcome, kind) for kind in ("found", "random"))
     if lost is not None and by_chance is not None:
         parts.append(
-            f"{_percent(lost)} of other extracted windows no longer come out (random units: "
-            f"{_percent(by_chance)})"
+            f"{lost:share} of other extracted windows no longer come out (random units: "
+            f"{by_chance:share})"
         )
     if parts:
         yield f"The cost elsewhere of a set that does so: {'; '.join(parts)}."
@@ -209,22 +187,13 @@ def _place(figures: Figures, outcome: Outcome) -> Iterator[str]:
     where = ""
     if len(shares) > 1:
         where = (
-            f"{_percent(shares[at])} of its units are in block {units.blocks[at].number}, "
+            f"{shares[at]:share} of its units are in block {units.blocks[at].number}, "
             f"which has {100 * units.widths[at] / units.widths.sum():.1f} % of all; "
         )
     yield (
-        f"Of such a set {where}{_percent(common.shared)} of the smaller of two are in the other "
-        f"window's too, against {_percent(common.chance)} by chance."
+        f"Of such a set {where}{common.shared:share} of the smaller of two are in the other "
+        f"window's too, against {common.chance:share} by chance."
     )
-
-
-def _percent(found: Measure) -> str:
-    if found.value is None:
-        return "unknown"
-    value = f"{100 * found.value:.1f} %"
-    if found.low is None or found.high is None:
-        return value
-    return f"{value} ({100 * found.low:.1f} to {100 * found.high:.1f})"
 
 
 def silencing_notes(figures: Figures) -> list[str]:

@@ -10,7 +10,8 @@ import numpy as np
 from memaudit.diagnose.neurons.silencing_found import EFFECT_FOR, Kind, Outcome, Ranking
 from memaudit.diagnose.neurons.silencing_report import GOALS, GROUPS, Figures, overlap
 from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
+from memaudit.score.estimate import Estimate
 
 _RANKINGS: dict[Ranking | None, tuple[str, str]] = {
     None: ("by effect", "-"),
@@ -192,7 +193,7 @@ def _overlap(figures: Figures, able: list[Outcome]) -> FigureTable:
     )
 
 
-def _reached(figures: Figures, outcome: Outcome, ranking: Ranking | None) -> list[Measure]:
+def _reached(figures: Figures, outcome: Outcome, ranking: Ranking | None) -> list[Estimate]:
     """(lengths) share of windows for which the head of a ranking reaches a goal."""
     wrong = figures.silencing.wrong[ranking or EFFECT_FOR[outcome.goal]]
     return [figures.share(some >= outcome.need) for some in wrong.T]
@@ -270,10 +271,5 @@ def _depth_plot(figures: Figures, able: list[Outcome]) -> Plot:
     )
 
 
-def _line(name: str, colour: str, x: list[float], found: list[Measure], dash: str) -> Line:
-    def values(end: str) -> list[float]:
-        given = [getattr(one, end) for one in found]
-        return [np.nan if one is None else one for one in given]
-
-    low, high = values("low"), values("high")
-    return Line(name, colour, x, values("value"), low, high, dash, "o")
+def _line(name: str, colour: str, x: list[float], found: list[Estimate], dash: str) -> Line:
+    return Line.of(name, colour, x, found, dash=dash, marker="o")

@@ -12,9 +12,9 @@ import numpy as np
 
 from memaudit.diagnose.signals.features import Kind, Signal
 from memaudit.diagnose.signals.groups import Look
-from memaudit.diagnose.signals.means import Resampling, mean_intervals
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure
-from memaudit.score.detection import LEAST_CLUSTERS, roc_auc
+from memaudit.report.diagnosis import Cell, Column, FigureTable
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import LEAST_CLUSTERS, Resamples
 from memaudit.score.stats import Bools
 
 KNOWN: dict[Kind, str] = {
@@ -26,18 +26,17 @@ KNOWN: dict[Kind, str] = {
 """What has to be there for a signal of this kind."""
 
 
-def compare_means(look: Look, signals: Sequence[Signal], resampling: Resampling) -> FigureTable:
+def compare_means(look: Look, signals: Sequence[Signal], resamples: Resamples) -> FigureTable:
     """Mean of each signal in each group."""
     means = {
-        group: mean_intervals(
+        group: resamples.each_mean(
             np.stack([signal.values for signal in signals], axis=1)[look.of(group)],
             look.clusters[look.of(group)],
-            resampling,
         )
         for group in look.present
     }
     rows: list[list[Cell]] = [
-        [signal.name, KNOWN[signal.kind], *(mean.measure(row) for mean in means.values())]
+        [signal.name, KNOWN[signal.kind], *(column[row] for column in means.values())]
         for row, signal in enumerate(signals)
     ]
     heads = [Column("signal", "text"), Column("known from", "text")]
@@ -56,12 +55,12 @@ class Apart(NamedTuple):
     """How well one signal tells extracted windows from others."""
 
     signal: Signal
-    others: Measure
+    others: Estimate
     """AUC against windows of the data that are not extracted."""
-    controls: Measure
+    controls: Estimate
 
 
-def tell_apart(look: Look, signals: Sequence[Signal], resampling: Resampling) -> list[Apart]:
+def tell_apart(look: Look, signals: Sequence[Signal], resamples: Resamples) -> list[Apart]:
     """AUC of each signal alone, extracted windows above the others; empty where there are none."""
     extracted, controls = look.of("extracted"), look.of("controls")
     others = ~extracted & ~controls & look.fair
@@ -70,25 +69,18 @@ def tell_apart(look: Look, signals: Sequence[Signal], resampling: Resampling) ->
     return [
         Apart(
             signal,
-            _auc(look, signal, extracted, others, resampling),
-            _auc(look, signal, extracted, controls, resampling),
+            _auc(look, signal, extracted, others, resamples),
+            _auc(look, signal, extracted, controls, resamples),
         )
         for signal in signals
     ]
 
 
 def _auc(
-    look: Look, signal: Signal, extracted: Bools, others: Bools, resampling: Resampling
-) -> Measure:
+    look: Look, signal: Signal, extracted: Bools, others: Bools, resamples: Resamples
+) -> Estimate:
     both = (extracted | others) & ~np.isnan(signal.values)
-    clusters = look.clusters[both]
-    kinds = (clusters[extracted[both]], clusters[~extracted[both]])
-    if min(len(np.unique(kind)) for kind in kinds) < 1:
-        return Measure(None, None, None)
-    value, interval = roc_auc(signal.values[both], extracted[both], clusters, **resampling.options)
-    if min(len(np.unique(kind)) for kind in kinds) < LEAST_CLUSTERS:  # it would say nothing
-        return Measure(value, None, None)
-    return Measure.of(value, interval)
+    return resamples.auc(signal.values[both], extracted[both], look.clusters[both])
 
 
 def apart_table(found: Sequence[Apart]) -> FigureTable:
@@ -114,7 +106,7 @@ def apart_table(found: Sequence[Apart]) -> FigureTable:
     )
 
 
-def distance(*areas: Measure) -> float:
+def distance(*areas: Estimate) -> float:
     """How far from chance the first area is that is known, of those with an interval first."""
     ordered = sorted(areas, key=lambda one: one.low is None)
     return next((abs(one.value - 0.5) for one in ordered if one.value is not None), 0.0)

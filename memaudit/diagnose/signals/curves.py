@@ -12,9 +12,10 @@ import numpy as np
 
 from memaudit.diagnose.passes import Found
 from memaudit.diagnose.signals.groups import COLOURS, GroupName, Look
-from memaudit.diagnose.signals.means import Means, Resampling, mean_difference, mean_intervals
 from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import Resamples
 from memaudit.score.stats import Floats
 
 MOST_POINTS = 300
@@ -26,8 +27,8 @@ MOST_ROWS = 16
 class Sides(NamedTuple):
     """One figure by group."""
 
-    means: dict[GroupName, Measure]
-    contrast: dict[GroupName, Measure]
+    means: dict[GroupName, Estimate]
+    contrast: dict[GroupName, Estimate]
     """Mean of the extracted windows minus that of another group."""
 
 
@@ -56,14 +57,14 @@ def split_border(found: Found, name: str, prefix_tokens: int, near: int) -> tupl
 
 
 def compare_border(
-    look: Look, found: Found, prefix_tokens: int, near: int, resampling: Resampling
+    look: Look, found: Found, prefix_tokens: int, near: int, resamples: Resamples
 ) -> Border:
     """Entropy and log p on either side of the border, by group."""
     before, after = split_border(found, "entropy", prefix_tokens, near)
     columns = [before, after, before - after, *split_border(found, "log_p", prefix_tokens, near)]
     values = np.stack(columns, axis=1)
     means = {
-        group: mean_intervals(values[look.of(group)], look.clusters[look.of(group)], resampling)
+        group: resamples.each_mean(values[look.of(group)], look.clusters[look.of(group)])
         for group in look.present
     }
     rows: list[list[Cell]] = [
@@ -71,30 +72,28 @@ def compare_border(
             group,
             int(look.of(group).sum()),
             len(np.unique(look.clusters[look.of(group)])),
-            *(mean.measure(column) for column in range(values.shape[1])),
+            *mean,
         ]
         for group, mean in means.items()
     ]
     before_all, fall = (
         Sides(
-            {group: mean.measure(column) for group, mean in means.items()},
-            _contrast(look, values[:, column], resampling),
+            {group: mean[column] for group, mean in means.items()},
+            _contrast(look, values[:, column], resamples),
         )
         for column in (0, 2)
     )
     return Border(_border_table(rows, near), before_all, fall)
 
 
-def _contrast(look: Look, values: Floats, resampling: Resampling) -> dict[GroupName, Measure]:
+def _contrast(look: Look, values: Floats, resamples: Resamples) -> dict[GroupName, Estimate]:
     """Of extracted windows to each other group, where there are such; values (N,)."""
     extracted = look.of("extracted")
-    found: dict[GroupName, Measure] = {}
+    found: dict[GroupName, Estimate] = {}
     for group in look.present:
         both = extracted | look.of(group)
         if group != "extracted" and extracted.any():
-            found[group] = mean_difference(
-                values[both], extracted[both], look.clusters[both], resampling
-            )
+            found[group] = resamples.difference(values[both], extracted[both], look.clusters[both])
     return found
 
 
@@ -135,16 +134,14 @@ CURVES = (
 
 
 def draw_curve(
-    curve: Curve, look: Look, found: Found, prefix_tokens: int, resampling: Resampling
+    curve: Curve, look: Look, found: Found, prefix_tokens: int, resamples: Resamples
 ) -> tuple[FigureTable, Plot]:
     """Mean of a figure at each position, by group; position 0 is the first suffix token."""
     values = found[curve.figure].astype(np.float64)
     positions = np.arange(values.shape[1]) + 1 - prefix_tokens
     shown = np.sort(np.argsort(np.abs(positions), kind="stable")[:MOST_POINTS])
     means = {
-        group: mean_intervals(
-            values[look.of(group)][:, shown], look.clusters[look.of(group)], resampling
-        )
+        group: resamples.each_mean(values[look.of(group)][:, shown], look.clusters[look.of(group)])
         for group in look.present
     }
     return (
@@ -153,17 +150,9 @@ def draw_curve(
     )
 
 
-def _curve_plot(curve: Curve, positions: list[int], means: dict[GroupName, Means]) -> Plot:
+def _curve_plot(curve: Curve, positions: list[int], means: dict[GroupName, list[Estimate]]) -> Plot:
     lines = [
-        Line(
-            group,
-            COLOURS[group],
-            positions,
-            mean.value.tolist(),
-            low=mean.low.tolist(),
-            high=mean.high.tolist(),
-            dash=":" if group == "controls" else "-",
-        )
+        Line.of(group, COLOURS[group], positions, mean, dash=":" if group == "controls" else "-")
         for group, mean in means.items()
     ]
     says = (
@@ -180,14 +169,15 @@ def _curve_plot(curve: Curve, positions: list[int], means: dict[GroupName, Means
     )
 
 
-def _curve_table(curve: Curve, positions: list[int], means: dict[GroupName, Means]) -> FigureTable:
+def _curve_table(
+    curve: Curve, positions: list[int], means: dict[GroupName, list[Estimate]]
+) -> FigureTable:
     """A grid of positions that has the ends and both sides of the border."""
     grid = {0, len(positions) - 1}
     grid |= {place for place, at in enumerate(positions) if at in (-1, 0)}
     grid |= set(np.linspace(0, len(positions) - 1, MOST_ROWS - 4).round().astype(int).tolist())
     rows: list[list[Cell]] = [
-        [str(positions[place]), *(mean.measure(place) for mean in means.values())]
-        for place in sorted(grid)
+        [str(positions[place]), *(mean[place] for mean in means.values())] for place in sorted(grid)
     ]
     return FigureTable(
         curve.name,

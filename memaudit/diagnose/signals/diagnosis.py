@@ -24,7 +24,6 @@ from memaudit.diagnose.signals.findings import (
     too_few_finding,
 )
 from memaudit.diagnose.signals.groups import Look, choose_look
-from memaudit.diagnose.signals.means import Resampling
 from memaudit.diagnose.signals.triage import FOLDS, Features, can_fit
 from memaudit.diagnose.signals.triage_tables import (
     calibration_table,
@@ -45,6 +44,7 @@ from memaudit.diagnose.signals.windows import (
 )
 from memaudit.diagnose.subject import Subject, draw
 from memaudit.report.diagnosis import Diagnosis, FigureTable, Plot
+from memaudit.score.resample import Resamples
 from memaudit.score.stats import Floats, Ints
 
 ABOUT = (
@@ -81,8 +81,7 @@ def diagnose_signals(subject: Subject, settings: SignalsSettings, progress: Prog
     Raises as the passes do.
     """
     rng = np.random.default_rng([settings.seed, 5])
-    scores = subject.config.scores
-    resampling = Resampling(scores.confidence, scores.bootstrap, rng)
+    resamples = subject.resamples(settings.seed)
     look = choose_look(subject, settings.partly, settings.windows, rng)
     even, refused = _draw_evenly(subject, settings, rng)
     control = look.of("controls")
@@ -93,10 +92,10 @@ def diagnose_signals(subject: Subject, settings: SignalsSettings, progress: Prog
     signals = [one._replace(values=one.values[places]) for one in known.signals]
     signals += suffix_signals(subject, look, found, settings.border)
     with progress.stage("signals: groups and predictors", 1) as advance:
-        groups = _describe(subject, settings, look, found, signals, resampling)
+        groups = _describe(subject, settings, look, found, signals, resamples)
         triage = _Section(refused, [], [])
         if not refused:
-            triage = _foretell(subject, chosen, known, even, resampling)
+            triage = _foretell(subject, chosen, known, even, resamples, rng)
         advance(1)
     return Diagnosis(
         "signals",
@@ -147,15 +146,15 @@ def _describe(
     look: Look,
     found: Found,
     signals: list[Signal],
-    resampling: Resampling,
+    resamples: Resamples,
 ) -> _Section:
     """The groups beside one another."""
     length = subject.prefix_tokens
-    border = compare_border(look, found, length, settings.border, resampling)
-    curves = [draw_curve(curve, look, found, length, resampling) for curve in CURVES]
+    border = compare_border(look, found, length, settings.border, resamples)
+    curves = [draw_curve(curve, look, found, length, resamples) for curve in CURVES]
     tables = [border.table, *(table for table, _ in curves)]
-    tables.append(compare_means(look, signals, resampling))
-    apart = tell_apart(look, signals, resampling)
+    tables.append(compare_means(look, signals, resamples))
+    apart = tell_apart(look, signals, resamples)
     if apart:
         tables.append(apart_table(apart))
     findings = [*border_findings(border, look, settings.border), *apart_finding(apart)]
@@ -163,23 +162,28 @@ def _describe(
 
 
 def _foretell(
-    subject: Subject, chosen: Chosen, known: Known, even: Ints, resampling: Resampling
+    subject: Subject,
+    chosen: Chosen,
+    known: Known,
+    even: Ints,
+    resamples: Resamples,
+    rng: np.random.Generator,
 ) -> _Section:
     """Predictors of what is extracted, and what they save."""
     clusters = subject.data.clusters[even]
     windows = _population(subject, chosen, known, even)
     verdicts, findings = [], []
     for target in _targets(subject, even):
-        verdict = judge(target, windows, resampling)
+        verdict = judge(target, windows, resamples, rng)
         if verdict is None:
             findings.append(too_few_finding(target.labels, clusters, target.says))
         else:
             verdicts.append(verdict)
             findings += triage_findings(verdict)
     findings.append(cost_finding(verdicts[0], windows))
-    tables = [triage_table(verdict, windows, resampling) for verdict in verdicts]
+    tables = [triage_table(verdict, windows, resamples) for verdict in verdicts]
     tables += [needed_table(verdicts), predictors_table(verdicts)]
-    tables.append(calibration_table(verdicts, windows, resampling))
+    tables.append(calibration_table(verdicts, windows, resamples))
     return _Section(findings, tables, [triage_plot(verdict) for verdict in verdicts])
 
 

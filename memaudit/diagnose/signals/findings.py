@@ -12,17 +12,12 @@ import numpy as np
 from memaudit.diagnose.signals.comparison import Apart, distance
 from memaudit.diagnose.signals.curves import Border, Sides
 from memaudit.diagnose.signals.groups import GroupName, Look
-from memaudit.diagnose.signals.triage import FEWEST_CLUSTERS
-from memaudit.diagnose.signals.words import number_said
 from memaudit.diagnose.subject import Subject
-from memaudit.report.diagnosis import Measure
 from memaudit.report.wording import count
-from memaudit.score.detection import LEAST_CLUSTERS
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import LEAST_CLUSTERS, LEAST_FITTED_CLUSTERS
 from memaudit.score.stats import Bools, Ints
 from memaudit.target.softprompt_check import architecture_of
-
-FEW = 10
-"""Clusters below which a bootstrap over them is too narrow to be relied on."""
 
 
 def border_findings(border: Border, look: Look, near: int) -> list[str]:
@@ -42,21 +37,21 @@ def border_findings(border: Border, look: Look, near: int) -> list[str]:
 
 def _by_group(sides: Sides, look: Look) -> str:
     """``extracted 0.79 (0.62 to 1.03), untouched ...; extracted minus untouched ...``."""
-    said = ", ".join(f"{group} {number_said(one)}" for group, one in sides.means.items())
-    apart = [f"minus {group} {number_said(one)}" for group, one in _relied_on(sides, look)]
+    said = ", ".join(f"{group} {one}" for group, one in sides.means.items())
+    apart = [f"minus {group} {one}" for group, one in _relied_on(sides, look)]
     return f"{said}; extracted {', '.join(apart)}" if apart else said
 
 
-def _relied_on(sides: Sides, look: Look) -> list[tuple[GroupName, Measure]]:
+def _relied_on(sides: Sides, look: Look) -> list[tuple[GroupName, Estimate]]:
     """The differences that say something: to untouched windows and controls, of enough clusters."""
-    if _clusters(look, "extracted") < FEW:
+    if _clusters(look, "extracted") < LEAST_CLUSTERS:
         return []
     return [
         (group, one)
         for group, one in sides.contrast.items()
         if group in ("untouched", "controls")
         and one.value is not None
-        and _clusters(look, group) >= FEW
+        and _clusters(look, group) >= LEAST_CLUSTERS
     ]
 
 
@@ -76,7 +71,7 @@ def apart_finding(found: Sequence[Apart]) -> list[str]:
         ]
     best = max(before, key=lambda one: distance(one.others, one.controls))
     said = [
-        f"{number_said(area)} against {against}"
+        f"{area} against {against}"
         for area, against in ((best.others, "not extracted windows"), (best.controls, "controls"))
         if area.low is not None
     ]
@@ -90,15 +85,15 @@ def apart_finding(found: Sequence[Apart]) -> list[str]:
 def too_few_finding(labels: Bools, clusters: Ints, says: str) -> str:
     """Why no predictor was fitted."""
     hit, missed = (len(np.unique(clusters[kind])) for kind in (labels, ~labels))
-    if hit < FEWEST_CLUSTERS:
+    if hit < LEAST_FITTED_CLUSTERS:
         return (
             f"Too few windows are {says} for a predictor: {count(int(labels.sum()), 'window')} "
             f"in {count(hit, 'cluster')} of {len(labels):,} windows drawn, and it takes "
-            f"{FEWEST_CLUSTERS} clusters."
+            f"{LEAST_FITTED_CLUSTERS} clusters."
         )
     return (
         f"Nearly every window is {says}: the others lie in {count(missed, 'cluster')}, and a "
-        f"predictor takes {FEWEST_CLUSTERS}."
+        f"predictor takes {LEAST_FITTED_CLUSTERS}."
     )
 
 
@@ -130,11 +125,11 @@ def diagnosis_notes(subject: Subject, look: Look, *, fitted: bool, has_states: b
     few = [
         f"{group} {_clusters(look, group)}"
         for group in look.present
-        if _clusters(look, group) < FEW
+        if _clusters(look, group) < LEAST_CLUSTERS
     ]
     if few:
         notes.append(
-            f"Groups in fewer than {FEW} clusters ({', '.join(few)}) say little, and their "
-            "intervals are too narrow."
+            f"Groups in fewer than {LEAST_CLUSTERS} clusters ({', '.join(few)}) say little, "
+            "and their intervals are too narrow."
         )
     return notes

@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from memaudit.score.resample import LEAST_FITTED_CLUSTERS, fewest_clusters
 from memaudit.score.stats import Bools, Floats, Ints
 
 FOLDS = 5
-FEWEST_CLUSTERS = 20
-"""Clusters with a window of either kind, below which nothing is fitted: four in each fold."""
 C = 0.01
 """Inverse strength of the logistic regression's penalty, set beforehand. On the testbed weaker ones
 were too sure of themselves, and boosted trees ranked no better."""
@@ -67,7 +66,7 @@ def foretell(
     Raises ValueError for fewer clusters of either kind than `can_fit` wants.
     """
     if not can_fit(labels, clusters):
-        raise ValueError(f"fewer than {FEWEST_CLUSTERS} clusters of a kind")
+        raise ValueError(f"fewer than {LEAST_FITTED_CLUSTERS} clusters of a kind")
     from sklearn.model_selection import StratifiedGroupKFold
 
     seed, start = (int(number) for number in rng.integers(1 << 31, size=2))
@@ -91,8 +90,7 @@ def foretell(
 
 def can_fit(labels: Bools, clusters: Ints) -> bool:
     """Whether both kinds of windows lie in enough clusters."""
-    kinds = (clusters[labels], clusters[~labels])
-    return all(len(np.unique(kind)) >= FEWEST_CLUSTERS for kind in kinds)
+    return fewest_clusters(clusters, labels, ~labels) >= LEAST_FITTED_CLUSTERS
 
 
 def _weights(clusters: Ints) -> Floats:

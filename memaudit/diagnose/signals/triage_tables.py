@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from memaudit.diagnose.signals.means import Resampling
 from memaudit.diagnose.signals.triage_verdict import (
     ALL,
     ALONE,
@@ -22,11 +21,14 @@ from memaudit.diagnose.signals.triage_verdict import (
     Population,
     Verdict,
 )
-from memaudit.diagnose.signals.words import number_said, share_said
 from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot
-from memaudit.report.wording import level, percent
-from memaudit.score.stats import Floats, Ints, clustered_rate
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
+from memaudit.report.wording import (
+    level,
+)
+from memaudit.score.estimate import Estimate, percent
+from memaudit.score.resample import Resamples
+from memaudit.score.stats import Floats, Ints
 
 
 def predictors_table(verdicts: Sequence[Verdict]) -> FigureTable:
@@ -64,14 +66,14 @@ def _base(verdict: Verdict) -> str:
     return f"{verdict.target.says} {percent(float(verdict.target.labels.mean()))}"
 
 
-def triage_table(verdict: Verdict, windows: Population, resampling: Resampling) -> FigureTable:
+def triage_table(verdict: Verdict, windows: Population, resamples: Resamples) -> FigureTable:
     """What scanning only the riskiest windows finds, and what it costs."""
     own, rows = verdict.gains[ALL], []
     for place, share in enumerate(SHARES):
         cells: list[Cell] = [own.reached[place], own.precision[place]]
         for name in (ALONE, PERMUTED):
             cells.append(verdict.gains[name].reached[place] if name in verdict.gains else None)
-        cells.append(_flagged(verdict, windows, share, resampling))
+        cells.append(_flagged(verdict, windows, share, resamples))
         rows.append([level(share), *cells, _cost(verdict, windows, share)])
     return FigureTable(
         f"triage-{verdict.target.name}",
@@ -98,14 +100,13 @@ def _threshold(risk: Floats, share: float) -> float:
 
 
 def _flagged(
-    verdict: Verdict, windows: Population, share: float, resampling: Resampling
-) -> Measure | None:
+    verdict: Verdict, windows: Population, share: float, resamples: Resamples
+) -> Estimate | None:
     risk = verdict.best.elsewhere
     if not len(risk):
         return None
     hits = np.asarray(risk >= _threshold(verdict.best.risk, share))
-    interval = clustered_rate(hits, windows.control_clusters, **resampling.options)
-    return Measure.of(float(hits.mean()), interval)
+    return resamples.rate(hits, windows.control_clusters)
 
 
 def _cost(verdict: Verdict, windows: Population, share: float) -> float:
@@ -137,7 +138,7 @@ def needed_table(verdicts: Sequence[Verdict]) -> FigureTable:
 
 
 def calibration_table(
-    verdicts: Sequence[Verdict], windows: Population, resampling: Resampling
+    verdicts: Sequence[Verdict], windows: Population, resamples: Resamples
 ) -> FigureTable:
     """What was foretold and what came, from the riskiest windows on."""
     ends = (0.0, *SHARES, 1.0)
@@ -148,7 +149,7 @@ def calibration_table(
             order = np.argsort(-verdict.best.risk, kind="stable")
             first, last = (math.ceil(edge * len(order)) for edge in (start, end))
             bin_ = order[first:last]
-            cells += _calibrated(verdict, windows.clusters, bin_, resampling)
+            cells += _calibrated(verdict, windows.clusters, bin_, resamples)
         rows.append([f"{100 * start:g}–{100 * end:g} %", *cells])
     heads = [
         Column(f"{verdict.target.name}: {name}", "share")
@@ -167,12 +168,11 @@ def calibration_table(
     )
 
 
-def _calibrated(verdict: Verdict, clusters: Ints, rows: Ints, resampling: Resampling) -> list[Cell]:
+def _calibrated(verdict: Verdict, clusters: Ints, rows: Ints, resamples: Resamples) -> list[Cell]:
     if not len(rows):
         return [None, None]
     hits = verdict.target.labels[rows]
-    interval = clustered_rate(hits, clusters[rows], **resampling.options)
-    return [float(verdict.best.risk[rows].mean()), Measure.of(float(hits.mean()), interval)]
+    return [float(verdict.best.risk[rows].mean()), resamples.rate(hits, clusters[rows])]
 
 
 def _brier(verdict: Verdict) -> str:
@@ -206,19 +206,7 @@ def triage_plot(verdict: Verdict) -> Plot:
 
 def _line(verdict: Verdict, name: str, shown: str, colour: str, dash: str = "-") -> Line:
     found = verdict.gains[name].reached[len(SHARES) :]
-
-    def ends(values: Sequence[float | None]) -> list[float]:
-        return [math.nan if value is None else value for value in values]
-
-    return Line(
-        shown,
-        colour,
-        CURVE,
-        ends([one.value for one in found]),
-        low=ends([one.low for one in found]),
-        high=ends([one.high for one in found]),
-        dash=dash,
-    )
+    return Line.of(shown, colour, CURVE, found, dash=dash)
 
 
 def triage_findings(verdict: Verdict) -> list[str]:
@@ -228,18 +216,18 @@ def triage_findings(verdict: Verdict) -> list[str]:
     need = own.needed[REACHES.index(0.95)]
     controls = ""
     if PERMUTED in verdict.gains:
-        controls = f"with permuted labels {number_said(verdict.gains[PERMUTED].area)}, "
-    controls += f"by the log p of the prefix alone {number_said(verdict.gains[ALONE].area)}"
+        controls = f"with permuted labels {verdict.gains[PERMUTED].area}, "
+    controls += f"by the log p of the prefix alone {verdict.gains[ALONE].area}"
     above = verdict.above[ALL]
-    gain = f"the predictor adds {number_said(above, 3)}"
-    if above.low is None or above.low <= 0:
+    gain = f"the predictor adds {above:.3f}"
+    if not above.above(0):
         gain += ", which may be nothing"
     return [
         f"Triage, {says}: the riskiest 10 % of the windows hold "
-        f"{share_said(own.reached[at[0.1]])} of the extracted ones, the riskiest 50 % hold "
-        f"{share_said(own.reached[at[0.5]])}; for 95 % of them {share_said(need)} of the windows "
+        f"{own.reached[at[0.1]]:share} of the extracted ones, the riskiest 50 % hold "
+        f"{own.reached[at[0.5]]:share}; for 95 % of them {need:share} of the windows "
         "have to be scanned.",
-        f"Foretold from the prefix alone, {says}: AUC {number_said(own.area)}, {controls}; {gain}.",
+        f"Foretold from the prefix alone, {says}: AUC {own.area}, {controls}; {gain}.",
     ]
 
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from memaudit.diagnose.neurons.probe import permuted_labels
-from memaudit.diagnose.signals.means import Resampling
 from memaudit.diagnose.signals.triage import Features, Foretold, can_fit, foretell
 from memaudit.diagnose.signals.triage_gains import Gains, area_above, gains
-from memaudit.report.diagnosis import Measure
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import Resamples
 from memaudit.score.stats import Bools, Floats, Ints
 
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
@@ -62,16 +62,18 @@ class Verdict:
     """What predictors are worth for one target."""
 
     target: Target
-    above: Mapping[str, Measure]
+    above: Mapping[str, Estimate]
     """AUC of each fitted predictor minus that of the one signal alone."""
     gains: Mapping[str, Gains]
     best: Foretold
     """Of the predictor that has all signals."""
 
 
-def judge(target: Target, windows: Population, resampling: Resampling) -> Verdict | None:
+def judge(
+    target: Target, windows: Population, resamples: Resamples, rng: np.random.Generator
+) -> Verdict | None:
     """Fit and score every predictor; None where there are too few clusters."""
-    labels, clusters, rng = target.labels, windows.clusters, resampling.rng
+    labels, clusters = target.labels, windows.clusters
     if not can_fit(labels, clusters):
         return None
     said = {
@@ -90,11 +92,11 @@ def judge(target: Target, windows: Population, resampling: Resampling) -> Verdic
         risks[PERMUTED] = (lot.risk, permuted)
     shares, reaches = np.array([*SHARES, *CURVE]), np.array(REACHES)
     above = {
-        name: area_above(one.risk, windows.alone, labels, clusters, resampling)
+        name: area_above(one.risk, windows.alone, labels, clusters, resamples)
         for name, one in said.items()
     }
     found = {
-        name: gains(risk, own, clusters, shares=shares, reaches=reaches, resampling=resampling)
+        name: gains(risk, own, clusters, shares=shares, reaches=reaches, resamples=resamples)
         for name, (risk, own) in risks.items()
     }
     return Verdict(target, above, found, said[ALL])

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memaudit.diagnose.sweep.figures import curve
 from memaudit.diagnose.sweep.results import Result, Results, spread, stability
 from memaudit.report.curves import Axis, Line
 from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
@@ -59,13 +58,13 @@ def fits_table(results: Results) -> FigureTable:
 
 
 def _row(results: Results, one: Result) -> list[Cell]:
-    sure, none = results.sure, results.none
+    resamples, none = results.resamples, results.none
     fitted = bool(one.records)
     row: list[Cell] = [
         one.name,
         one.virtual_tokens,
         one.seed if fitted else None,
-        sure.rate(one.exact, results.clusters),
+        resamples.rate(one.exact, results.clusters),
         results.change([one], [none]) if fitted else None,
         results.p_value([one], [none]) if fitted else None,
         int((one.exact & ~none.exact).sum()) if fitted else None,
@@ -73,10 +72,10 @@ def _row(results: Results, one: Result) -> list[Cell]:
     ]
     if results.elsewhere is not None:
         there = results.elsewhere
-        row.append(sure.rate(one.exact[there], results.clusters[there]))
+        row.append(resamples.rate(one.exact[there], results.clusters[there]))
     if results.control_clusters is not None and one.controls is not None:
-        row.append(sure.rate(one.controls, results.control_clusters))
-    row.append(sure.mean(one.nll, results.clusters))
+        row.append(resamples.rate(one.controls, results.control_clusters))
+    row.append(resamples.mean(one.nll, results.clusters))
     row += [one.before, one.best, one.chosen] if fitted else [None, None, None]
     return [*row, one.seconds]
 
@@ -160,9 +159,10 @@ def lengths_plot(results: Results) -> Plot:
     lengths = sorted({one.virtual_tokens for one in results.fitted})
     at = [float(virtual) for virtual in lengths]
     for name in ("constant", "dynamic"):
-        rates = [results.sure.rate(results.of(name, v)[0].exact, results.clusters) for v in lengths]
-        y, low, high = curve(rates)
-        lines.append(Line(name, name, at, y, low, high, marker="o"))
+        rates = [
+            results.resamples.rate(results.of(name, v)[0].exact, results.clusters) for v in lengths
+        ]
+        lines.append(Line.of(name, name, at, rates, marker="o"))
     level = float(results.none.exact.mean())
     lines.append(Line("none", "none", at, [level] * len(at), dash="--"))
     if results.control_clusters is not None:

@@ -15,7 +15,6 @@ from memaudit.attack.campaign import Progress
 from memaudit.config.base import Positive
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Subject
-from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.drawing import DrawnSides, draw_windows
 from memaudit.diagnose.sweep.figures import Drawn, Piece
 from memaudit.diagnose.sweep.fits import Usable, check_fits
@@ -27,6 +26,7 @@ from memaudit.diagnose.sweep.repetitions import sweep_repetitions
 from memaudit.diagnose.sweep.sampling import sweep_sampling
 from memaudit.diagnose.sweep.suffixes import sweep_suffixes
 from memaudit.report.diagnosis import Diagnosis
+from memaudit.score.resample import Resamples
 from memaudit.score.stats import Bools
 
 _ABOUT = (
@@ -62,25 +62,27 @@ def diagnose_sweep(subject: Subject, settings: SweepSettings, progress: Progress
     """Extraction against everything that drives it. Raises UsageError for a column or a model that
     does not fit, and what models and fits raise.
     """
-    sure = Sure(subject.config.scores.confidence, subject.config.scores.bootstrap, settings.seed)
+    resamples = subject.resamples(settings.seed)
     data, controls = subject.data, subject.controls
     ran, asked = subject.run.attacks, data.attacks
-    repetitions = sweep_repetitions(data, controls, settings.by, asked, sure)  # it may be refused
+    repetitions = sweep_repetitions(
+        data, controls, settings.by, asked, resamples
+    )  # it may be refused
     usable = _usable(subject, settings)
     drawn = _draw(subject, settings)
-    models, others = _models(subject, settings, drawn, progress, sure)
+    models, others = _models(subject, settings, drawn, progress, resamples)
     asker = Asker(subject.config.scores, subject.suffix_tokens, subject.batch_size)
     pieces = [
         models,
-        sweep_sampling(data, controls, asked, subject.config.scores, sure),
-        sweep_prefixes(subject, settings.prefix_lengths, drawn, asker, progress, sure),
-        sweep_suffixes(data, controls, subject.suffix_tokens, ran, sure),
+        sweep_sampling(data, controls, asked, subject.config.scores, resamples),
+        sweep_prefixes(subject, settings.prefix_lengths, drawn, asker, progress, resamples),
+        sweep_suffixes(data, controls, subject.suffix_tokens, ran, resamples),
         repetitions,
     ]
     if usable is not None:
         limits = Limits(settings.fit_windows, settings.seeds, settings.seed)
         elsewhere = _elsewhere(subject, drawn.data, others)
-        pieces.insert(0, sweep_fits(subject, usable, limits, elsewhere, progress, sure))
+        pieces.insert(0, sweep_fits(subject, usable, limits, elsewhere, progress, resamples))
     return _diagnosis(subject, settings, pieces)
 
 
@@ -104,14 +106,14 @@ def _models(
     settings: SweepSettings,
     drawn: DrawnSides,
     progress: Progress,
-    sure: Sure,
+    resamples: Resamples,
 ) -> tuple[Piece, list[Other]]:
     if not settings.models:
         return Piece(), []
     asker = None
     if settings.batch_size is not None:
         asker = Asker(subject.config.scores, subject.suffix_tokens, settings.batch_size)
-    return sweep_models(subject, settings.models, drawn, asker, progress, sure)
+    return sweep_models(subject, settings.models, drawn, asker, progress, resamples)
 
 
 def _elsewhere(subject: Subject, drawn: Drawn, others: Sequence[Other]) -> Bools | None:

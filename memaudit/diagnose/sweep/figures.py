@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from memaudit.diagnose.sure import Sure, outer
-from memaudit.report.diagnosis import FigureTable, Measure, Plot
-from memaudit.report.wording import percent, points, points_interval
+from memaudit.report.curves import Line
+from memaudit.report.diagnosis import FigureTable, Plot
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import Resamples, shared
 from memaudit.score.stats import (
     Bools,
     Floats,
     Interval,
     Ints,
-    agreeing,
     clopper_pearson,
     paired_clustered,
     paired_exact,
@@ -64,15 +64,15 @@ class Drawn:
         """Whether every window was looked at."""
         return len(self.rows) == int(self.sizes.sum())
 
-    def rate(self, hits: Bools, sure: Sure) -> Measure:
+    def rate(self, hits: Bools, resamples: Resamples) -> Estimate:
         """Share of the N windows, estimated from hits (n,) of those drawn.
 
         Interval: the outer ends of the cluster bootstrap of the weighted share, and of the exact
         bounds of the kinds, which hold together (Bonferroni), added up by their sizes.
         """
         if self.is_all:
-            return sure.rate(hits, self.clusters)
-        each = 1 - (1 - sure.confidence) / len(self.sizes)
+            return resamples.rate(hits, self.clusters)
+        each = shared(resamples.confidence, len(self.sizes))
         bounds = [
             clopper_pearson(
                 int(hits[self.kinds == kind].sum()), int((self.kinds == kind).sum()), each
@@ -82,20 +82,15 @@ class Drawn:
         shares = self.sizes / self.sizes.sum()
         exact = Interval(*(float(shares @ end) for end in np.array(bounds).T))
         value = float(np.average(hits, weights=self.weights))
-        if hits.all() or not hits.any():  # the bootstrap would be blind
-            _, place = np.unique(self.clusters, return_inverse=True)
-            sizes = np.bincount(place, weights=self.weights).astype(np.float64)
-            drawn = agreeing(sizes, bool(hits.all()), sure.confidence)
-        else:
-            drawn = sure.bootstrap(hits, self.clusters, self.weights)
-        return Measure.of(value, outer(exact, drawn))
+        clustered = resamples.clustered(hits, self.clusters, self.weights)
+        return Estimate.of(value, exact).wider(clustered)
 
-    def change(self, hits: Bools, before: Bools, sure: Sure) -> Measure:
+    def change(self, hits: Bools, before: Bools, resamples: Resamples) -> Estimate:
         """Share of the N windows less that of others before, from the same windows drawn (n,)."""
         values = (hits.astype(np.float64), before.astype(np.float64))
-        return sure.change(*values, self.clusters, self.weights)
+        return resamples.change(*values, self.clusters, self.weights)
 
-    def p_value(self, hits: Bools, before: Bools, sure: Sure) -> float | None:
+    def p_value(self, hits: Bools, before: Bools, resamples: Resamples) -> float | None:
         """Of that change: the larger of McNemar's and of a sign-flip test over clusters.
 
         None where not all were looked at: windows drawn by what they did before differ by that.
@@ -103,16 +98,12 @@ class Drawn:
         if not self.is_all:
             return None
         exact = paired_exact(hits, before).p_value
-        flipped = paired_clustered(hits, before, self.clusters, sure.resamples, sure.rng())
+        flipped = paired_clustered(hits, before, self.clusters, resamples.number, resamples.rng())
         return max(exact, flipped)
 
-    def mean(self, values: Floats, sure: Sure) -> Measure:
+    def mean(self, values: Floats, resamples: Resamples) -> Estimate:
         """Mean over the N windows, estimated from values (n,) of those drawn."""
-        return sure.weighted_mean(values, self.clusters, self.weights)
-
-
-def _ends(measure: Measure) -> Interval:
-    return Interval(*(math.nan if end is None else end for end in (measure.low, measure.high)))
+        return resamples.mean(values, self.clusters, self.weights)
 
 
 def thinned(values: Sequence[int], most: int) -> list[int]:
@@ -123,64 +114,23 @@ def thinned(values: Sequence[int], most: int) -> list[int]:
     return [values[place] for place in places]
 
 
-def number_of(measure: Measure) -> float:
-    """The figure; NaN where there is none."""
-    return math.nan if measure.value is None else measure.value
-
-
-_Curve = tuple[list[float], list[float], list[float]]
-
-
-def with_few_bars(whole: _Curve, barred: Sequence[bool]) -> _Curve:
-    """A curve with intervals at some of its points only, so that it can be seen."""
-    y, *ends = whole
+def with_few_bars(line: Line, barred: Sequence[bool]) -> Line:
+    """Return a curve with intervals at some of its points only, so that it can be seen."""
     low, high = (
-        [end if bar else math.nan for end, bar in zip(side, barred, strict=True)] for side in ends
+        [end if bar else math.nan for end, bar in zip(side or line.y, barred, strict=True)]
+        for side in (line.low, line.high)
     )
-    return y, low, high
+    return replace(line, low=low, high=high)
 
 
-def curve(measures: Sequence[Measure]) -> _Curve:
-    """Values, lower and upper ends, for a line; NaN where there is none."""
-    return (
-        [number_of(one) for one in measures],
-        [_ends(one).low for one in measures],
-        [_ends(one).high for one in measures],
-    )
-
-
-def rate_words(measure: Measure, *, interval: bool = True) -> str:
-    """``5.1 % (4.6 to 5.7)``; an interval that starts at 0 is written as its upper bound."""
-    if measure.value is None:
-        return "n/a"
-    if not interval:
-        return percent(measure.value)
-    ends = _ends(measure)
-    if math.isnan(ends.low) or math.isnan(ends.high):
-        return percent(measure.value)
-    if ends.low <= 0 and ends.high < 1:
-        return f"{percent(measure.value)} (at most {percent(ends.high)})"
-    low, high = (percent(end).removesuffix(" %") for end in ends)
-    return f"{percent(measure.value)} ({low} to {high})"
-
-
-def points_words(measure: Measure) -> str:
-    """``-1.2 points (-1.9 to -0.6)``."""
-    if measure.value is None:
-        return "n/a"
-    ends = _ends(measure)
-    said = f"{points(measure.value)} points"
-    return said if math.isnan(ends.low) else f"{said} ({points_interval(ends)})"
-
-
-def apart_from_zero(measure: Measure, p: float | None = None) -> bool:
+def apart_from_zero(change: Estimate, p: float | None = None) -> bool:
     """Whether a difference's interval leaves 0 out, and its p-value, where there is one, agrees.
 
     Few windows that all differ the same way leave 0 out of a bootstrap too easily.
     """
     if p is not None and p >= _SURPRISING:
         return False
-    return not (measure.low is None or measure.high is None or measure.low <= 0 <= measure.high)
+    return change.above(0) or change.below(0)
 
 
 def numeric(cells: Sequence[object]) -> Floats:

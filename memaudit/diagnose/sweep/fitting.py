@@ -12,7 +12,6 @@ import numpy as np
 
 from memaudit.attack.campaign import Progress
 from memaudit.diagnose.subject import Subject
-from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.checks import (
     checks_table,
     convergence_plot,
@@ -25,15 +24,16 @@ from memaudit.diagnose.sweep.figures import (
     Piece,
     apart_from_zero,
     as_bools,
-    points_words,
-    rate_words,
 )
 from memaudit.diagnose.sweep.fits import Fitted, Ground, Laboratory, Usable, choose_ground
 from memaudit.diagnose.sweep.results import Result, Results
 from memaudit.diagnose.sweep.variants import RANDOM, Variant, plan_variants
 from memaudit.errors import DataError
-from memaudit.report.diagnosis import Measure
-from memaudit.report.wording import p_value, percent, points
+from memaudit.report.wording import (
+    p_value,
+)
+from memaudit.score.estimate import percent, points
+from memaudit.score.resample import Resamples
 from memaudit.score.stats import Bools
 
 
@@ -55,7 +55,7 @@ def sweep_fits(
     limits: Limits,
     elsewhere: Bools | None,
     progress: Progress,
-    sure: Sure,
+    resamples: Resamples,
 ) -> Piece:
     """Fit every variant, and hold them beside each other.
 
@@ -77,7 +77,7 @@ def sweep_fits(
         clusters=ground.data.clusters,
         control_clusters=None if ground.controls is None else ground.controls.clusters,
         elsewhere=_there(elsewhere, ground),
-        sure=sure,
+        resamples=resamples,
     )
     return Piece(
         _findings(results, lengths, own),
@@ -121,7 +121,7 @@ def _findings(results: Results, lengths: Sequence[int], own: int) -> list[str]:
 
 
 def _rate(results: Results, name: str, virtual: int) -> str:
-    return rate_words(results.sure.rate(results.of(name, virtual)[0].exact, results.clusters))
+    return f"{results.resamples.rate(results.of(name, virtual)[0].exact, results.clusters):share}"
 
 
 def _told(
@@ -132,13 +132,13 @@ def _told(
     p = results.p_value(first, second)
     apart = apart_from_zero(change, p) and p < 0.05 / looked
     verdict = "" if apart else "no difference can be told, "
-    return f"{verdict}{points_words(change)}, {p_value(p)}"
+    return f"{verdict}{change:points points}, {p_value(p)}"
 
 
 def _against_constant(results: Results, own: int) -> str:
     dynamic, constant = results.of("dynamic", own), results.of("constant", own)
     seeds = f"mean of {len(dynamic)} seeds" if len(dynamic) > 1 else "one seed"
-    none = rate_words(results.sure.rate(results.none.exact, results.clusters))
+    none = f"{results.resamples.rate(results.none.exact, results.clusters):share}"
     every = _told(results, results.of("dynamic", None), results.of("constant", None))
     sentence = (
         f"Dynamic against constant, equal budget, mean of all V: {every}. At V = {own} ({seeds}): "
@@ -157,7 +157,7 @@ def _against_constant(results: Results, own: int) -> str:
     hits = [one.controls for one in dynamic + constant if one.controls is not None]
     if hits and results.control_clusters is not None:
         union = as_bools(np.any(hits, axis=0))
-        rate = rate_words(results.sure.rate(union, results.control_clusters))
+        rate = f"{results.resamples.rate(union, results.control_clusters):share}"
         sentence += (
             f" One or another of these {len(hits)} fits extracts {int(union.sum()):,} of "
             f"{len(union):,} controls: {rate}."
@@ -178,7 +178,7 @@ def saturation(results: Results, name: str, lengths: Sequence[int]) -> str:
     return (
         f"Virtual tokens, {name}: from V = {lengths[enough]} "
         f"({_rate(results, name, lengths[enough])}) on no larger V tried extracts more that can be "
-        f"told (the highest {rate_words(_plain(results, best), interval=False)}; {ends}). "
+        f"told (the highest {percent(best)}; {ends}). "
         f"Seed 0 alone; the intervals of what a larger V adds end at "
         f"{points(_most(results, fits[enough:]))} points."
     )
@@ -188,21 +188,15 @@ def _most(results: Results, fits: Sequence[list[Result]]) -> float:
     """The highest upper end of what the later fits extract more than the first of them."""
     changes = [results.change(fit, fits[0]) for fit in fits[1:]]
     # Where no window differs, as many may as an exact bound of none allows.
-    same = results.sure.rate(np.zeros(len(results.clusters), dtype=bool), results.clusters)
+    same = results.resamples.rate(np.zeros(len(results.clusters), dtype=bool), results.clusters)
     ends = [same.high if one.high is None else one.high for one in changes]
     return max(end for end in ends if end is not None)
-
-
-def _plain(results: Results, value: float) -> Measure:
-    return Measure(value, None, None)
 
 
 def _any_more(results: Results, one: Sequence[Result], larger: Sequence[list[Result]]) -> bool:
     """Whether a larger V extracts more: its difference is above 0, allowing for all looked at."""
     return any(
-        (change := results.change(fit, one)).low is not None
-        and (change.low or 0.0) > 0
-        and results.p_value(fit, one) < 0.05 / len(larger)
+        results.change(fit, one).above(0) and results.p_value(fit, one) < 0.05 / len(larger)
         for fit in larger
     )
 

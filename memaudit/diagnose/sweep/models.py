@@ -17,15 +17,11 @@ from memaudit.attack.memory import choose_batch_size
 from memaudit.config.settings import ScanConfig
 from memaudit.data.plan import cut_files
 from memaudit.diagnose.subject import Part, Subject
-from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.drawing import DrawnSides, drawn_words
 from memaudit.diagnose.sweep.figures import (
     Drawn,
     Piece,
     apart_from_zero,
-    curve,
-    points_words,
-    rate_words,
 )
 from memaudit.diagnose.sweep.passes import Asker, Said
 from memaudit.errors import UsageError
@@ -34,6 +30,7 @@ from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
 from memaudit.report.wording import neutral, p_value, shorten
 from memaudit.scan.loading import load_target
 from memaudit.scan.reference import check_tokenizer, reference_config, release
+from memaudit.score.resample import Resamples
 from memaudit.target.checkpoint import Checkpoint
 
 _NAME = "model-size"
@@ -57,7 +54,7 @@ def sweep_models(
     drawn: DrawnSides,
     asker: Asker | None,
     progress: Progress,
-    sure: Sure,
+    resamples: Resamples,
 ) -> tuple[Piece, list[Other]]:
     """Ask each further model about the windows drawn, and hold them beside the audited one.
 
@@ -85,7 +82,7 @@ def sweep_models(
             others.append(Other(name, checkpoint.num_parameters, data, controls))
         finally:
             release(checkpoint)
-    return _piece(subject, drawn, others, sure), others
+    return _piece(subject, drawn, others, resamples), others
 
 
 def _ask(
@@ -117,10 +114,10 @@ def _config(subject: Subject, model: str) -> ScanConfig:
     return config.model_copy(update={"target": target})
 
 
-def _piece(subject: Subject, drawn: DrawnSides, others: list[Other], sure: Sure) -> Piece:
+def _piece(subject: Subject, drawn: DrawnSides, others: list[Other], resamples: Resamples) -> Piece:
     some = subject.data.take(drawn.data.rows)
-    rows = [_own_row(subject, sure)]
-    rows += [_row(other, some, drawn, sure) for other in others]
+    rows = [_own_row(subject, resamples)]
+    rows += [_row(other, some, drawn, resamples) for other in others]
     sizes = [subject.checkpoint.num_parameters, *(other.parameters for other in others)]
     order = np.argsort(sizes, kind="stable")
     table = FigureTable(
@@ -141,8 +138,8 @@ def _piece(subject: Subject, drawn: DrawnSides, others: list[Other], sure: Sure)
         "Checkpoints may differ in more than size: how long and on what they were trained. The "
         "comparison says what is, not why."
     ]
-    plot = _plot(subject, drawn, others, sure)
-    return Piece(_findings(subject, some, drawn.data, others, sure), notes, [table], [plot])
+    plot = _plot(subject, drawn, others, resamples)
+    return Piece(_findings(subject, some, drawn.data, others, resamples), notes, [table], [plot])
 
 
 def _columns(subject: Subject) -> list[Column]:
@@ -163,45 +160,45 @@ def _columns(subject: Subject) -> list[Column]:
     return columns
 
 
-def _own_row(subject: Subject, sure: Sure) -> list[Cell]:
+def _own_row(subject: Subject, resamples: Resamples) -> list[Cell]:
     data, controls = subject.data, subject.controls
     row: list[Cell] = [
         f"{short_name(subject.config.model)} (audited)",
         subject.checkpoint.num_parameters,
-        sure.rate(data.extracted, data.clusters),
+        resamples.rate(data.extracted, data.clusters),
         *(None, None, None, None, None),
-        sure.mean(data.score("suffix_nll", "none"), data.clusters),
+        resamples.mean(data.score("suffix_nll", "none"), data.clusters),
         None,
     ]
     if controls is not None:
-        row.append(sure.rate(controls.extracted, controls.clusters))
-        row.append(sure.mean(controls.score("suffix_nll", "none"), controls.clusters))
+        row.append(resamples.rate(controls.extracted, controls.clusters))
+        row.append(resamples.mean(controls.score("suffix_nll", "none"), controls.clusters))
     return row
 
 
-def _row(other: Other, some: Part, drawn: DrawnSides, sure: Sure) -> list[Cell]:
+def _row(other: Other, some: Part, drawn: DrawnSides, resamples: Resamples) -> list[Cell]:
     """some: the windows that were drawn."""
     own, its, hidden = some.extracted, other.data.exact, some.hidden
     loss = other.data.nll - some.score("suffix_nll", "none")
     row: list[Cell] = [
         other.name,
         other.parameters,
-        drawn.data.rate(its, sure),
-        drawn.data.change(its, own, sure),
+        drawn.data.rate(its, resamples),
+        drawn.data.change(its, own, resamples),
         int((its & ~own).sum()),
         int((own & ~its).sum()),
-        drawn.data.p_value(its, own, sure),
-        sure.rate(its[hidden], some.clusters[hidden]) if hidden.any() else None,
-        drawn.data.mean(other.data.nll, sure),
-        drawn.data.mean(loss, sure),
+        drawn.data.p_value(its, own, resamples),
+        resamples.rate(its[hidden], some.clusters[hidden]) if hidden.any() else None,
+        drawn.data.mean(other.data.nll, resamples),
+        drawn.data.mean(loss, resamples),
     ]
     if other.controls is not None and drawn.controls is not None:
-        row.append(drawn.controls.rate(other.controls.exact, sure))
-        row.append(drawn.controls.mean(other.controls.nll, sure))
+        row.append(drawn.controls.rate(other.controls.exact, resamples))
+        row.append(drawn.controls.mean(other.controls.nll, resamples))
     return row
 
 
-def _plot(subject: Subject, drawn: DrawnSides, others: list[Other], sure: Sure) -> Plot:
+def _plot(subject: Subject, drawn: DrawnSides, others: list[Other], resamples: Resamples) -> Plot:
     data = [(subject.checkpoint.num_parameters, short_name(subject.config.model))]
     data += [(other.parameters, other.name) for other in others]
     order = np.argsort([size for size, _ in data], kind="stable")
@@ -209,18 +206,16 @@ def _plot(subject: Subject, drawn: DrawnSides, others: list[Other], sure: Sure) 
     at = [float(data[place][0]) if by_size else float(row) for row, place in enumerate(order)]
     names = None if by_size else [data[place][1] for place in order]
     lines = []
-    own = sure.rate(subject.data.extracted, subject.data.clusters)
-    rates = [own, *(drawn.data.rate(other.data.exact, sure) for other in others)]
-    y, low, high = curve([rates[place] for place in order])
-    join = "-" if by_size else ""
-    lines.append(Line("data", "series-1", at, y, low, high, dash=join, marker="o"))
+    own = resamples.rate(subject.data.extracted, subject.data.clusters)
+    rates = [own, *(drawn.data.rate(other.data.exact, resamples) for other in others)]
+    shown, join = [rates[place] for place in order], "-" if by_size else ""
+    lines.append(Line.of("data", "series-1", at, shown, dash=join, marker="o"))
     if subject.controls is not None and drawn.controls is not None:
         its = [other.controls for other in others if other.controls is not None]
-        rates = [sure.rate(subject.controls.extracted, subject.controls.clusters)]
-        rates += [drawn.controls.rate(one.exact, sure) for one in its]
-        y, low, high = curve([rates[place] for place in order])
-        dash = ":" if by_size else ""
-        lines.append(Line("controls", "series-3", at, y, low, high, dash=dash, marker="o"))
+        rates = [resamples.rate(subject.controls.extracted, subject.controls.clusters)]
+        rates += [drawn.controls.rate(one.exact, resamples) for one in its]
+        shown, dash = [rates[place] for place in order], ":" if by_size else ""
+        lines.append(Line.of("controls", "series-3", at, shown, dash=dash, marker="o"))
     size_axis = Axis("parameters", logarithmic=True) if by_size else Axis("model", False, at, names)
     return Plot(
         name=_NAME,
@@ -233,29 +228,29 @@ def _plot(subject: Subject, drawn: DrawnSides, others: list[Other], sure: Sure) 
 
 
 def _findings(
-    subject: Subject, some: Part, drawn: Drawn, others: list[Other], sure: Sure
+    subject: Subject, some: Part, drawn: Drawn, others: list[Other], resamples: Resamples
 ) -> list[str]:
-    own = rate_words(sure.rate(subject.data.extracted, subject.data.clusters))
+    own = f"{resamples.rate(subject.data.extracted, subject.data.clusters):share}"
     sentences = [f"Model size: of {short_name(subject.config.model)} (audited) {own} come out."]
     for other in others:
-        apart = drawn.change(other.data.exact, some.extracted, sure)
-        said = points_words(apart)
-        p = drawn.p_value(other.data.exact, some.extracted, sure)
+        apart = drawn.change(other.data.exact, some.extracted, resamples)
+        said = f"{apart:points points}"
+        p = drawn.p_value(other.data.exact, some.extracted, resamples)
         if not apart_from_zero(apart, p):
             said += ", which may be nothing"
         elif p is not None:
             said += f", {p_value(p)}"
         sentences.append(
             f"Of {other.name} ({other.parameters:,} parameters) "
-            f"{rate_words(drawn.rate(other.data.exact, sure))}: {said}."
+            f"{drawn.rate(other.data.exact, resamples):share}: {said}."
         )
         hidden = some.hidden
         if hidden.any():
-            known = sure.rate(other.data.exact[hidden], some.clusters[hidden])
+            known = resamples.rate(other.data.exact[hidden], some.clusters[hidden])
             rest = ~hidden & ~some.extracted
-            rest_rate = sure.rate(other.data.exact[rest], some.clusters[rest])
+            rest_rate = resamples.rate(other.data.exact[rest], some.clusters[rest])
             sentences.append(
-                f"It gives away {rate_words(known)} of the windows that only a prompt gets out of "
-                f"the audited one, and {rate_words(rest_rate)} of those that nothing does."
+                f"It gives away {known:share} of the windows that only a prompt gets out of "
+                f"the audited one, and {rest_rate:share} of those that nothing does."
             )
     return [" ".join(sentences)]

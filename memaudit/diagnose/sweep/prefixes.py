@@ -14,21 +14,19 @@ import numpy as np
 from memaudit.attack.campaign import Progress
 from memaudit.attack.decoding_check import check_causal
 from memaudit.diagnose.subject import Part, Subject
-from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.drawing import DrawnSides, drawn_words
 from memaudit.diagnose.sweep.figures import (
     Drawn,
     Piece,
     apart_from_zero,
     as_bools,
-    curve,
-    points_words,
-    rate_words,
 )
 from memaudit.diagnose.sweep.passes import Asker, Said
 from memaudit.errors import TargetError
 from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import Resamples
 
 _NAME = "prefix-length"
 
@@ -42,27 +40,27 @@ class _Side:
     said: dict[int, Said]
     """By p; the whole prefix's is the run's own."""
 
-    def rate(self, prefix: int, sure: Sure) -> Measure:
+    def rate(self, prefix: int, resamples: Resamples) -> Estimate:
         """Exact rate; with the whole prefix from all windows."""
         if prefix == max(self.said):
-            return sure.rate(self.part.extracted, self.part.clusters)
-        return self.drawn.rate(self.said[prefix].exact, sure)
+            return resamples.rate(self.part.extracted, self.part.clusters)
+        return self.drawn.rate(self.said[prefix].exact, resamples)
 
-    def loss(self, prefix: int, sure: Sure) -> Measure:
+    def loss(self, prefix: int, resamples: Resamples) -> Estimate:
         """Mean suffix NLL; likewise."""
         if prefix == max(self.said):
-            return sure.mean(self.part.score("suffix_nll", "none"), self.part.clusters)
-        return self.drawn.mean(self.said[prefix].nll, sure)
+            return resamples.mean(self.part.score("suffix_nll", "none"), self.part.clusters)
+        return self.drawn.mean(self.said[prefix].nll, resamples)
 
-    def change(self, prefix: int, sure: Sure) -> Measure:
+    def change(self, prefix: int, resamples: Resamples) -> Estimate:
         """Exact rate less that with the whole prefix, on the same windows."""
         now, before = self.said[prefix].exact, self.said[max(self.said)].exact
-        return self.drawn.change(now, before, sure)
+        return self.drawn.change(now, before, resamples)
 
-    def kept(self, prefix: int, sure: Sure) -> Measure:
+    def kept(self, prefix: int, resamples: Resamples) -> Estimate:
         """Share still extracted of those drawn that the whole prefix extracts."""
         whole = self.said[max(self.said)].exact
-        return sure.rate(self.said[prefix].exact[whole], self.drawn.clusters[whole])
+        return resamples.rate(self.said[prefix].exact[whole], self.drawn.clusters[whole])
 
 
 def lengths_up_to(prefix_tokens: int, wanted: Sequence[int]) -> list[int]:
@@ -90,7 +88,7 @@ def sweep_prefixes(
     drawn: DrawnSides,
     asker: Asker,
     progress: Progress,
-    sure: Sure,
+    resamples: Resamples,
 ) -> Piece:
     """Exact rate from the last p prefix tokens, of data and controls (drawn), for each p."""
     lengths, notes = _usable(subject, lengths_up_to(subject.prefix_tokens, wanted))
@@ -99,10 +97,10 @@ def sweep_prefixes(
     if subject.controls is not None and drawn.controls is not None:
         controls = _ask(subject, subject.controls, drawn.controls, lengths, asker, progress)
     return Piece(
-        _findings(data, controls, lengths, sure),
+        _findings(data, controls, lengths, resamples),
         [_note(subject.prefix_tokens), *notes],
-        [_table(data, controls, lengths, sure)],
-        [_plot(data, controls, lengths, sure)],
+        [_table(data, controls, lengths, resamples)],
+        [_plot(data, controls, lengths, resamples)],
     )
 
 
@@ -125,7 +123,9 @@ def _ask(
     return _Side(part, drawn, said)
 
 
-def _table(data: _Side, controls: _Side | None, lengths: Sequence[int], sure: Sure) -> FigureTable:
+def _table(
+    data: _Side, controls: _Side | None, lengths: Sequence[int], resamples: Resamples
+) -> FigureTable:
     columns = [
         Column("prefix tokens", "count"),
         Column("extracted", "share"),
@@ -149,7 +149,7 @@ def _table(data: _Side, controls: _Side | None, lengths: Sequence[int], sure: Su
             f"all. Looked at: {looked}; {_weights(data, controls)}"
         ),
         columns=columns,
-        rows=[_row(data, controls, prefix, sure) for prefix in lengths],
+        rows=[_row(data, controls, prefix, resamples) for prefix in lengths],
     )
 
 
@@ -162,29 +162,31 @@ def _weights(data: _Side, controls: _Side | None) -> str:
     )
 
 
-def _row(data: _Side, controls: _Side | None, prefix: int, sure: Sure) -> list[Cell]:
+def _row(data: _Side, controls: _Side | None, prefix: int, resamples: Resamples) -> list[Cell]:
     whole = data.said[max(data.said)].exact
     is_whole = prefix == max(data.said)
     row: list[Cell] = [
         prefix,
-        data.rate(prefix, sure),
-        None if is_whole else data.change(prefix, sure),
-        None if is_whole or not whole.any() else data.kept(prefix, sure),
+        data.rate(prefix, resamples),
+        None if is_whole else data.change(prefix, resamples),
+        None if is_whole or not whole.any() else data.kept(prefix, resamples),
         None if is_whole else int((data.said[prefix].exact & ~whole).sum()),
-        data.loss(prefix, sure),
+        data.loss(prefix, resamples),
     ]
     if controls is not None:
-        row += [controls.rate(prefix, sure), controls.loss(prefix, sure)]
+        row += [controls.rate(prefix, resamples), controls.loss(prefix, resamples)]
     return row
 
 
-def _plot(data: _Side, controls: _Side | None, lengths: Sequence[int], sure: Sure) -> Plot:
+def _plot(
+    data: _Side, controls: _Side | None, lengths: Sequence[int], resamples: Resamples
+) -> Plot:
     at = [float(prefix) for prefix in lengths]
-    y, low, high = curve([data.rate(prefix, sure) for prefix in lengths])
-    lines = [Line("data", "series-1", at, y, low, high, marker="o")]
+    rates = [data.rate(prefix, resamples) for prefix in lengths]
+    lines = [Line.of("data", "series-1", at, rates, marker="o")]
     if controls is not None:
-        y, low, high = curve([controls.rate(prefix, sure) for prefix in lengths])
-        lines.append(Line("controls", "series-3", at, y, low, high, dash=":", marker="o"))
+        rates = [controls.rate(prefix, resamples) for prefix in lengths]
+        lines.append(Line.of("controls", "series-3", at, rates, dash=":", marker="o"))
     return Plot(
         name=_NAME,
         title="Extraction against prefix length",
@@ -195,42 +197,44 @@ def _plot(data: _Side, controls: _Side | None, lengths: Sequence[int], sure: Sur
     )
 
 
-def _findings(data: _Side, controls: _Side | None, lengths: Sequence[int], sure: Sure) -> list[str]:
+def _findings(
+    data: _Side, controls: _Side | None, lengths: Sequence[int], resamples: Resamples
+) -> list[str]:
     if len(lengths) == 1:
         return ["Prefix length: no length asked for is shorter than the run's prefix."]
     least, whole = lengths[0], lengths[-1]
     if not any(said.exact.any() for said in data.said.values()):
-        bound = rate_words(data.rate(least, sure))
+        bound = f"{data.rate(least, resamples):share}"
         return [
             f"Prefix length: nothing comes out at any length, {bound} with the last {least} tokens."
         ]
-    change = data.change(least, sure)
-    p = data.drawn.p_value(data.said[least].exact, data.said[whole].exact, sure)
+    change = data.change(least, resamples)
+    p = data.drawn.p_value(data.said[least].exact, data.said[whole].exact, resamples)
     verdict = "" if apart_from_zero(change, p) else ", which may be nothing"
     sentence = (
-        f"Prefix length: {rate_words(data.rate(least, sure))} of the windows come out with the "
-        f"last {least} prefix tokens, {rate_words(data.rate(whole, sure))} with {whole}: "
-        f"{points_words(change)}{verdict}."
+        f"Prefix length: {data.rate(least, resamples):share} of the windows come out with the "
+        f"last {least} prefix tokens, {data.rate(whole, resamples):share} with {whole}: "
+        f"{change:points points}{verdict}."
     )
     if data.said[whole].exact.any():
-        sentence += f" {_half(data, lengths, sure)}"
+        sentence += f" {_half(data, lengths, resamples)}"
     if controls is not None:
         hits = as_bools(np.any([controls.said[prefix].exact for prefix in lengths], axis=0))
         sentence += (
             f" At one length or another {int(hits.sum()):,} of the {len(hits):,} controls looked "
-            f"at came out: {rate_words(controls.drawn.rate(hits, sure))} of all controls."
+            f"at came out: {controls.drawn.rate(hits, resamples):share} of all controls."
         )
     return [sentence]
 
 
-def _half(data: _Side, lengths: Sequence[int], sure: Sure) -> str:
+def _half(data: _Side, lengths: Sequence[int], resamples: Resamples) -> str:
     """The fewest tokens that keep half of what the whole prefix extracts."""
-    kept = {prefix: data.kept(prefix, sure) for prefix in lengths}
+    kept = {prefix: data.kept(prefix, resamples) for prefix in lengths}
     enough = [prefix for prefix, one in kept.items() if (one.value or 0.0) >= 0.5]
     if enough[0] == lengths[-1]:
         return "None of the shorter prefixes keeps half of what the whole one extracts."
     return (
-        f"{enough[0]} tokens are enough for {rate_words(kept[enough[0]])} of those that the whole "
+        f"{enough[0]} tokens are enough for {kept[enough[0]]:share} of those that the whole "
         "prefix extracts."
     )
 

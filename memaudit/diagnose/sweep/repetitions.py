@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memaudit.diagnose.sure import Sure
-from memaudit.diagnose.sweep.figures import Piece, curve, number_of, numeric, rate_words
+from memaudit.diagnose.sweep.figures import Piece, numeric
 from memaudit.errors import UsageError
 from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
 from memaudit.report.reading import passed_through
-from memaudit.report.wording import neutral, number, shorten
-from memaudit.score.detection import LEAST_CLUSTERS, roc_auc
-from memaudit.score.stats import Bools, Floats, Interval, Ints
+from memaudit.report.wording import (
+    neutral,
+    shorten,
+)
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import LEAST_CLUSTERS, Resamples
+from memaudit.score.stats import Bools, Floats, Ints
 
 if TYPE_CHECKING:  # it loads torch
     from memaudit.diagnose.subject import Part
@@ -46,7 +49,11 @@ class Group(NamedTuple):
 
 
 def sweep_repetitions(
-    data: Part, controls: Part | None, by: str | None, attacks: tuple[str, ...], sure: Sure
+    data: Part,
+    controls: Part | None,
+    by: str | None,
+    attacks: tuple[str, ...],
+    resamples: Resamples,
 ) -> Piece:
     """Exact rate by a numeric column of the data, and by the size of a window's cluster.
 
@@ -56,12 +63,12 @@ def sweep_repetitions(
     values = _column(data, by)
     if values is not None:
         name, numbers = by or USUAL, values
-        pieces.append(_by(data, controls, _Axis("repetitions", name, numbers), attacks, sure))
+        pieces.append(_by(data, controls, _Axis("repetitions", name, numbers), attacks, resamples))
     _, place, counts = np.unique(data.clusters, return_inverse=True, return_counts=True)
     sizes = counts[place].astype(np.float64)
     if sizes.max() > 1:
         axis = _Axis("near-duplicates", "windows in its cluster", sizes)
-        pieces.append(_by(data, controls, axis, attacks, sure))
+        pieces.append(_by(data, controls, axis, attacks, resamples))
     return Piece(
         [finding for piece in pieces for finding in piece.findings],
         _notes(values is not None, bool(sizes.max() > 1)),
@@ -108,7 +115,7 @@ def groups_of(values: Floats) -> list[Group]:
     return groups
 
 
-def trend(exact: Bools, values: Floats, clusters: Ints, sure: Sure) -> Measure:
+def trend(exact: Bools, values: Floats, clusters: Ints, resamples: Resamples) -> Estimate:
     """Probability that an extracted window has more than one that is not, ties half.
 
     The AUC of the number as a score of extraction; twice it less 1 is Somers' D (1962). Windows
@@ -116,31 +123,20 @@ def trend(exact: Bools, values: Floats, clusters: Ints, sure: Sure) -> Measure:
     where either kind lies in fewer than `LEAST_CLUSTERS`: it would say nothing.
     """
     known = np.isfinite(values)
-    found = roc_auc(
-        values[known],
-        exact[known],
-        clusters[known],
-        confidence=sure.confidence,
-        resamples=sure.resamples,
-        rng=sure.rng(),
-    )
-    if np.isnan(found.value):
-        return Measure(None, None, None)
-    kinds = (clusters[known & exact], clusters[known & ~exact])
-    if min(len(np.unique(kind)) for kind in kinds) < LEAST_CLUSTERS:
-        return Measure(found.value, None, None)
-    return Measure.of(found.value, Interval(*found.interval))
+    return resamples.auc(values[known], exact[known], clusters[known])
 
 
 def _by(
-    data: Part, controls: Part | None, axis: _Axis, attacks: tuple[str, ...], sure: Sure
+    data: Part, controls: Part | None, axis: _Axis, attacks: tuple[str, ...], resamples: Resamples
 ) -> Piece:
     groups = groups_of(axis.values)
     rates = {
-        attack: [_rate(data, attack, group.mask, sure) for group in groups] for attack in attacks
+        attack: [_rate(data, attack, group.mask, resamples) for group in groups]
+        for attack in attacks
     }
     trends = {
-        attack: trend(data.exact(attack), axis.values, data.clusters, sure) for attack in attacks
+        attack: trend(data.exact(attack), axis.values, data.clusters, resamples)
+        for attack in attacks
     }
     shown = neutral(shorten(axis.label, 40))
     table = FigureTable(
@@ -149,7 +145,7 @@ def _by(
         says=f"Share of windows extracted exactly, by {shown}. {_TREND}",
         columns=[Column(shown, "text"), Column("windows", "count")]
         + [Column(attack, "share") for attack in attacks],
-        rows=_rows(groups, rates, trends, controls, attacks, sure),
+        rows=_rows(groups, rates, trends, controls, attacks, resamples),
     )
     plot = Plot(
         name=axis.name,
@@ -157,7 +153,7 @@ def _by(
         says=f"By {shown}: the median of each group.",
         x=_x_axis(shown, groups),
         y=Axis("share of windows", low=0.0),
-        lines=_lines(groups, rates, controls, sure),
+        lines=_lines(groups, rates, controls, resamples),
     )
     return Piece(_findings(axis.name, shown, groups, rates, trends), (), [table], [plot])
 
@@ -167,17 +163,17 @@ def _x_axis(shown: str, groups: Sequence[Group]) -> Axis:
     return Axis(_ascii(shown), min(at) > 0, at, [f"{middle:g}" for middle in at])
 
 
-def _rate(part: Part, attack: str, mask: Bools, sure: Sure) -> Measure:
-    return sure.rate(part.exact(attack)[mask], part.clusters[mask])
+def _rate(part: Part, attack: str, mask: Bools, resamples: Resamples) -> Estimate:
+    return resamples.rate(part.exact(attack)[mask], part.clusters[mask])
 
 
 def _rows(
     groups: Sequence[Group],
-    rates: dict[str, list[Measure]],
-    trends: dict[str, Measure],
+    rates: dict[str, list[Estimate]],
+    trends: dict[str, Estimate],
     controls: Part | None,
     attacks: tuple[str, ...],
-    sure: Sure,
+    resamples: Resamples,
 ) -> list[list[Cell]]:
     rows: list[list[Cell]] = [
         [group.name, int(group.mask.sum()), *(rates[attack][at] for attack in attacks)]
@@ -185,7 +181,7 @@ def _rows(
     ]
     if controls is not None:
         every = np.ones(len(controls), dtype=bool)
-        on = [_rate(controls, attack, every, sure) for attack in attacks]
+        on = [_rate(controls, attack, every, resamples) for attack in attacks]
         rows.append(["controls", len(controls), *on])
     known = int(sum(group.mask.sum() for group in groups))
     rows.append(["trend", known, *(trends[attack] for attack in attacks)])
@@ -193,17 +189,19 @@ def _rows(
 
 
 def _lines(
-    groups: Sequence[Group], rates: dict[str, list[Measure]], controls: Part | None, sure: Sure
+    groups: Sequence[Group],
+    rates: dict[str, list[Estimate]],
+    controls: Part | None,
+    resamples: Resamples,
 ) -> list[Line]:
     at = [group.middle for group in groups]
     lines = []
-    for attack, measures in rates.items():
-        y, low, high = curve(measures)
-        lines.append(Line(attack, attack, at, y, low, high, marker="o"))
+    for attack, estimates in rates.items():
+        lines.append(Line.of(attack, attack, at, estimates, marker="o"))
     if controls is not None:
         every = np.ones(len(controls), dtype=bool)
         for attack in rates:
-            level = _rate(controls, attack, every, sure).value or 0.0
+            level = _rate(controls, attack, every, resamples).value or 0.0
             lines.append(Line("controls", "series-3", at, [level] * len(at), dash=":"))
     return lines
 
@@ -212,31 +210,30 @@ def _findings(
     name: str,
     shown: str,
     groups: Sequence[Group],
-    rates: dict[str, list[Measure]],
-    trends: dict[str, Measure],
+    rates: dict[str, list[Estimate]],
+    trends: dict[str, Estimate],
 ) -> list[str]:
     """What ``none`` says; nothing where it extracts no window at all, or every one."""
     steep = trends["none"]
     if steep.value is None:
-        some = "all windows come" if number_of(rates["none"][0]) else "no window comes"
+        some = "all windows come" if rates["none"][0].value else "no window comes"
         return [f"{name.capitalize()} ({shown}): {some} out without a prompt, so no trend is seen."]
-    said = [f"{rate_words(rates['none'][at])} where it is {groups[at].name}" for at in (0, -1)]
+    said = [f"{rates['none'][at]:share} where it is {groups[at].name}" for at in (0, -1)]
     ends = f"the plain prefix extracts {' and '.join(said)}"
     if steep.low is None or steep.high is None:
         return [
             f"{name.capitalize()} ({shown}): too few to tell a trend, for windows that come out, "
             f"or the others, lie in fewer than {LEAST_CLUSTERS} clusters: {ends}."
         ]
-    if steep.low > 0.5:
+    if steep.above(0.5):
         verdict = "the more, the likelier a window comes out"
-    elif steep.high < 0.5:
+    elif steep.below(0.5):
         verdict = "the more, the less likely a window comes out"
     else:
         verdict = "no trend can be told"
-    chance = f"{number(steep.value)} ({number(steep.low)} to {number(steep.high)})"
     return [
         f"{name.capitalize()} ({shown}): {verdict} (an extracted window has more than another "
-        f"with probability {chance}): {ends}."
+        f"with probability {steep}): {ends}."
     ]
 
 

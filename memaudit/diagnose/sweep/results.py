@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from memaudit.attack.facts import FitRecord
-from memaudit.diagnose.sure import Sure
-from memaudit.report.diagnosis import Measure
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import Resamples
 from memaudit.score.stats import Bools, Floats, Interval, Ints, paired_clustered, paired_exact
 
 CLOSE = 1.01
@@ -68,7 +68,7 @@ class Results:
     control_clusters: Ints | None
     elsewhere: Bools | None
     """(n,) whether a further model gives the window away and the audited one does not."""
-    sure: Sure
+    resamples: Resamples
 
     def of(self, name: str, virtual: int | None) -> list[Result]:
         """Every seed of a variant; of every V, seed 0 alone, where none is named."""
@@ -77,32 +77,32 @@ class Results:
             return [one for one in named if one.seed == 0]
         return [one for one in named if one.virtual_tokens == virtual]
 
-    def change(self, first: Sequence[Result], second: Sequence[Result]) -> Measure:
+    def change(self, first: Sequence[Result], second: Sequence[Result]) -> Estimate:
         """Exact rate of the first less the second, each the mean over its seeds, paired."""
-        return self.sure.change(_mean_hits(first), _mean_hits(second), self.clusters)
+        return self.resamples.change(_mean_hits(first), _mean_hits(second), self.clusters)
 
     def p_value(self, first: Sequence[Result], second: Sequence[Result]) -> float:
         """Sign-flip test over clusters; of single seeds the larger of it and McNemar's."""
         counts = [np.sum([one.exact for one in side], axis=0) for side in (first, second)]
         lengths = (len(second), len(first))  # of unequally many seeds the sums are made alike
         a, b = (count * length for count, length in zip(counts, lengths, strict=True))
-        found = paired_clustered(a, b, self.clusters, self.sure.resamples, self.sure.rng())
+        found = paired_clustered(a, b, self.clusters, self.resamples.number, self.resamples.rng())
         if len(first) == len(second) == 1:
             return max(found, paired_exact(first[0].exact, second[0].exact).p_value)
         return found
 
 
-def stability(seeds: Sequence[Result]) -> Measure:
+def stability(seeds: Sequence[Result]) -> Estimate:
     """Mean exact rate of the seeds, and the lowest and highest of them."""
     return spread([float(one.exact.mean()) for one in seeds])
 
 
-def spread(values: Sequence[float]) -> Measure:
+def spread(values: Sequence[float]) -> Estimate:
     """Mean, lowest and highest; no ends where there is one value."""
     mean = float(np.mean(values))
     if len(values) < 2:
-        return Measure(mean, None, None)
-    return Measure.of(mean, Interval(min(values), max(values)))
+        return Estimate(mean, None, None)
+    return Estimate.of(mean, Interval(min(values), max(values)))
 
 
 def _mean_hits(seeds: Sequence[Result]) -> Floats:

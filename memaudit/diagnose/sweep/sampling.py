@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from memaudit.config.settings import ScoreSettings
-from memaudit.diagnose.sure import Sure
-from memaudit.diagnose.sweep.figures import Piece, curve, rate_words, with_few_bars
+from memaudit.diagnose.sweep.figures import Piece, with_few_bars
 from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import Resamples, tails
 from memaudit.score.sampling import queries
 from memaudit.score.stats import Floats, Interval, Ints
 
@@ -52,7 +53,7 @@ class Quantiles:
     resampled: Floats
     """(resamples,SHARES) the same of resamples that draw whole clusters."""
 
-    def samples(self, share: float, p: float, sure: Sure) -> Measure | None:
+    def samples(self, share: float, p: float, resamples: Resamples) -> Estimate | None:
         """Least n with which that share of the windows comes out with probability p.
 
         An end, or the figure, is None where no number of samples does it. None altogether where
@@ -61,31 +62,29 @@ class Quantiles:
         at = SHARES.index(share)
         if np.isnan(self.log_p_z[at]):
             return None
-        tail, last = (1 - sure.confidence) / 2, sure.resamples - 1
+        tail, last = tails(resamples.confidence)[0], resamples.number - 1
         # The likelier the windows, the fewer the samples; no end lies between two windows.
         places = [math.ceil((1 - tail) * last), math.floor(tail * last)]
         few, many = (float(n) for n in queries(np.sort(self.resampled[:, at])[places], p))
-        return Measure.of(float(queries(self.log_p_z[[at]], p)[0]), Interval(few, many))
+        return Estimate.of(float(queries(self.log_p_z[[at]], p)[0]), Interval(few, many))
 
 
-def quantiles(log_p_z: Floats, clusters: Ints, sure: Sure) -> Quantiles:
-    """Of windows (N,): the ln p_z of the ``share * N``-th likeliest, for all shares at once."""
+def quantiles(log_p_z: Floats, clusters: Ints, resamples: Resamples) -> Quantiles:
+    """Return the ln p_z of the ``share * N``-th likeliest of N windows, for all shares at once."""
+    shares, nothing = np.array(SHARES), np.full((resamples.number, len(SHARES)), np.nan)
+    if not len(log_p_z):
+        return Quantiles(nothing[0], nothing)
     order = np.argsort(-log_p_z, kind="stable")
-    likely, shares = log_p_z[order], np.array(SHARES)
-    _, cluster = np.unique(clusters[order], return_inverse=True)
-    count, rng = int(cluster.max(initial=-1)) + 1, sure.rng()
-    found = np.full((sure.resamples, len(SHARES)), np.nan)
-    for number in range(sure.resamples if count else 0):
-        weights = np.bincount(rng.integers(count, size=count), minlength=count)[cluster]
-        found[number] = _at_shares(likely, weights, shares)
-    value = np.full(len(SHARES), np.nan)
-    if count:
-        value = _at_shares(likely, np.ones(len(likely), dtype=np.int64), shares)
-        value[shares * len(likely) < 1] = np.nan
-    return Quantiles(value, found)
+
+    def figures(times: Floats) -> Floats:
+        return np.array([_at_shares(log_p_z[order], row[order], shares) for row in times])
+
+    replicates = resamples.replicate(clusters, figures)
+    values = np.where(shares * len(log_p_z) < 1, np.nan, replicates.values)
+    return Quantiles(values, replicates.samples)
 
 
-def _at_shares(likely: Floats, weights: Ints, shares: Floats) -> Floats:
+def _at_shares(likely: Floats, weights: Floats, shares: Floats) -> Floats:
     """ln p_z (descending, (N,)) at which so large shares of the weights are reached."""
     reached = np.cumsum(weights)
     wanted = np.ceil(shares * reached[-1] - 1e-9)
@@ -93,24 +92,30 @@ def _at_shares(likely: Floats, weights: Ints, shares: Floats) -> Floats:
 
 
 def sweep_sampling(
-    data: Part, controls: Part | None, attacks: tuple[str, ...], scores: ScoreSettings, sure: Sure
+    data: Part,
+    controls: Part | None,
+    attacks: tuple[str, ...],
+    scores: ScoreSettings,
+    resamples: Resamples,
 ) -> Piece:
     """(n,p) curves of every attack on the model, and the samples that shares of windows take."""
     sampler = f"Sampled at temperature {scores.temperature:g} among the {scores.top_k} likeliest."
     found = {
-        (attack, role): quantiles(*_known(part, attack), sure)
+        (attack, role): quantiles(*_known(part, attack), resamples)
         for attack in attacks
         for role, part in _parts(data, controls)
     }
     tables = [
-        _curves_table(data, controls, attacks, sampler, sure),
-        _until_table(found, sampler, sure),
+        _curves_table(data, controls, attacks, sampler, resamples),
+        _until_table(found, sampler, resamples),
     ]
     plots = [
-        _attacks_plot(data, controls, attacks, sampler, sure),
-        _probabilities_plot(data, controls, sampler, sure),
+        _attacks_plot(data, controls, attacks, sampler, resamples),
+        _probabilities_plot(data, controls, sampler, resamples),
     ]
-    findings = [_words(data, controls, attack, found[attack, "data"], sure) for attack in attacks]
+    findings = [
+        _words(data, controls, attack, found[attack, "data"], resamples) for attack in attacks
+    ]
     return Piece(findings, _notes(data), tables, plots)
 
 
@@ -124,19 +129,19 @@ def _known(part: Part, attack: str) -> tuple[Floats, Ints]:
     return log_p_z[known], part.clusters[known]
 
 
-def _share(part: Part, attack: str, n: float, p: float, sure: Sure) -> Measure:
+def _share(part: Part, attack: str, n: float, p: float, resamples: Resamples) -> Estimate:
     log_p_z, clusters = _known(part, attack)
-    return sure.rate(np.asarray(discoverable(log_p_z, n, p) == 1), clusters)
+    return resamples.rate(np.asarray(discoverable(log_p_z, n, p) == 1), clusters)
 
 
 def _curves_table(
-    data: Part, controls: Part | None, attacks: tuple[str, ...], sampler: str, sure: Sure
+    data: Part, controls: Part | None, attacks: tuple[str, ...], sampler: str, resamples: Resamples
 ) -> FigureTable:
     rows: list[list[Cell]] = []
     for attack in attacks:
         for role, part in _parts(data, controls):
             for n in (10**power for power in range(_DECADES + 1)):
-                found = [_share(part, attack, n, p, sure) for p in PROBABILITIES]
+                found = [_share(part, attack, n, p, resamples) for p in PROBABILITIES]
                 rows.append([attack, role, n, *found])
     return FigureTable(
         name="samples",
@@ -152,11 +157,11 @@ def _curves_table(
 
 
 def _until_table(
-    found: Mapping[tuple[str, str], Quantiles], sampler: str, sure: Sure
+    found: Mapping[tuple[str, str], Quantiles], sampler: str, resamples: Resamples
 ) -> FigureTable:
     asked = [(share, p) for share in SHARES for p in _COUNTED]
     rows = [
-        [attack, role, *(one.samples(*each, sure) for each in asked)]
+        [attack, role, *(one.samples(*each, resamples) for each in asked)]
         for (attack, role), one in found.items()
     ]
     return FigureTable(
@@ -178,24 +183,24 @@ def _samples() -> list[float]:
 
 
 def _line(
-    part: Part, attack: str, p: float, name: str, colour: str, sure: Sure, dash: str = "-"
+    part: Part, attack: str, p: float, name: str, colour: str, resamples: Resamples, dash: str = "-"
 ) -> Line:
     at = [float(math.floor(n)) for n in _samples()]
-    whole = curve([_share(part, attack, n, p, sure) for n in at])
+    shares = [_share(part, attack, n, p, resamples) for n in at]
+    line = Line.of(name, colour, at, shares, dash=dash)
     if dash != "-" or p != _SHOWN:
-        return Line(name, colour, at, whole[0], dash=dash)
-    y, low, high = with_few_bars(whole, [step % _PER_DECADE == 0 for step in range(len(at))])
-    return Line(name, colour, at, y, low, high)
+        return replace(line, low=None, high=None)
+    return with_few_bars(line, [step % _PER_DECADE == 0 for step in range(len(at))])
 
 
 def _attacks_plot(
-    data: Part, controls: Part | None, attacks: tuple[str, ...], sampler: str, sure: Sure
+    data: Part, controls: Part | None, attacks: tuple[str, ...], sampler: str, resamples: Resamples
 ) -> Plot:
-    lines = [_line(data, attack, _SHOWN, attack, attack, sure) for attack in attacks]
+    lines = [_line(data, attack, _SHOWN, attack, attack, resamples) for attack in attacks]
     if controls is not None:
         names = [f"{attack}, controls" for attack in attacks]
         lines += [
-            _line(controls, attack, _SHOWN, name, attack, sure, ":")
+            _line(controls, attack, _SHOWN, name, attack, resamples, ":")
             for attack, name in zip(attacks, names, strict=True)
         ]
     return Plot(
@@ -208,12 +213,15 @@ def _attacks_plot(
     )
 
 
-def _probabilities_plot(data: Part, controls: Part | None, sampler: str, sure: Sure) -> Plot:
+def _probabilities_plot(
+    data: Part, controls: Part | None, sampler: str, resamples: Resamples
+) -> Plot:
     pairs = list(zip(PROBABILITIES, _COLOURS, strict=True))
-    lines = [_line(data, "none", p, f"p = {p:g}", colour, sure) for p, colour in pairs]
+    lines = [_line(data, "none", p, f"p = {p:g}", colour, resamples) for p, colour in pairs]
     if controls is not None:
         lines += [
-            _line(controls, "none", p, "controls", "series-3", sure, ":") for p in PROBABILITIES
+            _line(controls, "none", p, "controls", "series-3", resamples, ":")
+            for p in PROBABILITIES
         ]
     return Plot(
         name="samples-by-probability",
@@ -225,29 +233,31 @@ def _probabilities_plot(data: Part, controls: Part | None, sampler: str, sure: S
     )
 
 
-def _words(data: Part, controls: Part | None, attack: str, quantile: Quantiles, sure: Sure) -> str:
+def _words(
+    data: Part, controls: Part | None, attack: str, quantile: Quantiles, resamples: Resamples
+) -> str:
     """What one attack's curves say."""
     most = 10**_DECADES
-    some = rate_words(_share(data, attack, 1000, _SHOWN, sure), interval=False)
-    many = rate_words(_share(data, attack, most, _SHOWN, sure))
-    greedy = rate_words(sure.rate(data.exact(attack), data.clusters), interval=False)
+    some = _share(data, attack, 1000, _SHOWN, resamples).parts("share")[0]
+    many = f"{_share(data, attack, most, _SHOWN, resamples):share}"
+    greedy = resamples.rate(data.exact(attack), data.clusters).parts("share")[0]
     said = (
         f"Samples, {attack}: {some} of the windows come out within 1,000, {many} within {most:,}, "
         f"with probability {_SHOWN:g} or more; greedy decoding gets {greedy}"
     )
     if controls is not None:
         said += f". Controls within {most:,}: "
-        said += rate_words(_share(controls, attack, most, _SHOWN, sure))
+        said += f"{_share(controls, attack, most, _SHOWN, resamples):share}"
     needed = []
     for share in SHARES:
-        found = quantile.samples(share, _SHOWN, sure)
+        found = quantile.samples(share, _SHOWN, resamples)
         if found is not None:
             n = "no number" if found.value is None else f"{_round(found.value)}{_ends(found)}"
             needed.append(f"for {100 * share:g} % of the windows {n}")
     return f"{said}. Needed: {'; '.join(needed)}." if needed else f"{said}."
 
 
-def _ends(found: Measure) -> str:
+def _ends(found: Estimate) -> str:
     low, high = ("no number" if end is None else _round(end) for end in (found.low, found.high))
     return f" ({low} to {high})"
 

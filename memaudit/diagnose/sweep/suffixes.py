@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.figures import (
     Piece,
     as_bools,
-    curve,
-    rate_words,
     thinned,
     with_few_bars,
 )
 from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot
+from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import Resamples
 from memaudit.score.stats import Bools, Floats
 
 if TYPE_CHECKING:  # it loads torch
@@ -40,7 +39,11 @@ def reaches(matched: Floats, tokens: int) -> Bools:
 
 
 def sweep_suffixes(
-    data: Part, controls: Part | None, suffix_tokens: int, attacks: tuple[str, ...], sure: Sure
+    data: Part,
+    controls: Part | None,
+    suffix_tokens: int,
+    attacks: tuple[str, ...],
+    resamples: Resamples,
 ) -> Piece:
     """Share of windows that come out for s tokens, s from 1 to S, by every attack of the run."""
     shown = [s for s in _LENGTHS if s < suffix_tokens] + [suffix_tokens]
@@ -53,7 +56,7 @@ def sweep_suffixes(
             "suffix."
         ),
         columns=[Column("suffix tokens", "count"), *_columns(attacks, controls)],
-        rows=[[s, *_cells(data, controls, attacks, s, sure)] for s in shown],
+        rows=[[s, *_cells(data, controls, attacks, s, resamples)] for s in shown],
     )
     plot = Plot(
         name=_NAME,
@@ -61,9 +64,9 @@ def sweep_suffixes(
         says="Dotted: controls. The shorter the suffix, the more of it anybody could have guessed.",
         x=Axis("suffix tokens s"),
         y=Axis("share of windows", low=0.0),
-        lines=_lines(data, controls, suffix_tokens, attacks, sure),
+        lines=_lines(data, controls, suffix_tokens, attacks, resamples),
     )
-    return Piece(_findings(data, controls, suffix_tokens, sure), (), [table], [plot])
+    return Piece(_findings(data, controls, suffix_tokens, resamples), (), [table], [plot])
 
 
 def _columns(attacks: tuple[str, ...], controls: Part | None) -> list[Column]:
@@ -73,14 +76,14 @@ def _columns(attacks: tuple[str, ...], controls: Part | None) -> list[Column]:
 
 
 def _cells(
-    data: Part, controls: Part | None, attacks: tuple[str, ...], tokens: int, sure: Sure
+    data: Part, controls: Part | None, attacks: tuple[str, ...], tokens: int, resamples: Resamples
 ) -> list[Cell]:
     parts = [part for part in (data, controls) if part is not None]
-    return [_rate(part, attack, tokens, sure) for attack in attacks for part in parts]
+    return [_rate(part, attack, tokens, resamples) for attack in attacks for part in parts]
 
 
-def _rate(part: Part, attack: str, tokens: int, sure: Sure) -> Measure:
-    return sure.rate(reaches(part.score("matched", attack), tokens), part.clusters)
+def _rate(part: Part, attack: str, tokens: int, resamples: Resamples) -> Estimate:
+    return resamples.rate(reaches(part.score("matched", attack), tokens), part.clusters)
 
 
 def _lines(
@@ -88,15 +91,15 @@ def _lines(
     controls: Part | None,
     suffix_tokens: int,
     attacks: tuple[str, ...],
-    sure: Sure,
+    resamples: Resamples,
 ) -> list[Line]:
     at = thinned(range(1, suffix_tokens + 1), _POINTS)
     barred = {1, *thinned(at, _BARS)}
     lines = []
     for attack in attacks:
-        rates = [_rate(data, attack, s, sure) for s in at]
-        y, low, high = with_few_bars(curve(rates), [s in barred for s in at])
-        lines.append(Line(attack, attack, at, y, low, high))
+        rates = [_rate(data, attack, s, resamples) for s in at]
+        line = Line.of(attack, attack, at, rates)
+        lines.append(with_few_bars(line, [s in barred for s in at]))
         if controls is not None:
             matched = controls.score("matched", attack)
             y = [float(reaches(matched, s).mean()) for s in at]
@@ -104,35 +107,37 @@ def _lines(
     return lines
 
 
-def _findings(data: Part, controls: Part | None, suffix_tokens: int, sure: Sure) -> list[str]:
+def _findings(
+    data: Part, controls: Part | None, suffix_tokens: int, resamples: Resamples
+) -> list[str]:
     matched = data.score("matched", "none")
     some = sorted({min(s, suffix_tokens) for s in (5, 20)} - {suffix_tokens}, reverse=True)
-    whole = rate_words(_rate(data, "none", suffix_tokens, sure))
-    said = [f"{rate_words(_rate(data, 'none', s, sure), interval=False)} for {s}" for s in some]
+    whole = f"{_rate(data, 'none', suffix_tokens, resamples):share}"
+    said = [f"{_rate(data, 'none', s, resamples).parts('share')[0]} for {s}" for s in some]
     tail = f", {', '.join(said)}" if said else ""
     first = f"Suffix length: the plain prefix extracts {whole} of the windows for all "
     sentences = [f"{first}{suffix_tokens} tokens{tail}."]
     if controls is not None:
-        sentences.append(_of_controls(data, controls, suffix_tokens, sure))
+        sentences.append(_of_controls(data, controls, suffix_tokens, resamples))
     ten = min(10, suffix_tokens)
     going = reaches(matched, ten)
     if ten < suffix_tokens and going.any():
-        on = sure.rate(reaches(matched[going], suffix_tokens), data.clusters[going])
+        on = resamples.rate(reaches(matched[going], suffix_tokens), data.clusters[going])
         sentences.append(
             f"Of the {int(going.sum()):,} windows that come out for {ten} tokens, "
-            f"{rate_words(on)} come out to the end."
+            f"{on:share} come out to the end."
         )
     return [" ".join(sentences)]
 
 
-def _of_controls(data: Part, controls: Part, suffix_tokens: int, sure: Sure) -> str:
+def _of_controls(data: Part, controls: Part, suffix_tokens: int, resamples: Resamples) -> str:
     most = int(controls.score("matched", "none").max())
     if most >= suffix_tokens:
-        found = rate_words(_rate(controls, "none", suffix_tokens, sure))
+        found = f"{_rate(controls, 'none', suffix_tokens, resamples):share}"
         return f"Of the controls {found} come out to the end as well."
-    beyond, theirs = (_rate(part, "none", most + 1, sure) for part in (data, controls))
+    beyond, theirs = (_rate(part, "none", most + 1, resamples) for part in (data, controls))
     return (
         f"No control comes out for more than {most} tokens, which is their own longest "
-        f"({rate_words(theirs)} of {len(controls):,} controls for {most + 1}); "
-        f"{rate_words(beyond)} of the windows do."
+        f"({theirs:share} of {len(controls):,} controls for {most + 1}); "
+        f"{beyond:share} of the windows do."
     )
