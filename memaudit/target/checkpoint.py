@@ -162,6 +162,7 @@ def load_tokenizer(model: str, settings: TargetSettings) -> Any:
         UsageError: a setting that does not go with what ``model`` is.
         TargetError: there is no such model, or its tokenizer cannot be loaded.
     """
+    switch_kernels(settings)  # a rehearsal builds the model
     with watched(model, allow_pickle=settings.allow_pickle):
         return load_tokenizer_of(find_source(model, settings), settings)
 
