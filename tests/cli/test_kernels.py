@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import build_model, build_tokenizer, save_model
 
-FAKE = '''
+FAKE = """
 import os, pathlib, types
 
 class _Part:
@@ -33,7 +33,7 @@ def use_kernelized_func(*_): return lambda part: part
 def __getattr__(name):
     if name.startswith("__"): raise AttributeError(name)
     return _Part
-'''
+"""
 """A package kernels that writes down what it is asked for."""
 
 
