@@ -36,6 +36,7 @@ from memaudit.target.failures import (
     silent_stdout,
 )
 from memaudit.target.gguf_header import check_gguf
+from memaudit.target.mapped_weights import copy_mapped
 from memaudit.target.openings import watched
 from memaudit.target.placement import Placement
 from memaudit.target.quantization import Quantization, finish, quantised_weights
@@ -259,6 +260,7 @@ def _load_weights(
         model, info = AutoModelForCausalLM.from_pretrained(location, **asked, **more, **where)
         keep(model)
     openings.require_exactly(source.weights_files)
+    copy_mapped(model, source.weights_files)
     if quantization is not None:
         finish(model, source.name, quantization)
     if info["mismatched_keys"]:
