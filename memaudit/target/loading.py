@@ -41,6 +41,7 @@ from memaudit.target.openings import watched
 from memaudit.target.placement import Placement
 from memaudit.target.quantization import Quantization, finish, quantised_weights
 from memaudit.target.rehearsal import rehearse
+from memaudit.target.sizes import check_sizes
 from memaudit.target.source import Source
 from memaudit.target.tokenizer_files import check_tokenizer_files
 from memaudit.target.unused_weights import (
@@ -249,6 +250,8 @@ def _load_weights(
         more |= {"quantization_config": unpack(dequantize=True)} if unpack else {}
     if quantization is not None and quantization.asked is not None:
         more |= {"quantization_config": quantization.asked}
+    if not settings.trust_remote_code:  # that code may build what it likes
+        check_sizes(source, config)
     with (
         explained(source.name),
         quantised_weights(source.name, quantization),
