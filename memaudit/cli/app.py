@@ -20,7 +20,7 @@ from memaudit.cli.merging import merge
 from memaudit.cli.outlets import guard_standard_streams
 from memaudit.cli.reporting import report
 from memaudit.cli.verify import verify
-from memaudit.system.network import go_offline, turn_telemetry_off
+from memaudit.system.network import go_offline, hide_kernels, turn_telemetry_off
 from memaudit.system.threads import shorten_spinning
 
 app = typer.Typer(
@@ -72,6 +72,8 @@ def main() -> None:
     turn_telemetry_off(os.environ)
     if "--offline" in sys.argv[1:]:  # before any library that reads the variables is imported
         go_offline(os.environ)
+    if "--trust-remote-code" not in sys.argv[1:] or "--offline" in sys.argv[1:]:
+        hide_kernels()  # before transformers is imported; only these flags decide
     stdout = guard_standard_streams()
     try:
         with exit_on_error(verbose=False):

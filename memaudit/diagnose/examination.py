@@ -42,6 +42,7 @@ def examine(method: Method[Asked], settings: Asked, command: str, progress: Prog
     with watch.stage("taking up the run", 1):
         subject = open_subject(settings)
     found = method(subject, settings, watch)
+    subject.checkpoint.require_unchanged()
     record = DiagnosisRecord(
         version=__version__,
         run_results=subject.document["hashes"]["results"],

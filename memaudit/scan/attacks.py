@@ -45,6 +45,7 @@ class Attacked(NamedTuple):
 def attack_all(config: ScanConfig, ready: Ready, clock: Clock, workforce: Workforce) -> Attacked:
     """Run every attack on every model. The target is released before the reference is loaded."""
     target = _attack(config, ready.plan, ready.extractor, clock, workforce, ready.earlier)
+    ready.checkpoint.require_unchanged()
     if config.reference is None:
         return Attacked(target, None)
     return Attacked(target, _attack_reference(config, ready, clock, workforce))
@@ -87,6 +88,7 @@ def _attack_reference(
     name = "batch size of the reference"
     extractor, _ = recorded_extractor(settings, checkpoint, record, workforce.processes, name)
     outcomes = _attack(settings, ready.plan, extractor, clock, workforce, prefix=PREFIX)
+    checkpoint.require_unchanged()
     return ReferenceRun(describe_target(extractor), outcomes)
 
 

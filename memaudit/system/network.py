@@ -14,6 +14,9 @@ TELEMETRY_OFF = ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")
 client asks the hub once a day for a list of programs to detect its caller
 (``/api/agent-harnesses``)."""
 OFFLINE = "HF_HUB_OFFLINE"
+KERNELS = "kernels"
+"""Package through which transformers and bitsandbytes fetch native code from the hub, and run it,
+when they are imported."""
 _CONSTANTS = "huggingface_hub.constants"
 
 
@@ -33,3 +36,17 @@ def go_offline(environment: MutableMapping[str, str]) -> None:
     environment[OFFLINE] = "1"
     if constants := sys.modules.get(_CONSTANTS):
         vars(constants)[OFFLINE] = True
+
+
+def hide_kernels() -> None:
+    """Make the package ``kernels`` look as if it were not installed, in this process.
+
+    Call it before transformers is imported: transformers looks for the package only once.
+    """
+    sys.modules[KERNELS] = None  # type: ignore[assignment]  # how Python marks a module as missing
+
+
+def show_kernels() -> None:
+    """Undo `hide_kernels`, for what is imported from now on."""
+    if sys.modules.get(KERNELS, KERNELS) is None:
+        del sys.modules[KERNELS]

@@ -24,6 +24,7 @@ from memaudit.errors import TargetError
 from memaudit.target.failures import explained, quiet_transformers
 from memaudit.target.openings import watched
 from memaudit.target.placement import Placement, waits_elsewhere
+from memaudit.target.sizes import check_adapter_sizes
 from memaudit.target.source import Source
 from memaudit.target.unused_weights import PEFT_PREFIX, UnusedWeights, head_reason, name_some
 from memaudit.target.vocabulary import fit_vocabulary
@@ -77,6 +78,7 @@ def load_adapter(
             )
         _keep_untied(base)
         fit_vocabulary(base, path, source.name)
+        check_adapter_sizes(source, base)
         of_base = {f"{PEFT_PREFIX}{weight}" for weight in base.state_dict()}
         renames = getattr(base, "_checkpoint_conversion_mapping", None)
         with watched(source.name, allow_pickle=settings.allow_pickle) as openings:

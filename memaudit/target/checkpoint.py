@@ -18,12 +18,11 @@ import torch
 from memaudit.config.settings import TargetSettings
 from memaudit.data.bos import BosSource, leading_ids
 from memaudit.errors import TargetError, UsageError
-from memaudit.system.files import file_sha256
 from memaudit.target.attention import describe_attention, replace_attention
 from memaudit.target.failures import explained, lacks_memory
 from memaudit.target.hub_kernels import kernels_allowed, switch_kernels
 from memaudit.target.loading import LoadedModel, load_config, load_model, load_tokenizer_of
-from memaudit.target.openings import watched
+from memaudit.target.openings import Openings, hash_file, watched
 from memaudit.target.placement import (
     Choice,
     Placement,
@@ -39,8 +38,11 @@ from memaudit.target.placement import (
 from memaudit.target.prepacking import PREPACKED, choose_prepacking, prepacked_copy
 from memaudit.target.quantization import Quantization, find_quantization, unpacked_size
 from memaudit.target.source import Source, find_source, local_folder, read_files, ready_source
+from memaudit.target.text_files import private_copy
 from memaudit.target.unused_weights import describe_unused
 
+HASHES = "memaudit_hashes"
+"""Attribute of a tokenizer: what the files hash to that it was read from."""
 MOST_LEFTOVERS = 20
 """Weights that lie there and are not read, of which the report gives the names."""
 
@@ -72,6 +74,13 @@ class Checkpoint:
     """Whether passes are to go through prepacked weights."""
     replaces_base: bool = False
     """Whether an adapter's file also brought whole weights of its base."""
+    openings: Openings | None = None
+    """What was read, to tell whether it has changed since."""
+
+    def require_unchanged(self) -> None:
+        """Raise TargetError if a file in the fingerprint has changed since it was hashed."""
+        if self.openings is not None:
+            self.openings.require_same()
 
     @property
     def width(self) -> int:
@@ -162,8 +171,13 @@ def load_tokenizer(model: str, settings: TargetSettings) -> Any:
         UsageError: a setting that does not go with what ``model`` is.
         TargetError: there is no such model, or its tokenizer cannot be loaded.
     """
-    with watched(model, allow_pickle=settings.allow_pickle):
-        return load_tokenizer_of(find_source(model, settings), settings)
+    switch_kernels(settings)  # a rehearsal builds the model
+    with watched(model, allow_pickle=settings.allow_pickle) as openings:
+        source = find_source(model, settings)
+        with private_copy(source, settings) as copied:
+            tokenizer = load_tokenizer_of(copied, settings)
+    setattr(tokenizer, HASHES, openings.hashes)
+    return tokenizer
 
 
 def load_checkpoint(
@@ -187,9 +201,11 @@ def load_checkpoint(
     """
     switch_kernels(settings)
     with watched(model, allow_pickle=settings.allow_pickle) as openings:
+        for path, known in getattr(tokenizer, HASHES, {}).items():
+            openings.add_hash(path, *known)
         checkpoint = _checkpoint(model, settings, tokenizer, bos_source)
     openings.require_unchanged()
-    return checkpoint
+    return replace(checkpoint, openings=openings)
 
 
 def _checkpoint(
@@ -197,12 +213,14 @@ def _checkpoint(
 ) -> Checkpoint:
     device, device_choice = choose_device(settings.device)
     source = ready_source(find_source(model, settings))
-    config = load_config(source, settings)
+    with private_copy(source, settings) as copied:
+        config = load_config(copied, settings)
+        if tokenizer is None:
+            tokenizer = load_tokenizer_of(copied, settings)
+    config.name_or_path = source.weights.location
     dtype, dtype_choice = choose_dtype(settings.dtype, device, config)
     kernels = kernels_allowed(settings)
     attention = replace_attention(config, device, dtype, kernels=kernels)
-    if tokenizer is None:
-        tokenizer = load_tokenizer_of(source, settings)
     bos_id, bos_choice = choose_bos(settings.bos, tokenizer, bos_source)
     quantization = find_quantization(source, settings, config, dtype)
     as_stored = quantization is not None and quantization.stays_stored
@@ -319,7 +337,7 @@ def fingerprint_of(
     own_code = settings.trust_remote_code
     with explained(source.name):
         files = {
-            path.relative_to(folder).as_posix(): file_sha256(path)
+            path.relative_to(folder).as_posix(): hash_file(path)
             for path in read_files(source, own_code=own_code, tokenizer=tokenizer)
         }
     if source.base is not None:

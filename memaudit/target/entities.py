@@ -21,6 +21,7 @@ from memaudit.target.checkpoint import fingerprint_of
 from memaudit.target.failures import explained, quiet_transformers
 from memaudit.target.openings import watched
 from memaudit.target.source import find_source, ready_source
+from memaudit.target.text_files import private_copy
 
 _BATCH = 64  # texts of a pass
 _TAG = re.compile(r"(?:(?P<place>[BIELSU])-)?(?P<label>.+)")
@@ -112,8 +113,10 @@ def load_entity_model(name: str, offline: bool, device: torch.device) -> EntityM
         quiet_transformers(),
         watched(name, allow_pickle=False) as openings,
     ):
-        tokenizer = AutoTokenizer.from_pretrained(source.location, **asked)
-        config = AutoConfig.from_pretrained(source.location, **asked)
+        with private_copy(source, settings) as copied:
+            tokenizer = AutoTokenizer.from_pretrained(copied.location, **asked)
+            config = AutoConfig.from_pretrained(copied.location, **asked)
+        config.name_or_path = source.location
         refuse_foreign_code(name, config, settings)
         model, info = AutoModelForTokenClassification.from_pretrained(
             source.location,

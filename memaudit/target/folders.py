@@ -24,7 +24,7 @@ WHOLE = ("model.safetensors", "pytorch_model.bin")
 OF_ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
 """What PEFT opens, the first that is there."""
 TEMPLATES = "additional_chat_templates"
-SETTINGS = (CONFIG, "generation_config.json")
+SETTINGS = (CONFIG, "config.*.json", "generation_config.json")
 TOKENIZER = (
     *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "*vocab*.json"),
     *("*vocab*.txt", "merges.txt", "dict.txt", "bpe.codes", "emoji.json", "byte_maps.json"),

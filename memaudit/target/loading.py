@@ -36,10 +36,12 @@ from memaudit.target.failures import (
     silent_stdout,
 )
 from memaudit.target.gguf_header import check_gguf
+from memaudit.target.mapped_weights import copy_mapped
 from memaudit.target.openings import watched
 from memaudit.target.placement import Placement
 from memaudit.target.quantization import Quantization, finish, quantised_weights
 from memaudit.target.rehearsal import rehearse
+from memaudit.target.sizes import check_sizes
 from memaudit.target.source import Source
 from memaudit.target.tokenizer_files import check_tokenizer_files
 from memaudit.target.unused_weights import (
@@ -248,6 +250,8 @@ def _load_weights(
         more |= {"quantization_config": unpack(dequantize=True)} if unpack else {}
     if quantization is not None and quantization.asked is not None:
         more |= {"quantization_config": quantization.asked}
+    if not settings.trust_remote_code:  # that code may build what it likes
+        check_sizes(source, config)
     with (
         explained(source.name),
         quantised_weights(source.name, quantization),
@@ -259,6 +263,7 @@ def _load_weights(
         model, info = AutoModelForCausalLM.from_pretrained(location, **asked, **more, **where)
         keep(model)
     openings.require_exactly(source.weights_files)
+    copy_mapped(model, source.weights_files)
     if quantization is not None:
         finish(model, source.name, quantization)
     if info["mismatched_keys"]:

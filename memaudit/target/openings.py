@@ -1,4 +1,4 @@
-"""Files that libraries open as weights while a checkpoint is loaded, seen at the opening.
+"""Files of a checkpoint while it is loaded: those opened as weights, and what each hashes to.
 
 Knows how weights are opened: by safetensors, whose own code is not Python's, by torch.load, and by
 Python's open, which an audit hook sees. Knows nothing of which files a checkpoint should have.
@@ -18,6 +18,7 @@ import safetensors
 import torch
 
 from memaudit.errors import TargetError
+from memaudit.system.files import file_sha256
 
 ENDINGS = (
     *(".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npz", ".npy"),
@@ -49,6 +50,8 @@ class Openings:
         self._states: dict[str, State] = {}
         """Real path -> its state when it was opened first."""
         self._changed: set[str] = set()
+        self.hashes: dict[str, tuple[str, State]] = {}
+        """Real path -> SHA-256 and state, of every file that was hashed."""
 
     def add(self, path: str) -> None:
         """Remember a file; a link is the file that it leads to, as in the hub's cache."""
@@ -59,6 +62,33 @@ class Openings:
             return
         if self._states.setdefault(real, state) != state:
             self._changed.add(real)
+
+    def add_hash(self, path: str, digest: str, state: State) -> None:
+        """Remember what a file hashes to. Raises TargetError if it was something else before."""
+        before, _ = self.hashes.get(path, (digest, state))
+        if before != digest:
+            raise self._error(path)
+        self.hashes[path] = digest, state
+
+    def require_same(self) -> None:
+        """Compare every file that was hashed with what it is now, its bytes only if touched.
+
+        Raises:
+            TargetError: one is another file, or cannot be read.
+        """
+        for path, (digest, before) in self.hashes.items():
+            try:
+                if _state(path) == before or file_sha256(Path(path)) == digest:
+                    continue
+            except OSError as error:
+                raise self._error(path) from error
+            raise self._error(path)
+
+    def _error(self, path: str) -> TargetError:
+        return TargetError(
+            f"{self.name}: {os.path.basename(path)} changed while it was in use; let nothing write "
+            "to it, and start again"
+        )
 
     def require_exactly(self, files: Collection[Path]) -> None:
         """Hold what was opened against the files that a report names.
@@ -130,6 +160,23 @@ def watched(name: str, *, allow_pickle: bool) -> Iterator[Openings]:
         _watching.append(openings)
         stack.callback(_watching.remove, openings)
         yield openings
+
+
+def note_hash(path: Path, digest: str) -> None:
+    """Tell every watch what a file hashes to. Raises TargetError if it was something else before.
+
+    Raises OSError if the file is gone.
+    """
+    real = os.path.realpath(path)
+    for openings in _watching:
+        openings.add_hash(real, digest, _state(real))
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, and tell every watch. Raises as `note_hash` does."""
+    digest = file_sha256(path)
+    note_hash(path, digest)
+    return digest
 
 
 def _note(path: Any) -> None:

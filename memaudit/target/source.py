@@ -38,6 +38,8 @@ from memaudit.target.folders import (
 from memaudit.target.weight_files import refuse_unusable, wrapper_prefix
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?")  # the hub allows 96 characters
+REVISION = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*")
+"""A branch, a tag or a commit; nothing that leads out of the folder of the hub's cache."""
 SMALL = ["*.json", "*.jinja", "*.model", "*.spm", "*.txt", "*.tiktoken", "*.py", "*.codes"]
 """Files of a repository that are fetched before it is known which weights are read."""
 NOT_AT_THE_TOP = [f"*/{pattern}" for pattern in SMALL if pattern not in ("*.jinja", "*.py")]
@@ -193,7 +195,14 @@ def _base(folder: Folder, settings: TargetSettings) -> Source:
             f"{folder.name}: the adapter does not say what its base is; name it with --base"
         )
     local = _is_there(Path(os.path.expanduser(str(base))).exists)
-    revision = None if settings.base or local else config.get("revision")
+    revision = None if settings.base or local else config.get("revision") or None
+    if revision is not None and not (
+        isinstance(revision, str) and REVISION.fullmatch(revision) and ".." not in revision
+    ):
+        raise TargetError(
+            f"{folder.name}: revision in {ADAPTER_CONFIG} is not the name of a branch, a tag or a "
+            "commit; correct it, or name the base with --base"
+        )
     under = settings.model_copy(update={"base": None, "revision": revision})
     try:
         return find_source(str(base), under, as_base=True)

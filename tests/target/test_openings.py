@@ -422,3 +422,33 @@ def test_what_peft_writes_of_megatron_itself_is_no_code(folder: Path, tmp_path: 
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert config["megatron_core"] == "megatron.core"
     load_checkpoint(str(adapter), PLAIN)
+
+
+@pytest.mark.parametrize("revision", ["../evil", "refs/../../evil", "/evil", "a//b", {"a": 1}, 7])
+def test_a_revision_of_a_base_that_is_a_path_is_refused(
+    revision: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = cached(folder, tmp_path / "cache")
+    (snapshot.parents[1] / "evil").write_text(COMMIT)  # would lead to a commit
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    adapter = add_adapter(
+        folder, tmp_path / "a", base_model_name_or_path="org/name", revision=revision
+    )
+    settings = TargetSettings(device="cpu", offline=True)
+    assert "revision in adapter_config.json is not the name of a branch" in refused(
+        adapter, settings
+    )
+
+
+@pytest.mark.parametrize("revision", ["main", "", None, COMMIT, "refs/pr/1"])
+def test_a_revision_of_a_base_that_is_a_name_is_obeyed(
+    revision: str | None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = cached(folder, tmp_path / "cache").parents[1] / "refs"
+    (refs / "refs" / "pr").mkdir(parents=True)
+    (refs / "refs" / "pr" / "1").write_text(COMMIT)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    adapter = add_adapter(
+        folder, tmp_path / "a", base_model_name_or_path="org/name", revision=revision
+    )
+    load_checkpoint(str(adapter), TargetSettings(device="cpu", offline=True))
