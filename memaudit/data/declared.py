@@ -119,7 +119,7 @@ class Declared:
     def loses(self) -> str | None:
         """What the tokenizer takes from the words, for a note; None if nothing."""
         losses = (
-            (self._lowers and not self.is_python, "upper case"),
+            (self._lowers, "upper case"),
             (self._takes_accents, "accents"),
             (self._glues, "blanks between words"),
             (self.has_lost_blanks and not self._glues, "line breaks or repeated blanks"),
@@ -246,9 +246,9 @@ def _is_honest(step: dict[str, Any]) -> bool:
     kind = step.get("type")
     if kind == "Replace":
         pattern = step.get("pattern") or {}
-        return (pattern.get("String"), step.get("content")) == (METASPACE, " ")
+        return bool((pattern.get("String"), step.get("content")) == (METASPACE, " "))
     if kind == "Strip":
-        return step.get("content") == " "
+        return bool(step.get("content") == " ")
     return kind in _DECODERS and step.get("replacement", METASPACE) == METASPACE
 
 
@@ -272,7 +272,7 @@ def _writes_blanks(backend: Any) -> bool:
     """Return True if tokens of a vocabulary begin with a blank, in whatever spelling."""
     vocabulary = backend.get_vocab(with_added_tokens=False)
     blanks = sum(token.startswith((METASPACE, "\u0120", " ")) for token in vocabulary)
-    return blanks > _FEW_BLANKS * len(vocabulary)
+    return bool(blanks > _FEW_BLANKS * len(vocabulary))
 
 
 def _any_of(contents: Iterable[str]) -> str:
