@@ -230,5 +230,5 @@ def _continues(before: str, rendered: str, field: str) -> bool:
 
 def _is_subsequence(items: Sequence[str], sequence: Sequence[str]) -> bool:
     """Return True if deleting items from the sequence leaves ``items``."""
-    rest = iter(sequence)
-    return all(item in rest for item in items)
+    remaining = iter(sequence)
+    return all(item in remaining for item in items)

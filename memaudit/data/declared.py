@@ -117,7 +117,7 @@ class Declared:
 
     @property
     def loses(self) -> str | None:
-        """What the tokenizer takes from the words, for a note; None if nothing."""
+        """Losses of the words, for a note; None if there are none."""
         losses = (
             (self._lowers, "upper case"),
             (self._takes_accents, "accents"),

@@ -51,7 +51,7 @@ class ReadingBack:
 
     @property
     def loses(self) -> str | None:
-        """What the tokenizer declares to take from the texts, for a note; None if nothing."""
+        """Losses of the texts that the tokenizer declares, for a note; None if there are none."""
         return self._declared.loses
 
     def check(self, text: str, ids: NDArray[np.integer[Any]]) -> Mismatch | None:
@@ -177,15 +177,15 @@ def _countable(text: str) -> int:
 
 
 def _find(text: str, pieces: list[str], start: int, is_last: bool) -> int | None:
-    """Where in a text, from ``start``, its pieces stand one after the other; None if nowhere.
+    """Return the place in a text, from ``start``, where its pieces follow each other, or None.
 
     An empty piece stands for a gap at either end. ``is_last``: they have to reach the text's end.
     """
     first, at = None, start
     for number, piece in enumerate(pieces):
         if is_last and piece and number == len(pieces) - 1:
-            found = len(text) - len(piece)
-            at = found if found >= at and text.endswith(piece) else -1
+            end_place = len(text) - len(piece)
+            at = end_place if end_place >= at and text.endswith(piece) else -1
         else:
             at = text.find(piece, at)
         if at < 0:
