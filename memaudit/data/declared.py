@@ -90,10 +90,10 @@ class Declared:
         model = backend.model
         self.continues = getattr(model, "continuing_subword_prefix", None) or ""
         self.ends = getattr(model, "end_of_word_suffix", None) or ""
-        if words == ["a", "b"]:
+        if words == ["a", "b"] and not _writes_blanks(backend):
             is_word_level = type(model).__name__ == "WordLevel"
             self.marks_words = is_word_level or bool(self.continues or self.ends)
-            self._glues = not self.marks_words and not _writes_blanks(backend)
+            self._glues = not self.marks_words
 
     def _read_normalizer(self, steps: Sequence[dict[str, Any]]) -> None:
         kinds = {step.get("type") for step in steps}
@@ -172,7 +172,8 @@ class Declared:
     def _without_controls(self, text: str) -> str:
         """Return a text without the controls and white space that the normaliser cleans away.
 
-        Each is accepted to vanish or to become a blank, whatever else the normaliser makes of it.
+        A control may vanish or become a blank, white space may become a blank. Nothing else that
+        the normaliser makes of them is accepted.
         """
         if text.isascii() and text.isprintable():
             return text
@@ -180,8 +181,8 @@ class Declared:
             if unicodedata.category(sign)[0] not in "CZ" and sign not in "\ufffd":
                 continue
             if sign not in self._cleaned:
-                result = self._bare(f"a{sign}a")
-                self._cleaned[sign] = {"aa": "", "a a": " "}.get(result, sign)
+                results = {"a a": " "} if _is_blank(sign) else {"aa": "", "a a": " "}
+                self._cleaned[sign] = results.get(self._bare(f"a{sign}a"), sign)
             self.has_lost_blanks |= sign in "\n\r\t" and self._cleaned[sign] != sign
             text = text.replace(sign, self._cleaned[sign])
         return text
@@ -294,6 +295,11 @@ def _without_loose_blanks(text: str) -> str:
             parts.append(" ")
         parts.append(word)
     return "".join(parts)
+
+
+def _is_blank(sign: str) -> bool:
+    """Return True for white space that ends a word, which no tokenizer may drop."""
+    return sign in "\n\r\t" or unicodedata.category(sign)[0] == "Z"
 
 
 def _is_word(sign: str) -> bool:

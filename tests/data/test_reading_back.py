@@ -291,6 +291,34 @@ def test_line_breaks_that_become_blanks_are_caught() -> None:
         assert set(cut(tokenizer, *lines).sample[cut(tokenizer, *lines).misread]) == set(range(20))
 
 
+def test_line_breaks_that_vanish_are_caught() -> None:
+    lines = [record.replace(", ", "\n") for record in RECORDS]
+    for make in (unigram, word_piece):
+        tokenizer = make()
+        backend = tokenizer.backend_tokenizer
+        steps = [normalizers.Replace("\n", ""), backend.normalizer]
+        backend.normalizer = normalizers.Sequence(steps)
+        windows = cut(tokenizer, *lines)
+        assert set(windows.sample[windows.misread]) == set(range(len(RECORDS)))
+
+
+SIGNS = ascii_letters + "0123456789"
+
+
+def test_blanks_as_the_sign_of_a_word_that_goes_on_are_caught() -> None:
+    """The ids are those of other words with a blank before them."""
+    tokenizer = byte_level()
+    backend = tokenizer.backend_tokenizer
+    vocabulary = backend.get_vocab(with_added_tokens=False)
+    vocabulary |= {f"\u0120{sign}": n for n, sign in enumerate(SIGNS, len(vocabulary))}
+    backend.model = models.WordPiece(vocabulary, unk_token="!", continuing_subword_prefix="\u0120")
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece()
+    assert "!" not in tokenizer.decode(tokenizer(RECORDS[0])["input_ids"])
+    windows = cut(tokenizer, *RECORDS)
+    assert len(windows.misread) == len(windows)
+    assert windows.misread.mean() > 0.5
+
+
 def test_a_decoder_that_takes_the_change_back_is_caught() -> None:
     tokenizer = byte_level(normalizers.Replace(" ", " \u200b"))
     tokenizer.backend_tokenizer.decoder = decoders.Sequence(
