@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from jinja2 import TemplateError
 
 from memaudit.data.chat_date import fix_date, may_ask, other_day
+from memaudit.data.chat_turns import MARK, THOUGHTS, turns_stand
 from memaudit.errors import DataError
 
 if TYPE_CHECKING:  # the tokenizer is passed in, so the library itself is not needed
@@ -26,12 +26,6 @@ _REFUSALS = (
     *(LookupError, ArithmeticError, AttributeError, RecursionError, MemoryError),
 )
 """Exceptions of rendering a chat: any template may run, and it computes."""
-
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-"""Fields with a turn's train of thought, as chat templates name them."""
-
-_MARK = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,20}\]")
-"""Marks that chat templates put around words, such as ``<think>``, ``<|end|>`` or ``[/THINK]``."""
 
 _STAND_INS = ("Qv7jx", "9wKzb")
 """Replacements for the last turn's words; their first letters differ, and so do their last."""
@@ -47,7 +41,7 @@ class RenderedChat:
     shortened: bool
     """True if the template left out words of the last turn."""
     is_changed: bool
-    """True if the template changes the wording of the last turn or of a user's turn."""
+    """True if the template changes a turn, or puts it elsewhere, more than once or apart."""
 
 
 class ChatProblem(Exception):
@@ -87,7 +81,7 @@ class ChatTemplate:
                 " suffix instead"
             )
         chat = [dict(message) for message in messages]
-        words = [chat[-1][name] for name in (*_THOUGHTS, "content") if chat[-1].get(name)]
+        words = [chat[-1][name] for name in (*THOUGHTS, "content") if chat[-1].get(name)]
         if not "".join(words).strip():
             raise ChatProblem("the last turn has no words")
         try:
@@ -104,9 +98,7 @@ class ChatTemplate:
         if not whole.startswith(prompt):
             raise ChatProblem("the chat template changes earlier turns once the last one is there")
         split = _split(whole, len(prompt), variants, words)
-        questions = [turn["content"] for turn in chat[:-1] if turn["role"] == "user"]
-        is_complete = all(_contains(whole, question) for question in questions)
-        return split if is_complete else replace(split, is_changed=True)
+        return split if turns_stand(whole, chat, split.border) else replace(split, is_changed=True)
 
     def _exists(self) -> bool:
         return bool(getattr(self._tokenizer, "chat_template", None))  # some have no such attribute
@@ -153,7 +145,7 @@ class ChatTemplate:
 def _with_words(turn: Mapping[str, str], words: str) -> dict[str, str]:
     """Return a turn with its words replaced in every field."""
     return {
-        name: words if value and name in (*_THOUGHTS, "content") else value
+        name: words if value and name in (*THOUGHTS, "content") else value
         for name, value in turn.items()
     }
 
@@ -210,14 +202,9 @@ def _is_verbatim(turn: str, words: Sequence[str]) -> bool:
     )
 
 
-def _contains(whole: str, words: str) -> bool:
-    """Return True if the rendered chat contains a turn's words, up to white space."""
-    return words.strip() in whole or " ".join(words.split()) in " ".join(whole.split())
-
-
 def _between_marks(text: str) -> list[str]:
-    """Return the words between the marks of a text, with single blanks."""
-    parts = (" ".join(part.split()) for part in _MARK.split(text))
+    """Return the words between the marks of a text."""
+    parts = (part.strip() for part in MARK.split(text))
     return [part for part in parts if part]
 
 
@@ -243,5 +230,5 @@ def _continues(before: str, rendered: str, field: str) -> bool:
 
 def _is_subsequence(items: Sequence[str], sequence: Sequence[str]) -> bool:
     """Return True if deleting items from the sequence leaves ``items``."""
-    rest = iter(sequence)
-    return all(item in rest for item in items)
+    remaining = iter(sequence)
+    return all(item in remaining for item in items)

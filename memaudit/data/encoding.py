@@ -19,9 +19,13 @@ from memaudit.data.chats import ChangedTurn, ChatProblem, ChatTemplate
 from memaudit.data.pieces import LONGEST_PIECE, cut_text
 from memaudit.data.reading_back import Mismatch, ReadingBack
 from memaudit.data.samples import Sample
+from memaudit.errors import TargetError
 
 if TYPE_CHECKING:  # the tokenizer is passed in, so the library itself is not needed
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+_REPEATS = 2
+"""Encodings of a batch beside the first one, which have to be equal to it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +103,7 @@ class Encoder:
         self._chats = ChatTemplate(tokenizer, chat_date)
         self.reading_back = ReadingBack(tokenizer)
         """Checks that ids decode to their text."""
+        self._may_be_random = True  # one of tokenizer.json only by settings that loading refuses
         self._bos = bos
         self._counts_bos = counts_bos
         # Tokens added before every input later; a text or chat that has them would get them twice.
@@ -214,7 +219,23 @@ class Encoder:
     def _tokenize_batch(self, texts: Sequence[str], offsets: bool) -> list[_Tokens]:
         if not texts:
             return []
-        encoding = self._tokenizer(
+        encoding = self._ids_of(texts, offsets)
+        if self._may_be_random:
+            again = [self._ids_of(texts, False)["input_ids"] for _ in range(_REPEATS)]
+            if any(ids != encoding["input_ids"] for ids in again):
+                raise TargetError(
+                    "the model's tokenizer gives the same text other ids each time; take what "
+                    "draws at random out of its files"
+                )
+            self._may_be_random = not self._tokenizer.is_fast
+        spans = encoding["offset_mapping"] if offsets else [None] * len(texts)
+        return [
+            _Tokens(np.asarray(ids, dtype=np.int32), text_spans)
+            for ids, text_spans in zip(encoding["input_ids"], spans, strict=True)
+        ]
+
+    def _ids_of(self, texts: Sequence[str], offsets: bool) -> BatchEncoding:
+        return self._tokenizer(
             list(texts),
             add_special_tokens=False,
             padding=False,
@@ -224,11 +245,6 @@ class Encoder:
             return_offsets_mapping=offsets,
             verbose=False,  # texts may be longer than the model's context
         )
-        spans = encoding["offset_mapping"] if offsets else [None] * len(texts)
-        return [
-            _Tokens(np.asarray(ids, dtype=np.int32), text_spans)
-            for ids, text_spans in zip(encoding["input_ids"], spans, strict=True)
-        ]
 
     def _with_border(
         self, document: _Document, ids: NDArray[np.int32], spans: Sequence[tuple[int, int]] | None

@@ -1,7 +1,7 @@
-"""From files to a plan: what is audited, and which fold's prompts score which window.
+"""The plan of an audit: its windows, and the fold whose prompts score each of them.
 
-Knows the data room and the settings. Knows nothing of models beyond a tokenizer that is handed
-in, and nothing of attacks beyond the windows that prompts fitted earlier have seen.
+Knows the data room and the settings. Knows nothing of models beyond a tokenizer that is passed in,
+and nothing of attacks beyond the windows on which earlier prompts were fitted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from memaudit.system.limits import LimitReached, run_limited
 
 Role = Literal["data", "control"]
 LEAST_CPU_SECONDS = 60
-"""Processor time that tokenising may take in any case."""
+"""Processor time that tokenising may always take."""
 PACKED_BYTES_A_SECOND = 5_000
 """Bytes of a file, as it lies on disk, for which tokenising gets a second of processor time. A fast
 tokenizer reads a million, a slow one fifty thousand; packed text is four times as long unpacked."""
@@ -43,12 +43,12 @@ SEEN_REASON = "near-duplicate of a window that these prompts were fitted on"
 
 @dataclass(frozen=True, eq=False)
 class SeenRuns:
-    """What the prompts of one fold, fitted earlier, have seen."""
+    """Runs of tokens on which the prompts of one fold were fitted earlier."""
 
     hashes: NDArray[np.uint64]
     """Sorted marks (data.clusters.find_marks) of their fit and select windows."""
     run: int
-    """Tokens in a run that makes near-duplicates."""
+    """Length, in tokens, of a run that makes near-duplicates."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +58,12 @@ class Plan:
     data: Corpus
     controls: Corpus | None
     folds: tuple[Fold, ...]
-    """Empty where no attack needs any, as where prompts fitted earlier are used."""
+    """Empty if no attack needs any, for example with prompts fitted earlier."""
     notes: tuple[str, ...]
-    """What the split means for the reader, a sentence each."""
+    """Consequences of the split for the reader, a sentence each."""
     remedy: str = ""
-    """What would make more windows independent of each other, where more of the same data would
-    not: the end of a sentence."""
+    """Change that would make more windows independent of each other, if more data of the same kind
+    would not: the end of a sentence."""
 
 
 def check_files(config: ScanConfig) -> dict[Role, DataSummary]:
@@ -81,8 +81,8 @@ def cut_files(config: ScanConfig, tokenizer: Any) -> dict[Role, Windows]:
     The BOS token that texts begin with is not counted in P, unless no window fits otherwise.
 
     Raises:
-        DataError: where a file gives no window, or inputs would begin in different ways.
-        TargetError: where the tokenizer or the chat template takes more time or memory than it may.
+        DataError: if a file gives no window, or inputs would begin in different ways.
+        TargetError: if the tokenizer or the chat template takes more time or memory than it may.
     """
     try:
         return run_limited(lambda: _cut_all(config, tokenizer), _cpu_seconds(config))
@@ -94,7 +94,7 @@ def cut_files(config: ScanConfig, tokenizer: Any) -> dict[Role, Windows]:
 
 
 def _cpu_seconds(config: ScanConfig) -> int:
-    """Processor time to tokenise every file in: many times what the slowest tokenizers need."""
+    """Return the seconds of processor time for all files: many times what slow tokenizers need."""
     files = [path for path in (config.data, config.controls) if path is not None]
     return LEAST_CPU_SECONDS + sum(map(size_of, files)) // PACKED_BYTES_A_SECOND
 
@@ -116,16 +116,16 @@ def _cut_all(config: ScanConfig, tokenizer: Any) -> dict[Role, Windows]:
 
 
 def bos_source(windows: Mapping[Role, Windows]) -> BosSource:
-    """Return who decides on BOS for all files alike. Raises DataError where they differ."""
+    """Return the source of BOS for all files. Raises DataError if they differ."""
     sources = {part.bos_source for part in windows.values()} or {"tokenizer"}
     if len(sources) > 1:
-        bare, other = ("data", "controls")
+        bare, with_bos = ("data", "controls")
         if windows["data"].bos_source == "tokenizer":
-            bare, other = other, bare
+            bare, with_bos = with_bos, bare
         raise DataError(
             f"the {bare} are chats for which the template writes no BOS token, and before the "
-            f"{other} the tokenizer puts one; choose for both with --bos yes or --bos no, or give "
-            "both as chats"
+            f"{with_bos} the tokenizer puts one; choose for both with --bos yes or --bos no, or "
+            "give both as chats"
         )
     return sources.pop()
 
@@ -151,7 +151,7 @@ def _cut_files(config: ScanConfig, tokenizer: Any, *, counts_bos: bool) -> dict[
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Put the file's name before what is wrong with its windows."""
+    """Put the file's name before an error about its windows."""
     try:
         yield
     except DataError as error:
@@ -164,14 +164,14 @@ def make_plan(
     config: ScanConfig,
     summaries: Mapping[Role, DataSummary],
     windows: Mapping[Role, Windows],
-    seen: Sequence[SeenRuns] = (),
+    earlier: Sequence[SeenRuns] = (),
 ) -> Plan:
-    """Cluster near-duplicates and split into folds, or by what earlier prompts have not seen.
+    """Cluster near-duplicates and split into folds, or by the windows of earlier prompts.
 
-    Raises DataError where there are too few independent windows for the folds.
+    Raises DataError if there are too few independent windows for the folds.
     """
-    if seen:
-        return _plan_unseen(config, summaries, windows, seen)
+    if earlier:
+        return _plan_unseen(config, summaries, windows, earlier)
     clusters = _cluster(config, windows)
     remedy = _remedy(config, windows, clusters["data"])
     rng = np.random.default_rng([config.protocol.seed, 2])
@@ -192,7 +192,7 @@ def _folds(
     rng: np.random.Generator,
     remedy: str,
 ) -> tuple[Fold, ...]:
-    """Folds; none where no attack learns or copies from other windows, so that few are enough."""
+    """Make the folds; none if no attack learns or copies from other windows."""
     if not set(config.attacks) & {"copy", "constant", "dynamic"}:
         return ()
     with _named(config.data):
@@ -205,7 +205,7 @@ def _folds(
 def _remedy(
     config: ScanConfig, windows: Mapping[Role, Windows], clusters: NDArray[np.int64]
 ) -> str:
-    """What to do about text that makes windows near-duplicates; empty where there is none."""
+    """Return a remedy for text that makes windows near-duplicates; empty if there is none."""
     data = windows["data"]
     shared = find_shared_text(list(windows.values()), clusters, config.protocol.cluster_run)
     if shared is None:
@@ -219,7 +219,7 @@ def _remedy(
 
 
 def _other_cut(config: ScanConfig, data: Windows, shared: SharedText) -> str:
-    """How to cut windows without the shared text; empty where no flag does."""
+    """Return flags that cut windows without the shared text; empty if there are none."""
     prefix = config.windows.prefix_tokens
     if 2 * data.given > len(data):
         return f"use --prefix-tokens {shared.prefix_tokens}" if shared.prefix_tokens else ""
@@ -235,7 +235,7 @@ def _other_run(shared: SharedText) -> str:
 
 
 def _cluster(config: ScanConfig, windows: Mapping[Role, Windows]) -> dict[Role, NDArray[np.int64]]:
-    """Clusters of data and controls together, split again by role."""
+    """Cluster data and controls together, and return the clusters of each."""
     both = find_clusters(list(windows.values()), config.protocol.cluster_run)
     ends = np.cumsum([len(part) for part in windows.values()])[:-1]
     return dict(zip(windows, np.split(both, ends), strict=True))
@@ -245,9 +245,9 @@ def _plan_unseen(
     config: ScanConfig,
     summaries: Mapping[Role, DataSummary],
     windows: Mapping[Role, Windows],
-    seen: Sequence[SeenRuns],
+    earlier: Sequence[SeenRuns],
 ) -> Plan:
-    longest = max(runs.run for runs in seen)
+    longest = max(runs.run for runs in earlier)
     if longest > config.windows.length:
         raise UsageError(
             f"--generator: its near-duplicates are runs of {longest} tokens, longer than these "
@@ -255,12 +255,12 @@ def _plan_unseen(
         )
     clusters = _cluster(config, windows)
     total = 1 + max(int(part.max()) for part in clusters.values())
-    known = np.zeros((len(seen), total), dtype=bool)  # (folds, clusters)
+    known = np.zeros((len(earlier), total), dtype=bool)  # (folds, clusters)
     for role, part in windows.items():
-        for number, runs in enumerate(seen):
-            met = have_marks(part, runs.run, summaries[role].sha256, runs.hashes)
-            known[number, clusters[role][met]] = True
-    # The first fold that has seen nothing of the cluster; -1 where every one has.
+        for number, runs in enumerate(earlier):
+            is_known = have_marks(part, runs.run, summaries[role].sha256, runs.hashes)
+            known[number, clusters[role][is_known]] = True
+    # The first fold not fitted on anything of the cluster; -1 if there is none.
     fold = np.where(known.all(axis=0), -1, known.argmin(axis=0))
     corpora = {
         role: _unseen_corpus(summaries[role], part, clusters[role], fold)
@@ -338,7 +338,7 @@ def _notes(
 
 
 def fold_sizes(plan: Plan) -> tuple[FoldSizes, ...]:
-    """Windows in each part of each fold."""
+    """Count the windows in each part of each fold."""
     return tuple(
         FoldSizes(number, len(fold.fit), len(fold.select), len(fold.audit))
         for number, fold in enumerate(plan.folds)

@@ -1,7 +1,7 @@
-"""The project's secret key: where it is found, and how it is made where there is none yet.
+"""The project's secret key: where it is, and how it is made if there is none yet.
 
-Knows files, the environment and nothing of what is signed with it. The key is what keeps
-fingerprints of short secrets from being looked up: whoever has no key cannot tell whose they are.
+Knows files and the environment, and nothing of the signed content. The key keeps fingerprints of
+short secrets from being looked up: without it, nobody can tell whose they are.
 It never goes into a report, a message or an error; its short id does.
 """
 
@@ -24,7 +24,7 @@ VARIABLE = "MEMAUDIT_KEY"
 KEY_BYTES = 32
 _FILE = "key"
 _FILE_LABEL = b"memaudit file of records\n"
-"""Keeps what is signed of files apart from all else that the key signs."""
+"""Label that separates signatures of files from all others of the key."""
 _FORM = re.compile(rf"[0-9a-fA-F]{{{2 * KEY_BYTES}}}")
 _HOW = f"a key is {2 * KEY_BYTES} hexadecimal digits, as from: openssl rand -hex {KEY_BYTES}"
 
@@ -40,46 +40,46 @@ _READABLE = (
 
 @dataclass(frozen=True)
 class ProjectKey:
-    """A key, and what may be said of it."""
+    """A key, and notes on it."""
 
     secret: bytes = field(repr=False)
     """32 random bytes."""
     note: str = ""
-    """Why the key could not be kept, so that nothing made under it can be compared with another
-    run; empty for one that was."""
+    """Reason why the key could not be stored, so that nothing made with it can be compared with
+    another run; empty for a stored key."""
     warning: str = ""
-    """Who else may have the key; empty where nobody is known to."""
+    """Warning of others who may have the key; empty if none are known."""
 
     @property
     def key_id(self) -> str:
-        """Eight hexadecimal digits that name the key and say nothing else of it."""
+        """Eight hexadecimal digits that name the key and reveal nothing else of it."""
         return self.sign(b"memaudit key id\n").hex()[:8]
 
     def sign(self, content: bytes) -> bytes:
-        """HMAC-SHA256 (RFC 2104) of the content: 32 bytes."""
+        """Return the HMAC-SHA256 (RFC 2104) of the content: 32 bytes."""
         return hmac.digest(self.secret, content, "sha256")
 
     def sign_file(self, sha256: str) -> str:
-        """HMAC-SHA256 of a file's content, by the hexadecimal digits of its SHA-256.
+        """Return the HMAC-SHA256 of the hexadecimal SHA-256 of a file's content.
 
-        The SHA-256 itself would give a short file away to whoever hashes every guess of it.
+        The SHA-256 itself would reveal a short file to anyone who hashes guesses of it.
         """
         return self.sign(_FILE_LABEL + bytes.fromhex(sha256)).hex()
 
 
 def throwaway_key(note: str = "") -> ProjectKey:
-    """A new key that is kept nowhere."""
+    """Return a new key that is stored nowhere."""
     return ProjectKey(secrets.token_bytes(KEY_BYTES), note)
 
 
 def find_key(key_file: Path | None, folder: Path | None) -> ProjectKey:
-    """The key of ``key_file``, else of the environment, else of ``folder``.
+    """Return the key of ``key_file``, else of the environment, else of ``folder``.
 
     ``folder`` is the user's own for settings, None for a user without a home. On first use a key is
-    made there, for its owner to read alone; where that is not possible, one that is thrown away
-    after the run, with a note.
+    made there that only its owner can read; if that is not possible, one that is thrown away after
+    the run, with a note.
 
-    Raises UsageError where a key was named or is there, and is none.
+    Raises UsageError if a key was named or exists, and is not valid.
     """
     if key_file is not None:
         return _read(key_file, f"--key-file {key_file}")
@@ -99,9 +99,9 @@ def find_key(key_file: Path | None, folder: Path | None) -> ProjectKey:
 
 
 def kept_key(key_file: Path | None, folder: Path | None) -> ProjectKey | None:
-    """The key that `find_key` would find; None where there is none, and none is made.
+    """Return the key that `find_key` would find; None if there is none, without making one.
 
-    Raises UsageError where a key was named or is there, and is none.
+    Raises UsageError if a key was named or exists, and is not valid.
     """
     if key_file is None and not os.environ.get(VARIABLE, "").strip():
         try:
@@ -133,7 +133,7 @@ def _parsed(text: str, named: str) -> ProjectKey:
 
 
 def _make(path: Path) -> None:
-    """Make the file whole or not at all; where another process was faster, leave its key."""
+    """Make the file whole or not at all; if another process was faster, leave its key."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # mode 0600
     try:

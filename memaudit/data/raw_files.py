@@ -1,8 +1,8 @@
-"""Lines and whole texts out of files that may be anything: never more at a time than memory holds.
+"""Lines and whole texts of files, never more at a time than memory holds.
 
-Knows packed files, encodings and line ends. Knows nothing of what a line or a file holds.
+Knows packed files, encodings and line ends. Knows nothing of the contents of a line or a file.
 
-A file can be one line without an end. Text is not, so such a file is refused instead of read.
+A file can be one line without an end. Text is not, so such a file is refused.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from memaudit.errors import DataError
 LONGEST = 128 << 20
 """Bytes of a line, a row or a file of a folder; a book has one or two million."""
 LONGEST_ARRAY = 512 << 20
-"""Bytes of a file that is only read as a whole."""
+"""Bytes of a file that can only be read as a whole."""
 MOST_BLANK_LINES = 1_000_000
-"""Blank lines in a row: packed, millions of them take no room, and minutes to read."""
+"""Blank lines in a row. Packed, millions of them take no space, but minutes to read."""
 MARK = "\ufeff"
 """The byte-order mark, decoded."""
 _LINE_END = re.compile(rb"\r\n?|\n")
@@ -36,24 +36,24 @@ class Line(NamedTuple):
     number: int
     """From 1."""
     text: str
-    """With its line end, where it has one. Bytes that are not UTF-8 stand as lone surrogates."""
+    """Text with its line end, if it has one. Bytes that are not UTF-8 are lone surrogates."""
     is_valid: bool
-    """Whether all of it is UTF-8."""
+    """True if all of it is UTF-8."""
     size: int
     """Bytes as UTF-8."""
 
 
 def size_text(size: int) -> str:
-    """A number of bytes, as a message names a limit: ``256 MiB``."""
+    """Return a number of bytes as messages write limits: ``256 MiB``."""
     return f"{size >> 20} MiB"
 
 
 def ignore_note(path: Path, words: str) -> None:
-    """Take a note that has been taken before."""
+    """Ignore a note that was taken before."""
 
 
 def read_lines(path: Path, note: Note) -> Iterator[Line]:
-    """The lines of a text file, without the byte-order marks of files that were joined.
+    """Yield the lines of a text file, without the byte-order marks of files that were joined.
 
     Raises as `read_marked_lines`.
     """
@@ -68,18 +68,18 @@ def read_lines(path: Path, note: Note) -> Iterator[Line]:
 
 
 def note_mark(path: Path, number: int, note: Note) -> None:
-    """Say that a byte-order mark was found behind the start of a file."""
+    """Take a note of a byte-order mark after the start of a file."""
     note(path, f"left out the byte-order mark on line {number}, where files were joined")
 
 
 def read_marked_lines(path: Path, note: Note) -> Iterator[Line]:
-    """The lines of a text file, whatever it is packed with and however its lines end.
+    """Yield the lines of a text file, however it is packed and its lines end.
 
     Only the byte-order mark at the start is left out.
 
     Raises DataError for a line longer than LONGEST, for more than MOST_BLANK_LINES in a row, for an
-    archive or an encoding that is not read, and where bytes that are not UTF-8 are more than a few
-    damaged ones; OSError where the file cannot be read.
+    archive or an encoding that is not read, and for more than a few bytes that are not UTF-8;
+    OSError if the file cannot be read.
     """
     is_judged = False
     blank_lines = 0
@@ -107,10 +107,10 @@ def read_marked_lines(path: Path, note: Note) -> Iterator[Line]:
 
 
 def read_whole(path: Path, longest: int, advice: str, note: Note) -> bytes:
-    """A text file as UTF-8, without a byte-order mark; what is not UTF-8 stands as it is.
+    """Return a text file as UTF-8 without a byte-order mark; damaged bytes stay as they are.
 
-    Raises DataError where it is longer than ``longest`` bytes, and for an archive or an encoding
-    that is not read. advice: what to do where it is too long, as the end of the message.
+    Raises DataError if it is longer than ``longest`` bytes, and for an archive or an encoding that
+    is not read. advice: the remedy for a file that is too long, as the end of the message.
     """
     blocks: list[bytes] = []
     size = 0
@@ -127,7 +127,7 @@ def _raw_lines(path: Path, note: Note) -> Iterator[bytes]:
 
 
 def _utf8_blocks(path: Path, note: Note) -> Iterator[bytes]:
-    """The file as it is, or made UTF-8 where it is UTF-16 or UTF-32."""
+    """Yield the file as it is, or as UTF-8 if it is UTF-16 or UTF-32."""
     blocks = unpacked_blocks(path, note)
     start = next(blocks, b"")
     try:
@@ -144,7 +144,7 @@ def _utf8_blocks(path: Path, note: Note) -> Iterator[bytes]:
 
 
 def _unix_ends(path: Path, blocks: Iterator[bytes], note: Note) -> Iterator[bytes]:
-    """The blocks; where the first line ends in CR alone, with an LF for every CR."""
+    """Yield the blocks; if the first line ends in CR alone, with an LF for every CR."""
     start: list[bytes] = []
     tail, end = b"", None
     for block in blocks:
@@ -166,7 +166,7 @@ def _unix_ends(path: Path, blocks: Iterator[bytes], note: Note) -> Iterator[byte
 
 
 def _split(path: Path, blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines, each with its LF; the last one may have none."""
+    """Yield the lines, each with its LF; the last may have none."""
     number, size = 1, 0
     pieces: list[bytes] = []
     for block in blocks:

@@ -1,7 +1,7 @@
-"""The data file, taken apart: one ``Record`` for each, with the file and line it came from.
+"""Records of a data file, each with its file and line.
 
 Knows file formats, encodings and how each of them counts its lines. Must not know which fields
-make a sample, beyond the names that a header has to have, and quotes nothing of what it reads.
+make a sample, beyond the names that a header has to have, and quotes nothing of the data.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FORMATS = (
     ".jsonl or .ndjson, .json (an array), .csv, .tsv or .txt, each also .gz, .bz2, .xz or .zst, "
     ".parquet, or a folder of .txt and .md"
 )
-"""What can be read, as error messages name it."""
+"""Formats that can be read, as error messages name them."""
 
 _BLANK = re.compile(r"[ \t\n\r]*")
 _RECORD_ENDINGS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
@@ -47,23 +47,23 @@ class Record:
     """One record as its format gives it, before its fields are looked at."""
 
     source: Path
-    """The file it stands in."""
+    """File that the record is in."""
     line: int
     """Line on which it starts, from 1; in parquet its row; in a folder's file always 1."""
     fields: Mapping[str, Any]
-    """What it holds, as far as it could be taken apart."""
+    """Values by name, as far as the record could be parsed."""
     problem: str | None = None
-    """Why it cannot be used; none where it was read well."""
+    """Reason why it cannot be used; None if it was read well."""
 
 
 def read_records(path: Path, note: Note = ignore_note) -> Iterator[Record]:
     """Stream the records of a file or folder, in file order.
 
     Blank lines are no records. A ``.json`` array is held in memory, the other formats are not.
-    note: takes what was read as something other than its name says.
+    note: takes notes of files read as something other than their names promise.
 
     Raises:
-        DataError: at the call if there is no reader for the path; while iterating, where nothing
+        DataError: at the call if there is no reader for the path; while iterating, if nothing
             that follows could be trusted: a broken archive, array or header.
     """
     return _guarded(path, _reader(path, note))
@@ -97,7 +97,7 @@ def size_of(path: Path) -> int:
 
 
 def kind_of(value: Any) -> str:
-    """The kind of a value in words, for a message that must not quote it."""
+    """Return the kind of a value in words, for a message that must not quote it."""
     kinds = {type(None): "null", bool: "a boolean", str: "a string", list: "a list"}
     kinds |= {dict: "an object", int: "a number", float: "a number", bytes: "bytes"}
     return kinds.get(type(value), f"of type {type(value).__name__}")
@@ -121,7 +121,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _reader(path: Path, note: Note) -> Iterator[Record]:
-    """The reader that fits the path's ending, chosen at once, read lazily."""
+    """Return the reader for the path's ending; it is chosen at once and reads lazily."""
     with _readable(path):
         if path.is_dir():
             return _folder_rows(path, _text_files(path), note)
@@ -145,7 +145,7 @@ def _reader(path: Path, note: Note) -> Iterator[Record]:
 
 
 def _bare_name(path: Path) -> str:
-    """A file's name in small letters, without the ending that says what it is packed with."""
+    """Return a file's name in lower case, without the ending of a packed file."""
     name = path.name.lower()
     return next((name.removesuffix(end) for end in PACKED_ENDINGS if name.endswith(end)), name)
 
@@ -171,11 +171,11 @@ def _jsonl_rows(path: Path, note: Note) -> Iterator[Record]:
 
 
 class FieldTwice(ValueError):
-    """An object has two values of one name, so that which is meant cannot be told."""
+    """An object has two values of one name, so it is not clear which is meant."""
 
 
 def distinct_fields(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, as json makes it with this hook. Raises FieldTwice."""
+    """Return an object of JSON, as a hook for the library. Raises FieldTwice."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         raise FieldTwice
@@ -189,7 +189,7 @@ def _object_row(path: Path, line: int, record: Any) -> Record:
 
 
 def _json_rows(path: Path, note: Note) -> Iterator[Record]:
-    """The elements of one JSON array. After a broken element nothing can be trusted."""
+    """Yield the elements of a JSON array. After a broken element nothing can be trusted."""
     data = read_whole(path, LONGEST_ARRAY, "name one object per line .jsonl", note)
     try:
         text = data.decode("utf-8")
@@ -221,7 +221,7 @@ def _json_rows(path: Path, note: Note) -> Iterator[Record]:
 
 
 def _element(path: Path, text: str, at: int, line: int) -> tuple[Any, int]:
-    """The array element at a position, and the position after it."""
+    """Return the array element at a position, and the position after it."""
     try:
         return json.JSONDecoder(object_pairs_hook=distinct_fields).raw_decode(text, at)
     except FieldTwice:
@@ -266,7 +266,7 @@ def _txt_rows(path: Path, note: Note) -> Iterator[Record]:
 
 
 def _require_plain(path: Path, text: str) -> None:
-    """Raise DataError where a text begins as a table or as JSON: its marks are no text."""
+    """Raise DataError if a text begins like a table or JSON, whose marks are not text."""
     if problem := other_format(text):
         raise DataError(f"{path}: {problem}")
 
@@ -290,20 +290,19 @@ def _folder_rows(folder: Path, files: list[Path], note: Note) -> Iterator[Record
 
 
 def _look_beside(folder: Path, files: list[Path], note: Note) -> None:
-    """Say what of a folder is not read.
+    """Take a note of the files of a folder that are not read.
 
-    Raises DataError where that is files of records: a data set with its README is no folder of
-    texts.
+    Raises DataError if they are files of records: a data set with its README is no folder of texts.
     """
     read = set(files)
-    others = [
+    unread = [
         path
         for path in folder.rglob("*")
         if path not in read
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
     ]
-    records = sorted(path for path in others if _bare_name(path).endswith(_RECORD_ENDINGS))
+    records = sorted(path for path in unread if _bare_name(path).endswith(_RECORD_ENDINGS))
     if records:
         raise DataError(
             f"{folder}: holds {records[0].relative_to(folder)}, which a folder of texts is not "
@@ -311,11 +310,11 @@ def _look_beside(folder: Path, files: list[Path], note: Note) -> None:
         )
     if not files:
         raise DataError(f"{folder}: the folder has no .txt or .md file")
-    if others:
-        note(folder, f"left out {len(others):,} files that are neither .txt nor .md")
+    if unread:
+        note(folder, f"left out {len(unread):,} files that are neither .txt nor .md")
 
 
 def _text_files(folder: Path) -> list[Path]:
-    """Files of a folder and the folders in it, sorted by their path inside it."""
+    """Return the files of a folder and its subfolders, sorted by their path in it."""
     files = [path for path in folder.rglob("*") if path.suffix.lower() in (".txt", ".md")]
     return sorted(filter(Path.is_file, files), key=lambda path: path.relative_to(folder).as_posix())

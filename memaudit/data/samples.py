@@ -1,4 +1,4 @@
-"""The data file, read record by record: ``Sample``, or ``Skipped`` with its reason.
+"""Samples of a data file, record by record: ``Sample``, or ``Skipped`` with its reason.
 
 Knows file formats, field names and line numbers. Must not know tokenizers, windows or models,
 and never puts text of the data into an error or a reason.
@@ -29,9 +29,9 @@ from memaudit.data.records import (
 from memaudit.errors import DataError
 
 LONGEST_ID = 4096
-"""Characters; the longest path that a file of a folder can have. What is longer names nothing."""
+"""Characters of the longest path that a file can have. A longer id names nothing."""
 _AHEAD = 1000
-"""Records that are looked through for a good one before ``--skip-bad-lines`` is advised."""
+"""Records that are searched for a good one before ``--skip-bad-lines`` is advised."""
 _TOO_DEEP = "[nested too deep]"
 _OWN_FIELDS = frozenset({"id", "group", "text", "prefix", "suffix", "messages"})
 
@@ -41,8 +41,8 @@ class Sample:
     """One good record: it has exactly one of text, prefix with suffix, and messages."""
 
     sample_id: str
-    """The record's ``id``, else, or where that is longer than LONGEST_ID, its line; in a folder,
-    the file's path inside it."""
+    """The record's ``id``, or its line if there is none or it exceeds LONGEST_ID; in a folder, the
+    file's path in it."""
     line: int
     """Line on which the record starts, from 1; in parquet its row; in a folder always 1."""
     text: str | None = None
@@ -53,11 +53,11 @@ class Sample:
     group: str | None = None
     """Samples of one group belong together: they share a cluster."""
     extra: Mapping[str, str] = field(default_factory=dict)
-    """All other columns, passed through; what is not a string stands as compact JSON."""
+    """All other columns, passed through; values that are not strings become compact JSON."""
 
     @property
     def characters(self) -> int:
-        """Of its text, in whichever form it has."""
+        """Characters of its text, in whatever form."""
         parts = [self.text, self.prefix, self.suffix]
         parts += [part for message in self.messages or () for part in message.values()]
         return sum(len(part) for part in parts if part is not None)
@@ -69,26 +69,26 @@ class Skipped:
 
     sample_id: str
     line: int
-    """As in ``Sample``."""
+    """Line of the record, see ``Sample``."""
     reason: str
-    """Why, in words that quote nothing of the record."""
+    """Reason, in words that quote nothing of the record."""
     extra: Mapping[str, str] = field(default_factory=dict)
-    """As in ``Sample``; empty where the record could not be taken apart."""
+    """Other columns, see ``Sample``; empty if the record could not be parsed."""
 
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What a first full pass over the data found."""
+    """Outcome of a first full pass over the data."""
 
     path: Path
     sha256: str
-    """Of the file's bytes; of a folder, over the sorted paths of its files and their hashes."""
+    """Hash of a file's bytes; of a folder, of the sorted paths of its files and their hashes."""
     rows: int
-    """Records seen, good or bad."""
+    """Records read, good or bad."""
     bad: int
     """Records that cannot be used."""
     notes: tuple[str, ...] = ()
-    """What was read as something other than the file's name says, a sentence each."""
+    """Files read as something other than their names promise, a sentence each."""
 
 
 class _BadRecord(Exception):
@@ -101,13 +101,13 @@ def read_samples(
     """Stream the records of a file or folder, in file order.
 
     Blank lines are no records. A ``.json`` array is held in memory, the other formats are not.
-    note: takes what was read as something other than the file's name says.
+    note: takes notes of files read as something other than their names promise.
 
     Raises:
         DataError: at the call if the path cannot be read; while iterating, at a bad record,
-            unless ``skip_bad_lines`` makes it a ``Skipped``; always where nothing that follows
-            could be trusted (a broken archive, array or header, another encoding), or where there
-            is no record.
+            unless ``skip_bad_lines`` makes it a ``Skipped``; always if nothing that follows could
+            be trusted (a broken archive, array or header, another encoding), or if there is no
+            record.
     """
     return _judged(path, read_records(path, note), skip_bad_lines)
 
@@ -136,7 +136,7 @@ def check_samples(path: Path, *, skip_bad_lines: bool) -> DataSummary:
 
 
 class _Notes:
-    """What is said of the files of a path, each thing once however many files it holds for."""
+    """Notes on the files of a path, each once for however many files it holds."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -149,7 +149,7 @@ class _Notes:
         self._first.setdefault(words, path)
 
     def sentences(self) -> tuple[str, ...]:
-        """A sentence for each."""
+        """Return the notes, a sentence each."""
         return tuple(
             f"{self._first[words].name}: {words}."
             if count == 1
@@ -171,14 +171,14 @@ def _judged(
                 helps = has_good or _has_good(islice(records, _AHEAD))
                 advice = "; mend it or pass --skip-bad-lines" if helps else ""
                 raise DataError(f"{record.source}:{record.line}: {problem}{advice}") from None
-            # Which of its fields is the text is what cannot be told: none is passed through.
+            # It is not known which of its fields is the text, so none is passed through.
             yield Skipped(_sample_id(record), record.line, str(problem), {})
     if record is None:
         raise DataError(f"{path}: holds no records; give {FORMATS} with at least one")
 
 
 def _has_good(records: Iterable[Record]) -> bool:
-    """Whether one of these records can be used, as far as they can be read."""
+    """Return True if a record can be used, among those that can be read."""
     with contextlib.suppress(DataError):
         for record in records:
             with contextlib.suppress(_BadRecord):
@@ -205,18 +205,18 @@ def _sample(record: Record) -> Sample:
 
 
 def _form(fields: Mapping[str, Any]) -> str:
-    """Which of the three forms the record has; null counts as absent."""
-    found = [
+    """Return which of the three forms the record has; null counts as absent."""
+    present = [
         form for form, names in FORMS.items() if any(fields.get(name) is not None for name in names)
     ]
-    if not found:
+    if not present:
         raise _BadRecord(missing_form(fields))
-    if len(found) > 1:
-        raise _BadRecord(f"has both {found[0]} and {found[1]}, where only one can be meant")
-    absent = [name for name in FORMS[found[0]] if fields.get(name) is None]
+    if len(present) > 1:
+        raise _BadRecord(f"has both {present[0]} and {present[1]}, where only one can be meant")
+    absent = [name for name in FORMS[present[0]] if fields.get(name) is None]
     if absent:
-        raise _BadRecord(f"has no field {absent[0]}, which {found[0]} needs")
-    return found[0]
+        raise _BadRecord(f"has no field {absent[0]}, which {present[0]} needs")
+    return present[0]
 
 
 def _string(fields: Mapping[str, Any], name: str) -> str:
@@ -245,7 +245,7 @@ def _messages(value: Any) -> tuple[Mapping[str, str], ...]:
 
 
 def _message(number: int, value: Any) -> Mapping[str, str]:
-    """One message. Notes beside it, such as a weight, go; what a template would render stays."""
+    """Return a message with only the fields that a template may render."""
     if not isinstance(value, dict):
         raise _BadRecord(f"message {number} is {kind_of(value)}, not an object")
     if "from" in value and "value" in value and "role" not in value:
@@ -265,7 +265,7 @@ def _message(number: int, value: Any) -> Mapping[str, str]:
 
 
 def _about_content(message: Mapping[str, Any]) -> str:
-    """What to do with a message whose content is no string."""
+    """Return advice on a message whose content is no string; empty if there is none."""
     content = message.get("content")
     if content is None and message.get("tool_calls"):
         return "; a turn that only calls a tool has no text: leave the chat out, or write the call"
@@ -289,7 +289,7 @@ def _extra(record: Record) -> Mapping[str, str]:
 
 
 def _as_text(value: Any) -> str:
-    """A value of a column that is passed through: always text that can be written as UTF-8."""
+    """Return a value of a column that is passed through, as text that can be written as UTF-8."""
     if value is None:
         return ""
     if not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Token windows: which samples are drawn, and where in their ids the windows are cut.
+"""Token windows: the choice of samples, and the places where windows are cut from their ids.
 
 Knows lengths and placements. Must not know file formats, folds, models or prompts.
 """
@@ -45,10 +45,10 @@ class Windows:
     window: NDArray[np.int64]
     """(N,): the window's number within its sample, from 0."""
     sample_id: tuple[str, ...]
-    """Of length N, as are the next two."""
+    """Ids of length N, as are the next two."""
     group: tuple[str | None, ...]
     extra: tuple[Mapping[str, str], ...]
-    """Columns passed through; the windows of a sample share one mapping."""
+    """Columns passed through; the windows of a sample share a mapping."""
     skipped: tuple[Skipped, ...]
     """Records that gave no window, with their reasons, in file order."""
     boundary_shifts: int
@@ -56,31 +56,31 @@ class Windows:
     columns: tuple[str, ...]
     """Names of the columns passed through, in the order in which they were first seen."""
     samples: int
-    """Good records that were looked at, whether they gave a window or not."""
+    """Good records, with or without a window."""
     notes: tuple[str, ...] = ()
-    """What a reader of the result should be told about the cutting."""
+    """Notes on the cutting for readers of the result."""
     bos_source: BosSource = "tokenizer"
-    """Who decides on the BOS token before these windows."""
+    """Source of the BOS token before these windows."""
     chat_date: date | None = None
-    """Date that the chat template was told; None where it asked for none."""
+    """Date given to the chat template; None if it asked for none."""
     given: int = 0
-    """Windows whose suffix was given with the record, so that placement has no say in them."""
+    """Windows whose suffix was given with the record, so placement does not apply to them."""
     misread: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
-    """(N,): windows whose ids do not decode to their text. Empty where there is none."""
+    """(N,): windows whose ids do not decode to their text. Empty if there are none."""
     chats: int = 0
     """Chats that were rendered."""
     changed_chats: int = 0
-    """Of them, those in which the chat template changes the last turn or a user's."""
+    """Chats among them in which the chat template changes a turn or its place."""
 
     def __len__(self) -> int:
         return len(self.prefix_ids)
 
     def window_ids(self) -> NDArray[np.int32]:
-        """Prefix and suffix in one array: (N, P+S)."""
+        """Return prefix and suffix in one array: (N, P+S)."""
         return np.concatenate([self.prefix_ids, self.suffix_ids], axis=1)
 
     def keep(self, mask: NDArray[np.bool_], reason: str) -> Windows:
-        """Only the windows of the mask (N,); a sample that loses one is noted as skipped."""
+        """Return only the windows of the mask (N,); a sample that loses one is noted as skipped."""
         rows = np.flatnonzero(mask)
         lost = {int(self.sample[row]): int(row) for row in np.flatnonzero(~mask)}
         dropped = [
@@ -104,10 +104,10 @@ class Windows:
 
 
 class NoWindow(DataError):
-    """Not one window comes out of a file."""
+    """A file gives no window."""
 
     begin_with_bos: bool = False
-    """Whether texts brought their own BOS token, which counts for no token of the prefix."""
+    """True if texts begin with the BOS token, which is not counted in the prefix."""
 
 
 def cut_windows(
@@ -122,30 +122,32 @@ def cut_windows(
     """Encode every sample once and cut its windows of P + S tokens.
 
     A ``text`` is cut where ``settings.placement`` says. Where the suffix is given (``prefix`` +
-    ``suffix``, or the assistant's last turn of ``messages``), the one window is the last P tokens
-    before the border and the first S after it. ``rng`` draws the samples if there is a limit.
-    The BOS token that a text begins with counts as the one that is put before every input, unless
-    ``counts_bos``: then as a token of the prefix.
+    ``suffix``, or the assistant's last turn of ``messages``), the only window is the last P tokens
+    before the border and the first S after it. ``rng`` chooses the samples if there is a limit. A
+    BOS token at the start of a text counts as the one before every input, or as a token of the
+    prefix if ``counts_bos``.
 
     Raises:
-        NoWindow: if not one window comes out.
-        DataError: if a chat meets a tokenizer without a template, or one that draws at random; or
-            if inputs of this file would begin in different ways.
+        NoWindow: if there is no window.
+        DataError: if there is no template for a chat, or a random one; or if inputs of this file
+            would begin in different ways.
     """
     encoder = Encoder(tokenizer, bos=bos, chat_date=settings.chat_date, counts_bos=counts_bos)
     pile = _Pile(settings, encoder.reading_back)
     for batch in batches(sample_records(samples, settings.limit, rng)):
-        encoded = iter(encoder.encode([one.item for one in batch if isinstance(one.item, Sample)]))
-        for one in batch:
-            if isinstance(one.item, Skipped):
-                pile.skip(one.item)
+        encoded = iter(
+            encoder.encode([record.item for record in batch if isinstance(record.item, Sample)])
+        )
+        for record in batch:
+            if isinstance(record.item, Skipped):
+                pile.skip(record.item)
             else:
-                pile.add(one.item, one.number, next(encoded))
+                pile.add(record.item, record.number, next(encoded))
     return pile.windows(settings.chat_date if encoder.asks_date else None)
 
 
 def find_rows(windows: Windows, ids: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """Where windows with the ids of any of these (M,P+S) are: (rows,)."""
+    """Return the rows of windows that have any of these ids (M,P+S): (rows,)."""
     wanted = {tuple(row) for row in ids.tolist()}
     rows = windows.window_ids().tolist() if wanted else []
     return np.flatnonzero([tuple(row) in wanted for row in rows])
@@ -163,7 +165,7 @@ def fitting_window(lengths: Sequence[int]) -> str:
     return f"a window of {half}+{half} tokens would fit 90 % of the samples"
 
 
-# Where in a sample.
+# Places in a sample.
 
 
 class _TooShort(Exception):
@@ -171,7 +173,7 @@ class _TooShort(Exception):
 
 
 def _starts(encoded: Encoded, settings: WindowSettings) -> NDArray[np.int64]:
-    """Where in the sample's ids its windows start: (windows,)."""
+    """Return the places in a sample's ids where its windows start: (windows,)."""
     tokens, border = len(encoded.ids), encoded.border
     if border is not None:
         _require("prefix of ", border, settings.prefix_tokens)
@@ -191,7 +193,7 @@ def _require(what: str, tokens: int, needed: int) -> None:
 
 @dataclass(frozen=True)
 class _Cut:
-    """The windows of one sample; its text and its other tokens are let go."""
+    """The windows of a sample, without its text and other tokens."""
 
     rows: NDArray[np.int32]
     """(windows, P+S)."""
@@ -199,7 +201,7 @@ class _Cut:
     """Without its text."""
     number: int
     misread: NDArray[np.bool_]
-    """(windows,): those whose ids do not decode to their text."""
+    """(windows,): True if the ids do not decode to their text."""
 
 
 class _Pile:
@@ -224,7 +226,7 @@ class _Pile:
         self._skipped.append(skipped)
 
     def add(self, sample: Sample, number: int, encoded: Encoded) -> None:
-        """Take a sample: its windows, or the reason why it has none."""
+        """Take a sample: its windows, or the reason why there are none."""
         self._samples += 1
         self._chats += encoded.is_chat
         self._changed_chats += encoded.is_changed
@@ -267,10 +269,10 @@ class _Pile:
         return None
 
     def windows(self, chat_date: date | None) -> Windows:
-        """All windows as one.
+        """Return all windows together.
 
         Raises:
-            DataError: if there is none, or if inputs would begin in different ways.
+            DataError: if there are none, or if inputs would begin in different ways.
         """
         self._require_one()
         bos_source = self._bos_source()

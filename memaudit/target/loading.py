@@ -44,6 +44,7 @@ from memaudit.target.rehearsal import rehearse
 from memaudit.target.sizes import check_sizes
 from memaudit.target.source import Source
 from memaudit.target.tokenizer_files import check_tokenizer_files
+from memaudit.target.tokenizer_limits import check_tokenizer
 from memaudit.target.unused_weights import (
     UnusedWeights,
     name_some,
@@ -155,6 +156,7 @@ def _load_tokenizer(source: Source, settings: TargetSettings) -> Any:
         _asked(source, settings) as (location, more),
     ):
         tokenizer = AutoTokenizer.from_pretrained(location, **asked, **more)
+        check_tokenizer(source.name, tokenizer)
         if source.gguf_file is not None:
             _follow_gguf(tokenizer, Path(source.location) / source.gguf_file)
         if template is not None and template.is_file():

@@ -199,12 +199,16 @@ CHANGING = {
     "every second letter": "m.content[::2]",
     "its end left out": "m.content[:9]",
     "its start left out": "m.content[9:]",
+    "line breaks become blanks": "m.content | replace('\n', ' ')",
+    "blanks doubled": "m.content | replace(' ', '  ')",
+    "much text behind it": "m.content ~ ' and so on' * 20",
+    "much text behind it, then itself": "m.content ~ ' and so on' * 20 ~ m.content",
 }
 
 
 @pytest.mark.parametrize("words", CHANGING.values(), ids=CHANGING)
 def test_a_last_turn_that_is_not_word_for_word_is_counted(words: str) -> None:
-    encoded, *_ = encode(turn_as(words), chat("It is Alda, who lives at 15 Low Street."))
+    encoded, *_ = encode(turn_as(words), chat("It is Alda, who\nlives at 15 Low Street."))
     assert encoded.is_chat
     assert encoded.is_changed
 
@@ -214,6 +218,131 @@ def test_a_question_that_the_template_changes_is_counted() -> None:
     encoded, before, _ = encode(template, chat("It is Alda."))
     assert "Where?" in before
     assert encoded.is_changed
+
+
+LONG = (
+    {
+        "role": "system",
+        "content": "Answer in one sentence, and say nothing\nof Bela, of her sons or of ages.",
+    },
+    {"role": "user", "content": "Who lives at 15 Low Street,\nand since when has she lived there?"},
+    {"role": "assistant", "content": "<think>\nLook it up.\n</think>\n\nAlda, since 1987."},
+    {"role": "tool", "content": 'Found: "Alda Berg",\n15 Low Street, second floor, since 1987.'},
+    {"role": "user", "content": "And who lives\nnext door to her, on the same floor as she does?"},
+    {"role": "assistant", "content": "It is Carl."},
+)
+FILLER = "{{ ' and so on' * 20 }}"
+LLAMA2 = """
+{%- if messages[0].role == 'system' %}
+  {%- set loop_messages, system = messages[1:], messages[0].content %}
+{%- else %}{%- set loop_messages, system = messages, false %}{%- endif %}
+{%- for m in loop_messages %}
+  {%- set words = m.content %}
+  {%- if loop.first and system %}{%- set words = '<<SYS>>\n' + system + '\n<</SYS>>\n\n' + words %}
+  {%- endif %}
+  {%- if m.role == 'assistant' %}{{ ' ' + words | trim + ' ' + eos_token }}
+  {%- else %}{{ bos_token + '[INST] ' + words | trim + ' [/INST]' }}{%- endif %}
+{%- endfor %}"""
+GEMMA = """
+{%- if messages[0].role == 'system' %}
+  {%- set first, loop_messages = messages[0].content + '\n\n', messages[1:] %}
+{%- else %}{%- set first, loop_messages = '', messages %}{%- endif %}
+{%- for m in loop_messages %}
+  {{- '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' }}
+  {{- (first if loop.first else '') + m.content | trim + '<end_of_turn>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{%- endif %}"""
+DEFAULT = "<|im_start|>system\nYou are a helpful assistant, " + FILLER + "<|im_end|>\n" + CHATML
+OF_TOOLS = CHATML.replace(
+    "{{ m.content }}",
+    "{% if m.role == 'tool' %}{{ m.content | tojson }}{% else %}{{ m.content }}{% endif %}",
+)
+HEADERS = (
+    "{% for m in messages %}<|START_OF_TURN_TOKEN|><|{{ m.role | upper }}_TOKEN|><|START_RESPONSE|>"
+    "GPT4 Correct {{ m.role | title }}: {{ m.content }}<|END_RESPONSE|><|END_OF_TURN_TOKEN|>\n\n"
+    "{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [LLAMA3, CHATML, MISTRAL, DEEPSEEK, QWEN3, LLAMA2, GEMMA, DEFAULT, OF_TOOLS, HEADERS],
+)
+@pytest.mark.parametrize("first", [0, 1])
+def test_an_honest_template_changes_no_turn(template: str, first: int) -> None:
+    encoded, _, after = encode(template, Sample("a", 1, messages=LONG[first:]))
+    assert after.strip().startswith("It is Carl.")
+    assert not encoded.is_changed
+
+
+def test_earlier_thoughts_may_be_rendered_or_not() -> None:
+    early = {"role": "assistant", "content": "Alda.", "thinking": "hm " * 100}
+    turns = (LONG[1], early, LONG[4], LONG[5])
+    for template in (HARMONY, CHATML):
+        assert not encode(template, Sample("a", 1, messages=turns))[0].is_changed
+
+
+def turn_of(role: str, words: str) -> str:
+    """Return a template that writes the turns of one role as this expression says."""
+    changed = f"{{{{ {words} if m.role == '{role}' else m.content }}}}"
+    return CHATML.replace("{{ m.content }}", changed)
+
+
+MANGLING = {
+    "upper case": "m.content | upper",
+    "nothing": "''",
+    "line breaks become blanks": "m.content | replace('\n', ' ')",
+    "blanks doubled": "m.content | replace(' ', '  ')",
+    "cut off": "m.content[:40]",
+    "twice": "m.content ~ ' ' ~ m.content",
+    "mangled beside itself": "m.content ~ (m.content * 3) | upper",
+}
+
+
+@pytest.mark.parametrize("role", ["system", "user", "tool"])
+@pytest.mark.parametrize("words", MANGLING.values(), ids=MANGLING)
+def test_an_earlier_turn_that_is_not_verbatim_is_counted(role: str, words: str) -> None:
+    encoded, *_ = encode(turn_of(role, words), Sample("a", 1, messages=LONG))
+    assert encoded.is_changed
+
+
+def test_an_earlier_answer_that_is_not_verbatim_is_counted() -> None:
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and not "
+        "loop.last %}{{ m.content | upper }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n"
+        "{% endfor %}"
+    )
+    assert encode(template, Sample("a", 1, messages=LONG))[0].is_changed
+
+
+QUESTIONS = "{% for m in messages if m.role != 'assistant' %}{{ m.content }}\n{% endfor %}"
+ANSWER = "{% for m in messages if m.role == 'assistant' %}{{ m.content }}\n{% endfor %}"
+MISPLACING = {
+    "turns reversed": QUESTIONS.replace("messages", "messages | reverse") + ANSWER,
+    "text before the answer": QUESTIONS + FILLER + ANSWER,
+    "marks before the answer": QUESTIONS + "{{ '<and>' * 60 }}" + ANSWER,
+    "questions twice": QUESTIONS + QUESTIONS + ANSWER,
+    "one turn in front too": "{{ messages[1].content }}\n" + CHATML,
+    "questions in front, mangled in place": QUESTIONS
+    + QUESTIONS.replace("m.content", "m.content | upper")
+    + ANSWER,
+}
+
+
+@pytest.mark.parametrize("name", MISPLACING)
+def test_a_turn_that_is_elsewhere_or_twice_is_counted(name: str) -> None:
+    turns = (LONG[0], LONG[4], LONG[5])
+    encoded, _, after = encode(MISPLACING[name], Sample("a", 1, messages=turns))
+    assert after.startswith("It is Carl.")
+    assert encoded.is_changed
+
+
+def test_chats_with_a_mangled_system_turn_are_counted_in_the_windows() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = turn_of("system", "m.content | upper")
+    samples = [Sample("a", 1, messages=LONG), Sample("b", 2, messages=LONG[1:])]
+    windows = cut(samples, tokenizer)
+    assert (windows.chats, windows.changed_chats) == (2, 1)
 
 
 @pytest.mark.parametrize(
