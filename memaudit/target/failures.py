@@ -52,7 +52,7 @@ FAILURES = (
 )
 """What a model that is no language model, or a foreign one, has been seen to raise when run."""
 
-MENDS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
+REMEDIES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     (
         (GatedRepoError,),
         "the model is gated; accept its terms on its page at the hub, then `hf auth login`",
@@ -75,7 +75,7 @@ MENDS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
         "a weights file is damaged or cut short; fetch or write it again",
     ),
 )
-"""The mend for each kind of failure; the first that fits is told."""
+"""The remedy for each kind of failure; the first that fits is used."""
 
 NO_MEMORY = (
     "not enough memory for the weights; use --device spread, --quantize int8 or nf4, or --dtype "
@@ -102,7 +102,7 @@ HINTS = (
     ),
     ("torch.Size([0]) from checkpoint", EMPTY_WEIGHTS),
 )
-"""The mend where only the words of the error tell what happened."""
+"""The remedy where only the error's text tells what happened."""
 
 
 for _talker in ("accelerate", "bitsandbytes", "torchao", "torch.utils._pytree"):
@@ -125,7 +125,7 @@ def explained(model: str) -> Iterator[None]:
     except MemauditError:
         raise
     except Exception as error:
-        raise TargetError(f"{model}: {_mend(error)}") from error
+        raise TargetError(f"{model}: {_remedy(error)}") from error
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -133,20 +133,20 @@ def lacks_memory(error: BaseException) -> bool:
     return any(is_out_of_memory(link) for link in _chain(error))
 
 
-def _mend(error: BaseException) -> str:
-    """The first mend that fits the error or anything that led to it."""
+def _remedy(error: BaseException) -> str:
+    """Return the first remedy that fits the error or anything that led to it."""
     if lacks_memory(error):
         return NO_MEMORY
     chain = list(_chain(error))
     for link in chain:
         if isinstance(link, PermissionError) and link.filename is not None:
             return f"{os.path.basename(link.filename)}: cannot be read ({link.strerror})"
-    for kinds, mend in MENDS:
+    for kinds, remedy in REMEDIES:
         if any(isinstance(link, kinds) for link in chain):
-            return mend
-    for words, mend in HINTS:
+            return remedy
+    for words, remedy in HINTS:
         if words in str(error):
-            return mend
+            return remedy
     return f"cannot be loaded, so it may be damaged or incomplete ({brief(error)})"
 
 

@@ -218,6 +218,8 @@ def load_model(
     Raises:
         TargetError: the weights are missing, damaged, incomplete or too large.
     """
+    if not settings.trust_remote_code:  # that code may build what it likes
+        check_sizes(source.weights, config)
     model, unused = _load_weights(source.weights, settings, config, placement, quantization)
     replaces_base = False
     if source.base is not None:
@@ -252,8 +254,6 @@ def _load_weights(
         more |= {"quantization_config": unpack(dequantize=True)} if unpack else {}
     if quantization is not None and quantization.asked is not None:
         more |= {"quantization_config": quantization.asked}
-    if not settings.trust_remote_code:  # that code may build what it likes
-        check_sizes(source, config)
     with (
         explained(source.name),
         quantised_weights(source.name, quantization),
