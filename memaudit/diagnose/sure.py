@@ -6,11 +6,12 @@ Knows figures and cluster numbers as arrays. Knows nothing of what they are.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from memaudit.diagnose.disclosure import Disclosure
 from memaudit.report.diagnosis import Measure
 from memaudit.score.stats import (
     Bools,
@@ -36,6 +37,8 @@ class Sure:
     confidence: float
     resamples: int
     seed: int
+    disclosure: Disclosure = field(default_factory=Disclosure)
+    """Which groups have figures at all; the others are written as n/a."""
 
     def rng(self) -> np.random.Generator:
         """For the resamples of one interval."""
@@ -43,7 +46,7 @@ class Sure:
 
     def rate(self, hits: Bools, clusters: Ints) -> Measure:
         """Share of windows (N,): the outer ends of the exact interval and that over clusters."""
-        if not len(hits):
+        if not len(hits) or not self.disclosure.covers(clusters):
             return Measure(None, None, None)
         exact = clopper_pearson(int(hits.sum()), len(hits), self.confidence)
         drawn = clustered_rate(
@@ -74,7 +77,7 @@ class Sure:
         """Likewise, each value (N,) counted by the windows that it stands for."""
         known = np.isfinite(values)
         values, clusters, weights = values[known], clusters[known], weights[known]
-        if not len(values):
+        if not len(values) or not self.disclosure.covers(clusters):
             return Measure(None, None, None)
         value = float(np.average(values, weights=weights))
         if len(np.unique(clusters)) < 2:

@@ -17,6 +17,7 @@ from subjects_latent import P, S, Taught, part_of, random_ids, subject_of, teach
 from typer.testing import CliRunner
 
 from memaudit.cli.app import app
+from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.latent.beyond import Sure, beyond
 from memaudit.diagnose.latent.diagnosis import LatentSettings, diagnose_latent
 from memaudit.diagnose.latent.known_run import known_windows
@@ -29,7 +30,7 @@ from memaudit.progress import Silent
 from memaudit.report.diagnosis import Cell, Diagnosis, Measure
 from memaudit.run.load import read_run
 
-SURE = Sure(0.95, 200, 0)
+SURE = Sure(0.95, 200, 0, Disclosure(reveal=True))
 MARKS = "~^|{}@#$%&*+<>?!_`'-/]["
 """Characters that the tiny tokenizer never joins."""
 RUN = Path("run")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from subjects_sweep import brute_queries, make_part, make_subject, random_ids
 
 from memaudit.config.settings import ScoreSettings
+from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.subject import Part
 from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.diagnosis import SweepSettings, diagnose_sweep
@@ -30,7 +31,7 @@ from memaudit.progress import Silent
 from memaudit.report.diagnosis import Diagnosis, Measure
 
 S = 6
-SURE = Sure(0.95, 100, 0)
+SURE = Sure(0.95, 100, 0, Disclosure(reveal=True))
 
 
 def damaged(ids: np.ndarray, seed: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from memaudit.attack.facts import Epoch, FitRecord
+from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.sure import Sure
 from memaudit.diagnose.sweep.checks import checks_table, convergence_table, fits_table, plan_checks
 from memaudit.diagnose.sweep.fitting import saturation
@@ -33,7 +34,12 @@ def result(name: str, virtual: int, hits: int, seed: int = 0, start: int = 0) ->
 
 def results(fitted: list[Result]) -> Results:
     return Results(
-        result("none", 0, 20), fitted, np.arange(N), np.arange(50), None, Sure(0.95, 200, 0)
+        result("none", 0, 20),
+        fitted,
+        np.arange(N),
+        np.arange(50),
+        None,
+        Sure(0.95, 200, 0, Disclosure(reveal=True)),
     )
 
 

@@ -84,7 +84,7 @@ def _threshold(controls: Floats, allowed: float) -> float:
 
 
 def _rate(population: Population, passed: Bools, mask: Bools, sure: Sure) -> Measure:
-    if not mask.any():
+    if not mask.any() or not sure.disclosure.covers(population.clusters[mask]):
         return Measure(None, None, None)
     share = float(np.average(passed[mask], weights=population.weights[mask]))
     return Measure.of(share, _ends(population, passed, mask, sure))

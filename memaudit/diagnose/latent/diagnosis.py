@@ -147,9 +147,10 @@ def _results(
     questions += [KNOWN] if everything.known is not None else []
     questions += [AMONG_CONTROLS] if left.controls is not None else []
     drawn = None if trial is None else trial.drawn
-    few = {one.name: one for one in questions if too_few(everything, one)}
+    disclosure = subject.disclosure
+    few = {one.name: one for one in questions if too_few(everything, one, disclosure)}
     answers = [
-        answer(question, everything, drawn, _rules(subject, settings, number))
+        answer(question, everything, drawn, _rules(subject, settings, number), disclosure)
         for number, question in enumerate(questions)
         if question.name not in few
     ]
@@ -162,7 +163,9 @@ def _results(
         answers=answers,
         unanswered={name: (one, positives(everything, one)) for name, one in few.items()},
         beyond=_beyond(subject, everything, drawn, settings.seed),
-        recovered={} if trial is None else recovered(trial, scores, settings.seed),
+        recovered={}
+        if trial is None
+        else recovered(trial, scores, settings.seed, subject.disclosure),
         noise=None if trial is None else _noise(settings),
     )
 
@@ -177,11 +180,15 @@ def _beyond(
 ) -> list[Beyond]:
     """Of every score, those of perturbed weights by what was drawn."""
     scores = subject.config.scores
-    if not everything.control.any():
+    control, clusters = everything.control, everything.clusters
+    sides = {"not extracted": clusters[~control], "controls": clusters[control]}
+    if not control.any() or not subject.disclosure.admits_all(sides):
         return []
-    sure = Sure(scores.confidence, scores.bootstrap, seed)
+    sure = Sure(scores.confidence, scores.bootstrap, seed, subject.disclosure)
     known_from = dict.fromkeys(everything.scores, everything)
-    if drawn is not None:
+    if drawn is not None and all(
+        subject.disclosure.covers(drawn.clusters[rows]) for rows in (drawn.control, ~drawn.control)
+    ):
         known_from |= dict.fromkeys(SHAKEN, drawn)
     return [
         beyond(population, name, allowed, sure)
@@ -201,7 +208,11 @@ def _groups(subject: Subject, left: Left, everything: Population) -> dict[str, G
         "others": Group(nll[~hidden & ~control], clusters[~hidden & ~control], "series-2"),
         "controls": Group(nll[control], clusters[control], "series-3", ":"),
     }
-    return {name: group for name, group in groups.items() if len(group.nll)}
+    return {
+        name: group
+        for name, group in groups.items()
+        if len(group.nll) and subject.disclosure.admits(name, group.clusters)
+    }
 
 
 def _diagnosis(
@@ -226,14 +237,18 @@ def _diagnosis(
         table, plot = curve_of(best)
         tables.append(table)
         plots.append(plot)
-    table, plot = spread_of(_groups(subject, left, everything), scores, settings.seed)
+    groups = _groups(subject, left, everything)
+    if groups:
+        table, plot = spread_of(groups, scores, settings.seed)
+        tables.append(table)
+        plots.append(plot)
     return Diagnosis(
         name="latent",
         about=ABOUT,
         findings=findings_of(results),
         notes=notes_of(results, tuple(everything.scores), everything.dropped),
-        tables=[*tables, table],
-        plots=[*plots, plot],
+        tables=tables,
+        plots=plots,
         settings=_told(settings),
     )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.latent.detected import GRID, Crowd, Detector, Rules, by_chance, gap, judge
 from memaudit.diagnose.latent.population import AGAINST, MIN_K_PLUS, NLL, Population
 from memaudit.diagnose.latent.trial import BEST_MATCHED, RELATIVE_RISE, SHAKEN
@@ -83,9 +84,13 @@ class Answer:
     """Of each score, the share of the negatives that one of those looked at stands for."""
 
 
-def too_few(population: Population, question: Question) -> bool:
+def too_few(population: Population, question: Question, disclosure: Disclosure) -> bool:
     """Whether a question has too few clusters of either kind to be answered."""
     crowd = _crowd(population, question)
+    positive, clusters = crowd.positive, crowd.clusters
+    sides = {question.wanted: clusters[positive], question.others: clusters[~positive]}
+    if not disclosure.admits_all(sides):
+        return True
     return min(_count(crowd, crowd.positive), _count(crowd, ~crowd.positive)) < LEAST
 
 
@@ -99,7 +104,11 @@ def _count(crowd: Crowd, mask: Bools) -> int:
 
 
 def answer(
-    question: Question, everything: Population, drawn: Population | None, rules: Rules
+    question: Question,
+    everything: Population,
+    drawn: Population | None,
+    rules: Rules,
+    disclosure: Disclosure,
 ) -> Answer:
     """Judge every score: those of one pass by all windows, those of perturbations by ``drawn``.
 
@@ -109,7 +118,7 @@ def answer(
     whole = _judge(question, everything, rules)
     parts = {name: (whole, len(crowd.positive)) for name in whole}
     both, size = whole, len(crowd.positive)
-    if drawn is not None and not too_few(drawn, question):
+    if drawn is not None and not too_few(drawn, question, disclosure):
         both, size = _judge(question, drawn, rules), len(_rows(drawn, question))
         parts |= {name: (both, size) for name in both if name not in whole}
     judged = {name: made[name] for name, (made, _) in parts.items()}

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from memaudit.config.settings import ScoreSettings
+from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.latent.trial import Noise, Shaken, Trial
 from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure
 from memaudit.score.scores import rate_of
@@ -36,8 +37,10 @@ class Recovered(NamedTuple):
     """Mean rise of it under a perturbation."""
 
 
-def recovered(trial: Trial, settings: ScoreSettings, seed: int) -> dict[str, Recovered]:
-    """Each group that has windows."""
+def recovered(
+    trial: Trial, settings: ScoreSettings, seed: int, disclosure: Disclosure
+) -> dict[str, Recovered]:
+    """Each group that has windows and may have figures."""
     drawn = trial.drawn
     known = np.zeros_like(drawn.hidden) if drawn.known is None else drawn.known
     data, hidden = ~drawn.control, drawn.hidden & ~drawn.control
@@ -51,9 +54,10 @@ def recovered(trial: Trial, settings: ScoreSettings, seed: int) -> dict[str, Rec
     found = {
         name: _group(trial.shaken.take(mask), drawn.clusters[mask], settings, rng)
         for name, mask in groups.items()
-        if mask.any()
+        if mask.any() and disclosure.admits(name, drawn.clusters[mask])
     }
-    if len(trial.extracted_clusters):
+    extracted = trial.extracted_clusters
+    if len(extracted) and disclosure.admits(EXTRACTED, extracted):
         found[EXTRACTED] = _group(trial.extracted, trial.extracted_clusters, settings, rng)
     return found
 

@@ -38,7 +38,8 @@ def spread_of(
 ) -> tuple[FigureTable, Plot]:
     """Share of each group, none of them empty, whose NLL is at most so high."""
     every = np.concatenate([group.nll for group in groups.values()])
-    places = np.linspace(0, float(np.quantile(every, _HIGHEST)), _POINTS + 1)[1:]
+    highest = float(f"{np.quantile(every, _HIGHEST):.1e}")  # two digits: it is nearly one window's
+    places = np.linspace(0, highest, _POINTS + 1)[1:]
     rng = np.random.default_rng([seed, 4])
     curves = {
         name: _rising(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from memaudit.diagnose.disclosure import LEAST_CLUSTERS
 from memaudit.diagnose.signals.means import Resampling
 from memaudit.diagnose.signals.triage_verdict import (
     ALL,
@@ -161,14 +162,14 @@ def calibration_table(
         "Mean of the foretold probabilities and share of the windows that are extracted, from the "
         "riskiest windows to the safest; "
         + "; ".join(_brier(verdict) for verdict in verdicts)
-        + ".",
+        + f". Empty below {LEAST_CLUSTERS} clusters.",
         [Column("windows by risk", "text"), *heads],
         rows,
     )
 
 
 def _calibrated(verdict: Verdict, clusters: Ints, rows: Ints, resampling: Resampling) -> list[Cell]:
-    if not len(rows):
+    if len(np.unique(clusters[rows])) < LEAST_CLUSTERS:
         return [None, None]
     hits = verdict.target.labels[rows]
     interval = clustered_rate(hits, clusters[rows], **resampling.options)

@@ -72,6 +72,8 @@ class Drawn:
         """
         if self.is_all:
             return sure.rate(hits, self.clusters)
+        if not sure.disclosure.covers(self.clusters):
+            return Measure(None, None, None)
         each = 1 - (1 - sure.confidence) / len(self.sizes)
         bounds = [
             clopper_pearson(

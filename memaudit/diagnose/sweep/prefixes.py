@@ -226,6 +226,8 @@ def _findings(data: _Side, controls: _Side | None, lengths: Sequence[int], sure:
 def _half(data: _Side, lengths: Sequence[int], sure: Sure) -> str:
     """The fewest tokens that keep half of what the whole prefix extracts."""
     kept = {prefix: data.kept(prefix, sure) for prefix in lengths}
+    if kept[lengths[-1]].value is None:
+        return "The windows that the whole prefix extracts are too few for figures of them."
     enough = [prefix for prefix, one in kept.items() if (one.value or 0.0) >= 0.5]
     if enough[0] == lengths[-1]:
         return "None of the shorter prefixes keeps half of what the whole one extracts."

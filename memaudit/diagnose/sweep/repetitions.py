@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memaudit.diagnose.sure import Sure
-from memaudit.diagnose.sweep.figures import Piece, curve, number_of, numeric, rate_words
+from memaudit.diagnose.sweep.figures import Piece, curve, numeric, rate_words
 from memaudit.errors import UsageError
 from memaudit.report.curves import Axis, Line
 from memaudit.report.diagnosis import Cell, Column, FigureTable, Measure, Plot
@@ -218,7 +218,10 @@ def _findings(
     """What ``none`` says; nothing where it extracts no window at all, or every one."""
     steep = trends["none"]
     if steep.value is None:
-        some = "all windows come" if number_of(rates["none"][0]) else "no window comes"
+        known = [one.value for one in rates["none"] if one.value is not None]
+        some = "all windows come" if any(known) else "no window comes"
+        if not known:
+            some = "all windows or none come"
         return [f"{name.capitalize()} ({shown}): {some} out without a prompt, so no trend is seen."]
     said = [f"{rate_words(rates['none'][at])} where it is {groups[at].name}" for at in (0, -1)]
     ends = f"the plain prefix extracts {' and '.join(said)}"

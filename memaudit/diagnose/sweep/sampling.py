@@ -75,6 +75,8 @@ def quantiles(log_p_z: Floats, clusters: Ints, sure: Sure) -> Quantiles:
     _, cluster = np.unique(clusters[order], return_inverse=True)
     count, rng = int(cluster.max(initial=-1)) + 1, sure.rng()
     found = np.full((sure.resamples, len(SHARES)), np.nan)
+    if not sure.disclosure.covers(clusters):
+        return Quantiles(np.full(len(SHARES), np.nan), found)
     for number in range(sure.resamples if count else 0):
         weights = np.bincount(rng.integers(count, size=count), minlength=count)[cluster]
         found[number] = _at_shares(likely, weights, shares)
