@@ -255,7 +255,8 @@ def _ends(found: Measure) -> str:
 
 
 def _round(n: float) -> str:
-    return f"{n:,.0f}" if n < 1e6 else f"{n:.1e}"
+    """Three digits: the likelihood of a single window is behind it."""
+    return f"{float(f'{n:.3g}'):,.0f}" if n < 1e6 else f"{n:.1e}"
 
 
 def _notes(data: Part) -> Sequence[str]:
