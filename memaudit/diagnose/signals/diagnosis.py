@@ -61,7 +61,7 @@ class SignalsSettings(DiagnoseSettings):
     """Of `diagnose signals`."""
 
     border: Positive = 10
-    """Tokens on either side of the border that are compared."""
+    """Tokens on either side of the border that are compared; fewer than 10 only with --reveal."""
     partly: Fraction = 0.5
     """Share of the suffix that ``none`` brings back of a window that is partly extracted."""
     predictor_windows: Positive = 6000
