@@ -43,13 +43,15 @@ class Disclosure:
     withheld: dict[str, str] = field(default_factory=dict)
     """Group to its counts and the reason."""
     _unnamed: list[str] = field(default_factory=list)
+    _asked: list[int] = field(default_factory=list)
+    """Windows of each group that was asked for."""
 
     def admits(self, group: str, clusters: Ints) -> bool:
         """Return whether figures of windows (N,) in ``clusters`` may be written.
 
         A group that is refused is named in the notes. Without windows there is nothing to refuse.
         """
-        reason = None if self.reveal else _reason_against(clusters)
+        reason = self._reason_against(clusters)
         if reason is not None:
             self.withheld[group] = reason
         return reason is None
@@ -60,15 +62,20 @@ class Disclosure:
 
     def covers(self, clusters: Ints) -> bool:
         """Return the same for windows that have no name of their own, as a row of a table."""
-        reason = None if self.reveal else _reason_against(clusters)
+        reason = self._reason_against(clusters)
         if reason is not None:
             self._unnamed.append(reason)
         return reason is None
 
     def apply(self, diagnosis: Diagnosis) -> Diagnosis:
-        """Return a diagnosis as it may be written: rounded, with a note on what is withheld."""
+        """Return a diagnosis as it may be written: rounded, with a note on what is withheld.
+
+        Raises RuntimeError for one with figures that never asked which groups may have them.
+        """
         if self.reveal:
             return diagnosis
+        if not self._asked and (diagnosis.tables or diagnosis.plots):
+            raise RuntimeError(f"diagnosis {diagnosis.name} asked for no group of windows")
         return replace(
             diagnosis,
             findings=[_round_text(finding) for finding in diagnosis.findings],
@@ -76,6 +83,10 @@ class Disclosure:
             tables=[_round_table(table) for table in diagnosis.tables],
             plots=[_round_plot(plot) for plot in diagnosis.plots],
         )
+
+    def _reason_against(self, clusters: Ints) -> str | None:
+        self._asked.append(len(clusters))
+        return None if self.reveal else _reason_against(clusters)
 
     def _notes(self) -> list[str]:
         rule = (

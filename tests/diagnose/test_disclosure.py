@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from subjects_groups import P, S, subject_of_groups, windows_of
+from typer.testing import CliRunner
 
+from memaudit.cli.app import app
 from memaudit.diagnose import examination
 from memaudit.diagnose.attention.diagnosis import AttentionSettings, diagnose_attention
 from memaudit.diagnose.disclosure import (
@@ -275,7 +277,10 @@ def test_a_diagnosis_is_written_as_it_may_be(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_rounding_keeps_what_is_no_figure() -> None:
-    found = Disclosure().apply(
+    disclosure = Disclosure()
+    assert disclosure.admits("windows", np.arange(LEAST_CLUSTERS))
+    assert not disclosure.admits("few", np.arange(LEAST_CLUSTERS - 1))
+    found = disclosure.apply(
         replace(
             written("layers", subject_of_groups(LARGE, reveal=True)),
             findings=["Of 12,345 windows 98.765 % (0.012345 to -9.9951) in 1.0e+06; 1,234.5."],
@@ -284,6 +289,20 @@ def test_rounding_keeps_what_is_no_figure() -> None:
     assert found.findings == ["Of 12,345 windows 98.8 % (0.0123 to -10.0) in 1.0e+06; 1,230."]
     assert [row[0] for row in found.tables[0].rows] == [0, 1]
     assert [round_digits(one) for one in (0.0, -1.23456, 98765.4)] == [0.0, -1.23, 98800.0]
+
+
+def test_a_diagnosis_that_asks_for_no_group_is_not_written() -> None:
+    found = written("layers", subject_of_groups(LARGE, reveal=True))
+    with pytest.raises(RuntimeError, match="asked for no group"):
+        Disclosure().apply(found)
+
+
+def test_only_the_flag_reveals() -> None:
+    for name in METHODS:
+        said = CliRunner().invoke(app, ["diagnose", name, "run", "--set", "reveal=true"])
+        assert said.exit_code == 2
+        assert "--set reveal=true: write NAME=VALUE; names: " in said.stderr
+        assert "reveal" not in said.stderr.partition("names: ")[2]
 
 
 def test_windows_of_the_helpers_are_unlike() -> None:
