@@ -21,7 +21,7 @@ from memaudit.report.wording import (
     p_value,
     percent_interval,
 )
-from memaudit.score.estimate import percent, points
+from memaudit.score.estimate import MISSING, percent, points
 from memaudit.score.stats import Bools, Floats, Interval, Ints
 
 Row = dict[Any, Any]
@@ -30,8 +30,6 @@ LEAKED, KNOWN = "fine-tuning", "before"
 """What a table calls the origin of a window that comes out."""
 UNASKED = ("controls", "validity")
 """Gates that are judged without a threshold."""
-MISSING = "n/a"
-"""What stands for a figure that does not exist."""
 
 
 def column(score: str, attack: str) -> str:

@@ -42,7 +42,7 @@ because five folds divide them, and each still needs four to be scored by."""
 _CELLS = 1 << 22
 """Counts held at once while resampling: 32 MiB of int64."""
 _CACHED = 1 << 17
-"""Weights of windows held at once: 1 MiB, because sorting them by score is slow beyond the cache."""
+"""Weights of windows held at once: 1 MiB, because ranking them is slow beyond the cache."""
 _LEAST_SPREAD = 1e-9
 """Standard deviation below which resamples are taken to agree."""
 

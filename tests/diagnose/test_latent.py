@@ -17,7 +17,7 @@ from subjects_latent import P, S, Taught, part_of, random_ids, subject_of, teach
 from typer.testing import CliRunner
 
 from memaudit.cli.app import app
-from memaudit.diagnose.latent.beyond import Sure, beyond
+from memaudit.diagnose.latent.beyond import beyond
 from memaudit.diagnose.latent.diagnosis import LatentSettings, diagnose_latent
 from memaudit.diagnose.latent.known_run import known_windows
 from memaudit.diagnose.latent.population import NLL, Population, gather, left_over, nll_before
@@ -29,8 +29,9 @@ from memaudit.progress import Silent
 from memaudit.report.diagnosis import Cell, Diagnosis
 from memaudit.run.load import read_run
 from memaudit.score.estimate import Estimate
+from memaudit.score.resample import Resamples
 
-SURE = Sure(0.95, 200, 0)
+SURE = Resamples(0.95, 200, 0)
 MARKS = "~^|{}@#$%&*+<>?!_`'-/]["
 """Characters that the tiny tokenizer never joins."""
 RUN = Path("run")
