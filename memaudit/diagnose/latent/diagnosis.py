@@ -167,7 +167,9 @@ def _results(
     )
 
 
-def _beyond(everything: Population, drawn: Population | None, resamples: Resamples) -> list[Beyond]:
+def _beyond(
+    everything: Population, drawn: Population | None, resamples: Resamples, disclosure: Disclosure
+) -> list[Beyond]:
     """Of every score, those of perturbed weights by what was drawn."""
     control, clusters = everything.control, everything.clusters
     sides = {"not extracted": clusters[~control], "controls": clusters[control]}
@@ -175,7 +177,7 @@ def _beyond(everything: Population, drawn: Population | None, resamples: Resampl
         return []
     known_from = dict.fromkeys(everything.scores, everything)
     if drawn is not None and all(
-        subject.disclosure.covers(drawn.clusters[rows]) for rows in (drawn.control, ~drawn.control)
+        disclosure.covers(drawn.clusters[rows]) for rows in (drawn.control, ~drawn.control)
     ):
         known_from |= dict.fromkeys(SHAKEN, drawn)
     return [

@@ -17,7 +17,7 @@ from memaudit.report.curves import Axis, Line
 from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
 from memaudit.score.estimate import Estimate
 from memaudit.score.resample import Resamples
-from memaudit.score.stats import Floats
+from memaudit.score.stats import Floats, Ints
 
 MOST_POINTS = 300
 """Positions of a curve that are drawn; of longer windows those nearest the border."""
