@@ -14,6 +14,7 @@ from pydantic import Field
 
 from memaudit.attack.campaign import Progress
 from memaudit.config.base import Fraction, NotNegative, Positive
+from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.latent.beyond import ALLOWED, Beyond, beyond, beyond_table
 from memaudit.diagnose.latent.findings import ABOUT, Results, findings_of, notes_of
 from memaudit.diagnose.latent.known_run import known_windows

@@ -27,7 +27,7 @@ from memaudit.report.wording import (
     level,
 )
 from memaudit.score.estimate import Estimate, percent
-from memaudit.score.resample import Resamples
+from memaudit.score.resample import LEAST_CLUSTERS, Resamples
 from memaudit.score.stats import Floats, Ints
 
 
