@@ -121,6 +121,10 @@ GeneratorOption = Annotated[
     Path | None, typer.Option(help="Run folder whose prompts to use instead of fitting.")
 ]
 Reveal = Annotated[bool, typer.Option("--reveal", help="Include audited text in the reports.")]
+RevealFigures = Annotated[
+    bool,
+    typer.Option("--reveal", help="Write all figures; the model can turn them back into text."),
+]
 ExitZero = Annotated[
     bool, typer.Option("--exit-zero", help="Exit 0 even if a gate fails or is inconclusive.")
 ]

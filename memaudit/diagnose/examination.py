@@ -53,7 +53,7 @@ def examine(method: Method[Asked], settings: Asked, command: str, progress: Prog
         seconds=seconds,
         libraries=describe_libraries("scikit-learn"),
         machine=describe_machine() | describe_accelerator(subject.checkpoint.device),
-        diagnosis=found,
+        diagnosis=subject.disclosure.apply(found),
     )
     return Examined(subject.run, record)
 

@@ -24,6 +24,8 @@ class DiagnoseSettings(Settings):
     windows: Positive = 1000
     """Windows of each group that are looked at, at most, drawn at random with the seed."""
     seed: NotNegative = 0
+    reveal: bool = False
+    """Write all figures, from which whoever has the model may get text back."""
     trust_remote_code: bool = False
     allow_pickle: bool = False
     offline: bool = False

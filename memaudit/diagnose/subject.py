@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from memaudit.data.plan import Role, bos_source, check_files, cut_files
 from memaudit.data.project_key import ProjectKey, kept_key
 from memaudit.data.samples import DataSummary
 from memaudit.data.windows import Windows
+from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.passes import Passes
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.errors import UsageError
@@ -102,6 +103,8 @@ class Subject:
     controls: Part | None
     batch_size: int
     """Windows per pass, as planned."""
+    disclosure: Disclosure = field(default_factory=Disclosure)
+    """Asked before a figure is made of a group of windows."""
 
     @property
     def document(self) -> Document:
@@ -120,7 +123,9 @@ class Subject:
 
     def resamples(self, seed: int) -> Resamples:
         """Return what all intervals of a diagnosis are made with."""
-        return Resamples.of(self.config.scores, (seed, _RESAMPLING))
+        scores = self.config.scores
+        seeds, admits = (seed, _RESAMPLING), self.disclosure.covers
+        return Resamples(scores.confidence, scores.bootstrap, seeds, admits)
 
     def passes(self, checkpoint: Checkpoint | None = None, **options: Any) -> Passes:
         """Passes over windows, of another model where one is given; options for its forward."""
@@ -169,6 +174,7 @@ def open_subject(settings: DiagnoseSettings) -> Subject:
         data=_part(run, "data", windows["data"]),
         controls=_part(run, "control", windows["control"]) if "control" in windows else None,
         batch_size=size or choose_batch_size(checkpoint, config.windows.suffix_tokens)[0],
+        disclosure=Disclosure(settings.reveal),
     )
 
 

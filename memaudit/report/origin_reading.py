@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from memaudit.report.reading import (
-    MISSING,
     column,
     figure,
     figures,
@@ -22,7 +21,7 @@ from memaudit.report.reading import (
 )
 from memaudit.report.report_json import Document
 from memaudit.report.samples_csv import COLUMNS
-from memaudit.score.estimate import number
+from memaudit.score.estimate import MISSING, number
 from memaudit.score.origin import ANY
 from memaudit.score.stats import Bools
 

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from memaudit.report.reading import (
-    MISSING,
     batch_reason,
     batch_remark,
     best,
@@ -39,7 +38,7 @@ from memaudit.report.wording import (
     points_interval,
     shorten,
 )
-from memaudit.score.estimate import number, percent
+from memaudit.score.estimate import MISSING, number, percent
 from memaudit.score.stats import Floats, Interval
 
 MOST_ROWS = 1_000

@@ -17,7 +17,7 @@ from memaudit.config.settings import LADDER
 from memaudit.report.report_json import Document
 from memaudit.report.samples_csv import COLUMNS, TEXTS
 from memaudit.report.wording import count, gate_label, p_value, percent_interval
-from memaudit.score.estimate import percent, points
+from memaudit.score.estimate import MISSING, percent, points
 from memaudit.score.stats import Bools, Floats, Interval, Ints
 
 Row = dict[Any, Any]
@@ -26,8 +26,6 @@ LEAKED, KNOWN = "fine-tuning", "before"
 """Origins of an extracted window, as tables name them."""
 UNASKED = ("controls", "validity")
 """Gates that are judged without a threshold."""
-MISSING = "n/a"
-"""Text for a figure that does not exist."""
 
 
 def column(score: str, attack: str) -> str:

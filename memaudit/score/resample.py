@@ -104,6 +104,10 @@ class Replicates:
         return np.asarray(np.isfinite(self.values) & known)
 
 
+def _any_windows(clusters: Ints) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Resamples:
     """How intervals are made: their confidence, the number of resamples, and the random seed.
@@ -115,6 +119,8 @@ class Resamples:
     confidence: float
     number: int
     seed: int | tuple[int, ...] | np.random.Generator
+    admits: Callable[[Ints], bool] = _any_windows
+    """Takes the clusters of windows (N,): False if no mean or rate of them may be given."""
 
     @classmethod
     def of(
@@ -186,7 +192,7 @@ class Resamples:
     def mean(self, values: Floats, clusters: Ints, weights: Floats | None = None) -> Estimate:
         """Return the mean of the values (N,) that are numbers; no interval from one cluster."""
         known = np.isfinite(values)
-        if not known.any():
+        if not known.any() or not self.admits(clusters[known]):
             return Estimate(None)
         values, clusters = values[known], clusters[known]
         weights = None if weights is None else weights[known]
@@ -248,7 +254,7 @@ class Resamples:
 
         The exact one takes it for a share of as many independent windows as were examined.
         """
-        if not len(hits):
+        if not len(hits) or not self.admits(clusters):
             return Estimate(None)
         value = float(np.average(hits, weights=weights))
         exact = clopper_pearson(round(value * len(hits)), len(hits), self.confidence)

@@ -216,7 +216,9 @@ def test_odd_numbers_of_extracted_windows(lured: Any, extracted: int, said: str)
 def test_all_extracted_and_no_controls(lured: Any) -> None:
     tried = subject(lured, extracted=2 * GROUP, controls=False)
     found = diagnose_attention(tried, SETTINGS, Silent())
-    assert found.findings == ["Nothing to compare with: all windows are of one kind."]
+    assert found.findings == [
+        "Nothing to compare with: there are figures of one kind of window only."
+    ]
     assert [plot.name for plot in found.plots] == ["attention-entropy", "attention-first"]
 
 

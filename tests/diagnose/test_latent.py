@@ -17,7 +17,7 @@ from subjects_latent import P, S, Taught, part_of, random_ids, subject_of, teach
 from typer.testing import CliRunner
 
 from memaudit.cli.app import app
-from memaudit.diagnose.latent.beyond import Sure, beyond
+from memaudit.diagnose.latent.beyond import beyond
 from memaudit.diagnose.latent.diagnosis import LatentSettings, diagnose_latent
 from memaudit.diagnose.latent.known_run import known_windows
 from memaudit.diagnose.latent.population import NLL, Population, gather, left_over, nll_before
@@ -29,8 +29,9 @@ from memaudit.progress import Silent
 from memaudit.report.diagnosis import Cell, Diagnosis
 from memaudit.run.load import read_run
 from memaudit.score.estimate import Estimate
+from memaudit.score.resample import Resamples
 
-SURE = Sure(0.95, 200, 0)
+RESAMPLES = Resamples(0.95, 200, 0)
 MARKS = "~^|{}@#$%&*+<>?!_`'-/]["
 """Characters that the tiny tokenizer never joins."""
 RUN = Path("run")
@@ -186,7 +187,7 @@ def test_what_lies_above_the_controls_is_counted_with_their_own_share() -> None:
     made = Population(
         {"s": scores}, np.arange(1400), np.ones(1400), np.arange(1400) >= 1000, no, no
     )
-    found = beyond(made, "s", 0.01, SURE)
+    found = beyond(made, "s", 0.01, RESAMPLES)
     assert found.controls == 4
     assert found.of_hidden.value is None
     low, high = found.excess.low, found.excess.high
@@ -195,8 +196,8 @@ def test_what_lies_above_the_controls_is_counted_with_their_own_share() -> None:
     assert low < 200 < high
     assert low > 150
     alike = replace(made, scores={"s": rng.normal(size=1400)})
-    assert beyond(alike, "s", 0.01, SURE).excess.low == 0
-    none = beyond(made, "s", 0.0, SURE)
+    assert beyond(alike, "s", 0.01, RESAMPLES).excess.low == 0
+    none = beyond(made, "s", 0.0, RESAMPLES)
     assert none.controls == 0
     assert none.of_controls.high == pytest.approx(0.00918, abs=1e-4)
 

@@ -126,7 +126,7 @@ FITS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def swept(folder: Path) -> tuple[Subject, Diagnosis, bool]:
     """Subject and diagnosis, with fits; whether the weights are as before."""
-    given = SweepSettings(run=folder / "run", models=(str(folder / "other"),), **FITS)
+    given = SweepSettings(run=folder / "run", models=(str(folder / "other"),), reveal=True, **FITS)
     subject = open_subject(given)
     before = weights(subject)
     found = diagnose_sweep(subject, given, Silent())
@@ -184,7 +184,7 @@ def test_nothing_of_the_model_changes_and_nothing_hangs_on_chance(
 ) -> None:
     subject, found, unchanged = swept
     assert unchanged
-    given = SweepSettings(run=folder / "run", models=(str(folder / "other"),), **FITS)
+    given = SweepSettings(run=folder / "run", models=(str(folder / "other"),), reveal=True, **FITS)
     again = diagnose_sweep(subject, given, Silent())
     assert again.findings == found.findings
     assert again.plots == found.plots

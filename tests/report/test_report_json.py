@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 from made_result import HITS, make_result, make_windows
+from with_reference import with_reference
 
 from memaudit.config.settings import LADDER, GateSettings, ScanConfig
 from memaudit.data.samples import Skipped
@@ -128,3 +129,35 @@ def test_a_rate_names_the_method_of_its_clustered_interval() -> None:
         assert ("bootstrap" in method, "exact over clusters" in method) == (mixed, not mixed)
         seen.add(mixed)
     assert seen == {True, False}
+
+
+def likelihoods(value, *, inside=False):
+    """Every mean likelihood of a part of the document."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from likelihoods(
+                item, inside=inside or key in ("suffix_nll", "select_nll", "loss")
+            )
+    elif isinstance(value, list):
+        for item in value:
+            yield from likelihoods(item, inside=inside)
+    elif inside and isinstance(value, float):
+        yield value
+
+
+@pytest.mark.parametrize(("windows", "digits"), [(200, 3), (9, 2)])
+def test_mean_likelihoods_have_few_digits(windows, digits):
+    """A mean of n windows and one of n - 1 would give the last one away."""
+    result = make_result(n=windows, hits={"none": 3, "dynamic": 5})
+    if windows == 200:
+        result = with_reference(make_result(), HITS)
+    document = to_document(result)
+    parts = [document["attacks"], document["reference"]]
+    shown = [value for part in parts for value in likelihoods(part)]
+    assert len(shown) > 5
+    assert [value for value in shown if value != float(f"{value:.{digits}g}")] == []
+
+
+def test_beside_the_text_mean_likelihoods_have_all_digits():
+    document = to_document(make_result(reveal=["text"]))
+    assert any(value != float(f"{value:.6g}") for value in likelihoods(document["attacks"]))

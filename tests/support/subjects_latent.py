@@ -14,6 +14,7 @@ from conftest import GPT2_LIKE, VOCABULARY, build_tokenizer
 from numpy.typing import NDArray
 
 from memaudit.config.settings import ScanConfig
+from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.latent.scores import read_plain
 from memaudit.diagnose.passes import Passes
 from memaudit.diagnose.subject import Part, Subject
@@ -72,7 +73,7 @@ def subject_of(checkpoint: Checkpoint, data: Part, controls: Part | None) -> Sub
         }
     )
     run = StoredRun(Path("run"), {"reference": None}, data.rows)
-    return Subject(run, config, checkpoint, data, controls, 16)
+    return Subject(run, config, checkpoint, data, controls, 16, Disclosure(reveal=True))
 
 
 @dataclass(frozen=True, eq=False)

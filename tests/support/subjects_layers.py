@@ -12,6 +12,7 @@ from architectures import Architecture, make_model
 from conftest import build_tokenizer
 
 from memaudit.config.settings import ScanConfig
+from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.subject import Part, Subject
 from memaudit.target.checkpoint import Checkpoint
 
@@ -97,6 +98,7 @@ def subject_of(
         data=Part(data.numpy().astype(np.int32), pd.DataFrame(rows), attacks),
         controls=other,
         batch_size=64,
+        disclosure=Disclosure(reveal=True),
     )
 
 

@@ -12,6 +12,7 @@ from conftest import build_tokenizer
 from numpy.typing import NDArray
 
 from memaudit.config.settings import ScanConfig
+from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.neurons.units import score_suffix
 from memaudit.diagnose.passes import Passes
 from memaudit.diagnose.subject import Part, Subject
@@ -50,7 +51,7 @@ def subject_of(checkpoint: Checkpoint, data: Part, controls: Part | None = None)
         }
     )
     run: Any = SimpleNamespace(folder=Path("run"))
-    return Subject(run, config, checkpoint, data, controls, batch_size=8)
+    return Subject(run, config, checkpoint, data, controls, 8, disclosure=Disclosure(reveal=True))
 
 
 def as_found(checkpoint: Checkpoint, ids: NDArray[np.int32], **more: Any) -> Part:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from memaudit.config.settings import ScanConfig
+from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.subject import Part, Subject
 from memaudit.score.stats import Bools, Ints
 from memaudit.target.checkpoint import Checkpoint
@@ -98,7 +99,7 @@ def subject_of(checkpoint: Checkpoint, data: Part, controls: Part | None = None)
             "scores": {"bootstrap": 100},
         }
     )
-    return Subject(cast(Any, None), config, checkpoint, data, controls, 16)
+    return Subject(cast(Any, None), config, checkpoint, data, controls, 16, Disclosure(reveal=True))
 
 
 RUN = Path("run")

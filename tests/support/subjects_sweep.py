@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from memaudit.cli.app import app
 from memaudit.config.settings import ScanConfig
+from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.subject import Part, Subject
 from memaudit.run.load import StoredRun
 from memaudit.score.sampling import queries
@@ -112,6 +113,7 @@ def make_subject(
         data=data,
         controls=controls,
         batch_size=4,
+        disclosure=Disclosure(reveal=True),
     )
 
 

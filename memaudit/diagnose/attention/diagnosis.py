@@ -20,6 +20,7 @@ from memaudit.diagnose.attention.weights import (
     stacked,
     visible,
 )
+from memaudit.diagnose.disclosure import ALL_WITHHELD
 from memaudit.diagnose.passes import Found
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Part, Subject, draw
@@ -51,14 +52,16 @@ def diagnose_attention(
     with eager_attention(subject.checkpoint):
         layers = find_layers(subject.checkpoint)
         groups = _read(subject, layers, settings, progress)
+    if not groups:
+        return Diagnosis("attention", _ABOUT, [ALL_WITHHELD], [], [], [])
     scores = subject.config.scores
     blocks = [layer.block.number for layer in layers.layers]
     view = View(groups, blocks, subject.resamples(settings.seed))
     return Diagnosis(
         name="attention",
         about=_ABOUT,
-        findings=_conclude(view),
-        notes=_remark(view, layers),
+        findings=_conclude(view, withheld="extracted" in subject.disclosure.withheld),
+        notes=_remark(view, layers, has_controls=subject.controls is not None),
         tables=tables(view),
         plots=plots(view),
         settings={
@@ -85,7 +88,13 @@ def _read(
     if subject.controls is not None:
         everything = np.ones(len(subject.controls), dtype=bool)
         parts["controls"] = subject.controls.take(draw(everything, settings.windows, rng))
-    parts = {name: part for name, part in parts.items() if len(part)}
+    parts = {
+        name: part
+        for name, part in parts.items()
+        if len(part) and subject.disclosure.admits(name, part.clusters)
+    }
+    if not parts:
+        return {}
     ids = np.concatenate([part.ids for part in parts.values()])
     passes = subject.passes(**layers.options)
     seen = visible(passes, layers, ids.shape[1])
@@ -107,11 +116,13 @@ def _split(parts: dict[str, Part], found: Found) -> dict[str, Windows]:
     return groups
 
 
-def _conclude(view: View) -> list[str]:
+def _conclude(view: View, *, withheld: bool) -> list[str]:
     few = {name for name, group in view.groups.items() if _clusters(group) < LEAST_CLUSTERS}
     extracted = view.groups.get("extracted")
     said = []
-    if extracted is None:
+    if extracted is None and withheld:
+        said.append("Extracted windows are too few for figures of them; the notes count them.")
+    elif extracted is None:
         said.append("No window is extracted: there is nothing to compare the others with.")
     elif "extracted" in few:
         said.append(
@@ -119,7 +130,7 @@ def _conclude(view: View) -> list[str]:
             f"{_clusters(extracted)} near-duplicate clusters."
         )
     if not view.pairs:
-        said.append("Nothing to compare with: all windows are of one kind.")
+        said.append("Nothing to compare with: there are figures of one kind of window only.")
     elif view.pairs[0].other.name in few:
         return [*said, f"There are too few {_windows(view.pairs[0].other.name)} to compare with."]
     return said + [_say(view, pair) for pair in view.pairs if pair.one.name not in few]
@@ -160,7 +171,7 @@ def _say(view: View, pair: Pair) -> str:
     )
 
 
-def _remark(view: View, layers: Layers) -> list[str]:
+def _remark(view: View, layers: Layers, *, has_controls: bool) -> list[str]:
     numbers = ", ".join(str(one) for one in view.blocks)
     notes = [
         "AUC: the chance that attention is more concentrated (1 minus entropy) in a window of the "
@@ -172,7 +183,7 @@ def _remark(view: View, layers: Layers) -> list[str]:
         "Weights were read with attention worked out step by step (eager); the run's own way may "
         "round otherwise.",
     ]
-    if "controls" not in view.groups:
+    if not has_controls:
         notes.append("The run had no controls: whether other text differs likewise is not known.")
     if len(view.blocks) < layers.blocks:
         notes.append(f"Of {layers.blocks} blocks only these give attention weights: {numbers}.")

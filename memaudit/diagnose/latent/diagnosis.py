@@ -14,6 +14,7 @@ from pydantic import Field
 
 from memaudit.attack.campaign import Progress
 from memaudit.config.base import Fraction, NotNegative, Positive
+from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.latent.beyond import ALLOWED, Beyond, beyond, beyond_table
 from memaudit.diagnose.latent.findings import ABOUT, Results, findings_of, notes_of
 from memaudit.diagnose.latent.known_run import known_windows
@@ -146,9 +147,10 @@ def _results(
     questions += [KNOWN] if everything.known is not None else []
     questions += [AMONG_CONTROLS] if left.controls is not None else []
     drawn = None if trial is None else trial.drawn
-    few = {one.name: one for one in questions if too_few(everything, one)}
+    disclosure = subject.disclosure
+    few = {one.name: one for one in questions if too_few(everything, one, disclosure)}
     answers = [
-        answer(question, everything, drawn, settings.top, resamples)
+        answer(question, everything, drawn, settings.top, resamples, disclosure)
         for question in questions
         if question.name not in few
     ]
@@ -160,18 +162,24 @@ def _results(
         asked=len(subject.data.attacks) > 1,
         answers=answers,
         unanswered={name: (one, positives(everything, one)) for name, one in few.items()},
-        beyond=_beyond(everything, drawn, resamples),
-        recovered={} if trial is None else recovered(trial, resamples),
+        beyond=_beyond(everything, drawn, resamples, disclosure),
+        recovered={} if trial is None else recovered(trial, resamples, disclosure),
         noise=None if trial is None else _noise(settings),
     )
 
 
-def _beyond(everything: Population, drawn: Population | None, resamples: Resamples) -> list[Beyond]:
+def _beyond(
+    everything: Population, drawn: Population | None, resamples: Resamples, disclosure: Disclosure
+) -> list[Beyond]:
     """Of every score, those of perturbed weights by what was drawn."""
-    if not everything.control.any():
+    control, clusters = everything.control, everything.clusters
+    sides = {"not extracted": clusters[~control], "controls": clusters[control]}
+    if not control.any() or not disclosure.admits_all(sides):
         return []
     known_from = dict.fromkeys(everything.scores, everything)
-    if drawn is not None:
+    if drawn is not None and all(
+        disclosure.covers(drawn.clusters[rows]) for rows in (drawn.control, ~drawn.control)
+    ):
         known_from |= dict.fromkeys(SHAKEN, drawn)
     return [
         beyond(population, name, allowed, resamples)
@@ -191,7 +199,11 @@ def _groups(subject: Subject, left: Left, everything: Population) -> dict[str, G
         "others": Group(nll[~hidden & ~control], clusters[~hidden & ~control], "series-2"),
         "controls": Group(nll[control], clusters[control], "series-3", ":"),
     }
-    return {name: group for name, group in groups.items() if len(group.nll)}
+    return {
+        name: group
+        for name, group in groups.items()
+        if len(group.nll) and subject.disclosure.admits(name, group.clusters)
+    }
 
 
 def _diagnosis(
@@ -216,14 +228,18 @@ def _diagnosis(
         table, plot = curve_of(best)
         tables.append(table)
         plots.append(plot)
-    table, plot = spread_of(_groups(subject, left, everything), subject.resamples(settings.seed))
+    groups = _groups(subject, left, everything)
+    if groups:
+        table, plot = spread_of(groups, subject.resamples(settings.seed))
+        tables.append(table)
+        plots.append(plot)
     return Diagnosis(
         name="latent",
         about=ABOUT,
         findings=findings_of(results),
         notes=notes_of(results, tuple(everything.scores), everything.dropped),
-        tables=[*tables, table],
-        plots=[*plots, plot],
+        tables=tables,
+        plots=plots,
         settings=_told(settings),
     )
 

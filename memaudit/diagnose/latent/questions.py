@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.latent.detected import GRID, Crowd, Detector, by_chance, gap, judge
 from memaudit.diagnose.latent.population import AGAINST, MIN_K_PLUS, NLL, Population
 from memaudit.diagnose.latent.trial import BEST_MATCHED, RELATIVE_RISE, SHAKEN
@@ -82,10 +83,14 @@ class Answer:
     """Of each score, the share of the negatives that one of those looked at stands for."""
 
 
-def too_few(population: Population, question: Question) -> bool:
+def too_few(population: Population, question: Question, disclosure: Disclosure) -> bool:
     """Whether a question has too few clusters of either kind to be answered."""
     crowd = _crowd(population, question)
-    return fewest_clusters(crowd.clusters, crowd.positive, ~crowd.positive) < LEAST_CLUSTERS
+    positive, clusters = crowd.positive, crowd.clusters
+    sides = {question.wanted: clusters[positive], question.others: clusters[~positive]}
+    if not disclosure.admits_all(sides):
+        return True
+    return fewest_clusters(clusters, positive, ~positive) < LEAST_CLUSTERS
 
 
 def positives(population: Population, question: Question) -> int:
@@ -99,6 +104,7 @@ def answer(
     drawn: Population | None,
     top: int,
     resamples: Resamples,
+    disclosure: Disclosure,
 ) -> Answer:
     """Judge every score: those of one pass by all windows, those of perturbations by ``drawn``.
 
@@ -108,7 +114,7 @@ def answer(
     whole = _judge(question, everything, top, resamples)
     parts = {name: (whole, len(crowd.positive)) for name in whole}
     both, size = whole, len(crowd.positive)
-    if drawn is not None and not too_few(drawn, question):
+    if drawn is not None and not too_few(drawn, question, disclosure):
         both, size = _judge(question, drawn, top, resamples), len(_rows(drawn, question))
         parts |= {name: (both, size) for name in both if name not in whole}
     judged = {name: made[name] for name, (made, _) in parts.items()}

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.latent.trial import Noise, Shaken, Trial
 from memaudit.report.diagnosis import Cell, Column, FigureTable
 from memaudit.score.estimate import Estimate
@@ -36,8 +37,8 @@ class Recovered(NamedTuple):
     """Mean rise of it under a perturbation."""
 
 
-def recovered(trial: Trial, resamples: Resamples) -> dict[str, Recovered]:
-    """Each group that has windows."""
+def recovered(trial: Trial, resamples: Resamples, disclosure: Disclosure) -> dict[str, Recovered]:
+    """Return each group that has windows and may have figures."""
     drawn = trial.drawn
     known = np.zeros_like(drawn.hidden) if drawn.known is None else drawn.known
     data, hidden = ~drawn.control, drawn.hidden & ~drawn.control
@@ -50,10 +51,11 @@ def recovered(trial: Trial, resamples: Resamples) -> dict[str, Recovered]:
     found = {
         name: _group(trial.shaken.take(mask), drawn.clusters[mask], resamples)
         for name, mask in groups.items()
-        if mask.any()
+        if mask.any() and disclosure.admits(name, drawn.clusters[mask])
     }
-    if len(trial.extracted_clusters):
-        found[EXTRACTED] = _group(trial.extracted, trial.extracted_clusters, resamples)
+    clusters = trial.extracted_clusters
+    if len(clusters) and disclosure.admits(EXTRACTED, clusters):
+        found[EXTRACTED] = _group(trial.extracted, clusters, resamples)
     return found
 
 

@@ -35,7 +35,8 @@ class Group(NamedTuple):
 def spread_of(groups: Mapping[str, Group], resamples: Resamples) -> tuple[FigureTable, Plot]:
     """Share of each group, none of them empty, whose NLL is at most so high."""
     every = np.concatenate([group.nll for group in groups.values()])
-    places = np.linspace(0, float(np.quantile(every, _HIGHEST)), _POINTS + 1)[1:]
+    highest = float(f"{np.quantile(every, _HIGHEST):.1e}")  # two digits: it is nearly one window's
+    places = np.linspace(0, highest, _POINTS + 1)[1:]
     curves = {
         name: _rising([resamples.rate(group.nll <= place, group.clusters) for place in places])
         for name, group in groups.items()

@@ -97,6 +97,8 @@ class Ablated:
     """Windows that it did not extract."""
     controls: Group
     """Empty where the run had none."""
+    withheld: frozenset[str] = frozenset()
+    """Names of groups that are too small for figures of them, and so are empty."""
 
     @property
     def skill(self) -> Group:
@@ -139,15 +141,27 @@ def ablate(
 
             with ablation.applied(blocks, seed, done):
                 found.append(passes.read(ids, _read, count))
-    groups = list(_split(parts, found))
-    extracted = groups[0]
+    extracted, others, *rest = _split(parts, found)
     stable = extracted.exact[0] if len(extracted) else np.zeros(0, dtype=bool)
+    groups = {
+        "extracted": extracted.take(stable),
+        "not extracted": others,
+        "controls": rest[0] if rest else others.take(np.zeros(len(others), dtype=bool)),
+    }
+    withheld = {
+        name
+        for name, group in groups.items()
+        if not subject.disclosure.admits(name, group.clusters)
+    }
+    for name in withheld:
+        groups[name] = groups[name].take(np.zeros(len(groups[name]), dtype=bool))
     return Ablated(
         ablations=ablations,
-        extracted=extracted.take(stable),
+        extracted=groups["extracted"],
         unstable=int((~stable).sum()),
-        others=groups[1],
-        controls=groups[2] if len(groups) > 2 else groups[1].take(np.zeros(len(groups[1]), bool)),
+        others=groups["not extracted"],
+        controls=groups["controls"],
+        withheld=frozenset(withheld),
     )
 
 

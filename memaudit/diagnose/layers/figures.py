@@ -65,7 +65,8 @@ class View:
 
 def tables(view: View) -> list[FigureTable]:
     """All figures."""
-    return [_kept_table(view), *(_nll_table(view, kind) for kind in _kinds(view)), _all(view)]
+    kept = [] if "extracted" in view.found.withheld else [_kept_table(view)]
+    return [*kept, *(_nll_table(view, kind) for kind in _kinds(view)), _all(view)]
 
 
 def plots(view: View) -> list[Plot]:

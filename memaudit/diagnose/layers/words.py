@@ -10,11 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from memaudit.diagnose.anatomy.blocks import Block
+from memaudit.diagnose.disclosure import ALL_WITHHELD
 from memaudit.diagnose.layers.ablation import Ablated, Ablation
 from memaudit.diagnose.layers.costs import Costs
 from memaudit.score.estimate import Estimate, percent
 from memaudit.score.resample import LEAST_CLUSTERS, Replicates
 from memaudit.score.stats import Bools
+
+_NO_SKILL = "Windows to measure skill by are too few for figures of them; the notes name them."
 
 
 def conclude(found: Ablated, costs: Costs, skill: str) -> list[str]:
@@ -22,12 +25,16 @@ def conclude(found: Ablated, costs: Costs, skill: str) -> list[str]:
     if not len(found.controls):
         skill = "windows that are not extracted"
     extracted, clusters = len(found.extracted), len(np.unique(found.extracted.clusters))
+    if found.withheld and not len(found.skill):
+        return [ALL_WITHHELD if "extracted" in found.withheld else _NO_SKILL]
     if not len(found.skill):
         return ["All windows are extracted and there are no controls: nothing to measure skill by."]
     parts = [_harm(found, costs, kind, skill) for kind in ("attention", "feed-forward")]
     harms = [one for one in parts if one]
     if clusters < LEAST_CLUSTERS:
         few = f"{extracted} windows in {clusters} near-duplicate clusters"
+        if "extracted" in found.withheld:
+            few = "the notes count it"
         return [
             f"What is extracted is too little to say where memory sits: {few}.",
             *harms,
@@ -96,7 +103,10 @@ def _untaught(
     too where the data are the training data.
     """
     if not len(found.others):
-        return "Whether it costs data that are not extracted as much is not known: there are none."
+        return (
+            "Whether it costs data that are not extracted as much is not known: there are no "
+            "figures of such windows."
+        )
     beyond = [at for at in places if apart[at].above(0)]
     rest = [at for at in places if at not in beyond]
     said = []

@@ -87,6 +87,8 @@ def _silence(
         found = silence_run(subject, settings, units, progress)
     except TargetError as error:
         return None, f"No units were silenced: {error}."
+    if subject.disclosure.withheld:
+        return found, "No units were silenced: the windows are too few for figures of them."
     return found, (
         "No units were silenced: no window that the run says is extracted comes out in a pass made "
         "here, which other rounding can do where two tokens are nearly tied."

@@ -104,9 +104,7 @@ def probe_run(
     probed = spaced(blocks, settings.probe_blocks)
     asked: list[Against] = ["data", "controls"] if windows.control.any() else ["data"]
     able = [
-        against
-        for against in asked
-        if enough(windows.extracted, windows.negatives(against), windows.clusters)
+        against for against in asked if _comparable(subject, windows, windows.extracted, against)
     ]
     found: dict[Source, Representations] = {}
     no_twin = None
@@ -132,6 +130,15 @@ def probe_run(
         contrasts=contrasts,
         no_twin=no_twin,
     )
+
+
+def _comparable(subject: Subject, windows: Windows, positive: Bools, against: Against) -> bool:
+    """Whether a probe can tell these windows (N,) from the others, and figures may be written."""
+    negative = windows.negatives(against)
+    name = "extracted" if positive is windows.extracted else "hidden"
+    other = "controls" if against == "controls" else "not extracted"
+    sides = {name: windows.clusters[positive], other: windows.clusters[negative]}
+    return subject.disclosure.admits_all(sides) and enough(positive, negative, windows.clusters)
 
 
 def _choose(subject: Subject, most: int, rng: np.random.Generator) -> Windows:
@@ -177,7 +184,8 @@ class _Prober:
         both = windows.extracted | negative
         folds = assign_folds(windows.extracted, windows.clusters, self.rng)
         probes: dict[tuple[Source, Place], list[Estimate]] = {}
-        for source, place, detection in self._probes(both, folds):
+        told = _comparable(self.subject, windows, windows.hidden, against)
+        for source, place, detection in self._probes(both, folds, told=told):
             probes.setdefault((source, place), []).append(detection)
         features = token_features(windows.ids, windows.clusters, self.subject.prefix_tokens)
         tokens = probe_scores(features, windows.extracted, both, folds)
@@ -186,15 +194,19 @@ class _Prober:
             "nll": self._auc(-windows.nll, windows.extracted, both),
         }
         hidden = None
-        if enough(windows.hidden, negative, windows.clusters):
+        if _comparable(self.subject, windows, windows.hidden, against):
             hidden = self._auc(-windows.nll, windows.hidden, windows.hidden | negative)
         return Contrast(against, int(negative.sum()), clusters, probes, baselines, hidden)
 
-    def _probes(self, both: Bools, folds: Ints) -> Iterator[tuple[Source, Place, Estimate]]:
-        """AUC of every block in turn, for every source and place."""
+    def _probes(
+        self, both: Bools, folds: Ints, *, told: bool
+    ) -> Iterator[tuple[Source, Place, Estimate]]:
+        """AUC of every block in turn, for every source and place.
+
+        told: whether hidden windows have figures.
+        """
         windows = self.windows
         positive, negative = windows.extracted, both & ~windows.extracted
-        told = enough(windows.hidden, negative, windows.clusters)
         for source, representations in self.found.items():
             for place in PLACES:
                 for states in representations.states[place].transpose(1, 0, 2):

@@ -45,7 +45,7 @@ def silence_run(
     """
     rng = np.random.default_rng([settings.seed, 2])
     part, unlike = _choose(subject, settings.unit_windows, rng)
-    if not len(part):
+    if not len(part) or not subject.disclosure.admits("windows of unit sets", part.clusters):
         return None
     other, level = _levels(subject, settings, units, part, rng)
     with progress.stage("attribution of units", len(part)) as advance:
@@ -163,6 +163,9 @@ class _Work:
             random=np.mean(draws, axis=0),
             largest=self.silencer.score(ids, largest)["wrong"] >= need,
             costs=self._costs(goal, need, found, units),
+            disclosed=self.subject.disclosure.admits(
+                f"windows with a unit set ({goal})", self.part.clusters[found]
+            ),
         )
 
     def _search(self, goal: Goal, need: int) -> list[FoundSet]:
@@ -212,7 +215,12 @@ class _Work:
         if len(plain):
             name: Group = "data" if subject.controls is None else "controls"
             groups[name] = plain.take(draw(np.ones(len(plain), bool), most, rng))
-        return groups
+        admits = self.subject.disclosure.admits
+        return {
+            name: part
+            for name, part in groups.items()
+            if admits(f"{name} that costs are measured on", part.clusters)
+        }
 
     def _cost(
         self,

@@ -63,6 +63,8 @@ class Outcome:
     largest: Bools
     """(I,) whether as many units that are furthest from their mean do."""
     costs: Mapping[tuple[Group, Kind], Cost]
+    disclosed: bool = True
+    """Whether the windows with a set are enough for figures of them."""
 
     @property
     def found(self) -> Ints:

@@ -114,9 +114,9 @@ def silencing_findings(figures: Figures) -> list[str]:
         sentence
         for outcome in figures.silencing.outcomes
         for sentence in (
-            *_size(figures, outcome),
-            *_elsewhere(figures, outcome),
-            *_place(figures, outcome),
+            (*_size(figures, outcome), *_elsewhere(figures, outcome), *_place(figures, outcome))
+            if outcome.disclosed
+            else (_too_few(figures, outcome),)
         )
     ]
 
@@ -125,6 +125,13 @@ def _goal(figures: Figures, outcome: Outcome) -> str:
     if outcome.goal == "stopped":
         return "stop an extraction (one suffix token wrong)"
     return f"erase a suffix ({outcome.need} of its tokens wrong)"
+
+
+def _too_few(figures: Figures, outcome: Outcome) -> str:
+    return (
+        f"To {_goal(figures, outcome)}, a set of units was found for {len(outcome.found)} of "
+        f"{len(outcome.sets)} windows, too few for figures of them."
+    )
 
 
 def _size(figures: Figures, outcome: Outcome) -> Iterator[str]:

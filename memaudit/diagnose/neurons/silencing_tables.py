@@ -25,7 +25,11 @@ _KINDS: dict[Kind, str] = {"found": "found", "random": "random, same blocks"}
 
 def silencing_tables(figures: Figures) -> list[FigureTable]:
     """All of them."""
-    able = [outcome for outcome in figures.silencing.outcomes if len(outcome.found)]
+    able = [
+        outcome
+        for outcome in figures.silencing.outcomes
+        if len(outcome.found) and outcome.disclosed
+    ]
     tables = [_sets(figures), _rankings(figures)]
     if able:
         tables += [_controls(figures, able), _cost(figures, able), _depth(figures, able)]
@@ -38,7 +42,7 @@ def _sets(figures: Figures) -> FigureTable:
     rows: list[list[Cell]] = []
     total = int(figures.silencing.units.widths.sum())
     for outcome in figures.silencing.outcomes:
-        sizes = [len(outcome.sets[at].units) for at in outcome.found]
+        sizes = [len(outcome.sets[at].units) for at in outcome.found if outcome.disclosed]
         found = np.array([one.stopped for one in outcome.sets])
         middle = figures.sizes(outcome)
         quarters = (
@@ -224,7 +228,11 @@ def _rankings(figures: Figures) -> FigureTable:
 
 def silencing_plots(figures: Figures) -> list[Plot]:
     """How many units it takes, and where those that were found sit."""
-    able = [outcome for outcome in figures.silencing.outcomes if len(outcome.found)]
+    able = [
+        outcome
+        for outcome in figures.silencing.outcomes
+        if len(outcome.found) and outcome.disclosed
+    ]
     plots = [_rankings_plot(figures)]
     if able and len(figures.silencing.units.blocks) > 1:
         plots.append(_depth_plot(figures, able))

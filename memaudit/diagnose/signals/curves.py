@@ -10,13 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from memaudit.diagnose.disclosure import STRETCH
 from memaudit.diagnose.passes import Found
 from memaudit.diagnose.signals.groups import COLOURS, GroupName, Look
 from memaudit.report.curves import Axis, Line
 from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
 from memaudit.score.estimate import Estimate
 from memaudit.score.resample import Resamples
-from memaudit.score.stats import Floats
+from memaudit.score.stats import Floats, Ints
 
 MOST_POINTS = 300
 """Positions of a curve that are drawn; of longer windows those nearest the border."""
@@ -133,26 +134,73 @@ CURVES = (
 )
 
 
-def draw_curve(
-    curve: Curve, look: Look, found: Found, prefix_tokens: int, resamples: Resamples
-) -> tuple[FigureTable, Plot]:
-    """Mean of a figure at each position, by group; position 0 is the first suffix token."""
-    values = found[curve.figure].astype(np.float64)
+class Stretches(NamedTuple):
+    """Positions put together: ``-10 to -1``; or each for itself."""
+
+    names: list[str]
+    middles: list[float]
+    values: Floats
+    """(N,G) means over the positions of each."""
+
+
+def each_position(values: Floats, prefix_tokens: int) -> Stretches:
+    """Return a figure (N,P+S-1) as it is, of the positions nearest the border."""
     positions = np.arange(values.shape[1]) + 1 - prefix_tokens
-    shown = np.sort(np.argsort(np.abs(positions), kind="stable")[:MOST_POINTS])
-    means = {
-        group: resamples.each_mean(values[look.of(group)][:, shown], look.clusters[look.of(group)])
-        for group in look.present
-    }
-    return (
-        _curve_table(curve, positions[shown].tolist(), means),
-        _curve_plot(curve, positions[shown].tolist(), means),
+    nearest = np.sort(np.argsort(np.abs(positions), kind="stable")[:MOST_POINTS])
+    names = [str(position) for position in positions[nearest]]
+    return Stretches(names, positions[nearest].astype(np.float64).tolist(), values[:, nearest])
+
+
+def put_together(values: Floats, prefix_tokens: int) -> Stretches:
+    """Return means of a figure (N,P+S-1) over stretches of positions, none across the border.
+
+    Figures of single positions would tell one token after the other. What is left of a side
+    joins the stretch next to it; a side of fewer positions is one stretch.
+    """
+    positions = np.arange(values.shape[1]) + 1 - prefix_tokens
+    before, after = np.flatnonzero(positions < 0), np.flatnonzero(positions >= 0)
+    count = max(1, len(before) // STRETCH)
+    parts = [part[::-1] for part in _split(before[::-1], count)][::-1] if len(before) else []
+    parts += _split(after, max(1, len(after) // STRETCH))
+    return Stretches(
+        [f"{positions[part[0]]} to {positions[part[-1]]}" for part in parts],
+        [float(positions[part].mean()) for part in parts],
+        np.stack([values[:, part].mean(axis=1) for part in parts], axis=1),
     )
 
 
-def _curve_plot(curve: Curve, positions: list[int], means: dict[GroupName, list[Estimate]]) -> Plot:
+def _split(places: Ints, count: int) -> list[Ints]:
+    """Stretches of `STRETCH` places, the rest with the last of them."""
+    return np.split(places, [STRETCH * number for number in range(1, count)])
+
+
+def draw_curve(
+    curve: Curve,
+    look: Look,
+    found: Found,
+    prefix_tokens: int,
+    resamples: Resamples,
+    *,
+    reveal: bool,
+) -> tuple[FigureTable, Plot]:
+    """Mean of a figure over a window's positions, by group; position 0 is the first of the suffix.
+
+    reveal: whether each position is drawn, rather than stretches of them.
+    """
+    arrange = each_position if reveal else put_together
+    stretches = arrange(found[curve.figure].astype(np.float64), prefix_tokens)
+    means = {
+        group: resamples.each_mean(stretches.values[look.of(group)], look.clusters[look.of(group)])
+        for group in look.present
+    }
+    return _curve_table(curve, stretches, means), _curve_plot(curve, stretches, means)
+
+
+def _curve_plot(curve: Curve, stretches: Stretches, means: dict[GroupName, list[Estimate]]) -> Plot:
     lines = [
-        Line.of(group, COLOURS[group], positions, mean, dash=":" if group == "controls" else "-")
+        Line.of(
+            group, COLOURS[group], stretches.middles, mean, dash=":" if group == "controls" else "-"
+        )
         for group, mean in means.items()
     ]
     says = (
@@ -170,20 +218,22 @@ def _curve_plot(curve: Curve, positions: list[int], means: dict[GroupName, list[
 
 
 def _curve_table(
-    curve: Curve, positions: list[int], means: dict[GroupName, list[Estimate]]
+    curve: Curve, stretches: Stretches, means: dict[GroupName, list[Estimate]]
 ) -> FigureTable:
     """A grid of positions that has the ends and both sides of the border."""
-    grid = {0, len(positions) - 1}
-    grid |= {place for place, at in enumerate(positions) if at in (-1, 0)}
-    grid |= set(np.linspace(0, len(positions) - 1, MOST_ROWS - 4).round().astype(int).tolist())
+    last = len(stretches.names) - 1
+    after = int(np.searchsorted(stretches.middles, 0.0))
+    grid = {0, last, max(0, after - 1), min(last, after)}
+    grid |= set(np.linspace(0, last, MOST_ROWS - 4).round().astype(int).tolist())
     rows: list[list[Cell]] = [
-        [str(positions[place]), *(mean[place] for mean in means.values())] for place in sorted(grid)
+        [stretches.names[place], *(mean[place] for mean in means.values())]
+        for place in sorted(grid)
     ]
     return FigureTable(
         curve.name,
         curve.title,
         "Means at some of the positions; 0 is the first token of the suffix, -1 the last of the "
-        "prefix.",
+        "prefix. Without --reveal positions are put together.",
         [Column("position", "text"), *(Column(group, "nats") for group in means)],
         rows,
     )

@@ -12,6 +12,7 @@ import numpy as np
 
 from memaudit.attack.campaign import Progress
 from memaudit.config.base import Fraction, Positive
+from memaudit.diagnose.disclosure import ALL_WITHHELD, STRETCH
 from memaudit.diagnose.passes import Found
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.signals.comparison import apart_table, compare_means, tell_apart
@@ -43,6 +44,7 @@ from memaudit.diagnose.signals.windows import (
     suffix_signals,
 )
 from memaudit.diagnose.subject import Subject, draw
+from memaudit.errors import UsageError
 from memaudit.report.diagnosis import Diagnosis, FigureTable, Plot
 from memaudit.score.resample import Resamples
 from memaudit.score.stats import Floats, Ints
@@ -59,7 +61,7 @@ class SignalsSettings(DiagnoseSettings):
     """Of `diagnose signals`."""
 
     border: Positive = 10
-    """Tokens on either side of the border that are compared."""
+    """Tokens on either side of the border that are compared; fewer than 10 only with --reveal."""
     partly: Fraction = 0.5
     """Share of the suffix that ``none`` brings back of a window that is partly extracted."""
     predictor_windows: Positive = 6000
@@ -78,11 +80,14 @@ class _Section:
 def diagnose_signals(subject: Subject, settings: SignalsSettings, progress: Progress) -> Diagnosis:
     """Compare groups of windows, signal by signal, and judge predictors of what is extracted.
 
-    Raises as the passes do.
+    Raises UsageError for a border of few tokens without ``--reveal``, and as the passes do.
     """
+    _require_wide_border(subject, settings)
     rng = np.random.default_rng([settings.seed, 5])
     resamples = subject.resamples(settings.seed)
     look = choose_look(subject, settings.partly, settings.windows, rng)
+    if not len(look):
+        return Diagnosis("signals", ABOUT, [ALL_WITHHELD], [], [], [], _settings_shown(settings, 0))
     even, refused = _draw_evenly(subject, settings, rng)
     control = look.of("controls")
     chosen = Chosen(np.union1d(look.rows[~control], even), look.rows[control])
@@ -108,6 +113,15 @@ def diagnose_signals(subject: Subject, settings: SignalsSettings, progress: Prog
         [*triage.plots, *groups.plots],
         _settings_shown(settings, len(even)),
     )
+
+
+def _require_wide_border(subject: Subject, settings: SignalsSettings) -> None:
+    """Refuse a border so narrow that several tell tokens one by one."""
+    if settings.border < STRETCH and not subject.disclosure.reveal:
+        raise UsageError(
+            f"--set border={settings.border}: figures of fewer than {STRETCH} tokens can give "
+            "text away; use more, or --reveal"
+        )
 
 
 class _Drawn(NamedTuple):
@@ -151,7 +165,10 @@ def _describe(
     """The groups beside one another."""
     length = subject.prefix_tokens
     border = compare_border(look, found, length, settings.border, resamples)
-    curves = [draw_curve(curve, look, found, length, resamples) for curve in CURVES]
+    curves = [
+        draw_curve(curve, look, found, length, resamples, reveal=subject.disclosure.reveal)
+        for curve in CURVES
+    ]
     tables = [border.table, *(table for table, _ in curves)]
     tables.append(compare_means(look, signals, resamples))
     apart = tell_apart(look, signals, resamples)

@@ -47,6 +47,16 @@ class Look:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def take(self, rows: Bools) -> Look:
+        """Return the windows where ``rows`` (N,) is true."""
+        return Look(
+            self.ids[rows],
+            self.clusters[rows],
+            self.rows[rows],
+            self.groups[rows],
+            self.fair[rows],
+        )
+
     def of(self, group: GroupName) -> Bools:
         """(N,) whether a window is of this group."""
         return np.asarray(self.groups == group)
@@ -82,10 +92,16 @@ def choose_look(subject: Subject, partly: float, most: int, rng: np.random.Gener
         drawn = draw(np.ones(len(controls), dtype=bool), most, rng)
         names = np.full(len(drawn), "controls", dtype=groups.dtype)
         parts.append((controls, drawn, names, np.ones(len(drawn), dtype=bool)))
-    return Look(
+    look = Look(
         np.concatenate([part.ids[index] for part, index, _, _ in parts]),
         np.concatenate([part.clusters[index] for part, index, _, _ in parts]),
         np.concatenate([index for _, index, _, _ in parts]),
         np.concatenate([names for _, _, names, _ in parts]),
         np.concatenate([mixed for _, _, _, mixed in parts]),
     )
+    disclosed = [
+        group
+        for group in look.present
+        if subject.disclosure.admits(group, look.clusters[look.of(group)])
+    ]
+    return look.take(np.isin(look.groups, disclosed))

@@ -27,7 +27,7 @@ from memaudit.report.wording import (
     level,
 )
 from memaudit.score.estimate import Estimate, percent
-from memaudit.score.resample import Resamples
+from memaudit.score.resample import LEAST_CLUSTERS, Resamples
 from memaudit.score.stats import Floats, Ints
 
 
@@ -162,14 +162,14 @@ def calibration_table(
         "Mean of the foretold probabilities and share of the windows that are extracted, from the "
         "riskiest windows to the safest; "
         + "; ".join(_brier(verdict) for verdict in verdicts)
-        + ".",
+        + f". Empty below {LEAST_CLUSTERS} clusters.",
         [Column("windows by risk", "text"), *heads],
         rows,
     )
 
 
 def _calibrated(verdict: Verdict, clusters: Ints, rows: Ints, resamples: Resamples) -> list[Cell]:
-    if not len(rows):
+    if len(np.unique(clusters[rows])) < LEAST_CLUSTERS:
         return [None, None]
     hits = verdict.target.labels[rows]
     return [float(verdict.best.risk[rows].mean()), resamples.rate(hits, clusters[rows])]

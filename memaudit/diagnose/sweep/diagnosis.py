@@ -6,6 +6,7 @@ Knows the settings and the order of the pieces. Each stands in a module of its o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
@@ -13,6 +14,7 @@ from pydantic import Field
 
 from memaudit.attack.campaign import Progress
 from memaudit.config.base import Positive
+from memaudit.diagnose.disclosure import ALL_WITHHELD
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Subject
 from memaudit.diagnose.sweep.drawing import DrawnSides, draw_windows
@@ -63,6 +65,10 @@ def diagnose_sweep(subject: Subject, settings: SweepSettings, progress: Progress
     does not fit, and what models and fits raise.
     """
     resamples = subject.resamples(settings.seed)
+    if not subject.disclosure.admits("windows of the data", subject.data.clusters):
+        return Diagnosis("sweep", _ABOUT, [ALL_WITHHELD], [], [], [], _words(settings))
+    has_controls = subject.controls is not None
+    subject = _without_few_controls(subject)
     data, controls = subject.data, subject.controls
     ran, asked = subject.run.attacks, data.attacks
     repetitions = sweep_repetitions(
@@ -83,7 +89,15 @@ def diagnose_sweep(subject: Subject, settings: SweepSettings, progress: Progress
         limits = Limits(settings.fit_windows, settings.seeds, settings.seed)
         elsewhere = _elsewhere(subject, drawn.data, others)
         pieces.insert(0, sweep_fits(subject, usable, limits, elsewhere, progress, resamples))
-    return _diagnosis(subject, settings, pieces)
+    return _diagnosis(settings, pieces, has_controls=has_controls)
+
+
+def _without_few_controls(subject: Subject) -> Subject:
+    """Return the subject, its controls left out where no figure of them may be written."""
+    controls = subject.controls
+    if controls is None or subject.disclosure.admits("controls", controls.clusters):
+        return subject
+    return replace(subject, controls=None)
 
 
 def _usable(subject: Subject, settings: SweepSettings) -> Usable | None:
@@ -126,9 +140,11 @@ def _elsewhere(subject: Subject, drawn: Drawn, others: Sequence[Other]) -> Bools
     return np.asarray(given & ~subject.data.extracted)
 
 
-def _diagnosis(subject: Subject, settings: SweepSettings, pieces: Sequence[Piece]) -> Diagnosis:
+def _diagnosis(
+    settings: SweepSettings, pieces: Sequence[Piece], *, has_controls: bool
+) -> Diagnosis:
     notes = [note for piece in pieces for note in piece.notes]
-    if subject.controls is None:
+    if not has_controls:
         notes.insert(
             0,
             "The run had no controls, so what anybody could have guessed counts as extracted in "

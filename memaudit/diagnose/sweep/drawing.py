@@ -14,8 +14,9 @@ from memaudit.diagnose.subject import Part, draw
 from memaudit.diagnose.sweep.figures import Drawn
 from memaudit.score.stats import Ints
 
-_FEW = 30
-"""Fewer than this many windows are drawn alike, whatever their kind."""
+_LEAST_BY_KIND = 30
+"""Windows below which a draw does not tell kinds apart: each kind would have too few. A number of
+windows, so it is none of the thresholds on clusters in `score.resample`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,7 @@ def draw_windows(part: Part, most: int, rng: np.random.Generator) -> Drawn:
     ``none`` extracts and those that another attack does, and the rest of all others.
     """
     kinds = _kinds(part)
-    if len(part) <= most or most < _FEW:
+    if len(part) <= most or most < _LEAST_BY_KIND:
         kinds = np.zeros(len(part), dtype=np.int64)
     there, kinds, sizes = np.unique(kinds, return_inverse=True, return_counts=True)
     counts = _counts(there, sizes, most)

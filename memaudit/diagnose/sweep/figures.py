@@ -72,6 +72,8 @@ class Drawn:
         """
         if self.is_all:
             return resamples.rate(hits, self.clusters)
+        if not resamples.admits(self.clusters):
+            return Estimate(None)
         each = shared(resamples.confidence, len(self.sizes))
         bounds = [
             clopper_pearson(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from memaudit.attack.campaign import Progress
+from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.subject import Subject
 from memaudit.diagnose.sweep.checks import (
     checks_table,
@@ -29,12 +30,10 @@ from memaudit.diagnose.sweep.fits import Fitted, Ground, Laboratory, Usable, cho
 from memaudit.diagnose.sweep.results import Result, Results
 from memaudit.diagnose.sweep.variants import RANDOM, Variant, plan_variants
 from memaudit.errors import DataError
-from memaudit.report.wording import (
-    p_value,
-)
+from memaudit.report.wording import p_value
 from memaudit.score.estimate import percent, points
 from memaudit.score.resample import Resamples
-from memaudit.score.stats import Bools
+from memaudit.score.stats import Bools, Ints
 
 
 @dataclass(frozen=True)
@@ -69,14 +68,16 @@ def sweep_fits(
         ground = choose_ground(subject, limits.windows, limits.seed)
     except DataError as error:
         return Piece([f"Fits: none was made, for {error}."], notes)
+    if not _may_be_told(ground, subject.disclosure):
+        return Piece(["Fits: none was made, for their windows are too few for figures."], notes)
     variants = plan_variants(subject.config, lengths, limits.seeds)
     plain, fitted = Laboratory(subject, ground, progress).run(variants)
     results = Results(
         none=_result(Variant("none", "constant", 0, 0, subject.config), plain),
         fitted=[_result(*pair) for pair in zip(variants, fitted, strict=True)],
         clusters=ground.data.clusters,
-        control_clusters=None if ground.controls is None else ground.controls.clusters,
-        elsewhere=_there(elsewhere, ground),
+        control_clusters=_control_clusters(ground, subject.disclosure),
+        elsewhere=_there(elsewhere, ground, subject.disclosure),
         resamples=resamples,
     )
     return Piece(
@@ -104,8 +105,28 @@ def _result(variant: Variant, fitted: Fitted) -> Result:
     )
 
 
-def _there(elsewhere: Bools | None, ground: Ground) -> Bools | None:
+def _may_be_told(ground: Ground, disclosure: Disclosure) -> bool:
+    """Whether there may be figures of all windows, and of those that each fold selects by."""
+    clusters = ground.data.clusters
+    groups = {"windows of fits": clusters}
+    for number, fold in enumerate(ground.folds):
+        groups[f"windows that fold {number} selects by"] = clusters[fold.select]
+    return disclosure.admits_all(groups)
+
+
+def _control_clusters(ground: Ground, disclosure: Disclosure) -> Ints | None:
+    """Clusters of the controls; None without controls that there may be figures of."""
+    if ground.controls is None or not disclosure.admits(
+        "controls of fits", ground.controls.clusters
+    ):
+        return None
+    return ground.controls.clusters
+
+
+def _there(elsewhere: Bools | None, ground: Ground, disclosure: Disclosure) -> Bools | None:
     if elsewhere is None or not elsewhere[ground.rows].any():
+        return None
+    if not disclosure.covers(ground.data.clusters[elsewhere[ground.rows]]):
         return None
     return np.asarray(elsewhere[ground.rows])
 

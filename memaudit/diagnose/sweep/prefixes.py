@@ -230,6 +230,8 @@ def _findings(
 def _half(data: _Side, lengths: Sequence[int], resamples: Resamples) -> str:
     """The fewest tokens that keep half of what the whole prefix extracts."""
     kept = {prefix: data.kept(prefix, resamples) for prefix in lengths}
+    if kept[lengths[-1]].value is None:
+        return "The windows that the whole prefix extracts are too few for figures of them."
     enough = [prefix for prefix, one in kept.items() if (one.value or 0.0) >= 0.5]
     if enough[0] == lengths[-1]:
         return "None of the shorter prefixes keeps half of what the whole one extracts."

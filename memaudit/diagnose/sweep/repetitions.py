@@ -216,7 +216,10 @@ def _findings(
     """What ``none`` says; nothing where it extracts no window at all, or every one."""
     steep = trends["none"]
     if steep.value is None:
-        some = "all windows come" if rates["none"][0].value else "no window comes"
+        known = [one.value for one in rates["none"] if one.value is not None]
+        some = "all windows come" if any(known) else "no window comes"
+        if not known:
+            some = "all windows or none come"
         return [f"{name.capitalize()} ({shown}): {some} out without a prompt, so no trend is seen."]
     said = [f"{rates['none'][at]:share} where it is {groups[at].name}" for at in (0, -1)]
     ends = f"the plain prefix extracts {' and '.join(said)}"

@@ -72,7 +72,7 @@ class Quantiles:
 def quantiles(log_p_z: Floats, clusters: Ints, resamples: Resamples) -> Quantiles:
     """Return the ln p_z of the ``share * N``-th likeliest of N windows, for all shares at once."""
     shares, nothing = np.array(SHARES), np.full((resamples.number, len(SHARES)), np.nan)
-    if not len(log_p_z):
+    if not len(log_p_z) or not resamples.admits(clusters):
         return Quantiles(nothing[0], nothing)
     order = np.argsort(-log_p_z, kind="stable")
 
@@ -263,7 +263,8 @@ def _ends(found: Estimate) -> str:
 
 
 def _round(n: float) -> str:
-    return f"{n:,.0f}" if n < 1e6 else f"{n:.1e}"
+    """Three digits: the likelihood of a single window is behind it."""
+    return f"{float(f'{n:.3g}'):,.0f}" if n < 1e6 else f"{n:.1e}"
 
 
 def _notes(data: Part) -> Sequence[str]:
