@@ -10,7 +10,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from memaudit.run.record import RunRecord
     from memaudit.run.unfinished import Unfinished
     from memaudit.scan.pipeline import ScanOutcome
+
+_NAMED = 3
+"""Files that a message names."""
 
 
 def resolve_settings(
@@ -115,23 +118,38 @@ def _run_main(
             streams.note(f"Shard {request.shard} is done: {unfinished.run}")
             streams.note("Once all are done: memaudit merge SHARD SHARD ... --out RUN")
             return None
-        write_run(unfinished.run, outcome)
-    unfinished.remove()
+        write_run(unfinished.run_folder, outcome)
+    _note_strangers(unfinished.run, unfinished.remove(), streams)
     streams.note(f"Written to {unfinished.run}")
     show(read_run(unfinished.run), output_format, streams)
     return outcome
 
 
-def show_finished(run: Path, output_format: str, streams: Streams) -> int:
-    """Print a finished run, and return its exit code."""
+def show_finished(run: Path, key: ProjectKey | None, output_format: str, streams: Streams) -> int:
+    """Print a finished run, and return its exit code.
+
+    key: signs what may be left of the work, which is removed; None for no key.
+    """
     from memaudit.run.load import read_run
     from memaudit.run.unfinished import remove_leftovers
 
     stored = read_run(run)
-    remove_leftovers(run)
+    _note_strangers(run, remove_leftovers(run, key), streams)
     streams.note(f"{run} is already finished")
     show(stored, output_format, streams)
     return int(stored.document["exit_code"])
+
+
+def _note_strangers(run: Path, names: Sequence[str], streams: Streams) -> None:
+    """Note on stderr which files of unfinished work stay."""
+    from memaudit.run.unfinished import UNFINISHED
+
+    if names:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        streams.note(
+            f"{run / UNFINISHED}: {', '.join(names[:_NAMED])}{more} stay, as they are not signed "
+            "with the project key; remove what you do not need"
+        )
 
 
 def _scan(

@@ -16,8 +16,8 @@ from memaudit.errors import UsageError
 from memaudit.report.wording import neutral
 from memaudit.run.record import RunNotes, differences
 from memaudit.run.signature import check_notes
-from memaudit.run.unfinished import UNFINISHED, find_work, read_notes, read_piece
-from memaudit.system.files import disk_errors, file_sha256, write_whole
+from memaudit.run.unfinished import UNFINISHED, Unfinished, find_work, read_notes, read_piece
+from memaudit.system.files import disk_errors, file_sha256
 
 
 class ShardRun(NamedTuple):
@@ -92,8 +92,8 @@ def merged_notes(shards: Sequence[ShardRun], out: Path, command: str) -> RunNote
     )
 
 
-def copy_work(shards: Sequence[ShardRun], key: ProjectKey, folder: Path) -> None:
-    """Copy every piece of work to a folder, each whole.
+def copy_work(shards: Sequence[ShardRun], key: ProjectKey, merged: Unfinished) -> None:
+    """Copy every piece of work to the merged run, each whole.
 
     Raises:
         UsageError: a piece is not what its shard wrote under the project key, or one that several
@@ -101,13 +101,13 @@ def copy_work(shards: Sequence[ShardRun], key: ProjectKey, folder: Path) -> None
             one prompt.
         RunError: the disk refuses.
     """
-    with disk_errors(folder):
+    with disk_errors(merged.run):
         for one in shards:
             for path in find_work(one.folder / UNFINISHED):
-                target = folder / path.name
+                target = merged.folder / path.name
                 read_piece(path, one.notes, key)
                 if not target.exists():
-                    write_whole(target, _chunks(path))
+                    merged.keep_as_it_is(path.stem, _chunks(path))
                 elif file_sha256(target) != file_sha256(path):
                     raise UsageError(
                         f"{path}: came out differently in another shard, as on other hardware; use "
