@@ -29,6 +29,26 @@ class Silent:
         yield lambda done: None
 
 
+class Checked:
+    """Another progress output, with a check at every step, which may raise."""
+
+    def __init__(self, progress: Silent | Log | Live, check: Callable[[], None]) -> None:
+        self._progress = progress
+        self._check = check
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Run the stage."""
+        with self._progress.stage(name, total) as advance:
+
+            def check_and_advance(done: int) -> None:
+                self._check()
+                advance(done)
+
+            self._check()
+            yield check_and_advance
+
+
 class Log:
     """Lines instead of bars, for logs and pipes: start, end, and progress at intervals."""
 

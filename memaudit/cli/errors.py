@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -46,6 +46,8 @@ class Streams:
         colorless = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
         self.color = terminal and not colorless
         self.width = _terminal_width() if terminal else _columns_width() or LOG_WIDTH
+        self.check_stop: Callable[[], None] | None = None
+        """Called at every step of a stage; raises if the user asked to stop."""
 
     def note(self, text: str) -> None:
         """Print a line on stderr, unless quiet."""
@@ -56,12 +58,14 @@ class Streams:
         """Return progress bars on a terminal, lines in a log, nothing if quiet."""
         from rich.console import Console
 
-        from memaudit.progress import Live, Log, Silent
+        from memaudit.progress import Checked, Live, Log, Silent
 
         if self.quiet:
-            return Silent()
-        console = Console(stderr=True, no_color=not self.color or None)
-        return Live(console) if _is_animated(console) else Log(console)
+            plain: Silent | Live | Log = Silent()
+        else:
+            console = Console(stderr=True, no_color=not self.color or None)
+            plain = Live(console) if _is_animated(console) else Log(console)
+        return plain if self.check_stop is None else Checked(plain, self.check_stop)
 
 
 def _is_animated(console: Console) -> bool:

@@ -33,7 +33,7 @@ def examine_run(
     streams = Streams(flags["quiet"], flags["verbose"])
     require_unchanged(settings.run, name)
     note_versions(streams)
-    with stoppable(), quiet_transformers():
+    with stoppable(streams), quiet_transformers():
         examined = examine(method, settings, command_line(), streams.progress())
         write_diagnosis(examined.run, examined.record)
     streams.note(f"Written to {settings.run}; its page and manifest were updated")

@@ -53,13 +53,16 @@ def scan_or_resume(
 ) -> int:
     """Start or resume a scan, or show a finished run; return the exit code."""
     from memaudit.config.shard import Shard
+    from memaudit.data.project_key import kept_key
     from memaudit.run.unfinished import is_finished
+    from memaudit.system.home import settings_folder
 
     share = None if shard is None else Shard.parse(shard)
     if resume is None:
         request = ScanRequest(given.resolved(), shard=share)
     elif is_finished(resume):
-        return show_finished(resume, output_format, streams)
+        key = kept_key(given_key_file(given.flags), settings_folder())
+        return show_finished(resume, key, output_format, streams)
     else:
         request = resumed_request(resume, given, share)
     return scan_to_code(request, output_format, streams)

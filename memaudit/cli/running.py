@@ -10,7 +10,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from memaudit.run.record import RunRecord
     from memaudit.run.unfinished import Unfinished
     from memaudit.scan.pipeline import ScanOutcome
+
+_NAMED = 3
+"""Files that a message names."""
 
 
 def resolve_settings(
@@ -70,10 +73,10 @@ def run_scan(request: ScanRequest, output_format: str, streams: Streams) -> Scan
     config = request.resolved.config
     processes = join_processes(config.target.device)
     key = processes.broadcast(_project_key(request) if processes.is_main else throwaway_key())
-    with processes.session(), stoppable():
+    with processes.session(), stoppable(streams):
         if processes.is_main:
             return _run_main(request, output_format, streams, key, processes)
-        _run_worker(request, key, processes)
+        _run_worker(request, streams, key, processes)
         return None
 
 
@@ -83,12 +86,16 @@ def scan_to_code(request: ScanRequest, output_format: str, streams: Streams) -> 
     return 0 if outcome is None else outcome.result.exit_code
 
 
-def _run_worker(request: ScanRequest, key: ProjectKey, processes: Processes) -> None:
+def _run_worker(
+    request: ScanRequest, streams: Streams, key: ProjectKey, processes: Processes
+) -> None:
     """Do this process's share of the work for the main process."""
     from memaudit.run.record import RunNotes, RunRecord
 
     record = RunRecord(RunNotes.new(request.resolved.config, {}, ""))
-    _scan(request, Streams(quiet=True, verbose=False), key, record, processes)
+    silent = Streams(quiet=True, verbose=False)
+    silent.check_stop = streams.check_stop
+    _scan(request, silent, key, record, processes)
 
 
 def _run_main(
@@ -115,23 +122,38 @@ def _run_main(
             streams.note(f"Shard {request.shard} is done: {unfinished.run}")
             streams.note("Once all are done: memaudit merge SHARD SHARD ... --out RUN")
             return None
-        write_run(unfinished.run, outcome)
-    unfinished.remove()
+        write_run(unfinished.run_folder, outcome)
+    _note_strangers(unfinished.run, unfinished.remove(), streams)
     streams.note(f"Written to {unfinished.run}")
     show(read_run(unfinished.run), output_format, streams)
     return outcome
 
 
-def show_finished(run: Path, output_format: str, streams: Streams) -> int:
-    """Print a finished run, and return its exit code."""
+def show_finished(run: Path, key: ProjectKey | None, output_format: str, streams: Streams) -> int:
+    """Print a finished run, and return its exit code.
+
+    key: signs what may be left of the work, which is removed; None for no key.
+    """
     from memaudit.run.load import read_run
     from memaudit.run.unfinished import remove_leftovers
 
     stored = read_run(run)
-    remove_leftovers(run)
+    _note_strangers(run, remove_leftovers(run, key), streams)
     streams.note(f"{run} is already finished")
     show(stored, output_format, streams)
     return int(stored.document["exit_code"])
+
+
+def _note_strangers(run: Path, names: Sequence[str], streams: Streams) -> None:
+    """Note on stderr which files of unfinished work stay."""
+    from memaudit.run.unfinished import UNFINISHED
+
+    if names:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        streams.note(
+            f"{run / UNFINISHED}: {', '.join(names[:_NAMED])}{more} stay, as they are not signed "
+            "with the project key; remove what you do not need"
+        )
 
 
 def _scan(
@@ -191,22 +213,37 @@ def _open_run(request: ScanRequest, key: ProjectKey) -> tuple[list[Path], Unfini
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """Let SIGTERM end the scan as Ctrl-C does."""
+def stoppable(streams: Streams) -> Iterator[None]:
+    """Let SIGTERM end the scan as Ctrl-C does, at the next step of a stage at the latest.
+
+    Python ignores an exception that a signal raises in a finalizer or a callback of a library.
+    """
+    asked: list[type[BaseException]] = []
 
     def stop(number: int, frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
-        raise Terminated
+        if number == signal.SIGTERM:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+        asked.append(Terminated if number == signal.SIGTERM else KeyboardInterrupt)
+        raise asked[0]
 
+    def check() -> None:
+        if asked:
+            raise asked[0]
+
+    before = {}
     try:
-        before = signal.signal(signal.SIGTERM, stop)
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, stop)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
     except ValueError:  # not in the main thread: its caller handles signals
         yield
         return
+    streams.check_stop = check
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def note_versions(streams: Streams) -> None:

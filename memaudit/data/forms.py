@@ -41,21 +41,24 @@ def has_form(names: Iterable[str]) -> bool:
 
 
 def missing_form(fields: Mapping[str, Any]) -> str:
-    """Explain why a record cannot be used: its fields, and what to rename."""
+    """Explain why a record cannot be used. Quotes only usual names: a field's name may be text."""
     fields = {name: value for name, value in fields.items() if value is not None}
-    quotable = [name for name in fields if _NAME.fullmatch(name)]
-    return f"has no field text, prefix + suffix, or messages{_described(fields, quotable)}"
+    described = _described(fields)
+    if fields and not described.startswith(" (it has "):
+        count = f"{len(fields):,} field{'s' * (len(fields) > 1)}"
+        described = f" (it has {count} of other names){described}"
+    return f"has no field text, prefix + suffix, or messages{described}"
 
 
 def missing_columns(names: Iterable[str]) -> str:
     """Explain why a table cannot be used. Quotes only usual names: the header may be data."""
     fields = dict.fromkeys(names)
+    return f"no column text, prefix + suffix, or messages{_described(fields)}"
+
+
+def _described(fields: Mapping[str, Any]) -> str:
+    """List the fields of usual names, and give advice."""
     quotable = [name for name in fields if name.strip().lower() in _USUAL]
-    return f"no column text, prefix + suffix, or messages{_described(fields, quotable)}"
-
-
-def _described(fields: Mapping[str, Any], quotable: list[str]) -> str:
-    """List the fields that can be quoted, and give advice."""
     listed = ", ".join(quotable[:_MAX_NAMES])
     if (more := len(fields) - len(quotable[:_MAX_NAMES])) and listed:
         listed = f"{listed} and {more} more"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from memaudit.errors import DataError
+from memaudit.system.files import open_regular
 
 Note = Callable[[Path, str], None]
 """Takes a note on a file for the report: its path, and the end of a sentence."""
@@ -25,6 +26,9 @@ Note = Callable[[Path, str], None]
 PACKED_ENDINGS = (".gz", ".bz2", ".xz", ".zst")
 BLOCK = 1 << 20
 """Bytes read or unpacked at a time."""
+_SMALL_BLOCK = 1 << 13
+"""Packed bytes read at a time if a file may have many streams: the rest of the block is copied at
+each one's end, and an empty stream has 14 bytes."""
 START = 1 << 16
 """First bytes of a file used to identify it."""
 MAX_RATIO, FREELY_UNPACKED = 200, 1 << 30
@@ -72,7 +76,7 @@ def unpacked_blocks(path: Path, note: Note) -> Iterator[bytes]:
     Raises DataError for another archive, for one that is damaged or unpacks to more than text
     does, and for a packed ending on a file that is not packed; OSError if it cannot be read.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(BLOCK)
         kind = _kind(start)
         ending = path.suffix.lower()
@@ -117,8 +121,8 @@ def refuse_document(path: Path, start: bytes, *, but: bytes | None = None) -> No
         raise DataError(f"{path}: is a tar archive; unpack it: tar xf")
 
 
-def _plain(file: BinaryIO) -> Iterator[bytes]:
-    while block := file.read(BLOCK):
+def _plain(file: BinaryIO, size: int = BLOCK) -> Iterator[bytes]:
+    while block := file.read(size):
         yield block
 
 
@@ -158,11 +162,11 @@ def _gzip(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _bzip2(file: BinaryIO) -> Iterator[bytes]:
-    return _streams(_plain(file), bz2.BZ2Decompressor)
+    return _streams(_plain(file, _SMALL_BLOCK), bz2.BZ2Decompressor)
 
 
 def _xz(file: BinaryIO) -> Iterator[bytes]:
-    return _streams(_plain(file), lambda: lzma.LZMADecompressor(memlimit=_MAX_MEMORY))
+    return _streams(_plain(file, _SMALL_BLOCK), lambda: lzma.LZMADecompressor(memlimit=_MAX_MEMORY))
 
 
 def _zstd(file: BinaryIO) -> Iterator[bytes]:

@@ -23,6 +23,8 @@ from memaudit.score.scores import AttackSummary, Difference, Lift, Rate
 from memaudit.score.stats import Bools, Interval, clopper_pearson
 from memaudit.score.validity import Continuations, Reading, Templates, TextFaults
 
+_MOST_WINDOWS = 20_000_000
+"""A table of so many takes 4 GiB; a report alone can name any number."""
 _ROUNDED = 0.01
 """Largest rounding error of a validity figure, in nats/token; they have two decimals."""
 
@@ -32,6 +34,8 @@ def gates_fault(document: Document) -> str | None:
 
     Raises ValueError, or another error that impossible figures cause, where they cannot be judged.
     """
+    if document["data"]["windows"] > _MOST_WINDOWS:
+        raise ValueError("more windows than any table of samples that is read")
     recorded = [gate for gate in document["gates"] if gate["name"] != validity_gate.NAME]
     void = [gate for gate in document["gates"] if gate["name"] == validity_gate.NAME]
     if any(gate["verdict"] != "inconclusive" for gate in void):

@@ -11,23 +11,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from memaudit.errors import UsageError
 from memaudit.report.diagnosis import DIAGNOSES, DiagnosisName, DiagnosisRecord
 from memaudit.report.diagnosis_json import diagnosis_text, parse_diagnosis
 from memaudit.report.page import to_html
 from memaudit.report.plots import line_picture
-from memaudit.run.load import PAGE, StoredRun
+from memaudit.run.load import PAGE, StoredRun, read_report
 from memaudit.run.manifest import (
     MANIFEST,
     is_plain_file,
     read_manifest,
-    require_no_link,
     require_recorded,
     to_manifest,
 )
-from memaudit.system.files import disk_errors, file_sha256, write_whole
+from memaudit.system.files import disk_errors, file_sha256
+from memaudit.system.own_folder import OwnFolder
 from memaudit.system.untrusted_json import read_json
 
 _LONGEST = 32 << 20
@@ -84,6 +82,8 @@ def require_unchanged(folder: Path, name: DiagnosisName) -> None:
     """
     rewritten = {PAGE, file_of(name)}
     known = read_manifest(folder).files
+    with disk_errors(folder):
+        OwnFolder.open(folder)
     for path in sorted(folder.iterdir()):
         new = path.name not in known and path.name not in rewritten
         if new and not path.name.startswith((".", MANIFEST)) and not _is_picture(path.name, name):
@@ -125,35 +125,40 @@ def write_diagnosis(run: StoredRun, record: DiagnosisRecord) -> None:
         f"diagnose-{name}-{plot.name}.png": line_picture(plot.title, plot.lines, plot.x, plot.y)
         for plot in record.diagnosis.plots
     }
-    with disk_errors(folder), _locked(folder):
+    with disk_errors(folder), _locked(folder) as own:
         require_unchanged(folder, name)
-        write_whole(folder / file_of(name), [diagnosis_text(record).encode()])
+        if read_report(folder) != run.document:
+            raise UsageError(f"{folder}: holds another run now; diagnose again")
+        own.require_in_place()
+        own.write_whole(file_of(name), [diagnosis_text(record).encode()])
         for file, content in pictures.items():
-            write_whole(folder / file, [content])
-        for path in list(folder.iterdir()):
-            if _is_picture(path.name, name) and path.name not in pictures:
-                path.unlink()
-        stored = (
-            load_diagnosis(run, other) for other in DIAGNOSES
-        )  # the manifest follows the page
+            own.write_whole(file, [content])
+        for file in own.names():
+            if _is_picture(file, name) and file not in pictures:
+                own.remove(file)
+        stored = (load_diagnosis(run, other) for other in DIAGNOSES)
         page = to_html(run.document, run.samples, tuple(filter(None, stored)))
-        write_whole(folder / PAGE, [page.encode()])
-        write_whole(folder / MANIFEST, [to_manifest(folder).encode()])
+        own.write_whole(PAGE, [page.encode()])
+        own.write_whole(MANIFEST, [to_manifest(folder).encode()])
+        own.require_in_place()
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock. Raises UsageError where another process keeps it too long."""
-    require_no_link(folder / ".lock")
-    lock = FileLock(folder / ".lock", timeout=_PATIENCE, mode=0o600)
+def _locked(folder: Path) -> Iterator[OwnFolder]:
+    """Hold the folder and its lock.
+
+    Raises UsageError where another process keeps the lock too long, and where the folder is a link
+    or belongs to another user.
+    """
+    own = OwnFolder.claim(folder)
+    lock = own.lock(".lock", _PATIENCE)
+    if lock is None:
+        raise UsageError(f"{folder}: another process is writing to it; run the diagnosis again")
     try:
-        with lock:
-            yield
-            (folder / ".lock").unlink(missing_ok=True)
-    except Timeout:
-        raise UsageError(
-            f"{folder}: another process is writing to it; run the diagnosis again"
-        ) from None
+        yield own
+        own.remove(".lock")
+    finally:
+        lock.release()
 
 
 def _is_picture(file: str, name: DiagnosisName) -> bool:

@@ -18,14 +18,16 @@ import pandas as pd
 from jsonschema import Draft202012Validator
 
 from memaudit.data.fingerprints import FINGERPRINT
+from memaudit.data.windows import MOST_COLUMNS
 from memaudit.errors import UsageError
 from memaudit.report.gate_reading import gates_fault
 from memaudit.report.hashes import results_hash
 from memaudit.report.origin_reading import origins_agree
 from memaudit.report.report_json import Document, schema
-from memaudit.report.samples_csv import COLUMNS, unescape
+from memaudit.report.samples_csv import COLUMNS, TEXTS, unescape
 from memaudit.report.wording import SCHEMA_VERSION, neutral, shorten
 from memaudit.run.manifest import require_recorded
+from memaudit.system.files import open_regular
 from memaudit.system.untrusted_json import MAX_DIGITS, read_json
 
 REPORT = "report.json"
@@ -38,6 +40,8 @@ _LONGEST_SAMPLES = 4 << 30
 """Bytes; ten million windows without text take about 2.5 GiB."""
 _LONGEST_HEADER = 1 << 20
 """Bytes of the first line of ``samples.csv``."""
+_MOST_COLUMNS = len(COLUMNS) + len(TEXTS) + 2 * MOST_COLUMNS
+"""Columns of ``samples.csv``: data and controls may each pass their own through."""
 
 _TEXTS = ("role", "sample_id", "fingerprint", "status", "reason", "categories")
 _WHOLE = ("schema_version", "line")
@@ -175,7 +179,7 @@ def read_samples(path: Path) -> pd.DataFrame:
 
 def _header(path: Path) -> list[str]:
     """Read the names of the columns."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         line = file.readline(_LONGEST_HEADER)
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
@@ -193,7 +197,7 @@ def _header(path: Path) -> list[str]:
         raise UsageError(
             f"{path}: has no column {missing[0]}; another version of memaudit wrote it"
         )
-    if len(set(map(unescape, names))) < len(names) or not ended:
+    if len(names) > _MOST_COLUMNS or len(set(map(unescape, names))) < len(names) or not ended:
         raise UsageError(f"{path}: {_CHANGED}")
     return names
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import stat
 from collections.abc import Iterable
@@ -18,7 +17,7 @@ from typing import Any
 
 from memaudit import __version__
 from memaudit.errors import UsageError
-from memaudit.system.files import file_sha256
+from memaudit.system.files import file_sha256, open_regular
 
 MANIFEST = "manifest.json"
 _LONGEST = 1 << 20
@@ -63,7 +62,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise UsageError(f"{folder}: no such run folder; give one that memaudit scan wrote")
         if not is_plain_file(path):
             raise UsageError(f"{folder}: holds no finished run (no {MANIFEST})")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(_LONGEST + 1)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
@@ -114,16 +113,3 @@ def is_plain_file(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except FileNotFoundError:
         return False
-
-
-def require_no_link(path: Path) -> None:
-    """Raise UsageError where the path of a lock is a link or no file.
-
-    Opening a link would change the file that it points to.
-    """
-    try:
-        fault = os.path.lexists(path) and not is_plain_file(path)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    if fault:
-        raise UsageError(f"{path}: is not a regular file; remove it")

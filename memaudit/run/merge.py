@@ -16,8 +16,8 @@ from memaudit.errors import UsageError
 from memaudit.report.wording import neutral
 from memaudit.run.record import RunNotes, differences
 from memaudit.run.signature import check_notes
-from memaudit.run.unfinished import UNFINISHED, find_work, read_notes, read_piece
-from memaudit.system.files import disk_errors, file_sha256, write_whole
+from memaudit.run.unfinished import UNFINISHED, Unfinished, find_work, read_notes, read_piece
+from memaudit.system.files import disk_errors, file_sha256
 
 
 class ShardRun(NamedTuple):
@@ -99,8 +99,8 @@ def merged_notes(shards: Sequence[ShardRun], out: Path, command: str) -> RunNote
     )
 
 
-def copy_work(shards: Sequence[ShardRun], key: ProjectKey, folder: Path) -> None:
-    """Copy every piece of work to a folder, each whole.
+def copy_work(shards: Sequence[ShardRun], key: ProjectKey, merged: Unfinished) -> None:
+    """Copy every piece of work to the merged run, each whole.
 
     Raises:
         UsageError: a piece is not what its shard wrote under the project key, or several shards
@@ -108,13 +108,13 @@ def copy_work(shards: Sequence[ShardRun], key: ProjectKey, folder: Path) -> None
             of a fold.
         RunError: the disk refuses.
     """
-    with disk_errors(folder):
-        for run in shards:
-            for path in find_work(run.folder / UNFINISHED):
-                target = folder / path.name
-                read_piece(path, run.notes, key)
+    with disk_errors(merged.run):
+        for shard in shards:
+            for path in find_work(shard.folder / UNFINISHED):
+                target = merged.folder / path.name
+                read_piece(path, shard.notes, key)
                 if not target.exists():
-                    write_whole(target, _chunks(path))
+                    merged.keep_as_it_is(path.stem, _chunks(path))
                 elif file_sha256(target) != file_sha256(path):
                     raise UsageError(
                         f"{path}: differs from the same work in another shard, perhaps done on "

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,69 +28,82 @@ from memaudit.run.manifest import MANIFEST, to_manifest
 from memaudit.run.record import RunNotes
 from memaudit.run.unfinished import NOTES, UNFINISHED, Unfinished, is_own
 from memaudit.scan.pipeline import ScanOutcome
-from memaudit.system.files import claim_folder, disk_errors, write_whole
+from memaudit.system.files import disk_errors
+from memaudit.system.own_folder import OwnFolder
+
+_TRIAL = ".writable"
 
 
 def choose_folder(config: ScanConfig, now: datetime | None = None) -> Path:
     """Return the run folder: ``--out``, or ``memaudit-runs/<time>-<model>/``. Creates nothing.
 
-    Raises UsageError for a folder that is not empty, or lies inside the model's.
+    Raises UsageError if it lies inside the model's folder or is no folder, and if
+    ``memaudit-runs`` is a link or belongs to another user.
     """
-    if config.out is None:
-        stamp = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%S")
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(config.model).name or config.model)
-        folder = _unused(RUNS / f"{stamp}-{name.strip('.-') or 'model'}")
-    else:
-        folder = config.out
     try:
+        if config.out is None:
+            _check_runs()
+            stamp = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%S")
+            name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(config.model).name or config.model)
+            folder = _unused(RUNS / f"{stamp}-{name.strip('.-') or 'model'}")
+        else:
+            folder = config.out
         for model in filter(None, (config.model, config.reference)):
             _refuse_model_folder(folder, Path(os.path.expanduser(model)))
-        taken = folder.exists() and (not folder.is_dir() or _is_used(folder))
+        if folder.exists() and not folder.is_dir():
+            raise _is_taken(folder)
     except OSError as error:
-        raise UsageError(f"--out {folder}: no such place ({error.strerror})") from error
-    if taken and (folder / UNFINISHED / NOTES).exists():
-        raise UsageError(f"--out {folder}: holds an unfinished run; use --resume {folder}")
-    if taken:
-        raise UsageError(f"--out {folder}: exists and is not an empty folder; choose another")
+        place = RUNS if config.out is None else config.out
+        raise UsageError(f"--out {place}: no such place ({error.strerror})") from error
     return folder
 
 
-def make_folder(folder: Path) -> list[Path]:
+def _check_runs() -> None:
+    if os.path.lexists(RUNS):
+        try:
+            OwnFolder.open(RUNS)
+        except UsageError as error:
+            raise UsageError(f"{error}, with --out") from None
+
+
+def _is_taken(folder: Path) -> UsageError:
+    return UsageError(f"--out {folder}: exists and is not an empty folder; choose another")
+
+
+def make_folder(folder: Path) -> tuple[list[Path], OwnFolder]:
     """Create the run folder, private to its owner, before hours are spent on its content.
 
-    Returns the created folders, innermost first. Raises UsageError if it cannot be created or
-    written to.
+    Also returns the created folders, innermost first. Raises UsageError if it cannot be created or
+    written to, is a link, belongs to another user or is not empty.
     """
     try:
         created = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fault = claim_folder(folder)
-        if fault is None:
-            handle, name = tempfile.mkstemp(prefix=".writable-", dir=folder)
-            os.close(handle)
-            Path(name).unlink()
+        own = OwnFolder.open(folder)
+        _refuse_used(own)
+        own.restrict()
+        own.write_new(_TRIAL, b"")
+        own.remove(_TRIAL)
     except OSError as error:
         raise UsageError(
             f"--out {folder}: cannot be written ({error.strerror}); choose another"
         ) from error
-    if fault is not None:
-        raise UsageError(f"--out {folder}: {fault}")
-    return created
+    return created, own
 
 
 def begin_run(
     folder: Path,
     notes: RunNotes,
     key: ProjectKey,
-    fill: Callable[[Path], None] = lambda folder: None,
+    fill: Callable[[Unfinished], None] = lambda unfinished: None,
 ) -> tuple[list[Path], Unfinished]:
     """Create the run folder and start the run in it; see `make_folder` and `Unfinished.begin`.
 
     Also returns the created folders; on an error they are removed again.
     """
-    created = make_folder(folder)
+    created, own = make_folder(folder)
     try:
-        return created, Unfinished.begin(folder, notes, key, fill)
+        return created, Unfinished.begin(own, notes, key, fill)
     except BaseException:
         remove_empty(created)
         raise
@@ -104,43 +116,45 @@ def remove_empty(folders: Iterable[Path]) -> None:
             folder.rmdir()
 
 
-def write_run(folder: Path, outcome: ScanOutcome) -> None:
+def write_run(own: OwnFolder, outcome: ScanOutcome) -> None:
     """Write every file of a finished run.
 
     The page is rendered from the report and samples as stored, so that it can be rendered again.
-    Raises RunError if the disk fails, or, after all other files and the manifest are written, if
-    the page cannot be rendered.
+    Raises RunError if the disk fails, if the folder is no longer where it was, or, after all other
+    files and the manifest are written, if the page cannot be rendered.
     """
-    result = outcome.result
+    result, folder = outcome.result, own.path
     with disk_errors(folder):
         for fold in outcome.prompts:
-            write_whole(folder / file_name(fold.fold), [to_bytes(fold)])
-        write_whole(folder / "config.toml", [to_toml(result.config).encode()])
-        write_whole(folder / SAMPLES, (row.encode() for row in iter_csv(result)))
+            own.write_whole(file_name(fold.fold), [to_bytes(fold)])
+        own.write_whole("config.toml", [to_toml(result.config).encode()])
+        own.write_whole(SAMPLES, (row.encode() for row in iter_csv(result)))
         document = to_json(result)
-        write_whole(folder / REPORT, [document.encode()])
+        own.write_whole(REPORT, [document.encode()])
         try:
             page = to_html(json.loads(document), read_samples(folder / SAMPLES)).encode()
         except Exception as error:  # no failure of the page may cost hours of work
-            _write_manifest(folder, not_made=[PAGE])
+            _write_manifest(own, not_made=[PAGE])
             raise RunError(
                 f"{folder}: the run is complete, but {PAGE} could not be made "
                 f"({type(error).__name__}); try memaudit report {folder} --format html"
             ) from error
-        write_whole(folder / PAGE, [page])
-        _write_manifest(folder)
+        own.write_whole(PAGE, [page])
+        _write_manifest(own)
+        own.require_in_place()
 
 
-def _write_manifest(folder: Path, not_made: Sequence[str] = ()) -> None:
-    write_whole(folder / MANIFEST, [to_manifest(folder, not_made).encode()])
+def _write_manifest(own: OwnFolder, not_made: Sequence[str] = ()) -> None:
+    own.write_whole(MANIFEST, [to_manifest(own.path, not_made).encode()])
 
 
-def _is_used(folder: Path) -> bool:
-    """True if it holds more than the remains of a scan that was stopped as it began."""
-    paths = list(folder.iterdir())
-    if (folder / UNFINISHED / NOTES).exists() or any(path.name != UNFINISHED for path in paths):
-        return True
-    return bool(paths) and not is_own(folder)
+def _refuse_used(own: OwnFolder) -> None:
+    """Raise UsageError if it holds more than the remains of a scan that was stopped as it began."""
+    names = own.names()
+    if UNFINISHED in names and (own.path / UNFINISHED / NOTES).exists():
+        raise UsageError(f"--out {own.path}: holds an unfinished run; use --resume {own.path}")
+    if names and not (names == [UNFINISHED] and is_own(own)):
+        raise _is_taken(own.path)
 
 
 def _unused(folder: Path) -> Path:

@@ -1,69 +1,95 @@
-"""Writing files whole or not at all, and hashing them.
+"""Writing files whole or not at all, opening untrusted ones, and hashing them.
 
 Knows the file system. Knows nothing of what files hold.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
-import tempfile
+import re
+import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from memaudit.errors import RunError
 
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+_KERNEL = ("/proc", "/sys")
+"""File systems whose files are made up while they are read, some without an end."""
+_TEMPORARY = re.compile(r"\.[A-Za-z0-9._-]{1,40}-[0-9a-f]{16}\.memaudit")
 
-def write_whole(path: Path, chunks: Iterable[bytes]) -> None:
+
+def write_whole(path: Path, chunks: Iterable[bytes], dir_fd: int | None = None) -> None:
     """Write to a temporary file and rename it, so that ``path`` is never half written.
+
+    dir_fd: folder that a relative ``path`` is in; a link is replaced, not followed.
 
     Raises OSError if writing fails; an existing file is then unchanged.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    temporary = path.with_name(f".{path.name[:40]}-{secrets.token_hex(8)}.memaudit")
+    handle = os.open(temporary, _NEW, 0o600, dir_fd=dir_fd)
     try:
         with os.fdopen(handle, "wb") as file:
             for chunk in chunks:
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).replace(path)
+        os.replace(temporary, path, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=dir_fd)
         raise
 
 
-def write_new(path: Path, content: bytes) -> None:
-    """Create a file that only its owner can read.
+def is_temporary(name: str) -> bool:
+    """Return True for the name of a file that `write_whole` has not finished."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def write_new(path: Path, content: bytes, dir_fd: int | None = None) -> None:
+    """Create a file that only its owner can read; ``dir_fd`` as in `write_whole`.
 
     Raises OSError if the path exists, even as a link, or if writing fails.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+    with os.fdopen(os.open(path, _NEW, 0o600, dir_fd=dir_fd), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
-def claim_folder(folder: Path) -> str | None:
-    """Restrict a folder to its owner; return the reason, in words, if it must not be used.
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading, and nothing else, without waiting for a writer.
 
-    Another user who owns the folder could replace the files written to it, and a link may point
-    anywhere. Raises OSError.
+    A pipe, a device or a file of the kernel may have no end, or wait for ever.
+
+    Raises OSError, also for anything but a regular file.
     """
-    if folder.is_symlink():
-        return "is a link; give the folder itself"
-    if not hasattr(os, "geteuid"):  # the platform has no owners
-        folder.chmod(0o700)
-        return None
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    handle = os.open(path, _READ)
     try:
-        if os.fstat(descriptor).st_uid != os.geteuid():
-            return "belongs to another user; use a folder of your own, or a new one inside it"
-        os.fchmod(descriptor, 0o700)
-    finally:
-        os.close(descriptor)
-    return None
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode) or status.st_dev in _kernel_devices():
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _kernel_devices() -> set[int]:
+    devices = set()
+    for folder in _KERNEL:
+        with contextlib.suppress(OSError):
+            if os.path.ismount(folder):
+                devices.add(Path(folder).stat().st_dev)
+    return devices
 
 
 @contextmanager
@@ -76,9 +102,9 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal. Raises OSError."""
+    """Return the SHA-256 of a regular file's bytes, in hexadecimal. Raises OSError."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

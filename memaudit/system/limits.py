@@ -138,11 +138,24 @@ def _set_limits(cpu_seconds: int) -> None:
 
     spent = sum(os.times()[:2])
     seconds = int(spent) + cpu_seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    hard = _allowed(resource.RLIMIT_CPU, seconds + 1)
+    resource.setrlimit(resource.RLIMIT_CPU, (_allowed(resource.RLIMIT_CPU, seconds), hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     mapped = psutil.Process().memory_info().vms
-    limit = mapped + int(MEMORY_SHARE * psutil.virtual_memory().total)
+    limit = _allowed(resource.RLIMIT_AS, mapped + _memory_share())
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _memory_share() -> int:
+    return int(MEMORY_SHARE * psutil.virtual_memory().total)
+
+
+def _allowed(number: int, wanted: int) -> int:
+    """Return the wanted limit, or the one that this process already has if that is lower."""
+    import resource
+
+    own = [limit for limit in resource.getrlimit(number) if limit != resource.RLIM_INFINITY]
+    return min([wanted, *own])
 
 
 def _use_one_thread() -> None:
@@ -153,11 +166,18 @@ def _use_one_thread() -> None:
 
 
 def _describe_end(status: int, cpu_seconds: int) -> str:
+    import resource
+
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
     if number in (signal.SIGXCPU, signal.SIGKILL):
-        return f"took more than {cpu_seconds} s of processor time, or was killed"
-    limit = int(MEMORY_SHARE * psutil.virtual_memory().total) / 2**30
+        seconds = _allowed(resource.RLIMIT_CPU, cpu_seconds)
+        whose = " (ulimit -t)" if seconds < cpu_seconds else ""
+        return f"took more than {seconds} s of processor time{whose}, or was killed"
+    wanted = psutil.Process().memory_info().vms + _memory_share()
+    limit = _allowed(resource.RLIMIT_AS, wanted)
+    memory = f"{_memory_share() / 2**30:.0f} GiB of memory"
+    if limit < wanted:
+        memory = f"the {limit / 2**30:.1f} GiB of memory that ulimit -v leaves this process"
     if number is None:
-        return f"took more than {limit:.0f} GiB of memory"
-    name = signal.Signals(number).name
-    return f"ended with {name}, as if it took more than {limit:.0f} GiB of memory"
+        return f"took more than {memory}"
+    return f"ended with {signal.Signals(number).name}, as if it took more than {memory}"

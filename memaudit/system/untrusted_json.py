@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from memaudit.errors import UsageError
+from memaudit.system.files import open_regular
 
 MAX_DIGITS = 18
 """Digits of an integer that 64 bits always hold."""
@@ -25,7 +26,7 @@ def read_json(path: Path, max_bytes: int) -> Any:
             digits than 64 bits hold, or if an object has a name twice.
         OSError: if the file cannot be read.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise UsageError(f"{path}: is larger than {max_bytes >> 20} MiB, more than memaudit writes")

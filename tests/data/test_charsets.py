@@ -11,12 +11,14 @@ import lzma
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from memaudit.data.records import read_records
 from memaudit.data.samples import Sample, Skipped, check_samples, read_samples
 from memaudit.errors import DataError
 
@@ -45,6 +47,7 @@ NAMES = {
     "utf-32-le": "UTF-32 (little-endian)",
     "utf-32-be": "UTF-32 (big-endian)",
 }
+XZ = lzma.compress(b"")
 PACKED = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 
 
@@ -384,3 +387,33 @@ def test_what_is_no_text_is_refused_by_name(
 ) -> None:
     path = written(tmp_path, name, content)
     assert words in refusal(path.parent if "/" in name else path)
+
+
+@pytest.mark.parametrize(
+    ("ending", "name", "empty"),
+    [("bz2", "bz2.BZ2Decompressor", bz2.compress(b"")), ("xz", "lzma.LZMADecompressor", XZ)],
+)
+def test_empty_streams_cost_no_more_than_their_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, name: str, empty: bytes
+) -> None:
+    """At the end of each stream, what was read beyond it is copied."""
+    made = bz2.BZ2Decompressor if ending == "bz2" else lzma.LZMADecompressor
+    fed = [0]
+
+    class Counting:
+        def __init__(self, **given: Any) -> None:
+            self._real: Any = made(**given)
+
+        def decompress(self, packed: bytes, most: int) -> Any:
+            fed[0] += len(packed)
+            return self._real.decompress(packed, most)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+    monkeypatch.setattr(name, Counting)
+    count = (256 << 10) // len(empty)
+    path = tmp_path / f"empty.jsonl.{ending}"
+    path.write_bytes(empty * count)
+    assert list(read_records(path)) == []
+    assert fed[0] < count * (8 << 10)

@@ -112,7 +112,9 @@ OTHER_FORMS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": [TURN], "chosen": [TURN]}, "preference pair: give prompt and chosen as one list"),
     ({"content": "SECRET", "url": "b"}, "rename content to text"),
     ({"Text": "SECRET"}, "write text in lower case"),
-    ({"my_text": "SECRET", "b SECRET": 1, "text": None}, "(it has my_text and 1 more)"),
+    ({"my_text": "SECRET", "b SECRET": 1, "text": None}, "(it has 2 fields of other names)"),
+    ({"zebra_crossing": 1}, "(it has 1 field of other names)"),
+    ({"prompt": "SECRET", "zebra_crossing": 1}, "(it has prompt and 1 more)"),
     ({"messages": [{"from": "human", "value": "SECRET"}]}, "rename them to role and content"),
     (
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "SECRET"}]}, TURN]},
@@ -139,9 +141,20 @@ def test_a_form_that_is_not_read_is_named_with_what_to_do(
 
 
 def test_names_of_fields_are_bounded(tmp_path: Path) -> None:
-    fields = {f"field{number}": 1 for number in range(500)} | {"x" * 9000: 1, "\x1b[31m": 1}
+    usual = (
+        "prompt",
+        "body",
+        "passage",
+        "sentence",
+        "system",
+        "query",
+        "inputs",
+        "targets",
+        "dialog",
+    )
+    fields = dict.fromkeys((*usual, *(f"field{n}" for n in range(500)), "x" * 9000), 1)
     message = failure(written(tmp_path, "a.jsonl", json.dumps(fields)))
-    assert "field7 and 494 more" in message
+    assert "targets and 502 more" in message
     assert len(message) < 300 + len(str(tmp_path))
 
 

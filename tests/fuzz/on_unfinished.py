@@ -26,6 +26,7 @@ from memaudit.errors import MemauditError
 from memaudit.run.merge import merged_notes, read_shards
 from memaudit.run.record import RunNotes
 from memaudit.run.unfinished import UNFINISHED, Unfinished
+from memaudit.system.own_folder import OwnFolder
 
 from .targets import Target
 
@@ -41,7 +42,8 @@ def _whole() -> Path:
     folder.mkdir()
     config = ScanConfig(model="model", data=Path("data.jsonl"))
     notes = RunNotes.new(config, {"model": "flag"}, "memaudit scan model data.jsonl")
-    begun = Unfinished.begin(folder, notes.model_copy(update={"shard": "1/1"}), KEY)
+    own = OwnFolder.claim(folder)
+    begun = Unfinished.begin(own, notes.model_copy(update={"shard": "1/1"}), KEY)
     begun.agree("files", {"the data (data.jsonl)": "0" * 64, "device": "cpu"})
     begun.spent("reading files", 0.5)
     begun.settle("batch size", 16)

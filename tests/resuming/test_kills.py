@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from scan_server import ScanServer
+from scan_server import KILLED, ScanServer
 from small_scan import make_files
 
 from memaudit.run.unfinished import UNFINISHED
@@ -83,7 +83,7 @@ def test_killed_at_random_moments(
             goes += 1
             begun = begun or (folder / UNFINISHED / "run.json").exists()
             begun = begun or (folder / "manifest.json").exists()
-            if ended.code != -signal.SIGKILL:
+            if ended.code != KILLED:
                 break
             kills += 1
             if not begun and folder.exists():  # killed before it had noted what it is
@@ -111,9 +111,7 @@ def test_asked_to_stop(
     message: str,
 ) -> None:
     folder = tmp_path / "run"
-    ended = server.run(
-        [*words, "--out", str(folder)], with_work=folder / UNFINISHED, with_signal=with_signal
-    )
+    ended = server.run([*words, "--out", str(folder)], with_signal=with_signal)
     assert ended.code == code, ended.output
     assert ended.output.splitlines() == [
         f"Finished work is kept; resume with: memaudit scan --resume {folder}",

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 from small_scan import assert_same_run, make_files
-
-from memaudit.run.unfinished import UNFINISHED
 
 pytestmark = pytest.mark.slow
 
@@ -80,12 +78,16 @@ def process_of_rank(launcher: int, rank: str) -> psutil.Process:
 def test_a_process_that_dies_ends_the_run_and_it_goes_on(
     files: list[str], alone: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "run"
-    process = start(torchrun(2), "scan", *files, "--out", folder)
-    while process.poll() is None and not list((folder / UNFINISHED).glob("fit-*")):
-        time.sleep(0.01)
+    folder, fifo = tmp_path / "run", tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    command = [*torchrun(2)[:-2], str(Path(__file__).parents[1] / "support" / "pausing.py")]
+    process = start([*command, str(fifo)], "scan", *files, "--out", folder)
+    while not select.select([reader], [], [], 1)[0]:
+        assert process.poll() is None, process.communicate()
     second = process_of_rank(process.pid, "1")
     second.send_signal(signal.SIGKILL)
+    os.close(reader)
     _, stderr = process.communicate()
     assert process.returncode != 0
     assert f"resume with: memaudit scan --resume {folder}" in stderr

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 from small_scan import (
     assert_same_run,
     make_files,
@@ -23,6 +22,7 @@ from small_scan import (
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.tuning import Tuner
 from memaudit.run.unfinished import UNFINISHED, Unfinished
+from memaudit.system.own_folder import OwnFolder
 
 pytestmark = pytest.mark.slow
 
@@ -224,8 +224,10 @@ def test_an_unfinished_run_is_not_written_over(left: Path, files: list[str]) -> 
 
 
 def test_one_process_at_a_time(left: Path) -> None:
-    with FileLock(left / UNFINISHED / ".lock"):
-        ended = memaudit("scan", "--resume", left)
+    lock = OwnFolder.open(left / UNFINISHED).lock(".lock")
+    assert lock is not None
+    ended = memaudit("scan", "--resume", left)
+    lock.release()
     assert ended.exit_code == 2
     assert "another process is using this run" in ended.stderr
 
@@ -395,8 +397,10 @@ def test_a_scan_that_was_stopped_as_it_began_is_in_nobodys_way(
     files: list[str], whole: Path, stopped: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    shutil.copytree(stopped / UNFINISHED, folder / UNFINISHED)
-    (folder / UNFINISHED / "run.json").unlink()
+    (folder / UNFINISHED).mkdir(parents=True)
+    for name in (".memaudit", ".lock"):
+        shutil.copy(stopped / UNFINISHED / name, folder / UNFINISHED)
+    (folder / UNFINISHED / ".run.json-0123456789abcdef.memaudit").write_text("{")
     assert memaudit("scan", *files, "--out", folder, "-q").exit_code == 0
     assert_same_run(folder, whole)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,33 @@ def test_a_changed_table_is_refused(run: Path) -> None:
     ended = memaudit("report", run, "--format", "csv")
     assert ended.exit_code == 2
     assert "samples.csv does not match its hash" in ended.stderr
+
+
+def test_windows_without_end_are_not_counted(run: Path) -> None:
+    def count(document: dict[str, Any]) -> None:
+        document["data"]["windows"] = 10**8
+        document["data"]["clusters"]["sizes"] = [{"windows": 1, "clusters": 10**8}]
+
+    edit(run, count, hide=True)
+    tracemalloc.start()
+    verified = memaudit("verify", run)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert verified.exit_code == 1
+    assert "the gates cannot be judged anew" in " ".join(verified.stdout.split())
+    assert most < 200 << 20
+
+
+def test_columns_without_end_are_refused(run: Path) -> None:
+    table = run / "samples.csv"
+    header, *rows = table.read_text(encoding="utf-8-sig").splitlines()
+    header += "".join(f",c{number}" for number in range(3000))
+    lines = [header, *(row + "," * 3000 for row in rows)]
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    seal(run)
+    refused = memaudit("report", run)
+    assert refused.exit_code == 2
+    assert "samples.csv: is not the table that a scan writes" in refused.stderr
 
 
 def test_clusters_without_end_are_refused(run: Path) -> None:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from memaudit.cli.app import app
 from memaudit.errors import TargetError
-from memaudit.system.files import write_whole
+from memaudit.system.own_folder import OwnFolder
 
 pytestmark = pytest.mark.slow
 
@@ -144,11 +144,13 @@ def test_the_report_is_written_before_the_page_and_the_manifest_last(
 ) -> None:
     written: list[str] = []
 
-    def noted(path: Path, chunks: Iterable[bytes]) -> None:
-        written.append(path.name)
-        write_whole(path, chunks)
+    def noted(folder: OwnFolder, name: str, chunks: Iterable[bytes]) -> None:
+        if folder.path.name == "noted":
+            written.append(name)
+        write_whole(folder, name, chunks)
 
-    monkeypatch.setattr("memaudit.scan.write.write_whole", noted)
+    write_whole = OwnFolder.write_whole
+    monkeypatch.setattr(OwnFolder, "write_whole", noted)
     run("scan", "model", "data.jsonl", "--attacks", "none", "--out", "noted", *SIZES)
     assert written == ["config.toml", "samples.csv", "report.json", "report.html", "manifest.json"]
 

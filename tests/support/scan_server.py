@@ -11,12 +11,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
+KILLED = -signal.SIGPROF
+"""Exit code of a command that a timer of processor time killed."""
 
 
 class Ended(NamedTuple):
@@ -49,17 +49,15 @@ class ScanServer:
         words: Sequence[str],
         *,
         after: float | None = None,
-        with_work: Path | None = None,
-        with_signal: int = signal.SIGKILL,
+        with_signal: int | None = None,
     ) -> Ended:
         """Run ``memaudit`` with these words.
 
-        It gets the signal ``after`` so many seconds of processor time, or as soon as the folder
-        ``with_work`` holds a finished piece of work.
+        It is killed (`KILLED`) ``after`` so many seconds of processor time, or gets the signal once
+        it has kept a piece of work, at which it stops and waits.
         """
         # The model of small_scan repeats its last token, so that every run is inconclusive.
-        job = {"words": [*words, "--exit-zero"], "after": after, "signal": int(with_signal)}
-        job["work"] = None if with_work is None else str(with_work)
+        job = {"words": [*words, "--exit-zero"], "after": after, "signal": with_signal}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(job | {"log": str(self._log)}) + "\n")
@@ -72,20 +70,16 @@ class ScanServer:
 
 
 def main() -> None:
-
     for line in sys.stdin:
         job = json.loads(line)
         child = os.fork()
         if child == 0:
-            _become(job["words"], job["log"])
-        if job["after"] is not None or job["work"] is not None:
-            while (
-                not _is_time(job, child)
-                and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-            ):
-                time.sleep(0.002)
-            if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            _become(job)
+        if job["signal"] is not None:
+            _, status = os.waitpid(child, os.WUNTRACED)  # stopped by itself, or ended too early
+            if os.WIFSTOPPED(status):
                 os.kill(child, job["signal"])
+                os.kill(child, signal.SIGCONT)
         _, status, usage = os.wait4(child, 0)
         code = os.waitstatus_to_exitcode(status)
         cpu_seconds = usage.ru_utime + usage.ru_stime
@@ -93,24 +87,36 @@ def main() -> None:
         sys.stdout.flush()
 
 
-def _is_time(job: dict[str, Any], child: int) -> bool:
-    if job["work"] is not None:
-        return any(Path(job["work"]).glob("[a-z]*.safetensors"))
-    times = psutil.Process(child).cpu_times()
-    return times.user + times.system >= job["after"]
+def _stop_at_work() -> None:
+    """Stop this process once it has kept its first piece of work."""
+    from memaudit.run.unfinished import Unfinished
+
+    keep = Unfinished.keep
+
+    def keep_and_stop(self: Unfinished, name: str, entry: Any) -> None:
+        keep(self, name, entry)
+        Unfinished.keep = keep  # type: ignore[method-assign]
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    Unfinished.keep = keep_and_stop  # type: ignore[method-assign]
 
 
-def _become(words: list[str], log: str) -> None:
+def _become(job: dict[str, Any]) -> None:
     """Be the command, in a fork."""
     from memaudit.cli.app import app
 
     code = 99
     try:
-        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        handle = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
-        sys.argv = ["memaudit", *words]
-        app(words)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has none
+        if job["after"] is not None:
+            signal.setitimer(signal.ITIMER_PROF, max(job["after"], 1e-3))
+        if job["signal"] is not None:
+            _stop_at_work()
+        sys.argv = ["memaudit", *job["words"]]
+        app(job["words"])
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else 98
     finally:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -83,3 +85,39 @@ def test_work_that_is_only_tried_may_fail() -> None:
     try_limited(lambda: 1 / 0, cpu_seconds=10)
     with pytest.raises(LimitReached):
         try_limited(lambda: os.kill(os.getpid(), signal.SIGSEGV), cpu_seconds=10)
+
+
+UNDER_A_LIMIT = """
+import psutil, resource, sys
+from memaudit.system.limits import LimitReached, run_limited
+kind, room = sys.argv[1], int(sys.argv[2])
+if kind == "memory":
+    room += psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_AS, (room, room))
+    work = lambda: len(bytearray(1 << 29))
+else:
+    resource.setrlimit(resource.RLIMIT_CPU, (room, resource.RLIM_INFINITY))
+    work = lambda: [0 for _ in iter(int, 1)]
+print(run_limited(lambda: 7, cpu_seconds=60))
+try:
+    print(run_limited(work, cpu_seconds=60))
+except LimitReached as end:
+    print(end)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "room", "said"),
+    [
+        ("memory", 200 << 20, r"took more than the [0-9.]+ GiB of memory that ulimit -v leaves "),
+        ("time", 2, r"took more than 2 s of processor time \(ulimit -t\)"),
+    ],
+)
+def test_a_limit_that_the_user_set_lower_holds_and_is_named(
+    kind: str, room: int, said: str
+) -> None:
+    command = [sys.executable, "-c", UNDER_A_LIMIT, kind, str(room)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    assert first == "7"
+    assert re.match(said, second), second
