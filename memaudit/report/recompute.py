@@ -17,7 +17,9 @@ import numpy as np
 import pandas as pd
 
 from memaudit.config.settings import LADDER, AttackName, ScoreSettings
+from memaudit.config.sources import toml_of_values
 from memaudit.report.findings import HeadlineFacts, headline_of
+from memaudit.report.hashes import canonical, sha256_text
 from memaudit.report.leaks import count_leaks, leaks_json
 from memaudit.report.reading import column, figure, figures, scored
 from memaudit.report.reference_section import origins_json
@@ -32,6 +34,10 @@ PARTS = {"data": "data", "controls": "control"}
 """Section of the document to role in the table."""
 _CLOSE = 1e-6
 """Largest difference between equal figures; libraries differ in the last digits."""
+class ImpossibleTableError(ValueError):
+    """Rows of ``samples.csv`` that no scan writes; the message says which."""
+
+
 Check = tuple[str, Any, Any]
 """Name of a figure, its value in the document, and the value that the table gives."""
 
@@ -76,7 +82,7 @@ class Recomputed:
 
 
 def recompute(document: Document, samples: pd.DataFrame) -> Recomputed:
-    """Summarise a run again. Raises ValueError, naming the column, where rows are impossible."""
+    """Summarise a run again. Raises ImpossibleTableError, or whatever impossible figures cause."""
     values = document["config"]["values"]
     settings = ScoreSettings.model_validate(values["scores"])
     seed = values["protocol"]["seed"]
@@ -124,6 +130,47 @@ def figures_fault(document: Document, run: Recomputed) -> str | None:
     return next(_outside_bounds(document, run), None)
 
 
+def settings_fault(document: Document) -> str | None:
+    """Describe how the settings contradict their hashes or the rest; None where they do not."""
+    values, hashes = document["config"]["values"], document["hashes"]
+    if sha256_text(toml_of_values(values)) != hashes["config"]:
+        return "the settings do not match their hash"
+    if sha256_text(canonical(values["gate"])) != hashes["policy"]:
+        return "the gates' settings do not match their hash"
+    earlier = values["generator"] is not None
+    asked = set(values["attacks"]) - ({"copy"} if earlier else set())
+    if [attack["attack"] for attack in document["attacks"]] != [a for a in LADDER if a in asked]:
+        return "the attacks are not those of the settings"
+    for part, asked_for in (
+        ("controls", values["controls"] is not None),
+        ("reference", values["reference"] is not None),
+    ):
+        if (document[part] is not None) != asked_for:
+            return f"{part} {'is missing' if asked_for else 'is present'}, unlike in the settings"
+    if values["sensitive"]["enabled"] and document["sensitive"] is None:
+        return "sensitive is missing, unlike in the settings"
+    for name, recorded, due in _settings(document):
+        if (place := _difference(name, recorded, due)) is not None:
+            return f"{place} does not follow from the settings"
+    return None
+
+
+def _settings(document: Document) -> Iterator[Check]:
+    values, target = document["config"]["values"], document["target"]
+    yield "seeds.seed", document["seeds"]["seed"], values["protocol"]["seed"]
+    not_run = [name for name in LADDER if name not in {a["attack"] for a in document["attacks"]}]
+    yield "attacks_not_run", document["attacks_not_run"], not_run
+    tokens = values["target"]["training_tokens"]
+    each = None if tokens is None else tokens / target["parameters"]
+    yield "target.training_tokens", target["training_tokens"], tokens
+    yield "target.training_tokens_per_parameter", target["training_tokens_per_parameter"], each
+    virtual = {"num_virtual_tokens": values["dynamic"]["num_virtual_tokens"]}
+    known = {name: values[name] for name in ("constant", "dynamic")} | {"dynamic-hard": virtual}
+    for attack in document["attacks"]:
+        name = attack["attack"]
+        yield f"attacks.{name}.settings", attack["settings"], known.get(name)
+
+
 def _side(document: Document, rows: pd.DataFrame) -> _Side:
     ran = [attack["attack"] for attack in document["attacks"]]
     before = [name for name in ran if name != "copy"] if document["reference"] is not None else []
@@ -154,7 +201,7 @@ def _scores(rows: pd.DataFrame, attack: str) -> WindowScores:
         & ((exact == 1) == (longest == length))
     )
     if not possible.all():
-        raise ValueError(f"the scores of {attack} contradict each other in samples.csv")
+        raise ImpossibleTableError(f"the scores of {attack} contradict each other in samples.csv")
     nothing = np.full(len(rows), math.nan)
     nll = figures(rows, column("suffix_nll", attack))
     whole = (values.astype(np.int64) for values in (matched, longest))
@@ -165,7 +212,9 @@ def _reference_scores(rows: pd.DataFrame, attack: str) -> WindowScores:
     names = (f"reference_{column(name, attack)}" for name in ("exact", "fractional", "suffix_nll"))
     exact, share, nll = (figures(rows, name) for name in names)
     if not ((exact == 1) == (share == 1)).all():
-        raise ValueError(f"the reference's scores of {attack} contradict each other in samples.csv")
+        raise ImpossibleTableError(
+            f"the reference's scores of {attack} contradict each other in samples.csv"
+        )
     zeros, nothing = np.zeros(len(rows), dtype=np.int64), np.full(len(rows), math.nan)
     return WindowScores(exact == 1, share, zeros, zeros, nothing, nll, nothing)
 
@@ -215,6 +264,8 @@ def _corpora(document: Document, run: Recomputed) -> Iterator[Check]:
 def _sensitive(document: Document, run: Recomputed) -> Iterator[Check]:
     section = document["sensitive"]
     if section is None:
+        blank = not any(side.rows["categories"].any() for side in run.sides.values())
+        yield "sensitive", section, None if blank else {}
         return
     categories = tuple(kind["category"] for kind in section["looked_for"])
     for part, side in run.sides.items():
@@ -231,7 +282,9 @@ def _items(categories: Sequence[str], cells: Sequence[str]) -> Counts:
         for named in cell.split():
             category, _, items = named.partition(":")
             if category not in categories:
-                raise ValueError("the categories in samples.csv are not those that were searched")
+                raise ImpossibleTableError(
+                    "the categories in samples.csv are not those that were searched"
+                )
             counts[row, categories.index(category)] = int(items)
     return counts
 
