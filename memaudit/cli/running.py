@@ -115,7 +115,7 @@ def _run_main(
             streams.note(f"Shard {request.shard} is done: {unfinished.run}")
             streams.note("Once all are done: memaudit merge SHARD SHARD ... --out RUN")
             return None
-        write_run(unfinished.run, outcome)
+        write_run(unfinished.run, outcome, key)
     unfinished.remove()
     streams.note(f"Written to {unfinished.run}")
     show(read_run(unfinished.run), output_format, streams)
@@ -125,11 +125,14 @@ def _run_main(
 def show_finished(run: Path, output_format: str, streams: Streams) -> int:
     """Print a finished run, and return its exit code."""
     from memaudit.run.load import read_run
+    from memaudit.run.seal import require_seal
     from memaudit.run.unfinished import remove_leftovers
 
     stored = read_run(run)
     remove_leftovers(run)
     streams.note(f"{run} is already finished")
+    if not require_seal(run, stored.document["fingerprints"]["key_id"]):
+        streams.note("Its manifest is not sealed by a project key that is at hand.")
     show(stored, output_format, streams)
     return int(stored.document["exit_code"])
 

@@ -87,7 +87,9 @@ def _agree(document: Document, recorded: Document, due: tuple[GateVerdict, GateV
 
 
 def _equal(left: float, right: float) -> bool:
-    return math.isclose(left, right, rel_tol=1e-6, abs_tol=1e-6) or (math.isnan(left) and math.isnan(right))
+    return math.isclose(left, right, rel_tol=1e-6, abs_tol=1e-6) or (
+        math.isnan(left) and math.isnan(right)
+    )
 
 
 def _settings(values: Mapping[str, Any]) -> GateSettings:

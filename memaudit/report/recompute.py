@@ -34,6 +34,8 @@ PARTS = {"data": "data", "controls": "control"}
 """Section of the document to role in the table."""
 _CLOSE = 1e-6
 """Largest difference between equal figures; libraries differ in the last digits."""
+
+
 class ImpossibleTableError(ValueError):
     """Rows of ``samples.csv`` that no scan writes; the message says which."""
 
@@ -192,7 +194,7 @@ def _scores(rows: pd.DataFrame, attack: str) -> WindowScores:
     right = np.round(share * length)
     possible = (
         (np.abs(right / length - share) <= _CLOSE)
-        & (0 <= matched)
+        & (matched >= 0)
         & (matched <= np.minimum(right, longest))
         & (longest <= length)
         & np.isin(exact, (0, 1))

@@ -27,6 +27,7 @@ from memaudit.run.manifest import (
     require_recorded,
     to_manifest,
 )
+from memaudit.run.seal import own_key, require_seal
 from memaudit.system.files import disk_errors, file_sha256, write_whole
 from memaudit.system.untrusted_json import read_json
 
@@ -113,6 +114,16 @@ def is_signed(folder: Path) -> bool:
     return any(path.name.startswith(f"{MANIFEST}.") for path in folder.iterdir())
 
 
+def pictures_of(record: DiagnosisRecord) -> dict[str, bytes]:
+    """Return the PNG of each plot of a diagnosis, by file name."""
+    return {
+        f"diagnose-{record.diagnosis.name}-{plot.name}.png": line_picture(
+            plot.title, plot.lines, plot.x, plot.y
+        )
+        for plot in record.diagnosis.plots
+    }
+
+
 def write_diagnosis(run: StoredRun, record: DiagnosisRecord) -> None:
     """Write a diagnosis into its run's folder, replacing an earlier one.
 
@@ -121,12 +132,11 @@ def write_diagnosis(run: StoredRun, record: DiagnosisRecord) -> None:
     Raises UsageError as :func:`require_unchanged`, RunError where the disk refuses.
     """
     folder, name = run.folder, record.diagnosis.name
-    pictures = {
-        f"diagnose-{name}-{plot.name}.png": line_picture(plot.title, plot.lines, plot.x, plot.y)
-        for plot in record.diagnosis.plots
-    }
+    pictures = pictures_of(record)
+    key_id = run.document["fingerprints"]["key_id"]
     with disk_errors(folder), _locked(folder):
         require_unchanged(folder, name)
+        sealed = require_seal(folder, key_id)
         write_whole(folder / file_of(name), [diagnosis_text(record).encode()])
         for file, content in pictures.items():
             write_whole(folder / file, [content])
@@ -138,7 +148,10 @@ def write_diagnosis(run: StoredRun, record: DiagnosisRecord) -> None:
         )  # the manifest follows the page
         page = to_html(run.document, run.samples, tuple(filter(None, stored)))
         write_whole(folder / PAGE, [page.encode()])
-        write_whole(folder / MANIFEST, [to_manifest(folder).encode()])
+        write_whole(
+            folder / MANIFEST,
+            [to_manifest(folder, key=own_key(key_id) if sealed else None).encode()],
+        )
 
 
 @contextmanager

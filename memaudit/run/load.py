@@ -33,6 +33,7 @@ from memaudit.report.report_json import Document, schema
 from memaudit.report.samples_csv import COLUMNS, unescape
 from memaudit.report.wording import SCHEMA_VERSION, neutral, shorten
 from memaudit.run.manifest import require_recorded
+from memaudit.run.seal import require_seal
 from memaudit.system.untrusted_json import MAX_DIGITS, read_json
 
 REPORT = "report.json"
@@ -95,6 +96,7 @@ def read_run(folder: Path) -> StoredRun:
     """
     run = load_run(folder)
     require_recorded(folder, (REPORT, SAMPLES))
+    require_seal(folder, run.document["fingerprints"]["key_id"])
     if results_hash(run.document) != run.document["hashes"]["results"]:
         raise UsageError(f"{folder / REPORT}: the figures were changed; scan again")
     for fault in (find_settings_fault(run), find_figures_fault(run), find_gates_fault(run)):
@@ -135,10 +137,10 @@ def find_figures_fault(run: StoredRun) -> str | None:
     try:
         recomputed = recompute(document, run.samples)
         fault = figures_fault(document, recomputed)
-        if fault is None and _same_wording(document):
-            if document["headline"] != recomputed.headline(document):
-                fault = "the headline does not follow from the figures"
-        return fault
+        if fault is not None or not _same_wording(document):
+            return fault
+        same = document["headline"] == recomputed.headline(document)
+        return None if same else "the headline does not follow from the figures"
     except ImpossibleTableError as error:
         return str(error)
     except _IMPOSSIBLE:

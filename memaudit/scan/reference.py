@@ -112,7 +112,9 @@ def pair_with_reference(
     seed = config.protocol.seed
     on_controls: tuple[Origin, ...] | None = None
     if plan.controls is not None:
-        on_controls = origins(controls, plan.controls.clusters, config.scores, pair_seed(seed, "controls"))
+        on_controls = origins(
+            controls, plan.controls.clusters, config.scores, pair_seed(seed, "controls")
+        )
     return ReferenceResult(
         model=run.model,
         attacks=scored,

@@ -104,8 +104,8 @@ def remove_empty(folders: Iterable[Path]) -> None:
             folder.rmdir()
 
 
-def write_run(folder: Path, outcome: ScanOutcome) -> None:
-    """Write every file of a finished run.
+def write_run(folder: Path, outcome: ScanOutcome, key: ProjectKey | None = None) -> None:
+    """Write every file of a finished run. key: the project key, which seals the manifest.
 
     The page is rendered from the report and samples as stored, so that it can be rendered again.
     Raises RunError if the disk fails, or, after all other files and the manifest are written, if
@@ -122,17 +122,17 @@ def write_run(folder: Path, outcome: ScanOutcome) -> None:
         try:
             page = to_html(json.loads(document), read_samples(folder / SAMPLES)).encode()
         except Exception as error:  # no failure of the page may cost hours of work
-            _write_manifest(folder, not_made=[PAGE])
+            _write_manifest(folder, key, not_made=[PAGE])
             raise RunError(
                 f"{folder}: the run is complete, but {PAGE} could not be made "
                 f"({type(error).__name__}); try memaudit report {folder} --format html"
             ) from error
         write_whole(folder / PAGE, [page])
-        _write_manifest(folder)
+        _write_manifest(folder, key)
 
 
-def _write_manifest(folder: Path, not_made: Sequence[str] = ()) -> None:
-    write_whole(folder / MANIFEST, [to_manifest(folder, not_made).encode()])
+def _write_manifest(folder: Path, key: ProjectKey | None, not_made: Sequence[str] = ()) -> None:
+    write_whole(folder / MANIFEST, [to_manifest(folder, not_made, key).encode()])
 
 
 def _is_used(folder: Path) -> bool:

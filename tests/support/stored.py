@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from memaudit.config.sources import to_toml
+from memaudit.report.page import to_html
 from memaudit.report.report_json import Document, to_json
 from memaudit.report.result import ScanResult
 from memaudit.report.samples_csv import iter_csv
@@ -20,6 +22,15 @@ def store(folder: Path, result: ScanResult) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(to_json(result), encoding="utf-8")
     (folder / "samples.csv").write_text("".join(iter_csv(result)), encoding="utf-8", newline="")
+    return seal(folder)
+
+
+def complete(folder: Path, result: ScanResult) -> Path:
+    """Write the settings and the page as well."""
+    store(folder, result)
+    (folder / "config.toml").write_text(to_toml(result.config), encoding="utf-8")
+    page = to_html(json.loads(to_json(result)), read_samples(folder / "samples.csv"))
+    (folder / "report.html").write_text(page, encoding="utf-8", newline="")
     return seal(folder)
 
 
