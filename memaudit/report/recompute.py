@@ -72,7 +72,7 @@ class Recomputed:
         """Windows (N,) of the data that an attack on the model extracts."""
         rows = len(self.sides["data"].rows)
         masks = [result.data.exact for result in self.attacks if result.attack != "copy"]
-        return np.any([np.zeros(rows, dtype=np.bool_), *masks], axis=0)
+        return np.asarray(np.any([np.zeros(rows, dtype=np.bool_), *masks], axis=0))
 
     def headline(self, document: Document) -> list[str]:
         """Return the headline that follows; counts of validity come from the document."""
@@ -206,8 +206,15 @@ def _scores(rows: pd.DataFrame, attack: str) -> WindowScores:
         raise ImpossibleTableError(f"the scores of {attack} contradict each other in samples.csv")
     nothing = np.full(len(rows), math.nan)
     nll = figures(rows, column("suffix_nll", attack))
-    whole = (values.astype(np.int64) for values in (matched, longest))
-    return WindowScores(exact == 1, right / length, *whole, nothing, nll, nothing)
+    return WindowScores(
+        exact=exact == 1,
+        fractional=right / length,
+        matched=matched.astype(np.int64),
+        longest_run=longest.astype(np.int64),
+        edit_similarity=nothing,
+        suffix_nll=nll,
+        log_p_z=nothing,
+    )
 
 
 def _reference_scores(rows: pd.DataFrame, attack: str) -> WindowScores:
@@ -279,7 +286,7 @@ def _sensitive(document: Document, run: Recomputed) -> Iterator[Check]:
 
 def _items(categories: Sequence[str], cells: Sequence[str]) -> Counts:
     """Return the items (N,C) that the column ``categories`` counts."""
-    counts = np.zeros((len(cells), len(categories)), dtype=np.int64)
+    counts = np.zeros((len(cells), len(categories)), dtype=np.uint16)
     for row, cell in enumerate(cells):
         for named in cell.split():
             category, _, items = named.partition(":")

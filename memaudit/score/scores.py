@@ -173,7 +173,7 @@ def score_windows(
 
 def attack_rng(seed: int, attack: str) -> np.random.Generator:
     """Return the generator of an attack's resamples, which a stored run needs again."""
-    return np.random.default_rng([seed, LADDER.index(attack)])  # type: ignore[arg-type]
+    return np.random.default_rng([seed, LADDER.index(attack)])
 
 
 def summarise(
