@@ -61,6 +61,7 @@ def scan_or_resume(
     if resume is None:
         request = ScanRequest(given.resolved(), shard=share)
     elif is_finished(resume):
+        check_finished(resume, given, share)
         key = kept_key(given_key_file(given.flags), settings_folder())
         return show_finished(resume, key, output_format, streams)
     else:
@@ -83,11 +84,43 @@ def resumed_request(run: Path, given: GivenSettings, shard: Shard | None) -> Sca
         raise UsageError(f"--shard {shard}: {run} was started with {began_with or 'no shard'}")
     if given.only_safeguards:
         return ScanRequest(stored_settings(notes, given.flags, str(run)), run, began_with)
+    return ScanRequest(_all_settings(run, given), run, began_with)
+
+
+def check_finished(run: Path, given: GivenSettings, shard: Shard | None) -> None:
+    """Raise UsageError where a given model, data or setting is not that of the finished run."""
+    from memaudit.config.sources import named_settings
+    from memaudit.run.baselines import config_of_run
+    from memaudit.run.load import read_run
+    from memaudit.run.record import differences
+
+    if shard is not None:
+        raise UsageError(f"--shard {shard}: {run} is already finished, and is no shard")
+    if given.only_safeguards:
+        return
+    config = config_of_run(read_run(run))
+    before, now = (
+        {
+            name: str(value)
+            for name, value in named_settings(settings).items()
+            if name not in ("out", "key_file")
+        }
+        for settings in (config, _all_settings(run, given).config)
+    )
+    if changed := differences(before, now):
+        raise UsageError(
+            f"--resume {run}: is already finished, with other settings: {changed}; "
+            "leave them out to see its result, or start a new scan"
+        )
+
+
+def _all_settings(run: Path, given: GivenSettings) -> ResolvedConfig:
+    """Return the settings that were all given again. Raises UsageError if only some were."""
     if not {"model", "data"} <= given.flags.keys() and given.config_file is None:
         raise UsageError(
             f"--resume {run}: a resumed scan keeps its settings; give none of them, or all"
         )
-    return ScanRequest(given.resolved(), run, began_with)
+    return given.resolved()
 
 
 def given_key_file(flags: Mapping[str, Any]) -> Path | None:

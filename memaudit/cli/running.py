@@ -122,7 +122,7 @@ def _run_main(
             streams.note(f"Shard {request.shard} is done: {unfinished.run}")
             streams.note("Once all are done: memaudit merge SHARD SHARD ... --out RUN")
             return None
-        write_run(unfinished.run_folder, outcome)
+        write_run(unfinished.run_folder, outcome, key)
     _note_strangers(unfinished.run, unfinished.remove(), streams)
     streams.note(f"Written to {unfinished.run}")
     show(read_run(unfinished.run), output_format, streams)
@@ -135,11 +135,14 @@ def show_finished(run: Path, key: ProjectKey | None, output_format: str, streams
     key: signs what may be left of the work, which is removed; None for no key.
     """
     from memaudit.run.load import read_run
+    from memaudit.run.seal import require_seal
     from memaudit.run.unfinished import remove_leftovers
 
     stored = read_run(run)
     _note_strangers(run, remove_leftovers(run, key), streams)
     streams.note(f"{run} is already finished")
+    if not require_seal(run, stored.document["fingerprints"]["key_id"]):
+        streams.note("Its manifest is not sealed by a project key that is at hand.")
     show(stored, output_format, streams)
     return int(stored.document["exit_code"])
 

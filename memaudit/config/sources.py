@@ -189,7 +189,12 @@ def resolve(layers: list[Layer]) -> ResolvedConfig:
 
 def to_toml(config: ScanConfig) -> str:
     """Return the configuration as ``config.toml``: every setting that has a value."""
-    return tomli_w.dumps(_without_none(config.model_dump(mode="json")))
+    return toml_of_values(config.model_dump(mode="json"))
+
+
+def toml_of_values(values: dict[str, Any]) -> str:
+    """Return settings as ``config.toml``, from their values in a report."""
+    return tomli_w.dumps(_without_none(values))
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

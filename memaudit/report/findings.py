@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from memaudit.data.samples import Skipped
 from memaudit.gate.validity import remnant
-from memaudit.report.result import AttackResult, ReferenceResult, ScanResult
+from memaudit.report.result import AttackResult, ScanResult
 from memaudit.report.wording import (
     count,
     level,
@@ -20,6 +21,7 @@ from memaudit.report.wording import (
     points_interval,
 )
 from memaudit.score.estimate import percent, points
+from memaudit.score.origin import Origin
 from memaudit.score.scores import Lift, Rate
 from memaudit.score.stats import Interval
 
@@ -34,12 +36,34 @@ class ReasonCount(NamedTuple):
     records: int
 
 
-def model_attacks(result: ScanResult) -> tuple[AttackResult, ...]:
+@dataclass(frozen=True, eq=False)
+class HeadlineFacts:
+    """Facts of a run that its headline states."""
+
+    attacks: tuple[AttackResult, ...]
+    """Attacks in the order of the ladder."""
+    origins: tuple[Origin, ...] = ()
+    """Origins on the data, of all attacks together last; empty without a reference."""
+    control_origins: tuple[Origin, ...] = ()
+    """Origins on the controls; empty without a reference or without controls."""
+    void: str = ""
+    """Why the run is void; empty if it is valid."""
+    records: int = 0
+    """Records examined."""
+    used: int = 0
+    """Records that gave a window."""
+
+    def attack(self, name: str) -> AttackResult | None:
+        """Return the result of one attack; None if it did not run."""
+        return next((result for result in self.attacks if result.attack == name), None)
+
+
+def model_attacks(result: ScanResult | HeadlineFacts) -> tuple[AttackResult, ...]:
     """Return the attacks that query the model: all but ``copy``."""
     return tuple(attack for attack in result.attacks if attack.attack != "copy")
 
 
-def strongest(result: ScanResult) -> AttackResult | None:
+def strongest(result: ScanResult | HeadlineFacts) -> AttackResult | None:
     """Return the attack on the model that extracts most windows, the simplest on ties.
 
     If none extracts any, return the one with the highest fractional rate.
@@ -63,22 +87,36 @@ def cautious_p(lift: Lift) -> float:
 
 
 def headline(result: ScanResult) -> tuple[str, ...]:
+    """Return the finding of a scan in a few sentences, as `headline_of` does."""
+    reference, validity = result.reference, result.validity
+    void = (verdict.reason for verdict in result.verdicts if verdict.name == "validity")
+    facts = HeadlineFacts(
+        result.attacks,
+        () if reference is None else reference.data,
+        () if reference is None else reference.controls or (),
+        next(void, ""),
+        0 if validity is None else validity.records,
+        0 if validity is None else validity.used,
+    )
+    return headline_of(facts)
+
+
+def headline_of(facts: HeadlineFacts) -> tuple[str, ...]:
     """Return the finding in a few sentences: rate, lift, controls, and ``copy`` where it hits.
 
     They start with a warning where the run is void or covers few of the records.
     """
-    return (*_warnings(result), *_findings(result))
+    return (*_warnings(facts), *_findings(facts))
 
 
-def _warnings(result: ScanResult) -> Iterator[str]:
-    void = [verdict.reason for verdict in result.verdicts if verdict.name == "validity"]
-    if void:
-        yield f"The rates below mean nothing. {void[0]}"
-    elif result.validity is not None:
-        yield from filter(None, [remnant(result.validity.used, result.validity.records)])
+def _warnings(facts: HeadlineFacts) -> Iterator[str]:
+    if facts.void:
+        yield f"The rates below mean nothing. {facts.void}"
+    else:
+        yield from filter(None, [remnant(facts.used, facts.records)])
 
 
-def _findings(result: ScanResult) -> tuple[str, ...]:
+def _findings(result: HeadlineFacts) -> tuple[str, ...]:
     best = strongest(result)
     if best is None:
         return (
@@ -86,8 +124,8 @@ def _findings(result: ScanResult) -> tuple[str, ...]:
         )
     sentences = [_rate_sentence(best), _lift_sentence(result, best)]
     sentences.append(_controls_sentence(best) or _permuted_sentence(best))
-    if result.reference is not None:
-        sentences.append(_origin_sentence(result.reference))
+    if result.origins:
+        sentences.append(_origin_sentence(result))
     copied = result.attack("copy")
     if copied is not None and copied.summary.exact.k:
         rate = copied.summary.exact
@@ -128,7 +166,7 @@ def _rate_sentence(best: AttackResult) -> str:
     )
 
 
-def _lift_sentence(result: ScanResult, best: AttackResult) -> str:
+def _lift_sentence(result: HeadlineFacts, best: AttackResult) -> str:
     prompted = [attack for attack in model_attacks(result) if attack.attack != "none"]
     if result.attack("none") is None:
         return "The plain prefix (none) was not run, so there is no lift to report."
@@ -178,9 +216,9 @@ def _permuted_sentence(best: AttackResult) -> str:
     )
 
 
-def _origin_sentence(reference: ReferenceResult) -> str:
+def _origin_sentence(facts: HeadlineFacts) -> str:
     """Say how much of what any attack extracts was known before the fine-tuning."""
-    together = reference.data[-1]
+    together = facts.origins[-1]
     leaked, bounds = together.leaked, percent_interval(wide_interval(together.leaked))
     sentence = (
         f"Of the {count(together.known + leaked.k, 'window')} that any attack extracts, "
@@ -189,8 +227,8 @@ def _origin_sentence(reference: ReferenceResult) -> str:
         f"{percent(leaked.estimate)} of all windows ({bounds} at {level(leaked.confidence)} "
         "confidence)"
     )
-    if reference.controls:
-        leaked = reference.controls[-1].leaked
+    if facts.control_origins:
+        leaked = facts.control_origins[-1].leaked
         sentence += f", and {leaked.k:,} of {leaked.n:,} controls"
     return f"{sentence}."
 

@@ -1,8 +1,8 @@
 """Judge the gates of a stored report again from its figures.
 
-Knows the document's form and the gate room. Trusts counts alone, and recomputes rates and their
-exact intervals from them. Takes from the document what only the scan could know: the new windows
-that ``max-new`` counts and the texts behind ``validity``.
+Knows the document's form and the gate room. Trusts the figures, which ``recompute`` compares with
+the table. Takes from the document what only the scan could know: the new windows that ``max-new``
+counts and the texts behind ``validity``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from memaudit import __version__
 from memaudit.config.settings import GateSettings
 from memaudit.gate import validity as validity_gate
 from memaudit.gate.thresholds import GateVerdict, NewWindows, exit_code_of, judge, judge_controls
@@ -25,6 +26,9 @@ from memaudit.score.validity import Continuations, Reading, Templates, TextFault
 
 _MOST_WINDOWS = 20_000_000
 """A table of so many takes 4 GiB; a report alone can name any number."""
+_ADVICE = "\0"
+"""Stands for the advice in a reason."""
+_FIGURES = ("threshold", "estimate", "bound")
 _ROUNDED = 0.01
 """Largest rounding error of a validity figure, in nats/token; they have two decimals."""
 
@@ -40,25 +44,28 @@ def gates_fault(document: Document) -> str | None:
     void = [gate for gate in document["gates"] if gate["name"] == validity_gate.NAME]
     if any(gate["verdict"] != "inconclusive" for gate in void):
         return "gate validity can only be inconclusive"
-    if not void and _is_void(document.get("validity"), document["data"]["windows"]):
+    if not void and _is_void(document["validity"], document["data"]["windows"]):
         return "gate validity is missing, but its figures make the run inconclusive"
-    due = rejudge(document)
+    due, advised = rejudge(document), rejudge(document, _ADVICE)
     for name in {verdict.name: None for verdict in due} | {gate["name"]: None for gate in recorded}:
         stored = [gate for gate in recorded if gate["name"] == name]
-        wanted = [verdict for verdict in due if verdict.name == name]
+        wanted = [pair for pair in zip(due, advised, strict=True) if pair[0].name == name]
         if len(stored) != len(wanted):
             return (
                 f"gate {name} is {'missing' if wanted else 'present, but no setting asks for it'}"
             )
-        if not all(map(_agree, stored, wanted)):
+        if not all(_agree(document, *pair) for pair in zip(stored, wanted, strict=True)):
             return f"gate {name} does not follow from the figures"
     if document["exit_code"] != exit_code_of(gate["verdict"] for gate in document["gates"]):
         return "the exit code does not follow from the gates"
     return None
 
 
-def rejudge(document: Document) -> tuple[GateVerdict, ...]:
-    """Return the verdicts that a report's figures and settings lead to, without ``validity``."""
+def rejudge(document: Document, remedy: str = "") -> tuple[GateVerdict, ...]:
+    """Return the verdicts that a report's figures and settings lead to, without ``validity``.
+
+    remedy: advice that the scan gave, which is one of the report's notes.
+    """
     values = document["config"]["values"]
     summaries = [_summary(document, attack) for attack in document["attacks"]]
     reference = document["reference"]
@@ -66,17 +73,27 @@ def rejudge(document: Document) -> tuple[GateVerdict, ...]:
     settings = _settings(values["gate"])
     new = _new(document, float(values["scores"]["confidence"]))
     controls = judge_controls(summaries)
-    return (*judge(summaries, settings, new, leaked), *([] if controls is None else [controls]))
+    judged = judge(summaries, settings, new, leaked, remedy)
+    return (*judged, *([] if controls is None else [controls]))
 
 
-def _agree(recorded: Document, due: GateVerdict) -> bool:
-    return recorded["verdict"] == due.verdict and all(
-        _equal(figure(recorded[name]), getattr(due, name)) for name in ("threshold", "estimate")
+def _agree(document: Document, recorded: Document, due: tuple[GateVerdict, GateVerdict]) -> bool:
+    """True if a gate is as it is judged again. due: the verdict without and with `_ADVICE`."""
+    plain, advised = due
+    reasons = {plain.reason}
+    reasons |= {advised.reason.replace(_ADVICE, note[:-1]) for note in document["notes"]}
+    same_wording = document["tool"]["version"] == __version__
+    return (
+        (recorded["verdict"], recorded["attack"]) == (plain.verdict, plain.attack)
+        and (recorded["reason"] in reasons or not same_wording)
+        and all(_equal(figure(recorded[name]), getattr(plain, name)) for name in _FIGURES)
     )
 
 
 def _equal(left: float, right: float) -> bool:
-    return math.isclose(left, right, abs_tol=1e-9) or (math.isnan(left) and math.isnan(right))
+    return math.isclose(left, right, rel_tol=1e-6, abs_tol=1e-6) or (
+        math.isnan(left) and math.isnan(right)
+    )
 
 
 def _settings(values: Mapping[str, Any]) -> GateSettings:
@@ -159,13 +176,11 @@ def _lift(lift: Document, windows: int) -> Lift:
     )
 
 
-def _is_void(section: Document | None, windows: int) -> bool:
+def _is_void(section: Document, windows: int) -> bool:
     """True if the section's counts make a run void, with rounding in the run's favour.
 
     windows: number in the data. Raises ValueError where the section has another.
     """
-    if section is None:
-        return False
     text, template = section["without_text"], section["template"]
     if section["windows"] != windows:
         raise ValueError("validity counts other windows")

@@ -56,7 +56,7 @@ def leaks(result: ScanResult) -> tuple[Leak, ...]:
         return ()
     scores = {attack.attack: attack.data for attack in result.attacks}
     before = [attack.data for attack in result.reference.attacks] if result.reference else None
-    return _leaks(result.sensitive.categories, result.sensitive.data, scores, before)
+    return count_leaks(result.sensitive.categories, result.sensitive.data, scores, before)
 
 
 def control_leaks(result: ScanResult) -> tuple[Leak, ...] | None:
@@ -69,7 +69,7 @@ def control_leaks(result: ScanResult) -> tuple[Leak, ...] | None:
     if result.reference:
         on_reference = (attack.controls for attack in result.reference.attacks)
         before = [windows for windows in on_reference if windows is not None]
-    return _leaks(result.sensitive.categories, result.sensitive.controls, scores, before)
+    return count_leaks(result.sensitive.categories, result.sensitive.controls, scores, before)
 
 
 def sensitive_section(result: ScanResult) -> dict[str, Any] | None:
@@ -85,8 +85,8 @@ def sensitive_section(result: ScanResult) -> dict[str, Any] | None:
         "not_looked_for": [
             {"category": category, "reason": reason} for category, reason in content.missing.items()
         ],
-        "data": [_as_json(leak) for leak in leaks(result)],
-        "controls": None if controls is None else [_as_json(leak) for leak in controls],
+        "data": leaks_json(leaks(result)),
+        "controls": None if controls is None else leaks_json(controls),
     }
 
 
@@ -122,7 +122,12 @@ def leak_rows(section: Mapping[str, Any] | None) -> tuple[list[str], list[list[s
     )
 
 
-def _as_json(leak: Leak) -> dict[str, Any]:
+def leaks_json(leaks: Sequence[Leak]) -> list[dict[str, Any]]:
+    """Return the counts of each category."""
+    return [_leak_json(leak) for leak in leaks]
+
+
+def _leak_json(leak: Leak) -> dict[str, Any]:
     return {
         "category": leak.category,
         "windows": leak.windows,
@@ -133,13 +138,16 @@ def _as_json(leak: Leak) -> dict[str, Any]:
     }
 
 
-def _leaks(
+def count_leaks(
     categories: tuple[Category, ...],
     counts: Counts,
     scores: Mapping[AttackName, WindowScores],
     before: Sequence[WindowScores] | None,
 ) -> tuple[Leak, ...]:
-    """``before``: scores of the same windows on the reference, by attack; None without one."""
+    """Count windows with items of each category, and those that attacks extract.
+
+    counts: (N,C) items. before: scores of the same windows on the reference; None without one.
+    """
     asked = [windows.exact for name, windows in scores.items() if name != "copy"]
     any_exact = np.any(asked, axis=0) if asked else np.zeros(len(counts), dtype=bool)
     known = np.zeros_like(any_exact)

@@ -36,8 +36,8 @@ def reference_section(result: ScanResult) -> Document | None:
     return {
         "scope": SCOPE,
         "model": _model(result, reference),
-        "data": _origins(reference.data),
-        "controls": None if on_controls is None else _origins(on_controls),
+        "data": origins_json(reference.data),
+        "controls": None if on_controls is None else origins_json(on_controls),
         "fits": [{"attack": fit.attack, **fit_json(fit)} for fit in reference.fits],
     }
 
@@ -47,7 +47,8 @@ def _model(result: ScanResult, reference: ReferenceResult) -> Document:
     return model_json(reference.model, settings)
 
 
-def _origins(origins: Sequence[Origin]) -> list[Document]:
+def origins_json(origins: Sequence[Origin]) -> list[Document]:
+    """Return the origins of what each attack extracts, and of all attacks together."""
     return [_origin(origin) for origin in origins]
 
 

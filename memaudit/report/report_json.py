@@ -29,6 +29,7 @@ from memaudit.report.result import AttackResult, RunFacts, ScanResult
 from memaudit.report.validity_section import validity_section
 from memaudit.report.wording import LIMITS, SCHEMA_VERSION, json_text
 from memaudit.score.scores import AttackSummary, Difference, Lift
+from memaudit.score.stats import Ints
 
 Document = dict[str, Any]
 _LIKELIHOODS = frozenset(("suffix_nll", "select_nll", "loss"))
@@ -85,7 +86,7 @@ def to_document(result: ScanResult) -> Document:
             "sources": dict(result.sources),
         },
     }
-    cleaned: Document = _finite(document)
+    cleaned: Document = finite(document)
     if not result.revealed:
         windows = max((attack.summary.exact.n for attack in result.attacks), default=0)
         digits = _DIGITS if windows >= _FEW else _DIGITS_OF_FEW
@@ -120,6 +121,15 @@ def _attack(result: ScanResult, attack: AttackResult) -> Document:
     return {
         "attack": attack.attack,
         "settings": _settings(result, attack.attack),
+        **summary_json(summary),
+        "permuted": asdict(attack.permuted),
+        "fits": fits,
+    }
+
+
+def summary_json(summary: AttackSummary) -> Document:
+    """Return the figures of an attack that follow from the scores of its windows."""
+    return {
         "exact": rate_json(summary.exact),
         "fractional": {
             "estimate": summary.fractional,
@@ -128,8 +138,6 @@ def _attack(result: ScanResult, attack: AttackResult) -> Document:
         "suffix_nll": summary.suffix_nll,
         "controls": _controls(summary),
         "lift": None if summary.lift is None else _lift(summary.lift),
-        "permuted": asdict(attack.permuted),
-        "fits": fits,
     }
 
 
@@ -183,9 +191,6 @@ def _corpus(result: ScanResult, role: str) -> Document | None:
     if corpus is None:
         return None
     summary, windows = corpus.summary, corpus.windows
-    _, sizes = np.unique(corpus.clusters, return_counts=True)
-    folds, audited = np.unique(corpus.folds, return_counts=True)
-    by_size = sorted(Counter(sizes.tolist()).items())
     return {
         "path": str(summary.path),
         "hmac_sha256": result.file_hmacs[role],
@@ -202,14 +207,24 @@ def _corpus(result: ScanResult, role: str) -> Document | None:
             {"reason": reason, "count": records}
             for reason, records in count_reasons(windows.skipped)
         ],
+        **split_json(corpus.clusters, corpus.folds),
+    }
+
+
+def split_json(clusters: Ints, folds: Ints) -> Document:
+    """Return the counts of a corpus's clusters and of its windows by fold; both are (N,)."""
+    _, sizes = np.unique(clusters, return_counts=True)
+    numbers, audited = np.unique(folds, return_counts=True)
+    by_size = sorted(Counter(sizes.tolist()).items())
+    return {
         "clusters": {
             "count": len(sizes),
             "largest": int(sizes.max(initial=0)),
-            "sizes": [{"windows": size, "clusters": clusters} for size, clusters in by_size],
+            "sizes": [{"windows": size, "clusters": count} for size, count in by_size],
         },
         "scored_by_fold": [
             {"fold": fold, "windows": number}
-            for fold, number in zip(folds.tolist(), audited.tolist(), strict=True)
+            for fold, number in zip(numbers.tolist(), audited.tolist(), strict=True)
         ],
     }
 
@@ -233,9 +248,10 @@ def _run(run: RunFacts, tokens: int) -> Document:
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return a value of the document with None in place of numbers that are not finite."""
     if isinstance(value, Mapping):
-        return {key: _finite(part) for key, part in value.items()}
+        return {key: finite(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(part) for part in value]
+        return [finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

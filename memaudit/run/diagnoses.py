@@ -24,6 +24,7 @@ from memaudit.run.manifest import (
     require_recorded,
     to_manifest,
 )
+from memaudit.run.seal import own_key, require_seal
 from memaudit.system.files import disk_errors, file_sha256
 from memaudit.system.own_folder import OwnFolder
 from memaudit.system.untrusted_json import read_json
@@ -113,6 +114,16 @@ def is_signed(folder: Path) -> bool:
     return any(path.name.startswith(f"{MANIFEST}.") for path in folder.iterdir())
 
 
+def pictures_of(record: DiagnosisRecord) -> dict[str, bytes]:
+    """Return the PNG of each plot of a diagnosis, by file name."""
+    return {
+        f"diagnose-{record.diagnosis.name}-{plot.name}.png": line_picture(
+            plot.title, plot.lines, plot.x, plot.y
+        )
+        for plot in record.diagnosis.plots
+    }
+
+
 def write_diagnosis(run: StoredRun, record: DiagnosisRecord) -> None:
     """Write a diagnosis into its run's folder, replacing an earlier one.
 
@@ -121,12 +132,11 @@ def write_diagnosis(run: StoredRun, record: DiagnosisRecord) -> None:
     Raises UsageError as :func:`require_unchanged`, RunError where the disk refuses.
     """
     folder, name = run.folder, record.diagnosis.name
-    pictures = {
-        f"diagnose-{name}-{plot.name}.png": line_picture(plot.title, plot.lines, plot.x, plot.y)
-        for plot in record.diagnosis.plots
-    }
+    pictures = pictures_of(record)
+    key_id = run.document["fingerprints"]["key_id"]
     with disk_errors(folder), _locked(folder) as own:
         require_unchanged(folder, name)
+        sealed = require_seal(folder, key_id)
         if read_report(folder) != run.document:
             raise UsageError(f"{folder}: holds another run now; diagnose again")
         own.require_in_place()
@@ -139,7 +149,8 @@ def write_diagnosis(run: StoredRun, record: DiagnosisRecord) -> None:
         stored = (load_diagnosis(run, other) for other in DIAGNOSES)
         page = to_html(run.document, run.samples, tuple(filter(None, stored)))
         own.write_whole(PAGE, [page.encode()])
-        own.write_whole(MANIFEST, [to_manifest(folder).encode()])
+        manifest = to_manifest(folder, key=own_key(key_id) if sealed else None)
+        own.write_whole(MANIFEST, [manifest.encode()])
         own.require_in_place()
 
 

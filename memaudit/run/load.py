@@ -17,16 +17,24 @@ from typing import Any
 import pandas as pd
 from jsonschema import Draft202012Validator
 
+from memaudit import __version__
 from memaudit.data.fingerprints import FINGERPRINT
 from memaudit.data.windows import MOST_COLUMNS
 from memaudit.errors import UsageError
 from memaudit.report.gate_reading import gates_fault
 from memaudit.report.hashes import results_hash
 from memaudit.report.origin_reading import origins_agree
+from memaudit.report.recompute import (
+    ImpossibleTableError,
+    figures_fault,
+    recompute,
+    settings_fault,
+)
 from memaudit.report.report_json import Document, schema
 from memaudit.report.samples_csv import COLUMNS, TEXTS, unescape
 from memaudit.report.wording import SCHEMA_VERSION, neutral, shorten
 from memaudit.run.manifest import require_recorded
+from memaudit.run.seal import require_seal
 from memaudit.system.files import open_regular
 from memaudit.system.untrusted_json import MAX_DIGITS, read_json
 
@@ -43,6 +51,8 @@ _LONGEST_HEADER = 1 << 20
 _MOST_COLUMNS = len(COLUMNS) + len(TEXTS) + 2 * MOST_COLUMNS
 """Columns of ``samples.csv``: data and controls may each pass their own through."""
 
+_IMPOSSIBLE = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError)
+"""Errors that values cause which no scan writes."""
 _TEXTS = ("role", "sample_id", "fingerprint", "status", "reason", "categories")
 _WHOLE = ("schema_version", "line")
 _MAYBE_WHOLE = ("window", "cluster", "fold", "prefix_tokens", "suffix_tokens")
@@ -86,18 +96,21 @@ def read_run(folder: Path) -> StoredRun:
     """Read a run folder and check that it is what a scan wrote.
 
     Raises UsageError, in one line, as :func:`load_run`, where a file does not match the manifest,
-    or where the gates do not follow from the figures.
+    or where settings, figures or gates do not follow from each other.
     """
     run = load_run(folder)
     require_recorded(folder, (REPORT, SAMPLES))
+    require_seal(folder, run.document["fingerprints"]["key_id"])
     if results_hash(run.document) != run.document["hashes"]["results"]:
         raise UsageError(f"{folder / REPORT}: the figures were changed; scan again")
-    if (fault := find_gates_fault(run.document)) is not None:
-        raise UsageError(
-            f"{folder / REPORT}: {fault}; it was changed, or another version of memaudit judged "
-            "it, "
-            "so scan again"
-        )
+    for fault in (find_settings_fault(run), find_figures_fault(run), find_gates_fault(run)):
+        if fault is not None:
+            raise UsageError(
+                f"{folder / REPORT}: {fault}; it was changed, or another version of memaudit wrote "
+                "it, so scan again"
+            )
+    if not _same_wording(run.document):  # show no sentence that does not follow
+        run.document["headline"] = recompute(run.document, run.samples).headline(run.document)
     return run
 
 
@@ -114,12 +127,41 @@ def load_run(folder: Path) -> StoredRun:
     return run
 
 
-def find_gates_fault(document: Document) -> str | None:
+def find_settings_fault(run: StoredRun) -> str | None:
+    """Describe how the settings contradict their hashes or the report; None where they do not."""
+    try:
+        return settings_fault(run.document)
+    except _IMPOSSIBLE:
+        return "the settings are not those that a scan writes"
+
+
+def find_figures_fault(run: StoredRun) -> str | None:
+    """Name a figure, or the headline, that does not follow from the samples; None if all do."""
+    document = run.document
+    try:
+        recomputed = recompute(document, run.samples)
+        fault = figures_fault(document, recomputed)
+        if fault is not None or not _same_wording(document):
+            return fault
+        same = document["headline"] == recomputed.headline(document)
+        return None if same else "the headline does not follow from the figures"
+    except ImpossibleTableError as error:
+        return str(error)
+    except _IMPOSSIBLE:
+        return "the figures cannot be recomputed: no scan writes these figures and settings"
+
+
+def find_gates_fault(run: StoredRun) -> str | None:
     """Describe how the gates contradict the figures and settings; None where they do not."""
     try:
-        return gates_fault(document)
-    except (ValueError, ArithmeticError, LookupError, TypeError):
+        return gates_fault(run.document)
+    except _IMPOSSIBLE:
         return "the gates cannot be judged again: no scan writes these figures and settings"
+
+
+def _same_wording(document: Document) -> bool:
+    """True if this version of memaudit wrote the report, so that its sentences can be compared."""
+    return bool(document["tool"]["version"] == __version__)
 
 
 def read_report(folder: Path) -> Document:

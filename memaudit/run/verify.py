@@ -10,31 +10,38 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
+from memaudit import __version__
 from memaudit.config.settings import RUNS, ScanConfig, TargetSettings
+from memaudit.config.sources import toml_of_values
 from memaudit.data.project_key import ProjectKey
 from memaudit.data.records import sha256_of
 from memaudit.errors import DataError, MemauditError, UsageError
 from memaudit.gate.thresholds import exit_code_of
 from memaudit.report.diagnosis import DIAGNOSES
-from memaudit.report.hashes import config_hash, policy_hash, results_hash
-from memaudit.run.diagnoses import file_of, load_diagnosis
+from memaudit.report.hashes import results_hash
+from memaudit.report.page import to_html
+from memaudit.run.diagnoses import file_of, load_diagnosis, pictures_of
 from memaudit.run.load import (
     PAGE,
     REPORT,
     SAMPLES,
     StoredRun,
+    find_figures_fault,
     find_gates_fault,
+    find_settings_fault,
     load_run,
     read_report,
 )
 from memaudit.run.manifest import MANIFEST, Manifest, is_plain_file, read_manifest
+from memaudit.run.seal import seal_fault
 from memaudit.system.files import file_sha256
 
 State = Literal["same", "changed", "missing", "extra", "not checked", "signature"]
@@ -105,6 +112,7 @@ def verify_run(folder: Path, places: Places, key: ProjectKey | None = None) -> I
     except UsageError as error:
         findings.append(Finding("changed", "report.json", f"cannot be used: {error}"))
         return Integrity(folder, manifest.sha256, tuple(findings))
+    findings.append(_seal(document, manifest, key))
     findings += _report(folder, document, manifest)
     if any(finding.what == REPORT and finding.state != "same" for finding in findings):
         why = "report.json, which names the model and data, was changed"
@@ -140,16 +148,25 @@ def _files(folder: Path, manifest: Manifest) -> Iterator[Finding]:
             yield Finding("extra", path.name, "not recorded")
 
 
+def _seal(document: Mapping[str, Any], manifest: Manifest, key: ProjectKey | None) -> Finding:
+    """Check if the manifest is sealed by the project key that the run was made with."""
+    what, recorded = f"seal of {MANIFEST}", document["fingerprints"]["key_id"]
+    if key is None or key.key_id != recorded:
+        sealed = "no seal" if manifest.seal is None else f"sealed by key {manifest.seal.key_id}"
+        detail = f"{sealed}; the run was made with key {recorded}, which --key-file can name"
+        return Finding("not checked", what, detail)
+    fault = seal_fault(manifest, key)
+    if fault is None:
+        return Finding("same", what, f"sealed by your project key {key.key_id}")
+    return Finding("changed", what, fault)
+
+
 def _report(folder: Path, document: Mapping[str, Any], manifest: Manifest) -> Iterator[Finding]:
     """Check the report against itself and the files beside it."""
     hashes, prompts = document["hashes"], document["prompt_files"]
     yield _compare("results in report.json", hashes["results"], results_hash(document))
     code, due = document["exit_code"], exit_code_of(gate["verdict"] for gate in document["gates"])
     yield _compare("exit code in report.json", str(code), str(due))
-    if (fault := find_gates_fault(dict(document))) is None:
-        yield Finding("same", "gates in report.json", "follow from its figures")
-    else:
-        yield Finding("changed", "gates in report.json", fault)
     recorded = {"config.toml": hashes["config"]}
     if prompts["origin"] == "fitted in this run":
         recorded |= prompts["sha256"]
@@ -161,8 +178,47 @@ def _report(folder: Path, document: Mapping[str, Any], manifest: Manifest) -> It
     except UsageError as error:
         yield Finding("changed", "samples.csv beside report.json", str(error))
     else:
-        yield Finding("same", "samples.csv beside report.json", "counts agree")
+        yield from _follows(run)
         yield from _diagnoses(run)
+        yield from _rendered(run, manifest)
+
+
+def _follows(run: StoredRun) -> Iterator[Finding]:
+    """Check that figures, settings and gates follow from each other."""
+    checks: tuple[tuple[str, str, Callable[[StoredRun], str | None]], ...] = (
+        ("settings in report.json", "match their hashes", find_settings_fault),
+        ("samples.csv beside report.json", "figures agree", find_figures_fault),
+        ("gates in report.json", "follow from its figures", find_gates_fault),
+    )
+    for what, detail, find_fault in checks:
+        fault = find_fault(run)
+        yield Finding("same", what, detail) if fault is None else Finding("changed", what, fault)
+        if fault is not None:
+            return
+
+
+def _rendered(run: StoredRun, manifest: Manifest) -> Iterator[Finding]:
+    """Make the files again that are made from others, and compare them with those in the folder."""
+    written_by = run.document["tool"]["version"]
+    try:
+        records = tuple(filter(None, (load_diagnosis(run, name) for name in DIAGNOSES)))
+        toml = toml_of_values(run.document["config"]["values"])
+        made = {"config.toml": toml.encode()}
+        if PAGE in manifest.files:
+            made[PAGE] = to_html(run.document, run.samples, records).encode()
+        for record in records:
+            made |= pictures_of(record)
+    except (MemauditError, ArithmeticError, LookupError, TypeError, ValueError):
+        yield Finding("not checked", PAGE, "cannot be made again from the other files")
+        return
+    for name, content in made.items():
+        what = f"{name} made again"
+        if manifest.files.get(name) == sha256(content).hexdigest():
+            yield Finding("same", what, "as the other files give it")
+        elif written_by != __version__ or name.endswith(".png"):
+            yield Finding("not checked", what, f"differs; memaudit {written_by} made it")
+        else:
+            yield Finding("changed", what, "is not what the other files give")
 
 
 def _diagnoses(run: StoredRun) -> Iterator[Finding]:
@@ -184,9 +240,6 @@ def _elsewhere(
     except ValidationError:
         yield Finding("changed", "settings in report.json", "do not fit this version of memaudit")
         return
-    hashes = document["hashes"]
-    yield _compare("settings in report.json", hashes["config"], config_hash(config))
-    yield _compare("gates' settings in report.json", hashes["policy"], policy_hash(config))
     for role, named in (
         ("reference", places.reference),
         ("data", places.data),

@@ -108,14 +108,16 @@ def load_entities(config: ScanConfig, checkpoint: Checkpoint) -> EntityModel | N
     return load_entity_model(settings.entity_model, config.target.offline, checkpoint.device)
 
 
-def reuse_notes(config: ScanConfig, earlier: tuple[FoldPrompts, ...]) -> list[str]:
-    """Notes for the reader about prompts that were fitted earlier."""
+def reuse_notes(
+    config: ScanConfig, earlier: tuple[FoldPrompts, ...], doubt: str | None = None
+) -> list[str]:
+    """Notes for the reader about prompts that were fitted earlier, with any doubt about them."""
     if not earlier:
         return []
     notes = ["The prompts were fitted earlier; copy is not run, as it needs the text they saw."]
     if earlier[0].target != config.model:
         notes.append(f"The prompts were fitted on {earlier[0].target}, not on this model.")
-    return notes
+    return [*notes, *filter(None, [doubt])]
 
 
 def check_positions(config: ScanConfig, checkpoint: Checkpoint, virtual: int | None = None) -> None:

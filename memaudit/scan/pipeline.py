@@ -95,7 +95,7 @@ def _assess(
         validity = run_validity(plan, ready.roles, ready.tokenizer, attacks, outcomes)
     prompts = _pack(config, plan, outcomes)
     general = filter(None, [ready.key.note, ready.key.warning, newer_than_tested()])
-    notes = [*plan.notes, *reuse_notes(config, earlier), *general]
+    notes = [*plan.notes, *reuse_notes(config, earlier, ready.prompts_note), *general]
     result = ScanResult(
         config=config,
         sources=resolved.sources,

@@ -20,6 +20,7 @@ from memaudit.distributed import Processes
 from memaudit.gate.baseline import Baseline, require_own_windows, require_same_windows
 from memaudit.report.result import TargetFacts
 from memaudit.run.baselines import scan_baseline
+from memaudit.run.earlier_prompts import check_prompts
 from memaudit.run.inputs import agree, facts_of_files, facts_of_model, facts_of_plan
 from memaudit.run.record import Clock, RunRecord
 from memaudit.scan.loading import (
@@ -51,6 +52,8 @@ class Ready:
     """Facts about the model for the report; stay valid after it is released."""
     plan: Plan
     earlier: tuple[FoldPrompts, ...]
+    prompts_note: str | None
+    """Doubt about the prompts of ``--generator``; None without any."""
     fingerprints: Mapping[str, tuple[str, ...]]
     baseline: Baseline | None
     sensitive: SensitiveContent | None
@@ -63,6 +66,7 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, processes: Proces
     record = clock.record
     with clock.stage("reading files", 1):
         summaries = check_files(config)
+        prompts_note = None if config.generator is None else check_prompts(config.generator, key)
         agree(record, processes, "files and settings", facts_of_files(config, summaries, key))
         baseline = _baseline(config, summaries, key)
         tokenizer = load_tokenizer(config.model, config.target)
@@ -95,6 +99,7 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, processes: Proces
         target=describe_target(extractor),
         plan=plan,
         earlier=earlier,
+        prompts_note=prompts_note,
         fingerprints=fingerprints,
         baseline=baseline,
         sensitive=sensitive,

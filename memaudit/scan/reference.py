@@ -22,14 +22,12 @@ from memaudit.errors import DataError, UsageError
 from memaudit.report.result import AttackResult, ReferenceAttack, ReferenceResult, TargetFacts
 from memaudit.scan.loading import load_target
 from memaudit.scan.scoring import fold_fits, score_outcome
-from memaudit.score.origin import Origin, Pair, origins
+from memaudit.score.origin import Origin, Pair, origins, pair_seed
 from memaudit.score.scores import Rate
 from memaudit.target.checkpoint import Checkpoint, choose_bos, load_tokenizer
 
 PREFIX = "reference "
 """Prefix of the names of the reference's stages."""
-_PAIRED = 100
-"""Seed of the paired resamples; larger than the seeds of single attacks."""
 
 
 class ReferenceRun(NamedTuple):
@@ -111,14 +109,16 @@ def pair_with_reference(
         for result in scored
         if (target := by_name[result.attack].controls) is not None and result.controls is not None
     ]
-    seed = [config.protocol.seed, _PAIRED]
+    seed = config.protocol.seed
     on_controls: tuple[Origin, ...] | None = None
     if plan.controls is not None:
-        on_controls = origins(controls, plan.controls.clusters, config.scores, [*seed, 1])
+        on_controls = origins(
+            controls, plan.controls.clusters, config.scores, pair_seed(seed, "controls")
+        )
     return ReferenceResult(
         model=run.model,
         attacks=scored,
-        data=origins(data, plan.data.clusters, config.scores, [*seed, 0]),
+        data=origins(data, plan.data.clusters, config.scores, pair_seed(seed, "data")),
         controls=on_controls,
         fits=fold_fits(run.outcomes),
     )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from memaudit.attack.campaign import AttackOutcome
 from memaudit.attack.extraction import Extraction
-from memaudit.config.settings import LADDER, AttackName, ScanConfig
+from memaudit.config.settings import AttackName, ScanConfig
 from memaudit.data.corpus import Corpus
 from memaudit.data.plan import Plan
 from memaudit.gate import validity as validity_gate
@@ -22,7 +22,14 @@ from memaudit.gate.baseline import Baseline, count_new
 from memaudit.gate.thresholds import GateVerdict, NewWindows, judge, judge_controls
 from memaudit.gate.validity import Validity
 from memaudit.report.result import AttackResult, FoldFit, Permuted, Revealed
-from memaudit.score.scores import Arm, Rate, WindowScores, score_windows, summarise
+from memaudit.score.scores import (
+    Arm,
+    Rate,
+    WindowScores,
+    attack_rng,
+    score_windows,
+    summarise,
+)
 from memaudit.sensitive.counting import SensitiveContent, count_content
 from memaudit.sensitive.detectors import NO_DETECTOR, make_detectors
 from memaudit.sensitive.entities import entity_detectors
@@ -41,7 +48,7 @@ def score_all(
             attack,
             Arm(data, plan.data.clusters),
             config.scores,
-            np.random.default_rng([config.protocol.seed, LADDER.index(attack)]),
+            attack_rng(config.protocol.seed, attack),
             none_scores=none_scores,
             controls=Arm(controls, plan.controls.clusters)
             if controls is not None and plan.controls is not None

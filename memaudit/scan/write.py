@@ -116,8 +116,8 @@ def remove_empty(folders: Iterable[Path]) -> None:
             folder.rmdir()
 
 
-def write_run(own: OwnFolder, outcome: ScanOutcome) -> None:
-    """Write every file of a finished run.
+def write_run(own: OwnFolder, outcome: ScanOutcome, key: ProjectKey | None = None) -> None:
+    """Write every file of a finished run. key: the project key, which seals the manifest.
 
     The page is rendered from the report and samples as stored, so that it can be rendered again.
     Raises RunError if the disk fails, if the folder is no longer where it was, or, after all other
@@ -134,18 +134,18 @@ def write_run(own: OwnFolder, outcome: ScanOutcome) -> None:
         try:
             page = to_html(json.loads(document), read_samples(folder / SAMPLES)).encode()
         except Exception as error:  # no failure of the page may cost hours of work
-            _write_manifest(own, not_made=[PAGE])
+            _write_manifest(own, key, not_made=[PAGE])
             raise RunError(
                 f"{folder}: the run is complete, but {PAGE} could not be made "
                 f"({type(error).__name__}); try memaudit report {folder} --format html"
             ) from error
         own.write_whole(PAGE, [page])
-        _write_manifest(own)
+        _write_manifest(own, key)
         own.require_in_place()
 
 
-def _write_manifest(own: OwnFolder, not_made: Sequence[str] = ()) -> None:
-    own.write_whole(MANIFEST, [to_manifest(own.path, not_made).encode()])
+def _write_manifest(own: OwnFolder, key: ProjectKey | None, not_made: Sequence[str] = ()) -> None:
+    own.write_whole(MANIFEST, [to_manifest(own.path, not_made, key).encode()])
 
 
 def _refuse_used(own: OwnFolder) -> None:

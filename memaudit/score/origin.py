@@ -17,6 +17,8 @@ from memaudit.score.resample import Resamples
 from memaudit.score.scores import Rate, WindowScores, rate_of
 from memaudit.score.stats import Bools, Floats, Interval, Ints
 
+_PAIRED = 100
+"""Seed of the paired resamples; larger than the seeds of single attacks."""
 ANY = "any"
 """Stands for all attacks on a model together: a window that at least one of them extracts."""
 
@@ -82,6 +84,11 @@ def origins(
         _origin(attack, exact[attack], nll[attack], clusters, settings, [*seed, place])
         for place, attack in enumerate(exact)
     )
+
+
+def pair_seed(seed: int, part: str) -> list[int]:
+    """Return the seed of `origins` for ``data`` or ``controls``, which a stored run needs again."""
+    return [seed, _PAIRED, int(part == "controls")]
 
 
 def _origin(

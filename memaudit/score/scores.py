@@ -14,7 +14,7 @@ import numpy.typing as npt
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cpdist
 
-from memaudit.config.settings import ScoreSettings
+from memaudit.config.settings import LADDER, ScoreSettings
 from memaudit.score import stats
 from memaudit.score.resample import Resamples
 from memaudit.score.stats import Bools, Floats, Interval, Ints
@@ -170,6 +170,11 @@ def score_windows(
         suffix_nll=suffix_nll.astype(np.float64),
         log_p_z=log_p_z.astype(np.float64),
     )
+
+
+def attack_rng(seed: int, attack: str) -> np.random.Generator:
+    """Return the generator of an attack's resamples, which a stored run needs again."""
+    return np.random.default_rng([seed, LADDER.index(attack)])
 
 
 def summarise(

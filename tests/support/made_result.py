@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from memaudit.attack.facts import NO_PROMPT, BatchFacts, Epoch, FitRecord
-from memaudit.config.settings import LADDER, ScanConfig
+from memaudit.config.settings import LADDER, ScanConfig, SensitiveSettings
 from memaudit.data.corpus import Corpus
 from memaudit.data.fingerprints import fingerprint_windows
 from memaudit.data.project_key import ProjectKey
 from memaudit.data.samples import DataSummary, Skipped
 from memaudit.data.windows import Windows
 from memaudit.gate.thresholds import judge, judge_controls
+from memaudit.gate.validity import Validity
 from memaudit.report.result import (
     AttackResult,
     FoldFit,
@@ -26,7 +27,8 @@ from memaudit.report.result import (
     ScanResult,
     TargetFacts,
 )
-from memaudit.score.scores import Arm, WindowScores, score_windows, summarise
+from memaudit.score.scores import Arm, WindowScores, attack_rng, score_windows, summarise
+from memaudit.score.validity import Continuations, Reading, Templates, TextFaults
 from memaudit.target.checkpoint import Choice
 
 S = 50
@@ -100,7 +102,12 @@ def make_result(
     ``reveal``: text that stands for every prefix, suffix and output.
     """
     config = ScanConfig(
-        model="tb7m", data=Path("members.jsonl"), attacks=tuple(hits), reveal=reveal is not None
+        model="tb7m",
+        data=Path("members.jsonl"),
+        controls=None if controls is None else Path("clean.jsonl"),
+        attacks=tuple(hits),
+        reveal=reveal is not None,
+        sensitive=SensitiveSettings(enabled=False),
     ).model_copy(update=settings)
     part = make_corpus("members.jsonl", data or make_windows(n))
     other = make_corpus("clean.jsonl", make_windows(100), len(part.windows))
@@ -112,6 +119,7 @@ def make_result(
         for role, corpus in (("data", part), ("control", other)):
             shown = tuple(reveal[i % len(reveal)] for i in range(len(corpus.windows)))
             revealed[role] = Revealed(shown, shown, dict.fromkeys(hits, shown))
+    validity = make_validity(part.windows, attacks, other if controls is not None else None)
     return ScanResult(
         config=config,
         sources={"model": "flag", "protocol.folds": "default"},
@@ -127,6 +135,37 @@ def make_result(
         run=_run(),
         file_hmacs={"data": "ab" * 32, "control": "ab" * 32},
         revealed=revealed,
+        validity=validity,
+    )
+
+
+def make_validity(
+    windows: Windows, attacks: Sequence[AttackResult], controls: Corpus | None = None
+) -> Validity:
+    """The evidence of a sound run with these windows and attacks."""
+    nothing = np.zeros(len(windows), dtype=np.bool_)
+    records = {*zip(windows.sample_id, windows.line.tolist(), strict=True)}
+    skipped = {(record.sample_id, record.line) for record in windows.skipped}
+    asking = [attack for attack in attacks if attack.attack != "copy"]
+    readings = {}
+    continued = None
+    if asking:
+        parts = {"data": asking[0].data, "controls": asking[0].controls}
+        readings = {
+            part: Reading(float(np.median(scores.suffix_nll)), 5.0, 9.0)
+            for part, scores in parts.items()
+            if scores is not None and len(scores)
+        }
+        continued = Continuations(int((~asking[0].data.exact).sum()), 0, 1)
+    return Validity(
+        text=TextFaults(nothing, nothing, nothing, nothing, 0.0),
+        templates=Templates(nothing, nothing, nothing),
+        lines=windows.line,
+        records=len(records | skipped),
+        used=len(records),
+        extracted=int(np.any([nothing, *(attack.data.exact for attack in asking)], axis=0).sum()),
+        readings=readings,
+        continuations=continued,
     )
 
 
@@ -148,7 +187,7 @@ def _attacks(
             attack,
             Arm(scores, data.clusters),
             config.scores,
-            np.random.default_rng(0),
+            attack_rng(config.protocol.seed, attack),
             none_scores=none if attack != "none" else None,
             controls=Arm(said, controls.clusters) if said and controls else None,
         )

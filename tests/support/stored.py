@@ -7,7 +7,11 @@ import tempfile
 from pathlib import Path
 
 import pandas as pd
+from made_result import KEY
 
+from memaudit.config.sources import to_toml
+from memaudit.data.project_key import ProjectKey
+from memaudit.report.page import to_html
 from memaudit.report.report_json import Document, to_json
 from memaudit.report.result import ScanResult
 from memaudit.report.samples_csv import iter_csv
@@ -23,10 +27,25 @@ def store(folder: Path, result: ScanResult) -> Path:
     return seal(folder)
 
 
-def seal(folder: Path) -> Path:
+def complete(folder: Path, result: ScanResult) -> Path:
+    """Write the settings and the page as well."""
+    store(folder, result)
+    (folder / "config.toml").write_text(to_toml(result.config), encoding="utf-8")
+    return remake(folder, KEY)
+
+
+def remake(folder: Path, key: ProjectKey | None = None) -> Path:
+    """Make page and manifest anew, as somebody who hides a change would, without the key."""
+    document = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    page = to_html(document, read_samples(folder / "samples.csv"))
+    (folder / "report.html").write_text(page, encoding="utf-8", newline="")
+    return seal(folder, key)
+
+
+def seal(folder: Path, key: ProjectKey | None = None) -> Path:
     """Write the manifest anew, as somebody who hides a change would."""
     (folder / "manifest.json").unlink(missing_ok=True)
-    (folder / "manifest.json").write_text(to_manifest(folder), encoding="utf-8")
+    (folder / "manifest.json").write_text(to_manifest(folder, key=key), encoding="utf-8")
     return folder
 
 

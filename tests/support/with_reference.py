@@ -17,7 +17,7 @@ from memaudit.report.result import (
     ReferenceResult,
     ScanResult,
 )
-from memaudit.score.origin import Pair, origins
+from memaudit.score.origin import Pair, origins, pair_seed
 from memaudit.score.scores import WindowScores
 
 SHIFT = 3
@@ -46,13 +46,13 @@ def with_reference(
         for one in attacks
         if (its := found[one.attack].controls) is not None and one.controls is not None
     ]
-    settings = result.config.scores
+    settings, seed = result.config.scores, result.config.protocol.seed
     curve = (Epoch(0, float("nan"), 1, 3.2), Epoch(1, 2.5, 2, 2.9))
     reference = ReferenceResult(
         model=replace(result.target, name=name, fingerprint={"model.safetensors": "12" * 32}),
         attacks=attacks,
-        data=origins(data, result.data.clusters, settings, [0]),
-        controls=origins(controls, result.controls.clusters, settings, [1])
+        data=origins(data, result.data.clusters, settings, pair_seed(seed, "data")),
+        controls=origins(controls, result.controls.clusters, settings, pair_seed(seed, "controls"))
         if result.controls is not None
         else None,
         fits=(FoldFit("dynamic", 0, FitRecord("epoch 1", curve, "done", 9, 90, 10, "float32")),),
