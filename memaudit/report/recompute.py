@@ -254,8 +254,10 @@ def _origins(document: Document, run: Recomputed) -> Iterator[Check]:
                 value = recorded["suffix_nll"][key]
                 yield f"{name}.suffix_nll.{key}", *_rounded(value, nll[key], error)
             both = recorded["suffix_nll"]
-            change = figure(both["target"]) - figure(both["reference"])
-            yield f"{name}.suffix_nll.change", both["change"], change
+            target, reference = figure(both["target"]), figure(both["reference"])
+            error = _error(target) + _error(reference)  # the report rounds each of the three
+            change = _rounded(both["change"], target - reference, error)
+            yield f"{name}.suffix_nll.change", *change
 
 
 def _corpora(document: Document, run: Recomputed) -> Iterator[Check]:
