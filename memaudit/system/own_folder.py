@@ -148,7 +148,7 @@ class OwnFolder:
         return lock
 
     def _try_lock(self, name: str) -> Lock | None:
-        fault = UsageError(f"{self.path / name}: is no plain file; remove it")
+        fault = UsageError(f"{self.path / name}: is not a regular file; remove it")
         flags = os.O_RDWR | os.O_CREAT | NO_LINK | getattr(os, "O_NONBLOCK", 0)
         try:
             handle = os.open(self._at(name), flags, 0o600, dir_fd=self._descriptor)

@@ -101,11 +101,11 @@ def section_of(text: str, start: str) -> list[str]:
 
 NARROW = """\
 Known before the fine-tuning, or leaked by it
-attack   known before  leaked  forgotten  neither  share       interval       p
-───────────────────────────────────────────────────────────────────────────────
-none                9       3          0      188  1.5 %  at most 4.3 %    0.25
-dynamic            20      11          0      169  5.5 %      2.5–9.6 %  0.0025
-any                20      11          0      169  5.5 %      2.5–9.6 %   0.002
+attack   known before  leaked  forgotten  neither  share       interval      p
+──────────────────────────────────────────────────────────────────────────────
+none                9       3          0      188  1.5 %  at most 4.3 %   0.25
+dynamic            20      11          0      169  5.5 %      2.5–9.6 %  0.001
+any                20      11          0      169  5.5 %      2.5–9.6 %  0.002
 
 The same for the controls
 attack   known before  leaked  forgotten  neither  share       interval  p

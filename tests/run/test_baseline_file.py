@@ -244,7 +244,7 @@ def test_a_run_whose_settings_are_none(run: Path) -> None:
     document["config"]["values"]["protocol"]["folds"] = "\x1b"
     (run / "report.json").write_text(json.dumps(document))
     seal(run)
-    assert "its settings do not fit this version of memaudit" in refusal(run)
+    assert "the settings do not match their hash" in refusal(run)
 
 
 @given(st.data())

@@ -206,17 +206,17 @@ def test_a_lock_that_is_a_hard_link_is_left_alone(tmp_path: Path) -> None:
     lock = tmp_path / "run" / UNFINISHED / ".lock"
     lock.unlink()
     os.link(tmp_path / "theirs", lock)
-    with pytest.raises(UsageError, match=r"\.lock: is no plain file; remove it"):
+    with pytest.raises(UsageError, match=r"\.lock: is not a regular file; remove it"):
         Unfinished.reopen(tmp_path / "run", KEY)
     folder = finished(tmp_path / "done")
     run = read_run(folder)
     for make in (os.link, os.symlink):
         make(tmp_path / "theirs", folder / ".lock")
-        with pytest.raises(UsageError, match=r"\.lock: is no plain file; remove it"):
+        with pytest.raises(UsageError, match=r"\.lock: is not a regular file; remove it"):
             write_diagnosis(run, make_record(run.document["hashes"]["results"]))
         (folder / ".lock").unlink()
     os.mkfifo(folder / ".lock")
-    with pytest.raises(UsageError, match=r"\.lock: is no plain file; remove it"):
+    with pytest.raises(UsageError, match=r"\.lock: is not a regular file; remove it"):
         write_diagnosis(run, make_record(run.document["hashes"]["results"]))
     assert (tmp_path / "theirs").read_text() == "theirs"
 
