@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from memaudit.attack.campaign import Progress
-from memaudit.config.base import Positive
 from memaudit.diagnose.attention.figures import Windows, contrasts, strongest
+from memaudit.diagnose.attention.settings import AttentionSettings
 from memaudit.diagnose.attention.view import Pair, View, plots, tables
 from memaudit.diagnose.attention.weights import (
     Layers,
@@ -21,7 +21,6 @@ from memaudit.diagnose.attention.weights import (
     visible,
 )
 from memaudit.diagnose.passes import Found
-from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Part, Subject, draw
 from memaudit.diagnose.sure import Sure
 from memaudit.report.diagnosis import Diagnosis
@@ -34,13 +33,6 @@ _ABOUT = (
 )
 FEW = 10
 """Clusters of windows in a group below which layers are not compared."""
-
-
-class AttentionSettings(DiagnoseSettings):
-    """Of ``diagnose attention``."""
-
-    windows: Positive = 300
-    """Windows of each group at most: extracted, hidden, not extracted, controls."""
 
 
 def diagnose_attention(

@@ -19,7 +19,8 @@ from memaudit.diagnose.latent.recovered import (
     OTHERS,
     Recovered,
 )
-from memaudit.diagnose.latent.trial import DEFAULT_STRENGTH, Noise
+from memaudit.diagnose.latent.settings import DEFAULT_STRENGTH
+from memaudit.diagnose.latent.trial import Noise
 from memaudit.report.diagnosis import Measure
 from memaudit.report.wording import count, percent
 from memaudit.score.detection import Detection
