@@ -1,4 +1,4 @@
-"""Commands whose flags are made from settings.
+"""Commands whose flags are made from settings, and their help in groups.
 
 Knows how a setting becomes a flag. Knows no setting and no command.
 """
@@ -9,12 +9,13 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec
+from typing import Annotated, Any, Concatenate, ParamSpec, get_args
 
 import typer
 from pydantic import BaseModel
+from typer.core import TyperCommand
 
-from memaudit.config.flags import Flagged, flags_of
+from memaudit.config.flags import Flagged, Panel, flags_of
 
 Given = dict[str, Any]
 """Settings given by flags, with a dictionary for each section."""
@@ -100,3 +101,22 @@ def _put(given: Given, name: str, value: Any) -> None:
     section, dot, key = name.rpartition(".")
     if value is not None:
         (given.setdefault(section, {}) if dot else given)[key] = value
+
+
+class GroupedCommand(TyperCommand):
+    """Command whose help lists its options in groups, the most used first."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments, then every group of options that is not empty."""
+        groups: dict[str, list[tuple[str, str]]] = {"Arguments": []}
+        groups |= {panel: [] for panel in get_args(Panel)}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                is_argument = parameter.param_type_name == "argument"
+                panel = getattr(parameter, "rich_help_panel", None) or "Options"
+                groups["Arguments" if is_argument else panel].append(record)
+        for heading, records in groups.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)

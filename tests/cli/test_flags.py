@@ -1,4 +1,4 @@
-"""Flags made from settings."""
+"""Flags made from settings, and the help that lists them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ import typer
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
+from memaudit import __version__
 from memaudit.cli.app import app
-from memaudit.cli.flags import Given, with_settings
+from memaudit.cli.flags import Given, GroupedCommand, with_settings
 from memaudit.config.flags import Flag, flags_of
 from memaudit.config.settings import ScanConfig
 from memaudit.report.diagnosis import DIAGNOSES
+
+FIRST_SCREEN = 24
+MATTER_MOST = (
+    *("MODEL", "DATA", "--controls", "--reference", "--attacks", "--max-exact", "--device"),
+    *("--profile", "--out", "--resume", "--format"),
+)
 
 
 class Inner(BaseModel):
@@ -38,7 +45,7 @@ def app_of(*only: str, without: tuple[str, ...] = ()) -> tuple[typer.Typer, list
     small = typer.Typer(rich_markup_mode=None)
     calls: list[Any] = []
 
-    @small.command()
+    @small.command(cls=GroupedCommand)
     @with_settings(Outer, only or None, without=without, helps={"names": "Other help."})
     def command(given: Given, loud: Annotated[bool, typer.Option("--loud")] = False) -> None:
         calls.append((given, loud))
@@ -75,6 +82,18 @@ def test_a_command_has_the_flags_that_it_names_and_no_others() -> None:
     assert CliRunner().invoke(app_of("inner")[0], ["--names", "a"]).exit_code == 2
 
 
+def test_help_lists_flags_in_groups() -> None:
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(app_of()[0], ["--help"])
+    lines = result.stdout.splitlines()
+    place = {
+        word: next(number for number, line in enumerate(lines) if line.strip().startswith(word))
+        for word in ("Arguments:", "PLACE", "Options:", "--names", "--loud", "Model:", "--depth")
+    }
+    assert list(place) == sorted(place, key=lambda word: place[word])
+    assert "Other help." in result.stdout
+    assert "Windows:" not in result.stdout
+
+
 def commands() -> dict[str, Any]:
     return typer.main.get_command(app).commands  # type: ignore[attr-defined, no-any-return]
 
@@ -89,6 +108,40 @@ def test_scan_takes_every_setting_that_has_a_flag() -> None:
 
 def test_every_diagnosis_has_a_command() -> None:
     assert tuple(commands()["diagnose"].commands) == DIAGNOSES
+
+
+def test_the_first_screen_of_scan_shows_the_flags_that_matter() -> None:
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["scan", "--help"]).stdout
+    screen = [line.strip() for line in shown.splitlines()[:FIRST_SCREEN]]
+    for name in MATTER_MOST:
+        assert any(line.startswith(name) for line in screen), name
+
+
+@pytest.mark.parametrize("command", ["scan", "inspect", "bench"])
+def test_options_of_long_commands_are_grouped(command: str) -> None:
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(app, [command, "-h"]).stdout
+    assert "\nOptions:\n" in shown
+    assert "\nModel:\n" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_version_is_printed() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"memaudit {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [("memaudit sc", {"scan"}), ("memaudit diagnose la", {"latent", "layers"})],
+)
+def test_the_shell_completes_commands(words: str, completed: set[str]) -> None:
+    asked = {
+        "_MEMAUDIT_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    result = CliRunner(env=asked).invoke(app, [], prog_name="memaudit")
+    assert set(result.stdout.split()) == completed
 
 
 @pytest.mark.parametrize(
