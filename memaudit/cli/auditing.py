@@ -18,7 +18,7 @@ from memaudit.cli.options import (
     Verbose,
 )
 from memaudit.cli.resuming import GivenSettings, scan_or_resume
-from memaudit.cli.running import note_versions, resolve_settings
+from memaudit.cli.running import note_unknown_variables, note_versions, resolve_settings, variables
 from memaudit.cli.showing import check_format
 from memaudit.config.settings import ScanConfig
 from memaudit.errors import UsageError
@@ -56,7 +56,7 @@ def inspect(
 ) -> None:
     """Check the inputs and estimate time and memory of a scan. Writes nothing."""
     with exit_on_error(verbose):
-        with_data = "data" in flags or config_file is not None
+        with_data = "data" in flags | variables() or config_file is not None
         if not with_data:
             if "controls" in flags:
                 raise UsageError("--controls without DATA: give the file to audit too")
@@ -67,6 +67,7 @@ def inspect(
         from memaudit.target.failures import quiet_transformers
 
         streams = Streams(quiet, verbose)
+        note_unknown_variables(streams)
         note_versions(streams)
         with quiet_transformers():
             inspection = run_inspection(resolved.config, with_data=with_data)

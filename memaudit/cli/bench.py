@@ -9,7 +9,7 @@ import typer
 from memaudit.cli.errors import Streams, exit_on_error
 from memaudit.cli.flags import Given, with_settings
 from memaudit.cli.options import ConfigFile, ProfileName, Quiet, Set, TableOrJson, Verbose
-from memaudit.cli.running import note_versions, resolve_settings
+from memaudit.cli.running import note_unknown_variables, note_versions, resolve_settings, variables
 from memaudit.cli.showing import check_table_or_json
 from memaudit.config.settings import ScanConfig
 from memaudit.errors import UsageError
@@ -52,11 +52,12 @@ def bench(
         from memaudit.demo.shipped import demo_settings
         from memaudit.target.failures import quiet_transformers
 
-        if "model" not in flags and config_file is None:
+        if "model" not in flags | variables() and config_file is None:
             flags["model"] = demo_settings()["model"]
         flags["data"] = "none given"
         config = resolve_settings(flags, profile, config_file, set_).config
         streams = Streams(quiet, verbose)
+        note_unknown_variables(streams)
         note_versions(streams)
         with quiet_transformers():
             settings = BenchSettings(config, rounds, timed_windows, batches)

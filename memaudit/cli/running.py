@@ -10,7 +10,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,9 @@ def resolve_settings(
     """Merge flags over all other sources of settings; go offline if they say so."""
     from memaudit.config.sources import collect_layers, resolve
 
-    layers = collect_layers(flags, profile=profile, config_file=config_file, sets=sets or [])
+    layers = collect_layers(
+        flags, profile=profile, config_file=config_file, sets=sets or [], environ=os.environ
+    )
     resolved = resolve(layers)
     if resolved.config.target.offline:
         go_offline(os.environ)
@@ -56,6 +58,8 @@ class ScanRequest:
     shard: Shard | None = None
     merged: bool = False
     """True if the folder to continue was just merged from shards, so that nothing was stopped."""
+    warnings: Sequence[str] = ()
+    """Sentences for the user before the scan."""
 
 
 def run_scan(request: ScanRequest, output_format: str, streams: Streams) -> ScanOutcome | None:
@@ -102,6 +106,8 @@ def _run_main(
     from memaudit.scan.write import write_run
 
     _note_settings(request.resolved, streams)
+    for warning in request.warnings:
+        streams.note(f"Warning: {warning}")
     note_versions(streams)
     if key.note:
         streams.note(
@@ -215,6 +221,21 @@ def note_versions(streams: Streams) -> None:
 
     if note := newer_than_tested():
         streams.note(note)
+
+
+def variables() -> dict[str, str | list[str]]:
+    """Return the settings in variables of the environment, by dotted name."""
+    from memaudit.config.environment import read_environment
+
+    return read_environment(os.environ)
+
+
+def note_unknown_variables(streams: Streams) -> None:
+    """Note on stderr which variables of the environment look like settings and are none."""
+    from memaudit.config.environment import unknown_variables
+
+    for sentence in unknown_variables(os.environ):
+        streams.note(f"Warning: {sentence}")
 
 
 def _note_settings(resolved: ResolvedConfig, streams: Streams) -> None:
