@@ -62,8 +62,8 @@ def inspect(
                 raise UsageError("--controls without DATA: give the file to audit too")
             flags["data"] = "none given"
         resolved = resolve_settings(flags, profile, config_file, set_)
-        from memaudit.scan.inspect import inspect as run_inspection
-        from memaudit.scan.inspect_table import render_inspection
+        from memaudit.pipeline.inspect import inspect as run_inspection
+        from memaudit.pipeline.inspect_table import render_inspection
         from memaudit.target.failures import quiet_transformers
 
         streams = Streams(quiet, verbose)

@@ -37,8 +37,8 @@ def merge(
         check_format(output_format)
         from memaudit.data.project_key import find_key
         from memaudit.distributed import require_one_process
+        from memaudit.pipeline.write import begin_run, choose_folder
         from memaudit.run.merge import copy_work, merged_notes, read_shards
-        from memaudit.scan.write import begin_run, choose_folder
         from memaudit.system.home import settings_folder
 
         require_one_process("merge")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from memaudit.distributed import Processes
     from memaudit.run.record import RunRecord
     from memaudit.run.unfinished import Unfinished
-    from memaudit.scan.pipeline import ScanOutcome
+    from memaudit.pipeline.scan import ScanOutcome
 
 
 def resolve_settings(
@@ -103,7 +103,7 @@ def _run_main(
     processes: Processes,
 ) -> ScanOutcome | None:
     from memaudit.run.load import read_run
-    from memaudit.scan.write import write_run
+    from memaudit.pipeline.write import write_run
 
     _note_settings(request.resolved, streams)
     for warning in request.warnings:
@@ -143,7 +143,7 @@ def show_finished(run: Path, output_format: str, streams: Streams) -> int:
 def _scan(
     request: ScanRequest, streams: Streams, key: ProjectKey, record: RunRecord, processes: Processes
 ) -> ScanOutcome | None:
-    from memaudit.scan.pipeline import scan, scan_shard
+    from memaudit.pipeline.scan import scan, scan_shard
     from memaudit.target.failures import quiet_transformers
 
     with quiet_transformers():
@@ -163,7 +163,7 @@ def _keep_work(request: ScanRequest, key: ProjectKey) -> Iterator[Unfinished]:
     was done, or if its key ends with this process, so that nobody could check the work later.
     """
     from memaudit.run.unfinished import is_finished
-    from memaudit.scan.write import remove_empty
+    from memaudit.pipeline.write import remove_empty
 
     created, unfinished = _open_run(request, key)
     try:
@@ -187,7 +187,7 @@ def _open_run(request: ScanRequest, key: ProjectKey) -> tuple[list[Path], Unfini
     """Open the run's record; also return the folders created for it."""
     from memaudit.run.record import RunNotes
     from memaudit.run.unfinished import Unfinished
-    from memaudit.scan.write import begin_run, choose_folder
+    from memaudit.pipeline.write import begin_run, choose_folder
 
     if request.resume is not None:
         return [], Unfinished.reopen(request.resume, key, stopped=not request.merged)
