@@ -96,7 +96,8 @@ def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
 
 
 def test_rooms_themselves_import_nothing() -> None:
-    for name in sorted(ROOMS):
+    """The package itself offers ``memaudit.api``, which it imports when that is used."""
+    for name in sorted(ROOMS - {""}):
         assert not [found.name for found in imports(MODULES[name])], f"{name}/__init__.py"
 
 

@@ -143,19 +143,27 @@ def stored_settings(notes: RunNotes, flags: Mapping[str, Any], where: str) -> Re
 def _refuse_other_variables(notes: RunNotes, where: str) -> None:
     """Raise UsageError if the environment sets what the run began without.
 
-    Ignoring it would judge the run by other gates than the environment says. Flags win over the
-    environment, so it may differ where a flag set the value.
+    Ignoring it would judge the run by other gates than the environment says. Flags and arguments
+    win over the environment, so it may differ where they set the value.
     """
-    from memaudit.config.sources import Layer, environment_layers, leaves, named_settings, resolve
+    from memaudit.config.sources import (
+        ARGUMENT,
+        FLAG,
+        Layer,
+        environment_layers,
+        leaves,
+        named_settings,
+        resolve,
+    )
 
     free = {"out", "key_file"}  # where the folder lies and how the key is found may change
     layers = [
         layer
         for layer in environment_layers(os.environ)
         for name, _ in leaves(layer.values)
-        if name not in free and notes.sources.get(name) != "flag"
+        if name not in free and notes.sources.get(name) not in (FLAG, ARGUMENT)
     ]
-    stored = Layer(source="flag", values=notes.config)
+    stored = Layer(source=FLAG, values=notes.config)
     before, now = (named_settings(resolve(parts).config) for parts in ([stored], [stored, *layers]))
     for layer in layers:
         for name, _ in leaves(layer.values):

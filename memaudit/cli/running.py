@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from memaudit.config.sources import ResolvedConfig
     from memaudit.data.project_key import ProjectKey
     from memaudit.distributed import Processes
+    from memaudit.pipeline.scan import ScanOutcome
     from memaudit.run.record import RunRecord
     from memaudit.run.unfinished import Unfinished
-    from memaudit.pipeline.scan import ScanOutcome
 
 
 def resolve_settings(
@@ -102,8 +102,8 @@ def _run_main(
     key: ProjectKey,
     processes: Processes,
 ) -> ScanOutcome | None:
-    from memaudit.run.load import read_run
     from memaudit.pipeline.write import write_run
+    from memaudit.run.load import read_run
 
     _note_settings(request.resolved, streams)
     for warning in request.warnings:
@@ -162,8 +162,8 @@ def _keep_work(request: ScanRequest, key: ProjectKey) -> Iterator[Unfinished]:
     Tells the user how to resume if anything was done. A new run leaves nothing behind if nothing
     was done, or if its key ends with this process, so that nobody could check the work later.
     """
-    from memaudit.run.unfinished import is_finished
     from memaudit.pipeline.write import remove_empty
+    from memaudit.run.unfinished import is_finished
 
     created, unfinished = _open_run(request, key)
     try:
@@ -185,9 +185,9 @@ def _keep_work(request: ScanRequest, key: ProjectKey) -> Iterator[Unfinished]:
 
 def _open_run(request: ScanRequest, key: ProjectKey) -> tuple[list[Path], Unfinished]:
     """Open the run's record; also return the folders created for it."""
+    from memaudit.pipeline.write import begin_run, choose_folder
     from memaudit.run.record import RunNotes
     from memaudit.run.unfinished import Unfinished
-    from memaudit.pipeline.write import begin_run, choose_folder
 
     if request.resume is not None:
         return [], Unfinished.reopen(request.resume, key, stopped=not request.merged)
@@ -247,13 +247,13 @@ def _note_settings(resolved: ResolvedConfig, streams: Streams) -> None:
 
 
 def _project_key(request: ScanRequest) -> ProjectKey:
-    from memaudit.data.project_key import find_key
+    from memaudit.data.project_key import find_key, require_kept
     from memaudit.system.home import settings_folder
 
     config = request.resolved.config
     key = find_key(config.key_file, settings_folder())
-    if key.note and config.gate.baseline is not None:
-        raise UsageError(f"--baseline {config.gate.baseline}: {key.note}")
+    if config.gate.baseline is not None:
+        require_kept(key, f"--baseline {config.gate.baseline}")
     if key.note and request.shard is not None:
         raise UsageError(f"--shard {request.shard}: merge could not check its origin. {key.note}")
     return key

@@ -21,6 +21,8 @@ from memaudit.config.settings import ScanConfig
 from memaudit.errors import UsageError
 
 DEFAULT_PROFILE = "standard"
+FLAG, ARGUMENT = "flag", "argument"
+"""Sources that win over all others: the command line, and a call from Python."""
 _MAX_BYTES = 1 << 20
 """Largest settings file, in bytes; a config.toml has about 3,000."""
 _MAX_DEPTH = 20
@@ -112,6 +114,7 @@ def collect_layers(
     config_file: Path | None,
     sets: list[str],
     environ: Mapping[str, str] | None = None,
+    source: str = FLAG,
 ) -> list[Layer]:
     """Return all layers that apply in the working folder, weakest first.
 
@@ -132,7 +135,7 @@ def collect_layers(
         layers.append(load_config_file(config_file))
     layers.extend(environment_layers(environ))
     layers.extend(_set_layer(assignment) for assignment in sets)
-    layers.append(Layer(source="flag", values=flags))
+    layers.append(Layer(source=source, values=flags))
     return layers
 
 
@@ -140,9 +143,8 @@ def environment_layers(environ: Mapping[str, str]) -> list[Layer]:
     """Return a layer for each variable that sets a setting. Raises as `read_environment`."""
     layers = []
     for name, value in read_environment(environ).items():
-        values: dict[str, Any] = {}
-        _assign(values, name, value, "environment")
-        layers.append(Layer(source=f"environment {variable_of(name)}", values=values))
+        source = f"environment {variable_of(name)}"
+        layers.append(Layer(source=source, values=nested({name: value}, source)))
     return layers
 
 
@@ -159,9 +161,7 @@ def _set_layer(assignment: str) -> Layer:
         raise UsageError(
             f"--set {_abbreviated(assignment)}: brackets nested too deep; give one value"
         )
-    values: dict[str, Any] = {}
-    _assign(values, name.strip(), parsed, "--set")
-    return Layer(source="flag", values=values)
+    return Layer(source=FLAG, values=nested({name.strip(): parsed}, "--set"))
 
 
 def load_config_file(path: Path) -> Layer:
@@ -189,7 +189,8 @@ def resolve(layers: list[Layer]) -> ResolvedConfig:
     sources: dict[str, str] = {}
     for layer in layers:
         for name, value in leaves(layer.values):
-            if name in ONLY_BY_FLAG and layer.source != "flag" and value not in (None, False):
+            by_hand = layer.source in (FLAG, ARGUMENT)
+            if name in ONLY_BY_FLAG and not by_hand and value not in (None, False):
                 # Not only true: 1 and "yes" would pass for it.
                 flag = name.rpartition(".")[2].replace("_", "-")
                 raise UsageError(f"{name} ({layer.source}): can only be set by the flag --{flag}")
@@ -254,6 +255,14 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def nested(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return values by dotted name as sections. Raises UsageError if a setting has settings."""
+    sections: dict[str, Any] = {}
+    for name, value in values.items():
+        _assign(sections, name, value, source)
+    return sections
 
 
 def _assign(merged: dict[str, Any], name: str, value: Any, source: str) -> None:
