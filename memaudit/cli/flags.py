@@ -33,9 +33,11 @@ def with_settings(
 
     only, without: names of settings or sections. helps: other help, by name.
     """
+    every = flags_of(kind)
+    assert all(any(_is_in((part,), name) for name in every) for part in (*(only or ()), *without))
     flagged = {
         name: setting
-        for name, setting in flags_of(kind).items()
+        for name, setting in every.items()
         if (only is None or _is_in(only, name)) and not _is_in(without, name)
     }
 

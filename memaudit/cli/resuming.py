@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from memaudit.cli.errors import Streams
 from memaudit.cli.running import (
     ScanRequest,
+    named_key_file,
     resolve_settings,
     scan_to_code,
     show_finished,
-    variables,
 )
 from memaudit.errors import UsageError
 from memaudit.system.network import go_offline
@@ -103,9 +103,8 @@ def given_key_file(flags: Mapping[str, Any]) -> Path | None:
     """
     from memaudit.config.sources import load_project_settings
 
-    named = flags.get("key_file") or variables().get("key_file")
-    if named is not None:
-        return Path(str(named))
+    if (named := named_key_file(flags)) is not None:
+        return named
     project = load_project_settings(Path.cwd())
     named = project.values.get("key_file") if project is not None else None
     return Path(named) if isinstance(named, str) else None

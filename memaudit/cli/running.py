@@ -10,7 +10,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,6 +228,14 @@ def variables() -> dict[str, str | list[str]]:
     from memaudit.config.environment import read_environment
 
     return read_environment(os.environ)
+
+
+def named_key_file(flags: Mapping[str, Any]) -> Path | None:
+    """Return the key file that a flag names, else the one of the environment."""
+    from memaudit.config.environment import read_variable, variable_of
+
+    named = flags.get("key_file") or read_variable(os.environ, variable_of("key_file"))
+    return None if named is None else Path(named)
 
 
 def note_unknown_variables(streams: Streams) -> None:

@@ -11,7 +11,7 @@ import typer
 from memaudit.cli.errors import INCONCLUSIVE, Streams, exit_on_error
 from memaudit.cli.flags import Given, with_settings
 from memaudit.cli.options import RunFolder, Verbose
-from memaudit.cli.running import variables
+from memaudit.cli.running import named_key_file
 from memaudit.config.settings import ScanConfig
 from memaudit.system.network import go_offline
 
@@ -53,8 +53,7 @@ def verify(
         from memaudit.run.verify_table import render_integrity
         from memaudit.system.home import settings_folder
 
-        named = flags.get("key_file") or variables().get("key_file")
-        key = kept_key(None if named is None else Path(str(named)), settings_folder())
+        key = kept_key(named_key_file(flags), settings_folder())
         integrity = verify_run(run, Places(model, base, reference, data, controls), key)
         streams = Streams(quiet=False, verbose=verbose)
         table = render_integrity(integrity, width=streams.width, color=streams.color)

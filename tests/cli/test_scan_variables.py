@@ -72,5 +72,6 @@ def test_the_key_file_may_come_from_the_environment(files: list[str], tmp_path: 
     (tmp_path / "key").chmod(0o600)
     environ = {"MEMAUDIT_KEY_FILE": str(tmp_path / "key")}
     assert run(environ, "scan", *files, *PLAIN, "--out", "keyed").exit_code == 0
-    assert run(environ, "verify", "keyed").exit_code == 0
+    misspelt = {"MEMAUDIT_GATE_MAX_EXCAT": "0.01"}  # verify judges nothing
+    assert run(environ | misspelt, "verify", "keyed").exit_code == 0
     assert run({}, "verify", "keyed").stdout != run(environ, "verify", "keyed").stdout
