@@ -16,8 +16,8 @@ from memaudit.attack.campaign import Progress
 from memaudit.bench.timing import Rounds, Way, peak_memory, time_rounds
 from memaudit.bench.ways import extraction_ways, tuning_ways
 from memaudit.bench.work import BenchSettings, Work, prepare
+from memaudit.pipeline.loading import describe_target
 from memaudit.report.result import TargetFacts
-from memaudit.scan.loading import describe_target
 from memaudit.system.environment import describe_libraries, describe_machine
 
 EXACT_SHARES = (0.0, 0.9)

@@ -1,6 +1,6 @@
 """The timed work: a target, and windows built so that it is known which are extracted.
 
-Knows the extractor, and the minimum operations of a window (:mod:`memaudit.scan.estimate`).
+Knows the extractor, and the minimum operations of a window (:mod:`memaudit.pipeline.estimate`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.prompts import NoPrompt
 from memaudit.config.settings import ScanConfig
-from memaudit.scan.estimate import Shape, shape_of
-from memaudit.scan.loading import check_positions, choose_size, make_extractor
+from memaudit.pipeline.estimate import Shape, shape_of
+from memaudit.pipeline.loading import check_positions, choose_size, make_extractor
 from memaudit.target.checkpoint import Checkpoint, load_checkpoint
 from memaudit.target.softprompt_check import check_soft_prompts
 

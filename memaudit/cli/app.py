@@ -15,6 +15,7 @@ from memaudit.cli.comparing import baseline_app, compare
 from memaudit.cli.demo import demo
 from memaudit.cli.diagnosing import diagnose_app
 from memaudit.cli.errors import exit_on_error
+from memaudit.cli.flags import GroupedCommand
 from memaudit.cli.help import show_help
 from memaudit.cli.merging import merge
 from memaudit.cli.outlets import guard_standard_streams
@@ -60,7 +61,8 @@ def profiles(
 
 
 for command in (scan, demo, inspect, merge, report, compare, verify, bench, profiles):
-    app.command()(command)
+    is_long = command in (scan, inspect, bench)
+    app.command(cls=GroupedCommand if is_long else None)(command)
 app.command(name="help")(show_help)
 app.add_typer(baseline_app)
 app.add_typer(diagnose_app)

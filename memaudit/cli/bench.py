@@ -7,36 +7,23 @@ from typing import Annotated
 import typer
 
 from memaudit.cli.errors import Streams, exit_on_error
-from memaudit.cli.options import (
-    AllowPickle,
-    Base,
-    BatchSize,
-    Bos,
-    ConfigFile,
-    Device,
-    Dtype,
-    Offline,
-    PrefixTokens,
-    ProfileName,
-    Quiet,
-    Revision,
-    Set,
-    SuffixTokens,
-    TableOrJson,
-    TrustRemoteCode,
-    Verbose,
-    settings_of,
-)
-from memaudit.cli.running import note_versions, resolve_settings
+from memaudit.cli.flags import Given, with_settings
+from memaudit.cli.options import ConfigFile, ProfileName, Quiet, Set, TableOrJson, Verbose
+from memaudit.cli.running import note_unknown_variables, note_versions, resolve_settings, variables
 from memaudit.cli.showing import check_table_or_json
+from memaudit.config.settings import ScanConfig
 from memaudit.errors import UsageError
 
+_SETTINGS = (
+    *("model", "windows.prefix_tokens", "windows.suffix_tokens", "extraction.batch_size"),
+    *("target.device", "target.dtype", "target.bos", "target.revision", "target.base"),
+    *("target.trust_remote_code", "target.allow_pickle", "target.offline"),
+)
 
+
+@with_settings(ScanConfig, _SETTINGS, helps={"model": "As for scan (default: the model of demo)."})
 def bench(
-    model: Annotated[
-        str | None,
-        typer.Argument(help="As for scan (default: the model of demo).", metavar="MODEL"),
-    ] = None,
+    flags: Given,
     timed_windows: Annotated[
         int | None,
         typer.Option(
@@ -45,28 +32,17 @@ def bench(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Timed runs of every method.")] = 5,
     generate_batches: Annotated[
-        str | None, typer.Option(help="Batch sizes to try generate with, e.g. 32,64.")
+        str | None,
+        typer.Option(help="Batch sizes to try generate with, e.g. 32,64."),
     ] = None,
     profile: ProfileName = None,
     config_file: ConfigFile = None,
-    prefix_tokens: PrefixTokens = None,
-    suffix_tokens: SuffixTokens = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    bos: Bos = None,
-    revision: Revision = None,
-    base: Base = None,
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle: AllowPickle = False,
-    offline: Offline = False,
-    batch_size: BatchSize = None,
     set_: Set = None,
     output_format: TableOrJson = "table",
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Time extraction and tuning of MODEL here, compared with plain transformers."""
-    flags = settings_of(locals())
     with exit_on_error(verbose):
         check_table_or_json(output_format)
         batches = _batches(generate_batches) if generate_batches is not None else ()
@@ -76,11 +52,12 @@ def bench(
         from memaudit.demo.shipped import demo_settings
         from memaudit.target.failures import quiet_transformers
 
-        if model is None and config_file is None:
+        if "model" not in flags | variables() and config_file is None:
             flags["model"] = demo_settings()["model"]
         flags["data"] = "none given"
         config = resolve_settings(flags, profile, config_file, set_).config
         streams = Streams(quiet, verbose)
+        note_unknown_variables(streams)
         note_versions(streams)
         with quiet_transformers():
             settings = BenchSettings(config, rounds, timed_windows, batches)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memaudit.cli.errors import Streams, exit_on_error
-from memaudit.cli.options import Quiet, TableOrJson, Verbose
+from memaudit.cli.options import Quiet, RunFolder, TableOrJson, Verbose
 from memaudit.cli.showing import check_table_or_json
 from memaudit.errors import UsageError
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from memaudit.report.comparison_report import Place
     from memaudit.run.load import StoredRun
 
-RunFolder = Annotated[Path, typer.Argument(help="Run folder of a finished scan.", metavar="RUN")]
 ExitZero = Annotated[
     bool, typer.Option("--exit-zero", help="Exit 0 even with a regression, or if inconclusive.")
 ]

@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 
 from memaudit.cli.errors import INCONCLUSIVE, Streams, exit_on_error
-from memaudit.cli.options import Device, Quiet, Seed, Verbose, settings_of
+from memaudit.cli.flags import Given, with_settings
+from memaudit.cli.options import Quiet, Verbose
 from memaudit.cli.running import ScanRequest, run_scan
+from memaudit.config.settings import ScanConfig
 from memaudit.errors import UsageError
 from memaudit.system.home import expand_home
 from memaudit.system.network import go_offline
@@ -18,17 +20,17 @@ from memaudit.system.network import go_offline
 PROFILE = "demo"
 
 
+@with_settings(
+    ScanConfig,
+    ("out", "target.device", "protocol.seed", "reveal"),
+    helps={"reveal": "Show extracted records, which are invented."},
+)
 def demo(
-    out: Annotated[Path | None, typer.Option(help="Run folder to create.")] = None,
+    flags: Given,
     export: Annotated[
         Path | None,
         typer.Option(help="Write the model and its data to this folder instead of scanning."),
     ] = None,
-    device: Device = None,
-    seed: Seed = None,
-    reveal: Annotated[
-        bool, typer.Option("--reveal", help="Show extracted records, which are invented.")
-    ] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -36,7 +38,6 @@ def demo(
 
     Exits 0 only if memaudit finds what is there and nothing else, and 4 otherwise.
     """
-    flags = settings_of({"out": out, "device": device, "seed": seed, "reveal": reveal})
     with exit_on_error(verbose):
         go_offline(os.environ)  # everything it needs is shipped
         from memaudit.config.sources import Layer, load_profile, resolve

@@ -9,53 +9,43 @@ from typing import Annotated
 import typer
 
 from memaudit.cli.errors import Streams, exit_on_error, leave
-from memaudit.cli.options import (
-    AllowPickle,
-    ExitZero,
-    Format,
-    KeyFile,
-    Out,
-    Quiet,
-    Reveal,
-    TrustRemoteCode,
-    Verbose,
-    settings_of,
-)
+from memaudit.cli.flags import Given, with_settings
+from memaudit.cli.options import ExitZero, Format, Quiet, Verbose
 from memaudit.cli.resuming import given_key_file, stored_settings
 from memaudit.cli.running import ScanRequest, command_line, scan_to_code
 from memaudit.cli.showing import check_format
+from memaudit.config.settings import ScanConfig
 
 
+@with_settings(
+    ScanConfig,
+    ("out", "reveal", "target.trust_remote_code", "target.allow_pickle", "key_file"),
+)
 def merge(
+    flags: Given,
     shards: Annotated[
         list[Path],
         typer.Argument(help="Run folders of all n shards (scan --shard i/n).", metavar="SHARD..."),
     ],
-    out: Out = None,
     output_format: Format = "table",
-    reveal: Reveal = False,
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle: AllowPickle = False,
-    key_file: KeyFile = None,
     exit_zero: ExitZero = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Combine the shards of a scan: score, judge and report. The shards stay unchanged."""
-    flags = settings_of(locals())
     with exit_on_error(verbose):
         check_format(output_format)
         from memaudit.data.project_key import find_key
         from memaudit.distributed import require_one_process
+        from memaudit.pipeline.write import begin_run, choose_folder
         from memaudit.run.merge import copy_work, merged_notes, read_shards
-        from memaudit.scan.write import begin_run, choose_folder
         from memaudit.system.home import settings_folder
 
         require_one_process("merge")
         key = find_key(given_key_file(flags), settings_folder())
         parts = read_shards(shards, key)
         resolved = stored_settings(parts[0].notes, flags, str(parts[0].folder))
-        folder = choose_folder(resolved.config.model_copy(update={"out": out}))
+        folder = choose_folder(resolved.config.model_copy(update={"out": flags.get("out")}))
         config = resolved.config.model_copy(update={"out": folder})
         notes = merged_notes(parts, folder, command_line())
         _, merged = begin_run(folder, notes, key, partial(copy_work, parts, key))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from memaudit.cli.errors import Streams, exit_on_error
-from memaudit.cli.options import Format, Verbose
+from memaudit.cli.options import Format, RunFolder, Verbose
 from memaudit.cli.showing import check_format, check_table_or_json, show, show_diagnosis
 from memaudit.errors import UsageError
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Run folder of a finished scan.", metavar="RUN")],
+    run: RunFolder,
     diagnosis: Annotated[
         str | None, typer.Option(help="Show this diagnosis of the run instead: latent, layers, ...")
     ] = None,

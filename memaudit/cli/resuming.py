@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memaudit.cli.errors import Streams
-from memaudit.cli.running import ScanRequest, resolve_settings, scan_to_code, show_finished
+from memaudit.cli.running import (
+    ScanRequest,
+    named_key_file,
+    resolve_settings,
+    scan_to_code,
+    show_finished,
+)
 from memaudit.errors import UsageError
 from memaudit.system.network import go_offline
 
@@ -52,11 +58,13 @@ def scan_or_resume(
     streams: Streams,
 ) -> int:
     """Start or resume a scan, or show a finished run; return the exit code."""
+    from memaudit.config.environment import unknown_variables
     from memaudit.config.shard import Shard
     from memaudit.data.project_key import kept_key
     from memaudit.run.unfinished import is_finished
     from memaudit.system.home import settings_folder
 
+    warnings = unknown_variables(os.environ)
     share = None if shard is None else Shard.parse(shard)
     if resume is None:
         request = ScanRequest(given.resolved(), shard=share)
@@ -66,7 +74,7 @@ def scan_or_resume(
         return show_finished(resume, key, output_format, streams)
     else:
         request = resumed_request(resume, given, share)
-    return scan_to_code(request, output_format, streams)
+    return scan_to_code(replace(request, warnings=warnings), output_format, streams)
 
 
 def resumed_request(run: Path, given: GivenSettings, shard: Shard | None) -> ScanRequest:
@@ -127,12 +135,12 @@ def given_key_file(flags: Mapping[str, Any]) -> Path | None:
     """Return the key file that the user names now.
 
     The one in a run's notes is ignored, as whoever changed the notes could have named another.
-    Raises UsageError if pyproject.toml cannot be read.
+    Raises UsageError if pyproject.toml cannot be read, or the variable is empty.
     """
     from memaudit.config.sources import load_project_settings
 
-    if (named := flags.get("key_file")) is not None:
-        return Path(named)
+    if (named := named_key_file(flags)) is not None:
+        return named
     project = load_project_settings(Path.cwd())
     named = project.values.get("key_file") if project is not None else None
     return Path(named) if isinstance(named, str) else None
@@ -141,8 +149,8 @@ def given_key_file(flags: Mapping[str, Any]) -> Path | None:
 def stored_settings(notes: RunNotes, flags: Mapping[str, Any], where: str) -> ResolvedConfig:
     """Return the settings in a run's notes, with the key file that is named now.
 
-    Raises UsageError if they lift a safeguard that the flags do not, or are invalid in this
-    version.
+    Raises UsageError if they lift a safeguard that the flags do not, are invalid in this
+    version, or are not those of the environment.
     """
     from pydantic import ValidationError
 
@@ -161,6 +169,42 @@ def stored_settings(notes: RunNotes, flags: Mapping[str, Any], where: str) -> Re
         if stored[name] and not given.get(name):
             flag = name.rpartition(".")[2].replace("_", "-")
             raise UsageError(f"{where}: was started with --{flag}; give it again to resume")
+    _refuse_other_variables(notes, where)
     if config.target.offline:
         go_offline(os.environ)
     return ResolvedConfig(config=config, sources=notes.sources)
+
+
+def _refuse_other_variables(notes: RunNotes, where: str) -> None:
+    """Raise UsageError if the environment sets what the run began without.
+
+    Ignoring it would judge the run by other gates than the environment says. Flags and arguments
+    win over the environment, so it may differ where they set the value.
+    """
+    from memaudit.config.sources import (
+        ARGUMENT,
+        FLAG,
+        Layer,
+        environment_layers,
+        leaves,
+        named_settings,
+        resolve,
+    )
+
+    free = {"out", "key_file"}  # where the folder lies and how the key is found may change
+    layers = [
+        layer
+        for layer in environment_layers(os.environ)
+        for name, _ in leaves(layer.values)
+        if name not in free and notes.sources.get(name) not in (FLAG, ARGUMENT)
+    ]
+    stored = Layer(source=FLAG, values=notes.config)
+    before, now = (named_settings(resolve(parts).config) for parts in ([stored], [stored, *layers]))
+    for layer in layers:
+        for name, _ in leaves(layer.values):
+            if before[name] != now[name]:
+                variable = layer.source.removeprefix("environment ")
+                raise UsageError(
+                    f"{where}: began with another {name} than {variable} says; unset the variable "
+                    "to go on, or start a new scan"
+                )

@@ -10,7 +10,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from memaudit.config.sources import ResolvedConfig
     from memaudit.data.project_key import ProjectKey
     from memaudit.distributed import Processes
+    from memaudit.pipeline.scan import ScanOutcome
     from memaudit.run.record import RunRecord
     from memaudit.run.unfinished import Unfinished
-    from memaudit.scan.pipeline import ScanOutcome
 
 _NAMED = 3
 """Files that a message names."""
@@ -42,7 +42,9 @@ def resolve_settings(
     """Merge flags over all other sources of settings; go offline if they say so."""
     from memaudit.config.sources import collect_layers, resolve
 
-    layers = collect_layers(flags, profile=profile, config_file=config_file, sets=sets or [])
+    layers = collect_layers(
+        flags, profile=profile, config_file=config_file, sets=sets or [], environ=os.environ
+    )
     resolved = resolve(layers)
     if resolved.config.target.offline:
         go_offline(os.environ)
@@ -59,6 +61,8 @@ class ScanRequest:
     shard: Shard | None = None
     merged: bool = False
     """True if the folder to continue was just merged from shards, so that nothing was stopped."""
+    warnings: Sequence[str] = ()
+    """Sentences for the user before the scan."""
 
 
 def run_scan(request: ScanRequest, output_format: str, streams: Streams) -> ScanOutcome | None:
@@ -105,10 +109,12 @@ def _run_main(
     key: ProjectKey,
     processes: Processes,
 ) -> ScanOutcome | None:
+    from memaudit.pipeline.write import write_run
     from memaudit.run.load import read_run
-    from memaudit.scan.write import write_run
 
     _note_settings(request.resolved, streams)
+    for warning in request.warnings:
+        streams.note(f"Warning: {warning}")
     note_versions(streams)
     if key.note:
         streams.note(
@@ -162,7 +168,7 @@ def _note_strangers(run: Path, names: Sequence[str], streams: Streams) -> None:
 def _scan(
     request: ScanRequest, streams: Streams, key: ProjectKey, record: RunRecord, processes: Processes
 ) -> ScanOutcome | None:
-    from memaudit.scan.pipeline import scan, scan_shard
+    from memaudit.pipeline.scan import scan, scan_shard
     from memaudit.target.failures import quiet_transformers
 
     with quiet_transformers():
@@ -181,8 +187,8 @@ def _keep_work(request: ScanRequest, key: ProjectKey) -> Iterator[Unfinished]:
     Tells the user how to resume if anything was done. A new run leaves nothing behind if nothing
     was done, or if its key ends with this process, so that nobody could check the work later.
     """
+    from memaudit.pipeline.write import remove_empty
     from memaudit.run.unfinished import is_finished
-    from memaudit.scan.write import remove_empty
 
     created, unfinished = _open_run(request, key)
     try:
@@ -204,9 +210,9 @@ def _keep_work(request: ScanRequest, key: ProjectKey) -> Iterator[Unfinished]:
 
 def _open_run(request: ScanRequest, key: ProjectKey) -> tuple[list[Path], Unfinished]:
     """Open the run's record; also return the folders created for it."""
+    from memaudit.pipeline.write import begin_run, choose_folder
     from memaudit.run.record import RunNotes
     from memaudit.run.unfinished import Unfinished
-    from memaudit.scan.write import begin_run, choose_folder
 
     if request.resume is not None:
         return [], Unfinished.reopen(request.resume, key, stopped=not request.merged)
@@ -257,6 +263,29 @@ def note_versions(streams: Streams) -> None:
         streams.note(note)
 
 
+def variables() -> dict[str, str | list[str]]:
+    """Return the settings in variables of the environment, by dotted name."""
+    from memaudit.config.environment import read_environment
+
+    return read_environment(os.environ)
+
+
+def named_key_file(flags: Mapping[str, Any]) -> Path | None:
+    """Return the key file that a flag names, else the one of the environment."""
+    from memaudit.config.environment import read_variable, variable_of
+
+    named = flags.get("key_file") or read_variable(os.environ, variable_of("key_file"))
+    return None if named is None else Path(named)
+
+
+def note_unknown_variables(streams: Streams) -> None:
+    """Note on stderr which variables of the environment look like settings and are none."""
+    from memaudit.config.environment import unknown_variables
+
+    for sentence in unknown_variables(os.environ):
+        streams.note(f"Warning: {sentence}")
+
+
 def _note_settings(resolved: ResolvedConfig, streams: Streams) -> None:
     from memaudit.config.sources import sourced_lines
 
@@ -266,13 +295,13 @@ def _note_settings(resolved: ResolvedConfig, streams: Streams) -> None:
 
 
 def _project_key(request: ScanRequest) -> ProjectKey:
-    from memaudit.data.project_key import find_key
+    from memaudit.data.project_key import find_key, require_kept
     from memaudit.system.home import settings_folder
 
     config = request.resolved.config
     key = find_key(config.key_file, settings_folder())
-    if key.note and config.gate.baseline is not None:
-        raise UsageError(f"--baseline {config.gate.baseline}: {key.note}")
+    if config.gate.baseline is not None:
+        require_kept(key, f"--baseline {config.gate.baseline}")
     if key.note and request.shard is not None:
         raise UsageError(f"--shard {request.shard}: merge could not check its origin. {key.note}")
     return key

@@ -9,12 +9,17 @@ from typing import Annotated
 import typer
 
 from memaudit.cli.errors import INCONCLUSIVE, Streams, exit_on_error
-from memaudit.cli.options import KeyFile, Verbose
+from memaudit.cli.flags import Given, with_settings
+from memaudit.cli.options import RunFolder, Verbose
+from memaudit.cli.running import named_key_file
+from memaudit.config.settings import ScanConfig
 from memaudit.system.network import go_offline
 
 
+@with_settings(ScanConfig, ("key_file",))
 def verify(
-    run: Annotated[Path, typer.Argument(help="Run folder of a finished scan.", metavar="RUN")],
+    flags: Given,
+    run: RunFolder,
     model: Annotated[
         str | None, typer.Option(help="Location of the model, if it has moved since the scan.")
     ] = None,
@@ -33,7 +38,6 @@ def verify(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit 4 if anything recorded could not be checked.")
     ] = False,
-    key_file: KeyFile = None,
     verbose: Verbose = False,
 ) -> None:
     """Compare RUN, its model and its data with the recorded hashes.
@@ -49,7 +53,7 @@ def verify(
         from memaudit.run.verify_table import render_integrity
         from memaudit.system.home import settings_folder
 
-        key = kept_key(key_file, settings_folder())
+        key = kept_key(named_key_file(flags), settings_folder())
         integrity = verify_run(run, Places(model, base, reference, data, controls), key)
         streams = Streams(quiet=False, verbose=verbose)
         table = render_integrity(integrity, width=streams.width, color=streams.color)

@@ -1,4 +1,4 @@
-"""Settings: type, default, bounds and help of each, and where its value came from.
+"""Settings: type, default, bounds, help and flag of each, and where its value came from.
 
 Imports only memaudit.system and memaudit.errors.
 """

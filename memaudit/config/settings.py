@@ -21,6 +21,15 @@ from memaudit.config.base import (
     Share,
     UserPath,
 )
+from memaudit.config.flags import (
+    ALLOW_PICKLE,
+    BATCH_SIZE,
+    DEVICE,
+    OFFLINE,
+    SEED,
+    TRUST_REMOTE_CODE,
+    Flag,
+)
 from memaudit.config.tuning import ConstantSettings as ConstantSettings
 from memaudit.config.tuning import DynamicSettings as DynamicSettings
 from memaudit.config.tuning import TuningSettings as TuningSettings
@@ -38,18 +47,35 @@ RUNS = Path("memaudit-runs")
 class WindowSettings(Settings):
     """How windows are cut from samples."""
 
-    prefix_tokens: Positive = 50
-    """P: prefix tokens given to the target. Default of the benchmark (Carlini et al. 2022)."""
-    suffix_tokens: Positive = 50
-    """S: suffix tokens that the target must continue with."""
-    placement: Literal["start", "end", "sliding"] = "start"
-    """Position of the window in its sample; ``sliding`` cuts a window every ``stride`` tokens."""
-    stride: Positive | None = None
-    """Tokens between the starts of two sliding windows. Default: P+S."""
-    limit: Positive | None = None
-    """Audit up to this many samples of each file, chosen at random with the seed."""
-    skip_bad_lines: bool = False
-    """Report malformed lines as skipped instead of stopping at the first."""
+    prefix_tokens: Annotated[
+        Positive, Flag("--prefix-tokens", "Tokens of the prefix shown to the model.", "Windows")
+    ] = 50
+    """P in formulas; 50 is the benchmark's (Carlini et al. 2022)."""
+    suffix_tokens: Annotated[
+        Positive, Flag("--suffix-tokens", "Tokens of the suffix it has to extract.", "Windows")
+    ] = 50
+    """S in formulas."""
+    placement: Annotated[
+        Literal["start", "end", "sliding"],
+        Flag("--placement", "Position of windows in a sample: start, end or sliding.", "Windows"),
+    ] = "start"
+    """``sliding`` cuts a window every ``stride`` tokens."""
+    stride: Annotated[
+        Positive | None,
+        Flag("--stride", "Tokens between the starts of sliding windows.", "Windows"),
+    ] = None
+    """Default: P+S."""
+    limit: Annotated[
+        Positive | None,
+        Flag("--limit", "Audit up to this many random samples of each file.", "Windows"),
+    ] = None
+    """The seed chooses them."""
+    skip_bad_lines: Annotated[
+        bool,
+        Flag(
+            "--skip-bad-lines", "Report malformed lines as skipped instead of stopping.", "Windows"
+        ),
+    ] = False
     chat_date: Annotated[date, Field(ge=date(1970, 1, 1), le=date(9000, 1, 1))] = CHAT_DATE
     """Date given to a chat template that asks for today's, so that chats render the same every
     day. Use the day of training if it is known."""
@@ -76,26 +102,34 @@ class WindowSettings(Settings):
 class TargetSettings(Settings):
     """How the model under audit is loaded."""
 
-    revision: str | None = None
-    """Branch, tag or commit on the hub."""
-    device: str = "auto"
-    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``spread``. ``spread`` uses every CUDA
-    device and puts the rest in main memory and on disk; ``auto`` does so if one device is too
-    small."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    bos: Bos = "auto"
-    """Start every input with the BOS token. ``auto`` follows the tokenizer for texts and the chat
-    template for chats."""
-    quantize: Literal["int8", "llm-int8", "nf4"] | None = None
-    """Load weights in fewer bits: ``int8`` (torchao), 4-bit ``nf4`` or ``llm-int8``
-    (bitsandbytes). ``llm-int8`` also rounds activations."""
+    revision: Annotated[
+        str | None, Flag("--revision", "Branch, tag or commit on the hub.", "Model")
+    ] = None
+    device: Annotated[str, DEVICE] = "auto"
+    """``spread`` uses every CUDA device and puts the rest in main memory and on disk; ``auto`` does
+    so if one device is too small."""
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Flag("--dtype", "Number format: auto, float32, bfloat16 or float16.", "Model"),
+    ] = "auto"
+    """Format of the weights."""
+    bos: Annotated[Bos, Flag("--bos", "Start inputs with BOS: auto, yes or no.", "Model")] = "auto"
+    """``auto`` follows the tokenizer for texts and the chat template for chats."""
+    quantize: Annotated[
+        Literal["int8", "llm-int8", "nf4"] | None,
+        Flag("--quantize", "Quantize the weights: int8, llm-int8 or nf4.", "Model"),
+    ] = None
+    """``int8`` (torchao), 4-bit ``nf4`` or ``llm-int8`` (bitsandbytes). ``llm-int8`` also rounds
+    activations."""
     prepack: Literal["auto", "yes", "no"] = "auto"
     """On a CPU, keep a second copy of the linear layers' weights in the order they are read."""
-    base: str | None = None
-    """Base model of an adapter, if the one its config names is not available."""
-    trust_remote_code: bool = False
-    allow_pickle: bool = False
-    offline: bool = False
+    base: Annotated[
+        str | None, Flag("--base", "Base model of an adapter, if it has moved.", "Model")
+    ] = None
+    """Default: the base that its config names."""
+    trust_remote_code: Annotated[bool, TRUST_REMOTE_CODE] = False
+    allow_pickle: Annotated[bool, ALLOW_PICKLE] = False
+    offline: Annotated[bool, OFFLINE] = False
     training_tokens: Positive | None = None
     """Number of training tokens, if known; the report compares it with the parameter count."""
 
@@ -103,39 +137,43 @@ class TargetSettings(Settings):
 class ProtocolSettings(Settings):
     """How windows are split, so that no prompt scores a near-duplicate of its training text."""
 
-    folds: Annotated[int, Field(ge=2, le=50)] = 2
+    folds: Annotated[
+        int, Field(ge=2, le=50), Flag("--folds", "Number of folds, audited in turn.", "Audit")
+    ] = 2
     select_fraction: Fraction = 0.1
     """Share of the windows outside ``audit`` used to choose the epoch."""
     split: Literal["clusters", "random"] = "clusters"
     """``random`` lets near-duplicates leak between parts; use it only to see the effect."""
     cluster_run: Positive = 20
     """Two samples that share a run of this many tokens are near-duplicates."""
-    seed: NotNegative = 0
-    """Random seed."""
+    seed: Annotated[NotNegative, SEED] = 0
 
 
 class ExtractionSettings(Settings):
     """How windows are decoded."""
 
-    batch_size: Positive | None = None
-    """Windows per pass. Default: chosen to fit the free memory."""
+    batch_size: Annotated[Positive | None, BATCH_SIZE] = None
+    """Default: chosen to fit the free memory."""
 
 
 class ScoreSettings(Settings):
     """How scores and their intervals are computed."""
 
     confidence: Fraction = 0.95
+    """Confidence level of every interval."""
     bootstrap: Annotated[int, Field(ge=100, le=MAX_INTEGER)] = 2000
     """Resamples of the cluster bootstrap."""
     top_k: Positive = 40
     """k of the top-k sampler for p_z (Hayes et al. 2024); other tokens have probability 0."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Temperature of the sampler of p_z."""
 
 
 class SensitiveSettings(Settings):
     """Counting of sensitive content in the suffixes."""
 
     enabled: bool = True
+    """Search the suffixes for sensitive content."""
     region: Annotated[str, Field(pattern="^[A-Z]{2}$")] = "US"
     """Country (ISO 3166) whose national format is used for phone numbers without ``+``."""
     entity_model: str | None = None
@@ -145,22 +183,51 @@ class SensitiveSettings(Settings):
 class GateSettings(Settings):
     """Thresholds that make the audit fail. None is set by default."""
 
-    max_exact: Share | None = None
-    """Largest share of windows that any attack may extract exactly."""
-    max_fractional: Share | None = None
-    """Largest mean share of suffix tokens that any attack may extract at the right position."""
-    max_lift: Share | None = None
-    """Largest lift: exact rate of any prompt minus that of ``none``."""
-    max_new: NotNegative | None = None
-    """Largest number of extracted windows that are not in the baseline."""
-    max_leaked: Share | None = None
-    """Largest share of windows leaked by fine-tuning: extracted from the target by any attack, and
-    from the reference by none."""
-    baseline: UserPath | None = None
-    """Baseline file or run folder that ``max_new`` compares with."""
-    gate_on: Literal["upper", "estimate"] = "upper"
-    """Compare thresholds with the upper end of the interval or with the estimate. ``max_new`` is an
-    exact count and has no interval."""
+    max_exact: Annotated[
+        Share | None,
+        Flag("--max-exact", "Fail if more than this share of windows is extracted exactly."),
+    ] = None
+    """The attack that extracts the most counts."""
+    max_fractional: Annotated[
+        Share | None,
+        Flag(
+            "--max-fractional",
+            "Fail if more than this share of suffix tokens is extracted.",
+            "Gates",
+        ),
+    ] = None
+    """Tokens count at the right position; the attack with the largest mean share counts."""
+    max_lift: Annotated[
+        Share | None,
+        Flag("--max-lift", "Fail if a prompt extracts more than this share above none.", "Gates"),
+    ] = None
+    """Lift: exact rate of any prompt minus that of ``none``."""
+    max_new: Annotated[
+        NotNegative | None,
+        Flag(
+            "--max-new",
+            "Fail if more windows than this are newly extracted since --baseline.",
+            "Gates",
+        ),
+    ] = None
+    max_leaked: Annotated[
+        Share | None,
+        Flag(
+            "--max-leaked",
+            "Fail if more than this share is extracted, but not from --reference.",
+            "Gates",
+        ),
+    ] = None
+    """Share of windows leaked by fine-tuning: any attack extracts them from the target, and none
+    from the reference."""
+    baseline: Annotated[
+        UserPath | None, Flag("--baseline", "Baseline file or run folder for --max-new.", "Gates")
+    ] = None
+    gate_on: Annotated[
+        Literal["upper", "estimate"],
+        Flag("--gate-on", "What gates judge: upper (end of the interval) or estimate.", "Gates"),
+    ] = "upper"
+    """``max_new`` is an exact count and has no interval."""
 
     @model_validator(mode="after")
     def _max_new_has_baseline(self) -> GateSettings:
@@ -176,29 +243,51 @@ class GateSettings(Settings):
 class ScanConfig(Settings):
     """All settings of an audit."""
 
-    model: str
-    data: UserPath
-    controls: UserPath | None = None
-    out: UserPath | None = None
-    reference: str | None = None
-    """Model before fine-tuning, named like ``model``. Every attack also runs on it."""
-    generator: UserPath | None = None
-    """Run folder or file with fitted prompts to use instead of fitting new ones."""
-    key_file: UserPath | None = None
-    """File with the project key, which signs fingerprints. Default: the key in the environment,
-    else the user's own."""
-    attacks: Annotated[tuple[AttackName, ...], Field(min_length=1)] = LADDER
-    reveal: bool = False
-    """Put the text of prefixes, suffixes and outputs in the reports."""
-    windows: WindowSettings = WindowSettings()
-    target: TargetSettings = TargetSettings()
-    protocol: ProtocolSettings = ProtocolSettings()
-    constant: ConstantSettings = ConstantSettings()
-    dynamic: DynamicSettings = DynamicSettings()
-    extraction: ExtractionSettings = ExtractionSettings()
-    scores: ScoreSettings = ScoreSettings()
-    sensitive: SensitiveSettings = SensitiveSettings()
-    gate: GateSettings = GateSettings()
+    model: Annotated[str, Flag("MODEL", "Hub id, local folder, .gguf file or PEFT adapter folder.")]
+    data: Annotated[
+        UserPath,
+        Flag(
+            "DATA",
+            "Text to audit: .jsonl, .json, .csv, .tsv, .txt, .parquet, or a folder of text files.",
+        ),
+    ]
+    controls: Annotated[
+        UserPath | None,
+        Flag("--controls", "Text the model has not seen, in the same formats as DATA."),
+    ] = None
+    out: Annotated[UserPath | None, Flag("--out", "Run folder to create.")] = None
+    reference: Annotated[
+        str | None, Flag("--reference", "Model before fine-tuning: every attack runs on it too.")
+    ] = None
+    """Named like ``model``."""
+    generator: Annotated[
+        UserPath | None,
+        Flag("--generator", "Run folder whose prompts to use instead of fitting.", "Audit"),
+    ] = None
+    """A file with fitted prompts will do too."""
+    key_file: Annotated[
+        UserPath | None,
+        Flag("--key-file", "Project key (default: MEMAUDIT_KEY, then the user's key).", "Settings"),
+    ] = None
+    """The key signs fingerprints."""
+    attacks: Annotated[
+        tuple[AttackName, ...],
+        Field(min_length=1),
+        Flag("--attacks", "Attacks, comma-separated: none, copy, dynamic-hard, constant, dynamic."),
+    ] = LADDER
+    reveal: Annotated[bool, Flag("--reveal", "Include audited text in the reports.", "Output")] = (
+        False
+    )
+    """The text of prefixes, suffixes and outputs."""
+    windows: WindowSettings = Field(default_factory=WindowSettings)
+    target: TargetSettings = Field(default_factory=TargetSettings)
+    protocol: ProtocolSettings = Field(default_factory=ProtocolSettings)
+    constant: ConstantSettings = Field(default_factory=ConstantSettings)
+    dynamic: DynamicSettings = Field(default_factory=DynamicSettings)
+    extraction: ExtractionSettings = Field(default_factory=ExtractionSettings)
+    scores: ScoreSettings = Field(default_factory=ScoreSettings)
+    sensitive: SensitiveSettings = Field(default_factory=SensitiveSettings)
+    gate: GateSettings = Field(default_factory=GateSettings)
 
     @model_validator(mode="after")
     def _reference_fits(self) -> ScanConfig:

@@ -1,7 +1,8 @@
-"""Sources of settings: profiles, ``pyproject.toml``, config files and flags, in layers.
+"""Sources of settings: profiles, ``pyproject.toml``, config files, environment, flags, in layers.
 
 Knows settings files and how they are merged. Later layers win: defaults, a profile,
-``[tool.memaudit]`` in the ``pyproject.toml`` of the working folder, a ``--config`` file, flags.
+``[tool.memaudit]`` in the ``pyproject.toml`` of the working folder, a ``--config`` file, variables
+of the environment, flags.
 The only place where profiles are read. Does not know what a setting means.
 """
 
@@ -15,10 +16,13 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from memaudit.config.environment import PROFILE, read_environment, read_variable, variable_of
 from memaudit.config.settings import ScanConfig
 from memaudit.errors import UsageError
 
 DEFAULT_PROFILE = "standard"
+FLAG, ARGUMENT = "flag", "argument"
+"""Sources that win over all others: the command line, and a call from Python."""
 _MAX_BYTES = 1 << 20
 """Largest settings file, in bytes; a config.toml has about 3,000."""
 _MAX_DEPTH = 20
@@ -26,7 +30,7 @@ _MAX_DEPTH = 20
 _MAX_QUOTED = 80
 """Characters of a value that a message repeats."""
 ONLY_BY_FLAG = frozenset(("reveal", "target.trust_remote_code", "target.allow_pickle"))
-"""Safeguards that no file may switch off, as it may come from someone else."""
+"""Safeguards that no file and no variable may switch off, as it may come from someone else."""
 
 
 class Layer(BaseModel):
@@ -35,7 +39,7 @@ class Layer(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     source: str
-    """Source named in the report: ``profile quick``, ``flag`` or a file name."""
+    """Source named in the report: ``profile quick``, ``flag``, a file or a variable."""
     values: dict[str, Any]
     about: str = ""
     """Purpose of a profile, in a sentence."""
@@ -104,26 +108,43 @@ def sourced_lines(resolved: ResolvedConfig) -> list[str]:
 
 
 def collect_layers(
-    flags: dict[str, Any], *, profile: str | None, config_file: Path | None, sets: list[str]
+    flags: dict[str, Any],
+    *,
+    profile: str | None,
+    config_file: Path | None,
+    sets: list[str],
+    environ: Mapping[str, str] | None = None,
+    source: str = FLAG,
 ) -> list[Layer]:
     """Return all layers that apply in the working folder, weakest first.
 
-    The profile comes from the flag, else from ``[tool.memaudit]``, else it is ``standard``. A
-    config file holds every setting: with it, ``[tool.memaudit]`` is ignored, and a profile is
-    read only if a flag names it.
+    The profile comes from the flag, else from the environment, else from ``[tool.memaudit]``,
+    else it is ``standard``. A config file holds every setting: with it, ``[tool.memaudit]`` is
+    ignored, and a profile is read only if a flag or the environment names it.
     """
+    environ = environ or {}
     project = load_project_settings(Path.cwd())
     layers: list[Layer] = []
-    named = profile or (project.values.pop("profile", None) if project else None)
+    preferred = project.values.pop("profile", None) if project is not None else None
+    named = profile or read_variable(environ, PROFILE) or preferred
     if named is not None or config_file is None:
         layers.append(load_profile(named or DEFAULT_PROFILE))
     if project is not None and config_file is None:
-        project.values.pop("profile", None)
         layers.append(project)
     if config_file is not None:
         layers.append(load_config_file(config_file))
+    layers.extend(environment_layers(environ))
     layers.extend(_set_layer(assignment) for assignment in sets)
-    layers.append(Layer(source="flag", values=flags))
+    layers.append(Layer(source=source, values=flags))
+    return layers
+
+
+def environment_layers(environ: Mapping[str, str]) -> list[Layer]:
+    """Return a layer for each variable that sets a setting. Raises as `read_environment`."""
+    layers = []
+    for name, value in read_environment(environ).items():
+        source = f"environment {variable_of(name)}"
+        layers.append(Layer(source=source, values=nested({name: value}, source)))
     return layers
 
 
@@ -140,9 +161,7 @@ def _set_layer(assignment: str) -> Layer:
         raise UsageError(
             f"--set {_abbreviated(assignment)}: brackets nested too deep; give one value"
         )
-    values: dict[str, Any] = {}
-    _assign(values, name.strip(), parsed, "--set")
-    return Layer(source="flag", values=values)
+    return Layer(source=FLAG, values=nested({name.strip(): parsed}, "--set"))
 
 
 def load_config_file(path: Path) -> Layer:
@@ -170,7 +189,8 @@ def resolve(layers: list[Layer]) -> ResolvedConfig:
     sources: dict[str, str] = {}
     for layer in layers:
         for name, value in leaves(layer.values):
-            if name in ONLY_BY_FLAG and layer.source != "flag" and value not in (None, False):
+            by_hand = layer.source in (FLAG, ARGUMENT)
+            if name in ONLY_BY_FLAG and not by_hand and value not in (None, False):
                 # Not only true: 1 and "yes" would pass for it.
                 flag = name.rpartition(".")[2].replace("_", "-")
                 raise UsageError(f"{name} ({layer.source}): can only be set by the flag --{flag}")
@@ -242,6 +262,14 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", value
 
 
+def nested(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return values by dotted name as sections. Raises UsageError if a setting has settings."""
+    sections: dict[str, Any] = {}
+    for name, value in values.items():
+        _assign(sections, name, value, source)
+    return sections
+
+
 def _assign(merged: dict[str, Any], name: str, value: Any, source: str) -> None:
     *sections, key = name.split(".")
     for section in sections:
@@ -263,7 +291,14 @@ def explain_fault(error: ValidationError, sources: Mapping[str, str]) -> str:
     """Describe the first fault in one line: setting, value, source and what is wrong."""
     fault = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in fault["loc"])
-    source = next((sources[key] for key in sources if name and key.startswith(name)), None)
+    source = next(
+        (
+            sources[key]
+            for key in sources
+            if name and (key.startswith(name) or name.startswith(f"{key}."))
+        ),
+        None,
+    )
     where = f" ({source})" if source else ""
     if fault["type"] == "extra_forbidden":
         return f"{_abbreviated(name)}{where}: unknown setting; see memaudit help settings"

@@ -22,6 +22,7 @@ class TuningSettings(Settings):
     num_virtual_tokens: Positive = 50
     """V: length of the soft prompt."""
     epochs: Positive = 3
+    """Passes over the fit windows."""
     min_steps: NotNegative = 200
     """Smallest number of steps: with little data, train more epochs until it is reached."""
     batch_size: Positive = 16
@@ -30,11 +31,13 @@ class TuningSettings(Settings):
     """Largest number of windows in one pass. A step adds up its passes in order, and each process
     takes whole passes. Default: 8 on a CPU; on CUDA, one pass per process."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-2
+    """Learning rate of the soft prompt."""
     schedule: Literal["linear", "constant"] = "linear"
     """Learning rate after the warm-up: falls linearly to zero, or stays constant."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of the steps over which the learning rate rises linearly from zero."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Weight decay of the optimizer."""
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     """Largest gradient norm; 0 for no limit."""
     patience: Positive | None = 5

@@ -98,6 +98,12 @@ def find_key(key_file: Path | None, folder: Path | None) -> ProjectKey:
     return _read(path, str(path))
 
 
+def require_kept(key: ProjectKey, what: str) -> None:
+    """Raise UsageError if the key ends with the process, so that nothing can be compared."""
+    if key.note:
+        raise UsageError(f"{what}: {key.note}")
+
+
 def kept_key(key_file: Path | None, folder: Path | None) -> ProjectKey | None:
     """Return the key that `find_key` would find; None if there is none, without making one.
 

@@ -27,10 +27,10 @@ from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.passes import Passes
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.errors import UsageError
+from memaudit.pipeline.loading import check_positions
 from memaudit.report.reading import column, figures, model_attacks
 from memaudit.report.report_json import Document
 from memaudit.run.load import StoredRun, read_run
-from memaudit.scan.loading import check_positions
 from memaudit.score.resample import Resamples
 from memaudit.score.stats import Bools, Floats, Ints
 from memaudit.system.home import settings_folder

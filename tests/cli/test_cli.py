@@ -494,7 +494,7 @@ def test_a_baseline_of_something_else_stops_the_scan_before_the_model_loads(
     def never(*args: object, **kwargs: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("memaudit.scan.prepare.load_target", never)
+    monkeypatch.setattr("memaudit.pipeline.prepare.load_target", never)
     for words, said in (
         ([leaky, clean, *PLAIN], "other data (hmac-sha256"),
         ([leaky, leaked, *PLAIN, "--seed", "7"], "protocol.seed 0, now 7"),

@@ -30,8 +30,8 @@ from memaudit.demo.checks import Check, judge_instrument
 from memaudit.demo.checks_table import conclude, render_checks
 from memaudit.demo.shipped import demo_settings, export_files, read_truth
 from memaudit.errors import UsageError
+from memaudit.pipeline.scan import scan
 from memaudit.progress import Silent
-from memaudit.scan.pipeline import scan
 
 pytestmark = pytest.mark.slow
 

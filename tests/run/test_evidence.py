@@ -126,7 +126,7 @@ def test_a_page_that_cannot_be_made_costs_no_run(
 
     words = ("scan", "model", "data.jsonl", "--attacks", "none", "--out", "bare", *SIZES)
     with monkeypatch.context() as patched:
-        patched.setattr("memaudit.scan.write.to_html", broken)
+        patched.setattr("memaudit.pipeline.write.to_html", broken)
         made = run(*words)
     assert made.exit_code == 3
     assert made.stderr == (
@@ -162,8 +162,8 @@ def test_content_is_looked_for_before_any_attack(
         raise TargetError("the entity model ran out of memory")
 
     attacked: list[object] = []
-    monkeypatch.setattr("memaudit.scan.prepare.find_sensitive", failing)
-    monkeypatch.setattr("memaudit.scan.attacks.Campaign.run", lambda *_: attacked.append(1))
+    monkeypatch.setattr("memaudit.pipeline.prepare.find_sensitive", failing)
+    monkeypatch.setattr("memaudit.pipeline.attacks.Campaign.run", lambda *_: attacked.append(1))
     made = run("scan", "model", "data.jsonl", "--attacks", "none", "--out", "failed", *SIZES)
     assert (made.exit_code, attacked) == (3, [])
     assert not (scanned.parent / "failed").exists()

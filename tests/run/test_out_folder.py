@@ -16,9 +16,9 @@ from memaudit.cli.app import app
 from memaudit.config.settings import ScanConfig
 from memaudit.data.project_key import ProjectKey, find_key
 from memaudit.errors import UsageError
+from memaudit.pipeline.write import begin_run
 from memaudit.run.record import RunNotes
 from memaudit.run.unfinished import UNFINISHED, Unfinished
-from memaudit.scan.write import begin_run
 from memaudit.system.files import write_new, write_whole
 
 KEY = ProjectKey(bytes(range(32)))

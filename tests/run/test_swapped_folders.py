@@ -22,11 +22,11 @@ from memaudit.config.settings import ScanConfig
 from memaudit.config.sources import to_toml
 from memaudit.data.project_key import find_key
 from memaudit.errors import RunError, UsageError
+from memaudit.pipeline.write import begin_run
 from memaudit.run.diagnoses import write_diagnosis
 from memaudit.run.load import read_run
 from memaudit.run.record import RunNotes
 from memaudit.run.unfinished import UNFINISHED, Unfinished
-from memaudit.scan.write import begin_run
 from memaudit.system.own_folder import OwnFolder
 
 QUICK = [
@@ -270,7 +270,7 @@ def test_what_stays_beside_a_finished_run_is_named(
 def test_a_folder_that_was_filled_after_it_was_chosen_is_refused(
     audited: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from memaudit.scan import write
+    from memaudit.pipeline import write
 
     make = write.make_folder
 

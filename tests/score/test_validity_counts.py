@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import build_tokenizer
 
-from memaudit.scan.scoring import decode_rows
+from memaudit.pipeline.scoring import decode_rows
 from memaudit.score.validity import (
     Reading,
     TokenRoles,

@@ -14,30 +14,14 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import typer
 from pydantic import BaseModel
 
-from memaudit.cli.app import app
-from memaudit.cli.options import settings_of
 from memaudit.config.base import MAX_INTEGER
+from memaudit.config.flags import flags_of
 from memaudit.config.settings import ScanConfig
-from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.report.diagnosis import DIAGNOSES
 
 DOCS = Path(__file__).parents[2] / "memaudit" / "docs"
-HELP = {
-    "attacks": "Attacks to run.",
-    "target.dtype": "Number format of the weights.",
-    "model": "Hub id, local folder, `.gguf` file or PEFT adapter folder to audit.",
-    "data": "Text to audit.",
-    "constant.epochs": "Passes over the fit windows.",
-    "constant.learning_rate": "Learning rate of the soft prompt.",
-    "constant.weight_decay": "Weight decay of the optimizer.",
-    "scores.confidence": "Confidence level of every interval.",
-    "scores.temperature": "Temperature of the sampler of p_z.",
-    "sensitive.enabled": "Search the suffixes for sensitive content.",
-}
-"""Help of settings that have no docstring and no flag whose help would do."""
 HEAD = "| setting | values | default | meaning |\n|---|---|---|---|"
 
 
@@ -56,19 +40,6 @@ def field_docstrings(kind: type[BaseModel]) -> dict[str, str]:
                 words = " ".join(str(text.value.value).split())
                 texts[field.target.id] = words.replace("``", "`")
     return texts
-
-
-def flags() -> dict[str, tuple[str, str]]:
-    """Return the flag and its help for each setting that has one, by dotted name."""
-    command: Any = typer.main.get_command(app)
-    named = {}
-    for option in command.commands["scan"].params:
-        setting = settings_of({option.name: "x"})
-        section, value = next(iter(setting.items()), ("", None))
-        if section and option.opts[0].startswith("--"):
-            name = f"{section}.{option.name}" if isinstance(value, dict) else section
-            named[name] = (option.opts[0], option.help)
-    return named
 
 
 def values(schema: dict[str, Any]) -> str:
@@ -97,16 +68,15 @@ def values(schema: dict[str, Any]) -> str:
 
 def rows(kind: type[BaseModel], section: str, skip: frozenset[str] = frozenset()) -> list[str]:
     """Return a table row for each setting of a class that is not a section itself."""
-    texts, named = field_docstrings(kind), flags()
+    texts, flags = field_docstrings(kind), flags_of(kind)
     made = []
     for name, schema in kind.model_json_schema()["properties"].items():
         if "$ref" in schema or name in skip:
             continue
-        dotted = f"{section}.{name}" if section else name
-        flag, flag_help = named.get(dotted, ("", ""))
-        text = HELP.get(dotted) or texts.get(name) or flag_help or HELP.get(f"constant.{name}")
-        assert text, f"{dotted} has no help: give it a docstring"
-        text += f" Flag: `{flag}`." if flag else ""
+        flag = flags[name].flag if name in flags else None
+        text = " ".join(filter(None, [flag and flag.help, texts.get(name)]))
+        assert text, f"{section}.{name} has no help: give it a docstring"
+        text += f" Flag: `{flag.name}`." if flag and not flag.is_argument else ""
         default = schema.get("default")
         shown = "" if default is None else f"`{json.dumps(default)}`"
         if name == "attacks":
@@ -137,11 +107,11 @@ def scan_tables() -> str:
 def diagnosis_tables() -> str:
     """Return the tables of what ``--set`` and ``--windows`` take, one for each diagnosis."""
     blocks = []
-    common = set(DiagnoseSettings.model_fields) - {"windows"}
-    skip = frozenset(common | {"known", "reference", "models", "by", "fits"})
     for name in DIAGNOSES:
-        module = importlib.import_module(f"memaudit.diagnose.{name}.diagnosis")
-        lines = rows(getattr(module, f"{name.capitalize()}Settings"), name, skip)
+        module = importlib.import_module(f"memaudit.diagnose.{name}.settings")
+        kind = getattr(module, f"{name.capitalize()}Settings")
+        skip = frozenset({"run", *flags_of(kind)} - {"windows"})
+        lines = rows(kind, name, skip)
         blocks.append(f"### diagnose {name}\n\n" + "\n".join([HEAD, *lines]))
     return "\n\n".join(blocks)
 

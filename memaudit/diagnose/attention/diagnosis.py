@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from memaudit.attack.campaign import Progress
-from memaudit.config.base import Positive
 from memaudit.diagnose.attention.figures import Windows, contrasts, strongest
+from memaudit.diagnose.attention.settings import AttentionSettings
 from memaudit.diagnose.attention.view import Pair, View, plots, tables
 from memaudit.diagnose.attention.weights import (
     Layers,
@@ -22,7 +22,6 @@ from memaudit.diagnose.attention.weights import (
 )
 from memaudit.diagnose.disclosure import ALL_WITHHELD
 from memaudit.diagnose.passes import Found
-from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Part, Subject, draw
 from memaudit.report.diagnosis import Diagnosis
 from memaudit.score.resample import LEAST_CLUSTERS
@@ -32,13 +31,6 @@ _ABOUT = (
     "positions that foretell the suffix: the entropy of their attention in each layer, as a share "
     "of the largest possible, for extracted and for other windows (after Zeng et al. 2024)."
 )
-
-
-class AttentionSettings(DiagnoseSettings):
-    """Of ``diagnose attention``."""
-
-    windows: Positive = 300
-    """Windows of each group at most: extracted, hidden, not extracted, controls."""
 
 
 def diagnose_attention(

@@ -6,14 +6,9 @@ and puts them together; each is worked out where its name stands.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import numpy as np
-from pydantic import Field
 
 from memaudit.attack.campaign import Progress
-from memaudit.config.base import Fraction, NotNegative, Positive
 from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.latent.beyond import ALLOWED, Beyond, beyond, beyond_table
 from memaudit.diagnose.latent.findings import ABOUT, Results, findings_of, notes_of
@@ -30,41 +25,14 @@ from memaudit.diagnose.latent.questions import (
     too_few,
 )
 from memaudit.diagnose.latent.recovered import EXTRACTED, recovered, recovered_table
+from memaudit.diagnose.latent.settings import LatentSettings
 from memaudit.diagnose.latent.spread import Group, spread_of
-from memaudit.diagnose.latent.trial import DEFAULT_STRENGTH, SHAKEN, Noise, Trial, run_trial
-from memaudit.diagnose.settings import DiagnoseSettings
+from memaudit.diagnose.latent.trial import SHAKEN, Noise, Trial, run_trial
 from memaudit.diagnose.subject import Subject
 from memaudit.errors import UsageError
 from memaudit.report.diagnosis import Diagnosis
 from memaudit.score.resample import Resamples
 from memaudit.score.stats import Bools
-
-
-class LatentSettings(DiagnoseSettings):
-    """What `diagnose_latent` is told."""
-
-    reference: str | None = None
-    """A model with the same tokenizer, as the one before training: NLLs are told relative to its.
-    That of the run where not given and the run had one."""
-    known: Path | None = None
-    """Another finished run on the same windows; what its ``none`` extracts is known to have been
-    in the model, as where it audited an earlier checkpoint."""
-    top: Positive = 100
-    """Windows with the highest scores that precision is told of."""
-    min_k: Fraction = 0.2
-    """Share of the suffix tokens that Min-K% and Min-K%++ take the mean of."""
-    draws: NotNegative = 10
-    """Random perturbations of the weights; with 0 they are left alone. Of the same 319 windows 2,
-    4 and 8 of strength 0.1 brought back 31, 51 and 86: more bring back more."""
-    strength: Annotated[float, Field(ge=0, le=10)] = DEFAULT_STRENGTH
-    """Standard deviation of the noise, as a share of each weight matrix' root mean square.
-
-    Tried on a model of 7M parameters that had been taught other things, with 319 windows that it
-    no longer said: 8 perturbations of 0.02, 0.05, 0.1 and 0.2 brought back 27, 65, 86 and 55 of
-    them, of 600 others 1 to 7, of 500 controls none; the rise of the NLL as a share of it told the
-    319 from the others with an AUC of 0.74, 0.85, 0.91 and 0.93, the NLL itself with 0.84. So the
-    default was chosen on the very windows that it was then judged by, which is a little kind to it.
-    """
 
 
 def diagnose_latent(subject: Subject, settings: LatentSettings, progress: Progress) -> Diagnosis:

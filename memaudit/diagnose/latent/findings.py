@@ -19,10 +19,9 @@ from memaudit.diagnose.latent.recovered import (
     OTHERS,
     Recovered,
 )
-from memaudit.diagnose.latent.trial import DEFAULT_STRENGTH, Noise
-from memaudit.report.wording import (
-    count,
-)
+from memaudit.diagnose.latent.settings import DEFAULT_STRENGTH
+from memaudit.diagnose.latent.trial import Noise
+from memaudit.report.wording import count
 from memaudit.score.estimate import Estimate, percent
 from memaudit.score.resample import LEAST_CLUSTERS
 

@@ -20,8 +20,8 @@ from memaudit.data.plan import cut_files
 from memaudit.diagnose.latent.scores import read_plain, read_scores
 from memaudit.diagnose.subject import Part, Subject
 from memaudit.errors import UsageError
+from memaudit.pipeline.reference import check_tokenizer, load_reference, reference_config, release
 from memaudit.report.reading import column, figures, has_reference
-from memaudit.scan.reference import check_tokenizer, load_reference, reference_config, release
 from memaudit.score.stats import Bools, Floats, Ints
 
 NLL = "suffix NLL"

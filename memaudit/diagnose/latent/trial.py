@@ -26,8 +26,6 @@ RISE, RELATIVE_RISE = "perturbed: rise of NLL", "perturbed: rise, share of NLL"
 BEST_MATCHED = "perturbed: most tokens before a miss"
 SHAKEN = (BEST, MEAN, RISE, RELATIVE_RISE, BEST_MATCHED)
 """What perturbations say."""
-DEFAULT_STRENGTH = 0.1
-"""Of the noise; `LatentSettings` says how it was chosen."""
 _LEAST_NLL = 1e-6
 """nats/token."""
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from memaudit.attack.campaign import Progress
-from memaudit.config.base import Positive
 from memaudit.diagnose.anatomy.blocks import find_blocks, refusal
 from memaudit.diagnose.layers.ablation import NOISE, ablate
 from memaudit.diagnose.layers.costs import cost
 from memaudit.diagnose.layers.figures import View, plots, tables
+from memaudit.diagnose.layers.settings import LayersSettings
 from memaudit.diagnose.layers.words import conclude, remark
-from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Subject
 from memaudit.report.diagnosis import Diagnosis
 from memaudit.score.resample import Resamples
@@ -24,14 +23,6 @@ _ABOUT = (
     "at a time each position attends to itself alone (Menta et al. 2025), or the feed-forward part "
     "is taken away; what that costs extracted windows is held against what it costs controls."
 )
-
-
-class LayersSettings(DiagnoseSettings):
-    """Of ``diagnose layers``."""
-
-    windows: Positive = 150
-    """Windows of each group at most: extracted, not extracted, controls. Each is read once for the
-    intact model, twice for each block and once for each strength of noise."""
 
 
 def diagnose_layers(subject: Subject, settings: LayersSettings, progress: Progress) -> Diagnosis:

@@ -11,10 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from memaudit.attack.campaign import Progress
-from memaudit.config.base import Fraction, Positive
 from memaudit.diagnose.disclosure import ALL_WITHHELD, STRETCH
 from memaudit.diagnose.passes import Found
-from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.signals.comparison import apart_table, compare_means, tell_apart
 from memaudit.diagnose.signals.curves import CURVES, compare_border, draw_curve
 from memaudit.diagnose.signals.features import COUNTED, PREFIX_LOG_P, Kind, Signal
@@ -25,6 +23,7 @@ from memaudit.diagnose.signals.findings import (
     too_few_finding,
 )
 from memaudit.diagnose.signals.groups import Look, choose_look
+from memaudit.diagnose.signals.settings import SignalsSettings
 from memaudit.diagnose.signals.triage import FOLDS, Features, can_fit
 from memaudit.diagnose.signals.triage_tables import (
     calibration_table,
@@ -55,17 +54,6 @@ ABOUT = (
     "(ROME: Li & Zhao 2024, arXiv 2403.00510), and whether it can be foretold from the prefix "
     "alone, so that only the riskiest windows of a large corpus need to be scanned."
 )
-
-
-class SignalsSettings(DiagnoseSettings):
-    """Of `diagnose signals`."""
-
-    border: Positive = 10
-    """Tokens on either side of the border that are compared; fewer than 10 only with --reveal."""
-    partly: Fraction = 0.5
-    """Share of the suffix that ``none`` brings back of a window that is partly extracted."""
-    predictor_windows: Positive = 6000
-    """Windows, drawn evenly from the data, that the predictor is fitted and scored on, at most."""
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
 
 import numpy as np
-from pydantic import Field
 
 from memaudit.attack.campaign import Progress
-from memaudit.config.base import Positive
 from memaudit.diagnose.disclosure import ALL_WITHHELD
-from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Subject
 from memaudit.diagnose.sweep.drawing import DrawnSides, draw_windows
 from memaudit.diagnose.sweep.figures import Drawn, Piece
@@ -26,6 +22,7 @@ from memaudit.diagnose.sweep.passes import Asker
 from memaudit.diagnose.sweep.prefixes import sweep_prefixes
 from memaudit.diagnose.sweep.repetitions import sweep_repetitions
 from memaudit.diagnose.sweep.sampling import sweep_sampling
+from memaudit.diagnose.sweep.settings import SweepSettings
 from memaudit.diagnose.sweep.suffixes import sweep_suffixes
 from memaudit.report.diagnosis import Diagnosis
 from memaudit.score.resample import Resamples
@@ -37,27 +34,6 @@ _ABOUT = (
     "the soft prompt's length, start and depth (Wang et al. 2024). One pass serves every suffix "
     "length, one more each prefix length and each further model."
 )
-
-
-class SweepSettings(DiagnoseSettings):
-    """What is varied, and how far."""
-
-    prefix_lengths: tuple[Positive, ...] = (5, 10, 20, 30)
-    """Prefix tokens shown, p; those below the run's own, which stands in the run."""
-    models: tuple[str, ...] = ()
-    """Further checkpoints with the same tokenizer: other sizes, or other stages of training, as
-    ``NAME`` or, on the hub, ``NAME@REVISION``."""
-    by: str | None = None
-    """Numeric column of the data that says how often a text was repeated; ``dup`` where there is
-    one and none is named."""
-    fits: bool = False
-    """Fit prompts too: their length V, their start and depth, dynamic against constant."""
-    fit_windows: Positive = 1500
-    """Windows at most that are fitted and scored on, and a third as many controls."""
-    virtual_tokens: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 5, 20, 50, 100)
-    """V's that are fitted, beside the run's own."""
-    seeds: Annotated[int, Field(ge=1, le=20)] = 3
-    """Fits of each kind of start, at the run's own V."""
 
 
 def diagnose_sweep(subject: Subject, settings: SweepSettings, progress: Progress) -> Diagnosis:

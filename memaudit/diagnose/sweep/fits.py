@@ -26,7 +26,7 @@ from memaudit.diagnose.subject import Part, Subject
 from memaudit.diagnose.sweep.variants import Variant
 from memaudit.distributed import Processes
 from memaudit.errors import TargetError, UsageError
-from memaudit.scan.loading import check_positions
+from memaudit.pipeline.loading import check_positions
 from memaudit.score.stats import Bools, Floats, Ints
 from memaudit.target.softprompt_check import check_soft_prompts
 

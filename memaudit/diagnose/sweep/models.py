@@ -25,11 +25,11 @@ from memaudit.diagnose.sweep.figures import (
 )
 from memaudit.diagnose.sweep.passes import Asker, Said
 from memaudit.errors import UsageError
+from memaudit.pipeline.loading import load_target
+from memaudit.pipeline.reference import check_tokenizer, reference_config, release
 from memaudit.report.curves import Axis, Line
 from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
 from memaudit.report.wording import neutral, p_value, shorten
-from memaudit.scan.loading import load_target
-from memaudit.scan.reference import check_tokenizer, reference_config, release
 from memaudit.score.resample import Resamples
 from memaudit.target.checkpoint import Checkpoint
 

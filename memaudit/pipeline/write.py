@@ -20,6 +20,7 @@ from memaudit.config.settings import RUNS, ScanConfig
 from memaudit.config.sources import to_toml
 from memaudit.data.project_key import ProjectKey
 from memaudit.errors import RunError, UsageError
+from memaudit.pipeline.scan import ScanOutcome
 from memaudit.report.page import to_html
 from memaudit.report.report_json import to_json
 from memaudit.report.samples_csv import iter_csv
@@ -27,7 +28,6 @@ from memaudit.run.load import PAGE, REPORT, SAMPLES, read_samples
 from memaudit.run.manifest import MANIFEST, to_manifest
 from memaudit.run.record import RunNotes
 from memaudit.run.unfinished import NOTES, UNFINISHED, Unfinished, is_own
-from memaudit.scan.pipeline import ScanOutcome
 from memaudit.system.files import disk_errors
 from memaudit.system.own_folder import OwnFolder
 

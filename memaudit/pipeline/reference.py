@@ -19,9 +19,9 @@ from memaudit.data.corpus import Corpus
 from memaudit.data.plan import Plan, Role, bos_source, cut_files
 from memaudit.data.windows import Windows
 from memaudit.errors import DataError, UsageError
+from memaudit.pipeline.loading import load_target
+from memaudit.pipeline.scoring import fold_fits, score_outcome
 from memaudit.report.result import AttackResult, ReferenceAttack, ReferenceResult, TargetFacts
-from memaudit.scan.loading import load_target
-from memaudit.scan.scoring import fold_fits, score_outcome
 from memaudit.score.origin import Origin, Pair, origins, pair_seed
 from memaudit.score.scores import Rate
 from memaudit.target.checkpoint import Checkpoint, choose_bos, load_tokenizer

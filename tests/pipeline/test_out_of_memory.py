@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from memaudit.attack import decoding, extraction, passes
 from memaudit.cli.app import app
 from memaudit.errors import MemauditError, RunError, TargetError
-from memaudit.scan.pipeline import ScanOutcome
+from memaudit.pipeline.scan import ScanOutcome
 from memaudit.system.memory import is_out_of_memory, short_of_memory
 
 pytestmark = pytest.mark.slow
@@ -209,17 +209,17 @@ def test_a_copy_that_does_not_fit_is_done_without(
 
 
 ENDS = {
-    "memaudit.scan.prepare.make_plan": 'in the stage "clustering near-duplicates"',
-    "memaudit.scan.pipeline.score_all": 'in the stage "scoring"',
-    "memaudit.scan.prepare.find_sensitive": 'in the stage "looking for sensitive content"',
-    "memaudit.scan.prepare.cut_files": 'in the stage "reading files"',
+    "memaudit.pipeline.prepare.make_plan": 'in the stage "clustering near-duplicates"',
+    "memaudit.pipeline.scan.score_all": 'in the stage "scoring"',
+    "memaudit.pipeline.prepare.find_sensitive": 'in the stage "looking for sensitive content"',
+    "memaudit.pipeline.prepare.cut_files": 'in the stage "reading files"',
     "torch.optim.AdamW.step": 'in the stage "constant: fitting, fold 1 of 2"',
     "memaudit.attack.campaign.untrained_prompt": "out of memory; audit fewer",
     "memaudit.attack.extraction.choose_decoding": "out of memory; audit fewer",
     "memaudit.target.softprompt_check._logits": "for 8 tokens; use --device spread",
     "memaudit.attack.extraction.last_logits": "out of memory with a single window",
     "memaudit.attack.passes.last_logits": "out of memory tuning on a single window",
-    "memaudit.scan.write.to_json": "out of memory; audit fewer",
+    "memaudit.pipeline.write.to_json": "out of memory; audit fewer",
 }
 
 

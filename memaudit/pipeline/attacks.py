@@ -18,11 +18,9 @@ from memaudit.data.corpus import Corpus
 from memaudit.data.plan import Plan
 from memaudit.data.windows import find_rows
 from memaudit.errors import RunError
-from memaudit.run.inputs import agree, facts_of_model
-from memaudit.run.record import Clock
-from memaudit.scan.loading import describe_target
-from memaudit.scan.prepare import Ready, recorded_extractor
-from memaudit.scan.reference import (
+from memaudit.pipeline.loading import describe_target
+from memaudit.pipeline.prepare import Ready, recorded_extractor
+from memaudit.pipeline.reference import (
     PREFIX,
     ReferenceRun,
     load_reference,
@@ -30,6 +28,8 @@ from memaudit.scan.reference import (
     reference_config,
     release,
 )
+from memaudit.run.inputs import agree, facts_of_model
+from memaudit.run.record import Clock
 
 Outcomes = Mapping[AttackName, AttackOutcome]
 

@@ -18,12 +18,7 @@ from memaudit.data.project_key import ProjectKey
 from memaudit.data.samples import DataSummary
 from memaudit.distributed import Processes
 from memaudit.gate.baseline import Baseline, require_own_windows, require_same_windows
-from memaudit.report.result import TargetFacts
-from memaudit.run.baselines import scan_baseline
-from memaudit.run.earlier_prompts import check_prompts
-from memaudit.run.inputs import agree, facts_of_files, facts_of_model, facts_of_plan
-from memaudit.run.record import Clock, RunRecord
-from memaudit.scan.loading import (
+from memaudit.pipeline.loading import (
     choose_size,
     describe_target,
     load_earlier,
@@ -31,9 +26,14 @@ from memaudit.scan.loading import (
     load_target,
     make_extractor,
 )
-from memaudit.scan.reference import check_reference
-from memaudit.scan.scoring import find_sensitive
-from memaudit.scan.validity import token_roles
+from memaudit.pipeline.reference import check_reference
+from memaudit.pipeline.scoring import find_sensitive
+from memaudit.pipeline.validity import token_roles
+from memaudit.report.result import TargetFacts
+from memaudit.run.baselines import scan_baseline
+from memaudit.run.earlier_prompts import check_prompts
+from memaudit.run.inputs import agree, facts_of_files, facts_of_model, facts_of_plan
+from memaudit.run.record import Clock, RunRecord
 from memaudit.score.validity import TokenRoles
 from memaudit.sensitive.counting import SensitiveContent
 from memaudit.target.checkpoint import Checkpoint, load_tokenizer

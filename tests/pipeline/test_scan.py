@@ -12,8 +12,8 @@ from memaudit.attack.prompt_files import to_bytes
 from memaudit.config.sources import Layer, resolve
 from memaudit.data.plan import SEEN_REASON
 from memaudit.errors import DataError, TargetError, UsageError
+from memaudit.pipeline.scan import ScanOutcome, scan
 from memaudit.progress import Silent
-from memaudit.scan.pipeline import ScanOutcome, scan
 
 SHORT = {"num_virtual_tokens": 3, "epochs": 1, "min_steps": 0, "batch_size": 8}
 

@@ -15,23 +15,23 @@ from memaudit.config.settings import ScanConfig
 from memaudit.data.corpus import FoldSizes
 from memaudit.data.plan import Plan, check_files, cut_files, fold_sizes, make_plan
 from memaudit.gate.validity import find_faults
-from memaudit.report.result import TargetFacts
-from memaudit.scan.estimate import CostEstimate, combine_sequential, estimate_cost
-from memaudit.scan.loading import (
+from memaudit.pipeline.estimate import CostEstimate, combine_sequential, estimate_cost
+from memaudit.pipeline.loading import (
     choose_size,
     describe_target,
     fits_prompts,
     load_target,
     make_extractor,
 )
-from memaudit.scan.reference import (
+from memaudit.pipeline.reference import (
     check_reference,
     load_reference,
     planned_windows,
     reference_config,
     release,
 )
-from memaudit.scan.validity import planned_validity, token_roles
+from memaudit.pipeline.validity import planned_validity, token_roles
+from memaudit.report.result import TargetFacts
 from memaudit.target.checkpoint import Checkpoint, load_tokenizer
 
 

@@ -26,8 +26,8 @@ from memaudit.attack.prompts import HardPrompt, NoPrompt, SoftPrompt
 from memaudit.config.settings import ScoreSettings, TargetSettings
 from memaudit.config.sources import Layer, resolve
 from memaudit.errors import TargetError
+from memaudit.pipeline.scan import ScanOutcome, scan
 from memaudit.progress import Silent
-from memaudit.scan.pipeline import ScanOutcome, scan
 from memaudit.score.scores import score_windows
 from memaudit.target.checkpoint import Checkpoint, load_checkpoint
 

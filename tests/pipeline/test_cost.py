@@ -12,7 +12,7 @@ from conftest import build_model, build_tokenizer
 from memaudit.attack.extraction import Extractor
 from memaudit.config.settings import ScanConfig, ScoreSettings, TuningSettings
 from memaudit.data.folds import Fold
-from memaudit.scan.estimate import (
+from memaudit.pipeline.estimate import (
     Pace,
     Shape,
     extracting_attacks,

@@ -22,8 +22,8 @@ from memaudit.cli.app import app
 from memaudit.config.settings import TargetSettings
 from memaudit.config.sources import Layer, resolve
 from memaudit.errors import TargetError, UsageError
-from memaudit.scan.pipeline import ScanOutcome, scan
-from memaudit.scan.reference import release
+from memaudit.pipeline.reference import release
+from memaudit.pipeline.scan import ScanOutcome, scan
 from memaudit.target.checkpoint import load_checkpoint
 from memaudit.target.failures import quiet_transformers
 

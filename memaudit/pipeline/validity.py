@@ -20,8 +20,8 @@ from memaudit.data.corpus import Corpus
 from memaudit.data.plan import Plan
 from memaudit.data.windows import Windows
 from memaudit.gate.validity import Validity
+from memaudit.pipeline.scoring import decode_rows
 from memaudit.report.result import AttackResult
-from memaudit.scan.scoring import decode_rows
 from memaudit.score.validity import (
     Reading,
     TokenRoles,

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from memaudit.pipeline.inspect import Inspection
 from memaudit.report.result import TargetFacts
 from memaudit.report.wording import neutral
-from memaudit.scan.inspect import Inspection
 
 
 def render_inspection(inspection: Inspection, *, width: int, color: bool) -> str:

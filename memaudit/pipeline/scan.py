@@ -20,15 +20,15 @@ from memaudit.data.plan import Plan, fold_sizes
 from memaudit.data.project_key import ProjectKey, throwaway_key
 from memaudit.distributed import Processes
 from memaudit.gate.validity import validity_notes
+from memaudit.pipeline.attacks import Attacked, Outcomes, attack_all
+from memaudit.pipeline.loading import reuse_notes
+from memaudit.pipeline.prepare import Ready, prepare
+from memaudit.pipeline.reference import leaked_rate, pair_with_reference, reference_notes
+from memaudit.pipeline.scoring import fold_fits, judge_all, new_windows, reveal, score_all
+from memaudit.pipeline.validity import run_validity
 from memaudit.report.result import ScanResult
 from memaudit.run.inputs import run_facts
 from memaudit.run.record import Clock, RunNotes, RunRecord
-from memaudit.scan.attacks import Attacked, Outcomes, attack_all
-from memaudit.scan.loading import reuse_notes
-from memaudit.scan.prepare import Ready, prepare
-from memaudit.scan.reference import leaked_rate, pair_with_reference, reference_notes
-from memaudit.scan.scoring import fold_fits, judge_all, new_windows, reveal, score_all
-from memaudit.scan.validity import run_validity
 from memaudit.system.environment import newer_than_tested
 from memaudit.system.memory import short_of_memory
 

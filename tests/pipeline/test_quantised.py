@@ -203,7 +203,7 @@ def test_attacks_that_need_no_gradient_go_on(
     folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut = without_gradient(folder, whole=True)
-    monkeypatch.setattr("memaudit.scan.loading.load_checkpoint", lambda *given: cut)
+    monkeypatch.setattr("memaudit.pipeline.loading.load_checkpoint", lambda *given: cut)
     with pytest.raises(TargetError, match=ADVICE):
         run(folder, data)
     outcome = run(folder, data, attacks=["none", "copy", "dynamic-hard"])

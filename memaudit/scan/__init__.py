@@ -1,4 +1,0 @@
-"""A whole scan: prepare, attack, score, judge, write. ``pipeline.scan`` reads as the pipeline.
-
-Joins the rooms below it. Has no user interface: progress is passed in.
-"""
