@@ -191,7 +191,7 @@ def _scanned(resolved: ResolvedConfig, progress: Progress | None) -> StoredRun:
         require_kept(key, f"--baseline {baseline}")
     with _new_run(resolved, key) as unfinished, quiet_transformers():
         outcome = run_stages(resolved, _COMMAND, progress or Silent(), key, unfinished)
-        write_run(unfinished.run, outcome)
+        write_run(unfinished.run_folder, outcome, key)
     return read_run(unfinished.run)
 
 
