@@ -16,7 +16,14 @@ import pandas as pd
 from memaudit.config.settings import LADDER
 from memaudit.report.report_json import Document
 from memaudit.report.samples_csv import COLUMNS, TEXTS
-from memaudit.report.wording import count, gate_label, p_value, percent, percent_interval, points
+from memaudit.report.wording import (
+    MISSING,
+    count,
+    gate_label,
+    percent,
+    percent_interval,
+    points,
+)
 from memaudit.score.stats import Bools, Floats, Interval, Ints
 
 Row = dict[Any, Any]
@@ -25,8 +32,6 @@ LEAKED, KNOWN = "fine-tuning", "before"
 """Origins of an extracted window, as tables name them."""
 UNASKED = ("controls", "validity")
 """Gates that are judged without a threshold."""
-MISSING = "n/a"
-"""Text for a figure that does not exist."""
 
 
 def column(score: str, attack: str) -> str:
@@ -215,8 +220,12 @@ def lift_texts(lift: Document | None) -> tuple[str, str, str, str]:
     if lift is None:
         return "", "", "", ""
     p = max(figure(lift["p_value"]), figure(lift["clustered_p_value"]))
-    p_text = MISSING if math.isnan(p) else p_value(p).removeprefix("p = ")
-    return points(figure(lift["estimate"])), str(lift["gained"]), str(lift["lost"]), p_text
+    return points(figure(lift["estimate"])), str(lift["gained"]), str(lift["lost"]), p_text(p)
+
+
+def p_text(p: float) -> str:
+    """Format a p-value in a column of its own: ``0.0005``."""
+    return MISSING if math.isnan(p) else f"{p:.2g}"
 
 
 def controls_rate(attack: Document) -> Document | None:

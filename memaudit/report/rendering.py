@@ -40,10 +40,10 @@ def prose(*lines: Text) -> Table:
     return grid
 
 
-def titled_table(title: str) -> Table:
+def titled_table(title: str = "") -> Table:
     """Return an empty table with a bold title on the left and a rule below its head."""
     return Table(
-        title=Text(title, style="bold"),
+        title=Text(title, style="bold") if title else None,
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
