@@ -66,11 +66,11 @@ def document(run: StoredRun, output_format: str, streams: Streams) -> str:
 
         return to_sarif(report, samples)
     if output_format == "junit":
-        from memaudit.report.junit_xml import to_junit
+        from memaudit.report.ci import to_junit
 
         return to_junit(report)
     if output_format == "github":
-        from memaudit.report.annotations import to_annotations
+        from memaudit.report.ci import to_annotations
 
         return to_annotations(report)
     if output_format == "cyclonedx":
