@@ -14,8 +14,7 @@ from rich.text import Text
 from memaudit.gate.baseline import ModelName, notes
 from memaudit.gate.comparison import ANY, Change, ChangedWindow, Comparison
 from memaudit.report.blocks import Block, Facts, Head, Table
-from memaudit.report.rendering import harmless, prose, to_text
-from memaudit.report.terminal import LEAST_WIDTH, render_blocks
+from memaudit.report.terminal import LEAST_WIDTH, harmless, prose, render_blocks, to_text
 from memaudit.report.wording import SCHEMA_VERSION, count, json_text, level, neutral, shorten
 
 _COUNTS = ("before", "now", "newly", "no longer", "unchanged")

@@ -7,9 +7,8 @@ Strings are raw: JSON's own escapes make them harmless.
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
 from typing import Any
@@ -33,7 +32,7 @@ from memaudit.report.result import (
     ScanResult,
     TargetFacts,
 )
-from memaudit.report.wording import LIMITS, SCHEMA_VERSION, json_text
+from memaudit.report.wording import LIMITS, SCHEMA_VERSION, finite, json_text
 from memaudit.score.origin import Origin
 from memaudit.score.scores import AttackSummary, Difference, Lift, Rate
 from memaudit.score.stats import Interval
@@ -99,7 +98,7 @@ def to_document(result: ScanResult) -> Document:
             "sources": dict(result.sources),
         },
     }
-    cleaned: Document = _finite(document)
+    cleaned: Document = finite(document)
     hashes = {"config": config_hash(result.config), "policy": policy_hash(result.config)}
     return {**cleaned, "hashes": {**hashes, "results": results_hash(cleaned)}}
 
@@ -381,11 +380,3 @@ def _model(target: TargetFacts, settings: TargetSettings) -> Document:
             for name, choice in target.choices.items()
         },
     }
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,13 +6,15 @@ outside goes through `neutral` into a Rich Text, never into markup.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import pandas as pd
+from rich import box
 from rich.cells import cell_len
-from rich.console import JustifyMethod, RenderableType
+from rich.console import Console, JustifyMethod, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text as Line
 
@@ -20,18 +22,14 @@ from memaudit.report.blocks import Block, Facts, Head, Text, notes, table_cells
 from memaudit.report.diagnosis import Column, DiagnosisRecord, FigureTable
 from memaudit.report.provenance import provenance
 from memaudit.report.reading import verdict
-from memaudit.report.rendering import (
-    GLUE,
-    PROSE_WIDTH,
-    glue_units,
-    harmless,
-    prose,
-    titled_table,
-    to_text,
-)
 from memaudit.report.report_json import Document
 from memaudit.report.sections import gates, ladder, leaks, origins, revealed, worst_windows
+from memaudit.report.wording import neutral, no_commands
 
+PROSE_WIDTH = 100
+"""Widest line of prose, in columns: longer ones are hard to read."""
+GLUE = "\ue000"
+"""Placeholder for a non-breaking space, which ``neutral`` never lets through."""
 LEAST_WIDTH = 72
 """Narrower tables are unreadable; a narrower terminal wraps whole lines instead."""
 _WORST = 10
@@ -219,7 +217,13 @@ def _widths(columns: Sequence[_Column], width: int) -> list[int]:
 
 
 def _grid(columns: Sequence[_Column], sizes: Sequence[int], strong: int | None) -> Grid:
-    grid = titled_table()
+    grid = Grid(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+        header_style="bold",
+    )
     for column, size in zip(columns, sizes, strict=True):
         justify: JustifyMethod = "left" if column.is_text else "right"
         head = harmless(column.column.name)
@@ -245,3 +249,43 @@ def _lines(column: _Column, size: int) -> Iterator[Line]:
             figure, bracket, interval = line.partition(" (")
             whole = f"{figure}\n({interval}" if in_two and bracket else line
             yield Line(whole, overflow="fold")
+
+
+def glue_units(line: str) -> str:
+    """Put GLUE between figures and their units."""
+    return line.replace(" %", f"{GLUE}%").replace(" = ", f"{GLUE}={GLUE}")
+
+
+def harmless(line: str, style: str = "") -> Line:
+    """Return any text as one harmless line with figures kept beside their units."""
+    return Line(glue_units(neutral(line)), style=style, overflow="fold")
+
+
+def prose(*lines: Line) -> Grid:
+    """Return lines below each other, none wider than PROSE_WIDTH."""
+    grid = Grid.grid()
+    grid.add_column(max_width=PROSE_WIDTH)
+    for line in lines:
+        grid.add_row(line)
+    return grid
+
+
+def to_text(parts: Iterable[RenderableType], *, width: int, color: bool) -> str:
+    """Render the parts below each other, with no space at line ends."""
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        color_system="standard" if color else None,
+        force_terminal=color,
+        force_jupyter=False,
+        no_color=not color,
+        legacy_windows=False,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+    with console.capture() as capture:
+        for part in parts:
+            console.print(part)
+    lines = capture.get().replace(GLUE, " ").splitlines()
+    return no_commands("\n".join(line.rstrip() for line in lines) + "\n")
