@@ -86,19 +86,14 @@ def _card(
 def rates_card(document: Document) -> Card:
     """Return the exact rate of every attack with its interval, on data and controls."""
     attacks = document["attacks"]
-    spreads = [
-        Spread("data", _estimates([attack["exact"] for attack in attacks], attacks), "o", False)
-    ]
     on_controls = [controls_rate(attack) for attack in attacks]
+    on_data = [attack["exact"] for attack in attacks]
+    spreads = [Spread("data", _estimates(on_data, attacks), "o", False)]
     if any(on_controls):
         spreads.append(Spread("controls", _estimates(on_controls, attacks), "s", True))
-    highest = max((point.high for spread in spreads for point in spread.estimates), default=1.0)
+    highest = max((point.high for spread in spreads for point in spread.estimates), default=100.0)
     names = [attack["attack"] for attack in attacks]
-    axis = Axis("windows extracted exactly, %", low=0, high=max(1.0, min(100.0, 105 * highest)))
-    scaled = [
-        Spread(s.name, [_in_percent(point) for point in s.estimates], s.marker, s.hollow)
-        for s in spreads
-    ]
+    axis = Axis("windows extracted exactly, %", low=0, high=max(1.0, min(100.0, 1.05 * highest)))
     rows = [
         [attack["attack"], *_rate_cells(attack["exact"]), *_rate_cells(rate)]
         for attack, rate in zip(attacks, on_controls, strict=True)
@@ -109,24 +104,21 @@ def rates_card(document: Document) -> Card:
         "Share of windows that each attack extracts word for word, with the outer ends of the "
         "exact "
         "and clustered intervals. Controls are text that the model has not seen.",
-        interval_plot("rates", names, scaled, axis) if names else "",
+        interval_plot("rates", names, spreads, axis) if names else "",
         ["attack", "data", "interval", "controls", "interval"],
         rows,
     )
 
 
 def _estimates(rates: Sequence[Document | None], attacks: list[Document]) -> list[Estimate]:
+    """Return the rates in percent, with the ends of their intervals within 0 and 100."""
     estimates = []
     for row, (rate, attack) in enumerate(zip(rates, attacks, strict=True)):
         if rate is not None and rate["n"] and rate["estimate"] is not None:
             ends = (figure(rate["interval"][end]) for end in ("low", "high"))
-            low, high = (min(max(0.0, end), 1.0) for end in ends)
-            estimates.append(Estimate(row, attack["attack"], rate["estimate"], low, high))
+            low, high = (100 * min(max(0.0, end), 1.0) for end in ends)
+            estimates.append(Estimate(row, attack["attack"], 100 * rate["estimate"], low, high))
     return estimates
-
-
-def _in_percent(share: Estimate) -> Estimate:
-    return share._replace(x=100 * share.x, low=100 * share.low, high=100 * share.high)
 
 
 def _rate_cells(rate: Document | None) -> list[str]:

@@ -51,7 +51,7 @@ def _lines(document: Document, samples: pd.DataFrame) -> Iterator[str]:
     tables = [*gates(document), ladder(document), *origins(document)]
     for table in [*tables, *worst_windows(document, samples, _WORST), *leaks(document)]:
         yield ""
-        yield from _table(table)
+        yield from table_lines(table)
     yield ""
     yield from _folded("Provenance", provenance(document))
 
@@ -61,7 +61,8 @@ def _paragraph(text: str) -> str:
     return re.sub(r"^(\d+(?=[.)])|(?=[-+]|::))", r"\1\\", text.lstrip())
 
 
-def _table(table: Table) -> Iterator[str]:
+def table_lines(table: Table) -> Iterator[str]:
+    """Yield a table with its title and its notes."""
     yield from (f"### {_prose(table.title)}", "")
     yield _row([_prose(column.name) for column in table.columns])
     yield _row(["---" if column.unit == "text" else "--:" for column in table.columns])

@@ -51,7 +51,7 @@ from memaudit.report.wording import (
 )
 from memaudit.score.stats import Floats, Interval
 
-LONGEST_CELL = 80
+_LONGEST_CELL = 80
 """Characters of a text from the data in a wide table or a title."""
 _LONGEST_ID = 200
 _MOST_PASSED = 6
@@ -261,7 +261,7 @@ def _window_heads(
         needed = "samples needed for an even chance to see the suffix"
         heads += [Head("samples for p = 0.5", "number", needed)]
     return heads + [
-        Head(shorten(name, LONGEST_CELL), "number" if _is_numeric(samples[name]) else "text")
+        Head(shorten(name, _LONGEST_CELL), "number" if _is_numeric(samples[name]) else "text")
         for name in names
     ]
 
@@ -276,7 +276,7 @@ def _window_rows(
     )
     origin = origin_words(document, rows) if has_reference(document) else []
     for place, row in enumerate(rows.to_dict("records")):
-        name = shorten(neutral(row["sample_id"]), LONGEST_CELL if page else _LONGEST_ID)
+        name = shorten(neutral(row["sample_id"]), _LONGEST_CELL if page else _LONGEST_ID)
         cells = [name, str(row["line"]), str(row["window"]), *([row["role"]] if page else [])]
         cells += [extracted_by(document, row), *origin[place : place + 1], _whole(matched, place)]
         cells += [_whole(longest, place), number(right[place])] if page else []
@@ -284,7 +284,7 @@ def _window_rows(
             number(nll[place], 3 if page else 2),
             *([_samples_needed(row["queries_p50"])] if page else []),
         ]
-        yield cells + [shorten(row[name], LONGEST_CELL) for name in names]
+        yield cells + [shorten(row[name], _LONGEST_CELL) for name in names]
 
 
 def _whole(values: Floats, place: int) -> str:
@@ -311,7 +311,7 @@ def revealed(document: Document, samples: pd.DataFrame, most: int) -> list[Facts
     worst = rows.iloc[worst_rows(document, rows, most) if texts else np.arange(0)]
     return [
         Facts(
-            f"{shorten(neutral(row['sample_id']), LONGEST_CELL)}, line {row['line']}, "
+            f"{shorten(neutral(row['sample_id']), _LONGEST_CELL)}, line {row['line']}, "
             f"window {row['window']}: extracted by {extracted_by(document, row)}",
             [(name, row[column]) for name, column in texts],
         )
