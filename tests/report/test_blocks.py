@@ -59,7 +59,8 @@ MARKDOWN = """\
 | **<code>c</code>** | **n/a** | **50.0 % (12.5 to 75.0)** | **-0.500** | **n/a** |  |
 
 <sub>windows: all that were scored. share of the windows: with its interval. rise of the NLL: in \
-nats/token. rise under noise: the same under noise. There are few windows. Not searched: names.</sub>
+nats/token. rise under noise: the same under noise. There are few windows. \
+Not searched: names.</sub>
 """
 
 OTHERS = """\
