@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from typing import Any
@@ -24,7 +24,7 @@ from memaudit.report.diagnosis import (
     Plot,
 )
 from memaudit.report.plots import COLOURS, DASHES, MARKERS
-from memaudit.report.wording import finite, json_text
+from memaudit.report.wording import json_text
 
 SCHEMA_VERSION = 1
 MOST_CELLS = 100_000
@@ -43,7 +43,7 @@ _NUMBERS = ("x", "y", "low", "high")
 def diagnosis_text(record: DiagnosisRecord) -> str:
     """Return the document as text: ASCII, indented, ending in a line end."""
     head = {"schema_version": SCHEMA_VERSION, "tool": "memaudit"}
-    return json_text(head | finite(asdict(record)))
+    return json_text(head | _finite(asdict(record)))
 
 
 def parse_diagnosis(document: Any) -> DiagnosisRecord:
@@ -69,6 +69,17 @@ def _adapter() -> TypeAdapter[DiagnosisRecord]:
     for part in (DiagnosisRecord, Diagnosis, Plot, FigureTable, Column, Measure, Line, Axis):
         with_config(ConfigDict(extra="forbid", strict=False))(part)
     return TypeAdapter(DiagnosisRecord)
+
+
+def _finite(value: Any) -> Any:
+    """Replace numbers that are not finite by None, at any depth."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
 
 
 def _with_gaps(body: dict[str, Any]) -> dict[str, Any]:

@@ -6,13 +6,13 @@ Knows results. Knows nothing of formats, and never sees the items themselves.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from memaudit.config.settings import AttackName
 from memaudit.report.result import ScanResult
-from memaudit.score.stats import Bools
+from memaudit.score.scores import WindowScores
 from memaudit.sensitive.counting import Counts
 from memaudit.sensitive.detectors import Category
 
@@ -50,37 +50,31 @@ class Leak(NamedTuple):
     None without a reference."""
 
 
-def leaks(result: ScanResult, part: Literal["data", "controls"] = "data") -> tuple[Leak, ...]:
-    """Return every category that was searched in a part; empty if none was."""
-    content = result.sensitive
-    counts: Counts | None = None if content is None else getattr(content, part)
-    if content is None or counts is None:
+def leaks(result: ScanResult) -> tuple[Leak, ...]:
+    """Return every category that was searched in the data; empty if none was."""
+    if result.sensitive is None:
         return ()
-    scores = {attack.attack: getattr(attack, part) for attack in result.attacks}
-    scores = {name: windows for name, windows in scores.items() if windows is not None}
-    reference = result.reference.attacks if result.reference else ()
-    before = [known for attack in reference if (known := getattr(attack, part)) is not None]
-    asked = [windows.exact for name, windows in scores.items() if name != "copy"]
-    any_exact = _any(asked, len(counts))
-    known = _any([windows.exact for windows in before], len(counts))
-    found = []
-    for column, category in enumerate(content.categories):
-        holds = counts[:, column] > 0
-        by = {name: int(np.count_nonzero(hit.exact & holds)) for name, hit in scores.items()}
-        windows, extracted = int(holds.sum()), int(np.count_nonzero(any_exact & holds))
-        since = int(np.count_nonzero(any_exact & ~known & holds)) if result.reference else None
-        found.append(Leak(category, windows, int(counts[:, column].sum()), extracted, by, since))
-    return tuple(found)
+    scores = {attack.attack: attack.data for attack in result.attacks}
+    before = [attack.data for attack in result.reference.attacks] if result.reference else None
+    return _leaks(result.sensitive.categories, result.sensitive.data, scores, before)
 
 
-def _any(masks: Sequence[Bools], windows: int) -> Bools:
-    """Return the windows in any mask; none without a mask."""
-    return np.asarray(np.any([np.zeros(windows, dtype=bool), *masks], axis=0))
+def control_leaks(result: ScanResult) -> tuple[Leak, ...] | None:
+    """Return every category that was searched in the controls; None without controls."""
+    if result.sensitive is None or result.sensitive.controls is None:
+        return None
+    both = {attack.attack: attack.controls for attack in result.attacks}
+    scores = {name: windows for name, windows in both.items() if windows is not None}
+    before = None
+    if result.reference:
+        on_reference = (attack.controls for attack in result.reference.attacks)
+        before = [windows for windows in on_reference if windows is not None]
+    return _leaks(result.sensitive.categories, result.sensitive.controls, scores, before)
 
 
 def sensitive_section(result: ScanResult) -> dict[str, Any] | None:
     """Return the section ``sensitive`` of report.json; None if nothing was searched."""
-    content = result.sensitive
+    content, controls = result.sensitive, control_leaks(result)
     if content is None:
         return None
     return {
@@ -92,9 +86,7 @@ def sensitive_section(result: ScanResult) -> dict[str, Any] | None:
             {"category": category, "reason": reason} for category, reason in content.missing.items()
         ],
         "data": [_as_json(leak) for leak in leaks(result)],
-        "controls": None
-        if content.controls is None
-        else [_as_json(leak) for leak in leaks(result, "controls")],
+        "controls": None if controls is None else [_as_json(leak) for leak in controls],
     }
 
 
@@ -113,3 +105,25 @@ def _as_json(leak: Leak) -> dict[str, Any]:
         "extracted_by": dict(leak.extracted_by),
         "leaked": leak.leaked,
     }
+
+
+def _leaks(
+    categories: tuple[Category, ...],
+    counts: Counts,
+    scores: Mapping[AttackName, WindowScores],
+    before: Sequence[WindowScores] | None,
+) -> tuple[Leak, ...]:
+    """``before``: scores of the same windows on the reference, by attack; None without one."""
+    asked = [windows.exact for name, windows in scores.items() if name != "copy"]
+    any_exact = np.any(asked, axis=0) if asked else np.zeros(len(counts), dtype=bool)
+    known = np.zeros_like(any_exact)
+    if before:
+        known = np.any([windows.exact for windows in before], axis=0)
+    leaks = []
+    for column, category in enumerate(categories):
+        holds = counts[:, column] > 0
+        by = {name: int(np.count_nonzero(hit.exact & holds)) for name, hit in scores.items()}
+        windows, extracted = int(holds.sum()), int(np.count_nonzero(any_exact & holds))
+        since = int(np.count_nonzero(any_exact & ~known & holds)) if before is not None else None
+        leaks.append(Leak(category, windows, int(counts[:, column].sum()), extracted, by, since))
+    return tuple(leaks)

@@ -9,8 +9,6 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
-from typing import Any
 
 from memaudit.score.stats import Interval
 
@@ -60,15 +58,6 @@ def json_text(document: object, indent: int | None = 2) -> str:
     """
     text = json.dumps(document, indent=indent, allow_nan=False)
     return text.replace("##", "#\\u0023") + "\n"  # it only occurs in strings
-
-
-def finite(value: Any) -> Any:
-    """Replace numbers that are not finite by None, at any depth."""
-    if isinstance(value, Mapping):
-        return {key: finite(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def shorten(text: str, length: int) -> str:
