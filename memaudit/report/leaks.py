@@ -96,6 +96,32 @@ def named_counts(categories: tuple[Category, ...], counts: Counts) -> str:
     return " ".join(f"{category}:{items}" for category, items in both if items)
 
 
+def leak_rows(section: Mapping[str, Any] | None) -> tuple[list[str], list[list[str]], str]:
+    """Return heads of attacks, rows, and the categories not searched, from report.json's section.
+
+    There is a row for each category in the data: its title, windows, extracted windows, windows
+    extracted by each attack and, with a reference, windows leaked by the fine-tuning. No rows if
+    nothing was found or searched.
+    """
+    leaks = [leak for leak in section["data"] if leak["windows"]] if section else []
+    if section is None or not leaks:
+        return [], [], ""
+    attacks = list(leaks[0]["extracted_by"])
+    since = all(leak["leaked"] is not None for leak in leaks)
+    rows = [
+        [TITLES[leak["category"]], str(leak["windows"]), str(leak["extracted"])]
+        + [str(leak["extracted_by"].get(attack, 0)) for attack in attacks]
+        + ([str(leak["leaked"])] if since else [])
+        for leak in leaks
+    ]
+    heads = [*attacks, *(["by fine-tuning"] if since else [])]
+    return (
+        heads,
+        rows,
+        ", ".join(TITLES[missing["category"]] for missing in section["not_looked_for"]),
+    )
+
+
 def _as_json(leak: Leak) -> dict[str, Any]:
     return {
         "category": leak.category,

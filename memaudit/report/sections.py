@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from memaudit.report.blocks import Facts, Head, Table
-from memaudit.report.leaks import TITLES
+from memaudit.report.leaks import leak_rows
 from memaudit.report.reading import (
     best,
     confidence,
@@ -185,31 +185,16 @@ def _signed(value: float | None) -> str:
 
 def leaks(document: Document) -> list[Table]:
     """Return the sensitive categories in the suffixes; empty if nothing was found or searched."""
-    section = document["sensitive"]
-    found = [leak for leak in section["data"] if leak["windows"]] if section else []
-    if not found:
-        return []
-    attacks = list(found[0]["extracted_by"])
-    since = all(leak["leaked"] is not None for leak in found)
-    rows = [
-        [
-            TITLES[leak["category"]],
-            *(str(leak["windows"]), str(leak["extracted"])),
-            *(str(leak["extracted_by"].get(attack, 0)) for attack in attacks),
-            *([str(leak["leaked"])] if since else []),
-        ]
-        for leak in found
-    ]
+    attacks, rows, missing = leak_rows(document["sensitive"])
     columns = [
         Head("category"),
         Head("windows", "count", "those whose suffix holds an item of the category"),
         Head("any", "count", "extracted by at least one attack on the model; then by each"),
         *(Head(attack, "count") for attack in attacks),
-        *([Head("by fine-tuning", "count", "leaked by it")] if since else []),
     ]
-    missing = ", ".join(TITLES[kind["category"]] for kind in section["not_looked_for"])
     says = f"Not searched: {missing}." if missing else ""
-    return [Table("sensitive", "Sensitive content in the suffixes", says, columns, rows)]
+    title = "Sensitive content in the suffixes"
+    return [Table("sensitive", title, says, columns, rows)] if rows else []
 
 
 def worst_windows(
