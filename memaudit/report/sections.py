@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from memaudit.report.blocks import Facts, Head, Table
+from memaudit.report.diagnosis import Unit
 from memaudit.report.leaks import leak_rows
 from memaudit.report.reading import (
     best,
@@ -49,7 +50,7 @@ from memaudit.report.wording import (
     points_interval,
     shorten,
 )
-from memaudit.score.stats import Floats, Interval
+from memaudit.score.stats import Interval
 
 _LONGEST_CELL = 80
 """Characters of a text from the data in a wide table or a title."""
@@ -205,75 +206,62 @@ def worst_windows(
     page: with all scores, columns of the data, and then the extracted controls.
     """
     data, controls = scored(samples, "data"), scored(samples, "control")
-    parts = [data.iloc[worst_rows(document, data, most)]]
-    if page:
-        wrong = controls.iloc[worst_rows(document, controls, _MOST_CONTROLS)]
-        parts.append(wrong[best(document, wrong, "exact") == 1])
-    elif not len(parts[0]):
+    worst = data.iloc[worst_rows(document, data, most)]
+    wrong = controls.iloc[worst_rows(document, controls, _MOST_CONTROLS)]
+    wrong = wrong[best(document, wrong, "exact") == 1] if page else wrong[:0]
+    if not page and not len(worst):
         return []
     names = passed_through(samples) if page else []
-    says = f"The worst {count(len(parts[0]), 'window')} of {len(data):,}"
-    says += f", and {count(len(parts[1]), 'extracted control')}" if len(parts[-1]) and page else ""
+    says = f"The worst {count(len(worst), 'window')} of {len(data):,}"
+    says += f", and {count(len(wrong), 'extracted control')}" if len(wrong) else ""
     left, names = len(names) - _MOST_PASSED, names[:_MOST_PASSED]
     says += f"; {count(left, 'column')} of the data left out" if left > 0 else ""
     extracted = int(hits(document, data).any(axis=0).sum())
     title = f"Worst windows, of {extracted:,} extracted"
+    columns = list(_window_columns(document, pd.concat([worst, wrong]), page))
+    for name in names:
+        unit: Unit = "number" if _is_numeric(samples[name]) else "text"
+        texts = [shorten(text, _LONGEST_CELL) for part in (worst, wrong) for text in part[name]]
+        columns.append((Head(shorten(name, _LONGEST_CELL), unit), texts))
     return [
         Table(
             "samples",
             title if extracted else "Closest to being extracted",
             f"{says}. samples.csv holds all rows.",
-            _window_heads(document, samples, names, page),
-            [row for part in parts for row in _window_rows(document, part, names, page)],
+            [head for head, _ in columns],
+            list(zip(*(cells for _, cells in columns), strict=True)),
         )
     ]
 
 
-def _window_heads(
-    document: Document, samples: pd.DataFrame, names: list[str], page: bool
-) -> list[Head]:
-    heads = [Head("sample", style="id"), Head("line", "count"), Head("window", "count")]
-    heads += [Head("role")] if page else []
-    heads += [Head("extracted by")]
-    heads += [Head("known from")] if has_reference(document) else []
-    suffix = document["data"]["suffix_tokens"]
-    heads += [Head(f"matched of {suffix}", "count", "most tokens before a mismatch")]
+def _window_columns(
+    document: Document, rows: pd.DataFrame, page: bool
+) -> Iterator[tuple[Head, list[str]]]:
+    """Yield each column with the cells of the rows. page: with all scores."""
+    longest = _LONGEST_CELL if page else _LONGEST_ID
+    names = [shorten(neutral(name), longest) for name in rows["sample_id"]]
+    yield Head("sample", style="id"), names
+    for name in ("line", "window"):
+        yield Head(name, "count"), [*map(str, rows[name])]
     if page:
-        heads += [Head("longest run", "count")]
-        heads += [Head("tokens right", "share", "largest share of the suffix in place")]
-    heads += [Head("NLL", "nats", "lowest, nats/token")]
+        yield Head("role"), [*rows["role"]]
+    yield Head("extracted by"), [extracted_by(document, row) for row in rows.to_dict("records")]
+    if has_reference(document):
+        yield Head("known from"), origin_words(document, rows)
+    matched = f"matched of {document['data']['suffix_tokens']}"
+    scores = [(Head(matched, "count", "most tokens before a mismatch"), "matched", 0)]
+    if page:
+        scores += [(Head("longest run", "count"), "longest_run", 0)]
+        right = "largest share of the suffix in place"
+        scores += [(Head("tokens right", "share", right), "fractional", 2)]
+    scores += [(Head("NLL", "nats", "lowest, nats/token"), "suffix_nll", 3 if page else 2)]
+    for head, score, digits in scores:
+        values = best(document, rows, score, least=score == "suffix_nll")
+        yield head, [number(value, digits) for value in values]
     if page:
         needed = "samples needed for an even chance to see the suffix"
-        heads += [Head("samples for p = 0.5", "number", needed)]
-    return heads + [
-        Head(shorten(name, _LONGEST_CELL), "number" if _is_numeric(samples[name]) else "text")
-        for name in names
-    ]
-
-
-def _window_rows(
-    document: Document, rows: pd.DataFrame, names: list[str], page: bool
-) -> Iterator[list[str]]:
-    matched, longest = best(document, rows, "matched"), best(document, rows, "longest_run")
-    right, nll = (
-        best(document, rows, "fractional"),
-        best(document, rows, "suffix_nll", least=True),
-    )
-    origin = origin_words(document, rows) if has_reference(document) else []
-    for place, row in enumerate(rows.to_dict("records")):
-        name = shorten(neutral(row["sample_id"]), _LONGEST_CELL if page else _LONGEST_ID)
-        cells = [name, str(row["line"]), str(row["window"]), *([row["role"]] if page else [])]
-        cells += [extracted_by(document, row), *origin[place : place + 1], _whole(matched, place)]
-        cells += [_whole(longest, place), number(right[place])] if page else []
-        cells += [
-            number(nll[place], 3 if page else 2),
-            *([_samples_needed(row["queries_p50"])] if page else []),
-        ]
-        yield cells + [shorten(row[name], _LONGEST_CELL) for name in names]
-
-
-def _whole(values: Floats, place: int) -> str:
-    return number(values[place], 0)
+        head = Head("samples for p = 0.5", "number", needed)
+        yield head, [*map(_samples_needed, rows["queries_p50"])]
 
 
 def _samples_needed(needed: float) -> str:

@@ -30,7 +30,7 @@ PROSE_WIDTH = 100
 """Widest line of prose, in columns: longer ones are hard to read."""
 GLUE = "\ue000"
 """Placeholder for a non-breaking space, which ``neutral`` never lets through."""
-LEAST_WIDTH = 72
+LEAST_WIDTH, _LEAST_REPORT_WIDTH = 72, 78
 """Narrower tables are unreadable; a narrower terminal wraps whole lines instead."""
 _WORST = 10
 _GAP = 2
@@ -60,7 +60,7 @@ def render_report(document: Document, samples: pd.DataFrame, *, width: int, colo
         *leaks(document),
         provenance(document),
     ]
-    return render_blocks(blocks, width=width, color=color)
+    return render_blocks(blocks, width=max(width, _LEAST_REPORT_WIDTH), color=color)
 
 
 def _gates(document: Document) -> Sequence[Block]:
