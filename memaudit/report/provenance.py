@@ -39,8 +39,7 @@ def _lines(document: Document) -> Iterator[tuple[str, str]]:
             yield "Fitted", f"{attack['attack']}: {chosen}; passes in {fits[0]['precision']}"
     target = document["target"]
     revision = f", revision {target['revision']}" if target["revision"] else ""
-    kind = f"{target['architecture']}, {target['parameters']:,} parameters"
-    yield "Target", f"{target['name']}{revision}: {kind}"
+    yield "Target", f"{target['name']}{revision}: {_kind(target)}"
     for name, choice in target["choices"].items():
         yield "", f"{name} {choice['value']} ({choice['reason']})"
     run = document["run"]
@@ -50,12 +49,15 @@ def _lines(document: Document) -> Iterator[tuple[str, str]]:
         yield "", f"fitting in passes of {passes} ({remark})"
     if document["reference"] is not None:
         model = document["reference"]["model"]
-        kind = f"{model['architecture']}, {model['parameters']:,} parameters"
-        yield "Reference", f"{model['name']}: {kind}"
+        yield "Reference", f"{model['name']}: {_kind(model)}"
     spent, seed = sum(run["seconds"].values()), document["seeds"].get("seed", "unknown")
     version = document["tool"]["version"]
     yield "Run", f"memaudit {version}, {run['started']}, {spent:.0f} s, seed {seed}{_how(run)}"
     yield "Limits", " ".join(document["limits"])
+
+
+def _kind(model: Document) -> str:
+    return f"{model['architecture']}, {model['parameters']:,} parameters"
 
 
 def _how(run: Document) -> str:
@@ -91,33 +93,33 @@ def _folds_line(document: Document) -> str:
 
 def full_provenance(document: Document) -> list[Facts]:
     """Return everything needed to understand and repeat the measurement."""
-    run = document["run"]
-    seconds = ", ".join(f"{name} {spent:g} s" for name, spent in run["seconds"].items())
+    reference, controls = document["reference"], document["controls"]
     facts = [
-        Facts(
-            "Run",
-            [
-                ("memaudit", document["tool"]["version"]),
-                ("command", document["command"]),
-                ("started", run["started"]),
-                ("time taken", seconds),
-                ("resumed", f"{run['resumed']:,} times"),
-                ("processes", f"{run['processes']:,}"),
-                ("batch size", f"{run['batch_size']:,} ({batch_reason(document)})"),
-                *_tuning_passes(document),
-                *((f"{name}", str(value)) for name, value in document["seeds"].items()),
-                *((name, value) for name, value in run["machine"].items()),
-                ("libraries", ", ".join(f"{k} {v}" for k, v in run["libraries"].items())),
-            ],
-        ),
-        Facts("Model", _model(document["target"])),
-        *_reference(document),
-        Facts("Data", _corpus(document["data"])),
+        ("Run", _run(document)),
+        ("Model", _model(document["target"])),
+        *([] if reference is None else [("Reference", _model(reference["model"]))]),
+        ("Data", _corpus(document["data"])),
+        *([] if controls is None else [("Controls", _corpus(controls))]),
+        ("Folds", _folds(document)),
     ]
-    if document["controls"] is not None:
-        facts.append(Facts("Controls", _corpus(document["controls"])))
-    facts.append(Facts("Folds", _folds(document)))
-    return [Facts(part.title, _bounded(part.rows)) for part in facts]
+    return [Facts(title, _bounded(rows)) for title, rows in facts]
+
+
+def _run(document: Document) -> list[tuple[str, str]]:
+    run = document["run"]
+    return [
+        ("memaudit", document["tool"]["version"]),
+        ("command", document["command"]),
+        ("started", run["started"]),
+        ("time taken", ", ".join(f"{name} {spent:g} s" for name, spent in run["seconds"].items())),
+        ("resumed", f"{run['resumed']:,} times"),
+        ("processes", f"{run['processes']:,}"),
+        ("batch size", f"{run['batch_size']:,} ({batch_reason(document)})"),
+        *_tuning_passes(document),
+        *((name, str(value)) for name, value in document["seeds"].items()),
+        *run["machine"].items(),
+        ("libraries", ", ".join(f"{k} {v}" for k, v in run["libraries"].items())),
+    ]
 
 
 def _tuning_passes(document: Document) -> list[tuple[str, str]]:
@@ -131,18 +133,10 @@ def _model(model: Document) -> list[tuple[str, str]]:
     return [
         ("name", model["name"]),
         ("revision", model["revision"] or "-"),
-        ("architecture", f"{model['architecture']}, {model['parameters']:,} parameters"),
-        *(
-            (name, f"{choice['value']} ({choice['reason']})")
-            for name, choice in model["choices"].items()
-        ),
+        ("architecture", _kind(model)),
+        *((name, f"{c['value']} ({c['reason']})") for name, c in model["choices"].items()),
         *((f"SHA-256 of {name}", sha) for name, sha in model["fingerprint"].items()),
     ]
-
-
-def _reference(document: Document) -> list[Facts]:
-    section = document["reference"]
-    return [] if section is None else [Facts("Reference", _model(section["model"]))]
 
 
 def _corpus(corpus: Document) -> list[tuple[str, str]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from small_run import small_run
+
 from memaudit.report.blocks import Facts, Head, Table, Text
 from memaudit.report.diagnosis import Measure
 from memaudit.report.markdown import table_lines
+from memaudit.report.page import to_html
 from memaudit.report.terminal import render_blocks
 
 TABLE = Table(
@@ -92,3 +95,21 @@ def test_text_and_facts() -> None:
     facts = Facts("Facts", [("label", "value"), ("", "more")])
     blocks = [Text(["First.", "Second."], "lead"), Text(["one", "two"], "items"), facts]
     assert render_blocks(blocks, width=72, color=False) == OTHERS
+
+
+PAGE = """\
+<div class="wide" tabindex="0" role="region" aria-label="Gates, figures"><table>
+<thead><tr><th scope="col">gate</th><th scope="col">verdict</th>\
+<th scope="col">why</th></tr></thead>
+<tbody>
+<tr><th scope="row">max-exact 10 %</th><td><span class="word fail">fail</span></td>\
+<td class="prose">dynamic extracted 2 of 4 windows (50 %) exactly, \
+more than the 10 % allowed.</td></tr>
+<tr><th scope="row">controls</th><td><span class="word pass">pass</span></td>\
+<td class="prose">none extracted 1 of 4 windows (25 %) and 0 of 100 controls (0 %).</td></tr>
+</tbody></table></div>
+"""
+
+
+def test_the_page_shows_a_table_with_its_row_heads_and_kinds() -> None:
+    assert PAGE in to_html(*small_run())
