@@ -130,6 +130,11 @@ class _Column(NamedTuple):
         return self.column.unit == "text"
 
     @property
+    def unbroken(self) -> int:
+        """Width at which a figure stands on one line with its interval; names may be broken."""
+        return self.least if self.is_text else max(self.least, *map(cell_len, self.cells), 0)
+
+    @property
     def style(self) -> str:
         return self.column.style if isinstance(self.column, Head) else ""
 
@@ -166,7 +171,7 @@ def _table(table: FigureTable, width: int) -> Iterator[RenderableType]:
         _measured(column, [row[place] for row in cells])
         for place, column in enumerate(table.columns)
     ]
-    while _total(c.whole for c in columns) > width and any(c.priority for c in columns):
+    while _total(c.unbroken for c in columns) > width and any(c.priority for c in columns):
         highest = max(c.priority for c in columns)
         columns = [c for c in columns if c.priority < highest]
     for number, part in enumerate(_parts(columns, width)):
