@@ -141,8 +141,9 @@ def origins(document: Document) -> list[Table]:
     parts = [part for part in titles if section.get(part)]
     tables = []
     for part in parts:
-        found = section[part]
-        rows = [_origin_row(origin) for origin in (found[:-1] if len(found) == 2 else found)]
+        attacks = section[part]
+        distinct = attacks[:-1] if len(attacks) == 2 else attacks
+        rows = [_origin_row(origin) for origin in distinct]
         heads = [replace(h, about=h.about if part == parts[-1] else "") for h in _ORIGIN_HEADS]
         tables.append(Table(f"origin-{part}", titles[part], "", heads, rows))
     return tables

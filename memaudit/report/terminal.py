@@ -103,7 +103,7 @@ def _rendered(block: Block, width: int) -> Iterator[RenderableType]:
         yield _labelled([("-", line) for line in block.lines], "")
     else:
         styles = {"lead": ("bold", ""), "soft": ("dim", "dim")}.get(block.style, ("", ""))
-        yield prose(*(harmless(x, styles[n > 0]) for n, x in enumerate(block.lines)))
+        yield prose(*(harmless(line, styles[n > 0]) for n, line in enumerate(block.lines)))
 
 
 def _labelled(rows: Iterable[tuple[str, str]], style: str) -> Grid:
@@ -166,7 +166,7 @@ def _table(table: FigureTable, width: int) -> Iterator[RenderableType]:
     In a narrow terminal columns of low priority are left out, then cells are broken, then the
     table is split into parts below each other, each with the columns that name the rows.
     """
-    cells = table_cells(table)
+    cells = [[neutral(cell) for cell in row] for row in table_cells(table)]
     columns = [
         _measured(column, [row[place] for row in cells])
         for place, column in enumerate(table.columns)
@@ -209,7 +209,7 @@ def _widths(columns: Sequence[_Column], width: int) -> list[int]:
     take space from figures as well as from names.
     """
     sizes = [c.least for c in columns]
-    room = width - _total(sizes)
+    room = max(0, width - _total(sizes))
     all_fit = _total(c.whole for c in columns) <= width
     for place in sorted(range(len(columns)), key=lambda n: columns[n].whole - columns[n].least):
         column = columns[place]

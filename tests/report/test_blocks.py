@@ -23,7 +23,7 @@ TABLE = Table(
         Head("why", style="prose"),
     ],
     [
-        ["a|b", 12_345, Measure(0.25, 0.1, 0.5), 1.5, 0.25, "It holds <b>."],
+        ["a|b", 12_345, Measure(0.25, 0.1, 0.5), 1.5, Measure(0.25, 0, 1), "It holds <b>."],
         ["c", None, Measure(0.5, 0.125, 0.75), -0.5, None, ""],
     ],
     strong=1,
@@ -31,10 +31,10 @@ TABLE = Table(
 
 WIDE = """\
 Shares | by \\x1b[1mkind
-kind  windows   share of the windows  rise of the NLL  rise under noise  why
-──────────────────────────────────────────────────────────────────────────────────────
-a|b    12,345  25.0 % (10.0 to 50.0)            1.500             0.250  It holds <b>.
-c         n/a  50.0 % (12.5 to 75.0)           -0.500               n/a
+kind  windows   share of the windows  rise of the NLL        rise under noise  why
+────────────────────────────────────────────────────────────────────────────────────────────
+a|b    12,345  25.0 % (10.0 to 50.0)            1.500  0.250 (0.000 to 1.000)  It holds <b>.
+c         n/a  50.0 % (12.5 to 75.0)           -0.500                     n/a
 windows: all that were scored. share of the windows: with its interval. rise of the NLL: in
 nats/token. rise under noise: the same under noise.
 There are few windows.
@@ -58,7 +58,7 @@ MARKDOWN = """\
 
 | kind | windows | share of the windows | rise of the NLL | rise under noise | why |
 | --- | --: | --: | --: | --: | --- |
-| <code>a\\|b</code> | 12,345 | 25.0 % (10.0 to 50.0) | 1.500 | 0.250 | It holds &lt;b&gt;. |
+| <code>a\\|b</code> | 12,345 | 25.0 % (10.0 to 50.0) | 1.500 | 0.250 (0.000 to 1.000) | It holds &lt;b&gt;. |
 | **<code>c</code>** | **n/a** | **50.0 % (12.5 to 75.0)** | **-0.500** | **n/a** |  |
 
 <sub>windows: all that were scored. share of the windows: with its interval. rise of the NLL: in \
@@ -113,3 +113,11 @@ more than the 10 % allowed.</td></tr>
 
 def test_the_page_shows_a_table_with_its_row_heads_and_kinds() -> None:
     assert PAGE in to_html(*small_run())
+
+
+def test_names_too_wide_for_the_terminal_are_broken() -> None:
+    heads = [Head(f"name {n}") for n in range(9)]
+    table = Table("names", "Names", "", heads, [["x" * 50] * 9])
+    lines = render_blocks([table], width=72, color=False).splitlines()
+    assert max(map(len, lines)) <= 72
+    assert "".join(lines).count("x") == 450
