@@ -58,7 +58,8 @@ MARKDOWN = """\
 
 | kind | windows | share of the windows | rise of the NLL | rise under noise | why |
 | --- | --: | --: | --: | --: | --- |
-| <code>a\\|b</code> | 12,345 | 25.0 % (10.0 to 50.0) | 1.500 | 0.250 (0.000 to 1.000) | It holds &lt;b&gt;. |
+| <code>a\\|b</code> | 12,345 | 25.0 % (10.0 to 50.0) | 1.500 | 0.250 (0.000 to 1.000) \
+| It holds &lt;b&gt;. |
 | **<code>c</code>** | **n/a** | **50.0 % (12.5 to 75.0)** | **-0.500** | **n/a** |  |
 
 <sub>windows: all that were scored. share of the windows: with its interval. rise of the NLL: in \
