@@ -7,12 +7,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from memaudit.bench.benchmark import Benchmark, BenchTable
-from memaudit.report.rendering import glue_units, harmless, titled_table, to_text
+from memaudit.report.blocks import Block, Facts, Head, Table
+from memaudit.report.terminal import render_blocks
 from memaudit.report.wording import count
 
 SCHEMA_VERSION = 1
@@ -33,33 +30,26 @@ def _rename_keys(fields: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def render_bench(result: Benchmark, *, width: int, color: bool) -> str:
     """Render one table per kind of work, and the conditions of the measurement below."""
-    parts: list[RenderableType] = []
-    for table in result.tables:
-        parts += [_table(table), Text()]
-    conditions = Table.grid(padding=(0, 2))
-    conditions.add_column(style="bold", no_wrap=True)
-    conditions.add_column(max_width=90)
-    for label, line in _conditions(result):
-        conditions.add_row(label, harmless(line))
-    return to_text([*parts, conditions], width=max(width, 78), color=color)
+    blocks: list[Block] = [*map(_table, result.tables), Facts("", list(_conditions(result)))]
+    return render_blocks(blocks, width=width, color=color)
 
 
 def _table(bench: BenchTable) -> Table:
     agree = "" if bench.agree is None else f", {bench.agree:,} with equal continuations"
-    table = titled_table(f"{bench.title}: {count(bench.windows, 'window')}{agree}")
-    table.add_column("way", no_wrap=True)
-    for head in ("batch", "numbers", "windows/s", "of the rate", "memaudit is"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for way in bench.ways:
-        table.add_row(
+    title = f"{bench.title}: {count(bench.windows, 'window')}{agree}"
+    heads = [Head(name, "count") for name in ("batch", "numbers", "windows/s", "of the rate")]
+    rows = [
+        [
             way.name,
             str(way.batch),
             way.numbers,
             "no memory" if way.windows_per_second is None else _speed(way.windows_per_second),
-            "" if way.share_of_rate is None else glue_units(f"{way.share_of_rate:.0%}"),
+            "" if way.share_of_rate is None else f"{way.share_of_rate:.0%}",
             "" if way.memaudit_is is None else f"{way.memaudit_is:.2f} ×",
-        )
-    return table
+        ]
+        for way in bench.ways
+    ]
+    return Table("ways", title, "", [Head("way"), *heads, Head("memaudit is", "count")], rows)
 
 
 def _conditions(result: Benchmark) -> Iterator[tuple[str, str]]:

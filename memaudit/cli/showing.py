@@ -58,7 +58,7 @@ def document(run: StoredRun, output_format: str, streams: Streams) -> str:
 
         return to_jsonl(samples)
     if output_format == "markdown":
-        from memaudit.report.markdown_summary import to_markdown
+        from memaudit.report.markdown import to_markdown
 
         return to_markdown(report, samples)
     if output_format == "sarif":
@@ -66,11 +66,11 @@ def document(run: StoredRun, output_format: str, streams: Streams) -> str:
 
         return to_sarif(report, samples)
     if output_format == "junit":
-        from memaudit.report.junit_xml import to_junit
+        from memaudit.report.ci import to_junit
 
         return to_junit(report)
     if output_format == "github":
-        from memaudit.report.annotations import to_annotations
+        from memaudit.report.ci import to_annotations
 
         return to_annotations(report)
     if output_format == "cyclonedx":
@@ -82,9 +82,9 @@ def document(run: StoredRun, output_format: str, streams: Streams) -> str:
         from memaudit.run.diagnoses import read_diagnoses
 
         return to_html(report, samples, read_diagnoses(run))
-    from memaudit.report.table import render_table
+    from memaudit.report.terminal import render_report
 
-    return render_table(report, samples, width=streams.width, color=streams.color)
+    return render_report(report, samples, width=streams.width, color=streams.color)
 
 
 def check_table_or_json(output_format: str) -> None:
@@ -96,7 +96,7 @@ def check_table_or_json(output_format: str) -> None:
 def show_diagnosis(record: DiagnosisRecord, output_format: str, streams: Streams) -> None:
     """Print a diagnosis on stdout."""
     from memaudit.report.diagnosis_json import diagnosis_text
-    from memaudit.report.diagnosis_table import render_diagnosis
+    from memaudit.report.terminal import render_diagnosis
 
     if output_format == "json":
         text = diagnosis_text(record)

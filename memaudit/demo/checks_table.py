@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from memaudit.demo.checks import Check
-from memaudit.report.rendering import glue_units, to_text
+from memaudit.report.terminal import glue_units, to_text
 
 _COLOURS = {True: "bold green", False: "bold red"}
 

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import io
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from memaudit.pipeline.inspect import Inspection
+from memaudit.report.blocks import Block, Facts, Text
 from memaudit.report.result import TargetFacts
-from memaudit.report.wording import neutral
+from memaudit.report.terminal import render_blocks
 
 
 def render_inspection(inspection: Inspection, *, width: int, color: bool) -> str:
     """Render the target, its checks, the files, the folds and the cost."""
-    stream = io.StringIO()
-    console = Console(
-        file=stream, width=width, force_terminal=color, no_color=not color, highlight=False
-    )
-    for title, rows in _sections(inspection):
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), title_justify="left")
-        table.add_column(no_wrap=True)
-        table.add_column(overflow="fold")
-        for name, value in rows:
-            table.add_row(Text(neutral(name)), Text(neutral(value)))
-        console.print(Text(title, style="bold"))
-        console.print(table)
-    for note in inspection.notes:
-        console.print(Text(f"Note: {neutral(note)}"))
-    return stream.getvalue()
+    notes = [f"Note: {note}" for note in inspection.notes]
+    sections = [Facts(title, rows) for title, rows in _sections(inspection)]
+    blocks: list[Block] = [*sections, *([Text(notes)] if notes else [])]
+    return render_blocks(blocks, width=width, color=color)
 
 
 def _sections(inspection: Inspection) -> list[tuple[str, list[tuple[str, str]]]]:

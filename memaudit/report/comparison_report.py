@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from memaudit.gate.baseline import ModelName, notes
 from memaudit.gate.comparison import ANY, Change, ChangedWindow, Comparison
-from memaudit.report.rendering import PROSE_WIDTH, harmless, prose, titled_table, to_text
+from memaudit.report.blocks import Block, Facts, Head, Table
+from memaudit.report.terminal import LEAST_WIDTH, harmless, prose, render_blocks, to_text
 from memaudit.report.wording import SCHEMA_VERSION, count, json_text, level, neutral, shorten
 
-_LEAST_WIDTH = 78
+_COUNTS = ("before", "now", "newly", "no longer", "unchanged")
 _LONGEST_ID = 200
 _MOST_ROWS = 20
 """Windows listed in the table; JSON lists all."""
@@ -43,9 +42,12 @@ def render_comparison(
     comparison: Comparison, places: Mapping[str, Place], *, width: int, color: bool
 ) -> str:
     """Render the comparison in ``width`` columns. ``places``: fingerprint to place in the run."""
-    first, *rest = _sections(comparison, places)
-    parts = [first, *(part for section in rest for part in (Text(), section))]
-    return to_text(parts, width=max(width, _LEAST_WIDTH), color=color)
+    word = Text(_WORDS[comparison.outcome], style=_STYLES[comparison.outcome])
+    verdict = prose(Text.assemble(word, "  ", harmless(comparison.reason)))
+    blocks = _blocks(comparison, places)
+    return to_text([verdict, Text()], width=max(width, LEAST_WIDTH), color=color) + render_blocks(
+        blocks, width=width, color=color
+    )
 
 
 def comparison_to_json(comparison: Comparison, places: Mapping[str, Place]) -> str:
@@ -130,77 +132,57 @@ def _window(window: ChangedWindow, places: Mapping[str, Place]) -> dict[str, Any
     }
 
 
-def _sections(comparison: Comparison, places: Mapping[str, Place]) -> Iterator[RenderableType]:
-    verdict = Text(_WORDS[comparison.outcome], style=_STYLES[comparison.outcome])
-    yield prose(Text.assemble(verdict, "  ", harmless(comparison.reason)))
+def _blocks(comparison: Comparison, places: Mapping[str, Place]) -> Iterator[Block]:
     yield _ladder(comparison)
-    yield prose(harmless(_legend(comparison), "dim"))
     for title, windows, heading in (
         ("Newly extracted", comparison.new, "extracted by"),
         ("No longer extracted", comparison.lost, "was extracted by"),
     ):
         if windows:
             yield _listed(title, windows, heading, places)
-    yield _provenance(comparison)
+    yield Facts("", list(_provenance_lines(comparison)))
 
 
 def _ladder(comparison: Comparison) -> Table:
-    table = titled_table(f"Windows extracted exactly, of {comparison.windows:,} in both")
-    table.add_column("attack", no_wrap=True)
-    for head in ("before", "now", "newly", "no longer", "unchanged", "p"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for change in comparison.changes:
-        counts = (change.before, change.now, change.new, change.lost, change.unchanged)
-        cells = [change.attack, *counts]
-        style = "bold" if change.attack == ANY else ""
-        table.add_row(
-            *(harmless(str(cell)) for cell in (*cells, f"{change.adjusted:.2g}")), style=style
-        )
-    return table
-
-
-def _legend(comparison: Comparison) -> str:
+    rows = [
+        [
+            change.attack,
+            *map(str, (change.before, change.now, change.new, change.lost, change.unchanged)),
+            f"{change.adjusted:.2g}",
+        ]
+        for change in comparison.changes
+    ]
     tests = len(comparison.changes)
     times = f", times {tests} for as many tests" if tests > 1 else ""
     together = " any: by at least one attack on the model." if tests > 1 else ""
-    return (
+    return Table(
+        "changes",
+        f"Windows extracted exactly, of {comparison.windows:,} in both",
         f"unchanged: extracted both times.{together} p: two-sided, the larger of the exact "
         f"McNemar test over windows and the exact sign test over clusters{times}; a change "
         f"for the worse is a regression if significant at {level(comparison.confidence)} "
-        "confidence."
+        "confidence.",
+        [Head("attack"), *(Head(name, "count") for name in _COUNTS), Head("p", "p")],
+        rows,
+        next((n for n, change in enumerate(comparison.changes) if change.attack == ANY), None),
     )
 
 
 def _listed(
     title: str, windows: tuple[ChangedWindow, ...], heading: str, places: Mapping[str, Place]
-) -> RenderableType:
+) -> Table:
     clusters = len({places[window.fingerprint].cluster for window in windows})
     spread = f"{count(len(windows), 'window')} in {count(clusters, 'cluster')}"
-    table = titled_table("")
-    table.title = None  # short ids make a narrow table, which would fold its title
-    table.add_column("sample", overflow="fold")
-    for head in ("line", "window"):
-        table.add_column(head, justify="right", no_wrap=True)
-    table.add_column(heading)
+    rows = []
     for window in windows[:_MOST_ROWS]:
         place = places[window.fingerprint]
         name = shorten(neutral(place.sample_id), _LONGEST_ID)
-        cells = [name, str(place.line), str(place.window), ", ".join(window.now or window.before)]
-        table.add_row(*map(harmless, cells))
-    parts: list[RenderableType] = [harmless(f"{title}: {spread}", "bold"), table]
-    if len(windows) > _MOST_ROWS:
-        more = f"and {len(windows) - _MOST_ROWS:,} more; --format json lists all"
-        parts.append(harmless(more, "dim"))
-    return Group(*parts)
-
-
-def _provenance(comparison: Comparison) -> RenderableType:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column(max_width=PROSE_WIDTH - 10)
-    for label, line in _provenance_lines(comparison):
-        grid.add_row(harmless(label), harmless(line))
-    return grid
+        attacks = ", ".join(window.now or window.before)
+        rows.append([name, str(place.line), str(place.window), attacks])
+    heads = [Head("sample", style="id"), Head("line", "count"), Head("window", "count")]
+    more = len(windows) - _MOST_ROWS
+    says = f"and {more:,} more; --format json lists all" if more > 0 else ""
+    return Table("windows", f"{title}: {spread}", says, [*heads, Head(heading)], rows)
 
 
 def _provenance_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:

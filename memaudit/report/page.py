@@ -9,29 +9,45 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from memaudit.report.diagnosis import DiagnosisRecord
-from memaudit.report.page_diagnoses import diagnosis_sections
-from memaudit.report.page_evidence import framework_rows, leak_cards, origin_cards
-from memaudit.report.page_figures import matched_card, rates_card, sampling_cards, training_cards
-from memaudit.report.page_groups import group_cards
-from memaudit.report.page_tables import (
-    attack_table,
-    provenance,
-    revealed_windows,
-    sample_table,
-    settings_rows,
+from memaudit.report.blocks import Head, notes, table_cells
+from memaudit.report.charts import (
+    Card,
+    group_cards,
+    matched_card,
+    rates_card,
+    sampling_cards,
+    training_cards,
 )
-from memaudit.report.reading import gate_name, not_run, verdict
+from memaudit.report.diagnosis import Column, Diagnosis, DiagnosisRecord, FigureTable
+from memaudit.report.plots import line_plot
+from memaudit.report.provenance import full_provenance, settings
+from memaudit.report.reading import verdict
 from memaudit.report.report_json import Document
+from memaudit.report.sections import (
+    frameworks,
+    gates,
+    ladder,
+    leaks,
+    origins,
+    revealed,
+    worst_windows,
+)
 from memaudit.report.wording import neutral, shorten
 
+MOST_WINDOWS = 1_000
+"""Windows in the page: a browser would take minutes to lay out a hundred thousand."""
+_MOST_TEXTS = 20
+_MOST_ROWS = 200
+"""Rows of any other table; JSON has all."""
 _LONGEST_STRING = 4_000
 _MOST_NOTES = 200
 _FILES = resources.files("memaudit.report").joinpath("html")
@@ -50,31 +66,69 @@ def to_html(
     )
     script = _read("sort.js")
     word, sentence = verdict(document)
-    head, attacks = attack_table(document)
+    (windows,) = worst_windows(document, samples, MOST_WINDOWS, page=True)
     return environment.from_string(_read("page.html.jinja")).render(
         document=document,
         word=word,
         sentence=sentence,
-        gates=[(gate_name(gate), gate["verdict"], gate["reason"]) for gate in document["gates"]],
         notes=document["notes"][:_MOST_NOTES],
+        gates=gates(document),
         first=[rates_card(document), matched_card(document, samples)],
-        attack_head=head,
-        attack_rows=attacks,
-        not_run=not_run(document),
-        leaks=[*origin_cards(document), *leak_cards(document)],
+        tables=[ladder(document), *origins(document), *leaks(document)],
         cards=[*sampling_cards(document, samples), *group_cards(document, samples)],
-        frameworks=framework_rows(document),
         training=list(training_cards(document)),
-        diagnoses=diagnosis_sections(diagnoses),
-        table=sample_table(document, samples),
-        revealed=revealed_windows(document, samples),
-        facts=provenance(document),
-        settings=settings_rows(document),
+        diagnoses=list(map(_diagnosed, diagnoses)),
+        windows=windows,
+        revealed=revealed(document, samples, _MOST_TEXTS),
+        facts=full_provenance(document),
+        settings=settings(document),
+        frameworks=frameworks(document),
+        rows=lambda table: table_cells(table)[: MOST_WINDOWS if table is windows else _MOST_ROWS],
+        legend=lambda table: notes(table, table.columns),
+        kind=_kind,
         style=Markup(_read("style.css")),
         script=Markup(script),
         script_hash=Markup(_hash(script)),
         svg=Markup,
     )
+
+
+class _Diagnosed(NamedTuple):
+    """One diagnosis as sections of the page."""
+
+    record: DiagnosisRecord
+    cards: list[Card]
+    """Plots, each with its figures."""
+    tables: list[FigureTable]
+    """Tables without a plot."""
+
+
+def _diagnosed(record: DiagnosisRecord) -> _Diagnosed:
+    diagnosis = record.diagnosis
+    plotted = {plot.name for plot in diagnosis.plots}
+    tables = [table for table in diagnosis.tables if table.name not in plotted]
+    return _Diagnosed(record, list(_plotted(diagnosis)), [_named(diagnosis, t) for t in tables])
+
+
+def _plotted(diagnosis: Diagnosis) -> Iterator[Card]:
+    tables = {table.name: table for table in diagnosis.tables}
+    for plot in diagnosis.plots:
+        figures = tables.get(plot.name)
+        columns, rows = (figures.columns, figures.rows) if figures else ((), ())
+        table = _named(diagnosis, FigureTable(plot.name, plot.title, plot.says, columns, rows))
+        yield Card(table, line_plot(table.name, plot.lines, plot.x, plot.y))
+
+
+def _named(diagnosis: Diagnosis, table: FigureTable) -> FigureTable:
+    """Return the table with a name that is unique on the page."""
+    return replace(table, name=f"{diagnosis.name}-{table.name}")
+
+
+def _kind(column: Column) -> str:
+    """Return the class of a column's cells; empty for plain text."""
+    if column.unit != "text":
+        return "number"
+    return column.style if isinstance(column, Head) else ""
 
 
 def _read(name: str) -> str:

@@ -1,19 +1,32 @@
-"""Provenance of a result in labelled lines: notes, files, folds, fits, model, run, limits.
+"""Provenance of a result: notes, files, folds, fits, model, run, settings and limits.
 
-Knows the document. Knows nothing of formats: each format neutralises the lines.
+Knows the document: briefly for the terminal and Markdown, in full for the page. Knows nothing of
+formats: each renderer neutralises the text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+from memaudit.report.blocks import Facts, Head, Table
 from memaudit.report.reading import batch_reason, batch_remark, setting
 from memaudit.report.report_json import Document
-from memaudit.report.wording import count
+from memaudit.report.wording import count, shorten
+
+_MOST_FACTS = 400
+"""Files, settings or reasons in one list of the page."""
+_LONGEST_NAME = 80
+_LONGEST_VALUE = 500
 
 
-def provenance_lines(document: Document) -> Iterator[tuple[str, str]]:
-    """Yield lines with their labels; a blank label continues the one before."""
+def provenance(document: Document) -> Facts:
+    """Return what a reader of the figures has to know, in a line each."""
+    return Facts("", list(_lines(document)))
+
+
+def _lines(document: Document) -> Iterator[tuple[str, str]]:
     for place, note in enumerate(document["notes"]):
         yield ("" if place else "Notes"), note
     yield from _corpus_lines("Data", document["data"])
@@ -26,8 +39,7 @@ def provenance_lines(document: Document) -> Iterator[tuple[str, str]]:
             yield "Fitted", f"{attack['attack']}: {chosen}; passes in {fits[0]['precision']}"
     target = document["target"]
     revision = f", revision {target['revision']}" if target["revision"] else ""
-    kind = f"{target['architecture']}, {target['parameters']:,} parameters"
-    yield "Target", f"{target['name']}{revision}: {kind}"
+    yield "Target", f"{target['name']}{revision}: {_kind(target)}"
     for name, choice in target["choices"].items():
         yield "", f"{name} {choice['value']} ({choice['reason']})"
     run = document["run"]
@@ -37,12 +49,15 @@ def provenance_lines(document: Document) -> Iterator[tuple[str, str]]:
         yield "", f"fitting in passes of {passes} ({remark})"
     if document["reference"] is not None:
         model = document["reference"]["model"]
-        kind = f"{model['architecture']}, {model['parameters']:,} parameters"
-        yield "Reference", f"{model['name']}: {kind}"
+        yield "Reference", f"{model['name']}: {_kind(model)}"
     spent, seed = sum(run["seconds"].values()), document["seeds"].get("seed", "unknown")
     version = document["tool"]["version"]
     yield "Run", f"memaudit {version}, {run['started']}, {spent:.0f} s, seed {seed}{_how(run)}"
     yield "Limits", " ".join(document["limits"])
+
+
+def _kind(model: Document) -> str:
+    return f"{model['architecture']}, {model['parameters']:,} parameters"
 
 
 def _how(run: Document) -> str:
@@ -74,3 +89,108 @@ def _folds_line(document: Document) -> str:
         for fold in document["folds"]
     )
     return f"{sizes} windows, split by {setting(document, 'protocol', 'split')}"
+
+
+def full_provenance(document: Document) -> list[Facts]:
+    """Return everything needed to understand and repeat the measurement."""
+    reference, controls = document["reference"], document["controls"]
+    facts = [
+        ("Run", _run(document)),
+        ("Model", _model(document["target"])),
+        *([] if reference is None else [("Reference", _model(reference["model"]))]),
+        ("Data", _corpus(document["data"])),
+        *([] if controls is None else [("Controls", _corpus(controls))]),
+        ("Folds", _folds(document)),
+    ]
+    return [Facts(title, _bounded(rows)) for title, rows in facts]
+
+
+def _run(document: Document) -> list[tuple[str, str]]:
+    run = document["run"]
+    return [
+        ("memaudit", document["tool"]["version"]),
+        ("command", document["command"]),
+        ("started", run["started"]),
+        ("time taken", ", ".join(f"{name} {spent:g} s" for name, spent in run["seconds"].items())),
+        ("resumed", f"{run['resumed']:,} times"),
+        ("processes", f"{run['processes']:,}"),
+        ("batch size", f"{run['batch_size']:,} ({batch_reason(document)})"),
+        *_tuning_passes(document),
+        *((name, str(value)) for name, value in document["seeds"].items()),
+        *run["machine"].items(),
+        ("libraries", ", ".join(f"{k} {v}" for k, v in run["libraries"].items())),
+    ]
+
+
+def _tuning_passes(document: Document) -> list[tuple[str, str]]:
+    """Return the windows per fitting pass, if memory did not allow what was planned."""
+    remark = batch_remark(document, "tuning")
+    passes = document["run"]["batches"]["tuning"]["final"] if remark else 0
+    return [("windows per fitting pass", f"{passes:,} ({remark})")] if remark else []
+
+
+def _model(model: Document) -> list[tuple[str, str]]:
+    return [
+        ("name", model["name"]),
+        ("revision", model["revision"] or "-"),
+        ("architecture", _kind(model)),
+        *((name, f"{c['value']} ({c['reason']})") for name, c in model["choices"].items()),
+        *((f"SHA-256 of {name}", sha) for name, sha in model["fingerprint"].items()),
+    ]
+
+
+def _corpus(corpus: Document) -> list[tuple[str, str]]:
+    clusters = corpus["clusters"]
+    return [
+        ("file", corpus["path"]),
+        ("HMAC-SHA256", corpus["hmac_sha256"]),
+        ("project key", corpus["key_id"]),
+        ("rows", f"{corpus['rows']:,}, of which {corpus['bad']:,} unusable"),
+        ("samples", f"{corpus['used']:,} of {corpus['samples']:,} yield a window"),
+        (
+            "windows",
+            f"{corpus['windows']:,} of {corpus['prefix_tokens']}+{corpus['suffix_tokens']}",
+        ),
+        (
+            "clusters",
+            f"{clusters['count']:,}, the largest of {count(clusters['largest'], 'window')}",
+        ),
+        ("tokens across the prefix boundary", f"{corpus['boundary_shifts']:,}"),
+        *((f"skipped {skip['count']:,}", skip["reason"]) for skip in corpus["skipped"]),
+    ]
+
+
+def _folds(document: Document) -> list[tuple[str, str]]:
+    return [
+        (
+            f"fold {fold['fold']}",
+            f"fit {fold['fit']:,}, select {fold['select']:,}, audit {fold['audit']:,} windows",
+        )
+        for fold in document["folds"]
+    ] or [("folds", "none")]
+
+
+def settings(document: Document) -> Table:
+    """Return every setting with its value and the source of the value."""
+    values, sources = document["config"]["values"], document["config"]["sources"]
+    rows = [
+        [shorten(name, _LONGEST_NAME), shorten(value, _LONGEST_VALUE), sources.get(name, "default")]
+        for name, value in _leaves(values)
+    ]
+    heads = [Head("setting"), Head("value", style="id"), Head("from")]
+    return Table("settings", "Settings", "", heads, rows[:_MOST_FACTS])
+
+
+def _leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield settings by dotted name, two levels deep as in a config file."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}.{key}", json.dumps(leaf)) for key, leaf in value.items())
+        else:
+            yield name, json.dumps(value)
+
+
+def _bounded(rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    bounded = [(name, shorten(value, _LONGEST_VALUE)) for name, value in rows[:_MOST_FACTS]]
+    left = len(rows) - len(bounded)
+    return [*bounded, ("", f"and {left:,} more")] if left else bounded

@@ -16,7 +16,7 @@ import pandas as pd
 from memaudit.config.settings import LADDER
 from memaudit.report.report_json import Document
 from memaudit.report.samples_csv import COLUMNS, TEXTS
-from memaudit.report.wording import count, gate_label, p_value, percent_interval
+from memaudit.report.wording import count, gate_label, percent_interval
 from memaudit.score.estimate import MISSING, percent, points
 from memaudit.score.stats import Bools, Floats, Interval, Ints
 
@@ -214,8 +214,12 @@ def lift_texts(lift: Document | None) -> tuple[str, str, str, str]:
     if lift is None:
         return "", "", "", ""
     p = max(figure(lift["p_value"]), figure(lift["clustered_p_value"]))
-    p_text = MISSING if math.isnan(p) else p_value(p).removeprefix("p = ")
-    return points(figure(lift["estimate"])), str(lift["gained"]), str(lift["lost"]), p_text
+    return points(figure(lift["estimate"])), str(lift["gained"]), str(lift["lost"]), p_text(p)
+
+
+def p_text(p: float) -> str:
+    """Format a p-value in a column of its own: ``0.0005``."""
+    return MISSING if math.isnan(p) else f"{p:.2g}"
 
 
 def controls_rate(attack: Document) -> Document | None:

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from memaudit.report.rendering import to_text
+from memaudit.report.terminal import to_text
 from memaudit.report.wording import neutral, shorten
 from memaudit.run.verify import DIFFERS, Integrity, State
 

@@ -80,7 +80,6 @@ Windows extracted exactly, of 200 in both
 attack  before  now  newly  no longer  unchanged    p
 ─────────────────────────────────────────────────────
 none         2    4      2          0          2  0.5
-
 unchanged: extracted both times. p: two-sided, the larger of the exact McNemar test over windows and
 the exact sign test over clusters; a change for the worse is a regression if significant at 95 %
 confidence.

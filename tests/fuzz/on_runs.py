@@ -21,8 +21,8 @@ from memaudit.config.sources import to_toml
 from memaudit.data.samples import Skipped
 from memaudit.errors import MemauditError
 from memaudit.report.diagnosis_json import diagnosis_text
-from memaudit.report.diagnosis_table import render_diagnosis
 from memaudit.report.plots import line_plot
+from memaudit.report.terminal import render_diagnosis
 from memaudit.run.baselines import baseline_of_run, read_baseline, read_baseline_file, to_text
 from memaudit.run.diagnoses import read_diagnosis
 from memaudit.run.load import StoredRun, read_report, read_run

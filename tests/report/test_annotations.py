@@ -5,7 +5,7 @@ from small_run import expected, small_run
 from stored import read_back
 
 from memaudit.config.settings import GateSettings
-from memaudit.report.annotations import to_annotations
+from memaudit.report.ci import to_annotations
 
 WHOLE = expected("annotations.txt")
 

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from made_diagnosis import make_diagnosis, make_record
 from small_run import small_run
 
+from memaudit.report.blocks import cell_text
 from memaudit.report.curves import Axis, Line
 from memaudit.report.diagnosis import Column, FigureTable, Plot
-from memaudit.report.diagnosis_cells import cell_text
 from memaudit.report.diagnosis_json import diagnosis_text, parse_diagnosis
-from memaudit.report.diagnosis_table import render_diagnosis
 from memaudit.report.page import to_html
 from memaudit.report.plots import COLOURS, ON_WHITE, line_picture, line_plot
+from memaudit.report.terminal import render_diagnosis
 from memaudit.score.estimate import Estimate
 
 TABLE = """\
@@ -47,9 +47,9 @@ a <b>  +12.5 (-1.0 to +20.0)  1.235  0.00123  0.012
 b                        n/a    n/a      n/a    n/a
 One of each.
 
-Notes    There are few windows.
-Settings windows 1,000, seed 0
-Run      memaudit 0.0.0, 2026-01-02T03:04:05+00:00, 60 s
+Notes     There are few windows.
+Settings  windows 1,000, seed 0
+Run       memaudit 0.0.0, 2026-01-02T03:04:05+00:00, 60 s
 """
 
 

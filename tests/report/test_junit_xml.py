@@ -12,7 +12,7 @@ from small_run import expected, small_run
 from stored import read_back
 
 from memaudit.config.settings import GateSettings
-from memaudit.report.junit_xml import to_junit
+from memaudit.report.ci import to_junit
 from memaudit.report.report_json import Document
 
 SCHEMA = xmlschema.XMLSchema(str(Path(__file__).parent / "schemas" / "junit-10.xsd"))

@@ -21,14 +21,14 @@ from with_reference import with_reference
 from memaudit.config.settings import GateSettings
 from memaudit.errors import UsageError
 from memaudit.report.cyclonedx import to_cyclonedx
-from memaudit.report.markdown_summary import to_markdown
+from memaudit.report.markdown import to_markdown
 from memaudit.report.page import to_html
 from memaudit.report.reading import extracted, origin_words, scored
 from memaudit.report.report_json import schema, to_document
 from memaudit.report.result import ScanResult
 from memaudit.report.samples_csv import iter_csv, to_csv
 from memaudit.report.sarif_log import to_sarif
-from memaudit.report.table import render_table
+from memaudit.report.terminal import render_report
 from memaudit.run.load import read_run
 from memaudit.sensitive.counting import SensitiveContent
 
@@ -83,7 +83,7 @@ def test_without_a_reference_its_columns_are_blank_and_nothing_is_shown() -> Non
     document, samples = read_back(make_result(hits=HITS))
     assert not [name for name in samples if "reference" in name and samples[name].notna().any()]
     for shown in (
-        render_table(document, samples, width=200, color=False),
+        render_report(document, samples, width=200, color=False),
         to_markdown(document, samples),
         to_html(document, samples),
         to_sarif(document, samples),
@@ -123,9 +123,9 @@ NLL now  change  interval of the change
 
 def test_the_table_at_80_and_200_columns() -> None:
     document, samples = read_back(made())
-    narrow = render_table(document, samples, width=80, color=False)
+    narrow = render_report(document, samples, width=80, color=False)
     assert NARROW in narrow
-    assert WIDE in render_table(document, samples, width=200, color=False)
+    assert WIDE in render_report(document, samples, width=200, color=False)
     worst = section_of(narrow, "Worst windows, of 31 extracted")
     assert worst[1].split()[-8:-4] == ["extracted", "by", "known", "from"]
     assert [line.split()[-3] for line in worst[3:13]] == ["fine-tuning"] * 10
@@ -143,7 +143,7 @@ def test_the_headline_tells_how_much_was_known() -> None:
 
 def test_every_format_shows_it_and_none_acts_on_the_name() -> None:
     document, samples = read_back(small())
-    table = render_table(document, samples, width=100, color=False)
+    table = render_report(document, samples, width=100, color=False)
     markdown, page = to_markdown(document, samples), to_html(document, samples)
     for shown in (table, markdown, page):
         assert "\x1b" not in shown
@@ -151,7 +151,7 @@ def test_every_format_shows_it_and_none_acts_on_the_name() -> None:
     assert "| any | 0 | 2 | 1 | 1 | 50.0 % | 0–100 % |" in markdown
     assert "&lt;b&gt;base" in page
     assert "<b>base" not in page + markdown
-    assert "Known before, or leaked by the fine-tuning" in page
+    assert "Known before the fine-tuning, or leaked by it" in page
     (first, *_) = json.loads(to_sarif(document, samples))["runs"][0]["results"]
     assert first["message"]["text"].endswith(
         "The fine-tuning leaked 1 of them; the others were known before."
@@ -171,7 +171,7 @@ def test_the_gate_on_what_leaked_is_in_the_report(tmp_path: Path) -> None:
     gate = run.document["gates"][0]
     assert (gate["name"], gate["verdict"], gate["estimate"]) == ("max-leaked", "fail", 0.055)
     assert run.document["exit_code"] == 1
-    assert "max-leaked 2 %" in render_table(run.document, run.samples, width=100, color=False)
+    assert "max-leaked 2 %" in render_report(run.document, run.samples, width=100, color=False)
 
 
 def change_section(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
@@ -242,7 +242,7 @@ def test_kinds_of_content_that_the_fine_tuning_leaked() -> None:
     assert (leak["windows"], leak["extracted"], leak["leaked"]) == (4, 3, 2)
     head = next(
         line
-        for line in render_table(document, samples, width=100, color=False).splitlines()
+        for line in render_report(document, samples, width=100, color=False).splitlines()
         if line.startswith("category")
     )
     assert head.split("  ")[-1].strip() == "by fine-tuning"

@@ -15,9 +15,9 @@ from small_run import HOSTILE, small_result, small_run
 from stored import read_back
 
 from memaudit.config.settings import LADDER
-from memaudit.report.page import to_html
-from memaudit.report.page_groups import group_cards
-from memaudit.report.page_tables import MOST_ROWS, sample_table
+from memaudit.report.charts import group_cards
+from memaudit.report.page import MOST_WINDOWS, to_html
+from memaudit.report.sections import worst_windows
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -144,17 +144,18 @@ def test_every_plot_stands_beside_its_figures():
 def test_a_hundred_thousand_windows_are_cut_and_it_is_said():
     data = make_windows(100_000, extra={"dup": "3"})
     document, samples = read_back(make_result(data=data, hits={"none": 60_000}))
-    table = sample_table(document, samples)
-    assert len(table.rows) == MOST_ROWS
-    assert table.caption.startswith("The worst 1,000 windows of 100,000.")
+    (table,) = worst_windows(document, samples, MOST_WINDOWS, page=True)
+    assert len(table.rows) == MOST_WINDOWS
+    assert table.says.startswith("The worst 1,000 windows of 100,000.")
     assert len(to_html(document, samples)) < 2_000_000
 
 
 def test_controls_that_come_out_stand_in_the_table():
-    table = sample_table(*read_back(make_result(n=10, hits={"none": 1}, controls={"none": 3})))
+    document, samples = read_back(make_result(n=10, hits={"none": 1}, controls={"none": 3}))
+    (table,) = worst_windows(document, samples, 9, page=True)
     roles = [row[3] for row in table.rows]
     assert roles.count("control") == 3
-    assert "and 3 extracted controls" in table.caption
+    assert "and 3 extracted controls" in table.says
 
 
 def cards(values: list[str]) -> Iterator[tuple[str, bool, list[list[str]]]]:
@@ -162,7 +163,8 @@ def cards(values: list[str]) -> Iterator[tuple[str, bool, list[list[str]]]]:
     document, samples = read_back(make_result(n=n, hits={"none": n // 2}, controls=None))
     samples["column"] = [*values]
     for card in group_cards(document, samples):
-        yield card.title, bool(card.plot), [list(row) for row in card.rows]
+        table = card.table
+        yield table.title, bool(card.plot), [list(map(str, row)) for row in table.rows]
 
 
 def test_rates_by_the_numbers_of_a_column():

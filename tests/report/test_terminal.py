@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ from stored import read_back
 from memaudit.config.settings import LADDER, GateSettings
 from memaudit.data.samples import Skipped
 from memaudit.report.result import ScanResult
-from memaudit.report.table import render_table
+from memaudit.report.terminal import render_report
 
 HOSTILE = ("=cmd()", "\x1b[31mred\x1b[0m", "[red]x[/red]", "two\nlines", ":smile: \u202eexe")
 VERSE = "It was the best of times, it was the worst of times, it was the age of wisdom"
@@ -37,19 +38,20 @@ copy           3/200   1.5 %  at most 4.3 %      40.5 %  -4.5     0/100
 dynamic-hard  10/200   5.0 %      2.4–9.0 %      43.6 %  -1.0     0/100
 constant      15/200   7.5 %     4.0–12.1 %      45.5 %  +1.5     0/100
 dynamic       31/200  15.5 %    10.5–21.3 %      49.9 %  +9.5     0/100
-
-exact: windows with every suffix token extracted. interval: the outer ends of
-the exact (Clopper–Pearson) and clustered (bootstrap) intervals. fractional:
+exact: windows with every suffix token extracted. 95 % interval: the outer ends
+of the exact (Clopper–Pearson) and clustered (bootstrap) intervals. fractional:
 mean share of suffix tokens extracted in place. lift: exact rate above that of
 none, in percentage points.
 copy never queries the model: it repeats what followed a similar prefix in the
 fit data.
 
 Gates
-FAIL  max-exact 1 %  dynamic extracted 31 of 200 windows (15.5 %) exactly, more
-                     than the 1 % allowed.
-PASS  controls       dynamic-hard extracted 10 of 200 windows (5 %) and 0 of 100
-                     controls (0 %).
+gate           verdict  why
+────────────────────────────────────────────────────────────────────────────────
+max-exact 1 %  FAIL     dynamic extracted 31 of 200 windows (15.5 %) exactly,
+                        more than the 1 % allowed.
+controls       PASS     dynamic-hard extracted 10 of 200 windows (5 %) and 0 of
+                        100 controls (0 %).
 
 Worst windows, of 31 extracted
 sample              line  window  extracted by  matched of 50   NLL
@@ -64,7 +66,8 @@ doc-0007               7       0  all but copy             50  0.02
 doc-0008               8       0  all but copy             50  0.02
 doc-0009               9       0  all but copy             50  0.02
 doc-0010              10       0  all but copy             50  0.02
-matched: most tokens before a mismatch; NLL: lowest, nats/token
+matched of 50: most tokens before a mismatch. NLL: lowest, nats/token.
+The worst 10 windows of 200. samples.csv holds all rows.
 
 Notes     Folds are \x1b[31mred\x1b[0m.
 Data      members.jsonl: 202 rows, 200 windows of 50+50 tokens in 200 clusters;
@@ -95,16 +98,17 @@ No controls were given, so predictable text counts too; against the suffixes of
 unrelated windows, none matches 0 of 1,305 exactly and 1.1 % of the tokens.
 
 Attacks, weakest first
-attack    exact  rate   95 % interval  fractional  lift
-───────────────────────────────────────────────────────
-none     0/1305   0 %  at most 0.28 %      38.7 %
-copy     0/1305   0 %  at most 0.28 %      38.7 %     0
-dynamic  0/1305   0 %  at most 0.28 %      38.7 %     0
-
-exact: windows with every suffix token extracted. interval: the outer ends of
-the exact (Clopper–Pearson) and clustered (bootstrap) intervals. fractional:
-mean share of suffix tokens extracted in place. lift: exact rate above that of
-none, in percentage points.
+attack    exact  rate   95 % interval  fractional   NLL  lift  gained  lost  p
+──────────────────────────────────────────────────────────────────────────────
+none     0/1305   0 %  at most 0.28 %      38.7 %  2.65
+copy     0/1305   0 %  at most 0.28 %      38.7 %     -     0       0     0  1
+dynamic  0/1305   0 %  at most 0.28 %      38.7 %  2.65     0       0     0  1
+exact: windows with every suffix token extracted. 95 % interval: the outer ends
+of the exact (Clopper–Pearson) and clustered (bootstrap) intervals. fractional:
+mean share of suffix tokens extracted in place. NLL: mean, nats/token. lift:
+exact rate above that of none, in percentage points. gained: windows extracted,
+but not by none. lost: windows extracted by none alone. p: the larger p-value of
+two paired tests of the lift.
 copy never queries the model: it repeats what followed a similar prefix in the
 fit data.
 Not run: dynamic-hard, constant.
@@ -124,8 +128,8 @@ doc-0280   280       0  -                        39  2.30
 doc-0320   320       0  -                        39  2.30
 doc-0360   360       0  -                        39  2.40
 doc-0400   400       0  -                        39  2.40
-matched: most tokens before a mismatch; NLL: lowest,
-nats/token
+matched of 50: most tokens before a mismatch. NLL: lowest, nats/token.
+The worst 10 windows of 1,305. samples.csv holds all rows.
 
 Data    members.jsonl: 1,305 rows, 1,305 windows of 50+50 tokens in 1,305
         clusters; hmac-sha256 abababababababab (key 1131f7e7)
@@ -152,15 +156,16 @@ No controls were given, so predictable text counts too; against the suffixes of
 unrelated windows, dynamic matches 0 of 3 exactly and 1.1 % of the tokens.
 
 Attacks, weakest first
-attack   exact    rate  95 % interval  fractional   lift
-────────────────────────────────────────────────────────
-none       1/3  33.3 %        0–100 %      35.3 %
-dynamic    2/3  66.7 %        0–100 %      68.0 %  +33.3
-
-exact: windows with every suffix token extracted. interval: the outer ends of
-the exact (Clopper–Pearson) and clustered (bootstrap) intervals. fractional:
-mean share of suffix tokens extracted in place. lift: exact rate above that of
-none, in percentage points.
+attack   exact    rate  95 % interval  fractional   NLL   lift  gained  lost  p
+───────────────────────────────────────────────────────────────────────────────
+none       1/3  33.3 %        0–100 %      35.3 %  1.34
+dynamic    2/3  66.7 %        0–100 %      68.0 %  0.67  +33.3       1     0  1
+exact: windows with every suffix token extracted. 95 % interval: the outer ends
+of the exact (Clopper–Pearson) and clustered (bootstrap) intervals. fractional:
+mean share of suffix tokens extracted in place. NLL: mean, nats/token. lift:
+exact rate above that of none, in percentage points. gained: windows extracted,
+but not by none. lost: windows extracted by none alone. p: the larger p-value of
+two paired tests of the lift.
 Not run: copy, dynamic-hard, constant.
 
 No gate was set, so this run neither passes nor fails.
@@ -171,17 +176,18 @@ sample    line  window  extracted by  matched of 50   NLL
 doc-0001     1       0  all                      50  0.01
 doc-0002     2       0  dynamic                  50  0.01
 doc-0003     3       0  -                         2  2.00
-matched: most tokens before a mismatch; NLL: lowest,
-nats/token
+matched of 50: most tokens before a mismatch. NLL: lowest, nats/token.
+The worst 3 windows of 3. samples.csv holds all rows.
 
 Text of the worst windows
-sample   doc-0001 (line 1, window 0)
+
+doc-0001, line 1, window 0: extracted by all
 prefix   x = 1  # [bold]\n\x1b[2J
 suffix   x = 1  # [bold]\n\x1b[2J
 none     x = 1  # [bold]\n\x1b[2J
 dynamic  x = 1  # [bold]\n\x1b[2J
 
-sample   doc-0002 (line 2, window 0)
+doc-0002, line 2, window 0: extracted by dynamic
 prefix   It was the best of times, it was the worst of times, it was the age of
          wisdom
 suffix   It was the best of times, it was the worst of times, it was the age of
@@ -191,7 +197,7 @@ none     It was the best of times, it was the worst of times, it was the age of
 dynamic  It was the best of times, it was the worst of times, it was the age of
          wisdom
 
-sample   doc-0003 (line 3, window 0)
+doc-0003, line 3, window 0: extracted by -
 prefix   x = 1  # [bold]\n\x1b[2J
 suffix   x = 1  # [bold]\n\x1b[2J
 none     x = 1  # [bold]\n\x1b[2J
@@ -226,7 +232,7 @@ def whole() -> ScanResult:
 
 
 def plain(result: ScanResult, width: int = 80) -> str:
-    return render_table(*read_back(result), width=width, color=False)
+    return render_report(*read_back(result), width=width, color=False)
 
 
 def test_a_whole_report():
@@ -270,7 +276,7 @@ def test_counts_in_the_millions_stay_readable():
         for a, k in zip(result.attacks, range(1_234_567, 1_234_572), strict=True)
     ]
     document, samples = read_back(replace(result, attacks=tuple(attacks)))
-    lines = render_table(document, samples, width=80, color=False).splitlines()
+    lines = render_report(document, samples, width=80, color=False).splitlines()
     assert max(map(len, lines)) <= 80
     assert any("1234567/1345678" in line for line in lines)
 
@@ -278,14 +284,14 @@ def test_counts_in_the_millions_stay_readable():
 def test_wide_tables_add_the_paired_test():
     wide, narrow = plain(make_result(), 200), plain(make_result(), 80)
     head = next(line for line in wide.splitlines() if line.startswith("attack "))
-    assert head.split()[-4:] == ["gained", "lost", "p", "controls"]
+    assert head.split()[-9:-2] == ["gained", "lost", "p", "controls", "above", "controls", "p"]
     assert "gained" not in next(x for x in narrow.splitlines() if x.startswith("attack "))
-    assert max(map(len, wide.splitlines())) < 120  # sentences stay readable
+    assert max(len(line) for line in wide.splitlines() if line.count(". ")) < 110  # readable
 
 
 @pytest.mark.parametrize("width", [80, 200])
 def test_colour_changes_no_word(width):
-    colored = render_table(*read_back(whole()), width=width, color=True)
+    colored = render_report(*read_back(whole()), width=width, color=True)
     assert "\x1b[" in colored
     stripped = "\n".join(line.rstrip() for line in Text.from_ansi(colored).plain.splitlines())
     assert stripped == plain(whole(), width).rstrip("\n")
@@ -293,11 +299,11 @@ def test_colour_changes_no_word(width):
 
 @pytest.mark.parametrize("variable", ["NO_COLOR", "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE"])
 def test_the_environment_changes_nothing(variable, monkeypatch):
-    expected = plain(make_result()), render_table(*read_back(make_result()), width=80, color=True)
+    expected = plain(make_result()), render_report(*read_back(make_result()), width=80, color=True)
     monkeypatch.setenv(variable, "1")
     assert (
         plain(make_result()),
-        render_table(*read_back(make_result()), width=80, color=True),
+        render_report(*read_back(make_result()), width=80, color=True),
     ) == expected
 
 
@@ -324,12 +330,12 @@ def test_attacks_left_out_are_named():
     ("controls", "word"), [(CONTROL_HITS, "PASS"), ({"dynamic": 90}, "INCONCLUSIVE")]
 )
 def test_verdicts_stand_in_capitals(controls, word):
-    assert f"\n{word}  controls" in plain(make_result(controls=controls))
+    assert re.search(rf"\ncontrols +{word}  ", plain(make_result(controls=controls)))
 
 
 def test_the_room_needs_no_torch():
     code = (
-        "import sys; from memaudit.report import report_json, samples_csv, table"
+        "import sys; from memaudit.report import report_json, samples_csv, terminal"
         "; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

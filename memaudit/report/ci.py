@@ -1,18 +1,44 @@
-"""JUnit XML: a test case for each gate, for CI systems that show test results.
+"""Gates for CI systems: GitHub's annotations, and JUnit XML.
 
-Knows the form that Jenkins and GitLab read. A gate that fails is a failure. An inconclusive gate
-is an error, not a skipped case, which CI systems show as green: inconclusive is not a pass.
+Knows workflow commands and their escapes, and the form of JUnit XML that Jenkins and GitLab read.
+A step shows ten annotations of a kind, so each gate gets one and windows get none. In JUnit XML a
+gate that fails is a failure; an inconclusive one is an error, not a skipped case, which CI systems
+show as green: inconclusive is not a pass. `neutral` leaves nothing that XML cannot hold.
 """
 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
-from memaudit.report.reading import verdict
+from memaudit.report.reading import gate_name, verdict
 from memaudit.report.report_json import Document
 from memaudit.report.wording import neutral
 
+_COMMANDS = {"pass": "notice", "inconclusive": "warning", "fail": "error"}
 _TAGS = {"fail": "failure", "inconclusive": "error"}
+
+
+def to_annotations(document: Document) -> str:
+    """Return a line for each gate, or one line that says no gate was set."""
+    lines = [
+        _command(
+            _COMMANDS[gate["verdict"]], f"{gate_name(gate)}: {gate['verdict']}", gate["reason"]
+        )
+        for gate in document["gates"]
+    ]
+    if not lines:
+        lines = [_command("notice", "no gate", verdict(document)[1])]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _command(command: str, title: str, message: str) -> str:
+    escaped = _escape(f"memaudit {title}").replace(":", "%3A").replace(",", "%2C")
+    return f"::{command} title={escaped}::{_escape(message)}"
+
+
+def _escape(text: str) -> str:
+    """Escape text so that it cannot end the command; ``neutral`` removes line ends."""
+    return neutral(text).replace("%", "%25")
 
 
 def to_junit(document: Document) -> str:
@@ -28,13 +54,13 @@ def to_junit(document: Document) -> str:
         failures=str(verdicts.count("fail")),
         errors=str(verdicts.count("inconclusive")),
         skipped="0" if gates else "1",
-        timestamp=_text(document["run"]["started"]),
+        timestamp=neutral(document["run"]["started"]),
     )
     properties = ET.SubElement(suite, "properties")
     for name, value in _properties(document).items():
-        ET.SubElement(properties, "property", name=name, value=_text(value))
+        ET.SubElement(properties, "property", name=name, value=neutral(value))
     for gate in gates:
-        case = ET.SubElement(suite, "testcase", classname="memaudit", name=_text(gate["name"]))
+        case = ET.SubElement(suite, "testcase", classname="memaudit", name=neutral(gate["name"]))
         _judge(case, gate)
     if not gates:
         case = ET.SubElement(suite, "testcase", classname="memaudit", name="no gate")
@@ -46,7 +72,7 @@ def to_junit(document: Document) -> str:
 
 def _judge(case: ET.Element, gate: Document) -> None:
     """Add a gate's outcome, with the reason where Jenkins and where GitLab look for it."""
-    reason = _text(gate["reason"])
+    reason = neutral(gate["reason"])
     if gate["verdict"] in _TAGS:
         tag = _TAGS[gate["verdict"]]
         ET.SubElement(case, tag, type=gate["verdict"], message=reason).text = reason
@@ -64,8 +90,3 @@ def _properties(document: Document) -> dict[str, str]:
         "data.key_id": data["key_id"],
         "finding": " ".join(document["headline"]),
     }
-
-
-def _text(text: str) -> str:
-    """Return text that XML can hold: ``neutral`` removes control characters and lone surrogates."""
-    return neutral(text)

@@ -1,35 +1,44 @@
 """Plots of the page, each with its figures as a table for those who cannot see it.
 
-Knows the document, the samples and what is worth plotting. Knows nothing of markup.
+Knows the document, the samples, what is worth plotting, and how a column of the data falls into
+groups. Knows nothing of markup. Names and values of columns come from outside, so they appear in
+tables, which the page escapes, and never in a plot.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from memaudit.report.blocks import Head, Table
 from memaudit.report.curves import Axis, Line
+from memaudit.report.diagnosis import FigureTable
 from memaudit.report.plots import Estimate, Spread, interval_plot, line_plot
 from memaudit.report.reading import (
     column,
+    confidence,
     controls_rate,
     figure,
     figures,
     interval_text,
     model_attacks,
+    passed_through,
     rate_text,
     scored,
     setting,
     strongest,
 )
 from memaudit.report.report_json import Document
+from memaudit.report.wording import level, percent_interval, shorten
 from memaudit.score.estimate import number, percent
 from memaudit.score.sampling import queries
-from memaudit.score.stats import Floats
+from memaudit.score.stats import Bools, Floats, Interval, clopper_pearson
 
 _HALF = 0.5
 _PROBABILITIES = (0.1, 0.5, 0.9, 0.99)
@@ -42,68 +51,75 @@ _FARTHEST = 1e6
 """Largest epoch, and largest loss in nats/token, to plot."""
 _MOST_CURVES = 8
 """Folds whose training is plotted."""
+MOST_CARDS = 6
+_MOST_NUMBERS = 12
+"""Distinct numbers with a group each; more are binned into `_BINS` ranges of equal counts."""
+_BINS = 8
+_MOST_WORDS = 30
+"""Distinct texts with a group each; a column with more identifies samples, not groups."""
+_LONGEST_NAME = 80
+_MARKERS = {"none": "o", "dynamic-hard": "^", "constant": "s", "dynamic": "D"}
 
 
 @dataclass(frozen=True)
 class Card:
-    """A plot with its title, caption and figures."""
+    """A plot with its figures."""
 
-    name: str
-    """Part of ids in the markup: letters and hyphens."""
-    title: str
-    caption: str
-    """Content of the plot, in a sentence or two."""
+    table: FigureTable
+    """Figures, with the title and the caption of the plot."""
     plot: str
     """SVG; empty if there is nothing to plot."""
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    """Figures of the plot: the first cell of a row names it."""
+
+
+def _card(
+    name: str,
+    title: str,
+    caption: str,
+    plot: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+) -> Card:
+    """Return a card whose first column names the rows."""
+    heads = [Head(text, "number" if place else "text") for place, text in enumerate(head)]
+    return Card(Table(name, title, caption, heads, rows), plot)
 
 
 def rates_card(document: Document) -> Card:
     """Return the exact rate of every attack with its interval, on data and controls."""
     attacks = document["attacks"]
-    spreads = [
-        Spread("data", _estimates([attack["exact"] for attack in attacks], attacks), "o", False)
-    ]
     on_controls = [controls_rate(attack) for attack in attacks]
+    on_data = [attack["exact"] for attack in attacks]
+    spreads = [Spread("data", _estimates(on_data, attacks), "o", False)]
     if any(on_controls):
         spreads.append(Spread("controls", _estimates(on_controls, attacks), "s", True))
-    highest = max((point.high for spread in spreads for point in spread.estimates), default=1.0)
+    highest = max((point.high for spread in spreads for point in spread.estimates), default=100.0)
     names = [attack["attack"] for attack in attacks]
-    axis = Axis("windows extracted exactly, %", low=0, high=max(1.0, min(100.0, 105 * highest)))
-    scaled = [
-        Spread(s.name, [_in_percent(point) for point in s.estimates], s.marker, s.hollow)
-        for s in spreads
-    ]
+    axis = Axis("windows extracted exactly, %", low=0, high=max(1.0, min(100.0, 1.05 * highest)))
     rows = [
         [attack["attack"], *_rate_cells(attack["exact"]), *_rate_cells(rate)]
         for attack, rate in zip(attacks, on_controls, strict=True)
     ]
-    return Card(
+    return _card(
         "rates",
         "How much is extracted",
         "Share of windows that each attack extracts word for word, with the outer ends of the "
         "exact "
         "and clustered intervals. Controls are text that the model has not seen.",
-        interval_plot("rates", names, scaled, axis) if names else "",
+        interval_plot("rates", names, spreads, axis) if names else "",
         ["attack", "data", "interval", "controls", "interval"],
         rows,
     )
 
 
 def _estimates(rates: Sequence[Document | None], attacks: list[Document]) -> list[Estimate]:
+    """Return the rates in percent, with the ends of their intervals within 0 and 100."""
     estimates = []
     for row, (rate, attack) in enumerate(zip(rates, attacks, strict=True)):
         if rate is not None and rate["n"] and rate["estimate"] is not None:
             ends = (figure(rate["interval"][end]) for end in ("low", "high"))
-            low, high = (min(max(0.0, end), 1.0) for end in ends)
-            estimates.append(Estimate(row, attack["attack"], rate["estimate"], low, high))
+            low, high = (100 * min(max(0.0, end), 1.0) for end in ends)
+            estimates.append(Estimate(row, attack["attack"], 100 * rate["estimate"], low, high))
     return estimates
-
-
-def _in_percent(share: Estimate) -> Estimate:
-    return share._replace(x=100 * share.x, low=100 * share.low, high=100 * share.high)
 
 
 def _rate_cells(rate: Document | None) -> list[str]:
@@ -123,7 +139,7 @@ def matched_card(document: Document, samples: pd.DataFrame) -> Card:
         lines.append(_line(attack, role, range(1, length + 1), 100 * share))
         rows.append([_named(attack, role), *(percent(share[at - 1]) for at in grid)])
     x = Axis("tokens of the suffix", low=0, high=length)
-    return Card(
+    return _card(
         "matched",
         "How far extraction gets",
         "Share of windows with at least this many tokens extracted before the first wrong one. A "
@@ -193,7 +209,7 @@ def _sampling_card(
         [label, *(percent(_share_at(share, n)) for n in _BUDGETS)] for label, _, share in curves
     ]
     plot = line_plot(name, [line for _, line, _ in curves], x, y) if curves else ""
-    return Card(name, title, caption, plot, ["samples", *(f"{n:,}" for n in _BUDGETS)], rows)
+    return _card(name, title, caption, plot, ["samples", *(f"{n:,}" for n in _BUDGETS)], rows)
 
 
 def _within(needed: Floats) -> tuple[Floats, Floats]:
@@ -218,7 +234,7 @@ def training_cards(document: Document) -> Iterator[Card]:
         rows = [_fit_row(fit) for fit in attack["fits"]]
         left = len(attack["fits"]) - _MOST_CURVES
         more = f" Only the first {_MOST_CURVES} folds are plotted." if left > 0 else ""
-        yield Card(
+        yield _card(
             f"training-{name}",
             f"How {name} was fitted",
             "Loss on the fit windows and NLL on the select windows, which decide the epoch, in "
@@ -281,3 +297,134 @@ def _named(attack: str, role: str) -> str:
 def _line(attack: str, role: str, x: Sequence[float] | Floats, y: Floats) -> Line:
     dash = "-" if role == "data" else ":"
     return Line(_named(attack, role), attack, list(x), list(y), dash=dash, step=True)
+
+
+class Group(NamedTuple):
+    """Windows with the same value in a column."""
+
+    name: str
+    rows: Bools
+    """(N,) mask of the scored windows of the data."""
+
+
+class Grouping(NamedTuple):
+    """A column and its groups."""
+
+    name: str
+    numeric: bool
+    groups: list[Group]
+
+
+def group_cards(document: Document, samples: pd.DataFrame) -> list[Card]:
+    """Return up to `MOST_CARDS` cards, one for each column with groups, numeric columns first."""
+    rows = scored(samples, "data")
+    candidates = (_column(rows, name) for name in passed_through(samples))
+    grouped = [candidate for candidate in candidates if candidate is not None]
+    columns = sorted(grouped, key=lambda candidate: not candidate.numeric)
+    return [
+        _group_card(document, rows, grouping, f"column-{place}")
+        for place, grouping in enumerate(columns[:MOST_CARDS])
+    ]
+
+
+def _column(rows: pd.DataFrame, name: str) -> Grouping | None:
+    """Return a column's groups; None if its values are all equal or too many."""
+    texts = rows[name].astype(str)
+    filled = (texts != "").to_numpy()
+    values = pd.to_numeric(texts.where(filled), errors="coerce").to_numpy(dtype=np.float64)
+    numeric = bool(filled.any() and np.isfinite(values[filled]).all())
+    groups = list(_by_number(values, filled) if numeric else _by_word(texts[filled]))
+    if len(groups) < 2:
+        return None
+    if not filled.all():
+        groups.append(Group("(none)", ~filled))
+    if not numeric:
+        groups = [Group(group.name, (texts == group.name).to_numpy()) for group in groups]
+    return Grouping(name, numeric, groups)
+
+
+def _by_number(values: Floats, filled: Bools) -> Iterator[Group]:
+    distinct = np.unique(values[filled])
+    if len(distinct) <= _MOST_NUMBERS:
+        yield from (Group(_label(value), values == value) for value in distinct)
+        return
+    ends = np.unique(np.quantile(values[filled], np.linspace(0, 1, _BINS + 1), method="lower"))
+    for place, (low, high) in enumerate(itertools.pairwise(ends)):
+        inside = (values > low if place else values >= low) & (values <= high)
+        yield Group(f"{'over ' if place else ''}{_label(low)} to {_label(high)}", inside)
+
+
+def _label(value: float) -> str:
+    """Format a number with all its digits: years and dates differ in the last ones."""
+    return f"{value:.15g}"
+
+
+def _by_word(texts: pd.Series[str]) -> Iterator[Group]:
+    counted = texts.value_counts()
+    if len(counted) <= _MOST_WORDS:
+        yield from (Group(str(name), np.empty(0, dtype=bool)) for name in sorted(counted.index))
+
+
+def _group_card(document: Document, rows: pd.DataFrame, grouping: Grouping, name: str) -> Card:
+    attacks = [attack["attack"] for attack in model_attacks(document)]
+    hits = {attack: figures(rows, column("exact", attack)) == 1 for attack in attacks}
+    sure = confidence(document)
+    table, lines = [], []
+    for attack in attacks:
+        rates = [
+            _rate(hits[attack][group.rows], sure) for group in grouping.groups if group.rows.any()
+        ]
+        lines.append(_shifted_line(attack, attacks, rates))
+    best = strongest(document)
+    interval = [] if best is None else [f"interval, {best['attack']}"]
+    for group in grouping.groups:
+        cells = [_counted(hits[attack][group.rows]) for attack in attacks]
+        if best is not None:
+            rate = _rate(hits[best["attack"]][group.rows], sure)
+            cells.append(percent_interval(rate.interval))
+        table.append([shorten(group.name, _LONGEST_NAME), f"{int(group.rows.sum()):,}", *cells])
+    names = [group.name for group in grouping.groups if group.rows.any()]
+    crowded = len(names) > _MOST_NUMBERS or any(len(group) > 8 for group in names)
+    labels = [str(place + 1) for place in range(len(names))] if crowded else names
+    axis = Axis("group, as in the table" if crowded else name, ticks=range(len(names)))
+    plot = ""
+    if grouping.numeric and lines:
+        axis = Axis(axis.label, ticks=axis.ticks, names=labels)
+        plot = line_plot(name, lines, axis, Axis("windows extracted exactly, %", low=0))
+    return _card(
+        name,
+        f"By {shorten(grouping.name, _LONGEST_NAME)}",
+        f"Share of windows extracted exactly, with the exact interval at {level(sure)} confidence, "
+        "which treats windows as independent.",
+        plot,
+        [shorten(grouping.name, _LONGEST_NAME), "windows", *attacks, *interval],
+        table,
+    )
+
+
+class _Rate(NamedTuple):
+    estimate: float
+    interval: Interval
+
+
+def _rate(hits: Bools, sure: float) -> _Rate:
+    k, n = int(hits.sum()), len(hits)
+    return _Rate(k / n if n else 0.0, clopper_pearson(k, n, sure))
+
+
+def _counted(hits: Bools) -> str:
+    return f"{int(hits.sum()):,} ({percent(float(hits.mean()))})" if len(hits) else "-"
+
+
+def _shifted_line(attack: str, attacks: Sequence[str], rates: Sequence[_Rate]) -> Line:
+    """Return an attack's line, shifted a little so that no interval hides another."""
+    shift = 0.12 * (attacks.index(attack) - (len(attacks) - 1) / 2)
+    return Line(
+        attack,
+        attack,
+        [place + shift for place in range(len(rates))],
+        [100 * rate.estimate for rate in rates],
+        [100 * rate.interval.low for rate in rates],
+        [100 * rate.interval.high for rate in rates],
+        marker=_MARKERS[attack],
+    )

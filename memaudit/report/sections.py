@@ -1,0 +1,293 @@
+"""Sections of a report: pure functions from a finished run's document and samples to blocks.
+
+Knows the content, the same in every format. Knows nothing of formats: each renderer neutralises
+the text, and chooses the sections and how many windows it can bear.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from memaudit.report.blocks import Facts, Head, Table
+from memaudit.report.leaks import leak_rows
+from memaudit.report.reading import (
+    best,
+    confidence,
+    controls_rate,
+    count_text,
+    extracted_by,
+    figure,
+    gate_name,
+    has_reference,
+    hits,
+    interval_text,
+    lift_texts,
+    not_run,
+    origin_words,
+    p_text,
+    passed_through,
+    rate_text,
+    revealed_texts,
+    scored,
+    strongest,
+    worst_rows,
+)
+from memaudit.report.report_json import Document
+from memaudit.report.wording import count, level, neutral, points_interval, shorten
+from memaudit.score.estimate import MISSING, Unit, number, percent
+from memaudit.score.stats import Interval
+
+_LONGEST_CELL = 80
+"""Characters of a text from the data in a wide table or a title."""
+_LONGEST_ID = 200
+_MOST_PASSED = 6
+"""Columns of the data in the page's table."""
+_MOST_CONTROLS = 100
+_COPY = "copy never queries the model: it repeats what followed a similar prefix in the fit data."
+
+
+def gates(document: Document) -> list[Table]:
+    """Return the gates with their verdicts and reasons; empty if none was set."""
+    rows = [[gate_name(gate), gate["verdict"], gate["reason"]] for gate in document["gates"]]
+    heads = [Head("gate"), Head("verdict", style="verdict"), Head("why", style="prose")]
+    return [Table("gates", "Gates", "", heads, rows)] if rows else []
+
+
+def ladder(document: Document) -> Table:
+    """Return the attacks, weakest first, with rates, lift and the difference from the controls."""
+    attacks = document["attacks"]
+    strong = strongest(document)
+    columns = [
+        Head("attack"),
+        Head("exact", "count", "windows with every suffix token extracted"),
+        Head("rate", "share"),
+        Head(
+            f"{level(confidence(document))} interval",
+            "share",
+            "the outer ends of the exact (Clopper–Pearson) and clustered (bootstrap) intervals",
+        ),
+        Head("fractional", "share", "mean share of suffix tokens extracted in place"),
+        Head("NLL", "nats", "mean, nats/token", 3),
+        Head("lift", "points", "exact rate above that of none, in percentage points"),
+        Head("gained", "count", "windows extracted, but not by none", 1),
+        Head("lost", "count", "windows extracted by none alone", 1),
+        Head("p", "p", "the larger p-value of two paired tests of the lift", 1),
+    ]
+    rows = [_ladder_row(attack) for attack in attacks]
+    if any(controls_rate(attack) for attack in attacks):
+        above = "interval of the difference from the controls' rate, in percentage points"
+        columns += [
+            Head("controls", "count"),
+            Head("above controls", "points", above, 2),
+            Head("p of that", "p", "one-sided p-value of the difference", 2),
+        ]
+        rows = [row + _above_controls(attack) for row, attack in zip(rows, attacks, strict=True)]
+    missing = not_run(document)
+    says = [_COPY] if any(attack["attack"] == "copy" for attack in attacks) else []
+    says += [f"Not run: {', '.join(missing)}."] if missing else []
+    place = None if strong is None else attacks.index(strong)
+    return Table("attacks", "Attacks, weakest first", "\n".join(says), columns, rows, place)
+
+
+def _ladder_row(attack: Document) -> list[str]:
+    exact = attack["exact"]
+    return [
+        attack["attack"],
+        count_text(exact),
+        rate_text(exact),
+        interval_text(exact["interval"]),
+        percent(figure(attack["fractional"]["estimate"])),
+        number(figure(attack["suffix_nll"])),
+        *lift_texts(attack["lift"]),
+    ]
+
+
+def _above_controls(attack: Document) -> list[str]:
+    cells = [count_text(controls_rate(attack))]
+    difference = attack["controls"] and attack["controls"]["difference"]
+    if not difference:
+        return [*cells, "", ""]
+    low, high = (figure(difference["interval"][end]) for end in ("low", "high"))
+    unknown = math.isnan(low + high)
+    interval = MISSING if unknown else points_interval(Interval(low, high))
+    return [*cells, interval, p_text(figure(difference["p_value"]))]
+
+
+def origins(document: Document) -> list[Table]:
+    """Return the windows known before the fine-tuning or leaked by it, for data and controls.
+
+    With one attack, the equal row of all attacks together is left out.
+    """
+    section = document["reference"] or {}
+    titles = {
+        "data": "Known before the fine-tuning, or leaked by it",
+        "controls": "The same for the controls",
+    }
+    parts = [part for part in titles if section.get(part)]
+    tables = []
+    for part in parts:
+        attacks = section[part]
+        distinct = attacks[:-1] if len(attacks) == 2 else attacks
+        rows = [_origin_row(origin) for origin in distinct]
+        heads = [replace(h, about=h.about if part == parts[-1] else "") for h in _ORIGIN_HEADS]
+        tables.append(Table(f"origin-{part}", titles[part], "", heads, rows))
+    return tables
+
+
+_ORIGIN_HEADS = (
+    Head("attack"),
+    Head("known before", "count", "windows also extracted from the reference"),
+    Head("leaked", "count", "by the fine-tuning, extracted from this model alone"),
+    Head("forgotten", "count", "extracted from the reference alone"),
+    Head("neither", "count"),
+    Head("share", "share", "leaked windows, of all"),
+    Head("interval", "share", "the outer ends of the exact and clustered intervals"),
+    Head("p", "p", "leaked against forgotten, the larger of two paired tests"),
+    Head("NLL before", "nats", "mean over the suffixes on the reference, nats/token", 1),
+    Head("NLL now", "nats", "on this model", 1),
+    Head("change", "nats", "from before to now", 1),
+    Head("interval of the change", "nats", "over clusters", 1),
+)
+
+
+def _origin_row(origin: Document) -> list[str]:
+    leaked, nll = origin["leaked"], origin["suffix_nll"]
+    low, high = (_signed(nll["interval"][end]) for end in ("low", "high"))
+    return [
+        origin["attack"],
+        *map(str, (origin["known_before"], leaked["k"], origin["forgotten"], origin["neither"])),
+        rate_text(leaked),
+        interval_text(leaked["interval"]),
+        p_text(max(figure(origin["p_value"]), figure(origin["clustered_p_value"]))),
+        number(figure(nll["reference"])),
+        number(figure(nll["target"])),
+        _signed(nll["change"]),
+        f"{low} to {high}",
+    ]
+
+
+def _signed(value: float | None) -> str:
+    return f"{figure(value):+.2f}" if math.isfinite(figure(value)) else "-"
+
+
+def leaks(document: Document) -> list[Table]:
+    """Return the sensitive categories in the suffixes; empty if nothing was found or searched."""
+    attacks, rows, missing = leak_rows(document["sensitive"])
+    columns = [
+        Head("category"),
+        Head("windows", "count", "those whose suffix holds an item of the category"),
+        Head("any", "count", "extracted by at least one attack on the model; then by each"),
+        *(Head(attack, "count") for attack in attacks),
+    ]
+    says = f"Not searched: {missing}." if missing else ""
+    title = "Sensitive content in the suffixes"
+    return [Table("sensitive", title, says, columns, rows)] if rows else []
+
+
+def worst_windows(
+    document: Document, samples: pd.DataFrame, most: int, *, page: bool = False
+) -> list[Table]:
+    """Return the worst windows, up to ``most``; empty if no attack gets a token of any.
+
+    page: with all scores, columns of the data, and then the extracted controls.
+    """
+    data, controls = scored(samples, "data"), scored(samples, "control")
+    worst = data.iloc[worst_rows(document, data, most)]
+    wrong = controls.iloc[worst_rows(document, controls, _MOST_CONTROLS)]
+    wrong = wrong[best(document, wrong, "exact") == 1] if page else wrong[:0]
+    if not page and not len(worst):
+        return []
+    names = passed_through(samples) if page else []
+    says = f"The worst {count(len(worst), 'window')} of {len(data):,}"
+    says += f", and {count(len(wrong), 'extracted control')}" if len(wrong) else ""
+    left, names = len(names) - _MOST_PASSED, names[:_MOST_PASSED]
+    says += f"; {count(left, 'column')} of the data left out" if left > 0 else ""
+    extracted = int(hits(document, data).any(axis=0).sum())
+    title = f"Worst windows, of {extracted:,} extracted"
+    columns = list(_window_columns(document, pd.concat([worst, wrong]), page))
+    for name in names:
+        unit: Unit = "number" if _is_numeric(samples[name]) else "text"
+        texts = [shorten(text, _LONGEST_CELL) for part in (worst, wrong) for text in part[name]]
+        columns.append((Head(shorten(name, _LONGEST_CELL), unit), texts))
+    return [
+        Table(
+            "samples",
+            title if extracted else "Closest to being extracted",
+            f"{says}. samples.csv holds all rows.",
+            [head for head, _ in columns],
+            list(zip(*(cells for _, cells in columns), strict=True)),
+        )
+    ]
+
+
+def _window_columns(
+    document: Document, rows: pd.DataFrame, page: bool
+) -> Iterator[tuple[Head, list[str]]]:
+    """Yield each column with the cells of the rows. page: with all scores."""
+    longest = _LONGEST_CELL if page else _LONGEST_ID
+    names = [shorten(neutral(name), longest) for name in rows["sample_id"]]
+    yield Head("sample", style="id"), names
+    for name in ("line", "window"):
+        yield Head(name, "count"), [*map(str, rows[name])]
+    if page:
+        yield Head("role"), [*rows["role"]]
+    yield Head("extracted by"), [extracted_by(document, row) for row in rows.to_dict("records")]
+    if has_reference(document):
+        yield Head("known from"), origin_words(document, rows)
+    matched = f"matched of {document['data']['suffix_tokens']}"
+    scores = [(Head(matched, "count", "most tokens before a mismatch"), "matched", 0)]
+    if page:
+        scores += [(Head("longest run", "count"), "longest_run", 0)]
+        right = "largest share of the suffix in place"
+        scores += [(Head("tokens right", "share", right), "fractional", 2)]
+    scores += [(Head("NLL", "nats", "lowest, nats/token"), "suffix_nll", 3 if page else 2)]
+    for head, score, digits in scores:
+        values = best(document, rows, score, least=score == "suffix_nll")
+        yield head, [number(value, digits) for value in values]
+    if page:
+        needed = "samples needed for an even chance to see the suffix"
+        head = Head("samples for p = 0.5", "number", needed)
+        yield head, [*map(_samples_needed, rows["queries_p50"])]
+
+
+def _samples_needed(needed: float) -> str:
+    if math.isnan(needed):
+        return "-"
+    if math.isinf(needed):
+        return "∞"
+    return f"{needed:.0f}" if needed < 1e6 else f"{needed:.1e}"
+
+
+def _is_numeric(column: pd.Series[Any]) -> bool:
+    texts = column[column != ""]
+    return len(texts) > 0 and bool(pd.to_numeric(texts, errors="coerce").notna().all())
+
+
+def revealed(document: Document, samples: pd.DataFrame, most: int) -> list[Facts]:
+    """Return the text of the worst windows, up to ``most``; empty unless the run revealed it."""
+    texts = revealed_texts(document, samples)
+    rows = scored(samples, "data")
+    worst = rows.iloc[worst_rows(document, rows, most) if texts else np.arange(0)]
+    return [
+        Facts(
+            f"{shorten(neutral(row['sample_id']), _LONGEST_CELL)}, line {row['line']}, "
+            f"window {row['window']}: extracted by {extracted_by(document, row)}",
+            [(name, row[column]) for name, column in texts],
+        )
+        for row in worst.to_dict("records")
+    ]
+
+
+def frameworks(document: Document) -> Table:
+    """Return what each framework asks for, and what this run tested of it."""
+    heads = [*map(Head, ("framework", "reference", "asks for", "tested"))]
+    heads += [Head("what was done", style="prose")]
+    keys = ("framework", "reference", "asks", "tested", "did")
+    rows = [[row[key] for key in keys] for row in document["frameworks"]]
+    return Table("frameworks", "What was and was not tested", "", heads, rows)
