@@ -23,8 +23,6 @@ LIMITS = (
 )
 """Limits on what a report's figures show."""
 
-MISSING = "n/a"
-"""Text for a figure that does not exist."""
 
 _JOINERS = "\u200c\u200d"
 """Format characters that Persian, Indic scripts and emoji need; they move no cursor."""

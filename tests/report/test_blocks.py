@@ -5,10 +5,10 @@ from __future__ import annotations
 from small_run import small_run
 
 from memaudit.report.blocks import Facts, Head, Table, Text
-from memaudit.report.diagnosis import Measure
 from memaudit.report.markdown import table_lines
 from memaudit.report.page import to_html
 from memaudit.report.terminal import render_blocks
+from memaudit.score.estimate import Estimate
 
 TABLE = Table(
     "shares",
@@ -23,8 +23,8 @@ TABLE = Table(
         Head("why", style="prose"),
     ],
     [
-        ["a|b", 12_345, Measure(0.25, 0.1, 0.5), 1.5, Measure(0.25, 0, 1), "It holds <b>."],
-        ["c", None, Measure(0.5, 0.125, 0.75), -0.5, None, ""],
+        ["a|b", 12_345, Estimate(0.25, 0.1, 0.5), 1.5, Estimate(0.25, 0, 1), "It holds <b>."],
+        ["c", None, Estimate(0.5, 0.125, 0.75), -0.5, None, ""],
     ],
     strong=1,
 )

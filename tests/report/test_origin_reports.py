@@ -116,7 +116,7 @@ any                 0       0          0      100    0 %  at most 3.6 %  1
 """
 WIDE = """\
 Known before the fine-tuning, or leaked by it
-attack   known before  leaked  forgotten  neither  share       interval       p  NLL before  \
+attack   known before  leaked  forgotten  neither  share       interval      p  NLL before  \
 NLL now  change  interval of the change
 """
 
