@@ -89,7 +89,7 @@ def cut_files(config: ScanConfig, tokenizer: Any) -> dict[Role, Windows]:
     except LimitReached as limit:
         raise TargetError(
             f"{config.model}: its tokenizer and chat template, given the data, {limit}; they are "
-            "damaged, or made to stop whoever uses them"
+            "damaged or malicious"
         ) from None
 
 

@@ -203,15 +203,15 @@ def _rendered(run: StoredRun, manifest: Manifest) -> Iterator[Finding]:
     try:
         records = tuple(filter(None, (load_diagnosis(run, name) for name in DIAGNOSES)))
         toml = toml_of_values(run.document["config"]["values"])
-        made = {"config.toml": toml.encode()}
+        contents = {"config.toml": toml.encode()}
         if PAGE in manifest.files:
-            made[PAGE] = to_html(run.document, run.samples, records).encode()
+            contents[PAGE] = to_html(run.document, run.samples, records).encode()
         for record in records:
-            made |= pictures_of(record)
+            contents |= pictures_of(record)
     except (MemauditError, ArithmeticError, LookupError, TypeError, ValueError):
         yield Finding("not checked", PAGE, "cannot be made again from the other files")
         return
-    for name, content in made.items():
+    for name, content in contents.items():
         what = f"{name} made again"
         if manifest.files.get(name) == sha256(content).hexdigest():
             yield Finding("same", what, "as the other files give it")

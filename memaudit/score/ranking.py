@@ -68,8 +68,8 @@ class Ranking:
 
     def precision(self, top: float) -> Floats:
         """Return the share of positives (R,) among the highest ``top`` windows by weight."""
-        most = np.minimum(top, self.windows[:, -1:])
-        return _ratio(_read_off(most, self.windows, self.positives), most)[:, 0]
+        counts = np.minimum(top, self.windows[:, -1:])
+        return _ratio(_read_off(counts, self.windows, self.positives), counts)[:, 0]
 
     def recall(self, shares: Floats) -> Floats:
         """Return the share of the positives (R,G) among the highest ``shares`` (G,) of windows."""

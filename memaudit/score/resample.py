@@ -307,13 +307,13 @@ class Resamples:
             values = areas(np.ones((1, len(positive))))[0].tolist()
             return [Estimate(value) for value in values]
         replicates = self.replicate(clusters, areas)
-        found = replicates.simultaneous() if together else replicates.estimates()
-        confidence = shared(self.confidence, len(found) if together else 1)
+        estimates = replicates.simultaneous() if together else replicates.estimates()
+        confidence = shared(self.confidence, len(estimates) if together else 1)
         exact: dict[float | None, Estimate] = {
             hits: Estimate.of(hits, clopper_pearson(hits * fewest, fewest, confidence))
             for hits in (0, 1)
         }
-        return [exact.get(auc.value) or _within_unit(auc) for auc in found]
+        return [exact.get(auc.value) or _within_unit(auc) for auc in estimates]
 
     def crossed(self, values: Floats, rows: Ints, columns: Ints | None) -> Estimate:
         """Return the mean of values (I,J), NaN left out; no interval if nothing varies.

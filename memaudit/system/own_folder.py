@@ -101,11 +101,11 @@ class OwnFolder:
             return 0
         return status.st_mode
 
-    def read(self, name: str, most: int) -> bytes:
-        """Return up to ``most`` bytes of a file. Raises OSError."""
+    def read(self, name: str, limit: int) -> bytes:
+        """Return up to ``limit`` bytes of a file. Raises OSError."""
         handle = os.open(self._at(name), os.O_RDONLY | NO_LINK, dir_fd=self._descriptor)
         with os.fdopen(handle, "rb") as file:
-            return file.read(most)
+            return file.read(limit)
 
     def write_whole(self, name: str, chunks: Iterable[bytes]) -> None:
         """Write a file whole or not at all. Raises OSError."""

@@ -1,6 +1,6 @@
-"""An adapter over its base: put there, held against its file, named and switched off.
+"""Adapters over their base: loading, comparison with the file, naming and switching off.
 
-Knows PEFT. Knows nothing of how the base is loaded, or of what an audit does with the result.
+Knows PEFT. Knows nothing about how the base is loaded, or what an audit does with the result.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from memaudit.target.unused_weights import PEFT_PREFIX, UnusedWeights, head_reas
 from memaudit.target.vocabulary import fit_vocabulary
 
 MOST_IDS = 64
-"""Ids that are tried of one list in an adapter's config."""
+"""Most ids tried from one list in an adapter's config."""
 
 
 class AdaptedModel(NamedTuple):
@@ -38,35 +38,35 @@ class AdaptedModel(NamedTuple):
 
     model: Any
     unused: UnusedWeights
-    """Weights of the adapter's file that no language model uses."""
+    """Weights in the adapter's file that no language model uses."""
     replaces_base: bool
-    """Whether the file also holds whole weights of the base, such as an embedding with more rows,
+    """True if the file also holds whole weights of the base, such as an embedding with more rows,
     which stay in place when the adapter is switched off."""
 
 
 class FileNames(NamedTuple):
-    """Names of an adapter's weights, its file held against the model that its config builds."""
+    """Differences in names between an adapter's file and the model that its config builds."""
 
     missing: set[str]
     unexpected: set[str]
-    others: set[str]
-    """Weights in the file that are none of the adapter's, and went somewhere."""
+    base_weights: set[str]
+    """Weights in the file that are not the adapter's own and still found a place."""
 
 
 def load_adapter(
     source: Source, settings: TargetSettings, base: Any, placement: Placement
 ) -> AdaptedModel:
-    """Put an adapter over its base, unmerged.
+    """Load an adapter over its base, unmerged.
 
     Raises:
         TargetError: it is a soft prompt itself, does not fit the base, lacks weights, holds weights
-            that nothing takes, or opens other files than its own.
+            that have no place, or opens files other than its own.
     """
     folder = Path(source.location)
     if waits_elsewhere(base):
         raise TargetError(
-            f"{source.name}: the adapter's base does not fit the devices, and an adapter cannot be "
-            "over weights that are fetched for each pass; merge it into its base, or use --quantize"
+            f"{source.name}: the adapter's base does not fit the devices, and an adapter cannot "
+            "use weights that are fetched for each pass; merge it into its base, or use --quantize"
         )
     (path,) = source.weights_files
     with explained(source.name), quiet_transformers():
@@ -94,15 +94,17 @@ def load_adapter(
     if harmful := names.unexpected - set(unused):
         raise TargetError(
             f"{source.name}: the adapter's file holds weights that its config and its base have no "
-            f"place for ({name_some(harmful)}), so a part of it would not act; use the config and "
-            "the base that it was saved with"
+            f"place for ({name_some(harmful)}), so part of it would have no effect; use the config "
+            "and the base that it was saved with"
         )
-    return AdaptedModel(model, unused, bool(names.others & of_base))
+    return AdaptedModel(model, unused, bool(names.base_weights & of_base))
 
 
 def _keep_untied(base: Any) -> None:
-    """Let the config follow the file: transformers leaves a head of its own untied whatever the
-    config says, and would tie it again when the tables are given more rows.
+    """Mark the embeddings as untied in the config if the file holds a separate head.
+
+    transformers leaves such a head untied whatever the config says, and would tie it again when
+    the embeddings are given more rows.
     """
     head = base.get_output_embeddings()
     if head is None or head.weight is base.get_input_embeddings().weight:
@@ -112,7 +114,7 @@ def _keep_untied(base: Any) -> None:
 
 
 def _compare(model: Any, weights: Mapping[str, torch.Tensor]) -> FileNames:
-    """Fill the adapter from its file once more: PEFT says only then what it passed over."""
+    """Fill the adapter from its file again: only then does PEFT report what it ignored."""
     outcome = set_peft_model_state_dict(model, weights)
     wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
     stored = set(weights)
@@ -121,7 +123,7 @@ def _compare(model: Any, weights: Mapping[str, torch.Tensor]) -> FileNames:
 
 
 def _is_copy(name: str, weights: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a weight is there twice: PEFT saves a table with added rows under two names."""
+    """Return True for a second copy: PEFT saves an embedding with added rows under two names."""
     twin = weights.get(name.replace(".modules_to_save.", "."))
     return (
         name in weights
@@ -132,12 +134,12 @@ def _is_copy(name: str, weights: Mapping[str, torch.Tensor]) -> bool:
 
 
 def has_adapter(model: Any) -> bool:
-    """Whether the model is a base with a PEFT adapter over it."""
+    """Return True for a base with a PEFT adapter over it."""
     return isinstance(model, PeftModel)
 
 
 def adapter_kind(model: Any) -> str:
-    """What PEFT calls the model's adapter, with the settings in which it names token ids."""
+    """Return PEFT's name for the adapter, with the first setting that names token ids."""
     config = model.active_peft_config
     fields = [name for name, ids in _id_lists(config)]
     return " with ".join([_kind(config), *fields[:1]])
@@ -145,9 +147,9 @@ def adapter_kind(model: Any) -> str:
 
 @contextmanager
 def without_adapter(model: Any) -> Iterator[None]:
-    """Switch the model's adapter off for as long as the context lasts.
+    """Switch the model's adapter off while the context lasts.
 
-    PEFT refuses to switch off an adapter that has no layer to act on, which is off as it is.
+    PEFT refuses to switch off an adapter with no layer to act on; such an adapter is off anyway.
     """
     with ExitStack() as stack:
         with suppress(ValueError):
@@ -156,21 +158,21 @@ def without_adapter(model: Any) -> Iterator[None]:
             yield
         finally:
             stack.close()
-            model.requires_grad_(False)  # PEFT leaves what it switches on again trainable
+            model.requires_grad_(False)  # PEFT switches it back on as trainable
 
 
 def named_ids(model: Any, vocabulary: int) -> list[list[int]]:
-    """Token ids that the adapter's config names, in its order, as far as they can be ids.
+    """Lists of token ids named in the adapter's config, in its order, if all are valid ids.
 
-    Whatever an adapter looks for in its input, an activated LoRA's invocation for one, has to
-    stand there.
+    Whatever an adapter looks for in its input, such as an activated LoRA's invocation, must be
+    named there.
     """
     lists = [ids[:MOST_IDS] for _, ids in _id_lists(model.active_peft_config)]
     return [ids for ids in lists if all(0 <= id_ < vocabulary for id_ in ids)]
 
 
 def _id_lists(config: Any) -> Iterator[tuple[str, list[int]]]:
-    """Settings of a config that hold lists of token ids, by name and in full."""
+    """Yield each setting of a config that holds token ids: its name and the full list."""
     for name, value in sorted(config.to_dict().items()):
         if "token" not in name or not value:
             continue

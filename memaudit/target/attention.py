@@ -1,7 +1,7 @@
-"""How attention is computed where the config asks for something that cannot be had here.
+"""Attention implementations, and a replacement for one that is not available here.
 
-Knows the names that transformers gives the ways to compute attention. All give the same figures but
-for rounding, so that one may stand in for another.
+Knows the names that transformers gives to attention implementations. All give the same figures up
+to rounding, so one can replace another.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from memaudit.target.failures import brief
 from memaudit.target.placement import Choice
 
 PORTABLE = (None, "eager", "sdpa", "flex_attention")
-"""Ways that come with PyTorch."""
+"""Implementations that come with PyTorch."""
 FLASH = re.compile(r"flash_attention_(\d)")
 
 
 def refuse_foreign_code(name: str, config: Any, settings: TargetSettings) -> None:
-    """Refuse an attention that is code of a repository on the hub, unless code is trusted.
+    """Refuse attention code from a repository on the hub, unless code is trusted.
 
     name: what the user calls the model.
 
@@ -37,7 +37,7 @@ def refuse_foreign_code(name: str, config: Any, settings: TargetSettings) -> Non
         if asked is not None and _is_repository(asked):
             raise TargetError(
                 f"{name}: attn_implementation in config.json is {brief(ValueError(asked), 60)}, "
-                "which is code on the hub; take that line out, or read that code and allow it with "
+                "which is code on the hub; remove that line, or review the code and allow it with "
                 "--trust-remote-code"
             )
 
@@ -45,18 +45,18 @@ def refuse_foreign_code(name: str, config: Any, settings: TargetSettings) -> Non
 def replace_attention(
     config: Any, device: torch.device, dtype: torch.dtype, *, kernels: bool = False
 ) -> str | None:
-    """Let transformers choose the attention where the config's cannot be had here.
+    """Let transformers choose the attention if the config's is not available here.
 
-    The config is changed.
+    Changes the config.
 
     Args:
-        config: of a model that is about to be loaded.
-        device: where it goes.
-        dtype: of its numbers.
-        kernels: whether code of the hub may be fetched and run.
+        config: config of the model to be loaded.
+        device: device of its weights.
+        dtype: number format of its weights.
+        kernels: whether code from the hub may be fetched and run.
 
     Returns:
-        What the config asked for; None where it stays.
+        The implementation that was replaced; None if the config's stays.
     """
     for asked in _asked_for(config):
         if asked in PORTABLE or _has_flash(asked, device, dtype):
@@ -69,7 +69,7 @@ def replace_attention(
 
 
 def describe_attention(model: Any, asked: str | None) -> dict[str, Choice]:
-    """What was taken in the place of what the config asks for."""
+    """Return the attention used instead of the config's, and why; empty if that was kept."""
     if asked is None:
         return {}
     config = model.config.get_text_config(decoder=True)
@@ -78,7 +78,7 @@ def describe_attention(model: Any, asked: str | None) -> dict[str, Choice]:
 
 
 def _asked_for(config: Any) -> Iterator[str | None]:
-    """What a config and the configs in it ask for."""
+    """Yield the implementations that a config and its inner configs ask for."""
     asked = getattr(config, "_attn_implementation", None)
     yield asked if asked is None else str(asked)
     for name in getattr(config, "sub_configs", {}):
@@ -87,12 +87,12 @@ def _asked_for(config: Any) -> Iterator[str | None]:
 
 
 def _is_repository(asked: str) -> bool:
-    """Whether a way to compute attention is named like a repository: ``org/name@revision:name``."""
+    """Return True for a name of the form ``org/name@revision:name``, which is a repository."""
     return "/" in asked
 
 
 def _has_kernel(asked: str | None, device: torch.device) -> bool:
-    """Whether code of a repository can be used: the package for it is there, and a GPU."""
+    """Return True if a repository's code can be used: this needs the kernels package and a GPU."""
     if asked is None or not _is_repository(asked) or device.type != "cuda":
         return False
     available = getattr(transformers.utils, "is_kernels_available", None)
@@ -100,7 +100,7 @@ def _has_kernel(asked: str | None, device: torch.device) -> bool:
 
 
 def _has_flash(asked: str | None, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the package for a FlashAttention is there, and a device and numbers for it."""
+    """Return True if FlashAttention's package is installed, and device and dtype suit it."""
     version = FLASH.fullmatch(asked or "")
     if version is None or device.type != "cuda" or dtype == torch.float32:
         return False

@@ -1,7 +1,7 @@
-"""The target: a frozen causal language model, its tokenizer, and what was chosen for them.
+"""The target: a frozen causal language model, its tokenizer, and the choices made for them.
 
-Knows how device, dtype and BOS are chosen, and keeps the reason of each choice for the report.
-Knows nothing of windows, prompts or scores.
+Knows how device, dtype and BOS are chosen, and keeps the reason for each choice for the report.
+Knows nothing about windows, prompts or scores.
 """
 
 from __future__ import annotations
@@ -42,40 +42,40 @@ from memaudit.target.text_files import private_copy
 from memaudit.target.unused_weights import describe_unused
 
 HASHES = "memaudit_hashes"
-"""Attribute of a tokenizer: what the files hash to that it was read from."""
+"""Attribute of a tokenizer: hashes of the files it was read from."""
 MOST_LEFTOVERS = 20
-"""Weights that lie there and are not read, of which the report gives the names."""
+"""Most unread weights files that the report names."""
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A target that is ready to be audited."""
+    """A target that is ready for an audit."""
 
     model: Any
-    """PreTrainedModel or PeftModel: in eval mode, no parameter with a gradient."""
+    """PreTrainedModel or PeftModel, in eval mode, with no trainable parameter."""
     tokenizer: Any
     name: str
-    """As the user named it."""
+    """Name that the user gave."""
     device: torch.device
-    """Where inputs go, and where logits come back to."""
+    """Device of inputs and logits."""
     dtype: torch.dtype
-    """Of the embedding, and so of every soft prompt given to the model."""
+    """Number format of the embedding, and so of every soft prompt."""
     bos_id: int | None = None
-    """Token that every input starts with; None where inputs start with their own first token."""
+    """Token that every input starts with; None if inputs start with their own first token."""
     revision: str | None = None
     """Commit on the hub; None for a local target."""
     fingerprint: Mapping[str, str] = field(default_factory=dict)
-    """File name -> SHA-256, of every file that was read; an adapter's base under ``base/``."""
+    """File name -> SHA-256, for every file that was read; an adapter's base under ``base/``."""
     choices: Mapping[str, Choice] = field(default_factory=dict)
-    """What was resolved (device, dtype, bos, format, ...) -> how and why."""
+    """Property resolved at load time (device, dtype, bos, format, ...) -> its value and reason."""
     quantization: Quantization | None = None
-    """How weights are quantised, if they are."""
+    """How the weights are quantised; None if they are not."""
     prepacks: bool = False
-    """Whether passes are to go through prepacked weights."""
+    """True if passes use prepacked weights."""
     replaces_base: bool = False
-    """Whether an adapter's file also brought whole weights of its base."""
+    """True if an adapter's file also replaces whole weights of its base."""
     openings: Openings | None = None
-    """What was read, to tell whether it has changed since."""
+    """Files that were read, with their state then, to detect later changes."""
 
     def require_unchanged(self) -> None:
         """Raise TargetError if a file in the fingerprint has changed since it was hashed."""
@@ -94,7 +94,7 @@ class Checkpoint:
 
     @property
     def max_tokens(self) -> int | None:
-        """Positions the model has, in tokens; None where its config sets no limit."""
+        """Positions of the model, in tokens; None if its config sets no limit."""
         config = self.model.config.get_text_config(decoder=True)
         try:
             positions = getattr(config, "max_position_embeddings", None)
@@ -109,37 +109,39 @@ class Checkpoint:
 
     @property
     def precision(self) -> torch.dtype:
-        """The number format that logits are as exact as: coarser than ``dtype`` where a quantised
-        target rounds its layers' inputs.
+        """Number format that gives the accuracy of logits.
+
+        Coarser than ``dtype`` if a quantised target rounds its layers' inputs.
         """
         rounds = self.quantization is not None and self.quantization.rounds_inputs
         return torch.bfloat16 if rounds else self.dtype
 
     @property
     def is_packed(self) -> bool:
-        """Whether its weights are quantised while they are used."""
+        """True if the weights stay quantised in use."""
         return self.quantization is not None and not self.quantization.unpacked
 
     @property
     def is_spread(self) -> bool:
-        """Whether its layers are in more places than one."""
+        """True if the layers are in several places."""
         return bool(places_of(self.model))
 
     @property
     def is_offloaded(self) -> bool:
-        """Whether some of its weights are fetched for each pass and let go again."""
+        """True if some weights are fetched for each pass and released after it."""
         return waits_elsewhere(self.model)
 
     @cached_property
     def prepacked(self) -> Checkpoint:
-        """The same for passes without gradients, around the same weights: its linear layers' are
-        prepacked where that was chosen and the model can be copied.
+        """Target for passes without gradients, around the same weights.
+
+        The linear layers are prepacked if that was chosen and the model can be copied.
         """
         copied = prepacked_copy(self.model) if self.prepacks else None
         return self if copied is None else replace(self, model=copied)
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """The embeddings of tokens as the model's ``inputs_embeds`` wants them.
+        """Return the embeddings of tokens, as the model's ``inputs_embeds`` expects them.
 
         Args:
             ids: (B, T) long, on ``device``.
@@ -151,7 +153,7 @@ class Checkpoint:
         return embedded
 
     def check_ids(self, ids: npt.NDArray[np.integer[Any]]) -> None:
-        """Refuse token ids that the model has no embedding for, before they reach a kernel.
+        """Refuse token ids without an embedding, before they reach a kernel.
 
         Raises:
             TargetError: an id is not below ``vocabulary``.
@@ -165,10 +167,10 @@ class Checkpoint:
 
 
 def load_tokenizer(model: str, settings: TargetSettings) -> Any:
-    """The tokenizer of ``model``, without touching its weights.
+    """Load the tokenizer of ``model`` without touching its weights.
 
     Raises:
-        UsageError: a setting that does not go with what ``model`` is.
+        UsageError: a setting does not fit this kind of model.
         TargetError: there is no such model, or its tokenizer cannot be loaded.
     """
     switch_kernels(settings)  # a rehearsal builds the model
@@ -191,13 +193,13 @@ def load_checkpoint(
     Args:
         model: hub id, local folder, ``.gguf`` file, or PEFT adapter folder.
         settings: how to load it.
-        tokenizer: what ``load_tokenizer`` gave for the same ``model``; loaded here where absent.
-        bos_source: who decides on BOS for the text that will be audited.
+        tokenizer: result of ``load_tokenizer`` for the same ``model``; loaded here if absent.
+        bos_source: source that decides on BOS for the audited text.
 
     Raises:
-        UsageError: a device that is not there, or a setting that does not fit the model.
-        TargetError: the model cannot be loaded, or is not a causal language model; or what was
-            opened is not what its fingerprint names.
+        UsageError: a device is missing, or a setting does not fit the model.
+        TargetError: the model cannot be loaded, or is not a causal language model; or the files
+            opened are not those that its fingerprint names.
     """
     switch_kernels(settings)
     with watched(model, allow_pickle=settings.allow_pickle) as openings:
@@ -265,7 +267,7 @@ def _load(
     placement: Placement,
     quantization: Quantization | None,
 ) -> tuple[LoadedModel, Placement]:
-    """The model, and where it went: spread where a device that was not named is too small."""
+    """Load the model; spread it if an automatically chosen device is too small."""
     try:
         return load_model(source, settings, config, placement, quantization), placement
     except TargetError as error:
@@ -285,12 +287,12 @@ def _quantization_choice(quantization: Quantization | None) -> dict[str, Choice]
 def choose_bos(
     asked: str, tokenizer: Any, source: BosSource = "tokenizer"
 ) -> tuple[int | None, Choice]:
-    """Choose the token that every input starts with: as the setting says, else as ``source`` does.
+    """Choose the token that every input starts with: by the setting, else by ``source``.
 
     Raises:
-        UsageError: BOS was asked for and the tokenizer has none.
-        TargetError: nothing was asked for, and the tokenizer puts more than one token first or does
-            not tell.
+        UsageError: the setting asks for BOS and the tokenizer has none.
+        TargetError: the setting is ``auto``, and the tokenizer puts several tokens first or does
+            not show how many.
     """
     bos_id = tokenizer.bos_token_id
     if asked == "yes":
@@ -306,12 +308,12 @@ def choose_bos(
     lead = leading_ids(tokenizer)
     if lead is None:
         raise TargetError(
-            "no text shows whether the tokenizer puts BOS before it; choose with --bos yes or "
+            "cannot tell whether the tokenizer puts BOS before a text; choose with --bos yes or "
             "--bos no"
         )
     if len(lead) > 1:
         raise TargetError(
-            f"the tokenizer puts {len(lead)} tokens before a text, and memaudit can put one; "
+            f"the tokenizer puts {len(lead)} tokens before a text, and memaudit supports one; "
             "choose with --bos yes or --bos no"
         )
     if not lead:
@@ -323,12 +325,12 @@ def choose_bos(
 def fingerprint_of(
     source: Source, settings: TargetSettings, *, tokenizer: bool = True
 ) -> dict[str, str]:
-    """The SHA-256 of every weight, adapter, tokenizer, template, config and code file read.
+    """Return the SHA-256 of every weight, adapter, tokenizer, template, config and code file read.
 
     Args:
-        source: what is loaded.
-        settings: whether code that the checkpoint brings may run, and read what it likes.
-        tokenizer: whether the tokenizer is that of ``source``; an adapter may bring its own.
+        source: source of the target.
+        settings: whether the checkpoint's own code may run, which can read any of its files.
+        tokenizer: whether the tokenizer comes from ``source``; an adapter may bring its own.
 
     Raises:
         TargetError: a file cannot be read.
@@ -347,7 +349,7 @@ def fingerprint_of(
 
 
 def _trust_choices(source: Source, settings: TargetSettings) -> dict[str, Choice]:
-    """What was read, and which safeguards were lifted by flag."""
+    """Return the formats read, and the safeguards that a flag lifted."""
     parts = [source] if source.base is None else [source, source.base]
     weights, reason = "safetensors", "found there"
     if source.weights.kind == "gguf":

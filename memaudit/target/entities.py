@@ -1,7 +1,7 @@
-"""A token classification model that marks names and addresses in text: loaded and run.
+"""Token classification models that mark names and addresses in text.
 
-Knows transformers, and the tags that such models put on tokens. Nothing but safetensors is opened,
-and no code that comes with a model is run. Knows nothing of the target or of windows.
+Knows transformers, and the tags that such models put on tokens. Opens nothing but safetensors, and
+runs no code that comes with a model. Knows nothing about the target or windows.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from memaudit.target.openings import watched
 from memaudit.target.source import find_source, ready_source
 from memaudit.target.text_files import private_copy
 
-_BATCH = 64  # texts of a pass
+_BATCH = 64  # texts per pass
 _TAG = re.compile(r"(?:(?P<place>[BIELSU])-)?(?P<label>.+)")
 
 
 class Entity(NamedTuple):
-    """Something that the model marked."""
+    """Span of a text that the model marked."""
 
     label: str
-    """As the model calls it, without the tag's ``B-`` or ``I-``."""
+    """Label in the model's config, without the tag's ``B-`` or ``I-``."""
     start: int
-    """In characters of the text, as is the next."""
+    """First character of the span in the text."""
     end: int
+    """Character after the last of the span."""
 
 
 class EntityModel:
@@ -42,27 +43,27 @@ class EntityModel:
 
     def __init__(self, model: Any, tokenizer: Any, about: str) -> None:
         self.about = about
-        """Its name, and what its files hash to."""
+        """Name of the model and hashes of its weights."""
         self._model, self._tokenizer = model, tokenizer
         self._tags = [_TAG.fullmatch(tag) for _, tag in sorted(model.config.id2label.items())]
 
     @property
     def labels(self) -> frozenset[str]:
-        """Everything that it can mark."""
+        """Labels that the model can assign."""
         return frozenset(tag["label"] for tag in self._tags if tag) - {"O"}
 
     def find(self, texts: Sequence[str]) -> list[list[Entity]]:
-        """What it marks in each text; of one longer than its positions, in what fits."""
-        found: list[list[Entity]] = []
+        """Return the entities in each text; a text longer than the model's positions is cut."""
+        entities: list[list[Entity]] = []
         size = _BATCH
-        while len(found) < len(texts):
+        while len(entities) < len(texts):
             try:
-                found += self._pass(texts[len(found) : len(found) + size])
+                entities += self._pass(texts[len(entities) : len(entities) + size])
             except FAILED_ALLOCATION as error:
                 if size == 1 or not is_out_of_memory(error):
                     raise
                 size //= 2
-        return found
+        return entities
 
     @torch.inference_mode()
     def _pass(self, texts: Sequence[str]) -> list[list[Entity]]:
@@ -80,16 +81,16 @@ class EntityModel:
         return [list(self._joined(*pair)) for pair in zip(tags, offsets, strict=True)]
 
     def _joined(self, tags: Sequence[int], offsets: Sequence[Sequence[int]]) -> Iterator[Entity]:
-        """Tokens of one label that follow each other, as one."""
+        """Join consecutive tokens of one label to entities."""
         open_: Entity | None = None
         for number, (start, end) in zip(tags, offsets, strict=True):
             tag = self._tags[number]
             label = "O" if tag is None or end <= start else tag["label"]
-            goes_on = open_ is not None and open_.label == label
-            if open_ is not None and goes_on and tag is not None:
-                # A word that is cut into tokens goes on, whatever the tags of its pieces.
-                goes_on = tag["place"] not in ("B", "S", "U") or start == open_.end
-            if open_ is not None and goes_on:
+            continues = open_ is not None and open_.label == label
+            if open_ is not None and continues and tag is not None:
+                # A word split into tokens is one entity, whatever the tags of its tokens.
+                continues = tag["place"] not in ("B", "S", "U") or start == open_.end
+            if open_ is not None and continues:
                 open_ = open_._replace(end=end)
                 continue
             if open_ is not None:
@@ -103,7 +104,7 @@ def load_entity_model(name: str, offline: bool, device: torch.device) -> EntityM
     """Load a model by hub id or folder.
 
     Raises:
-        TargetError: there is none, or it classifies no tokens, or has no fast tokenizer.
+        TargetError: it does not exist, does not classify tokens, or has no fast tokenizer.
     """
     settings = TargetSettings(offline=offline)
     source = ready_source(find_source(name, settings))
@@ -130,7 +131,7 @@ def load_entity_model(name: str, offline: bool, device: torch.device) -> EntityM
     openings.require_unchanged()
     if info["missing_keys"] or not tokenizer.is_fast or tokenizer.pad_token is None:
         raise TargetError(
-            f"{name}: is no token classification model with a fast tokenizer that pads; "
+            f"{name}: is not a token classification model with a fast tokenizer that pads; "
             "sensitive.entity_model needs one"
         )
     weights = [digest for file, digest in files.items() if file.endswith(".safetensors")]

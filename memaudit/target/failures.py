@@ -1,7 +1,7 @@
-"""What goes wrong while a model is loaded, said in one line, and quiet while it is loaded.
+"""Failures to load a model, explained in one line, and silence for libraries that load it.
 
-Knows the exceptions of torch, safetensors, transformers and the hub's client, and what a user can
-do about each. Knows nothing of where the model is or what it is for.
+Knows the exceptions of torch, safetensors, transformers and the hub's client, and the remedy for
+each. Knows nothing about where the model is or what it is for.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ FAILURES = (
     SafetensorError,
     StrictDataclassError,
 )
-"""What a model that is no language model, or a foreign one, has been seen to raise when run."""
+"""Exceptions observed when running a model that is unsupported or not a language model."""
 
 REMEDIES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     (
@@ -59,23 +59,23 @@ REMEDIES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ),
     (
         (RepositoryNotFoundError,),
-        "neither a path here nor a model on the hub; check the name, or `hf auth login` if it is "
+        "neither a local path nor a model on the hub; check the name, or `hf auth login` if it is "
         "private",
     ),
     ((RevisionNotFoundError,), "the hub's repository has no such revision; check --revision"),
     (
         (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, TimeoutError),
-        "no such path here, not in the hub's local cache, and the hub was not reached; check the "
+        "no such local path, not in the hub's local cache, and the hub was not reached; check the "
         "name, the network, --offline and HF_HUB_OFFLINE",
     ),
     ((EntryNotFoundError,), "the hub's repository lacks a file that a checkpoint needs"),
-    ((HFValidationError,), "neither a path here nor a possible name on the hub; check the name"),
+    ((HFValidationError,), "neither a local path nor a valid name on the hub; check the name"),
     (
         (SafetensorError, UnpicklingError, EOFError),
         "a weights file is damaged or cut short; fetch or write it again",
     ),
 )
-"""The remedy for each kind of failure; the first that fits is used."""
+"""Remedy for each kind of failure; the first match is used."""
 
 NO_MEMORY = (
     "not enough memory for the weights; use --device spread, --quantize int8 or nf4, or --dtype "
@@ -89,7 +89,7 @@ EMPTY_WEIGHTS = (
 HINTS = (
     (
         "trust_remote_code",
-        "the checkpoint brings its own code, which is not run by default; read that code, then "
+        "the checkpoint brings its own code, which is not run by default; review that code, then "
         "allow it with --trust-remote-code",
     ),
     (
@@ -98,27 +98,27 @@ HINTS = (
     ),
     (
         "Couldn't instantiate the backend tokenizer",
-        "no usable tokenizer there; put tokenizer.json and its config beside the weights",
+        "it has no usable tokenizer; put tokenizer.json and its config beside the weights",
     ),
     ("torch.Size([0]) from checkpoint", EMPTY_WEIGHTS),
 )
-"""The remedy where only the error's text tells what happened."""
+"""Remedy by a phrase in the error's text, for failures that no type identifies."""
 
 
-for _talker in ("accelerate", "bitsandbytes", "torchao", "torch.utils._pytree"):
-    # Where the packages for quantised weights are installed, transformers imports them at once,
-    # and they tell of kernels that they do without, and later of every pass that rounds.
-    # accelerate tells of weights that are left on disk, which the report does too.
-    logging.getLogger(_talker).setLevel(logging.ERROR)
+for _logger_name in ("accelerate", "bitsandbytes", "torchao", "torch.utils._pytree"):
+    # transformers imports the packages for quantised weights at once if they are installed. They
+    # warn of missing kernels, and later of every pass that rounds. accelerate warns of weights left
+    # on disk, which the report states too.
+    logging.getLogger(_logger_name).setLevel(logging.ERROR)
 
 
 @contextmanager
 def explained(model: str) -> Iterator[None]:
-    """Turn what loading ``model`` raises into one line that says what to do.
+    """Turn any failure to load ``model`` into one line that says what to do.
 
     Raises:
-        TargetError: instead of whatever the libraries raise, which for damaged files is
-            anything, bare ``Exception`` included.
+        TargetError: in place of any error of the libraries, which for damaged files can be of
+            any type, bare ``Exception`` included.
     """
     try:
         yield
@@ -129,7 +129,7 @@ def explained(model: str) -> Iterator[None]:
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, or led to the error."""
+    """Return True if a failed allocation is the error or led to it."""
     return any(is_out_of_memory(link) for link in _chain(error))
 
 
@@ -151,7 +151,7 @@ def _remedy(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, then what caused it, and so on."""
+    """Yield the error, then its cause, and so on."""
     link: BaseException | None = error
     while link is not None:
         yield link
@@ -159,7 +159,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def brief(error: BaseException, limit: int = 200) -> str:
-    """An error's text on one line, cut at a word to at most ``limit`` characters."""
+    """Return an error's text on one line, cut at a word to at most ``limit`` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, KeyError):
         text = f"no {text}"
@@ -168,42 +168,43 @@ def brief(error: BaseException, limit: int = 200) -> str:
 
 @contextmanager
 def silent_stdout() -> Iterator[None]:
-    """Nothing reaches stdout, whoever writes: tokenizers prints names of a tokenizer's settings
-    from Rust, past Python's own stream.
+    """Keep everything off stdout, whoever writes it.
+
+    The tokenizers library prints names of settings from Rust, past Python's own stream.
     """
     try:
-        kept = os.dup(1)
+        stdout = os.dup(1)
     except OSError:  # there is no stdout
         yield
         return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    devnull = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 1)
+        os.dup2(devnull, 1)
         yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stdout, 1)
+        os.close(stdout)
+        os.close(devnull)
 
 
 @contextmanager
 def quiet_transformers(*, bars_without_switch: bool = False) -> Iterator[None]:
-    """Keep transformers, PEFT and the hub's client off stderr; put their switches back after.
+    """Keep transformers, PEFT and the hub's client off stderr; restore their switches afterwards.
 
-    It also keeps transformers from asking a service on the hub to convert pickled weights: no
-    network is used but for what was asked for.
+    This also keeps transformers from asking a service on the hub to convert pickled weights: the
+    network is used only for what the user asked for.
 
     Args:
-        bars_without_switch: also turn the whole of stderr off, for progress bars that obey no
-            switch (those of transformers' GGUF reader).
+        bars_without_switch: also silence all of stderr, for progress bars that obey no switch
+            (those of transformers' GGUF reader).
     """
     level, hub_level = transformers_logging.get_verbosity(), hub_logging.get_verbosity()
     bars, hub_off = transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()
     conversion = os.environ.get("DISABLE_SAFETENSORS_CONVERSION")
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
-    elsewhere = redirect_stderr(io.StringIO()) if bars_without_switch else nullcontext()
-    with elsewhere, warnings.catch_warnings():
-        # Set first and lifted last: the hub's client warns where its switch cannot be moved.
+    silenced = redirect_stderr(io.StringIO()) if bars_without_switch else nullcontext()
+    with silenced, warnings.catch_warnings():
+        # Set first and lifted last: the hub's client warns if its switch cannot be changed.
         warnings.simplefilter("ignore")
         transformers_logging.set_verbosity_error()
         hub_logging.set_verbosity(logging.ERROR)

@@ -1,4 +1,4 @@
-"""What a folder holds: a whole checkpoint, an adapter, or neither; and which files are its weights.
+"""Contents of a folder: a whole checkpoint, an adapter, or neither; and its weights files.
 
 Knows which files transformers and PEFT open, in which order. Reads indexes, opens no weights.
 """
@@ -20,9 +20,9 @@ from memaudit.target.layouts import DISTRIBUTED_SHARD, SHARD, TRAINING_STATE, ex
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 WHOLE = ("model.safetensors", "pytorch_model.bin")
-"""What transformers opens, the first that is there; ``.index.json`` behind one names its shards."""
+"""Files that transformers opens, by priority; a name plus ``.index.json`` lists its shards."""
 OF_ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
-"""What PEFT opens, the first that is there."""
+"""Files that PEFT opens, by priority."""
 TEMPLATES = "additional_chat_templates"
 SETTINGS = (CONFIG, "config.*.json", "generation_config.json")
 TOKENIZER = (
@@ -31,34 +31,34 @@ TOKENIZER = (
     *("normalizer.json", "word_*.json", "tekken.json", "*.model", "*.spm", "*.tiktoken"),
     *("prophetnet.tokenizer", "*.jinja", f"{TEMPLATES}/*.jinja"),
 )
-"""Files of tokenizers and chat templates: what the classes of transformers ask for."""
+"""Files of tokenizers and chat templates that transformers' classes ask for."""
 OF_OWN_CODE = ("*.py", "*.json", "*.txt")
-"""What the code that a checkpoint brings may read besides."""
+"""Further files that a checkpoint's own code may read."""
 OTHER_WEIGHTS = (
     *("*.safetensors", "*.gguf", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack"),
 )
-"""What lies beside the weights and holds some, too: the report names it as not read."""
+"""Other files that hold weights, which the report names as not read."""
 MOST_FOLDERS = 1000
-"""Folders inside a model's folder that are looked into."""
+"""Most folders inside a model's folder that are listed."""
 PLAIN_NAME = re.compile(r"[^./\\*?\[][^/\\*?\[]*")
-"""A file beside another, and no pattern of names."""
+"""Name of a file in the same folder, without wildcards."""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A model's folder here, or a repository on the hub."""
+    """A model's local folder, or a repository on the hub."""
 
     name: str
-    """As the user wrote it."""
+    """Name that the user gave."""
     path: Path
-    """Where its files lie here; of a repository, at least those that hold no weights."""
+    """Local folder of its files; for a repository, at least of those without weights."""
     names: frozenset[str]
-    """Its files and those of its folders, relative to it; ``name/`` is a folder."""
+    """Paths of its files and of those in its folders, relative to it; ``name/`` is a folder."""
     on_hub: bool = False
 
     @property
     def top(self) -> frozenset[str]:
-        """Files that are in no folder of it."""
+        """Files at its top level."""
         return frozenset(name for name in self.names if "/" not in name)
 
 
@@ -67,20 +67,20 @@ class Weights:
     """Files that hold the weights of one checkpoint or adapter."""
 
     files: tuple[str, ...]
-    """What will be opened, sorted."""
+    """Names of the files to open, sorted."""
     index: str | None = None
-    """File that names them, where there is one."""
+    """File that lists them, if any."""
     unread: tuple[str, ...] = ()
-    """Other weights that lie there."""
+    """Other weights files in the folder."""
 
     @property
     def is_pickled(self) -> bool:
-        """Whether opening them may run code."""
+        """True if opening them may run code."""
         return any(file.endswith(".bin") for file in self.files)
 
 
 def list_folder(name: str, path: Path) -> Folder:
-    """List a folder here and the folders in it, but for names that no library asks for.
+    """List a local folder and the folders in it, without names that no library asks for.
 
     Raises:
         TargetError: it cannot be read.
@@ -100,7 +100,7 @@ def list_folder(name: str, path: Path) -> Folder:
 def _files_in(path: Path) -> list[str]:
     try:
         return [entry.name for entry in os.scandir(path) if entry.is_file()]
-    except OSError:  # another user's, or gone: it holds nothing for this one
+    except OSError:  # not readable, or removed: no file of it can be used
         return []
 
 
@@ -138,7 +138,7 @@ def is_adapter(folder: Folder) -> bool:
 
 
 def _first_whole(folder: Folder) -> str | None:
-    """A file that holds weights of a whole model, under any name that one goes by."""
+    """Return a file with weights of a whole model, under any of the usual names."""
     named = sorted(name for name in folder.top if SHARD.fullmatch(name))
     indexes = [f"{name}.index.json" for name in WHOLE]
     other = sorted(name for name in folder.top if fnmatchcase(name, "consolidated*.safetensors"))
@@ -152,8 +152,8 @@ def find_weights(folder: Folder, allow_pickle: bool) -> Weights:
     """Find the files that transformers opens of a whole checkpoint.
 
     Raises:
-        TargetError: there are none, not all, or those of two checkpoints; or they are pickled and
-            that was not allowed.
+        TargetError: weights are missing or incomplete, or belong to two checkpoints; or they are
+            pickled, which was not allowed.
     """
     if any(map(DISTRIBUTED_SHARD.fullmatch, folder.top)):
         raise TargetError(f"{folder.name}: {_layout(folder)}")
@@ -179,7 +179,7 @@ def find_adapter_weights(folder: Folder, allow_pickle: bool) -> Weights:
     """Find the file that PEFT opens of an adapter.
 
     Raises:
-        TargetError: there is none; or it is pickled and that was not allowed.
+        TargetError: it is missing; or it is pickled, which was not allowed.
     """
     safe, pickled = OF_ADAPTER
     if safe in folder.top:
@@ -208,20 +208,21 @@ def _layout(folder: Folder) -> str:
 
 
 def _named_by_config(folder: Folder) -> str | None:
-    """The file that config.json has transformers open instead of the usual ones."""
+    """Return the file that config.json has transformers open instead of the usual ones."""
     with explained(folder.name):
         config = read_json(folder.path / CONFIG)
     named = config.get("transformers_weights")
     inner = [part for part in config.values() if isinstance(part, dict)]
     if any("transformers_weights" in part for part in inner):
-        named = ""  # transformers may follow it or not, as it loads the whole or its text model
+        # Whether transformers follows it depends on what it loads: the whole or its text part.
+        named = ""
     if named is None:
         return None
     plain = isinstance(named, str) and PLAIN_NAME.fullmatch(named)
     if not plain or not str(named).endswith((".safetensors", ".safetensors.index.json")):
         raise TargetError(
             f"{folder.name}: transformers_weights in {CONFIG} is not the name of a safetensors "
-            "file beside it; take that line out"
+            "file beside it; remove that line"
         )
     if named not in folder.top:
         raise TargetError(f"{folder.name}: {CONFIG} names {named}, which is not there")
@@ -229,10 +230,11 @@ def _named_by_config(folder: Folder) -> str | None:
 
 
 def _shards(folder: Folder, index: str, ending: str | None) -> tuple[str, ...]:
-    """The files that an index names; all are there, beside it.
+    """Return the files that an index names, all of them present beside it.
 
     Raises:
-        TargetError: the index is damaged, or names what is elsewhere, of another kind, or missing.
+        TargetError: the index is damaged, or names a file that is elsewhere, of another kind or
+            missing.
     """
     with explained(folder.name):
         names = read_json(folder.path / index).get("weight_map")
@@ -244,7 +246,7 @@ def _shards(folder: Folder, index: str, ending: str | None) -> tuple[str, ...]:
         plain = isinstance(file, str) and PLAIN_NAME.fullmatch(file) and file.endswith(ending)
         if not plain:
             raise TargetError(
-                f"{folder.name}: {index} names weights that are no *{ending} file beside it; "
+                f"{folder.name}: {index} names weights that are in no *{ending} file beside it; "
                 "write it again"
             )
     if missing := sorted(files - folder.top):
@@ -259,19 +261,19 @@ def _shards(folder: Folder, index: str, ending: str | None) -> tuple[str, ...]:
 def _refuse_another(folder: Folder, files: Collection[str], first: str) -> None:
     """Refuse a folder with the files of two checkpoints in one format.
 
-    transformers takes the whole file before the index. Which of them was saved last, or is meant,
-    nothing says: a save that was cut off leaves new shards beside an old file.
+    transformers prefers the whole file to the index. Nothing tells which of them was saved last or
+    is meant: an interrupted save leaves new shards beside an old file.
     """
     ending = Path(first.removesuffix(".index.json")).suffix
     whole = next(name for name in WHOLE if name.endswith(ending))
-    others = {n for n in folder.top - set(files) if SHARD.fullmatch(n) and n.endswith(ending)}
+    rivals = {n for n in folder.top - set(files) if SHARD.fullmatch(n) and n.endswith(ending)}
     index = f"{whole}.index.json"
     if first == whole and index in folder.top and _shards(folder, index, ending) != (whole,):
-        others.add(index)
-    if others:
+        rivals.add(index)
+    if rivals:
         raise TargetError(
             f"{folder.name}: holds the weights of two checkpoints, {first} and "
-            f"{min(others)}; keep the files of the one to audit"
+            f"{min(rivals)}; keep only the files of the checkpoint to audit"
         )
 
 
@@ -301,6 +303,6 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 
 def matching_files(path: Path, patterns: Collection[str]) -> Iterator[Path]:
-    """Files of a folder by name, each once, but for names that no library asks for."""
+    """Yield the files of a folder that match, each once, without names that no library asks for."""
     matching = {file for pattern in patterns for file in path.glob(pattern) if file.is_file()}
     yield from (file for file in matching if file.name.isprintable())

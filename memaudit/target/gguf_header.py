@@ -1,9 +1,9 @@
-"""The header of a GGUF file, walked through before a library is let loose on it.
+"""The header of a GGUF file, checked before a library reads it.
 
 Knows GGUF's layout (version 2 and 3). Opens no weights and keeps no value.
 
-The readers of transformers and of the gguf package believe every count that stands in a file: one
-that claims an array of 2**40 numbers keeps them busy until memory is full.
+The readers of transformers and of the gguf package trust every count in a file: a file that claims
+an array of 2**40 numbers keeps them busy until memory is full.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from pathlib import Path
 from memaudit.errors import TargetError
 
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-"""Bytes of a value by its type; strings and arrays are the other two."""
+"""Type of a value -> its bytes; strings and arrays are the two types of variable size."""
 _STRING, _ARRAY = 8, 9
 _DEEPEST = 4
-"""Arrays inside each other; files that exist have one."""
+"""Most levels of nested arrays; real files have 1."""
 _MOST_DIMENSIONS = 8
 
 
 def check_gguf(name: str, path: Path) -> None:
-    """Raise TargetError for a file whose header does not fit into it; OSError if it is not there.
+    """Raise TargetError for a file whose header does not fit into it; OSError if it is missing.
 
     name: what the user calls the file.
     """
@@ -37,16 +37,16 @@ def check_gguf(name: str, path: Path) -> None:
 
 
 class _Walk:
-    """A place in the file that only moves on, and never past its end."""
+    """Position in the file that only moves forward, and never past its end."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
         self._at = 4  # after the letters GGUF
         (version,) = struct.unpack_from("<I", data, 4)
-        self._order = ">" if version & 0xFFFF == 0 else "<"  # as the reader of gguf tells them
+        self._order = ">" if version & 0xFFFF == 0 else "<"  # as in the gguf package's reader
 
     def whole(self) -> None:
-        """Past every name, value and tensor. Raises struct.error or ValueError."""
+        """Move past every name, value and tensor. Raises struct.error or ValueError."""
         self._number("I")
         tensors, values = self._number("Q"), self._number("Q")
         for _ in range(values):

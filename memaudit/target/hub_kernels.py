@@ -1,8 +1,8 @@
-"""Native code of the hub, which transformers fetches and runs where the package kernels is there.
+"""Native code from the hub, which transformers runs if the package kernels is installed.
 
-Knows the ways in which transformers asks for it: an attention that a config names, its own faster
-versions of some layers, and some models' code when it is imported. All of it is code that nobody
-has allowed.
+Knows how transformers asks for it: an attention that a config names, its own faster versions of
+some layers, and some models' code when it is imported. None of this code has been allowed by the
+user.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _enabled = getattr(hub_kernels, "_kernels_enabled", False)
 
 
 def kernels_allowed(settings: TargetSettings) -> bool:
-    """Return whether code of the hub may be fetched and run."""
+    """Return True if code from the hub may be fetched and run."""
     return settings.trust_remote_code and not settings.offline
 
 
 def switch_kernels(settings: TargetSettings) -> None:
-    """Let transformers use kernels of the hub only where both code and network are allowed.
+    """Let transformers use kernels from the hub only if both code and network are allowed.
 
-    It stays so until the next call: transformers asks for kernels in passes, too.
+    This holds until the next call: transformers asks for kernels during passes, too.
     """
     allowed = kernels_allowed(settings)
     (show_kernels if allowed else hide_kernels)()
@@ -35,7 +35,7 @@ def switch_kernels(settings: TargetSettings) -> None:
 
 
 def _refuse(name: str, *_: Any, **__: Any) -> NoReturn:
-    # Of this kind, because transformers then goes on with the layer that it has itself.
+    # FileNotFoundError, because transformers then falls back to its own layer.
     raise FileNotFoundError(
         f"{name} is code on the hub, which is used with --trust-remote-code and without --offline"
     )

@@ -1,6 +1,6 @@
-"""Folders that transformers finds no weights in: what they are, and what to do about it.
+"""Folders in which transformers finds no weights: their kind and the remedy.
 
-Knows the file names that trainers and other libraries write. Knows names alone and opens nothing.
+Knows the file names that trainers and other libraries write. Uses names alone and opens nothing.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 
 SHARD = re.compile(r"(?:model|pytorch_model)-\d{5}-of-\d{5}\.(?:safetensors|bin)")
-"""One of several files that transformers split a checkpoint into."""
+"""Shard of a checkpoint that transformers split into several files."""
 DISTRIBUTED_SHARD = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
-"""What transformers 5 writes where each process saves its own part. It reads such files before any
-others, whatever lies beside them."""
+"""Shard that transformers 5 writes when each process saves its own part. It reads such files before
+any others, whatever is beside them."""
 TRAINING_STATE = ("optimizer.*", "scheduler.*", "scaler.*", "training_args.bin", "rng_state*")
 """Files of a trainer that hold no weights."""
 MOST_NAMED = 4
-"""Names that a message lists."""
+"""Most names that a message lists."""
 
 
 def explain_layout(names: Collection[str], place: str, *, on_hub: bool = False) -> str | None:
-    """Say what a folder without usable weights is and what to give instead; None if unknown.
+    """Describe a folder without usable weights and name the remedy; None if it is unknown.
 
     Args:
         names: its files, and those of its folders, as paths relative to it; ``name/`` is a folder.
-        place: how to write the folder in a command.
-        on_hub: whether it is a repository on the hub, which has no folders to give.
+        place: folder as written in a command.
+        on_hub: whether it is a repository on the hub, whose folders cannot be given as MODEL.
     """
     top = sorted(name for name in names if "/" not in name)
     folders = sorted({name.split("/")[0] for name in names if "/" in name})
@@ -39,7 +39,7 @@ def explain_layout(names: Collection[str], place: str, *, on_hub: bool = False) 
 
 
 def _sharded(top: list[str], folders: list[str], names: Collection[str], place: str) -> str | None:
-    """Weights in parts that have to be put together first."""
+    """Describe weights in parts that must be merged first."""
     fsdp = [folder for folder in folders if folder.startswith("pytorch_model_fsdp_")]
     if fsdp or any(name.endswith(".distcp") for name in names):
         parts = f"{place}/{fsdp[0]}" if fsdp else place
@@ -57,8 +57,8 @@ def _sharded(top: list[str], folders: list[str], names: Collection[str], place: 
         index = re.sub(r"-\d{5}-of-\d{5}", "", shards[0]) + ".index.json"
         files = f"{len(shards)} weights files ({shards[0]}, …)" if shards[1:] else shards[0]
         return (
-            f"holds {files} and no {index}, which says what is in which; fetch it from where the "
-            "weights came from, or save them again"
+            f"holds {files} and no {index}, which maps weights to files; fetch it from the "
+            "source of the weights, or save them again"
         )
     steps = [folder for folder in folders if folder.startswith("global_step")]
     states = [name for name in top if fnmatchcase(name, "*_model_states.pt")]
@@ -71,7 +71,7 @@ def _sharded(top: list[str], folders: list[str], names: Collection[str], place: 
 
 
 def _of_other_libraries(weights: list[str]) -> str | None:
-    """Whole weights, in a format or under a name that transformers does not read."""
+    """Describe whole weights in a format or under a name that transformers does not read."""
 
     def first(*patterns: str) -> str | None:
         return next((n for n in weights if any(fnmatchcase(n, p) for p in patterns)), None)
@@ -90,19 +90,19 @@ def _of_other_libraries(weights: list[str]) -> str | None:
         )
     if name := first("*.safetensors"):
         return (
-            f"holds {name}, which is no name that transformers opens; if it is the whole model, "
+            f"holds {name}, a name that transformers does not open; if it is the whole model, "
             "rename it to model.safetensors"
         )
     if name := first("*.pth", "*.pt", "*.ckpt", "*.bin"):
         return (
             f"holds {name} only, a pickle under a name that transformers does not open; load it "
-            "in the code it was saved by, and save the model with save_pretrained()"
+            "with the code that saved it, and save the model with save_pretrained()"
         )
     return None
 
 
 def _in_folders(names: Collection[str], folders: list[str], place: str, on_hub: bool) -> str | None:
-    """Models or adapters one level down."""
+    """Describe models or adapters one level down."""
     steps = [folder for folder in folders if re.fullmatch(r"checkpoint-\d+", folder)]
     steps.sort(key=lambda folder: int(folder.rpartition("-")[2]))
     models = sorted(_folders_with(names, "config.json"))
@@ -113,7 +113,7 @@ def _in_folders(names: Collection[str], folders: list[str], place: str, on_hub: 
         return f"{what}; {how} one of {_listed(steps, place)}"
     if models or adapters:
         what = " and ".join(
-            kind for kind, there in (("a model", models), ("an adapter", adapters)) if there
+            kind for kind, paths in (("a model", models), ("an adapter", adapters)) if paths
         )
         choice = sorted({*models, *adapters})
         which = f"one of {_listed(choice, place)}" if len(choice) > 1 else _listed(choice, place)

@@ -1,7 +1,7 @@
-"""Config, tokenizer and weights out of a source, through transformers and PEFT.
+"""Config, tokenizer and weights of a source, loaded by transformers and PEFT.
 
-Knows how transformers is asked for each kind of source. Chooses nothing: device and dtype are
-given to it, see ``placement`` and ``quantization``.
+Knows the arguments that transformers needs for each kind of source. Chooses nothing: device and
+dtype come from ``placement`` and ``quantization``.
 """
 
 from __future__ import annotations
@@ -56,21 +56,21 @@ CHAT_TEMPLATE = "chat_template.jinja"
 
 
 class LoadedModel(NamedTuple):
-    """A model, and what became of the files it was loaded from."""
+    """A model, and the use that was made of its files."""
 
     model: Any
     unused: UnusedWeights
     """Weights in the files that no language model uses."""
     replaces_base: bool
-    """Whether an adapter brought whole weights of its base, too."""
+    """True if an adapter also replaced whole weights of its base."""
 
 
 @contextmanager
 def _asked(source: Source, settings: TargetSettings) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The folder and the keyword arguments that config, tokenizer and weights are asked for with.
+    """Yield the folder and the keyword arguments for loading config, tokenizer and weights.
 
-    A GGUF file is shown to transformers alone in a folder: it would take the tokenizer and the
-    adapter of another model that lie beside it (seen with transformers 5.23).
+    A GGUF file is linked alone into a folder for transformers, which would otherwise use the
+    tokenizer and the adapter of another model beside it (seen with transformers 5.23).
     """
     asked: dict[str, Any] = {
         "trust_remote_code": settings.trust_remote_code,
@@ -87,11 +87,11 @@ def _asked(source: Source, settings: TargetSettings) -> Iterator[tuple[str, dict
 
 
 def load_config(source: Source, settings: TargetSettings) -> Any:
-    """The transformers config of a source, of its base where it is an adapter.
+    """Load the transformers config of a source, or of its base if it is an adapter.
 
     Raises:
-        TargetError: unreadable, unknown to transformers, or not a causal language model; or it
-            asks for code that was not allowed.
+        TargetError: it is unreadable, unknown to transformers, or not that of a causal language
+            model; or it asks for code that was not allowed.
     """
     source = source.weights
     with (
@@ -114,21 +114,21 @@ def load_config(source: Source, settings: TargetSettings) -> Any:
 
 
 def _instead_of(config: Any) -> str:
-    """What to name where the model itself cannot be used."""
+    """Suggest a model to name instead of an unsupported model."""
     text = config.get_text_config(decoder=True)
     if text is config or type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return "name one that is"
+        return "name a causal language model"
     return f"save the language model in it ({text.model_type}) as a checkpoint and name that"
 
 
 def load_tokenizer_of(source: Source, settings: TargetSettings) -> Any:
     """Load the tokenizer of a source, after a rehearsal of what its text files ask for.
 
-    An adapter's own comes before that of its base, and so does its chat template, should it bring
-    nothing else.
+    An adapter's own tokenizer replaces that of its base; so does its chat template, even if it
+    brings nothing else.
 
     Raises:
-        TargetError: there is none, or it cannot be read, or takes more time or memory than it may.
+        TargetError: it is missing, cannot be read, or exceeds the limits of time or memory.
     """
     rehearse(
         source,
@@ -141,7 +141,7 @@ def load_tokenizer_of(source: Source, settings: TargetSettings) -> Any:
 
 def _load_tokenizer(source: Source, settings: TargetSettings) -> Any:
     asked: dict[str, Any] = {}
-    if source.weights.kind != "gguf":  # a GGUF file is slow to read, and its reader wants no config
+    if source.weights.kind != "gguf":  # a GGUF file is slow to read, and its reader needs no config
         asked["config"] = load_config(source, settings)
     template = None
     if source.base is not None and not source.brings_tokenizer:
@@ -161,7 +161,7 @@ def _load_tokenizer(source: Source, settings: TargetSettings) -> Any:
             _follow_gguf(tokenizer, Path(source.location) / source.gguf_file)
         if template is not None and template.is_file():
             tokenizer.chat_template = template.read_text(encoding="utf-8")
-        # Of its own vocabulary: one of amino acids has no token for an arbitrary letter.
+        # From its own vocabulary: a vocabulary of amino acids has no token for an arbitrary letter.
         probes = chain(own_texts(tokenizer), ["a b"])
         empty = not any(tokenizer(text, add_special_tokens=False)["input_ids"] for text in probes)
     if empty:
@@ -173,9 +173,9 @@ def _load_tokenizer(source: Source, settings: TargetSettings) -> Any:
 
 
 def _follow_gguf(tokenizer: Any, path: Path) -> None:
-    """Let the tokenizer add BOS where its GGUF file asks for it.
+    """Let the tokenizer add BOS if its GGUF file asks for it.
 
-    Not every transformers 5 reads that, and without BOS an audit finds less than there is.
+    Not every transformers 5 reads that, and without BOS an audit finds too little.
     """
     if "add_bos_token" in tokenizer.init_kwargs:
         return  # this transformers has read it
@@ -186,9 +186,9 @@ def _follow_gguf(tokenizer: Any, path: Path) -> None:
 
 
 def gguf_bos_id(path: Path) -> int | None:
-    """The token that a GGUF file wants before every text, or None.
+    """Return the token that a GGUF file asks for before every text, or None.
 
-    Where it does not say, llama.cpp puts BOS before a SentencePiece vocabulary, and so does this.
+    If the file does not say, llama.cpp adds BOS for a SentencePiece vocabulary; this follows it.
     """
     fields = GGUFReader(path).fields
     flag, kind, bos = (
@@ -209,16 +209,16 @@ def load_model(
     """Load the model of a source, frozen and in eval mode; an adapter stays unmerged.
 
     Args:
-        source: what to load.
-        settings: what may be read, and how.
-        config: what ``load_config`` gave for the same source.
-        placement: device and dtype to load it on and in.
-        quantization: what ``find_quantization`` gave for the same source.
+        source: source of the model.
+        settings: permissions and other settings for loading.
+        config: result of ``load_config`` for the same source.
+        placement: device and dtype of the weights.
+        quantization: result of ``find_quantization`` for the same source.
 
     Raises:
         TargetError: the weights are missing, damaged, incomplete or too large.
     """
-    if not settings.trust_remote_code:  # that code may build what it likes
+    if not settings.trust_remote_code:  # that code may build anything
         check_sizes(source.weights, config)
     model, unused = _load_weights(source.weights, settings, config, placement, quantization)
     replaces_base = False
@@ -237,12 +237,12 @@ def _load_weights(
     placement: Placement,
     quantization: Quantization | None,
 ) -> tuple[Any, UnusedWeights]:
-    """Load a checkpoint, prove that it filled every weight, and name what was left of it."""
+    """Load a checkpoint, prove that it filled every weight, and name its unused weights."""
     more: dict[str, Any] = {
         "config": config,
         "dtype": placement.dtype,
         "use_safetensors": not source.stored.is_pickled,
-        "ignore_mismatched_sizes": True,  # told below, with the weight's name
+        "ignore_mismatched_sizes": True,  # refused below, with the weight's name
         "output_loading_info": True,
     }
     if source.prefix:
@@ -292,7 +292,7 @@ def _load_weights(
 
 
 def _check_unused(source: Source, model: Any, names: set[str], config: Any) -> UnusedWeights:
-    """What of the checkpoint may be left out, and the proof that nothing else was."""
+    """Return the weights that may be left out; refuse if any other was."""
     files: list[Path] = []
     if source.gguf_file is not None:
         _check_blocks(source, model)
@@ -305,7 +305,7 @@ def _check_unused(source: Source, model: Any, names: set[str], config: Any) -> U
 
 
 def _check_blocks(source: Source, model: Any) -> None:
-    """Refuse a GGUF file with more layers than its header says, which transformers passes over."""
+    """Refuse a GGUF file with more layers than its header says, which transformers ignores."""
     layers = int(model.config.get_text_config(decoder=True).num_hidden_layers)
     path = Path(source.location) / str(source.gguf_file)
     with explained(source.name):
@@ -320,10 +320,10 @@ def _check_blocks(source: Source, model: Any) -> None:
 
 @contextmanager
 def _placed(placement: Placement) -> Iterator[tuple[dict[str, Any], Callable[[Any], object]]]:
-    """How transformers is told where weights go; a model that is spread has to be handed back.
+    """Yield transformers' arguments for the placement, and a function to call with the model.
 
-    What waits on disk and does not lie in safetensors as it is used lies in a folder that goes with
-    the model.
+    Offloaded weights that are not used as stored in safetensors are written to a temporary folder,
+    which that function ties to the life of the model.
     """
     if placement.room is None:
         yield {"device_map": {"": placement.device}}, lambda model: None

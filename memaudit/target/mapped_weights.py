@@ -1,7 +1,7 @@
 """Weights that the safetensors library leaves mapped to their file, copied into memory.
 
-Knows how Linux lists what is mapped. Whoever overwrites a mapped file changes the model that is
-audited, and whoever shortens it ends the process.
+Knows how Linux lists mapped files. Overwriting a mapped file changes the audited model, and
+shortening it ends the process.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ MAPS = Path("/proc/self/maps")
 
 
 def copy_mapped(model: Any, files: Collection[Path]) -> None:
-    """Copy the weights of a model that are mapped to these files, if memory has room for them.
+    """Copy the weights that are mapped to these files into memory, if they fit.
 
-    On other systems than Linux, which list no mappings, all weights on the CPU are copied.
+    Systems other than Linux list no mappings; there, all weights on the CPU are copied.
     """
     ranges = list(_mapped_ranges(files)) if sys.platform == "linux" else [(0, sys.maxsize)]
     mapped = [
@@ -40,7 +40,7 @@ def copy_mapped(model: Any, files: Collection[Path]) -> None:
 
 
 def _mapped_ranges(files: Collection[Path]) -> Iterator[tuple[int, int]]:
-    """Yield start and end of the addresses that these files are mapped to."""
+    """Yield the start and end of each address range that these files are mapped to."""
     paths = {os.path.realpath(path) for path in files}
     for line in MAPS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         addresses, *_, path = line.split(maxsplit=5)

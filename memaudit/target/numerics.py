@@ -1,4 +1,4 @@
-"""What of torch and its device decides figures in their last bits: named for the report.
+"""Settings of torch and the device that affect the last bits of figures, for the report.
 
 Knows torch's switches and how devices are called. Sets none of them.
 """
@@ -11,17 +11,17 @@ import torch
 def describe_accelerator(device: torch.device) -> dict[str, str]:
     """Name, memory and software of the accelerator; empty on the CPU."""
     if device.type == "cuda":
-        found = torch.cuda.get_device_properties(device)
+        properties = torch.cuda.get_device_properties(device)
         return {
-            "accelerator": found.name,
-            "accelerator_memory": f"{found.total_memory / 2**30:.0f} GiB",
+            "accelerator": properties.name,
+            "accelerator_memory": f"{properties.total_memory / 2**30:.0f} GiB",
             "cuda": str(torch.version.cuda or torch.version.hip),
         }
     return {} if device.type == "cpu" else {"accelerator": device.type}
 
 
 def describe_determinism() -> dict[str, str]:
-    """The switches under which the figures came about."""
+    """Return torch's switches that affect the figures."""
     return {
         "deterministic_algorithms": _yes(torch.are_deterministic_algorithms_enabled()),
         "float32_matmul_precision": torch.get_float32_matmul_precision(),

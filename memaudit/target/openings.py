@@ -1,7 +1,7 @@
-"""Files of a checkpoint while it is loaded: those opened as weights, and what each hashes to.
+"""Files of a checkpoint while it is loaded: those opened as weights, and the hash of each.
 
-Knows how weights are opened: by safetensors, whose own code is not Python's, by torch.load, and by
-Python's open, which an audit hook sees. Knows nothing of which files a checkpoint should have.
+Knows how weights are opened: by safetensors, through native code, by torch.load, and by Python's
+open, which an audit hook sees. Knows nothing about which files a checkpoint should have.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ ENDINGS = (
     *(".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npz", ".npy"),
     *(".h5", ".msgpack"),
 )
-"""Of files that hold weights; whatever else Python opens is none of them."""
+"""Name endings of weights files; any other file that Python opens is ignored."""
 _LIBRARIES = tuple({f"{sysconfig.get_path(kind)}{os.sep}" for kind in ("purelib", "platlib")})
-"""Folders of installed packages, which read files of their own."""
+"""Folders of installed packages, which may read their own files."""
 
 
 class State(NamedTuple):
-    """What tells a file from another one that was put in its place."""
+    """State of a file, which differs if the file was replaced or written to."""
 
     device: int
     inode: int
@@ -41,40 +41,40 @@ class State(NamedTuple):
 
 
 class Openings:
-    """The weights that were opened while something was watched."""
+    """Record of the weights that were opened in a watched context."""
 
     def __init__(self, name: str, *, allow_pickle: bool) -> None:
         self.name = name
-        """What the user calls the model."""
+        """Name that the user gave the model."""
         self.allow_pickle = allow_pickle
         self._states: dict[str, State] = {}
-        """Real path -> its state when it was opened first."""
+        """Real path -> its state when it was first opened."""
         self._changed: set[str] = set()
         self.hashes: dict[str, tuple[str, State]] = {}
-        """Real path -> SHA-256 and state, of every file that was hashed."""
+        """Real path -> SHA-256 and state, for every file that was hashed."""
 
     def add(self, path: str) -> None:
-        """Remember a file; a link is the file that it leads to, as in the hub's cache."""
+        """Record a file; a link is recorded as its target, as in the hub's cache."""
         try:
             real = os.path.realpath(path)
             state = _state(real)
-        except (OSError, ValueError):  # nothing was there, so nothing is opened
+        except (OSError, ValueError):  # the file does not exist, so nothing is opened
             return
         if self._states.setdefault(real, state) != state:
             self._changed.add(real)
 
     def add_hash(self, path: str, digest: str, state: State) -> None:
-        """Remember what a file hashes to. Raises TargetError if it was something else before."""
+        """Record the hash of a file. Raises TargetError if it differs from an earlier hash."""
         before, _ = self.hashes.get(path, (digest, state))
         if before != digest:
             raise self._error(path)
         self.hashes[path] = digest, state
 
     def require_same(self) -> None:
-        """Compare every file that was hashed with what it is now, its bytes only if touched.
+        """Compare every hashed file with its state now, and its bytes only if that differs.
 
         Raises:
-            TargetError: one is another file, or cannot be read.
+            TargetError: a file has changed, or cannot be read.
         """
         for path, (digest, before) in self.hashes.items():
             try:
@@ -91,19 +91,20 @@ class Openings:
         )
 
     def require_exactly(self, files: Collection[Path]) -> None:
-        """Hold what was opened against the files that a report names.
+        """Compare the opened files with those that a report names.
 
         Raises:
             TargetError: another file was opened, or one of them was not.
         """
         wanted = {os.path.realpath(path): path.name for path in files}
-        others = [path for path in self._states if path not in wanted]
-        others = [path for path in others if not path.startswith(_LIBRARIES)]
-        if others:
+        foreign = [
+            path for path in self._states if path not in wanted and not path.startswith(_LIBRARIES)
+        ]
+        if foreign:
             raise TargetError(
-                f"{self.name}: loading it opened {os.path.basename(min(others))}, which is none of "
-                "its own weights, so what is audited would not be what the report names; take out "
-                "of its config what leads there"
+                f"{self.name}: loading it opened {os.path.basename(min(foreign))}, which is not "
+                "one of its own weights files, so the audited weights would not be those that the "
+                "report names; remove the reference to it from its config"
             )
         if unopened := [name for path, name in wanted.items() if path not in self._states]:
             raise TargetError(
@@ -112,10 +113,10 @@ class Openings:
             )
 
     def require_unchanged(self) -> None:
-        """Hold the files against what they were when they were opened.
+        """Compare the files with their state when they were opened.
 
         Raises:
-            TargetError: one was written to or replaced since.
+            TargetError: a file was written to or replaced since.
         """
         for path, before in self._states.items():
             try:
@@ -130,7 +131,7 @@ class Openings:
 
 
 _watching: list[Openings] = []
-"""Innermost last."""
+"""Active watches, innermost last."""
 
 
 def _state(path: str) -> State:
@@ -140,17 +141,16 @@ def _state(path: str) -> State:
 
 @contextmanager
 def watched(name: str, *, allow_pickle: bool) -> Iterator[Openings]:
-    """Watch which weights are opened, and let no pickle be, unless that was allowed.
+    """Watch which weights are opened, and refuse pickles unless they are allowed.
 
     Args:
-        name: what the user calls the model.
-        allow_pickle: whether a pickle may be opened; where contexts lie in each other, all have to
-            allow it.
+        name: name that the user gave the model.
+        allow_pickle: whether a pickle may be opened; every one of nested contexts must allow it.
 
     Raises:
-        TargetError: from whatever tries to open a pickle that must not be.
+        TargetError: at any attempt to open a pickle that is not allowed.
     """
-    _listen()
+    _install_hook()
     openings = Openings(name, allow_pickle=allow_pickle)
     with ExitStack() as stack:
         if not _watching:
@@ -163,9 +163,9 @@ def watched(name: str, *, allow_pickle: bool) -> Iterator[Openings]:
 
 
 def note_hash(path: Path, digest: str) -> None:
-    """Tell every watch what a file hashes to. Raises TargetError if it was something else before.
+    """Tell every watch the hash of a file. Raises TargetError if it differs from an earlier hash.
 
-    Raises OSError if the file is gone.
+    Raises OSError if the file no longer exists.
     """
     real = os.path.realpath(path)
     for openings in _watching:
@@ -194,7 +194,7 @@ def _noting_safe_open(filename: Any, *args: Any, **more: Any) -> Any:
 
 
 def _pickle_guard(load: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of torch that opens pickles, refused where that was not allowed."""
+    """Wrap a function of torch that opens pickles, to refuse those that are not allowed."""
 
     def guarded(f: Any, *args: Any, **more: Any) -> Any:
         refusing = next((openings for openings in _watching if not openings.allow_pickle), None)
@@ -213,9 +213,9 @@ def _pickle_guard(load: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _replaced(name: str, before: Any, after: Any) -> Iterator[None]:
-    """Let every module that has an object under its name have another for as long as this lasts.
+    """Replace an object of this name in every module while the context lasts.
 
-    Libraries have copied it into their own modules as they were imported, and some do so later.
+    Libraries copy it into their own modules when they are imported, and some do so later.
     """
     _swap(name, before, after)
     try:
@@ -226,27 +226,27 @@ def _replaced(name: str, before: Any, after: Any) -> Iterator[None]:
 
 def _swap(name: str, before: Any, after: Any) -> None:
     for module in list(sys.modules.values()):
-        names = getattr(module, "__dict__", {})  # asking for the attribute would import lazy ones
+        names = getattr(module, "__dict__", {})  # plain access would import lazy ones
         if names.get(name) is before:
             names[name] = after
 
 
-def _listen() -> None:
-    """Hear of every file that Python opens. A hook cannot be taken off, so there is one for all."""
-    global _listens
-    if not _listens:
-        sys.addaudithook(_heard)
-        _listens = True
+def _install_hook() -> None:
+    """Install an audit hook for files that Python opens: a single hook, as none can be removed."""
+    global _has_hook
+    if not _has_hook:
+        sys.addaudithook(_on_event)
+        _has_hook = True
 
 
-_listens = False
+_has_hook = False
 
 
-def _heard(event: str, values: tuple[Any, ...]) -> None:
+def _on_event(event: str, values: tuple[Any, ...]) -> None:
     if event != "open" or not _watching:
         return
     path, mode = values[0], values[1]
     if isinstance(mode, str) and not mode.startswith("r"):
-        return  # written
+        return  # opened for writing
     if isinstance(path, str | bytes) and os.fsdecode(path).lower().endswith(ENDINGS):
         _note(path)

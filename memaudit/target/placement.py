@@ -1,7 +1,7 @@
-"""Where a target's weights go and in what numbers: on one device, or spread over several.
+"""Placement of a target's weights, on one device or spread over several, and their dtype.
 
-Knows devices, the number formats and the memory they have, and how much the weights of a config
-take. Loads nothing.
+Knows devices, their number formats and memory, and how much memory the weights of a config take.
+Loads nothing.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from memaudit.target.failures import FAILURES, quiet_transformers
 
 HALF = (torch.bfloat16, torch.float16)
 OFFLOADED = ("cpu", "disk")
-"""Where weights wait that are brought to another device, or into memory, for each pass."""
+"""Places of weights that are brought to another device, or into memory, for each pass."""
 SHARE = 0.8
-"""Of what is free, what weights may take: the rest is for what passes keep."""
+"""Share of free memory that weights may take; the rest is for the tensors of passes."""
 BITS = {"int8": 8, "llm-int8": 8, "nf4": 4.5}
-"""Bits of a quantised weight, with its share of the scales."""
+"""Bits of a quantised weight, including its share of the scales."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Something that was resolved, and why it came out so."""
+    """A resolved value and its reason."""
 
     value: str
     reason: str
@@ -37,23 +37,23 @@ class Choice:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where weights go, and in what numbers."""
+    """Device and number format of weights."""
 
     device: torch.device
-    """Where inputs go; of weights that are spread, those of the first layers."""
+    """Device of inputs; for spread weights, that of the first layers."""
     dtype: torch.dtype
     room: Mapping[int | str, int] | None = None
-    """Bytes of weights by CUDA device and in main memory, what is left going to disk; None where
-    all of them go to ``device``."""
+    """Bytes of weights by CUDA device and in main memory, the remainder going to disk; None if all
+    of them go to ``device``."""
     why: str = ""
-    """Why they are spread."""
+    """Reason for spreading them."""
 
 
 def choose_device(asked: str) -> tuple[torch.device, Choice]:
-    """The device to run on. One that was named is obeyed; only ``auto`` falls back.
+    """Choose the device to run on: the named device, or for ``auto`` the best available.
 
     Raises:
-        UsageError: no such device here.
+        UsageError: the machine has no such device.
     """
     if asked in ("auto", "spread"):
         if torch.cuda.is_available():
@@ -65,28 +65,28 @@ def choose_device(asked: str) -> tuple[torch.device, Choice]:
         device = torch.device(asked)
     except RuntimeError as error:
         raise UsageError(f"--device {asked}: use auto, cpu, cuda, cuda:N, mps or spread") from error
-    there = {
+    counts = {
         "cpu": 1,
         "cuda": torch.cuda.device_count(),
         "mps": int(torch.backends.mps.is_available()),
     }
-    if (device.index or 0) >= there.get(device.type, 0):
-        have = ", ".join(f"{count} {kind}" for kind, count in there.items() if count)
+    if (device.index or 0) >= counts.get(device.type, 0):
+        have = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
         raise UsageError(f"--device {asked}: not on this machine (it has {have}); or use auto")
     return device, Choice(asked, "asked for")
 
 
 def choose_dtype(asked: str, device: torch.device, config: Any) -> tuple[torch.dtype, Choice]:
-    """The number format to run in.
+    """Choose the number format to run in.
 
-    On the CPU, and wherever the checkpoint is not in half precision, it is float32: in bfloat16
-    two tokens can tie, and then a verdict hangs on the shape of the batch it was in.
+    On the CPU, and for a checkpoint that is not in half precision, this is float32: in bfloat16
+    two tokens can tie, and then a verdict depends on the shape of its batch.
     """
     if asked != "auto":
         return getattr(torch, asked), Choice(asked, "asked for")
     stored = getattr(config.get_text_config(decoder=True), "dtype", None)
     if device.type != "cuda":
-        why = "auto: off CUDA, so that no verdict hangs on a tie in half precision"
+        why = "auto: off CUDA, so that no verdict depends on a tie in half precision"
     elif stored not in HALF:
         why = "auto: the checkpoint is not in half precision"
     elif not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -97,9 +97,9 @@ def choose_dtype(asked: str, device: torch.device, config: Any) -> tuple[torch.d
 
 
 def multiplies_in_bfloat16() -> bool:
-    """Whether the CPU has instructions for products in bfloat16."""
+    """Return True if the CPU has instructions for products in bfloat16."""
     ask: Callable[[], dict[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
-    capabilities = ask()  # older PyTorch cannot be asked
+    capabilities = ask()  # older PyTorch has no such function
     return any(capabilities.get(name) is True for name in ("avx512_bf16", "amx_bf16"))
 
 
@@ -111,11 +111,12 @@ def place(
     *,
     size_known: bool = True,
 ) -> Placement:
-    """On ``device`` where the weights fit it; spread where that was asked, or is needed and the
-    device was not named.
+    """Place the weights on ``device`` if they fit, else spread them if the device was not named.
 
-    size_known: whether ``config`` tells what the weights take, as it does not of stored ones that
-        stay quantised.
+    The setting ``spread`` always spreads them.
+
+    size_known: whether ``config`` gives the size of the weights, which it does not for weights
+        that are stored quantised and stay so.
     """
     if settings.device == "spread":
         return spread(device, dtype, settings, "asked for")
@@ -123,21 +124,21 @@ def place(
         return Placement(device, dtype)
     try:
         needed = weight_bytes(settings, config, dtype)
-    except FAILURES:  # loading it will tell why
+    except FAILURES:  # loading it will say why
         return Placement(device, dtype)
     free = free_bytes(device)
     if needed <= SHARE * free:
         return Placement(device, dtype)
-    why = f"auto: {_gibibytes(needed)} of weights are too much for {_gibibytes(free)} free there"
+    why = f"auto: {_gibibytes(needed)} of weights do not fit {_gibibytes(free)} of free memory"
     return spread(device, dtype, settings, why)
 
 
 def spread(
     device: torch.device, dtype: torch.dtype, settings: TargetSettings, why: str
 ) -> Placement:
-    """Over every CUDA device, and what they do not hold over main memory and the disk.
+    """Spread weights over every CUDA device, and the remainder over main memory and the disk.
 
-    Quantised weights cannot wait elsewhere, so these have to fit the CUDA devices, if any.
+    Quantised weights cannot be offloaded, so these must fit the CUDA devices, if any.
     """
     room: dict[int | str, int] = {}
     if device.type == "cuda":
@@ -149,14 +150,14 @@ def spread(
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a CUDA device; elsewhere that of the machine."""
+    """Return the free memory of a CUDA device, or of the machine for any other."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
 
 
 def weight_bytes(settings: TargetSettings, config: Any, dtype: torch.dtype) -> int:
-    """What the weights of a config take once they are loaded, quantised if that is asked for."""
+    """Return the bytes of a config's weights once loaded, quantised if the settings say so."""
     with quiet_transformers(), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             config, trust_remote_code=settings.trust_remote_code
@@ -176,14 +177,14 @@ def weight_bytes(settings: TargetSettings, config: Any, dtype: torch.dtype) -> i
 
 
 def describe_spread(model: Any, placement: Placement) -> Choice | None:
-    """Where the weights went; None where they were not to be spread."""
+    """Return the places of spread weights and the reason; None if spreading was not intended."""
     if placement.room is None:
         return None
     places = places_of(model) or {"": placement.device}
     names = list(
         dict.fromkeys(f"cuda:{at}" if isinstance(at, int) else str(at) for at in places.values())
     )
-    # Where nothing else computes, what is in main memory is where it is used.
+    # Without a CUDA device, weights in main memory are used in place.
     waits = OFFLOADED if placement.device.type == "cuda" else ("disk",)
     waiting = [name for name in names if name in waits]
     slow = f"; what is in {' and '.join(waiting)} is fetched for every pass" if waiting else ""
@@ -191,21 +192,22 @@ def describe_spread(model: Any, placement: Placement) -> Choice | None:
 
 
 def base_of(model: Any) -> Any:
-    """The model under an adapter's wrapper; any other as it is."""
+    """Return the model under an adapter's wrapper; any other model unchanged."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def places_of(model: Any) -> Mapping[str, Any]:
-    """Part of the model -> number of a CUDA device, ``cpu`` or ``disk``, of one whose weights are
-    not all on one device; empty for others.
+    """Return the place of each part of a spread model; empty for a model on one device.
+
+    A place is the number of a CUDA device, ``cpu`` or ``disk``.
     """
-    found: Mapping[str, Any] = getattr(base_of(model), "hf_device_map", None) or {}
-    kinds = set(map(str, found.values()))
-    return found if len(kinds) > 1 or "disk" in kinds else {}
+    places: Mapping[str, Any] = getattr(base_of(model), "hf_device_map", None) or {}
+    kinds = set(map(str, places.values()))
+    return places if len(kinds) > 1 or "disk" in kinds else {}
 
 
 def input_device(model: Any, placement: Placement) -> torch.device:
-    """Where a loaded model takes its inputs."""
+    """Return the device on which a loaded model takes its inputs."""
     computing = [where for where in places_of(model).values() if where not in OFFLOADED]
     if not computing:
         return placement.device
@@ -214,7 +216,7 @@ def input_device(model: Any, placement: Placement) -> torch.device:
 
 
 def waits_elsewhere(model: Any) -> bool:
-    """Whether some weights are fetched for each pass and let go again."""
+    """Return True if some weights are fetched for each pass and released after it."""
     return any(weight.device.type == "meta" for weight in model.parameters())
 
 

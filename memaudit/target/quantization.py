@@ -1,7 +1,7 @@
-"""Weights in fewer bits: quantised while they are loaded, or stored so already.
+"""Weights in fewer bits: quantised at load time, or stored quantised.
 
-Knows transformers' own settings for quantisation, and which packages they need. Knows nothing of
-devices. Whether gradients pass through the result is found out by ``softprompt_check``.
+Knows transformers' own settings for quantisation, and which packages they need. Knows nothing about
+devices. ``softprompt_check`` tests whether gradients pass through the result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from memaudit.target.failures import FAILURES, brief
 from memaudit.target.source import Source
 
 PACKAGE_OF = {"int8": "torchao", "llm-int8": "bitsandbytes", "nf4": "bitsandbytes"}
-"""What each value of ``target.quantize`` is done with."""
+"""Value of ``target.quantize`` -> package that does it."""
 STORED_NEEDS = {
     "awq": "gptqmodel",
     "bitsandbytes": "bitsandbytes",
@@ -34,37 +34,37 @@ STORED_NEEDS = {
     "quanto": "optimum-quanto",
     "torchao": "torchao",
 }
-"""Packages that reading weights of a method takes; other methods are left to transformers."""
+"""Method of stored weights -> package that reads them; other methods are left to transformers."""
 
 
 class Quantization(NamedTuple):
     """How the weights of a target are quantised."""
 
     name: str
-    """As the report says it."""
+    """Method, as written in the report."""
     reason: str
     asked: Any = None
-    """Settings that transformers is loaded with; None where the checkpoint brings its own."""
+    """Settings for transformers; None if the checkpoint brings its own."""
     rounds_inputs: bool = False
-    """Whether a layer's inputs are rounded too, or computed in another format than the target's:
-    then logits depend a little on what else is in the batch."""
+    """True if a layer's inputs are rounded too, or computed in another format than the target's:
+    then logits depend slightly on the other rows of a batch."""
     unpacked: bool = False
-    """Whether the weights were unpacked to plain numbers as they were loaded."""
+    """True if the weights were unpacked to plain numbers at load time."""
 
     @property
     def stays_stored(self) -> bool:
-        """Whether weights that were stored quantised are used as they are."""
+        """True if the weights were stored quantised and are used in that form."""
         return self.asked is None and not self.unpacked
 
 
 def find_quantization(
     source: Source, settings: TargetSettings, config: Any, dtype: torch.dtype
 ) -> Quantization | None:
-    """What was asked for, or what the checkpoint brings; None where weights are plain numbers.
+    """Return the quantisation of the settings or the checkpoint; None for plain numbers.
 
-    A method whose weights transformers can unpack to plain numbers is unpacked: ``config`` is told
-    so. Raises UsageError for a setting that cannot be met, TargetError for weights that cannot be
-    read here.
+    Weights that transformers can unpack to plain numbers are unpacked: this is set in ``config``.
+    Raises UsageError for a setting that cannot be met, TargetError for weights that cannot be read
+    here.
     """
     stored = _stored(config)
     if settings.quantize is not None:
@@ -102,7 +102,7 @@ def _asked(method: str, flag: str, dtype: torch.dtype) -> Quantization:
 
 
 def _stored(config: Any) -> Any:
-    """The part of a config that says how its weights are stored: the model's, or its text's."""
+    """Return the config with the storage format of the weights: the model's, or its text part's."""
     for part in (config, config.get_text_config(decoder=True)):
         if getattr(part, "quantization_config", None) is not None:
             return part
@@ -126,7 +126,7 @@ def _read(name: str, config: Any, holder: Any, dtype: torch.dtype) -> Quantizati
     package = STORED_NEEDS.get(method)
     if package is not None and not _is_there(package):
         raise TargetError(
-            f"{name}: is quantised as {method}, and reading that needs {package}; pip install "
+            f"{name}: is quantised as {method}, which needs {package}; pip install "
             f"{package}, or audit it unquantised"
         )
     if "dequantize" in inspect.signature(known.__init__).parameters:
@@ -139,14 +139,14 @@ def _read(name: str, config: Any, holder: Any, dtype: torch.dtype) -> Quantizati
 
 
 def _rounds_inputs(settings: dict[str, Any], dtype: torch.dtype) -> bool:
-    """Whether stored weights go with rounded inputs, as far as it is not known that they do not."""
+    """Return True unless the stored weights are known to be used with unrounded inputs."""
     if settings.get("load_in_4bit"):
         return str(settings.get("bnb_4bit_compute_dtype")) != str(dtype).removeprefix("torch.")
     return "WeightOnly" not in str(settings.get("quant_type"))
 
 
 def _is_there(package: str) -> bool:
-    """Whether a package of this name on the index is installed."""
+    """Return True if the distribution of this name is installed."""
     try:
         importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -156,10 +156,10 @@ def _is_there(package: str) -> bool:
 
 @contextmanager
 def quantised_weights(name: str, quantization: Quantization | None) -> Iterator[None]:
-    """Let what fails while quantised weights are loaded say that they are such.
+    """Name the quantisation in the error if loading quantised weights fails.
 
     Raises:
-        TargetError: instead of anything in ``FAILURES``; without a quantisation nothing changes.
+        TargetError: in place of any error in ``FAILURES``, if there is a quantisation.
     """
     try:
         yield
@@ -174,14 +174,15 @@ def quantised_weights(name: str, quantization: Quantization | None) -> Iterator[
 
 
 def finish(model: Any, name: str, quantization: Quantization) -> None:
-    """Make sure that weights were quantised, and that gradients are not cut where they need not be.
+    """Check that weights were quantised, and keep bitsandbytes from cutting gradients.
 
-    On a CPU with bfloat16 instructions bitsandbytes packs 4-bit weights anew at the first pass
-    without a gradient, and multiplies by them in a way that has none: later gradients are silently
-    those of the rest of the network (bitsandbytes 0.50). Its other way gives the same figures.
+    On a CPU with bfloat16 instructions, bitsandbytes repacks 4-bit weights at the first pass
+    without a gradient, and then multiplies by them with a kernel that has no gradient: later
+    gradients are silently those of the rest of the network (bitsandbytes 0.50). Its other kernel
+    gives the same figures.
 
     Raises:
-        TargetError: not one weight was quantised.
+        TargetError: no weight was quantised.
     """
     for module in model.modules():
         if getattr(module, "support_avx512bf16_for_cpu", False):
@@ -195,11 +196,11 @@ def finish(model: Any, name: str, quantization: Quantization) -> None:
 
 
 def is_packed(weight: torch.Tensor) -> bool:
-    """Whether a parameter is of a class of its own, as quantised weights are."""
+    """Return True for a parameter of a special class, as quantised weights are."""
     return type(weight) is not torch.nn.Parameter
 
 
 def unpacked_size(weight: torch.Tensor) -> int:
-    """Numbers that a parameter stands for: of 4-bit ones two lie in each byte."""
+    """Return the count of numbers in a parameter; a 4-bit parameter has two in each byte."""
     state = getattr(weight, "quant_state", None)
     return weight.numel() if state is None else int(torch.Size(state.shape).numel())

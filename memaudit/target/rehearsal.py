@@ -1,12 +1,11 @@
-"""A rehearsal of loading a checkpoint: all that its text files make the libraries do, with limits.
+"""A rehearsal of loading a checkpoint: everything its text files cause, within limits.
 
-Knows transformers, PEFT and limited child processes. Gives nothing back: what goes wrong in any
-other way than by running into a limit goes wrong again, and is explained, when the checkpoint is
-loaded in earnest.
+Knows transformers, PEFT and limited child processes. Returns nothing: any failure other than a
+reached limit happens again, and is explained, when the checkpoint is really loaded.
 
 Text files can do harm in three ways. ``config.json`` may ask for ten million layers, an adapter's
 config may hold a pattern that takes years to match against the names of modules, and a tokenizer
-may multiply the text that it is given.
+may multiply its input text.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from memaudit.target.failures import quiet_transformers
 from memaudit.target.source import Source
 
 CPU_SECONDS = 60
-"""Processor time for each rehearsal; a model of 60 layers with 256 experts each takes 20 s."""
+"""Processor time for each rehearsal, in s; a model of 60 layers with 256 experts each takes 20."""
 
 
 def rehearse(
@@ -37,10 +36,10 @@ def rehearse(
 ) -> None:
     """Load the tokenizer of a source and build its model without weights, in a child process.
 
-    A GGUF file is left out: transformers builds its tokenizer and config itself, from lists.
+    A GGUF file is skipped: transformers builds its tokenizer and config itself, from lists.
 
     Raises:
-        TargetError: this takes too long or too much memory.
+        TargetError: the rehearsal takes too much time or memory.
     """
     if source.weights.kind == "gguf":
         return
@@ -54,7 +53,7 @@ def rehearse(
         except LimitReached as limit:
             raise TargetError(
                 f"{source.name}: {name} as its config and tokenizer files say {limit}; they are "
-                "damaged, or made to stop whoever loads them"
+                "damaged or malicious"
             ) from None
 
 

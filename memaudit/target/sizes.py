@@ -1,4 +1,4 @@
-"""Sizes that a config asks for, compared with those in the weights files before memory is used.
+"""Sizes that a config asks for, compared with the weights files before memory is used.
 
 Knows modules on the meta device, which take no memory, and the headers of weights files.
 """
@@ -24,20 +24,20 @@ from memaudit.target.weight_files import stored_shapes
 Shapes = Mapping[str, tuple[int, ...]]
 
 MOST_BUFFERS = 2**30
-"""Bytes of tables that a model may compute from its config; those of GPT-Neo take 0.1 GiB."""
+"""Most bytes of tables that a model may compute from its config; GPT-Neo's take 0.1 GiB."""
 SLACK = 2**24
-"""Numbers that a model may have beyond twice those in its files, before it is loaded to see."""
+"""Most numbers that a model may have beyond twice those in its files before it is loaded."""
 PACKED = 8
-"""Weights that one stored byte can hold at most, where they are quantised."""
+"""Most quantised weights in a stored byte."""
 
 
 def check_sizes(source: Source, config: Any) -> None:
     """Refuse a config whose weights are larger than those in the files.
 
-    A model that cannot be built without weights is left to loading, which says why.
+    A model that cannot be built without weights is accepted: loading it says why.
 
     Raises:
-        TargetError: naming a weight, its shape in the file and that by the config.
+        TargetError: a weight is too large; the message names it and its two shapes.
     """
     try:
         model = _without_weights(config)
@@ -95,7 +95,7 @@ def _without_weights(config: Any, adapter: PeftConfig | None = None) -> Any:
 
 
 def _renamed(wanted: Shapes, stored: Shapes, model: Any) -> Shapes:
-    """Return the shapes under the names in the files, which may lack the prefix of the base."""
+    """Return the shapes by their names in the files, which may lack the prefix of the base."""
     prefix = f"{model.base_model_prefix}."
     return {
         next(
@@ -122,8 +122,8 @@ def _refuse_shapes(name: str, file: str, wanted: Shapes, stored: Shapes) -> None
             )
 
 
-def _refuse_total(name: str, file: str, wanted: Shapes, stored: Shapes, most: int) -> None:
-    if _count(wanted) <= 2 * most + SLACK:
+def _refuse_total(name: str, file: str, wanted: Shapes, stored: Shapes, capacity: int) -> None:
+    if _count(wanted) <= 2 * capacity + SLACK:
         return
     missing = {weight: shape for weight, shape in wanted.items() if weight not in stored} or wanted
     largest = max(missing, key=lambda weight: math.prod(missing[weight]))
@@ -135,7 +135,7 @@ def _refuse_total(name: str, file: str, wanted: Shapes, stored: Shapes, most: in
 
 
 def _refuse_buffers(name: str, file: str, buffers: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Refuse tables that are computed from a config, if they would fill memory."""
+    """Refuse tables computed from a config that would fill memory."""
     sizes = {buffer: (table.nbytes, tuple(table.shape)) for buffer, table in buffers}
     total = sum(size for size, _ in sizes.values())
     if total > MOST_BUFFERS:

@@ -1,10 +1,11 @@
-"""Whether a target can be audited: does it say of embeddings what it says of token ids?
+"""Check that a target can be audited: embeddings give the same logits as their token ids.
 
-Knows the loaded target only. Runs it on a handful of tokens; changes nothing.
+Knows the loaded target only. Runs it on a few tokens; changes nothing.
 
-Every pass of an audit goes through ``inputs_embeds``. Models that look up something by token id
-beside the embedding (per-layer embeddings, as Gemma 3n has) answer wrongly or not at all when given
-vectors (PEFT issue 3201), and so do adapters that look for tokens in their input (activated LoRA).
+Every pass of an audit goes through ``inputs_embeds``. Models that look up more than
+the embedding by token id (per-layer embeddings, as in Gemma 3n) answer wrongly or not at all when
+given vectors (PEFT issue 3201), and so do adapters that search their input for tokens (activated
+LoRA).
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ whole vocabulary for each vector."""
 VIRTUAL = 2
 """V: vectors of the trial prompt."""
 MOST_SPECIAL = 16
-"""Special and added tokens that are tried."""
+"""Most special and added tokens that are tried."""
 MOST_TEXTS = 6
-"""Trial inputs at most."""
+"""Most trial inputs."""
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 """Largest difference between two passes that should agree, as a share of the best logit."""
 
@@ -39,16 +40,16 @@ LOST = 0.05
 """Share of an adapter's effect on the logits that may be missing through embeddings."""
 
 SAME = {torch.float32: 1e-4}
-"""The same for token ids and their own embeddings, which go through the same products: 1e-3 in half
-precision. The difference is 0 in float32 and in bfloat16 for 52 architectures (tests/architectures,
-on the CPU)."""
+"""Largest difference between logits of token ids and of their embeddings, as a share of the best
+logit. Both go through the same products: 1e-3 in half precision. The difference is 0 in float32 and
+in bfloat16 for 52 architectures (tests/architectures, on the CPU)."""
 
 DIRECTIONS = 8
-"""Random ways in which the gradient of a quantised target is tried."""
+"""Random directions in which the gradient of a quantised target is tried."""
 STEP = 0.1
-"""Of each, as a share of the vectors' norm."""
+"""Length of a step in each direction, as a share of the vectors' norm."""
 MOST_OFF = 0.5
-"""Share of the changes found that those foretold may be off by."""
+"""Largest error of the predicted changes, as a share of the measured ones."""
 
 
 def check_soft_prompts(
@@ -58,18 +59,19 @@ def check_soft_prompts(
     prompts: bool = True,
     window_ids: Iterable[int] = (),
 ) -> None:
-    """Make sure that the target can be audited through ``inputs_embeds``, its adapter included.
+    """Check that the target can be audited through ``inputs_embeds``, its adapter included.
 
     Args:
         checkpoint: the loaded target.
-        gradients: also that a gradient flows back to them, which only fitting a prompt needs.
-        prompts: also that vectors before a text change what is said of it.
+        gradients: also check that a gradient reaches the embeddings, which only tuning a prompt
+            needs.
+        prompts: also check that vectors before a text change its logits.
         window_ids: token ids of the windows, whose special and added tokens are tried.
 
     Raises:
-        TargetError: it cannot; the message names the model's class, and the adapter's kind where
-            that is to blame.
-        RunError: there is no memory for even this.
+        TargetError: the check fails; the message names the model's class, and the adapter's kind
+            if the adapter is the cause.
+        RunError: memory does not suffice for the check.
     """
     try:
         with quiet_transformers():
@@ -78,7 +80,7 @@ def check_soft_prompts(
                 fault = _find_difference(checkpoint, _texts(checkpoint, window_ids))
             elif _is_of_adapter(checkpoint, prompts):
                 fault += (
-                    f"; without its adapter ({adapter_kind(checkpoint.model)}) it would not be so"
+                    f"; without its adapter ({adapter_kind(checkpoint.model)}) this does not happen"
                 )
             cut = _find_cut(checkpoint) if gradients and fault is None else None
     except FAILURES as error:
@@ -92,12 +94,12 @@ def check_soft_prompts(
         raise _refusal(checkpoint, fault)
     if cut:
         raise _refusal(
-            checkpoint, f"{cut}, and constant and dynamic need it; {_way_out(checkpoint)}"
+            checkpoint, f"{cut}, and constant and dynamic need it; {_gradient_remedy(checkpoint)}"
         )
 
 
 def _explain_error(checkpoint: Checkpoint, error: BaseException) -> str:
-    """What a pass that failed says of the target."""
+    """Describe the fault of a target whose pass failed."""
     refused = "inputs_embeds" if _takes_ids(checkpoint) else "input_ids"
     fault = f"it refuses {refused} ({brief(error)})"
     if has_adapter(checkpoint.model):
@@ -108,7 +110,7 @@ def _explain_error(checkpoint: Checkpoint, error: BaseException) -> str:
 
 
 def _takes_ids(checkpoint: Checkpoint) -> bool:
-    """Whether a pass over token ids alone goes through."""
+    """Return True if a pass over token ids alone succeeds."""
     try:
         with torch.no_grad(), quiet_transformers():
             _logits(checkpoint, input_ids=random_ids(checkpoint, 1, TOKENS))
@@ -118,15 +120,15 @@ def _takes_ids(checkpoint: Checkpoint) -> bool:
 
 
 def _is_of_adapter(checkpoint: Checkpoint, prompts: bool) -> bool:
-    """Whether a fault goes away with the adapter."""
+    """Return True if the fault disappears without the adapter."""
     if not has_adapter(checkpoint.model):
         return False
     with without_adapter(checkpoint.model):
         return _find_fault(checkpoint, prompts) is None
 
 
-def _way_out(checkpoint: Checkpoint) -> str:
-    """What can be done about a target that gives no gradient."""
+def _gradient_remedy(checkpoint: Checkpoint) -> str:
+    """Return the remedy for a target without a gradient."""
     leave = "leave them out (--attacks none,copy,dynamic-hard)"
     quantised = checkpoint.quantization
     if quantised is None:
@@ -135,7 +137,7 @@ def _way_out(checkpoint: Checkpoint) -> str:
 
 
 def architecture_of(checkpoint: Checkpoint) -> str:
-    """The name of the model's class, an adapter's base's where it is under one."""
+    """Return the name of the model's class, or of its base's class under an adapter."""
     return type(base_of(checkpoint.model)).__name__
 
 
@@ -146,7 +148,7 @@ def _refusal(checkpoint: Checkpoint, fault: str) -> TargetError:
 
 
 def _find_fault(checkpoint: Checkpoint, prompts: bool) -> str | None:
-    """The first thing that is wrong, or None. Shapes: ids (1, T), logits (1, T, X)."""
+    """Return the first fault, or None. Shapes: ids (1, T), logits (1, T, X)."""
     ids = random_ids(checkpoint, 1, TOKENS + VIRTUAL)
     spare, ids = ids[:, :VIRTUAL], ids[:, VIRTUAL:]
     embedded = checkpoint.embed(ids)
@@ -154,7 +156,7 @@ def _find_fault(checkpoint: Checkpoint, prompts: bool) -> str | None:
         by_ids = _logits(checkpoint, input_ids=ids)
         again = _logits(checkpoint, input_ids=ids)
         by_vectors = _logits(checkpoint, inputs_embeds=embedded)
-        # Between two rows of the embedding: no vector of the prompt is a token's.
+        # Between two rows of the embedding, so that no vector of the prompt is a token's.
         prompt = (checkpoint.embed(spare) + checkpoint.embed(spare.flip(1)) * 0.5) / 1.5
         prompted = _logits(checkpoint, inputs_embeds=torch.cat([prompt, embedded], dim=1))
         other = torch.cat([ids[:, :-1], spare[:, :1]], dim=1)
@@ -163,7 +165,7 @@ def _find_fault(checkpoint: Checkpoint, prompts: bool) -> str | None:
         return _explain_not_finite(checkpoint)
     near = _tolerance(checkpoint, by_ids)
     if not _agree(by_ids, again, near):
-        return "two passes over the same tokens give different logits, so it draws at random"
+        return "two passes over the same tokens give different logits, so it samples at random"
     if not _agree(by_ids, by_vectors, _rounding(checkpoint, by_ids, again)):
         return ALIKE
     if prompted.shape[1] != TOKENS + VIRTUAL:
@@ -176,7 +178,7 @@ def _find_fault(checkpoint: Checkpoint, prompts: bool) -> str | None:
 
 
 def _explain_not_finite(checkpoint: Checkpoint) -> str:
-    """Why logits are not finite: by the weights themselves, or by the format they are in."""
+    """Explain logits that are not finite, by the weights or by their number format."""
     remedy = "" if checkpoint.precision == torch.float32 else "; try --dtype float32"
     for name, weight in checkpoint.model.named_parameters():
         if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
@@ -191,7 +193,7 @@ def _explain_not_finite(checkpoint: Checkpoint) -> str:
 
 
 class _Passes(NamedTuple):
-    """Logits (1, T, X) of one text, by token ids, by the same again, and by their embeddings."""
+    """Logits (1, T, X) of a text from three passes: token ids twice, then their embeddings."""
 
     by_ids: torch.Tensor
     again: torch.Tensor
@@ -200,7 +202,7 @@ class _Passes(NamedTuple):
 
 @torch.no_grad()
 def _pass(checkpoint: Checkpoint, ids: torch.Tensor) -> _Passes:
-    """Every way through the target as it stands. ids: (1, T)."""
+    """Run all three passes over the ids (1, T), the adapter as it is set."""
     vectors = checkpoint.embed(ids)
     return _Passes(
         _logits(checkpoint, input_ids=ids),
@@ -210,13 +212,13 @@ def _pass(checkpoint: Checkpoint, ids: torch.Tensor) -> _Passes:
 
 
 def _differs(checkpoint: Checkpoint, passes: _Passes) -> bool:
-    """Whether embeddings give other logits than token ids."""
+    """Return True if embeddings and token ids give different logits."""
     by_ids, again, by_vectors = passes
     return not _agree(by_ids, by_vectors, _rounding(checkpoint, by_ids, again))
 
 
 def _find_difference(checkpoint: Checkpoint, texts: list[torch.Tensor]) -> str | None:
-    """What is said otherwise of embeddings (1, T, D) than of token ids (1, T), or None."""
+    """Describe a difference between embeddings (1, T, D) and token ids (1, T), or None."""
     acts = False
     for ids in texts:
         on = _pass(checkpoint, ids)
@@ -228,7 +230,7 @@ def _find_difference(checkpoint: Checkpoint, texts: list[torch.Tensor]) -> str |
             off = _pass(checkpoint, ids)
         if _differs(checkpoint, off):
             return ALIKE
-        # A small adapter may change less than rounding does, so its effect is held against itself.
+        # A small adapter may change less than rounding does, so its own effect is the scale.
         effect = on.by_ids - off.by_ids
         lost = effect - (on.by_vectors - off.by_vectors)
         noise = (on.by_ids - on.again).norm() + (off.by_ids - off.again).norm()
@@ -239,7 +241,7 @@ def _find_difference(checkpoint: Checkpoint, texts: list[torch.Tensor]) -> str |
         return (
             f"its adapter ({adapter_kind(checkpoint.model)}) changes nothing: with it and without "
             f"it the logits are the same in {checkpoint.dtype}; it may be untrained or saved "
-            "wrongly. To audit its base, name that"
+            "wrongly. To audit its base, give the base as MODEL"
         )
     return None
 
@@ -253,8 +255,10 @@ def _explain_adapter(checkpoint: Checkpoint) -> str:
 
 
 def _texts(checkpoint: Checkpoint, window_ids: Iterable[int]) -> list[torch.Tensor]:
-    """Trial inputs (1, T): ordinary tokens, what an adapter may look for among such, and the
-    special and added tokens of the windows.
+    """Return trial inputs (1, T).
+
+    They hold ordinary tokens, token ids that an adapter may look for among them, and the special
+    and added tokens of the windows.
     """
     ordinary = random_ids(checkpoint, 1, TOKENS)[0].tolist()
     half = TOKENS // 2
@@ -273,7 +277,7 @@ def _texts(checkpoint: Checkpoint, window_ids: Iterable[int]) -> list[torch.Tens
 
 
 def _find_cut(checkpoint: Checkpoint) -> str | None:
-    """What is wrong with the gradient of the loss on (1, T, D) vectors, or None."""
+    """Describe a fault in the gradient of the loss on (1, T, D) vectors, or None."""
     ids = random_ids(checkpoint, 1, TOKENS)
     vectors = checkpoint.embed(ids).detach().clone().requires_grad_()
     try:
@@ -289,52 +293,53 @@ def _find_cut(checkpoint: Checkpoint) -> str | None:
         return f"its gradient is not finite in {checkpoint.dtype}; try another --dtype"
     if not gradient.abs().sum() > 0:
         return "the gradient with respect to inputs_embeds is zero"
-    if checkpoint.is_packed and not _foretells(checkpoint, vectors, gradient, ids):
-        return "the gradient that comes back to inputs_embeds is wrong"
+    if checkpoint.is_packed and not _predicts_steps(checkpoint, vectors, gradient, ids):
+        return "the gradient that reaches inputs_embeds is wrong"
     return None
 
 
 @torch.no_grad()
-def _foretells(
+def _predicts_steps(
     checkpoint: Checkpoint, vectors: torch.Tensor, gradient: torch.Tensor, ids: torch.Tensor
 ) -> bool:
-    """Whether small steps from (1, T, D) vectors change the loss about as the gradient says.
+    """Return True if the gradient predicts how small steps from (1, T, D) vectors change the loss.
 
-    Kernels for quantised weights may have no way back, and what arrives is then the gradient of
-    the rest of the network alone. Off in norm, over random directions: 0.02 to 0.19 where the
-    gradient is right, inputs rounded or not, and 1 where it is cut (four targets of up to 7M
-    parameters, steps of a tenth of the vectors' norm).
+    Kernels for quantised weights may lack a backward pass; the gradient is then that of the rest of
+    the network alone. Relative error in norm, over random directions: 0.02 to 0.19 if the gradient
+    is right, inputs rounded or not, and 1 if it is cut (four targets of up to 7M parameters, steps
+    of a tenth of the vectors' norm).
     """
     rng = torch.Generator().manual_seed(0)
-    told, found = [], []
+    predicted, measured = [], []
     for _ in range(DIRECTIONS):
-        way = torch.randn(vectors.shape, generator=rng).to(vectors.device)
-        step = (way * (STEP * vectors.float().norm() / way.norm())).to(vectors.dtype)
-        there, back = (_loss(checkpoint, vectors + sign * step, ids) for sign in (1, -1))
-        found.append(float(there - back))
-        told.append(2 * float((gradient.double() * step).sum()))
-    return math.dist(told, found) < MOST_OFF * math.hypot(*found)
+        direction = torch.randn(vectors.shape, generator=rng).to(vectors.device)
+        step = (direction * (STEP * vectors.float().norm() / direction.norm())).to(vectors.dtype)
+        ahead, behind = (_loss(checkpoint, vectors + sign * step, ids) for sign in (1, -1))
+        measured.append(float(ahead - behind))
+        predicted.append(2 * float((gradient.double() * step).sum()))
+    return math.dist(predicted, measured) < MOST_OFF * math.hypot(*measured)
 
 
 def _loss(checkpoint: Checkpoint, vectors: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of ids (1, T) behind their own vectors (1, T, D), nats/token."""
+    """Return the mean cross-entropy of ids (1, T) given their vectors (1, T, D), nats/token."""
     logits = _logits(checkpoint, inputs_embeds=vectors)
     return torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:])
 
 
 def _logits(checkpoint: Checkpoint, **inputs: torch.Tensor) -> torch.Tensor:
-    """(1, T, X) float32 for one row of ids or vectors."""
-    ((name, given),) = inputs.items()
-    mask = torch.ones(given.shape[:2], dtype=torch.long, device=checkpoint.device)
-    # CTRL scales its inputs in place, so they are not handed over themselves.
-    output = checkpoint.model(**{name: given.clone()}, attention_mask=mask, use_cache=False)
+    """Return float32 logits (1, T, X) of one row of ids or vectors."""
+    ((name, values),) = inputs.items()
+    mask = torch.ones(values.shape[:2], dtype=torch.long, device=checkpoint.device)
+    # CTRL scales its inputs in place, so it gets a copy.
+    output = checkpoint.model(**{name: values.clone()}, attention_mask=mask, use_cache=False)
     logits: torch.Tensor = output.logits.float()
     return logits
 
 
 def random_ids(checkpoint: Checkpoint, rows: int, count: int) -> torch.Tensor:
-    """(rows, count) ordinary token ids, always the same, different while there are enough;
-    global seeds are untouched.
+    """Return (rows, count) ordinary token ids, the same at every call.
+
+    Ids repeat only if there are too few. Global seeds are untouched.
     """
     entries = min(checkpoint.vocabulary, len(checkpoint.tokenizer))
     special = torch.tensor(sorted(checkpoint.tokenizer.all_special_ids), dtype=torch.long)
@@ -346,23 +351,24 @@ def random_ids(checkpoint: Checkpoint, rows: int, count: int) -> torch.Tensor:
 
 
 def _tolerance(checkpoint: Checkpoint, logits: torch.Tensor) -> float:
-    """Largest difference that rounding alone explains."""
+    """Return the largest difference that rounding alone explains."""
     # The best logits, not the largest: unused rows may be masked with a huge negative number.
     return TOLERANCE.get(checkpoint.precision, 5e-2) * max(1.0, float(logits.amax(-1).abs().max()))
 
 
 def _rounding(checkpoint: Checkpoint, by_ids: torch.Tensor, again: torch.Tensor) -> float:
-    """Largest difference of token ids and their embeddings that rounding explains, where two passes
-    over the ids gave these logits (1, T, X).
+    """Return the largest difference between ids and embeddings that rounding explains.
+
+    by_ids, again: logits (1, T, X) of two passes over the ids.
     """
     share = SAME.get(checkpoint.precision, 1e-3)
     near = share * max(1.0, float(by_ids.amax(-1).abs().max()))
     return near + 4 * float((by_ids - again).abs().max())
 
 
-def _agree(one: torch.Tensor, two: torch.Tensor, near: float) -> bool:
-    """Whether two (1, T, X) logits agree; two best tokens may swap where they are that near."""
-    if one.shape != two.shape or not bool((one - two).abs().max() <= near):
+def _agree(left: torch.Tensor, right: torch.Tensor, near: float) -> bool:
+    """Return True if two (1, T, X) logits agree; best tokens within ``near`` may swap."""
+    if left.shape != right.shape or not bool((left - right).abs().max() <= near):
         return False
-    picked = one.gather(-1, two.argmax(-1, keepdim=True))
-    return bool((one.max(-1, keepdim=True).values - picked).max() <= near)
+    picked = left.gather(-1, right.argmax(-1, keepdim=True))
+    return bool((left.max(-1, keepdim=True).values - picked).max() <= near)

@@ -1,7 +1,7 @@
-"""What MODEL names: a folder, a ``.gguf`` file, an adapter folder, or a model on the hub.
+"""Source of MODEL: a folder, a ``.gguf`` file, an adapter folder, or a model on the hub.
 
-Knows paths and the hub's client. Whatever is on the hub is loaded from the folder that its cache
-keeps of it, so that the same files give the same model however they are named.
+Knows paths and the hub's client. A model on the hub is loaded from its folder in the local cache,
+so that the same files give the same model whatever its name.
 """
 
 from __future__ import annotations
@@ -39,70 +39,70 @@ from memaudit.target.weight_files import refuse_unusable, wrapper_prefix
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?")  # the hub allows 96 characters
 REVISION = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*")
-"""A branch, a tag or a commit; nothing that leads out of the folder of the hub's cache."""
+"""Name of a branch, tag or commit that cannot lead out of the folder of the hub's cache."""
 SMALL = ["*.json", "*.jinja", "*.model", "*.spm", "*.txt", "*.tiktoken", "*.py", "*.codes"]
-"""Files of a repository that are fetched before it is known which weights are read."""
+"""Files of a repository that are fetched before the weights to read are known."""
 NOT_AT_THE_TOP = [f"*/{pattern}" for pattern in SMALL if pattern not in ("*.jinja", "*.py")]
 HUB_SECONDS = 10
-"""How long the hub may take to list a repository, before its cache has to do."""
+"""Seconds that the hub may take to list a repository; after that its cache is used."""
 OWN_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 """Files that show that an adapter brings a tokenizer."""
 MEGATRON = ("megatron_core", "megatron.core")
-"""What PEFT writes into the config of every LoRA, and imports for none without another key."""
+"""Key and value in the config of every LoRA that PEFT writes, imported only with another key."""
 SPLIT_GGUF = re.compile(r".*-\d{5}-of-(\d{5})\.gguf", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a target is to be had."""
+    """Location and parts of a target."""
 
     kind: Literal["folder", "gguf", "adapter", "hub"]
     name: str
-    """As the user wrote it."""
+    """Name that the user gave."""
     location: str
-    """Folder here: of a model on the hub that of its cache, of a ``gguf`` the one around it."""
+    """Local folder: the cache folder of a model on the hub, the parent folder of a ``gguf``."""
     revision: str | None = None
-    """Commit on the hub; None for what lies here."""
+    """Commit on the hub; None for a local source."""
     gguf_file: str | None = None
     here_only: bool = True
-    """Whether only files that lie here are used, the hub's cache included."""
+    """True if only local files are used, the hub's cache included."""
     base: Source | None = None
     """For ``adapter``: the model under it."""
     stored: Weights = field(default_factory=lambda: Weights(()))
-    """The files of its weights, without those of the base."""
+    """Its weights files, without those of the base."""
     repository: str | None = None
     """Id on the hub, for a folder of its cache."""
     prefix: str = ""
-    """What stands before every name in the weights and is taken off."""
+    """Prefix of every name in the weights, which is removed."""
 
     @property
     def weights(self) -> Source:
-        """The source that the main weights come from: an adapter's base, or this one."""
+        """Source of the main weights: an adapter's base, or this source itself."""
         return self.base or self
 
     @property
     def weights_files(self) -> list[Path]:
-        """Where its weights lie, without those of the base."""
+        """Paths of its weights files, without those of the base."""
         return [Path(self.location) / name for name in self.stored.files]
 
     @property
     def brings_tokenizer(self) -> bool:
-        """Whether it is an adapter with a tokenizer of its own beside it."""
+        """True for an adapter with its own tokenizer."""
         folder = Path(self.location)
         return self.base is not None and any((folder / name).is_file() for name in OWN_TOKENIZER)
 
 
 def find_source(model: str, settings: TargetSettings, *, as_base: bool = False) -> Source:
-    """Find out what ``model`` names, and refuse early what cannot be loaded.
+    """Find the source that ``model`` names, and refuse early any that cannot be loaded.
 
     Args:
-        model: as the user, or an adapter's config, names it.
-        settings: what may be read, and from where.
-        as_base: whether an adapter goes over it, so that it has to be a whole model.
+        model: name given by the user or an adapter's config.
+        settings: permissions, revision and base.
+        as_base: whether an adapter goes over it, so that it must be a whole model.
 
     Raises:
-        UsageError: a setting that does not go with what ``model`` is.
-        TargetError: nothing is there, or it is no checkpoint, or only pickled weights.
+        UsageError: a setting does not fit this kind of model.
+        TargetError: it does not exist, is not a checkpoint, or has only pickled weights.
     """
     try:
         path = Path(os.path.expanduser(expand_home(model)))
@@ -118,7 +118,7 @@ def find_source(model: str, settings: TargetSettings, *, as_base: bool = False) 
         source = _hub(model, settings, as_base)
     else:
         raise TargetError(
-            f"{model}: no such folder or file, and no possible hub id; check the path"
+            f"{model}: no such folder or file, and not a valid hub id; check the path"
         )
     if settings.trust_remote_code:
         _require_cache(model, HF_MODULES_CACHE)
@@ -130,7 +130,7 @@ def find_source(model: str, settings: TargetSettings, *, as_base: bool = False) 
 
 
 def _is_there(kind: Callable[[], bool]) -> bool:
-    """Whether a path is of a kind; one that is too long for the system, or forbidden, is none."""
+    """Return the result of a test on a path; False for a path too long or forbidden."""
     try:
         return kind()
     except (OSError, ValueError):
@@ -158,7 +158,7 @@ def _file(name: str, path: Path) -> Source:
 def _folder(
     folder: Folder, settings: TargetSettings, as_base: bool, commit: str | None = None
 ) -> Source:
-    """The source of a folder, ``commit`` that of a repository on the hub."""
+    """Return the source of a folder; ``commit`` is that of a repository on the hub."""
     repository = folder.name if folder.on_hub else None
     if not is_adapter(folder):
         stored = find_weights(folder, settings.allow_pickle)
@@ -185,7 +185,7 @@ def _folder(
 
 
 def _base(folder: Folder, settings: TargetSettings) -> Source:
-    """The model under an adapter: the one that was asked for, or that its config names."""
+    """Return the model under an adapter, named by the settings or by the adapter's config."""
     with explained(folder.name):
         config = read_json(folder.path / ADAPTER_CONFIG)
     _refuse_what_leads_elsewhere(folder.name, config)
@@ -217,7 +217,7 @@ def _base(folder: Folder, settings: TargetSettings) -> Source:
 
 def _refuse_what_leads_elsewhere(name: str, config: Mapping[str, Any]) -> None:
     """Refuse an adapter whose config names code, or weights that are not beside it."""
-    if config.get("adapters"):  # X-LoRA keeps only the gates of them itself
+    if config.get("adapters"):  # X-LoRA itself stores only their gates
         raise TargetError(
             f"{name}: names further adapters that lie elsewhere (X-LoRA), and memaudit reads none "
             "but its own; merge them into the base"
@@ -226,9 +226,9 @@ def _refuse_what_leads_elsewhere(name: str, config: Mapping[str, Any]) -> None:
         if key.startswith("megatron_") and value is not None and (key, value) != MEGATRON:
             raise TargetError(
                 f"{name}: {key} in {ADAPTER_CONFIG} names code that PEFT would import for layers "
-                "of Megatron, which memaudit does not audit; take that line out"
+                "of Megatron, which memaudit does not audit; remove that line"
             )
-    if config.get("shadow_model") not in (None, "mirror"):  # mirror: made of the base
+    if config.get("shadow_model") not in (None, "mirror"):  # mirror: built from the base
         raise TargetError(
             f"{name}: shadow_model in {ADAPTER_CONFIG} names a further model that lies elsewhere, "
             "and memaudit reads none but the adapter and its base; save it without one"
@@ -244,9 +244,9 @@ def _require_cache(name: str, folder: str) -> None:
 
 
 def _hub(name: str, settings: TargetSettings, as_base: bool) -> Source:
-    """A model of the hub, its small files fetched, its weights not yet."""
+    """Return the source of a model on the hub; fetch its small files, not yet its weights."""
     _require_cache(name, HF_HUB_CACHE)
-    # HF_HUB_OFFLINE alone leaves some versions of the client asking for a list of the files.
+    # With HF_HUB_OFFLINE alone, some versions of the client still ask for a list of the files.
     offline = settings.offline or is_offline_mode()
     with explained(name), quiet_transformers():
         snapshot = snapshot_download(
@@ -266,7 +266,7 @@ def _hub(name: str, settings: TargetSettings, as_base: bool) -> Source:
 
 
 def _names_on_hub(name: str, commit: str) -> frozenset[str]:
-    """Names in a repository; none where the hub is out of reach, and its cache has to do."""
+    """Return the file names in a repository; none if the hub cannot be reached."""
     try:
         with explained(name), quiet_transformers():
             listing = HfApi().model_info(name, revision=commit, timeout=HUB_SECONDS)
@@ -277,10 +277,10 @@ def _names_on_hub(name: str, commit: str) -> frozenset[str]:
 
 
 def ready_source(source: Source) -> Source:
-    """Fetch the weights that are not here yet, and look at them before a library opens them.
+    """Fetch missing weights, and check all weights before a library opens them.
 
     Raises:
-        TargetError: a file is not to be had, cannot be read, or is damaged or cut short.
+        TargetError: a file is not available, cannot be read, or is damaged or cut short.
     """
     if source.repository is not None:
         _fetch(source)
@@ -293,7 +293,7 @@ def ready_source(source: Source) -> Source:
 
 
 def _fetch(source: Source) -> None:
-    """Have the hub's client fetch weights into its cache."""
+    """Fetch weights into the cache of the hub's client."""
     if all(path.is_file() for path in source.weights_files):
         return
     with explained(source.name), quiet_transformers():
@@ -311,16 +311,16 @@ def _fetch(source: Source) -> None:
 
 
 def local_folder(source: Source) -> Path:
-    """Where the files of a source lie here: its folder, or the hub's cache of it."""
+    """Return the local folder of a source: its own, or that in the hub's cache."""
     return Path(source.location)
 
 
 def read_files(source: Source, *, own_code: bool, tokenizer: bool = True) -> Iterator[Path]:
-    """Every file that loading this source reads, without those of a base, sorted by name.
+    """Yield every file that loading this source reads, without those of a base, sorted by name.
 
     Args:
-        source: what is loaded.
-        own_code: whether code that the checkpoint brings may run, and read what it likes.
+        source: source of the target.
+        own_code: whether the checkpoint's own code may run, which can read any of its files.
         tokenizer: whether its tokenizer is used.
     """
     folder = Path(source.location)

@@ -1,4 +1,4 @@
-"""A private copy of a checkpoint's config, tokenizer and templates: what is read is what is hashed.
+"""A private copy of a checkpoint's config, tokenizer and templates: bytes read are bytes hashed.
 
 Knows which keys of these files name further files, and lets none of them lead out of the copy.
 """
@@ -25,22 +25,22 @@ from memaudit.target.source import Source, read_files
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 VERSIONED = {CONFIG: "configuration_files", TOKENIZER_CONFIG: "fast_tokenizer_files"}
-"""File -> its key that names other files, of which transformers reads one in its place."""
+"""File -> its key that names other files, one of which transformers reads instead."""
 OF_TOKENIZER = (TOKENIZER_CONFIG, "special_tokens_map.json")
 """Files whose values become arguments of the tokenizer's class."""
 FILE_KEY = "_file"
-"""How arguments end that name a file. Older versions of transformers stored paths of the machine
-that a tokenizer was made on, so such keys are left out of the copy."""
+"""Ending of arguments that name a file. Older versions of transformers stored paths of the machine
+on which a tokenizer was made, so such keys are left out of the copy."""
 
 OF_TEXT = ("_token", "_tokens", "_tokens_decoder", "chat_template")
-"""How keys end whose values are text, and may by chance be the name of a file."""
+"""Endings of keys whose values are text, and may by chance be the name of a file."""
 
 
 @contextmanager
 def private_copy(source: Source, settings: TargetSettings) -> Iterator[Source]:
-    """Copy the files of a source, and of its base, that are not weights; yield a source of them.
+    """Copy all files of a source and its base except weights; yield a source of the copies.
 
-    A GGUF file is not copied, nor is a checkpoint whose own code may run and read what it likes.
+    A GGUF file is not copied, nor is a checkpoint whose own code may run and read any file.
 
     Raises:
         TargetError: a file cannot be read, or names a file that is not part of the checkpoint.
@@ -55,7 +55,7 @@ def _copied(source: Source, settings: TargetSettings, folder: Path) -> Source:
     base = source.base and _copied(source.base, settings, folder)
     weights = {*source.stored.files, source.stored.index}
     original = Path(os.path.abspath(source.location))
-    # transformers looks at the path of a model for what it knows of some models.
+    # transformers treats some models specially by their path.
     copy = Path(folder, *original.parts[1:])
     own_code = settings.trust_remote_code
     with explained(source.name):
@@ -83,10 +83,10 @@ def _copy(path: Path, place: Path) -> None:
 
 
 def _close(name: str, path: Path) -> None:
-    """Refuse names of files outside the checkpoint, and leave out stored paths, in a copied file.
+    """Refuse names of files outside the checkpoint in a copied file, and remove stored paths.
 
     Raises:
-        TargetError: naming the key.
+        TargetError: a key names a file outside; the message names the key.
     """
     if path.name not in {*VERSIONED, *OF_TOKENIZER}:
         return
@@ -99,25 +99,25 @@ def _close(name: str, path: Path) -> None:
     if not isinstance(names, list) or not all(map(_is_read, names)):
         raise TargetError(
             f"{name}: {key} in {path.name} names a file that is not one of the checkpoint's own "
-            "beside it; take that line out"
+            "beside it; remove that line"
         )
     if path.name not in OF_TOKENIZER:
         return
     if values.get("init_inputs"):
-        raise TargetError(f"{name}: init_inputs in {path.name} is not empty; take that line out")
+        raise TargetError(f"{name}: init_inputs in {path.name} is not empty; remove that line")
     rest = {key: value for key, value in values.items() if not key.endswith(FILE_KEY)}
     for key, value in rest.items():
         if not key.endswith(OF_TEXT) and _names_file(value):
             raise TargetError(
                 f"{name}: {key} in {path.name} names a file that is not part of the checkpoint; "
-                "take that line out"
+                "remove that line"
             )
     if len(rest) < len(values):
         path.write_text(json.dumps(rest), encoding="utf-8")
 
 
 def _is_read(name: Any) -> bool:
-    """Return whether a name is that of a file beside the config that memaudit copies and hashes."""
+    """Return True if a name is that of a file beside the config that is copied and hashed."""
     patterns = (*SETTINGS, *TOKENIZER)
     return (
         isinstance(name, str)
@@ -127,7 +127,7 @@ def _is_read(name: Any) -> bool:
 
 
 def _names_file(value: Any) -> bool:
-    """Return whether a value holds the path of a file on this machine."""
+    """Return True if a value holds the path of a file on this machine."""
     if isinstance(value, str):
         try:
             return os.path.isfile(value)

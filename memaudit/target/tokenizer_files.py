@@ -1,4 +1,4 @@
-"""Files of a tokenizer, looked at before a library opens them: whole, and which packages they take.
+"""Files of a tokenizer, checked before a library opens them for damage and missing packages.
 
 Knows how the formats that are not tokenizer.json begin.
 """
@@ -14,18 +14,18 @@ from memaudit.target.folders import matching_files, read_json
 from memaudit.target.weight_files import refuse_unusable
 
 SENTENCEPIECE = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
-"""Modules that reading a SentencePiece model takes, and the packages they come in."""
+"""Module needed to read a SentencePiece model -> its package."""
 FIRST_FIELD = b"\x0a"
-"""How a SentencePiece model begins: the tag of its first piece, in the format of protobuf."""
+"""First byte of a SentencePiece model: the tag of its first piece, in protobuf's format."""
 
 
 def check_tokenizer_files(name: str, folder: Path) -> None:
-    """Refuse a damaged tokenizer.json, and a format that a package is missing for.
+    """Refuse a damaged tokenizer.json, and a format whose package is missing.
 
-    name: what the user calls the model.
+    name: name that the user gave the model.
 
     Raises:
-        TargetError: saying which file or package.
+        TargetError: the message names the file or package.
     """
     path = folder / "tokenizer.json"
     if path.is_file():
@@ -53,7 +53,7 @@ def _require_sentencepiece(name: str) -> None:
     if all(map(_is_there, SENTENCEPIECE)):
         return
     raise TargetError(
-        f"{name}: its tokenizer is a SentencePiece model, which takes "
+        f"{name}: its tokenizer is a SentencePiece model, which needs "
         f"{' and '.join(SENTENCEPIECE.values())}; pip install 'memaudit-dsp[sentencepiece]'"
     )
 

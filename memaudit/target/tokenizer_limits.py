@@ -12,25 +12,25 @@ from memaudit.data.declared import read_steps
 from memaudit.errors import TargetError
 
 MOST_CHARACTERS = 4096
-"""Characters that a decoder may write for one token. The longest tokens of real vocabularies are
-runs of several hundred blanks, and no real decoder makes a text longer."""
+"""Most characters that a decoder may write for one token. The longest tokens of real vocabularies
+are runs of several hundred blanks, and no real decoder makes a text longer."""
 
 
 def check_tokenizer(name: str, tokenizer: Any) -> None:
-    """Refuse a tokenizer that draws its ids at random, or writes a text without limit for them.
+    """Refuse a tokenizer that samples its ids at random, or decodes them to text without limit.
 
     Args:
-        name: the model, as the user named it.
-        tokenizer: as transformers loaded it, from whatever file.
+        name: name that the user gave the model.
+        tokenizer: tokenizer that transformers loaded, from any kind of file.
 
     Raises:
-        TargetError: naming the setting, or the length.
+        TargetError: the message names the setting, or the length.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if setting := _random_setting(tokenizer, backend):
         raise TargetError(
-            f"{name}: its tokenizer draws the ids of a text at random ({setting}), so no two scans "
-            "would ask the same; take the setting out of the tokenizer's files"
+            f"{name}: its tokenizer samples the ids of a text at random ({setting}), so no two "
+            "scans would agree; remove the setting from the tokenizer's files"
         )
     if backend is None:  # written in Python, without a decoder from the files
         return
@@ -45,7 +45,7 @@ def check_tokenizer(name: str, tokenizer: Any) -> None:
 
 
 def _random_setting(tokenizer: Any, backend: Any) -> str | None:
-    """Return the setting with which a tokenizer draws ids at random, None if there is none."""
+    """Return the setting that makes a tokenizer sample ids at random; None if there is none."""
     model = getattr(backend, "model", None)
     for name in ("dropout", "alpha", "nbest_size"):
         if getattr(model, name, None):

@@ -1,8 +1,8 @@
-"""Weights in a checkpoint's file that the loaded model has no place for: harmless, or a sign that
-another model was loaded than the file holds.
+"""Weights in a checkpoint's file without a place in the loaded model: harmless, or proof that the
+file holds a different model.
 
-Knows the loaded model's modules and the names in its file. Decides by them alone: which layers
-there are, and which modules, is read from the model.
+Knows the loaded model's modules and the names in its file. Decides by them alone: layers and
+modules are read from the model.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from memaudit.target.placement import Choice
 from memaudit.target.weight_files import stored_shapes
 
 PEFT_PREFIX = "base_model.model."
-"""What PEFT puts before the names of an adapter's weights."""
+"""Prefix that PEFT puts before the names of an adapter's weights."""
 UnusedWeights = Mapping[str, str]
-"""Name of a weight that no pass uses -> why it may be left out."""
+"""Name of a weight that no pass uses -> the reason it may be left out."""
 
 Shapes = dict[str, tuple[int, ...]]
 """Name of a weight in a file -> its shape there."""
@@ -30,13 +30,13 @@ Shapes = dict[str, tuple[int, ...]]
 COMPUTED = re.compile(r"(^|\.)(\w*inv_freq|position_ids)$")
 """Buffers that older versions of transformers saved and newer ones compute."""
 HEADS = re.compile(r"([^\d.]\w*\.)*(v_head|value_head|score|classifier|reward_head)\.")
-"""Heads of other tasks: TRL's value head, transformers' sequence classification."""
+"""Heads for other tasks: TRL's value head, transformers' sequence classification."""
 AHEAD = re.compile(r"([^\d.]\w*\.)*(mtp|nextn)\w*\.")
 """Modules that predict further tokens ahead (multi-token prediction)."""
 
 
 class Layer(NamedTuple):
-    """Where a weight stands in a list of layers."""
+    """Position of a weight in a list of layers."""
 
     container: str
     number: int
@@ -51,24 +51,24 @@ def split_unused(
     config: Any = None,
     prefix: str = "",
 ) -> tuple[UnusedWeights, set[str]]:
-    """Tell weights that may be left out from those that belong to the language model.
+    """Separate weights that may be left out from those that belong to the language model.
 
     Args:
-        names: what loading has passed over.
-        model: what was loaded.
-        files: the safetensors files of its weights, if any.
-        config: of the whole checkpoint, which may hold more than the language model.
-        prefix: what stands before every name in the files and was taken off while loading.
+        names: weights that loading did not use.
+        model: the loaded model.
+        files: safetensors files of its weights, if any.
+        config: config of the whole checkpoint, which may hold more than the language model.
+        prefix: prefix of every name in the files, which loading removed.
 
     Returns:
-        The harmless ones with the reason, and the names of all others.
+        The harmless weights with the reason, and the names of all others.
     """
     stored: Shapes = {
         name.removeprefix(prefix): shape
         for path in files
         for name, shape in stored_shapes(str(path.parent), path).items()
     }
-    # transformers leaves out of its report what a model class lists as known to be unused.
+    # transformers does not report weights that a model class lists as known to be unused.
     quiet = {name for name in stored if _is_ignored(name, model)}
     used = set(stored).difference(names, quiet)
     several = config is not None and config.get_text_config(decoder=True) is not config
@@ -90,13 +90,13 @@ def split_unused(
 
 
 def head_reason(name: str) -> str | None:
-    """Why a weight may be left out that is of a head for another task; None for all others."""
+    """Return the reason to leave out a head for another task; None for any other weight."""
     is_head = HEADS.match(name.removeprefix(PEFT_PREFIX))
     return "a head for another task" if is_head else None
 
 
 def _reason(name: str, model: Any, stored: Shapes) -> str | None:
-    """Why a weight may be left out; None where it may not."""
+    """Return the reason to leave out a weight; None if it must stay."""
     if COMPUTED.search(name) or _is_mask(name, model):
         return "the model computes it"
     layer = _layer_beyond(name, model)
@@ -109,7 +109,7 @@ def _reason(name: str, model: Any, stored: Shapes) -> str | None:
 
 
 def refuse_unused(source_name: str, harmful: Set[str], model: Any) -> None:
-    """Raise TargetError where there are weights that the language model would need."""
+    """Raise TargetError if weights that the language model needs are unused."""
     if not harmful:
         return
     beyond = [layer for name in harmful if (layer := _layer_beyond(name, model)) is not None]
@@ -129,7 +129,7 @@ def refuse_unused(source_name: str, harmful: Set[str], model: Any) -> None:
 
 
 def describe_unused(unused: UnusedWeights) -> dict[str, Choice]:
-    """What the report says of weights that were left out."""
+    """Return the report's entry for weights that were left out."""
     if not unused:
         return {}
     reasons = dict.fromkeys(unused[name] for name in sorted(unused))
@@ -137,13 +137,13 @@ def describe_unused(unused: UnusedWeights) -> dict[str, Choice]:
 
 
 def name_some(names: Iterable[str]) -> str:
-    """The first of some names, and how many more there are."""
+    """Return the first name and the count of the others."""
     first, *rest = sorted(names)
     return f"{first} and {len(rest)} more" if rest else str(first)
 
 
 def _is_ignored(name: str, model: Any) -> bool:
-    """Whether transformers passes over a weight of this name without a word."""
+    """Return True if transformers silently ignores a weight of this name."""
     patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
     if not (COMPUTED.search(name) or any(re.search(pattern, name) for pattern in patterns)):
         return False
@@ -151,8 +151,9 @@ def _is_ignored(name: str, model: Any) -> bool:
 
 
 def _paths(name: str, model: Any) -> Iterator[str]:
-    """Where a weight of this name may stand in the model: files come with and without the prefix of
-    the model below the head.
+    """Yield the paths that a weight may have in the model.
+
+    Files come with and without the prefix of the model below the head.
     """
     prefix = f"{model.base_model_prefix}."
     yield name
@@ -160,7 +161,7 @@ def _paths(name: str, model: Any) -> Iterator[str]:
 
 
 def _lookup(path: str, model: Any) -> Any:
-    """The module, parameter or buffer at a dotted path; None where there is none."""
+    """Return the module, parameter or buffer at a dotted path; None if there is none."""
     part = model
     for step in path.split("."):
         part = getattr(part, step, None)
@@ -170,7 +171,7 @@ def _lookup(path: str, model: Any) -> Any:
 
 
 def _container(path: str, model: Any) -> Any:
-    """The list of layers at a dotted path; None where it is none."""
+    """Return the list of layers at a dotted path; None if it is anything else."""
     for way in _paths(path, model):
         if isinstance(part := _lookup(way, model), torch.nn.ModuleList):
             return part
@@ -178,12 +179,12 @@ def _container(path: str, model: Any) -> Any:
 
 
 def _layer_of(name: str) -> Layer | None:
-    found = re.fullmatch(r"(.+?)\.(\d+)\.(.+)", name)
-    return Layer(found[1], int(found[2]), found[3]) if found else None
+    match = re.fullmatch(r"(.+?)\.(\d+)\.(.+)", name)
+    return Layer(match[1], int(match[2]), match[3]) if match else None
 
 
 def _layer_beyond(name: str, model: Any) -> Layer | None:
-    """The layer that a weight is of, where the model has fewer layers; None otherwise."""
+    """Return a weight's layer if the model has fewer layers; None otherwise."""
     layer = _layer_of(name)
     if layer is None:
         return None
@@ -192,7 +193,7 @@ def _layer_beyond(name: str, model: Any) -> Layer | None:
 
 
 def _layers_and_ahead(layer: Layer, model: Any) -> int:
-    """Layers of a container, with those that the config says predict further tokens ahead."""
+    """Count a container's layers and those that, by the config, predict further tokens ahead."""
     settings = model.config.get_text_config(decoder=True).to_dict()
     ahead = [
         value
@@ -203,10 +204,10 @@ def _layers_and_ahead(layer: Layer, model: Any) -> int:
 
 
 def _joins_two(layer: Layer, stored: Shapes, model: Any) -> bool:
-    """Whether a layer takes a hidden state and an embedding together, as one that predicts further
-    tokens ahead does: by a projection from twice the width, which no layer before it has.
+    """Return True if a layer joins a hidden state and an embedding.
 
-    Names in files are held against each other: the model may have them changed.
+    A layer that predicts further tokens ahead does so, by a projection from twice the width that no
+    layer before it has. Names in files are compared with each other, as the model may rename them.
     """
     width = int(model.get_input_embeddings().weight.shape[-1])
     kind = layer.container.rpartition(".")[2]
@@ -223,7 +224,7 @@ def _joins_two(layer: Layer, stored: Shapes, model: Any) -> bool:
 
 
 def _is_mask(name: str, model: Any) -> bool:
-    """Whether a weight is a causal mask: a bias of an attention that is no linear layer."""
+    """Return True for a causal mask: a bias of an attention module that is not a linear layer."""
     path, _, leaf = name.rpartition(".")
     if leaf not in ("bias", "masked_bias") or "att" not in path.rpartition(".")[2]:
         return False
@@ -234,8 +235,9 @@ def _is_mask(name: str, model: Any) -> bool:
 
 
 def _is_tower(name: str, model: Any, used: Set[str]) -> bool:
-    """Whether a weight is of a tower beside the language model, as for images or sound: of a module
-    that the model has not, and of which nothing in the file was used.
+    """Return True for a weight of a tower beside the language model, as for images or sound.
+
+    Such a weight is of a module that the model lacks, and no weight of that module was used.
     """
     steps = name.split(".")
     for depth in range(1, len(steps)):
@@ -249,9 +251,9 @@ def _is_tower(name: str, model: Any, used: Set[str]) -> bool:
 
 
 def _is_zero(name: str, files: Sequence[Path]) -> bool:
-    """Whether every number of a weight in these files is zero."""
+    """Return True if every number of a weight in these files is zero."""
     for path in files:
         with safe_open(path, framework="pt") as file:
-            if name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
+            if name in file.keys():  # noqa: SIM118 - a safetensors file is not a mapping
                 return not bool(file.get_tensor(name).any())
     return False

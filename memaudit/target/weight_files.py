@@ -1,6 +1,6 @@
-"""Files of weights, looked at before a library opens them: readable, whole, and what is in them.
+"""Weights files, checked before a library opens them: readable, complete, and their shapes.
 
-Knows the header of a safetensors file, and how to tell a pointer that Git left in a file's place.
+Knows the header of a safetensors file, and a pointer that Git LFS leaves in place of a file.
 """
 
 from __future__ import annotations
@@ -19,39 +19,41 @@ from memaudit.errors import TargetError
 from memaudit.target.failures import explained
 
 LONGEST_HEADER = 100_000_000
-"""Bytes, as the safetensors library allows."""
+"""Most bytes of a header, as in the safetensors library."""
 WRAPPERS = re.compile(r"(?:module\.|_orig_mod\.)+")
-"""What DistributedDataParallel and torch.compile put before every name of the model they wrap."""
+"""Prefix that DistributedDataParallel and torch.compile put before every name of a model."""
 GIT_LFS = b"version https://git-lfs"
 
 
 def refuse_unusable(name: str, path: Path) -> None:
-    """Refuse a file that cannot be read, is empty, or is what Git LFS leaves in a file's place.
+    """Refuse a file that cannot be read, is empty, or is a pointer of Git LFS.
 
-    name: what the user calls the model.
+    name: name that the user gave the model.
 
     Raises:
-        TargetError: naming the file and what to do.
+        TargetError: the message names the file and the remedy.
     """
     try:
         with path.open("rb") as file:
             head = file.read(len(GIT_LFS))
     except OSError as error:
-        what = "make it readable for this user" if path.exists() else "fetch or write it again"
+        remedy = "make it readable for this user" if path.exists() else "fetch or write it again"
         raise TargetError(
-            f"{name}: {path.name}: cannot be read ({error.strerror}); {what}"
+            f"{name}: {path.name}: cannot be read ({error.strerror}); {remedy}"
         ) from error
     if not head:
         raise TargetError(f"{name}: {path.name} is empty (0 bytes); fetch or write it again")
     if head == GIT_LFS:
         raise TargetError(
-            f"{name}: {path.name} is a pointer that Git LFS left in the place of the file; run "
-            "`git lfs pull` where it was cloned"
+            f"{name}: {path.name} is a pointer that Git LFS left in place of the file; run "
+            "`git lfs pull` in the clone"
         )
 
 
 def stored_shapes(name: str, path: Path) -> Mapping[str, tuple[int, ...]]:
-    """Names and shapes of the weights in a file. A pickle is opened; ask for none unasked.
+    """Return the shapes of the weights in a file, by name.
+
+    A pickle is opened, so pass one only if that is allowed.
 
     Raises:
         TargetError: the file cannot be read, or is damaged or cut short.
@@ -95,7 +97,7 @@ def _safetensors_shapes(name: str, path: Path) -> Mapping[str, tuple[int, ...]]:
 
 
 def wrapper_prefix(name: str, paths: Collection[Path]) -> str:
-    """Check the files of one checkpoint; return what a wrapper put before all names in them.
+    """Check the files of one checkpoint; return the prefix that a wrapper put before all names.
 
     Raises:
         TargetError: a file cannot be used, or two of them hold the same weight.
@@ -105,8 +107,8 @@ def wrapper_prefix(name: str, paths: Collection[Path]) -> str:
         shapes = stored_shapes(name, path)
         if twice := names & set(shapes):
             raise TargetError(
-                f"{name}: {min(twice)} lies in two of its weights files, and which is meant is "
-                "unclear; write the checkpoint again"
+                f"{name}: {min(twice)} is in two of its weights files, and it is unclear which is "
+                "meant; write the checkpoint again"
             )
         names |= set(shapes)
     wrapped = WRAPPERS.match(min(names, default=""))

@@ -187,7 +187,7 @@ ADVICE = (
     ("whole", "fault"),
     [
         (True, "no gradient flows back to inputs_embeds"),
-        (False, "the gradient that comes back to inputs_embeds is wrong"),
+        (False, "the gradient that reaches inputs_embeds is wrong"),
     ],
 )
 def test_without_gradients_what_needs_them_is_refused_by_name(
@@ -280,8 +280,8 @@ def test_what_transformers_can_unpack_is_unpacked(folder: Path, data: Path, tmp_
 @pytest.mark.parametrize(
     ("quantised", "message"),
     [
-        ({"quant_method": "gptq", "bits": 4}, "as gptq, and reading that needs gptqmodel; pip ins"),
-        ({"quant_method": "awq", "bits": 4}, "as awq, and reading that needs gptqmodel; pip insta"),
+        ({"quant_method": "gptq", "bits": 4}, "as gptq, which needs gptqmodel; pip install gptqmo"),
+        ({"quant_method": "awq", "bits": 4}, "as awq, which needs gptqmodel; pip install gptqmode"),
         ({"quant_method": "aqlm"}, "cannot be loaded as aqlm here .*; audit it unquantised"),
         (
             {"quant_method": "wonder"},

@@ -77,7 +77,7 @@ def test_a_target_that_waits_on_disk_gives_the_same_figures(
     away = run(folder, data, constant=FLOAT, dynamic=FLOAT)
     choice = away.result.target.choices["device"]
     assert choice.value == ("cpu, disk" if share else "disk")
-    assert choice.reason.startswith("auto: 0.0 GiB of weights are too much for 0.0 GiB free there")
+    assert choice.reason.startswith("auto: 0.0 GiB of weights do not fit 0.0 GiB of free memory")
     assert choice.reason.endswith("what is in disk is fetched for every pass")
     assert away.result.run.batches["tuning"].remark == (
         "activations recomputed in the backward pass"
@@ -212,7 +212,7 @@ def test_spread_goes_over_every_cuda_device_and_main_memory(
     chosen = place(settings, config, device, torch.float32)
     assert chosen.room is not None
     assert (chosen.room[0], chosen.room[1], list(chosen.room)) == (80_000, 40_000, [0, 1, "cpu"])
-    needed = "0.0 GiB of weights are too much for 0.0 GiB free there"
+    needed = "0.0 GiB of weights do not fit 0.0 GiB of free memory"
     assert chosen.why == f"auto: {needed}"
     whole = spread(device, torch.float32, TargetSettings(quantize="nf4"), "asked for")
     assert list(whole.room or ()) == [0, 1], "quantised weights cannot wait in main memory"

@@ -49,7 +49,7 @@ REFUSED = {
     "POLY": "refuses input_ids (task_ids should not be None.)",
     "PREFIX_TUNING": SOFT_PROMPT,
     "PROMPT_TUNING": SOFT_PROMPT,
-    "PVERA, sampling": "draws at random",
+    "PVERA, sampling": "samples at random",
     "P_TUNING": SOFT_PROMPT,
     "SHADOW": "refuses input_ids",
     "XLORA": "adapters that lie elsewhere",

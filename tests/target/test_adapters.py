@@ -212,8 +212,8 @@ def test_weights_that_no_module_takes_are_refused(
         weight = weight.replace("11", "17").replace(" 7", " 11")
     assert refusal(folder) == (
         "the adapter's file holds weights that its config and its base have no place for "
-        f"(base_model.model.model.{weight}), so a part of it would not act; use the config and the "
-        "base that it was saved with"
+        f"(base_model.model.model.{weight}), so part of it would have no effect; use the config "
+        "and the base that it was saved with"
     )
 
 

@@ -84,7 +84,7 @@ def test_a_long_text_is_looked_at_as_far_as_it_fits(folder: Path) -> None:
 
 def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
     save_model(build_model("gpt2"), build_tokenizer(), tmp_path / "model")
-    with pytest.raises(TargetError, match="is no token classification model"):
+    with pytest.raises(TargetError, match="is not a token classification model"):
         load_entity_model(str(tmp_path / "model"), True, CPU)
     with pytest.raises(TargetError):
         load_entity_model(str(tmp_path / "nothing"), True, CPU)

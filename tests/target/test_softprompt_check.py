@@ -168,7 +168,7 @@ def looks_up_a_little(model: Any, inputs: dict[str, Any]) -> Any:
 
 
 def test_a_model_that_draws_at_random_is_refused() -> None:
-    with pytest.raises(TargetError, match="draws at random"):
+    with pytest.raises(TargetError, match="samples at random"):
         check_soft_prompts(checkpoint_of(Wrapped(draws_at_random)))
 
 
@@ -294,7 +294,7 @@ def test_an_adapter_that_changes_nothing_is_refused(dtype: torch.dtype) -> None:
     assert str(caught.value) == (
         "tiny: LlamaForCausalLM cannot be audited: its adapter (LORA) changes nothing: with it and "
         f"without it the logits are the same in {dtype}; it may be untrained or saved wrongly. To "
-        "audit its base, name that"
+        "audit its base, give the base as MODEL"
     )
 
 

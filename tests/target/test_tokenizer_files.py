@@ -85,7 +85,7 @@ def test_the_missing_package_is_named(
     with pytest.raises(TargetError) as caught:
         load_tokenizer(str(folder), TargetSettings())
     assert str(caught.value) == (
-        f"{folder}: its tokenizer is a SentencePiece model, which takes sentencepiece and "
+        f"{folder}: its tokenizer is a SentencePiece model, which needs sentencepiece and "
         f"protobuf; {EXTRA}"
     )
 

@@ -39,7 +39,7 @@ def change(path: Path, part: str, value: Any) -> None:
 
 def test_dropout_is_refused(folder: Path) -> None:
     change(folder / "tokenizer.json", "model", {"dropout": 0.001})
-    with pytest.raises(TargetError, match=r"draws the ids of a text at random \(dropout\)"):
+    with pytest.raises(TargetError, match=r"samples the ids of a text at random \(dropout\)"):
         load(folder)
 
 

@@ -131,7 +131,7 @@ def test_a_folder_of_another_user_is_named(as_nobody: Path) -> None:
 
 def test_a_weight_in_two_files_is_refused(tmp_path: Path) -> None:
     one, two = save(tmp_path / SHARDS[0], "a", "b"), save(tmp_path / SHARDS[1], "b", "c")
-    with pytest.raises(TargetError, match=r"^m: b lies in two of its weights files"):
+    with pytest.raises(TargetError, match=r"^m: b is in two of its weights files"):
         wrapper_prefix("m", [one, two])
 
 
