@@ -224,8 +224,8 @@ class Encoder:
             again = [self._ids_of(texts, False)["input_ids"] for _ in range(_REPEATS)]
             if any(ids != encoding["input_ids"] for ids in again):
                 raise TargetError(
-                    "the model's tokenizer gives the same text other ids each time; take what "
-                    "draws at random out of its files"
+                    "the model's tokenizer gives a text different ids each time; remove the random "
+                    "settings from its files"
                 )
             self._may_be_random = not self._tokenizer.is_fast
         spans = encoding["offset_mapping"] if offsets else [None] * len(texts)

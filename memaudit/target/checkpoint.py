@@ -304,7 +304,7 @@ def choose_bos(
     if source == "template":
         return None, Choice("no", "auto: the chat template writes none")
     if source == "text":
-        return None, Choice("no", "auto: every window begins with its own")
+        return None, Choice("no", "auto: every window begins with its own BOS")
     lead = leading_ids(tokenizer)
     if lead is None:
         raise TargetError(
@@ -351,13 +351,13 @@ def fingerprint_of(
 def _trust_choices(source: Source, settings: TargetSettings) -> dict[str, Choice]:
     """Return the formats read, and the safeguards that a flag lifted."""
     parts = [source] if source.base is None else [source, source.base]
-    weights, reason = "safetensors", "found there"
+    weights, reason = "safetensors", "found in the checkpoint"
     if source.weights.kind == "gguf":
         weights, reason = "gguf", "unpacked to full numbers"
     elif source.weights.stored.is_pickled:
         weights = "pickle"
     if source.base is not None:
-        weights, reason = f"{weights}, adapter", "the adapter is kept unmerged over its base"
+        weights, reason = f"{weights}, adapter", "the adapter stays unmerged over its base"
     if unread := [file for part in parts for file in part.stored.unread]:
         named, more = unread[:MOST_LEFTOVERS], len(unread) - MOST_LEFTOVERS
         reason += f"; not read: {', '.join(named)}" + (f" and {more} more" if more > 0 else "")
@@ -365,7 +365,7 @@ def _trust_choices(source: Source, settings: TargetSettings) -> dict[str, Choice
     if source.weights.prefix:
         choices["weight_names"] = Choice(
             f"without {source.weights.prefix}",
-            "DistributedDataParallel or torch.compile put it there",
+            "added by DistributedDataParallel or torch.compile",
         )
     if any(part.stored.is_pickled for part in parts):
         choices["pickle"] = Choice("allowed", "--allow-pickle was given")

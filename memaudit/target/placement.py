@@ -57,10 +57,10 @@ def choose_device(asked: str) -> tuple[torch.device, Choice]:
     """
     if asked in ("auto", "spread"):
         if torch.cuda.is_available():
-            return torch.device("cuda"), Choice("cuda", "auto: a CUDA device is there")
+            return torch.device("cuda"), Choice("cuda", "auto: a CUDA device is available")
         if torch.backends.mps.is_available() and asked == "auto":
-            return torch.device("mps"), Choice("mps", "auto: Apple's GPU is there, CUDA is not")
-        return torch.device("cpu"), Choice("cpu", "auto: neither CUDA nor MPS is there")
+            return torch.device("mps"), Choice("mps", "auto: Apple's GPU is available, CUDA is not")
+        return torch.device("cpu"), Choice("cpu", "auto: neither CUDA nor MPS is available")
     try:
         device = torch.device(asked)
     except RuntimeError as error:

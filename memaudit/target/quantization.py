@@ -131,10 +131,10 @@ def _read(name: str, config: Any, holder: Any, dtype: torch.dtype) -> Quantizati
         )
     if "dequantize" in inspect.signature(known.__init__).parameters:
         holder.quantization_config = settings | {"dequantize": True}
-        reason = "so stored; unpacked to full numbers"
+        reason = "stored quantised; unpacked to full numbers"
         return Quantization(f"{method}, unpacked", reason, unpacked=True)
     return Quantization(
-        kind.replace("_", " "), "so stored", rounds_inputs=_rounds_inputs(settings, dtype)
+        kind.replace("_", " "), "stored quantised", rounds_inputs=_rounds_inputs(settings, dtype)
     )
 
 

@@ -165,7 +165,7 @@ def no_way_back(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 def without_gradient(folder: Path, *, whole: bool) -> Checkpoint:
     """A target called quantised of which every block, or its feed-forward part, has no gradient."""
     checkpoint = load_checkpoint(str(folder), TargetSettings())
-    checkpoint = replace(checkpoint, quantization=Quantization("wonderful 3bit", "so stored"))
+    checkpoint = replace(checkpoint, quantization=Quantization("wonderful 3bit", "stored"))
     model = checkpoint.model.model
     if whole:
         norm = model.norm.forward
@@ -234,7 +234,7 @@ def test_a_checkpoint_that_is_stored_quantised_is_scanned(
     stored = save_model(checkpoint.model, checkpoint.tokenizer, tmp_path / "stored")
     outcome = run(stored, data)
     choice = outcome.result.target.choices["quantization"]
-    assert choice.reason == "so stored"
+    assert choice.reason == "stored quantised"
     assert choice.value.startswith(PACKAGE_OF[method])
     once = figures(run(folder, data, target={"quantize": method}))
     for name, values in figures(outcome).items():

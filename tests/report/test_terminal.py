@@ -80,7 +80,7 @@ Folds     0: fit 90, select 10, audit 100; 1: fit 90, select 10, audit 100
 Fitted    constant: fold 0 epoch 2; fold 1 no prompt; passes in float32
 Fitted    dynamic: fold 0 epoch 2; fold 1 no prompt; passes in float32
 Target    tb7m: GPTNeoXForCausalLM, 7,213,056 parameters
-          device cpu (auto: neither CUDA nor MPS is there)
+          device cpu (auto: neither CUDA nor MPS is available)
           dtype float32 (auto: the checkpoint is not in half precision)
           bos no (auto: the tokenizer adds none)
           batch of 64 windows (fits 8 GB)
@@ -137,7 +137,7 @@ Folds   0: fit 90, select 10, audit 100; 1: fit 90, select 10, audit 100
         windows, split by clusters
 Fitted  dynamic: fold 0 epoch 2; fold 1 no prompt; passes in float32
 Target  tb7m: GPTNeoXForCausalLM, 7,213,056 parameters
-        device cpu (auto: neither CUDA nor MPS is there)
+        device cpu (auto: neither CUDA nor MPS is available)
         dtype float32 (auto: the checkpoint is not in half precision)
         bos no (auto: the tokenizer adds none)
         batch of 64 windows (fits 8 GB)
@@ -209,7 +209,7 @@ Folds   0: fit 90, select 10, audit 100; 1: fit 90, select 10, audit 100
         windows, split by clusters
 Fitted  dynamic: fold 0 epoch 2; fold 1 no prompt; passes in float32
 Target  tb7m: GPTNeoXForCausalLM, 7,213,056 parameters
-        device cpu (auto: neither CUDA nor MPS is there)
+        device cpu (auto: neither CUDA nor MPS is available)
         dtype float32 (auto: the checkpoint is not in half precision)
         bos no (auto: the tokenizer adds none)
         batch of 64 windows (fits 8 GB)

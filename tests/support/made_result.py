@@ -226,7 +226,7 @@ def _target() -> TargetFacts:
         parameters=7_213_056,
         fingerprint={"model.safetensors": "cd" * 32, "tokenizer.json": "ef" * 32},
         choices={
-            "device": Choice("cpu", "auto: neither CUDA nor MPS is there"),
+            "device": Choice("cpu", "auto: neither CUDA nor MPS is available"),
             "dtype": Choice("float32", "auto: the checkpoint is not in half precision"),
             "bos": Choice("no", "auto: the tokenizer adds none"),
         },

@@ -123,7 +123,7 @@ def test_fingerprint_names_no_weights_that_were_not_read(folder: Path) -> None:
     assert not {*UNREAD, "original/model.safetensors"} & set(checkpoint.fingerprint)
     assert "model.safetensors.index.json" in checkpoint.fingerprint
     assert checkpoint.choices["format"].reason == (
-        "found there; not read: adapter_model.bin, consolidated.safetensors, m.gguf, "
+        "found in the checkpoint; not read: adapter_model.bin, consolidated.safetensors, m.gguf, "
         "original/model.safetensors, pytorch_model.bin"
     )
 

@@ -71,7 +71,7 @@ def test_ids_that_differ_from_time_to_time_are_refused() -> None:
     tokenizer = build_tokenizer()
     tokenizer.backend_tokenizer.model.dropout = 0.5
     samples = [Sample(str(number), number, text="the suffix followed") for number in range(1, 9)]
-    with pytest.raises(TargetError, match="other ids each time"):
+    with pytest.raises(TargetError, match="different ids each time"):
         Encoder(tokenizer).encode(samples)
 
 
