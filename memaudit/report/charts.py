@@ -386,7 +386,8 @@ def _group_card(document: Document, rows: pd.DataFrame, grouping: Grouping, name
     names = [group.name for group in grouping.groups if group.rows.any()]
     crowded = len(names) > _MOST_NUMBERS or any(len(group) > 8 for group in names)
     labels = [str(place + 1) for place in range(len(names))] if crowded else names
-    axis = Axis("group, as in the table" if crowded else name, ticks=range(len(names)))
+    label = "group, as in the table" if crowded else shorten(grouping.name, _LONGEST_NAME)
+    axis = Axis(label, ticks=range(len(names)))
     plot = ""
     if grouping.numeric and lines:
         axis = Axis(axis.label, ticks=axis.ticks, names=labels)
