@@ -18,7 +18,7 @@ from memaudit.diagnose.disclosure import ALL_WITHHELD
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Subject
 from memaudit.diagnose.sweep.figures import Piece, Sampled
-from memaudit.diagnose.sweep.fits import Usable, check_fits
+from memaudit.diagnose.sweep.fits import check_fits
 from memaudit.diagnose.sweep.fitting import Limits, sweep_fits
 from memaudit.diagnose.sweep.models import FurtherModel, sweep_models
 from memaudit.diagnose.sweep.passes import Asker, SampledSides, sample_windows
@@ -73,7 +73,8 @@ def diagnose_sweep(subject: Subject, settings: SweepSettings, progress: Progress
     repetitions = sweep_repetitions(
         data, controls, settings.by, asked, resamples
     )  # first, because it may raise
-    usable = _usable(subject, settings)
+    # Checked before long work.
+    usable = check_fits(subject, settings.virtual_tokens) if settings.fits else None
     sampled = _sample(subject, settings)
     models, further = _models(subject, settings, sampled, progress, resamples)
     asker = Asker(subject.config.scores, subject.suffix_tokens, subject.batch_size)
@@ -97,13 +98,6 @@ def _without_few_controls(subject: Subject) -> Subject:
     if controls is None or subject.disclosure.admits("controls", controls.clusters):
         return subject
     return replace(subject, controls=None)
-
-
-def _usable(subject: Subject, settings: SweepSettings) -> Usable | None:
-    """Return the V that can be fitted, checked before long work; None without fits."""
-    if not settings.fits:
-        return None
-    return check_fits(subject, settings.virtual_tokens)
 
 
 def _sample(subject: Subject, settings: SweepSettings) -> SampledSides:

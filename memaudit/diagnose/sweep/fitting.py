@@ -13,11 +13,7 @@ import numpy as np
 from memaudit.attack.campaign import Progress
 from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.subject import Subject
-from memaudit.diagnose.sweep.figures import (
-    Piece,
-    as_bools,
-    differs_from_zero,
-)
+from memaudit.diagnose.sweep.figures import Piece, as_bools, differs_from_zero
 from memaudit.diagnose.sweep.fits import Fitted, Ground, Laboratory, Usable, choose_ground
 from memaudit.diagnose.sweep.results import (
     Result,
@@ -59,7 +55,7 @@ def sweep_fits(
 ) -> Piece:
     """Fit every variant, and compare them.
 
-    elsewhere: (N,) windows that a further model extracts and the audited one does not.
+    known_elsewhere: (N,) windows that a further model extracts and the audited one does not.
     """
     own = subject.config.dynamic.num_virtual_tokens
     lengths, notes = usable.lengths, usable.notes

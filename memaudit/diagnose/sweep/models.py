@@ -17,11 +17,7 @@ from memaudit.attack.memory import choose_batch_size
 from memaudit.config.settings import ScanConfig
 from memaudit.data.plan import cut_files
 from memaudit.diagnose.subject import Part, Subject
-from memaudit.diagnose.sweep.figures import (
-    Piece,
-    Sampled,
-    differs_from_zero,
-)
+from memaudit.diagnose.sweep.figures import Piece, Sampled, differs_from_zero
 from memaudit.diagnose.sweep.passes import Asker, PassScores, SampledSides, describe_sample
 from memaudit.errors import UsageError
 from memaudit.report.curves import Axis, Line

@@ -116,11 +116,7 @@ class Asker:
 
         def read(batch: Pass) -> dict[str, Tensor]:
             verdict = verify_logits(batch.logits, batch.tokens, self.scores, near_tie)
-            return {
-                "matched": verdict.matched,
-                "nll": verdict.nll,
-                "undecided": verdict.undecided,
-            }
+            return {"matched": verdict.matched, "nll": verdict.nll, "undecided": verdict.undecided}
 
         values = Passes(checkpoint, prefix_tokens, self.batch_size).read(tokens, read, advance)
         undecided = np.flatnonzero(values["undecided"])

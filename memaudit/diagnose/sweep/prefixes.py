@@ -14,12 +14,7 @@ import numpy as np
 from memaudit.attack.campaign import Progress
 from memaudit.attack.decoding_check import check_causal
 from memaudit.diagnose.subject import Part, Subject
-from memaudit.diagnose.sweep.figures import (
-    Piece,
-    Sampled,
-    as_bools,
-    differs_from_zero,
-)
+from memaudit.diagnose.sweep.figures import Piece, Sampled, as_bools, differs_from_zero
 from memaudit.diagnose.sweep.passes import Asker, PassScores, SampledSides, describe_sample
 from memaudit.errors import TargetError
 from memaudit.report.curves import Axis, Line

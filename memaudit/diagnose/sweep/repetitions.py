@@ -16,10 +16,7 @@ from memaudit.errors import UsageError
 from memaudit.report.curves import Axis, Line
 from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
 from memaudit.report.reading import passed_through
-from memaudit.report.wording import (
-    neutral,
-    shorten,
-)
+from memaudit.report.wording import neutral, shorten
 from memaudit.score.estimate import Estimate
 from memaudit.score.resample import LEAST_CLUSTERS, Resamples
 from memaudit.score.stats import Bools, Floats, Ints

@@ -9,12 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memaudit.diagnose.sweep.figures import (
-    Piece,
-    as_bools,
-    thinned,
-    with_few_bars,
-)
+from memaudit.diagnose.sweep.figures import Piece, as_bools, thinned, with_few_bars
 from memaudit.report.curves import Axis, Line
 from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
 from memaudit.score.estimate import Estimate
