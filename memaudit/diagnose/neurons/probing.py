@@ -259,9 +259,9 @@ def token_features(
     features = []
     for part in (slice(None, prefix), slice(prefix, None)):
         ordered = np.sort(ids[:, part], axis=1)
-        unlike = 1 + (np.diff(ordered, axis=1) != 0).sum(axis=1)
+        distinct = 1 + (np.diff(ordered, axis=1) != 0).sum(axis=1)
         features += [frequency[:, part].mean(axis=1), frequency[:, part].min(axis=1)]
-        features.append(unlike / ordered.shape[1])
+        features.append(distinct / ordered.shape[1])
     repeated = [np.isin(row[prefix:], row[:prefix]).mean() for row in ids]
     last = frequency[:, prefix - 1]  # the token at the border
     return np.stack([*features, np.array(repeated), last], axis=1).astype(np.float32)

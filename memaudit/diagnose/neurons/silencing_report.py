@@ -139,8 +139,8 @@ def silencing_notes(figures: Figures) -> list[str]:
     silencing = figures.silencing
     notes = [
         "A set is an upper bound of the smallest set: units are ranked by their first-order "
-        "effect, and only sets along this ranking are tried. Trials showed that every unit is "
-        "needed only for sets called minimal.",
+        "effect, and only sets along this ranking are tried. Only for sets called minimal did "
+        "trials show that every unit is needed.",
         "One wrong token ends an exact extraction, while the model may still produce the rest of "
         "the suffix: a few units that do this break a link and do not hold the memory. The units "
         "that it takes to erase a suffix are the better measure.",
