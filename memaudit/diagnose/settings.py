@@ -1,6 +1,6 @@
-"""What every diagnosis is told: which run, where its files lie now, and how much is looked at.
+"""Settings of every diagnosis: the run, the location of its files, and limits.
 
-Knows no single diagnosis: each adds its own settings to these where it lives.
+Knows no single diagnosis: each adds its own settings in its room.
 """
 
 from __future__ import annotations

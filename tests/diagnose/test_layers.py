@@ -1,4 +1,4 @@
-"""What each block carries, on a model whose memory is known to hang on one block's attention."""
+"""Layers diagnosis of a model whose memory depends on one block's attention."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from memaudit.diagnose.anatomy.blocks import find_blocks, without_attention
 from memaudit.diagnose.layers.ablation import NOISE, Ablated, Ablation, Done, Group, _read
 from memaudit.diagnose.layers.costs import cost
 from memaudit.diagnose.layers.diagnosis import LayersSettings, diagnose_layers
-from memaudit.diagnose.layers.words import conclude
+from memaudit.diagnose.layers.findings import conclude
 from memaudit.diagnose.subject import Subject
 from memaudit.errors import TargetError
 from memaudit.progress import Silent
@@ -109,69 +109,69 @@ def subject(model: Any, *, controls: bool = True, extracted: int = LEARNED) -> S
     )
 
 
-def cells(found: Diagnosis, name: str) -> dict[Any, tuple[Any, ...]]:
+def cells(diagnosis: Diagnosis, name: str) -> dict[Any, tuple[Any, ...]]:
     """Rows of a table by their first cell."""
-    (table,) = [one for one in found.tables if one.name == name]
+    (table,) = [item for item in diagnosis.tables if item.name == name]
     return {row[0]: tuple(row[1:]) for row in table.rows}
 
 
 def test_memory_is_found_where_it_is(memorizer: Any) -> None:
     tried = subject(memorizer)
     before = weights(tried.checkpoint)
-    found = diagnose_layers(tried, SETTINGS, Silent())
+    diagnosis = diagnose_layers(tried, SETTINGS, Silent())
     assert_same_weights(tried.checkpoint, before)
     assert hooks(tried.checkpoint) == 0
 
-    kept = cells(found, "blocks-kept")
-    assert kept[0][0].value == 1.0, "attention of block 0 adds nothing"
-    assert kept[1][0].value == 0.0, "attention of block 1 is all there is of context"
-    assert kept[0][1] == Estimate(0.0, 0.0, 0.0)
-    assert kept[1][1].high < -0.2
-    nll = cells(found, "nll-attention")
+    still_extracted = cells(diagnosis, "blocks-kept")
+    assert still_extracted[0][0].value == 1.0, "attention of block 0 adds nothing"
+    assert still_extracted[1][0].value == 0.0, "attention of block 1 is all there is of context"
+    assert still_extracted[0][1] == Estimate(0.0, 0.0, 0.0)
+    assert still_extracted[1][1].high < -0.2
+    nll = cells(diagnosis, "nll-attention")
     assert all(cell == Estimate(0.0, 0.0, 0.0) for cell in nll[0]), "to the last bit"
-    extracted, others, controls, difference, untaught = nll[1]
+    extracted, not_extracted, controls, difference, untaught = nll[1]
     assert extracted.value == pytest.approx(np.log(ALPHABET) / 2, abs=0.1), "half are guessed then"
     assert controls.high < extracted.low
     assert difference.low > 0.5
     assert untaught.low > 0.5
-    assert others.value == pytest.approx(controls.value, abs=0.1)
-    parts = cells(found, "memory-skill")
+    assert not_extracted.value == pytest.approx(controls.value, abs=0.1)
+    parts = cells(diagnosis, "memory-skill")
     assert parts["block 1: attention"][3].low > 0
     assert parts["block 0: attention"][3] == Estimate(0.0, 0.0, 0.0)
     assert parts["noise 0.3"][3:] == (Estimate(None, None, None),) * 2
-    assert "which speaks of memory: attention of block 1" in found.findings[0]
-    assert "none (at most " in " ".join(found.findings)
+    assert "which indicates memory: attention of block 1" in diagnosis.findings[0]
+    assert "none (at most " in " ".join(diagnosis.findings)
     assert all(
-        f"({name})" in next(one.says for one in found.tables if one.name == "nll-attention")
+        f"({name})" in next(item.says for item in diagnosis.tables if item.name == "nll-attention")
         for name in ("extracted", "not extracted", "controls")
     )
-    assert "block 1" in found.findings[0]
-    assert "attention of block 1" in found.findings[0].lower()
-    assert not any("attention of block 0" in said.lower() for said in found.findings[:2])
+    assert "block 1" in diagnosis.findings[0]
+    assert "attention of block 1" in diagnosis.findings[0].lower()
+    assert not any("attention of block 0" in finding.lower() for finding in diagnosis.findings[:2])
 
 
 def test_same_seed_same_result(memorizer: Any) -> None:
-    one, two = (diagnose_layers(subject(memorizer), SETTINGS, Silent()) for _ in range(2))
-    assert one == two
+    first, second = (diagnose_layers(subject(memorizer), SETTINGS, Silent()) for _ in range(2))
+    assert first == second
     other = SETTINGS.model_copy(update={"seed": 1, "windows": 12})
-    assert diagnose_layers(subject(memorizer), other, Silent()) != one
+    assert diagnose_layers(subject(memorizer), other, Silent()) != first
 
 
 def test_without_controls_skill_is_that_of_other_windows(memorizer: Any) -> None:
-    found = diagnose_layers(subject(memorizer, controls=False), SETTINGS, Silent())
-    assert any("no controls" in note for note in found.notes)
-    assert len(cells(found, "nll-attention")[1]) == 3, "no column stands twice"
-    assert [line.name for plot in found.plots for line in plot.lines].count("controls") == 0
+    diagnosis = diagnose_layers(subject(memorizer, controls=False), SETTINGS, Silent())
+    assert any("no controls" in note for note in diagnosis.notes)
+    assert len(cells(diagnosis, "nll-attention")[1]) == 3, "no column stands twice"
+    assert [line.name for plot in diagnosis.plots for line in plot.lines].count("controls") == 0
 
 
 @pytest.mark.parametrize("extracted", [0, 3])
 def test_too_little_extracted_is_said(memorizer: Any, extracted: int) -> None:
-    found = diagnose_layers(subject(memorizer, extracted=extracted), SETTINGS, Silent())
-    assert found.findings[0].startswith("What is extracted is too little")
-    assert f"{extracted} windows" in found.findings[0]
-    assert not any("beyond noise" in said for said in found.findings)
-    assert (cells(found, "blocks-kept")[0][0] is None) == (extracted == 0)
-    for plot in found.plots:
+    diagnosis = diagnose_layers(subject(memorizer, extracted=extracted), SETTINGS, Silent())
+    assert diagnosis.findings[0].startswith("Too few extracted windows")
+    assert f"{extracted} windows" in diagnosis.findings[0]
+    assert not any("beyond noise" in finding for finding in diagnosis.findings)
+    assert (cells(diagnosis, "blocks-kept")[0][0] is None) == (extracted == 0)
+    for plot in diagnosis.plots:
         assert all(not np.isnan(line.y).all() for line in plot.lines)
 
 
@@ -179,21 +179,21 @@ def test_all_extracted_and_no_controls_has_no_measure_of_skill(memorizer: Any) -
     tried = subject_of(
         checkpoint_of(copy.deepcopy(memorizer)), texts()[:LEARNED], [True] * LEARNED, prefix=P
     )
-    found = diagnose_layers(tried, SETTINGS, Silent())
-    assert found.findings[0].startswith("All windows are extracted and there are no controls")
-    assert cells(found, "blocks-kept")[1][0].value == 0.0
+    diagnosis = diagnose_layers(tried, SETTINGS, Silent())
+    assert diagnosis.findings[0].startswith("All windows are extracted and there are no controls")
+    assert cells(diagnosis, "blocks-kept")[1][0].value == 0.0
 
 
 def test_windows_that_do_not_come_out_here_are_left_out(memorizer: Any) -> None:
-    found = diagnose_layers(subject(memorizer, extracted=LEARNED + 5), SETTINGS, Silent())
-    assert any(note.startswith("5 windows that the run counts") for note in found.notes)
+    diagnosis = diagnose_layers(subject(memorizer, extracted=LEARNED + 5), SETTINGS, Silent())
+    assert any(note.startswith("5 windows that the run counts") for note in diagnosis.notes)
 
 
 def test_noise_of_a_window_is_the_same_in_any_batch(memorizer: Any) -> None:
     tried = subject(memorizer)
     blocks = find_blocks(tried.checkpoint)
     ablation = Ablation("noise", strength=0.3)
-    found = []
+    nll = []
     for size in (3, 64):
         done, passes = Done(), replace(tried.passes(), batch_size=size)
 
@@ -201,8 +201,8 @@ def test_noise_of_a_window_is_the_same_in_any_batch(memorizer: Any) -> None:
             done.rows += rows
 
         with ablation.applied(blocks, 0, done):
-            found.append(passes.read(tried.data.ids, _read, count)["nll"])
-    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-4)
+            nll.append(passes.read(tried.data.ids, _read, count)["nll"])
+    np.testing.assert_allclose(*nll, rtol=1e-3, atol=1e-4)
 
 
 def windows_of(rises: Sequence[float], matched: float = 1.0) -> Group:
@@ -214,33 +214,33 @@ def windows_of(rises: Sequence[float], matched: float = 1.0) -> Group:
     return Group(np.arange(12), exact, np.full(nll.shape, matched), nll)
 
 
-@pytest.mark.parametrize(("others", "memory"), [(0.2, True), (1.0, False)])
-def test_memory_is_more_than_training_on_a_text_gives(others: float, memory: bool) -> None:
+@pytest.mark.parametrize(("not_extracted", "memory"), [(0.2, True), (1.0, False)])
+def test_memory_is_more_than_training_on_a_text_gives(not_extracted: float, memory: bool) -> None:
     """One part costs extracted windows more than noise does; other data of the run too, or not."""
     (block, *_) = find_blocks(checkpoint_of(build_model("gpt2")))
     parts = [Ablation("intact"), Ablation("attention", block)]
-    noise = [Ablation("noise", strength=one) for one in (0.1, 0.2)]
-    found = Ablated(
+    noise = [Ablation("noise", strength=item) for item in (0.1, 0.2)]
+    ablated = Ablated(
         [*parts, *noise],
         windows_of([1.0, 0.2, 0.4]),
         0,
-        windows_of([others, 0.2, 0.4]),
+        windows_of([not_extracted, 0.2, 0.4]),
         windows_of([0.2, 0.2, 0.4]),
     )
-    costs = cost(found, Resamples(0.95, 300, np.random.default_rng(0)))
+    costs = cost(ablated, Resamples(0.95, 300, np.random.default_rng(0)))
     assert np.isnan(costs.excess.values[2:]).all(), "noise is not held against itself"
     assert np.isnan(costs.excess_lost.values[1]), "all is lost either way"
-    said = conclude(found, costs, "controls")[0]
-    assert said.startswith("Attention of block 0 costs extracted windows most beyond noise")
-    assert ("speaks of memory" in said) is memory
-    assert ("may be what training on a text gives" in said) is not memory
+    finding = conclude(ablated, costs, "controls")[0]
+    assert finding.startswith("Attention of block 0 costs extracted windows most beyond noise")
+    assert ("indicates memory" in finding) is memory
+    assert ("may be an effect of training on a text" in finding) is not memory
 
 
-AUDITED = [one for one in MATRIX if one.refused is None]
+AUDITED = [item for item in MATRIX if item.refused is None]
 NOTHING = {"Mamba", "Mamba 2", "Falcon Mamba", "RWKV"}
 
 
-@pytest.mark.parametrize("architecture", AUDITED, ids=lambda one: one.name)
+@pytest.mark.parametrize("architecture", AUDITED, ids=lambda item: item.name)
 def test_every_architecture_or_a_refusal_by_name(architecture: Architecture) -> None:
     checkpoint = matrix_checkpoint(architecture)
     listening = hooks(checkpoint)
@@ -251,8 +251,8 @@ def test_every_architecture_or_a_refusal_by_name(architecture: Architecture) -> 
         with pytest.raises(TargetError, match=type(checkpoint.model).__name__):
             diagnose_layers(tried, settings, Silent())
     else:
-        found = diagnose_layers(tried, settings, Silent())
-        rows = cells(found, "memory-skill")
+        diagnosis = diagnose_layers(tried, settings, Silent())
+        rows = cells(diagnosis, "memory-skill")
         assert sum(name.startswith("noise") for name in rows) == len(NOISE)
         assert len(rows) > len(NOISE)
     assert_same_weights(checkpoint, before)

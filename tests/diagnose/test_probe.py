@@ -45,7 +45,7 @@ def test_copies_of_a_window_do_not_give_it_away() -> None:
     features = noise(60)[clusters] + 0.01 * noise(300, seed=3)
     positive = rng.permutation(np.arange(60) % 2 == 0)[clusters]
     folds = assign_folds(positive, clusters, rng)
-    assert all(len(set(folds[clusters == one])) == 1 for one in range(60))
+    assert all(len(set(folds[clusters == item])) == 1 for item in range(60))
     assert 0.35 < auc(features, positive, clusters) < 0.65
     at_random = rng.integers(5, size=300)
     assert auc(features, positive, clusters, at_random) > 0.8
@@ -68,22 +68,22 @@ def test_permuted_labels_keep_their_number_and_stay_together() -> None:
     permuted = permuted_labels(positive, clusters, np.random.default_rng(0))
     assert permuted.sum() == positive.sum()
     assert (permuted != positive).any()
-    assert all(len(set(permuted[clusters == one])) == 1 for one in range(50))
+    assert all(len(set(permuted[clusters == item])) == 1 for item in range(50))
 
 
-@pytest.mark.parametrize(("positives", "said"), [(19, False), (20, True)])
-def test_too_few_clusters_say_nothing(positives: int, said: bool) -> None:
+@pytest.mark.parametrize(("positives", "is_enough"), [(19, False), (20, True)])
+def test_too_few_clusters_say_nothing(positives: int, is_enough: bool) -> None:
     positive = np.repeat(np.arange(60) < positives, 2)
-    assert enough(positive, ~positive, np.repeat(np.arange(60), 2)) is said
+    assert enough(positive, ~positive, np.repeat(np.arange(60), 2)) is is_enough
     assert not enough(positive, ~positive, np.repeat([0, 1], 60))
 
 
 def test_token_features_are_what_they_say() -> None:
     ids = np.array([[5, 5, 6, 5, 7, 7], [5, 8, 8, 9, 9, 9]], dtype=np.int32)
-    found = token_features(ids, np.array([0, 1]), 3)
+    result = token_features(ids, np.array([0, 1]), 3)
     often, once = np.log(3 / 3), np.log(2 / 3)
     first = [(2 * often + once) / 3, once, 2 / 3, (often + 2 * once) / 3, once, 2 / 3, 1 / 3, once]
-    np.testing.assert_allclose(found[0], first, rtol=1e-6)
-    assert found[1, 6] == 0
+    np.testing.assert_allclose(result[0], first, rtol=1e-6)
+    assert result[1, 6] == 0
     copies = token_features(np.repeat(ids, [1, 5], axis=0), np.array([0, 1, 1, 1, 1, 1]), 3)
-    np.testing.assert_allclose(copies[:2], found)
+    np.testing.assert_allclose(copies[:2], result)

@@ -13,8 +13,8 @@ from subjects_sweep import brute_queries, make_part, make_subject, random_ids
 from memaudit.config.settings import ScoreSettings
 from memaudit.diagnose.subject import Part
 from memaudit.diagnose.sweep.diagnosis import SweepSettings, diagnose_sweep
-from memaudit.diagnose.sweep.drawing import draw_windows
-from memaudit.diagnose.sweep.figures import Drawn, apart_from_zero, numeric
+from memaudit.diagnose.sweep.figures import Sampled, differs_from_zero, numeric
+from memaudit.diagnose.sweep.passes import sample_windows
 from memaudit.diagnose.sweep.repetitions import groups_of, sweep_repetitions, trend
 from memaudit.diagnose.sweep.sampling import (
     PROBABILITIES,
@@ -45,22 +45,24 @@ def damaged(ids: np.ndarray, seed: int) -> np.ndarray:
 
 def two_attacks(count: int, seed: int, **columns: Any) -> tuple[Part, dict[str, np.ndarray]]:
     ids = random_ids(count, 8 + S, seed)
-    said = {name: damaged(ids, seed + place) for place, name in enumerate(("none", "copy"))}
-    return make_part(ids, said, S, **columns), said
+    continuations = {
+        name: damaged(ids, seed + place) for place, name in enumerate(("none", "copy"))
+    }
+    return make_part(ids, continuations, S, **columns), continuations
 
 
-def by_name(found: Diagnosis, name: str) -> list[list[Any]]:
-    return [list(row) for table in found.tables if table.name == name for row in table.rows]
+def by_name(result: Diagnosis, name: str) -> list[list[Any]]:
+    return [list(row) for table in result.tables if table.name == name for row in table.rows]
 
 
 def test_every_suffix_length_is_as_cut_from_the_continuations() -> None:
-    data, said = two_attacks(200, 1)
+    data, continuations = two_attacks(200, 1)
     controls, theirs = two_attacks(50, 9)
     piece = sweep_suffixes(data, controls, S, ("none", "copy"), SURE)
     for row in piece.tables[0].rows:
         s, cells = row[0], row[1:]
-        pairs = [(data, said["none"]), (controls, theirs["none"])]
-        pairs += [(data, said["copy"]), (controls, theirs["copy"])]
+        pairs = [(data, continuations["none"]), (controls, theirs["none"])]
+        pairs += [(data, continuations["copy"]), (controls, theirs["copy"])]
         for cell, (part, tokens) in zip(cells, pairs, strict=True):
             suffix = part.ids[:, -S:]
             true = (tokens[:, :s] == suffix[:, :s]).all(axis=1).mean()
@@ -70,7 +72,9 @@ def test_every_suffix_length_is_as_cut_from_the_continuations() -> None:
     assert [row[0] for row in piece.tables[0].rows] == [1, 2, 3, 5, 6]
     whole = piece.plots[0].lines[0]
     assert list(whole.x) == [1, 2, 3, 4, 5, 6]
-    assert whole.y[3] == pytest.approx((said["none"][:, :4] == data.ids[:, 8:12]).all(1).mean())
+    assert whole.y[3] == pytest.approx(
+        (continuations["none"][:, :4] == data.ids[:, 8:12]).all(1).mean()
+    )
 
 
 @settings(max_examples=50)
@@ -88,24 +92,24 @@ def test_samples_until_a_share_comes_out_by_trying_every_number() -> None:
     quantile = quantiles(log_p, clusters, SURE)
     for share in SHARES:
         for p in (0.5, 0.9):
-            needed = sorted(brute_queries(one, p) for one in p_z)
-            found = quantile.samples(share, p, SURE)
+            needed = sorted(brute_queries(value, p) for value in p_z)
+            result = quantile.samples(share, p, SURE)
             if share * 150 < 1:
-                assert found is None
+                assert result is None
                 continue
-            assert found is not None
-            assert found.value == needed[int(np.ceil(share * 150)) - 1]
-            assert found.low is not None
-            assert found.high is not None
-            assert found.low <= found.value <= found.high
+            assert result is not None
+            assert result.value == needed[int(np.ceil(share * 150)) - 1]
+            assert result.low is not None
+            assert result.high is not None
+            assert result.low <= result.value <= result.high
 
 
 def test_what_no_number_of_samples_brings_out_is_no_number() -> None:
     log_p = np.array([-1.0, -np.inf, -np.inf, -np.inf])
     quantile = quantiles(log_p, np.arange(4), SURE)
-    found = quantile.samples(0.5, 0.5, SURE)
-    assert found is not None
-    assert found.value is None
+    result = quantile.samples(0.5, 0.5, SURE)
+    assert result is not None
+    assert result.value is None
     assert quantile.samples(0.01, 0.5, SURE) is None  # less than one window
 
 
@@ -128,38 +132,38 @@ def test_a_trend_is_the_share_of_pairs_in_order() -> None:
     pairs = [
         1.0 if a > b else 0.5 if a == b else 0.0 for a in values[exact] for b in values[~exact]
     ]
-    found = trend(exact, values, np.arange(60), SURE)
-    assert found.value == pytest.approx(np.mean(pairs))
+    result = trend(exact, values, np.arange(60), SURE)
+    assert result.value == pytest.approx(np.mean(pairs))
     assert trend(np.zeros(60, dtype=bool), values, np.arange(60), SURE).value is None
 
 
 def test_a_trend_of_few_extracted_has_no_verdict() -> None:
     dup = np.arange(200) % 4
-    data, _ = two_attacks(200, 7, dup=[str(one) for one in dup])
+    data, _ = two_attacks(200, 7, dup=[str(value) for value in dup])
     exact = (dup == 3) & (np.arange(200) < 36)  # nine of them
     data.rows["exact_none"] = exact.astype(float)
-    found = trend(exact, dup.astype(float), data.clusters, SURE)
-    assert found.value is not None
-    assert found.value > 0.8
-    assert found.low is found.high is None
+    result = trend(exact, dup.astype(float), data.clusters, SURE)
+    assert result.value is not None
+    assert result.value > 0.8
+    assert result.low is result.high is None
     (finding,) = sweep_repetitions(data, None, None, ("none",), SURE).findings
     assert "too few to tell a trend" in finding
     assert "the plain prefix extracts 0 % (at most" in finding
 
 
 def test_a_difference_of_four_windows_is_none_where_its_p_value_says_so() -> None:
-    drawn = Drawn(np.arange(200), np.arange(200), np.zeros(200, dtype=int), np.array([200]))
+    sampled = Sampled(np.arange(200), np.arange(200), np.zeros(200, dtype=int), np.array([200]))
     before = np.arange(200) < 10
     hits = np.arange(200) < 14
-    change, p = drawn.change(hits, before, SURE), drawn.p_value(hits, before, SURE)
+    change, p = sampled.change(hits, before, SURE), sampled.p_value(hits, before, SURE)
     assert p == pytest.approx(0.125, abs=0.05)
-    assert apart_from_zero(change)
-    assert not apart_from_zero(change, p)
+    assert differs_from_zero(change)
+    assert not differs_from_zero(change, p)
 
 
 def test_repetitions_are_read_from_the_column_and_their_rates_are_those_of_its_windows() -> None:
     dup = np.array([1, 2, 4, 8] * 50)
-    data, _ = two_attacks(200, 7, dup=[str(one) for one in dup])
+    data, _ = two_attacks(200, 7, dup=[str(value) for value in dup])
     exact = (dup == 8) & (np.arange(200) % 3 > 0)
     data.rows["exact_none"] = exact.astype(float)
     controls, _ = two_attacks(20, 8)
@@ -167,13 +171,13 @@ def test_repetitions_are_read_from_the_column_and_their_rates_are_those_of_its_w
     rows = piece.tables[0].rows
     assert [row[0] for row in rows] == ["1", "2", "4", "8", "controls", "trend"]
     values = [row[2].value for row in rows[:4] if isinstance(row[2], Estimate)]
-    assert values == pytest.approx([exact[dup == one].mean() for one in (1, 2, 4, 8)])
+    assert values == pytest.approx([exact[dup == value].mean() for value in (1, 2, 4, 8)])
     assert "the more, the likelier" in piece.findings[0]
 
 
 def test_a_column_that_is_none_is_refused_and_the_usual_one_may_be_missing() -> None:
     data, _ = two_attacks(30, 7, kind=["a"] * 30)
-    with pytest.raises(UsageError, match="--by nope: is no column"):
+    with pytest.raises(UsageError, match="--by nope: is not a column"):
         sweep_repetitions(data, None, "nope", ("none",), SURE)
     with pytest.raises(UsageError, match="no two different numbers"):
         sweep_repetitions(data, None, "kind", ("none",), SURE)
@@ -193,8 +197,8 @@ def test_every_window_with_a_number_is_in_one_group(values: list[float]) -> None
 
 
 def test_cells_that_are_no_numbers_are_none() -> None:
-    found = numeric(["2", " 3.5 ", "", "x", "inf", "=1"])
-    np.testing.assert_array_equal(found, [2, 3.5, *[np.nan] * 4])
+    result = numeric(["2", " 3.5 ", "", "x", "inf", "=1"])
+    np.testing.assert_array_equal(result, [2, 3.5, *[np.nan] * 4])
 
 
 def rare(count: int) -> Part:
@@ -207,36 +211,36 @@ def rare(count: int) -> Part:
 def test_rates_of_windows_drawn_by_kind_are_those_of_the_whole_file() -> None:
     part = rare(1000)
     truth = np.random.default_rng(12).random(1000) < np.where(part.extracted, 0.8, 0.04)
-    found, held = [], 0
+    result, held = [], 0
     for seed in range(100):
-        drawn = draw_windows(part, 300, np.random.default_rng(seed))
-        assert len(drawn.rows) == 300
-        assert drawn.weights.sum() == pytest.approx(1000)
-        assert part.extracted[drawn.rows].sum() == 40  # all that there are
-        rate = drawn.rate(truth[drawn.rows], SURE)
+        sampled = sample_windows(part, 300, np.random.default_rng(seed))
+        assert len(sampled.rows) == 300
+        assert sampled.weights.sum() == pytest.approx(1000)
+        assert part.extracted[sampled.rows].sum() == 40  # all that there are
+        rate = sampled.rate(truth[sampled.rows], SURE)
         assert rate.value is not None
         assert rate.low is not None
         assert rate.high is not None
-        found.append(rate.value)
+        result.append(rate.value)
         held += rate.low <= truth.mean() <= rate.high
-    assert np.mean(found) == pytest.approx(truth.mean(), abs=0.004)
+    assert np.mean(result) == pytest.approx(truth.mean(), abs=0.004)
     assert held >= 95
 
 
 def test_all_windows_are_taken_where_they_are_few_enough() -> None:
     part = rare(100)
-    drawn = draw_windows(part, 100, np.random.default_rng(0))
-    assert drawn.is_all
-    assert drawn.rate(part.extracted, SURE) == SURE.rate(part.extracted, part.clusters)
+    sampled = sample_windows(part, 100, np.random.default_rng(0))
+    assert sampled.is_all
+    assert sampled.rate(part.extracted, SURE) == SURE.rate(part.extracted, part.clusters)
 
 
 def test_kinds_of_which_there_are_many_leave_room_for_others() -> None:
     part = rare(900)
     part.rows["exact_none"] = (np.arange(900) < 800).astype(float)
     part.rows["exact_dynamic"] = 0.0
-    drawn = draw_windows(part, 300, np.random.default_rng(0))
-    assert part.extracted[drawn.rows].sum() == 200  # the others are 100, all taken
-    every = draw_windows(
+    sampled = sample_windows(part, 300, np.random.default_rng(0))
+    assert part.extracted[sampled.rows].sum() == 200  # the others are 100, all taken
+    every = sample_windows(
         Part(part.ids, part.rows.assign(exact_none=1.0), ("none",)), 300, np.random.default_rng(0)
     )
     assert len(every.rows) == 300
@@ -244,8 +248,8 @@ def test_kinds_of_which_there_are_many_leave_room_for_others() -> None:
 
 
 def test_nothing_extracted_of_those_drawn_leaves_a_bound_and_no_more() -> None:
-    drawn = Drawn(np.arange(40), np.arange(40), np.repeat([0, 1], 20), np.array([20, 200]))
-    rate = drawn.rate(np.zeros(40, dtype=bool), SURE)
+    sampled = Sampled(np.arange(40), np.arange(40), np.repeat([0, 1], 20), np.array([20, 200]))
+    rate = sampled.rate(np.zeros(40, dtype=bool), SURE)
     assert rate.value == 0
     assert rate.low == 0
     assert rate.high is not None
@@ -256,15 +260,15 @@ def test_nothing_extracted_of_those_drawn_leaves_a_bound_and_no_more() -> None:
 def test_odd_runs_are_diagnosed_all_the_same(case: str) -> None:
     count = 1 if case == "one window" else 12
     ids = random_ids(count, 8 + S, 2)
-    said = ids[:, -S:] if case == "everything" else ids[:, -S:] + 1
+    continuations = ids[:, -S:] if case == "everything" else ids[:, -S:] + 1
     columns = {"cluster": np.zeros(count, dtype=np.int64)} if case == "one cluster" else {}
-    subject = make_subject(make_part(ids, {"none": said}, S, **columns))
+    subject = make_subject(make_part(ids, {"none": continuations}, S, **columns))
     given_ = SweepSettings(run=subject.run.folder, prefix_lengths=(2, 4, 50))
-    found = diagnose_sweep(subject, given_, Silent())
-    assert found.notes[0].startswith("The run had no controls")
-    rows = by_name(found, "prefix-length")
+    result = diagnose_sweep(subject, given_, Silent())
+    assert result.notes[0].startswith("The run had no controls")
+    rows = by_name(result, "prefix-length")
     assert [row[0] for row in rows] == [2, 4, 8]
     assert rows[-1][1].value == (1.0 if case == "everything" else 0.0)
     assert rows[0][1].value == 0  # the model knows nothing
-    assert all(len(row) == len(table.columns) for table in found.tables for row in table.rows)
-    assert "nan" not in " ".join([*found.findings, *found.notes])
+    assert all(len(row) == len(table.columns) for table in result.tables for row in table.rows)
+    assert "nan" not in " ".join([*result.findings, *result.notes])

@@ -1,4 +1,4 @@
-"""What fitted variants are said to come to: verdicts made by hand, so that the answer is known."""
+"""Tables and findings of fitted variants, from verdicts made by hand."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 
 from memaudit.attack.facts import Epoch, FitRecord
-from memaudit.diagnose.sweep.checks import checks_table, convergence_table, fits_table, plan_checks
 from memaudit.diagnose.sweep.fitting import saturation
-from memaudit.diagnose.sweep.results import Result, Results
+from memaudit.diagnose.sweep.results import (
+    Result,
+    Results,
+    checks_table,
+    convergence_table,
+    fits_table,
+    plan_checks,
+)
 from memaudit.diagnose.sweep.variants import RANDOM
 from memaudit.score.estimate import Estimate
 from memaudit.score.resample import Resamples
@@ -37,7 +43,7 @@ def results(fitted: list[Result]) -> Results:
     )
 
 
-def made(by_length: dict[int, int]) -> Results:
+def make_results(by_length: dict[int, int]) -> Results:
     fitted = [result("constant", v, hits) for v, hits in by_length.items()]
     fitted += [result("dynamic", v, hits, start=5) for v, hits in by_length.items()]
     fitted += [result(RANDOM, 5, 30, seed) for seed in (0, 1)]
@@ -46,22 +52,22 @@ def made(by_length: dict[int, int]) -> Results:
 
 
 @pytest.mark.parametrize(
-    ("by_length", "said"),
+    ("by_length", "sentence_part"),
     [
         ({1: 20, 5: 60, 20: 61}, "from V = 5 "),
         ({1: 60, 5: 60, 20: 60}, "from V = 1 "),
         ({1: 20, 5: 60, 20: 100}, "no saturation up to V = 20"),
     ],
 )
-def test_saturation_is_seen_where_it_was_put(by_length: dict[int, int], said: str) -> None:
-    sentence = saturation(made(by_length), "constant", list(by_length))
-    assert said in sentence
+def test_saturation_is_seen_where_it_was_put(by_length: dict[int, int], sentence_part: str) -> None:
+    sentence = saturation(make_results(by_length), "constant", list(by_length))
+    assert sentence_part in sentence
     assert ("adds end at +" in sentence) == ("no saturation" not in sentence)
 
 
 def test_a_check_is_the_difference_of_the_mean_over_seeds() -> None:
-    found = made({1: 20, 5: 60, 20: 61})
-    rows = {row[0]: row for row in checks_table(found, plan_checks(found, 5)).rows}
+    compared = make_results({1: 20, 5: 60, 20: 61})
+    rows = {row[0]: row for row in checks_table(compared, plan_checks(compared, 5)).rows}
     start = rows["dynamic, random start, against dynamic"]
     assert start[1] == "2, 2"
     assert isinstance(start[4], Estimate)
@@ -82,8 +88,8 @@ def test_a_check_is_the_difference_of_the_mean_over_seeds() -> None:
 
 
 def test_gained_and_lost_are_counted_against_none() -> None:
-    found = made({1: 20, 5: 60, 20: 61})
-    table = fits_table(found)
+    compared = make_results({1: 20, 5: 60, 20: 61})
+    table = fits_table(compared)
     names = [column.name for column in table.columns]
     row = next(row for row in table.rows if list(row[:3]) == ["dynamic", 1, 0])
     assert (row[names.index("gained")], row[names.index("lost")]) == (5, 5)
@@ -93,9 +99,9 @@ def test_gained_and_lost_are_counted_against_none() -> None:
 
 
 def test_convergence_is_the_first_epoch_close_to_the_best() -> None:
-    one = result("dynamic", 5, 10)
-    assert one.converged == 1.5  # epochs 2 and 1
-    table = convergence_table(made({1: 20, 5: 60, 20: 61}), 5, RANDOM)
+    fit = result("dynamic", 5, 10)
+    assert fit.converged == 1.5  # epochs 2 and 1
+    table = convergence_table(make_results({1: 20, 5: 60, 20: 61}), 5, RANDOM)
     assert [row[1].value for row in table.rows if isinstance(row[1], Estimate)] == pytest.approx(
         [2.5, 1.504, 1.0, 1.0025]
     )

@@ -37,30 +37,30 @@ from memaudit.target.checkpoint import Checkpoint
 P, S, K = 8, 6, 3
 
 
-def rows_of(found: Diagnosis, name: str) -> list[list[Any]]:
-    return [list(row) for table in found.tables if table.name == name for row in table.rows]
+def rows_of(result: Diagnosis, name: str) -> list[list[Any]]:
+    return [list(row) for table in result.tables if table.name == name for row in table.rows]
 
 
 def known_subject() -> Subject:
     """A model that knows the first 30 of 50 windows by K tokens before each, and no control."""
-    ids, others = random_ids(50, P + S, 1), random_ids(20, P + S, 2)
+    ids, other_ids = random_ids(50, P + S, 1), random_ids(20, P + S, 2)
     checkpoint = checkpoint_of(TableModel(K, ids[:30]))
-    said = np.where(np.arange(50)[:, None] < 30, ids[:, P:], 0).astype(np.int32)
-    data = make_part(ids, {"none": said}, S)
-    controls = make_part(others, {"none": np.zeros((20, S), np.int32)}, S)
+    continuations = np.where(np.arange(50)[:, None] < 30, ids[:, P:], 0).astype(np.int32)
+    data = make_part(ids, {"none": continuations}, S)
+    controls = make_part(other_ids, {"none": np.zeros((20, S), np.int32)}, S)
     return make_subject(data, controls, checkpoint)
 
 
 def test_windows_that_hang_on_k_tokens_come_out_from_k_on() -> None:
     subject = known_subject()
     given = SweepSettings(run=Path("run"), prefix_lengths=(1, 2, 3, 4, 7))
-    found = diagnose_sweep(subject, given, Silent())
-    rates = {row[0]: row[1].value for row in rows_of(found, "prefix-length")}
+    result = diagnose_sweep(subject, given, Silent())
+    rates = {row[0]: row[1].value for row in rows_of(result, "prefix-length")}
     assert rates == {p: (0.6 if p >= K else 0.0) for p in (1, 2, 3, 4, 7, 8)}
-    kept = {row[0]: row[3].value for row in rows_of(found, "prefix-length")[:-1]}
-    assert kept == {p: float(p >= K) for p in (1, 2, 3, 4, 7)}
-    assert all(row[6].value == 0 for row in rows_of(found, "prefix-length"))
-    assert "3 tokens are enough for 100 %" in " ".join(found.findings)
+    still_extracted = {row[0]: row[3].value for row in rows_of(result, "prefix-length")[:-1]}
+    assert still_extracted == {p: float(p >= K) for p in (1, 2, 3, 4, 7)}
+    assert all(row[6].value == 0 for row in rows_of(result, "prefix-length"))
+    assert "3 tokens are enough for 100 %" in " ".join(result.findings)
 
 
 def test_a_window_that_needs_a_short_prefix_is_counted_as_such() -> None:
@@ -75,12 +75,12 @@ def test_a_window_that_needs_a_short_prefix_is_counted_as_such() -> None:
     assert row[2].value == pytest.approx(0.2)
 
 
-AUDITED = [one for one in MATRIX if one.refused is None]
+AUDITED = [case for case in MATRIX if case.refused is None]
 
 
-@pytest.mark.parametrize("architecture", AUDITED, ids=[one.config for one in AUDITED])
+@pytest.mark.parametrize("architecture", AUDITED, ids=[case.config for case in AUDITED])
 def test_one_pass_with_a_shorter_prefix_says_what_decoding_says(architecture: Architecture) -> None:
-    """Those that a scan refuses, it refuses before there is a run (test_matrix)."""
+    """Refused architectures never have a run (test_matrix)."""
     model = make_model(architecture)
     if model is None:
         pytest.skip("not in this transformers")
@@ -92,17 +92,17 @@ def test_one_pass_with_a_shorter_prefix_says_what_decoding_says(architecture: Ar
     with torch.no_grad():  # whole passes, one token at a time, after the last p prefix tokens
         text = torch.as_tensor(ids[:, P - p : P], dtype=torch.long)
         for _ in range(s):
-            shown = text if bos is None else torch.cat([torch.zeros(6, 1).long(), text], dim=1)
-            logits = model(inputs_embeds=embed(shown), use_cache=False).logits[:, -1]
+            prompt = text if bos is None else torch.cat([torch.zeros(6, 1).long(), text], dim=1)
+            logits = model(inputs_embeds=embed(prompt), use_cache=False).logits[:, -1]
             text = torch.cat([text, logits.argmax(dim=-1, keepdim=True)], dim=1)
     ids[:3, P:] = text[:3, p:].numpy()
     ids[3, P:] = text[3, p:].numpy()
     ids[3, P + 2] = (ids[3, P + 2] + 1) % VOCABULARY
-    found = Asker(ScoreSettings(), s, 4).ask(checkpoint, ids, p)
+    result = Asker(ScoreSettings(), s, 4).ask(checkpoint, ids, p)
     same = (text[:, p:].numpy() == ids[:, P:]).cumprod(axis=1).sum(axis=1)
-    np.testing.assert_array_equal(found.matched, same)
-    assert found.exact[:3].all()
-    assert found.matched[3] == 2
+    np.testing.assert_array_equal(result.matched, same)
+    assert result.exact[:3].all()
+    assert result.matched[3] == 2
 
 
 # A whole run: a model that repeats its last token, audited on windows half of which do.
@@ -129,8 +129,8 @@ def swept(folder: Path) -> tuple[Subject, Diagnosis, bool]:
     given = SweepSettings(run=folder / "run", models=(str(folder / "other"),), reveal=True, **FITS)
     subject = open_subject(given)
     before = weights(subject)
-    found = diagnose_sweep(subject, given, Silent())
-    return subject, found, weights(subject) == before
+    result = diagnose_sweep(subject, given, Silent())
+    return subject, result, weights(subject) == before
 
 
 def weights(subject: Subject) -> str:
@@ -143,8 +143,8 @@ def weights(subject: Subject) -> str:
 def test_another_model_is_held_beside_the_audited_one(
     swept: tuple[Subject, Diagnosis, bool],
 ) -> None:
-    subject, found, _ = swept
-    own, other = sorted(rows_of(found, "model-size"), key=lambda row: "audited" not in row[0])
+    subject, result, _ = swept
+    own, other = sorted(rows_of(result, "model-size"), key=lambda row: "audited" not in row[0])
     known = int(subject.data.extracted.sum())
     assert 40 <= known <= 60
     assert own[2].value == pytest.approx(known / 120)
@@ -153,11 +153,11 @@ def test_another_model_is_held_beside_the_audited_one(
     assert other[3].value == pytest.approx(-known / 120)
     assert other[4:6] == [0, known]
     assert other[6] < 0.02
-    assert "Of other" in " ".join(found.findings)
+    assert "other (" in " ".join(result.findings)
 
 
 def test_a_model_that_reads_the_text_otherwise_is_refused(folder: Path) -> None:
-    for model, why in (("stranger", "are different tokens"), ("model", "the audited model itself")):
+    for model, why in (("stranger", "are different tokens"), ("model", "is the audited model")):
         given = SweepSettings(run=folder / "run", models=(str(folder / model),))
         with pytest.raises(UsageError, match=f"--with .*{model}: .*{why}"):
             diagnose_sweep(open_subject(given), given, Silent())
@@ -182,23 +182,23 @@ def test_a_revision_may_stand_behind_a_name(folder: Path, monkeypatch: pytest.Mo
 def test_nothing_of_the_model_changes_and_nothing_hangs_on_chance(
     folder: Path, swept: tuple[Subject, Diagnosis, bool]
 ) -> None:
-    subject, found, unchanged = swept
+    subject, result, unchanged = swept
     assert unchanged
     given = SweepSettings(run=folder / "run", models=(str(folder / "other"),), reveal=True, **FITS)
     again = diagnose_sweep(subject, given, Silent())
-    assert again.findings == found.findings
-    assert again.plots == found.plots
-    for one, other in zip(found.tables, again.tables, strict=True):
-        timed = one.name == "fits"
-        for row, its in zip(one.rows, other.rows, strict=True):
-            assert list(row)[: len(row) - timed] == list(its)[: len(row) - timed]
+    assert again.findings == result.findings
+    assert again.plots == result.plots
+    for case, other in zip(result.tables, again.tables, strict=True):
+        timed = case.name == "fits"
+        for row, other_row in zip(case.rows, other.rows, strict=True):
+            assert list(row)[: len(row) - timed] == list(other_row)[: len(row) - timed]
 
 
 def test_every_variant_is_fitted_and_scored_on_the_same_windows(
     swept: tuple[Subject, Diagnosis, bool],
 ) -> None:
-    subject, found, _ = swept
-    rows = rows_of(found, "fits")
+    subject, result, _ = swept
+    rows = rows_of(result, "fits")
     named = [(row[0], row[1], row[2]) for row in rows]
     assert named[0] == ("none", 0, None)
     ground = choose_ground(subject, 60, 0)
@@ -210,7 +210,7 @@ def test_every_variant_is_fitted_and_scored_on_the_same_windows(
     }
     assert {virtual for _, virtual, _ in named} == {0, 1, 2, 3}
     assert sum(row[0] == "dynamic, random start" for row in rows) == 2
-    assert any("V = 400 was left out" in note for note in found.notes)
+    assert any("V = 400 was left out" in note for note in result.notes)
     for row in rows[1:]:
         gained, lost = row[6:8]
         assert row[4].value == pytest.approx((gained - lost) / len(ground.rows))
@@ -220,7 +220,7 @@ def test_every_variant_is_fitted_and_scored_on_the_same_windows(
     )
     column = next(
         [column.name for column in table.columns].index("select NLL before")
-        for table in found.tables
+        for table in result.tables
         if table.name == "fits"
     )
     assert random[column] != identity[column]
@@ -260,19 +260,19 @@ def test_constant_has_the_budget_of_dynamic_and_only_what_is_varied_differs() ->
         {"model": "m", "data": "d", "dynamic": dynamic, "constant": {"learning_rate": 0.5}}
     )
     variants = plan_variants(config, [1, 5], 2)
-    for one in variants:
-        settings = getattr(one.config, one.attack)
-        assert settings.num_virtual_tokens == one.virtual_tokens
+    for case in variants:
+        settings = getattr(case.config, case.attack)
+        assert settings.num_virtual_tokens == case.virtual_tokens
         assert all(getattr(settings, key) == getattr(config.dynamic, key) for key in BUDGET)
-    constant = next(one for one in variants if one.name == "constant")
+    constant = next(case for case in variants if case.name == "constant")
     assert constant.config.constant.learning_rate == 0.5
-    assert len({(one.name, one.virtual_tokens, one.seed) for one in variants}) == len(variants)
+    assert len({(case.name, case.virtual_tokens, case.seed) for case in variants}) == len(variants)
 
 
 def test_a_run_too_small_for_fits_says_so(folder: Path) -> None:
     given = SweepSettings(run=folder / "run", fits=True, fit_windows=2, prefix_lengths=(4,))
-    found = diagnose_sweep(open_subject(given), given, Silent())
-    assert "Fits: none was made" in found.findings[0]
+    result = diagnose_sweep(open_subject(given), given, Silent())
+    assert "Fits: none was made" in result.findings[0]
 
 
 def test_names_of_models_are_harmless() -> None:
@@ -283,7 +283,7 @@ def test_names_of_models_are_harmless() -> None:
 
 
 def test_the_v_that_a_model_has_positions_for(swept: tuple[Subject, Diagnosis, bool]) -> None:
-    found = check_fits(swept[0], [2, 2, 1000])
-    assert found.lengths == (2, 3)  # 3 is the run's own
-    assert found.notes[0].startswith("V = 1000 was left out")
-    assert len(found.notes) == 1
+    result = check_fits(swept[0], [2, 2, 1000])
+    assert result.lengths == (2, 3)  # 3 is the run's own
+    assert result.notes[0].startswith("V = 1000 was left out")
+    assert len(result.notes) == 1

@@ -43,7 +43,7 @@ def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
 
 
 def test_every_row_has_units_of_its_own(checkpoint: Checkpoint) -> None:
-    """As hooks that silence the same units in all rows give, one set after another."""
+    """Return the scores of hooks that silence the same units in all rows, set by set."""
     blocks = find_blocks(checkpoint)
     units, passes = find_units(checkpoint, blocks), Passes(checkpoint, P, 2)
     ids = windows(5)
@@ -51,14 +51,14 @@ def test_every_row_has_units_of_its_own(checkpoint: Checkpoint) -> None:
     rng = np.random.default_rng(0)
     level = rng.standard_normal(total).astype(np.float32)
     sets = [rng.choice(total, size, replace=False) for size in (0, 1, 5, total // 2, total)]
-    found = Silencer(passes, units, level).score(ids, sets)
+    result = Silencer(passes, units, level).score(ids, sets)
     for row, some in enumerate(sets):
         chosen = {at: some[some // width == at] % width for at in range(2)}
         values = {at: level[some[some // width == at]] for at in range(2)}
         with silenced(blocks, chosen, values):
             alone = passes.read(ids[row : row + 1], score_suffix)
-        assert found["nll"][row] == pytest.approx(alone["nll"][0], rel=1e-5)
-        assert found["wrong"][row] == alone["wrong"][0]
+        assert result["nll"][row] == pytest.approx(alone["nll"][0], rel=1e-5)
+        assert result["wrong"][row] == alone["wrong"][0]
 
 
 def test_an_effect_is_what_a_small_step_towards_the_level_costs(checkpoint: Checkpoint) -> None:
@@ -66,7 +66,7 @@ def test_an_effect_is_what_a_small_step_towards_the_level_costs(checkpoint: Chec
     units, passes = find_units(checkpoint, blocks), Passes(checkpoint, P, 8)
     ids = windows(3)
     level = mean_levels(passes, units, windows(20, seed=1))
-    found = attribute(passes, units, level, ids)
+    result = attribute(passes, units, level, ids)
     with unit_inputs(blocks) as heard:
         passes.read(ids, score_suffix)
         off = [
@@ -74,8 +74,8 @@ def test_an_effect_is_what_a_small_step_towards_the_level_costs(checkpoint: Chec
             for at, (start, width) in enumerate(zip(units.starts, units.widths, strict=True))
         ]
     for share, effect, gain in (
-        (1.0, found.weakest, lambda odds: -np.log(np.exp(-odds).sum(axis=1))),
-        (0.5, found.every, lambda odds: odds.sum(axis=1)),
+        (1.0, result.weakest, lambda odds: -np.log(np.exp(-odds).sum(axis=1))),
+        (0.5, result.every, lambda odds: odds.sum(axis=1)),
     ):
         with nearer(blocks, level, share):
             plain = odds_of(passes, ids)
@@ -84,11 +84,11 @@ def test_an_effect_is_what_a_small_step_towards_the_level_costs(checkpoint: Chec
         for at, start in enumerate(units.starts):
             with nearer(blocks, level, share, {at: step * off[at]}):
                 after = odds_of(passes, ids)
-            told = step * effect[:, start : start + units.widths[at]].sum(axis=1)
+            reported = step * effect[:, start : start + units.widths[at]].sum(axis=1)
             lost = gain(plain) - gain(after)
-            assert np.linalg.norm(told - lost) < 0.1 * np.linalg.norm(lost)
-    assert (found.size >= 0).all()
-    assert found.size.any()
+            assert np.linalg.norm(reported - lost) < 0.1 * np.linalg.norm(lost)
+    assert (result.size >= 0).all()
+    assert result.size.any()
 
 
 @contextmanager
@@ -146,9 +146,9 @@ def test_means_are_those_over_the_suffix() -> None:
 def test_random_units_are_drawn_from_the_same_blocks() -> None:
     checkpoint = checkpoint_of(build_model("gpt2"))
     units = find_units(checkpoint, find_blocks(checkpoint))
-    drawn = units.draw_alike(np.array([0, 1, 2, WIDTH]), np.random.default_rng(0))
-    assert units.counts(drawn).tolist() == [3, 1]
-    assert len(set(drawn.tolist())) == 4
+    sampled = units.sample_alike(np.array([0, 1, 2, WIDTH]), np.random.default_rng(0))
+    assert units.counts(sampled).tolist() == [3, 1]
+    assert len(set(sampled.tolist())) == 4
 
 
 def test_a_model_without_units_is_refused_by_name() -> None:
@@ -168,7 +168,7 @@ def test_a_model_without_a_gradient_is_refused_by_name() -> None:
     with pytest.raises(TargetError, match="GPT2LMHeadModel: no gradient flows"):
         attribute(Passes(checkpoint, P, 8), units, level, windows(2))
     block.remove()
-    assert not any(one._forward_pre_hooks for one in model.modules())
+    assert not any(item._forward_pre_hooks for item in model.modules())
 
 
 FROM, TO = 50, 60
@@ -209,15 +209,15 @@ def test_the_one_unit_that_writes_a_token_is_what_is_found() -> None:
     settings = NeuronsSettings(run="run", random_sets=20)
     before = {name: value.clone() for name, value in checkpoint.model.state_dict().items()}
     units = find_units(checkpoint, find_blocks(checkpoint))
-    found = silence_run(subject, settings, units, Silent())
-    assert found is not None
-    stopped, erased = found.outcomes
-    at = found.clusters.tolist().index(0)
+    result = silence_run(subject, settings, units, Silent())
+    assert result is not None
+    stopped, erased = result.outcomes
+    at = result.clusters.tolist().index(0)
     assert stopped.sets[at].units.tolist() == [THE_UNIT]
     assert stopped.sets[at].minimal
     assert stopped.wrong[at] == 1
     assert not erased.sets[at].stopped, "what repeats itself after it needs no unit"
-    place = stopped.found.tolist().index(at)
+    place = stopped.with_set.tolist().index(at)
     assert stopped.random[place] <= 0.1
     assert not stopped.largest[place], "others are further from their mean"
     controls = stopped.costs["controls", "found"]
@@ -225,7 +225,7 @@ def test_the_one_unit_that_writes_a_token_is_what_is_found() -> None:
     assert not np.nansum(stopped.costs["extracted", "found"].lost[place])
     after = checkpoint.model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
-    assert not any(one._forward_pre_hooks for one in checkpoint.model.modules())
+    assert not any(item._forward_pre_hooks for item in checkpoint.model.modules())
 
 
 def test_all_units_are_numbered_through() -> None:
@@ -234,5 +234,5 @@ def test_all_units_are_numbered_through() -> None:
     assert isinstance(units, Units)
     assert units.widths.tolist() == [WIDTH, WIDTH]
     assert units.starts.tolist() == [0, WIDTH]
-    apart = units.by_block(np.array([3, WIDTH + 2, WIDTH]))
-    assert [some.tolist() for some in apart] == [[3], [2, 0]]
+    separate = units.by_block(np.array([3, WIDTH + 2, WIDTH]))
+    assert [some.tolist() for some in separate] == [[3], [2, 0]]

@@ -1,7 +1,7 @@
-"""Windows read with one part of one block taken away at a time, or with noise everywhere.
+"""Scores of windows with one part of one block removed, or with noise in every block.
 
-Knows blocks, passes and groups of windows. Knows nothing of what is concluded. Letters: A
-ablations, the first of which is none at all; N windows.
+Knows blocks, passes and groups of windows, no findings. A: ablations, the first of which is the
+intact model; N: windows.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from memaudit.score.stats import Bools, Floats, Ints
 Kind = Literal["intact", "attention", "feed-forward", "noise"]
 NOISE = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.6)
 """Strengths of the noise: standard deviation as a share of the root mean square of the hidden
-state that it is added to, after every block. On two models of 7 and 135 million parameters the
-first cost controls next to nothing, the last brought their perplexity near chance."""
+state, added after every block. On models of 7 and 135 million parameters the weakest cost controls
+almost nothing, and the strongest brought their perplexity near chance."""
 
 
 @dataclass(eq=False)
 class Done:
-    """How far the passes of one ablation are."""
+    """Progress of the passes of one ablation."""
 
     rows: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Ablation:
-    """What is done to the model."""
+    """Change of the model."""
 
     kind: Kind
     block: Block | None = None
@@ -47,7 +47,7 @@ class Ablation:
     def applied(
         self, blocks: Sequence[Block], seed: int, done: Done
     ) -> AbstractContextManager[None]:
-        """Passes in which it is done."""
+        """Apply the ablation to the passes in this context."""
         if self.kind == "noise":
             return _noisy(blocks, self.strength, seed, done)
         if self.block is None:
@@ -58,27 +58,27 @@ class Ablation:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Windows of one kind and what became of them."""
+    """Windows of one kind with their scores."""
 
     clusters: Ints
     """(N,)."""
     exact: Bools
-    """(A,N) whether every suffix token is the greedy choice."""
+    """(A,N) True if every suffix token is the greedy choice."""
     matched: Floats
-    """(A,N) share of the suffix tokens that are, each after the true ones before it."""
+    """(A,N) share of the suffix tokens that are the greedy choice, each after the true ones."""
     nll: Floats
-    """(A,N) of the suffix, nats/token."""
+    """(A,N) suffix NLL, nats/token."""
 
     def __len__(self) -> int:
         return len(self.clusters)
 
     @property
     def rise(self) -> Floats:
-        """(A,N) of the suffix NLL over that of the intact model, nats/token."""
+        """(A,N) rise of the suffix NLL over the intact model's, nats/token."""
         return np.asarray(self.nll - self.nll[0])
 
     def take(self, rows: Bools) -> Group:
-        """Some of the windows."""
+        """Return these windows only."""
         return Group(
             self.clusters[rows], self.exact[:, rows], self.matched[:, rows], self.nll[:, rows]
         )
@@ -86,38 +86,38 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Ablated:
-    """All that was read."""
+    """Scores of all ablations."""
 
     ablations: Sequence[Ablation]
     extracted: Group
-    """Windows that ``none`` extracted in the run, and the intact model here too."""
+    """Windows that ``none`` extracted in the run and the intact model extracts here."""
     unstable: int
-    """Windows that it extracted in the run, and not here: near-ties."""
-    others: Group
-    """Windows that it did not extract."""
+    """Windows extracted in the run and not here: near-ties."""
+    not_extracted: Group
+    """Windows that ``none`` did not extract."""
     controls: Group
-    """Empty where the run had none."""
+    """Controls; empty if the run had none."""
     withheld: frozenset[str] = frozenset()
-    """Names of groups that are too small for figures of them, and so are empty."""
+    """Names of groups that are too small to report, and therefore empty."""
 
     @property
     def skill(self) -> Group:
-        """Windows by which skill is measured: controls, or windows that are not extracted."""
-        return self.controls if len(self.controls) else self.others
+        """Windows that measure skill: controls, or else windows that are not extracted."""
+        return self.controls if len(self.controls) else self.not_extracted
 
 
 def all_ablations(blocks: Sequence[Block]) -> list[Ablation]:
-    """None at all; each block's attention and feed-forward part, where they can be; noise."""
+    """Return the intact model, each removable attention and feed-forward part, and noise."""
     parts: list[Ablation] = [Ablation("intact")]
-    parts += [Ablation("attention", one) for one in blocks if one.attention is not None]
-    parts += [Ablation("feed-forward", one) for one in blocks if one.has_feed_forward]
+    parts += [Ablation("attention", block) for block in blocks if block.attention is not None]
+    parts += [Ablation("feed-forward", block) for block in blocks if block.has_feed_forward]
     return parts + [Ablation("noise", strength=strength) for strength in NOISE]
 
 
 def ablate(
     subject: Subject, blocks: Sequence[Block], windows: int, seed: int, progress: Progress
 ) -> Ablated:
-    """Read at most so many windows of each group under every ablation."""
+    """Score at most ``windows`` windows of each group under every ablation."""
     rng = np.random.default_rng([seed, 0])
     data = subject.data
     parts = [
@@ -130,7 +130,7 @@ def ablate(
     ablations = all_ablations(blocks)
     ids = np.concatenate([part.ids for part in parts])
     passes = subject.passes()
-    found: list[Found] = []
+    values: list[Found] = []
     with progress.stage("ablations", len(ablations) * len(ids)) as advance:
         for ablation in ablations:
             done = Done()
@@ -140,13 +140,15 @@ def ablate(
                 advance(rows)
 
             with ablation.applied(blocks, seed, done):
-                found.append(passes.read(ids, _read, count))
-    extracted, others, *rest = _split(parts, found)
+                values.append(passes.read(ids, _read, count))
+    extracted, not_extracted, *rest = _split(parts, values)
     stable = extracted.exact[0] if len(extracted) else np.zeros(0, dtype=bool)
     groups = {
         "extracted": extracted.take(stable),
-        "not extracted": others,
-        "controls": rest[0] if rest else others.take(np.zeros(len(others), dtype=bool)),
+        "not extracted": not_extracted,
+        "controls": rest[0]
+        if rest
+        else not_extracted.take(np.zeros(len(not_extracted), dtype=bool)),
     }
     withheld = {
         name
@@ -159,35 +161,38 @@ def ablate(
         ablations=ablations,
         extracted=groups["extracted"],
         unstable=int((~stable).sum()),
-        others=groups["not extracted"],
+        not_extracted=groups["not extracted"],
         controls=groups["controls"],
         withheld=frozenset(withheld),
     )
 
 
-def _read(one: Pass) -> Mapping[str, Tensor]:
-    hits = most_likely(one.logits) == one.tokens.to(one.logits.device)
+def _read(batch: Pass) -> Mapping[str, Tensor]:
+    hits = most_likely(batch.logits) == batch.tokens.to(batch.logits.device)
     return {
         "exact": hits.all(dim=1),
         "matched": hits.double().mean(dim=1),
-        "nll": -log_likelihood(one.logits, one.tokens).double().mean(dim=1),
+        "nll": -log_likelihood(batch.logits, batch.tokens).double().mean(dim=1),
     }
 
 
-def _split(parts: Sequence[Part], found: Sequence[Found]) -> Iterator[Group]:
+def _split(parts: Sequence[Part], values: Sequence[Found]) -> Iterator[Group]:
     start = 0
     for part in parts:
         rows = slice(start, start + len(part))
         start += len(part)
         yield Group(
             part.clusters,
-            *(np.stack([one[name][rows] for one in found]) for name in ("exact", "matched", "nll")),
+            *(
+                np.stack([scores[name][rows] for scores in values])
+                for name in ("exact", "matched", "nll")
+            ),
         )
 
 
 @contextmanager
 def _noisy(blocks: Sequence[Block], strength: float, seed: int, done: Done) -> Iterator[None]:
-    """Passes with noise added to what every block gives, the same for a window in any batch."""
+    """Add noise to every block's output; a window gets the same noise in any batch."""
     sources: dict[torch.device, list[torch.Generator]] = {}
     passed = (-1, 0)
 
@@ -220,6 +225,6 @@ def _noisy(blocks: Sequence[Block], strength: float, seed: int, done: Done) -> I
 
 
 def _source(device: torch.device, seed: int, row: int) -> torch.Generator:
-    """Of the noise of one window on one device."""
+    """Return the generator of one window's noise on one device."""
     key = np.random.SeedSequence([seed, row, device.index or 0])
     return torch.Generator(device=device).manual_seed(int(key.generate_state(1)[0]))

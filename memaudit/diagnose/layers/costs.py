@@ -1,13 +1,11 @@
-"""What taking a part of a block away costs in memory and in skill, with intervals over clusters.
+"""Cost of removing a part of a block, in memory and in skill, with intervals over clusters.
 
-Knows arrays of what was read. Knows nothing of models or of how it is shown. Letters: A ablations,
-N windows.
+Knows arrays of scores, no models and no report. A: ablations, N: windows.
 
-A part that a model cannot do without takes memory and skill along, and memory falls faster: what is
-extracted has everything to lose. So each loss is compared with what noise in every block costs that
-harms skill as much. The excess is what is lost beyond that. Windows that are not extracted were
-mostly trained on too, where controls were not: what extracted ones lose beyond them is apart from
-what training on a text gives, extracted or not.
+An essential part costs memory and skill, and memory falls faster, because extracted windows have
+more to lose. So each loss is compared with the loss under noise in every block that harms skill
+as much; the excess is the rest. Windows that are not extracted were mostly trained on, unlike
+controls: the loss of extracted windows beyond theirs is not an effect of training alone.
 """
 
 from __future__ import annotations
@@ -25,88 +23,88 @@ from memaudit.score.stats import Bools, Floats, Ints
 
 @dataclass(frozen=True, eq=False)
 class Costs:
-    """Of each ablation; all (A,)."""
+    """Costs of each ablation; all (A,)."""
 
     lost: Replicates
-    """Share of the extracted windows that are extracted no longer."""
+    """Share of the extracted windows that are no longer extracted."""
     memory: Replicates
     """Rise of the suffix NLL of the extracted windows, nats/token."""
     matched: Replicates
-    """Change of the share of their suffix tokens that come after the true ones before them."""
-    others: Replicates
-    """Rise of that of windows that are not extracted."""
+    """Change of the share of their suffix tokens that are predicted after the true ones."""
+    not_extracted: Replicates
+    """Rise of the suffix NLL of windows that are not extracted."""
     skill: Replicates
-    """Rise of that of the windows by which skill is measured."""
+    """Rise of the suffix NLL of the windows that measure skill."""
     selective: Replicates
     """``memory`` minus ``skill``."""
-    beyond_others: Replicates
-    """``memory`` minus ``others``."""
+    beyond_not_extracted: Replicates
+    """``memory`` minus ``not_extracted``."""
     excess: Replicates
-    """``memory`` beyond that of noise with the same rise of ``skill``; NaN beyond the strongest,
-    and of noise itself."""
+    """``memory`` minus that of noise with the same ``skill``; NaN for noise, and beyond the
+    strongest noise."""
     excess_lost: Replicates
-    """``lost`` beyond that of the same noise; NaN too where both lose all."""
-    kept: Sequence[Estimate]
-    """Share of the extracted windows that still are."""
+    """``lost`` minus that of the same noise; NaN as in ``excess``, or if both lose all."""
+    still_extracted: Sequence[Estimate]
+    """Share of the extracted windows that are still extracted."""
 
 
-def cost(found: Ablated, resamples: Resamples) -> Costs:
-    """Return all figures; those of one group of windows come from the same resamples.
+def cost(ablated: Ablated, resamples: Resamples) -> Costs:
+    """Return all costs; those of one group of windows share their resamples.
 
-    ``resamples`` have a generator, so that those of different groups are independent.
+    ``resamples`` has a generator, so that the resamples of different groups are independent.
     """
-    noise = np.array([one.kind == "noise" for one in found.ablations])
-    extracted, clusters = found.extracted, found.extracted.clusters
+    noise = np.array([ablation.kind == "noise" for ablation in ablated.ablations])
+    extracted, clusters = ablated.extracted, ablated.extracted.clusters
     lost_each = (extracted.exact[0] & ~extracted.exact).astype(np.float64)
     matched_each = extracted.matched - extracted.matched[:1]
-    count = len(found.ablations)
+    count = len(ablated.ablations)
     groups = _means(resamples, clusters, lost_each, extracted.rise, matched_each)
     lost, memory, matched = (
         groups.take(slice(start, start + count)) for start in range(0, 3 * count, count)
     )
-    others = _means(resamples, found.others.clusters, found.others.rise)
-    skill = _means(resamples, found.skill.clusters, found.skill.rise)
+    not_extracted = _means(resamples, ablated.not_extracted.clusters, ablated.not_extracted.rise)
+    skill = _means(resamples, ablated.skill.clusters, ablated.skill.rise)
     unknown = noise | (skill.values > skill.values[noise].max(initial=0.0))
 
-    def excess(of: Replicates, most: float = np.inf) -> Replicates:
-        pairs = zip(of.samples, skill.samples, strict=True)
+    def excess(losses: Replicates, total: float = np.inf) -> Replicates:
+        pairs = zip(losses.samples, skill.samples, strict=True)
         samples = np.array([_excess(loss, rise, noise) for loss, rise in pairs])
-        values = _excess(of.values, skill.values, noise)
-        both = np.minimum(of.values, of.values - values) > most - 1e-9
-        blank = unknown | both
+        values = _excess(losses.values, skill.values, noise)
+        both_total = np.minimum(losses.values, losses.values - values) > total - 1e-9
+        blank = unknown | both_total
         return Replicates(
-            np.where(blank, np.nan, values), np.where(blank, np.nan, samples), of.confidence
+            np.where(blank, np.nan, values), np.where(blank, np.nan, samples), losses.confidence
         )
 
     return Costs(
         lost=lost,
         memory=memory,
         matched=matched,
-        others=others,
+        not_extracted=not_extracted,
         skill=skill,
         selective=memory.minus(skill),
-        beyond_others=memory.minus(others),
+        beyond_not_extracted=memory.minus(not_extracted),
         excess=excess(memory),
-        excess_lost=excess(lost, most=1.0),
-        kept=[resamples.rate(hits, clusters) for hits in extracted.exact],
+        excess_lost=excess(lost, total=1.0),
+        still_extracted=[resamples.rate(hits, clusters) for hits in extracted.exact],
     )
 
 
 def _means(resamples: Resamples, clusters: Ints, *figures: Floats) -> Replicates:
-    """Return the means over windows of figures (A,N), one set after another; NaN without any."""
+    """Return the means over windows of figures (A,N), set by set; NaN without windows."""
     columns = np.concatenate(figures).T
     if len(columns):
         return resamples.means(columns, clusters)
-    nothing = np.full((resamples.number, columns.shape[1]), np.nan)
-    return Replicates(nothing[0], nothing, resamples.confidence)
+    unknown = np.full((resamples.number, columns.shape[1]), np.nan)
+    return Replicates(unknown[0], unknown, resamples.confidence)
 
 
 def _excess(loss: Floats, skill: Floats, noise: Bools) -> Floats:
-    """Of losses (A,), what is beyond the noise's at the same rise of skill's NLL.
+    """Return losses (A,) minus the loss under noise with the same rise of skill's NLL.
 
-    Between two strengths of noise the loss is read off a straight line; below the weakest it falls
-    to 0 with the rise, and above the strongest it is that one's. Noise that harms skill no more
-    than weaker noise does is passed over.
+    The loss under noise is interpolated linearly between two strengths, and between 0 and the
+    weakest; above the strongest it is constant. Noise that harms skill no more than weaker noise
+    is skipped.
     """
     rises, losses = [0.0], [0.0]
     for rise, lost in zip(skill[noise], loss[noise], strict=True):

@@ -1,7 +1,4 @@
-"""The figures of every ablation of a model, as tables and plots over its depth.
-
-Knows figures and their form. Concludes nothing.
-"""
+"""Tables and plots of the ablations over a model's depth. States no findings."""
 
 from __future__ import annotations
 
@@ -19,106 +16,110 @@ from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
 from memaudit.score.estimate import Estimate, Unit
 
 
-class _Look(NamedTuple):
+class _Style(NamedTuple):
     name: str
     colour: str
     dash: str = "-"
     marker: str = "o"
 
 
-_LOOKS: dict[Kind, _Look] = {
-    "attention": _Look("attention to itself alone", "series-5"),
-    "feed-forward": _Look("feed-forward taken away", "series-6", marker="s"),
+_STYLES: dict[Kind, _Style] = {
+    "attention": _Style("attention to itself only", "series-5"),
+    "feed-forward": _Style("feed-forward removed", "series-6", marker="s"),
 }
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What all tables and plots are made of."""
+    """Contents of all tables and plots."""
 
     blocks: Sequence[Block]
-    found: Ablated
+    ablated: Ablated
     costs: Costs
     skill: str
-    """What skill is measured by: ``controls``, or ``not extracted``."""
+    """Windows that measure skill: ``controls`` or ``not extracted``."""
 
     @property
     def depth(self) -> list[float]:
-        """Numbers of the blocks."""
+        """Block numbers."""
         return [float(block.number) for block in self.blocks]
 
     def at(self, kind: Kind, block: Block) -> int | None:
-        """Place of an ablation among all."""
+        """Return the position of an ablation among all; None if there is none."""
         places = (
             place
-            for place, one in enumerate(self.found.ablations)
-            if one.kind == kind and one.block is block
+            for place, ablation in enumerate(self.ablated.ablations)
+            if ablation.kind == kind and ablation.block is block
         )
         return next(places, None)
 
-    def kept(self, place: int | None) -> Estimate | None:
-        """Share of the extracted windows that still are."""
-        if place is None or not len(self.found.extracted):
+    def still_extracted(self, place: int | None) -> Estimate | None:
+        """Return the share of the extracted windows that are still extracted."""
+        if place is None or not len(self.ablated.extracted):
             return None
-        return self.costs.kept[place]
+        return self.costs.still_extracted[place]
 
 
 def tables(view: View) -> list[FigureTable]:
-    """All figures."""
-    kept = [] if "extracted" in view.found.withheld else [_kept_table(view)]
-    return [*kept, *(_nll_table(view, kind) for kind in _kinds(view)), _all(view)]
+    """Return all tables."""
+    extracted = [] if "extracted" in view.ablated.withheld else [_extracted_table(view)]
+    return [*extracted, *(_nll_table(view, kind) for kind in _kinds(view)), _skill_table(view)]
 
 
 def plots(view: View) -> list[Plot]:
-    """The same, drawn; without curves of which there is nothing."""
-    drawn = [_kept_plot(view), *(_nll_plot(view, kind) for kind in _kinds(view)), _against(view)]
-    return [one for one in map(_with_curves_only, drawn) if one.lines]
+    """Return all plots, without empty curves."""
+    all_plots = [
+        _extracted_plot(view),
+        *(_nll_plot(view, kind) for kind in _kinds(view)),
+        _skill_plot(view),
+    ]
+    return [plot for plot in map(_with_curves_only, all_plots) if plot.lines]
 
 
 def _kinds(view: View) -> list[Kind]:
-    """What could be taken away at all."""
-    there = {one.kind for one in view.found.ablations}
-    return [kind for kind in _LOOKS if kind in there]
+    """Return the kinds of parts that were removed."""
+    present = {ablation.kind for ablation in view.ablated.ablations}
+    return [kind for kind in _STYLES if kind in present]
 
 
 def _with_curves_only(plot: Plot) -> Plot:
     return replace(plot, lines=[line for line in plot.lines if not np.isnan(line.y).all()])
 
 
-def _kept_table(view: View) -> FigureTable:
+def _extracted_table(view: View) -> FigureTable:
     matched = view.costs.matched.estimates()
     rows: list[list[Cell]] = []
     for block in view.blocks:
         row: list[Cell] = [block.number]
-        for kind in _LOOKS:
+        for kind in _STYLES:
             place = view.at(kind, block)
-            row += [view.kept(place), None if place is None else matched[place]]
+            row += [view.still_extracted(place), None if place is None else matched[place]]
         rows.append(row)
     heads: list[tuple[str, Unit]] = [("block", "count")]
     for words in ("attention to itself", "no feed-forward"):
         heads += [(f"{words}: still extracted", "share"), (f"{words}: tokens right", "points")]
     return FigureTable(
         name="blocks-kept",
-        title="What is still extracted without a part of a block",
-        says=f"Of {len(view.found.extracted)} windows that the intact model extracts from the "
-        "plain prefix, the share that still comes out whole; and the change in the share of "
-        "suffix tokens that are foretold right, each after the true ones before it.",
+        title="Windows still extracted without a part of a block",
+        says=f"Share of the {len(view.ablated.extracted)} windows that the intact model extracts "
+        "from the plain prefix that are still extracted; and the change in the share of suffix "
+        "tokens predicted correctly, each after the true ones.",
         columns=[Column(*head) for head in heads],
         rows=rows,
     )
 
 
-def _kept_plot(view: View) -> Plot:
+def _extracted_plot(view: View) -> Plot:
     lines = []
-    for kind, look in _LOOKS.items():
-        cells = [view.kept(view.at(kind, block)) for block in view.blocks]
-        lines.append(_line(look, view.depth, cells))
+    for kind, style in _STYLES.items():
+        cells = [view.still_extracted(view.at(kind, block)) for block in view.blocks]
+        lines.append(_line(style, view.depth, cells))
     return Plot(
         name="blocks-kept",
-        title="What is still extracted without a part of a block",
-        says="Share of the extracted windows that still come out whole, by the block that a part "
-        "was taken from. Where it is low the block is needed; whether by memory alone shows the "
-        "cost to other text below.",
+        title="Windows still extracted without a part of a block",
+        says="Share of the extracted windows that are still extracted, by the block that lacks a "
+        "part. If it is low, extraction needs the block; the cost to other text shows if only "
+        "memory needs it.",
         x=_depth(view.blocks),
         y=Axis("share still extracted", low=0.0, high=1.02),
         lines=lines,
@@ -127,22 +128,22 @@ def _kept_plot(view: View) -> Plot:
 
 def _nll_table(view: View, kind: Kind) -> FigureTable:
     costs = view.costs
-    parts = {"extracted": costs.memory, "not extracted": costs.others}
-    if _apart(view):
+    parts = {"extracted": costs.memory, "not extracted": costs.not_extracted}
+    if _has_controls(view):
         parts |= {"controls": costs.skill, "difference": costs.selective}
-    parts["extracted minus not extracted"] = costs.beyond_others
-    columns = [one.estimates() for one in parts.values()]
+    parts["extracted minus not extracted"] = costs.beyond_not_extracted
+    columns = [replicates.estimates() for replicates in parts.values()]
     rows: list[list[Cell]] = [
         [block.number, *(column[at] for column in columns)]
         for block in view.blocks
         if (at := view.at(kind, block)) is not None
     ]
-    difference = "of extracted windows minus that of controls, and " if _apart(view) else ""
+    difference = "of extracted windows minus controls, and " if _has_controls(view) else ""
     return FigureTable(
         name=f"nll-{kind}",
-        title=_what(kind),
-        says="Rise of the suffix NLL, nats/token, over that of the intact model, by group; last, "
-        f"that {difference}of extracted windows minus that of windows that are not. "
+        title=_title(kind),
+        says="Rise of the suffix NLL, nats/token, over that of the intact model, by group. Last: "
+        f"the rise {difference}of extracted windows minus windows that are not extracted. "
         f"{_intact(view)}",
         columns=[Column("block", "count"), *(Column(head, "nats") for head in parts)],
         rows=rows,
@@ -150,48 +151,50 @@ def _nll_table(view: View, kind: Kind) -> FigureTable:
 
 
 def _intact(view: View) -> str:
-    """The NLL that all rises are over."""
-    found = view.found
-    groups = {"extracted": found.extracted, "not extracted": found.others}
-    if _apart(view):
-        groups["controls"] = found.controls
-    said = [f"{one.nll[0].mean():.3f} ({name})" for name, one in groups.items() if len(one)]
-    return f"That of the intact model is {', '.join(said)}."
+    """Return a sentence on the intact model's NLL by group."""
+    ablated = view.ablated
+    groups = {"extracted": ablated.extracted, "not extracted": ablated.not_extracted}
+    if _has_controls(view):
+        groups["controls"] = ablated.controls
+    means = [f"{group.nll[0].mean():.3f} ({name})" for name, group in groups.items() if len(group)]
+    return f"The intact model's NLL is {', '.join(means)}."
 
 
 def _nll_plot(view: View, kind: Kind) -> Plot:
     groups = [
-        (_Look("extracted", "series-1"), view.costs.memory),
-        (_Look("not extracted", "series-2"), view.costs.others),
+        (_Style("extracted", "series-1"), view.costs.memory),
+        (_Style("not extracted", "series-2"), view.costs.not_extracted),
     ]
-    if _apart(view):
-        groups.append((_Look("controls", "series-3", ":"), view.costs.skill))
+    if _has_controls(view):
+        groups.append((_Style("controls", "series-3", ":"), view.costs.skill))
     lines = []
-    for look, replicates in groups:
+    for style, replicates in groups:
         estimates = replicates.estimates()
         places = [view.at(kind, block) for block in view.blocks]
         cells = [None if place is None else estimates[place] for place in places]
-        lines.append(_line(look, view.depth, cells))
+        lines.append(_line(style, view.depth, cells))
     return Plot(
         name=f"nll-{kind}",
-        title=_what(kind),
-        says="How much worse the suffixes of each group are foretold without it. Where the lines "
-        "part, the block serves one kind of text more than the other.",
+        title=_title(kind),
+        says="Rise of the NLL of each group's suffixes without the part. If the lines diverge, the "
+        "block serves one kind of text more than another.",
         x=_depth(view.blocks),
         y=Axis("rise of suffix NLL (nats/token)"),
         lines=lines,
     )
 
 
-def _all(view: View) -> FigureTable:
+def _skill_table(view: View) -> FigureTable:
     costs = view.costs
     columns = (costs.skill, costs.lost, costs.memory, costs.excess, costs.excess_lost)
-    estimates: list[list[Estimate | None]] = [[*one.estimates()] for one in columns]
-    estimates[1] = [_rest(view.kept(place)) for place in range(len(view.found.ablations))]
+    estimates: list[list[Estimate | None]] = [[*entry.estimates()] for entry in columns]
+    estimates[1] = [
+        _lost(view.still_extracted(place)) for place in range(len(view.ablated.ablations))
+    ]
     rows: list[list[Cell]] = [
-        [_name(one), *(column[place] for column in estimates)]
-        for place, one in enumerate(view.found.ablations)
-        if one.kind != "intact"
+        [_name(entry), *(column[place] for column in estimates)]
+        for place, entry in enumerate(view.ablated.ablations)
+        if entry.kind != "intact"
     ]
     units: tuple[tuple[str, Unit], ...] = (
         (f"{view.skill}: rise of NLL", "nats"),
@@ -203,59 +206,61 @@ def _all(view: View) -> FigureTable:
     return FigureTable(
         name="memory-skill",
         title="Memory lost against skill lost",
-        says="Each part, and noise of several strengths in every block as the control: what it "
-        "costs extracted windows beyond what noise costs them that harms "
-        f"{view.skill} as much. Empty for noise itself, where no noise harms them as much, and "
-        "where both lose all.",
-        columns=[Column("without", "text"), *(Column(*one) for one in units)],
+        says="Each part, and noise of several strengths in every block as a control: the cost to "
+        "extracted windows beyond that of noise that harms "
+        f"{view.skill} as much. Empty for noise, if no noise harms them as much, and if both lose "
+        "all.",
+        columns=[Column("without", "text"), *(Column(*entry) for entry in units)],
         rows=rows,
     )
 
 
-def _rest(kept: Estimate | None) -> Estimate | None:
-    """What is lost where so much is kept: with bounds also where all windows fare alike."""
-    if kept is None or kept.value is None or kept.low is None or kept.high is None:
+def _lost(share: Estimate | None) -> Estimate | None:
+    """Return the share lost, 1 minus the share still extracted; None without bounds."""
+    if share is None or share.value is None or share.low is None or share.high is None:
         return None
-    return Estimate(1 - kept.value, 1 - kept.high, 1 - kept.low)
+    return Estimate(1 - share.value, 1 - share.high, 1 - share.low)
 
 
-def _against(view: View) -> Plot:
+def _skill_plot(view: View) -> Plot:
     lines = []
     skill, memory = view.costs.skill.values, view.costs.memory.estimates()
-    looks: dict[Kind, _Look] = {"noise": _Look("noise in every block (control)", "series-3", ":")}
-    looks |= {kind: look._replace(dash="") for kind, look in _LOOKS.items()}
-    for kind, look in looks.items():
-        places = [at for at, one in enumerate(view.found.ablations) if one.kind == kind]
+    styles: dict[Kind, _Style] = {
+        "noise": _Style("noise in every block (control)", "series-3", ":")
+    }
+    styles |= {kind: style._replace(dash="") for kind, style in _STYLES.items()}
+    for kind, style in styles.items():
+        places = [at for at, ablation in enumerate(view.ablated.ablations) if ablation.kind == kind]
         places.sort(key=lambda at: float(skill[at]))
-        shown = [at for at in places if skill[at] > 0]
-        cells = [_positive(memory[at]) for at in shown]
-        lines.append(_line(look, [float(skill[at]) for at in shown], cells))
+        positive = [at for at in places if skill[at] > 0]
+        cells = [_positive(memory[at]) for at in positive]
+        lines.append(_line(style, [float(skill[at]) for at in positive], cells))
     return Plot(
         name="memory-skill",
         title="Memory lost against skill lost",
-        says="Every point is one block without one part. Above the dotted line a part costs "
-        "extracted windows more than noise of the same cost in skill does, below it less.",
+        says="Every point is one block without one part. Above the dotted line, a part costs "
+        "extracted windows more than noise with the same cost in skill; below it, less.",
         x=Axis(f"rise of NLL of {view.skill} (nats/token)", logarithmic=True),
         y=Axis("rise of NLL of extracted (nats/token)", logarithmic=True),
         lines=lines,
     )
 
 
-def _apart(view: View) -> bool:
-    """Whether skill is measured by windows of their own."""
-    return bool(len(view.found.controls))
+def _has_controls(view: View) -> bool:
+    """Return True if controls measure skill."""
+    return bool(len(view.ablated.controls))
 
 
-def _what(kind: Kind) -> str:
+def _title(kind: Kind) -> str:
     if kind == "attention":
-        return "What attention to itself alone costs each kind of text"
-    return "What taking the feed-forward part away costs each kind of text"
+        return "Cost of attention to itself only, by kind of text"
+    return "Cost of removing the feed-forward part, by kind of text"
 
 
-def _name(one: Ablation) -> str:
-    if one.block is None:
-        return f"noise {one.strength:g}"
-    return f"block {one.block.number}: {one.kind}"
+def _name(ablation: Ablation) -> str:
+    if ablation.block is None:
+        return f"noise {ablation.strength:g}"
+    return f"block {ablation.block.number}: {ablation.kind}"
 
 
 def _depth(blocks: Sequence[Block]) -> Axis:
@@ -263,11 +268,11 @@ def _depth(blocks: Sequence[Block]) -> Axis:
     return Axis("block", ticks=[float(block.number) for block in blocks[::step]])
 
 
-def _line(look: _Look, where: Sequence[float], cells: Sequence[Estimate | None]) -> Line:
-    return Line.of(look.name, look.colour, where, cells, dash=look.dash, marker=look.marker)
+def _line(style: _Style, x: Sequence[float], cells: Sequence[Estimate | None]) -> Line:
+    return Line.of(style.name, style.colour, x, cells, dash=style.dash, marker=style.marker)
 
 
 def _positive(cell: Estimate) -> Estimate:
-    """What a logarithmic axis has a place for."""
+    """Return the estimate with None for values that a logarithmic axis cannot plot."""
     ends = (cell.value, cell.low, cell.high)
-    return Estimate(*(None if one is None or one <= 0 else one for one in ends))
+    return Estimate(*(None if end is None or end <= 0 else end for end in ends))

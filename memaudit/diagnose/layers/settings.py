@@ -1,6 +1,6 @@
 """Settings of ``diagnose layers``.
 
-Knows nothing of how it is done.
+Knows nothing of the method.
 """
 
 from __future__ import annotations
@@ -15,5 +15,5 @@ class LayersSettings(DiagnoseSettings):
     """Settings of ``diagnose layers``."""
 
     windows: Annotated[Positive, WINDOWS] = 150
-    """Groups: extracted, not extracted, controls. Each is read once for the
-    intact model, twice for each block and once for each strength of noise."""
+    """Groups: extracted, not extracted, controls. Each window takes one pass for the intact model,
+    two for each block and one for each strength of noise."""

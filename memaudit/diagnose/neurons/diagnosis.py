@@ -1,6 +1,6 @@
-"""Which hidden states tell extracted windows, and which feed-forward units an extraction needs.
+"""``diagnose neurons``: probes of hidden states, and feed-forward units that extractions need.
 
-Knows how the two halves of the question are asked of a run, and how what they find goes together.
+Knows the two halves of the diagnosis and how their results are combined.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from memaudit.diagnose.neurons.probing_report import (
     probing_tables,
 )
 from memaudit.diagnose.neurons.settings import NeuronsSettings
-from memaudit.diagnose.neurons.silencing import silence_run
-from memaudit.diagnose.neurons.silencing_found import Silencing
-from memaudit.diagnose.neurons.silencing_report import Figures, silencing_findings, silencing_notes
-from memaudit.diagnose.neurons.silencing_tables import silencing_plots, silencing_tables
+from memaudit.diagnose.neurons.silencing import Figures, Silencing, silence_run
+from memaudit.diagnose.neurons.silencing_report import (
+    silencing_findings,
+    silencing_notes,
+    silencing_plots,
+    silencing_tables,
+)
 from memaudit.diagnose.neurons.units import find_units
 from memaudit.diagnose.subject import Subject
 from memaudit.errors import TargetError, UsageError
@@ -29,44 +32,44 @@ from memaudit.report.diagnosis import Diagnosis
 __all__ = ["NeuronsSettings", "diagnose_neurons"]
 
 _ABOUT = (
-    "Linear probes on hidden states: do they tell extracted windows from other text (Slonski 2024, "
-    "arXiv 2412.01014)? And feed-forward units that stop an extraction when silenced: how "
-    "small a set will do, and what it costs elsewhere (the idea of NeMo, Hintersdorf et al. 2024, "
-    "arXiv 2406.02366, moved to language models)."
+    "Linear probes on hidden states: do they separate extracted windows from other text (Slonski "
+    "2024, arXiv 2412.01014)? Feed-forward units that stop an extraction when silenced: how small "
+    "a set is enough, and what does it cost elsewhere (NeMo, Hintersdorf et al. 2024, "
+    "arXiv 2406.02366, applied to language models)?"
 )
 
 
 def diagnose_neurons(subject: Subject, settings: NeuronsSettings, progress: Progress) -> Diagnosis:
-    """Probe hidden states, and search the units of single extractions.
+    """Probe hidden states, and search the units that single extractions need.
 
     Raises:
-        UsageError: nothing was extracted, so that there is nothing to look for.
+        UsageError: no window was extracted.
         TargetError: the model's blocks cannot be found.
     """
     if not subject.data.extracted.any():
         raise UsageError(
-            f"{subject.run.folder}: attack none extracted no window, so there is nothing whose "
-            "neurons could be looked for"
+            f"{subject.run.folder}: attack none extracted no window, so there is no extraction "
+            "to search neurons for"
         )
     blocks = find_blocks(subject.checkpoint)
     probing = probe_run(subject, settings, blocks, progress)
-    silencing, refused = _silence(subject, settings, blocks, progress)
+    silencing, reason = _silence(subject, settings, blocks, progress)
     findings, notes = [], []
     tables, plots = [], []
     if silencing is not None:
         figures = Figures(silencing, subject.resamples(settings.seed))
         findings += silencing_findings(figures)
         notes += silencing_notes(figures)
-        beyond = len(blocks) - len(silencing.units.blocks)
-        if beyond:
+        left_out = len(blocks) - len(silencing.units.blocks)
+        if left_out:
             notes.append(
-                f"{beyond} of {len(blocks)} blocks have no units that could be silenced one by one "
-                "(fused experts, or no feed-forward part), and were left as they are."
+                f"{left_out} of {len(blocks)} blocks have no units that can be silenced one by one "
+                "(fused experts, or no feed-forward part). They were left unchanged."
             )
         tables += silencing_tables(figures)
         plots += silencing_plots(figures)
     else:
-        findings.append(refused)
+        findings.append(reason)
     return Diagnosis(
         name="neurons",
         about=_ABOUT,
@@ -74,28 +77,28 @@ def diagnose_neurons(subject: Subject, settings: NeuronsSettings, progress: Prog
         notes=[*notes, *probing_notes(probing)],
         tables=[*tables, *probing_tables(probing)],
         plots=[*plots, *probing_plots(probing)],
-        settings=_told(settings),
+        settings=_settings_text(settings),
     )
 
 
 def _silence(
     subject: Subject, settings: NeuronsSettings, blocks: Sequence[Block], progress: Progress
 ) -> tuple[Silencing | None, str]:
-    """What was silenced, or why nothing was."""
+    """Return the silencing and, if it is None, the reason."""
     try:
         units = find_units(subject.checkpoint, blocks)
-        found = silence_run(subject, settings, units, progress)
+        silencing = silence_run(subject, settings, units, progress)
     except TargetError as error:
         return None, f"No units were silenced: {error}."
     if subject.disclosure.withheld:
-        return found, "No units were silenced: the windows are too few for figures of them."
-    return found, (
-        "No units were silenced: no window that the run says is extracted comes out in a pass made "
-        "here, which other rounding can do where two tokens are nearly tied."
+        return silencing, "No units were silenced: there are too few windows to report."
+    return silencing, (
+        "No units were silenced: this diagnosis could reproduce none of the run's extractions. "
+        "Different rounding can cause this if two tokens are nearly tied."
     )
 
 
-def _told(settings: NeuronsSettings) -> dict[str, str]:
+def _settings_text(settings: NeuronsSettings) -> dict[str, str]:
     names = (
         *("windows", "probe_blocks", "unit_windows", "most_units", "silence", "erased"),
         *("trials", "random_sets", "cost_windows", "seed"),

@@ -1,7 +1,6 @@
-"""A linear probe: does a representation of a window tell two kinds of windows apart?
+"""Linear probe that separates two kinds of windows by their representations.
 
-Knows features, labels and cluster numbers as arrays. Knows nothing of models or of what the
-kinds are. N stands for windows, D for features.
+Knows features, labels and cluster numbers as arrays. Knows no models. N: windows, D: features.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from memaudit.score.resample import LEAST_FITTED_CLUSTERS, fewest_clusters
 from memaudit.score.stats import Bools, Floats, Ints
 
 FOLDS = 5
-"""Of the cross-validation, where there are as many clusters of each kind."""
+"""Folds of the cross-validation."""
 STRENGTH = 0.01
-"""C of the probe, the inverse of its L2 penalty. There are about as many features as windows, so
-that under a weak penalty a plane parts any two kinds of training windows. Fixed, because to choose
-it among few positives costs more of them than it brings."""
+"""C of the probe, the inverse of its L2 penalty. With about as many features as windows, a weak
+penalty lets a plane separate any two kinds of training windows. It is fixed, because choosing it
+would cost positives that are few."""
 
 
 def enough(positive: Bools, negative: Bools, clusters: Ints) -> bool:
@@ -28,27 +27,28 @@ def enough(positive: Bools, negative: Bools, clusters: Ints) -> bool:
 
 
 def assign_folds(positive: Bools, clusters: Ints, rng: np.random.Generator) -> Ints:
-    """(N,) the fold that each window is tested in: none is divided among two folds, and each has
-    about its share of the positives.
+    """Return the fold (N,) that each window is tested in.
+
+    No cluster is split between folds, and the folds share the positives about equally.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=int(rng.integers(2**31)))
-    found = np.empty(len(positive), dtype=np.int64)
+    folds = np.empty(len(positive), dtype=np.int64)
     parts = splitter.split(np.zeros((len(positive), 1)), positive, clusters)
     for number, (_, tested) in enumerate(parts):
-        found[tested] = number
-    return found
+        folds[tested] = number
+    return folds
 
 
 def probe_scores(
     features: npt.NDArray[np.float32], positive: Bools, fitted: Bools, folds: Ints
 ) -> Floats:
-    """(N,) how positive each window looks to a probe that saw no window of its fold.
+    """Return each window's log-odds (N,) by a probe that saw no window of its fold.
 
-    features: (N,D), finite. positive: (N,) the labels. fitted: (N,) which windows probes are
-    fitted on; the others are scored only, by the probe of their fold. A logistic regression on
-    standardised features, both kinds weighing the same; what it gives is the log-odds.
+    features: (N,D), finite. positive: (N,) the labels. fitted: (N,) windows to fit probes on; other
+    windows are only scored, by the probe of their fold. The probe is a logistic regression on
+    standardised features, with both kinds weighted equally.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -57,23 +57,22 @@ def probe_scores(
 
     scores = np.empty(len(features))
     for fold in np.unique(folds):
-        tested, seen = folds == fold, fitted & (folds != fold)
+        tested, training = folds == fold, fitted & (folds != fold)
         probe = make_pipeline(
-            StandardScaler(),
-            LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=300),
+            StandardScaler(), LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=300)
         )
-        with warnings.catch_warnings():  # so far converged that no rank changes any more
+        with warnings.catch_warnings():  # converged far enough for stable ranks
             warnings.simplefilter("ignore", ConvergenceWarning)
-            probe.fit(features[seen], positive[seen])
+            probe.fit(features[training], positive[training])
         scores[tested] = probe.decision_function(features[tested])
     return scores
 
 
 def permuted_labels(positive: Bools, clusters: Ints, rng: np.random.Generator) -> Bools:
-    """(N,) as many positives, on windows that have nothing to do with them.
+    """Permute the labels (N,) between clusters; the number of positives stays.
 
-    Clusters are put in another order and the labels laid over them as they came, so that windows
-    of one cluster go on having one label, nearly always.
+    The clusters are shuffled and the labels assigned in their old order, so that windows of one
+    cluster nearly always have the same label.
     """
     _, number = np.unique(clusters, return_inverse=True)
     before = np.argsort(number, kind="stable")

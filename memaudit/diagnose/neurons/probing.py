@@ -1,7 +1,7 @@
-"""Probes of a run's windows: what of extraction can be read off hidden states, and off less.
+"""Probes of a run's windows: hidden states and baselines that separate extracted windows.
 
-Knows groups of windows, their hidden states and the probe. Knows nothing of how it is told. N
-stands for windows of all groups together, L for the blocks that are probed.
+Knows groups of windows, their hidden states and the probe, not the report. N: windows of all groups
+together, L: probed blocks.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from memaudit.score.resample import Resamples
 from memaudit.score.stats import Bools, Floats, Ints
 
 Against = Literal["data", "controls"]
-"""Whether extracted windows are told from data that no attack extracts, or from controls."""
+"""Negatives of a probe: data that no attack extracts, or controls."""
 Source = Literal["trained", "random", "permuted", "hidden"]
 """Hidden states of the audited model; of its twin with random weights; of the audited model with
-labels permuted between clusters; of the audited model, with hidden windows in the place of the
-extracted ones, which the probe was fitted on."""
+labels permuted between clusters; of the audited model, tested on hidden windows instead of the
+extracted windows that the probe was fitted on."""
 Baseline = Literal["tokens", "nll"]
-"""What needs no hidden state: how frequent and how repetitive the tokens are; the suffix's NLL."""
+"""Predictors without hidden states: token frequency and repetition; the suffix's NLL."""
 
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """The windows that are looked at."""
+    """Windows of all groups."""
 
     ids: npt.NDArray[np.int32]
     """(N,P+S)."""
@@ -52,11 +52,11 @@ class Windows:
     """(N,) suffix NLL with the plain prefix, nats/token."""
     extracted: Bools
     hidden: Bools
-    """(N,) extracted by another attack than ``none`` only: on neither side of a probe."""
+    """(N,) extracted only by attacks other than ``none``: on neither side of a probe."""
     control: Bools
 
     def negatives(self, against: Against) -> Bools:
-        """(N,)."""
+        """Return a mask (N,) of the negatives."""
         if against == "controls":
             return self.control
         return ~(self.extracted | self.hidden | self.control)
@@ -64,35 +64,35 @@ class Windows:
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
-    """How well extracted windows are told from others."""
+    """Separation of extracted windows from one kind of negatives."""
 
     against: Against
     negatives: int
     """Windows."""
     negative_clusters: int
     probes: Mapping[tuple[Source, Place], Sequence[Estimate]]
-    """(L) AUC at each block, without a value where its states are no numbers. Empty where clusters
-    are too few to say anything; without ``hidden`` where hidden ones are."""
+    """(L) AUC by block, without a value if its states are not finite. Empty if there are too few
+    clusters; without ``hidden`` if there are too few clusters of hidden windows."""
     baselines: Mapping[Baseline, Estimate]
     hidden_nll: Estimate | None
-    """AUC of the suffix's NLL for hidden windows; None where there are too few."""
+    """AUC of the suffix's NLL for hidden windows; None if there are too few."""
 
 
 @dataclass(frozen=True, eq=False)
 class Probing:
-    """What came out."""
+    """Results of all probes."""
 
     blocks: tuple[int, ...]
-    """(L) numbers from 0."""
+    """(L) block numbers, from 0."""
     depth: int
-    """Blocks that the model has."""
+    """Blocks of the model."""
     extracted: int
     """Windows."""
     extracted_clusters: int
     hidden: int
     contrasts: Sequence[Contrast]
     no_twin: str | None
-    """Why there is no model with random weights."""
+    """Reason why there is no model with random weights."""
 
 
 def probe_run(
@@ -102,25 +102,25 @@ def probe_run(
     rng = np.random.default_rng([settings.seed, 1])
     windows = _choose(subject, settings.windows, rng)
     probed = spaced(blocks, settings.probe_blocks)
-    asked: list[Against] = ["data", "controls"] if windows.control.any() else ["data"]
-    able = [
-        against for against in asked if _comparable(subject, windows, windows.extracted, against)
+    groups: list[Against] = ["data", "controls"] if windows.control.any() else ["data"]
+    comparable = [
+        against for against in groups if _comparable(subject, windows, windows.extracted, against)
     ]
-    found: dict[Source, Representations] = {}
+    states: dict[Source, Representations] = {}
     no_twin = None
-    if able:
+    if comparable:
         with progress.stage("hidden states", len(windows.ids)) as advance:
-            found["trained"] = represent(subject.passes(), probed, windows.ids, advance)
+            states["trained"] = represent(subject.passes(), probed, windows.ids, advance)
         try:
-            found["random"] = _random_states(subject, settings, windows.ids, progress)
+            states["random"] = _random_states(subject, settings, windows.ids, progress)
         except (TargetError, RunError) as error:
             no_twin = str(error)
-    prober = _Prober(subject, windows, found, rng, subject.resamples(settings.seed))
-    with progress.stage("probes", len(able)) as advance:
+    prober = _Prober(subject, windows, states, rng, subject.resamples(settings.seed))
+    with progress.stage("probes", len(comparable)) as advance:
         contrasts = []
-        for against in asked:
-            contrasts.append(prober.contrast(against, able=against in able))
-            advance(int(against in able))
+        for against in groups:
+            contrasts.append(prober.contrast(against, able=against in comparable))
+            advance(int(against in comparable))
     return Probing(
         blocks=tuple(block.number for block in probed),
         depth=len(blocks),
@@ -133,7 +133,7 @@ def probe_run(
 
 
 def _comparable(subject: Subject, windows: Windows, positive: Bools, against: Against) -> bool:
-    """Whether a probe can tell these windows (N,) from the others, and figures may be written."""
+    """Return True if a probe can be fitted on these positives (N,), and its AUC reported."""
     negative = windows.negatives(against)
     name = "extracted" if positive is windows.extracted else "hidden"
     other = "controls" if against == "controls" else "not extracted"
@@ -141,13 +141,13 @@ def _comparable(subject: Subject, windows: Windows, positive: Bools, against: Ag
     return subject.disclosure.admits_all(sides) and enough(positive, negative, windows.clusters)
 
 
-def _choose(subject: Subject, most: int, rng: np.random.Generator) -> Windows:
-    """At most so many of each group."""
+def _choose(subject: Subject, limit: int, rng: np.random.Generator) -> Windows:
+    """Sample at most ``limit`` windows of each group."""
     data, controls = subject.data, subject.controls
     groups = (data.extracted, data.hidden, ~(data.extracted | data.hidden))
-    parts = [data.take(draw(group, most, rng)) for group in groups]
+    parts = [data.take(draw(group, limit, rng)) for group in groups]
     if controls is not None:
-        parts.append(controls.take(draw(np.ones(len(controls), dtype=bool), most, rng)))
+        parts.append(controls.take(draw(np.ones(len(controls), dtype=bool), limit, rng)))
     group = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     return Windows(
         ids=np.concatenate([part.ids for part in parts]),
@@ -172,7 +172,7 @@ def _random_states(
 class _Prober:
     subject: Subject
     windows: Windows
-    found: Mapping[Source, Representations]
+    states: Mapping[Source, Representations]
     rng: np.random.Generator
     resamples: Resamples
 
@@ -184,8 +184,8 @@ class _Prober:
         both = windows.extracted | negative
         folds = assign_folds(windows.extracted, windows.clusters, self.rng)
         probes: dict[tuple[Source, Place], list[Estimate]] = {}
-        told = _comparable(self.subject, windows, windows.hidden, against)
-        for source, place, detection in self._probes(both, folds, told=told):
+        report_hidden = _comparable(self.subject, windows, windows.hidden, against)
+        for source, place, detection in self._probes(both, folds, report_hidden=report_hidden):
             probes.setdefault((source, place), []).append(detection)
         features = token_features(windows.ids, windows.clusters, self.subject.prefix_tokens)
         tokens = probe_scores(features, windows.extracted, both, folds)
@@ -199,42 +199,42 @@ class _Prober:
         return Contrast(against, int(negative.sum()), clusters, probes, baselines, hidden)
 
     def _probes(
-        self, both: Bools, folds: Ints, *, told: bool
+        self, both: Bools, folds: Ints, *, report_hidden: bool
     ) -> Iterator[tuple[Source, Place, Estimate]]:
-        """AUC of every block in turn, for every source and place.
+        """Yield the AUC of every block, for every source and place.
 
-        told: whether hidden windows have figures.
+        report_hidden: True to test hidden windows, too.
         """
         windows = self.windows
         positive, negative = windows.extracted, both & ~windows.extracted
-        for source, representations in self.found.items():
+        for source, representations in self.states.items():
             for place in PLACES:
-                for states in representations.states[place].transpose(1, 0, 2):
-                    scores = self._scores(states, positive, both, folds)
+                for block_states in representations.states[place].transpose(1, 0, 2):
+                    scores = self._scores(block_states, positive, both, folds)
                     yield source, place, self._auc(scores, positive, both)
                     if source == "random":
                         continue
-                    if told:
+                    if report_hidden:
                         rows = windows.hidden | negative
                         yield "hidden", place, self._auc(scores, windows.hidden, rows)
-                    yield "permuted", place, self._permuted(states, both)
+                    yield "permuted", place, self._permuted(block_states, both)
 
-    def _permuted(self, states: npt.NDArray[np.float32], both: Bools) -> Estimate:
+    def _permuted(self, block_states: npt.NDArray[np.float32], both: Bools) -> Estimate:
         clusters = self.windows.clusters[both]
         labels = permuted_labels(self.windows.extracted[both], clusters, self.rng)
         positive = np.zeros_like(both)
         positive[both] = labels
         folds = np.zeros(len(both), dtype=np.int64)
         folds[both] = assign_folds(labels, clusters, self.rng)
-        return self._auc(self._scores(states, positive, both, folds), positive, both)
+        return self._auc(self._scores(block_states, positive, both, folds), positive, both)
 
     def _scores(
-        self, states: npt.NDArray[np.float32], positive: Bools, both: Bools, folds: Ints
+        self, block_states: npt.NDArray[np.float32], positive: Bools, both: Bools, folds: Ints
     ) -> Floats:
-        """(N,) NaN where the states are no numbers."""
-        if not np.isfinite(states).all():
-            return np.full(len(states), np.nan)
-        return probe_scores(states, positive, both, folds)
+        """Return scores (N,); NaN if the states are not finite."""
+        if not np.isfinite(block_states).all():
+            return np.full(len(block_states), np.nan)
+        return probe_scores(block_states, positive, both, folds)
 
     def _auc(self, scores: Floats, positive: Bools, among: Bools) -> Estimate:
         if np.isnan(scores[among]).any():
@@ -246,21 +246,22 @@ class _Prober:
 def token_features(
     ids: npt.NDArray[np.int32], clusters: Ints, prefix: int
 ) -> npt.NDArray[np.float32]:
-    """(N,8) what the tokens alone say of ids (N,P+S): of prefix and of suffix the mean and the
-    least log frequency and the share of tokens that are unlike, how much of the suffix stood in
-    the prefix, and how frequent the prefix's last token is.
+    """Return features (N,8) of the tokens of ids (N,P+S).
 
-    A token is as frequent as the share of clusters that it occurs in: copies do not make it so.
+    For prefix and suffix: mean and minimum of the log frequency, and the share of distinct tokens.
+    Then the share of suffix tokens that occur in the prefix, and the log frequency of the prefix's
+    last token. A token's frequency is the share of clusters that it occurs in, so copies do not
+    count.
     """
-    seen = np.unique(np.stack([np.repeat(clusters, ids.shape[1]), ids.ravel()], axis=1), axis=0)
-    counts = np.bincount(seen[:, 1], minlength=int(ids.max()) + 1)
+    pairs = np.unique(np.stack([np.repeat(clusters, ids.shape[1]), ids.ravel()], axis=1), axis=0)
+    counts = np.bincount(pairs[:, 1], minlength=int(ids.max()) + 1)
     frequency = np.log((counts + 1) / (len(np.unique(clusters)) + 1))[ids]
     features = []
     for part in (slice(None, prefix), slice(prefix, None)):
         ordered = np.sort(ids[:, part], axis=1)
-        unlike = 1 + (np.diff(ordered, axis=1) != 0).sum(axis=1)
+        distinct = 1 + (np.diff(ordered, axis=1) != 0).sum(axis=1)
         features += [frequency[:, part].mean(axis=1), frequency[:, part].min(axis=1)]
-        features.append(unlike / ordered.shape[1])
-    again = [np.isin(row[prefix:], row[:prefix]).mean() for row in ids]
-    last = frequency[:, prefix - 1]  # what the border's state is made of
-    return np.stack([*features, np.array(again), last], axis=1).astype(np.float32)
+        features.append(distinct / ordered.shape[1])
+    repeated = [np.isin(row[prefix:], row[:prefix]).mean() for row in ids]
+    last = frequency[:, prefix - 1]  # the token at the border
+    return np.stack([*features, np.array(repeated), last], axis=1).astype(np.float32)

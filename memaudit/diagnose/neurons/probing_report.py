@@ -1,7 +1,4 @@
-"""What the probes found, in sentences, tables and plots.
-
-Knows the figures of the probes and the form of a diagnosis. Knows no model.
-"""
+"""Findings, tables and plots of the probes. Knows no model."""
 
 from __future__ import annotations
 
@@ -17,15 +14,15 @@ from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
 from memaudit.score.estimate import Estimate
 from memaudit.score.resample import LEAST_FITTED_CLUSTERS
 
-_OTHERS: dict[Against, str] = {"data": "data that no attack extracts", "controls": "controls"}
+_NEGATIVES: dict[Against, str] = {"data": "data that no attack extracts", "controls": "controls"}
 _WHERE: dict[Place, str] = {
     "border": "at the last token of the prefix",
     "suffix": "averaged over the suffix",
 }
 
 
-class _Shown(NamedTuple):
-    """How one kind of probe is named and drawn."""
+class _Style(NamedTuple):
+    """Name and line style of one kind of probe."""
 
     against: Against
     source: Source
@@ -35,32 +32,32 @@ class _Shown(NamedTuple):
 
 
 _LINES = (
-    _Shown("data", "trained", "extracted, against other data", "series-1", "-"),
-    _Shown("controls", "trained", "extracted, against controls", "series-2", "-"),
-    _Shown("data", "hidden", "hidden, against other data", "series-4", "-"),
-    _Shown("data", "random", "random weights, against other data", "series-3", ":"),
-    _Shown("controls", "random", "random weights, against controls", "series-3", "--"),
-    _Shown("data", "permuted", "permuted labels, against other data", "series-5", ":"),
-    _Shown("controls", "permuted", "permuted labels, against controls", "series-5", "--"),
+    _Style("data", "trained", "extracted, against other data", "series-1", "-"),
+    _Style("controls", "trained", "extracted, against controls", "series-2", "-"),
+    _Style("data", "hidden", "hidden, against other data", "series-4", "-"),
+    _Style("data", "random", "random weights, against other data", "series-3", ":"),
+    _Style("controls", "random", "random weights, against controls", "series-3", "--"),
+    _Style("data", "permuted", "permuted labels, against other data", "series-5", ":"),
+    _Style("controls", "permuted", "permuted labels, against controls", "series-5", "--"),
 )
-_DRAWN = (0, 1, 2, 3, 5)
-"""Those of them that are drawn: the others look like their neighbours."""
+_PLOTTED = (0, 1, 2, 3, 5)
+"""Positions of the plotted lines; the rest would overlap them."""
 
 
 def probing_findings(probing: Probing) -> list[str]:
-    """The most important first."""
-    said: list[str] = []
+    """Return the findings, the most important first."""
+    findings: list[str] = []
     for contrast in probing.contrasts:
         if contrast.probes:
-            said.extend(_findings(contrast, probing))
+            findings.extend(_findings(contrast, probing))
             continue
-        said.append(
-            f"Probes against {_OTHERS[contrast.against]}: nothing can be said, as there are "
+        findings.append(
+            f"Probes against {_NEGATIVES[contrast.against]}: too few clusters. There are "
             f"{probing.extracted_clusters} clusters with an extracted window and "
-            f"{contrast.negative_clusters} with one of the others, and each must be at least "
-            f"{LEAST_FITTED_CLUSTERS}."
+            f"{contrast.negative_clusters} clusters to compare with; a probe takes "
+            f"{LEAST_FITTED_CLUSTERS} of each."
         )
-    return said
+    return findings
 
 
 def _findings(contrast: Contrast, probing: Probing) -> Iterator[str]:
@@ -68,21 +65,19 @@ def _findings(contrast: Contrast, probing: Probing) -> Iterator[str]:
         trained = contrast.probes["trained", place]
         best = _best(trained)
         if best is None:
-            yield f"Probes {_WHERE[place]}: hidden states are no numbers."
+            yield f"Probes {_WHERE[place]}: the hidden states are not finite."
             continue
-        found = trained[best]
+        auc = trained[best]
         random = _highest(contrast.probes.get(("random", place), ()))
         permuted = _highest(contrast.probes["permuted", place])
         tokens, nll = contrast.baselines["tokens"], contrast.baselines["nll"]
-        verdict = _beyond_chance(found, (random, tokens), permuted)
+        verdict = _beyond_chance(auc, (random, tokens), permuted)
         yield (
-            f"Hidden states {_WHERE[place]} tell extracted windows from "
-            f"{_OTHERS[contrast.against]} with an AUC of {found} at block "
-            f"{probing.blocks[best]} of {probing.depth} (the first is 0), the best; random weights "
-            "give at best "
-            f"{random or 'nothing'}, permuted labels {permuted or 'nothing'}, token statistics "
-            f"{tokens}: {verdict}. The suffix's NLL alone reaches "
-            f"{nll:.3f}."
+            f"Hidden states {_WHERE[place]} separate extracted windows from "
+            f"{_NEGATIVES[contrast.against]} best at block {probing.blocks[best]} of "
+            f"{probing.depth} (the first is 0), with an AUC of {auc}. Random weights reach "
+            f"{random or 'no value'}, permuted labels {permuted or 'no value'}, token statistics "
+            f"{tokens}: {verdict}. The suffix's NLL alone reaches {nll:.3f}."
         )
     yield _against_baselines(contrast)
     if contrast.against == "data":
@@ -90,74 +85,73 @@ def _findings(contrast: Contrast, probing: Probing) -> Iterator[str]:
 
 
 def _beyond_chance(
-    found: Estimate, words: Sequence[Estimate | None], permuted: Estimate | None
+    auc: Estimate, baselines: Sequence[Estimate | None], permuted: Estimate | None
 ) -> str:
-    """What an AUC says beside its controls, taken to differ where the intervals lie apart."""
-    if permuted is not None and not found.above(permuted.high):
-        return "no more than chance"
-    known = [one for one in words if one is not None]
-    if any(not found.above(one.high) for one in known):
-        return "not clearly beyond what the words alone give"
-    if len(known) < len(words):
-        return "what of it the words alone give is not known"
-    return "beyond random weights and token statistics; skill could do that too"
+    """Return the verdict on an AUC; it exceeds a baseline if their intervals do not overlap."""
+    if permuted is not None and not auc.above(permuted.high):
+        return "no better than chance"
+    known = [estimate for estimate in baselines if estimate is not None]
+    if any(not auc.above(estimate.high) for estimate in known):
+        return "not clearly better than the words alone"
+    if len(known) < len(baselines):
+        return "the share of the words alone is not known"
+    return "better than random weights and token statistics, which may also be skill"
 
 
 def _against_baselines(contrast: Contrast) -> str:
-    both = [one for place in PLACES for one in contrast.probes["trained", place]]
+    both = [estimate for place in PLACES for estimate in contrast.probes["trained", place]]
     best = _highest(both)
     tokens, nll = contrast.baselines["tokens"], contrast.baselines["nll"]
     beyond = best is not None and best.above(nll.high)
     verdict = (
-        "the best probe tells more than that"
+        "the best probe is better"
         if beyond
-        else "no probe tells clearly more than how predictable the suffix is to the model"
+        else "no probe is clearly better than the suffix's predictability"
     )
     return (
-        f"With no hidden state at all, token statistics reach {tokens} and the "
-        f"suffix's NLL {nll:.3f} against {_OTHERS[contrast.against]}: {verdict}."
+        f"Without hidden states, token statistics reach {tokens} and the "
+        f"suffix's NLL {nll:.3f} against {_NEGATIVES[contrast.against]}: {verdict}."
     )
 
 
 def _hidden(contrast: Contrast) -> Iterator[str]:
-    """Of the block that tells extracted windows best, which was not chosen by hidden ones."""
+    """Yield a finding on hidden windows, at the block that is best for extracted windows."""
     if ("hidden", "border") not in contrast.probes or contrast.hidden_nll is None:
         return
     best = _best(contrast.probes["trained", "border"])
     if best is None:
         return
-    found = contrast.probes["hidden", "border"][best]
+    auc = contrast.probes["hidden", "border"][best]
     nll = contrast.hidden_nll
     yield (
-        f"Hidden windows, which no probe was fitted on, look like extracted ones "
-        f"{_WHERE['border']} with an AUC of {found} against "
-        f"{_OTHERS[contrast.against]}; their suffix's NLL alone gives {nll}."
+        f"The same probe {_WHERE['border']} separates hidden windows, which it was not fitted on, "
+        f"from {_NEGATIVES[contrast.against]} with an AUC of {auc}; their suffix's NLL alone "
+        f"reaches {nll}."
     )
 
 
-def _best(found: Sequence[Estimate]) -> int | None:
-    values = np.array([one.value for one in found], dtype=np.float64)  # NaN for None
+def _best(estimates: Sequence[Estimate]) -> int | None:
+    values = np.array([estimate.value for estimate in estimates], dtype=np.float64)  # NaN for None
     return int(np.nanargmax(values)) if np.isfinite(values).any() else None
 
 
-def _highest(found: Sequence[Estimate]) -> Estimate | None:
-    best = _best(found)
-    return None if best is None else found[best]
+def _highest(estimates: Sequence[Estimate]) -> Estimate | None:
+    best = _best(estimates)
+    return None if best is None else estimates[best]
 
 
 def probing_notes(probing: Probing) -> list[str]:
-    """What a reader of the probes has to know."""
+    """Return the notes on the probes."""
     notes = [
-        "A block is called the best after the fact, so that its AUC is a little high; compare it "
-        "with the highest that random weights and permuted labels reach.",
-        "A probe that tells extracted windows apart may read how predictable or how common a text "
-        "is; only what goes beyond random weights, token statistics and the suffix's NLL speaks "
-        "of memory.",
+        "The best block is chosen by its AUC, which is therefore a little high. Compare it with "
+        "the highest AUC of random weights and permuted labels.",
+        "A probe may read how predictable or how common a text is. Only an AUC above those of "
+        "random weights, token statistics and the suffix's NLL indicates memory.",
     ]
     if all(contrast.against != "controls" for contrast in probing.contrasts):
         notes.append(
-            "The run had no controls: extracted windows are compared with other data of the run "
-            "only, some of which may be memorized too."
+            "The run had no controls: extracted windows are compared only with other data of the "
+            "run, some of which may be memorized, too."
         )
     if probing.no_twin is not None:
         notes.append(f"No comparison with random weights: {probing.no_twin}.")
@@ -165,24 +159,28 @@ def probing_notes(probing: Probing) -> list[str]:
 
 
 def probing_tables(probing: Probing) -> list[FigureTable]:
-    """One of each place, and one of what needs no hidden state."""
+    """Return a table per place, and a table of the baselines."""
     if not any(contrast.probes for contrast in probing.contrasts):
         return []
     tables = []
     for place in PLACES:
-        shown = [(one, found) for one in _LINES if (found := _found(probing, one, place))]
+        curves = [
+            (style, estimates)
+            for style in _LINES
+            if (estimates := _estimates(probing, style, place))
+        ]
         rows: list[list[Cell]] = [
-            [str(block), *(found[at] for _, found in shown)]
+            [str(block), *(estimates[at] for _, estimates in curves)]
             for at, block in enumerate(probing.blocks)
         ]
         tables.append(
             FigureTable(
                 name=f"probe-{place}",
                 title=f"What a linear probe reads {_WHERE[place]}",
-                says=_says(place),
+                says=_caption(place),
                 columns=[
                     Column("block", "text"),
-                    *(Column(one.name, "number") for one, _ in shown),
+                    *(Column(style.name, "number") for style, _ in curves),
                 ],
                 rows=rows,
             )
@@ -190,15 +188,15 @@ def probing_tables(probing: Probing) -> list[FigureTable]:
     return [*tables, _baselines(probing)]
 
 
-def _says(place: Place) -> str:
-    seen = (
-        "The suffix has not been seen there: only what the model expects can tell windows apart."
+def _caption(place: Place) -> str:
+    reach = (
+        "The model has seen no suffix token there, so only its expectation can separate windows."
         if place == "border"
-        else "The suffix has been seen there, so that its words can be told from others too."
+        else "The model has seen the suffix there, so its words alone can separate windows, too."
     )
     return (
         f"AUC of a logistic regression on a block's hidden states {_WHERE[place]}, each window "
-        f"scored by a probe that saw no window of its cluster. {seen} 0.5 is chance."
+        f"scored by a probe that saw no window of its cluster. {reach} 0.5 is chance."
     )
 
 
@@ -208,7 +206,7 @@ def _baselines(probing: Probing) -> FigureTable:
         if contrast.probes:
             rows.append(
                 [
-                    _OTHERS[contrast.against],
+                    _NEGATIVES[contrast.against],
                     contrast.negatives,
                     contrast.negative_clusters,
                     contrast.baselines["tokens"],
@@ -218,11 +216,11 @@ def _baselines(probing: Probing) -> FigureTable:
             )
     return FigureTable(
         name="probe-baselines",
-        title="What tells extracted windows without any hidden state",
+        title="Separation of extracted windows without hidden states",
         says=(
             f"AUC of {probing.extracted} extracted windows in {probing.extracted_clusters} "
-            "clusters against others: by a probe on how frequent and repetitive their tokens are, "
-            "and by the suffix's NLL alone."
+            "clusters, by a probe on the frequency and repetition of their tokens, and by the "
+            "suffix's NLL alone."
         ),
         columns=[
             Column("against", "text"),
@@ -236,21 +234,21 @@ def _baselines(probing: Probing) -> FigureTable:
     )
 
 
-def _found(probing: Probing, shown: _Shown, place: Place) -> Sequence[Estimate]:
+def _estimates(probing: Probing, style: _Style, place: Place) -> Sequence[Estimate]:
     for contrast in probing.contrasts:
-        if contrast.against == shown.against:
-            return contrast.probes.get((shown.source, place), ())
+        if contrast.against == style.against:
+            return contrast.probes.get((style.source, place), ())
     return ()
 
 
 def probing_plots(probing: Probing) -> list[Plot]:
-    """AUC over depth, one of each place."""
+    """Return a plot of the AUC over depth per place."""
     plots = []
     for place in PLACES:
         lines = [
-            _line(probing, _LINES[at], found)
-            for at in _DRAWN
-            if (found := _found(probing, _LINES[at], place))
+            _line(probing, _LINES[at], estimates)
+            for at in _PLOTTED
+            if (estimates := _estimates(probing, _LINES[at], place))
         ]
         if lines:
             plots.append(
@@ -266,6 +264,6 @@ def probing_plots(probing: Probing) -> list[Plot]:
     return plots
 
 
-def _line(probing: Probing, shown: _Shown, found: Sequence[Estimate]) -> Line:
+def _line(probing: Probing, style: _Style, estimates: Sequence[Estimate]) -> Line:
     depth = list(probing.blocks)
-    return Line.of(shown.name, shown.colour, depth, found, dash=shown.dash, marker="o")
+    return Line.of(style.name, style.colour, depth, estimates, dash=style.dash, marker="o")

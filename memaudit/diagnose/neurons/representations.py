@@ -1,7 +1,7 @@
-"""Hidden states of windows, block by block, of a model and of its twin that was never trained.
+"""Hidden states of windows by block, for a model and its untrained twin.
 
-Knows blocks, passes and how a model is made of a config. Knows nothing of probes. N stands for
-windows, L for the blocks that are looked at, D for the width of their states.
+Knows blocks, passes and how to build a model from a config. Knows no probes. N: windows, L: probed
+blocks, D: width of the states.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from memaudit.target.softprompt_check import architecture_of
 
 Place = Literal["border", "suffix"]
 PLACES: tuple[Place, ...] = ("border", "suffix")
-"""``border``: the last token of the prefix, where nothing of the suffix has been seen yet, so that
-only what the model expects can tell windows apart. ``suffix``: the mean over all positions that
-foretell a suffix token, where the suffix itself is seen too."""
+"""``border``: the last token of the prefix, before any suffix token, so that only the model's
+expectation can separate windows. ``suffix``: the mean over all positions that predict a suffix
+token, which includes the suffix itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,17 +38,17 @@ class Representations:
     """Hidden states of N windows."""
 
     blocks: tuple[int, ...]
-    """(L) numbers of the blocks, from 0."""
+    """(L) block numbers, from 0."""
     states: dict[Place, npt.NDArray[np.float32]]
-    """(N,L,D) each; may hold what is no number."""
+    """(N,L,D) states by place; may hold NaN or infinity."""
 
 
-def spaced(blocks: Sequence[Block], most: int) -> tuple[Block, ...]:
-    """At most so many of the blocks, evenly spaced; of several the first and the last are there."""
-    if len(blocks) <= most:
+def spaced(blocks: Sequence[Block], limit: int) -> tuple[Block, ...]:
+    """Return at most ``limit`` blocks, evenly spaced from the first to the last."""
+    if len(blocks) <= limit:
         return tuple(blocks)
-    at = np.unique(np.linspace(len(blocks) - 1, 0, most).round().astype(int))
-    return tuple(blocks[number] for number in at)
+    positions = np.unique(np.linspace(len(blocks) - 1, 0, limit).round().astype(int))
+    return tuple(blocks[number] for number in positions)
 
 
 def represent(
@@ -57,40 +57,43 @@ def represent(
     ids: npt.NDArray[np.int32],
     advance: Advance = lambda done: None,
 ) -> Representations:
-    """What the blocks (L) give for ids (N,P+S), N at least 1."""
+    """Return the states of the blocks (L) for ids (N,P+S), N at least 1."""
     suffix = ids.shape[1] - passes.prefix_tokens
-    with hidden_states(blocks) as heard:
+    with hidden_states(blocks) as outputs:
 
         def read(passed: Pass) -> dict[str, Tensor]:
-            # Some architectures hand their states on in float32; blocks may be on many devices.
-            last = [heard[block.number][:, -suffix:].float() for block in blocks]
+            # Some architectures return float32 states; blocks may be on several devices.
+            last = [outputs[block.number][:, -suffix:].float() for block in blocks]
             return {
-                "border": torch.stack([one[:, 0].cpu() for one in last], dim=1),
-                "suffix": torch.stack([one.mean(dim=1).cpu() for one in last], dim=1),
+                "border": torch.stack([state[:, 0].cpu() for state in last], dim=1),
+                "suffix": torch.stack([state.mean(dim=1).cpu() for state in last], dim=1),
             }
 
-        found = passes.read(ids, read, advance, last=1)
+        states = passes.read(ids, read, advance, last=1)
     numbers = tuple(block.number for block in blocks)
-    return Representations(numbers, {place: found[place] for place in PLACES})
+    return Representations(numbers, {place: states[place] for place in PLACES})
 
 
 def untrained_twin(checkpoint: Checkpoint, seed: int) -> Checkpoint:
-    """A model of the same config, in the same number format, with random weights.
+    """Return a model of the same config and number format, with random weights.
 
-    Of an adapter's base, and not quantised. Its weights are drawn as its makers start training.
+    An adapter's twin is one of its base. The twin is not quantised and uses the architecture's
+    initialisation.
 
     Raises:
-        TargetError: it cannot be made, or there is no room for it beside the audited one.
+        TargetError: it cannot be built, or does not fit in memory beside the audited model.
     """
     base = base_of(checkpoint.model)
     if checkpoint.is_spread:
-        raise _no_twin(checkpoint, "the model is spread, which leaves no room for a second one")
+        raise _no_twin(
+            checkpoint, "the model is spread over devices, which leaves no room for a second model"
+        )
     config = copy.deepcopy(base.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     try:
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # CUDA's are left alone
+            torch.default_generator.manual_seed(seed)  # leaves CUDA generators unchanged
             twin = type(base)._from_config(config, dtype=checkpoint.dtype)
         twin = twin.to(checkpoint.device).requires_grad_(requires_grad=False).eval()
     except FAILURES as error:
@@ -101,6 +104,6 @@ def untrained_twin(checkpoint: Checkpoint, seed: int) -> Checkpoint:
 
 def _no_twin(checkpoint: Checkpoint, why: str) -> TargetError:
     return TargetError(
-        f"{checkpoint.name}: no {architecture_of(checkpoint)} with random weights can be made: "
+        f"{checkpoint.name}: no {architecture_of(checkpoint)} with random weights can be built: "
         f"{why}"
     )

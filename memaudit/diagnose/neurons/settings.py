@@ -1,7 +1,4 @@
-"""What `diagnose neurons` is told.
-
-Knows numbers and their bounds only.
-"""
+"""Settings of `diagnose neurons`, with their bounds."""
 
 from __future__ import annotations
 
@@ -12,22 +9,22 @@ from memaudit.diagnose.settings import DiagnoseSettings
 
 
 class NeuronsSettings(DiagnoseSettings):
-    """Beside what every diagnosis is told; ``windows`` are those of each group for the probes."""
+    """Settings of `diagnose neurons`; ``windows`` is the most per group for the probes."""
 
     probe_blocks: Positive = 12
-    """Blocks that are probed, at most: evenly spaced, the first and the last among them."""
+    """Most blocks to probe, evenly spaced from the first to the last."""
     unit_windows: Positive = 30
-    """Extracted windows, of one cluster each, whose units are searched."""
+    """Extracted windows to search units for, one per cluster."""
     most_units: Positive = 1024
-    """Units that are silenced together, at most."""
+    """Most units to silence together."""
     silence: Literal["mean", "zero"] = "mean"
-    """What a silenced unit gives: its mean over other text, which leaves what follows the level
-    that it is used to, or nothing."""
+    """Value of a silenced unit: its mean over other text, the usual level for later layers, or
+    zero."""
     erased: Fraction = 0.5
-    """Share of a suffix's tokens that must come out wrong for it to count as erased."""
+    """Share of a suffix's tokens that must be wrong for the suffix to count as erased."""
     trials: Positive = 100
-    """Trials per window, at most, in which units are left out of a set again."""
+    """Most trials per window to leave units out of a set."""
     random_sets: Positive = 10
-    """Sets of random units that each set found is compared with."""
+    """Sets of random units to compare each set with."""
     cost_windows: Positive = 20
-    """Windows of each group, at most, that the cost of each set is measured on."""
+    """Most windows per group to measure the cost of each set on."""

@@ -1,70 +1,145 @@
-"""Sets of units whose silencing stops an extraction, what else stops it, and what else they stop.
+"""Sets of units whose silencing stops an extraction, their controls and their cost elsewhere.
 
-Knows extracted windows, units and the search. Knows nothing of how it is told. W stands for the
-extracted windows that are looked at, J for windows of another group.
+Knows extracted windows, units and the search, not the report. W: searched extracted windows, I:
+those with a set, J: windows of another group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from memaudit.attack.campaign import Progress
 from memaudit.diagnose.neurons.settings import NeuronsSettings
-from memaudit.diagnose.neurons.silencing_found import (
-    EFFECT_FOR,
-    Cost,
-    Goal,
-    Group,
-    Kind,
-    Outcome,
-    Ranking,
-    Silencing,
-)
 from memaudit.diagnose.neurons.unit_effects import Attribution, attribute
-from memaudit.diagnose.neurons.unit_search import FoundSet, Search, run_searches, search_smallest
+from memaudit.diagnose.neurons.unit_search import Search, UnitSet, run_searches, search_smallest
 from memaudit.diagnose.neurons.units import Levels, Silencer, Units, mean_levels, score_suffix
 from memaudit.diagnose.subject import Part, Subject, draw
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import Resamples
 from memaudit.score.stats import Bools, Floats, Ints
 
 OTHER_TEXT = 100
-"""Windows that the mean of a unit is taken over: its standard error is below a fortieth of the
-unit's spread, the suffix positions of a window taken as one."""
+"""Windows of a unit's mean. Its standard error is below a fortieth of the unit's spread, with the
+suffix positions of a window counted as one."""
+Goal = Literal["stopped", "erased"]
+"""Stopped: one suffix token wrong, so that greedy decoding no longer returns the suffix. Erased: a
+given share of its tokens wrong."""
+Ranking = Literal["weakest", "every", "size", "random"]
+"""Units by effect on the least certain tokens, by effect on all tokens, by distance from their
+level, and at random."""
+EFFECT_FOR: dict[Goal, Ranking] = {"stopped": "weakest", "erased": "every"}
+"""Ranking to search along for each goal."""
+Kind = Literal["found", "random"]
+"""The set from the search, and a random set with as many units in each block."""
+Group = Literal["extracted", "controls", "data"]
+"""Windows to measure the cost on: extracted windows of other clusters; controls; or, without
+controls, data that no attack extracts."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cost:
+    """Effect of silencing the sets of I windows on J windows of a group."""
+
+    rise: Floats
+    """(I,J) rise of the suffix NLL, nats/token; NaN if both windows are in one cluster."""
+    lost: Floats
+    """(I,J) 1 if a suffix token is wrong, else 0; NaN as in ``rise``."""
+    reached: Floats
+    """(I,J) 1 if this window reaches the goal, too, else 0; NaN as in ``rise``."""
+    clusters: Ints
+    """(J,)."""
+    before: float
+    """Mean suffix NLL with nothing silenced, nats/token."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """Results for one goal."""
+
+    goal: Goal
+    need: int
+    """Suffix tokens that must be wrong."""
+    sets: Sequence[UnitSet]
+    """(W)."""
+    wrong: Ints
+    """(W,) wrong suffix tokens with the window's set silenced; 0 without a set."""
+    random: Floats
+    """(I,) share of the random sets, of as many units in each block, that reach the goal."""
+    largest: Bools
+    """(I,) True if as many units, those furthest from their mean, reach the goal."""
+    costs: Mapping[tuple[Group, Kind], Cost]
+    disclosed: bool = True
+    """True if there are enough windows with a set to report."""
+
+    @property
+    def with_set(self) -> Ints:
+        """(I,) windows with a set."""
+        return np.flatnonzero([unit_set.stopped for unit_set in self.sets])
+
+
+@dataclass(frozen=True, eq=False)
+class Silencing:
+    """Results of all searches."""
+
+    units: Units
+    clusters: Ints
+    """(W,) clusters, all different."""
+    not_reproduced: int
+    """Windows that the run extracted and this diagnosis could not reproduce."""
+    limit: int
+    """Most units of a set."""
+    lengths: Ints
+    """Units silenced from the head of each ranking: 1, 2, 4, ..."""
+    wrong: Mapping[Ranking, Ints]
+    """(W,lengths) wrong suffix tokens."""
+    outcomes: Sequence[Outcome]
+    level_source: str
+    """Windows of the units' means."""
 
 
 def silence_run(
     subject: Subject, settings: NeuronsSettings, units: Units, progress: Progress
 ) -> Silencing | None:
-    """Search sets of units for extracted windows, and compare them; None where no extracted window
-    comes out in a pass made here.
+    """Search sets of units for extracted windows, and compare them with other sets.
+
+    None if this diagnosis can reproduce no extraction, or too few to report.
 
     Raises:
         TargetError: no gradient flows to the units.
     """
     rng = np.random.default_rng([settings.seed, 2])
-    part, unlike = _choose(subject, settings.unit_windows, rng)
+    part, not_reproduced = _choose(subject, settings.unit_windows, rng)
     if not len(part) or not subject.disclosure.admits("windows of unit sets", part.clusters):
         return None
-    other, level = _levels(subject, settings, units, part, rng)
+    level_source, level = _levels(subject, settings, units, part, rng)
     with progress.stage("attribution of units", len(part)) as advance:
         passes = subject.passes()
-        found = attribute(passes, units, level, part.ids, advance)
-    work = _Work(subject, settings, Silencer(passes, units, level), part, found, progress, rng)
-    lengths, wrong = work.rankings()
-    needs = {"stopped": 1, "erased": max(1, round(settings.erased * subject.suffix_tokens))}
-    outcomes = [work.outcome("stopped", needs["stopped"]), work.outcome("erased", needs["erased"])]
-    return Silencing(units, part.clusters, unlike, work.most, lengths, wrong, outcomes, other)
+        attribution = attribute(passes, units, level, part.ids, advance)
+    search = _UnitSearch(
+        subject, settings, Silencer(passes, units, level), part, attribution, progress, rng
+    )
+    lengths, wrong = search.rankings()
+    required = {"stopped": 1, "erased": max(1, round(settings.erased * subject.suffix_tokens))}
+    outcomes = [
+        search.outcome("stopped", required["stopped"]),
+        search.outcome("erased", required["erased"]),
+    ]
+    return Silencing(
+        units, part.clusters, not_reproduced, search.limit, lengths, wrong, outcomes, level_source
+    )
 
 
-def _choose(subject: Subject, most: int, rng: np.random.Generator) -> tuple[Part, int]:
-    """Extracted windows, one of each cluster, that come out here too; and how many do not."""
+def _choose(subject: Subject, limit: int, rng: np.random.Generator) -> tuple[Part, int]:
+    """Sample reproducible extracted windows, one per cluster; also count those not reproduced."""
     data = subject.data
     rows = rng.permutation(np.flatnonzero(data.extracted))
     _, first = np.unique(data.clusters[rows], return_index=True)
-    kept = rng.permutation(rows[first])[:most]
-    part = data.take(np.sort(kept).astype(np.int64))
+    chosen = rng.permutation(rows[first])[:limit]
+    part = data.take(np.sort(chosen).astype(np.int64))
     if not len(part):
         return part, 0
     exact = subject.passes().read(part.ids, score_suffix)["wrong"] == 0
@@ -72,33 +147,29 @@ def _choose(subject: Subject, most: int, rng: np.random.Generator) -> tuple[Part
 
 
 def _levels(
-    subject: Subject,
-    settings: NeuronsSettings,
-    units: Units,
-    part: Part,
-    rng: np.random.Generator,
+    subject: Subject, settings: NeuronsSettings, units: Units, part: Part, rng: np.random.Generator
 ) -> tuple[str, Levels]:
-    """What the units give while they are silenced, and where that is from."""
+    """Return the source and the values of the units' levels while silenced."""
     if settings.silence == "zero":
         return "nothing", np.zeros(int(units.widths.sum()), dtype=np.float32)
-    plain, what = untouched(subject)
-    chosen = plain if len(plain) else part
-    what = what if len(plain) else "the extracted windows themselves"
+    unextracted, source = unextracted_windows(subject)
+    chosen = unextracted if len(unextracted) else part
+    source = source if len(unextracted) else "the extracted windows themselves"
     rows = draw(np.ones(len(chosen), dtype=bool), OTHER_TEXT, rng)
-    return what, mean_levels(subject.passes(), units, chosen.take(rows).ids)
+    return source, mean_levels(subject.passes(), units, chosen.take(rows).ids)
 
 
-def untouched(subject: Subject) -> tuple[Part, str]:
-    """Windows that nothing extracts, data before controls, and what they are; may be none."""
+def unextracted_windows(subject: Subject) -> tuple[Part, str]:
+    """Return windows that no attack extracts, of the data or else the controls, and their name."""
     data = subject.data
-    plain = data.take(~(data.extracted | data.hidden))
-    if not len(plain) and subject.controls is not None:
+    unextracted = data.take(~(data.extracted | data.hidden))
+    if not len(unextracted) and subject.controls is not None:
         return subject.controls, "the controls"
-    return plain, "data that no attack extracts"
+    return unextracted, "data that no attack extracts"
 
 
 @dataclass(frozen=True, eq=False)
-class _Work:
+class _UnitSearch:
     subject: Subject
     settings: NeuronsSettings
     silencer: Silencer
@@ -108,12 +179,12 @@ class _Work:
     rng: np.random.Generator
 
     @property
-    def most(self) -> int:
-        """Units that are silenced together at most: never more than there are."""
+    def limit(self) -> int:
+        """Most units to silence together, at most all units."""
         return min(self.settings.most_units, int(self.attribution.size.shape[1]))
 
     def head(self, ranking: Ranking, window: int, length: int) -> Ints:
-        """The first units of a ranking for a window."""
+        """Return the first units of a window's ranking."""
         if ranking == "random":
             rng = np.random.default_rng([self.settings.seed, 3, window])
             return rng.permutation(self.attribution.size.shape[1])[:length]
@@ -121,13 +192,13 @@ class _Work:
         return np.argsort(-values, kind="stable")[:length]
 
     def values(self, ranking: Ranking) -> Levels:
-        """(W,U) what units are ranked by, but for random ones."""
-        found: Levels = getattr(self.attribution, ranking)
-        return found
+        """Return the values (W,U) of a ranking other than ``random``."""
+        values: Levels = getattr(self.attribution, ranking)
+        return values
 
     def rankings(self) -> tuple[Ints, dict[Ranking, Ints]]:
-        """How many tokens the head of each ranking makes wrong, by its length."""
-        lengths = 2 ** np.arange(int(np.log2(self.most)) + 1)
+        """Count the wrong tokens by length of each ranking's head."""
+        lengths = 2 ** np.arange(int(np.log2(self.limit)) + 1)
         kinds: tuple[Ranking, ...] = ("weakest", "every", "size", "random")
         windows, shape = len(self.part), (len(self.part), len(lengths))
         wrong: dict[Ranking, Ints] = {}
@@ -141,20 +212,20 @@ class _Work:
         return lengths, wrong
 
     def outcome(self, goal: Goal, need: int) -> Outcome:
-        """Sets that reach a goal, and what they are compared with."""
+        """Search sets that reach a goal, and compare them with other sets."""
         sets = self._search(goal, need)
-        wrong = self.silencer.score(self.part.ids, [one.units for one in sets])["wrong"]
-        found = np.flatnonzero([one.stopped for one in sets])
-        if not len(found):
-            nothing = np.zeros(0)
-            return Outcome(goal, need, sets, wrong, nothing, nothing.astype(bool), {})
-        ids, units = self.part.ids[found], [sets[window].units for window in found]
+        wrong = self.silencer.score(self.part.ids, [unit_set.units for unit_set in sets])["wrong"]
+        with_set = np.flatnonzero([unit_set.stopped for unit_set in sets])
+        if not len(with_set):
+            empty = np.zeros(0)
+            return Outcome(goal, need, sets, wrong, empty, empty.astype(bool), {})
+        ids, units = self.part.ids[with_set], [sets[window].units for window in with_set]
         draws = []
         for _ in range(self.settings.random_sets):
-            alike = [self.silencer.units.draw_alike(some, self.rng) for some in units]
-            draws.append(self.silencer.score(ids, alike)["wrong"] >= need)
-        pairs = zip(found.tolist(), units, strict=True)
-        largest = [self.head("size", window, len(some)) for window, some in pairs]
+            random_sets = [self.silencer.units.sample_alike(members, self.rng) for members in units]
+            draws.append(self.silencer.score(ids, random_sets)["wrong"] >= need)
+        pairs = zip(with_set.tolist(), units, strict=True)
+        largest = [self.head("size", window, len(members)) for window, members in pairs]
         return Outcome(
             goal=goal,
             need=need,
@@ -162,22 +233,22 @@ class _Work:
             wrong=wrong,
             random=np.mean(draws, axis=0),
             largest=self.silencer.score(ids, largest)["wrong"] >= need,
-            costs=self._costs(goal, need, found, units),
+            costs=self._costs(goal, need, with_set, units),
             disclosed=self.subject.disclosure.admits(
-                f"windows with a unit set ({goal})", self.part.clusters[found]
+                f"windows with a unit set ({goal})", self.part.clusters[with_set]
             ),
         )
 
-    def _search(self, goal: Goal, need: int) -> list[FoundSet]:
+    def _search(self, goal: Goal, need: int) -> list[UnitSet]:
         ids, ranking = self.part.ids, EFFECT_FOR[goal]
         with self.progress.stage(f"search of units ({goal})", len(ids)) as advance:
 
             def search(window: int) -> Search:
                 helping = int((self.values(ranking)[window] > 0).sum())
-                order = self.head(ranking, window, min(self.most, helping))
-                found = yield from search_smallest(order, self.most, self.settings.trials)
+                order = self.head(ranking, window, min(self.limit, helping))
+                unit_set = yield from search_smallest(order, self.limit, self.settings.trials)
                 advance(1)
-                return found
+                return unit_set
 
             def trial(windows: Ints, sets: Sequence[Ints]) -> Bools:
                 return np.asarray(self.silencer.score(ids[windows], sets)["wrong"] >= need)
@@ -185,11 +256,11 @@ class _Work:
             return run_searches([search(window) for window in range(len(ids))], trial)
 
     def _costs(
-        self, goal: Goal, need: int, found: Ints, units: Sequence[Ints]
+        self, goal: Goal, need: int, with_set: Ints, units: Sequence[Ints]
     ) -> dict[tuple[Group, Kind], Cost]:
-        own = self.part.clusters[found]
-        alike = [self.silencer.units.draw_alike(some, self.rng) for some in units]
-        kinds: tuple[tuple[Kind, Sequence[Ints]], ...] = (("found", units), ("random", alike))
+        own = self.part.clusters[with_set]
+        random_sets = [self.silencer.units.sample_alike(members, self.rng) for members in units]
+        kinds: tuple[tuple[Kind, Sequence[Ints]], ...] = (("found", units), ("random", random_sets))
         groups = self._groups()
         costs: dict[tuple[Group, Kind], Cost] = {}
         with self.progress.stage(f"cost elsewhere ({goal})", 2 * len(groups) * len(own)) as advance:
@@ -197,24 +268,24 @@ class _Work:
                 before = self.silencer.passes.read(part.ids, score_suffix)["nll"]
                 for kind, sets in kinds:
                     cost = self._cost(part, before, sets, need, advance)
-                    same = own[:, None] == part.clusters[None, :]
+                    same_cluster = own[:, None] == part.clusters[None, :]
                     for matrix in (cost.rise, cost.lost, cost.reached):
-                        matrix[same] = np.nan
+                        matrix[same_cluster] = np.nan
                     costs[group, kind] = cost
         return costs
 
     def _groups(self) -> dict[Group, Part]:
-        subject, most = self.subject, self.settings.cost_windows
+        subject, limit = self.subject, self.settings.cost_windows
         rng = np.random.default_rng([self.settings.seed, 4])  # the same for every goal
         groups: dict[Group, Part] = {}
         if len(self.part) > 1:
-            groups["extracted"] = self.part.take(draw(np.ones(len(self.part), bool), most, rng))
-        plain = subject.controls
-        if plain is None:
-            plain, _ = untouched(subject)
-        if len(plain):
+            groups["extracted"] = self.part.take(draw(np.ones(len(self.part), bool), limit, rng))
+        unextracted = subject.controls
+        if unextracted is None:
+            unextracted, _ = unextracted_windows(subject)
+        if len(unextracted):
             name: Group = "data" if subject.controls is None else "controls"
-            groups[name] = plain.take(draw(np.ones(len(plain), bool), most, rng))
+            groups[name] = unextracted.take(draw(np.ones(len(unextracted), bool), limit, rng))
         admits = self.subject.disclosure.admits
         return {
             name: part
@@ -231,10 +302,102 @@ class _Work:
         advance: Callable[[int], None],
     ) -> Cost:
         rise, wrong = [], []
-        for some in sets:
-            after = self.silencer.score(part.ids, [some] * len(part))
+        for members in sets:
+            after = self.silencer.score(part.ids, [members] * len(part))
             rise.append(after["nll"] - before)
             wrong.append(after["wrong"])
             advance(1)
-        lost, reached = ((np.stack(wrong) >= least).astype(np.float64) for least in (1, need))
+        lost, reached = ((np.stack(wrong) >= required).astype(np.float64) for required in (1, need))
         return Cost(np.stack(rise), lost, reached, part.clusters, float(before.mean()))
+
+
+@dataclass(frozen=True, eq=False)
+class Figures:
+    """Figures of the silenced units, with intervals."""
+
+    silencing: Silencing
+    resamples: Resamples
+
+    @property
+    def reported(self) -> list[Outcome]:
+        """Outcomes with enough windows to report."""
+        return [
+            outcome
+            for outcome in self.silencing.outcomes
+            if len(outcome.with_set) and outcome.disclosed
+        ]
+
+    def share(self, hits: Bools) -> Estimate:
+        """Return the share of windows (I,), no two of one cluster."""
+        return self.resamples.rate(hits, np.arange(len(hits)))
+
+    def mean_share(self, shares: Floats) -> Estimate:
+        """Return the mean of shares (I,) of windows, no two of one cluster."""
+        return self.resamples.mean_share(shares, np.arange(len(shares)))
+
+    def sizes(self, outcome: Outcome) -> Estimate:
+        """Return the median number of units; windows without a set count as infinite."""
+        sizes = [len(unit_set.units) if unit_set.stopped else np.inf for unit_set in outcome.sets]
+        return self.resamples.median(np.array(sizes))
+
+    def cost(self, outcome: Outcome, cost: Cost, values: Floats) -> Estimate:
+        """Return the mean of a cost (I,J)."""
+        set_clusters = self.silencing.clusters[outcome.with_set]
+        mean = self.resamples.crossed(values, set_clusters, cost.clusters)
+        if mean.low is not None or mean.value is None:
+            return mean
+        if set(np.unique(values[np.isfinite(values)])) <= {0.0, 1.0}:  # all lost, or none lost
+            return self.mean_share(np.full(len(set_clusters), mean.value))
+        return mean
+
+    def lost(self, outcome: Outcome, kind: Kind) -> Estimate | None:
+        """Return the share of other extracted windows that are no longer extracted."""
+        cost = outcome.costs.get(("extracted", kind))
+        return None if cost is None else self.cost(outcome, cost, cost.lost)
+
+    def rise(self, outcome: Outcome, group: Group, kind: Kind) -> Estimate | None:
+        """Return the rise of a group's NLL."""
+        cost = outcome.costs.get((group, kind))
+        return None if cost is None else self.cost(outcome, cost, cost.rise)
+
+    def by_block(self, outcome: Outcome) -> list[Estimate]:
+        """Return the share of a set in each block (blocks), averaged over sets."""
+        counts = [self.silencing.units.counts(outcome.sets[at].units) for at in outcome.with_set]
+        shares = np.array([count / count.sum() for count in counts])
+        means = self.resamples.each_mean(shares, self.silencing.clusters[outcome.with_set])
+        return [mean.unless_point() for mean in means]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Overlap of the sets of different windows."""
+
+    shared: Estimate
+    """Share of the smaller of two sets that is also in the other, averaged over pairs."""
+    chance: Estimate
+    """Expected share for as many random units in each block."""
+    commonest: int
+    """Number of sets with the commonest unit."""
+
+
+def overlap(figures: Figures, outcome: Outcome) -> Overlap | None:
+    """Return the overlap of one goal's sets; None for fewer than two sets."""
+    if len(outcome.with_set) < 2:
+        return None
+    units = figures.silencing.units
+    sets = [outcome.sets[at].units for at in outcome.with_set]
+    counts = np.array([units.counts(members) for members in sets], dtype=np.float64)
+    smaller = np.minimum.outer(counts.sum(axis=1), counts.sum(axis=1))
+    total = int(units.widths.sum())
+    member = np.zeros((len(sets), total))
+    for row, members in enumerate(sets):
+        member[row, members] = 1
+    shared, chance = (member @ member.T) / smaller, (counts / units.widths) @ counts.T / smaller
+    for matrix in (shared, chance):
+        np.fill_diagonal(matrix, np.nan)
+    set_clusters = figures.silencing.clusters[outcome.with_set]
+    return Overlap(
+        shared=figures.resamples.crossed(shared, set_clusters, None),
+        chance=figures.resamples.crossed(chance, set_clusters, None),
+        commonest=int(member.sum(axis=0).max()),
+    )

@@ -1,7 +1,7 @@
-"""What each feed-forward unit did for a suffix, by the gradient.
+"""Effect of each feed-forward unit on a suffix, by gradient.
 
-Knows units, what they give and derivatives by it. Knows nothing of what is made of the order. U
-stands for the units of a model, M for those of one block.
+Knows units, their values and derivatives, not the use of the ranking. U: units of a model, M: units
+of one block.
 """
 
 from __future__ import annotations
@@ -31,41 +31,36 @@ _NO_ROOM = "out of memory with the gradient of a single window; use another --de
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
-    """What each unit did in N windows."""
+    """Effects of each unit in N windows."""
 
     weakest: Levels
-    """(N,U) what the log-odds of the suffix's least sure tokens lose when it is silenced, to first
-    order: how it helps to make one token wrong."""
+    """(N,U) first-order loss of the log-odds of the least certain suffix tokens when the unit is
+    silenced: its use for making one token wrong."""
     every: Levels
-    """(N,U) what the log-odds of all suffix tokens lose together: how it helps to make many wrong.
-    """
+    """(N,U) first-order loss of the sum of all suffix tokens' log-odds: its use for making many
+    tokens wrong."""
     size: Levels
-    """(N,U) its mean distance from its level at the suffix positions."""
+    """(N,U) mean distance of the unit from its level at the suffix positions."""
 
 
 def attribute(
-    passes: Passes,
-    units: Units,
-    level: Levels,
-    ids: Ids,
-    advance: Advance = lambda done: None,
+    passes: Passes, units: Units, level: Levels, ids: Ids, advance: Advance = lambda done: None
 ) -> Attribution:
-    """What the units did for the suffixes of ids (N,P+S), N at least 1.
+    """Attribute the suffixes of ids (N,P+S), N at least 1, to units.
 
     An effect is the derivative of a gain by the unit times its distance from its level, summed over
-    all positions: to first order what the gain loses when the unit is silenced (gradient times
-    difference from a reference, Shrikumar et al. 2017, section 2). The gains are made of the
-    log-odds of the S tokens, log p/(1-p), whose gradient does not vanish where p is almost 1 as
-    that of log p does: their sum, and -log sum exp(-log-odds), a smooth minimum of them. The
-    gradient of the latter is that of the model as it is, as few units are silenced for one token;
-    that of the sum is taken half way to a model whose units are all silenced, the midpoint of the
-    path of integrated gradients (Sundararajan et al. 2017; Dai et al. 2022 follow it for units).
-    Tried on a model of 7M parameters: sets that erase half a suffix are a fifth smaller by it, and
-    those for one token larger.
+    all positions: the gain's first-order loss when the unit is silenced (gradient times difference
+    from a reference, Shrikumar et al. 2017, section 2). The gains use the log-odds of the S tokens,
+    log p/(1-p), whose gradient, unlike that of log p, does not vanish for p close to 1: their sum,
+    and their smooth minimum, -log sum exp(-log-odds). The minimum's gradient is taken at the intact
+    model, because few units are silenced for one token. The sum's gradient is taken half way to a
+    model with all units silenced, the midpoint of the path of integrated gradients (Sundararajan
+    et al. 2017; Dai et al. 2022 apply it to units). On a model of 7M parameters the midpoint made
+    sets that erase half a suffix a fifth smaller, and sets for one token larger.
 
     Raises:
         TargetError: no gradient flows to the units.
-        RunError: not even one window fits the memory.
+        RunError: a single window does not fit in memory.
     """
 
     def work(rows: Ids) -> list[Levels]:
@@ -77,25 +72,29 @@ def attribute(
             raise _no_gradient(passes.checkpoint) from error
 
     parts = in_batches(ids, passes.batch_size, work, advance, _NO_ROOM)
-    return Attribution(*(np.concatenate(some) for some in zip(*parts, strict=True)))
+    return Attribution(*(np.concatenate(batches) for batches in zip(*parts, strict=True)))
 
 
 def _attribute(passes: Passes, units: Units, level: Levels, rows: Ids) -> list[Levels]:
-    """Both effects and the size of the units in one batch (B,P+S), each (B,U)."""
+    """Return both effects and the size of the units in one batch (B,P+S), each (B,U)."""
     suffix = rows.shape[1] - passes.prefix_tokens
-    off, weakest = _slopes(
+    distances, weakest = _slopes(
         passes, units, level, rows, 1.0, lambda odds: -(-odds).logsumexp(dim=1).sum()
     )
     _, every = _slopes(passes, units, level, rows, 0.5, lambda odds: odds.sum())
-    found = [
-        (_summed(one, first), _summed(one, second), one[:, -suffix:].abs().mean(dim=1).cpu())
-        for one, first, second in zip(off, weakest, every, strict=True)
+    effects = [
+        (
+            _summed(distance, first),
+            _summed(distance, second),
+            distance[:, -suffix:].abs().mean(dim=1).cpu(),
+        )
+        for distance, first, second in zip(distances, weakest, every, strict=True)
     ]
-    return [torch.cat(some, dim=1).numpy() for some in zip(*found, strict=True)]
+    return [torch.cat(blocks, dim=1).numpy() for blocks in zip(*effects, strict=True)]
 
 
 def _summed(off: Tensor, slope: Tensor) -> Tensor:
-    """(B,M) of distances and slopes (B,T,M)."""
+    """Return distance times slope (B,T,M), summed over positions: (B,M)."""
     return (off * slope.float()).sum(dim=1).cpu()
 
 
@@ -107,20 +106,21 @@ def _slopes(
     share: float,
     gain: Callable[[Tensor], Tensor],
 ) -> tuple[list[Tensor], Sequence[Tensor]]:
-    """Of every down projection in one batch (B,P+S) what its units' distance from their level is,
-    and the derivative of a gain of the log-odds (B,S) by them, both (B,T,M), where all units are
-    at that share of their distance.
+    """Return units' distances from their level, and a gain's derivatives by the units.
+
+    Both are (B,T,M) for every down projection in one batch (B,P+S). The gain takes log-odds (B,S);
+    its derivatives are taken with all units at that share of their distance.
     """
     checkpoint, suffix = passes.checkpoint, rows.shape[1] - passes.prefix_tokens
     ids = torch.as_tensor(rows, dtype=torch.long, device=checkpoint.device)
-    with torch.enable_grad(), _leaves(units, level, share) as heard:
+    with torch.enable_grad(), _leaves(units, level, share) as by_block:
         inputs = build_inputs(checkpoint, NoPrompt(), ids[:, :-1], passes.prefix_tokens)
         inputs = inputs.detach().requires_grad_()
         own = inputs.clone()  # CTRL scales its inputs in place, which a leaf cannot be
         logits, _ = last_logits(checkpoint, suffix, own, use_cache=False, **passes.options)
-        leaves = [one for several in heard.values() for one in several.values()]
+        leaves = [leaf for places in by_block.values() for leaf in places.values()]
         given = [leaf.given for leaf in leaves]
-        if not all(one.requires_grad for one in given):
+        if not all(leaf.requires_grad for leaf in given):
             raise _no_gradient(checkpoint)
         odds = _log_odds(logits.float(), ids[:, -suffix:])
         slopes = torch.autograd.grad(gain(odds), given)
@@ -128,58 +128,56 @@ def _slopes(
 
 
 def _log_odds(logits: Tensor, tokens: Tensor) -> Tensor:
-    """(B,S) log p/(1-p) of the tokens (B,S) under logits (B,S,X)."""
+    """Return log p/(1-p) (B,S) of the tokens (B,S) under logits (B,S,X)."""
     target = logits.gather(-1, tokens[..., None])
-    others = logits.scatter(-1, tokens[..., None], float("-inf")).logsumexp(dim=-1)
-    return target[..., 0] - others
+    rest = logits.scatter(-1, tokens[..., None], float("-inf")).logsumexp(dim=-1)
+    return target[..., 0] - rest
 
 
 class _Leaf(NamedTuple):
-    """What enters a down projection, (B,T,M)."""
+    """Input of a down projection, (B,T,M)."""
 
     given: Tensor
-    """As it enters: a part of the pass's graph."""
+    """Input as scaled, part of the pass's graph."""
     off: Tensor
-    """Its distance from its level before it was brought nearer, float32."""
+    """Distance from the level before scaling, float32."""
 
 
 @contextmanager
 def _leaves(
     units: Units, level: Levels, share: float
 ) -> Iterator[Mapping[int, Mapping[int, _Leaf]]]:
-    """What enters each down projection in the pass just made, brought nearer to its level: number
-    of the block among those with units -> place, both in order.
-    """
-    nothing = _Leaf(torch.empty(0), torch.empty(0))
-    found: dict[int, dict[int, _Leaf]] = {
-        number: dict.fromkeys(range(len(block.down)), nothing)
+    """Scale each down projection's input towards its level; yield it by block and place."""
+    empty = _Leaf(torch.empty(0), torch.empty(0))
+    leaves: dict[int, dict[int, _Leaf]] = {
+        number: dict.fromkeys(range(len(block.down)), empty)
         for number, block in enumerate(units.blocks)
     }
     with ExitStack() as hooks:
         for number, block in enumerate(units.blocks):
-            hooks.enter_context(down_inputs(block, _nearer(units, number, level, share, found)))
-        yield found
+            hooks.enter_context(down_inputs(block, _nearer(units, number, level, share, leaves)))
+        yield leaves
 
 
 def _nearer(
-    units: Units, number: int, level: Levels, share: float, found: dict[int, dict[int, _Leaf]]
+    units: Units, number: int, level: Levels, share: float, leaves: dict[int, dict[int, _Leaf]]
 ) -> Callable[[int, Tensor], Tensor]:
     cut = int(units.starts[number]) + np.cumsum([0, *units.blocks[number].widths])
 
-    def keep(place: int, given: Tensor) -> Tensor:
+    def scale(place: int, given: Tensor) -> Tensor:
         part = torch.as_tensor(level[cut[place] : cut[place + 1]])
         own = part.to(given.device, given.dtype)
-        # What is handed on is the very tensor that is kept, or it would be in no graph.
+        # The stored tensor must be the returned one, or it would be in no graph.
         nearer = given if share == 1 else own + share * (given - own)
         off = given.detach().float() - part.to(given.device)
-        found[number][place] = _Leaf(nearer, off)
+        leaves[number][place] = _Leaf(nearer, off)
         return nearer
 
-    return keep
+    return scale
 
 
 def _no_gradient(checkpoint: Checkpoint) -> TargetError:
     return TargetError(
         f"{checkpoint.name}: {architecture_of(checkpoint)}: no gradient flows to its feed-forward "
-        "units, which ranking them needs; diagnose it unquantised"
+        "units, so they cannot be ranked; diagnose the model unquantised"
     )

@@ -1,8 +1,7 @@
-"""The smallest set of units that stops something, by trials: the search alone.
+"""Search for the smallest set of units that stops an extraction.
 
-Knows an order of units and yes-or-no trials. Knows nothing of models: a search is a generator that
-asks for trials of sets and is told their outcomes, so that those of many windows go on side by
-side, one trial of each in one pass.
+Knows an order of units and yes-or-no trials, and no models. A search is a generator that yields
+sets to try and receives the outcomes, so that many searches share each pass.
 """
 
 from __future__ import annotations
@@ -14,40 +13,39 @@ import numpy as np
 
 from memaudit.score.stats import Bools, Ints
 
-Search = Generator[Ints, bool, "FoundSet"]
-"""Yields sets of units (n,), is sent whether silencing one stops it, and returns what it found."""
+Search = Generator[Ints, bool, "UnitSet"]
+"""Generator that yields sets of units (n,), receives whether each stops it, and returns a set."""
 Trial = Callable[[Ints, Sequence[Ints]], Bools]
-"""(searches,) their numbers, and a set of units for each -> (searches,) whether that stops it."""
+"""Function of search numbers (searches,) and a set for each; returns True if the set stops it."""
 
 
-class FoundSet(NamedTuple):
-    """What a search came to."""
+class UnitSet(NamedTuple):
+    """Result of a search."""
 
     units: Ints
-    """(n,) a set that was seen to stop it; empty where none was found."""
+    """(n,) set that stopped it in a trial; empty if no set did."""
     stopped: bool
     minimal: bool
-    """Whether it was tried that no unit of it can be left out."""
+    """True if trials showed that every unit is needed."""
     first: int
-    """Units at the head of the order that stop it, before any was left out; 0 if none do."""
+    """Length of the shortest head of the order that stops it; 0 if none does."""
 
 
-def search_smallest(order: Ints, most: int, trials: int) -> Search:
-    """The shortest head of an ``order`` of units that stops it, less what it does not need.
+def search_smallest(order: Ints, limit: int, trials: int) -> Search:
+    """Search the shortest head of an ``order`` of units that stops it, then leave units out.
 
-    Heads of 1, 2, 4, ... up to ``most`` units are tried, then the shortest between the last two
-    is found by bisection; then parts are left out, halves first and single units last, those that
-    came last in the order before the others (Zeller & Hildebrandt 2002), in at most ``trials``
-    trials. Every set that is returned was tried: that a longer head stops it where a shorter one
-    does is assumed by the bisection only.
+    Heads of 1, 2, 4, ... up to ``limit`` units are tried, then the length is bisected. Then parts
+    are left out in at most ``trials`` trials: halves first, single units last, from the end of the
+    order (Zeller & Hildebrandt 2002). Every returned set was tried. Only the bisection assumes
+    that a longer head stops whatever a shorter head stops.
     """
-    most = min(most, len(order))
+    limit = min(limit, len(order))
     fails, length = 0, 1
-    while not (yield order[: min(length, most)]):
-        if length >= most:
-            return FoundSet(order[:0], stopped=False, minimal=False, first=0)
+    while not (yield order[: min(length, limit)]):
+        if length >= limit:
+            return UnitSet(order[:0], stopped=False, minimal=False, first=0)
         fails, length = length, 2 * length
-    length = min(length, most)
+    length = min(length, limit)
     while length - fails > 1:
         middle = (fails + length) // 2
         if (yield order[:middle]):
@@ -55,12 +53,12 @@ def search_smallest(order: Ints, most: int, trials: int) -> Search:
         else:
             fails = middle
     units, minimal = yield from _leave_out(order[:length], trials)
-    return FoundSet(units, stopped=True, minimal=minimal, first=length)
+    return UnitSet(units, stopped=True, minimal=minimal, first=length)
 
 
 def _leave_out(units: Ints, trials: int) -> Generator[Ints, bool, tuple[Ints, bool]]:
-    """A part of ``units`` that still stops it, and whether no single unit of it can be spared."""
-    size, spared_any = max(1, len(units) // 2), False
+    """Return a part of ``units`` that still stops it, and True if every unit of it is needed."""
+    size, left_out_any = max(1, len(units) // 2), False
     while len(units) > 1:
         stop = len(units)
         while stop > 0:
@@ -70,39 +68,39 @@ def _leave_out(units: Ints, trials: int) -> Generator[Ints, bool, tuple[Ints, bo
             start = max(0, stop - size)
             rest = np.concatenate([units[:start], units[stop:]])
             if len(rest) and (yield rest):
-                units, spared_any = rest, True
+                units, left_out_any = rest, True
             stop = start
-        if size == 1 and not spared_any:
+        if size == 1 and not left_out_any:
             break
-        # Once a unit is gone another may be spared that was needed before: single ones go round
-        # until none was.
-        size, spared_any = max(1, size // 2), False
+        # Leaving out a unit may make another one dispensable: repeat single units until all
+        # are needed.
+        size, left_out_any = max(1, size // 2), False
     return units, True
 
 
-def run_searches(searches: Sequence[Search], trial: Trial) -> list[FoundSet]:
-    """Carry on all of them, a trial of each at a time, until every one has ended."""
-    found: dict[int, FoundSet] = {}
-    asked: dict[int, Ints] = {}
+def run_searches(searches: Sequence[Search], trial: Trial) -> list[UnitSet]:
+    """Run all searches to their end, one trial of each per round."""
+    results: dict[int, UnitSet] = {}
+    pending: dict[int, Ints] = {}
     for number, search in enumerate(searches):
-        _step(number, search, None, asked, found)
-    while asked:
-        numbers = np.array(sorted(asked), dtype=np.int64)
-        outcomes = trial(numbers, [asked[number] for number in numbers])
+        _step(number, search, None, pending, results)
+    while pending:
+        numbers = np.array(sorted(pending), dtype=np.int64)
+        outcomes = trial(numbers, [pending[number] for number in numbers])
         for number, outcome in zip(numbers.tolist(), outcomes.tolist(), strict=True):
-            _step(number, searches[number], outcome, asked, found)
-    return [found[number] for number in range(len(searches))]
+            _step(number, searches[number], outcome, pending, results)
+    return [results[number] for number in range(len(searches))]
 
 
 def _step(
     number: int,
     search: Search,
     outcome: bool | None,
-    asked: dict[int, Ints],
-    found: dict[int, FoundSet],
+    pending: dict[int, Ints],
+    results: dict[int, UnitSet],
 ) -> None:
     try:
-        asked[number] = search.send(outcome)  # type: ignore[arg-type]  # None starts a generator
+        pending[number] = search.send(outcome)  # type: ignore[arg-type]  # None starts a generator
     except StopIteration as end:
-        found[number] = end.value
-        asked.pop(number, None)
+        results[number] = end.value
+        pending.pop(number, None)

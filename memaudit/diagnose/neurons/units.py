@@ -1,9 +1,9 @@
 """Feed-forward units, and passes in which some of them are silenced.
 
-A unit is one input of a block's feed-forward down projection; all of a model's are numbered
-through, block after block. Silenced it gives the same number at every position, whatever the text.
-Knows hooks and units silenced row by row. Knows nothing of which are worth it. U stands for the
-units of a model, M for those of one block.
+A unit is one input of a block's feed-forward down projection. Units are numbered through the model,
+block after block. A silenced unit has the same value at every position, for any text.
+Knows hooks and units silenced row by row, not which units to silence. U: units of a model, M: units
+of one block.
 """
 
 from __future__ import annotations
@@ -32,89 +32,93 @@ Levels = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """All units of a model."""
+    """Units of a model."""
 
     blocks: Sequence[Block]
-    """Those that have units."""
+    """Blocks with units."""
 
     @property
     def widths(self) -> Ints:
-        """(blocks,) M of each."""
+        """(blocks,) M of each block."""
         return np.array([block.units for block in self.blocks], dtype=np.int64)
 
     @property
     def starts(self) -> Ints:
-        """(blocks,) number of each one's first unit."""
+        """(blocks,) number of each block's first unit."""
         return self.widths.cumsum() - self.widths
 
     def by_block(self, units: Ints) -> list[Ints]:
-        """The units (n,) of each block, numbered within it."""
+        """Return the units (n,) by block, numbered within the block."""
         return [
             units[(units >= start) & (units < start + width)] - start
             for start, width in zip(self.starts, self.widths, strict=True)
         ]
 
     def counts(self, units: Ints) -> Ints:
-        """(blocks,) how many of the units (n,) are in each."""
-        return np.array([len(some) for some in self.by_block(units)], dtype=np.int64)
+        """Return the number of the units (n,) in each block: (blocks,)."""
+        return np.array([len(members) for members in self.by_block(units)], dtype=np.int64)
 
-    def draw_alike(self, units: Ints, rng: np.random.Generator) -> Ints:
-        """As many units of each block as there are among ``units`` (n,), at random: (n,)."""
-        each = zip(self.starts, self.widths, self.counts(units), strict=True)
-        drawn = [start + rng.choice(width, count, replace=False) for start, width, count in each]
-        return np.concatenate(drawn)
+    def sample_alike(self, units: Ints, rng: np.random.Generator) -> Ints:
+        """Sample random units (n,), as many in each block as in ``units`` (n,)."""
+        blocks = zip(self.starts, self.widths, self.counts(units), strict=True)
+        sampled = [
+            start + rng.choice(width, count, replace=False) for start, width, count in blocks
+        ]
+        return np.concatenate(sampled)
 
 
 def find_units(checkpoint: Checkpoint, blocks: Sequence[Block]) -> Units:
-    """The units of a model's blocks.
+    """Return the units of a model's blocks.
 
     Raises:
-        TargetError: it has none that could be silenced one by one.
+        TargetError: it has no units that can be silenced one by one.
     """
     able = [block for block in blocks if block.units]
     if not able:
         raise TargetError(
             f"{checkpoint.name}: {architecture_of(checkpoint)} has no feed-forward units that "
-            "could be silenced one by one"
+            "can be silenced one by one"
         )
     return Units(able)
 
 
 def score_suffix(passed: Pass) -> dict[str, Tensor]:
-    """``wrong``: suffix tokens that are not the arg-max, which greedy decoding cannot return while
-    there is one; ``nll``: nats/token. Each (B,).
+    """Return ``wrong``, the suffix tokens that are not the arg-max, and ``nll``, nats/token: (B,).
+
+    Greedy decoding returns the suffix only if no token is wrong.
     """
-    said = most_likely(passed.logits)
+    predicted = most_likely(passed.logits)
     return {
-        "wrong": (said != passed.tokens).sum(dim=1),
+        "wrong": (predicted != passed.tokens).sum(dim=1),
         "nll": -log_likelihood(passed.logits, passed.tokens).double().mean(dim=1),
     }
 
 
 @dataclass(frozen=True, eq=False)
 class Silencer:
-    """Passes in which every window has silenced units of its own."""
+    """Passes in which every window has its own silenced units."""
 
     passes: Passes
     units: Units
     level: Levels
-    """(U,) what each gives while it is silenced."""
+    """(U,) value of each unit while silenced."""
 
     def score(self, ids: Ids, sets: Sequence[Ints], advance: Advance = lambda done: None) -> Found:
-        """`score_suffix` of ids (N,P+S), with the units of N ``sets`` silenced, one set for each;
-        an empty one silences nothing.
+        """Return `score_suffix` of ids (N,P+S), with one of N ``sets`` of units silenced in each.
+
+        An empty set silences nothing.
         """
-        split = [self.units.by_block(some) for some in sets]
+        by_window = [self.units.by_block(units_of_window) for units_of_window in sets]
         begin = [0]  # the row that the next pass begins with
 
         def read(passed: Pass) -> dict[str, Tensor]:
-            found = score_suffix(passed)
+            scores = score_suffix(passed)
             begin[0] += len(passed.tokens)
-            return found
+            return scores
 
         with ExitStack() as hooks:
             for number, block in enumerate(self.units.blocks):
-                rows = [some[number] for some in split]
+                rows = [units_of_window[number] for units_of_window in by_window]
                 if any(map(len, rows)):
                     hooks.enter_context(self._silenced(block, number, rows, begin))
             return self.passes.read(ids, read, advance)
@@ -123,7 +127,7 @@ class Silencer:
     def _silenced(
         self, block: Block, number: int, rows: Sequence[Ints], begin: Sequence[int]
     ) -> Iterator[None]:
-        """``rows``: (N) the units of one block that each row silences."""
+        """Silence the units of one block; ``rows``: (N) the units that each row silences."""
         first = int(self.units.starts[number])
         cut = np.cumsum([0, *block.widths])
         level = torch.as_tensor(self.level[first : first + block.units])
@@ -141,13 +145,14 @@ class Silencer:
 
 
 def mean_levels(passes: Passes, units: Units, ids: Ids) -> Levels:
-    """(U,) the mean of each unit over the suffix positions of ids (N,P+S)."""
+    """Return each unit's mean (U,) over the suffix positions of ids (N,P+S)."""
     suffix = ids.shape[1] - passes.prefix_tokens
-    with unit_inputs(units.blocks) as heard:
+    with unit_inputs(units.blocks) as inputs:
 
         def read(passed: Pass) -> dict[str, Tensor]:
-            given = [heard[block.number][:, -suffix:] for block in units.blocks]
-            return {"mean": torch.cat([one.float().mean(dim=1).cpu() for one in given], dim=1)}
+            given = [inputs[block.number][:, -suffix:] for block in units.blocks]
+            means = [states.float().mean(dim=1).cpu() for states in given]
+            return {"mean": torch.cat(means, dim=1)}
 
-        found = passes.read(ids, read, last=1)
-    return np.asarray(found["mean"].mean(axis=0, dtype=np.float64), dtype=np.float32)
+        means = passes.read(ids, read, last=1)
+    return np.asarray(means["mean"].mean(axis=0, dtype=np.float64), dtype=np.float32)

@@ -1,6 +1,6 @@
-"""Figures of a sweep: shares and means of windows with intervals, and the piece that a sweep adds.
+"""Shares and means over sampled windows, with intervals.
 
-Knows arrays, clusters, and how many windows each one stands for. Knows no model and loads no torch.
+Knows arrays, clusters and the weight of each window. Knows no model and loads no torch.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from memaudit.score.stats import (
     paired_exact,
 )
 
-_SURPRISING = 0.05
-"""A p-value below it."""
+_NOT_SIGNIFICANT = 0.05
+"""p-value from which a difference counts as none."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What one sweep adds to the diagnosis."""
+    """Findings, notes, tables and plots of one sweep."""
 
     findings: Sequence[str] = ()
     notes: Sequence[str] = ()
@@ -41,19 +41,19 @@ class Piece:
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
-    """Windows of one role that were looked at: n of N, more of the rarer kinds than their share."""
+class Sampled:
+    """Sample of n of N windows of one role; the rarer kinds are oversampled."""
 
     rows: Ints
-    """(n,) their places among the N windows, in order."""
+    """(n,) positions among the N windows, ascending."""
     clusters: Ints
     """(n,)."""
     kinds: Ints
-    """(n,) 0 to K-1: what they were drawn by."""
+    """(n,) kind of each window, 0 to K-1."""
     sizes: Ints
-    """(K,) windows of each kind among the N; one at least of each was drawn."""
+    """(K,) windows of each kind among the N; the sample has one of each at least."""
     weights: Floats = field(init=False)
-    """(n,) windows of the N that each stands for."""
+    """(n,) number of the N windows that each sampled window represents."""
 
     def __post_init__(self) -> None:
         counts = np.bincount(self.kinds, minlength=len(self.sizes))
@@ -61,14 +61,14 @@ class Drawn:
 
     @property
     def is_all(self) -> bool:
-        """Whether every window was looked at."""
+        """True if the sample holds every window."""
         return len(self.rows) == int(self.sizes.sum())
 
     def rate(self, hits: Bools, resamples: Resamples) -> Estimate:
-        """Share of the N windows, estimated from hits (n,) of those drawn.
+        """Estimate the share of the N windows from the sample's hits (n,).
 
-        Interval: the outer ends of the cluster bootstrap of the weighted share, and of the exact
-        bounds of the kinds, which hold together (Bonferroni), added up by their sizes.
+        The interval takes the outer ends of two: the cluster bootstrap of the weighted share, and
+        the exact bounds of the kinds (Bonferroni), weighted by their sizes.
         """
         if self.is_all:
             return resamples.rate(hits, self.clusters)
@@ -88,14 +88,14 @@ class Drawn:
         return Estimate.of(value, exact).wider(clustered)
 
     def change(self, hits: Bools, before: Bools, resamples: Resamples) -> Estimate:
-        """Share of the N windows less that of others before, from the same windows drawn (n,)."""
+        """Estimate the change of share among the N windows from paired hits (n,)."""
         values = (hits.astype(np.float64), before.astype(np.float64))
         return resamples.change(*values, self.clusters, self.weights)
 
     def p_value(self, hits: Bools, before: Bools, resamples: Resamples) -> float | None:
-        """Of that change: the larger of McNemar's and of a sign-flip test over clusters.
+        """Return the change's p-value: the larger of McNemar's and a sign-flip test's.
 
-        None where not all were looked at: windows drawn by what they did before differ by that.
+        None for a sample: it was stratified by the hits before, which biases both tests.
         """
         if not self.is_all:
             return None
@@ -104,20 +104,20 @@ class Drawn:
         return max(exact, flipped)
 
     def mean(self, values: Floats, resamples: Resamples) -> Estimate:
-        """Mean over the N windows, estimated from values (n,) of those drawn."""
+        """Estimate the mean over the N windows from the sample's values (n,)."""
         return resamples.mean(values, self.clusters, self.weights)
 
 
-def thinned(values: Sequence[int], most: int) -> list[int]:
-    """At most so many of the values, the first and the last among them."""
-    if len(values) <= most:
+def thinned(values: Sequence[int], limit: int) -> list[int]:
+    """Return at most ``limit`` of the values, including the first and the last."""
+    if len(values) <= limit:
         return list(values)
-    places = np.unique(np.linspace(0, len(values) - 1, most).round().astype(int))
+    places = np.unique(np.linspace(0, len(values) - 1, limit).round().astype(int))
     return [values[place] for place in places]
 
 
 def with_few_bars(line: Line, barred: Sequence[bool]) -> Line:
-    """Return a curve with intervals at some of its points only, so that it can be seen."""
+    """Return the curve with intervals at the barred points only, so that it stays legible."""
     low, high = (
         [end if bar else math.nan for end, bar in zip(side or line.y, barred, strict=True)]
         for side in (line.low, line.high)
@@ -125,18 +125,18 @@ def with_few_bars(line: Line, barred: Sequence[bool]) -> Line:
     return replace(line, low=low, high=high)
 
 
-def apart_from_zero(change: Estimate, p: float | None = None) -> bool:
-    """Whether a difference's interval leaves 0 out, and its p-value, where there is one, agrees.
+def differs_from_zero(change: Estimate, p: float | None = None) -> bool:
+    """Return True if the change's interval excludes 0 and its p-value, if any, agrees.
 
-    Few windows that all differ the same way leave 0 out of a bootstrap too easily.
+    A bootstrap excludes 0 too easily when few windows differ, all in the same direction.
     """
-    if p is not None and p >= _SURPRISING:
+    if p is not None and p >= _NOT_SIGNIFICANT:
         return False
     return change.above(0) or change.below(0)
 
 
 def numeric(cells: Sequence[object]) -> Floats:
-    """Cells as numbers (N,); NaN for what is none."""
+    """Return the cells as numbers (N,); NaN for cells that hold no number."""
     return np.array([_number(cell) for cell in cells], dtype=np.float64)
 
 
@@ -149,5 +149,5 @@ def _number(cell: object) -> float:
 
 
 def as_bools(values: npt.NDArray[np.generic]) -> Bools:
-    """A mask of any comparison, typed."""
+    """Return a comparison's result as a mask."""
     return np.asarray(values, dtype=bool)

@@ -1,7 +1,6 @@
-"""Fits prompts on some of a run's windows and scores each window by one that never saw its like.
+"""Fits of prompts on some of a run's windows, each scored by a prompt of another fold.
 
-Knows a finished run, its folds, and the campaign that a scan makes of them. Knows nothing of what
-is varied, nor of tables.
+Knows a finished run, its folds and a scan's campaign. Knows no findings and no tables.
 """
 
 from __future__ import annotations
@@ -33,37 +32,37 @@ from memaudit.target.softprompt_check import check_soft_prompts
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """The windows that prompts are fitted on and scored on: whole clusters, in folds."""
+    """Windows to fit and score prompts on: whole clusters, in folds."""
 
     data: Part
     """n windows."""
     rows: Ints
-    """(n,) which of the run's."""
+    """(n,) rows among the run's windows."""
     controls: Part | None
     folds: tuple[Fold, ...]
-    """Of these windows."""
+    """Folds of these windows."""
     control_folds: Ints
     same_folds: bool
-    """Whether they are the run's own, as far as these windows go."""
+    """True if the folds are the run's, restricted to these windows."""
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """What one attack came to on a ground."""
+    """Results of one attack on a ground."""
 
     exact: Bools
-    """(n,) each window by the prompt of its own fold."""
+    """(n,) windows extracted by the prompt of their fold."""
     nll: Floats
     """(n,) suffix NLL, nats/token."""
     controls: Bools | None
     records: tuple[FitRecord, ...]
-    """By fold; none for ``none``."""
+    """Records by fold; empty for ``none``."""
     seconds: float
-    """Fits and extraction."""
+    """Seconds for fits and extraction."""
 
 
 class _Verifier(Extractor):
-    """Says of each window whether it comes out and how likely it is, and decodes nothing."""
+    """Extractor that verifies each window by teacher forcing and decodes nothing."""
 
     def extract_each(
         self,
@@ -71,88 +70,92 @@ class _Verifier(Extractor):
         parts: Sequence[NDArray[np.int32]],
         advance: Advance = lambda done: None,
     ) -> Iterator[Extraction]:
-        """Part by part: the suffix where it comes out, nothing where it does not."""
+        """Yield one extraction per part: the suffix if it is extracted, else -1."""
         for ids in parts:
             exact, nll = self.verify(prompt, ids)
             suffix = ids[:, self.prefix_tokens :]
-            # The sampler is not asked: -inf is what a journal takes for no probability.
+            # No sampler runs here: a journal takes -inf for an unknown probability.
             unknown = np.full(len(ids), -np.inf)
             advance(len(ids))
             yield Extraction(np.where(exact[:, None], suffix, np.int32(-1)), nll, unknown)
 
 
 class _OnlyNone(NoJournal):
-    """Keeps what came out without a prompt, which every campaign on the same windows asks for."""
+    """Journal of the ``none`` attack in memory, shared by all campaigns on the same windows."""
 
     def __init__(self) -> None:
         self._kept: dict[str, Entry] = {}
 
     def read(self, name: str) -> Entry | None:
-        """What was kept under the name, if anything."""
+        """Return the entry of that name, or None."""
         return self._kept.get(name)
 
     def keep(self, name: str, entry: Entry) -> None:
-        """Keep it if it is of ``none``."""
+        """Store the entry if it belongs to ``none``."""
         if name.startswith("none-"):
             self._kept[name] = entry
 
 
 @dataclass(frozen=True, eq=False)
 class _Named:
-    """Progress with a word before the name of every stage; what is kept goes without it."""
+    """Progress that puts a prefix before the name of every stage."""
 
     progress: Progress
     prefix: str
 
     def stage(self, name: str, total: int) -> AbstractContextManager[Advance]:
-        """A stage of so many windows."""
+        """Open a stage of ``total`` windows."""
         return self.progress.stage(f"{self.prefix}{name}", total)
 
 
-def choose_ground(subject: Subject, most: int, seed: int) -> Ground:
-    """At most so many windows and a third as many controls: whole clusters, drawn at random.
+def choose_ground(subject: Subject, limit: int, seed: int) -> Ground:
+    """Sample at most ``limit`` windows and a third as many controls, in whole clusters.
 
-    The folds are the run's. Where it had none of this kind, or one would be left without windows,
-    they are made anew of these. Raises DataError where there are too few clusters for that.
+    The folds are the run's, unless one would be left without windows: then new folds are made of
+    the sample. Raises DataError if there are too few clusters for folds.
     """
     data, protocol = subject.data, subject.config.protocol
-    draws = np.random.default_rng([seed, 42])
-    rows = whole_clusters(data.clusters, most, draws)
-    some = data.take(rows)
+    sampler = np.random.default_rng([seed, 42])
+    rows = whole_clusters(data.clusters, limit, sampler)
+    sample = data.take(rows)
     rng = np.random.default_rng([protocol.seed, 2])  # as the run's plan
     folds = make_folds(data.clusters, protocol, rng)
-    same = np.array_equal(fold_of(folds, len(data)), data.rows["fold"].to_numpy(dtype=np.int64))
+    same_folds = np.array_equal(
+        fold_of(folds, len(data)), data.rows["fold"].to_numpy(dtype=np.int64)
+    )
     folds = tuple(_restrict(fold, rows) for fold in folds)
     if not all(len(part) for fold in folds for part in (fold.fit, fold.select, fold.audit)):
-        folds, same = make_folds(some.clusters, protocol, rng), False
+        folds, same_folds = make_folds(sample.clusters, protocol, rng), False
     controls, assigned = None, np.zeros(0, dtype=np.int64)
     if subject.controls is not None:
-        limit = max(1, most // 3)
-        controls = subject.controls.take(whole_clusters(subject.controls.clusters, limit, draws))
-        assigned = assign_controls(controls.clusters, some.clusters, folds, rng)
-    return Ground(some, rows, controls, folds, assigned, bool(same))
+        most_controls = max(1, limit // 3)
+        controls = subject.controls.take(
+            whole_clusters(subject.controls.clusters, most_controls, sampler)
+        )
+        assigned = assign_controls(controls.clusters, sample.clusters, folds, rng)
+    return Ground(sample, rows, controls, folds, assigned, bool(same_folds))
 
 
-def whole_clusters(clusters: Ints, most: int, rng: np.random.Generator) -> Ints:
-    """Windows (N,) of clusters drawn at random while they are no more than so many; in order.
+def whole_clusters(clusters: Ints, limit: int, rng: np.random.Generator) -> Ints:
+    """Return at most ``limit`` windows of whole clusters, sampled at random; ascending.
 
-    A cluster that would be too much is passed over; if all are, the smallest is taken.
+    A cluster that does not fit is skipped; if none fits, the smallest is taken.
     """
-    if len(clusters) <= most:
+    if len(clusters) <= limit:
         return np.arange(len(clusters))
     _, place, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
-    taken, left = np.zeros(len(sizes), dtype=bool), most
+    taken, remaining = np.zeros(len(sizes), dtype=bool), limit
     for number in rng.permutation(len(sizes)).tolist():
-        if sizes[number] <= left:
+        if sizes[number] <= remaining:
             taken[number] = True
-            left -= int(sizes[number])
+            remaining -= int(sizes[number])
     if not taken.any():
         taken[int(np.argmin(sizes))] = True
     return np.flatnonzero(taken[place])
 
 
 def _restrict(fold: Fold, rows: Ints) -> Fold:
-    """A fold of all windows, as one of these rows."""
+    """Return the fold restricted to these rows."""
     return Fold(*(_among(part, rows) for part in (fold.fit, fold.select, fold.audit)))
 
 
@@ -162,18 +165,18 @@ def _among(part: Ints, rows: Ints) -> Ints:
 
 @dataclass(frozen=True)
 class Usable:
-    """Lengths of prompts that the model takes."""
+    """Prompt lengths that the model accepts."""
 
     lengths: tuple[int, ...]
-    """V's, ascending; the run's own is among them where it is taken."""
+    """V, ascending; includes the run's V if the model accepts it."""
     notes: tuple[str, ...]
-    """A sentence for each that is not."""
+    """A sentence for each rejected V."""
 
 
 def check_fits(subject: Subject, wanted: Sequence[int]) -> Usable:
-    """Which of these V's, and of the run's own, can be fitted.
+    """Return the V that can be fitted, among the wanted ones and the run's.
 
-    Raises TargetError where it takes no fitted prompt at all.
+    Raises TargetError if the model takes no fitted prompt at all.
     """
     check_soft_prompts(subject.checkpoint, gradients=True)
     before = subject.prefix_tokens + (subject.checkpoint.bos_id is not None)
@@ -191,26 +194,26 @@ def check_fits(subject: Subject, wanted: Sequence[int]) -> Usable:
 
 @dataclass(frozen=True, eq=False)
 class Laboratory:
-    """Runs attacks on one ground."""
+    """Attacks on one ground."""
 
     subject: Subject
     ground: Ground
     progress: Progress
 
     def run(self, variants: Sequence[Variant]) -> tuple[Fitted, list[Fitted]]:
-        """``none``, and every variant in turn."""
+        """Run ``none``, then every variant."""
         workforce = Workforce(Processes(), _OnlyNone())
         begun = time.perf_counter()
         first = self._campaign(variants[0], workforce)
         plain = self._fitted(first.run("none", _Named(self.progress, "fits: ")), begun)
-        found = []
+        fitted = []
         for number, variant in enumerate(variants):
             begun = time.perf_counter()
             place = f"fits {number + 1}/{len(variants)}, V={variant.virtual_tokens}: "
             campaign = self._campaign(variant, workforce)
             outcome = campaign.run(variant.attack, _Named(self.progress, place))
-            found.append(self._fitted(outcome, begun))
-        return plain, found
+            fitted.append(self._fitted(outcome, begun))
+        return plain, fitted
 
     def _campaign(self, variant: Variant, workforce: Workforce) -> Campaign:
         ground, subject = self.ground, self.subject
@@ -240,6 +243,6 @@ class Laboratory:
             seconds=time.perf_counter() - begun,
         )
 
-    def _exact(self, found: Extraction, ids: NDArray[np.int32]) -> Bools:
+    def _exact(self, extraction: Extraction, ids: NDArray[np.int32]) -> Bools:
         suffixes = ids[:, self.subject.prefix_tokens :]
-        return np.asarray((found.continuation_ids == suffixes).all(axis=1))
+        return np.asarray((extraction.continuation_ids == suffixes).all(axis=1))

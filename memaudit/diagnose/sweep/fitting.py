@@ -1,6 +1,6 @@
-"""The sweep with fits: what is fitted, and what comes of it in words.
+"""The sweep with fits: its steps and its findings.
 
-Knows the order of things. Knows neither how a prompt is fitted nor how a table is made.
+Knows neither how a prompt is fitted nor how a table is made.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ import numpy as np
 from memaudit.attack.campaign import Progress
 from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.subject import Subject
-from memaudit.diagnose.sweep.checks import (
+from memaudit.diagnose.sweep.figures import Piece, as_bools, differs_from_zero
+from memaudit.diagnose.sweep.fits import Fitted, Ground, Laboratory, Usable, choose_ground
+from memaudit.diagnose.sweep.results import (
+    Result,
+    Results,
     checks_table,
     convergence_plot,
     convergence_table,
@@ -21,13 +25,6 @@ from memaudit.diagnose.sweep.checks import (
     lengths_plot,
     plan_checks,
 )
-from memaudit.diagnose.sweep.figures import (
-    Piece,
-    apart_from_zero,
-    as_bools,
-)
-from memaudit.diagnose.sweep.fits import Fitted, Ground, Laboratory, Usable, choose_ground
-from memaudit.diagnose.sweep.results import Result, Results
 from memaudit.diagnose.sweep.variants import RANDOM, Variant, plan_variants
 from memaudit.errors import DataError
 from memaudit.report.wording import p_value
@@ -38,38 +35,38 @@ from memaudit.score.stats import Bools, Ints
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is fitted."""
+    """Size of the experiment."""
 
     windows: int
-    """That are fitted and scored on, at most."""
+    """Most windows to fit and score on."""
     seeds: int
-    """Fits of each kind of start."""
+    """Fits per kind of start."""
     seed: int
-    """Of the draw of the windows."""
+    """Random seed of the sample of windows."""
 
 
 def sweep_fits(
     subject: Subject,
     usable: Usable,
     limits: Limits,
-    elsewhere: Bools | None,
+    known_elsewhere: Bools | None,
     progress: Progress,
     resamples: Resamples,
 ) -> Piece:
-    """Fit every variant, and hold them beside each other.
+    """Fit every variant, and compare them.
 
-    elsewhere: (N,) windows that a further model gives away and the audited one does not.
+    known_elsewhere: (N,) windows that a further model extracts and the audited one does not.
     """
     own = subject.config.dynamic.num_virtual_tokens
     lengths, notes = usable.lengths, usable.notes
     if own not in lengths:
-        return Piece([f"Fits: the model does not take the run's own V = {own}."], notes)
+        return Piece([f"Fits: the model does not take the run's V = {own}."], notes)
     try:
         ground = choose_ground(subject, limits.windows, limits.seed)
     except DataError as error:
-        return Piece([f"Fits: none was made, for {error}."], notes)
-    if not _may_be_told(ground, subject.disclosure):
-        return Piece(["Fits: none was made, for their windows are too few for figures."], notes)
+        return Piece([f"Fits: none was made: {error}."], notes)
+    if not _may_report(ground, subject.disclosure):
+        return Piece(["Fits: none was made: too few windows to report."], notes)
     variants = plan_variants(subject.config, lengths, limits.seeds)
     plain, fitted = Laboratory(subject, ground, progress).run(variants)
     results = Results(
@@ -77,7 +74,7 @@ def sweep_fits(
         fitted=[_result(*pair) for pair in zip(variants, fitted, strict=True)],
         clusters=ground.data.clusters,
         control_clusters=_control_clusters(ground, subject.disclosure),
-        elsewhere=_there(elsewhere, ground, subject.disclosure),
+        known_elsewhere=_known_elsewhere(known_elsewhere, ground, subject.disclosure),
         resamples=resamples,
     )
     return Piece(
@@ -105,8 +102,8 @@ def _result(variant: Variant, fitted: Fitted) -> Result:
     )
 
 
-def _may_be_told(ground: Ground, disclosure: Disclosure) -> bool:
-    """Whether there may be figures of all windows, and of those that each fold selects by."""
+def _may_report(ground: Ground, disclosure: Disclosure) -> bool:
+    """Return True if all windows, and each fold's select windows, are enough to report."""
     clusters = ground.data.clusters
     groups = {"windows of fits": clusters}
     for number, fold in enumerate(ground.folds):
@@ -115,7 +112,7 @@ def _may_be_told(ground: Ground, disclosure: Disclosure) -> bool:
 
 
 def _control_clusters(ground: Ground, disclosure: Disclosure) -> Ints | None:
-    """Clusters of the controls; None without controls that there may be figures of."""
+    """Return the controls' clusters; None if there are too few controls to report."""
     if ground.controls is None or not disclosure.admits(
         "controls of fits", ground.controls.clusters
     ):
@@ -123,151 +120,165 @@ def _control_clusters(ground: Ground, disclosure: Disclosure) -> Ints | None:
     return ground.controls.clusters
 
 
-def _there(elsewhere: Bools | None, ground: Ground, disclosure: Disclosure) -> Bools | None:
-    if elsewhere is None or not elsewhere[ground.rows].any():
+def _known_elsewhere(
+    known_elsewhere: Bools | None, ground: Ground, disclosure: Disclosure
+) -> Bools | None:
+    if known_elsewhere is None or not known_elsewhere[ground.rows].any():
         return None
-    if not disclosure.covers(ground.data.clusters[elsewhere[ground.rows]]):
+    if not disclosure.covers(ground.data.clusters[known_elsewhere[ground.rows]]):
         return None
-    return np.asarray(elsewhere[ground.rows])
+    return np.asarray(known_elsewhere[ground.rows])
 
 
 def _findings(results: Results, lengths: Sequence[int], own: int) -> list[str]:
     findings = [_against_constant(results, own)]
     findings += [saturation(results, name, lengths) for name in ("dynamic", "constant")]
-    others = {one.name for one in results.fitted} - {"constant", "dynamic", RANDOM}
-    looked = 1 + len(others)
-    findings.append(_starts(results, own, looked))
-    findings += [_versus(results, name, own, looked) for name in sorted(others)]
+    varied = {fit.name for fit in results.fitted} - {"constant", "dynamic", RANDOM}
+    comparisons = 1 + len(varied)
+    findings.append(_starts(results, own, comparisons))
+    findings += [_versus(results, name, own, comparisons) for name in sorted(varied)]
     return findings
 
 
 def _rate(results: Results, name: str, virtual: int) -> str:
-    return f"{results.resamples.rate(results.of(name, virtual)[0].exact, results.clusters):share}"
+    return (
+        f"{results.resamples.rate(results.fits_of(name, virtual)[0].exact, results.clusters):share}"
+    )
 
 
-def _told(
-    results: Results, first: Sequence[Result], second: Sequence[Result], looked: int = 1
+def _difference(
+    results: Results, first: Sequence[Result], second: Sequence[Result], comparisons: int = 1
 ) -> str:
-    """A difference, and whether it is one; looked: at how many like it (Bonferroni)."""
+    """Return a difference and its verdict, corrected for ``comparisons`` (Bonferroni)."""
     change = results.change(first, second)
     p = results.p_value(first, second)
-    apart = apart_from_zero(change, p) and p < 0.05 / looked
-    verdict = "" if apart else "no difference can be told, "
+    significant = differs_from_zero(change, p) and p < 0.05 / comparisons
+    verdict = "" if significant else "no significant difference, "
     return f"{verdict}{change:points points}, {p_value(p)}"
 
 
 def _against_constant(results: Results, own: int) -> str:
-    dynamic, constant = results.of("dynamic", own), results.of("constant", own)
+    dynamic, constant = results.fits_of("dynamic", own), results.fits_of("constant", own)
     seeds = f"mean of {len(dynamic)} seeds" if len(dynamic) > 1 else "one seed"
     none = f"{results.resamples.rate(results.none.exact, results.clusters):share}"
-    every = _told(results, results.of("dynamic", None), results.of("constant", None))
-    sentence = (
-        f"Dynamic against constant, equal budget, mean of all V: {every}. At V = {own} ({seeds}): "
-        f"{_told(results, dynamic, constant)}; of {len(results.clusters):,} windows the plain "
-        f"prefix extracts {none}, constant {_rate(results, 'constant', own)}, dynamic "
-        f"{_rate(results, 'dynamic', own)} (seed 0)."
+    all_lengths = _difference(
+        results, results.fits_of("dynamic", None), results.fits_of("constant", None)
     )
-    if results.elsewhere is not None:
-        there = results.elsewhere
-        found = [np.mean([one.exact[there].mean() for one in side]) for side in (constant, dynamic)]
+    sentence = (
+        f"Dynamic against constant, equal budget, mean of all V: {all_lengths}. At V = {own} "
+        f"({seeds}): {_difference(results, dynamic, constant)}; of {len(results.clusters):,} "
+        f"windows the plain prefix extracts {none}, constant {_rate(results, 'constant', own)}, "
+        f"dynamic {_rate(results, 'dynamic', own)} (seed 0)."
+    )
+    if results.known_elsewhere is not None:
+        known = results.known_elsewhere
+        rates = [np.mean([fit.exact[known].mean() for fit in side]) for side in (constant, dynamic)]
         sentence += (
-            f" Of the {int(there.sum())} windows that a further model gives away and this one does "
-            f"not, constant brings back {percent(float(found[0]))}, dynamic "
-            f"{percent(float(found[1]))}."
+            f" Of the {int(known.sum())} windows that a further model extracts and this one does "
+            f"not, constant extracts {percent(float(rates[0]))}, dynamic "
+            f"{percent(float(rates[1]))}."
         )
-    hits = [one.controls for one in dynamic + constant if one.controls is not None]
+    hits = [fit.controls for fit in dynamic + constant if fit.controls is not None]
     if hits and results.control_clusters is not None:
         union = as_bools(np.any(hits, axis=0))
         rate = f"{results.resamples.rate(union, results.control_clusters):share}"
         sentence += (
-            f" One or another of these {len(hits)} fits extracts {int(union.sum()):,} of "
+            f" Together these {len(hits)} fits extract {int(union.sum()):,} of "
             f"{len(union):,} controls: {rate}."
         )
     return sentence
 
 
 def saturation(results: Results, name: str, lengths: Sequence[int]) -> str:
-    """From which V on no larger one extracts more, as far as can be told."""
-    fits = [results.of(name, virtual)[:1] for virtual in lengths]
+    """Return a sentence on the V from which no larger V extracts significantly more."""
+    fits = [results.fits_of(name, virtual)[:1] for virtual in lengths]
     if len(fits) < 2:
-        return f"Virtual tokens, {name}: one V alone was fitted."
-    enough = next(at for at in range(len(fits)) if not _any_more(results, fits[at], fits[at + 1 :]))
-    ends = f"V = {lengths[0]} to {lengths[-1]}: {_told(results, fits[-1], fits[0])}"
+        return f"Virtual tokens, {name}: only one V was fitted."
+    enough = next(
+        at for at in range(len(fits)) if not _extracts_more(results, fits[at], fits[at + 1 :])
+    )
+    ends = f"V = {lengths[0]} to {lengths[-1]}: {_difference(results, fits[-1], fits[0])}"
     if enough == len(fits) - 1:
         return f"Virtual tokens, {name}: no saturation up to V = {lengths[-1]} ({ends})."
     best = max(float(fit[0].exact.mean()) for fit in fits)
     return (
         f"Virtual tokens, {name}: from V = {lengths[enough]} "
-        f"({_rate(results, name, lengths[enough])}) on no larger V tried extracts more that can be "
-        f"told (the highest {percent(best)}; {ends}). "
-        f"Seed 0 alone; the intervals of what a larger V adds end at "
-        f"{points(_most(results, fits[enough:]))} points."
+        f"({_rate(results, name, lengths[enough])}) on no larger V extracts significantly more "
+        f"(the highest {percent(best)}; {ends}). "
+        f"Seed 0 only; the intervals of what a larger V adds end at "
+        f"{points(_highest_gain(results, fits[enough:]))} points."
     )
 
 
-def _most(results: Results, fits: Sequence[list[Result]]) -> float:
-    """The highest upper end of what the later fits extract more than the first of them."""
+def _highest_gain(results: Results, fits: Sequence[list[Result]]) -> float:
+    """Return the highest upper end of the later fits' gains over the first fit."""
     changes = [results.change(fit, fits[0]) for fit in fits[1:]]
-    # Where no window differs, as many may as an exact bound of none allows.
-    same = results.resamples.rate(np.zeros(len(results.clusters), dtype=bool), results.clusters)
-    ends = [same.high if one.high is None else one.high for one in changes]
+    # If no window differs, the bound is the exact upper bound of a rate of 0.
+    none_differ = results.resamples.rate(
+        np.zeros(len(results.clusters), dtype=bool), results.clusters
+    )
+    ends = [none_differ.high if change.high is None else change.high for change in changes]
     return max(end for end in ends if end is not None)
 
 
-def _any_more(results: Results, one: Sequence[Result], larger: Sequence[list[Result]]) -> bool:
-    """Whether a larger V extracts more: its difference is above 0, allowing for all looked at."""
+def _extracts_more(
+    results: Results, base: Sequence[Result], larger: Sequence[list[Result]]
+) -> bool:
+    """Return True if a larger V extracts significantly more (Bonferroni over larger V)."""
     return any(
-        results.change(fit, one).above(0) and results.p_value(fit, one) < 0.05 / len(larger)
+        results.change(fit, base).above(0) and results.p_value(fit, base) < 0.05 / len(larger)
         for fit in larger
     )
 
 
-def _starts(results: Results, own: int, looked: int) -> str:
-    identity, random = results.of("dynamic", own), results.of(RANDOM, own)
-    ways = [("identity", identity), ("random", random)]
+def _starts(results: Results, own: int, comparisons: int) -> str:
+    identity, random = results.fits_of("dynamic", own), results.fits_of(RANDOM, own)
+    starts = [("identity", identity), ("random", random)]
     ranges = [
         f"{name} {100 * min(rates):.1f} to {100 * max(rates):.1f} %"
-        for name, seeds in ways
-        if (rates := [float(one.exact.mean()) for one in seeds])
+        for name, seeds in starts
+        if (rates := [float(fit.exact.mean()) for fit in seeds])
     ]
     losses = [
-        f"{name} {np.mean([one.before for one in seeds]):.3f} to "
-        f"{np.mean([one.best for one in seeds]):.3f}"
-        for name, seeds in ways
+        f"{name} {np.mean([fit.before for fit in seeds]):.3f} to "
+        f"{np.mean([fit.best for fit in seeds]):.3f}"
+        for name, seeds in starts
     ]
-    epochs = [f"{np.mean([one.converged for one in seeds]):.1f}" for _, seeds in ways]
+    epochs = [f"{np.mean([fit.converged for fit in seeds]):.1f}" for _, seeds in starts]
     return (
-        f"Identity against random start: {_told(results, identity, random, looked)}; over "
-        f"{len(identity)} seeds {', '.join(ranges)}. Select NLL before and at best: "
-        f"{', '.join(losses)}; within 1 % of its best after {epochs[0]} and {epochs[1]} epochs."
+        f"Identity against random start: {_difference(results, identity, random, comparisons)}; "
+        f"over {len(identity)} seeds {', '.join(ranges)}. Select NLL before and at best: "
+        f"{', '.join(losses)}; within 1 % of the best after {epochs[0]} and {epochs[1]} epochs."
     )
 
 
-def _versus(results: Results, name: str, own: int, looked: int) -> str:
+def _versus(results: Results, name: str, own: int, comparisons: int) -> str:
     base = name.partition(",")[0]
-    told = _told(results, results.of(name, own), results.of(base, own), looked)
-    return f"{name[0].upper()}{name[1:]}, against {base}, V = {own}: {told}."
+    difference = _difference(
+        results, results.fits_of(name, own), results.fits_of(base, own), comparisons
+    )
+    return f"{name[0].upper()}{name[1:]}, against {base}, V = {own}: {difference}."
 
 
 def _notes(subject: Subject, ground: Ground, results: Results) -> list[str]:
     dynamic = subject.config.dynamic
     records = results.fitted[0].records
     notes = [
-        f"The fits have fewer windows than the run's own ({records[0].fit_windows:,} trained on in "
-        "the first fold), so their rates are below it and hold for the comparison.",
-        f"Dynamic as the run has it: mapping {dynamic.mapping}, embedding {dynamic.embedding}, "
-        f"low rank {dynamic.low_rank}; constant with the same epochs and windows and its own "
-        "learning rate. Neither was tuned again for each V. A difference of starts, depths or "
-        "low-rank changes is called one only if it would be with as many as were tried.",
+        f"The fits use fewer windows than the run ({records[0].fit_windows:,} in the first fold), "
+        "so their rates are lower and serve for comparison only.",
+        f"Dynamic uses the run's settings: mapping {dynamic.mapping}, embedding "
+        f"{dynamic.embedding}, low rank {dynamic.low_rank}; constant uses the same epochs and "
+        "windows and its own learning rate. Neither was tuned for each V. The verdicts on starts, "
+        "depths and low-rank changes are corrected for the number of comparisons.",
     ]
-    own = len(results.of("dynamic", dynamic.num_virtual_tokens))
+    own = len(results.fits_of("dynamic", dynamic.num_virtual_tokens))
     notes.append(
-        "Intervals and p-values of the fits draw windows anew and hold for the prompts as fitted: "
-        f"how much other seeds would change is not in them. V = {dynamic.num_virtual_tokens} was "
+        "Intervals and p-values of the fits resample windows and hold for these prompts; they do "
+        f"not include the variation between seeds. V = {dynamic.num_virtual_tokens} was "
         f"fitted with {own} seed{'s' if own > 1 else ''}, every other V with one."
     )
     if not ground.same_folds:
-        notes.append("The folds of these fits were made anew; they are not those of the run.")
+        notes.append("These fits use new folds, not the run's folds.")
     if ground.controls is None:
-        notes.append("The run had no controls: what a prompt writes by itself is not known.")
+        notes.append("The run had no controls, so what a prompt produces by itself is not known.")
     return notes

@@ -1,7 +1,7 @@
-"""Extraction against model size: other checkpoints on the same windows, without a prompt.
+"""Extraction against model size: further checkpoints on the same windows, without a prompt.
 
-Knows a finished run and how another model is checked, loaded and let go: one at a time, beside the
-audited one. What the audited one says stands in the run.
+Knows a finished run, and how a further model is checked, loaded and released: one at a time, beside
+the audited model. The audited model's scores come from the run.
 """
 
 from __future__ import annotations
@@ -17,13 +17,8 @@ from memaudit.attack.memory import choose_batch_size
 from memaudit.config.settings import ScanConfig
 from memaudit.data.plan import cut_files
 from memaudit.diagnose.subject import Part, Subject
-from memaudit.diagnose.sweep.drawing import DrawnSides, drawn_words
-from memaudit.diagnose.sweep.figures import (
-    Drawn,
-    Piece,
-    apart_from_zero,
-)
-from memaudit.diagnose.sweep.passes import Asker, Said
+from memaudit.diagnose.sweep.figures import Piece, Sampled, differs_from_zero
+from memaudit.diagnose.sweep.passes import Asker, PassScores, SampledSides, describe_sample
 from memaudit.errors import UsageError
 from memaudit.pipeline.loading import load_target
 from memaudit.pipeline.reference import check_tokenizer, reference_config, release
@@ -38,108 +33,121 @@ _LONGEST_NAME = 24
 
 
 @dataclass(frozen=True, eq=False)
-class Other:
-    """What another model says of the windows that were drawn."""
+class FurtherModel:
+    """Scores of the sampled windows by a further model."""
 
     name: str
-    """Short, of plain characters."""
+    """Short ASCII name."""
     parameters: int
-    data: Said
-    controls: Said | None
+    data: PassScores
+    controls: PassScores | None
 
 
 def sweep_models(
     subject: Subject,
     models: Sequence[str],
-    drawn: DrawnSides,
+    sampled: SampledSides,
     asker: Asker | None,
     progress: Progress,
     resamples: Resamples,
-) -> tuple[Piece, list[Other]]:
-    """Ask each further model about the windows drawn, and hold them beside the audited one.
+) -> tuple[Piece, list[FurtherModel]]:
+    """Score the sampled windows with each further model, and compare it with the audited model.
 
-    asker: None where the batch is to be found from the memory there is. Raises UsageError for a
-    model that reads the text otherwise, and what loading one raises.
+    asker: None to choose the batch size from the free memory. Raises UsageError for a model that
+    tokenizes the text differently, and the errors of loading a model.
     """
     configs = [_config(subject, model) for model in models]
     tokenizer = subject.checkpoint.tokenizer
     windows = cut_files(subject.config, tokenizer)
     for model, config in zip(models, configs, strict=True):
         check_tokenizer(f"--with {model}", subject.config, config, tokenizer, windows)
-    others = []
+    further = []
     for model, config in zip(models, configs, strict=True):
         name = short_name(model)
         with progress.stage(f"loading {name}", 1):
             checkpoint = load_target(config, tokenizer, windows)
         try:
             size = choose_batch_size(checkpoint, subject.suffix_tokens)[0]
-            mine = asker or Asker(subject.config.scores, subject.suffix_tokens, size)
-            data = _ask(checkpoint, subject.data, drawn.data, mine, f"asking {name}", progress)
+            model_asker = asker or Asker(subject.config.scores, subject.suffix_tokens, size)
+            data = _ask(
+                checkpoint, subject.data, sampled.data, model_asker, f"asking {name}", progress
+            )
             controls = None
-            if subject.controls is not None and drawn.controls is not None:
+            if subject.controls is not None and sampled.controls is not None:
                 stage = f"asking {name}, controls"
-                controls = _ask(checkpoint, subject.controls, drawn.controls, mine, stage, progress)
-            others.append(Other(name, checkpoint.num_parameters, data, controls))
+                controls = _ask(
+                    checkpoint, subject.controls, sampled.controls, model_asker, stage, progress
+                )
+            further.append(FurtherModel(name, checkpoint.num_parameters, data, controls))
         finally:
             release(checkpoint)
-    return _piece(subject, drawn, others, resamples), others
+    return _piece(subject, sampled, further, resamples), further
 
 
 def _ask(
-    checkpoint: Checkpoint, part: Part, drawn: Drawn, asker: Asker, stage: str, progress: Progress
-) -> Said:
-    ids = part.ids[drawn.rows]
+    checkpoint: Checkpoint,
+    part: Part,
+    sampled: Sampled,
+    asker: Asker,
+    stage: str,
+    progress: Progress,
+) -> PassScores:
+    ids = part.ids[sampled.rows]
     with progress.stage(stage, len(ids)) as advance:
         return asker.ask(checkpoint, ids, ids.shape[1] - asker.suffix_tokens, advance)
 
 
 def short_name(model: str) -> str:
-    """The last part of a model's name, harmless and in ASCII."""
+    """Return the last part of a model's name, in printable ASCII."""
     name = PurePath(model.rstrip("/\\")).name or "model"
-    shown = neutral(name).encode("ascii", "replace").decode("ascii")
-    return shorten(shown, _LONGEST_NAME).replace("…", "~")
+    ascii_name = neutral(name).encode("ascii", "replace").decode("ascii")
+    return shorten(ascii_name, _LONGEST_NAME).replace("…", "~")
 
 
 def _config(subject: Subject, model: str) -> ScanConfig:
-    """The run's settings with this model in the audited one's place, and no prompt."""
+    """Return the run's settings with this model as the target, and no prompt."""
     audited = subject.config.target.revision
     name, at, revision = model.rpartition("@")
-    if not at or Path(model).exists():  # a folder may be named so
+    if not at or Path(model).exists():  # a folder's name may hold an @
         name, revision = model, ""
     if name == subject.config.model and revision in ("", audited):
-        raise UsageError(f"--with {model}: is the audited model itself; name others")
+        raise UsageError(f"--with {model}: is the audited model; name another model")
     asked = {"reference": name, "attacks": ("none",)}
     config = reference_config(subject.config.model_copy(update=asked))
     target = config.target.model_copy(update={"revision": revision or None})
     return config.model_copy(update={"target": target})
 
 
-def _piece(subject: Subject, drawn: DrawnSides, others: list[Other], resamples: Resamples) -> Piece:
-    some = subject.data.take(drawn.data.rows)
+def _piece(
+    subject: Subject, sampled: SampledSides, further: list[FurtherModel], resamples: Resamples
+) -> Piece:
+    sample = subject.data.take(sampled.data.rows)
     rows = [_own_row(subject, resamples)]
-    rows += [_row(other, some, drawn, resamples) for other in others]
-    sizes = [subject.checkpoint.num_parameters, *(other.parameters for other in others)]
+    rows += [_row(model, sample, sampled, resamples) for model in further]
+    sizes = [subject.checkpoint.num_parameters, *(model.parameters for model in further)]
     order = np.argsort(sizes, kind="stable")
     table = FigureTable(
         name=_NAME,
         title="Model size",
         says=(
-            "Every model on the same windows, without a prompt. Points: less the audited model, "
-            "paired. Gained and lost: windows looked at that come out of this model alone, or of "
-            "the audited one alone. Of hidden: of the windows looked at that only a prompt gets "
-            "out of the audited model. p: the larger of McNemar's and of a sign-flip test over "
-            f"clusters, where all windows were looked at. Looked at: "
-            f"{drawn_words(drawn.data, 'windows')}."
+            "Every model on the same windows, without a prompt. Points: paired difference from the "
+            "audited model. Gained and lost: sampled windows that only this model, or only the "
+            "audited model, extracts. Of hidden: share of the sampled windows that only a prompt "
+            "extracts from the audited model. p: the larger of McNemar's test and a sign-flip test "
+            f"over clusters, if all windows were sampled. Sample: "
+            f"{describe_sample(sampled.data, 'windows')}."
         ),
         columns=_columns(subject),
         rows=[rows[place] for place in order],
     )
     notes = [
-        "Checkpoints may differ in more than size: how long and on what they were trained. The "
-        "comparison says what is, not why."
+        "Checkpoints may differ in more than size, such as training data and training length. The "
+        "comparison shows a difference, not its cause."
     ]
-    plot = _plot(subject, drawn, others, resamples)
-    return Piece(_findings(subject, some, drawn.data, others, resamples), notes, [table], [plot])
+    plot = _plot(subject, sampled, further, resamples)
+    return Piece(
+        _findings(subject, sample, sampled.data, further, resamples), notes, [table], [plot]
+    )
 
 
 def _columns(subject: Subject) -> list[Column]:
@@ -176,51 +184,55 @@ def _own_row(subject: Subject, resamples: Resamples) -> list[Cell]:
     return row
 
 
-def _row(other: Other, some: Part, drawn: DrawnSides, resamples: Resamples) -> list[Cell]:
-    """some: the windows that were drawn."""
-    own, its, hidden = some.extracted, other.data.exact, some.hidden
-    loss = other.data.nll - some.score("suffix_nll", "none")
+def _row(
+    other: FurtherModel, sample: Part, sampled: SampledSides, resamples: Resamples
+) -> list[Cell]:
+    """Return a further model's row; ``sample`` holds the sampled windows."""
+    own, exact, hidden = sample.extracted, other.data.exact, sample.hidden
+    loss = other.data.nll - sample.score("suffix_nll", "none")
     row: list[Cell] = [
         other.name,
         other.parameters,
-        drawn.data.rate(its, resamples),
-        drawn.data.change(its, own, resamples),
-        int((its & ~own).sum()),
-        int((own & ~its).sum()),
-        drawn.data.p_value(its, own, resamples),
-        resamples.rate(its[hidden], some.clusters[hidden]) if hidden.any() else None,
-        drawn.data.mean(other.data.nll, resamples),
-        drawn.data.mean(loss, resamples),
+        sampled.data.rate(exact, resamples),
+        sampled.data.change(exact, own, resamples),
+        int((exact & ~own).sum()),
+        int((own & ~exact).sum()),
+        sampled.data.p_value(exact, own, resamples),
+        resamples.rate(exact[hidden], sample.clusters[hidden]) if hidden.any() else None,
+        sampled.data.mean(other.data.nll, resamples),
+        sampled.data.mean(loss, resamples),
     ]
-    if other.controls is not None and drawn.controls is not None:
-        row.append(drawn.controls.rate(other.controls.exact, resamples))
-        row.append(drawn.controls.mean(other.controls.nll, resamples))
+    if other.controls is not None and sampled.controls is not None:
+        row.append(sampled.controls.rate(other.controls.exact, resamples))
+        row.append(sampled.controls.mean(other.controls.nll, resamples))
     return row
 
 
-def _plot(subject: Subject, drawn: DrawnSides, others: list[Other], resamples: Resamples) -> Plot:
+def _plot(
+    subject: Subject, sampled: SampledSides, further: list[FurtherModel], resamples: Resamples
+) -> Plot:
     data = [(subject.checkpoint.num_parameters, short_name(subject.config.model))]
-    data += [(other.parameters, other.name) for other in others]
+    data += [(model.parameters, model.name) for model in further]
     order = np.argsort([size for size, _ in data], kind="stable")
     by_size = len({size for size, _ in data}) == len(data)
     at = [float(data[place][0]) if by_size else float(row) for row, place in enumerate(order)]
     names = None if by_size else [data[place][1] for place in order]
     lines = []
     own = resamples.rate(subject.data.extracted, subject.data.clusters)
-    rates = [own, *(drawn.data.rate(other.data.exact, resamples) for other in others)]
-    shown, join = [rates[place] for place in order], "-" if by_size else ""
-    lines.append(Line.of("data", "series-1", at, shown, dash=join, marker="o"))
-    if subject.controls is not None and drawn.controls is not None:
-        its = [other.controls for other in others if other.controls is not None]
+    rates = [own, *(sampled.data.rate(model.data.exact, resamples) for model in further)]
+    ordered, join = [rates[place] for place in order], "-" if by_size else ""
+    lines.append(Line.of("data", "series-1", at, ordered, dash=join, marker="o"))
+    if subject.controls is not None and sampled.controls is not None:
+        control_scores = [model.controls for model in further if model.controls is not None]
         rates = [resamples.rate(subject.controls.extracted, subject.controls.clusters)]
-        rates += [drawn.controls.rate(one.exact, resamples) for one in its]
-        shown, dash = [rates[place] for place in order], ":" if by_size else ""
-        lines.append(Line.of("controls", "series-3", at, shown, dash=dash, marker="o"))
+        rates += [sampled.controls.rate(scores.exact, resamples) for scores in control_scores]
+        ordered, dash = [rates[place] for place in order], ":" if by_size else ""
+        lines.append(Line.of("controls", "series-3", at, ordered, dash=dash, marker="o"))
     size_axis = Axis("parameters", logarithmic=True) if by_size else Axis("model", False, at, names)
     return Plot(
         name=_NAME,
         title="Extraction against model size",
-        says="Without a prompt, on the same windows, with intervals.",
+        says="Without a prompt, on the same windows.",
         x=size_axis,
         y=Axis("share of windows", low=0.0),
         lines=lines,
@@ -228,29 +240,33 @@ def _plot(subject: Subject, drawn: DrawnSides, others: list[Other], resamples: R
 
 
 def _findings(
-    subject: Subject, some: Part, drawn: Drawn, others: list[Other], resamples: Resamples
+    subject: Subject,
+    sample: Part,
+    sampled: Sampled,
+    further: list[FurtherModel],
+    resamples: Resamples,
 ) -> list[str]:
     own = f"{resamples.rate(subject.data.extracted, subject.data.clusters):share}"
-    sentences = [f"Model size: of {short_name(subject.config.model)} (audited) {own} come out."]
-    for other in others:
-        apart = drawn.change(other.data.exact, some.extracted, resamples)
-        said = f"{apart:points points}"
-        p = drawn.p_value(other.data.exact, some.extracted, resamples)
-        if not apart_from_zero(apart, p):
-            said += ", which may be nothing"
+    sentences = [f"Model size: {short_name(subject.config.model)} (audited): {own} extracted."]
+    for other in further:
+        change = sampled.change(other.data.exact, sample.extracted, resamples)
+        verdict = f"{change:points points}"
+        p = sampled.p_value(other.data.exact, sample.extracted, resamples)
+        if not differs_from_zero(change, p):
+            verdict += ", which may be chance"
         elif p is not None:
-            said += f", {p_value(p)}"
+            verdict += f", {p_value(p)}"
         sentences.append(
-            f"Of {other.name} ({other.parameters:,} parameters) "
-            f"{drawn.rate(other.data.exact, resamples):share}: {said}."
+            f"{other.name} ({other.parameters:,} parameters): "
+            f"{sampled.rate(other.data.exact, resamples):share} extracted, {verdict}."
         )
-        hidden = some.hidden
+        hidden = sample.hidden
         if hidden.any():
-            known = resamples.rate(other.data.exact[hidden], some.clusters[hidden])
-            rest = ~hidden & ~some.extracted
-            rest_rate = resamples.rate(other.data.exact[rest], some.clusters[rest])
+            known = resamples.rate(other.data.exact[hidden], sample.clusters[hidden])
+            rest = ~hidden & ~sample.extracted
+            rest_rate = resamples.rate(other.data.exact[rest], sample.clusters[rest])
             sentences.append(
-                f"It gives away {known:share} of the windows that only a prompt gets out of "
-                f"the audited one, and {rest_rate:share} of those that nothing does."
+                f"It gives away {known:share} of the windows that only a prompt extracts from the "
+                f"audited model, and {rest_rate:share} of the windows that no attack extracts."
             )
     return [" ".join(sentences)]

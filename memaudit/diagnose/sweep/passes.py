@@ -1,6 +1,7 @@
-"""What a model says of windows with their last p prefix tokens before them: one pass for each p.
+"""Windows that a sweep asks a model about, and the model's scores of them.
 
-Knows models, ids and what one teacher-forced pass decides. Knows nothing of runs.
+Knows windows, models, ids and teacher-forced passes. Nothing here varies a run's settings.
+Extracted windows are rare, so windows are sampled by kind and weighted by the size of their kind.
 """
 
 from __future__ import annotations
@@ -15,30 +16,84 @@ from memaudit.attack.extraction import NEAR_TIE, Advance
 from memaudit.attack.verification import verify_logits
 from memaudit.config.settings import ScoreSettings
 from memaudit.diagnose.passes import Pass, Passes
+from memaudit.diagnose.subject import Part, draw
+from memaudit.diagnose.sweep.figures import Sampled
 from memaudit.score.stats import Bools, Floats, Ints
 from memaudit.target.checkpoint import Checkpoint
 
+_SMALLEST_STRATIFIED = 30
+"""Windows below which a sample is not stratified: each kind would have too few. It counts windows,
+not clusters, so no threshold of `score.resample` applies."""
+
 
 @dataclass(frozen=True, eq=False)
-class Said:
-    """What one pass said of n windows."""
+class SampledSides:
+    """Sampled windows of the data, and of the controls if there are any."""
+
+    data: Sampled
+    controls: Sampled | None
+
+
+def sample_windows(part: Part, limit: int, rng: np.random.Generator) -> Sampled:
+    """Sample at most ``limit`` windows, stratified by kind.
+
+    Windows that ``none`` extracts and windows that only another attack extracts get a third each,
+    if there are so many; the rest are windows that no attack extracts.
+    """
+    kinds = _kinds(part)
+    if len(part) <= limit or limit < _SMALLEST_STRATIFIED:
+        kinds = np.zeros(len(part), dtype=np.int64)
+    present, kinds, sizes = np.unique(kinds, return_inverse=True, return_counts=True)
+    counts = _counts(present, sizes, limit)
+    rows = np.sort(
+        np.concatenate([draw(kinds == kind, counts[kind], rng) for kind in range(len(present))])
+    )
+    return Sampled(rows, part.clusters[rows], kinds[rows], sizes)
+
+
+def _kinds(part: Part) -> Ints:
+    """Return (N,) 0 for extracted by ``none``, 1 by another attack only, 2 by no attack."""
+    return np.asarray(np.where(part.extracted, 0, np.where(part.hidden, 1, 2)), dtype=np.int64)
+
+
+def _counts(present: Ints, sizes: Ints, limit: int) -> list[int]:
+    """Return the number of windows to sample of each kind present (K,)."""
+    counts = np.where(present == 2, 0, np.minimum(sizes, limit // 3))
+    if len(present) == 1:
+        counts[:] = 0
+    for kind in range(len(present))[::-1]:
+        counts[kind] += min(limit - counts.sum(), sizes[kind] - counts[kind])
+    return [int(count) for count in counts]
+
+
+def describe_sample(sampled: Sampled, role: str) -> str:
+    """Return ``all 1,305 controls`` or ``1,000 of 5,938 windows``."""
+    total = int(sampled.sizes.sum())
+    if sampled.is_all:
+        return f"all {total:,} {role}"
+    return f"{len(sampled.rows):,} of {total:,} {role}"
+
+
+@dataclass(frozen=True, eq=False)
+class PassScores:
+    """Scores of n windows from one pass."""
 
     matched: Ints
     """(n,) suffix tokens before the first mismatch of greedy decoding, 0..S."""
     nll: Floats
-    """(n,) of the suffix, nats/token."""
+    """(n,) suffix NLL, nats/token."""
     suffix_tokens: int
     """S."""
 
     @property
     def exact(self) -> Bools:
-        """(n,) whether the whole suffix comes out."""
+        """(n,) True where the whole suffix matches."""
         return np.asarray(self.matched == self.suffix_tokens)
 
 
 @dataclass(frozen=True)
 class Asker:
-    """How a model is asked, whichever it is."""
+    """Teacher-forced passes with the same settings for every model."""
 
     scores: ScoreSettings
     suffix_tokens: int
@@ -50,22 +105,22 @@ class Asker:
         ids: NDArray[np.int32],
         prefix_tokens: int,
         advance: Advance = lambda done: None,
-    ) -> Said:
-        """Ask about windows (n,P+S) with the last ``prefix_tokens`` of their prefix, P at most.
+    ) -> PassScores:
+        """Score windows (n,P+S) from the last ``prefix_tokens`` of their prefix, P at most.
 
-        A verdict that hangs on a near-tie is taken again from a pass of that window alone, as
-        extraction does, so that no verdict depends on the batch it was made in.
+        A window with a near-tie is scored again in a pass of its own, as in extraction, so that
+        no verdict depends on the batch.
         """
-        shown = np.ascontiguousarray(ids[:, ids.shape[1] - self.suffix_tokens - prefix_tokens :])
+        tokens = np.ascontiguousarray(ids[:, ids.shape[1] - self.suffix_tokens - prefix_tokens :])
         near_tie = NEAR_TIE[checkpoint.precision]
 
-        def read(one: Pass) -> dict[str, Tensor]:
-            found = verify_logits(one.logits, one.tokens, self.scores, near_tie)
-            return {"matched": found.matched, "nll": found.nll, "undecided": found.undecided}
+        def read(batch: Pass) -> dict[str, Tensor]:
+            verdict = verify_logits(batch.logits, batch.tokens, self.scores, near_tie)
+            return {"matched": verdict.matched, "nll": verdict.nll, "undecided": verdict.undecided}
 
-        found = Passes(checkpoint, prefix_tokens, self.batch_size).read(shown, read, advance)
-        open_ = np.flatnonzero(found["undecided"])
-        if len(open_) and self.batch_size > 1:
-            alone = Passes(checkpoint, prefix_tokens, 1).read(shown[open_], read)
-            found["matched"][open_] = alone["matched"]
-        return Said(found["matched"].astype(np.int64), found["nll"], self.suffix_tokens)
+        values = Passes(checkpoint, prefix_tokens, self.batch_size).read(tokens, read, advance)
+        undecided = np.flatnonzero(values["undecided"])
+        if len(undecided) and self.batch_size > 1:
+            single = Passes(checkpoint, prefix_tokens, 1).read(tokens[undecided], read)
+            values["matched"][undecided] = single["matched"]
+        return PassScores(values["matched"].astype(np.int64), values["nll"], self.suffix_tokens)

@@ -1,7 +1,7 @@
-"""Extraction against how often a text was repeated: by a column of the data, and by near-duplicates
-in the file itself.
+"""Extraction against repetitions of a text: by a column of the data, and by near-duplicates.
 
-Knows verdicts of a finished run and numbers beside them. No model is asked, and no torch loaded.
+Knows verdicts of a finished run, with a number for each window. Asks no model and loads no
+torch.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ from memaudit.errors import UsageError
 from memaudit.report.curves import Axis, Line
 from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
 from memaudit.report.reading import passed_through
-from memaudit.report.wording import (
-    neutral,
-    shorten,
-)
+from memaudit.report.wording import neutral, shorten
 from memaudit.score.estimate import Estimate
 from memaudit.score.resample import LEAST_CLUSTERS, Resamples
 from memaudit.score.stats import Bools, Floats, Ints
@@ -27,19 +24,19 @@ from memaudit.score.stats import Bools, Floats, Ints
 if TYPE_CHECKING:  # it loads torch
     from memaudit.diagnose.subject import Part
 
-USUAL = "dup"
-"""The column that is looked for where none is named."""
+DEFAULT_COLUMN = "dup"
+"""Default column of repetitions."""
 _GROUPS = 12
-"""Values that get a row each; of more, they are put together by rank."""
+"""Most groups; more values than this are grouped by rank."""
 _TREND = (
-    "Trend: the probability that an extracted window has the higher number of two, one extracted "
-    "and one not; 50 % says no trend. Without an interval below "
-    f"{LEAST_CLUSTERS} clusters of a kind."
+    "Trend: the probability that an extracted window has a higher number than one not extracted; "
+    "50 % means no trend. No interval below "
+    f"{LEAST_CLUSTERS} clusters of either kind."
 )
 
 
 class Group(NamedTuple):
-    """Windows with like numbers."""
+    """Windows with similar numbers."""
 
     name: str
     middle: float
@@ -55,20 +52,22 @@ def sweep_repetitions(
     attacks: tuple[str, ...],
     resamples: Resamples,
 ) -> Piece:
-    """Exact rate by a numeric column of the data, and by the size of a window's cluster.
+    """Return the exact rate by a numeric column of the data, and by a window's cluster size.
 
-    Raises UsageError where ``by`` names no column of the data, or one without two numbers.
+    Raises UsageError if ``by`` names no column of the data, or one without two numbers.
     """
     pieces = []
     values = _column(data, by)
     if values is not None:
-        name, numbers = by or USUAL, values
-        pieces.append(_by(data, controls, _Axis("repetitions", name, numbers), attacks, resamples))
+        name, numbers = by or DEFAULT_COLUMN, values
+        pieces.append(
+            _by_axis(data, controls, _Axis("repetitions", name, numbers), attacks, resamples)
+        )
     _, place, counts = np.unique(data.clusters, return_inverse=True, return_counts=True)
     sizes = counts[place].astype(np.float64)
     if sizes.max() > 1:
         axis = _Axis("near-duplicates", "windows in its cluster", sizes)
-        pieces.append(_by(data, controls, axis, attacks, resamples))
+        pieces.append(_by_axis(data, controls, axis, attacks, resamples))
     return Piece(
         [finding for piece in pieces for finding in piece.findings],
         _notes(values is not None, bool(sizes.max() > 1)),
@@ -84,21 +83,21 @@ class _Axis(NamedTuple):
 
 
 def _column(data: Part, by: str | None) -> Floats | None:
-    """The numbers (N,), NaN for cells that hold none; None where there is no usual column."""
-    name = by or USUAL
-    there = passed_through(data.rows)
-    values = numeric(data.rows[name].tolist()) if name in there else np.full(len(data), np.nan)
+    """Return the numbers (N,), NaN for other cells; None without a default column."""
+    name = by or DEFAULT_COLUMN
+    columns = passed_through(data.rows)
+    values = numeric(data.rows[name].tolist()) if name in columns else np.full(len(data), np.nan)
     if len(np.unique(values[np.isfinite(values)])) >= 2:
         return values
     if by is None:
         return None
-    wrong = "has no two different numbers" if name in there else "is no column of the data"
-    shown = neutral(shorten(name, 40))
-    raise UsageError(f"--by {shown}: {wrong}; name a numeric one that the data bring along")
+    wrong = "has no two different numbers" if name in columns else "is not a column of the data"
+    label = neutral(shorten(name, 40))
+    raise UsageError(f"--by {label}: {wrong}; name a numeric column of the data")
 
 
 def groups_of(values: Floats) -> list[Group]:
-    """Windows (N,) by their number, in its order; of many numbers, about equally many windows."""
+    """Group windows (N,) by their number, ascending; many numbers give groups of equal size."""
     known = np.unique(values[np.isfinite(values)])
     edges = known
     if len(known) > _GROUPS:
@@ -108,25 +107,25 @@ def groups_of(values: Floats) -> list[Group]:
     place[~np.isfinite(values)] = -1
     groups = []
     for at in range(len(edges)):
-        mine = values[place == at]
-        low, high = mine.min(), mine.max()
+        members = values[place == at]
+        low, high = members.min(), members.max()
         name = f"{low:g}" if low == high else f"{low:g} to {high:g}"
-        groups.append(Group(name, float(np.median(mine)), np.asarray(place == at)))
+        groups.append(Group(name, float(np.median(members)), np.asarray(place == at)))
     return groups
 
 
 def trend(exact: Bools, values: Floats, clusters: Ints, resamples: Resamples) -> Estimate:
-    """Probability that an extracted window has more than one that is not, ties half.
+    """Return the probability that an extracted window has a higher number than another.
 
-    The AUC of the number as a score of extraction; twice it less 1 is Somers' D (1962). Windows
-    (N,) without a number are left out. No figure where all or none are extracted, and no interval
-    where either kind lies in fewer than `LEAST_CLUSTERS`: it would say nothing.
+    It is the AUC of the number as a score of extraction, ties counted half; 2 AUC - 1 is Somers' D
+    (1962). Windows (N,) without a number are left out. No value if all or no windows are extracted,
+    and no interval if either kind lies in fewer than `LEAST_CLUSTERS` clusters.
     """
     known = np.isfinite(values)
     return resamples.auc(values[known], exact[known], clusters[known])
 
 
-def _by(
+def _by_axis(
     data: Part, controls: Part | None, axis: _Axis, attacks: tuple[str, ...], resamples: Resamples
 ) -> Piece:
     groups = groups_of(axis.values)
@@ -138,29 +137,29 @@ def _by(
         attack: trend(data.exact(attack), axis.values, data.clusters, resamples)
         for attack in attacks
     }
-    shown = neutral(shorten(axis.label, 40))
+    label = neutral(shorten(axis.label, 40))
     table = FigureTable(
         name=axis.name,
-        title=f"{axis.name.capitalize()} ({shown})",
-        says=f"Share of windows extracted exactly, by {shown}. {_TREND}",
-        columns=[Column(shown, "text"), Column("windows", "count")]
+        title=f"{axis.name.capitalize()} ({label})",
+        says=f"Share of windows extracted exactly, by {label}. {_TREND}",
+        columns=[Column(label, "text"), Column("windows", "count")]
         + [Column(attack, "share") for attack in attacks],
         rows=_rows(groups, rates, trends, controls, attacks, resamples),
     )
     plot = Plot(
         name=axis.name,
         title=f"Extraction against {axis.name}",
-        says=f"By {shown}: the median of each group.",
-        x=_x_axis(shown, groups),
+        says=f"By {label}: the median of each group.",
+        x=_x_axis(label, groups),
         y=Axis("share of windows", low=0.0),
         lines=_lines(groups, rates, controls, resamples),
     )
-    return Piece(_findings(axis.name, shown, groups, rates, trends), (), [table], [plot])
+    return Piece(_findings(axis.name, label, groups, rates, trends), (), [table], [plot])
 
 
-def _x_axis(shown: str, groups: Sequence[Group]) -> Axis:
+def _x_axis(label: str, groups: Sequence[Group]) -> Axis:
     at = [group.middle for group in groups]
-    return Axis(_ascii(shown), min(at) > 0, at, [f"{middle:g}" for middle in at])
+    return Axis(_ascii(label), min(at) > 0, at, [f"{middle:g}" for middle in at])
 
 
 def _rate(part: Part, attack: str, mask: Bools, resamples: Resamples) -> Estimate:
@@ -181,8 +180,8 @@ def _rows(
     ]
     if controls is not None:
         every = np.ones(len(controls), dtype=bool)
-        on = [_rate(controls, attack, every, resamples) for attack in attacks]
-        rows.append(["controls", len(controls), *on])
+        rates_of_controls = [_rate(controls, attack, every, resamples) for attack in attacks]
+        rows.append(["controls", len(controls), *rates_of_controls])
     known = int(sum(group.mask.sum() for group in groups))
     rows.append(["trend", known, *(trends[attack] for attack in attacks)])
     return rows
@@ -208,34 +207,37 @@ def _lines(
 
 def _findings(
     name: str,
-    shown: str,
+    label: str,
     groups: Sequence[Group],
     rates: dict[str, list[Estimate]],
     trends: dict[str, Estimate],
 ) -> list[str]:
-    """What ``none`` says; nothing where it extracts no window at all, or every one."""
+    """Return a sentence on the trend of ``none``."""
     steep = trends["none"]
     if steep.value is None:
-        known = [one.value for one in rates["none"] if one.value is not None]
-        some = "all windows come" if any(known) else "no window comes"
-        if not known:
-            some = "all windows or none come"
-        return [f"{name.capitalize()} ({shown}): {some} out without a prompt, so no trend is seen."]
-    said = [f"{rates['none'][at]:share} where it is {groups[at].name}" for at in (0, -1)]
-    ends = f"the plain prefix extracts {' and '.join(said)}"
+        rates_known = [rate.value for rate in rates["none"] if rate.value is not None]
+        outcome = "all windows are" if any(rates_known) else "no window is"
+        if not rates_known:
+            outcome = "all or no windows are"
+        return [
+            f"{name.capitalize()} ({label}): {outcome} extracted without a prompt, so there "
+            "is no trend."
+        ]
+    end_rates = [f"{rates['none'][at]:share} where it is {groups[at].name}" for at in (0, -1)]
+    ends = f"the plain prefix extracts {' and '.join(end_rates)}"
     if steep.low is None or steep.high is None:
         return [
-            f"{name.capitalize()} ({shown}): too few to tell a trend, for windows that come out, "
-            f"or the others, lie in fewer than {LEAST_CLUSTERS} clusters: {ends}."
+            f"{name.capitalize()} ({label}): too few to tell a trend: the extracted windows, or "
+            f"the other windows, lie in fewer than {LEAST_CLUSTERS} clusters; {ends}."
         ]
     if steep.above(0.5):
-        verdict = "the more, the likelier a window comes out"
+        verdict = "the more, the likelier a window is extracted"
     elif steep.below(0.5):
-        verdict = "the more, the less likely a window comes out"
+        verdict = "the more, the less likely a window is extracted"
     else:
-        verdict = "no trend can be told"
+        verdict = "no significant trend"
     return [
-        f"{name.capitalize()} ({shown}): {verdict} (an extracted window has more than another "
+        f"{name.capitalize()} ({label}): {verdict} (an extracted window has more than another "
         f"with probability {steep}): {ends}."
     ]
 
@@ -244,12 +246,12 @@ def _notes(column: bool, near: bool) -> list[str]:
     notes = []
     if not column:
         notes.append(
-            f"The data bring no column {USUAL} along and none was named (--by), so extraction "
+            f"The data have no column {DEFAULT_COLUMN} and --by named no other, so extraction "
             "against repetitions in training is not known."
         )
     if near:
         notes.append(
-            "Near-duplicates are counted in this file alone: the model may have seen more of them."
+            "Near-duplicates are counted in this file only: the training data may hold more."
         )
     return notes
 

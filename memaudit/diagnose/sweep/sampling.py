@@ -1,8 +1,8 @@
-"""(n,p)-discoverable extraction: how many samples until windows come out.
+"""(n,p)-discoverable extraction: the number of samples until windows are extracted.
 
-Knows how likely the sampler's output of each suffix is, as a finished run says it. From Hayes et
-al. 2024 (arXiv 2410.19482): a window comes out of n samples at least once with probability
-1 - (1 - p_z)^n. No model is asked, and no torch loaded.
+Knows the probability of each suffix under the sampler, from a finished run. Hayes et al. 2024
+(arXiv 2410.19482): a window is extracted at least once in n samples with probability
+1 - (1 - p_z)^n. Asks no model and loads no torch.
 """
 
 from __future__ import annotations
@@ -29,41 +29,41 @@ if TYPE_CHECKING:  # it loads torch
 PROBABILITIES = (0.1, 0.5, 0.9, 0.99)
 """p of the curves."""
 SHARES = (0.5, 0.01, 0.001)
-"""Of the windows, for which the samples are counted."""
-_COUNTED = (0.5, 0.9)
-_SHOWN = 0.5
-"""p of findings, and of the curves with intervals."""
+"""Shares of the windows for which the samples are counted."""
+_TABLE_PROBABILITIES = (0.5, 0.9)
+_PLOTTED = 0.5
+"""p of the findings, and of the curves with intervals."""
 _DECADES = 6
-"""n goes from 1 to 10 to this."""
+"""n goes from 1 to 10 to the power of this."""
 _PER_DECADE = 4
 _COLOURS = ("series-5", "series-1", "series-4", "series-2")
 
 
 def discoverable(log_p_z: Floats, n: float, p: float) -> Floats:
-    """Which windows (N,) come out of n samples with probability p at least: 1 or 0."""
+    """Return 1 for windows (N,) extracted in n samples with probability p or more, else 0."""
     return (queries(log_p_z, p) <= n).astype(np.float64)
 
 
 @dataclass(frozen=True, eq=False)
 class Quantiles:
-    """How likely the windows are that come first, and how sure that is."""
+    """Likelihoods of the likeliest windows, with resamples for intervals."""
 
     log_p_z: Floats
-    """(SHARES,) ln p_z of the window at each of the shares; NaN where one is below a window."""
+    """(SHARES,) ln p_z of the window at each share; NaN for a share below one window."""
     resampled: Floats
-    """(resamples,SHARES) the same of resamples that draw whole clusters."""
+    """(resamples,SHARES) ln p_z in resamples of whole clusters."""
 
     def samples(self, share: float, p: float, resamples: Resamples) -> Estimate | None:
-        """Least n with which that share of the windows comes out with probability p.
+        """Return the smallest n that extracts that share of the windows with probability p.
 
-        An end, or the figure, is None where no number of samples does it. None altogether where
-        the share is less than one window.
+        A value or an end is None if no number of samples suffices. The result is None if the
+        share is less than one window.
         """
         at = SHARES.index(share)
         if np.isnan(self.log_p_z[at]):
             return None
         tail, last = tails(resamples.confidence)[0], resamples.number - 1
-        # The likelier the windows, the fewer the samples; no end lies between two windows.
+        # The likelier the windows, the fewer the samples; each end is the value of one window.
         places = [math.ceil((1 - tail) * last), math.floor(tail * last)]
         few, many = (float(n) for n in queries(np.sort(self.resampled[:, at])[places], p))
         return Estimate.of(float(queries(self.log_p_z[[at]], p)[0]), Interval(few, many))
@@ -85,7 +85,7 @@ def quantiles(log_p_z: Floats, clusters: Ints, resamples: Resamples) -> Quantile
 
 
 def _at_shares(likely: Floats, weights: Floats, shares: Floats) -> Floats:
-    """ln p_z (descending, (N,)) at which so large shares of the weights are reached."""
+    """Return the ln p_z, of (N,) descending, at which each share of the weights is reached."""
     reached = np.cumsum(weights)
     wanted = np.ceil(shares * reached[-1] - 1e-9)
     return np.asarray(likely[np.searchsorted(reached, wanted)])
@@ -98,23 +98,24 @@ def sweep_sampling(
     scores: ScoreSettings,
     resamples: Resamples,
 ) -> Piece:
-    """(n,p) curves of every attack on the model, and the samples that shares of windows take."""
+    """Return the (n,p) curves of every attack, and the samples needed per share of windows."""
     sampler = f"Sampled at temperature {scores.temperature:g} among the {scores.top_k} likeliest."
-    found = {
+    quantiles_of = {
         (attack, role): quantiles(*_known(part, attack), resamples)
         for attack in attacks
         for role, part in _parts(data, controls)
     }
     tables = [
         _curves_table(data, controls, attacks, sampler, resamples),
-        _until_table(found, sampler, resamples),
+        _until_table(quantiles_of, sampler, resamples),
     ]
     plots = [
         _attacks_plot(data, controls, attacks, sampler, resamples),
         _probabilities_plot(data, controls, sampler, resamples),
     ]
     findings = [
-        _words(data, controls, attack, found[attack, "data"], resamples) for attack in attacks
+        _finding(data, controls, attack, quantiles_of[attack, "data"], resamples)
+        for attack in attacks
     ]
     return Piece(findings, _notes(data), tables, plots)
 
@@ -141,13 +142,13 @@ def _curves_table(
     for attack in attacks:
         for role, part in _parts(data, controls):
             for n in (10**power for power in range(_DECADES + 1)):
-                found = [_share(part, attack, n, p, resamples) for p in PROBABILITIES]
-                rows.append([attack, role, n, *found])
+                shares = [_share(part, attack, n, p, resamples) for p in PROBABILITIES]
+                rows.append([attack, role, n, *shares])
     return FigureTable(
         name="samples",
-        title="Samples: what comes out of n",
+        title="Samples: extraction in n samples",
         says=(
-            "Share of windows whose suffix comes out at least once of n samples with probability "
+            "Share of windows whose suffix occurs at least once in n samples with probability "
             f"p or more: (n,p)-discoverable extraction (Hayes et al. 2024). {sampler}"
         ),
         columns=[Column("attack", "text"), Column("windows", "text"), Column("n", "count")]
@@ -157,23 +158,24 @@ def _curves_table(
 
 
 def _until_table(
-    found: Mapping[tuple[str, str], Quantiles], sampler: str, resamples: Resamples
+    quantiles_of: Mapping[tuple[str, str], Quantiles], sampler: str, resamples: Resamples
 ) -> FigureTable:
-    asked = [(share, p) for share in SHARES for p in _COUNTED]
+    pairs = [(share, p) for share in SHARES for p in _TABLE_PROBABILITIES]
     rows = [
-        [attack, role, *(one.samples(*each, resamples) for each in asked)]
-        for (attack, role), one in found.items()
+        [attack, role, *(quantile.samples(*pair, resamples) for pair in pairs)]
+        for (attack, role), quantile in quantiles_of.items()
     ]
     return FigureTable(
         name="samples-until",
-        title="Samples until a share of the windows comes out",
+        title="Samples until a share of the windows is extracted",
         says=(
-            "Least number of samples of each window with which so many of the windows come out "
-            "with probability p. n/a, or an end that is n/a: no number of samples does it, "
-            f"for a token of the suffix is not among the sampler's; or too few windows. {sampler}"
+            "Smallest number of samples per window that extracts this share of the windows with "
+            "probability p. n/a, for a value or an end: no number of samples suffices, because "
+            "the sampler never picks a token of the suffix; or there are too few windows. "
+            f"{sampler}"
         ),
         columns=[Column("attack", "text"), Column("windows", "text")]
-        + [Column(f"{100 * share:g} %, p = {p:g}", "number") for share, p in asked],
+        + [Column(f"{100 * share:g} %, p = {p:g}", "number") for share, p in pairs],
         rows=rows,
     )
 
@@ -188,7 +190,7 @@ def _line(
     at = [float(math.floor(n)) for n in _samples()]
     shares = [_share(part, attack, n, p, resamples) for n in at]
     line = Line.of(name, colour, at, shares, dash=dash)
-    if dash != "-" or p != _SHOWN:
+    if dash != "-" or p != _PLOTTED:
         return replace(line, low=None, high=None)
     return with_few_bars(line, [step % _PER_DECADE == 0 for step in range(len(at))])
 
@@ -196,17 +198,17 @@ def _line(
 def _attacks_plot(
     data: Part, controls: Part | None, attacks: tuple[str, ...], sampler: str, resamples: Resamples
 ) -> Plot:
-    lines = [_line(data, attack, _SHOWN, attack, attack, resamples) for attack in attacks]
+    lines = [_line(data, attack, _PLOTTED, attack, attack, resamples) for attack in attacks]
     if controls is not None:
         names = [f"{attack}, controls" for attack in attacks]
         lines += [
-            _line(controls, attack, _SHOWN, name, attack, resamples, ":")
+            _line(controls, attack, _PLOTTED, name, attack, resamples, ":")
             for attack, name in zip(attacks, names, strict=True)
         ]
     return Plot(
         name="samples",
         title="Extraction against samples, by attack",
-        says=f"Windows that come out of n samples with probability 0.5 or more. {sampler}",
+        says=f"Windows extracted in n samples with probability 0.5 or more. {sampler}",
         x=Axis("samples n", logarithmic=True),
         y=Axis("share of windows", low=0.0),
         lines=lines,
@@ -233,47 +235,48 @@ def _probabilities_plot(
     )
 
 
-def _words(
+def _finding(
     data: Part, controls: Part | None, attack: str, quantile: Quantiles, resamples: Resamples
 ) -> str:
-    """What one attack's curves say."""
-    most = 10**_DECADES
-    some = _share(data, attack, 1000, _SHOWN, resamples).parts("share")[0]
-    many = f"{_share(data, attack, most, _SHOWN, resamples):share}"
+    """Return a finding on one attack's curves."""
+    largest = 10**_DECADES
+    some = _share(data, attack, 1000, _PLOTTED, resamples).parts("share")[0]
+    many = f"{_share(data, attack, largest, _PLOTTED, resamples):share}"
     greedy = resamples.rate(data.exact(attack), data.clusters).parts("share")[0]
-    said = (
-        f"Samples, {attack}: {some} of the windows come out within 1,000, {many} within {most:,}, "
-        f"with probability {_SHOWN:g} or more; greedy decoding gets {greedy}"
+    sentence = (
+        f"Samples, {attack}: {some} of the windows are extracted within 1,000, {many} within "
+        f"{largest:,}, with probability {_PLOTTED:g} or more; greedy decoding extracts {greedy}"
     )
     if controls is not None:
-        said += f". Controls within {most:,}: "
-        said += f"{_share(controls, attack, most, _SHOWN, resamples):share}"
+        sentence += f". Controls within {largest:,}: "
+        sentence += f"{_share(controls, attack, largest, _PLOTTED, resamples):share}"
     needed = []
     for share in SHARES:
-        found = quantile.samples(share, _SHOWN, resamples)
-        if found is not None:
-            n = "no number" if found.value is None else f"{_round(found.value)}{_ends(found)}"
+        samples = quantile.samples(share, _PLOTTED, resamples)
+        if samples is not None:
+            n = "no number" if samples.value is None else f"{_round(samples.value)}{_ends(samples)}"
             needed.append(f"for {100 * share:g} % of the windows {n}")
-    return f"{said}. Needed: {'; '.join(needed)}." if needed else f"{said}."
+    return f"{sentence}. Needed: {'; '.join(needed)}." if needed else f"{sentence}."
 
 
-def _ends(found: Estimate) -> str:
-    low, high = ("no number" if end is None else _round(end) for end in (found.low, found.high))
+def _ends(samples: Estimate) -> str:
+    low, high = ("no number" if end is None else _round(end) for end in (samples.low, samples.high))
     return f" ({low} to {high})"
 
 
 def _round(n: float) -> str:
-    """Three digits: the likelihood of a single window is behind it."""
+    """Round to three digits, since the figure rests on a single window's likelihood."""
     return f"{float(f'{n:.3g}'):,.0f}" if n < 1e6 else f"{n:.1e}"
 
 
 def _notes(data: Part) -> Sequence[str]:
     notes = [
-        "Samples are counted for each window alone, from its probability: none was drawn. Ten "
-        "thousand windows take ten thousand times as many."
+        "Samples are computed from each window's probability; nothing was sampled. They are "
+        "counted per window: ten thousand windows take ten thousand times as many."
     ]
     if len(data) < 1 / min(SHARES):
         notes.append(
-            f"{100 * min(SHARES):g} % of {len(data):,} windows is less than one: not counted."
+            f"{100 * min(SHARES):g} % of {len(data):,} windows is less than one window, so it is "
+            "not counted."
         )
     return notes

@@ -1,6 +1,6 @@
 """Settings of ``diagnose sweep``.
 
-Knows nothing of how it is done.
+Knows nothing of the method.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from memaudit.diagnose.settings import DiagnoseSettings
 
 
 class SweepSettings(DiagnoseSettings):
-    """What is varied, and how far."""
+    """Settings of ``diagnose sweep``."""
 
     prefix_lengths: tuple[Positive, ...] = (5, 10, 20, 30)
-    """Prefix tokens shown, p; those below the run's own, which stands in the run."""
+    """Prefix lengths p, in tokens; only lengths below the run's are used."""
     models: Annotated[
         tuple[str, ...],
         Flag(
@@ -35,8 +35,8 @@ class SweepSettings(DiagnoseSettings):
     ] = None
     fits: Annotated[bool, Flag("--fits", "Also fit prompts: length, start, depth, kind.")] = False
     fit_windows: Positive = 1500
-    """Windows at most that are fitted and scored on, and a third as many controls."""
+    """Most windows to fit and score on, with a third as many controls."""
     virtual_tokens: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 5, 20, 50, 100)
-    """V's that are fitted, beside the run's own."""
+    """V to fit, in addition to the run's."""
     seeds: Annotated[int, Field(ge=1, le=20)] = 3
-    """Fits of each kind of start, at the run's own V."""
+    """Fits per kind of start, at the run's V."""

@@ -1,20 +1,15 @@
-"""How many suffix tokens come out: extraction against the length of the suffix.
+"""Extraction against the length of the suffix.
 
-Knows how far each attack got in each window, as a finished run says it: greedy decoding returns
-the first s tokens exactly when its first mismatch comes no earlier, so the run's own passes serve
-every length at once. No model is asked, and no torch loaded.
+Knows the matched suffix tokens of each window in a finished run. Greedy decoding returns the first
+s tokens exactly when its first mismatch comes later, so the run's passes serve every length. Asks
+no model and loads no torch.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memaudit.diagnose.sweep.figures import (
-    Piece,
-    as_bools,
-    thinned,
-    with_few_bars,
-)
+from memaudit.diagnose.sweep.figures import Piece, as_bools, thinned, with_few_bars
 from memaudit.report.curves import Axis, Line
 from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
 from memaudit.score.estimate import Estimate
@@ -27,14 +22,14 @@ if TYPE_CHECKING:  # it loads torch
 _LENGTHS = (1, 2, 3, 5, 8, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 300, 400, 500)
 """Suffix lengths that the table shows, and S."""
 _POINTS = 200
-"""Of a curve at most."""
+"""Most points of a curve."""
 _BARS = 8
-"""Of them with an interval."""
+"""Points of a curve with an interval."""
 _NAME = "suffix-length"
 
 
 def reaches(matched: Floats, tokens: int) -> Bools:
-    """Which windows (N,) come out for so many tokens, of how far each got (N,)."""
+    """Return a mask of windows (N,) with at least ``tokens`` matched suffix tokens."""
     return as_bools(matched >= tokens)
 
 
@@ -45,23 +40,22 @@ def sweep_suffixes(
     attacks: tuple[str, ...],
     resamples: Resamples,
 ) -> Piece:
-    """Share of windows that come out for s tokens, s from 1 to S, by every attack of the run."""
-    shown = [s for s in _LENGTHS if s < suffix_tokens] + [suffix_tokens]
+    """Return the share of windows with s tokens extracted, s from 1 to S, for every attack."""
+    lengths = [s for s in _LENGTHS if s < suffix_tokens] + [suffix_tokens]
     table = FigureTable(
         name=_NAME,
         title="Suffix length",
         says=(
-            "Share of windows whose first s suffix tokens come out in a row. No pass was made for "
-            "it: how far each attack got stands in the run. Prompts were fitted for the whole "
-            "suffix."
+            "Share of windows whose first s suffix tokens are all extracted. The figures come from "
+            "the run; no further pass was made. Prompts were fitted for the whole suffix."
         ),
         columns=[Column("suffix tokens", "count"), *_columns(attacks, controls)],
-        rows=[[s, *_cells(data, controls, attacks, s, resamples)] for s in shown],
+        rows=[[s, *_cells(data, controls, attacks, s, resamples)] for s in lengths],
     )
     plot = Plot(
         name=_NAME,
         title="Extraction against suffix length",
-        says="Dotted: controls. The shorter the suffix, the more of it anybody could have guessed.",
+        says="Dotted: controls. Short suffixes are easier to guess.",
         x=Axis("suffix tokens s"),
         y=Axis("share of windows", low=0.0),
         lines=_lines(data, controls, suffix_tokens, attacks, resamples),
@@ -71,8 +65,8 @@ def sweep_suffixes(
 
 def _columns(attacks: tuple[str, ...], controls: Part | None) -> list[Column]:
     named = [(attack, f"controls, {attack}") for attack in attacks]
-    shown = [name for pair in named for name in pair[: 1 if controls is None else 2]]
-    return [Column(name, "share") for name in shown]
+    names = [name for pair in named for name in pair[: 1 if controls is None else 2]]
+    return [Column(name, "share") for name in names]
 
 
 def _cells(
@@ -113,31 +107,33 @@ def _findings(
     matched = data.score("matched", "none")
     some = sorted({min(s, suffix_tokens) for s in (5, 20)} - {suffix_tokens}, reverse=True)
     whole = f"{_rate(data, 'none', suffix_tokens, resamples):share}"
-    said = [f"{_rate(data, 'none', s, resamples).parts('share')[0]} for {s}" for s in some]
-    tail = f", {', '.join(said)}" if said else ""
+    rates = [f"{_rate(data, 'none', s, resamples).parts('share')[0]} for {s}" for s in some]
+    tail = f", {', '.join(rates)}" if rates else ""
     first = f"Suffix length: the plain prefix extracts {whole} of the windows for all "
     sentences = [f"{first}{suffix_tokens} tokens{tail}."]
     if controls is not None:
-        sentences.append(_of_controls(data, controls, suffix_tokens, resamples))
+        sentences.append(_controls_sentence(data, controls, suffix_tokens, resamples))
     ten = min(10, suffix_tokens)
     going = reaches(matched, ten)
     if ten < suffix_tokens and going.any():
         on = resamples.rate(reaches(matched[going], suffix_tokens), data.clusters[going])
         sentences.append(
-            f"Of the {int(going.sum()):,} windows that come out for {ten} tokens, "
-            f"{on:share} come out to the end."
+            f"Of the {int(going.sum()):,} windows extracted for {ten} tokens, "
+            f"{on:share} are extracted to the end."
         )
     return [" ".join(sentences)]
 
 
-def _of_controls(data: Part, controls: Part, suffix_tokens: int, resamples: Resamples) -> str:
-    most = int(controls.score("matched", "none").max())
-    if most >= suffix_tokens:
-        found = f"{_rate(controls, 'none', suffix_tokens, resamples):share}"
-        return f"Of the controls {found} come out to the end as well."
-    beyond, theirs = (_rate(part, "none", most + 1, resamples) for part in (data, controls))
+def _controls_sentence(data: Part, controls: Part, suffix_tokens: int, resamples: Resamples) -> str:
+    longest = int(controls.score("matched", "none").max())
+    if longest >= suffix_tokens:
+        rate = f"{_rate(controls, 'none', suffix_tokens, resamples):share}"
+        return f"Of the controls, {rate} are extracted to the end."
+    data_rate, control_rate = (
+        _rate(part, "none", longest + 1, resamples) for part in (data, controls)
+    )
     return (
-        f"No control comes out for more than {most} tokens, which is their own longest "
-        f"({theirs:share} of {len(controls):,} controls for {most + 1}); "
-        f"{beyond:share} of the windows do."
+        f"No control is extracted for more than {longest} tokens "
+        f"({control_rate:share} of {len(controls):,} controls for {longest + 1}); "
+        f"{data_rate:share} of the windows are."
     )

@@ -1,4 +1,4 @@
-"""Which prompts are fitted to tell what makes one strong: one thing varied at a time.
+"""Prompts to fit, each with one setting varied.
 
 Knows the settings of a finished run and how a variant departs from them. Knows no model and loads
 no torch.
@@ -17,59 +17,59 @@ BUDGET = (
     *("epochs", "min_steps", "batch_size", "windows_per_pass", "schedule", "warmup"),
     *("patience", "loss", "focus", "fit_share", "precision", "weight_decay", "clip_norm"),
 )
-"""What ``constant`` is given of ``dynamic``: the same windows, steps and stops."""
+"""Settings that ``constant`` takes from ``dynamic``, for equal windows, steps and stops."""
 RANDOM = "dynamic, random start"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One prompt that is fitted, once in every fold."""
+    """Settings of one prompt, fitted in every fold."""
 
     name: str
-    """What it is, but for V and seed."""
+    """Description without V and seed."""
     attack: FittedName
     virtual_tokens: int
     """V."""
     seed: int
-    """0 is the run's own; others draw other starts and orders."""
+    """Added to the run's seed: 0 repeats the run's start and order."""
     config: ScanConfig
-    """The run's settings with what is varied."""
+    """The run's settings with the variation applied."""
 
 
 def plan_variants(config: ScanConfig, lengths: Sequence[int], seeds: int) -> list[Variant]:
-    """Every V for both attacks, and at the run's own V: seeds, starts, depths, low-rank changes.
+    """Plan every V for both attacks; at the run's V also seeds, starts, depths, low-rank changes.
 
     lengths: V's that the model has positions for; the run's own is among them.
     """
     own = config.dynamic.num_virtual_tokens
-    plain = _Maker(config)
-    wanted = [plain.constant(v) for v in lengths] + [plain.dynamic(v) for v in lengths]
+    base = _Maker(config)
+    wanted = [base.constant(v) for v in lengths] + [base.dynamic(v) for v in lengths]
     for seed in range(seeds):
-        again = _Maker(config, seed)
-        wanted += [again.constant(own), again.dynamic(own)] if seed else []
-        wanted.append(again.dynamic(own, RANDOM, initialisation="random"))
+        repeated = _Maker(config, seed)
+        wanted += [repeated.constant(own), repeated.dynamic(own)] if seed else []
+        wanted.append(repeated.dynamic(own, RANDOM, initialisation="random"))
     depth = 2 if config.dynamic.depth == 1 else 1
-    wanted.append(plain.dynamic(own, f"dynamic, depth {depth}", depth=depth))
+    wanted.append(base.dynamic(own, f"dynamic, depth {depth}", depth=depth))
     if config.dynamic.low_rank:
         rank = config.dynamic.low_rank
-        wanted.append(plain.constant(own, f"constant, low rank {rank}", low_rank=rank))
-        wanted.append(plain.dynamic(own, "dynamic, no low rank", low_rank=0))
+        wanted.append(base.constant(own, f"constant, low rank {rank}", low_rank=rank))
+        wanted.append(base.dynamic(own, "dynamic, no low rank", low_rank=0))
     return wanted
 
 
 @dataclass(frozen=True)
 class _Maker:
-    """Variants of one seed."""
+    """Variants with one seed."""
 
     run: ScanConfig
     seed: int = 0
 
     def constant(self, virtual: int, name: str = "constant", **changes: object) -> Variant:
-        """``constant`` with the budget of ``dynamic``."""
+        """Return ``constant`` with the budget of ``dynamic``."""
         return self._make(name, "constant", virtual, changes)
 
     def dynamic(self, virtual: int, name: str = "dynamic", **changes: object) -> Variant:
-        """``dynamic`` from an identity start."""
+        """Return ``dynamic`` with an identity start."""
         return self._make(name, "dynamic", virtual, {"initialisation": "identity", **changes})
 
     def _make(
