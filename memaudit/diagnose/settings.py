@@ -1,6 +1,6 @@
-"""What every diagnosis is told: which run, where its files lie now, and how much is looked at.
+"""Settings that all diagnoses share.
 
-Knows no single diagnosis: each adds its own settings to these where it lives.
+Knows no single diagnosis: each adds its own settings in its own folder.
 """
 
 from __future__ import annotations
@@ -9,23 +9,26 @@ from memaudit.config.base import NotNegative, Positive, Settings, UserPath
 
 
 class DiagnoseSettings(Settings):
-    """Common to all diagnoses."""
+    """Settings of every diagnosis."""
 
     run: UserPath
     """Folder of a finished run."""
     model: str | None = None
-    """Where the audited model lies now; where the run says if not given, as for the next two."""
+    """Audited model, if it has moved; default: the place that the run names."""
     data: UserPath | None = None
+    """Audited data file, if it has moved."""
     controls: UserPath | None = None
+    """Control file, if it has moved."""
     device: str | None = None
-    """As for a scan; the run's own where not given."""
+    """Device, as in a scan; default: that of the run."""
     batch_size: Positive | None = None
-    """Windows per pass; found from the memory there is where not given."""
+    """Windows per pass; default: chosen by the memory available."""
     windows: Positive = 1000
-    """Windows of each group that are looked at, at most, drawn at random with the seed."""
+    """Most windows to read from each group, sampled at random with the seed."""
     seed: NotNegative = 0
+    """Random seed."""
     reveal: bool = False
-    """Write all figures, from which whoever has the model may get text back."""
+    """Write all figures; with a copy of the model, they can reveal text."""
     trust_remote_code: bool = False
     allow_pickle: bool = False
     offline: bool = False
