@@ -14,11 +14,13 @@ from small_scan import make_files, memaudit
 from stored import seal
 
 from memaudit.attack.verification import NotFinite
+from memaudit.config.sources import toml_of_values
 from memaudit.data.project_key import kept_key
 from memaudit.diagnose.passes import Pass
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Subject, draw, open_subject
 from memaudit.errors import RunError, UsageError
+from memaudit.report.hashes import sha256_text
 from memaudit.system.home import settings_folder
 
 
@@ -152,11 +154,17 @@ def test_another_model_is_refused(own: Path) -> None:
         opened(own, model=str(own / "model"))
 
 
+def change(run: Path, old: str, new: str) -> None:
+    """Change ``report.json`` of a run and renew its settings hash and its seal."""
+    report = run / "report.json"
+    document = json.loads(report.read_text().replace(old, new))
+    document["hashes"]["config"] = sha256_text(toml_of_values(document["config"]["values"]))
+    report.write_text(json.dumps(document))
+    seal(run, kept_key(None, settings_folder()))
+
+
 def test_files_that_were_moved_are_named(scanned: Path, own: Path) -> None:
-    report = own / "run" / "report.json"
-    text = report.read_text()
-    report.write_text(text.replace(str(scanned), "/nowhere"))
-    seal(own / "run", kept_key(None, settings_folder()))
+    change(own / "run", str(scanned), "/nowhere")
     with pytest.raises(UsageError, match="the audited file is missing; give its path with --data"):
         opened(own)
     places = {"data": own / "data.jsonl", "controls": own / "controls.jsonl"}
@@ -164,11 +172,10 @@ def test_files_that_were_moved_are_named(scanned: Path, own: Path) -> None:
 
 
 def test_a_run_cannot_lift_a_safeguard(own: Path) -> None:
-    report = own / "run" / "report.json"
-    document = json.loads(report.read_text())
-    document["config"]["values"]["target"] |= {"trust_remote_code": True, "allow_pickle": True}
-    report.write_text(json.dumps(document))
-    seal(own / "run", kept_key(None, settings_folder()))
+    for name in ("trust_remote_code", "allow_pickle"):
+        change(own / "run", f'"{name}": false', f'"{name}": true')
+    document = json.loads((own / "run" / "report.json").read_text())
+    assert document["config"]["values"]["target"]["allow_pickle"]
     config = opened(own).config
     assert not config.target.trust_remote_code
     assert not config.target.allow_pickle
