@@ -1,5 +1,5 @@
-"""Why a finished run found what it found: what is hidden, where it sits, what drives it.
+"""Diagnoses of a finished run: what is hidden, where in the model it is, what drives extraction.
 
-Knows a finished run, its files and its model, and gives each answer as a `Diagnosis`. Knows
-nothing of formats.
+Knows a finished run, its files and its model. Each diagnosis returns a `Diagnosis`; none knows
+output formats.
 """

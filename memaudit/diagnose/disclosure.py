@@ -1,12 +1,12 @@
-"""How much a diagnosis writes without ``--reveal``: large enough groups, and figures of few digits.
+"""Limits on what a diagnosis writes without ``--reveal``: large groups and few digits.
 
 Knows cluster numbers and the form of a diagnosis. Knows no model and no meaning of a figure.
 
-Whoever has the model can compute any figure of a guessed text. Figures of a single window at every
-position therefore give its text back, token by token; so do those of a small group to whoever knows
-the rest of it. A group counts only if it is spread over enough near-duplicate clusters, positions
-are put together, and three digits of the mean of ten windows are two digits of one of them, which
-``samples.csv`` has too.
+With a copy of the model, anyone can compute any figure of a guessed text. Figures of a single
+window at every position therefore reveal its text token by token; so do those of a small group to
+anyone who knows the rest of the group. So a group counts only if it covers enough near-duplicate
+clusters, positions are grouped, and figures are rounded: three digits of the mean of ten windows
+are two digits of one window, and ``samples.csv`` has those too.
 """
 
 from __future__ import annotations
@@ -27,29 +27,30 @@ from memaudit.score.stats import Ints
 LARGEST_SHARE = 0.25
 """Share of a group's windows above which one cluster dominates it."""
 STRETCH = 10
-"""Positions that are put together, at least: fewer tell one token after the other."""
+"""Fewest positions in a group; fewer would reveal single tokens."""
 DIGITS = 3
-"""Significant digits of every figure that is no count."""
-ALL_WITHHELD = "Every group of windows is too small for figures of it; the notes name them."
+"""Significant digits of every figure except counts."""
+ALL_WITHHELD = "Every group of windows is too small for figures; the notes name the groups."
 _DECIMAL = re.compile(r"(?<![\w.,])(?<!arXiv )\d[\d,]*\.\d+(?!\w|\.\d)")
 
 
 @dataclass(frozen=True, eq=False)
 class Disclosure:
-    """Which groups of windows a diagnosis may write figures of; remembers those it may not."""
+    """Decides which groups of windows may have figures, and records the groups withheld."""
 
     reveal: bool = False
-    """Whether everything may be written, as ``--reveal`` allows."""
+    """Allow everything, as ``--reveal`` does."""
     withheld: dict[str, str] = field(default_factory=dict)
-    """Group to its counts and the reason."""
+    """Counts and reason by group."""
     _unnamed: list[str] = field(default_factory=list)
+    """Reasons for withheld rows."""
     _asked: list[int] = field(default_factory=list)
-    """Windows of each group that was asked for."""
+    """Number of windows of each group checked."""
 
     def admits(self, group: str, clusters: Ints) -> bool:
         """Return whether figures of windows (N,) in ``clusters`` may be written.
 
-        A group that is refused is named in the notes. Without windows there is nothing to refuse.
+        The notes name a refused group. An empty group is never refused.
         """
         reason = self._reason_against(clusters)
         if reason is not None:
@@ -57,20 +58,20 @@ class Disclosure:
         return reason is None
 
     def admits_all(self, groups: Mapping[str, Ints]) -> bool:
-        """Return whether all of these groups may have figures; each that may not is named."""
+        """Return whether all of these groups may have figures; the notes name each refused one."""
         return not [name for name, clusters in groups.items() if not self.admits(name, clusters)]
 
     def covers(self, clusters: Ints) -> bool:
-        """Return the same for windows that have no name of their own, as a row of a table."""
+        """Return whether windows without a group name, such as a table row, may have figures."""
         reason = self._reason_against(clusters)
         if reason is not None:
             self._unnamed.append(reason)
         return reason is None
 
     def apply(self, diagnosis: Diagnosis) -> Diagnosis:
-        """Return a diagnosis as it may be written: rounded, with a note on what is withheld.
+        """Return the diagnosis as it may be written: rounded, with notes on withheld groups.
 
-        Raises RuntimeError for one with figures that never asked which groups may have them.
+        Raises RuntimeError if it has figures but never checked a group.
         """
         if self.reveal:
             return diagnosis
@@ -90,14 +91,14 @@ class Disclosure:
 
     def _notes(self) -> list[str]:
         rule = (
-            f"fewer than {LEAST_CLUSTERS} near-duplicate clusters, or of which one cluster has "
-            f"more than {LARGEST_SHARE:.0%}"
+            f"fewer than {LEAST_CLUSTERS} near-duplicate clusters, or with more than "
+            f"{LARGEST_SHARE:.0%} of their windows in one cluster"
         )
-        notes = [f"Figures have at most {DIGITS} digits; --reveal writes all."]
+        notes = [f"Figures have at most {DIGITS} digits; --reveal writes all digits."]
         if self.withheld:
             named = "; ".join(f"{group}: {reason}" for group, reason in self.withheld.items())
             notes.append(
-                f"Withheld, because figures of groups in {rule}, can give text away ({named}). "
+                f"Withheld, because figures of groups in {rule}, can reveal text ({named}). "
                 "--reveal writes them."
             )
         if self._unnamed:
@@ -106,7 +107,7 @@ class Disclosure:
 
 
 def _reason_against(clusters: Ints) -> str | None:
-    """Return why a group is too small, with its counts; None if it is not, or has no windows."""
+    """Return the counts of a group that is too small; None if it is large enough or empty."""
     sizes = np.unique(clusters, return_counts=True)[1]
     if not len(sizes):
         return None
@@ -114,17 +115,17 @@ def _reason_against(clusters: Ints) -> str | None:
     if len(sizes) < LEAST_CLUSTERS:
         return counts
     if sizes.max() > LARGEST_SHARE * len(clusters):
-        return f"{counts}, {int(sizes.max()):,} of them in one"
+        return f"{counts}, {int(sizes.max()):,} of them in one cluster"
     return None
 
 
 def round_digits(value: float) -> float:
-    """Round a figure to `DIGITS` significant digits; NaN and infinity stay."""
+    """Round a figure to `DIGITS` significant digits; keep NaN and infinity."""
     return float(f"{value:.{DIGITS}g}")
 
 
 def _round_cell(cell: Cell, column: Column) -> Cell:
-    """Round a cell; counts, whole numbers beside text and text itself stay."""
+    """Round a cell; keep counts, text, and whole numbers in text columns."""
     if cell is None or isinstance(cell, str) or column.unit == "count":
         return cell
     if isinstance(cell, Estimate):
@@ -143,12 +144,12 @@ def _round_table(table: FigureTable) -> FigureTable:
 
 def _round_plot(plot: Plot) -> Plot:
     return replace(
-        plot, says=_round_text(plot.says), lines=[_round_line(one) for one in plot.lines]
+        plot, says=_round_text(plot.says), lines=[_round_line(line) for line in plot.lines]
     )
 
 
 def _round_line(line: Line) -> Line:
-    """Round a curve; whole numbers of its x axis, as positions and blocks, stay."""
+    """Round a curve; keep whole numbers on its x axis, such as positions and blocks."""
 
     def rounded(values: Sequence[float] | None) -> list[float] | None:
         return None if values is None else [round_digits(value) for value in values]
@@ -159,7 +160,7 @@ def _round_line(line: Line) -> Line:
 
 
 def _round_text(text: str) -> str:
-    """Round the decimal numbers of a sentence; whole ones are counts."""
+    """Round the decimal numbers of a sentence; whole numbers are counts."""
     return _DECIMAL.sub(lambda match: _round_number(match.group()), text)
 
 

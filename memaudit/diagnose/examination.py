@@ -1,6 +1,6 @@
-"""examine(method, settings, ...) -> Examined: a diagnosis made, and what has to be known of it.
+"""Running a diagnosis: examine(method, settings, ...) -> Examined.
 
-Knows the order: the run taken up, the method, the record. Knows no single method.
+Knows the order: open the run, run the method, record it. Knows no single method.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ Method = Callable[[Subject, Asked, Progress], Diagnosis]
 
 
 class Examined(NamedTuple):
-    """The run, and what a diagnosis found in it."""
+    """Run, and the record of a diagnosis of it."""
 
     run: StoredRun
     record: DiagnosisRecord
 
 
 def examine(method: Method[Asked], settings: Asked, command: str, progress: Progress) -> Examined:
-    """Take up a run and diagnose it. Writes nothing. Raises what the method and the rooms raise."""
+    """Open a run and diagnose it; write nothing."""
     started = _now()
     seconds: dict[str, float] = {}
 
-    def spent(stage: str, more: float) -> None:
-        seconds[stage] = round(seconds.get(stage, 0.0) + more, 3)
+    def add_seconds(stage: str, spent: float) -> None:
+        seconds[stage] = round(seconds.get(stage, 0.0) + spent, 3)
 
-    watch = Stopwatch(progress, spent)
+    watch = Stopwatch(progress, add_seconds)
     with watch.stage("taking up the run", 1):
         subject = open_subject(settings)
-    found = method(subject, settings, watch)
+    diagnosis = method(subject, settings, watch)
     subject.checkpoint.require_unchanged()
     record = DiagnosisRecord(
         version=__version__,
@@ -53,7 +53,7 @@ def examine(method: Method[Asked], settings: Asked, command: str, progress: Prog
         seconds=seconds,
         libraries=describe_libraries("scikit-learn"),
         machine=describe_machine() | describe_accelerator(subject.checkpoint.device),
-        diagnosis=subject.disclosure.apply(found),
+        diagnosis=subject.disclosure.apply(diagnosis),
     )
     return Examined(subject.run, record)
 

@@ -1,7 +1,7 @@
-"""Teacher-forced passes of a model over windows, and what a diagnosis reads off them.
+"""Teacher-forced passes of a model over windows, and the figures that a diagnosis reads from them.
 
-Knows models, ids and how batches shrink where memory is short. Knows nothing of what is read, nor
-of who listens in on the model meanwhile.
+Knows models, ids and how batches shrink if memory is short. Must not know which figures are read,
+nor which hooks the model has.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ class Pass:
     """One pass over B windows."""
 
     logits: Tensor
-    """(B,L,X) float32 of the last L positions, each of which foretells one of ``tokens``."""
+    """(B,L,X) float32 of the last L positions, which predict ``tokens``."""
     tokens: Tensor
-    """(B,L) the last L tokens of the windows: the suffix where L = S."""
+    """(B,L) the last L tokens of the windows; the suffix if L = S."""
     output: Any
-    """What the model gave besides."""
+    """Full output of the model."""
 
 
 _NO_ROOM = "out of memory with a single window; use another --device"
 Read = Callable[[Pass], Mapping[str, Tensor]]
-"""Called after each pass: figures by name, each (B,...). May be called again for the same windows
-where memory ran out in between."""
+"""Returns figures by name, each (B,...), after a pass. It is called again for the same windows if
+memory runs out in between."""
 Part = TypeVar("Part")
 Found = dict[str, NDArray[Any]]
-"""The figures of all N windows by name, each (N,...)."""
+"""Figures of all N windows by name, each (N,...)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Passes:
-    """Goes over windows of one shape with one model; no gradient, no cache."""
+    """Passes of one model over windows of one shape; no gradient, no cache."""
 
     checkpoint: Checkpoint
     prefix_tokens: int
     """P, of the (N,P+S) ids."""
     batch_size: int
-    """Windows per pass while memory lasts; halved whenever it runs out, and doubled later."""
+    """Windows per pass; halved whenever memory runs out, and doubled again later."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Given to the model's ``forward`` as they are."""
+    """Further arguments of the model's ``forward``."""
 
     @torch.no_grad()
     def read(
@@ -68,20 +68,20 @@ class Passes:
         last: int | None = None,
         prompt: SoftPrompt | None = None,
     ) -> Found:
-        """Read something off a pass over each window of ids (N,P+S), N at least 1.
+        """Return the figures that ``read`` takes from passes over ids (N,P+S), N at least 1.
 
-        last: L, positions whose logits are made; S where not given, P+S-1 at most (P+S where
-        inputs start with BOS). prompt: what stands before them; nothing where not given.
-        The windows go through as [BOS]; prompt; prefix; suffix without its last token.
+        last: L, positions whose logits are computed; default S, at most P+S-1 (P+S if inputs start
+        with BOS). prompt: soft prompt before the prefix; default none. The input is [BOS]; prompt;
+        prefix; suffix without its last token.
 
         Raises:
-            RunError: where not even one window fits the memory, or logits are no numbers.
+            RunError: a single window does not fit into memory, or logits are not finite.
         """
 
         def work(rows: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
-            found = read(self._pass(rows, last, prompt or NoPrompt()))
-            # Copies: what looks into the logits would keep all of them.
-            return {name: value.cpu().numpy().copy() for name, value in found.items()}
+            figures = read(self._pass(rows, last, prompt or NoPrompt()))
+            # Copies, since a view into the logits would keep all of them in memory.
+            return {name: value.cpu().numpy().copy() for name, value in figures.items()}
 
         parts = in_batches(ids, self.batch_size, work, advance)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -105,9 +105,9 @@ def in_batches(
     advance: Advance,
     no_room: str = _NO_ROOM,
 ) -> list[Part]:
-    """What ``work`` gives of ids (N,P+S), so many windows at a time, fewer while memory is short.
+    """Call ``work`` on batches of ids (N,P+S), smaller ones while memory is short.
 
-    Raises RunError, with ``no_room``, where not even one window fits the memory.
+    Raises RunError, with ``no_room``, if a single window does not fit into memory.
     """
     parts: list[Part] = []
     backoff, start = Backoff(), 0

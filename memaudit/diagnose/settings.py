@@ -22,7 +22,7 @@ WINDOWS = Flag("--windows", "Look at up to this many windows of each group.")
 
 
 class DiagnoseSettings(Settings):
-    """Common to all diagnoses."""
+    """Settings of every diagnosis."""
 
     run: UserPath
     """Folder of a finished run."""

@@ -1,7 +1,7 @@
-"""A finished run taken up again: its windows beside their scores, and its model.
+"""Finished run opened for a diagnosis: its windows with their scores, and its model.
 
-Knows run folders, the data room and how a target is loaded, and refuses files that are not those
-of the run. Knows nothing of what is then asked of them.
+Knows run folders, the data room and how a target is loaded; refuses files that differ from those
+of the run. Must not know any diagnosis.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ _Index = NDArray[np.integer[Any]] | NDArray[np.bool_]
 
 
 _RESAMPLING = 41
-"""Keeps the resamples of intervals apart from other random choices of one seed."""
+"""Second part of the seed of resamples; other random choices of one seed have other numbers."""
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Windows of one role, and what the run says of them."""
+    """Windows of one role, and their scores in the run."""
 
     ids: NDArray[np.int32]
     """(N,P+S)."""
     rows: pd.DataFrame
-    """(N): the rows of ``samples.csv`` of these windows, in their order, numbered from 0."""
+    """(N) rows of ``samples.csv`` in the order of ``ids``, numbered from 0."""
     attacks: tuple[str, ...]
-    """Those that asked the model, weakest first: ``none`` is always among them."""
+    """Attacks on the model, weakest first; always includes ``none``."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -65,50 +65,51 @@ class Part:
 
     @property
     def extracted(self) -> Bools:
-        """(N,) whether ``none`` extracts the window exactly: what the plain prefix gives away."""
+        """(N,) whether ``none``, the plain prefix, extracts the window exactly."""
         return self.exact("none")
 
     @property
     def hidden(self) -> Bools:
-        """(N,) whether another attack on the model extracts it exactly, and ``none`` does not."""
-        found = np.zeros(len(self), dtype=bool)
+        """(N,) whether another attack extracts the window exactly, and ``none`` does not."""
+        by_any = np.zeros(len(self), dtype=bool)
         for attack in self.attacks:
-            found |= self.exact(attack)
-        return found & ~self.extracted
+            by_any |= self.exact(attack)
+        return by_any & ~self.extracted
 
     def exact(self, attack: str) -> Bools:
-        """(N,) whether an attack that was run extracts the window exactly."""
+        """(N,) whether the attack extracts the window exactly."""
         return np.asarray(self.score("exact", attack) == 1)
 
     def score(self, score: str, attack: str) -> Floats:
-        """(N,) a score of the contract's columns, as ``matched`` or ``suffix_nll``."""
+        """(N,) score of a column of ``samples.csv``, such as ``matched`` or ``suffix_nll``."""
         return figures(self.rows, column(score, attack))
 
     def take(self, index: _Index) -> Part:
-        """The windows at ``index``: whole numbers, or a mask (N,)."""
+        """Return the windows at ``index``, row numbers or a mask (N,)."""
         picked = np.arange(len(self))[index]
         return Part(self.ids[picked], self.rows.iloc[picked].reset_index(drop=True), self.attacks)
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A run, its windows and its model."""
+    """Audited run: its windows and its model."""
 
     run: StoredRun
     config: ScanConfig
-    """Of the run; paths and device as they are now."""
+    """Settings of the run, with current paths and device."""
     checkpoint: Checkpoint
-    """The audited model, as it was audited: frozen. Whoever changes it for a while puts it back."""
+    """Audited model, frozen. Code that changes it for a while must restore it."""
     data: Part
     controls: Part | None
+    """None if the run had no controls."""
     batch_size: int
-    """Windows per pass, as planned."""
+    """Planned windows per pass."""
     disclosure: Disclosure = field(default_factory=Disclosure)
-    """Asked before a figure is made of a group of windows."""
+    """Must admit a group of windows before a figure of it is computed."""
 
     @property
     def document(self) -> Document:
-        """The run's ``report.json``."""
+        """``report.json`` of the run."""
         return self.run.document
 
     @property
@@ -122,29 +123,29 @@ class Subject:
         return self.config.windows.suffix_tokens
 
     def resamples(self, seed: int) -> Resamples:
-        """Return what all intervals of a diagnosis are made with."""
+        """Return the resamples behind all intervals of a diagnosis."""
         scores = self.config.scores
         seeds, admits = (seed, _RESAMPLING), self.disclosure.covers
         return Resamples(scores.confidence, scores.bootstrap, seeds, admits)
 
     def passes(self, checkpoint: Checkpoint | None = None, **options: Any) -> Passes:
-        """Passes over windows, of another model where one is given; options for its forward."""
+        """Return passes of the audited or another model; options go to its forward."""
         return Passes(checkpoint or self.checkpoint, self.prefix_tokens, self.batch_size, options)
 
 
-def draw(mask: Bools, most: int, rng: np.random.Generator) -> Ints:
-    """Rows of the mask (N,), at most so many of them, drawn at random; in order: (rows,)."""
+def draw(mask: Bools, limit: int, rng: np.random.Generator) -> Ints:
+    """Sample at most ``limit`` rows of the mask (N,); return them in order (rows,)."""
     rows = np.flatnonzero(mask)
-    if len(rows) > most:
-        rows = np.sort(rng.choice(rows, most, replace=False))
+    if len(rows) > limit:
+        rows = np.sort(rng.choice(rows, limit, replace=False))
     return rows
 
 
 def open_subject(settings: DiagnoseSettings) -> Subject:
-    """Take up a finished run.
+    """Open a finished run for a diagnosis.
 
-    Raises UsageError where the folder holds none, where a file is not the one that was audited,
-    or where the run cannot be diagnosed; and what loading data and models raises.
+    Raises UsageError if the folder holds no run, a file is not the audited one, or the run cannot
+    be diagnosed; and the errors of loading data and models.
     """
     run = read_run(settings.run)
     config = _config(run, settings)
@@ -158,8 +159,8 @@ def open_subject(settings: DiagnoseSettings) -> Subject:
     source = bos_source(windows)
     if source == "text":
         raise UsageError(
-            f"{run.folder}: its windows hold the BOS token that the texts begin with, and a "
-            "diagnosis takes windows without; scan again with one prefix token less"
+            f"{run.folder}: its windows start with the BOS token of the texts, which diagnoses do "
+            "not support; scan again with one prefix token less"
         )
     checkpoint = load_checkpoint(config.model, config.target, tokenizer, source)
     require_same_model(run, checkpoint)
@@ -179,13 +180,13 @@ def open_subject(settings: DiagnoseSettings) -> Subject:
 
 
 def _config(run: StoredRun, settings: DiagnoseSettings) -> ScanConfig:
-    """The run's settings with files and device as they are now, and no safeguard lifted by it."""
+    """Return the run's settings with current files and device; the run lifts no safeguard."""
     document = run.document
     try:
         config = ScanConfig.model_validate(document["config"]["values"])
     except ValidationError:
         raise UsageError(
-            f"{run.folder}: its settings are none of this memaudit; scan again"
+            f"{run.folder}: its settings do not fit this version of memaudit; scan again"
         ) from None
     if "none" not in run.attacks:
         raise UsageError(f"{run.folder}: attack none was not run; scan with it (--attacks)")
@@ -214,13 +215,13 @@ def _config(run: StoredRun, settings: DiagnoseSettings) -> ScanConfig:
 
 
 def _require_there(config: ScanConfig) -> None:
-    """Raise UsageError, naming the flag, where a file that the run names is not there any more."""
+    """Raise UsageError, naming the flag, if a file that the run names does not exist."""
     places = {"--data": config.data, "--controls": config.controls, "--model": Path(config.model)}
     for flag, place in places.items():
-        # What is no whole path may be the name of a model on the hub.
+        # A relative path may be the name of a model on the hub.
         named = place is not None and (flag != "--model" or place.is_absolute())
         if place is not None and named and not place.exists():
-            raise UsageError(f"{place}: was audited, and is not here; say where with {flag}")
+            raise UsageError(f"{place}: the audited file is missing; give its path with {flag}")
 
 
 def _require_same_data(run: StoredRun, summaries: Mapping[Role, DataSummary]) -> None:
@@ -229,13 +230,13 @@ def _require_same_data(run: StoredRun, summaries: Mapping[Role, DataSummary]) ->
         recorded, summary = run.document[key], summaries.get(role)  # type: ignore[call-overload]
         if summary is not None and not _is_same(summary, recorded, project_key):
             raise UsageError(
-                f"{summary.path}: is not the file that was audited (its content is another); "
-                f"name that one with --{key}"
+                f"{summary.path}: is not the file that was audited (its content differs); give "
+                f"the path of that file with --{key}"
             )
 
 
 def _is_same(summary: DataSummary, recorded: Document | None, key: ProjectKey | None) -> bool:
-    """Whether a file is the one that was recorded; under another key, whether it may be."""
+    """Return whether a file is the recorded one; under another key, whether it may be."""
     if recorded is None:
         return False
     if key is None or key.key_id != recorded["key_id"]:
@@ -244,34 +245,34 @@ def _is_same(summary: DataSummary, recorded: Document | None, key: ProjectKey | 
 
 
 def require_same_model(run: StoredRun, checkpoint: Checkpoint) -> None:
-    """Raise UsageError where a file of the model is not as the run recorded it."""
+    """Raise UsageError if a file of the model is not as the run recorded it."""
     recorded = run.document["target"]["fingerprint"]
-    apart = sorted(
+    changed = sorted(
         name
         for name in {*recorded, *checkpoint.fingerprint}
         if recorded.get(name) != checkpoint.fingerprint.get(name)
     )
-    if apart:
+    if changed:
         raise UsageError(
-            f"{checkpoint.name}: is not the model that was audited ({apart[0]} is another, or "
-            "missing); name that one with --model"
+            f"{checkpoint.name}: is not the model that was audited ({changed[0]} differs or is "
+            "missing); give the path of that model with --model"
         )
 
 
 def _part(run: StoredRun, role: Role, windows: Windows) -> Part:
-    """The windows that the run scored, beside their rows: both are in the order of the file."""
+    """Return the windows that the run scored with their rows, both in the order of the file."""
     rows = run.scored(role).reset_index(drop=True)
     wanted = list(zip(rows["line"].tolist(), rows["window"].tolist(), strict=True))
-    there = zip(windows.line.tolist(), windows.window.tolist(), strict=True)
-    places, at = [], 0
-    for place, key in enumerate(there):
-        if at < len(wanted) and key == wanted[at]:
+    cut = zip(windows.line.tolist(), windows.window.tolist(), strict=True)
+    places, matched = [], 0
+    for place, key in enumerate(cut):
+        if matched < len(wanted) and key == wanted[matched]:
             places.append(place)
-            at += 1
-    if at < len(wanted) or not places:
+            matched += 1
+    if matched < len(wanted) or not places:
         raise UsageError(
-            f"{run.folder}: its windows are not those of the {role} files; scan again with this "
-            "memaudit"
+            f"{run.folder}: its windows are not those of the {role} file; scan again with this "
+            "version of memaudit"
         )
     attacks = tuple(attack["attack"] for attack in model_attacks(run.document))
     return Part(windows.window_ids()[places], rows, attacks)

@@ -44,8 +44,8 @@ SETTINGS = AttentionSettings.model_validate({"run": "run", "windows": 20})
 
 @pytest.fixture
 def lured() -> Any:
-    """Attention of block 0 rests on `LURE` where it was seen, and on all alike where not; that of
-    block 1 on all alike, always.
+    """Attention of block 0 rests on `LURE` if it was seen, else on all positions alike; that of
+    block 1 always rests on all alike.
     """
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -75,7 +75,7 @@ def lured() -> Any:
 
 
 def subject(model: Any, *, extracted: int = GROUP, controls: bool = True, **more: Any) -> Subject:
-    """Windows with the lure in their prefix, those that are extracted, then as many without."""
+    """Windows with the lure in their prefix, which are extracted, then as many without."""
     data = ids(2 * GROUP, P + S)
     data[data == LURE] += 1
     data[:GROUP, PLACE] = LURE
@@ -91,35 +91,35 @@ def subject(model: Any, *, extracted: int = GROUP, controls: bool = True, **more
     )
 
 
-def cells(found: Diagnosis, name: str) -> dict[Any, tuple[Any, ...]]:
-    (table,) = [one for one in found.tables if one.name == f"attention-{name}"]
+def cells(diagnosis: Diagnosis, name: str) -> dict[Any, tuple[Any, ...]]:
+    (table,) = [table for table in diagnosis.tables if table.name == f"attention-{name}"]
     return {row[0]: tuple(row[1:]) for row in table.rows}
 
 
 def test_attention_is_found_where_it_is(lured: Any) -> None:
     tried = subject(lured)
-    before, way = weights(tried.checkpoint), lured.config._attn_implementation
-    found = diagnose_attention(tried, SETTINGS, Silent())
+    before, implementation = weights(tried.checkpoint), lured.config._attn_implementation
+    diagnosis = diagnose_attention(tried, SETTINGS, Silent())
     assert_same_weights(tried.checkpoint, before)
     assert hooks(tried.checkpoint) == 0
-    assert lured.config._attn_implementation == way == "sdpa"
+    assert lured.config._attn_implementation == implementation == "sdpa"
 
-    extracted, others, controls = (one.value for one in cells(found, "entropy")[0])
+    extracted, others, controls = (cell.value for cell in cells(diagnosis, "entropy")[0])
     assert extracted == pytest.approx(0.0, abs=1e-4)
     assert others == controls == pytest.approx(1.0, abs=1e-6)
-    assert [one.value for one in cells(found, "entropy")[1]] == pytest.approx([1.0] * 3)
-    seen = np.arange(P, P + S)  # positions that those which foretell the suffix see
-    assert cells(found, "largest")[0][0].value == pytest.approx(1.0, abs=1e-4)
-    assert cells(found, "largest")[0][1].value == pytest.approx((1 / seen).mean())
-    assert cells(found, "first")[0][0].value == pytest.approx(0.0, abs=1e-4)
-    assert cells(found, "first")[0][2].value == pytest.approx((1 / seen).mean())
-    auc = cells(found, "auc")
+    assert [cell.value for cell in cells(diagnosis, "entropy")[1]] == pytest.approx([1.0] * 3)
+    seen = np.arange(P, P + S)  # positions that the predictors of the suffix see
+    assert cells(diagnosis, "largest")[0][0].value == pytest.approx(1.0, abs=1e-4)
+    assert cells(diagnosis, "largest")[0][1].value == pytest.approx((1 / seen).mean())
+    assert cells(diagnosis, "first")[0][0].value == pytest.approx(0.0, abs=1e-4)
+    assert cells(diagnosis, "first")[0][2].value == pytest.approx((1 / seen).mean())
+    auc = cells(diagnosis, "auc")
     assert (auc[0][0].value, auc[0][0].high) == (1.0, 1.0)
     assert 0.8 < auc[0][0].low < 1.0
     assert auc[0][1].value == pytest.approx(0.5, abs=0.2)
-    assert "more concentrated in block 0" in found.findings[0]
-    assert "in 1 of 2 blocks" in found.findings[0]
-    assert found.findings[1].startswith("The control")
+    assert "attention is more concentrated in the former in block 0" in diagnosis.findings[0]
+    assert "in 1 of 2 blocks" in diagnosis.findings[0]
+    assert diagnosis.findings[1].startswith("The control")
 
 
 def test_concentration_of_known_weights() -> None:
@@ -127,8 +127,8 @@ def test_concentration_of_known_weights() -> None:
     weights = torch.zeros(1, 2, 4, 4)
     weights[0, 0, 3, 2] = 1
     weights[0, 1, 3] = 0.25
-    found = concentration(weights, torch.tensor([4]))
-    np.testing.assert_allclose(found.numpy(), [[0.5, (1 + 0.25) / 2, 0.125]], rtol=1e-6)
+    figures = concentration(weights, torch.tensor([4]))
+    np.testing.assert_allclose(figures.numpy(), [[0.5, (1 + 0.25) / 2, 0.125]], rtol=1e-6)
     slides = torch.zeros(1, 1, 4, 4)
     slides[0, 0, 3, 2:] = 0.4  # two places are seen, alike, and a sink has taken a fifth
     np.testing.assert_allclose(
@@ -151,7 +151,7 @@ def test_what_a_position_sees_is_found_on_a_trial(lured: Any) -> None:
     with eager_attention(tried.checkpoint):
         layers = find_layers(tried.checkpoint)
         seen = visible(tried.passes(), layers, P + S)
-    assert [one.tolist() for one in seen.values()] == [list(range(P, P + S))] * 2
+    assert [places.tolist() for places in seen.values()] == [list(range(P, P + S))] * 2
 
 
 def test_intervals_for_all_layers_at_once_do_not_hang_on_one_resample() -> None:
@@ -165,10 +165,10 @@ def test_intervals_for_all_layers_at_once_do_not_hang_on_one_resample() -> None:
     resamples = Resamples(0.95, 400, 0)
     alone = contrasts(*groups, resamples, together=False)
     together = contrasts(*groups, resamples, together=True)
-    assert [one.value for one in alone] == [one.value for one in together]
+    assert [joint.value for joint in alone] == [joint.value for joint in together]
     wider = [
-        (one.high - one.low) / (other.high - other.low)
-        for at, (one, other) in enumerate(zip(together, alone, strict=True))
+        (joint.high - joint.low) / (single.high - single.low)
+        for at, (joint, single) in enumerate(zip(together, alone, strict=True))
         if at != 7
     ]
     assert 1.4 < np.mean(wider) < 2.0  # 3.2 deviations against 1.96
@@ -177,55 +177,57 @@ def test_intervals_for_all_layers_at_once_do_not_hang_on_one_resample() -> None:
 
 
 def test_same_seed_same_result(lured: Any) -> None:
-    one, two = (diagnose_attention(subject(lured), SETTINGS, Silent()) for _ in range(2))
-    assert one == two
+    first, second = (diagnose_attention(subject(lured), SETTINGS, Silent()) for _ in range(2))
+    assert first == second
 
 
 def test_hidden_windows_are_a_group_of_their_own(lured: Any) -> None:
     hidden = [row < GROUP for row in range(2 * GROUP)]
     tried = subject(lured, extracted=GROUP // 2, hidden=hidden)
-    found = diagnose_attention(tried, SETTINGS, Silent())
-    assert [column.name for column in found.tables[0].columns] == [
+    diagnosis = diagnose_attention(tried, SETTINGS, Silent())
+    assert [column.name for column in diagnosis.tables[0].columns] == [
         "block", "extracted", "hidden", "not extracted", "controls",
     ]  # fmt: skip
-    assert cells(found, "auc")[0][1].value == 1.0
-    assert found.findings[1].startswith("Hidden windows against not extracted windows")
+    assert cells(diagnosis, "auc")[0][1].value == 1.0
+    assert diagnosis.findings[1].startswith("Hidden windows against not extracted windows")
 
 
 def test_without_controls(lured: Any) -> None:
-    found = diagnose_attention(subject(lured, controls=False), SETTINGS, Silent())
-    assert any("no controls" in note for note in found.notes)
-    assert len(found.findings) == 1
+    diagnosis = diagnose_attention(subject(lured, controls=False), SETTINGS, Silent())
+    assert any("no controls" in note for note in diagnosis.notes)
+    assert len(diagnosis.findings) == 1
 
 
 @pytest.mark.parametrize(
-    ("extracted", "said"),
+    ("extracted", "opening"),
     [
         (0, "No window is extracted"),
-        (1, "What is extracted is too little to compare: 1 windows"),
+        (1, "Too few windows are extracted to compare: 1 window in 1 near-duplicate cluster."),
         (2 * GROUP, "Extracted windows against controls"),
     ],
 )
-def test_odd_numbers_of_extracted_windows(lured: Any, extracted: int, said: str) -> None:
-    found = diagnose_attention(subject(lured, extracted=extracted), SETTINGS, Silent())
-    assert found.findings[0].startswith(said)
+def test_odd_numbers_of_extracted_windows(lured: Any, extracted: int, opening: str) -> None:
+    diagnosis = diagnose_attention(subject(lured, extracted=extracted), SETTINGS, Silent())
+    assert diagnosis.findings[0].startswith(opening)
     if extracted < 2:
-        assert found.findings[1].startswith("The control, controls against not extracted windows")
+        assert diagnosis.findings[1].startswith(
+            "The control, controls against not extracted windows"
+        )
 
 
 def test_all_extracted_and_no_controls(lured: Any) -> None:
     tried = subject(lured, extracted=2 * GROUP, controls=False)
-    found = diagnose_attention(tried, SETTINGS, Silent())
-    assert found.findings == [
-        "Nothing to compare with: there are figures of one kind of window only."
+    diagnosis = diagnose_attention(tried, SETTINGS, Silent())
+    assert diagnosis.findings == [
+        "There is nothing to compare with: only one group of windows has figures."
     ]
-    assert [plot.name for plot in found.plots] == ["attention-entropy", "attention-first"]
+    assert [plot.name for plot in diagnosis.plots] == ["attention-entropy", "attention-first"]
 
 
 def test_one_cluster_says_nothing(lured: Any) -> None:
     tried = subject(lured, clusters=[0] * GROUP + list(range(1, GROUP + 1)))
-    found = diagnose_attention(tried, SETTINGS, Silent())
-    assert "1 near-duplicate clusters" in found.findings[0]
+    diagnosis = diagnose_attention(tried, SETTINGS, Silent())
+    assert "20 windows in 1 near-duplicate cluster." in diagnosis.findings[0]
 
 
 AUDITED = [one for one in MATRIX if one.refused is None]
@@ -235,7 +237,7 @@ NOTHING = {
 }
 
 
-@pytest.mark.parametrize("architecture", AUDITED, ids=lambda one: one.name)
+@pytest.mark.parametrize("architecture", AUDITED, ids=lambda cell: cell.name)
 def test_every_architecture_or_a_refusal_by_name(architecture: Architecture) -> None:
     checkpoint = matrix_checkpoint(architecture)
     tried = subject_of(checkpoint, ids(6, 16), [False] * 6, ids(4, 16, seed=1), prefix=8)
@@ -245,9 +247,9 @@ def test_every_architecture_or_a_refusal_by_name(architecture: Architecture) -> 
         with pytest.raises(TargetError, match=type(checkpoint.model).__name__):
             diagnose_attention(tried, SETTINGS, Silent())
     else:
-        found = diagnose_attention(tried, SETTINGS, Silent())
-        for row in cells(found, "entropy").values():
-            assert all(0 < one.value <= 1 + 1e-6 for one in row)
+        diagnosis = diagnose_attention(tried, SETTINGS, Silent())
+        for row in cells(diagnosis, "entropy").values():
+            assert all(0 < cell.value <= 1 + 1e-6 for cell in row)
     assert torch.equal(logits(checkpoint, ids(2, 12)), plain)
     assert_same_weights(checkpoint, before)
     assert hooks(checkpoint) == listening

@@ -1,4 +1,4 @@
-"""Blocks are found in every architecture, and what is taken away of one is gone exactly."""
+"""Blocks of every architecture, and exact removal of their parts."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ NO_ATTENTION = {
     *("MiniMax", "Jamba", "Zamba2", "Bamba", "Granite 4", "LFM2", "Qwen3-Next"),
     *("Qwen3.5, with images", "RecurrentGemma"),
 }
-"""What has blocks without an attention pattern: their state-space, recurrent, convolutional or
-linear ones. All but the first five have another block with one."""
+"""Architectures with blocks without an attention pattern (state-space, recurrent, convolutional or
+linear). All but the first five also have a block with one."""
 NO_FEED_FORWARD = {"Mamba", "Mamba 2", "Falcon Mamba", "RWKV", "Zamba2"}
 FUSED = {
     *("Mixtral", "Qwen2-MoE", "Qwen3-MoE", "OLMoE", "GPT-OSS", "DeepSeek-V2", "DeepSeek-V3"),
@@ -47,7 +47,7 @@ FUSED = {
 """Experts in one parameter, in some blocks at least. xLSTM's units are all zero at first."""
 
 
-@pytest.mark.parametrize("architecture", AUDITED, ids=lambda one: one.name)
+@pytest.mark.parametrize("architecture", AUDITED, ids=lambda architecture: architecture.name)
 def test_every_architecture_is_taken_apart(architecture: Architecture) -> None:
     checkpoint = matrix_checkpoint(architecture)
     tokens = ids(2, 24)
@@ -58,16 +58,16 @@ def test_every_architecture_is_taken_apart(architecture: Architecture) -> None:
     assert torch.equal(logits(checkpoint, tokens), plain)
     with_attention = [block for block in blocks if block.attention is not None]
     assert (len(with_attention) < len(blocks)) == (architecture.name in NO_ATTENTION)
-    fed = [block for block in blocks if block.has_feed_forward]
-    assert (len(fed) < len(blocks)) == (architecture.name in NO_FEED_FORWARD)
+    with_feed_forward = [block for block in blocks if block.has_feed_forward]
+    assert (len(with_feed_forward) < len(blocks)) == (architecture.name in NO_FEED_FORWARD)
     assert any(block.feed_forward for block in blocks) == (architecture.name in FUSED)
     for block in with_attention:
         assert_attention_goes(checkpoint, block, tokens, plain)
-    for block in fed:
+    for block in with_feed_forward:
         with without_feed_forward(block):
-            gone = logits(checkpoint, tokens)
+            ablated = logits(checkpoint, tokens)
         if architecture.name != "xLSTM":
-            assert not torch.allclose(gone, plain, atol=1e-3)
+            assert not torch.allclose(ablated, plain, atol=1e-3)
     assert_units_reach(checkpoint, blocks, tokens, plain)
     assert torch.equal(logits(checkpoint, tokens), plain)
     assert_same_weights(checkpoint, before)
@@ -77,25 +77,25 @@ def test_every_architecture_is_taken_apart(architecture: Architecture) -> None:
 def assert_attention_goes(
     checkpoint: Checkpoint, block: Block, tokens: torch.Tensor, plain: torch.Tensor
 ) -> None:
-    """With only one block that mixes, and it replaced, a position depends on itself alone."""
+    """Assert that the first position is unchanged without attention, and later ones are not."""
     with without_attention(block):
-        gone = logits(checkpoint, tokens)
-    torch.testing.assert_close(gone[:, 0], plain[:, 0], atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(gone[:, 1:], plain[:, 1:], atol=1e-3)
+        ablated = logits(checkpoint, tokens)
+    torch.testing.assert_close(ablated[:, 0], plain[:, 0], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(ablated[:, 1:], plain[:, 1:], atol=1e-3)
 
 
 def assert_units_reach(
     checkpoint: Checkpoint, blocks: tuple[Block, ...], tokens: torch.Tensor, plain: torch.Tensor
 ) -> None:
-    """Units are collected where there are any, and silencing them is seen there."""
+    """Assert that blocks with units record them, and that silenced units are zero."""
     with unit_inputs(blocks) as units, hidden_states(blocks) as states:
         logits(checkpoint, tokens)
-        found = {number: one.clone() for number, one in units.items()}
-        assert all(one.shape[:2] == tokens.shape for one in states.values())
+        inputs = {number: tensor.clone() for number, tensor in units.items()}
+        assert all(tensor.shape[:2] == tokens.shape for tensor in states.values())
     for block in blocks:
-        assert (block.number in found) == bool(block.down)
+        assert (block.number in inputs) == bool(block.down)
         if block.down:
-            assert found[block.number].shape == (*tokens.shape, block.units)
+            assert inputs[block.number].shape == (*tokens.shape, block.units)
             everything = {block.number: range(block.units)}
             with silenced(blocks, everything), unit_inputs(blocks) as units:
                 logits(checkpoint, tokens)
@@ -103,32 +103,32 @@ def assert_units_reach(
 
 
 def test_attention_replaced_is_output_of_value_of_norm() -> None:
-    """W_O W_V LN(x) + b, worked out by hand, for GPT-2 and for grouped queries."""
+    """Compare with W_O W_V LN(x) + b computed by hand, for grouped queries."""
     checkpoint = checkpoint_of(build_model("llama"))
     blocks = find_blocks(checkpoint)
     layer = checkpoint.model.model.layers[1]
     tokens = ids(2, 9)
     with hidden_states(blocks) as states, without_attention(blocks[1]):
         logits(checkpoint, tokens)
-        x, found = states[0], states[1]
+        x, output = states[0], states[1]
     value = layer.self_attn.v_proj(layer.input_layernorm(x)).view(2, 9, 2, 1, 8)
     mixed = x + layer.self_attn.o_proj(value.expand(2, 9, 2, 2, 8).reshape(2, 9, 32))
     right = mixed + layer.mlp(layer.post_attention_layernorm(mixed))
-    torch.testing.assert_close(found, right, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output, right, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bloom", "opt", "gpt_neox", "gemma2", "falcon"])
 def test_feed_forward_removed_leaves_the_rest(name: str) -> None:
-    """The same as with the last projection's weights at zero: post-norms, residuals inside, all."""
+    """Compare with the last projection's weights set to zero."""
     checkpoint = checkpoint_of(build_model(name))
     blocks = find_blocks(checkpoint)
     tokens = ids(2, 12)
     with without_feed_forward(blocks[0]):
-        found = logits(checkpoint, tokens)
+        ablated = logits(checkpoint, tokens)
     (down,) = blocks[0].down
     for weight in down.parameters():
         weight.zero_()
-    torch.testing.assert_close(found, logits(checkpoint, tokens), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ablated, logits(checkpoint, tokens), atol=1e-5, rtol=1e-5)
 
 
 def test_silenced_is_a_column_of_zeros() -> None:
@@ -158,7 +158,7 @@ def test_attention_that_adds_nothing_is_attention_still() -> None:
         weight.data.zero_()
     checkpoint = checkpoint_of(model)
     blocks = find_blocks(checkpoint)
-    assert [block.attention for block in blocks] == [one.attn for one in model.transformer.h]
+    assert [block.attention for block in blocks] == [layer.attn for layer in model.transformer.h]
     plain = logits(checkpoint, ids(2, 9))
     with without_attention(blocks[0]):
         assert torch.equal(logits(checkpoint, ids(2, 9)), plain)
@@ -185,7 +185,9 @@ def test_an_adapter_is_looked_through() -> None:
 def test_half_precision_says_the_same(name: str, dtype: torch.dtype) -> None:
     def parts(model: Any) -> list[tuple[bool, int, bool]]:
         blocks = find_blocks(checkpoint_of(model))
-        return [(one.attention is not None, one.units, one.has_feed_forward) for one in blocks]
+        return [
+            (block.attention is not None, block.units, block.has_feed_forward) for block in blocks
+        ]
 
     assert parts(build_model(name).to(dtype)) == parts(build_model(name))
 

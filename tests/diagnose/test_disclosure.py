@@ -1,4 +1,4 @@
-"""No diagnosis gives audited text away without --reveal: small groups, positions, digits."""
+"""Disclosure limits of all diagnoses without --reveal: small groups, positions, digits."""
 
 from __future__ import annotations
 
@@ -51,51 +51,51 @@ ALL_SMALL = {"extracted": 2, "hidden": 1, "untouched": 3, "controls": 2}
 
 
 def written(name: str, subject: Subject, **settings: Any) -> Diagnosis:
-    """A diagnosis as it is written."""
-    method, given = METHODS[name]
-    found = method(subject, given.model_copy(update=settings), Silent())
-    return subject.disclosure.apply(found)
+    """Run a diagnosis and return what is written."""
+    method, settings_of_method = METHODS[name]
+    diagnosis = method(subject, settings_of_method.model_copy(update=settings), Silent())
+    return subject.disclosure.apply(diagnosis)
 
 
-def plot_of(found: Diagnosis, name: str) -> Plot:
-    return next(plot for plot in found.plots if plot.name == name)
+def plot_of(diagnosis: Diagnosis, name: str) -> Plot:
+    return next(plot for plot in diagnosis.plots if plot.name == name)
 
 
 # The attack: with the model, figures of a window at each position give its tokens one by one.
 
 
 @torch.no_grad()
-def foretell(model: Any, rows: list[list[int]]) -> tuple[Any, Any]:
+def predict(model: Any, rows: list[list[int]]) -> tuple[Any, Any]:
     """log p (B,X) of the token after each row, and its entropy (B,)."""
     log_p = torch.log_softmax(model(torch.tensor(rows)).logits[:, -1].double(), dim=-1)
     return log_p.numpy(), -(log_p.exp() * log_p).sum(dim=-1).numpy()
 
 
 def decode(model: Any, entropy: Any, log_p: Any, near: tuple[Any, Any]) -> list[list[int]]:
-    """Every window that has these figures at each position, as far as ``near`` (positions)."""
+    """Decode every window with these figures at each position, within ``near`` (positions)."""
     rows = [[token] for token in range(model.config.vocab_size)]
-    _, entropies = foretell(model, rows)
+    _, entropies = predict(model, rows)
     known = np.abs(entropies - entropy[0]) < near[0][0]
     rows = [row for row, is_near in zip(rows, known, strict=True) if is_near]
     for place in range(len(log_p)):
         if not rows or len(rows) > 3000:
             return []
-        found, entropies = foretell(model, rows)
+        log_ps, entropies = predict(model, rows)
         rows = [
             [*row, int(token)]
-            for row, one, likely in zip(rows, entropies, found, strict=True)
-            if abs(one - entropy[place]) < near[0][place]
+            for row, own_entropy, likely in zip(rows, entropies, log_ps, strict=True)
+            if abs(own_entropy - entropy[place]) < near[0][place]
             for token in np.flatnonzero(np.abs(likely - log_p[place]) < near[1][place])
         ]
     return rows
 
 
-def curves(found: Diagnosis, group: str) -> list[list[float]] | None:
+def curves(diagnosis: Diagnosis, group: str) -> list[list[float]] | None:
     """Entropy and log p of a group over the positions; None where they are not written."""
     lines = [
         line.y
         for name in ("border-entropy", "border-log-p")
-        for plot in found.plots
+        for plot in diagnosis.plots
         if plot.name == name
         for line in plot.lines
         if line.name == group
@@ -171,9 +171,9 @@ def test_no_narrow_border_is_compared() -> None:
 # Every diagnosis.
 
 
-def figures_of(found: Diagnosis) -> Iterator[float]:
+def figures_of(diagnosis: Diagnosis) -> Iterator[float]:
     """Every figure of tables and plots that is no count."""
-    for table in found.tables:
+    for table in diagnosis.tables:
         for row in table.rows:
             for cell, column in zip(row, table.columns, strict=True):
                 if column.unit == "count" or isinstance(cell, str) or cell is None:
@@ -182,7 +182,7 @@ def figures_of(found: Diagnosis) -> Iterator[float]:
                     (cell,) if isinstance(cell, (int, float)) else (cell.value, cell.low, cell.high)
                 )
                 yield from (float(end) for end in ends if end is not None)
-    for plot in found.plots:
+    for plot in diagnosis.plots:
         for line in plot.lines:
             for numbers in (line.y, line.low or (), line.high or ()):
                 yield from (float(one) for one in numbers if one == one)

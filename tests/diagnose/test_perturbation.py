@@ -1,4 +1,4 @@
-"""Perturbed weights: noise of the size asked for, and not a bit of it left afterwards."""
+"""Perturbed weights: noise of the size requested, removed to the last bit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from conftest import build_model
 from subjects_latent import P, S, checkpoint_of, part_of, random_ids, subject_of
 
 from memaudit.diagnose.latent.perturbation import Perturbation
-from memaudit.diagnose.latent.trial import Noise, shake
+from memaudit.diagnose.latent.trial import Noise, perturb
 from memaudit.errors import TargetError, UsageError
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.failures import quiet_transformers
@@ -24,19 +24,19 @@ from memaudit.target.quantization import Quantization
 
 
 def state(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    return {name: one.clone() for name, one in checkpoint.model.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in checkpoint.model.state_dict().items()}
 
 
 def assert_same(checkpoint: Checkpoint, before: dict[str, torch.Tensor]) -> None:
     after = checkpoint.model.state_dict()
-    assert all(torch.equal(one, after[name]) for name, one in before.items())
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
-def moved(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Root mean square of a change, as a share of that of what was changed."""
-    return float((one.double() - other.double()).pow(2).mean().sqrt() / other.double().norm()) * (
-        other.numel() ** 0.5
-    )
+def moved(after: torch.Tensor, before: torch.Tensor) -> float:
+    """Root mean square of a change, as a share of that of the original."""
+    return float(
+        (after.double() - before.double()).pow(2).mean().sqrt() / before.double().norm()
+    ) * (before.numel() ** 0.5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -44,12 +44,12 @@ def test_noise_goes_by_the_size_of_each_matrix_and_comes_off_to_the_bit(dtype: t
     checkpoint = checkpoint_of(build_model("llama").to(dtype))
     before = state(checkpoint)
     perturbation = Perturbation(checkpoint, 0.1, [0])
-    with perturbation.draw(3):
+    with perturbation.apply(3):
         within = state(checkpoint)
     assert_same(checkpoint, before)
-    for name, one in before.items():
-        size = moved(within[name], one)
-        if one.dim() < 2:
+    for name, tensor in before.items():
+        size = moved(within[name], tensor)
+        if tensor.dim() < 2:
             assert size == 0, name
         else:
             assert size == pytest.approx(0.1, rel=0.1), name
@@ -57,14 +57,14 @@ def test_noise_goes_by_the_size_of_each_matrix_and_comes_off_to_the_bit(dtype: t
 
 def test_a_number_names_its_noise() -> None:
     checkpoint = checkpoint_of(build_model("gpt2"))
-    seen: dict[tuple[int, int], torch.Tensor] = {}
+    weights: dict[tuple[int, int], torch.Tensor] = {}
     for seed, number in ((0, 0), (0, 1), (1, 0)):
         for _ in range(2):
-            with Perturbation(checkpoint, 0.1, [seed]).draw(number):
+            with Perturbation(checkpoint, 0.1, [seed]).apply(number):
                 weight = checkpoint.model.transformer.wpe.weight.clone()
-            assert torch.equal(seen.setdefault((seed, number), weight), weight)
-    first, *others = seen.values()
-    assert all((one - first).abs().mean() > 0.01 for one in others)
+            assert torch.equal(weights.setdefault((seed, number), weight), weight)
+    first, *rest = weights.values()
+    assert all((weight - first).abs().mean() > 0.01 for weight in rest)
 
 
 def test_an_interruption_leaves_the_weights_as_they_were() -> None:
@@ -72,7 +72,7 @@ def test_an_interruption_leaves_the_weights_as_they_were() -> None:
     before, states = state(checkpoint), torch.get_rng_state()
 
     def stopped() -> None:
-        with Perturbation(checkpoint, 0.1, [0]).draw(0):
+        with Perturbation(checkpoint, 0.1, [0]).apply(0):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -82,7 +82,9 @@ def test_an_interruption_leaves_the_weights_as_they_were() -> None:
 
 
 @pytest.mark.parametrize(
-    "architecture", [one for one in MATRIX if one.refused is None], ids=lambda one: one.name
+    "architecture",
+    [architecture for architecture in MATRIX if architecture.refused is None],
+    ids=lambda architecture: architecture.name,
 )
 def test_every_audited_architecture_is_perturbed(architecture: Architecture) -> None:
     model = make_model(architecture)
@@ -94,12 +96,12 @@ def test_every_audited_architecture_is_perturbed(architecture: Architecture) -> 
         warnings.simplefilter("ignore", UserWarning)  # of architectures, on a CPU
         subject = subject_of(checkpoint, part_of(checkpoint, ids), None)
         before = state(checkpoint)
-        shaken = shake(subject, ids, Noise(0.1, 1, 0), lambda done: None)
-        still = shake(subject, ids, Noise(0.0, 1, 0), lambda done: None)
+        perturbed = perturb(subject, ids, Noise(0.1, 1, 0), lambda done: None)
+        still = perturb(subject, ids, Noise(0.0, 1, 0), lambda done: None)
     assert_same(checkpoint, before)
-    assert (np.abs(shaken.nll[0] - shaken.before) > 1e-4).all()
+    assert (np.abs(perturbed.nll[0] - perturbed.before) > 1e-4).all()
     assert (still.nll[0] == still.before).all()
-    assert (still.before == shaken.before).all()
+    assert (still.before == perturbed.before).all()
 
 
 def test_an_adapter_is_perturbed_with_its_base() -> None:
@@ -107,12 +109,12 @@ def test_an_adapter_is_perturbed_with_its_base() -> None:
     with torch.random.fork_rng(devices=[]), quiet_transformers():
         checkpoint = checkpoint_of(peft.get_peft_model(build_model("gpt2"), settings))
     before = state(checkpoint)
-    with Perturbation(checkpoint, 0.1, [0]).draw(0):
+    with Perturbation(checkpoint, 0.1, [0]).apply(0):
         within = state(checkpoint)
     assert_same(checkpoint, before)
-    apart = {name for name, one in before.items() if not torch.equal(one, within[name])}
-    assert any("lora_A" in name for name in apart)
-    assert any("base_layer.weight" in name for name in apart)
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, within[name])}
+    assert any("lora_A" in name for name in changed)
+    assert any("base_layer.weight" in name for name in changed)
 
 
 def _packed(model: Any) -> Checkpoint:
@@ -145,6 +147,6 @@ def test_noise_beyond_all_measure_is_an_error_that_says_so() -> None:
     ids = random_ids(2, seed=0, tokens=P + S)
     subject = subject_of(checkpoint, part_of(checkpoint, ids), None)
     before = state(checkpoint)
-    with pytest.raises(UsageError, match="--set strength=1e\\+30: weights perturbed so much"):
-        shake(subject, ids, Noise(1e30, 1, 0), lambda done: None)
+    with pytest.raises(UsageError, match="--set strength=1e\\+30: the perturbed weights give"):
+        perturb(subject, ids, Noise(1e30, 1, 0), lambda done: None)
     assert_same(checkpoint, before)

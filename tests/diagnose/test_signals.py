@@ -1,4 +1,4 @@
-"""`diagnose signals` on models whose answer is known, on every architecture, and at the edges."""
+"""`diagnose signals` on models whose answer is known, on every architecture, and at limits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from memaudit.diagnose.signals.readings import (
     read_prefixes,
     read_windows,
 )
-from memaudit.diagnose.signals.windows import Chosen, read_known
+from memaudit.diagnose.signals.windows import Chosen, read_prefix_signals
 from memaudit.diagnose.subject import Subject
 from memaudit.progress import Silent
 from memaudit.report.diagnosis import Diagnosis, FigureTable
@@ -39,7 +39,7 @@ from memaudit.score.estimate import Estimate
 
 SETTINGS = SignalsSettings(run=RUN, border=3)
 SURE = SHARP - math.log(math.exp(SHARP) + VOCABULARY - 1)
-"""ln p of what the built model knows."""
+"""ln p of the tokens that the built model knows."""
 
 
 def known_subject(since: int, count: int = 90, known: int = 30, **parts: Any) -> Subject:
@@ -60,15 +60,15 @@ def diagnose(subject: Subject, settings: SignalsSettings = SETTINGS) -> Diagnosi
     return diagnose_signals(subject, settings, Silent())
 
 
-def table(found: Diagnosis, name: str) -> FigureTable:
-    return next(one for one in found.tables if one.name == name)
+def table(diagnosis: Diagnosis, name: str) -> FigureTable:
+    return next(table for table in diagnosis.tables if table.name == name)
 
 
-def cells(found: Diagnosis, name: str) -> dict[Any, dict[str, Any]]:
+def cells(diagnosis: Diagnosis, name: str) -> dict[Any, dict[str, Any]]:
     """Row name -> column name -> cell."""
-    one = table(found, name)
-    names = [column.name for column in one.columns]
-    return {row[0]: dict(zip(names, row, strict=True)) for row in one.rows}
+    rows = table(diagnosis, name)
+    names = [column.name for column in rows.columns]
+    return {row[0]: dict(zip(names, row, strict=True)) for row in rows.rows}
 
 
 def test_figures_are_those_of_the_formula_in_float64() -> None:
@@ -77,15 +77,15 @@ def test_figures_are_those_of_the_formula_in_float64() -> None:
     logits[:, :, 10:20] = -math.inf  # as masked rows of a vocabulary are
     tokens = torch.randint(0, 10, (3, 7), generator=rng)
     tokens[0, 0] = 12
-    found = figure_positions(logits, tokens)
+    figures = figure_positions(logits, tokens)
     p = logits.double().exp() / logits.double().exp().sum(dim=-1, keepdim=True)
     entropy = -torch.where(p > 0, p * p.log(), 0.0).sum(dim=-1)
-    torch.testing.assert_close(found["entropy"].double(), entropy, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found["top_p"].double(), p.amax(dim=-1), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(figures["entropy"].double(), entropy, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(figures["top_p"].double(), p.amax(dim=-1), rtol=1e-5, atol=1e-6)
     log_p = p.gather(-1, tokens[..., None])[..., 0].log().clamp(min=LEAST_LOG_P)
-    torch.testing.assert_close(found["log_p"].double(), log_p, rtol=1e-5, atol=1e-5)
-    assert found["log_p"][0, 0] == LEAST_LOG_P
-    assert torch.equal(found["first"], p.argmax(dim=-1) == tokens)
+    torch.testing.assert_close(figures["log_p"].double(), log_p, rtol=1e-5, atol=1e-5)
+    assert figures["log_p"][0, 0] == LEAST_LOG_P
+    assert torch.equal(figures["first"], p.argmax(dim=-1) == tokens)
 
 
 def test_positions_in_parts_are_those_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,12 +106,12 @@ def test_each_figure_is_of_its_own_token(bos: bool) -> None:
     given = torch.as_tensor(np.concatenate([start, ids], axis=1), dtype=torch.long)
     with torch.no_grad():
         log_p = checkpoint.model(input_ids=given).logits.double().log_softmax(dim=-1)
-    log_p = log_p[:, int(bos) :]  # (B,P+S,X), row c foretells token c+1
+    log_p = log_p[:, int(bos) :]  # (B,P+S,X), row c predicts token c+1
     true = log_p[:, :-1].gather(-1, torch.as_tensor(ids[:, 1:, None], dtype=torch.long))[..., 0]
     entropy = -(log_p.exp() * log_p).sum(dim=-1).numpy()
-    found = read_windows(passes, ids, lambda done: None)
-    np.testing.assert_allclose(found["log_p"], true.numpy(), rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(found["entropy"], entropy[:, :-1], rtol=1e-3, atol=1e-3)
+    figures = read_windows(passes, ids, lambda done: None)
+    np.testing.assert_allclose(figures["log_p"], true.numpy(), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(figures["entropy"], entropy[:, :-1], rtol=1e-3, atol=1e-3)
     reading = read_prefixes(passes, ids[:, :P], lambda done: None)
     np.testing.assert_allclose(reading.log_p, true[:, : P - 1].numpy(), rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(reading.entropy, entropy[:, :P], rtol=1e-3, atol=1e-3)
@@ -134,8 +134,8 @@ def test_likeness_is_the_mean_cosine_of_two_states() -> None:
 
 def test_entropy_falls_by_what_the_model_knows() -> None:
     """A model that knows suffixes only: ln X before the border, next to nothing after it."""
-    found = diagnose(known_subject(since=P))
-    border = cells(found, "border")
+    diagnosis = diagnose(known_subject(since=P))
+    border = cells(diagnosis, "border")
     p = math.exp(SURE)
     other = (1 - p) / (VOCABULARY - 1)
     sure = -p * SURE - (VOCABULARY - 1) * other * math.log(other)
@@ -144,52 +144,52 @@ def test_entropy_falls_by_what_the_model_knows() -> None:
     assert border["extracted"]["log p after"].value == pytest.approx(SURE, 1e-3)
     for group in ("untouched", "controls"):
         assert border[group]["fall over the border"].value == pytest.approx(0, abs=1e-4)
-    curve = next(plot for plot in found.plots if plot.name == "border-entropy")
-    (line,) = (one for one in curve.lines if one.name == "extracted")
+    curve = next(plot for plot in diagnosis.plots if plot.name == "border-entropy")
+    (line,) = (item for item in curve.lines if item.name == "extracted")
     assert list(line.x) == list(range(1 - P, S))
     assert [y > 3 for y in line.y] == [x < 0 for x in line.x]
-    falls = next(one for one in found.findings if one.startswith("Over the border"))
+    falls = next(item for item in diagnosis.findings if item.startswith("Fall of entropy"))
     assert falls.endswith(
         "extracted 5.69 (5.69 to 5.69), untouched 0.00 (0.00 to 0.00), controls 0.00 (0.00 to "
         "0.00); extracted minus untouched 5.69 (5.69 to 5.69), minus controls 5.69 (5.69 to 5.69)."
     )
 
 
-def test_what_the_prefix_shows_is_foretold() -> None:
+def test_what_the_prefix_shows_is_predicted() -> None:
     """A model that knows the ends of prefixes too: the third that is extracted comes first."""
-    found = diagnose(known_subject(since=3))
-    triage = cells(found, "triage-none")
+    diagnosis = diagnose(known_subject(since=3))
+    triage = cells(diagnosis, "triage-none")
     assert triage["50 %"]["found"].value == 1
     assert triage["50 %"]["found"].low == pytest.approx(0.884, abs=1e-3)  # 30 of 30: exact
     assert triage["10 %"]["found"].value == pytest.approx(0.3)
     assert triage["10 %"]["extracted of them"].value == pytest.approx(1)
     assert triage["10 %"]["controls as risky"].value == 0
-    assert cells(found, "needed")["99 %"]["none: all signals"].value == pytest.approx(0.33)
-    rows = cells(found, "predictors")
+    assert cells(diagnosis, "needed")["99 %"]["none: all signals"].value == pytest.approx(0.33)
+    rows = cells(diagnosis, "predictors")
     assert rows["none: all signals"]["AUC"].value == 1
     assert rows["none: log p of the prefix alone"]["AUC"].value == 1
     assert 0.25 < rows["none: all signals, labels permuted"]["AUC"].value < 0.75
     # P of P+S-1 tokens for every window, and those of the riskiest that are extracted.
     whole = 90 * (P + S - 1) + 60 * (S - 1)
     assert triage["10 %"]["tokens"] == pytest.approx((90 * P + 9 * (P + S - 1)) / whole)
-    apart = cells(found, "telling-apart")
+    apart = cells(diagnosis, "telling-apart")
     above, below = apart["prefix: log p"], apart["prefix: entropy"]
     bound = pytest.approx(0.884, abs=1e-3)  # 30 of 30: exact
     assert above["AUC, not extracted"].value == above["AUC, not extracted"].high == 1
     assert above["AUC, not extracted"].low == bound
     assert (below["AUC, controls"].value, below["AUC, controls"].low) == (0, 0)
     assert triage["10 %"]["extracted of them"].low == pytest.approx(0.664, abs=1e-3)  # 9 of 9
-    (cost,) = (one for one in found.findings if one.startswith("A pass over"))
-    assert "after 90 windows were scanned in full to fit it" in cost
-    assert next(plot.name for plot in found.plots) == "triage-none"
+    (cost,) = (finding for finding in diagnosis.findings if finding.startswith("A pass over"))
+    assert "After a full scan of 90 windows to fit it" in cost
+    assert next(plot.name for plot in diagnosis.plots) == "triage-none"
 
 
 def test_what_only_another_attack_brings_is_a_second_target() -> None:
     hidden = (np.arange(90) >= 30) & (np.arange(90) < 55)
-    found = diagnose(known_subject(since=3, hidden=hidden))
-    assert {"triage-none", "triage-any"} <= {one.name for one in found.tables}
-    assert cells(found, "border")["hidden"]["windows"] == 25
-    assert cells(found, "predictors")["any: all signals"]["AUC"].value < 1
+    diagnosis = diagnose(known_subject(since=3, hidden=hidden))
+    assert {"triage-none", "triage-any"} <= {table.name for table in diagnosis.tables}
+    assert cells(diagnosis, "border")["hidden"]["windows"] == 25
+    assert cells(diagnosis, "predictors")["any: all signals"]["AUC"].value < 1
 
 
 def test_no_signal_of_a_prefix_sees_a_suffix() -> None:
@@ -197,26 +197,26 @@ def test_no_signal_of_a_prefix_sees_a_suffix() -> None:
     ids = random_ids(20)
     other = ids.copy()
     other[:, P:] = random_ids(20, seed=5, tokens=(200, 300))[:, P:]
-    found = []
+    readings = []
     for windows in (ids, other):
         model = Knowing(ids[:5], since=3)
         part = part_of(windows, np.zeros(20, dtype=bool))
         controls = part_of(windows, np.zeros(20, dtype=bool), clusters=50 + np.arange(20))
         subject = subject_of(checkpoint_of(model), part, controls)
         chosen = Chosen(np.arange(20), np.arange(10))
-        found.append(read_known(subject, chosen, np.arange(20), 3, Silent()))
+        readings.append(read_prefix_signals(subject, chosen, np.arange(20), 3, Silent()))
         assert model.seen <= set(ids[:, :P].ravel().tolist())
-    for one, two in zip(found[0].signals, found[1].signals, strict=True):
-        assert one.name == two.name
-        np.testing.assert_array_equal(one.values, two.values)
-    np.testing.assert_array_equal(found[0].states, found[1].states)
-    assert len(found[0].signals) == 17
+    for first, second in zip(readings[0].signals, readings[1].signals, strict=True):
+        assert first.name == second.name
+        np.testing.assert_array_equal(first.values, second.values)
+    np.testing.assert_array_equal(readings[0].states, readings[1].states)
+    assert len(readings[0].signals) == 17
 
 
 AUDITED = [one for one in MATRIX if one.refused is None]
 
 
-@pytest.mark.parametrize("architecture", AUDITED, ids=lambda one: one.name)
+@pytest.mark.parametrize("architecture", AUDITED, ids=lambda architecture: architecture.name)
 def test_every_architecture_is_read(architecture: Architecture) -> None:
     model = make_model(architecture)
     if model is None:
@@ -228,11 +228,11 @@ def test_every_architecture_is_read(architecture: Architecture) -> None:
         model(inputs_embeds=embedded, use_cache=False)
     before = copy.deepcopy(model.state_dict())
     subject = subject_of(checkpoint_of(model, architecture.adds_bos), part)
-    found = diagnose(subject)
+    diagnosis = diagnose(subject)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert not any(module._forward_pre_hooks for module in model.modules())
-    assert "state: nearest of another cluster" in cells(found, "signals")
-    entropy = cells(found, "border")["untouched"]["entropy after"].value
+    assert "state: nearest of another cluster" in cells(diagnosis, "signals")
+    entropy = cells(diagnosis, "border")["untouched"]["entropy after"].value
     assert 0 < entropy <= math.log(VOCABULARY) + 1e-4
 
 
@@ -244,62 +244,62 @@ def test_a_head_that_is_not_called_is_named() -> None:
     ids = random_ids(60)
     extracted = np.arange(60) < 30
     part = part_of(ids, extracted)
-    found = diagnose(subject_of(checkpoint_of(Headless(ids[:30], 3)), part))
-    assert any(note.startswith("Headless shows no state") for note in found.notes)
-    assert "state: nearest of another cluster" not in cells(found, "signals")
-    assert cells(found, "predictors")["none: all signals"]["AUC"].value == 1
+    diagnosis = diagnose(subject_of(checkpoint_of(Headless(ids[:30], 3)), part))
+    assert any(note.startswith("Headless shows no state") for note in diagnosis.notes)
+    assert "state: nearest of another cluster" not in cells(diagnosis, "signals")
+    assert cells(diagnosis, "predictors")["none: all signals"]["AUC"].value == 1
 
 
-def test_a_model_that_knows_nothing_foretells_nothing() -> None:
+def test_a_model_that_knows_nothing_predicts_nothing() -> None:
     """Every distribution even, every state the same: no warning, and chance."""
     ids = random_ids(80)
     model = Knowing(random_ids(1, seed=3), since=3)
-    found = diagnose(subject_of(checkpoint_of(model), part_of(ids, np.arange(80) % 2 == 0)))
-    rows = cells(found, "predictors")
+    diagnosis = diagnose(subject_of(checkpoint_of(model), part_of(ids, np.arange(80) % 2 == 0)))
+    rows = cells(diagnosis, "predictors")
     assert rows["none: log p of the prefix alone"]["AUC"] == Estimate(0.5, 0.5, 0.5)
     assert 0.25 < rows["none: all signals"]["AUC"].value < 0.75
 
 
 def test_too_few_clusters_give_no_predictor() -> None:
-    found = diagnose(known_subject(since=3, known=19))
-    assert found.findings[0] == (
+    diagnosis = diagnose(known_subject(since=3, known=19))
+    assert diagnosis.findings[0] == (
         "Too few windows are extracted by the plain prefix for a predictor: 19 windows in 19 "
-        "clusters of 90 windows drawn, and it takes 20 clusters."
+        "clusters, of 90 windows sampled. A predictor needs 20 clusters."
     )
-    assert not any(one.name.startswith("triage") for one in (*found.tables, *found.plots))
+    assert not any(item.name.startswith("triage") for item in (*diagnosis.tables, *diagnosis.plots))
     # 30 windows, yet of 19 clusters
     clusters = np.where(np.arange(90) < 30, np.arange(90) % 19, np.arange(90))
-    found = diagnose(known_subject(since=3, clusters=clusters))
-    assert "30 windows in 19 clusters" in found.findings[0]
+    diagnosis = diagnose(known_subject(since=3, clusters=clusters))
+    assert "30 windows in 19 clusters" in diagnosis.findings[0]
 
 
 def test_nothing_extracted_and_no_controls() -> None:
     ids = random_ids(30)
     model = Knowing(ids[:1], 3)
-    found = diagnose(subject_of(checkpoint_of(model), part_of(ids, np.zeros(30, dtype=bool))))
-    assert "0 windows in 0 clusters" in found.findings[0]
-    assert list(cells(found, "border")) == ["untouched"]
-    assert "telling-apart" not in {one.name for one in found.tables}
-    assert any("no controls" in note for note in found.notes)
+    diagnosis = diagnose(subject_of(checkpoint_of(model), part_of(ids, np.zeros(30, dtype=bool))))
+    assert "0 windows in 0 clusters" in diagnosis.findings[0]
+    assert list(cells(diagnosis, "border")) == ["untouched"]
+    assert "telling-apart" not in {table.name for table in diagnosis.tables}
+    assert any("no controls" in note for note in diagnosis.notes)
 
 
 def test_few_extracted_mark_nothing() -> None:
     """Nine windows apart by luck or not: an area, and neither an interval nor a best signal."""
-    found = diagnose(known_subject(since=3, known=9))
-    apart = cells(found, "telling-apart")["prefix: log p"]
+    diagnosis = diagnose(known_subject(since=3, known=9))
+    apart = cells(diagnosis, "telling-apart")["prefix: log p"]
     assert apart["AUC, controls"] == Estimate(1, None, None)
-    assert any("cannot be told: they" in one for one in found.findings)
-    assert not any("best: AUC" in one for one in found.findings)
+    assert any("can be named the best: extracted" in finding for finding in diagnosis.findings)
+    assert not any("best: AUC" in finding for finding in diagnosis.findings)
 
 
 def test_everything_extracted() -> None:
-    found = diagnose(known_subject(since=3, count=30, known=30))
+    diagnosis = diagnose(known_subject(since=3, count=30, known=30))
     assert (
-        "Nearly every window is extracted by the plain prefix: the others lie in 0 clusters"
-        in (found.findings[0])
+        "Nearly every window is extracted by the plain prefix: the rest lie in 0 clusters"
+        in (diagnosis.findings[0])
     )
-    assert list(cells(found, "border")) == ["extracted", "controls"]
-    apart = cells(found, "telling-apart")["prefix: log p"]
+    assert list(cells(diagnosis, "border")) == ["extracted", "controls"]
+    apart = cells(diagnosis, "telling-apart")["prefix: log p"]
     assert apart["AUC, not extracted"] == Estimate(None, None, None)
     assert apart["AUC, controls"].value == 1
 
@@ -307,21 +307,23 @@ def test_everything_extracted() -> None:
 def test_one_cluster_has_no_intervals() -> None:
     ids = random_ids(30)
     part = part_of(ids, np.arange(30) < 10, clusters=np.zeros(30, dtype=np.int64))
-    found = diagnose(subject_of(checkpoint_of(Knowing(ids[:10], P)), part))
-    fall = cells(found, "border")["extracted"]["fall over the border"]
+    diagnosis = diagnose(subject_of(checkpoint_of(Knowing(ids[:10], P)), part))
+    fall = cells(diagnosis, "border")["extracted"]["fall over the border"]
     assert fall.value is not None
     assert fall.low is None
-    assert "state: nearest of another cluster" not in cells(found, "signals")
-    assert any("fewer than 10 clusters (extracted 1, untouched 1)" in note for note in found.notes)
+    assert "state: nearest of another cluster" not in cells(diagnosis, "signals")
+    assert any(
+        "fewer than 10 clusters (extracted 1, untouched 1)" in note for note in diagnosis.notes
+    )
 
 
 def test_a_prefix_of_one_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("subjects_signals.P", 1)
     ids = random_ids(60)
     extracted = np.arange(60) < 30
-    found = diagnose(subject_of(checkpoint_of(Knowing(ids[:30], 1)), part_of(ids, extracted)))
-    assert found.findings[0] == "A prefix of one token is too short for a predictor."
-    assert cells(found, "border")["extracted"]["entropy before"].value is None
+    diagnosis = diagnose(subject_of(checkpoint_of(Knowing(ids[:30], 1)), part_of(ids, extracted)))
+    assert diagnosis.findings[0] == "A prefix of one token is too short for a predictor."
+    assert cells(diagnosis, "border")["extracted"]["entropy before"].value is None
 
 
 def test_the_same_seed_gives_the_same() -> None:
@@ -337,9 +339,9 @@ def test_the_same_seed_gives_the_same() -> None:
 
 
 def test_plots_keep_to_what_a_page_takes() -> None:
-    found = diagnose(known_subject(since=3))
-    names = {one.name for one in found.tables}
-    for plot in found.plots:
+    diagnosis = diagnose(known_subject(since=3))
+    names = {table.name for table in diagnosis.tables}
+    for plot in diagnosis.plots:
         assert plot.name in names
         assert len(plot.lines) <= 24
         for line in plot.lines:

@@ -1,4 +1,4 @@
-"""A finished run taken up again: its windows beside their scores, and files of another."""
+"""Finished run opened for a diagnosis: windows with their scores, and wrong files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from small_scan import make_files, memaudit
 from stored import seal
 
 from memaudit.attack.verification import NotFinite
+from memaudit.config.sources import toml_of_values
+from memaudit.data.project_key import kept_key
 from memaudit.diagnose.passes import Pass
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Subject, draw, open_subject
 from memaudit.errors import RunError, UsageError
+from memaudit.report.hashes import sha256_text
+from memaudit.system.home import settings_folder
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +36,7 @@ def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own(scanned: Path, tmp_path: Path) -> Path:
-    """A copy that may be changed; its run still names the files of the first."""
+    """Copy that tests may change; its run still names the original files."""
     return Path(shutil.copytree(scanned, tmp_path / "own"))
 
 
@@ -40,8 +44,8 @@ def opened(folder: Path, **more: Any) -> Subject:
     return open_subject(DiagnoseSettings(run=folder / "run", **more))
 
 
-def nll(one: Pass) -> dict[str, torch.Tensor]:
-    log_p = one.logits.log_softmax(dim=-1).gather(-1, one.tokens[..., None])[..., 0]
+def nll(batch: Pass) -> dict[str, torch.Tensor]:
+    log_p = batch.logits.log_softmax(dim=-1).gather(-1, batch.tokens[..., None])[..., 0]
     return {"nll": -log_p.double().mean(dim=1)}
 
 
@@ -51,8 +55,10 @@ def test_passes_say_what_the_run_said(scanned: Path) -> None:
     assert not subject.data.extracted.all()
     for part in (subject.data, subject.controls):
         assert part is not None
-        found = subject.passes().read(part.ids, nll)["nll"]
-        np.testing.assert_allclose(found, part.score("suffix_nll", "none"), rtol=0.05, atol=0.006)
+        measured = subject.passes().read(part.ids, nll)["nll"]
+        np.testing.assert_allclose(
+            measured, part.score("suffix_nll", "none"), rtol=0.05, atol=0.006
+        )
 
 
 def test_hidden_windows_are_those_that_only_a_prompt_extracts(scanned: Path) -> None:
@@ -71,20 +77,20 @@ def test_batches_and_shortages_change_nothing(
 ) -> None:
     subject = opened(scanned)
     whole = subject.passes().read(subject.data.ids, nll)["nll"]
-    seen, failed = [], []
+    advanced, failed = [], []
 
-    def short(one: Pass) -> dict[str, torch.Tensor]:
-        if len(one.tokens) > 3:
-            failed.append(len(one.tokens))
+    def short(batch: Pass) -> dict[str, torch.Tensor]:
+        if len(batch.tokens) > 3:
+            failed.append(len(batch.tokens))
             raise MemoryError
-        return nll(one)
+        return nll(batch)
 
-    found = subject.passes().read(subject.data.ids, short, seen.append)["nll"]
-    np.testing.assert_allclose(found, whole, atol=1e-5)
+    measured = subject.passes().read(subject.data.ids, short, advanced.append)["nll"]
+    np.testing.assert_allclose(measured, whole, atol=1e-5)
     assert failed
-    assert sum(seen) == len(subject.data)
+    assert sum(advanced) == len(subject.data)
 
-    def never(one: Pass) -> dict[str, torch.Tensor]:
+    def never(batch: Pass) -> dict[str, torch.Tensor]:
         raise MemoryError
 
     with pytest.raises(RunError, match="single window"):
@@ -94,18 +100,18 @@ def test_batches_and_shortages_change_nothing(
 def test_logits_are_let_go_pass_by_pass(scanned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A figure that looks into the logits would keep all of them until the last pass."""
     subject, join = opened(scanned, batch_size=4), np.concatenate
-    kept: list[np.ndarray[Any, Any]] = []
-    monkeypatch.setattr(np, "concatenate", lambda parts: kept.extend(parts) or join(parts))
-    subject.passes().read(subject.data.ids[:16], lambda one: {"first": one.logits[:, 0]})
-    assert len(kept) >= 4
-    assert all(part.base is None for part in kept)
+    joined: list[np.ndarray[Any, Any]] = []
+    monkeypatch.setattr(np, "concatenate", lambda parts: joined.extend(parts) or join(parts))
+    subject.passes().read(subject.data.ids[:16], lambda batch: {"first": batch.logits[:, 0]})
+    assert len(joined) >= 4
+    assert all(part.base is None for part in joined)
 
 
 def test_more_positions_than_the_suffix(scanned: Path) -> None:
     subject = opened(scanned)
     tokens = subject.data.ids.shape[1]
     read = subject.passes().read(
-        subject.data.ids[:5], lambda one: {"tokens": one.tokens}, last=tokens - 1
+        subject.data.ids[:5], lambda batch: {"tokens": batch.tokens}, last=tokens - 1
     )
     np.testing.assert_array_equal(read["tokens"], subject.data.ids[:5, 1:])
 
@@ -148,23 +154,28 @@ def test_another_model_is_refused(own: Path) -> None:
         opened(own, model=str(own / "model"))
 
 
+def change(run: Path, old: str, new: str) -> None:
+    """Change ``report.json`` of a run and renew its settings hash and its seal."""
+    report = run / "report.json"
+    document = json.loads(report.read_text().replace(old, new))
+    document["hashes"]["config"] = sha256_text(toml_of_values(document["config"]["values"]))
+    report.write_text(json.dumps(document))
+    seal(run, kept_key(None, settings_folder()))
+
+
 def test_files_that_were_moved_are_named(scanned: Path, own: Path) -> None:
-    report = own / "run" / "report.json"
-    text = report.read_text()
-    report.write_text(text.replace(str(scanned), "/nowhere"))
-    seal(own / "run")
-    with pytest.raises(UsageError, match="say where with --data"):
+    change(own / "run", str(scanned), "/nowhere")
+    with pytest.raises(UsageError, match="the audited file is missing; give its path with --data"):
         opened(own)
     places = {"data": own / "data.jsonl", "controls": own / "controls.jsonl"}
     assert len(opened(own, model=str(own / "model"), **places).data)
 
 
 def test_a_run_cannot_lift_a_safeguard(own: Path) -> None:
-    report = own / "run" / "report.json"
-    document = json.loads(report.read_text())
-    document["config"]["values"]["target"] |= {"trust_remote_code": True, "allow_pickle": True}
-    report.write_text(json.dumps(document))
-    seal(own / "run")
+    for name in ("trust_remote_code", "allow_pickle"):
+        change(own / "run", f'"{name}": false', f'"{name}": true')
+    document = json.loads((own / "run" / "report.json").read_text())
+    assert document["config"]["values"]["target"]["allow_pickle"]
     config = opened(own).config
     assert not config.target.trust_remote_code
     assert not config.target.allow_pickle

@@ -1,4 +1,4 @@
-"""Predictors on figures whose truth is known, and the arithmetic of triage."""
+"""Predictors on figures whose truth is known, and the gains of triage."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from memaudit.diagnose.signals.triage import MOST_STATE, Features, can_fit, foretell
+from memaudit.diagnose.signals.triage import MAX_STATE, Features, can_fit, predict
 from memaudit.diagnose.signals.triage_gains import area_above, gains, rising
 from memaudit.score.estimate import Estimate
 from memaudit.score.resample import Resamples
 from memaudit.score.stats import Bools, Floats, Ints
 
-NOBODY = Features(np.empty((0, 3)))
+NO_WINDOWS = Features(np.empty((0, 3)))
 
 
 def resamples(number: int = 200, seed: int = 0) -> Resamples:
@@ -23,54 +23,56 @@ def area(risk: Floats, labels: Bools) -> float:
     return float(roc_auc_score(labels, risk))
 
 
-def foretold(scalars: Floats, labels: Bools, clusters: Ints, seed: int = 0) -> Floats:
+def predicted_risk(scalars: Floats, labels: Bools, clusters: Ints, seed: int = 0) -> Floats:
     other = Features(np.empty((0, scalars.shape[1])))
-    return foretell(Features(scalars), labels, clusters, other, np.random.default_rng(seed)).risk
+    return predict(Features(scalars), labels, clusters, other, np.random.default_rng(seed)).risk
 
 
-def test_a_signal_is_learnt_and_a_lot_is_not() -> None:
+def test_a_signal_is_learnt_and_chance_is_not() -> None:
     rng = np.random.default_rng(0)
     scalars = rng.standard_normal((600, 3))
     labels = scalars[:, 1] > 0.8
     clusters = np.arange(600)
-    assert area(foretold(scalars, labels, clusters), labels) > 0.99
+    assert area(predicted_risk(scalars, labels, clusters), labels) > 0.99
     permuted = rng.permutation(labels)
-    assert area(foretold(scalars, permuted, clusters), permuted) == pytest.approx(0.5, abs=0.08)
+    assert area(predicted_risk(scalars, permuted, clusters), permuted) == pytest.approx(
+        0.5, abs=0.08
+    )
 
 
 def test_near_duplicates_are_never_on_both_sides() -> None:
-    """Labels drawn by lot for each cluster of copies: nothing is to be learnt across clusters.
+    """Random labels for each cluster of copies: nothing can be learnt across clusters.
 
-    The same windows said to be independent are foretold well, from their own copies.
+    With the windows declared independent, their own copies predict them well.
     """
     rng = np.random.default_rng(1)
     clusters = np.repeat(np.arange(200), 4)
     scalars = rng.standard_normal((200, 150))[clusters]
     labels = (rng.random(200) < 0.5)[clusters]
-    assert area(foretold(scalars, labels, clusters), labels) == pytest.approx(0.5, abs=0.1)
-    assert area(foretold(scalars, labels, np.arange(800)), labels) > 0.85
+    assert area(predicted_risk(scalars, labels, clusters), labels) == pytest.approx(0.5, abs=0.1)
+    assert area(predicted_risk(scalars, labels, np.arange(800)), labels) > 0.85
 
 
 def test_states_are_used_and_wide_ones_projected() -> None:
     rng = np.random.default_rng(2)
     labels = np.arange(300) < 100
-    states = rng.standard_normal((300, 2 * MOST_STATE)).astype(np.float32)
+    states = rng.standard_normal((300, 2 * MAX_STATE)).astype(np.float32)
     states[labels] += 1.5
     features = Features(rng.standard_normal((300, 3)), states)
-    assert features.joined(rng).shape == (300, 3 + MOST_STATE)
+    assert features.joined(rng).shape == (300, 3 + MAX_STATE)
     other = Features(features.scalars[:2], states[[0, 299]])
-    found = foretell(features, labels, np.arange(300), other, rng)
-    assert area(found.risk, labels) > 0.99
-    assert found.elsewhere[0] > 0.5 > found.elsewhere[1]
+    predictions = predict(features, labels, np.arange(300), other, rng)
+    assert area(predictions.risk, labels) > 0.99
+    assert predictions.elsewhere[0] > 0.5 > predictions.elsewhere[1]
 
 
 def test_a_large_cluster_does_not_outweigh_many_small_ones() -> None:
-    """One cluster says the contrary of all others, in as many windows."""
+    """One cluster contradicts all other clusters, in as many windows."""
     rng = np.random.default_rng(3)
     clusters = np.concatenate([np.arange(200), np.full(200, 200)])
     scalars = rng.standard_normal((400, 1)).clip(-1, 1)
     labels = np.where(clusters < 200, scalars[:, 0] > 0.5, scalars[:, 0] < -0.5)
-    risk = foretold(scalars, labels, clusters)
+    risk = predicted_risk(scalars, labels, clusters)
     assert area(risk[:200], labels[:200]) > 0.95
 
 
@@ -80,14 +82,14 @@ def test_predictors_take_twenty_clusters_of_either_kind() -> None:
     assert not can_fit(labels, np.where(labels, np.arange(60) % 19, np.arange(60)))
     assert not can_fit(~labels, np.where(labels, np.arange(60) % 19, np.arange(60)))
     with pytest.raises(ValueError, match="fewer than 20 clusters"):
-        foretell(Features(np.zeros((5, 3))), labels[:5], np.arange(5), NOBODY, resamples().rng())
+        predict(Features(np.zeros((5, 3))), labels[:5], np.arange(5), NO_WINDOWS, resamples().rng())
 
 
 def test_gains_by_hand() -> None:
     """Ten windows, four positives; two of equal risk at the edge of the riskiest 30 %."""
     risk = np.array([9, 8, 7, 7, 5, 4, 3, 2, 1, 0], dtype=np.float64)
     positive = np.array([1, 0, 1, 0, 1, 0, 0, 1, 0, 0], dtype=bool)
-    found = gains(
+    gained = gains(
         risk,
         positive,
         np.arange(10),
@@ -95,26 +97,28 @@ def test_gains_by_hand() -> None:
         reaches=np.array([0.25, 0.5, 0.75, 1.0]),
         resamples=resamples(),
     )
-    # Of the two at 7 one is among the first three, with a chance of one half that it is positive.
-    assert [one.value for one in found.reached] == pytest.approx([0.25, 0.375, 0.75, 1.0])
-    assert [one.value for one in found.precision] == pytest.approx([1.0, 0.5, 0.6, 0.4])
-    assert [one.value for one in found.needed] == pytest.approx([0.1, 0.4, 0.5, 0.8])
-    assert found.area.value == pytest.approx(roc_auc_score(positive, risk))
-    assert found.average_precision.value == pytest.approx(average_precision_score(positive, risk))
-    assert found.reached[3].low == 1  # all windows hold all
+    # One of the two at 7 is among the first three; it is positive with a chance of one half.
+    assert [estimate.value for estimate in gained.reached] == pytest.approx(
+        [0.25, 0.375, 0.75, 1.0]
+    )
+    assert [estimate.value for estimate in gained.precision] == pytest.approx([1.0, 0.5, 0.6, 0.4])
+    assert [estimate.value for estimate in gained.needed] == pytest.approx([0.1, 0.4, 0.5, 0.8])
+    assert gained.area.value == pytest.approx(roc_auc_score(positive, risk))
+    assert gained.average_precision.value == pytest.approx(average_precision_score(positive, risk))
+    assert gained.reached[3].low == 1  # all windows hold all
 
 
 def test_bounds_from_below_never_fall() -> None:
-    """Whatever their order: more windows hold no fewer positives, and all hold all."""
-    found = [Estimate(1, 0.6, 1), Estimate(0.9, 0.8, 0.95), Estimate(1, 0.9, 1)]
-    bounded = rising(found, np.array([0.2, 0.1, 1.0]))
+    """Any order of shares: more windows hold no fewer positives, and all windows hold all."""
+    estimates = [Estimate(1, 0.6, 1), Estimate(0.9, 0.8, 0.95), Estimate(1, 0.9, 1)]
+    bounded = rising(estimates, np.array([0.2, 0.1, 1.0]))
     assert bounded == [Estimate(1, 0.8, 1), Estimate(0.9, 0.8, 0.95), Estimate(1, 1, 1)]
 
 
 def test_gains_of_a_constant_are_chance() -> None:
     positive = np.arange(200) % 5 == 0
     shares = np.array([0.01, 0.1, 0.5])
-    found = gains(
+    gained = gains(
         np.zeros(200),
         positive,
         np.arange(200),
@@ -122,20 +126,20 @@ def test_gains_of_a_constant_are_chance() -> None:
         reaches=shares,
         resamples=resamples(),
     )
-    for one, share in zip([*found.reached, *found.needed], [*shares, *shares], strict=True):
-        assert one.value == pytest.approx(share)
-        assert one.low == pytest.approx(share)  # whatever is drawn
-    assert found.area.value == 0.5
+    for estimate, share in zip([*gained.reached, *gained.needed], [*shares, *shares], strict=True):
+        assert estimate.value == pytest.approx(share)
+        assert estimate.low == pytest.approx(share)  # whatever is drawn
+    assert gained.area.value == 0.5
 
 
 def test_intervals_know_clusters() -> None:
-    """Ten copies of each window tell no more than one."""
+    """Ten copies of each window carry no more information than one."""
     rng = np.random.default_rng(4)
     positive = rng.random(80) < 0.4
     risk = positive + rng.standard_normal(80)
 
     def width(copies: int, clusters: Ints) -> float:
-        one = gains(
+        area = gains(
             np.repeat(risk, copies),
             np.repeat(positive, copies),
             clusters,
@@ -143,9 +147,9 @@ def test_intervals_know_clusters() -> None:
             reaches=np.array([0.5]),
             resamples=resamples(400),
         ).area
-        assert one.low is not None
-        assert one.high is not None
-        return one.high - one.low
+        assert area.low is not None
+        assert area.high is not None
+        return area.high - area.low
 
     single = width(1, np.arange(80))
     assert width(10, np.repeat(np.arange(80), 10)) == pytest.approx(single, rel=0.15)

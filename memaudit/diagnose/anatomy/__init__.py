@@ -1,4 +1,4 @@
-"""A model taken apart: its blocks, their attention and their feed-forward parts, found by trying.
+"""Blocks of a loaded model, their attention and feed-forward parts, identified by trial passes.
 
-Knows modules and what they do. Knows nothing of memory.
+Knows modules and their effects. Knows nothing of memorization.
 """

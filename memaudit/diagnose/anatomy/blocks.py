@@ -1,10 +1,9 @@
-"""The decoder blocks of a loaded model, and passes with a part of one taken away.
+"""Decoder blocks of a loaded model, and passes with one of their parts removed.
 
-Knows modules by what they do in a trial pass: which of them mix positions, and which write into the
-residual stream what they make of each position alone. Nothing is known by name or family, every
-ablation is tried before it is offered, and the weights are never touched: all is done by hooks,
-which the context managers take away again. Letters: B windows, T positions, D width of the hidden
-states, M units of a feed-forward layer.
+Knows modules by their effect in a trial pass: which mix positions, and which add to the residual
+stream an output for each position alone. Uses no names or families, tests every ablation before it
+offers it, and never changes weights: context managers add hooks and remove them again. Letters: B
+windows, T positions, D width of the hidden states, M units of a feed-forward layer.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,43 +29,44 @@ from memaudit.target.softprompt_check import architecture_of
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One decoder block, and what of it can be taken away."""
+    """Decoder block, and the parts of it that can be removed."""
 
     number: int
-    """From 0, in the order in which a pass goes through them."""
+    """Place in a pass, from 0."""
     module: nn.Module
     attention: nn.Module | None
-    """Its attention; None where it has none that can be brought to the identity pattern."""
+    """Attention module; None if the block has none that accepts the identity pattern."""
     pattern: Pattern | None
-    """How it is brought there."""
+    """Mask that sets the attention to the identity pattern."""
     mixers: tuple[nn.Module, ...]
-    """The outermost modules in it that carry something from one position to another."""
+    """Outermost modules in the block that pass information from one position to another."""
     down: tuple[nn.Module, ...]
-    """The linear layers that write all that its feed-forward part adds to the residual stream, seen
-    by every position: (B,T,M) in, (B,T,D) out, with M the sum over them of `widths`. Empty where
-    there are none, as where experts are fused into one parameter."""
+    """Linear layers whose outputs are all that the feed-forward part adds to the residual stream:
+    (B,T,M) in, (B,T,D) out, with M the sum of `widths`. Empty if there are none, as with experts
+    fused into one parameter."""
     widths: tuple[int, ...]
-    """Units before each of ``down``."""
+    """Number of units before each of ``down``."""
     feed_forward: tuple[nn.Module, ...]
-    """Whole modules whose output is all that the feed-forward part adds; only where ``down`` is
-    empty. Where both are empty, the block has no feed-forward part that can be taken away."""
+    """Whole modules whose outputs are all that the feed-forward part adds; empty unless ``down`` is
+    empty. If both are empty, the block has no removable feed-forward part."""
 
     @property
     def units(self) -> int:
-        """M; 0 where ``down`` is empty."""
+        """M; 0 if ``down`` is empty."""
         return sum(self.widths)
 
     @property
     def has_feed_forward(self) -> bool:
-        """Whether it can be taken away."""
+        """True if the feed-forward part can be removed."""
         return bool(self.down or self.feed_forward)
 
 
 def find_blocks(checkpoint: Checkpoint) -> tuple[Block, ...]:
-    """The decoder blocks of a model that was loaded, in their order.
+    """Return the decoder blocks of a loaded model, in their order.
 
     Raises:
-        TargetError: no list of modules that each map hidden states (B,T,D) to hidden states.
+        TargetError: the model has no list of modules that map hidden states (B,T,D) to hidden
+            states.
     """
     try:
         with quiet_transformers():
@@ -80,7 +81,7 @@ def find_blocks(checkpoint: Checkpoint) -> tuple[Block, ...]:
 
 
 def refusal(checkpoint: Checkpoint, why: str) -> TargetError:
-    """That a model cannot be looked into, by the name of its class."""
+    """Return the error for a model that cannot be taken apart; it names the class."""
     return TargetError(
         f"{checkpoint.name}: {architecture_of(checkpoint)} cannot be taken apart: {why}"
     )
@@ -88,39 +89,40 @@ def refusal(checkpoint: Checkpoint, why: str) -> TargetError:
 
 def _describe(calls: Sequence[Call]) -> tuple[Block, ...]:
     mixers = [list(outermost(call, mixes)) for call in calls]
-    patterns = [[(one, find_pattern(one)) for one in several] for several in mixers]
-    kinds = {type(one.module) for several in patterns for one, pattern in several if pattern}
+    patterns = [[(mixer, find_pattern(mixer)) for mixer in group] for group in mixers]
+    kinds = {type(mixer.module) for group in patterns for mixer, pattern in group if pattern}
     blocks = []
     for number, call in enumerate(calls):
         taken = set(map(id, mixers[number]))
-        # Attention whose output is zero mixes nothing that could be seen, and is attention still.
-        quiet = [
-            one
-            for one in outermost(call, lambda one: id(one) in taken or type(one.module) in kinds)  # noqa: B023
-            if id(one) not in taken
-        ]
-        known = [*patterns[number], *((one, find_pattern(one)) for one in quiet)]
-        able = [(one.module, pattern) for one, pattern in known if pattern is not None]
+        # Attention with zero output shows no mixing in the trial, but is attention all the same.
+        wanted = partial(_is_mixer, mixers=taken, kinds=kinds)
+        quiet = [mixer for mixer in outermost(call, wanted) if id(mixer) not in taken]
+        known = [*patterns[number], *((mixer, find_pattern(mixer)) for mixer in quiet)]
+        able = [(mixer.module, pattern) for mixer, pattern in known if pattern is not None]
         attention, pattern = able[0] if len(able) == 1 else (None, None)
-        fed = find_feed_forward(call, [one for one, _ in known])
+        feed_forward = find_feed_forward(call, [mixer for mixer, _ in known])
         blocks.append(
             Block(
                 number=number,
                 module=call.module,
                 attention=attention,
                 pattern=pattern,
-                mixers=tuple(one.module for one, _ in known),
-                down=fed.down,
-                widths=fed.widths,
-                feed_forward=fed.whole,
+                mixers=tuple(mixer.module for mixer, _ in known),
+                down=feed_forward.down,
+                widths=feed_forward.widths,
+                feed_forward=feed_forward.whole,
             )
         )
     return tuple(blocks)
 
 
+def _is_mixer(call: Call, mixers: set[int], kinds: set[type[nn.Module]]) -> bool:
+    return id(call) in mixers or type(call.module) in kinds
+
+
 @contextmanager
 def without_attention(block: Block) -> Iterator[None]:
-    """Passes in which each position of this block attends to itself alone; it has attention."""
+    """Make each position of this block, which has attention, attend to itself alone."""
     if block.attention is None or block.pattern is None:
         raise ValueError(f"block {block.number} has no attention to replace")
     pattern = block.pattern
@@ -138,9 +140,9 @@ def without_attention(block: Block) -> Iterator[None]:
 
 @contextmanager
 def without_feed_forward(block: Block) -> Iterator[None]:
-    """Passes in which the feed-forward part of this block, which it has, adds nothing."""
+    """Make the feed-forward part of this block, which has one, add nothing."""
     if not block.has_feed_forward:
-        raise ValueError(f"block {block.number} has no feed-forward part to take away")
+        raise ValueError(f"block {block.number} has no feed-forward part to remove")
     with (
         inside(block) as now,
         outputs_replaced(
@@ -152,24 +154,25 @@ def without_feed_forward(block: Block) -> Iterator[None]:
 
 @contextmanager
 def hidden_states(blocks: Sequence[Block]) -> Iterator[Mapping[int, Tensor]]:
-    """What each block gives in the pass just made: its number -> (B,T,D)."""
-    found: dict[int, Tensor] = {}
+    """Record the output (B,T,D) of each block in the latest pass, by block number."""
+    latest: dict[int, Tensor] = {}
     with ExitStack() as hooks:
         for block in blocks:
 
             def listen(module: nn.Module, args: Any, result: Any, at: int = block.number) -> None:
-                found[at] = result if isinstance(result, Tensor) else result[0]
+                latest[at] = result if isinstance(result, Tensor) else result[0]
 
             hooks.callback(block.module.register_forward_hook(listen).remove)
-        yield found
+        yield latest
 
 
 @contextmanager
 def unit_inputs(blocks: Sequence[Block]) -> Iterator[Mapping[int, Tensor]]:
-    """What the down projections of each block are given in the pass just made: its number ->
-    (B,T,M); nothing of blocks that have none.
+    """Record the input (B,T,M) of the down projections in the latest pass, by block number.
+
+    Blocks without down projections have no entry.
     """
-    found: dict[int, Tensor] = {}
+    latest: dict[int, Tensor] = {}
     with ExitStack() as hooks:
         for block in blocks:
             parts: dict[int, Tensor] = {}
@@ -183,10 +186,10 @@ def unit_inputs(blocks: Sequence[Block]) -> Iterator[Mapping[int, Tensor]]:
                 parts[place] = units
                 if len(parts) == len(block.down):
                     whole = [parts.pop(at) for at in range(len(block.down))]
-                    found[block.number] = torch.cat(whole, dim=-1) if whole[1:] else whole[0]
+                    latest[block.number] = torch.cat(whole, dim=-1) if whole[1:] else whole[0]
 
             hooks.enter_context(down_inputs(block, listen))
-        yield found
+        yield latest
 
 
 @contextmanager
@@ -195,9 +198,9 @@ def silenced(
     units: Mapping[int, Sequence[int]],
     values: Mapping[int, Sequence[float]] | None = None,
 ) -> Iterator[None]:
-    """Passes in which chosen units, number of the block -> places below M, are 0 at every position.
+    """Set units, places below M by block number, to 0 at every position.
 
-    values: or these numbers instead, one for each of the units.
+    values: numbers to set them to instead, one for each unit.
     """
     with ExitStack() as hooks:
         for block in blocks:
@@ -214,25 +217,25 @@ def silenced(
 
 
 def _silencer(block: Block, chosen: Tensor, values: Tensor) -> Change:
-    """What `down_inputs` is to do with each of the down projections."""
+    """Return the change that `down_inputs` makes to each down projection."""
     starts = [sum(block.widths[:place]) for place in range(len(block.down))]
 
     def change(place: int, units: Tensor) -> Tensor:
-        mine = (chosen >= starts[place]) & (chosen < starts[place] + block.widths[place])
-        at = (chosen[mine] - starts[place]).to(units.device)
-        return units.index_copy(-1, at, values[mine].to(units).expand(*units.shape[:-1], -1))
+        is_own = (chosen >= starts[place]) & (chosen < starts[place] + block.widths[place])
+        at = (chosen[is_own] - starts[place]).to(units.device)
+        return units.index_copy(-1, at, values[is_own].to(units).expand(*units.shape[:-1], -1))
 
     return change
 
 
 Change = Callable[[int, Tensor], Tensor | None]
-"""Given which of a block's down projections it is and what enters it, (B,T,M), what is to enter
-instead; None for the same."""
+"""Maps the place of a down projection in its block and its input (B,T,M) to a new input; None keeps
+the input."""
 
 
 @contextmanager
 def down_inputs(block: Block, change: Change) -> Iterator[None]:
-    """Let what enters a block's down projections be something else in every pass meanwhile."""
+    """Change the inputs of a block's down projections in every pass."""
     with inside(block) as now, ExitStack() as hooks:
         for place, module in enumerate(block.down):
 
@@ -254,17 +257,17 @@ def down_inputs(block: Block, change: Change) -> Iterator[None]:
 
 @contextmanager
 def inside(block: Block) -> Iterator[list[tuple[int, int]]]:
-    """A list that holds (B,T) while a pass is inside the block, and nothing elsewhere.
+    """Yield a list that holds (B,T) while a pass is inside the block, and is empty otherwise.
 
-    Blocks may share modules (Zamba 2), and only those of one are meant.
+    Blocks may share modules (Zamba 2); the list tells calls by this block from others.
     """
     now: list[tuple[int, int]] = []
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
         states = next(
-            one
-            for one in (*args, *kwargs.values())
-            if isinstance(one, Tensor) and one.dim() == 3 and one.is_floating_point()
+            value
+            for value in (*args, *kwargs.values())
+            if isinstance(value, Tensor) and value.dim() == 3 and value.is_floating_point()
         )
         now[:] = [(states.shape[0], states.shape[1])]
 

@@ -1,8 +1,8 @@
-"""Attention by the identity pattern: each position attends to itself alone.
+"""Attention with the identity pattern: each position attends to itself alone.
 
-Knows a mixing module's call and its mask. What is left of attention is W_O W_V x (Menta et al.
-2025), and of a model with an attention sink in its softmax, the share that the sink leaves.
-Whether a module can be brought to it is found by trying. Letters: B, T as in trial.py.
+Knows the call of a mixing module and its mask. The output of attention is then W_O W_V x (Menta et
+al. 2025), times the share that an attention sink in the softmax leaves. A trial decides whether a
+module accepts the pattern. Letters: B, T as in trial.py.
 """
 
 from __future__ import annotations
@@ -21,35 +21,36 @@ from memaudit.errors import RunError
 
 @dataclass(frozen=True)
 class Pattern:
-    """How a module is told to attend to itself alone."""
+    """Mask argument that makes each position of a module attend to itself alone."""
 
     argument: str
-    """Of its ``forward``: takes a mask whose last two sizes are (T,T)."""
+    """Argument of its ``forward`` that takes a mask (...,T,T)."""
     place: int | None
-    """Its place among the arguments; None where it can only be named."""
+    """Place among the positional arguments; None for keyword only."""
     visible: float | bool
-    """What the mask has where a position is seen, where the module is given none."""
+    """Mask value of a visible position, for a module called without a mask."""
     hidden: float | bool
+    """Mask value of a hidden position, for a module called without a mask."""
 
     def apply(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """A forward pre-hook: the call with that mask."""
+        """Return the arguments with that mask; a forward pre-hook."""
         given = kwargs.get(self.argument)
         by_place = self.place is not None and self.place < len(args)
         if by_place:
             given = args[self.place]  # type: ignore[index]
-        mask = _diagonal(given) if isinstance(given, Tensor) else self._made(args, kwargs)
+        mask = _diagonal(given) if isinstance(given, Tensor) else self._build(args, kwargs)
         if by_place:
             return (*args[: self.place], mask, *args[self.place + 1 :]), kwargs  # type: ignore[operator]
         return args, kwargs | {self.argument: mask}
 
-    def _made(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """(1,1,T,T) for the hidden states (B,T,·) that are given."""
+    def _build(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Build a mask (1,1,T,T) for the hidden states (B,T,·) among the arguments."""
         states: Tensor = next(
-            one
-            for one in (*args, *kwargs.values())
-            if isinstance(one, Tensor) and one.dim() == 3 and one.is_floating_point()
+            value
+            for value in (*args, *kwargs.values())
+            if isinstance(value, Tensor) and value.dim() == 3 and value.is_floating_point()
         )
         tokens, dtype = states.shape[1], states.dtype
         if isinstance(self.visible, bool):
@@ -61,16 +62,16 @@ class Pattern:
 
 
 _FORMS: tuple[tuple[float | bool, float | bool], ...] = ((0.0, -torch.inf), (True, False))
-"""Visible and hidden in masks that are added to scores, and in those that are looked up."""
+"""Values of visible and hidden in additive masks, and in boolean masks."""
 
 
 def find_pattern(call: Call) -> Pattern | None:
-    """How a module that was called is brought to the identity pattern; None where it cannot be.
+    """Find the mask that sets a called module to the identity pattern; None if there is none.
 
-    Asked for of its behaviour: what it gives at a position is then the same whatever stands at
-    any other, and at the first position, which sees only itself anyway, the same as ever.
+    Tested on the outputs: with the mask, the output at a position must not depend on any other
+    position, and must be unchanged at the first position, which sees only itself anyway.
     """
-    return next((one for one in _candidates(call) if _keeps_apart(call, one)), None)
+    return next((pattern for pattern in _candidates(call) if _is_identity(call, pattern)), None)
 
 
 def _candidates(call: Call) -> Iterator[Pattern]:
@@ -88,18 +89,18 @@ def _candidates(call: Call) -> Iterator[Pattern]:
 
 
 def _diagonal(mask: Tensor) -> Tensor:
-    """A causal mask (...,T,T) with only the diagonal left visible, in its own two values.
+    """Return a causal mask (...,T,T) with only the diagonal visible, in its own two values.
 
-    Which is which tells the first row: it sees the first position, and not the last.
+    The first row shows the two values: it sees the first position, and not the last.
     """
     size = mask.shape[-1]
     if mask.shape[-2] != size:
-        raise RunError("a mask for other positions than those of the pass")
+        raise RunError("the attention mask does not match the positions of the pass")
     eye = torch.eye(size, dtype=torch.bool, device=mask.device)
     return torch.where(eye, mask[..., :1, :1], mask[..., :1, -1:])
 
 
-def _keeps_apart(call: Call, pattern: Pattern) -> bool:
+def _is_identity(call: Call, pattern: Pattern) -> bool:
     plain = replay(call)
     hook = call.module.register_forward_pre_hook(pattern.apply, with_kwargs=True)
     try:
@@ -107,14 +108,14 @@ def _keeps_apart(call: Call, pattern: Pattern) -> bool:
         if plain is None or alone is None or not _same_at(0, alone, plain, call):
             return False
         for place in range(TOKENS):
-            others = [one for one in range(TOKENS) if one != place]
-            other = replay(call, noise_at(others))
-            if other is None or not _same_at(place, other, alone, call):
+            elsewhere = [index for index in range(TOKENS) if index != place]
+            noisy = replay(call, noise_at(elsewhere))
+            if noisy is None or not _same_at(place, noisy, alone, call):
                 return False
     finally:
         hook.remove()
     return True
 
 
-def _same_at(place: int, one: Tensor, two: Tensor, call: Call) -> bool:
-    return same(one[:, place], two[:, place], two[:, place], call)
+def _same_at(place: int, first: Tensor, second: Tensor, call: Call) -> bool:
+    return same(first[:, place], second[:, place], second[:, place], call)

@@ -1,6 +1,6 @@
-"""Which calls of a trial pass are the decoder blocks, and what of one is its feed-forward part.
+"""Decoder blocks among the calls of a trial pass, and the feed-forward part of each.
 
-Knows the calls of a trial pass, and finds out by repeating them. Letters as in trial.py.
+Knows the calls of a trial pass, and repeats them to test their effect. Letters as in trial.py.
 """
 
 from __future__ import annotations
@@ -29,92 +29,94 @@ from memaudit.diagnose.anatomy.trial import (
 
 
 def block_calls(root: Call) -> list[Call]:
-    """The calls of the members of the longest list of modules that lies in no other such list."""
-    lists = [one for one in root.module.modules() if isinstance(one, nn.ModuleList)]
-    found: list[list[Call]] = []
-    for one in lists:
-        members = set(one)
+    """Return the calls of the longest module list of blocks that lies in no other such list."""
+    lists = [modules for modules in root.module.modules() if isinstance(modules, nn.ModuleList)]
+    candidates: list[list[Call]] = []
+    for modules in lists:
+        members = set(modules)
         calls = [call for call in root.walk() if call.module in members]
         if calls and all(_passes_on(call, calls[0]) for call in calls):
-            found.append(calls)
+            candidates.append(calls)
     outer = [
         calls
-        for calls in found
-        if not any(_lies_in(calls[0], other) for other in found if other is not calls)
+        for calls in candidates
+        if not any(_lies_in(calls[0], other) for other in candidates if other is not calls)
     ]
     return max(outer, key=len, default=[])
 
 
 def _passes_on(call: Call, like: Call) -> bool:
-    shapes = [one.shape for one in (call.states, call.output, like.output) if one is not None]
+    shapes = [
+        states.shape for states in (call.states, call.output, like.output) if states is not None
+    ]
     if len(shapes) < 3 or len(shapes[0]) != 3:
         return False
     return shapes[0] == shapes[1] == shapes[2]
 
 
-def _lies_in(call: Call, others: Sequence[Call]) -> bool:
-    return any(inner is call for other in others for inner in other.walk())
+def _lies_in(call: Call, outer: Sequence[Call]) -> bool:
+    return any(inner is call for other in outer for inner in other.walk())
 
 
 def outermost(call: Call, wanted: Callable[[Call], bool]) -> Iterator[Call]:
-    """Calls inside one for which it holds, and none inside those."""
-    for one in call.inner:
-        if wanted(one):
-            yield one
+    """Yield the outermost calls inside ``call`` for which ``wanted`` holds."""
+    for inner in call.inner:
+        if wanted(inner):
+            yield inner
         else:
-            yield from outermost(one, wanted)
+            yield from outermost(inner, wanted)
 
 
 @dataclass(frozen=True, eq=False)
 class FeedForward:
-    """The modules whose output is all that the feed-forward part of a block adds."""
+    """Modules whose outputs are all that the feed-forward part of a block adds."""
 
     down: tuple[nn.Module, ...] = ()
     """Linear layers: (B,T,M) -> (B,T,D)."""
     widths: tuple[int, ...] = ()
     """M of each."""
     whole: tuple[nn.Module, ...] = ()
-    """Or else whole modules: (B,T,D) -> (B,T,D)."""
+    """Whole modules, (B,T,D) -> (B,T,D), if there are no such linear layers."""
 
 
 def find_feed_forward(block: Call, mixers: Sequence[Call]) -> FeedForward:
-    """The feed-forward part of a block; an empty one where none can be taken away cleanly."""
+    """Find the feed-forward part of a block; empty if none can be removed cleanly."""
     outside = list(_outside(block, mixers))
-    silent = [_last_write(one, _width(block.output)) for one in mixers]
+    silent = [_last_write(call, _width(block.output)) for call in mixers]
     down = _fed_without(silent, block, _last_projections(block, outside))
-    if down and _removes_all(block, silent, outside, [one.module for one in down]):
-        widths = tuple(_width(one.states) for one in down)
-        return FeedForward(tuple(one.module for one in down), widths)
+    if down and _removes_all(block, silent, outside, [call.module for call in down]):
+        widths = tuple(_width(call.states) for call in down)
+        return FeedForward(tuple(call.module for call in down), widths)
     whole = _fed_without(silent, block, list(_whole_modules(block, mixers)))
-    if whole and _removes_all(block, silent, outside, [one.module for one in whole]):
-        return FeedForward(whole=tuple(one.module for one in whole))
+    if whole and _removes_all(block, silent, outside, [call.module for call in whole]):
+        return FeedForward(whole=tuple(call.module for call in whole))
     return FeedForward()
 
 
 def _outside(call: Call, mixers: Sequence[Call]) -> Iterator[Call]:
-    """All calls in a block that are neither of a mixer nor inside one."""
-    for one in call.inner:
-        if not any(one is mixer for mixer in mixers):
-            yield one
-            yield from _outside(one, mixers)
+    """Yield all calls in a block that are neither mixers nor inside a mixer."""
+    for inner in call.inner:
+        if not any(inner is mixer for mixer in mixers):
+            yield inner
+            yield from _outside(inner, mixers)
 
 
 def _last_projections(block: Call, outside: Sequence[Call]) -> list[Call]:
-    """Linear layers, as wide as the block, whose output reaches no other linear layer in it."""
+    """Return linear layers as wide as the block whose output reaches no other linear layer."""
     linear: list[Call] = []
-    for one in outside:  # an adapter's layer is one with what it is made of
-        if not any(inner is one for outer in linear for inner in outer.walk()) and is_affine(one):
-            linear.append(one)
-    last = [one for one in linear if _width(one.output) == _width(block.output)]
-    return [one for one in last if not _reaches(block, one, linear)]
+    for call in outside:  # an adapter's layer counts as a single layer with its parts
+        if not any(inner is call for outer in linear for inner in outer.walk()) and is_affine(call):
+            linear.append(call)
+    last = [call for call in linear if _width(call.output) == _width(block.output)]
+    return [call for call in last if not _reaches(block, call, linear)]
 
 
-def _reaches(block: Call, one: Call, others: Sequence[Call]) -> bool:
-    """Whether another linear layer is given something else when this one's output is noise."""
-    listened = [other for other in others if other.module is not one.module]
-    plain = _given(block, listened)
-    with outputs_replaced([one.module], EVERYWHERE):
-        moved = _given(block, listened)
+def _reaches(block: Call, layer: Call, layers: Sequence[Call]) -> bool:
+    """Return whether noise in place of a layer's output changes the input of another layer."""
+    listened = [other for other in layers if other.module is not layer.module]
+    plain = _inputs(block, listened)
+    with outputs_replaced([layer.module], EVERYWHERE):
+        moved = _inputs(block, listened)
     return any(
         not same(moved[place], plain[place], plain[place], block)
         for place in plain
@@ -122,56 +124,56 @@ def _reaches(block: Call, one: Call, others: Sequence[Call]) -> bool:
     )
 
 
-def _given(
+def _inputs(
     block: Call, calls: Sequence[Call], change: Callable[[Tensor], Tensor] = torch.clone
 ) -> dict[int, Tensor]:
-    """What each module is given by position when the block is called once more."""
-    found: dict[int, Tensor] = {}
+    """Return the inputs by position of each module, by its place, when the block is repeated."""
+    inputs: dict[int, Tensor] = {}
     with ExitStack() as hooks:
         for place, call in enumerate(calls):
 
             def listen(module: nn.Module, args: Any, kwargs: Any, place: int = place) -> None:
                 states = Call(module, args, kwargs).states
                 if states is not None:
-                    found[place] = states.float()
+                    inputs[place] = states.float()
 
             listening = call.module.register_forward_pre_hook(listen, with_kwargs=True)
             hooks.callback(listening.remove)
         replay(block, change)
-    return found
+    return inputs
 
 
 def _whole_modules(call: Call, mixers: Sequence[Call]) -> Iterator[Call]:
-    """The outermost modules with matrices that hold no mixer and are as wide as the block."""
-    for one in call.inner:
-        if any(one is mixer for mixer in mixers) or not has_matrices(one.module):
+    """Yield the outermost modules with matrices, without mixers and as wide as the block."""
+    for inner in call.inner:
+        if any(inner is mixer for mixer in mixers) or not has_matrices(inner.module):
             continue
-        if any(inner is mixer for inner in one.walk() for mixer in mixers):
-            yield from _whole_modules(one, mixers)
-        elif _width(one.output) == _width(call.output):
-            yield one
+        if any(nested is mixer for nested in inner.walk() for mixer in mixers):
+            yield from _whole_modules(inner, mixers)
+        elif _width(inner.output) == _width(call.output):
+            yield inner
 
 
 def _fed_without(silent: Sequence[nn.Module], block: Call, calls: list[Call]) -> list[Call]:
-    """Those that are given something with all mixers silenced; the others only pass these on."""
+    """Return the calls with input even if all mixers are silent; the rest only process mixers."""
     with outputs_replaced(silent, torch.zeros_like):
-        one, two = _given(block, calls), _given(block, calls, EVERYWHERE)
+        plain, noisy = _inputs(block, calls), _inputs(block, calls, EVERYWHERE)
     return [
         call
         for place, call in enumerate(calls)
-        if place in one and not same(one[place], two[place], two[place], block)
+        if place in plain and not same(plain[place], noisy[place], noisy[place], block)
     ]
 
 
 def _removes_all(
     block: Call, silent: Sequence[nn.Module], outside: Sequence[Call], modules: Sequence[nn.Module]
 ) -> bool:
-    """Whether with these modules' output at zero nothing but the residual path is left.
+    """Return whether zero outputs of these modules leave only the residual path.
 
-    Tried with the mixers silenced too, each at its last linear layer (some add the residual
-    stream to what they give). Then the block gives what it was given; or, where its norms stand
-    on the residual path, something of each position alone that differs with it, and whatever
-    matrices are left are given noise without a change.
+    The mixers are silent too, each at its last linear layer (some add the residual stream to
+    their output). The block must then return its input. If its norms are on the residual path, the
+    output at a position must depend on that position alone, and noise in the inputs of all
+    remaining matrices must not change it.
     """
     with outputs_replaced([*modules, *silent], torch.zeros_like):
         bare = replay(block)
@@ -185,7 +187,7 @@ def _removes_all(
             return False
         if not same(first[:, 1:], bare[:, 1:], bare, block):
             return False
-        matrices = [one.module for one in outside if has_matrices(one.module, itself=True)]
+        matrices = [call.module for call in outside if has_matrices(call.module, itself=True)]
         with ExitStack() as hooks:
             for module in matrices:
                 listening = module.register_forward_pre_hook(_drown, with_kwargs=True)
@@ -199,14 +201,14 @@ def _drown(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
 
 
 def _last_write(mixer: Call, width: int) -> nn.Module:
-    """The linear layer that a mixer ends with, or the mixer itself."""
-    wide = [one for one in mixer.walk() if _width(one.output) == width and is_affine(one)]
+    """Return the last linear layer of a mixer, or the mixer itself."""
+    wide = [call for call in mixer.walk() if _width(call.output) == width and is_affine(call)]
     return wide[-1].module if wide else mixer.module
 
 
-def _differ_everywhere(one: Tensor, two: Tensor) -> bool:
-    far = (one - two).abs().amax(dim=-1)  # (B,T)
-    return bool((far > 1e-2 * two.abs().max()).all()) and far.shape[1] == TOKENS
+def _differ_everywhere(first: Tensor, second: Tensor) -> bool:
+    far = (first - second).abs().amax(dim=-1)  # (B,T)
+    return bool((far > 1e-2 * second.abs().max()).all()) and far.shape[1] == TOKENS
 
 
 def _width(states: Tensor | None) -> int:

@@ -1,7 +1,7 @@
-"""A model tried on a handful of tokens: which modules it calls with what, and what each one does.
+"""Trial pass of a model on a few tokens: the calls of its modules, and tests of their effects.
 
-Knows modules, their calls and how to repeat one with other inputs. Knows nothing of blocks. Letters
-here: B rows and T tokens of the trial, as below.
+Knows modules, their calls and how to repeat a call with other inputs. Knows nothing of blocks.
+Letters: B rows and T tokens of the trial.
 """
 
 from __future__ import annotations
@@ -20,61 +20,61 @@ from memaudit.target.placement import base_of
 from memaudit.target.softprompt_check import random_ids
 
 ROWS, TOKENS = 3, 7
-"""B and T of the trial input: unlike, odd, and more tokens than short sliding windows see."""
+"""B and T of the trial input: different, odd, and T larger than short sliding windows."""
 NEAR = {torch.float32: 3e-5, torch.float64: 3e-5}
 NEAR_IN_HALF = 2e-2
-"""How far two outputs that should agree differ at most, as a share of the largest number in them:
-by the target's precision, and for all coarser ones."""
+"""Tolerance between outputs that should agree, as a share of their largest number: by precision of
+the target, and for all coarser precisions."""
 
 
 @dataclass(eq=False)
 class Call:
-    """One call of a module in the trial pass, and the calls that it made itself."""
+    """Call of a module in the trial pass, with the calls inside it."""
 
     module: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     near: float = 0.0
-    """How far two outputs that should agree differ at most, as a share of the largest number."""
+    """Tolerance between outputs that should agree, as a share of their largest number."""
     result: Any = None
     inner: list[Call] = field(default_factory=list)
 
     def walk(self) -> Iterator[Call]:
-        """All calls inside this one, outer ones first, in their order."""
+        """Yield all calls inside this call in order, outer calls first."""
         for call in self.inner:
             yield call
             yield from call.walk()
 
     @property
     def states(self) -> Tensor | None:
-        """The first tensor given that holds something of every position: (B,T,·) or (B·T,·)."""
-        return next((one for one in (*self.args, *self.kwargs.values()) if by_position(one)), None)
+        """First argument with values for every position: (B,T,·) or (B·T,·)."""
+        return next(
+            (value for value in (*self.args, *self.kwargs.values()) if by_position(value)), None
+        )
 
     @property
     def output(self) -> Tensor | None:
-        """Likewise of what came back: (B,T,·)."""
+        """First result with values for every position, as (B,T,·)."""
         return _output(self.result)
 
 
 @torch.no_grad()
 def trial_pass(checkpoint: Checkpoint, **options: Any) -> Call:
-    """One pass over B rows of T random tokens, every call in it written down; options for the
-    model's forward.
-    """
+    """Record every call in a pass over B rows of T random tokens; options go to the forward."""
     model = base_of(checkpoint.model)
     near = NEAR.get(checkpoint.precision, NEAR_IN_HALF)
     root = Call(model, (), {}, near)
     stack = [root]
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # Residuals are added in place here and there, so what is kept is a copy.
-        named = {key: _kept(one) for key, one in kwargs.items()}
-        call = Call(module, tuple(map(_kept, args)), named, near)
+        # Copies, since some models add residuals in place.
+        named = {key: _copy(value) for key, value in kwargs.items()}
+        call = Call(module, tuple(map(_copy, args)), named, near)
         stack[-1].inner.append(call)
         stack.append(call)
 
     def leave(module: nn.Module, args: Any, result: Any) -> None:
-        stack.pop().result = _kept(result)
+        stack.pop().result = _copy(result)
 
     embedded = checkpoint.embed(random_ids(checkpoint, ROWS, TOKENS))
     with ExitStack() as hooks:
@@ -89,9 +89,9 @@ def trial_pass(checkpoint: Checkpoint, **options: Any) -> Call:
 
 @torch.no_grad()
 def replay(call: Call, change: Callable[[Tensor], Tensor] = torch.clone) -> Tensor | None:
-    """What the module gives, (B,T,·) float32, when all it is given by position is changed.
+    """Repeat a call with all inputs by position changed; return its output (B,T,·) float32.
 
-    None where it fails, or gives nothing by position.
+    None if the call fails or has no output by position.
     """
     args, kwargs = changed(call.args, call.kwargs, change)
     try:
@@ -103,17 +103,15 @@ def replay(call: Call, change: Callable[[Tensor], Tensor] = torch.clone) -> Tens
 def changed(
     args: tuple[Any, ...], kwargs: dict[str, Any], change: Callable[[Tensor], Tensor]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments of a call in the trial with all that is given by position changed."""
+    """Return the arguments of a call with all inputs by position changed."""
     return (
-        tuple(change(one) if by_position(one) else one for one in args),
-        {key: change(one) if by_position(one) else one for key, one in kwargs.items()},
+        tuple(change(value) if by_position(value) else value for value in args),
+        {key: change(value) if by_position(value) else value for key, value in kwargs.items()},
     )
 
 
 def noise_at(places: Sequence[int], seed: int = 0) -> Callable[[Tensor], Tensor]:
-    """A change that leaves nothing of (B,T,·) at these positions but noise as large as it was; the
-    same for the same seed.
-    """
+    """Return a change that replaces (B,T,·) at these positions by noise of its size, by seed."""
 
     def change(states: Tensor) -> Tensor:
         rng = torch.Generator().manual_seed(seed)
@@ -133,25 +131,27 @@ ELSEWISE = noise_at(range(TOKENS), seed=1)
 
 
 def mixes(call: Call) -> bool:
-    """Whether what the module gives at later positions depends on the first one."""
+    """Return whether the output at later positions depends on the first position."""
     if call.states is None or call.output is None:
         return False
-    one, two = replay(call), replay(call, noise_at([0]))
+    plain, noisy = replay(call), replay(call, noise_at([0]))
     return (
-        one is not None and two is not None and not same(one[:, 1:], two[:, 1:], one[:, 1:], call)
+        plain is not None
+        and noisy is not None
+        and not same(plain[:, 1:], noisy[:, 1:], plain[:, 1:], call)
     )
 
 
 def is_affine(call: Call) -> bool:
-    """Whether the module, with weights of its own, is f(x) = Wx + b at each position.
+    """Return whether the module has weights and is f(x) = Wx + b at each position.
 
-    So must be all that it calls in turn: a network whose last matrix is zero is none.
+    So must be all modules that it calls: a network whose last matrix is zero does not count.
     """
     return has_matrices(call.module) and all(map(_is_additive, (call, *call.walk())))
 
 
 def _is_additive(call: Call) -> bool:
-    """Whether f(x) + f(y) = f(x + y) + f(0)."""
+    """Return whether f(x) + f(y) = f(x + y) + f(0)."""
     if call.states is None or not isinstance(call.result, Tensor) or call.output is None:
         return False
     if len(call.args) + len(call.kwargs) != 1:
@@ -163,39 +163,39 @@ def _is_additive(call: Call) -> bool:
     return same(x + y, both + zero, both.abs() + x.abs() + y.abs(), call)
 
 
-def same(one: Tensor, two: Tensor, of: Tensor, call: Call) -> bool:
-    """Whether two outputs differ by rounding only, measured by the largest number of a third."""
-    return bool(((one - two).abs() <= call.near * float(of.abs().max())).all())
+def same(first: Tensor, second: Tensor, of: Tensor, call: Call) -> bool:
+    """Return whether two outputs differ by rounding only, relative to the largest of ``of``."""
+    return bool(((first - second).abs() <= call.near * float(of.abs().max())).all())
 
 
 def has_matrices(module: nn.Module, *, itself: bool = False) -> bool:
-    """Whether a module holds weights that are no mere vectors; quantised ones may be buffers."""
-    held = (*module.parameters(recurse=not itself), *module.buffers(recurse=not itself))
-    return any(one.dim() >= 2 for one in held)
+    """Return whether a module has weights of two dimensions or more; quantised as buffers."""
+    weights = (*module.parameters(recurse=not itself), *module.buffers(recurse=not itself))
+    return any(weight.dim() >= 2 for weight in weights)
 
 
-def by_position(one: Any) -> bool:
-    """Whether it is floating-point, (B,T,·) or (B·T,·) of the trial."""
-    if not isinstance(one, Tensor) or not one.is_floating_point():
+def by_position(value: Any) -> bool:
+    """Return whether a value is floating-point and (B,T,·) or (B·T,·) of the trial."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
         return False
-    return one.shape[:-1] in ((ROWS, TOKENS), (ROWS * TOKENS,))
+    return value.shape[:-1] in ((ROWS, TOKENS), (ROWS * TOKENS,))
 
 
 @contextmanager
 def outputs_replaced(
     modules: Sequence[nn.Module], change: Callable[[Tensor], Tensor]
 ) -> Iterator[None]:
-    """The first tensor that each module gives, changed."""
+    """Change the first tensor that each module returns."""
 
     def hook(module: nn.Module, args: Any, result: Any) -> Any:
         if isinstance(result, Tensor):
             return change(result)
         done = False
         parts = []
-        for one in result:
-            first = isinstance(one, Tensor) and one.is_floating_point() and not done
-            parts.append(change(one) if first else one)
-            done = done or first
+        for value in result:
+            is_first = isinstance(value, Tensor) and value.is_floating_point() and not done
+            parts.append(change(value) if is_first else value)
+            done = done or is_first
         return tuple(parts)
 
     with ExitStack() as hooks:
@@ -208,13 +208,13 @@ def _output(result: Any) -> Tensor | None:
     parts = (result,) if isinstance(result, Tensor) else result
     if not isinstance(parts, (tuple, list)):
         parts = tuple(parts.values()) if hasattr(parts, "values") else ()
-    first = next((one for one in parts if by_position(one)), None)
+    first = next((value for value in parts if by_position(value)), None)
     return None if first is None else first.float().view(ROWS, TOKENS, -1)
 
 
-def _kept(one: Any) -> Any:
-    if by_position(one):
-        return one.clone()
-    if isinstance(one, tuple) and type(one) is tuple:
-        return tuple(map(_kept, one))
-    return one
+def _copy(value: Any) -> Any:
+    if by_position(value):
+        return value.clone()
+    if isinstance(value, tuple) and type(value) is tuple:
+        return tuple(map(_copy, value))
+    return value

@@ -1,1 +1,1 @@
-"""``diagnose attention``: how concentrated it is where text is extracted."""
+"""``diagnose attention``: concentration of attention in extracted windows."""

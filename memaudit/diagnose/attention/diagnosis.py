@@ -1,6 +1,6 @@
-"""``diagnose attention``: whether attention is more concentrated where text is extracted.
+"""``diagnose attention``: concentration of attention in extracted and other windows.
 
-Knows groups of windows, what was read of their attention, and how it is said.
+Knows groups of windows, the figures of their attention, and the wording of findings and notes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from memaudit.diagnose.disclosure import ALL_WITHHELD
 from memaudit.diagnose.passes import Found
 from memaudit.diagnose.subject import Part, Subject, draw
 from memaudit.report.diagnosis import Diagnosis
+from memaudit.report.wording import count
 from memaudit.score.resample import LEAST_CLUSTERS
 
 _ABOUT = (
-    "Is attention more concentrated where a model extracts what it has memorized? For the "
-    "positions that foretell the suffix: the entropy of their attention in each layer, as a share "
-    "of the largest possible, for extracted and for other windows (after Zeng et al. 2024)."
+    "Is attention more concentrated where a model returns memorized text? The diagnosis compares "
+    "extracted with other windows by the entropy of attention in each layer, as a share of the "
+    "largest possible, at the positions that predict the suffix (after Zeng et al. 2024)."
 )
 
 
@@ -52,8 +53,8 @@ def diagnose_attention(
     return Diagnosis(
         name="attention",
         about=_ABOUT,
-        findings=_conclude(view, withheld="extracted" in subject.disclosure.withheld),
-        notes=_remark(view, layers, has_controls=subject.controls is not None),
+        findings=_findings(view, withheld="extracted" in subject.disclosure.withheld),
+        notes=_notes(view, layers, has_controls=subject.controls is not None),
         tables=tables(view),
         plots=plots(view),
         settings={
@@ -68,7 +69,7 @@ def diagnose_attention(
 def _read(
     subject: Subject, layers: Layers, settings: AttentionSettings, progress: Progress
 ) -> dict[str, Windows]:
-    """Group name -> what was read, in the order of the legend; no group without windows."""
+    """Return the figures by group, in the order of the legend; no group is empty."""
     rng = np.random.default_rng([settings.seed, 0])
     data = subject.data
     masks = {
@@ -89,43 +90,50 @@ def _read(
         return {}
     ids = np.concatenate([part.ids for part in parts.values()])
     passes = subject.passes(**layers.options)
-    seen = visible(passes, layers, ids.shape[1])
+    visible_places = visible(passes, layers, ids.shape[1])
     with (
         progress.stage("attention", len(ids)) as advance,
-        reduced(layers.layers, lambda at, weights: concentration(weights, seen[at])) as made,
+        reduced(
+            layers.layers, lambda at, weights: concentration(weights, visible_places[at])
+        ) as latest,
     ):
-        found = passes.read(ids, lambda one: stacked(made, layers.layers, one), advance)
-    return _split(parts, found)
+        figures = passes.read(ids, lambda batch: stacked(latest, layers.layers, batch), advance)
+    return _split(parts, figures)
 
 
-def _split(parts: dict[str, Part], found: Found) -> dict[str, Windows]:
+def _split(parts: dict[str, Part], figures: Found) -> dict[str, Windows]:
     groups, start = {}, 0
     for name, part in parts.items():
         rows = slice(start, start + len(part))
         start += len(part)
-        figures = {figure: values[rows] for figure, values in found.items()}
-        groups[name] = Windows(name, part.clusters, figures)
+        own = {figure: values[rows] for figure, values in figures.items()}
+        groups[name] = Windows(name, part.clusters, own)
     return groups
 
 
-def _conclude(view: View, *, withheld: bool) -> list[str]:
+def _findings(view: View, *, withheld: bool) -> list[str]:
     few = {name for name, group in view.groups.items() if _clusters(group) < LEAST_CLUSTERS}
     extracted = view.groups.get("extracted")
-    said = []
+    findings = []
     if extracted is None and withheld:
-        said.append("Extracted windows are too few for figures of them; the notes count them.")
+        findings.append("Too few windows are extracted for figures of them; the notes count them.")
     elif extracted is None:
-        said.append("No window is extracted: there is nothing to compare the others with.")
+        findings.append("No window is extracted, so there is nothing to compare.")
     elif "extracted" in few:
-        said.append(
-            f"What is extracted is too little to compare: {len(extracted)} windows in "
-            f"{_clusters(extracted)} near-duplicate clusters."
+        findings.append(
+            f"Too few windows are extracted to compare: {count(len(extracted), 'window')} in "
+            f"{count(_clusters(extracted), 'near-duplicate cluster')}."
         )
     if not view.pairs:
-        said.append("Nothing to compare with: there are figures of one kind of window only.")
-    elif view.pairs[0].other.name in few:
-        return [*said, f"There are too few {_windows(view.pairs[0].other.name)} to compare with."]
-    return said + [_say(view, pair) for pair in view.pairs if pair.one.name not in few]
+        findings.append("There is nothing to compare with: only one group of windows has figures.")
+    elif view.pairs[0].second.name in few:
+        return [
+            *findings,
+            f"There are too few {_windows(view.pairs[0].second.name)} to compare with.",
+        ]
+    return findings + [
+        _describe_pair(view, pair) for pair in view.pairs if pair.first.name not in few
+    ]
 
 
 def _clusters(group: Windows) -> int:
@@ -136,52 +144,54 @@ def _windows(name: str) -> str:
     return name if name == "controls" else f"{name} windows"
 
 
-def _say(view: View, pair: Pair) -> str:
-    """The strongest contrast of a pair, by an interval that holds for all layers at once."""
-    found = contrasts(pair.one, pair.other, view.resamples, together=True)
-    at = strongest(found)
-    best = found[at]
-    named = f"{_windows(pair.one.name)} against {_windows(pair.other.name)}"
+def _describe_pair(view: View, pair: Pair) -> str:
+    """Describe the strongest contrast of a pair, with an interval joint over all layers."""
+    aucs = contrasts(pair.first, pair.second, view.resamples, together=True)
+    at = strongest(aucs)
+    best = aucs[at]
+    named = f"{_windows(pair.first.name)} against {_windows(pair.second.name)}"
     named = named[0].upper() + named[1:]
-    if pair.one.name == "controls":
-        named = f"The control, {_windows(pair.one.name)} against {_windows(pair.other.name)}"
+    if pair.first.name == "controls":
+        named = f"The control, {_windows(pair.first.name)} against {_windows(pair.second.name)}"
     auc = ", ".join(best.parts(".2f"))
-    apart = [place for place, one in enumerate(found) if one.above(0.5) or one.below(0.5)]
-    if at not in apart:
+    clear = [place for place, area in enumerate(aucs) if area.above(0.5) or area.below(0.5)]
+    if at not in clear:
         return (
-            f"{named}: in no block does concentration of attention tell one from the other beyond "
-            f"chance; they are furthest apart in block {view.blocks[at]} (AUC {auc})."
+            f"{named}: the concentration of attention differs beyond chance in no block; the "
+            f"difference is largest in block {view.blocks[at]} (AUC {auc})."
         )
     more = "more" if best.above(0.5) else "less"
     means = " against ".join(
-        f"{group.figures['entropy'][:, at].mean():.3f}" for group in (pair.one, pair.other)
+        f"{group.figures['entropy'][:, at].mean():.3f}" for group in (pair.first, pair.second)
     )
     return (
-        f"{named}: attention of the former is {more} concentrated in block {view.blocks[at]}, "
-        f"where they are furthest apart (AUC {auc}; entropy {means}); in {len(apart)} of "
-        f"{len(found)} blocks they are apart beyond chance."
+        f"{named}: attention is {more} concentrated in the former in block {view.blocks[at]}, "
+        f"where the difference is largest (AUC {auc}; entropy {means}). It differs beyond chance "
+        f"in {len(clear)} of {len(aucs)} blocks."
     )
 
 
-def _remark(view: View, layers: Layers, *, has_controls: bool) -> list[str]:
-    numbers = ", ".join(str(one) for one in view.blocks)
+def _notes(view: View, layers: Layers, *, has_controls: bool) -> list[str]:
+    numbers = ", ".join(str(number) for number in view.blocks)
     notes = [
         "AUC: the chance that attention is more concentrated (1 minus entropy) in a window of the "
-        "first kind than in one of the second; 0.5 says nothing. In the findings intervals hold "
-        f"for all {len(view.blocks)} layers at once (from the largest deviation in each resample), "
-        "in tables and plots for each.",
-        "Text that repeats itself or is formulaic concentrates attention too, extracted or not: a "
-        "contrast shows how the model works where it recites, and does not prove memory.",
-        "Weights were read with attention worked out step by step (eager); the run's own way may "
-        "round otherwise.",
+        "first group than in one of the second; 0.5 means no difference. Intervals in the findings "
+        f"hold for all {len(view.blocks)} layers at once (by the largest deviation in each "
+        "resample); those in tables and plots hold for each layer.",
+        "Repetitive or formulaic text concentrates attention too, extracted or not. A contrast "
+        "shows how the model works when it recites; it does not prove memory.",
+        "Weights were read with eager attention; the run's own implementation may round "
+        "differently.",
     ]
     if not has_controls:
-        notes.append("The run had no controls: whether other text differs likewise is not known.")
+        notes.append(
+            "The run had no controls, so it is unknown whether other text shows the same contrast."
+        )
     if len(view.blocks) < layers.blocks:
-        notes.append(f"Of {layers.blocks} blocks only these give attention weights: {numbers}.")
+        notes.append(f"Only these blocks, of {layers.blocks}, give attention weights: {numbers}.")
     if not all(layer.whole for layer in layers.layers):
         notes.append(
-            "Attention sinks of the model take a share of each position's attention; what is left "
-            "is taken as the whole."
+            "Attention sinks of the model take a share of each position's attention; figures are "
+            "shares of the rest."
         )
     return notes

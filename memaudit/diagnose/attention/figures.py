@@ -1,6 +1,6 @@
-"""Concentration of attention by group of windows and layer, and how well it tells them apart.
+"""Concentration of attention by group and layer, and its contrast between groups.
 
-Knows arrays. Knows nothing of models or sentences. Letters: N windows, L layers.
+Knows arrays. Knows nothing of models or wording. Letters: N windows, L layers.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from memaudit.score.stats import Floats, Ints
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """A group of windows: what was read of each."""
+    """Figures of a group of windows."""
 
     name: str
     clusters: Ints
     """(N,)."""
     figures: Mapping[str, Floats]
-    """Name -> (N,L)."""
+    """(N,L) figures by name."""
 
     def __len__(self) -> int:
         return len(self.clusters)
@@ -32,9 +32,9 @@ class Windows:
 def contrasts(
     first: Windows, second: Windows, resamples: Resamples, *, together: bool
 ) -> list[Estimate]:
-    """AUC with which concentration (1 minus entropy) tells windows from others, by layer.
+    """Return by layer the AUC of concentration (1 minus entropy), first windows against second.
 
-    together: intervals that hold for all layers at once.
+    together: intervals hold for all layers at once.
     """
     positive = np.repeat([True, False], [len(first), len(second)])
     clusters = np.concatenate([first.clusters, second.clusters])

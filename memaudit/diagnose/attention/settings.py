@@ -1,6 +1,6 @@
 """Settings of ``diagnose attention``.
 
-Knows nothing of how it is done.
+Knows nothing of the method.
 """
 
 from __future__ import annotations

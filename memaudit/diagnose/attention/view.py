@@ -1,6 +1,6 @@
 """Concentration of attention by layer and group, as tables and plots.
 
-Knows figures and their form. Concludes nothing.
+Knows figures and their form. Must not draw conclusions.
 """
 
 from __future__ import annotations
@@ -26,45 +26,45 @@ _HEADS = {
     "entropy": (
         "Entropy of attention by layer",
         "entropy, share of the largest",
-        "Of the positions that foretell the suffix: 1 where a position looks at all that it sees "
-        "alike, 0 where it looks at one place only.",
+        "At the positions that predict the suffix: 1 if a position attends equally to all "
+        "positions that it sees, 0 if it attends to a single one.",
     ),
     "largest": (
         "Largest attention weight by layer",
         "largest weight",
-        "The weight of the one position that is looked at most.",
+        "Weight of the position with the most attention.",
     ),
     "first": (
         "Attention to the first position by layer",
         "weight of the first position",
-        "Much of the attention of many models rests on the first position, whatever stands there "
-        "(an attention sink); it counts as concentration too.",
+        "Many models direct much of their attention to the first position, whatever its token (an "
+        "attention sink); that counts as concentration too.",
     ),
 }
-_AUC_TITLE = "How well concentration tells windows apart"
+_AUC_TITLE = "AUC of concentration between groups"
 
 
 class Pair(NamedTuple):
-    """Windows that are told from others."""
+    """Two groups of windows to compare."""
 
-    one: Windows
-    other: Windows
+    first: Windows
+    second: Windows
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What all tables and plots are made of."""
+    """Data of all tables and plots."""
 
     groups: Mapping[str, Windows]
-    """By name, in the order of the legend; none without windows."""
+    """Groups by name, in the order of the legend; none is empty."""
     blocks: Sequence[int]
     """(L,) numbers of the blocks that were read."""
     resamples: Resamples
 
     @property
     def pairs(self) -> list[Pair]:
-        """What is told from windows that are not extracted, the control last; where there are none
-        such, from controls.
+        """Each group against windows that are not extracted, controls last; without such windows,
+        against controls.
         """
         rest = self.groups.get("not extracted", self.groups.get("controls"))
         if rest is None:
@@ -74,14 +74,14 @@ class View:
 
 
 def tables(view: View) -> list[FigureTable]:
-    """All figures."""
+    """Tables of all figures."""
     return [*(_table(view, name) for name in FIGURES), _auc_table(view)]
 
 
 def plots(view: View) -> list[Plot]:
-    """Those that say most."""
-    drawn = [_plot(view, "entropy"), _auc_plot(view), _plot(view, "first")]
-    return [one for one in drawn if one.lines]
+    """Plots of the main figures."""
+    candidates = [_plot(view, "entropy"), _auc_plot(view), _plot(view, "first")]
+    return [plot for plot in candidates if plot.lines]
 
 
 def _means(view: View, figure: str, group: Windows) -> list[Estimate]:
@@ -89,11 +89,11 @@ def _means(view: View, figure: str, group: Windows) -> list[Estimate]:
 
 
 def _table(view: View, figure: str) -> FigureTable:
-    title, _, says = _HEADS[figure]
+    title, _, caption = _HEADS[figure]
     return FigureTable(
         name=f"attention-{figure}",
         title=title,
-        says=f"{says} Means over heads, positions and windows.",
+        says=f"{caption} Means over heads, positions and windows.",
         columns=[Column("block", "count"), *(Column(name, "number") for name in view.groups)],
         rows=_rows(view, [_means(view, figure, group) for group in view.groups.values()]),
     )
@@ -106,11 +106,11 @@ def _rows(view: View, columns: Sequence[Sequence[Estimate]]) -> list[list[Cell]]
 
 
 def _plot(view: View, figure: str) -> Plot:
-    title, axis, says = _HEADS[figure]
+    title, axis, caption = _HEADS[figure]
     return Plot(
         name=f"attention-{figure}",
         title=title,
-        says=says,
+        says=caption,
         x=_depth(view),
         y=Axis(axis),
         lines=[
@@ -121,19 +121,19 @@ def _plot(view: View, figure: str) -> Plot:
 
 
 def _aucs(view: View, pair: Pair) -> list[Estimate]:
-    return contrasts(pair.one, pair.other, view.resamples, together=False)
+    return contrasts(pair.first, pair.second, view.resamples, together=False)
 
 
 def _auc_table(view: View) -> FigureTable:
     return FigureTable(
         name="attention-auc",
         title=_AUC_TITLE,
-        says="AUC with which the concentration of attention (1 minus entropy) tells windows of the "
-        "first kind from the others: above 0.5 theirs is more concentrated, below it less. Without "
-        f"an interval below {LEAST_CLUSTERS} clusters of either kind.",
+        says="AUC of the concentration of attention (1 minus entropy), first group against second. "
+        "Above 0.5, attention is more concentrated in the first group; below 0.5, less. No "
+        f"interval below {LEAST_CLUSTERS} clusters of either group.",
         columns=[
             Column("block", "count"),
-            *(Column(f"{one.name} from {other.name}", "number") for one, other in view.pairs),
+            *(Column(f"{first.name} from {second.name}", "number") for first, second in view.pairs),
         ],
         rows=_rows(view, [_aucs(view, pair) for pair in view.pairs]),
     )
@@ -142,16 +142,16 @@ def _auc_table(view: View) -> FigureTable:
 def _auc_plot(view: View) -> Plot:
     lines = []
     for pair in view.pairs:
-        name = f"{pair.one.name} from {pair.other.name}"
-        lines.append(_line(view, name, _COLOURS[pair.one.name], _aucs(view, pair)))
+        name = f"{pair.first.name} from {pair.second.name}"
+        lines.append(_line(view, name, _COLOURS[pair.first.name], _aucs(view, pair)))
     if lines:
         ends = [float(view.blocks[0]), float(view.blocks[-1])]
         lines.append(Line("chance", "series-3", ends, [0.5, 0.5], dash="--"))
     return Plot(
         name="attention-auc",
         title=_AUC_TITLE,
-        says="Above 0.5 attention is more concentrated in windows of the first kind. Controls "
-        "against windows that are not extracted are the control: neither is recited.",
+        says="Above 0.5, attention is more concentrated in the first group. Controls against "
+        "windows that are not extracted are the reference: the model recites neither.",
         x=_depth(view),
         y=Axis("AUC", low=0.0, high=1.0),
         lines=lines,

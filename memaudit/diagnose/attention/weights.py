@@ -1,7 +1,7 @@
-"""How concentrated a model's attention is, layer by layer, read off in one pass.
+"""Concentration of a model's attention by layer, read in one pass.
 
-Knows where a loaded model gives its attention weights away, and reduces them while the pass goes
-on. Letters: B windows, H heads, T positions of the input, S of the suffix, L layers.
+Knows which modules of a loaded model return attention weights, and reduces these during the pass.
+Letters: B windows, H heads, T positions of the input, S of the suffix, L layers.
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ from memaudit.target.placement import base_of
 from memaudit.target.softprompt_check import random_ids
 
 FIGURES = ("entropy", "largest", "first")
-"""Of the attention of one position, averaged over heads and the positions that foretell the suffix:
-its entropy as a share of the largest that it could have, log of the number of positions seen; the
-largest weight; and the weight of the first position of all."""
+"""Figures of attention, averaged over heads and the positions that predict the suffix: entropy as
+a share of its maximum, the log of the number of positions seen; largest weight; weight of the first
+position."""
 _OVER_ONE = 1e-2
-"""By how much the weights of one position may add up to more than 1, in half precision."""
+"""Tolerance by which the weights of a position may sum to more than 1, in half precision."""
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A block whose attention weights can be had."""
+    """Block whose attention weights can be read."""
 
     block: Block
     source: nn.Module
-    """The module in it that returns them, beside other things."""
+    """Module in the block that returns them, among other values."""
     whole: bool
-    """Whether the weights of a position add up to 1; less where the model has attention sinks."""
+    """True if the weights of a position sum to 1; with attention sinks they sum to less."""
 
 
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """All of them, and how the model is asked."""
+    """Layers with attention weights, and the options that make the model return them."""
 
     layers: tuple[Layer, ...]
     blocks: int
-    """Blocks of the model, with those that give none."""
+    """All blocks of the model."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """For its forward."""
+    """Options of its forward."""
 
 
 def find_layers(checkpoint: Checkpoint) -> Layers:
-    """Where the weights come out; within `eager_attention`.
+    """Find the modules that return attention weights; call within `eager_attention`.
 
     Raises:
-        TargetError: nowhere.
+        TargetError: no module returns them.
     """
     blocks = find_blocks(checkpoint)
     for options in ({}, {"output_attentions": True}):
@@ -70,23 +70,23 @@ def find_layers(checkpoint: Checkpoint) -> Layers:
             if is_out_of_memory(error):
                 raise
             raise refusal(checkpoint, f"it gives no attention weights ({brief(error)})") from error
-        found = [_layer(*pair) for pair in zip(blocks, calls, strict=True)]
-        if any(found):
-            layers = tuple(one for one in found if one is not None)
+        candidates = [_layer(*pair) for pair in zip(blocks, calls, strict=True)]
+        if any(candidates):
+            layers = tuple(layer for layer in candidates if layer is not None)
             return Layers(layers, len(blocks), options)
     raise refusal(checkpoint, "none of its blocks gives attention weights")
 
 
 @contextmanager
 def eager_attention(checkpoint: Checkpoint) -> Iterator[None]:
-    """Attention worked out step by step, so that its weights are there to be read."""
+    """Switch to eager attention, which computes readable weights, and back on exit."""
     model = base_of(checkpoint.model)
     configs = [part.config for part in model.modules() if hasattr(part, "config")]
-    configs += [getattr(one, name, None) for one in configs for name in _parts(one)]
+    configs += [getattr(config, name, None) for config in configs for name in _parts(config)]
     name = "_attn_implementation_internal"
-    before = [(one, getattr(one, name)) for one in configs if hasattr(one, name)]
+    before = [(config, getattr(config, name)) for config in configs if hasattr(config, name)]
     try:
-        # One that cannot switch may give weights anyway.
+        # A model that cannot switch may give weights anyway.
         with quiet_transformers(), suppress(*FAILURES):
             model.set_attn_implementation("eager")
         yield
@@ -100,31 +100,31 @@ def _parts(config: Any) -> Sequence[str]:
 
 
 def _layer(block: Block, call: Call) -> Layer | None:
-    for one in call.walk():
-        weights = weights_in(one.result, ROWS, TOKENS)
+    for inner in call.walk():
+        weights = weights_in(inner.result, ROWS, TOKENS)
         if weights is not None and _are_weights(weights):
             sums = weights.float().sum(dim=-1)
-            return Layer(block, one.module, bool((sums > 1 - _OVER_ONE).all()))
+            return Layer(block, inner.module, bool((sums > 1 - _OVER_ONE).all()))
     return None
 
 
 def weights_in(result: Any, rows: int, tokens: int) -> Tensor | None:
-    """The first (B,H,T,T) in what a module returns."""
+    """Return the first (B,H,T,T) among the results of a module."""
     parts = result if isinstance(result, (tuple, list)) else ()
     return next(
         (
-            one
-            for one in parts
-            if isinstance(one, Tensor)
-            and one.dim() == 4
-            and (one.shape[0], *one.shape[2:]) == (rows, tokens, tokens)
+            part
+            for part in parts
+            if isinstance(part, Tensor)
+            and part.dim() == 4
+            and (part.shape[0], *part.shape[2:]) == (rows, tokens, tokens)
         ),
         None,
     )
 
 
 def _are_weights(weights: Tensor) -> bool:
-    """Whether (B,H,T,T) are shares of what each position sees, itself and those before it."""
+    """Return whether (B,H,T,T) are shares over the positions up to each position."""
     if not weights.is_floating_point() or bool((weights < 0).any()):
         return False
     sums = weights.float().sum(dim=-1)
@@ -137,10 +137,11 @@ def _are_weights(weights: Tensor) -> bool:
 def reduced(
     layers: Sequence[Layer], reduce: Callable[[int, Tensor], Tensor]
 ) -> Iterator[Mapping[int, Tensor]]:
-    """Number of the block -> what is made of it and its weights (B,H,T,T), of the pass just made;
-    the weights themselves are let go as the pass goes on.
+    """Collect ``reduce(block number, weights (B,H,T,T))`` by block number, for the latest pass.
+
+    The weights themselves are freed during the pass.
     """
-    found: dict[int, Tensor] = {}
+    latest: dict[int, Tensor] = {}
     with ExitStack() as hooks:
         for layer in layers:
             now = hooks.enter_context(inside(layer.block))
@@ -154,18 +155,18 @@ def reduced(
             ) -> None:
                 weights = weights_in(result, *now[0]) if now else None
                 if weights is not None:
-                    found[number] = reduce(number, weights)
+                    latest[number] = reduce(number, weights)
 
             hooks.callback(layer.source.register_forward_hook(listen).remove)
-        yield found
+        yield latest
 
 
 def visible(passes: Passes, layers: Layers, tokens: int) -> dict[int, Tensor]:
-    """Number of the block -> (S,), how many places each position that foretells the suffix sees.
+    """Count the places (S,) that each position predicting the suffix sees, by block number.
 
-    Those from the first one to itself (all, or a sliding window) that any head looks at in any of
-    a few windows of random tokens, as long as those to be read: a single weight may be too small
-    to be told from 0, and what the windows to be read look at says nothing of what they see.
+    A position sees the places from the first with attention up to itself (all, or a sliding
+    window). The first is taken over all heads and a few windows of random tokens: a single weight
+    may be too small to differ from 0, and audited windows must not decide what counts as visible.
     """
 
     def reach(number: int, weights: Tensor) -> Tensor:
@@ -175,25 +176,32 @@ def visible(passes: Passes, layers: Layers, tokens: int) -> dict[int, Tensor]:
 
     suffix = tokens - passes.prefix_tokens
     ids = random_ids(passes.checkpoint, ROWS, tokens).cpu().numpy().astype(np.int32)
-    with reduced(layers.layers, reach) as found:
-        seen = passes.read(ids, lambda one: {str(number): found[number] for number in found})
-    return {int(number): torch.as_tensor(counts.max(axis=0)) for number, counts in seen.items()}
+    with reduced(layers.layers, reach) as latest:
+        per_window = passes.read(
+            ids, lambda batch: {str(number): latest[number] for number in latest}
+        )
+    return {
+        int(number): torch.as_tensor(counts.max(axis=0)) for number, counts in per_window.items()
+    }
 
 
-def concentration(weights: Tensor, seen: Tensor) -> Tensor:
-    """(B,3) of weights (B,H,T,T): the `FIGURES`, of the last S positions.
+def concentration(weights: Tensor, counts: Tensor) -> Tensor:
+    """Return the `FIGURES` (B,3) of weights (B,H,T,T) at the last S positions.
 
-    seen: (S,), how many places each of them sees.
+    counts: (S,) number of places that each position sees.
     """
-    mine = weights[:, :, -len(seen) :].float()
-    mine = mine / mine.sum(dim=-1, keepdim=True)  # where a sink has taken a share
-    entropy = torch.special.entr(mine).sum(dim=-1) / seen.to(mine.device).clamp_min(2).log()
-    figures = (entropy, mine.amax(dim=-1), mine[..., 0])  # (B,H,S) each
-    return torch.stack([one.mean(dim=(1, 2)) for one in figures], dim=1)
+    attention = weights[:, :, -len(counts) :].float()
+    attention = attention / attention.sum(dim=-1, keepdim=True)  # where a sink has taken a share
+    largest = counts.to(attention.device).clamp_min(2).log()
+    entropy = torch.special.entr(attention).sum(dim=-1) / largest
+    figures = (entropy, attention.amax(dim=-1), attention[..., 0])  # (B,H,S) each
+    return torch.stack([figure.mean(dim=(1, 2)) for figure in figures], dim=1)
 
 
-def stacked(found: Mapping[int, Tensor], layers: Sequence[Layer], one: Pass) -> dict[str, Tensor]:
-    """The figures of one pass by name, each (B,L)."""
-    device = one.logits.device
-    table = torch.stack([found[layer.block.number].to(device) for layer in layers], dim=1)
+def stacked(
+    latest: Mapping[int, Tensor], layers: Sequence[Layer], batch: Pass
+) -> dict[str, Tensor]:
+    """Return the figures of a pass by name, each (B,L)."""
+    device = batch.logits.device
+    table = torch.stack([latest[layer.block.number].to(device) for layer in layers], dim=1)
     return {name: table[..., place].double() for place, name in enumerate(FIGURES)}

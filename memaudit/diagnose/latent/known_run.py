@@ -1,6 +1,6 @@
-"""What another finished run says of the same windows: what is known to be in the model.
+"""Windows that another finished run extracted, and so known to have been in the model.
 
-Knows two runs' tables. Knows nothing of models. N stands for the windows of this run.
+Knows two runs' tables. Knows nothing of models. N is the number of windows of this run.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _PLACE = ("sample_id", "line", "window")
 
 
 def known_windows(folder: Path, run: StoredRun, rows: pd.DataFrame) -> Bools:
-    """Which windows (N,) ``none`` extracts in the run of ``folder``.
+    """(N,) whether ``none`` extracts each window in the run of ``folder``.
 
-    rows: of ``samples.csv`` of this run, (N). The windows are told by their fingerprints, where
-    both runs made them under one key, else by their place in the same file.
+    rows: (N) rows of ``samples.csv`` of this run. Windows are matched by fingerprint if both runs
+    made them under one key, else by their place in the same file.
 
     Raises:
         UsageError: there is no such run, or some of the windows are not in it.
@@ -34,51 +34,51 @@ def known_windows(folder: Path, run: StoredRun, rows: pd.DataFrame) -> Bools:
     except UsageError as error:
         raise UsageError(f"--known {error}") from None
     if other.document["hashes"]["results"] == run.document["hashes"]["results"]:
-        raise UsageError(f"--known {folder}: is this very run; name one of another checkpoint")
+        raise UsageError(f"--known {folder}: is this run itself; name one of another checkpoint")
     if "none" not in other.attacks:
         raise UsageError(f"--known {folder}: attack none was not run there; name another run")
     theirs = other.scored("data")
     keys = ["fingerprint"] if _same_key(run, other) else _same_file(folder, run, other)
     extracted = figures(theirs, column("exact", "none")) == 1
-    found = dict(zip(_names(theirs, keys), extracted.tolist(), strict=True))
+    by_name = dict(zip(_names(theirs, keys), extracted.tolist(), strict=True))
     wanted = _names(rows, keys)
-    if missing := sum(name not in found for name in wanted):
+    if missing := sum(name not in by_name for name in wanted):
         raise UsageError(
             f"--known {folder}: {missing:,} of {len(wanted):,} windows of this run are not in it; "
             "name a run on the same data, windows and tokenizer"
         )
-    return np.array([found[name] for name in wanted], dtype=bool)
+    return np.array([by_name[name] for name in wanted], dtype=bool)
 
 
 def _same_key(run: StoredRun, other: StoredRun) -> bool:
-    """Whether fingerprints of the two can be compared."""
+    """Return whether fingerprints of the two runs can be compared."""
     return bool(run.document["fingerprints"] == other.document["fingerprints"])
 
 
 def _same_file(folder: Path, run: StoredRun, other: StoredRun) -> list[str]:
-    """What names a window in both, where both cut one file alike."""
-    one = other.document
+    """Return the columns that name a window in both runs; both must cut the same file alike."""
+    document = other.document
     alike = (
-        _counts(one) == _counts(run.document)
-        and one["config"]["values"]["windows"] == run.document["config"]["values"]["windows"]
-        and _tokenizer(one) == _tokenizer(run.document)
+        _counts(document) == _counts(run.document)
+        and document["config"]["values"]["windows"] == run.document["config"]["values"]["windows"]
+        and _tokenizer(document) == _tokenizer(run.document)
     )
     if not alike:
         raise UsageError(
             f"--known {folder}: its fingerprints were made under another key, and file, windows or "
-            "tokenizer differ, so that windows cannot be told; scan both under one key"
+            "tokenizer differ, so windows cannot be matched; scan both under one key"
         )
     return list(_PLACE)
 
 
 def _counts(document: Any) -> dict[str, Any]:
-    """What was counted in the audited file: all that names it, whatever the key."""
+    """Return the counts of the audited file, which do not depend on the key."""
     named = ("path", "hmac_sha256", "key_id")
     return {name: value for name, value in document["data"].items() if name not in named}
 
 
 def _tokenizer(document: Any) -> Any:
-    """The digest of the file that says how text becomes ids, where it is a file of its own."""
+    """Return the digest of ``tokenizer.json``, if there is one."""
     return document["target"]["fingerprint"].get("tokenizer.json")
 
 

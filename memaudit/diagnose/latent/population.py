@@ -1,7 +1,7 @@
-"""The windows that ``none`` does not extract, with what tells how well each is remembered.
+"""Windows that ``none`` does not extract, with scores of how well each is remembered.
 
-Knows a run, its model and a reference. Knows nothing of how scores are judged. N stands for these
-windows of the data, followed by those of the controls.
+Knows a run, its model and a reference. Must not know how scores are judged. N is the number of
+these windows: first those of the data, then controls.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from memaudit.report.reading import column, figures, has_reference
 from memaudit.score.stats import Bools, Floats, Ints
 
 NLL = "suffix NLL"
-"""The score that every other one is held against: the test of Duan et al. 2024."""
+"""Score that all other scores are compared with: the test of Duan et al. 2024."""
 AGAINST = "NLL against the reference"
 MIN_K, MIN_K_PLUS = "Min-K% of the suffix", "Min-K%++ of the suffix"
 MATCHED = "tokens before the first miss"
@@ -34,24 +34,24 @@ _OF_RUN = {"fractional": "right tokens of the output", "longest_run": "longest r
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """N windows, none of which ``none`` extracts, and their scores."""
+    """N windows that ``none`` does not extract, and their scores."""
 
     scores: Mapping[str, Floats]
-    """Each (N,), the higher the better remembered; none is NaN."""
+    """Each (N,), higher for better remembered; no NaN."""
     clusters: Ints
     weights: Floats
-    """(N,) windows that each stands for."""
+    """(N,) windows that each represents."""
     control: Bools
-    """(N,) whether it is one of the controls."""
+    """(N,) whether a window is a control."""
     hidden: Bools
-    """(N,) whether another attack of the run extracts it."""
+    """(N,) whether another attack of the run extracts the window."""
     known: Bools | None
-    """(N,) whether ``none`` extracts it in the run that is known; None where none is."""
+    """(N,) whether ``none`` extracts the window in the known run; None without a known run."""
     dropped: tuple[str, ...] = ()
-    """Scores that are left out, since they are NaN for some window."""
+    """Scores left out because they are NaN for some window."""
 
     def take(self, index: NDArray[np.integer[Any]] | Bools) -> Population:
-        """The windows at ``index``."""
+        """Return the windows at ``index``."""
         return Population(
             scores={name: score[index] for name, score in self.scores.items()},
             clusters=self.clusters[index],
@@ -64,15 +64,16 @@ class Population:
 
 
 @dataclass(frozen=True, eq=False)
-class Left:
-    """What ``none`` leaves over: a part of the data, and of the controls where there are any."""
+class Unextracted:
+    """Windows of the data and controls that ``none`` does not extract."""
 
     data: Part
     controls: Part | None
+    """None if there are no such controls."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The data, then the controls."""
+        """Data, then controls."""
         return (self.data,) if self.controls is None else (self.data, self.controls)
 
     @property
@@ -81,8 +82,8 @@ class Left:
         return np.concatenate([part.ids for part in self.parts])
 
 
-def left_over(subject: Subject) -> Left:
-    """Raises UsageError where every window of the data is extracted."""
+def select_unextracted(subject: Subject) -> Unextracted:
+    """Select the windows; raise UsageError if ``none`` extracts every window of the data."""
     data = subject.data.take(~subject.data.extracted)
     if not len(data):
         raise UsageError(
@@ -91,63 +92,65 @@ def left_over(subject: Subject) -> Left:
     controls = subject.controls
     if controls is not None:
         controls = controls.take(~controls.extracted)
-    return Left(data, controls if controls is not None and len(controls) else None)
+    return Unextracted(data, controls if controls is not None and len(controls) else None)
 
 
 def gather(
     subject: Subject,
-    left: Left,
+    unextracted: Unextracted,
     known: Bools | None,
     before: Floats | None,
     share: float,
     advance: Advance,
 ) -> Population:
-    """Score all of them by one pass and by what the run says.
+    """Score the windows by one pass and by the scores of the run.
 
-    known: (N,); before: NLL from the reference (N,); share: k of Min-K%.
+    known: (N,); before: NLL by the reference (N,); share: k of Min-K%.
     """
-    found = subject.passes().read(left.ids, partial(read_scores, share=share), advance)
-    scores = {NLL: -found["nll"]}
+    figures = subject.passes().read(unextracted.ids, partial(read_scores, share=share), advance)
+    scores = {NLL: -figures["nll"]}
     if before is not None:
-        scores[AGAINST] = before - found["nll"]
-    scores |= {MIN_K: found["min_k"], MIN_K_PLUS: found["min_k_plus"]}
-    scores["log p_z"] = _of_run(left, "log_p_z")
-    scores[MATCHED] = found["matched"].astype(np.float64)
-    scores |= {name: _of_run(left, score) for score, name in _OF_RUN.items()}
-    sizes = [len(part) for part in left.parts]
+        scores[AGAINST] = before - figures["nll"]
+    scores |= {MIN_K: figures["min_k"], MIN_K_PLUS: figures["min_k_plus"]}
+    scores["log p_z"] = _of_run(unextracted, "log_p_z")
+    scores[MATCHED] = figures["matched"].astype(np.float64)
+    scores |= {name: _of_run(unextracted, score) for score, name in _OF_RUN.items()}
+    sizes = [len(part) for part in unextracted.parts]
     dropped = tuple(name for name, score in scores.items() if np.isnan(score).any())
     return Population(
         scores={name: score for name, score in scores.items() if name not in dropped},
-        clusters=np.concatenate([part.clusters for part in left.parts]),
+        clusters=np.concatenate([part.clusters for part in unextracted.parts]),
         weights=np.ones(sum(sizes)),
         control=np.repeat([False, True][: len(sizes)], sizes),
-        hidden=np.concatenate([part.hidden for part in left.parts]),
+        hidden=np.concatenate([part.hidden for part in unextracted.parts]),
         known=known,
         dropped=dropped,
     )
 
 
-def _of_run(left: Left, score: str) -> Floats:
-    return np.concatenate([part.score(score, "none") for part in left.parts])
+def _of_run(unextracted: Unextracted, score: str) -> Floats:
+    return np.concatenate([part.score(score, "none") for part in unextracted.parts])
 
 
 def nll_before(
-    subject: Subject, left: Left, reference: str | None, advance: Advance
+    subject: Subject, unextracted: Unextracted, reference: str | None, advance: Advance
 ) -> Floats | None:
-    """Suffix NLL (N,) from the reference: one that is named, else the run's, if it had one.
+    """Return the suffix NLL (N,) by the named reference, else by that of the run, if it had one.
 
-    Raises UsageError and TargetError as a scan with a reference does. The audited model stays in
-    memory meanwhile.
+    Raises UsageError and TargetError like a scan with a reference. The audited model stays in
+    memory.
     """
     if reference is not None:
-        return _asked(subject, left, reference, advance)
+        return _read_reference(subject, unextracted, reference, advance)
     if not has_reference(subject.document):
         return None
     name = f"reference_{column('suffix_nll', 'none')}"
-    return np.concatenate([figures(part.rows, name) for part in left.parts])
+    return np.concatenate([figures(part.rows, name) for part in unextracted.parts])
 
 
-def _asked(subject: Subject, left: Left, reference: str, advance: Advance) -> Floats:
+def _read_reference(
+    subject: Subject, unextracted: Unextracted, reference: str, advance: Advance
+) -> Floats:
     config = _with_reference(subject.config, reference)
     tokenizer = subject.checkpoint.tokenizer
     windows = cut_files(config, tokenizer)
@@ -155,7 +158,7 @@ def _asked(subject: Subject, left: Left, reference: str, advance: Advance) -> Fl
     check_tokenizer(f"--reference {reference}", config, own, tokenizer, windows)
     checkpoint = load_reference(config, tokenizer, windows)
     try:
-        nll = subject.passes(checkpoint).read(left.ids, read_plain, advance)["nll"]
+        nll = subject.passes(checkpoint).read(unextracted.ids, read_plain, advance)["nll"]
     finally:
         release(checkpoint)
     return np.asarray(nll, dtype=np.float64)

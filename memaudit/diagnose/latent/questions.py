@@ -1,6 +1,6 @@
-"""Which windows a score is asked to find, and how well each does: a table a question, one curve.
+"""Questions which windows a score should find, and their answers as tables and a ROC plot.
 
-Knows scored windows and how detectors are judged. Knows nothing of models.
+Knows scored windows and detectors. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from memaudit.diagnose.disclosure import Disclosure
-from memaudit.diagnose.latent.detected import GRID, Crowd, Detector, by_chance, gap, judge
+from memaudit.diagnose.latent.detectors import GRID, Detector, Labelled, by_chance, gap, judge
 from memaudit.diagnose.latent.population import AGAINST, MIN_K_PLUS, NLL, Population
-from memaudit.diagnose.latent.trial import BEST_MATCHED, RELATIVE_RISE, SHAKEN
+from memaudit.diagnose.latent.trial import BEST_MATCHED, PERTURBED, RELATIVE_RISE
 from memaudit.report.curves import Axis, Line
 from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
 from memaudit.score.estimate import Estimate
@@ -28,21 +28,21 @@ _COLOURS = {
     RELATIVE_RISE: "series-1",
     BEST_MATCHED: "series-5",
 }
-"""Lines of the plot."""
+"""Colours of the lines of the plot."""
 _AT = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-"""Shares of false positives in the table beside it."""
+"""Shares of false positives in its table."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """Some windows that are to be found among others."""
+    """Windows to find among other windows."""
 
     name: str
-    """Of the table."""
-    wanted: str
-    """What the positives are, as a sentence says it."""
-    others: str
-    """Likewise the negatives."""
+    """Table name."""
+    positives: str
+    """Positives, as worded in a sentence."""
+    negatives: str
+    """Negatives, as worded in a sentence."""
 
 
 _OTHERS = "other windows that the plain prefix does not extract"
@@ -55,88 +55,88 @@ AMONG_CONTROLS = Question(
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """How well each score finds what a question asks for."""
+    """Figures of how well each score finds the positives of a question."""
 
     question: Question
     positives: int
     total: int
-    """Windows among which they are."""
+    """Positives and negatives."""
     base_rate: float
     top: int
-    """Of the precision."""
+    """k of precision@k."""
     detectors: Mapping[str, Detector]
-    """Of every score, in the order of the table; `CHANCE` is the last."""
+    """Each score by name, in the order of the table; `CHANCE` is the last."""
     looked_at: Mapping[str, int]
-    """Windows that each is known from."""
+    """Windows that have each score."""
     gaps: Mapping[str, Estimate]
-    """AUC minus that of the NLL, of every score but that one."""
+    """AUC of each other score minus that of the NLL."""
     perturbed: Mapping[str, Estimate]
-    """The same of scores of perturbed weights, with intervals that hold together (Bonferroni)."""
+    """Gaps of the scores of perturbed weights, with joint intervals (Bonferroni)."""
     best: Mapping[str, Estimate]
-    """AUC of the two scores with the highest, on windows that all were judged by."""
+    """AUC of the two best scores, on the windows that have all scores."""
     best_of: int
-    """How many these are."""
-    apart: Estimate | None
-    """By how much the first of them is above the second, with an interval that allows for their
-    having been chosen among as many scores (Bonferroni)."""
+    """Number of these windows."""
+    best_gap: Estimate | None
+    """AUC of the best score minus that of the second, with an interval that allows for the choice
+    among all scores (Bonferroni)."""
     finest: Mapping[str, float]
-    """Of each score, the share of the negatives that one of those looked at stands for."""
+    """Largest share of the negatives that a single window represents, by score."""
 
 
 def too_few(population: Population, question: Question, disclosure: Disclosure) -> bool:
-    """Whether a question has too few clusters of either kind to be answered."""
-    crowd = _crowd(population, question)
-    positive, clusters = crowd.positive, crowd.clusters
-    sides = {question.wanted: clusters[positive], question.others: clusters[~positive]}
+    """Return whether a question has too few clusters of either kind for an answer."""
+    windows = _labelled(population, question)
+    positive, clusters = windows.positive, windows.clusters
+    sides = {question.positives: clusters[positive], question.negatives: clusters[~positive]}
     if not disclosure.admits_all(sides):
         return True
     return fewest_clusters(clusters, positive, ~positive) < LEAST_CLUSTERS
 
 
 def positives(population: Population, question: Question) -> int:
-    """Windows that are to be found."""
-    return int(_crowd(population, question).positive.sum())
+    """Count the windows to find."""
+    return int(_labelled(population, question).positive.sum())
 
 
 def answer(
     question: Question,
-    everything: Population,
-    drawn: Population | None,
+    population: Population,
+    sampled: Population | None,
     top: int,
     resamples: Resamples,
     disclosure: Disclosure,
 ) -> Answer:
-    """Judge every score: those of one pass by all windows, those of perturbations by ``drawn``.
+    """Judge every score: those of one pass on all windows, those of perturbations on ``sampled``.
 
-    Raises ValueError where there are too few.
+    Raises ValueError for too few windows.
     """
-    crowd = _crowd(everything, question)
-    whole = _judge(question, everything, top, resamples)
-    parts = {name: (whole, len(crowd.positive)) for name in whole}
-    both, size = whole, len(crowd.positive)
-    if drawn is not None and not too_few(drawn, question, disclosure):
-        both, size = _judge(question, drawn, top, resamples), len(_rows(drawn, question))
+    windows = _labelled(population, question)
+    whole = _judge(question, population, top, resamples)
+    parts = {name: (whole, len(windows.positive)) for name in whole}
+    both, size = whole, len(windows.positive)
+    if sampled is not None and not too_few(sampled, question, disclosure):
+        both, size = _judge(question, sampled, top, resamples), len(_rows(sampled, question))
         parts |= {name: (both, size) for name in both if name not in whole}
-    judged = {name: made[name] for name, (made, _) in parts.items()}
-    perturbed = [name for name in SHAKEN if name in judged and name not in whole]
-    finest = dict.fromkeys(parts, _finest(crowd))
-    if drawn is not None and perturbed:
-        finest |= dict.fromkeys(perturbed, _finest(_crowd(drawn, question)))
+    judged = {name: detectors[name] for name, (detectors, _) in parts.items()}
+    perturbed = [name for name in PERTURBED if name in judged and name not in whole]
+    finest = dict.fromkeys(parts, _finest(windows))
+    if sampled is not None and perturbed:
+        finest |= dict.fromkeys(perturbed, _finest(_labelled(sampled, question)))
     best = sorted(both, key=lambda name: -(both[name].auc.value or 0.0))[:2]
     return Answer(
         question=question,
-        positives=int(crowd.positive.sum()),
-        total=len(crowd.positive),
-        base_rate=crowd.base_rate,
-        top=min(top, len(crowd.positive)),
-        detectors={**judged, CHANCE: by_chance(crowd, top, resamples)},
+        positives=int(windows.positive.sum()),
+        total=len(windows.positive),
+        base_rate=windows.base_rate,
+        top=min(top, len(windows.positive)),
+        detectors={**judged, CHANCE: by_chance(windows, top, resamples)},
         looked_at={
             **{name: count for name, (_, count) in parts.items()},
-            CHANCE: len(crowd.positive),
+            CHANCE: len(windows.positive),
         },
         gaps={
-            name: gap(made[name], made[NLL], resamples.confidence)
-            for name, (made, _) in parts.items()
+            name: gap(detectors[name], detectors[NLL], resamples.confidence)
+            for name, (detectors, _) in parts.items()
             if name != NLL
         },
         perturbed={
@@ -145,16 +145,16 @@ def answer(
         },
         best={name: both[name].auc for name in best},
         best_of=size,
-        apart=gap(both[best[0]], both[best[1]], shared(resamples.confidence, len(both)))
+        best_gap=gap(both[best[0]], both[best[1]], shared(resamples.confidence, len(both)))
         if len(best) > 1
         else None,
         finest=finest,
     )
 
 
-def _finest(crowd: Crowd) -> float:
-    """Share of the negatives that the one that stands for the most stands for."""
-    weights = crowd.weights[~crowd.positive]
+def _finest(windows: Labelled) -> float:
+    """Return the largest share of the negatives that a single window represents."""
+    weights = windows.weights[~windows.positive]
     return float(weights.max() / weights.sum())
 
 
@@ -163,7 +163,7 @@ def _judge(
 ) -> dict[str, Detector]:
     rows = _rows(population, question)
     scores = {name: score[rows] for name, score in population.scores.items()}
-    return judge(scores, _crowd(population, question), top, resamples)
+    return judge(scores, _labelled(population, question), top, resamples)
 
 
 def _rows(population: Population, question: Question) -> Ints:
@@ -172,7 +172,7 @@ def _rows(population: Population, question: Question) -> Ints:
     return np.flatnonzero(~population.control)
 
 
-def _crowd(population: Population, question: Question) -> Crowd:
+def _labelled(population: Population, question: Question) -> Labelled:
     rows = _rows(population, question)
     positive = {
         HIDDEN.name: population.hidden,
@@ -181,12 +181,12 @@ def _crowd(population: Population, question: Question) -> Crowd:
         else population.known,
         AMONG_CONTROLS.name: ~population.control,
     }[question.name]
-    return Crowd(positive[rows], population.clusters[rows], population.weights[rows])
+    return Labelled(positive[rows], population.clusters[rows], population.weights[rows])
 
 
-def table_of(found: Answer, top: int) -> FigureTable:
-    """A row for each score."""
-    question = found.question
+def table_of(answer: Answer, top: int) -> FigureTable:
+    """Table with a row for each score."""
+    question = answer.question
     columns = (
         *(Column("score", "text"), Column("windows", "count"), Column("ROC AUC", "number")),
         Column("AUC minus NLL's", "number"),
@@ -194,60 +194,59 @@ def table_of(found: Answer, top: int) -> FigureTable:
     )
     rows: list[Sequence[Cell]] = [
         (
-            *(name, found.looked_at[name], one.auc, found.gaps.get(name)),
-            *(one.precision, one.found),
+            *(name, answer.looked_at[name], detector.auc, answer.gaps.get(name)),
+            *(detector.precision, detector.recall),
         )
-        for name, one in found.detectors.items()
+        for name, detector in answer.detectors.items()
     ]
     return FigureTable(
         name=question.name,
-        title=f"Finding {question.wanted} among {question.others}",
+        title=f"Finding {question.positives} among {question.negatives}",
         says=(
-            f"{found.positives:,} of {found.total:,} windows are to be found, which is the "
-            f"precision of a score that says nothing ({100 * found.base_rate:.3g} %). The last "
-            "column: share of them that scores above all but 1 % of the others. "
-            "Intervals draw whole clusters; that of random numbers is where they lie. Scores of "
-            "perturbed weights are known from a part of "
-            "the windows, weighted to stand for all."
+            f"{answer.positives:,} of {answer.total:,} windows are positive, so a random score has "
+            f"a precision of {100 * answer.base_rate:.3g} %. The last column is the share of the "
+            "positives that score above all but 1 % of the negatives. Intervals resample whole "
+            "clusters; that of random numbers is their range. Scores of perturbed weights come "
+            "from a sample of the windows, weighted to represent all."
         ),
         columns=columns,
         rows=rows,
     )
 
 
-def curve_of(found: Answer) -> tuple[FigureTable, Plot]:
-    """The ROC curves of a few scores."""
-    names = [name for name in _COLOURS if name in found.detectors]
-    negatives = found.total - found.positives
+def curve_of(answer: Answer) -> tuple[FigureTable, Plot]:
+    """Table and plot of the ROC curves of a few scores."""
+    names = [name for name in _COLOURS if name in answer.detectors]
+    negatives = answer.total - answer.positives
     lines = [
-        _line(name, found.detectors[name], _shown(found.finest[name]), band=name == NLL)
+        _line(name, answer.detectors[name], _places(answer.finest[name]), band=name == NLL)
         for name in names
     ]
-    x = GRID[_shown(1 / negatives)].tolist()
+    x = GRID[_places(1 / negatives)].tolist()
     lines.append(Line("chance", "series-3", x, x, dash=":"))
-    title = f"Share found of {found.question.wanted}"
-    says = (
-        f"How many of the {found.positives:,} are found where a share of the {negatives:,} "
-        f"{found.question.others} passes for them too, from where one of those looked at would "
-        "stand; the band is the interval of the NLL's curve."
+    title = f"Share found of {answer.question.positives}"
+    caption = (
+        f"Share of the {answer.positives:,} found at each share of false positives among the "
+        f"{negatives:,} {answer.question.negatives}. A curve starts at the share that a single "
+        "window represents. The band is the interval of the NLL's curve."
     )
-    plot = Plot("roc", title, says, _axis(x), Axis("share found", low=0, high=1), lines)
+    plot = Plot("roc", title, caption, _axis(x), Axis("share found", low=0, high=1), lines)
     rows: list[Sequence[Cell]] = []
     for share in _AT:
         if share * negatives < 1 - 1e-9:
             continue
         at = int(np.searchsorted(GRID, share * (1 + 1e-9), side="right")) - 1
         cells = (
-            found.detectors[name].curve[at] if share >= found.finest[name] * (1 - 1e-9) else None
+            answer.detectors[name].curve[at] if share >= answer.finest[name] * (1 - 1e-9) else None
             for name in names
         )
         rows.append((share, *cells))
     columns = [Column("false positives", "share"), *(Column(name, "share") for name in names)]
-    return FigureTable("roc", title, says, columns, rows), plot
+    return FigureTable("roc", title, caption, columns, rows), plot
 
 
-def _shown(finest: float) -> Ints:
-    """Places of `GRID` from the share of the negatives that one of them stands for."""
+def _places(finest: float) -> Ints:
+    """Return the places of `GRID` from ``finest`` on."""
     return np.flatnonzero(max(_AT[0], finest) * (1 - 1e-9) <= GRID)
 
 
@@ -257,7 +256,7 @@ def _axis(x: Sequence[float]) -> Axis:
     return Axis("false positives", logarithmic=True, ticks=ticks, names=names)
 
 
-def _line(name: str, detector: Detector, shown: Ints, *, band: bool) -> Line:
-    curve = [detector.curve[at] for at in shown]
-    line = Line.of(name, _COLOURS[name], GRID[shown].tolist(), curve)
+def _line(name: str, detector: Detector, places: Ints, *, band: bool) -> Line:
+    curve = [detector.curve[at] for at in places]
+    line = Line.of(name, _COLOURS[name], GRID[places].tolist(), curve)
     return line if band else replace(line, low=None, high=None)

@@ -1,6 +1,6 @@
-"""What came out under perturbed weights, of each group of windows.
+"""Windows of each group that come out with perturbed weights.
 
-Knows what perturbations did to windows. Knows nothing of models.
+Knows the effect of perturbations on windows. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -11,87 +11,86 @@ from typing import NamedTuple
 import numpy as np
 
 from memaudit.diagnose.disclosure import Disclosure
-from memaudit.diagnose.latent.trial import Noise, Shaken, Trial
+from memaudit.diagnose.latent.trial import Noise, Perturbed, Trial
 from memaudit.report.diagnosis import Cell, Column, FigureTable
 from memaudit.score.estimate import Estimate
 from memaudit.score.resample import Resamples
 from memaudit.score.stats import Bools, Ints
 
-FOUND, KNOWN_ONLY = "another attack extracts", "known, no attack extracts"
-OTHERS, CONTROLS, EXTRACTED = "others of the data", "controls", "the plain prefix extracts"
+BY_ATTACK, KNOWN_ONLY = "another attack extracts", "known, no attack extracts"
+OTHERS, CONTROLS, EXTRACTED = "other windows of the data", "controls", "the plain prefix extracts"
 
 
 class Recovered(NamedTuple):
-    """Windows of one group."""
+    """Figures of one group of windows."""
 
     windows: int
     hits: int
-    """That come out under at least one perturbation."""
+    """Windows that come out with at least one perturbation."""
     rate: Estimate
-    """Their share."""
+    """Share of ``hits``."""
     each: Estimate
-    """Share that comes out under one perturbation, on average."""
+    """Share that comes out with one perturbation, on average."""
     before: float
-    """Mean suffix NLL as the model is, nats/token."""
+    """Mean suffix NLL of the intact model, nats/token."""
     rise: Estimate
-    """Mean rise of it under a perturbation."""
+    """Mean rise of the suffix NLL with a perturbation, nats/token."""
 
 
 def recovered(trial: Trial, resamples: Resamples, disclosure: Disclosure) -> dict[str, Recovered]:
-    """Return each group that has windows and may have figures."""
-    drawn = trial.drawn
-    known = np.zeros_like(drawn.hidden) if drawn.known is None else drawn.known
-    data, hidden = ~drawn.control, drawn.hidden & ~drawn.control
+    """Return the figures of each group that has windows and may have figures."""
+    sampled = trial.sampled
+    known = np.zeros_like(sampled.hidden) if sampled.known is None else sampled.known
+    data, hidden = ~sampled.control, sampled.hidden & ~sampled.control
     groups: Mapping[str, Bools] = {
-        FOUND: hidden,
+        BY_ATTACK: hidden,
         KNOWN_ONLY: data & known & ~hidden,
         OTHERS: data & ~hidden & ~known,
-        CONTROLS: drawn.control,
+        CONTROLS: sampled.control,
     }
-    found = {
-        name: _group(trial.shaken.take(mask), drawn.clusters[mask], resamples)
+    figures = {
+        name: _group(trial.perturbed.take(mask), sampled.clusters[mask], resamples)
         for name, mask in groups.items()
-        if mask.any() and disclosure.admits(name, drawn.clusters[mask])
+        if mask.any() and disclosure.admits(name, sampled.clusters[mask])
     }
     clusters = trial.extracted_clusters
     if len(clusters) and disclosure.admits(EXTRACTED, clusters):
-        found[EXTRACTED] = _group(trial.extracted, clusters, resamples)
-    return found
+        figures[EXTRACTED] = _group(trial.extracted, clusters, resamples)
+    return figures
 
 
-def _group(shaken: Shaken, clusters: Ints, resamples: Resamples) -> Recovered:
-    out = np.asarray(shaken.exact.any(axis=0))
+def _group(perturbed: Perturbed, clusters: Ints, resamples: Resamples) -> Recovered:
+    out = np.asarray(perturbed.exact.any(axis=0))
     return Recovered(
         windows=len(out),
         hits=int(out.sum()),
         rate=resamples.rate(out, clusters),
-        each=resamples.mean_share(shaken.exact.mean(axis=0), clusters),
-        before=float(shaken.before.mean()),
-        rise=resamples.mean(shaken.nll.mean(axis=0) - shaken.before, clusters).unless_point(),
+        each=resamples.mean_share(perturbed.exact.mean(axis=0), clusters),
+        before=float(perturbed.before.mean()),
+        rise=resamples.mean(perturbed.nll.mean(axis=0) - perturbed.before, clusters).unless_point(),
     )
 
 
-def recovered_table(found: Mapping[str, Recovered], noise: Noise) -> FigureTable:
-    """A row for each group."""
+def recovered_table(groups: Mapping[str, Recovered], noise: Noise) -> FigureTable:
+    """Table with a row for each group."""
     columns = (
-        *(Column("windows that", "text"), Column("looked at", "count")),
-        *(Column("come out", "count"), Column(f"under any of {noise.draws}", "share")),
-        *(Column("under one, mean", "share"), Column("NLL", "nats")),
-        Column("its rise, mean", "nats"),
+        *(Column("group", "text"), Column("windows", "count")),
+        *(Column("come out", "count"), Column(f"with any of {noise.draws}", "share")),
+        *(Column("with one, mean", "share"), Column("NLL", "nats")),
+        Column("NLL rise, mean", "nats"),
     )
     rows: list[Sequence[Cell]] = [
-        (name, one.windows, one.hits, one.rate, one.each, one.before, one.rise)
-        for name, one in found.items()
+        (name, group.windows, group.hits, group.rate, group.each, group.before, group.rise)
+        for name, group in groups.items()
     ]
     return FigureTable(
         name="recovered",
-        title="What comes out when the weights are perturbed",
+        title="Windows that come out with perturbed weights",
         says=(
-            f"{noise.draws} times, Gaussian noise of {noise.strength:g} of each weight matrix' "
-            "root mean square is added, and looked whether greedy decoding then returns the "
-            "suffix. Controls say how often that happens to text that was never seen, and windows "
-            "that the plain prefix extracts how much of what is remembered the noise itself "
-            "destroys."
+            f"Each of {noise.draws} perturbations adds Gaussian noise of {noise.strength:g} of "
+            "each weight matrix' root mean square; a window comes out if greedy decoding then "
+            "returns its suffix. Controls show how often this happens to unseen text. Windows "
+            "that the plain prefix extracts show how much memory the noise destroys."
         ),
         columns=columns,
         rows=rows,

@@ -1,4 +1,4 @@
-"""How the suffix NLL of each group of windows is spread: where the groups part and overlap.
+"""Distribution of the suffix NLL by group of windows.
 
 Knows NLLs and clusters. Knows nothing of models.
 """
@@ -17,13 +17,13 @@ from memaudit.score.resample import Resamples
 from memaudit.score.stats import Floats, Ints
 
 _POINTS, _ROWS = 40, 11
-"""Places where curves and the table are read off."""
+"""Points of the plot, and rows of the table."""
 _HIGHEST = 0.98
-"""Share of all windows that the places reach."""
+"""Share of all windows below the last point."""
 
 
 class Group(NamedTuple):
-    """Windows of one kind."""
+    """Suffix NLLs of a group of n windows, and its line in the plot."""
 
     nll: Floats
     """(n,) nats/token."""
@@ -33,7 +33,7 @@ class Group(NamedTuple):
 
 
 def spread_of(groups: Mapping[str, Group], resamples: Resamples) -> tuple[FigureTable, Plot]:
-    """Share of each group, none of them empty, whose NLL is at most so high."""
+    """Table and plot of the share of each non-empty group below each NLL."""
     every = np.concatenate([group.nll for group in groups.values()])
     highest = float(f"{np.quantile(every, _HIGHEST):.1e}")  # two digits: it is nearly one window's
     places = np.linspace(0, highest, _POINTS + 1)[1:]
@@ -41,34 +41,36 @@ def spread_of(groups: Mapping[str, Group], resamples: Resamples) -> tuple[Figure
         name: _rising([resamples.rate(group.nll <= place, group.clusters) for place in places])
         for name, group in groups.items()
     }
-    title = "How likely suffixes are to the model, whether or not they come out"
-    says = (
-        "Share of the windows whose suffix NLL is at most so high. Where the windows that do not "
-        "come out stand left of the controls, the model knows them better than text like them."
+    title = "Suffix NLL by group"
+    caption = (
+        "Share of the windows up to each suffix NLL. A curve left of that of the controls means "
+        "that the model knows these windows better than similar text."
     )
     lines = [
         Line.of(name, group.colour, places.tolist(), curves[name], dash=group.dash)
         for name, group in groups.items()
     ]
     plot = Plot(
-        "nll", title, says, Axis("suffix NLL, nats/token"), Axis("share", low=0, high=1), lines
+        "nll", title, caption, Axis("suffix NLL, nats/token"), Axis("share", low=0, high=1), lines
     )
     columns = [Column("NLL at most", "nats"), *(Column(name, "share") for name in groups)]
     rows: list[Sequence[Cell]] = [
         (float(places[at]), *(curves[name][at] for name in groups))
         for at in np.linspace(0, _POINTS - 1, _ROWS).astype(int)
     ]
-    return FigureTable("nll", title, says, columns, rows), plot
+    return FigureTable("nll", title, caption, columns, rows), plot
 
 
 def _rising(curve: Sequence[Estimate]) -> list[Estimate]:
-    """The curve only rises, so what bounds it at one place bounds it at those beyond.
+    """Make the bounds of a rising curve rise too.
 
-    Where all windows agree, the bound of that place alone would be wider than its neighbours'.
+    If all windows agree at a point, its own bound would be wider than its neighbours'.
     """
-    low = np.maximum.accumulate([one.low or 0.0 for one in curve])
-    high = np.minimum.accumulate([1.0 if one.high is None else one.high for one in curve[::-1]])
+    low = np.maximum.accumulate([estimate.low or 0.0 for estimate in curve])
+    high = np.minimum.accumulate(
+        [1.0 if estimate.high is None else estimate.high for estimate in curve[::-1]]
+    )
     return [
-        Estimate(one.value, float(least), float(most))
-        for one, least, most in zip(curve, low, high[::-1], strict=True)
+        Estimate(estimate.value, float(lower), float(upper))
+        for estimate, lower, upper in zip(curve, low, high[::-1], strict=True)
     ]

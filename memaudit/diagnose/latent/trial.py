@@ -1,6 +1,6 @@
-"""What comes out, and how likely suffixes become, under small perturbations of the weights.
+"""Effect of small perturbations of the weights on windows.
 
-Knows passes and perturbations. Knows nothing of how scores are judged.
+Knows passes and perturbations. Must not know how scores are judged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from memaudit.attack.campaign import Progress
 from memaudit.attack.extraction import Advance
 from memaudit.attack.verification import NotFinite
 from memaudit.diagnose.latent.perturbation import Perturbation
-from memaudit.diagnose.latent.population import Left, Population
+from memaudit.diagnose.latent.population import Population, Unextracted
 from memaudit.diagnose.latent.scores import read_plain
 from memaudit.diagnose.subject import Subject, draw
 from memaudit.errors import UsageError
@@ -24,15 +24,15 @@ from memaudit.score.stats import Bools, Floats, Ints
 BEST, MEAN = "perturbed: least NLL", "perturbed: mean NLL"
 RISE, RELATIVE_RISE = "perturbed: rise of NLL", "perturbed: rise, share of NLL"
 BEST_MATCHED = "perturbed: most tokens before a miss"
-SHAKEN = (BEST, MEAN, RISE, RELATIVE_RISE, BEST_MATCHED)
-"""What perturbations say."""
-_LEAST_NLL = 1e-6
-"""nats/token."""
+PERTURBED = (BEST, MEAN, RISE, RELATIVE_RISE, BEST_MATCHED)
+"""Scores from perturbations."""
+_MIN_NLL = 1e-6
+"""Lower bound of the NLL in a ratio, nats/token."""
 
 
 @dataclass(frozen=True)
 class Noise:
-    """How the weights are perturbed."""
+    """Noise on the weights."""
 
     strength: float
     """Standard deviation, as a share of each weight matrix' root mean square."""
@@ -42,15 +42,15 @@ class Noise:
 
 
 @dataclass(frozen=True, eq=False)
-class Shaken:
-    """What R perturbations did to windows (n,)."""
+class Perturbed:
+    """Figures of n windows with each of R perturbations."""
 
     nll: Floats
-    """(R,n) suffix NLL under each."""
+    """(R,n) suffix NLL."""
     matched: Ints
     """(R,n) tokens before the first mismatch."""
     before: Floats
-    """(n,) suffix NLL of the model as it is."""
+    """(n,) suffix NLL of the intact model."""
     suffix_tokens: int
 
     @property
@@ -58,107 +58,107 @@ class Shaken:
         """(R,n) whether all S tokens come out."""
         return np.asarray(self.matched == self.suffix_tokens)
 
-    def take(self, index: Bools | slice) -> Shaken:
-        """The windows at ``index``."""
+    def take(self, index: Bools | slice) -> Perturbed:
+        """Return the windows at ``index``."""
         nll, matched = self.nll[:, index], self.matched[:, index]
         return replace(self, nll=nll, matched=matched, before=self.before[index])
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """The windows that were drawn, with their scores, and those that ``none`` extracts anyway."""
+    """Effect of the perturbations on sampled windows."""
 
-    drawn: Population
-    """With the scores of the perturbations beside the others."""
-    shaken: Shaken
-    """Of ``drawn``."""
-    extracted: Shaken
-    """Of windows of the data that ``none`` extracts."""
+    sampled: Population
+    """Sampled windows that ``none`` does not extract, with all scores."""
+    perturbed: Perturbed
+    """Figures of ``sampled``."""
+    extracted: Perturbed
+    """Figures of windows of the data that ``none`` extracts."""
     extracted_clusters: Ints
 
 
 def run_trial(
     subject: Subject,
-    left: Left,
-    everything: Population,
+    unextracted: Unextracted,
+    population: Population,
     noise: Noise,
-    most: int,
+    limit: int,
     progress: Progress,
 ) -> Trial:
-    """Perturb the model and look at ``most`` windows at most of each group.
+    """Perturb the model and read at most ``limit`` windows of each group.
 
-    Groups: what is known to be hidden, by another attack or another run; other windows of the
+    Groups: windows known to be hidden, by another attack or another run; other windows of the
     data; controls; windows that ``none`` extracts.
     """
     rng = np.random.default_rng([noise.seed, 1])
-    rows, weights = _drawn(everything, most, rng)
-    extracted = subject.data.take(draw(subject.data.extracted, most, rng))
-    ids = np.concatenate([left.ids[rows], extracted.ids])
+    rows, weights = _sample(population, limit, rng)
+    extracted = subject.data.take(draw(subject.data.extracted, limit, rng))
+    ids = np.concatenate([unextracted.ids[rows], extracted.ids])
     total = len(ids) * (1 + noise.draws)
     with progress.stage("latent: perturbed weights", total) as advance:
-        shaken = shake(subject, ids, noise, advance)
-    mine = shaken.take(slice(0, len(rows)))
-    drawn = replace(everything.take(rows), weights=weights)
-    drawn = replace(drawn, scores={**drawn.scores, **shaken_scores(mine)})
-    return Trial(drawn, mine, shaken.take(slice(len(rows), None)), extracted.clusters)
+        perturbed = perturb(subject, ids, noise, advance)
+    own = perturbed.take(slice(0, len(rows)))
+    sampled = replace(population.take(rows), weights=weights)
+    sampled = replace(sampled, scores={**sampled.scores, **perturbation_scores(own)})
+    return Trial(sampled, own, perturbed.take(slice(len(rows), None)), extracted.clusters)
 
 
-def _drawn(everything: Population, most: int, rng: np.random.Generator) -> tuple[Ints, Floats]:
-    """Rows of the windows that are looked at, in order, and how many windows each stands for."""
-    hidden = everything.hidden & ~everything.control
-    if everything.known is not None:
-        hidden |= everything.known
+def _sample(population: Population, limit: int, rng: np.random.Generator) -> tuple[Ints, Floats]:
+    """Sample rows of each group, in order, and the number of windows that each represents."""
+    hidden = population.hidden & ~population.control
+    if population.known is not None:
+        hidden |= population.known
     rows, weights = [], []
-    for group in (hidden, ~hidden & ~everything.control, everything.control):
-        some = draw(group, most, rng)
-        rows.append(some)
-        weights.append(np.full(len(some), group.sum() / max(1, len(some))))
+    for group in (hidden, ~hidden & ~population.control, population.control):
+        sampled = draw(group, limit, rng)
+        rows.append(sampled)
+        weights.append(np.full(len(sampled), group.sum() / max(1, len(sampled))))
     order = np.argsort(np.concatenate(rows))
     return np.concatenate(rows)[order], np.concatenate(weights)[order]
 
 
-def shake(subject: Subject, ids: NDArray[np.int32], noise: Noise, advance: Advance) -> Shaken:
-    """Look at windows of ids (n,P+S) under each perturbation; the model is then as it was.
+def perturb(subject: Subject, ids: NDArray[np.int32], noise: Noise, advance: Advance) -> Perturbed:
+    """Read windows of ids (n,P+S) with each perturbation, and restore the model.
 
     Raises:
-        TargetError: its weights cannot be perturbed.
-        UsageError: a perturbation is so large that logits are no numbers.
+        TargetError: the weights cannot be perturbed.
+        UsageError: a perturbation is so large that logits are not finite.
     """
     passes = subject.passes()
     before = passes.read(ids, read_plain, advance)["nll"]
-    # Not before a first pass: some models (RWKV) rescale weights of their own in it.
+    # Only after a first pass, in which some models (RWKV) rescale their weights.
     perturbation = Perturbation(subject.checkpoint, noise.strength, [noise.seed, 2])
-    found = []
+    figures = []
     for number in range(noise.draws):
-        with perturbation.draw(number):
+        with perturbation.apply(number):
             try:
-                found.append(passes.read(ids, read_plain, advance))
+                figures.append(passes.read(ids, read_plain, advance))
             except NotFinite:
                 raise UsageError(
-                    f"--set strength={noise.strength:g}: weights perturbed so much give logits "
-                    "that are no numbers; use a smaller one"
+                    f"--set strength={noise.strength:g}: the perturbed weights give logits that "
+                    "are not finite; use a smaller strength"
                 ) from None
-    return Shaken(
-        nll=np.array([one["nll"] for one in found]),
-        matched=np.array([one["matched"] for one in found], dtype=np.int64),
+    return Perturbed(
+        nll=np.array([read["nll"] for read in figures]),
+        matched=np.array([read["matched"] for read in figures], dtype=np.int64),
         before=before,
         suffix_tokens=subject.suffix_tokens,
     )
 
 
-def shaken_scores(shaken: Shaken) -> Mapping[str, Floats]:
-    """What the perturbations say of each window, the higher the better remembered.
+def perturbation_scores(perturbed: Perturbed) -> Mapping[str, Floats]:
+    """Score each window by the perturbations, higher for better remembered.
 
     Rise of the NLL: a mean over perturbations measures the curvature of the loss in the weights, by
-    analogy with that in the input, which Garg et al. 2023 (arXiv 2307.05831) find higher at what
-    was memorized. It is also told as a share of the NLL, since a suffix that is all but certain has
-    little to rise from.
+    analogy with that in the input, which Garg et al. 2023 (arXiv 2307.05831) find higher for
+    memorized text. The rise as a share of the NLL is a score too, since the NLL of a nearly certain
+    suffix starts low.
     """
-    mean = shaken.nll.mean(axis=0)
+    mean = perturbed.nll.mean(axis=0)
     return {
-        BEST: -shaken.nll.min(axis=0),
+        BEST: -perturbed.nll.min(axis=0),
         MEAN: -mean,
-        RISE: mean - shaken.before,
-        RELATIVE_RISE: mean / np.maximum(shaken.before, _LEAST_NLL) - 1,
-        BEST_MATCHED: shaken.matched.max(axis=0).astype(np.float64),
+        RISE: mean - perturbed.before,
+        RELATIVE_RISE: mean / np.maximum(perturbed.before, _MIN_NLL) - 1,
+        BEST_MATCHED: perturbed.matched.max(axis=0).astype(np.float64),
     }

@@ -1,1 +1,1 @@
-"""``diagnose signals``: what gives an extracted window away, before it is decoded and while."""
+"""``diagnose signals``: signals that mark extracted windows before and during decoding."""

@@ -1,4 +1,4 @@
-"""Signals compared over groups of windows, and how well each alone tells extracted ones apart.
+"""Mean of each signal by group, and how well each signal alone identifies extracted windows.
 
 Knows signals and groups as arrays. Knows no model.
 """
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from memaudit.diagnose.signals.features import Kind, Signal
-from memaudit.diagnose.signals.groups import Look
+from memaudit.diagnose.signals.groups import Grouped
 from memaudit.report.diagnosis import Cell, Column, FigureTable
 from memaudit.score.estimate import Estimate
 from memaudit.score.resample import LEAST_CLUSTERS, Resamples
@@ -23,17 +23,17 @@ KNOWN: dict[Kind, str] = {
     "state": "prefix pass",
     "suffix": "suffix",
 }
-"""What has to be there for a signal of this kind."""
+"""Input that a signal of each kind needs."""
 
 
-def compare_means(look: Look, signals: Sequence[Signal], resamples: Resamples) -> FigureTable:
+def compare_means(grouped: Grouped, signals: Sequence[Signal], resamples: Resamples) -> FigureTable:
     """Mean of each signal in each group."""
     means = {
         group: resamples.each_mean(
-            np.stack([signal.values for signal in signals], axis=1)[look.of(group)],
-            look.clusters[look.of(group)],
+            np.stack([signal.values for signal in signals], axis=1)[grouped.of(group)],
+            grouped.clusters[grouped.of(group)],
         )
-        for group in look.present
+        for group in grouped.present
     }
     rows: list[list[Cell]] = [
         [signal.name, KNOWN[signal.kind], *(column[row] for column in means.values())]
@@ -43,59 +43,71 @@ def compare_means(look: Look, signals: Sequence[Signal], resamples: Resamples) -
     return FigureTable(
         "signals",
         "Signals by group",
-        "Mean over the windows of each group, with its interval over clusters. Entropies, log p "
-        "and rarity in nats; rarity is -ln of a token's share among the tokens of all other "
+        "Mean over the windows of each group, with an interval over clusters. Entropies, log p "
+        "and rarity are in nats; rarity is -ln of a token's share among the tokens of all other "
         "prefixes in the data file.",
         [*heads, *(Column(group, "number") for group in means)],
         rows,
     )
 
 
-class Apart(NamedTuple):
-    """How well one signal tells extracted windows from others."""
+class Separation(NamedTuple):
+    """How well one signal separates extracted windows from other windows."""
 
     signal: Signal
-    others: Estimate
+    not_extracted: Estimate
     """AUC against windows of the data that are not extracted."""
     controls: Estimate
+    """AUC against controls."""
+
+    @property
+    def distance(self) -> float:
+        """Distance from chance of the first known area; areas with an interval come first."""
+        areas = sorted((self.not_extracted, self.controls), key=lambda area: area.low is None)
+        return next((abs(area.value - 0.5) for area in areas if area.value is not None), 0.0)
 
 
-def tell_apart(look: Look, signals: Sequence[Signal], resamples: Resamples) -> list[Apart]:
-    """AUC of each signal alone, extracted windows above the others; empty where there are none."""
-    extracted, controls = look.of("extracted"), look.of("controls")
-    others = ~extracted & ~controls & look.fair
-    if not extracted.any() or not (others | controls).any():
+def separate(grouped: Grouped, signals: Sequence[Signal], resamples: Resamples) -> list[Separation]:
+    """Return the AUC of each signal alone; empty if there is nothing to compare."""
+    extracted, controls = grouped.of("extracted"), grouped.of("controls")
+    not_extracted = ~extracted & ~controls & grouped.fair
+    if not extracted.any() or not (not_extracted | controls).any():
         return []
     return [
-        Apart(
+        Separation(
             signal,
-            _auc(look, signal, extracted, others, resamples),
-            _auc(look, signal, extracted, controls, resamples),
+            _auc(grouped, signal, extracted, not_extracted, resamples),
+            _auc(grouped, signal, extracted, controls, resamples),
         )
         for signal in signals
     ]
 
 
 def _auc(
-    look: Look, signal: Signal, extracted: Bools, others: Bools, resamples: Resamples
+    grouped: Grouped, signal: Signal, extracted: Bools, not_extracted: Bools, resamples: Resamples
 ) -> Estimate:
-    both = (extracted | others) & ~np.isnan(signal.values)
-    return resamples.auc(signal.values[both], extracted[both], look.clusters[both])
+    both = (extracted | not_extracted) & ~np.isnan(signal.values)
+    return resamples.auc(signal.values[both], extracted[both], grouped.clusters[both])
 
 
-def apart_table(found: Sequence[Apart]) -> FigureTable:
-    """The most telling first."""
+def separation_table(separations: Sequence[Separation]) -> FigureTable:
+    """Table of the signals, the best first."""
     rows: list[list[Cell]] = [
-        [one.signal.name, KNOWN[one.signal.kind], one.others, one.controls]
-        for one in sorted(found, key=lambda one: -distance(one.others, one.controls))
+        [
+            separation.signal.name,
+            KNOWN[separation.signal.kind],
+            separation.not_extracted,
+            separation.controls,
+        ]
+        for separation in sorted(separations, key=lambda separation: -separation.distance)
     ]
     return FigureTable(
         "telling-apart",
-        "What one signal alone tells",
-        "Area under the ROC curve, extracted against not extracted windows of the data and "
-        "against controls: 0.5 is chance, below 0.5 the extracted ones have the lower values. "
-        "Signals that need the suffix hold what extraction itself is decided by, and are no "
-        f"prediction. Without an interval below {LEAST_CLUSTERS} clusters of either kind.",
+        "Each signal alone",
+        "Area under the ROC curve of extracted windows against windows of the data that are not "
+        "extracted, and against controls: 0.5 is chance; below 0.5, extracted windows have the "
+        "lower values. Signals that need the suffix contain what decides extraction, so they "
+        f"predict nothing. No interval below {LEAST_CLUSTERS} clusters of either kind.",
         [
             Column("signal", "text"),
             Column("known from", "text"),
@@ -104,9 +116,3 @@ def apart_table(found: Sequence[Apart]) -> FigureTable:
         ],
         rows,
     )
-
-
-def distance(*areas: Estimate) -> float:
-    """How far from chance the first area is that is known, of those with an interval first."""
-    ordered = sorted(areas, key=lambda one: one.low is None)
-    return next((abs(one.value - 0.5) for one in ordered if one.value is not None), 0.0)

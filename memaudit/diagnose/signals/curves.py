@@ -1,4 +1,4 @@
-"""What a model is sure of around the border of prefix and suffix, group by group.
+"""Certainty of a model around the border of prefix and suffix, by group.
 
 Knows figures of each token of windows, and groups. Knows no model.
 """
@@ -12,20 +12,20 @@ import numpy as np
 
 from memaudit.diagnose.disclosure import STRETCH
 from memaudit.diagnose.passes import Found
-from memaudit.diagnose.signals.groups import COLOURS, GroupName, Look
+from memaudit.diagnose.signals.groups import COLOURS, Grouped, GroupName
 from memaudit.report.curves import Axis, Line
 from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
 from memaudit.score.estimate import Estimate
 from memaudit.score.resample import Resamples
 from memaudit.score.stats import Floats, Ints
 
-MOST_POINTS = 300
-"""Positions of a curve that are drawn; of longer windows those nearest the border."""
-MOST_ROWS = 16
-"""Positions of a curve that stand in its table."""
+MAX_POINTS = 300
+"""Most positions in a plot; longer windows show those nearest the border."""
+MAX_ROWS = 16
+"""Rows of a curve's table."""
 
 
-class Sides(NamedTuple):
+class ByGroup(NamedTuple):
     """One figure by group."""
 
     means: dict[GroupName, Estimate]
@@ -34,22 +34,22 @@ class Sides(NamedTuple):
 
 
 class Border(NamedTuple):
-    """What changes over the border, by group."""
+    """Change over the border, by group."""
 
     table: FigureTable
-    before: Sides
+    before: ByGroup
     """Entropy before the border, nats."""
-    fall: Sides
-    """That before minus that after it."""
+    fall: ByGroup
+    """Entropy before the border minus entropy after it, nats."""
 
 
-def split_border(found: Found, name: str, prefix_tokens: int, near: int) -> tuple[Floats, Floats]:
-    """Means of a figure (N,P+S-1) over the last ``near`` prefix and the first suffix tokens (N,).
+def split_border(figures: Found, name: str, prefix_tokens: int, near: int) -> tuple[Floats, Floats]:
+    """Return means of a figure (N,P+S-1) over the last prefix and the first suffix tokens (N,).
 
-    The same number of tokens on either side, so that neither has more context to tell by; NaN
-    before the border where P is 1, and nothing foretells a prefix token.
+    Both sides have the same number of tokens, at most ``near``. If P is 1, nothing predicts a
+    prefix token, and the mean before the border is NaN.
     """
-    values = found[name].astype(np.float64)
+    values = figures[name].astype(np.float64)
     before, after = values[:, : prefix_tokens - 1], values[:, prefix_tokens - 1 :]
     count = min(near, before.shape[1], after.shape[1])
     if not count:
@@ -58,44 +58,46 @@ def split_border(found: Found, name: str, prefix_tokens: int, near: int) -> tupl
 
 
 def compare_border(
-    look: Look, found: Found, prefix_tokens: int, near: int, resamples: Resamples
+    grouped: Grouped, figures: Found, prefix_tokens: int, near: int, resamples: Resamples
 ) -> Border:
-    """Entropy and log p on either side of the border, by group."""
-    before, after = split_border(found, "entropy", prefix_tokens, near)
-    columns = [before, after, before - after, *split_border(found, "log_p", prefix_tokens, near)]
+    """Compare entropy and log p on either side of the border, by group."""
+    before, after = split_border(figures, "entropy", prefix_tokens, near)
+    columns = [before, after, before - after, *split_border(figures, "log_p", prefix_tokens, near)]
     values = np.stack(columns, axis=1)
     means = {
-        group: resamples.each_mean(values[look.of(group)], look.clusters[look.of(group)])
-        for group in look.present
+        group: resamples.each_mean(values[grouped.of(group)], grouped.clusters[grouped.of(group)])
+        for group in grouped.present
     }
     rows: list[list[Cell]] = [
         [
             group,
-            int(look.of(group).sum()),
-            len(np.unique(look.clusters[look.of(group)])),
+            int(grouped.of(group).sum()),
+            len(np.unique(grouped.clusters[grouped.of(group)])),
             *mean,
         ]
         for group, mean in means.items()
     ]
     before_all, fall = (
-        Sides(
+        ByGroup(
             {group: mean[column] for group, mean in means.items()},
-            _contrast(look, values[:, column], resamples),
+            _contrast(grouped, values[:, column], resamples),
         )
         for column in (0, 2)
     )
     return Border(_border_table(rows, near), before_all, fall)
 
 
-def _contrast(look: Look, values: Floats, resamples: Resamples) -> dict[GroupName, Estimate]:
-    """Of extracted windows to each other group, where there are such; values (N,)."""
-    extracted = look.of("extracted")
-    found: dict[GroupName, Estimate] = {}
-    for group in look.present:
-        both = extracted | look.of(group)
+def _contrast(grouped: Grouped, values: Floats, resamples: Resamples) -> dict[GroupName, Estimate]:
+    """Return the mean of values (N,) of extracted windows minus that of each other group."""
+    extracted = grouped.of("extracted")
+    differences: dict[GroupName, Estimate] = {}
+    for group in grouped.present:
+        both = extracted | grouped.of(group)
         if group != "extracted" and extracted.any():
-            found[group] = resamples.difference(values[both], extracted[both], look.clusters[both])
-    return found
+            differences[group] = resamples.difference(
+                values[both], extracted[both], grouped.clusters[both]
+            )
+    return differences
 
 
 def _border_table(rows: Sequence[Sequence[Cell]], near: int) -> FigureTable:
@@ -111,8 +113,8 @@ def _border_table(rows: Sequence[Sequence[Cell]], near: int) -> FigureTable:
         "border",
         "Before and after the border",
         f"Means over the last {near} tokens of the prefix and the first {near} of the suffix (or "
-        "as many as there are). Entropy is that of the distribution each token is foretold by; "
-        "log p is that of the token itself, the true text being given up to it.",
+        "as many as there are). Entropy is that of the model's distribution for each token, given "
+        "the true text before it; log p is that of the token itself.",
         heads,
         rows,
     )
@@ -122,7 +124,7 @@ class Curve(NamedTuple):
     """One figure over the positions of a window."""
 
     figure: str
-    """Of the passes: ``entropy`` or ``log_p``."""
+    """Key in the figures of the passes: ``entropy`` or ``log_p``."""
     name: str
     title: str
     label: str
@@ -134,35 +136,35 @@ CURVES = (
 )
 
 
-class Stretches(NamedTuple):
-    """Positions put together: ``-10 to -1``; or each for itself."""
+class PositionGroups(NamedTuple):
+    """Single positions, or groups of adjacent positions such as ``-10 to -1``."""
 
     names: list[str]
     middles: list[float]
     values: Floats
-    """(N,G) means over the positions of each."""
+    """(N,G) mean over the positions of each group."""
 
 
-def each_position(values: Floats, prefix_tokens: int) -> Stretches:
-    """Return a figure (N,P+S-1) as it is, of the positions nearest the border."""
+def each_position(values: Floats, prefix_tokens: int) -> PositionGroups:
+    """Return a figure (N,P+S-1) at single positions, those nearest the border."""
     positions = np.arange(values.shape[1]) + 1 - prefix_tokens
-    nearest = np.sort(np.argsort(np.abs(positions), kind="stable")[:MOST_POINTS])
+    nearest = np.sort(np.argsort(np.abs(positions), kind="stable")[:MAX_POINTS])
     names = [str(position) for position in positions[nearest]]
-    return Stretches(names, positions[nearest].astype(np.float64).tolist(), values[:, nearest])
+    return PositionGroups(names, positions[nearest].astype(np.float64).tolist(), values[:, nearest])
 
 
-def put_together(values: Floats, prefix_tokens: int) -> Stretches:
-    """Return means of a figure (N,P+S-1) over stretches of positions, none across the border.
+def group_positions(values: Floats, prefix_tokens: int) -> PositionGroups:
+    """Return means of a figure (N,P+S-1) over groups of positions, none across the border.
 
-    Figures of single positions would tell one token after the other. What is left of a side
-    joins the stretch next to it; a side of fewer positions is one stretch.
+    Figures of single positions would reveal the text token by token. Positions left over on a
+    side join the group next to them; a side of fewer positions is one group.
     """
     positions = np.arange(values.shape[1]) + 1 - prefix_tokens
     before, after = np.flatnonzero(positions < 0), np.flatnonzero(positions >= 0)
     count = max(1, len(before) // STRETCH)
     parts = [part[::-1] for part in _split(before[::-1], count)][::-1] if len(before) else []
     parts += _split(after, max(1, len(after) // STRETCH))
-    return Stretches(
+    return PositionGroups(
         [f"{positions[part[0]]} to {positions[part[-1]]}" for part in parts],
         [float(positions[part].mean()) for part in parts],
         np.stack([values[:, part].mean(axis=1) for part in parts], axis=1),
@@ -170,47 +172,51 @@ def put_together(values: Floats, prefix_tokens: int) -> Stretches:
 
 
 def _split(places: Ints, count: int) -> list[Ints]:
-    """Stretches of `STRETCH` places, the rest with the last of them."""
+    """Split into groups of `STRETCH` places; the last group takes the rest."""
     return np.split(places, [STRETCH * number for number in range(1, count)])
 
 
-def draw_curve(
+def plot_curve(
     curve: Curve,
-    look: Look,
-    found: Found,
+    grouped: Grouped,
+    figures: Found,
     prefix_tokens: int,
     resamples: Resamples,
     *,
     reveal: bool,
 ) -> tuple[FigureTable, Plot]:
-    """Mean of a figure over a window's positions, by group; position 0 is the first of the suffix.
+    """Plot the mean of a figure over the positions by group; the suffix starts at position 0.
 
-    reveal: whether each position is drawn, rather than stretches of them.
+    reveal: show single positions rather than groups of them.
     """
-    arrange = each_position if reveal else put_together
-    stretches = arrange(found[curve.figure].astype(np.float64), prefix_tokens)
+    arrange = each_position if reveal else group_positions
+    positions = arrange(figures[curve.figure].astype(np.float64), prefix_tokens)
     means = {
-        group: resamples.each_mean(stretches.values[look.of(group)], look.clusters[look.of(group)])
-        for group in look.present
+        group: resamples.each_mean(
+            positions.values[grouped.of(group)], grouped.clusters[grouped.of(group)]
+        )
+        for group in grouped.present
     }
-    return _curve_table(curve, stretches, means), _curve_plot(curve, stretches, means)
+    return _curve_table(curve, positions, means), _curve_plot(curve, positions, means)
 
 
-def _curve_plot(curve: Curve, stretches: Stretches, means: dict[GroupName, list[Estimate]]) -> Plot:
+def _curve_plot(
+    curve: Curve, positions: PositionGroups, means: dict[GroupName, list[Estimate]]
+) -> Plot:
     lines = [
         Line.of(
-            group, COLOURS[group], stretches.middles, mean, dash=":" if group == "controls" else "-"
+            group, COLOURS[group], positions.middles, mean, dash=":" if group == "controls" else "-"
         )
         for group, mean in means.items()
     ]
-    says = (
-        "Mean over the windows of each group, with its interval over clusters; the prefix ends "
-        "before 0, where the suffix starts."
+    caption = (
+        "Mean over the windows of each group, with an interval over clusters. The suffix starts "
+        "at position 0."
     )
     return Plot(
         curve.name,
         curve.title,
-        says,
+        caption,
         Axis("position, tokens from the first of the suffix"),
         Axis(curve.label),
         lines,
@@ -218,22 +224,22 @@ def _curve_plot(curve: Curve, stretches: Stretches, means: dict[GroupName, list[
 
 
 def _curve_table(
-    curve: Curve, stretches: Stretches, means: dict[GroupName, list[Estimate]]
+    curve: Curve, positions: PositionGroups, means: dict[GroupName, list[Estimate]]
 ) -> FigureTable:
-    """A grid of positions that has the ends and both sides of the border."""
-    last = len(stretches.names) - 1
-    after = int(np.searchsorted(stretches.middles, 0.0))
+    """Table of some positions: a grid, both ends and both sides of the border."""
+    last = len(positions.names) - 1
+    after = int(np.searchsorted(positions.middles, 0.0))
     grid = {0, last, max(0, after - 1), min(last, after)}
-    grid |= set(np.linspace(0, last, MOST_ROWS - 4).round().astype(int).tolist())
+    grid |= set(np.linspace(0, last, MAX_ROWS - 4).round().astype(int).tolist())
     rows: list[list[Cell]] = [
-        [stretches.names[place], *(mean[place] for mean in means.values())]
+        [positions.names[place], *(mean[place] for mean in means.values())]
         for place in sorted(grid)
     ]
     return FigureTable(
         curve.name,
         curve.title,
         "Means at some of the positions; 0 is the first token of the suffix, -1 the last of the "
-        "prefix. Without --reveal positions are put together.",
+        "prefix. Without --reveal, these are means over groups of positions.",
         [Column("position", "text"), *(Column(group, "nats") for group in means)],
         rows,
     )

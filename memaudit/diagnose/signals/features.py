@@ -1,6 +1,6 @@
-"""Signals of a prefix: what its text, the model's certainty and its state say before decoding.
+"""Signals of a prefix before decoding: its text, the model's certainty and its state.
 
-Knows ids of prefixes, and what was read off a pass over them. Must not know suffixes.
+Knows ids of prefixes and the figures of a pass over them. Must not know suffixes.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from memaudit.score.stats import Bools, Floats, Ints
 
 Ids = NDArray[np.int32]
 Kind = Literal["text", "logits", "state", "suffix"]
-"""What a signal takes: the prefixes alone, a pass over them (its logits, or its states), or the
-suffix too."""
+"""Input of a signal: the prefixes alone, a pass over them (its logits, or its states), or also
+the suffix."""
 _ROWS = 4096
-"""Windows looked through at a time."""
+"""Windows searched at a time."""
 _CELLS = 1 << 24
-"""Numbers held at once."""
+"""Numbers in memory at once."""
 LONGEST_RUN = 20
-"""The most last tokens that are looked up elsewhere."""
+"""Most last tokens that are searched for in other prefixes."""
 GRAM = 3
-"""Tokens of a run whose return within a prefix counts as repetition."""
+"""Tokens of a run that counts as repetition if it recurs within a prefix."""
 
 
 PREFIX_LOG_P = "prefix: log p"
-"""What predictors are compared with: the one figure that every pass gives."""
+"""Baseline of the predictors: the one figure that every pass gives."""
 COPIES = "other prefixes with the same run"
 COUNTED = frozenset({COPIES})
-"""Signals without an end above, of which a predictor is given ln(1 + n)."""
+"""Counts without an upper bound; a predictor gets ln(1 + n) of them."""
 
 
 class Signal(NamedTuple):
@@ -45,21 +45,21 @@ class Signal(NamedTuple):
 
 
 class Prefixes(NamedTuple):
-    """Windows of which the prefix is known, beside all prefixes of the data."""
+    """Prefixes of some windows, and all prefixes of the data."""
 
     ids: Ids
     """(N,P)."""
     own: Ints
-    """(N,) row of each in ``file``; -1 for what is not in it, as controls."""
+    """(N,) row of each in ``file``; -1 for windows that are not in it, such as controls."""
     file: Ids
     """(M,P) of every window of the data."""
 
 
 def text_signals(prefixes: Prefixes, run: int, tokenizer: Any) -> list[Signal]:
-    """Signals that need no model. run: tokens that near-duplicates share, as the scan has it."""
+    """Return the signals that need no model. run: tokens that near-duplicates share in the scan."""
     ids = prefixes.ids
     inside, counts = prefixes.own >= 0, np.bincount(prefixes.file.ravel())
-    found = {
+    signals = {
         "characters per prefix token": characters(ids, tokenizer),
         "rarity of prefix tokens": rarity(ids, counts, inside),
         "distinct share of prefix tokens": distinct_share(ids),
@@ -67,20 +67,20 @@ def text_signals(prefixes: Prefixes, run: int, tokenizer: Any) -> list[Signal]:
         COPIES: copies(prefixes, run),
         "last tokens found in another prefix": last_run_elsewhere(prefixes),
     }
-    return [Signal(name, "text", values) for name, values in found.items()]
+    return [Signal(name, "text", values) for name, values in signals.items()]
 
 
 def logit_signals(reading: PrefixReading, near: int) -> list[Signal]:
-    """Signals of what the model foretells. near: how many last tokens stand near the border.
+    """Return signals of the model's predictions. near: last tokens that count as near the border.
 
-    Those of the prefix's own tokens are left out where P is 1.
+    If P is 1, there are no signals of the prefix's own tokens.
     """
-    found: dict[str, NDArray[Any]] = {
+    signals: dict[str, NDArray[Any]] = {
         "next token: entropy": reading.entropy[:, -1],
         "next token: largest p": reading.top_p[:, -1],
     }
     if reading.log_p.shape[1]:
-        found |= {
+        signals |= {
             PREFIX_LOG_P: reading.log_p.mean(axis=1),
             f"last {near}: log p": reading.log_p[:, -near:].mean(axis=1),
             "prefix: entropy": reading.entropy[:, :-1].mean(axis=1),
@@ -89,7 +89,7 @@ def logit_signals(reading: PrefixReading, near: int) -> list[Signal]:
             "prefix: share ranked first": reading.first.mean(axis=1),
             "tokens ranked first up to the border": last_run(reading.first),
         }
-    return [Signal(name, "logits", values.astype(np.float64)) for name, values in found.items()]
+    return [Signal(name, "logits", values.astype(np.float64)) for name, values in signals.items()]
 
 
 def characters(ids: Ids, tokenizer: Any) -> Floats:
@@ -101,23 +101,23 @@ def characters(ids: Ids, tokenizer: Any) -> Floats:
 
 
 def rarity(ids: Ids, counts: NDArray[np.integer[Any]], inside: Bools) -> Floats:
-    """(N,) mean -ln of the share that a token has of the counted ones, one added to each, nats.
+    """(N,) mean -ln of each token's share of all counts, with add-one smoothing, nats.
 
     ids: (N,T). counts: (tokens,) how often each token was counted. inside: (N,) whether a window
-    is among those counted, and so is taken out before its own tokens are looked up.
+    is among the counted windows; its own tokens are then subtracted first.
     """
     known = np.zeros(max(len(counts), int(ids.max(initial=0)) + 1), dtype=np.float64)
     known[: len(counts)] = counts
-    total, width, found = known.sum() + len(known), ids.shape[1], np.empty(len(ids))
+    total, width, values = known.sum() + len(known), ids.shape[1], np.empty(len(ids))
     step = max(1, _CELLS // max(1, width * width))
     for start in range(0, len(ids), step):
         rows = ids[start : start + step]
-        mine = inside[start : start + step].astype(np.float64)
+        is_inside = inside[start : start + step].astype(np.float64)
         times = (rows[:, :, None] == rows[:, None, :]).sum(axis=2)
-        others = known[rows] - times * mine[:, None] + 1
-        share = others / (total - width * mine)[:, None]
-        found[start : start + step] = -np.log(share).mean(axis=1)
-    return found
+        outside = known[rows] - times * is_inside[:, None] + 1
+        share = outside / (total - width * is_inside)[:, None]
+        values[start : start + step] = -np.log(share).mean(axis=1)
+    return values
 
 
 def distinct_share(ids: Ids) -> Floats:
@@ -126,7 +126,7 @@ def distinct_share(ids: Ids) -> Floats:
 
 
 def repetition(ids: Ids) -> Floats:
-    """(N,) share of the runs of three tokens of ids (N,T) that were there before."""
+    """(N,) share of the runs of three tokens of ids (N,T) that occurred earlier in the window."""
     runs = run_hashes(ids, GRAM)
     return np.asarray(1 - _different(runs) / runs.shape[1])
 
@@ -137,35 +137,35 @@ def _different(values: NDArray[Any]) -> Floats:
 
 
 def copies(prefixes: Prefixes, run: int) -> Floats:
-    """(N,) other prefixes of the file that have the run of ``run`` tokens most of them share."""
+    """(N,) most other prefixes of the file that share one run of ``run`` tokens with the prefix."""
     known = np.sort(run_hashes(prefixes.file, run), axis=1)
     repeated = np.zeros(known.shape, dtype=bool)
     repeated[:, 1:] = known[:, 1:] == known[:, :-1]
     hashes, times = np.unique(known[~repeated], return_counts=True)
     asked = run_hashes(prefixes.ids, run)
     spot = np.minimum(np.searchsorted(hashes, asked), len(hashes) - 1)
-    found = np.where(hashes[spot] == asked, times[spot], 0).max(axis=1)
-    return np.asarray(found - (prefixes.own >= 0), dtype=np.float64)
+    shared = np.where(hashes[spot] == asked, times[spot], 0).max(axis=1)
+    return np.asarray(shared - (prefixes.own >= 0), dtype=np.float64)
 
 
 def last_run_elsewhere(prefixes: Prefixes) -> Floats:
-    """(N,) most last tokens of a prefix that stand together in another prefix, up to 20.
+    """(N,) most last tokens of a prefix that also occur as a run in another prefix, up to 20.
 
-    If the last L stand somewhere, so do the last L-1: the first length that does not ends it.
+    If the last L tokens occur, so do the last L-1: the search ends at the first length that fails.
     """
-    found = np.zeros(len(prefixes.ids))
-    going = np.arange(len(prefixes.ids))
+    lengths = np.zeros(len(prefixes.ids))
+    open_rows = np.arange(len(prefixes.ids))
     for length in range(1, min(LONGEST_RUN, prefixes.ids.shape[1]) + 1):
-        rows = Prefixes(prefixes.ids[going], prefixes.own[going], prefixes.file)
-        going = going[_ends_elsewhere(rows, length)]
-        if not len(going):
+        rows = Prefixes(prefixes.ids[open_rows], prefixes.own[open_rows], prefixes.file)
+        open_rows = open_rows[_ends_elsewhere(rows, length)]
+        if not len(open_rows):
             break
-        found[going] = length
-    return found
+        lengths[open_rows] = length
+    return lengths
 
 
 def _ends_elsewhere(prefixes: Prefixes, length: int) -> Bools:
-    """(N,) whether the last so many tokens stand in a prefix of the file that is not their own."""
+    """(N,) whether the last ``length`` tokens occur in another prefix of the file."""
     ends = run_hashes(prefixes.ids[:, -length:], length)[:, 0]
     asked, which = np.unique(ends, return_inverse=True)
     low = np.full(len(asked), len(prefixes.file), dtype=np.int64)
@@ -176,34 +176,34 @@ def _ends_elsewhere(prefixes: Prefixes, length: int) -> Bools:
         row, column = np.nonzero(asked[spot] == hashes)
         np.minimum.at(low, spot[row, column], start + row)
         np.maximum.at(high, spot[row, column], start + row)
-    there = high[which] >= 0
-    return np.asarray(there & ((low[which] != prefixes.own) | (high[which] != prefixes.own)))
+    occurs = high[which] >= 0
+    return np.asarray(occurs & ((low[which] != prefixes.own) | (high[which] != prefixes.own)))
 
 
 def last_run(first: Bools) -> Floats:
-    """(N,) how many of the last columns of (N,T) are true without a gap."""
+    """(N,) number of last columns of (N,T) that are true without a gap."""
     broken = ~first[:, ::-1]
-    found = np.where(broken.any(axis=1), broken.argmax(axis=1), first.shape[1])
-    return np.asarray(found, dtype=np.float64)
+    lengths = np.where(broken.any(axis=1), broken.argmax(axis=1), first.shape[1])
+    return np.asarray(lengths, dtype=np.float64)
 
 
 def nearest_similarity(
     states: NDArray[np.float32], clusters: Ints, known: NDArray[np.float32], known_clusters: Ints
 ) -> Floats:
-    """(N,) cosine of a state (N,D) and the most similar known one (M,D) of another cluster.
+    """(N,) cosine of a state (N,D) and the most similar known state (M,D) of another cluster.
 
-    All are taken from the mean of the known first: states of a language model lie in a narrow
-    cone, in which every cosine is near 1 (Ethayarajh 2019). NaN where no other cluster is known.
+    The mean of the known states is subtracted first: states of a language model lie in a narrow
+    cone, in which every cosine is near 1 (Ethayarajh 2019). NaN if no other cluster is known.
     """
     mean = known.mean(axis=0, dtype=np.float64).astype(np.float32)
-    there, found = _unit(known - mean), np.empty(len(states))
+    known_units, nearest = _unit(known - mean), np.empty(len(states))
     step = max(1, _CELLS // max(1, len(known)))
     for start in range(0, len(states), step):
         rows = slice(start, start + step)
-        cosine = _unit(states[rows] - mean) @ there.T
+        cosine = _unit(states[rows] - mean) @ known_units.T
         cosine[clusters[rows, None] == known_clusters[None, :]] = -np.inf
-        found[rows] = cosine.max(axis=1, initial=-np.inf)
-    return np.where(np.isfinite(found), found, np.nan)
+        nearest[rows] = cosine.max(axis=1, initial=-np.inf)
+    return np.where(np.isfinite(nearest), nearest, np.nan)
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""What came out of `signals`, in sentences, and what its reader has to know.
+"""Findings and notes of `diagnose signals`.
 
 Knows figures, groups and counts. Knows no model.
 """
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from memaudit.diagnose.signals.comparison import Apart, distance
-from memaudit.diagnose.signals.curves import Border, Sides
-from memaudit.diagnose.signals.groups import GroupName, Look
+from memaudit.diagnose.signals.comparison import Separation
+from memaudit.diagnose.signals.curves import Border, ByGroup
+from memaudit.diagnose.signals.groups import Grouped, GroupName
 from memaudit.diagnose.subject import Subject
 from memaudit.report.wording import count
 from memaudit.score.estimate import Estimate
@@ -20,116 +20,127 @@ from memaudit.score.stats import Bools, Ints
 from memaudit.target.softprompt_check import architecture_of
 
 
-def border_findings(border: Border, look: Look, near: int) -> list[str]:
-    """How sure the model is before the border, and what changes over it."""
-    if all(one.value is None for one in border.before.means.values()):
+def border_findings(border: Border, grouped: Grouped, near: int) -> list[str]:
+    """Describe the entropy before the border and its fall over the border."""
+    if all(estimate.value is None for estimate in border.before.means.values()):
         return ["A prefix of one token has no entropy before the border to compare with."]
-    found = [
+    findings = [
         f"Entropy over the last tokens of the prefix, {near} at most, in nats: "
-        f"{_by_group(border.before, look)}.",
-        f"Over the border entropy falls by, in nats: {_by_group(border.fall, look)}.",
+        f"{_by_group(border.before, grouped)}.",
+        f"Fall of entropy over the border, in nats: {_by_group(border.fall, grouped)}.",
     ]
-    compared = [one for _, one in _relied_on(border.fall, look)]
-    if compared and all((one.low or 0) <= 0 <= (one.high or 0) for one in compared):
-        found[1] += " No fall that is the extracted windows' own is seen."
-    return found
+    compared = [estimate for _, estimate in _reliable(border.fall, grouped)]
+    if compared and all((estimate.low or 0) <= 0 <= (estimate.high or 0) for estimate in compared):
+        findings[1] += " Extracted windows show no larger fall than the other groups."
+    return findings
 
 
-def _by_group(sides: Sides, look: Look) -> str:
+def _by_group(sides: ByGroup, grouped: Grouped) -> str:
     """``extracted 0.79 (0.62 to 1.03), untouched ...; extracted minus untouched ...``."""
-    said = ", ".join(f"{group} {one}" for group, one in sides.means.items())
-    apart = [f"minus {group} {one}" for group, one in _relied_on(sides, look)]
-    return f"{said}; extracted {', '.join(apart)}" if apart else said
+    means = ", ".join(f"{group} {estimate}" for group, estimate in sides.means.items())
+    differences = [f"minus {group} {estimate}" for group, estimate in _reliable(sides, grouped)]
+    return f"{means}; extracted {', '.join(differences)}" if differences else means
 
 
-def _relied_on(sides: Sides, look: Look) -> list[tuple[GroupName, Estimate]]:
-    """The differences that say something: to untouched windows and controls, of enough clusters."""
-    if _clusters(look, "extracted") < LEAST_CLUSTERS:
+def _reliable(sides: ByGroup, grouped: Grouped) -> list[tuple[GroupName, Estimate]]:
+    """Return the differences from untouched windows and controls that have enough clusters."""
+    if _clusters(grouped, "extracted") < LEAST_CLUSTERS:
         return []
     return [
-        (group, one)
-        for group, one in sides.contrast.items()
+        (group, estimate)
+        for group, estimate in sides.contrast.items()
         if group in ("untouched", "controls")
-        and one.value is not None
-        and _clusters(look, group) >= LEAST_CLUSTERS
+        and estimate.value is not None
+        and _clusters(grouped, group) >= LEAST_CLUSTERS
     ]
 
 
-def _clusters(look: Look, group: GroupName) -> int:
-    return len(np.unique(look.clusters[look.of(group)]))
+def _clusters(grouped: Grouped, group: GroupName) -> int:
+    return len(np.unique(grouped.clusters[grouped.of(group)]))
 
 
-def apart_finding(found: Sequence[Apart]) -> list[str]:
-    """The best of the signals that are there before decoding."""
-    before = [one for one in found if one.signal.kind != "suffix"]
+def separation_finding(separations: Sequence[Separation]) -> list[str]:
+    """Name the best signal that is known before decoding."""
+    before = [separation for separation in separations if separation.signal.kind != "suffix"]
     if not before:
         return []
-    if all(area.low is None for one in before for area in (one.others, one.controls)):
+    if all(
+        area.low is None
+        for separation in before
+        for area in (separation.not_extracted, separation.controls)
+    ):
         return [
-            "Which signal known before decoding marks extracted windows cannot be told: they, or "
-            f"those to compare them with, lie in fewer than {LEAST_CLUSTERS} clusters."
+            "No signal known before decoding can be named the best: extracted windows, or the "
+            f"windows to compare them with, lie in fewer than {LEAST_CLUSTERS} clusters."
         ]
-    best = max(before, key=lambda one: distance(one.others, one.controls))
-    said = [
+    best = max(before, key=lambda separation: separation.distance)
+    areas = [
         f"{area} against {against}"
-        for area, against in ((best.others, "not extracted windows"), (best.controls, "controls"))
+        for area, against in (
+            (best.not_extracted, "not extracted windows"),
+            (best.controls, "controls"),
+        )
         if area.low is not None
     ]
     return [
         f"Of the signals known before decoding, “{best.signal.name}” alone marks extracted "
-        f"windows best: AUC {', '.join(said)} (0.5 is chance; picked from {len(before)}, so "
-        "slightly too good)."
+        f"windows best: AUC {', '.join(areas)} (0.5 is chance; as the best of {len(before)}, "
+        "slightly overestimated)."
     ]
 
 
-def too_few_finding(labels: Bools, clusters: Ints, says: str) -> str:
-    """Why no predictor was fitted."""
+def too_few_finding(labels: Bools, clusters: Ints, wording: str) -> str:
+    """Explain why no predictor was fitted."""
     hit, missed = (len(np.unique(clusters[kind])) for kind in (labels, ~labels))
     if hit < LEAST_FITTED_CLUSTERS:
         return (
-            f"Too few windows are {says} for a predictor: {count(int(labels.sum()), 'window')} "
-            f"in {count(hit, 'cluster')} of {len(labels):,} windows drawn, and it takes "
+            f"Too few windows are {wording} for a predictor: {count(int(labels.sum()), 'window')} "
+            f"in {count(hit, 'cluster')}, of {len(labels):,} windows sampled. A predictor needs "
             f"{LEAST_FITTED_CLUSTERS} clusters."
         )
     return (
-        f"Nearly every window is {says}: the others lie in {count(missed, 'cluster')}, and a "
-        f"predictor takes {LEAST_FITTED_CLUSTERS}."
+        f"Nearly every window is {wording}: the rest lie in {count(missed, 'cluster')}. "
+        f"A predictor needs {LEAST_FITTED_CLUSTERS}."
     )
 
 
-def diagnosis_notes(subject: Subject, look: Look, *, fitted: bool, has_states: bool) -> list[str]:
-    """What a reader has to know so as not to be misled."""
+def diagnosis_notes(
+    subject: Subject, grouped: Grouped, *, fitted: bool, has_states: bool
+) -> list[str]:
+    """List the limits of the figures."""
     notes = [
-        "Extracted windows are chosen by how well their suffix is foretold, so that high certainty "
-        "behind the border is what they are, not why; what stands before the border is free of "
-        "that choice.",
-        "The true text is given up to each token. For extracted windows that is what decoding "
-        "gives too; for others decoding leaves the text, and its entropies may differ.",
-        "Intervals draw whole near-duplicate clusters anew, and the signals of a table are not "
-        "corrected for being many.",
+        "A window counts as extracted because the model predicts its suffix well. High certainty "
+        "after the border therefore defines these windows and does not explain them; figures "
+        "before the border are free of this selection.",
+        "Each token is predicted from the true text before it. For extracted windows, decoding "
+        "gives the same text; for other windows it departs from it, and entropies may differ.",
+        "Intervals resample whole near-duplicate clusters. They are not corrected for the number "
+        "of signals in a table.",
     ]
     if fitted:
         notes += [
-            "Predictors are not fitted anew for the intervals of triage, which say nothing of how "
-            "much another sample to fit on would change.",
-            "A predictor foretells what this run extracted, not what was trained on; for another "
-            "corpus it has to be fitted on a scanned, evenly drawn part of that one.",
+            "The intervals of triage do not refit the predictors, so they leave out the variation "
+            "from the windows fitted on.",
+            "A predictor predicts what this run extracted, not what was trained on. For another "
+            "corpus, fit it on a scanned random sample of that corpus.",
         ]
     if subject.controls is None:
-        notes.append("The run has no controls: nothing here tells memory from predictable text.")
+        notes.append(
+            "The run has no controls, so nothing here separates memory from predictable text."
+        )
     if not has_states:
         notes.append(
-            f"{architecture_of(subject.checkpoint)} shows no state at its output head: signals of "
-            "states are left out."
+            f"{architecture_of(subject.checkpoint)} shows no state at its output head, so signals "
+            "of states are left out."
         )
     few = [
-        f"{group} {_clusters(look, group)}"
-        for group in look.present
-        if _clusters(look, group) < LEAST_CLUSTERS
+        f"{group} {_clusters(grouped, group)}"
+        for group in grouped.present
+        if _clusters(grouped, group) < LEAST_CLUSTERS
     ]
     if few:
         notes.append(
-            f"Groups in fewer than {LEAST_CLUSTERS} clusters ({', '.join(few)}) say little, "
+            f"Groups in fewer than {LEAST_CLUSTERS} clusters ({', '.join(few)}) are weak evidence, "
             "and their intervals are too narrow."
         )
     return notes

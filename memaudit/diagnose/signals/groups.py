@@ -1,4 +1,4 @@
-"""Which windows are compared: extracted, hidden, partly extracted, untouched, and controls.
+"""Groups of windows: extracted, hidden, partly extracted, untouched, and controls.
 
 Knows the scores of a finished run. Knows nothing of signals.
 """
@@ -29,27 +29,27 @@ COLOURS: dict[GroupName, str] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
-    """The N windows that are looked at token by token, of data first and then of controls."""
+class Grouped:
+    """N windows that are read token by token: first those of the data, then controls."""
 
     ids: NDArray[np.int32]
     """(N,P+S)."""
     clusters: Ints
     """(N,)."""
     rows: Ints
-    """(N,) where each stands in its part."""
+    """(N,) row of each in its part."""
     groups: NDArray[np.str_]
     """(N,) names of `GROUPS`."""
     fair: Bools
-    """(N,) whether a window is of the extracted ones drawn, of those drawn from all that are not,
-    or a control: what extracted is told apart from, mixed as in the data."""
+    """(N,) whether a window is in the sample of extracted windows, in the sample of all windows
+    that are not, or a control. These compare extracted windows with the mix of the data."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, rows: Bools) -> Look:
+    def take(self, rows: Bools) -> Grouped:
         """Return the windows where ``rows`` (N,) is true."""
-        return Look(
+        return Grouped(
             self.ids[rows],
             self.clusters[rows],
             self.rows[rows],
@@ -68,31 +68,31 @@ class Look:
 
 
 def label(part: Part, partly: float) -> NDArray[np.str_]:
-    """(N,) the group of each window of the data; the first that it belongs to.
+    """(N,) first group that each window of the data belongs to.
 
     Extracted: exactly, by ``none``. Hidden: exactly by another attack on the model, not by
-    ``none``. Partly: ``none`` brings back the share ``partly`` of the suffix, or more.
+    ``none``. Partly: ``none`` returns at least the share ``partly`` of the suffix.
     """
     fractional = part.score("fractional", "none") >= partly
     kinds = [part.extracted, part.hidden, fractional]
     return np.asarray(np.select(kinds, GROUPS[:3], GROUPS[3]))
 
 
-def choose_look(subject: Subject, partly: float, most: int, rng: np.random.Generator) -> Look:
-    """At most so many windows of each group, and as many of all that are not extracted."""
+def choose_groups(subject: Subject, partly: float, limit: int, rng: np.random.Generator) -> Grouped:
+    """Sample at most ``limit`` windows of each group, and as many of all not extracted."""
     data, controls = subject.data, subject.controls
     groups = label(data, partly)
-    extracted = draw(groups == "extracted", most, rng)
-    others = draw(groups != "extracted", most, rng)
-    fair = np.concatenate([extracted, others])
-    more = [draw(groups == group, most, rng) for group in ("hidden", "partly extracted")]
+    extracted = draw(groups == "extracted", limit, rng)
+    rest = draw(groups != "extracted", limit, rng)
+    fair = np.concatenate([extracted, rest])
+    more = [draw(groups == group, limit, rng) for group in ("hidden", "partly extracted")]
     rows = np.unique(np.concatenate([fair, *more]))
     parts = [(data, rows, groups[rows], np.isin(rows, fair))]
     if controls is not None:
-        drawn = draw(np.ones(len(controls), dtype=bool), most, rng)
-        names = np.full(len(drawn), "controls", dtype=groups.dtype)
-        parts.append((controls, drawn, names, np.ones(len(drawn), dtype=bool)))
-    look = Look(
+        sampled = draw(np.ones(len(controls), dtype=bool), limit, rng)
+        names = np.full(len(sampled), "controls", dtype=groups.dtype)
+        parts.append((controls, sampled, names, np.ones(len(sampled), dtype=bool)))
+    grouped = Grouped(
         np.concatenate([part.ids[index] for part, index, _, _ in parts]),
         np.concatenate([part.clusters[index] for part, index, _, _ in parts]),
         np.concatenate([index for _, index, _, _ in parts]),
@@ -101,7 +101,7 @@ def choose_look(subject: Subject, partly: float, most: int, rng: np.random.Gener
     )
     disclosed = [
         group
-        for group in look.present
-        if subject.disclosure.admits(group, look.clusters[look.of(group)])
+        for group in grouped.present
+        if subject.disclosure.admits(group, grouped.clusters[grouped.of(group)])
     ]
-    return look.take(np.isin(look.groups, disclosed))
+    return grouped.take(np.isin(grouped.groups, disclosed))

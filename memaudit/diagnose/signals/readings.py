@@ -1,6 +1,6 @@
-"""What a model is sure of, token by token: entropy, log-probabilities and states of a pass.
+"""Entropy, log-probabilities and states of a pass, token by token.
 
-Knows ids and one model. Knows nothing of groups, of scores, nor of what the figures are for.
+Knows ids and one model. Knows nothing of groups or scores.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from memaudit.diagnose.passes import Found, Pass, Passes
 _CELLS = 1 << 24
 """Logits turned into probabilities at once: 64 MiB of float32."""
 LEAST_LOG_P = -100.0
-"""What a less likely token counts as, nats, so that one impossible token makes no mean infinite."""
+"""Lower bound of log p, nats: one impossible token must not make a mean infinite."""
 
 
 def figure_positions(logits: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-    """What the distributions of logits (B,L,X) float32 say, and of tokens (B,L): each (B,L).
+    """Return figures (B,L) of the distributions of logits (B,L,X) float32 and of tokens (B,L).
 
     ``entropy``: -sum p ln p over the vocabulary, nats (Shannon 1948), an impossible token adding
     nothing; ``log_p``: ln p of the token; ``top_p``: the largest p; ``first``: whether the token
-    has it. Some positions at a time, so that little is held beside the logits.
+    has it. Some positions at a time, to save memory.
     """
     count = max(1, _CELLS // max(1, logits.shape[0] * logits.shape[2]))
     parts = [
@@ -53,15 +53,15 @@ def _figures(logits: Tensor, tokens: Tensor) -> dict[str, Tensor]:
 
 
 def read_windows(passes: Passes, ids: NDArray[np.int32], advance: Advance) -> Found:
-    """Figures of :func:`figure_positions` for each window of ids (N,P+S): each (N,P+S-1).
+    """Return the figures of :func:`figure_positions` of windows ids (N,P+S), each (N,P+S-1).
 
-    Column c is of token c+1: the first token is foretold by nothing but BOS, if that.
+    Column c belongs to token c+1: no token of the window precedes the first.
     """
     if not len(ids):
         return _nothing(ids.shape[1] - 1)
 
-    def read(one: Pass) -> Mapping[str, Tensor]:
-        return figure_positions(one.logits, one.tokens)
+    def read(batch: Pass) -> Mapping[str, Tensor]:
+        return figure_positions(batch.logits, batch.tokens)
 
     return passes.read(ids, read, advance, last=ids.shape[1] - 1)
 
@@ -75,56 +75,56 @@ def _nothing(columns: int) -> Found:
 
 @dataclass(frozen=True, eq=False)
 class PrefixReading:
-    """What a model makes of N prefixes before anything follows them."""
+    """Figures of N prefixes, before any suffix."""
 
     entropy: NDArray[np.float32]
-    """(N,P) of what is foretold after each prefix token, nats; the last is of the border."""
+    """(N,P) entropy of the next token after each prefix token, nats; the last is at the border."""
     top_p: NDArray[np.float32]
-    """(N,P) likewise."""
+    """(N,P) largest p of the next token."""
     log_p: NDArray[np.float32]
     """(N,P-1) ln p of each prefix token but the first, nats."""
     first: NDArray[np.bool_]
     """(N,P-1) whether that token was the likeliest."""
     state: NDArray[np.float32] | None
-    """(N,D) what the output head reads at the last prefix token; None where it has no such."""
+    """(N,D) input of the output head at the last prefix token; None if it cannot be read."""
     likeness: NDArray[np.float32] | None
-    """(N,) mean cosine of the states of two different prefix tokens; None as above, or if P is 1.
-    """
+    """(N,) mean cosine of the states of two different prefix tokens; None without states, or if P
+    is 1."""
 
 
 def read_prefixes(passes: Passes, prefixes: NDArray[np.int32], advance: Advance) -> PrefixReading:
     """Read N prefixes (N,P), N at least 1, in a pass over P tokens each.
 
-    The model is given these ids and nothing else: a pass wants a last token that it does not put
-    in, and gets the prefix's own once more.
+    The model sees only these ids. A pass leaves out the last token, so the prefix's last token is
+    appended once more.
     """
     length = prefixes.shape[1]
     padded = np.concatenate([prefixes, prefixes[:, -1:]], axis=1)
-    with listen_to_head(passes) as heard:
+    with record_head(passes) as recorded:
 
-        def read(one: Pass) -> Mapping[str, Tensor]:
-            found = figure_positions(one.logits, one.tokens)
-            found["log_p"], found["first"] = found["log_p"][:, :-1], found["first"][:, :-1]
-            states = heard.last(len(one.tokens), length)
+        def read(batch: Pass) -> Mapping[str, Tensor]:
+            figures = figure_positions(batch.logits, batch.tokens)
+            figures["log_p"], figures["first"] = figures["log_p"][:, :-1], figures["first"][:, :-1]
+            states = recorded.last(len(batch.tokens), length)
             if states is not None:
-                found |= {"state": states[:, -1].float()}
+                figures |= {"state": states[:, -1].float()}
                 if length > 1:
-                    found |= {"likeness": mean_cosine(states.float())}
-            return found
+                    figures |= {"likeness": mean_cosine(states.float())}
+            return figures
 
-        found = passes.read(padded, read, advance, last=length)
+        figures = passes.read(padded, read, advance, last=length)
     return PrefixReading(
-        found["entropy"],
-        found["top_p"],
-        found["log_p"],
-        found["first"],
-        _finite(found.get("state")),
-        _finite(found.get("likeness")),
+        figures["entropy"],
+        figures["top_p"],
+        figures["log_p"],
+        figures["first"],
+        _finite(figures.get("state")),
+        _finite(figures.get("likeness")),
     )
 
 
 def mean_cosine(states: Tensor) -> Tensor:
-    """Mean cosine of two different ones of T states (B,T,D), T at least 2: (B,).
+    """Return the mean cosine (B,) of two different states of (B,T,D), T at least 2.
 
     The squared length of the sum of unit vectors counts each pair twice and each state once.
     """
@@ -138,50 +138,52 @@ def _finite(values: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
 
 
 @dataclass
-class Heard:
-    """What went into the output head in the last pass."""
+class HeadInputs:
+    """Inputs of the output head in the last pass."""
 
-    given: list[Tensor] = field(default_factory=list)
+    inputs: list[Tensor] = field(default_factory=list)
 
     def last(self, rows: int, count: int) -> Tensor | None:
-        """(B,count,D) of the last positions; None where the head is given no such thing."""
-        if len(self.given) != 1:
+        """(B,count,D) at the last positions; None if the head had no such input."""
+        if len(self.inputs) != 1:
             return None
-        states = self.given[0]
+        states = self.inputs[0]
         if states.ndim != 3 or states.shape[0] != rows or states.shape[1] < count:
             return None
         return states[:, -count:]
 
 
 @contextmanager
-def listen_to_head(passes: Passes) -> Iterator[Heard]:
-    """Hear what is given to the output head, whose logits are linear in it.
+def record_head(passes: Passes) -> Iterator[HeadInputs]:
+    """Record the inputs of the output head, whose logits are linear in them.
 
-    It is what the next token is read from, and the one state that every architecture has in
-    common; nothing is changed. Whoever computes logits without that module is not heard.
+    Every architecture has this state. Nothing is changed. A model that computes its logits without
+    that module records nothing.
     """
-    heard, model = Heard(), passes.checkpoint.model
+    recorded, model = HeadInputs(), passes.checkpoint.model
     head = model.get_output_embeddings()
 
     def begin(*_: object) -> None:
-        heard.given.clear()
+        recorded.inputs.clear()
 
-    def hear(_: nn.Module, given: tuple[object, ...]) -> None:
-        if given and isinstance(given[0], Tensor):
-            heard.given.append(given[0].detach())
+    def record(_: nn.Module, inputs: tuple[object, ...]) -> None:
+        if inputs and isinstance(inputs[0], Tensor):
+            recorded.inputs.append(inputs[0].detach())
 
     hooks = [model.register_forward_pre_hook(begin)]
     try:
         if isinstance(head, nn.Module):
-            hooks.append(head.register_forward_pre_hook(hear))
-        yield heard
+            hooks.append(head.register_forward_pre_hook(record))
+        yield recorded
     finally:
         for hook in hooks:
             hook.remove()
-        heard.given.clear()
+        recorded.inputs.clear()
 
 
 def passes_for(passes: Passes, positions: int, suffix_tokens: int) -> Passes:
-    """The same passes with fewer windows each where more logits are made than S of a window."""
-    most = max(1, math.floor(passes.batch_size * suffix_tokens / max(positions, suffix_tokens)))
-    return Passes(passes.checkpoint, passes.prefix_tokens, most, passes.options)
+    """Return passes with fewer windows each if they compute more than S logits of a window."""
+    batch_size = max(
+        1, math.floor(passes.batch_size * suffix_tokens / max(positions, suffix_tokens))
+    )
+    return Passes(passes.checkpoint, passes.prefix_tokens, batch_size, passes.options)

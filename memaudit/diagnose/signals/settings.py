@@ -1,6 +1,6 @@
 """Settings of ``diagnose signals``.
 
-Knows nothing of how it is done.
+Knows nothing of the method.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ class SignalsSettings(DiagnoseSettings):
     """Settings of ``diagnose signals``."""
 
     border: Positive = 10
-    """Tokens on either side of the border that are compared; fewer than 10 only with --reveal."""
+    """Tokens compared on either side of the border; fewer than 10 only with --reveal."""
     partly: Fraction = 0.5
-    """Share of the suffix that ``none`` brings back of a window that is partly extracted."""
+    """Share of the suffix that ``none`` must return for a window to count as partly extracted."""
     predictor_windows: Positive = 6000
-    """Windows, drawn evenly from the data, that the predictor is fitted and scored on, at most."""
+    """Most windows to fit and score the predictor on, sampled uniformly from the data."""

@@ -1,6 +1,6 @@
-"""What looking at the riskiest windows first brings: ranked risks, judged with intervals.
+"""Gains of scanning the riskiest windows first, with intervals.
 
-Knows risks, labels and cluster numbers as arrays. Knows nothing of where risks come from.
+Knows risks, labels and cluster numbers as arrays. Must not know where risks come from.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from memaudit.score.stats import Bools, Floats, Ints
 
 @dataclass(frozen=True, eq=False)
 class Gains:
-    """What looking at the riskiest windows first brings, on N windows."""
+    """Gains of scanning the riskiest of N windows first."""
 
     reached: list[Estimate]
-    """Share of all positives among the riskiest x of the windows, for each x asked (G)."""
+    """(G) share of all positives that lie in the riskiest x of the windows, for each x."""
     precision: list[Estimate]
-    """Share of positives among those windows (G)."""
+    """(G) share of positives among these windows."""
     needed: list[Estimate]
-    """Share of the windows to be looked at for each part of the positives asked (R)."""
+    """(R) share of the windows to scan for each share of the positives."""
     average_precision: Estimate
     area: Estimate
     """AUC."""
@@ -37,7 +37,7 @@ def area_above(
     """Return the AUC of scores (N,) minus a rival's (N,), on the same resamples of clusters."""
 
     def gap(times: Floats) -> Floats:
-        first, second = (Ranking.of(one, positive, times).area() for one in (scores, rival))
+        first, second = (Ranking.of(values, positive, times).area() for values in (scores, rival))
         return (first - second)[:, None]
 
     return resamples.replicate(clusters, gap).estimates()[0]
@@ -54,10 +54,10 @@ def gains(
 ) -> Gains:
     """Return the gains of scores (N,), higher for riskier windows, at ``shares`` and ``reaches``.
 
-    Intervals are over whole clusters, the scores as they are; where all or no positives are among
-    the riskiest, or all or none of the riskiest are positive, the exact bound over their clusters
-    (`stats.agreeing`). More windows hold no fewer positives, so that a bound from below holds for
-    larger shares too. ``shares`` is (G,).
+    Intervals resample whole clusters and leave the scores as they are. If all or no positives are
+    among the riskiest, or all or none of the riskiest are positive, they are the exact bound over
+    their clusters (`stats.agreeing`). More windows hold no fewer positives, so a lower bound also
+    holds for larger shares. ``shares`` is (G,).
     """
 
     def figures(times: Floats) -> Floats:
@@ -70,31 +70,31 @@ def gains(
 
     estimates = resamples.replicate(clusters, figures).estimates()
     size = len(shares)
-    reached = [_bounded(one, positive, clusters, resamples) for one in estimates[:size]]
+    reached = [_bounded(estimate, positive, clusters, resamples) for estimate in estimates[:size]]
     order = np.argsort(-scores, kind="stable")
     precision = []
-    for one, share in zip(estimates[size : 2 * size], shares.tolist(), strict=True):
+    for estimate, share in zip(estimates[size : 2 * size], shares.tolist(), strict=True):
         riskiest = np.zeros(len(scores), dtype=bool)
         riskiest[order[: max(1, math.ceil(share * len(scores)))]] = True
-        precision.append(_bounded(one, riskiest, clusters, resamples))
+        precision.append(_bounded(estimate, riskiest, clusters, resamples))
     return Gains(rising(reached, shares), precision, estimates[2 * size : -2], *estimates[-2:])
 
 
-def _bounded(one: Estimate, among: Bools, clusters: Ints, resamples: Resamples) -> Estimate:
-    """Return the exact interval if all windows ``among`` (N,) agree: a bootstrap is blind there."""
-    if one.value is None or 1e-9 < one.value < 1 - 1e-9:
-        return one
-    hits = np.full(int(among.sum()), one.value > 0.5)
-    return Estimate.of(one.value, resamples.clustered(hits, clusters[among]))
+def _bounded(estimate: Estimate, among: Bools, clusters: Ints, resamples: Resamples) -> Estimate:
+    """Return the exact interval if all windows ``among`` (N,) agree; a bootstrap has no width."""
+    if estimate.value is None or 1e-9 < estimate.value < 1 - 1e-9:
+        return estimate
+    hits = np.full(int(among.sum()), estimate.value > 0.5)
+    return Estimate.of(estimate.value, resamples.clustered(hits, clusters[among]))
 
 
-def rising(found: list[Estimate], shares: Floats) -> list[Estimate]:
-    """With bounds from below that never fall from a share (G,) to a larger one; all hold all."""
-    bounded, low = list(found), 0.0
+def rising(estimates: list[Estimate], shares: Floats) -> list[Estimate]:
+    """Make lower bounds never fall from a share (G,) to a larger share; share 1 has bound 1."""
+    bounded, low = list(estimates), 0.0
     for place in np.argsort(shares, kind="stable").tolist():
-        one = found[place]
-        if one.value is None or one.low is None:
+        estimate = estimates[place]
+        if estimate.value is None or estimate.low is None:
             continue
-        low = 1.0 if shares[place] >= 1 else max(low, min(one.low, one.value))
-        bounded[place] = Estimate(one.value, low, one.high)
+        low = 1.0 if shares[place] >= 1 else max(low, min(estimate.low, estimate.value))
+        bounded[place] = Estimate(estimate.value, low, estimate.high)
     return bounded

@@ -1,6 +1,6 @@
-"""What a predictor of extraction saves, as tables, a plot and sentences.
+"""Savings of a predictor of extraction, as tables, a plot and findings.
 
-Knows what predictors foretold, and what scanning a window costs in tokens. Knows no model.
+Knows predictions, and the tokens that scanning a window takes. Knows no model.
 """
 
 from __future__ import annotations
@@ -23,34 +23,32 @@ from memaudit.diagnose.signals.triage_verdict import (
 )
 from memaudit.report.curves import Axis, Line
 from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
-from memaudit.report.wording import (
-    level,
-)
+from memaudit.report.wording import level
 from memaudit.score.estimate import Estimate, percent
 from memaudit.score.resample import LEAST_CLUSTERS, Resamples
 from memaudit.score.stats import Floats, Ints
 
 
 def predictors_table(verdicts: Sequence[Verdict]) -> FigureTable:
-    """Every predictor and both controls beside one another."""
+    """Table of every predictor and both controls."""
     tenth = SHARES.index(0.1)
     rows: list[list[Cell]] = [
         [
             f"{verdict.target.name}: {name}",
-            one.area,
+            gains.area,
             verdict.above.get(name),
-            one.average_precision,
-            one.reached[tenth],
+            gains.average_precision,
+            gains.reached[tenth],
         ]
         for verdict in verdicts
-        for name, one in verdict.gains.items()
+        for name, gains in verdict.gains.items()
     ]
     return FigureTable(
         "predictors",
         "Predictors of extraction",
-        "Each window is foretold by a predictor fitted without its cluster. The area under the "
-        "ROC curve is 0.5 by chance; average precision is by chance the share of windows that "
-        f"are extracted ({'; '.join(_base(verdict) for verdict in verdicts)}).",
+        "The predictor of each window was fitted without its cluster. By chance, the area under "
+        "the ROC curve is 0.5, and average precision is the share of windows that are extracted "
+        f"({'; '.join(_base(verdict) for verdict in verdicts)}).",
         [
             Column("extracted by: predictor", "text"),
             Column("AUC", "number"),
@@ -63,11 +61,11 @@ def predictors_table(verdicts: Sequence[Verdict]) -> FigureTable:
 
 
 def _base(verdict: Verdict) -> str:
-    return f"{verdict.target.says} {percent(float(verdict.target.labels.mean()))}"
+    return f"{verdict.target.wording} {percent(float(verdict.target.labels.mean()))}"
 
 
 def triage_table(verdict: Verdict, windows: Population, resamples: Resamples) -> FigureTable:
-    """What scanning only the riskiest windows finds, and what it costs."""
+    """Table of what scanning only the riskiest windows finds and costs."""
     own, rows = verdict.gains[ALL], []
     for place, share in enumerate(SHARES):
         cells: list[Cell] = [own.reached[place], own.precision[place]]
@@ -77,13 +75,13 @@ def triage_table(verdict: Verdict, windows: Population, resamples: Resamples) ->
         rows.append([level(share), *cells, _cost(verdict, windows, share)])
     return FigureTable(
         f"triage-{verdict.target.name}",
-        f"Scanning the riskiest windows: {verdict.target.says}",
-        "What part of all extracted windows is among the riskiest, what part of those is "
-        "extracted, the same part found by the log p of the prefix alone and with permuted labels, "
-        "the share of controls that is as risky, and the tokens that go through the model for "
-        "triage and for scanning those windows by the plain prefix, as a share of scanning all. "
-        f"Tokens leave out that {len(windows.scan_cost):,} windows were scanned in full first, to "
-        "fit the predictor.",
+        f"Scanning the riskiest windows: {verdict.target.wording}",
+        "The share of all extracted windows that lies in the riskiest windows, the share of the "
+        "riskiest that is extracted, the first share by the log p of the prefix alone and with "
+        "permuted labels, and the share of controls that is as risky. Tokens: those of triage and "
+        "of scanning the riskiest windows by the plain prefix, as a share of scanning all windows; "
+        f"they exclude the full scan of {len(windows.scan_cost):,} windows that the predictor was "
+        "fitted on.",
         [
             Column("riskiest", "text"),
             *(Column(name, "share") for name in ("found", "extracted of them")),
@@ -95,7 +93,7 @@ def triage_table(verdict: Verdict, windows: Population, resamples: Resamples) ->
 
 
 def _threshold(risk: Floats, share: float) -> float:
-    """The risk of the last of the riskiest ``share`` of the windows."""
+    """Return the lowest risk in the riskiest ``share`` of the windows."""
     return float(np.sort(risk)[::-1][math.ceil(share * len(risk)) - 1])
 
 
@@ -117,7 +115,7 @@ def _cost(verdict: Verdict, windows: Population, share: float) -> float:
 
 
 def needed_table(verdicts: Sequence[Verdict]) -> FigureTable:
-    """How much has to be scanned to find so much."""
+    """Table of the share to scan for each share to find."""
     rows: list[list[Cell]] = []
     for place, reach in enumerate(REACHES):
         cells = [verdict.gains[name].needed[place] for verdict in verdicts for name in (ALL, ALONE)]
@@ -129,9 +127,9 @@ def needed_table(verdicts: Sequence[Verdict]) -> FigureTable:
     ]
     return FigureTable(
         "needed",
-        "What has to be scanned",
-        "The riskiest part of the windows that has to be scanned for such a part of all extracted "
-        "ones to be among them; chance would need as large a part.",
+        "Share of windows to scan",
+        "The share of the windows, the riskiest first, to scan for this share of all extracted "
+        "windows. By chance, the two shares are equal.",
         [Column("to be found", "text"), *heads],
         rows,
     )
@@ -140,7 +138,7 @@ def needed_table(verdicts: Sequence[Verdict]) -> FigureTable:
 def calibration_table(
     verdicts: Sequence[Verdict], windows: Population, resamples: Resamples
 ) -> FigureTable:
-    """What was foretold and what came, from the riskiest windows on."""
+    """Table of predicted and observed shares, the riskiest windows first."""
     ends = (0.0, *SHARES, 1.0)
     rows: list[list[Cell]] = []
     for start, end in itertools.pairwise(ends):
@@ -154,12 +152,12 @@ def calibration_table(
     heads = [
         Column(f"{verdict.target.name}: {name}", "share")
         for verdict in verdicts
-        for name in ("foretold", "extracted")
+        for name in ("predicted", "extracted")
     ]
     return FigureTable(
         "calibration",
-        "Foretold and found",
-        "Mean of the foretold probabilities and share of the windows that are extracted, from the "
+        "Calibration of the predictor",
+        "Mean predicted probability and share of the windows that are extracted, from the "
         "riskiest windows to the safest; "
         + "; ".join(_brier(verdict) for verdict in verdicts)
         + f". Empty below {LEAST_CLUSTERS} clusters.",
@@ -176,15 +174,15 @@ def _calibrated(verdict: Verdict, clusters: Ints, rows: Ints, resamples: Resampl
 
 
 def _brier(verdict: Verdict) -> str:
-    """Brier score: mean squared error of the foretold probabilities (Brier 1950)."""
+    """Brier score: mean squared error of the predicted probabilities (Brier 1950)."""
     labels = verdict.target.labels.astype(np.float64)
     score = float(np.square(verdict.best.risk - labels).mean())
     plain = float(labels.mean() * (1 - labels.mean()))
-    return f"Brier score {verdict.target.says} {score:.3f}, of the plain rate {plain:.3f}"
+    return f"Brier score {verdict.target.wording}: {score:.3f} (base rate alone: {plain:.3f})"
 
 
 def triage_plot(verdict: Verdict) -> Plot:
-    """The curve of what is found, over what is scanned."""
+    """Plot the share found over the share scanned."""
     lines = [
         _line(verdict, ALL, "predictor", "series-1"),
         _line(verdict, ALONE, "log p of the prefix alone", "series-6"),
@@ -196,22 +194,22 @@ def triage_plot(verdict: Verdict) -> Plot:
     parts = (0, 0.2, 0.4, 0.6, 0.8, 1)
     return Plot(
         f"triage-{verdict.target.name}",
-        f"Scanning the riskiest windows: {verdict.target.says}",
-        "The part of all extracted windows that is among the riskiest ones.",
+        f"Scanning the riskiest windows: {verdict.target.wording}",
+        "The share of all extracted windows that lies in the riskiest windows.",
         Axis("scanned, share of the windows", True, ticks, [level(tick) for tick in ticks]),
         Axis("found", ticks=parts, names=[level(part) for part in parts], low=0, high=1.02),
         lines,
     )
 
 
-def _line(verdict: Verdict, name: str, shown: str, colour: str, dash: str = "-") -> Line:
-    found = verdict.gains[name].reached[len(SHARES) :]
-    return Line.of(shown, colour, CURVE, found, dash=dash)
+def _line(verdict: Verdict, name: str, label: str, colour: str, dash: str = "-") -> Line:
+    reached = verdict.gains[name].reached[len(SHARES) :]
+    return Line.of(label, colour, CURVE, reached, dash=dash)
 
 
 def triage_findings(verdict: Verdict) -> list[str]:
-    """What a user can do with it, in sentences."""
-    own, says = verdict.gains[ALL], verdict.target.says
+    """State how well triage works."""
+    own, wording = verdict.gains[ALL], verdict.target.wording
     at = {share: place for place, share in enumerate(SHARES)}
     need = own.needed[REACHES.index(0.95)]
     controls = ""
@@ -221,25 +219,24 @@ def triage_findings(verdict: Verdict) -> list[str]:
     above = verdict.above[ALL]
     gain = f"the predictor adds {above:.3f}"
     if not above.above(0):
-        gain += ", which may be nothing"
+        gain += ", which may be chance"
     return [
-        f"Triage, {says}: the riskiest 10 % of the windows hold "
-        f"{own.reached[at[0.1]]:share} of the extracted ones, the riskiest 50 % hold "
-        f"{own.reached[at[0.5]]:share}; for 95 % of them {need:share} of the windows "
-        "have to be scanned.",
-        f"Foretold from the prefix alone, {says}: AUC {own.area}, {controls}; {gain}.",
+        f"Triage, {wording}: the riskiest 10 % of the windows hold "
+        f"{own.reached[at[0.1]]:share} of the extracted windows, the riskiest 50 % hold "
+        f"{own.reached[at[0.5]]:share}; finding 95 % of them takes a scan of {need:share} of the "
+        "windows.",
+        f"Predicted from the prefix alone, {wording}: AUC {own.area}, {controls}; {gain}.",
     ]
 
 
 def cost_finding(verdict: Verdict, windows: Population) -> str:
-    """What triage saves, in tokens; by the risks of this verdict."""
+    """State the tokens that triage saves, by the risks of this verdict."""
     whole = float(windows.scan_cost.mean())
     shares = [percent(_cost(verdict, windows, share)) for share in (0.1, 0.5)]
     return (
-        f"A pass over a prefix takes {windows.prefix_cost:,} tokens, scanning a window by the "
-        f"plain prefix {whole:,.0f} on average: after "
-        f"{len(windows.scan_cost):,} windows were scanned in full to fit it, triage with the "
-        f"riskiest 10 % of further ones takes {shares[0]} of the tokens of scanning them all, with "
-        f"the riskiest 50 % {shares[1]}. Triage is paid for once, whatever "
-        "attacks follow on the riskiest."
+        f"A pass over a prefix takes {windows.prefix_cost:,} tokens; scanning a window by the "
+        f"plain prefix takes {whole:,.0f} on average. After a full scan of "
+        f"{len(windows.scan_cost):,} windows to fit it, triage and a scan of the riskiest 10 % of "
+        f"further windows take {shares[0]} of the tokens of scanning them all; with the riskiest "
+        f"50 %, {shares[1]}. Triage is paid once, whatever attacks follow."
     )

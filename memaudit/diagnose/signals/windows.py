@@ -1,6 +1,6 @@
-"""Signals of all windows that are looked at: one pass over prefixes, one over whole windows.
+"""Signals of the windows compared: one pass over prefixes, one over whole windows.
 
-Knows a subject, which of its windows are asked for, and how often the model is to be asked.
+Knows a subject and which of its windows to read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from memaudit.diagnose.signals.features import (
     rarity,
     text_signals,
 )
-from memaudit.diagnose.signals.groups import Look
+from memaudit.diagnose.signals.groups import Grouped
 from memaudit.diagnose.signals.readings import (
     PrefixReading,
     passes_for,
@@ -36,7 +36,7 @@ from memaudit.score.stats import Ints
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """Windows whose prefixes are read: rows of the data, and of the controls."""
+    """Windows whose prefixes are read, as rows of the data and of the controls."""
 
     data: Ints
     """(N,), in order."""
@@ -44,36 +44,36 @@ class Chosen:
     """(C,), in order."""
 
     def places(self, data: Ints, controls: Ints) -> Ints:
-        """Where rows of data and then of controls stand among these windows."""
+        """Return the places of rows of data, then of controls, among these windows."""
         behind = len(self.data) + np.searchsorted(self.controls, controls)
         return np.concatenate([np.searchsorted(self.data, data), behind])
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
-    """What is known of each chosen window, N of the data and C controls, from its prefix."""
+class PrefixSignals:
+    """Signals of the prefixes of the chosen windows, N of the data and C controls."""
 
     signals: Sequence[Signal]
     """Each (N+C,); finite."""
     states: NDArray[np.float32] | None
-    """(N+C,D) at the border; None where the model shows none."""
+    """(N+C,D) at the border; None if the model shows none."""
 
 
-def read_known(
+def read_prefix_signals(
     subject: Subject, chosen: Chosen, even: Ints, near: int, progress: Progress
-) -> Known:
-    """Signals of prefixes alone: no suffix is handed on from here.
+) -> PrefixSignals:
+    """Read the signals of prefixes; no suffix is passed on from here.
 
-    even: rows of the data, drawn evenly, that states are compared with; all are chosen.
+    even: uniformly sampled rows of the data that states are compared with, all among ``chosen``.
     """
     length = subject.prefix_tokens
     file = subject.data.ids[:, :length]
     ids, clusters = file[chosen.data], subject.data.clusters[chosen.data]
     own = chosen.data
     if subject.controls is not None and len(chosen.controls):
-        there = subject.controls
-        ids = np.concatenate([ids, there.ids[chosen.controls, :length]])
-        clusters = np.concatenate([clusters, there.clusters[chosen.controls]])
+        controls = subject.controls
+        ids = np.concatenate([ids, controls.ids[chosen.controls, :length]])
+        clusters = np.concatenate([clusters, controls.clusters[chosen.controls]])
         own = np.concatenate([own, np.full(len(chosen.controls), -1)])
     with progress.stage("signals: prefixes", len(ids)) as advance:
         passes = passes_for(subject.passes(), length, subject.suffix_tokens)
@@ -84,42 +84,44 @@ def read_known(
         *logit_signals(reading, near),
         *_state_signals(reading, clusters, np.searchsorted(chosen.data, even)),
     ]
-    return Known([one for one in signals if np.isfinite(one.values).all()], reading.state)
+    return PrefixSignals(
+        [signal for signal in signals if np.isfinite(signal.values).all()], reading.state
+    )
 
 
 def _state_signals(reading: PrefixReading, clusters: Ints, known: Ints) -> list[Signal]:
-    found = []
+    signals = []
     if reading.likeness is not None:
         values = reading.likeness.astype(np.float64)
-        found.append(Signal("likeness of the states in the prefix", "state", values))
+        signals.append(Signal("likeness of the states in the prefix", "state", values))
     if reading.state is not None:
         states = reading.state
         values = nearest_similarity(states, clusters, states[known], clusters[known])
-        found.append(Signal("state: nearest of another cluster", "state", values))
-    return found
+        signals.append(Signal("state: nearest of another cluster", "state", values))
+    return signals
 
 
-def read_look(subject: Subject, look: Look, progress: Progress) -> Found:
-    """Figures of each token of the windows looked at (N,P+S-1)."""
-    positions = look.ids.shape[1] - 1
-    with progress.stage("signals: windows", len(look)) as advance:
+def read_grouped(subject: Subject, grouped: Grouped, progress: Progress) -> Found:
+    """Read the figures of each token of the windows (N,P+S-1)."""
+    positions = grouped.ids.shape[1] - 1
+    with progress.stage("signals: windows", len(grouped)) as advance:
         passes = passes_for(subject.passes(), positions, subject.suffix_tokens)
-        return read_windows(passes, look.ids, advance)
+        return read_windows(passes, grouped.ids, advance)
 
 
-def suffix_signals(subject: Subject, look: Look, found: Found, near: int) -> list[Signal]:
-    """The signals that only the suffix gives, for the windows looked at."""
+def suffix_signals(subject: Subject, grouped: Grouped, figures: Found, near: int) -> list[Signal]:
+    """Return the signals that need the suffix."""
     length = subject.prefix_tokens
-    suffixes = look.ids[:, length:]
+    suffixes = grouped.ids[:, length:]
     counts = np.bincount(subject.data.ids[:, :length].ravel())
-    outside = np.zeros(len(look), dtype=bool)
-    before, after = split_border(found, "entropy", length, near)
+    outside = np.zeros(len(grouped), dtype=bool)
+    before, after = split_border(figures, "entropy", length, near)
     values = {
-        "suffix: log p": found["log_p"][:, length - 1 :].mean(axis=1),
-        "suffix: entropy": found["entropy"][:, length - 1 :].mean(axis=1),
-        "suffix: largest p": found["top_p"][:, length - 1 :].mean(axis=1),
+        "suffix: log p": figures["log_p"][:, length - 1 :].mean(axis=1),
+        "suffix: entropy": figures["entropy"][:, length - 1 :].mean(axis=1),
+        "suffix: largest p": figures["top_p"][:, length - 1 :].mean(axis=1),
         "fall of entropy over the border": before - after,
         "characters per suffix token": characters(suffixes, subject.checkpoint.tokenizer),
         "rarity of suffix tokens": rarity(suffixes, counts, outside),
     }
-    return [Signal(name, "suffix", one.astype(np.float64)) for name, one in values.items()]
+    return [Signal(name, "suffix", column.astype(np.float64)) for name, column in values.items()]

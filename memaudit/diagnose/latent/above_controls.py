@@ -1,10 +1,11 @@
-"""How many windows are more familiar than the controls make expect, by one score at a time.
+"""Windows above a threshold that few controls pass, by one score at a time.
 
 Knows scored windows. Knows nothing of models or attacks.
 
-A threshold just above the (k+1)-th highest of n controls lets pass k of them, and of text like
-them a share that is Beta(k+1, n-k) (Wilks 1941, tolerance limits), which is within the exact
-interval (Clopper-Pearson) of k of n: that one stays valid though the controls chose the threshold.
+A threshold just above the (k+1)-th highest of n controls passes k of them. The share of similar
+text that it passes is Beta(k+1, n-k) (Wilks 1941, tolerance limits), which lies within the exact
+interval (Clopper-Pearson) of k of n; that interval stays valid although the controls chose the
+threshold.
 """
 
 from __future__ import annotations
@@ -22,34 +23,39 @@ from memaudit.score.resample import Resamples, shared
 from memaudit.score.stats import Bools, Floats
 
 ALLOWED = (0.01, 0.0)
-"""Shares of the controls that a threshold may let pass."""
+"""Shares of the controls that may pass a threshold."""
 
 
-class Beyond(NamedTuple):
-    """What passes the threshold that at most a share of the controls passes."""
+class AboveControls(NamedTuple):
+    """Windows that pass a threshold which at most a share of the controls passes."""
 
     score: str
     allowed: float
+    """Share of the controls that may pass."""
     looked_at: int
-    """Windows of the data that this is known from."""
+    """Windows of the data that have the score."""
     controls: int
-    """Controls that pass, of those looked at."""
+    """Controls that pass."""
     of_controls: Estimate
+    """Share of the controls that passes."""
     passing: int
-    """Windows of the data that pass; an estimate where a part was looked at, as the rest."""
+    """Windows of the data that pass; an estimate if only a sample has the score."""
     of_data: Estimate
+    """Share of the data that passes."""
     excess: Estimate
-    """Windows of the data above what controls make expect, at most all that pass: of text that
-    this score finds familiar, not of text that can be extracted."""
+    """Windows of the data that pass beyond the controls' share, at most all that pass. The score
+    finds them familiar; whether they can be extracted stays open."""
     of_hidden: Estimate
-    """Share of those that pass of the windows known to be hidden; no figure without such."""
+    """Share that passes of the windows known to be hidden; no value without such windows."""
 
 
-def beyond(population: Population, score: str, allowed: float, resamples: Resamples) -> Beyond:
-    """Of N windows with controls among them.
+def above_controls(
+    population: Population, score: str, allowed: float, resamples: Resamples
+) -> AboveControls:
+    """Count the windows that pass; some of the N windows are controls.
 
-    The interval of ``excess`` holds with the confidence asked for: the corners of two intervals
-    that each miss with half the probability.
+    The interval of ``excess`` has the confidence requested: it is made of the corners of two
+    intervals that each miss with half the probability.
     """
     values, control = population.scores[score], population.control
     passed = values > _threshold(values[control], allowed)
@@ -57,7 +63,7 @@ def beyond(population: Population, score: str, allowed: float, resamples: Resamp
     windows = float(population.weights[~control].sum())
     share, false = (_rate(population, passed, mask, resamples) for mask in (~control, control))
     data, wrong = (_rate(population, passed, mask, each) for mask in (~control, control))
-    return Beyond(
+    return AboveControls(
         score=score,
         allowed=allowed,
         looked_at=int((~control).sum()),
@@ -71,13 +77,13 @@ def beyond(population: Population, score: str, allowed: float, resamples: Resamp
 
 
 def _hidden(population: Population) -> Bools:
-    """What is known to be: by another run, else by another attack."""
+    """(N,) windows known to be hidden: by the known run, else by another attack."""
     hidden = population.hidden if population.known is None else population.known
     return hidden & ~population.control
 
 
 def _threshold(controls: Floats, allowed: float) -> float:
-    """What at most this share of them is above."""
+    """Return the value that at most this share of the controls exceeds."""
     return float(np.sort(controls)[::-1][int(allowed * len(controls))])
 
 
@@ -96,8 +102,8 @@ def _excess(data: Estimate, controls: Estimate, windows: float) -> Estimate:
     return Estimate(*(round(windows * max(0.0, (a or 0.0) - (b or 0.0))) for a, b in corners))
 
 
-def beyond_table(found: Sequence[Beyond], confidence: float) -> FigureTable:
-    """A row for each score and threshold."""
+def above_table(counts: Sequence[AboveControls], confidence: float) -> FigureTable:
+    """Table with a row for each score and threshold."""
     columns = (
         *(Column("score", "text"), Column("controls allowed", "text"), Column("windows", "count")),
         *(Column("controls above", "share"), Column("windows above", "count")),
@@ -106,22 +112,22 @@ def beyond_table(found: Sequence[Beyond], confidence: float) -> FigureTable:
     )
     rows: list[Sequence[Cell]] = [
         (
-            *(one.score, "none" if one.allowed == 0 else f"{100 * one.allowed:g} %"),
-            *(one.looked_at, one.of_controls, one.passing, one.of_data, one.excess),
-            None if one.of_hidden.value is None else one.of_hidden,
+            *(count.score, "none" if count.allowed == 0 else f"{100 * count.allowed:g} %"),
+            *(count.looked_at, count.of_controls, count.passing, count.of_data, count.excess),
+            None if count.of_hidden.value is None else count.of_hidden,
         )
-        for one in found
+        for count in counts
     ]
     return FigureTable(
         name="beyond",
-        title="Windows that score above the controls though they do not come out",
+        title="Windows that score above the controls but do not come out",
         says=(
-            "The threshold is where at most 1 % of the controls, or none, lies above. Above "
-            "expectation: windows above it minus as many as the controls make expect, with an "
-            f"interval of {100 * confidence:g} % that allows for the controls' own. It counts "
-            "windows that one score finds more familiar than text that was not seen, not windows "
-            "that can be extracted; the rows are not estimates of one number. Scores of "
-            "perturbed weights are known from a part of the windows, weighted to stand for all."
+            "At most 1 % of the controls, or none, lies above the threshold. Above expectation: "
+            "the windows above it minus the number expected from the controls, with an interval "
+            f"of {100 * confidence:g} % that includes the uncertainty of the controls. These "
+            "windows are more familiar to the model than unseen text by that score; they need not "
+            "be extractable. The rows do not estimate one number. Scores of perturbed weights "
+            "come from a sample of the windows, weighted to represent all."
         ),
         columns=columns,
         rows=rows,
