@@ -22,7 +22,7 @@ class LatentSettings(DiagnoseSettings):
     """Settings of ``diagnose latent``."""
 
     reference: Annotated[str | None, Flag("--reference", "Model to compare NLLs with.")] = None
-    """It needs the same tokenizer, as the model before training has. Default: the run's reference."""
+    """It needs the same tokenizer. Default: the reference of the run, if it had one."""
     known: Annotated[
         Path | None, Flag("--known", "Run of the same windows on an earlier checkpoint.")
     ] = None
