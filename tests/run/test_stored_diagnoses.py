@@ -78,7 +78,7 @@ def test_one_that_was_cut_off_while_it_was_written_can_be_made_again(
 ) -> None:
     write_diagnosis(run, record_of(run))
 
-    def full(folder: Path) -> str:
+    def full(folder: Path, key: object = None) -> str:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("memaudit.run.diagnoses.to_manifest", full)
