@@ -71,7 +71,8 @@ def test_batches_and_shortages_change_nothing(
 ) -> None:
     subject = opened(scanned)
     whole = subject.passes().read(subject.data.ids, nll)["nll"]
-    seen, failed = [], []
+    seen: list[int] = []
+    failed: list[int] = []
 
     def short(one: Pass) -> dict[str, torch.Tensor]:
         if len(one.tokens) > 3:
@@ -95,7 +96,12 @@ def test_logits_are_let_go_pass_by_pass(scanned: Path, monkeypatch: pytest.Monke
     """A figure that looks into the logits would keep all of them until the last pass."""
     subject, join = opened(scanned, batch_size=4), np.concatenate
     kept: list[np.ndarray[Any, Any]] = []
-    monkeypatch.setattr(np, "concatenate", lambda parts: kept.extend(parts) or join(parts))
+
+    def note(parts: Any) -> Any:
+        kept.extend(parts)
+        return join(parts)
+
+    monkeypatch.setattr(np, "concatenate", note)
     subject.passes().read(subject.data.ids[:16], lambda one: {"first": one.logits[:, 0]})
     assert len(kept) >= 4
     assert all(part.base is None for part in kept)
