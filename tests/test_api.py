@@ -69,7 +69,8 @@ def test_the_attributes_of_a_run_are_all_described() -> None:
 def test_a_run_is_what_the_command_writes(
     files: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run = small(files, **{"gate.max_exact": 0.9})
+    gate: dict[str, Any] = {"gate.max_exact": 0.9}
+    run = small(files, **gate)
     assert capfd.readouterr() == ("", "")
     words = [files / "model", files / "data.jsonl", *PLAIN, "--set", "scores.bootstrap=100"]
     command = memaudit("scan", *words, "--max-exact", "0.9", "--out", "other")

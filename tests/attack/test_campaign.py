@@ -188,7 +188,7 @@ def test_no_window_is_scored_by_a_prompt_that_saw_its_cluster(
     # Everything a prompt depends on: its own fit, and the constant prompt that it started from.
     fits = 2 if start == "constant" else 1
     assert len(tuned) == fits * len(setup.folds)
-    clusters_by_prompt = {}
+    clusters_by_prompt: dict[int, set[int]] = {}
     for number, (prompt, _, data) in enumerate(tuned):
         windows = np.concatenate([data.fit_ids, data.select_ids])
         fold = number % len(setup.folds)

@@ -39,14 +39,14 @@ def spoilt(architecture: str, spoil: Spoil | None = None) -> Checkpoint:
     """A target whose output goes through ``spoil`` (model, inputs, output) first."""
     model = build_model(architecture).requires_grad_(False)
     if spoil is not None:
-        inner = type(model)
+        inner, change = type(model), spoil
 
         class Spoilt(inner):  # type: ignore[misc, valid-type]
             @wraps(inner.forward)  # so that its arguments can be read from it
             def forward(self, *given: Any, **named: Any) -> Any:
                 positions = named.pop("logits_to_keep", None)
                 output = inner.forward(self, *given, **named)
-                spoil(self, named, output)
+                change(self, named, output)
                 if isinstance(positions, Tensor):
                     output.logits = output.logits[:, positions]
                 return output
@@ -170,8 +170,9 @@ def test_a_cache_is_known_by_any_of_its_names(argument: str, field: str) -> None
     """Code that comes with a model may keep the old name while transformers has the new one."""
     checkpoint = spoilt("gpt2")
     inner = type(checkpoint.model)
-    usual = cache_argument(checkpoint)
-    assert usual is not None
+    name = cache_argument(checkpoint)
+    assert name is not None
+    usual: str = name
 
     class Renamed(inner):  # type: ignore[misc, valid-type]
         def forward(self, inputs_embeds: Tensor, use_cache: bool, **named: Any) -> Any:

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from memaudit.attack.generator import Generator, TrainedRows, choose_heads, map_prefix
+from memaudit.attack.generator import (
+    Generator,
+    GeneratorBlock,
+    TrainedRows,
+    choose_heads,
+    map_prefix,
+)
 from memaudit.attack.prompts import DynamicPrompt, HardPrompt, NoPrompt, trained_rows
 from memaudit.config.settings import DynamicSettings
 
@@ -72,8 +78,10 @@ def test_identity_blocks_get_a_gradient() -> None:
     generator = make_generator(mapping="queries")
     generator(PREFIXES).square().sum().backward()
     block = generator.blocks[0]
-    assert block.attention_out.weight.grad.abs().sum() > 0
-    assert block.down.weight.grad.abs().sum() > 0
+    assert isinstance(block, GeneratorBlock)
+    for weight in (block.attention_out.weight, block.down.weight):
+        assert weight.grad is not None
+        assert weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize(("width", "heads"), [(8, 1), (256, 4), (768, 12), (200, 2), (130, 2)])
@@ -87,7 +95,7 @@ def test_trained_rows_are_the_rows_that_occur() -> None:
     everything = torch.arange(X)[None]
     assert torch.equal(rows(everything), embed(everything))
     with torch.no_grad():
-        rows.rows += 1
+        rows.rows.add_(1)
     occurs = torch.isin(everything[0], PREFIXES)
     assert torch.equal(rows(everything)[0, occurs], TABLE[occurs] + 1)
     assert torch.equal(rows(everything)[0, ~occurs], TABLE[~occurs])

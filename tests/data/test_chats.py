@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -399,8 +399,8 @@ def today(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
     class Clock(datetime):
         @classmethod
-        def now(cls, tz: Any = None) -> datetime:
-            return datetime.fromisoformat(request.param)
+        def now(cls, tz: Any = None) -> Self:
+            return cls.fromisoformat(request.param)
 
     monkeypatch.setattr(chat_template_utils, "datetime", Clock)
 

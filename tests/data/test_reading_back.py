@@ -99,14 +99,16 @@ def sentencepiece(scheme: str, *steps: Any) -> Any:
 def words(kind: str) -> Any:
     """GPT's, of words with ends; words as they are; and one of the library's first steps."""
     is_gpt = kind == "gpt"
-    ends = {"end_of_word_suffix": "</w>"} if is_gpt else {}
+    ends: dict[str, Any] = {"end_of_word_suffix": "</w>"} if is_gpt else {}
     is_level = kind == "level"
     model = (
         models.WordLevel(unk_token="<unk>") if is_level else models.BPE(unk_token="<unk>", **ends)
     )
     backend = Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>"], **ends)
+    trainer: trainers.Trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<unk>"], **ends
+    )
     if is_level:
         trainer = trainers.WordLevelTrainer(vocab_size=300, special_tokens=["<unk>"])
     if is_gpt:

@@ -303,14 +303,16 @@ def test_the_last_turn_is_the_suffix(
     tokenizer = bos_tokenizer if adds_bos else tiny_tokenizer
     tokenizer.chat_template = PLAIN
     (encoded,) = Encoder(tokenizer).encode([chat()])
-    assert tokenizer.decode(encoded.ids[encoded.border :]) == chat().messages[1]["content"] + "\n"
-    before = tokenizer.decode(encoded.ids[: encoded.border])
+    border, messages = encoded.border, chat().messages
+    assert border is not None
+    assert messages is not None
+    assert tokenizer.decode(encoded.ids[border:]) == messages[1]["content"] + "\n"
+    before = tokenizer.decode(encoded.ids[:border])
     bos = "" if adds_bos else "<s>"  # the target gets it apart where the tokenizer adds it
     assert before == f"{bos}[user] Which text comes back?\n[assistant] "
 
     windows = cut([chat()], tokenizer, **shape(3, 4))
-    at = encoded.border
-    assert windows.window_ids().tolist() == [encoded.ids[at - 3 : at + 4].tolist()]
+    assert windows.window_ids().tolist() == [encoded.ids[border - 3 : border + 4].tolist()]
 
 
 @pytest.mark.parametrize(
@@ -419,7 +421,7 @@ def test_limit_favours_no_sample() -> None:
 
 
 def test_columns_and_groups_go_with_their_windows() -> None:
-    samples = [
+    samples: list[Sample | Skipped] = [
         counting(4, line=1, dup="3"),
         Skipped("b", 2, "bad", {"source": "x"}),
         Sample("c", 3, text=words(1), group="g", extra={"dup": "1", "short": "y"}),

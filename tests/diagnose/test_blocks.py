@@ -17,6 +17,7 @@ from subjects_layers import (
     matrix_checkpoint,
     weights,
 )
+from transformers.pytorch_utils import Conv1D
 
 from memaudit.diagnose.anatomy.blocks import (
     Block,
@@ -141,6 +142,7 @@ def test_silenced_is_a_column_of_zeros() -> None:
     with silenced(blocks, {0: [3, 7]}, {0: means}):
         meant = logits(checkpoint, tokens)
     (down,) = blocks[0].down
+    assert isinstance(down, Conv1D)
     down.bias.add_(torch.tensor(means) @ down.weight[[3, 7]])
     down.weight[[3, 7]] = 0  # (M,D)
     torch.testing.assert_close(meant, logits(checkpoint, tokens), atol=1e-5, rtol=1e-5)

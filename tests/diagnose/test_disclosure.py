@@ -108,8 +108,10 @@ def test_a_window_alone_in_its_group_is_decoded_only_from_what_reveal_writes() -
     subject = subject_of_groups(sizes, reveal=True)
     revealed = curves(written("signals", subject, border=3), "extracted")
     assert revealed is not None
-    near = np.full((2, P + S - 1), 1e-4)
-    assert subject.data.ids[0].tolist() in decode(subject.checkpoint.model, *revealed, near)
+    entropy, log_p = revealed
+    near = np.full(P + S - 1, 1e-4)
+    texts = decode(subject.checkpoint.model, entropy, log_p, (near, near))
+    assert subject.data.ids[0].tolist() in texts
 
     found = written("signals", subject_of_groups(sizes))
     assert curves(found, "extracted") is None
@@ -130,9 +132,10 @@ def test_whoever_knows_the_rest_of_a_group_cannot_decode_the_last_window() -> No
         model, known = subject.checkpoint.model, subject.data.ids[1:LEAST_CLUSTERS]
         figures, near = [], []
         for line, rest in zip(published, known_figures(model, known), strict=True):
+            curve = np.array(line)
             if len(line) < P + S - 1:  # nothing better than to take it for every position
-                line = np.interp(np.arange(P + S - 1), np.linspace(0, P + S - 2, len(line)), line)
-            means = np.array([round_digits(float(one)) for one in line])
+                curve = np.interp(np.arange(P + S - 1), np.linspace(0, P + S - 2, len(line)), line)
+            means = np.array([round_digits(float(one)) for one in curve])
             step = 10.0 ** (np.floor(np.log10(np.abs(means))) - DIGITS + 1)
             figures.append(LEAST_CLUSTERS * means - rest)
             near.append(LEAST_CLUSTERS * step / 2 + 1e-3)

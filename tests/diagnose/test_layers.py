@@ -202,7 +202,8 @@ def test_noise_of_a_window_is_the_same_in_any_batch(memorizer: Any) -> None:
 
         with ablation.applied(blocks, 0, done):
             nll.append(passes.read(tried.data.ids, _read, count)["nll"])
-    np.testing.assert_allclose(*nll, rtol=1e-3, atol=1e-4)
+    first, second = nll
+    np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-4)
 
 
 def windows_of(rises: Sequence[float], matched: float = 1.0) -> Group:

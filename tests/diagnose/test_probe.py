@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from estimates import known
 from numpy.typing import NDArray
 
 from memaudit.diagnose.neurons.probe import assign_folds, enough, permuted_labels, probe_scores
@@ -21,7 +22,7 @@ def auc(
     if folds is None:
         folds = assign_folds(positive, clusters, rng)
     scores = probe_scores(features, positive, np.ones(len(positive), dtype=bool), folds)
-    return Resamples(0.95, 10, 0).auc(scores, positive, clusters).value
+    return known(Resamples(0.95, 10, 0).auc(scores, positive, clusters).value)
 
 
 def noise(count: int, seed: int = 1) -> NDArray[np.float32]:

@@ -77,7 +77,8 @@ def test_batches_and_shortages_change_nothing(
 ) -> None:
     subject = opened(scanned)
     whole = subject.passes().read(subject.data.ids, nll)["nll"]
-    advanced, failed = [], []
+    advanced: list[int] = []
+    failed: list[int] = []
 
     def short(batch: Pass) -> dict[str, torch.Tensor]:
         if len(batch.tokens) > 3:
@@ -101,7 +102,12 @@ def test_logits_are_let_go_pass_by_pass(scanned: Path, monkeypatch: pytest.Monke
     """A figure that looks into the logits would keep all of them until the last pass."""
     subject, join = opened(scanned, batch_size=4), np.concatenate
     joined: list[np.ndarray[Any, Any]] = []
-    monkeypatch.setattr(np, "concatenate", lambda parts: joined.extend(parts) or join(parts))
+
+    def note(parts: Any) -> Any:
+        joined.extend(parts)
+        return join(parts)
+
+    monkeypatch.setattr(np, "concatenate", note)
     subject.passes().read(subject.data.ids[:16], lambda batch: {"first": batch.logits[:, 0]})
     assert len(joined) >= 4
     assert all(part.base is None for part in joined)

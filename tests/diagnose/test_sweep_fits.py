@@ -31,9 +31,10 @@ def result(name: str, virtual: int, hits: int, seed: int = 0, start: int = 0) ->
     """Extracts so many windows from one on."""
     exact = np.zeros(N, dtype=bool)
     exact[start : start + hits] = True
-    fits = (record([3.0, 2.0, 1.0, 1.005]), record([2.0, 1.008, 1.0, 1.0]))
+    fits: tuple[FitRecord, ...] = ()
+    if name != "none":
+        fits = (record([3.0, 2.0, 1.0, 1.005]), record([2.0, 1.008, 1.0, 1.0]))
     controls = np.zeros(50, dtype=bool)
-    fits = () if name == "none" else fits
     return Result(name, virtual, seed, exact, np.full(N, 1.5), controls, fits, 1.0)
 
 

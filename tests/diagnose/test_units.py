@@ -201,8 +201,8 @@ def test_the_one_unit_that_writes_a_token_is_what_is_found() -> None:
     rng = np.random.default_rng(0)
     needed = np.array([[FROM] * P + [TO] * S])
     repeated = np.array([[token] * (P + S) for token in (70, 80, 90)])
-    other = rng.integers(100, 300, (40, P + S))
-    ids = np.concatenate([needed, repeated, other])
+    other = rng.integers(100, 300, (40, P + S)).astype(np.int32)
+    ids = np.concatenate([needed, repeated, other]).astype(np.int32)
     data = as_found(checkpoint, ids)
     assert data.extracted.tolist() == [True] * 4 + [False] * 40
     subject = subject_of(checkpoint, data, as_found(checkpoint, other + 1))

@@ -43,9 +43,9 @@ def _toml(content: bytes, folder: Path) -> str:
             project = load_project_settings(folder)
             layers = [project] if project else []
         else:
-            given = {"profile": str(path) if kind == "profile" else None}
+            profile = str(path) if kind == "profile" else None
             config_file = path if kind == "config" else None
-            layers = collect_layers(FLAGS, config_file=config_file, sets=[], **given)
+            layers = collect_layers(FLAGS, config_file=config_file, sets=[], profile=profile)
         if kind == "profile":
             setting_lines(layers[0])
         resolved = resolve([*layers, Layer(source="flag", values=FLAGS)])

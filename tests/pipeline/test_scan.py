@@ -64,7 +64,7 @@ def run(model: Path, data: Path, **values: Any) -> ScanOutcome:
 
 def figures(outcome: ScanOutcome) -> dict[str, np.ndarray[Any, Any]]:
     """Every array of the result by name."""
-    arrays = {}
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
     for attack in outcome.result.attacks:
         for role, scores in (("data", attack.data), ("control", attack.controls)):
             if scores is not None:

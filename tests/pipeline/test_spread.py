@@ -273,6 +273,8 @@ def test_a_cache_over_two_devices_keeps_each_layer_on_its_own() -> None:
         layer.update(states.to(device), states.to(device))
     cache.reorder(torch.tensor([2, 0, 1]))
     first, second = (layer.buffers for layer in cache.layers)
+    assert first is not None
+    assert second is not None
     np.testing.assert_array_equal(first[0][:, :, :2], states[[2, 0, 1]])
     assert {buffer.device.type for buffer in second} == {"meta"}
 

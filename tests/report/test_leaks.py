@@ -44,7 +44,7 @@ def holding(hits: dict[str, int], *, controls: bool = True) -> ScanResult:
 
 HITS = {"none": 12, "copy": 50, "dynamic": 13}
 
-SECTION = {
+SECTION: dict[str, Any] = {
     "scope": "Only the text of the suffixes was searched; items cut off at either end of a suffix "
     "may be missed. A window counts as extracted if every token of its suffix is.",
     "looked_for": [

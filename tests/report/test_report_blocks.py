@@ -94,7 +94,11 @@ def test_markdown_shows_every_column() -> None:
 
 def test_text_and_facts() -> None:
     facts = Facts("Facts", [("label", "value"), ("", "more")])
-    blocks = [Text(["First.", "Second."], "lead"), Text(["one", "two"], "items"), facts]
+    blocks: list[Text | Facts] = [
+        Text(["First.", "Second."], "lead"),
+        Text(["one", "two"], "items"),
+        facts,
+    ]
     assert render_blocks(blocks, width=72, color=False) == OTHERS
 
 

@@ -276,7 +276,12 @@ def test_what_an_edited_report_names_is_not_opened(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Path] = []
-    monkeypatch.setattr("memaudit.run.verify.sha256_of", lambda path: opened.append(path) or "0")
+
+    def note(path: Path) -> str:
+        opened.append(path)
+        return "0"
+
+    monkeypatch.setattr("memaudit.run.verify.sha256_of", note)
     (tmp_path / "shadow").write_text("root:secret")
     edit(run, lambda d: d["data"].update(path=str(tmp_path / "shadow")), hide=False)
     assert memaudit("verify", run).exit_code == 1

@@ -206,7 +206,9 @@ def test_summary_counts_what_was_scored():
 def test_summary_without_none_and_controls_has_neither():
     found = summarise("none", Arm(hits([0]), np.arange(1)), SETTINGS, np.random.default_rng(0))
     assert found.lift is None
-    assert found.controls_exact is found.controls_fractional is found.difference is None
+    assert found.controls_exact is None
+    assert found.controls_fractional is None
+    assert found.difference is None
 
 
 def test_summary_of_nothing_is_unknown_not_zero():

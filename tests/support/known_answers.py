@@ -165,7 +165,8 @@ def audit(model: Path | str, data: Path, out: Path, *options: object) -> Audit:
     """
     from memaudit.cli.app import app
 
-    given = ["scan", model, data, "--out", out, "--prefix-tokens", P, "--suffix-tokens", S]
+    given: list[object] = ["scan", model, data, "--out", out]
+    given += ["--prefix-tokens", P, "--suffix-tokens", S]
     given += ["--attacks", "none", "--device", "cpu", *options]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(validity, "judge_validity", JUDGE_VALIDITY)

@@ -34,7 +34,7 @@ from memaudit.target.checkpoint import Choice
 S = 50
 HITS = {"none": 12, "copy": 0, "dynamic-hard": 10, "constant": 15, "dynamic": 31}
 KEY = ProjectKey(bytes(range(32)))
-CONTROL_HITS = dict.fromkeys(LADDER, 0)
+CONTROL_HITS: dict[str, int] = dict.fromkeys(LADDER, 0)
 
 
 def make_windows(
@@ -115,10 +115,11 @@ def make_result(
     summaries = [attack.summary for attack in attacks]
     on_controls = judge_controls(summaries)
     revealed = {}
+    attempted = [name for name in LADDER if name in hits]
     if reveal is not None:
         for role, corpus in (("data", part), ("control", other)):
             shown = tuple(reveal[i % len(reveal)] for i in range(len(corpus.windows)))
-            revealed[role] = Revealed(shown, shown, dict.fromkeys(hits, shown))
+            revealed[role] = Revealed(shown, shown, dict.fromkeys(attempted, shown))
     validity = make_validity(part.windows, attacks, other if controls is not None else None)
     return ScanResult(
         config=config,

@@ -74,7 +74,7 @@ def rows(kind: type[BaseModel], section: str, skip: frozenset[str] = frozenset()
         if "$ref" in schema or name in skip:
             continue
         flag = flags[name].flag if name in flags else None
-        text = " ".join(filter(None, [flag and flag.help, texts.get(name)]))
+        text = " ".join(filter(None, [flag.help if flag else None, texts.get(name)]))
         assert text, f"{section}.{name} has no help: give it a docstring"
         text += f" Flag: `{flag.name}`." if flag and not flag.is_argument else ""
         default = schema.get("default")

@@ -108,7 +108,10 @@ def subject_of_groups(
     checkpoint = Checkpoint(
         model, build_tokenizer(), "tiny", torch.device("cpu"), torch.float32, bos_id=None
     )
-    document = {"attacks": [{"attack": "none"}, {"attack": "constant"}], "reference": None}
+    document: dict[str, Any] = {
+        "attacks": [{"attack": "none"}, {"attack": "constant"}],
+        "reference": None,
+    }
     document |= {"hashes": {"results": "0" * 64}, "target": {"name": "tiny"}}
     run = StoredRun(Path("run"), document, data.rows)
     return Subject(run, config, checkpoint, data, controls, 16, Disclosure(reveal=reveal))

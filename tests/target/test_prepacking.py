@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -154,13 +155,18 @@ def test_a_lack_of_memory_is_none_of_the_model() -> None:
 def test_weights_are_prepacked_where_they_are_small_beside_the_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = nn.Linear(16, 16, bias=False)
-    whole = type("Memory", (), {"total": 8 * 4 * 16 * 16})
+    layer = nn.Linear(16, 16, bias=False)
+    whole = SimpleNamespace(total=8 * 4 * 16 * 16)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: whole)
 
-    def choose(asked: str = "auto", **changes: Any) -> str | None:
-        given = {"model": model, "dtype": torch.float32, "quantized": False} | changes
-        choice = choose_prepacking(asked, **given)
+    def choose(
+        asked: str = "auto",
+        *,
+        model: nn.Module = layer,
+        dtype: torch.dtype = torch.float32,
+        quantized: bool = False,
+    ) -> str | None:
+        choice = choose_prepacking(asked, model, dtype, quantized=quantized)
         return None if choice is None else choice.value
 
     assert choose() == "prepacked"
@@ -169,7 +175,7 @@ def test_weights_are_prepacked_where_they_are_small_beside_the_memory(
     assert choose() == "as stored"
     assert choose("yes") == "prepacked"
     impossible: list[dict[str, Any]] = [
-        {"model": model.to("meta")},
+        {"model": nn.Linear(16, 16, bias=False, device="meta")},
         {"dtype": torch.float16},
         {"quantized": True},
     ]

@@ -63,7 +63,7 @@ def test_records_of_a_sentencepiece_model_come_out(folder: Path, tmp_path: Path)
     reader = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     model = AutoModelForCausalLM.from_pretrained(folder)
     bos, rng = reader.bos_id(), random.Random(0)
-    texts = []
+    texts: list[str] = []
     while len(texts) < 12:
         prefix = reader.encode(" ".join(rng.choices(WORDS, k=P)))
         record = [*prefix, *greedy_continuation(model, [bos, *prefix])]
