@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from memaudit.run.load import StoredRun
     from memaudit.run.unfinished import Unfinished
 
-Verdict = Literal["pass", "fail", "inconclusive"]
+Verdict = Literal["pass", "fail", "inconclusive", "none"]
 _COMMAND = "memaudit.scan()"
 """How a report names the call; its arguments are among the settings."""
 
@@ -91,14 +91,15 @@ class Run:
 
     @property
     def verdict(self) -> Verdict:
-        """Verdict of all gates together; ``pass`` if none was set."""
-        verdicts: dict[int, Verdict] = {0: "pass", 1: "fail", 4: "inconclusive"}
-        return verdicts[self.exit_code]
+        """Verdict of all gates together; ``none`` if no threshold was set."""
+        from memaudit.report.reading import verdict
+
+        return cast(Verdict, verdict(self.report)[0])
 
     @property
     def passed(self) -> bool:
-        """True if every gate passed, or none was set."""
-        return self.exit_code == 0
+        """True if a threshold was set and every gate passed: a run without one proves nothing."""
+        return self.verdict == "pass"
 
     @property
     def gates(self) -> tuple[Gate, ...]:

@@ -89,6 +89,11 @@ def test_a_run_is_what_the_command_writes(
     assert memaudit("verify", run.path).exit_code == 0
 
 
+def test_without_a_threshold_nothing_passes(files: Path) -> None:
+    run = small(files)
+    assert (run.passed, run.verdict, run.exit_code) == (False, "none", 0)
+
+
 def test_a_failed_gate_raises_nothing(files: Path) -> None:
     run = small(files, gate={"max_exact": 0.01})
     assert (run.passed, run.verdict, run.exit_code) == (False, "fail", 1)
