@@ -1,4 +1,4 @@
-"""The exception tree. Every error knows its exit code.
+"""Exit codes, and the exception tree: every error knows its exit code.
 
 ::
 
@@ -13,6 +13,11 @@ text.
 """
 
 from __future__ import annotations
+
+FAILED = 1
+"""Exit code if a gate fails or a comparison finds a regression."""
+INCONCLUSIVE = 4
+"""Exit code if a finished command neither passes nor fails."""
 
 
 class MemauditError(Exception):

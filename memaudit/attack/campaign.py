@@ -112,9 +112,11 @@ class Campaign:
             prompts = self.fitted[attack]
         elif fits:
             prompts = {fold: fit.prompt for fold, fit in fits.items()}
-        else:
+        elif attack == "dynamic-hard":
             virtual = self.config.dynamic.num_virtual_tokens
             prompts = self._for_all_folds(HardPrompt(self.checkpoint.embed, virtual))
+        else:
+            raise ValueError(f"no prompt for attack {attack}")
         return self._extract(attack, prompts, fits, progress)
 
     def _none(self, progress: Progress) -> AttackOutcome:

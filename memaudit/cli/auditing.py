@@ -1,4 +1,7 @@
-"""The commands ``scan`` and ``inspect``."""
+"""The commands ``scan`` and ``inspect``.
+
+Their flags come from the settings: a new flag is a ``Flag`` on a field in `memaudit.config`.
+"""
 
 from __future__ import annotations
 

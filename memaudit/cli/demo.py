@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from memaudit.cli.errors import INCONCLUSIVE, Streams, exit_on_error
+from memaudit.cli.errors import Streams, exit_on_error
 from memaudit.cli.flags import Given, with_settings
 from memaudit.cli.options import Quiet, Verbose
 from memaudit.cli.running import ScanRequest, run_scan
 from memaudit.config.settings import ScanConfig
-from memaudit.errors import UsageError
+from memaudit.errors import INCONCLUSIVE, UsageError
 from memaudit.system.home import expand_home
 from memaudit.system.network import go_offline
 

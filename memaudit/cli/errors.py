@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from memaudit.errors import MemauditError
+from memaudit.errors import FAILED, INCONCLUSIVE, MemauditError
 from memaudit.system.memory import short_of_memory
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from memaudit.attack.campaign import Progress
 
-INCONCLUSIVE = 4
-"""Exit code if nothing passes or fails."""
 LONGEST_LINE = 8_000
 """Limit on the characters of a message; two paths of the longest allowed length exceed it."""
 LOG_WIDTH = 100
@@ -126,7 +124,7 @@ def _line(text: str) -> str:
 
 def leave(code: int, *, exit_zero: bool) -> NoReturn:
     """Exit with the code of a scan; ``exit_zero`` ignores failed and inconclusive gates."""
-    raise typer.Exit(0 if exit_zero and code in (1, 4) else code)
+    raise typer.Exit(0 if exit_zero and code in (FAILED, INCONCLUSIVE) else code)
 
 
 def _innermost(error: BaseException) -> str:

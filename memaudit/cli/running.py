@@ -129,7 +129,7 @@ def _run_main(
             streams.note("Once all are done: memaudit merge SHARD SHARD ... --out RUN")
             return None
         write_run(unfinished.run_folder, outcome, key)
-    _note_strangers(unfinished.run, unfinished.remove(), streams)
+    _note_unsigned(unfinished.run, unfinished.remove(), streams)
     streams.note(f"Written to {unfinished.run}")
     show(read_run(unfinished.run), output_format, streams)
     return outcome
@@ -138,22 +138,22 @@ def _run_main(
 def show_finished(run: Path, key: ProjectKey | None, output_format: str, streams: Streams) -> int:
     """Print a finished run, and return its exit code.
 
-    key: signs what may be left of the work, which is removed; None for no key.
+    key: identifies leftover work as memaudit's, so that it may be removed; None without a key.
     """
     from memaudit.run.load import read_run
     from memaudit.run.seal import require_seal
     from memaudit.run.unfinished import remove_leftovers
 
     stored = read_run(run)
-    _note_strangers(run, remove_leftovers(run, key), streams)
+    _note_unsigned(run, remove_leftovers(run, key), streams)
     streams.note(f"{run} is already finished")
     if not require_seal(run, stored.document["fingerprints"]["key_id"]):
-        streams.note("Its manifest is not sealed by a project key that is at hand.")
+        streams.note("None of the available project keys sealed its manifest.")
     show(stored, output_format, streams)
     return int(stored.document["exit_code"])
 
 
-def _note_strangers(run: Path, names: Sequence[str], streams: Streams) -> None:
+def _note_unsigned(run: Path, names: Sequence[str], streams: Streams) -> None:
     """Note on stderr which files of unfinished work stay."""
     from memaudit.run.unfinished import UNFINISHED
 
@@ -184,8 +184,8 @@ def _scan(
 def _keep_work(request: ScanRequest, key: ProjectKey) -> Iterator[Unfinished]:
     """Open the run's record, and keep its work if the scan ends early.
 
-    Tells the user how to resume if anything was done. A new run leaves nothing behind if nothing
-    was done, or if its key ends with this process, so that nobody could check the work later.
+    Tells the user how to resume if anything was done. A new run's folder is removed if nothing was
+    done, or if its key was temporary: nobody could check the work without it.
     """
     from memaudit.pipeline.write import remove_empty
     from memaudit.run.unfinished import is_finished
@@ -225,7 +225,8 @@ def _open_run(request: ScanRequest, key: ProjectKey) -> tuple[list[Path], Unfini
 def stoppable(streams: Streams) -> Iterator[None]:
     """Let SIGTERM end the scan as Ctrl-C does, at the next step of a stage at the latest.
 
-    Python ignores an exception that a signal raises in a finalizer or a callback of a library.
+    Python swallows an exception that a signal raises in a finalizer or a callback of a library, so
+    every step of a stage also checks whether a signal arrived.
     """
     asked: list[type[BaseException]] = []
 

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from memaudit.cli.errors import INCONCLUSIVE, Streams, exit_on_error
+from memaudit.cli.errors import Streams, exit_on_error
 from memaudit.cli.flags import Given, with_settings
 from memaudit.cli.options import RunFolder, Verbose
 from memaudit.cli.running import named_key_file
 from memaudit.config.settings import ScanConfig
+from memaudit.errors import INCONCLUSIVE
 from memaudit.system.network import go_offline
 
 

@@ -36,7 +36,7 @@ from memaudit.config.tuning import TuningSettings as TuningSettings
 
 AttackName = Literal["none", "copy", "dynamic-hard", "constant", "dynamic"]
 LADDER: tuple[AttackName, ...] = ("none", "copy", "dynamic-hard", "constant", "dynamic")
-"""All attacks, in the order of the report's columns."""
+"""All attacks, weakest first. An attack's index is part of random seeds: append, never insert."""
 Bos = Literal["auto", "yes", "no"]
 CHAT_DATE = date(2024, 7, 26)
 """Default date of the Llama 3 chat template."""

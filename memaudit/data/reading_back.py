@@ -1,8 +1,8 @@
-"""Comparison of token ids, decoded again, with their text.
+"""The check that token ids decode back to the text they came from.
 
-Knows how windows are found in a text. Must not know windows' lengths or models.
+Knows how windows are found in a text. Must not know models.
 
-A checkpoint brings its tokenizer. If it writes other words than were given, or other blanks between
+A checkpoint brings its tokenizer. If it writes other words than were given, or other spaces between
 them, an audit asks the model about a text that nobody has, and finds that it is not extracted.
 """
 
@@ -24,11 +24,12 @@ _REPLACEMENT = "\ufffd"
 _UNREADABLE = "\0"
 """Text of ids that the tokenizer cannot decode; no window of a text is equal to it."""
 _BLOCK = 1 << 17
-"""Tokens decoded at a time. If one block ends inside a character, the windows show the rest."""
+"""Tokens decoded at a time. A block may end inside a character; the windows are then checked one by
+one."""
 _LEAST_READ = 0.9
 """Share of a text's characters that its ids have to decode to."""
 _MOST_SEARCHED = 10**9
-"""Characters of one text that are searched for windows that do not stand in it."""
+"""Limit on the characters searched in one text for windows that are not in it."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,14 @@ class ReadingBack:
 
     @property
     def loses(self) -> str | None:
-        """Losses of the texts that the tokenizer declares, for a note; None if there are none."""
+        """Losses that the tokenizer declares, as case or accents, for a note; None without any."""
         return self._declared.loses
 
     def check(self, text: str, ids: NDArray[np.integer[Any]]) -> Mismatch | None:
-        """Return None if the ids (tokens,) of a text decode to it, else what is needed to find
-        which of its windows do.
+        """Compare a text with its decoded ids (tokens,).
+
+        Return None if they agree, else the mismatch, from which `misread` finds the windows that
+        differ.
         """
         blocks = [ids[at : at + _BLOCK].tolist() for at in range(0, len(ids), _BLOCK)]
         decoded = [self._declared.fold(self._decode(block) or "") for block in blocks[:1]]
@@ -83,7 +86,7 @@ class ReadingBack:
         window has to begin as the text begins, and the last one has to end as it ends.
 
         Args:
-            mismatch: of the text.
+            mismatch: result of `check` for the text.
             ids: (tokens,), all of the text but special tokens at its start.
             starts: (N,) first token of each window, in order.
             length: tokens of a window.
@@ -105,7 +108,7 @@ class ReadingBack:
         return misread
 
     def _is_start(self, before: str) -> bool:
-        """Return True if nothing but special tokens, which are added again, stands before."""
+        """Return True if only special tokens come before, which decoding does not return."""
         for token in self._tokenizer.all_special_tokens:
             before = before.replace(self._declared.fold(token), "")
         return not before.strip(" " if self._declared.has_dummy else "\0")
@@ -133,7 +136,7 @@ class ReadingBack:
     def _decode_part(self, ids: list[int]) -> str:
         """Return the folded text of ids from the middle of a text.
 
-        A decoder may take a blank from the first token, so another is decoded before it.
+        A decoder may take a space from the first token, so a copy of it is decoded in front.
         """
         if not ids:
             return ""

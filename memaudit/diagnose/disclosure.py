@@ -21,9 +21,11 @@ from memaudit.report.curves import Line
 from memaudit.report.diagnosis import Cell, Column, Diagnosis, FigureTable, Plot
 from memaudit.report.wording import count
 from memaudit.score.estimate import Estimate
-from memaudit.score.resample import LEAST_CLUSTERS
 from memaudit.score.stats import Ints
 
+FEWEST_CLUSTERS = 10
+"""Near-duplicate clusters below which nothing is written about a group: a limit of privacy, apart
+from those of statistics in `score.resample`."""
 LARGEST_SHARE = 0.25
 """Share of a group's windows above which one cluster dominates it."""
 STRETCH = 10
@@ -91,7 +93,7 @@ class Disclosure:
 
     def _notes(self) -> list[str]:
         rule = (
-            f"fewer than {LEAST_CLUSTERS} near-duplicate clusters, or with more than "
+            f"fewer than {FEWEST_CLUSTERS} near-duplicate clusters, or with more than "
             f"{LARGEST_SHARE:.0%} of their windows in one cluster"
         )
         notes = [f"Figures have at most {DIGITS} digits; --reveal writes all digits."]
@@ -112,7 +114,7 @@ def _reason_against(clusters: Ints) -> str | None:
     if not len(sizes):
         return None
     counts = f"{count(len(clusters), 'window')} in {count(len(sizes), 'cluster')}"
-    if len(sizes) < LEAST_CLUSTERS:
+    if len(sizes) < FEWEST_CLUSTERS:
         return counts
     if sizes.max() > LARGEST_SHARE * len(clusters):
         return f"{counts}, {int(sizes.max()):,} of them in one cluster"

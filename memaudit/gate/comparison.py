@@ -12,13 +12,18 @@ from typing import Literal
 
 from scipy import stats
 
+from memaudit.errors import FAILED, INCONCLUSIVE
 from memaudit.gate.baseline import Baseline
 
 ANY = "any"
 """All attacks on the model together: a window that at least one of them extracts."""
 
 Outcome = Literal["regression", "none", "inconclusive"]
-_EXIT_CODES: dict[Outcome, int] = {"none": 0, "regression": 1, "inconclusive": 4}
+_EXIT_CODES: dict[Outcome, int] = {
+    "none": 0,
+    "regression": FAILED,
+    "inconclusive": INCONCLUSIVE,
+}
 
 
 @dataclass(frozen=True)

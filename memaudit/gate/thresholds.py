@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from memaudit.config.settings import GateSettings
+from memaudit.errors import FAILED, INCONCLUSIVE
 from memaudit.gate.measures import (
     Measure,
     counted,
@@ -28,7 +29,7 @@ from memaudit.score.stats import clopper_pearson
 Verdict = Literal["pass", "fail", "inconclusive"]
 
 _SEVERITY: dict[Verdict, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
-_EXIT_CODES: dict[Verdict, int] = {"pass": 0, "inconclusive": 4, "fail": 1}
+_EXIT_CODES: dict[Verdict, int] = {"pass": 0, "inconclusive": INCONCLUSIVE, "fail": FAILED}
 FEWEST_CONTROLS = 30
 """Fewer controls prove nothing, even if none is extracted: 0 of 30 may still be 12 %."""
 

@@ -33,7 +33,8 @@ MOST_SKIPPED = 0.9
 """Largest share of records without a window. Beyond it, the run is about a small remainder."""
 MOST_CHANGED = 0.1
 """Largest share of windows, or of chats, changed by the checkpoint's own tokenizer or chat
-template. An honest one changes none, except in a few records with a character it cannot write."""
+template. A sound one changes nothing, except in the few records with a character that it cannot
+represent."""
 _FEWEST_MISSED = 5
 """Continuations below which their similarity means nothing."""
 _MOST_LINES = 5
@@ -141,7 +142,7 @@ def _text(validity: Validity) -> Iterator[Finding]:
     if not count:
         return
     kinds = (
-        (faults.control, "only blanks, or control or replacement characters"),
+        (faults.control, "only spaces, or control or replacement characters"),
         (faults.repeated, "the same few tokens over and over"),
         (faults.unknown, "mostly the unknown token"),
         (faults.special, "mostly padding or other special tokens"),
@@ -210,14 +211,14 @@ def _continuations(validity: Validity) -> Iterator[Finding]:
     prefixes = f"of the {missed.windows:,} prefixes whose suffix is not extracted"
     if missed.ended > MOST_ALIKE * missed.windows:
         yield Finding(
-            f"After {missed.ended:,} {prefixes} the model ends its answer at once, as a chat model "
-            "does when given bare text or a chat that its template did not write. Give the records "
-            "as `messages`, and check the template.",
+            f"After {missed.ended:,} {prefixes}, the model ends its answer at once, as a chat "
+            "model does when given bare text or a chat that its template did not write. Give the "
+            "records as `messages`, and check the template.",
             True,
         )
     elif missed.alike > MOST_ALIKE * missed.windows:
         yield Finding(
-            f"After {missed.alike:,} {prefixes} the model gives the same output, whatever the "
+            f"After {missed.alike:,} {prefixes}, the model gives the same output, whatever the "
             "prefix. Check its weights and template, and whether it refuses to answer.",
             True,
         )

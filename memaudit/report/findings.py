@@ -131,8 +131,7 @@ def _findings(result: HeadlineFacts) -> tuple[str, ...]:
         rate = copied.summary.exact
         sentences.append(
             f"copy, which never queries the model, gets {rate.k:,} of {rate.n:,} from the fit "
-            "data: "
-            "so many can be copied from near-duplicates that the folds did not separate."
+            "data: that many can be copied from a near-duplicate that is left in another fold."
         )
     return tuple(sentences)
 
@@ -209,7 +208,7 @@ def _controls_sentence(best: AttackResult) -> str | None:
 def _permuted_sentence(best: AttackResult) -> str:
     start, permuted = "No controls were given, so predictable text counts too", best.permuted
     if permuted.n == 0:
-        return f"{start}; nor could the outputs be compared with unrelated windows."
+        return f"{start}, and the outputs could not be compared with unrelated windows either."
     return (
         f"{start}; against the suffixes of unrelated windows, {best.attack} matches {permuted.k:,} "
         f"of {permuted.n:,} exactly and {percent(permuted.fractional)} of the tokens."

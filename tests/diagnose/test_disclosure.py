@@ -19,7 +19,7 @@ from memaudit.diagnose import examination
 from memaudit.diagnose.attention.diagnosis import AttentionSettings, diagnose_attention
 from memaudit.diagnose.disclosure import (
     DIGITS,
-    LEAST_CLUSTERS,
+    FEWEST_CLUSTERS,
     STRETCH,
     Disclosure,
     round_digits,
@@ -123,13 +123,13 @@ def test_a_window_alone_in_its_group_is_decoded_only_from_what_reveal_writes() -
 
 def test_whoever_knows_the_rest_of_a_group_cannot_decode_the_last_window() -> None:
     """The difference of two nested groups: ten windows, and the nine of them that are known."""
-    sizes = {"extracted": LEAST_CLUSTERS, "untouched": 40}
+    sizes = {"extracted": FEWEST_CLUSTERS, "untouched": 40}
 
     def last_window(found: Diagnosis) -> list[list[int]]:
         """Decoded from a mean of ten, rounded, less the nine known."""
         published = curves(found, "extracted")
         assert published is not None
-        model, known = subject.checkpoint.model, subject.data.ids[1:LEAST_CLUSTERS]
+        model, known = subject.checkpoint.model, subject.data.ids[1:FEWEST_CLUSTERS]
         figures, near = [], []
         for line, rest in zip(published, known_figures(model, known), strict=True):
             curve = np.array(line)
@@ -137,8 +137,8 @@ def test_whoever_knows_the_rest_of_a_group_cannot_decode_the_last_window() -> No
                 curve = np.interp(np.arange(P + S - 1), np.linspace(0, P + S - 2, len(line)), line)
             means = np.array([round_digits(float(one)) for one in curve])
             step = 10.0 ** (np.floor(np.log10(np.abs(means))) - DIGITS + 1)
-            figures.append(LEAST_CLUSTERS * means - rest)
-            near.append(LEAST_CLUSTERS * step / 2 + 1e-3)
+            figures.append(FEWEST_CLUSTERS * means - rest)
+            near.append(FEWEST_CLUSTERS * step / 2 + 1e-3)
         return decode(model, figures[0], figures[1], (near[0], near[1]))
 
     subject = subject_of_groups(sizes, reveal=True)
@@ -281,8 +281,8 @@ def test_a_diagnosis_is_written_as_it_may_be(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_rounding_keeps_what_is_no_figure() -> None:
     disclosure = Disclosure()
-    assert disclosure.admits("windows", np.arange(LEAST_CLUSTERS))
-    assert not disclosure.admits("few", np.arange(LEAST_CLUSTERS - 1))
+    assert disclosure.admits("windows", np.arange(FEWEST_CLUSTERS))
+    assert not disclosure.admits("few", np.arange(FEWEST_CLUSTERS - 1))
     found = disclosure.apply(
         replace(
             written("layers", subject_of_groups(LARGE, reveal=True)),

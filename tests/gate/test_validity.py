@@ -70,7 +70,7 @@ def test_a_sound_run_has_no_verdict_and_no_note() -> None:
         (
             made(faults={"control": 40, "special": 60}),
             made(faults={"special": 1}),
-            "40 only blanks, or control or replacement characters, 60 mostly padding",
+            "40 only spaces, or control or replacement characters, 60 mostly padding",
         ),
         (made(unknown=0.11), made(unknown=0.1), "11 % of the tokens are the tokenizer's unknown"),
         (

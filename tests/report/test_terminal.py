@@ -27,8 +27,8 @@ That is 9.5 percentage points above the plain prefix (none): 19 windows gained,
 On the controls, text that the model has not seen, dynamic extracts 0 of 100 (at
 most 3.6 %), a significantly smaller share than on the data (difference +5.9 to
 +22.1 points, p = 1.5e-06).
-copy, which never queries the model, gets 3 of 200 from the fit data: so many
-can be copied from near-duplicates that the folds did not separate.
+copy, which never queries the model, gets 3 of 200 from the fit data: that many
+can be copied from a near-duplicate that is left in another fold.
 
 Attacks, weakest first
 attack         exact    rate  95 % interval  fractional  lift  controls
