@@ -180,6 +180,10 @@ def test_other_prompts_and_another_baseline_are_refused_and_named(
     (earlier / "generator-0.safetensors").write_bytes(b"another")
     ended = memaudit("scan", "--resume", folder)
     assert ended.exit_code == 2
+    assert "generator-0.safetensors does not match" in " ".join(ended.stderr.split())
+    (earlier / "manifest.json").unlink()  # which would name the edit first
+    ended = memaudit("scan", "--resume", folder)
+    assert ended.exit_code == 2
     assert "since the run began: generator-0.safetensors of --generator. Restore" in ended.stderr
 
     folder = tmp_path / "gated"
