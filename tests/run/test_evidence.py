@@ -96,19 +96,21 @@ def test_a_run_is_verified(run: Run, scanned: Path) -> None:
     result = run("verify", "run")
     assert result.exit_code == 0, result.stdout
     lines = result.stdout.splitlines()
-    assert lines[0] == "All as recorded: 17 the same."
+    assert lines[0] == "All as recorded: 19 the same."
     assert [line.split("  ")[1].strip() for line in lines[3:]] == [
         "config.toml",
         "report.html",
         "report.json",
         "samples.csv",
+        "seal of manifest.json",
         "results in report.json",
         "exit code in report.json",
-        "gates in report.json",
         "config.toml as report.json names it",
-        "samples.csv beside report.json",
         "settings in report.json",
-        "gates' settings in report.json",
+        "samples.csv beside report.json",
+        "gates in report.json",
+        "config.toml made again",
+        "report.html made again",
         "model config.json",
         "model generation_config.json",
         "model model.safetensors",
@@ -206,7 +208,7 @@ def test_model_and_data_that_moved(run: Run, scanned: Path) -> None:
     shutil.move(scanned.parent / "data.jsonl", scanned.parent / "moved.jsonl")
     alone = run("verify", "run")
     assert alone.exit_code == 0
-    assert alone.stdout.startswith("Incomplete: 2 of 13 not checked; 11 as recorded.")
+    assert alone.stdout.startswith("Incomplete: 2 of 15 not checked; 13 as recorded.")
     assert run("verify", "run", "--strict").exit_code == 4
     places = ("--model", "moved", "--data", "moved.jsonl")
     assert run("verify", "run", "--strict", *places).exit_code == 0
@@ -222,9 +224,9 @@ def test_from_another_folder_the_same_is_checked(
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "data.jsonl").write_text("of another project")
     os.chdir(elsewhere)
-    assert run("verify", scanned).stdout.startswith("All as recorded: 17 the same.")
+    assert run("verify", scanned).stdout.startswith("All as recorded: 19 the same.")
     os.chdir(scanned)
-    assert run("verify", ".").stdout.startswith("All as recorded: 17 the same.")
+    assert run("verify", ".").stdout.startswith("All as recorded: 19 the same.")
     (scanned.parent / "data.jsonl").write_text("{}")
     assert run("verify", ".", "--strict").exit_code == 1
 
