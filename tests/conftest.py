@@ -14,6 +14,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MEMAUDIT_KEY"] = "0123456789abcdef" * 4  # no test makes a key in the user's folder
 
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +23,10 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+
+# A job in the background ignores Ctrl-C, and so would every scan that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("memaudit", deadline=None)  # no test is one of speed
 settings.load_profile("memaudit")

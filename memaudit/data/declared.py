@@ -169,6 +169,25 @@ class Declared:
             text = pattern.sub(r"\g<mark>", text)
         return _without_loose_blanks(text) if self.is_python else text
 
+    def adds_signs(self, text: str, decoded: str) -> bool:
+        """Return True if a decoded text has signs that the normaliser would change, and more of
+        them than the given text.
+
+        Both are compared in one Unicode form, so a normaliser that writes such signs itself, as a
+        no-break space for a space, would not be seen otherwise.
+        """
+        if self.is_python or decoded.isascii():
+            return False
+        unstable = {sign for sign in set(decoded) if self._is_unstable(sign)}
+        return any(decoded.count(sign) > text.count(sign) for sign in unstable)
+
+    def _is_unstable(self, sign: str) -> bool:
+        if sign.isascii() or sign in (METASPACE, "\ufffd"):
+            return False
+        form = self._form == "NFKC" and unicodedata.normalize("NFKC", sign) != sign
+        marks = self._takes_accents and unicodedata.category(unicodedata.normalize("NFD", sign)[-1])
+        return form or marks == "Mn"
+
     def _without_controls(self, text: str) -> str:
         """Return a text without the controls and white space that the normaliser cleans away.
 

@@ -62,7 +62,10 @@ class ReadingBack:
         differ.
         """
         blocks = [ids[at : at + _BLOCK].tolist() for at in range(0, len(ids), _BLOCK)]
-        decoded = [self._declared.fold(self._decode(block) or "") for block in blocks[:1]]
+        plain = [self._decode(block) or "" for block in blocks]
+        if any(self._declared.adds_signs(text, part) for part in plain):
+            return Mismatch("", True)
+        decoded = [self._declared.fold(part) for part in plain[:1]]
         decoded += [self._decode_part(block) for block in blocks[1:]]
         read, expected = "".join(decoded), self._declared.expected(text)
         if self._declared.trims:

@@ -15,6 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AddedToken, CTRLTokenizer, PreTrainedTokenizerFast
 
 from memaudit.config.settings import WindowSettings
+from memaudit.data.reading_back import ReadingBack
 from memaudit.data.samples import Sample
 from memaudit.data.windows import Windows, cut_windows
 
@@ -375,3 +376,20 @@ def test_a_long_text_is_read_back_too() -> None:
     assert not cut(byte_level(), text, stride=997).misread.any()
     changed = cut(byte_level(normalizers.Replace("9", "1")), text, stride=997)
     assert 0.01 < changed.misread.mean() < 1
+
+
+def test_signs_that_one_form_maps_back_are_caught() -> None:
+    """No-break spaces for spaces read the same in NFKC, and mean other ids."""
+    tokenizer = build_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Replace(" ", "\u00a0")]
+    )
+    text = "some words of a record that nobody else has written"
+    ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"])
+    mismatch = ReadingBack(tokenizer).check(text, ids)
+    assert mismatch is not None
+    assert mismatch.is_partial
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    given = text.replace("some", "\ufb01ve\u00a0")
+    ids = np.array(tokenizer(given, add_special_tokens=False)["input_ids"])
+    assert ReadingBack(tokenizer).check(given, ids) is None
