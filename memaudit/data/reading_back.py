@@ -63,7 +63,7 @@ class ReadingBack:
         """
         blocks = [ids[at : at + _BLOCK].tolist() for at in range(0, len(ids), _BLOCK)]
         plain = [self._decode(block) or "" for block in blocks]
-        if any(self._declared.adds_signs(text, part) for part in plain):
+        if self._declared.adds_signs(text, "".join(plain)):
             return Mismatch("", True)
         decoded = [self._declared.fold(part) for part in plain[:1]]
         decoded += [self._decode_part(block) for block in blocks[1:]]
