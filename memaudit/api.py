@@ -77,7 +77,7 @@ class Run:
     @property
     def report(self) -> dict[str, Any]:
         """Content of ``report.json``. Its strings may hold anything that a file name may."""
-        return self._stored.document
+        return self._stored.report.document()
 
     @property
     def samples(self) -> pd.DataFrame:
@@ -87,14 +87,14 @@ class Run:
     @property
     def exit_code(self) -> int:
         """Exit code of ``memaudit scan`` for this run: 0, 1 or 4."""
-        return int(self.report["exit_code"])
+        return self._stored.report.exit_code
 
     @property
     def verdict(self) -> Verdict:
         """Verdict of all gates together; ``none`` if no threshold was set."""
         from memaudit.report.reading import verdict
 
-        return cast(Verdict, verdict(self.report)[0])
+        return cast(Verdict, verdict(self._stored.report)[0])
 
     @property
     def passed(self) -> bool:
@@ -116,7 +116,7 @@ class Run:
         from memaudit.report.page import to_html
         from memaudit.run.diagnoses import read_diagnoses
 
-        return to_html(self.report, self.samples, read_diagnoses(self._stored))
+        return to_html(self._stored.report, self.samples, read_diagnoses(self._stored))
 
 
 def load_run(path: str | Path) -> Run:

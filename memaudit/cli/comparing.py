@@ -151,7 +151,7 @@ def _void(stored: StoredRun) -> str:
     """Return why a run means nothing; empty if it means something or was not checked."""
     from memaudit.report.reading import void_reason
 
-    return void_reason(stored.document)
+    return void_reason(stored.report)
 
 
 def _require_comparable(before: Baseline, now: Baseline, where: Path) -> None:

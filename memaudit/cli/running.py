@@ -147,10 +147,10 @@ def show_finished(run: Path, key: ProjectKey | None, output_format: str, streams
     stored = read_run(run)
     _note_unsigned(run, remove_leftovers(run, key), streams)
     streams.note(f"{run} is already finished")
-    if not require_seal(run, stored.document["fingerprints"]["key_id"]):
+    if not require_seal(run, stored.report.fingerprints.key_id):
         streams.note("None of the available project keys sealed its manifest.")
     show(stored, output_format, streams)
-    return int(stored.document["exit_code"])
+    return stored.report.exit_code
 
 
 def _note_unsigned(run: Path, names: Sequence[str], streams: Streams) -> None:

@@ -44,11 +44,9 @@ def show(run: StoredRun, output_format: str, streams: Streams) -> None:
 
 def document(run: StoredRun, output_format: str, streams: Streams) -> str:
     """Return the run in one of `FORMATS`."""
-    report, samples = run.document, run.samples
+    report, samples = run.report, run.samples
     if output_format == "json":
-        from memaudit.report.report_json import document_text
-
-        return document_text(report)
+        return report.text()
     if output_format == "csv":
         from memaudit.report.samples_csv import to_csv
 

@@ -16,7 +16,7 @@ from scipy import stats
 from memaudit.config.settings import AttackName
 from memaudit.data.clusters import have_marks
 from memaudit.demo.shipped import KnownRecord
-from memaudit.report.findings import cautious_p, model_attacks
+from memaudit.report.reading import cautious_p
 from memaudit.report.result import AttackResult, ScanResult
 from memaudit.report.wording import (
     count,
@@ -121,7 +121,7 @@ def _unlocks(dynamic: AttackResult, known: list[KnownRecord]) -> Check:
 
 
 def _controls(result: ScanResult) -> Check:
-    rates = [attack.summary.controls_exact for attack in model_attacks(result)]
+    rates = [attack.summary.controls_exact for attack in result.attacks if attack.attack != "copy"]
     scored = [rate for rate in rates if rate is not None]
     hits = sum(rate.k for rate in scored)
     bound = max((rate.interval.high for rate in scored), default=1.0)
@@ -140,7 +140,9 @@ def _untrained(result: ScanResult, known: list[KnownRecord]) -> Check:
     has not memorized them.
     """
     untrained = np.array([record.repetitions == 0 for record in known])
-    exact: Bools = np.any([attack.data.exact for attack in model_attacks(result)], axis=0)
+    exact: Bools = np.any(
+        [attack.data.exact for attack in result.attacks if attack.attack != "copy"], axis=0
+    )
     hits = int((exact & untrained).sum())
     return Check(
         "never trained on",

@@ -45,8 +45,8 @@ def examine(method: Method[Asked], settings: Asked, command: str, progress: Prog
     subject.checkpoint.require_unchanged()
     record = DiagnosisRecord(
         version=__version__,
-        run_results=subject.document["hashes"]["results"],
-        target=subject.document["target"]["name"],
+        run_results=subject.report.hashes.results,
+        target=subject.report.target.name,
         command=command,
         started=started,
         finished=_now(),

@@ -28,8 +28,8 @@ from memaudit.diagnose.passes import Passes
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.errors import UsageError
 from memaudit.pipeline.loading import check_positions
+from memaudit.report.model import Corpus, Report
 from memaudit.report.reading import column, figures, model_attacks
-from memaudit.report.report_json import Document
 from memaudit.run.load import StoredRun, read_run
 from memaudit.score.resample import Resamples
 from memaudit.score.stats import Bools, Floats, Ints
@@ -108,9 +108,9 @@ class Subject:
     """Must admit a group of windows before a figure of it is computed."""
 
     @property
-    def document(self) -> Document:
-        """``report.json`` of the run."""
-        return self.run.document
+    def report(self) -> Report:
+        """Report of the run."""
+        return self.run.report
 
     @property
     def prefix_tokens(self) -> int:
@@ -181,9 +181,8 @@ def open_subject(settings: DiagnoseSettings) -> Subject:
 
 def _config(run: StoredRun, settings: DiagnoseSettings) -> ScanConfig:
     """Return the run's settings with current files and device; the run lifts no safeguard."""
-    document = run.document
     try:
-        config = ScanConfig.model_validate(document["config"]["values"])
+        config = ScanConfig.model_validate(run.report.settings)
     except ValidationError:
         raise UsageError(
             f"{run.folder}: its settings do not fit this version of memaudit; scan again"
@@ -200,8 +199,8 @@ def _config(run: StoredRun, settings: DiagnoseSettings) -> ScanConfig:
     }
     if settings.model is not None:
         target["revision"] = None
-    elif document["target"]["revision"] is not None:
-        target["revision"] = document["target"]["revision"]
+    elif run.report.target.revision is not None:
+        target["revision"] = run.report.target.revision
     update = {
         "model": settings.model or config.model,
         "data": settings.data or config.data,
@@ -227,7 +226,7 @@ def _require_there(config: ScanConfig) -> None:
 def _require_same_data(run: StoredRun, summaries: Mapping[Role, DataSummary]) -> None:
     project_key = kept_key(None, settings_folder())
     for role, key in (("data", "data"), ("control", "controls")):
-        recorded, summary = run.document[key], summaries.get(role)  # type: ignore[call-overload]
+        recorded, summary = getattr(run.report, key), summaries.get(role)  # type: ignore[call-overload]
         if summary is not None and not _is_same(summary, recorded, project_key):
             raise UsageError(
                 f"{summary.path}: is not the file that was audited (its content differs); give "
@@ -235,18 +234,18 @@ def _require_same_data(run: StoredRun, summaries: Mapping[Role, DataSummary]) ->
             )
 
 
-def _is_same(summary: DataSummary, recorded: Document | None, key: ProjectKey | None) -> bool:
+def _is_same(summary: DataSummary, recorded: Corpus | None, key: ProjectKey | None) -> bool:
     """Return whether a file is the recorded one; under another key, whether it may be."""
     if recorded is None:
         return False
-    if key is None or key.key_id != recorded["key_id"]:
-        return (summary.rows, summary.bad) == (recorded["rows"], recorded["bad"])
-    return key.sign_file(summary.sha256) == str(recorded["hmac_sha256"])
+    if key is None or key.key_id != recorded.key_id:
+        return (summary.rows, summary.bad) == (recorded.rows, recorded.bad)
+    return key.sign_file(summary.sha256) == recorded.hmac_sha256
 
 
 def require_same_model(run: StoredRun, checkpoint: Checkpoint) -> None:
     """Raise UsageError if a file of the model is not as the run recorded it."""
-    recorded = run.document["target"]["fingerprint"]
+    recorded = run.report.target.fingerprint
     changed = sorted(
         name
         for name in {*recorded, *checkpoint.fingerprint}
@@ -274,5 +273,5 @@ def _part(run: StoredRun, role: Role, windows: Windows) -> Part:
             f"{run.folder}: its windows are not those of the {role} file; scan again with this "
             "version of memaudit"
         )
-    attacks = tuple(attack["attack"] for attack in model_attacks(run.document))
+    attacks = tuple(attack.attack for attack in model_attacks(run.report))
     return Part(windows.window_ids()[places], rows, attacks)

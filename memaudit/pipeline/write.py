@@ -8,7 +8,6 @@ with the hash of every other file.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -21,8 +20,8 @@ from memaudit.config.sources import to_toml
 from memaudit.data.project_key import ProjectKey
 from memaudit.errors import RunError, UsageError
 from memaudit.pipeline.scan import ScanOutcome
+from memaudit.report.build import to_report
 from memaudit.report.page import to_html
-from memaudit.report.report_json import to_json
 from memaudit.report.samples_csv import iter_csv
 from memaudit.run.load import PAGE, REPORT, SAMPLES, read_samples
 from memaudit.run.manifest import MANIFEST, to_manifest
@@ -129,10 +128,10 @@ def write_run(own: OwnFolder, outcome: ScanOutcome, key: ProjectKey | None = Non
             own.write_whole(file_name(fold.fold), [to_bytes(fold)])
         own.write_whole("config.toml", [to_toml(result.config).encode()])
         own.write_whole(SAMPLES, (row.encode() for row in iter_csv(result)))
-        document = to_json(result)
-        own.write_whole(REPORT, [document.encode()])
+        report = to_report(result)
+        own.write_whole(REPORT, [report.text().encode()])
         try:
-            page = to_html(json.loads(document), read_samples(folder / SAMPLES)).encode()
+            page = to_html(report, read_samples(folder / SAMPLES)).encode()
         except Exception as error:  # no failure of the page may cost hours of work
             _write_manifest(own, key, not_made=[PAGE])
             raise RunError(

@@ -1,6 +1,6 @@
 """Plots of the page, each with its figures as a table for those who cannot see it.
 
-Knows the document, the samples, what is worth plotting, and how a column of the data falls into
+Knows the report, the samples, what is worth plotting, and how a column of the data falls into
 groups. Knows nothing of markup. Names and values of columns come from outside, so they appear in
 tables, which the page escapes, and never in a plot.
 """
@@ -19,12 +19,13 @@ import pandas as pd
 from memaudit.report.blocks import Head, Table
 from memaudit.report.curves import Axis, Line
 from memaudit.report.diagnosis import FigureTable
+from memaudit.report.model import Report
+from memaudit.report.model_parts import Attack, Fit, Rate
 from memaudit.report.plots import Estimate, Spread, interval_plot, line_plot
 from memaudit.report.reading import (
     column,
     confidence,
     controls_rate,
-    figure,
     figures,
     interval_text,
     model_attacks,
@@ -34,7 +35,6 @@ from memaudit.report.reading import (
     setting,
     strongest,
 )
-from memaudit.report.report_json import Document
 from memaudit.report.wording import level, percent_interval, shorten
 from memaudit.score.estimate import number, percent
 from memaudit.score.sampling import queries
@@ -46,7 +46,7 @@ _DASHES = (":", "-", "--", "-.")
 _BUDGETS = (1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 """Numbers of samples from the model."""
 _LONGEST_SUFFIX = 10_000
-"""Tokens; a document may claim any length, and a plot has only so many dots."""
+"""Tokens; a report may claim any length, and a plot has only so many dots."""
 _FARTHEST = 1e6
 """Largest epoch, and largest loss in nats/token, to plot."""
 _MOST_CURVES = 8
@@ -84,19 +84,19 @@ def _card(
     return Card(Table(name, title, caption, heads, rows), plot)
 
 
-def rates_card(document: Document) -> Card:
+def rates_card(report: Report) -> Card:
     """Return the exact rate of every attack with its interval, on data and controls."""
-    attacks = document["attacks"]
+    attacks = report.attacks
     on_controls = [controls_rate(attack) for attack in attacks]
-    on_data = [attack["exact"] for attack in attacks]
+    on_data = [attack.exact for attack in attacks]
     spreads = [Spread("data", _estimates(on_data, attacks), "o", False)]
     if any(on_controls):
         spreads.append(Spread("controls", _estimates(on_controls, attacks), "s", True))
     highest = max((point.high for spread in spreads for point in spread.estimates), default=100.0)
-    names = [attack["attack"] for attack in attacks]
+    names = [attack.attack for attack in attacks]
     axis = Axis("windows extracted exactly, %", low=0, high=max(1.0, min(100.0, 1.05 * highest)))
     rows = [
-        [attack["attack"], *_rate_cells(attack["exact"]), *_rate_cells(rate)]
+        [attack.attack, *_rate_cells(attack.exact), *_rate_cells(rate)]
         for attack, rate in zip(attacks, on_controls, strict=True)
     ]
     return _card(
@@ -111,30 +111,29 @@ def rates_card(document: Document) -> Card:
     )
 
 
-def _estimates(rates: Sequence[Document | None], attacks: list[Document]) -> list[Estimate]:
+def _estimates(rates: Sequence[Rate | None], attacks: Sequence[Attack]) -> list[Estimate]:
     """Return the rates in percent, with the ends of their intervals within 0 and 100."""
     estimates = []
     for row, (rate, attack) in enumerate(zip(rates, attacks, strict=True)):
-        if rate is not None and rate["n"] and rate["estimate"] is not None:
-            ends = (figure(rate["interval"][end]) for end in ("low", "high"))
-            low, high = (100 * min(max(0.0, end), 1.0) for end in ends)
-            estimates.append(Estimate(row, attack["attack"], 100 * rate["estimate"], low, high))
+        if rate is not None and rate.n and not math.isnan(rate.estimate):
+            low, high = (100 * min(max(0.0, end), 1.0) for end in rate.interval.ends)
+            estimates.append(Estimate(row, attack.attack, 100 * rate.estimate, low, high))
     return estimates
 
 
-def _rate_cells(rate: Document | None) -> list[str]:
+def _rate_cells(rate: Rate | None) -> list[str]:
     if rate is None:
         return ["", ""]
-    counted = f"{rate['k']:,} of {rate['n']:,}"
-    return [f"{counted} ({rate_text(rate)})", interval_text(rate["interval"])]
+    counted = f"{rate.k:,} of {rate.n:,}"
+    return [f"{counted} ({rate_text(rate)})", interval_text(rate.interval)]
 
 
-def matched_card(document: Document, samples: pd.DataFrame) -> Card:
+def matched_card(report: Report, samples: pd.DataFrame) -> Card:
     """Return how many tokens of a suffix are extracted before the first wrong one."""
-    length = min(max(1, document["data"]["suffix_tokens"]), _LONGEST_SUFFIX)
+    length = min(max(1, report.data.suffix_tokens), _LONGEST_SUFFIX)
     grid = sorted({1, *(round(length * share) for share in (0.1, 0.25, 0.5, 0.75, 1.0))} - {0})
     lines, rows = [], []
-    for attack, role, matched in _by_attack(document, samples, "matched"):
+    for attack, role, matched in _by_attack(report, samples, "matched"):
         share = _at_least(matched, length)  # (length,), for 1 token and more
         lines.append(_line(attack, role, range(1, length + 1), 100 * share))
         rows.append([_named(attack, role), *(percent(share[at - 1]) for at in grid)])
@@ -158,13 +157,13 @@ def _at_least(matched: Floats, length: int) -> Floats:
     return np.asarray(counted[::-1].cumsum()[::-1][1:] / max(1, len(matched)))
 
 
-def sampling_cards(document: Document, samples: pd.DataFrame) -> Iterator[Card]:
+def sampling_cards(report: Report, samples: pd.DataFrame) -> Iterator[Card]:
     """Yield the (n,p) curves: samples needed to extract a window at least once."""
-    top_k, temperature = (setting(document, "scores", name) for name in ("top_k", "temperature"))
+    top_k, temperature = (setting(report, "scores", name) for name in ("top_k", "temperature"))
     sampler = f"from the {top_k} likeliest tokens, at temperature {temperature}"
     shares = [
         (_named(attack, role), attack, role, _within(queries(log_p_z, _HALF)))
-        for attack, role, log_p_z in _by_attack(document, samples, "log_p_z")
+        for attack, role, log_p_z in _by_attack(report, samples, "log_p_z")
         if not np.isnan(log_p_z).all()
     ]
     yield _sampling_card(
@@ -174,10 +173,10 @@ def sampling_cards(document: Document, samples: pd.DataFrame) -> Iterator[Card]:
         f"({sampler}): what an attacker gets by asking again and again.",
         [(name, _line(attack, role, *share), share) for name, attack, role, share in shares],
     )
-    best = strongest(document)
+    best = strongest(report)
     if best is None:
         return
-    log_p_z = figures(scored(samples, "data"), column("log_p_z", best["attack"]))
+    log_p_z = figures(scored(samples, "data"), column("log_p_z", best.attack))
     if not len(log_p_z) or np.isnan(log_p_z).all():
         return
     curves = []
@@ -187,14 +186,14 @@ def sampling_cards(document: Document, samples: pd.DataFrame) -> Iterator[Card]:
         curves.append(
             (
                 name,
-                Line(name, best["attack"], list(share[0]), list(share[1]), dash=dash, step=True),
+                Line(name, best.attack, list(share[0]), list(share[1]), dash=dash, step=True),
                 share,
             )
         )
     yield _sampling_card(
         "certainty",
         "How sure an attacker can be",
-        f"The same for {best['attack']} alone, at several probabilities p of seeing the suffix.",
+        f"The same for {best.attack} alone, at several probabilities p of seeing the suffix.",
         curves,
     )
 
@@ -224,15 +223,15 @@ def _share_at(share: tuple[Floats, Floats], n: int) -> float:
     return float(share[1][np.searchsorted(share[0], n, side="right") - 1]) / 100
 
 
-def training_cards(document: Document) -> Iterator[Card]:
+def training_cards(report: Report) -> Iterator[Card]:
     """Yield the training curves of each fitted prompt, by fold."""
-    for attack in document["attacks"]:
-        if not attack["fits"]:
+    for attack in report.attacks:
+        if not attack.fits:
             continue
-        name = attack["attack"]
-        lines = [line for fit in attack["fits"][:_MOST_CURVES] for line in _curves(name, fit)]
-        rows = [_fit_row(fit) for fit in attack["fits"]]
-        left = len(attack["fits"]) - _MOST_CURVES
+        name = attack.attack
+        lines = [line for fit in attack.fits[:_MOST_CURVES] for line in _curves(name, fit)]
+        rows = [_fit_row(fit) for fit in attack.fits]
+        left = len(attack.fits) - _MOST_CURVES
         more = f" Only the first {_MOST_CURVES} folds are plotted." if left > 0 else ""
         yield _card(
             f"training-{name}",
@@ -251,43 +250,42 @@ def _epochs(lines: Sequence[Line]) -> Axis:
     return Axis("epoch", ticks=range(0, last + 1, max(1, round(last / 8))))
 
 
-def _curves(attack: str, fit: Document) -> Iterator[Line]:
-    epochs = fit["epochs"]
-    number_of = [_plottable(epoch["epoch"]) for epoch in epochs]
-    loss = [_plottable(epoch["loss"]) for epoch in epochs]
-    nll = [_plottable(epoch["select_nll"]) for epoch in epochs]
+def _curves(attack: str, fit: Fit) -> Iterator[Line]:
+    epochs = fit.epochs
+    number_of = [_plottable(epoch.epoch) for epoch in epochs]
+    loss = [_plottable(epoch.loss) for epoch in epochs]
+    nll = [_plottable(epoch.select_nll) for epoch in epochs]
     yield Line("loss, fit", attack, number_of, loss, dash="--")
     yield Line("NLL, select", attack, number_of, nll)
-    if fit["chosen_epoch"] in number_of:
-        place = number_of.index(fit["chosen_epoch"])
+    if fit.chosen_epoch in number_of:
+        place = number_of.index(fit.chosen_epoch)
         yield Line("chosen", attack, [number_of[place]], [nll[place]], dash="", marker="o")
 
 
-def _plottable(value: float | None) -> float:
-    known = figure(value)
-    return known if abs(known) <= _FARTHEST else math.nan
+def _plottable(value: float) -> float:
+    return value if abs(value) <= _FARTHEST else math.nan
 
 
-def _fit_row(fit: Document) -> list[str]:
-    nll = [figure(epoch["select_nll"]) for epoch in fit["epochs"]]
+def _fit_row(fit: Fit) -> list[str]:
+    nll = [epoch.select_nll for epoch in fit.epochs]
     known = [value for value in nll if not math.isnan(value)]
     first = number(nll[0], 3) if nll else "-"
     best = number(min(known), 3) if known else "-"
-    cells = [str(fit["fold"]), f"{fit['fit_windows']:,}", fit["chosen"]]
-    return [*cells, str(max(0, len(nll) - 1)), first, best, fit["stop_reason"]]
+    cells = [str(fit.fold), f"{fit.fit_windows:,}", fit.chosen]
+    return [*cells, str(max(0, len(nll) - 1)), first, best, fit.stop_reason]
 
 
 def _by_attack(
-    document: Document, samples: pd.DataFrame, score: str
+    report: Report, samples: pd.DataFrame, score: str
 ) -> Iterator[tuple[str, str, Floats]]:
     """Yield attack on the model, role and the role's scores, where there are any."""
     for role in ("data", "control"):
         rows = scored(samples, role)
-        for attack in model_attacks(document):
-            values = figures(rows, column(score, attack["attack"]))
+        for attack in model_attacks(report):
+            values = figures(rows, column(score, attack.attack))
             known = values if score == "log_p_z" else values[~np.isnan(values)]
             if len(known):
-                yield attack["attack"], role, known
+                yield attack.attack, role, known
 
 
 def _named(attack: str, role: str) -> str:
@@ -315,14 +313,14 @@ class Grouping(NamedTuple):
     groups: list[Group]
 
 
-def group_cards(document: Document, samples: pd.DataFrame) -> list[Card]:
+def group_cards(report: Report, samples: pd.DataFrame) -> list[Card]:
     """Return up to `MOST_CARDS` cards, one for each column with groups, numeric columns first."""
     rows = scored(samples, "data")
     candidates = (_column(rows, name) for name in passed_through(samples))
     grouped = [candidate for candidate in candidates if candidate is not None]
     columns = sorted(grouped, key=lambda candidate: not candidate.numeric)
     return [
-        _group_card(document, rows, grouping, f"column-{place}")
+        _group_card(report, rows, grouping, f"column-{place}")
         for place, grouping in enumerate(columns[:MOST_CARDS])
     ]
 
@@ -365,22 +363,22 @@ def _by_word(texts: pd.Series[str]) -> Iterator[Group]:
         yield from (Group(str(name), np.empty(0, dtype=bool)) for name in sorted(counted.index))
 
 
-def _group_card(document: Document, rows: pd.DataFrame, grouping: Grouping, name: str) -> Card:
-    attacks = [attack["attack"] for attack in model_attacks(document)]
+def _group_card(report: Report, rows: pd.DataFrame, grouping: Grouping, name: str) -> Card:
+    attacks = [attack.attack for attack in model_attacks(report)]
     hits = {attack: figures(rows, column("exact", attack)) == 1 for attack in attacks}
-    sure = confidence(document)
+    sure = confidence(report)
     table, lines = [], []
     for attack in attacks:
         rates = [
             _rate(hits[attack][group.rows], sure) for group in grouping.groups if group.rows.any()
         ]
         lines.append(_shifted_line(attack, attacks, rates))
-    best = strongest(document)
-    interval = [] if best is None else [f"interval, {best['attack']}"]
+    best = strongest(report)
+    interval = [] if best is None else [f"interval, {best.attack}"]
     for group in grouping.groups:
         cells = [_counted(hits[attack][group.rows]) for attack in attacks]
         if best is not None:
-            rate = _rate(hits[best["attack"]][group.rows], sure)
+            rate = _rate(hits[best.attack][group.rows], sure)
             cells.append(percent_interval(rate.interval))
         table.append([shorten(group.name, _LONGEST_NAME), f"{int(group.rows.sum()):,}", *cells])
     names = [group.name for group in grouping.groups if group.rows.any()]

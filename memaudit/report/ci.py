@@ -10,24 +10,22 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
+from memaudit.report.model import Gate, Report
 from memaudit.report.reading import gate_name, verdict
-from memaudit.report.report_json import Document
 from memaudit.report.wording import neutral
 
 _COMMANDS = {"pass": "notice", "inconclusive": "warning", "fail": "error"}
 _TAGS = {"fail": "failure", "inconclusive": "error"}
 
 
-def to_annotations(document: Document) -> str:
+def to_annotations(report: Report) -> str:
     """Return a line for each gate, or one line that says no gate was set."""
     lines = [
-        _command(
-            _COMMANDS[gate["verdict"]], f"{gate_name(gate)}: {gate['verdict']}", gate["reason"]
-        )
-        for gate in document["gates"]
+        _command(_COMMANDS[gate.verdict], f"{gate_name(gate)}: {gate.verdict}", gate.reason)
+        for gate in report.gates
     ]
     if not lines:
-        lines = [_command("notice", "no gate", verdict(document)[1])]
+        lines = [_command("notice", "no gate", verdict(report)[1])]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -41,10 +39,10 @@ def _escape(text: str) -> str:
     return neutral(text).replace("%", "%25")
 
 
-def to_junit(document: Document) -> str:
+def to_junit(report: Report) -> str:
     """Return one suite. Without gates its only case is skipped, so that nothing looks tested."""
-    gates = document["gates"]
-    verdicts = [gate["verdict"] for gate in gates]
+    gates = report.gates
+    verdicts = [gate.verdict for gate in gates]
     suites = ET.Element("testsuites")
     suite = ET.SubElement(
         suites,
@@ -54,39 +52,39 @@ def to_junit(document: Document) -> str:
         failures=str(verdicts.count("fail")),
         errors=str(verdicts.count("inconclusive")),
         skipped="0" if gates else "1",
-        timestamp=neutral(document["run"]["started"]),
+        timestamp=neutral(report.run.started),
     )
     properties = ET.SubElement(suite, "properties")
-    for name, value in _properties(document).items():
+    for name, value in _properties(report).items():
         ET.SubElement(properties, "property", name=name, value=neutral(value))
     for gate in gates:
-        case = ET.SubElement(suite, "testcase", classname="memaudit", name=neutral(gate["name"]))
+        case = ET.SubElement(suite, "testcase", classname="memaudit", name=neutral(gate.name))
         _judge(case, gate)
     if not gates:
         case = ET.SubElement(suite, "testcase", classname="memaudit", name="no gate")
-        ET.SubElement(case, "skipped", message=verdict(document)[1])
+        ET.SubElement(case, "skipped", message=verdict(report)[1])
     ET.indent(suites)
     text = ET.tostring(suites, encoding="unicode")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
 
 
-def _judge(case: ET.Element, gate: Document) -> None:
+def _judge(case: ET.Element, gate: Gate) -> None:
     """Add a gate's outcome, with the reason where Jenkins and where GitLab look for it."""
-    reason = neutral(gate["reason"])
-    if gate["verdict"] in _TAGS:
-        tag = _TAGS[gate["verdict"]]
-        ET.SubElement(case, tag, type=gate["verdict"], message=reason).text = reason
+    reason = neutral(gate.reason)
+    if gate.verdict in _TAGS:
+        tag = _TAGS[gate.verdict]
+        ET.SubElement(case, tag, type=gate.verdict, message=reason).text = reason
     else:
         ET.SubElement(case, "system-out").text = reason
 
 
-def _properties(document: Document) -> dict[str, str]:
-    target, data = document["target"], document["data"]
+def _properties(report: Report) -> dict[str, str]:
+    target, data = report.target, report.data
     return {
-        "memaudit": document["tool"]["version"],
-        "model": target["name"],
-        "data": data["path"],
-        "data.hmac_sha256": data["hmac_sha256"],
-        "data.key_id": data["key_id"],
-        "finding": " ".join(document["headline"]),
+        "memaudit": report.tool.version,
+        "model": target.name,
+        "data": data.path,
+        "data.hmac_sha256": data.hmac_sha256,
+        "data.key_id": data.key_id,
+        "finding": " ".join(report.headline),
     }

@@ -1,6 +1,6 @@
 """Rows of evidence: what a run tested of what well-known frameworks ask for.
 
-Knows results and paraphrases of the frameworks. Says what was and was not tested, and never that
+Knows reports and paraphrases of the frameworks. Says what was and was not tested, and never that
 anything complies. The references come from secondary sources: paraphrases, not quotations.
 """
 
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Literal, NamedTuple
 
-from memaudit.report.findings import model_attacks
-from memaudit.report.result import ScanResult
+from memaudit.report.model import Framework, Report
+from memaudit.report.reading import UNASKED, model_attacks, void_reason
 
 Tested = Literal["tested", "partly", "not tested"]
 
@@ -38,20 +38,21 @@ class Row(NamedTuple):
     """JSON pointers into report.json; empty if none."""
 
 
-def framework_rows(result: ScanResult) -> tuple[Row, ...]:
+def framework_rows(report: Report) -> tuple[Framework, ...]:
     """Return all rows, by framework."""
-    facts = _Facts(result)
-    return tuple(row for rows in (_edpb, _nist, _owasp, _atlas) for row in rows(facts))
+    facts = _Facts(report)
+    rows = (row for part in (_edpb, _nist, _owasp, _atlas) for row in part(facts))
+    return tuple(Framework(**row._asdict()) for row in rows)
 
 
 class _Facts:
-    """Facts of a result that the rows use."""
+    """Facts of a report that the rows use."""
 
-    def __init__(self, result: ScanResult) -> None:
-        asked = [attack for attack in model_attacks(result) if attack.summary.exact.n]
+    def __init__(self, report: Report) -> None:
+        asked = [attack for attack in model_attacks(report) if attack.exact.n]
         names = ", ".join(attack.attack for attack in asked)
-        windows = max((attack.summary.exact.n for attack in asked), default=0)
-        void = any(verdict.name == "validity" for verdict in result.verdicts)
+        windows = max((attack.exact.n for attack in asked), default=0)
+        void = bool(void_reason(report))
         self.partly: Tested = "partly" if asked and not void else "not tested"
         self.extraction: Tested = "tested" if self.partly == "partly" else "not tested"
         self.ran = (
@@ -61,14 +62,13 @@ class _Facts:
         )
         if asked and void:
             self.ran += ", in a run judged void (validity)"
-        with_controls = result.controls is not None
+        with_controls = report.controls is not None
         self.controls = "with controls" if with_controls else "without controls"
-        unasked = ("controls", "validity")
-        self.gates = [verdict for verdict in result.verdicts if verdict.name not in unasked]
-        chosen = result.target.choices.get("format")
+        self.gates = [gate for gate in report.gates if gate.name not in UNASKED]
+        chosen = report.target.choices.get("format")
         self.adapter = chosen is not None and "adapter" in chosen.value
-        self.sensitive = result.sensitive is not None
-        self.tokens = result.config.target.training_tokens
+        self.sensitive = report.sensitive is not None
+        self.tokens = report.target.training_tokens
 
 
 def _edpb(facts: _Facts) -> Iterator[Row]:

@@ -1,7 +1,7 @@
 """Judge the gates of a stored report again from its figures.
 
-Knows the document's form and the gate room. Trusts the figures, which ``recompute`` compares with
-the table. Takes from the document what only the scan could know: the new windows that ``max-new``
+Knows the report's form and the gate room. Trusts the figures, which ``recompute`` compares with
+the table. Takes from the report what only the scan could know: the new windows that ``max-new``
 counts and the texts behind ``validity``.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,10 +18,10 @@ from memaudit.config.settings import GateSettings
 from memaudit.gate import validity as validity_gate
 from memaudit.gate.thresholds import GateVerdict, NewWindows, exit_code_of, judge, judge_controls
 from memaudit.gate.validity import Validity
-from memaudit.report.reading import figure
-from memaudit.report.report_json import Document
+from memaudit.report import model, model_parts
+from memaudit.report.model import Report
 from memaudit.score.scores import AttackSummary, Difference, Lift, Rate
-from memaudit.score.stats import Bools, Interval, clopper_pearson
+from memaudit.score.stats import Bools, clopper_pearson
 from memaudit.score.validity import Continuations, Reading, Templates, TextFaults
 
 _MOST_WINDOWS = 20_000_000
@@ -33,60 +33,60 @@ _ROUNDED = 0.01
 """Largest rounding error of a validity figure, in nats/token; they have two decimals."""
 
 
-def gates_fault(document: Document) -> str | None:
+def gates_fault(report: Report) -> str | None:
     """Describe how the gates contradict the rest of a report; None where they do not.
 
     Raises ValueError, or another error that impossible figures cause, where they cannot be judged.
     """
-    if document["data"]["windows"] > _MOST_WINDOWS:
+    if report.data.windows > _MOST_WINDOWS:
         raise ValueError("more windows than any table of samples that is read")
-    recorded = [gate for gate in document["gates"] if gate["name"] != validity_gate.NAME]
-    void = [gate for gate in document["gates"] if gate["name"] == validity_gate.NAME]
-    if any(gate["verdict"] != "inconclusive" for gate in void):
+    recorded = [gate for gate in report.gates if gate.name != validity_gate.NAME]
+    void = [gate for gate in report.gates if gate.name == validity_gate.NAME]
+    if any(gate.verdict != "inconclusive" for gate in void):
         return "gate validity can only be inconclusive"
-    if not void and _is_void(document["validity"], document["data"]["windows"]):
+    if not void and _is_void(report.validity, report.data.windows):
         return "gate validity is missing, but its figures make the run inconclusive"
-    due, advised = rejudge(document), rejudge(document, _ADVICE)
-    for name in {verdict.name: None for verdict in due} | {gate["name"]: None for gate in recorded}:
-        stored = [gate for gate in recorded if gate["name"] == name]
+    due, advised = rejudge(report), rejudge(report, _ADVICE)
+    for name in {verdict.name: None for verdict in due} | {gate.name: None for gate in recorded}:
+        stored = [gate for gate in recorded if gate.name == name]
         wanted = [pair for pair in zip(due, advised, strict=True) if pair[0].name == name]
         if len(stored) != len(wanted):
             return (
                 f"gate {name} is {'missing' if wanted else 'present, but no setting asks for it'}"
             )
-        if not all(_agree(document, *pair) for pair in zip(stored, wanted, strict=True)):
+        if not all(_agree(report, *pair) for pair in zip(stored, wanted, strict=True)):
             return f"gate {name} does not follow from the figures"
-    if document["exit_code"] != exit_code_of(gate["verdict"] for gate in document["gates"]):
+    if report.exit_code != exit_code_of(gate.verdict for gate in report.gates):
         return "the exit code does not follow from the gates"
     return None
 
 
-def rejudge(document: Document, remedy: str = "") -> tuple[GateVerdict, ...]:
+def rejudge(report: Report, remedy: str = "") -> tuple[GateVerdict, ...]:
     """Return the verdicts that a report's figures and settings lead to, without ``validity``.
 
     remedy: advice that the scan gave, which is one of the report's notes.
     """
-    values = document["config"]["values"]
-    summaries = [_summary(document, attack) for attack in document["attacks"]]
-    reference = document["reference"]
-    leaked = None if reference is None else _rate(reference["data"][-1]["leaked"])
+    values = report.settings
+    summaries = [_summary(report, attack) for attack in report.attacks]
+    reference = report.reference
+    leaked = None if reference is None else _rate(reference.data[-1].leaked)
     settings = _settings(values["gate"])
-    new = _new(document, float(values["scores"]["confidence"]))
+    new = _new(report, float(values["scores"]["confidence"]))
     controls = judge_controls(summaries)
     judged = judge(summaries, settings, new, leaked, remedy)
     return (*judged, *([] if controls is None else [controls]))
 
 
-def _agree(document: Document, recorded: Document, due: tuple[GateVerdict, GateVerdict]) -> bool:
+def _agree(report: Report, recorded: model.Gate, due: tuple[GateVerdict, GateVerdict]) -> bool:
     """True if a gate is as it is judged again. due: the verdict without and with `_ADVICE`."""
     plain, advised = due
     reasons = {plain.reason}
-    reasons |= {advised.reason.replace(_ADVICE, note[:-1]) for note in document["notes"]}
-    same_wording = document["tool"]["version"] == __version__
+    reasons |= {advised.reason.replace(_ADVICE, note[:-1]) for note in report.notes}
+    same_wording = report.tool.version == __version__
     return (
-        (recorded["verdict"], recorded["attack"]) == (plain.verdict, plain.attack)
-        and (recorded["reason"] in reasons or not same_wording)
-        and all(_equal(figure(recorded[name]), getattr(plain, name)) for name in _FIGURES)
+        (recorded.verdict, recorded.attack) == (plain.verdict, plain.attack)
+        and (recorded.reason in reasons or not same_wording)
+        and all(_equal(getattr(recorded, name), getattr(plain, name)) for name in _FIGURES)
     )
 
 
@@ -104,118 +104,108 @@ def _settings(values: Mapping[str, Any]) -> GateSettings:
     return settings.model_copy(update={"max_new": None if max_new is None else int(max_new)})
 
 
-def _new(document: Document, confidence: float) -> NewWindows | None:
+def _new(report: Report, confidence: float) -> NewWindows | None:
     """Return the new windows that the scan counted, from the gate ``max-new``."""
-    gate = next((gate for gate in document["gates"] if gate["name"] == "max-new"), None)
-    if all(attack["attack"] == "copy" for attack in document["attacks"]):
+    gate = next((gate for gate in report.gates if gate.name == "max-new"), None)
+    if all(attack.attack == "copy" for attack in report.attacks):
         return None
-    windows = document["data"]["windows"]
-    share = 0.0 if gate is None or gate["estimate"] is None else gate["estimate"]
+    windows = report.data.windows
+    share = 0.0 if gate is None or math.isnan(gate.estimate) else gate.estimate
     return NewWindows(round(share * windows), windows, confidence)
 
 
-def _summary(document: Document, attack: Document) -> AttackSummary:
-    controls, lift = attack["controls"], attack["lift"]
-    exact = _rate(attack["exact"])
+def _summary(report: Report, attack: model_parts.Attack) -> AttackSummary:
+    controls, lift = attack.controls, attack.lift
+    exact = _rate(attack.exact)
     return AttackSummary(
-        attack=attack["attack"],
+        attack=attack.attack,
         exact=exact,
-        fractional=figure(attack["fractional"]["estimate"]),
-        fractional_interval=_interval(attack["fractional"]["interval"]),
-        suffix_nll=figure(attack["suffix_nll"]),
-        controls_exact=None if controls is None else _rate(controls["exact"]),
-        controls_fractional=None if controls is None else figure(controls["fractional"]),
-        difference=None if controls is None else _difference(controls["difference"]),
+        fractional=attack.fractional.estimate,
+        fractional_interval=attack.fractional.interval.ends,
+        suffix_nll=attack.suffix_nll,
+        controls_exact=None if controls is None else _rate(controls.exact),
+        controls_fractional=None if controls is None else controls.fractional,
+        difference=None if controls is None else _difference(controls.difference),
         lift=None if lift is None else _lift(lift, exact.n),
-        cluster_sizes=_cluster_sizes(document["data"]),
+        cluster_sizes=_cluster_sizes(report.data),
     )
 
 
-def _cluster_sizes(corpus: Document) -> tuple[int, ...]:
+def _cluster_sizes(corpus: model.Corpus) -> tuple[int, ...]:
     """Return the windows in each cluster. Raises ValueError where their sum is not the corpus."""
-    sizes = corpus["clusters"]["sizes"]
-    if sum(size["windows"] * size["clusters"] for size in sizes) != corpus["windows"]:
+    sizes = corpus.clusters.sizes
+    if sum(size.windows * size.clusters for size in sizes) != corpus.windows:
         raise ValueError("clusters do not add up to the windows")
-    return tuple(size["windows"] for size in sizes for _ in range(size["clusters"]))
+    return tuple(size.windows for size in sizes for _ in range(size.clusters))
 
 
-def _rate(rate: Document) -> Rate:
-    k, n, confidence = rate["k"], rate["n"], rate["confidence"]
+def _rate(rate: model_parts.Rate) -> Rate:
+    k, n, confidence = rate.k, rate.n, rate.confidence
     return Rate(
         k=k,
         n=n,
         estimate=k / n if n else math.nan,
         interval=clopper_pearson(k, n, confidence),
-        clustered=_interval(rate["clustered_interval"]),
+        clustered=rate.clustered_interval.ends,
         confidence=confidence,
     )
 
 
-def _interval(interval: Document) -> Interval:
-    return Interval(figure(interval["low"]), figure(interval["high"]))
-
-
-def _difference(difference: Document | None) -> Difference | None:
+def _difference(difference: model_parts.Difference | None) -> Difference | None:
     if difference is None:
         return None
-    return Difference(
-        figure(difference["estimate"]),
-        _interval(difference["interval"]),
-        figure(difference["p_value"]),
-    )
+    return Difference(difference.estimate, difference.interval.ends, difference.p_value)
 
 
-def _lift(lift: Document, windows: int) -> Lift:
+def _lift(lift: model_parts.Lift, windows: int) -> Lift:
     return Lift(
-        estimate=(lift["gained"] - lift["lost"]) / windows if windows else math.nan,
-        gained=lift["gained"],
-        lost=lift["lost"],
-        p_value=figure(lift["p_value"]),
-        clustered_p_value=figure(lift["clustered_p_value"]),
-        interval=_interval(lift["interval"]),
+        estimate=(lift.gained - lift.lost) / windows if windows else math.nan,
+        gained=lift.gained,
+        lost=lift.lost,
+        p_value=lift.p_value,
+        clustered_p_value=lift.clustered_p_value,
+        interval=lift.interval.ends,
     )
 
 
-def _is_void(section: Document, windows: int) -> bool:
+def _is_void(section: model.Validity, windows: int) -> bool:
     """True if the section's counts make a run void, with rounding in the run's favour.
 
     windows: number in the data. Raises ValueError where the section has another.
     """
-    text, template = section["without_text"], section["template"]
-    if section["windows"] != windows:
+    text, template = section.without_text, section.template
+    if section.windows != windows:
         raise ValueError("validity counts other windows")
 
     def marked(count: int) -> Bools:
         return np.arange(windows) < count
 
     unmarked = marked(0)
-    continued = section["continuations"]
+    continued = section.continuations
     validity = Validity(
-        text=TextFaults(
-            marked(text["any"]), unmarked, unmarked, unmarked, section["unknown_tokens"]
-        ),
-        templates=Templates(marked(template["any"]), unmarked, unmarked),
+        text=TextFaults(marked(text.any), unmarked, unmarked, unmarked, section.unknown_tokens),
+        templates=Templates(marked(template.any), unmarked, unmarked),
         lines=np.zeros(windows, dtype=np.int64),
-        records=section["records"],
-        used=section["records_used"],
-        extracted=section["extracted"],
-        misread=marked(section["misread_windows"]),
-        chats=section["chats"],
-        changed_chats=section["changed_chats"],
-        readings=_readings(section["reading"]),
+        records=section.records,
+        used=section.records_used,
+        extracted=section.extracted,
+        misread=marked(section.misread_windows),
+        chats=section.chats,
+        changed_chats=section.changed_chats,
+        readings=_readings(section.reading),
         continuations=None
         if continued is None
-        else Continuations(continued["windows"], continued["ended"], continued["same"]),
+        else Continuations(continued.windows, continued.ended, continued.same),
     )
     return validity_gate.judge_validity(validity) is not None
 
 
-def _readings(section: Mapping[str, Document]) -> dict[str, Reading]:
+def _readings(section: Mapping[Literal["data", "controls"], model.Reading]) -> dict[str, Reading]:
     return {
         part: Reading(
-            nll=reading["nll"] - _ROUNDED,
-            frequencies=reading["frequencies_nll"] + _ROUNDED,
-            uniform=reading["uniform_nll"] + _ROUNDED,
+            nll=reading.nll - _ROUNDED,
+            frequencies=reading.frequencies_nll + _ROUNDED,
+            uniform=reading.uniform_nll + _ROUNDED,
         )
         for part, reading in section.items()
     }

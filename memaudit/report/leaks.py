@@ -6,11 +6,11 @@ Knows results. Knows nothing of formats, and never sees the items themselves.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from memaudit.config.settings import AttackName
+from memaudit.report.model import Leak, NotSearched, Searched, Sensitive
 from memaudit.report.result import ScanResult
 from memaudit.score.scores import WindowScores
 from memaudit.sensitive.counting import Counts
@@ -31,23 +31,6 @@ SCOPE = (
     "Only the text of the suffixes was searched; items cut off at either end of a suffix "
     "may be missed. A window counts as extracted if every token of its suffix is."
 )
-
-
-class Leak(NamedTuple):
-    """One category over the windows of one file."""
-
-    category: Category
-    windows: int
-    """Windows whose suffix holds at least one item."""
-    items: int
-    """Items in all windows."""
-    extracted: int
-    """Windows that at least one attack on the model extracts exactly."""
-    extracted_by: Mapping[AttackName, int]
-    """Attack to the windows that it extracts exactly."""
-    leaked: int | None
-    """Extracted windows that no attack extracts from the reference: leaked by the fine-tuning.
-    None without a reference."""
 
 
 def leaks(result: ScanResult) -> tuple[Leak, ...]:
@@ -72,22 +55,19 @@ def control_leaks(result: ScanResult) -> tuple[Leak, ...] | None:
     return count_leaks(result.sensitive.categories, result.sensitive.controls, scores, before)
 
 
-def sensitive_section(result: ScanResult) -> dict[str, Any] | None:
-    """Return the section ``sensitive`` of report.json; None if nothing was searched."""
-    content, controls = result.sensitive, control_leaks(result)
+def sensitive_section(result: ScanResult) -> Sensitive | None:
+    """Return the section ``sensitive`` of the report; None if nothing was searched."""
+    content = result.sensitive
     if content is None:
         return None
-    return {
-        "scope": SCOPE,
-        "looked_for": [
-            {"category": category, "method": method} for category, method in content.methods.items()
-        ],
-        "not_looked_for": [
-            {"category": category, "reason": reason} for category, reason in content.missing.items()
-        ],
-        "data": leaks_json(leaks(result)),
-        "controls": None if controls is None else leaks_json(controls),
-    }
+    methods, missing = content.methods.items(), content.missing.items()
+    return Sensitive(
+        scope=SCOPE,
+        looked_for=tuple(Searched(category=name, method=method) for name, method in methods),
+        not_looked_for=tuple(NotSearched(category=name, reason=why) for name, why in missing),
+        data=leaks(result),
+        controls=control_leaks(result),
+    )
 
 
 def named_counts(categories: tuple[Category, ...], counts: Counts) -> str:
@@ -96,46 +76,30 @@ def named_counts(categories: tuple[Category, ...], counts: Counts) -> str:
     return " ".join(f"{category}:{items}" for category, items in both if items)
 
 
-def leak_rows(section: Mapping[str, Any] | None) -> tuple[list[str], list[list[str]], str]:
-    """Return heads of attacks, rows, and the categories not searched, from report.json's section.
+def leak_rows(section: Sensitive | None) -> tuple[list[str], list[list[str]], str]:
+    """Return heads of attacks, rows, and the categories not searched, from the report's section.
 
     There is a row for each category in the data: its title, windows, extracted windows, windows
     extracted by each attack and, with a reference, windows leaked by the fine-tuning. No rows if
     nothing was found or searched.
     """
-    leaks = [leak for leak in section["data"] if leak["windows"]] if section else []
+    leaks = [leak for leak in section.data if leak.windows] if section else []
     if section is None or not leaks:
         return [], [], ""
-    attacks = list(leaks[0]["extracted_by"])
-    since = all(leak["leaked"] is not None for leak in leaks)
+    attacks = list(leaks[0].extracted_by)
+    since = all(leak.leaked is not None for leak in leaks)
     rows = [
-        [TITLES[leak["category"]], str(leak["windows"]), str(leak["extracted"])]
-        + [str(leak["extracted_by"].get(attack, 0)) for attack in attacks]
-        + ([str(leak["leaked"])] if since else [])
+        [TITLES[leak.category], str(leak.windows), str(leak.extracted)]
+        + [str(leak.extracted_by.get(attack, 0)) for attack in attacks]
+        + ([str(leak.leaked)] if since else [])
         for leak in leaks
     ]
     heads = [*attacks, *(["by fine-tuning"] if since else [])]
     return (
         heads,
         rows,
-        ", ".join(TITLES[missing["category"]] for missing in section["not_looked_for"]),
+        ", ".join(TITLES[missing.category] for missing in section.not_looked_for),
     )
-
-
-def leaks_json(leaks: Sequence[Leak]) -> list[dict[str, Any]]:
-    """Return the counts of each category."""
-    return [_leak_json(leak) for leak in leaks]
-
-
-def _leak_json(leak: Leak) -> dict[str, Any]:
-    return {
-        "category": leak.category,
-        "windows": leak.windows,
-        "found": leak.items,
-        "extracted": leak.extracted,
-        "extracted_by": dict(leak.extracted_by),
-        "leaked": leak.leaked,
-    }
 
 
 def count_leaks(
@@ -159,5 +123,14 @@ def count_leaks(
         by = {name: int(np.count_nonzero(hit.exact & holds)) for name, hit in scores.items()}
         windows, extracted = int(holds.sum()), int(np.count_nonzero(any_exact & holds))
         since = int(np.count_nonzero(any_exact & ~known & holds)) if before is not None else None
-        leaks.append(Leak(category, windows, int(counts[:, column].sum()), extracted, by, since))
+        leaks.append(
+            Leak(
+                category=category,
+                windows=windows,
+                found=int(counts[:, column].sum()),
+                extracted=extracted,
+                extracted_by=by,
+                leaked=since,
+            )
+        )
     return tuple(leaks)

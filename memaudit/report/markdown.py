@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from memaudit.report.blocks import Facts, Head, Table, notes, table_cells
+from memaudit.report.model import Report
 from memaudit.report.provenance import provenance
 from memaudit.report.reading import verdict
-from memaudit.report.report_json import Document
 from memaudit.report.sections import gates, ladder, leaks, origins, worst_windows
 from memaudit.report.wording import neutral, shorten
 
@@ -30,11 +30,11 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _CUT = "\nThe rest is left out: a summary is limited in size. See report.json and samples.csv."
 
 
-def to_markdown(document: Document, samples: pd.DataFrame) -> str:
+def to_markdown(report: Report, samples: pd.DataFrame) -> str:
     """Return verdict, gates, attacks, worst windows and provenance. No audited text."""
     taken: list[str] = []
     size = len(_CUT.encode())
-    for line in _lines(document, samples):
+    for line in _lines(report, samples):
         size += len(line.encode()) + 1
         if size > MOST_BYTES:
             taken.append(_CUT)
@@ -43,17 +43,17 @@ def to_markdown(document: Document, samples: pd.DataFrame) -> str:
     return "\n".join(taken) + "\n"
 
 
-def _lines(document: Document, samples: pd.DataFrame) -> Iterator[str]:
-    word, sentence = verdict(document)
-    yield f"## {_SIGNS[word]} memaudit: {_prose(document['target']['name'])}"
+def _lines(report: Report, samples: pd.DataFrame) -> Iterator[str]:
+    word, sentence = verdict(report)
+    yield f"## {_SIGNS[word]} memaudit: {_prose(report.target.name)}"
     yield from ("", f"**{_prose(sentence)}**")
-    yield from ("", _paragraph(" ".join(map(_prose, document["headline"]))))
-    tables = [*gates(document), ladder(document), *origins(document)]
-    for table in [*tables, *worst_windows(document, samples, _WORST), *leaks(document)]:
+    yield from ("", _paragraph(" ".join(map(_prose, report.headline))))
+    tables = [*gates(report), ladder(report), *origins(report)]
+    for table in [*tables, *worst_windows(report, samples, _WORST), *leaks(report)]:
         yield ""
         yield from table_lines(table)
     yield ""
-    yield from _folded("Provenance", provenance(document))
+    yield from _folded("Provenance", provenance(report))
 
 
 def _paragraph(text: str) -> str:

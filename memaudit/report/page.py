@@ -28,10 +28,10 @@ from memaudit.report.charts import (
     training_cards,
 )
 from memaudit.report.diagnosis import Column, Diagnosis, DiagnosisRecord, FigureTable
+from memaudit.report.model import Report
 from memaudit.report.plots import line_plot
 from memaudit.report.provenance import full_provenance, settings
 from memaudit.report.reading import verdict
-from memaudit.report.report_json import Document
 from memaudit.report.sections import (
     frameworks,
     gates,
@@ -54,7 +54,7 @@ _FILES = resources.files("memaudit.report").joinpath("html")
 
 
 def to_html(
-    document: Document, samples: pd.DataFrame, diagnoses: tuple[DiagnosisRecord, ...] = ()
+    report: Report, samples: pd.DataFrame, diagnoses: tuple[DiagnosisRecord, ...] = ()
 ) -> str:
     """Return the page. The same run gives the same bytes. Shows audited text only if revealed."""
     environment = Environment(
@@ -65,24 +65,24 @@ def to_html(
         finalize=_harmless,
     )
     script = _read("sort.js")
-    word, sentence = verdict(document)
-    (windows,) = worst_windows(document, samples, MOST_WINDOWS, page=True)
+    word, sentence = verdict(report)
+    (windows,) = worst_windows(report, samples, MOST_WINDOWS, page=True)
     return environment.from_string(_read("page.html.jinja")).render(
-        document=document,
+        report=report,
         word=word,
         sentence=sentence,
-        notes=document["notes"][:_MOST_NOTES],
-        gates=gates(document),
-        first=[rates_card(document), matched_card(document, samples)],
-        tables=[ladder(document), *origins(document), *leaks(document)],
-        cards=[*sampling_cards(document, samples), *group_cards(document, samples)],
-        training=list(training_cards(document)),
+        notes=report.notes[:_MOST_NOTES],
+        gates=gates(report),
+        first=[rates_card(report), matched_card(report, samples)],
+        tables=[ladder(report), *origins(report), *leaks(report)],
+        cards=[*sampling_cards(report, samples), *group_cards(report, samples)],
+        training=list(training_cards(report)),
         diagnoses=list(map(_diagnosed, diagnoses)),
         windows=windows,
-        revealed=revealed(document, samples, _MOST_TEXTS),
-        facts=full_provenance(document),
-        settings=settings(document),
-        frameworks=frameworks(document),
+        revealed=revealed(report, samples, _MOST_TEXTS),
+        facts=full_provenance(report),
+        settings=settings(report),
+        frameworks=frameworks(report),
         rows=lambda table: table_cells(table)[: MOST_WINDOWS if table is windows else _MOST_ROWS],
         legend=lambda table: notes(table, table.columns),
         kind=_kind,

@@ -1,4 +1,4 @@
-"""Read values from a finished run's document and samples, for every format alike.
+"""Read values from a finished run's report and samples, for every format alike.
 
 Knows the form of ``report.json`` and ``samples.csv``, in which a figure may be missing and a
 setting unknown. Knows nothing of formats: each format neutralises what it shows. N: scored rows of
@@ -8,17 +8,18 @@ one role.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 
 from memaudit.config.settings import LADDER
-from memaudit.report.report_json import Document
+from memaudit.report.model import Gate, Report
+from memaudit.report.model_parts import Attack, Interval, Lift, Rate
 from memaudit.report.samples_csv import COLUMNS, TEXTS
 from memaudit.report.wording import count, gate_label, percent_interval
 from memaudit.score.estimate import MISSING, percent, points
-from memaudit.score.stats import Bools, Floats, Interval, Ints
+from memaudit.score.stats import Bools, Floats, Ints
 
 Row = dict[Any, Any]
 """A row of ``samples.csv``: column to cell."""
@@ -43,25 +44,29 @@ def figures(rows: pd.DataFrame, name: str) -> Floats:
     return rows[name].to_numpy(dtype=np.float64, na_value=math.nan)
 
 
-def model_attacks(document: Document) -> list[Document]:
+def model_attacks(report: Report) -> list[Attack]:
     """Return the attacks that query the model: all but ``copy``."""
-    return [attack for attack in document["attacks"] if attack["attack"] != "copy"]
+    return [attack for attack in report.attacks if attack.attack != "copy"]
 
 
-def strongest(document: Document) -> Document | None:
+def strongest(report: Report) -> Attack | None:
     """Return the attack on the model that extracts most windows, the simplest on ties.
 
     If none extracts any, return the one with the highest fractional rate.
     """
-    attacks = model_attacks(document)
-    if any(attack["exact"]["k"] for attack in attacks):
-        return max(attacks, key=lambda attack: int(attack["exact"]["k"]))
-    return max(attacks, key=lambda attack: attack["fractional"]["estimate"] or 0.0, default=None)
+    attacks = model_attacks(report)
+    if any(attack.exact.k for attack in attacks):
+        return max(attacks, key=lambda attack: attack.exact.k)
+    return max(attacks, key=_fractional, default=None)
 
 
-def hits(document: Document, rows: pd.DataFrame) -> Bools:
+def _fractional(attack: Attack) -> float:
+    return 0.0 if math.isnan(attack.fractional.estimate) else attack.fractional.estimate
+
+
+def hits(report: Report, rows: pd.DataFrame) -> Bools:
     """Return the mask of windows that each attack on the model extracts exactly: (attacks, N)."""
-    names = [column("exact", attack["attack"]) for attack in model_attacks(document)]
+    names = [column("exact", attack.attack) for attack in model_attacks(report)]
     exact = [figures(rows, name) == 1 for name in names]
     return np.array(exact, dtype=bool).reshape(len(names), len(rows))
 
@@ -79,56 +84,56 @@ class Extracted(NamedTuple):
         return self.target & ~self.reference
 
 
-def extracted(document: Document, rows: pd.DataFrame) -> Extracted:
+def extracted(report: Report, rows: pd.DataFrame) -> Extracted:
     """Return masks (N,) of windows that any attack extracts from the target and the reference."""
-    attacks = [attack["attack"] for attack in model_attacks(document)]
+    attacks = [attack.attack for attack in model_attacks(report)]
     names = [f"reference_{column('exact', attack)}" for attack in attacks]
-    before = [figures(rows, name) == 1 for name in names] if has_reference(document) else []
+    before = [figures(rows, name) == 1 for name in names] if has_reference(report) else []
     before.append(np.zeros(len(rows), dtype=bool))
-    both = (hits(document, rows), np.array(before, dtype=bool))
+    both = (hits(report, rows), np.array(before, dtype=bool))
     return Extracted(*(np.asarray(np.any(side, axis=0)) for side in both))
 
 
-def has_reference(document: Document) -> bool:
+def has_reference(report: Report) -> bool:
     """True if the model before fine-tuning was attacked as well."""
-    return document["reference"] is not None
+    return report.reference is not None
 
 
-def origin_words(document: Document, rows: pd.DataFrame) -> list[str]:
+def origin_words(report: Report, rows: pd.DataFrame) -> list[str]:
     """Return each extracted window's origin (N,), `LEAKED` or `KNOWN`; blank for other windows."""
-    both = extracted(document, rows)
+    both = extracted(report, rows)
     words = np.where(both.target, np.where(both.reference, KNOWN, LEAKED), "")
     return [str(word) for word in words]
 
 
-def best(document: Document, rows: pd.DataFrame, score: str, *, least: bool = False) -> Floats:
+def best(report: Report, rows: pd.DataFrame, score: str, *, least: bool = False) -> Floats:
     """Return the largest, or least, value (N,) of a score over the attacks on the model."""
-    names = [column(score, attack["attack"]) for attack in model_attacks(document)]
+    names = [column(score, attack.attack) for attack in model_attacks(report)]
     if not names:
         return np.full(len(rows), math.nan)
     values = np.array([figures(rows, name) for name in names])
     return np.asarray((np.fmin if least else np.fmax).reduce(values))
 
 
-def worst_rows(document: Document, rows: pd.DataFrame, limit: int) -> Ints:
+def worst_rows(report: Report, rows: pd.DataFrame, limit: int) -> Ints:
     """Return row indices of the worst windows, worst first, up to ``limit``.
 
     Windows leaked by the fine-tuning come first; then order is by the number of attacks that
     extract the window, by the most tokens matched, by the lowest NLL. Windows of which no attack
     gets a single token right are left out. ``copy`` does not count.
     """
-    by, longest = hits(document, rows).sum(axis=0), best(document, rows, "longest_run")
-    matched, nll = best(document, rows, "matched"), best(document, rows, "suffix_nll", least=True)
-    leaked = extracted(document, rows).leaked & has_reference(document)
+    by, longest = hits(report, rows).sum(axis=0), best(report, rows, "longest_run")
+    matched, nll = best(report, rows, "matched"), best(report, rows, "suffix_nll", least=True)
+    leaked = extracted(report, rows).leaked & has_reference(report)
     order = np.lexsort((nll, -longest, -matched, -by, ~leaked))
     counted = (by > 0) | (longest > 0)  # an extracted window counts, whatever other columns hold
     return np.asarray(order[counted[order]][:limit])
 
 
-def extracted_by(document: Document, row: Row) -> str:
+def extracted_by(report: Report, row: Row) -> str:
     """Return the attacks that extract a window: ``all``, ``none, dynamic``, ``-``."""
-    asked = {attack["attack"] for attack in model_attacks(document)}
-    ran = [attack["attack"] for attack in document["attacks"]]
+    asked = {attack.attack for attack in model_attacks(report)}
+    ran = [attack.attack for attack in report.attacks]
     by = [attack for attack in ran if is_hit(row, attack)]
     if len(asked) > 1 and asked <= set(by):
         return "all" if len(by) == len(ran) else "all but copy"
@@ -147,74 +152,82 @@ def passed_through(samples: pd.DataFrame) -> list[str]:
     return [name for name in samples.columns if name not in own]
 
 
-def revealed_texts(document: Document, samples: pd.DataFrame) -> list[tuple[str, str]]:
+def revealed_texts(report: Report, samples: pd.DataFrame) -> list[tuple[str, str]]:
     """Return names and columns of audited text; empty if none was revealed."""
-    names = ["prefix", "suffix", *(attack["attack"] for attack in document["attacks"])]
+    names = ["prefix", "suffix", *(attack.attack for attack in report.attacks)]
     both = [(name, f"text_{name.replace('-', '_')}") for name in names]
     return [(name, column) for name, column in both if column in samples.columns]
 
 
-def not_run(document: Document) -> list[str]:
+def not_run(report: Report) -> list[str]:
     """Return the attacks of the ladder that were left out."""
-    ran = {attack["attack"] for attack in document["attacks"]}
+    ran = {attack.attack for attack in report.attacks}
     return [attack for attack in LADDER if attack not in ran]
 
 
-def batch_remark(document: Document, stage: str) -> str:
+def batch_remark(report: Report, stage: Literal["extraction", "tuning"]) -> str:
     """Return how memory limits changed the batches of ``extraction`` or ``tuning``; "" if not."""
-    facts = document["run"]["batches"].get(stage)
-    return "" if facts is None else str(facts["remark"])
+    facts = report.run.batches.get(stage)
+    return "" if facts is None else facts.remark
 
 
-def batch_reason(document: Document) -> str:
+def batch_reason(report: Report) -> str:
     """Return the reasons for extraction's final batch size."""
-    reasons = (document["run"]["batch_size_reason"], batch_remark(document, "extraction"))
+    reasons = (report.run.batch_size_reason, batch_remark(report, "extraction"))
     return "; ".join(filter(None, reasons))
 
 
-def setting(document: Document, *path: str) -> Any:
-    """Return a setting of the run by its path; None if the document has none of that name."""
-    value: Any = document["config"]["values"]
+def setting(report: Report, *path: str) -> Any:
+    """Return a setting of the run by its path; None if the report has none of that name."""
+    value: Any = report.config.values
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
     return value
 
 
-def confidence(document: Document) -> float:
+def confidence(report: Report) -> float:
     """Return the confidence of every interval, in (0,1)."""
-    attacks = document["attacks"]
-    return float(attacks[0]["exact"]["confidence"]) if attacks else 0.95
+    attacks = report.attacks
+    return attacks[0].exact.confidence if attacks else 0.95
 
 
-def figure(value: float | None) -> float:
-    """Return a figure of the document; NaN where it is null."""
-    return math.nan if value is None else float(value)
-
-
-def interval_text(interval: Document) -> str:
+def interval_text(interval: Interval) -> str:
     """Format an interval of shares: ``10.6–14.2 %``."""
-    low, high = figure(interval["low"]), figure(interval["high"])
-    if math.isnan(low) or math.isnan(high):
-        return MISSING
-    return percent_interval(Interval(low, high))
+    return MISSING if math.isnan(sum(interval.ends)) else percent_interval(interval.ends)
 
 
-def rate_text(rate: Document) -> str:
+def rate_text(rate: Rate) -> str:
     """Format the exact rate: ``15.5 %``."""
-    return percent(figure(rate["estimate"]))
+    return percent(rate.estimate)
 
 
-def count_text(rate: Document | None) -> str:
+def count_text(rate: Rate | None) -> str:
     """Format hits of windows: ``31/200``; blank without a rate."""
-    return "" if rate is None else f"{rate['k']}/{rate['n']}"
+    return "" if rate is None else f"{rate.k}/{rate.n}"
 
 
-def lift_texts(lift: Document | None) -> tuple[str, str, str, str]:
+def lift_texts(lift: Lift | None) -> tuple[str, str, str, str]:
     """Format lift in points, windows gained and lost, the larger p-value; blank without a lift."""
     if lift is None:
         return "", "", "", ""
-    p = max(figure(lift["p_value"]), figure(lift["clustered_p_value"]))
-    return points(figure(lift["estimate"])), str(lift["gained"]), str(lift["lost"]), p_text(p)
+    return points(lift.estimate), str(lift.gained), str(lift.lost), p_text(cautious_p(lift))
+
+
+class Paired(Protocol):
+    """Two paired tests of the same change."""
+
+    @property
+    def p_value(self) -> float:
+        """P-value with windows as independent."""
+
+    @property
+    def clustered_p_value(self) -> float:
+        """P-value over clusters."""
+
+
+def cautious_p(paired: Paired) -> float:
+    """Return the larger p-value of two paired tests."""
+    return max(paired.p_value, paired.clustered_p_value)
 
 
 def p_text(p: float) -> str:
@@ -222,39 +235,35 @@ def p_text(p: float) -> str:
     return MISSING if math.isnan(p) else f"{p:.2g}"
 
 
-def controls_rate(attack: Document) -> Document | None:
+def controls_rate(attack: Attack) -> Rate | None:
     """Return an attack's rate on the controls; None without controls."""
-    controls = attack["controls"]
-    rate: Document | None = None if controls is None else controls["exact"]
-    return rate
+    return None if attack.controls is None else attack.controls.exact
 
 
-def gate_name(gate: Document) -> str:
+def gate_name(gate: Gate) -> str:
     """Format a gate and its threshold: ``max-exact 1 %``."""
-    return gate_label(str(gate["name"]), gate["threshold"])
+    return gate_label(gate.name, gate.threshold)
 
 
-def void_reason(document: Document) -> str:
+def void_reason(report: Report) -> str:
     """Return why the run is void; empty if it is valid."""
-    return next(
-        (str(gate["reason"]) for gate in document["gates"] if gate["name"] == "validity"), ""
-    )
+    return next((gate.reason for gate in report.gates if gate.name == "validity"), "")
 
 
-def verdict(document: Document) -> tuple[str, str]:
+def verdict(report: Report) -> tuple[str, str]:
     """Return the verdict over all gates and its reason.
 
     The verdict is ``pass``, ``fail``, ``inconclusive``, or ``none`` where no threshold was set,
     even if the controls pass.
     """
-    gates = document["gates"]
+    gates = report.gates
     starts = {"fail": "This run fails", "inconclusive": "This run is inconclusive on"}
     for word, start in starts.items():
-        matching = [gate for gate in gates if gate["verdict"] == word]
+        matching = [gate for gate in gates if gate.verdict == word]
         if matching:
             first, more = matching[0], len(matching) - 1
             rest = f" ({count(more, 'more gate')} below.)" if more else ""
-            return word, f"{start} {gate_name(first)}: {first['reason']}{rest}"
-    if any(gate["name"] not in UNASKED for gate in gates):
+            return word, f"{start} {gate_name(first)}: {first.reason}{rest}"
+    if any(gate.name not in UNASKED for gate in gates):
         return "pass", "This run passes every gate that was set."
     return "none", "No gate was set, so this run neither passes nor fails."

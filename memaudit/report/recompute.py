@@ -1,7 +1,7 @@
 """Recompute the figures of a stored report from ``samples.csv``, with the scan's own functions.
 
-Knows the document, the table and the score room. Trusts the table and the settings, and says which
-figure of the document does not follow from them. What the table does not hold (token ids, text,
+Knows the report, the table and the score room. Trusts the table and the settings, and says which
+figure of the report does not follow from them. What the table does not hold (token ids, text,
 the curves of a fit, likelihoods beyond two digits) cannot be recomputed: such figures are bounded
 where the table allows it, and otherwise rest on the manifest alone. N: scored rows of one role.
 """
@@ -11,27 +11,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic_core import to_jsonable_python
 
 from memaudit.config.settings import LADDER, AttackName, ScoreSettings
 from memaudit.config.sources import toml_of_values
-from memaudit.report.findings import HeadlineFacts, headline_of
+from memaudit.report.build import attack_part, origin_parts, split_parts
+from memaudit.report.findings import headline_of
 from memaudit.report.hashes import canonical, sha256_text
-from memaudit.report.leaks import count_leaks, leaks_json
-from memaudit.report.reading import column, figure, figures, scored
-from memaudit.report.reference_section import origins_json
-from memaudit.report.report_json import Document, finite, split_json, summary_json
-from memaudit.report.result import AttackResult, Permuted
-from memaudit.score.origin import Origin, Pair, origins, pair_seed
+from memaudit.report.leaks import count_leaks
+from memaudit.report.model import Corpus, Origin, Reading, Report
+from memaudit.report.model_parts import Attack
+from memaudit.report.reading import column, figures, scored
+from memaudit.score.origin import Pair, origins, pair_seed
 from memaudit.score.scores import Arm, WindowScores, attack_rng, summarise
 from memaudit.score.stats import Bools, Floats, Ints
 from memaudit.sensitive.counting import Counts
 
-PARTS = {"data": "data", "controls": "control"}
-"""Section of the document to role in the table."""
+Part = Literal["data", "controls"]
+PARTS: dict[Part, str] = {"data": "data", "controls": "control"}
+"""Section of the report to role in the table."""
 _CLOSE = 1e-6
 """Largest difference between equal figures; libraries differ in the last digits."""
 
@@ -41,7 +43,7 @@ class ImpossibleTableError(ValueError):
 
 
 Check = tuple[str, Any, Any]
-"""Name of a figure, its value in the document, and the value that the table gives."""
+"""Name of a figure, its value in the report, and the value that the table gives."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,42 +63,43 @@ class _Side:
 class Recomputed:
     """What the table and the settings say of a run."""
 
-    sides: Mapping[str, _Side]
+    sides: Mapping[Part, _Side]
     """``data`` and, if there are any, ``controls``."""
-    attacks: tuple[AttackResult, ...]
-    origins: Mapping[str, tuple[Origin, ...]]
+    attacks: tuple[Attack, ...]
+    """Attacks as recorded, with the figures that the table gives."""
+    origins: Mapping[Part, tuple[Origin, ...]]
     """``data`` and ``controls`` to the origins; empty without a reference."""
 
     @property
     def hits(self) -> Bools:
         """Windows (N,) of the data that an attack on the model extracts."""
-        rows = len(self.sides["data"].rows)
-        masks = [result.data.exact for result in self.attacks if result.attack != "copy"]
-        return np.asarray(np.any([np.zeros(rows, dtype=np.bool_), *masks], axis=0))
+        data = self.sides["data"]
+        masks = [scores.exact for name, scores in data.scores.items() if name != "copy"]
+        return np.asarray(np.any([np.zeros(len(data.rows), dtype=np.bool_), *masks], axis=0))
 
-    def headline(self, document: Document) -> list[str]:
-        """Return the headline that follows; counts of validity come from the document."""
-        gates, validity = document["gates"], document["validity"]
-        void = next((gate["reason"] for gate in gates if gate["name"] == "validity"), "")
-        known = self.origins.get("data", ()), self.origins.get("controls", ())
-        counts = validity["records"], validity["records_used"]
-        return list(headline_of(HeadlineFacts(self.attacks, *known, void, *counts)))
+    def headline(self, report: Report) -> tuple[str, ...]:
+        """Return the headline that follows; counts of validity come from the report."""
+        reference = report.reference and report.reference.model_copy(
+            update=dict(self.origins.items())
+        )
+        figures = {"attacks": self.attacks, "reference": reference}
+        return headline_of(report.model_copy(update=figures))
 
 
-def recompute(document: Document, samples: pd.DataFrame) -> Recomputed:
+def recompute(report: Report, samples: pd.DataFrame) -> Recomputed:
     """Summarise a run again. Raises ImpossibleTableError, or whatever impossible figures cause."""
-    values = document["config"]["values"]
+    values = report.settings
     settings = ScoreSettings.model_validate(values["scores"])
     seed = values["protocol"]["seed"]
     sides = {
-        part: _side(document, scored(samples, role))
+        part: _side(report, scored(samples, role))
         for part, role in PARTS.items()
-        if document[part] is not None
+        if getattr(report, part) is not None
     }
     data, controls = sides["data"], sides.get("controls")
     attacks = []
-    for recorded in document["attacks"]:
-        name = recorded["attack"]
+    for recorded in report.attacks:
+        name = recorded.attack
         asks = name != "none" and "none" in data.scores
         summary = summarise(
             name,
@@ -106,76 +109,75 @@ def recompute(document: Document, samples: pd.DataFrame) -> Recomputed:
             none_scores=data.scores["none"] if asks else None,
             controls=None if controls is None else Arm(controls.scores[name], controls.clusters),
         )
-        on_controls = None if controls is None else controls.scores[name]
-        permuted = recorded["permuted"]
-        unrelated = Permuted(permuted["k"], permuted["n"], figure(permuted["fractional"]))
-        attacks.append(AttackResult(name, data.scores[name], on_controls, summary, unrelated))
+        others = {part: getattr(recorded, part) for part in ("settings", "permuted", "fits")}
+        attacks.append(attack_part(summary, **others))
     paired = {
-        part: origins(
-            [Pair(name, side.scores[name], there) for name, there in side.reference.items()],
-            side.clusters,
-            settings,
-            pair_seed(seed, part),
+        part: origin_parts(
+            origins(
+                [Pair(name, side.scores[name], there) for name, there in side.reference.items()],
+                side.clusters,
+                settings,
+                pair_seed(seed, part),
+            )
         )
         for part, side in sides.items()
-        if document["reference"] is not None
+        if report.reference is not None
     }
     return Recomputed(sides, tuple(attacks), paired)
 
 
-def figures_fault(document: Document, run: Recomputed) -> str | None:
-    """Name a figure of the document that does not follow from the table; None if all do."""
+def figures_fault(report: Report, run: Recomputed) -> str | None:
+    """Name a figure of the report that does not follow from the table; None if all do."""
     for checks in (_attacks, _origins, _corpora, _sensitive):
-        for name, recorded, due in checks(document, run):
-            if (place := _difference(name, recorded, finite(due))) is not None:
+        for name, recorded, due in checks(report, run):
+            if (place := _difference(name, *map(_plain, (recorded, due)))) is not None:
                 return f"{place} does not follow from samples.csv"
-    return next(_outside_bounds(document, run), None)
+    return next(_outside_bounds(report, run), None)
 
 
-def settings_fault(document: Document) -> str | None:
+def settings_fault(report: Report) -> str | None:
     """Describe how the settings contradict their hashes or the rest; None where they do not."""
-    values, hashes = document["config"]["values"], document["hashes"]
-    if sha256_text(toml_of_values(values)) != hashes["config"]:
+    values, hashes = report.settings, report.hashes
+    if sha256_text(toml_of_values(values)) != hashes.config:
         return "the settings do not match their hash"
-    if sha256_text(canonical(values["gate"])) != hashes["policy"]:
+    if sha256_text(canonical(values["gate"])) != hashes.policy:
         return "the gates' settings do not match their hash"
     earlier = values["generator"] is not None
     asked = set(values["attacks"]) - ({"copy"} if earlier else set())
-    if [attack["attack"] for attack in document["attacks"]] != [a for a in LADDER if a in asked]:
+    if [attack.attack for attack in report.attacks] != [a for a in LADDER if a in asked]:
         return "the attacks are not those of the settings"
     for part, asked_for in (
         ("controls", values["controls"] is not None),
         ("reference", values["reference"] is not None),
     ):
-        if (document[part] is not None) != asked_for:
+        if (getattr(report, part) is not None) != asked_for:
             return f"{part} {'is missing' if asked_for else 'is present'}, unlike in the settings"
-    if values["sensitive"]["enabled"] and document["sensitive"] is None:
+    if values["sensitive"]["enabled"] and report.sensitive is None:
         return "sensitive is missing, unlike in the settings"
-    for name, recorded, due in _settings(document):
-        if (place := _difference(name, recorded, due)) is not None:
+    for name, recorded, due in _settings(report):
+        if (place := _difference(name, *map(_plain, (recorded, due)))) is not None:
             return f"{place} does not follow from the settings"
     return None
 
 
-def _settings(document: Document) -> Iterator[Check]:
-    values, target = document["config"]["values"], document["target"]
-    yield "seeds.seed", document["seeds"]["seed"], values["protocol"]["seed"]
-    not_run = [name for name in LADDER if name not in {a["attack"] for a in document["attacks"]}]
-    yield "attacks_not_run", document["attacks_not_run"], not_run
+def _settings(report: Report) -> Iterator[Check]:
+    values, target = report.settings, report.target
+    yield "seeds.seed", report.seeds.seed, values["protocol"]["seed"]
+    not_run = [name for name in LADDER if name not in {a.attack for a in report.attacks}]
+    yield "attacks_not_run", report.attacks_not_run, not_run
     tokens = values["target"]["training_tokens"]
-    each = None if tokens is None else tokens / target["parameters"]
-    yield "target.training_tokens", target["training_tokens"], tokens
-    yield "target.training_tokens_per_parameter", target["training_tokens_per_parameter"], each
+    each = math.nan if tokens is None else tokens / target.parameters
+    yield "target.training_tokens", target.training_tokens, tokens
+    yield "target.training_tokens_per_parameter", target.training_tokens_per_parameter, each
     virtual = {"num_virtual_tokens": values["dynamic"]["num_virtual_tokens"]}
     known = {name: values[name] for name in ("constant", "dynamic")} | {"dynamic-hard": virtual}
-    for attack in document["attacks"]:
-        name = attack["attack"]
-        yield f"attacks.{name}.settings", attack["settings"], known.get(name)
+    for attack in report.attacks:
+        yield f"attacks.{attack.attack}.settings", attack.settings, known.get(attack.attack)
 
 
-def _side(document: Document, rows: pd.DataFrame) -> _Side:
-    ran = [attack["attack"] for attack in document["attacks"]]
-    before = [name for name in ran if name != "copy"] if document["reference"] is not None else []
+def _side(report: Report, rows: pd.DataFrame) -> _Side:
+    ran = [attack.attack for attack in report.attacks]
+    before = [name for name in ran if name != "copy"] if report.reference is not None else []
     return _Side(
         rows,
         rows["cluster"].to_numpy(dtype=np.int64),
@@ -228,62 +230,64 @@ def _reference_scores(rows: pd.DataFrame, attack: str) -> WindowScores:
     return WindowScores(exact == 1, share, zeros, zeros, nothing, nll, nothing)
 
 
-def _attacks(document: Document, run: Recomputed) -> Iterator[Check]:
-    for recorded, result in zip(document["attacks"], run.attacks, strict=True):
-        due = summary_json(result.summary)
-        nll, read = due.pop("suffix_nll"), result.data.suffix_nll
-        name = f"attacks.{result.attack}"
-        for part, value in due.items():
-            yield f"{name}.{part}", recorded[part], value
-        yield f"{name}.suffix_nll", *_rounded(recorded["suffix_nll"], nll, _mean_error(read))
-    new = next((gate for gate in document["gates"] if gate["name"] == "max-new"), None)
-    if new is not None and new["estimate"] is not None:
+def _attacks(report: Report, run: Recomputed) -> Iterator[Check]:
+    scores = run.sides["data"].scores
+    for recorded, due in zip(report.attacks, run.attacks, strict=True):
+        name, error = f"attacks.{due.attack}", _mean_error(scores[due.attack].suffix_nll)
+        yield name, _without_nll(recorded), _without_nll(due)
+        yield f"{name}.suffix_nll", *_rounded(recorded.suffix_nll, due.suffix_nll, error)
+    new = next((gate for gate in report.gates if gate.name == "max-new"), None)
+    if new is not None and not math.isnan(new.estimate):
         most = float(run.hits.mean())
-        yield "gates.max-new.estimate", new["estimate"], min(new["estimate"], most)
+        yield "gates.max-new.estimate", new.estimate, min(new.estimate, most)
 
 
-def _origins(document: Document, run: Recomputed) -> Iterator[Check]:
+def _origins(report: Report, run: Recomputed) -> Iterator[Check]:
     for part, paired in run.origins.items():
-        for recorded, due in zip(document["reference"][part], origins_json(paired), strict=True):
-            name = f"reference.{part}.{due['attack']}"
-            nll, reads = due.pop("suffix_nll"), run.sides[part]
-            for key, value in due.items():
-                yield f"{name}.{key}", recorded[key], value
+        for recorded, due in zip(getattr(report.reference, part), paired, strict=True):
+            name, reads = f"reference.{part}.{due.attack}", run.sides[part]
+            yield name, _without_nll(recorded), _without_nll(due)
+            both = recorded.suffix_nll
             for key, side in (("target", reads.scores), ("reference", reads.reference)):
                 error = max(map(_mean_error, (scores.suffix_nll for scores in side.values())))
-                value = recorded["suffix_nll"][key]
-                yield f"{name}.suffix_nll.{key}", *_rounded(value, nll[key], error)
-            both = recorded["suffix_nll"]
-            target, reference = figure(both["target"]), figure(both["reference"])
-            error = _error(target) + _error(reference)  # the report rounds each of the three
-            change = _rounded(both["change"], target - reference, error)
+                mean, wanted = getattr(both, key), getattr(due.suffix_nll, key)
+                yield f"{name}.suffix_nll.{key}", *_rounded(mean, wanted, error)
+            error = _error(both.target) + _error(both.reference)  # each of the three is rounded
+            change = _rounded(both.change, both.target - both.reference, error)
             yield f"{name}.suffix_nll.change", *change
 
 
-def _corpora(document: Document, run: Recomputed) -> Iterator[Check]:
+def _without_nll(part: Attack | Origin) -> dict[str, Any]:
+    """Return the figures without likelihoods, which the table has rounded."""
+    return part.model_dump(exclude={"suffix_nll"})
+
+
+def _corpora(report: Report, run: Recomputed) -> Iterator[Check]:
     for part, side in run.sides.items():
-        recorded, rows = document[part], side.rows
-        folds = rows["fold"].to_numpy(dtype=np.int64)
-        due: Document = {"windows": len(rows), **split_json(side.clusters, folds)}
-        for tokens in ("prefix_tokens", "suffix_tokens"):
-            alike = rows[tokens].unique().tolist()
-            due[tokens] = alike[0] if len(alike) == 1 else recorded[tokens] if not alike else None
-        for key, value in due.items():
-            yield f"{part}.{key}", recorded[key], value
+        recorded: Corpus = getattr(report, part)
+        rows, folds = side.rows, side.rows["fold"].to_numpy(dtype=np.int64)
+        clusters, scored_by_fold = split_parts(side.clusters, folds)
+        yield f"{part}.windows", recorded.windows, len(rows)
+        yield f"{part}.clusters", recorded.clusters, clusters
+        yield f"{part}.scored_by_fold", recorded.scored_by_fold, scored_by_fold
+        for name in ("prefix_tokens", "suffix_tokens"):
+            alike, tokens = rows[name].unique().tolist(), getattr(recorded, name)
+            due = alike[0] if len(alike) == 1 else None if alike else tokens
+            yield f"{part}.{name}", tokens, due
 
 
-def _sensitive(document: Document, run: Recomputed) -> Iterator[Check]:
-    section = document["sensitive"]
+def _sensitive(report: Report, run: Recomputed) -> Iterator[Check]:
+    section = report.sensitive
     if section is None:
         blank = not any(side.rows["categories"].any() for side in run.sides.values())
         yield "sensitive", section, None if blank else {}
         return
-    categories = tuple(kind["category"] for kind in section["looked_for"])
+    categories = tuple(searched.category for searched in section.looked_for)
     for part, side in run.sides.items():
         counts = _items(categories, side.rows["categories"].tolist())
-        before = list(side.reference.values()) if document["reference"] is not None else None
-        due = leaks_json(count_leaks(categories, counts, side.scores, before))
-        yield f"sensitive.{part}", section[part], due
+        before = list(side.reference.values()) if report.reference is not None else None
+        due = count_leaks(categories, counts, side.scores, before)
+        yield f"sensitive.{part}", getattr(section, part), due
 
 
 def _items(categories: Sequence[str], cells: Sequence[str]) -> Counts:
@@ -300,36 +304,35 @@ def _items(categories: Sequence[str], cells: Sequence[str]) -> Counts:
     return counts
 
 
-def _outside_bounds(document: Document, run: Recomputed) -> Iterator[str]:
+def _outside_bounds(report: Report, run: Recomputed) -> Iterator[str]:
     """Yield counts of the section ``validity`` that the table rules out."""
-    section, data = document["validity"], run.sides["data"]
-    faulty = section["without_text"]["any"] + section["template"]["any"]
+    section, data = report.validity, run.sides["data"]
+    faulty = section.without_text.any + section.template.any
     asking = [name for name in LADDER if name != "copy" and name in data.scores]
-    reading, continued = section["reading"], section["continuations"]
+    continued = section.continuations
     hits = int(run.hits.sum())
-    if not max(0, hits - faulty) <= section["extracted"] <= hits:
+    if not max(0, hits - faulty) <= section.extracted <= hits:
         yield "validity.extracted does not follow from samples.csv"
     if not asking:
         return
     missed = int((~data.scores[asking[0]].exact).sum())
-    if continued is None or continued["windows"] != missed:
+    if continued is None or continued.windows != missed:
         yield "validity.continuations.windows does not follow from samples.csv"
     for part, side in run.sides.items():
         nll = np.sort(side.scores[asking[0]].suffix_nll)
         nll = nll[np.isfinite(nll)]
         left_out = min(faulty, len(nll)) if part == "data" else 0
-        if left_out < len(nll) and not _is_median(nll, left_out, reading.get(part)):
+        if left_out < len(nll) and not _is_median(nll, left_out, section.reading.get(part)):
             yield f"validity.reading.{part}.nll does not follow from samples.csv"
 
 
-def _is_median(nll: Floats, left_out: int, reading: Document | None) -> bool:
+def _is_median(nll: Floats, left_out: int, reading: Reading | None) -> bool:
     """True if a reading is the median of sorted figures without ``left_out`` of them."""
     if reading is None:
         return False
     low = float(np.median(nll[: len(nll) - left_out]))
     high = float(np.median(nll[left_out:]))
-    recorded = figure(reading["nll"])
-    return low - _error(low) <= recorded <= high + _error(high)
+    return low - _error(low) <= reading.nll <= high + _error(high)
 
 
 def _error(rounded: float) -> float:
@@ -342,10 +345,16 @@ def _mean_error(nll: Floats) -> float:
     return float(np.mean([_error(value) for value in nll[np.isfinite(nll)].tolist()] or [0.0]))
 
 
-def _rounded(recorded: float | None, due: float, error: float) -> tuple[float | None, float]:
+def _rounded(recorded: float, due: float, error: float) -> tuple[float, float]:
     """Return a figure and its value from rounded ones, which is the figure if it is near enough."""
-    near = recorded is not None and abs(recorded - due) <= error
-    return recorded, recorded if recorded is not None and near else due
+    return recorded, recorded if abs(recorded - due) <= error else due
+
+
+def _plain(value: Any) -> Any:
+    """Return figures as report.json has them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return to_jsonable_python(value)
 
 
 def _difference(name: str, recorded: Any, due: Any) -> str | None:

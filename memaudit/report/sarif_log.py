@@ -14,6 +14,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
+from memaudit.report.model import Report
 from memaudit.report.reading import (
     Row,
     extracted,
@@ -25,7 +26,6 @@ from memaudit.report.reading import (
     void_reason,
     worst_rows,
 )
-from memaudit.report.report_json import Document
 from memaudit.report.wording import count, json_text, neutral, shorten
 
 MOST_RESULTS = 25_000
@@ -51,19 +51,19 @@ _RULES = (
 )
 
 
-def to_sarif(document: Document, samples: pd.DataFrame) -> str:
+def to_sarif(report: Report, samples: pd.DataFrame) -> str:
     """Return the log, worst samples first; a notification counts those over the limit."""
-    by_sample = _extracted(document, samples)
-    version = neutral(document["tool"]["version"])
+    by_sample = _extracted(report, samples)
+    version = neutral(report.tool.version)
     run: dict[str, Any] = {
         "tool": {"driver": {"name": "memaudit", "version": version, "rules": _rules()}},
-        "invocations": [_invocation(document, len(by_sample))],
-        "results": [_result(document, windows) for windows in by_sample[:MOST_RESULTS]],
+        "invocations": [_invocation(report, len(by_sample))],
+        "results": [_result(report, windows) for windows in by_sample[:MOST_RESULTS]],
         "columnKind": "unicodeCodePoints",
         "properties": {
-            "model": neutral(document["target"]["name"]),
+            "model": neutral(report.target.name),
             "extractedSamples": len(by_sample),
-            "headline": [neutral(sentence) for sentence in document["headline"]],
+            "headline": [neutral(sentence) for sentence in report.headline],
         },
     }
     log = {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
@@ -82,12 +82,12 @@ def _rules() -> list[dict[str, Any]]:
     ]
 
 
-def _invocation(document: Document, extracted: int) -> dict[str, Any]:
+def _invocation(report: Report, extracted: int) -> dict[str, Any]:
     """Return a successful invocation, whatever the gates say, with notes on limits and validity.
 
     In a void run, the absence of results means nothing.
     """
-    invocation: dict[str, Any] = {"executionSuccessful": True, "exitCode": document["exit_code"]}
+    invocation: dict[str, Any] = {"executionSuccessful": True, "exitCode": report.exit_code}
     notifications = []
     if extracted > MOST_RESULTS:
         text = (
@@ -95,7 +95,7 @@ def _invocation(document: Document, extracted: int) -> dict[str, Any]:
             "samples.csv holds all of them."
         )
         notifications.append({"level": "warning", "message": {"text": text}})
-    if reason := void_reason(document):
+    if reason := void_reason(report):
         text = f"This run means nothing. {neutral(reason)}"
         notifications.append({"level": "error", "message": {"text": _message(text)}})
     if notifications:
@@ -103,16 +103,16 @@ def _invocation(document: Document, extracted: int) -> dict[str, Any]:
     return invocation
 
 
-def _extracted(document: Document, samples: pd.DataFrame) -> list[list[Row]]:
+def _extracted(report: Report, samples: pd.DataFrame) -> list[list[Row]]:
     """Return the extracted windows of each extracted sample of the data, worst sample first."""
     rows = scored(samples, "data")
-    rows = rows[np.any(hits(document, rows), axis=0)]
-    rows = rows.iloc[worst_rows(document, rows, len(rows))]
+    rows = rows[np.any(hits(report, rows), axis=0)]
+    rows = rows.iloc[worst_rows(report, rows, len(rows))]
     places = samples[samples["role"] == "data"][["line", "sample_id"]].drop_duplicates()
     places = places.sort_values("line")
     occurrence = dict(zip(_keys(places), places.groupby("sample_id").cumcount(), strict=True))
     by_sample: dict[tuple[int, str], list[Row]] = {}
-    leaked = extracted(document, rows).leaked.tolist()
+    leaked = extracted(report, rows).leaked.tolist()
     for key, row, since in zip(_keys(rows), rows.to_dict("records"), leaked, strict=True):
         more = {"occurrence": occurrence[key], "leaked": since}
         by_sample.setdefault(key, []).append({**row, **more})
@@ -124,7 +124,7 @@ def _keys(rows: pd.DataFrame) -> list[tuple[int, str]]:
     return list(zip(rows["line"].tolist(), rows["sample_id"].tolist(), strict=True))
 
 
-def _result(document: Document, windows: list[Row]) -> dict[str, Any]:
+def _result(report: Report, windows: list[Row]) -> dict[str, Any]:
     """Return a sample's result. ``windows``: its extracted rows, at least one."""
     first = windows[0]
     rule = 0 if any(is_hit(row, "none") for row in windows) else 1
@@ -132,10 +132,10 @@ def _result(document: Document, windows: list[Row]) -> dict[str, Any]:
     sample = shorten(neutral(first["sample_id"]), _LONGEST_ID)
     numbers = ", ".join(sorted((str(row["window"]) for row in windows[:20]), key=int))
     where = f"{count(len(windows), 'window')}: {numbers}{', …' if len(windows) > 20 else ''}"
-    ran = [attack["attack"] for attack in model_attacks(document)]
+    ran = [attack.attack for attack in model_attacks(report)]
     by = ", ".join(attack for attack in ran if any(is_hit(row, attack) for row in windows))
     origin = ""
-    if has_reference(document):
+    if has_reference(report):
         leaked = sum(row["leaked"] for row in windows)
         origin = f" The fine-tuning leaked {leaked:,} of them; the others were known before."
     text = f"Sample {sample} is extracted exactly by {by} ({where}).{origin}"
@@ -144,7 +144,7 @@ def _result(document: Document, windows: list[Row]) -> dict[str, Any]:
         "ruleIndex": rule,
         "level": grade,
         "message": {"text": _message(text)},
-        "locations": [{"physicalLocation": _location(document, first)}],
+        "locations": [{"physicalLocation": _location(report, first)}],
         "partialFingerprints": {FINGERPRINT: _fingerprint(first)},
     }
 
@@ -162,8 +162,8 @@ def _fingerprint(row: Row) -> str:
     return hashlib.sha256(what.encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def _location(document: Document, row: Row) -> dict[str, Any]:
-    path = PurePosixPath(document["data"]["path"])
+def _location(report: Report, row: Row) -> dict[str, Any]:
+    path = PurePosixPath(report.data.path)
     if path.suffix.lower() not in _FILES:
         # In a folder a sample is a file, and its id the path inside: never one that leaves it.
         path /= "/".join(

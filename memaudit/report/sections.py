@@ -1,4 +1,4 @@
-"""Sections of a report: pure functions from a finished run's document and samples to blocks.
+"""Sections of a report: pure functions from a finished run's report and samples to blocks.
 
 Knows the content, the same in every format. Knows nothing of formats: each renderer neutralises
 the text, and chooses the sections and how many windows it can bear.
@@ -16,13 +16,15 @@ import pandas as pd
 
 from memaudit.report.blocks import Facts, Head, Table
 from memaudit.report.leaks import leak_rows
+from memaudit.report.model import Origin, Report
+from memaudit.report.model_parts import Attack
 from memaudit.report.reading import (
     best,
+    cautious_p,
     confidence,
     controls_rate,
     count_text,
     extracted_by,
-    figure,
     gate_name,
     has_reference,
     hits,
@@ -38,10 +40,8 @@ from memaudit.report.reading import (
     strongest,
     worst_rows,
 )
-from memaudit.report.report_json import Document
 from memaudit.report.wording import count, level, neutral, points_interval, shorten
 from memaudit.score.estimate import MISSING, Unit, number, percent
-from memaudit.score.stats import Interval
 
 _LONGEST_CELL = 80
 """Characters of a text from the data in a wide table or a title."""
@@ -52,23 +52,23 @@ _MOST_CONTROLS = 100
 _COPY = "copy never queries the model: it repeats what followed a similar prefix in the fit data."
 
 
-def gates(document: Document) -> list[Table]:
+def gates(report: Report) -> list[Table]:
     """Return the gates with their verdicts and reasons; empty if none was set."""
-    rows = [[gate_name(gate), gate["verdict"], gate["reason"]] for gate in document["gates"]]
+    rows = [[gate_name(gate), gate.verdict, gate.reason] for gate in report.gates]
     heads = [Head("gate"), Head("verdict", style="verdict"), Head("why", style="prose")]
     return [Table("gates", "Gates", "", heads, rows)] if rows else []
 
 
-def ladder(document: Document) -> Table:
+def ladder(report: Report) -> Table:
     """Return the attacks, weakest first, with rates, lift and the difference from the controls."""
-    attacks = document["attacks"]
-    strong = strongest(document)
+    attacks = report.attacks
+    strong = strongest(report)
     columns = [
         Head("attack"),
         Head("exact", "count", "windows with every suffix token extracted"),
         Head("rate", "share"),
         Head(
-            f"{level(confidence(document))} interval",
+            f"{level(confidence(report))} interval",
             "share",
             "the outer ends of the exact (Clopper–Pearson) and clustered (bootstrap) intervals",
         ),
@@ -88,55 +88,55 @@ def ladder(document: Document) -> Table:
             Head("p of that", "p", "one-sided p-value of the difference", 2),
         ]
         rows = [row + _above_controls(attack) for row, attack in zip(rows, attacks, strict=True)]
-    missing = not_run(document)
-    says = [_COPY] if any(attack["attack"] == "copy" for attack in attacks) else []
+    missing = not_run(report)
+    says = [_COPY] if any(attack.attack == "copy" for attack in attacks) else []
     says += [f"Not run: {', '.join(missing)}."] if missing else []
     place = None if strong is None else attacks.index(strong)
     return Table("attacks", "Attacks, weakest first", "\n".join(says), columns, rows, place)
 
 
-def _ladder_row(attack: Document) -> list[str]:
-    exact = attack["exact"]
+def _ladder_row(attack: Attack) -> list[str]:
+    exact = attack.exact
     return [
-        attack["attack"],
+        attack.attack,
         count_text(exact),
         rate_text(exact),
-        interval_text(exact["interval"]),
-        percent(figure(attack["fractional"]["estimate"])),
-        number(figure(attack["suffix_nll"])),
-        *lift_texts(attack["lift"]),
+        interval_text(exact.interval),
+        percent(attack.fractional.estimate),
+        number(attack.suffix_nll),
+        *lift_texts(attack.lift),
     ]
 
 
-def _above_controls(attack: Document) -> list[str]:
+def _above_controls(attack: Attack) -> list[str]:
     cells = [count_text(controls_rate(attack))]
-    difference = attack["controls"] and attack["controls"]["difference"]
+    difference = attack.controls and attack.controls.difference
     if not difference:
         return [*cells, "", ""]
-    low, high = (figure(difference["interval"][end]) for end in ("low", "high"))
-    unknown = math.isnan(low + high)
-    interval = MISSING if unknown else points_interval(Interval(low, high))
-    return [*cells, interval, p_text(figure(difference["p_value"]))]
+    ends = difference.interval.ends
+    interval = MISSING if math.isnan(sum(ends)) else points_interval(ends)
+    return [*cells, interval, p_text(difference.p_value)]
 
 
-def origins(document: Document) -> list[Table]:
+def origins(report: Report) -> list[Table]:
     """Return the windows known before the fine-tuning or leaked by it, for data and controls.
 
     With one attack, the equal row of all attacks together is left out.
     """
-    section = document["reference"] or {}
-    titles = {
-        "data": "Known before the fine-tuning, or leaked by it",
-        "controls": "The same for the controls",
+    if report.reference is None:
+        return []
+    both = {
+        "data": ("Known before the fine-tuning, or leaked by it", report.reference.data),
+        "controls": ("The same for the controls", report.reference.controls or ()),
     }
-    parts = [part for part in titles if section.get(part)]
+    parts = [part for part, (_, attacks) in both.items() if attacks]
     tables = []
     for part in parts:
-        attacks = section[part]
+        title, attacks = both[part]
         distinct = attacks[:-1] if len(attacks) == 2 else attacks
         rows = [_origin_row(origin) for origin in distinct]
         heads = [replace(h, about=h.about if part == parts[-1] else "") for h in _ORIGIN_HEADS]
-        tables.append(Table(f"origin-{part}", titles[part], "", heads, rows))
+        tables.append(Table(f"origin-{part}", title, "", heads, rows))
     return tables
 
 
@@ -156,29 +156,29 @@ _ORIGIN_HEADS = (
 )
 
 
-def _origin_row(origin: Document) -> list[str]:
-    leaked, nll = origin["leaked"], origin["suffix_nll"]
-    low, high = (_signed(nll["interval"][end]) for end in ("low", "high"))
+def _origin_row(origin: Origin) -> list[str]:
+    leaked, nll = origin.leaked, origin.suffix_nll
+    low, high = map(_signed, nll.interval.ends)
     return [
-        origin["attack"],
-        *map(str, (origin["known_before"], leaked["k"], origin["forgotten"], origin["neither"])),
+        origin.attack,
+        *map(str, (origin.known_before, leaked.k, origin.forgotten, origin.neither)),
         rate_text(leaked),
-        interval_text(leaked["interval"]),
-        p_text(max(figure(origin["p_value"]), figure(origin["clustered_p_value"]))),
-        number(figure(nll["reference"])),
-        number(figure(nll["target"])),
-        _signed(nll["change"]),
+        interval_text(leaked.interval),
+        p_text(cautious_p(origin)),
+        number(nll.reference),
+        number(nll.target),
+        _signed(nll.change),
         f"{low} to {high}",
     ]
 
 
-def _signed(value: float | None) -> str:
-    return f"{figure(value):+.2f}" if math.isfinite(figure(value)) else "-"
+def _signed(value: float) -> str:
+    return f"{value:+.2f}" if math.isfinite(value) else "-"
 
 
-def leaks(document: Document) -> list[Table]:
+def leaks(report: Report) -> list[Table]:
     """Return the sensitive categories in the suffixes; empty if nothing was found or searched."""
-    attacks, rows, missing = leak_rows(document["sensitive"])
+    attacks, rows, missing = leak_rows(report.sensitive)
     columns = [
         Head("category"),
         Head("windows", "count", "those whose suffix holds an item of the category"),
@@ -191,16 +191,16 @@ def leaks(document: Document) -> list[Table]:
 
 
 def worst_windows(
-    document: Document, samples: pd.DataFrame, most: int, *, page: bool = False
+    report: Report, samples: pd.DataFrame, most: int, *, page: bool = False
 ) -> list[Table]:
     """Return the worst windows, up to ``most``; empty if no attack gets a token of any.
 
     page: with all scores, columns of the data, and then the extracted controls.
     """
     data, controls = scored(samples, "data"), scored(samples, "control")
-    worst = data.iloc[worst_rows(document, data, most)]
-    wrong = controls.iloc[worst_rows(document, controls, _MOST_CONTROLS)]
-    wrong = wrong[best(document, wrong, "exact") == 1] if page else wrong[:0]
+    worst = data.iloc[worst_rows(report, data, most)]
+    wrong = controls.iloc[worst_rows(report, controls, _MOST_CONTROLS)]
+    wrong = wrong[best(report, wrong, "exact") == 1] if page else wrong[:0]
     if not page and not len(worst):
         return []
     names = passed_through(samples) if page else []
@@ -208,9 +208,9 @@ def worst_windows(
     says += f", and {count(len(wrong), 'extracted control')}" if len(wrong) else ""
     left, names = len(names) - _MOST_PASSED, names[:_MOST_PASSED]
     says += f"; {count(left, 'column')} of the data left out" if left > 0 else ""
-    extracted = int(hits(document, data).any(axis=0).sum())
+    extracted = int(hits(report, data).any(axis=0).sum())
     title = f"Worst windows, of {extracted:,} extracted"
-    columns = list(_window_columns(document, pd.concat([worst, wrong]), page))
+    columns = list(_window_columns(report, pd.concat([worst, wrong]), page))
     for name in names:
         unit: Unit = "number" if _is_numeric(samples[name]) else "text"
         texts = [shorten(text, _LONGEST_CELL) for part in (worst, wrong) for text in part[name]]
@@ -227,7 +227,7 @@ def worst_windows(
 
 
 def _window_columns(
-    document: Document, rows: pd.DataFrame, page: bool
+    report: Report, rows: pd.DataFrame, page: bool
 ) -> Iterator[tuple[Head, list[str]]]:
     """Yield each column with the cells of the rows. page: with all scores."""
     longest = _LONGEST_CELL if page else _LONGEST_ID
@@ -237,10 +237,10 @@ def _window_columns(
         yield Head(name, "count"), [*map(str, rows[name])]
     if page:
         yield Head("role"), [*rows["role"]]
-    yield Head("extracted by"), [extracted_by(document, row) for row in rows.to_dict("records")]
-    if has_reference(document):
-        yield Head("known from"), origin_words(document, rows)
-    matched = f"matched of {document['data']['suffix_tokens']}"
+    yield Head("extracted by"), [extracted_by(report, row) for row in rows.to_dict("records")]
+    if has_reference(report):
+        yield Head("known from"), origin_words(report, rows)
+    matched = f"matched of {report.data.suffix_tokens}"
     scores = [(Head(matched, "count", "most tokens before a mismatch"), "matched", 0)]
     if page:
         scores += [(Head("longest run", "count"), "longest_run", 0)]
@@ -248,7 +248,7 @@ def _window_columns(
         scores += [(Head("tokens right", "share", right), "fractional", 2)]
     scores += [(Head("NLL", "nats", "lowest, nats/token"), "suffix_nll", 3 if page else 2)]
     for head, score, digits in scores:
-        values = best(document, rows, score, least=score == "suffix_nll")
+        values = best(report, rows, score, least=score == "suffix_nll")
         yield head, [number(value, digits) for value in values]
     if page:
         needed = "samples needed for an even chance to see the suffix"
@@ -269,25 +269,26 @@ def _is_numeric(column: pd.Series[Any]) -> bool:
     return len(texts) > 0 and bool(pd.to_numeric(texts, errors="coerce").notna().all())
 
 
-def revealed(document: Document, samples: pd.DataFrame, most: int) -> list[Facts]:
+def revealed(report: Report, samples: pd.DataFrame, most: int) -> list[Facts]:
     """Return the text of the worst windows, up to ``most``; empty unless the run revealed it."""
-    texts = revealed_texts(document, samples)
+    texts = revealed_texts(report, samples)
     rows = scored(samples, "data")
-    worst = rows.iloc[worst_rows(document, rows, most) if texts else np.arange(0)]
+    worst = rows.iloc[worst_rows(report, rows, most) if texts else np.arange(0)]
     return [
         Facts(
             f"{shorten(neutral(row['sample_id']), _LONGEST_CELL)}, line {row['line']}, "
-            f"window {row['window']}: extracted by {extracted_by(document, row)}",
+            f"window {row['window']}: extracted by {extracted_by(report, row)}",
             [(name, row[column]) for name, column in texts],
         )
         for row in worst.to_dict("records")
     ]
 
 
-def frameworks(document: Document) -> Table:
+def frameworks(report: Report) -> Table:
     """Return what each framework asks for, and what this run tested of it."""
     heads = [*map(Head, ("framework", "reference", "asks for", "tested"))]
     heads += [Head("what was done", style="prose")]
-    keys = ("framework", "reference", "asks", "tested", "did")
-    rows = [[row[key] for key in keys] for row in document["frameworks"]]
+    rows = [
+        [row.framework, row.reference, row.asks, row.tested, row.did] for row in report.frameworks
+    ]
     return Table("frameworks", "What was and was not tested", "", heads, rows)

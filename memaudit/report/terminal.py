@@ -20,9 +20,9 @@ from rich.text import Text as Line
 
 from memaudit.report.blocks import Block, Facts, Head, Text, notes, table_cells
 from memaudit.report.diagnosis import Column, DiagnosisRecord, FigureTable
+from memaudit.report.model import Report
 from memaudit.report.provenance import provenance
 from memaudit.report.reading import verdict
-from memaudit.report.report_json import Document
 from memaudit.report.sections import gates, ladder, leaks, origins, revealed, worst_windows
 from memaudit.report.wording import neutral, no_commands
 
@@ -43,28 +43,28 @@ _PROSE_CELL = PROSE_WIDTH - 26
 _COLOURS = {"pass": "bold green", "inconclusive": "bold yellow", "fail": "bold red"}
 
 
-def render_report(document: Document, samples: pd.DataFrame, *, width: int, color: bool) -> str:
+def render_report(report: Report, samples: pd.DataFrame, *, width: int, color: bool) -> str:
     """Render a run's report in ``width`` columns, with or without ANSI colour.
 
     Shows ids, lines and figures; text of windows only if the samples hold it.
     """
-    texts = revealed(document, samples, _WORST)
+    texts = revealed(report, samples, _WORST)
     blocks: list[Block] = [
-        Text(document["headline"], "lead"),
-        ladder(document),
-        *origins(document),
-        *_gates(document),
-        *worst_windows(document, samples, _WORST),
+        Text(report.headline, "lead"),
+        ladder(report),
+        *origins(report),
+        *_gates(report),
+        *worst_windows(report, samples, _WORST),
         *([Text(["Text of the worst windows"], "lead")] if texts else []),
         *texts,
-        *leaks(document),
-        provenance(document),
+        *leaks(report),
+        provenance(report),
     ]
     return render_blocks(blocks, width=max(width, _LEAST_REPORT_WIDTH), color=color)
 
 
-def _gates(document: Document) -> Sequence[Block]:
-    return gates(document) or [Text([verdict(document)[1]])]
+def _gates(report: Report) -> Sequence[Block]:
+    return gates(report) or [Text([verdict(report)[1]])]
 
 
 def render_diagnosis(record: DiagnosisRecord, *, width: int, color: bool) -> str:

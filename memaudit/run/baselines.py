@@ -174,15 +174,15 @@ def document_digest(document: Mapping[str, Any]) -> str:
 
 def baseline_of_run(run: StoredRun) -> Baseline:
     """Return a finished run as a baseline. Raises UsageError where its settings are invalid."""
-    document, rows = run.document, run.scored("data")
-    controls = document["controls"]
-    target = document["target"]
-    bos, day = (target["choices"].get(name, {}).get("value") for name in ("bos", "chat_date"))
+    report, rows = run.report, run.scored("data")
+    controls, target = report.controls, report.target
+    chosen = {name: choice.value for name, choice in target.choices.items()}
+    bos, day = chosen.get("bos"), chosen.get("chat_date")
     terms = terms_of(
         config_of_run(run),
-        document["data"]["hmac_sha256"],
-        None if controls is None else controls["hmac_sha256"],
-        document["fingerprints"]["key_id"],
+        report.data.hmac_sha256,
+        None if controls is None else controls.hmac_sha256,
+        report.fingerprints.key_id,
         bos if bos in ("yes", "no") else None,
         day if day is not None and re.fullmatch(DATE, day) else None,
     )
@@ -191,8 +191,8 @@ def baseline_of_run(run: StoredRun) -> Baseline:
         for attack in terms.attacks
     }
     return make_baseline(
-        model_name(target["name"], target["fingerprint"]),
-        document["tool"]["version"],
+        model_name(target.name, target.fingerprint),
+        report.tool.version,
         terms,
         rows["fingerprint"].tolist(),
         exact,
@@ -202,12 +202,12 @@ def baseline_of_run(run: StoredRun) -> Baseline:
 
 def _computed(run: StoredRun) -> dict[str, str]:
     """Return how the run's figures were computed; values that do not fit `HOW` are left out."""
-    choices = run.document["target"]["choices"]
-    computed = {name: choices[name]["value"] for name in ("dtype", "device") if name in choices}
+    choices = run.report.target.choices
+    computed = {name: choices[name].value for name in ("dtype", "device") if name in choices}
     if "dtype" in computed and "quantization" in choices:
         # HOW allows no hyphen.
-        computed["dtype"] += f", {choices['quantization']['value'].replace('-', ' ')}"
-    fits = [fit["precision"] for attack in run.document["attacks"] for fit in attack["fits"]]
+        computed["dtype"] += f", {choices['quantization'].value.replace('-', ' ')}"
+    fits = [fit.precision for attack in run.report.attacks for fit in attack.fits]
     if fits:
         computed["fitting"] = ", ".join(sorted(set(fits)))
     return {name: value for name, value in computed.items() if re.fullmatch(HOW, value)}
@@ -216,7 +216,7 @@ def _computed(run: StoredRun) -> dict[str, str]:
 def config_of_run(run: StoredRun) -> ScanConfig:
     """Return the settings of a finished run. Raises UsageError where they are invalid."""
     try:
-        return ScanConfig.model_validate(run.document["config"]["values"])
+        return ScanConfig.model_validate(run.report.settings)
     except ValidationError:
         raise UsageError(
             f"{run.folder}: its settings do not fit this version of memaudit; scan again"

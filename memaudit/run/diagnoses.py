@@ -65,7 +65,7 @@ def load_diagnosis(run: StoredRun, name: DiagnosisName) -> DiagnosisRecord | Non
         record = parse_diagnosis(document)
     except ValueError as error:
         raise UsageError(f"{path}: {error}; run the diagnosis again") from None
-    if record.diagnosis.name != name or record.run_results != run.document["hashes"]["results"]:
+    if record.diagnosis.name != name or record.run_results != run.report.hashes.results:
         raise UsageError(f"{path}: belongs to another run; run the diagnosis again")
     return record
 
@@ -133,11 +133,11 @@ def write_diagnosis(run: StoredRun, record: DiagnosisRecord) -> None:
     """
     folder, name = run.folder, record.diagnosis.name
     pictures = pictures_of(record)
-    key_id = run.document["fingerprints"]["key_id"]
+    key_id = run.report.fingerprints.key_id
     with disk_errors(folder), _locked(folder) as own:
         require_unchanged(folder, name)
         sealed = require_seal(folder, key_id)
-        if read_report(folder) != run.document:
+        if read_report(folder) != run.report:
             raise UsageError(f"{folder}: holds another run now; diagnose again")
         own.require_in_place()
         own.write_whole(file_of(name), [diagnosis_text(record).encode()])
@@ -147,7 +147,7 @@ def write_diagnosis(run: StoredRun, record: DiagnosisRecord) -> None:
             if _is_picture(file, name) and file not in pictures:
                 own.remove(file)
         stored = (load_diagnosis(run, other) for other in DIAGNOSES)
-        page = to_html(run.document, run.samples, tuple(filter(None, stored)))
+        page = to_html(run.report, run.samples, tuple(filter(None, stored)))
         own.write_whole(PAGE, [page.encode()])
         manifest = to_manifest(folder, key=own_key(key_id) if sealed else None)
         own.write_whole(MANIFEST, [manifest.encode()])

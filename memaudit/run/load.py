@@ -1,8 +1,8 @@
 """Read a finished run from its folder: the report's document and a row for each window.
 
 Knows the files' form and trusts none of it: content that was changed, cut off or forged either
-fits the schema and the columns, or is refused in one line. Knows nothing of how a run is made or
-judged. Loads no torch, so commands that only read runs answer at once.
+fits the report's model and the columns, or is refused in one line. Knows nothing of how a run is
+made or judged. Loads no torch, so commands that only read runs answer at once.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import csv
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jsonschema import Draft202012Validator
+from pydantic import ValidationError
 
 from memaudit import __version__
 from memaudit.data.fingerprints import FINGERPRINT
@@ -23,14 +23,16 @@ from memaudit.data.windows import MOST_COLUMNS
 from memaudit.errors import UsageError
 from memaudit.report.gate_reading import gates_fault
 from memaudit.report.hashes import results_hash
+from memaudit.report.model import Report
 from memaudit.report.origin_reading import origins_agree
+from memaudit.report.reading import column
 from memaudit.report.recompute import (
+    PARTS,
     ImpossibleTableError,
     figures_fault,
     recompute,
     settings_fault,
 )
-from memaudit.report.report_json import Document, schema
 from memaudit.report.samples_csv import COLUMNS, TEXTS, unescape
 from memaudit.report.wording import SCHEMA_VERSION, neutral, shorten
 from memaudit.run.manifest import require_recorded
@@ -42,8 +44,8 @@ REPORT = "report.json"
 SAMPLES = "samples.csv"
 PAGE = "report.html"
 
-_LONGEST_REPORT = 64 << 20
-"""Bytes; the report of a large audit takes a hundredth of that."""
+_LONGEST_REPORT = 16 << 20
+"""Bytes; the report of a large audit takes a twentieth of that."""
 _LONGEST_SAMPLES = 4 << 30
 """Bytes; ten million windows without text take about 2.5 GiB."""
 _LONGEST_HEADER = 1 << 20
@@ -72,9 +74,8 @@ class StoredRun:
     """A finished run as read from its folder."""
 
     folder: Path
-    document: Document
-    """``report.json``: it fits the shipped schema, and every number in it is finite. Its strings
-    may hold anything: neutralise them before showing them."""
+    report: Report
+    """``report.json``. Its strings may hold anything: neutralise them before showing them."""
     samples: pd.DataFrame
     """``samples.csv`` in file order: the contract's columns, then those passed through. Whole
     numbers are ``int64``, or ``Int64`` where a skipped row or an attack that did not run leaves
@@ -84,7 +85,7 @@ class StoredRun:
     @property
     def attacks(self) -> tuple[str, ...]:
         """Attacks that were run, weakest first."""
-        return tuple(attack["attack"] for attack in self.document["attacks"])
+        return tuple(attack.attack for attack in self.report.attacks)
 
     def scored(self, role: str) -> pd.DataFrame:
         """Return the scored rows of a role, ``data`` or ``control``: one for each window."""
@@ -100,8 +101,8 @@ def read_run(folder: Path) -> StoredRun:
     """
     run = load_run(folder)
     require_recorded(folder, (REPORT, SAMPLES))
-    require_seal(folder, run.document["fingerprints"]["key_id"])
-    if results_hash(run.document) != run.document["hashes"]["results"]:
+    require_seal(folder, run.report.fingerprints.key_id)
+    if results_hash(run.report.document()) != run.report.hashes.results:
         raise UsageError(f"{folder / REPORT}: the figures were changed; scan again")
     for fault in (find_settings_fault(run), find_figures_fault(run), find_gates_fault(run)):
         if fault is not None:
@@ -109,9 +110,11 @@ def read_run(folder: Path) -> StoredRun:
                 f"{folder / REPORT}: {fault}; it was changed, or another version of memaudit wrote "
                 "it, so scan again"
             )
-    if not _same_wording(run.document):  # show no sentence that does not follow
-        run.document["headline"] = recompute(run.document, run.samples).headline(run.document)
-    return run
+    if _same_wording(run.report):
+        return run
+    # Show no sentence that does not follow.
+    headline = recompute(run.report, run.samples).headline(run.report)
+    return replace(run, report=run.report.model_copy(update={"headline": headline}))
 
 
 def load_run(folder: Path) -> StoredRun:
@@ -120,9 +123,9 @@ def load_run(folder: Path) -> StoredRun:
     Raises UsageError, in one line, where the folder is missing or holds no finished run, where a
     file is not what a scan of this version writes, or where the two files do not belong together.
     """
-    document = read_report(folder)
+    report = read_report(folder)
     samples = read_samples(folder / SAMPLES)
-    run = StoredRun(folder, document, samples)
+    run = StoredRun(folder, report, samples)
     _check_counts(run)
     return run
 
@@ -130,20 +133,20 @@ def load_run(folder: Path) -> StoredRun:
 def find_settings_fault(run: StoredRun) -> str | None:
     """Describe how the settings contradict their hashes or the report; None where they do not."""
     try:
-        return settings_fault(run.document)
+        return settings_fault(run.report)
     except _IMPOSSIBLE:
         return "the settings are not those that a scan writes"
 
 
 def find_figures_fault(run: StoredRun) -> str | None:
     """Name a figure, or the headline, that does not follow from the samples; None if all do."""
-    document = run.document
+    report = run.report
     try:
-        recomputed = recompute(document, run.samples)
-        fault = figures_fault(document, recomputed)
-        if fault is not None or not _same_wording(document):
+        recomputed = recompute(report, run.samples)
+        fault = figures_fault(report, recomputed)
+        if fault is not None or not _same_wording(report):
             return fault
-        same = document["headline"] == recomputed.headline(document)
+        same = report.headline == recomputed.headline(report)
         return None if same else "the headline does not follow from the figures"
     except ImpossibleTableError as error:
         return str(error)
@@ -154,17 +157,17 @@ def find_figures_fault(run: StoredRun) -> str | None:
 def find_gates_fault(run: StoredRun) -> str | None:
     """Describe how the gates contradict the figures and settings; None where they do not."""
     try:
-        return gates_fault(run.document)
+        return gates_fault(run.report)
     except _IMPOSSIBLE:
         return "the gates cannot be judged again: no scan writes these figures and settings"
 
 
-def _same_wording(document: Document) -> bool:
+def _same_wording(report: Report) -> bool:
     """True if this version of memaudit wrote the report, so that its sentences can be compared."""
-    return bool(document["tool"]["version"] == __version__)
+    return report.tool.version == __version__
 
 
-def read_report(folder: Path) -> Document:
+def read_report(folder: Path) -> Report:
     """Read ``report.json`` alone. Raises UsageError as :func:`read_run`."""
     path = folder / REPORT
     try:
@@ -175,12 +178,10 @@ def read_report(folder: Path) -> Document:
         document = read_json(path, _LONGEST_REPORT)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    _check_document(path, document)
-    checked: Document = document
-    return checked
+    return _parsed(path, document)
 
 
-def _check_document(path: Path, document: Any) -> None:
+def _parsed(path: Path, document: Any) -> Report:
     tool = document.get("tool") if isinstance(document, dict) else None
     if not isinstance(tool, dict) or tool.get("name") != "memaudit":
         raise UsageError(f"{path}: is not a memaudit report")
@@ -191,13 +192,15 @@ def _check_document(path: Path, document: Any) -> None:
             f"{path}: has schema version {written}, but this memaudit reads {SCHEMA_VERSION}; "
             "use the version that wrote it, or scan again"
         )
-    fault = next(Draft202012Validator(schema()).iter_errors(document), None)
-    if fault is not None:
-        place = neutral(".".join(map(str, fault.absolute_path))) or "the document"
+    try:
+        return Report.model_validate(document)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = shorten(neutral(".".join(map(str, fault["loc"]))), 100)
         raise UsageError(
-            f"{path}: {shorten(place, 100)} does not fit the schema ({fault.validator}); "
+            f"{path}: {place} does not fit the schema ({fault['type']}); "
             "it was changed, or another version of memaudit wrote it"
-        )
+        ) from None
 
 
 def read_samples(path: Path) -> pd.DataFrame:
@@ -314,16 +317,16 @@ def _check_values(path: Path, samples: pd.DataFrame) -> None:
 
 def _check_counts(run: StoredRun) -> None:
     """Refuse a table and a report whose counts differ."""
-    for role, key in (("data", "data"), ("control", "controls")):
-        rows, corpus = run.scored(role), run.document[key]
-        agree = len(rows) == (corpus["windows"] if corpus else 0)
-        for attack in run.document["attacks"]:
-            part = attack if role == "data" else attack["controls"]
-            exact = rows[f"exact_{attack['attack'].replace('-', '_')}"]
+    for key, role in PARTS.items():
+        rows, corpus = run.scored(role), getattr(run.report, key)
+        agree = len(rows) == (corpus.windows if corpus else 0)
+        for attack in run.report.attacks:
+            part = attack if role == "data" else attack.controls
+            exact = rows[column("exact", attack.attack)]
             counted = int(exact.notna().sum()), int(exact.sum())
-            reported = (part["exact"]["n"], part["exact"]["k"]) if part else (0, 0)
+            reported = (part.exact.n, part.exact.k) if part else (0, 0)
             agree = agree and counted == reported
-        agree = agree and origins_agree(run.document, rows, key)
+        agree = agree and origins_agree(run.report, rows, key)
         if not agree:
             raise UsageError(
                 f"{run.folder}: {SAMPLES} and {REPORT} disagree on the counts of the {key}; "

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -27,6 +27,7 @@ from memaudit.errors import DataError, MemauditError, UsageError
 from memaudit.gate.thresholds import exit_code_of
 from memaudit.report.diagnosis import DIAGNOSES
 from memaudit.report.hashes import results_hash
+from memaudit.report.model import Corpus, Model, Report
 from memaudit.report.page import to_html
 from memaudit.run.diagnoses import file_of, load_diagnosis, pictures_of
 from memaudit.run.load import (
@@ -106,19 +107,19 @@ def verify_run(folder: Path, places: Places, key: ProjectKey | None = None) -> I
     manifest = read_manifest(folder)
     try:
         findings = list(_files(folder, manifest))
-        document = read_report(folder)
+        report = read_report(folder)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be read ({error.strerror})") from None
     except UsageError as error:
         findings.append(Finding("changed", "report.json", f"cannot be used: {error}"))
         return Integrity(folder, manifest.sha256, tuple(findings))
-    findings.append(_seal(document, manifest, key))
-    findings += _report(folder, document, manifest)
+    findings.append(_seal(report, manifest, key))
+    findings += _report(folder, report, manifest)
     if any(finding.what == REPORT and finding.state != "same" for finding in findings):
         why = "report.json, which names the model and data, was changed"
         findings.append(Finding("not checked", "model and data", why))
     else:
-        findings += _elsewhere(folder, document, places, key)
+        findings += _elsewhere(folder, report, places, key)
     return Integrity(folder, manifest.sha256, tuple(findings))
 
 
@@ -148,9 +149,9 @@ def _files(folder: Path, manifest: Manifest) -> Iterator[Finding]:
             yield Finding("extra", path.name, "not recorded")
 
 
-def _seal(document: Mapping[str, Any], manifest: Manifest, key: ProjectKey | None) -> Finding:
+def _seal(report: Report, manifest: Manifest, key: ProjectKey | None) -> Finding:
     """Check if the manifest is sealed by the project key that the run was made with."""
-    what, recorded = f"seal of {MANIFEST}", document["fingerprints"]["key_id"]
+    what, recorded = f"seal of {MANIFEST}", report.fingerprints.key_id
     if key is None or key.key_id != recorded:
         sealed = "no seal" if manifest.seal is None else f"sealed by key {manifest.seal.key_id}"
         detail = f"{sealed}; the run was made with key {recorded}, which --key-file can name"
@@ -161,15 +162,15 @@ def _seal(document: Mapping[str, Any], manifest: Manifest, key: ProjectKey | Non
     return Finding("changed", what, fault)
 
 
-def _report(folder: Path, document: Mapping[str, Any], manifest: Manifest) -> Iterator[Finding]:
+def _report(folder: Path, report: Report, manifest: Manifest) -> Iterator[Finding]:
     """Check the report against itself and the files beside it."""
-    hashes, prompts = document["hashes"], document["prompt_files"]
-    yield _compare("results in report.json", hashes["results"], results_hash(document))
-    code, due = document["exit_code"], exit_code_of(gate["verdict"] for gate in document["gates"])
+    hashes, prompts = report.hashes, report.prompt_files
+    yield _compare("results in report.json", hashes.results, results_hash(report.document()))
+    code, due = report.exit_code, exit_code_of(gate.verdict for gate in report.gates)
     yield _compare("exit code in report.json", str(code), str(due))
-    recorded = {"config.toml": hashes["config"]}
-    if prompts["origin"] == "fitted in this run":
-        recorded |= prompts["sha256"]
+    recorded = {"config.toml": hashes.config}
+    if prompts.origin == "fitted in this run":
+        recorded |= prompts.sha256
     for name, digest in recorded.items():
         listed = manifest.files.get(name, "nothing")
         yield _compare(f"{name} as report.json names it", digest, listed)
@@ -199,13 +200,13 @@ def _follows(run: StoredRun) -> Iterator[Finding]:
 
 def _rendered(run: StoredRun, manifest: Manifest) -> Iterator[Finding]:
     """Make the files again that are made from others, and compare them with those in the folder."""
-    written_by = run.document["tool"]["version"]
+    written_by = run.report.tool.version
     try:
         records = tuple(filter(None, (load_diagnosis(run, name) for name in DIAGNOSES)))
-        toml = toml_of_values(run.document["config"]["values"])
+        toml = toml_of_values(run.report.settings)
         contents = {"config.toml": toml.encode()}
         if PAGE in manifest.files:
-            contents[PAGE] = to_html(run.document, run.samples, records).encode()
+            contents[PAGE] = to_html(run.report, run.samples, records).encode()
         for record in records:
             contents |= pictures_of(record)
     except (MemauditError, ArithmeticError, LookupError, TypeError, ValueError):
@@ -233,10 +234,10 @@ def _diagnoses(run: StoredRun) -> Iterator[Finding]:
 
 
 def _elsewhere(
-    folder: Path, document: Mapping[str, Any], places: Places, key: ProjectKey | None
+    folder: Path, report: Report, places: Places, key: ProjectKey | None
 ) -> Iterator[Finding]:
     try:
-        config = ScanConfig.model_validate(document["config"]["values"])
+        config = ScanConfig.model_validate(report.settings)
     except ValidationError:
         yield Finding("changed", "settings in report.json", "do not fit this version of memaudit")
         return
@@ -245,23 +246,23 @@ def _elsewhere(
         ("data", places.data),
         ("controls", places.controls),
     ):
-        if document[role] is None and named is not None:
+        if getattr(report, role) is None and named is not None:
             raise UsageError(f"--{role} {named}: the run had none; leave the flag out")
     look = Lookup(scan_folder(folder, config.out))
     base = places.base or (config.target.base and look.up(config.target.base))
     settings = config.target.model_copy(update={"base": base})
     flags = {"model": places.model, "base": places.base}
-    yield from _model("model", document["target"], settings, places.model, look, flags)
-    if (section := document["reference"]) is not None:
+    yield from _model("model", report.target, settings, places.model, look, flags)
+    if (section := report.reference) is not None:
         settings = config.target.model_copy(update={"revision": None, "base": None})
         flags = {"reference": places.reference}
-        yield from _model("reference", section["model"], settings, places.reference, look, flags)
+        yield from _model("reference", section.model, settings, places.reference, look, flags)
     for role, named in (("data", places.data), ("controls", places.controls)):
-        if document[role] is not None:
-            yield _corpus(role, document[role], named, look, key)
+        if (corpus := getattr(report, role)) is not None:
+            yield _corpus(role, corpus, named, look, key)
     if config.generator is not None:
         prompts = Path(look.up(str(config.generator)))
-        yield from _earlier_prompts(prompts, document["prompt_files"]["sha256"])
+        yield from _earlier_prompts(prompts, report.prompt_files.sha256)
 
 
 class Lookup(NamedTuple):
@@ -297,7 +298,7 @@ def scan_folder(run: Path, out: Path | None) -> Path | None:
 
 def _model(
     role: str,
-    target: Mapping[str, Any],
+    target: Model,
     asked: TargetSettings,
     named: str | None,
     look: Lookup,
@@ -311,13 +312,13 @@ def _model(
     from memaudit.target.checkpoint import fingerprint_of
     from memaudit.target.source import find_source
 
-    name = named or look.up(target["name"])
+    name = named or look.up(target.name)
     exists = _exists(Path(os.path.expanduser(name)))
     settings = asked.model_copy(update={"offline": True})
     if named is not None:
         settings = settings.model_copy(update={"revision": None})
     elif settings.revision is not None or not exists:
-        settings = settings.model_copy(update={"revision": target["revision"]})
+        settings = settings.model_copy(update={"revision": target.revision})
     try:
         hashes = fingerprint_of(find_source(name, settings), settings)
     except (MemauditError, OSError, ValueError) as error:
@@ -330,7 +331,7 @@ def _model(
             )
         yield Finding("not checked", f"{role} {name}", remedy)
         return
-    recorded = target["fingerprint"]
+    recorded = target.fingerprint
     for file in sorted({*recorded, *hashes}):
         what = f"{role} {file}"
         if file not in hashes:
@@ -343,22 +344,22 @@ def _model(
 
 def _corpus(
     role: str,
-    corpus: Mapping[str, Any],
+    corpus: Corpus,
     named: Path | None,
     look: Lookup,
     key: ProjectKey | None,
 ) -> Finding:
-    path = Path(look.up(corpus["path"])) if named is None else named
+    path = Path(look.up(corpus.path)) if named is None else named
     if not _exists(path):
         if named is not None:
             raise UsageError(f"--{role} {named}: no such file or folder")
         return Finding("not checked", f"{role} {path}", f"not found; name it with --{role}")
-    if key is None or key.key_id != corpus["key_id"]:
-        remedy = f"recorded under another key, {corpus['key_id']}; name it with --key-file"
+    if key is None or key.key_id != corpus.key_id:
+        remedy = f"recorded under another key, {corpus.key_id}; name it with --key-file"
         return Finding("not checked", f"{role} {path}", remedy)
     try:
         sealed = key.sign_file(sha256_of(path))
-        return _compare_outside(f"{role} {path}", corpus["hmac_sha256"], sealed)
+        return _compare_outside(f"{role} {path}", corpus.hmac_sha256, sealed)
     except (DataError, OSError) as error:
         if named is not None:
             raise UsageError(f"--{role} {named}: cannot be read") from error

@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -341,9 +343,10 @@ def test_the_reference_of_the_run_serves_where_none_is_named(subject: Subject) -
         return Part(part.ids, rows, part.attacks)
 
     assert subject.controls is not None
+    report: Any = SimpleNamespace(reference=())
     referenced = replace(
         subject,
-        run=replace(subject.run, document={"reference": {}}),
+        run=replace(subject.run, report=report),
         data=with_reference(subject.data),
         controls=with_reference(subject.controls),
     )

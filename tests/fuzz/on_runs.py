@@ -45,7 +45,7 @@ def _whole() -> Path:
     made = make_result(n=4, hits={"none": 2, "dynamic": 1}, gate=GateSettings(max_exact=0.1))
     folder = store(Path(mkdtemp(prefix="memaudit-fuzz-")) / "run", made)
     (folder / "config.toml").write_text(to_toml(made.config))
-    results = read_report(folder)["hashes"]["results"]
+    results = read_report(folder).hashes.results
     (folder / DIAGNOSIS).write_text(diagnosis_text(make_record(results)))
     (folder / "manifest.json").write_text(to_manifest(folder))
     return folder

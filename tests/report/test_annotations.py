@@ -15,8 +15,8 @@ def test_one_for_each_gate():
 
 
 def test_inconclusive_is_a_warning():
-    document, _ = small_run(gate=GateSettings(max_exact=0.9))
-    assert to_annotations(document).startswith("::warning title=memaudit max-exact 90 %25%3A inc")
+    report, _ = small_run(gate=GateSettings(max_exact=0.9))
+    assert to_annotations(report).startswith("::warning title=memaudit max-exact 90 %25%3A inc")
 
 
 def test_without_a_gate_it_is_said():
@@ -26,11 +26,10 @@ def test_without_a_gate_it_is_said():
 
 
 def test_no_string_starts_a_command_of_its_own():
-    document, _ = small_run()
-    document["gates"] = document["gates"][:1]
-    document["gates"][0]["reason"] = "x%0A::error::y\r\n::add-mask::z\u2028::stop-commands::q"
-    document["gates"][0]["name"] = "a,file=b::c"
-    (line,) = to_annotations(document).splitlines()
+    report, _ = small_run()
+    reason = "x%0A::error::y\r\n::add-mask::z\u2028::stop-commands::q"
+    gate = report.gates[0].model_copy(update={"reason": reason, "name": "a,file=b::c"})
+    (line,) = to_annotations(report.model_copy(update={"gates": (gate,)})).splitlines()
     assert line == (
         "::error title=memaudit a%2Cfile=b%3A%3Ac 10 %25%3A fail::"
         r"x%250A::error::y\r\n::add-mask::z\u2028::stop-commands::q"

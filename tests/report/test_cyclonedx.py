@@ -13,8 +13,9 @@ from cyclonedx.validation.json import JsonStrictValidator
 from made_result import make_result, make_windows
 
 from memaudit.config.settings import LADDER, GateSettings
+from memaudit.report.build import to_report
 from memaudit.report.cyclonedx import to_cyclonedx
-from memaudit.report.report_json import to_document
+from memaudit.report.model import Report
 from memaudit.report.result import ScanResult
 from memaudit.sensitive.counting import SensitiveContent
 
@@ -40,14 +41,14 @@ RESULTS = {
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_every_bill_is_valid(name: str) -> None:
-    text = to_cyclonedx(to_document(RESULTS[name]()))
+    text = to_cyclonedx(to_report(RESULTS[name]()))
     assert VALIDATOR.validate_str(text) is None
     assert text.isascii()
     assert "\x1b" not in text
 
 
 def test_the_validator_refuses_what_is_not_in_the_schema() -> None:
-    bom = json.loads(to_cyclonedx(to_document(small())))
+    bom = json.loads(to_cyclonedx(to_report(small())))
     bom["metadata"]["component"]["modelCard"]["quantitativeAnalysis"]["performanceMetrics"][0] = {
         "type": "exact",
         "value": 0.5,
@@ -56,22 +57,22 @@ def test_the_validator_refuses_what_is_not_in_the_schema() -> None:
 
 
 def test_a_whole_bill() -> None:
-    bom = json.loads(to_cyclonedx(to_document(small())))
+    bom = json.loads(to_cyclonedx(to_report(small())))
     assert bom.pop("serialNumber").startswith("urn:uuid:")
     hashes = {
         one["name"]: one.pop("value")
         for one in bom["metadata"]["properties"]
         if "sha256" in one["name"]
     }
-    assert hashes["memaudit:sha256:results"] == to_document(small())["hashes"]["results"]
+    assert hashes["memaudit:sha256:results"] == to_report(small()).hashes.results
     assert bom == BILL
 
 
 def test_the_same_report_gives_the_same_bill_and_another_one_another() -> None:
-    document = to_document(small())
-    assert to_cyclonedx(document) == to_cyclonedx(json.loads(json.dumps(document)))
-    other = to_cyclonedx(to_document(make_result()))
-    assert json.loads(other)["serialNumber"] != json.loads(to_cyclonedx(document))["serialNumber"]
+    report = to_report(small())
+    assert to_cyclonedx(report) == to_cyclonedx(Report.model_validate_json(report.text()))
+    other = to_cyclonedx(to_report(make_result()))
+    assert json.loads(other)["serialNumber"] != json.loads(to_cyclonedx(report))["serialNumber"]
 
 
 def _metric(kind: str, value: str, part: str, low: str, high: str) -> dict[str, Any]:

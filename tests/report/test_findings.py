@@ -4,19 +4,20 @@ from made_result import HITS, make_result, make_windows
 
 from memaudit.config.settings import LADDER
 from memaudit.data.samples import Skipped
-from memaudit.report.findings import (
-    ReasonCount,
-    count_reasons,
-    headline,
-    strongest,
-    wide_interval,
-)
+from memaudit.report.build import to_report, wide_interval
+from memaudit.report.findings import ReasonCount, count_reasons
+from memaudit.report.reading import strongest
+from memaudit.report.result import ScanResult
 
 
 def best_of(**hits: int) -> str:
-    attack = strongest(make_result(hits=hits, controls=None))
+    attack = strongest(to_report(make_result(hits=hits, controls=None)))
     assert attack is not None
     return attack.attack
+
+
+def headline(result: ScanResult) -> tuple[str, ...]:
+    return to_report(result).headline
 
 
 def test_of_equal_attacks_the_simplest_is_the_strongest():
@@ -26,7 +27,7 @@ def test_of_equal_attacks_the_simplest_is_the_strongest():
 
 def test_copy_is_never_the_strongest():
     assert best_of(none=1, copy=90) == "none"
-    assert strongest(make_result(hits={"copy": 3}, controls=None)) is None
+    assert strongest(to_report(make_result(hits={"copy": 3}, controls=None))) is None
 
 
 def test_the_interval_takes_the_outer_end_of_either_kind():

@@ -10,8 +10,8 @@ import pytest
 from made_result import make_result
 
 from memaudit.config.settings import GateSettings, TargetSettings
-from memaudit.report.frameworks import NOTE, framework_rows
-from memaudit.report.report_json import to_document
+from memaudit.report.build import to_report
+from memaudit.report.frameworks import NOTE
 from memaudit.report.result import ScanResult
 from memaudit.sensitive.counting import SensitiveContent
 from memaudit.target.checkpoint import Choice
@@ -53,13 +53,13 @@ def whole() -> ScanResult:
 
 
 def shown(result: ScanResult) -> str:
-    rows = framework_rows(result)
+    rows = to_report(result).frameworks
     return "".join(f"{row.framework} | {row.asks} | {row.tested}\n" for row in rows)
 
 
 def test_a_whole_run() -> None:
     assert shown(whole()) == WHOLE
-    did = {row.asks: row.did for row in framework_rows(whole())}
+    did = {row.asks: row.did for row in to_report(whole()).frameworks}
     assert did["regurgitation of training data"] == (
         "200 windows of the data were tried with known prefixes (none, dynamic-hard, constant, "
         "dynamic), with controls"
@@ -68,7 +68,8 @@ def test_a_whole_run() -> None:
 
 
 def test_what_was_left_out_is_not_tested() -> None:
-    rows = {row.asks: row for row in framework_rows(make_result(hits={"copy": 3}, controls=None))}
+    left_out = make_result(hits={"copy": 3}, controls=None)
+    rows = {row.asks: row for row in to_report(left_out).frameworks}
     changed = {
         "regurgitation of training data": "no attack on the model was run, without controls",
         "disclosure measured as a release gate": "no gate was set",
@@ -84,7 +85,7 @@ def test_what_was_left_out_is_not_tested() -> None:
 
 @pytest.mark.parametrize("result", [whole(), make_result(hits={"none": 0}, controls=None)])
 def test_every_pointer_leads_somewhere(result: ScanResult) -> None:
-    document = to_document(result)
+    document = to_report(result).document()
     for row in document["frameworks"]:
         for pointer in row["evidence"]:
             place = document
@@ -93,7 +94,7 @@ def test_every_pointer_leads_somewhere(result: ScanResult) -> None:
 
 
 def test_no_row_claims_compliance() -> None:
-    document = to_document(whole())
+    document = to_report(whole()).document()
     assert document["frameworks_note"] == NOTE
     assert "not a finding of compliance" in NOTE
     words = " ".join(f"{row['did']} {row['asks']}" for row in document["frameworks"])

@@ -9,19 +9,19 @@ import pytest
 import xmlschema
 from made_result import make_result
 from small_run import expected, small_run
-from stored import read_back
+from stored import edited, read_back
 
 from memaudit.config.settings import GateSettings
 from memaudit.report.ci import to_junit
-from memaudit.report.report_json import Document
+from memaudit.report.model import Report
 
 SCHEMA = xmlschema.XMLSchema(str(Path(__file__).parent / "schemas" / "junit-10.xsd"))
 
 WHOLE = expected("results.xml")
 
 
-def cases(document: Document) -> list[tuple[str, list[str]]]:
-    text = to_junit(document)
+def cases(report: Report) -> list[tuple[str, list[str]]]:
+    text = to_junit(report)
     SCHEMA.validate(text)
     suite = ET.fromstring(text)[0]
     found = suite.findall("testcase")
@@ -32,8 +32,8 @@ def cases(document: Document) -> list[tuple[str, list[str]]]:
 
 
 def test_a_whole_file():
-    document, _ = small_run()
-    assert to_junit(document) == WHOLE
+    report, _ = small_run()
+    assert to_junit(report) == WHOLE
     SCHEMA.validate(WHOLE)
 
 
@@ -42,18 +42,20 @@ def test_the_schema_bites():
 
 
 def test_inconclusive_is_no_pass():
-    document, _ = small_run(gate=GateSettings(max_exact=0.9))
-    assert cases(document) == [("max-exact", ["error"]), ("controls", ["system-out"])]
+    report, _ = small_run(gate=GateSettings(max_exact=0.9))
+    assert cases(report) == [("max-exact", ["error"]), ("controls", ["system-out"])]
 
 
 def test_without_a_gate_nothing_looks_tested():
-    document, _ = read_back(make_result(controls=None))
-    assert cases(document) == [("no gate", ["skipped"])]
+    report, _ = read_back(make_result(controls=None))
+    assert cases(report) == [("no gate", ["skipped"])]
 
 
 @pytest.mark.parametrize("hostile", ["\x00", "]]>", "\ufffe", '"<&\r\n', "\ud800", "\x1b[31m"])
-def test_whatever_a_document_holds_the_file_is_well_formed(hostile):
-    document, _ = small_run()
-    document["gates"][0]["reason"] = document["target"]["name"] = hostile
-    document["run"]["started"] = hostile
-    assert cases(document)[0] == ("max-exact", ["failure"])
+def test_whatever_a_report_holds_the_file_is_well_formed(hostile):
+    def change(document):
+        document["gates"][0]["reason"] = document["target"]["name"] = hostile
+        document["run"]["started"] = hostile
+
+    report = edited(small_run()[0], change)
+    assert cases(report)[0] == ("max-exact", ["failure"])

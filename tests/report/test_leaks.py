@@ -15,12 +15,15 @@ from made_result import make_result
 from stored import store
 
 from memaudit.config.settings import LADDER
+from memaudit.report.blocks import Table
+from memaudit.report.build import to_report
 from memaudit.report.leaks import leaks, named_counts, sensitive_section
 from memaudit.report.markdown import to_markdown
+from memaudit.report.model import Sensitive
 from memaudit.report.page import to_html
-from memaudit.report.report_json import schema, to_document
 from memaudit.report.result import ScanResult
 from memaudit.report.samples_csv import iter_csv
+from memaudit.report.schema import schema
 from memaudit.report.sections import leaks as leak_tables
 from memaudit.report.terminal import render_blocks
 from memaudit.run.load import read_run
@@ -104,34 +107,37 @@ Not searched: names.
 
 def test_the_section_of_the_document() -> None:
     result = holding(HITS)
-    assert sensitive_section(result) == SECTION
-    document = to_document(result)
+    document = to_report(result).document()
     Draft202012Validator(schema()).validate(document)
     assert document["sensitive"] == SECTION
     assert sensitive_section(make_result()) is None
-    assert to_document(make_result())["sensitive"] is None
+    assert to_report(make_result()).sensitive is None
 
 
 def test_without_controls_and_with_copy_alone() -> None:
     alone = holding({"copy": 20}, controls=False)
     section = sensitive_section(alone)
     assert section is not None
-    assert section["controls"] is None
+    assert section.controls is None
     assert [leak.extracted for leak in leaks(alone)] == [0, 0]
 
 
-def shown(section: dict[str, Any] | None, width: int) -> str:
-    return render_blocks(leak_tables({"sensitive": section}), width=width, color=False)
+def tables(section: Sensitive | None) -> list[Table]:
+    return leak_tables(to_report(make_result()).model_copy(update={"sensitive": section}))
+
+
+def shown(section: Sensitive | None, width: int) -> str:
+    return render_blocks(tables(section), width=width, color=False)
 
 
 def test_the_table() -> None:
-    assert shown(SECTION, 80) == TABLE
+    assert shown(Sensitive.model_validate(SECTION), 80) == TABLE
 
 
 def test_no_table_where_there_is_nothing_to_show() -> None:
     nothing = [{**leak, "windows": 0} for leak in SECTION["data"]]
-    assert leak_tables({"sensitive": {**SECTION, "data": nothing}}) == []
-    assert leak_tables({"sensitive": None}) == []
+    assert tables(Sensitive.model_validate({**SECTION, "data": nothing})) == []
+    assert tables(None) == []
 
 
 def test_five_attacks_fit_into_80_columns() -> None:
@@ -145,10 +151,13 @@ def test_five_attacks_fit_into_80_columns() -> None:
 def test_counts_in_the_millions_are_not_cut() -> None:
     section = sensitive_section(holding(dict.fromkeys(LADDER, 200)))
     assert section is not None
-    for leak in section["data"]:
-        leak |= {"windows": 1_234_567, "extracted": 1_234_567}
-        leak["extracted_by"] = dict.fromkeys(LADDER, 1_234_567)
-    lines = shown(section, 80).splitlines()
+    many = {
+        "windows": 1_234_567,
+        "extracted": 1_234_567,
+        "extracted_by": dict.fromkeys(LADDER, 1_234_567),
+    }
+    leaked = tuple(leak.model_copy(update=many) for leak in section.data)
+    lines = shown(section.model_copy(update={"data": leaked}), 80).splitlines()
     assert max(map(len, lines)) <= 80
     assert "…" not in "".join(lines)
     assert sum(line.split().count("1234567") for line in lines) == 14
@@ -169,7 +178,8 @@ def test_named_counts() -> None:
 
 
 def test_results_that_differ_in_content_alone_have_another_hash() -> None:
-    first, second = to_document(holding(HITS)), to_document(make_result(hits=HITS, controls={}))
+    first = to_report(holding(HITS)).document()
+    second = to_report(make_result(hits=HITS, controls={})).document()
     assert first["hashes"]["config"] == second["hashes"]["config"]
     assert first["hashes"]["results"] != second["hashes"]["results"]
     assert json.dumps(first["attacks"]) == json.dumps(second["attacks"])
@@ -190,19 +200,19 @@ attack on the model; then by each. Not searched: names.</sub>
 
 def test_markdown_and_page_have_the_table(tmp_path: Path) -> None:
     run = read_run(store(tmp_path / "run", holding(HITS)))
-    assert MARKDOWN in to_markdown(run.document, run.samples)
-    page = to_html(run.document, run.samples)
+    assert MARKDOWN in to_markdown(run.report, run.samples)
+    page = to_html(run.report, run.samples)
     assert '<h3 id="sensitive-title">Sensitive content in the suffixes</h3>' in page
     assert '<th scope="row">e-mail addresses</th><td class="number">20</td>' in page
     assert "Not searched: names." in page
     nothing = read_run(store(tmp_path / "nothing", make_result()))
-    assert "Sensitive content" not in to_markdown(nothing.document, nothing.samples)
-    assert "Sensitive content" not in to_html(nothing.document, nothing.samples)
+    assert "Sensitive content" not in to_markdown(nothing.report, nothing.samples)
+    assert "Sensitive content" not in to_html(nothing.report, nothing.samples)
 
 
 def test_the_page_says_what_was_and_was_not_tested(tmp_path: Path) -> None:
     run = read_run(store(tmp_path / "run", make_result()))
-    page = to_html(run.document, run.samples)
+    page = to_html(run.report, run.samples)
     assert '<h2 id="frameworks">What was and was not tested</h2>' in page
-    for row in run.document["frameworks"]:
-        assert f"<td>{row['asks']}</td><td>{row['tested']}</td>" in page
+    for row in run.report.frameworks:
+        assert f"<td>{row.asks}</td><td>{row.tested}</td>" in page

@@ -39,9 +39,9 @@ def test_nothing_from_outside_becomes_markup():
 
 @pytest.mark.parametrize("start", ["- a", "+ a", "1. a", "2) a", "    a"])
 def test_the_finding_is_a_paragraph_however_it_begins(start):
-    document, samples = small_run()
-    document["headline"] = [start, "b"]
-    text = html(to_markdown(document, samples))
+    report, samples = small_run()
+    changed = report.model_copy(update={"headline": (start, "b")})
+    text = html(to_markdown(changed, samples))
     assert f"<p>{start.strip()} b</p>" in text
 
 

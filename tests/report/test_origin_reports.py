@@ -20,14 +20,15 @@ from with_reference import with_reference
 
 from memaudit.config.settings import GateSettings
 from memaudit.errors import UsageError
+from memaudit.report.build import to_report
 from memaudit.report.cyclonedx import to_cyclonedx
 from memaudit.report.markdown import to_markdown
 from memaudit.report.page import to_html
 from memaudit.report.reading import extracted, origin_words, scored
-from memaudit.report.report_json import schema, to_document
 from memaudit.report.result import ScanResult
 from memaudit.report.samples_csv import iter_csv, to_csv
 from memaudit.report.sarif_log import to_sarif
+from memaudit.report.schema import schema
 from memaudit.report.terminal import render_report
 from memaudit.run.load import read_run
 from memaudit.sensitive.counting import SensitiveContent
@@ -46,7 +47,7 @@ def small(**settings: Any) -> ScanResult:
 
 
 def test_the_section_counts_and_fits_the_schema() -> None:
-    document = to_document(made())
+    document = to_report(made()).document()
     Draft202012Validator(schema()).validate(document)
     section = document["reference"]
     counts = [
@@ -57,8 +58,8 @@ def test_the_section_counts_and_fits_the_schema() -> None:
     assert [one["leaked"]["n"] for one in section["controls"]] == [100] * 3
     assert section["model"]["name"] == "tb7m-base"
     assert section["fits"][0]["attack"] == "dynamic"
-    assert to_document(make_result())["reference"] is None
-    without = to_document(with_reference(make_result(hits=HITS, controls=None), BEFORE))
+    assert to_report(make_result()).document()["reference"] is None
+    without = to_report(with_reference(make_result(hits=HITS, controls=None), BEFORE)).document()
     Draft202012Validator(schema()).validate(without)
     assert without["reference"]["controls"] is None
 
@@ -71,9 +72,9 @@ def test_a_run_with_a_reference_is_read_back_byte_for_byte(tmp_path: Path) -> No
     assert str(rows["reference_exact_none"].dtype) == "Int64"
     assert str(rows["reference_suffix_nll_dynamic"].dtype) == "float64"
     assert rows["reference_exact_constant"].isna().all()
-    both = extracted(run.document, rows)
+    both = extracted(run.report, rows)
     assert (both.target.sum(), both.reference.sum(), both.leaked.sum()) == (31, 20, 11)
-    words = origin_words(run.document, rows)
+    words = origin_words(run.report, rows)
     assert words[:4] == ["fine-tuning"] * 3 + ["before"]
     assert words[22:24] == ["before", "fine-tuning"]
     assert words[31:] == [""] * 169
@@ -134,7 +135,7 @@ def test_the_table_at_80_and_200_columns() -> None:
 
 
 def test_the_headline_tells_how_much_was_known() -> None:
-    (sentence,) = (line for line in to_document(made())["headline"] if "fine-tuning" in line)
+    (sentence,) = (line for line in to_report(made()).headline if "fine-tuning" in line)
     assert sentence.startswith(
         "Of the 31 windows that any attack extracts, 20 can also be extracted from the "
         "reference, the model before fine-tuning; the fine-tuning leaked the other 11: 5.5 % of "
@@ -170,10 +171,10 @@ def test_every_format_shows_it_and_none_acts_on_the_name() -> None:
 def test_the_gate_on_what_leaked_is_in_the_report(tmp_path: Path) -> None:
     result = made(gate=GateSettings(max_leaked=0.02))
     run = read_run(store(tmp_path / "run", result))
-    gate = run.document["gates"][0]
-    assert (gate["name"], gate["verdict"], gate["estimate"]) == ("max-leaked", "fail", 0.055)
-    assert run.document["exit_code"] == 1
-    assert "max-leaked 2 %" in render_report(run.document, run.samples, width=100, color=False)
+    gate = run.report.gates[0]
+    assert (gate.name, gate.verdict, gate.estimate) == ("max-leaked", "fail", 0.055)
+    assert run.report.exit_code == 1
+    assert "max-leaked 2 %" in render_report(run.report, run.samples, width=100, color=False)
 
 
 def change_section(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
@@ -238,13 +239,13 @@ def test_kinds_of_content_that_the_fine_tuning_leaked() -> None:
     counts[[0, 4, 30, 150]] = 1  # leaked, known before, leaked, never extracted
     controls = np.zeros((100, 1), dtype=np.uint16)
     found = SensitiveContent({"email": "form"}, {}, counts, controls)
-    document, samples = read_back(replace(made(), sensitive=found))
-    Draft202012Validator(schema()).validate(document)
-    (leak,) = document["sensitive"]["data"]
-    assert (leak["windows"], leak["extracted"], leak["leaked"]) == (4, 3, 2)
+    report, samples = read_back(replace(made(), sensitive=found))
+    assert report.sensitive is not None
+    (leak,) = report.sensitive.data
+    assert (leak.windows, leak.extracted, leak.leaked) == (4, 3, 2)
     head = next(
         line
-        for line in render_report(document, samples, width=100, color=False).splitlines()
+        for line in render_report(report, samples, width=100, color=False).splitlines()
         if line.startswith("category")
     )
     assert head.split("  ")[-1].strip() == "by fine-tuning"

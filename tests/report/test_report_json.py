@@ -2,18 +2,24 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
 from made_result import HITS, make_result, make_windows
+from pydantic import ValidationError
+from schema_file import FILE, schema_text
 from with_reference import with_reference
 
 from memaudit.config.settings import LADDER, GateSettings, ScanConfig
 from memaudit.data.samples import Skipped
-from memaudit.report.report_json import schema, to_document, to_json
+from memaudit.report.build import to_report
+from memaudit.report.model import Report
+from memaudit.report.schema import schema
 from memaudit.report.wording import LIMITS, SCHEMA_VERSION
 
+CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 RESULTS = {
     "whole": lambda: make_result(gate=GateSettings(max_exact=0.01), notes=("A note.",)),
     "all gates": lambda: make_result(
@@ -38,15 +44,39 @@ RESULTS = {
 }
 
 
+def to_text(result):
+    return to_report(result).text()
+
+
+def to_document(result):
+    return to_report(result).document()
+
+
+def test_the_package_holds_the_schema_of_the_model():
+    """Where the model changed, write the file anew: ``python tests/support/schema_file.py``."""
+    if f"pydantic=={version('pydantic')}\n" not in CONSTRAINTS.read_text(encoding="utf-8"):
+        pytest.skip("another pydantic may word the same schema differently")
+    assert FILE.read_text(encoding="utf-8") == schema_text()
+
+
+def test_every_key_of_the_schema_that_needs_words_has_them():
+    """Numbers of things are described by the class that they stand in, or by themselves."""
+    for name, part in [("Report", schema()), *schema()["$defs"].items()]:
+        assert part["description"], name
+        assert part["additionalProperties"] is False, name
+        assert set(part["required"]) == set(part["properties"]), name
+
+
 def test_the_schema_is_one():
     Draft202012Validator.check_schema(schema())
+    assert (schema()["$id"], schema()["title"]) == ("urn:memaudit:report:1", "memaudit report")
     assert schema()["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema()["properties"]["schema_version"]["const"] == SCHEMA_VERSION
 
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_every_document_fits_the_schema(name):
-    document = json.loads(to_json(RESULTS[name]()))
+    document = json.loads(to_text(RESULTS[name]()))
     Draft202012Validator(schema()).validate(document)
     assert document == to_document(RESULTS[name]())
 
@@ -110,14 +140,14 @@ def test_the_configuration_can_be_read_back():
 
 
 def test_no_text_and_no_ids_even_where_revealed():
-    text = to_json(RESULTS["revealed"]())
+    text = to_text(RESULTS["revealed"]())
     assert "secret text" not in text
     assert "doc-0001" not in text
 
 
 def test_the_document_is_ascii_on_a_terminal():
-    assert to_json(RESULTS["hostile"]()).isascii()
-    assert "\x1b" not in to_json(RESULTS["hostile"]())
+    assert to_text(RESULTS["hostile"]()).isascii()
+    assert "\x1b" not in to_text(RESULTS["hostile"]())
 
 
 def test_a_rate_names_the_method_of_its_clustered_interval() -> None:
@@ -161,3 +191,24 @@ def test_mean_likelihoods_have_few_digits(windows, digits):
 def test_beside_the_text_mean_likelihoods_have_all_digits():
     document = to_document(make_result(reveal=["text"]))
     assert any(value != float(f"{value:.6g}") for value in likelihoods(document["attacks"]))
+
+
+def test_numbers_are_read_as_they_are_written():
+    document = to_document(make_result(gate=GateSettings(max_exact=0.01)))
+    for threshold in (1, 1.0, None):
+        document["gates"][0]["threshold"] = threshold
+        again = Report.model_validate(document)
+        assert json.dumps(again.document()) == json.dumps(document)
+        assert again == Report.model_validate(document)
+    for wrong in (True, "1", float("inf")):
+        document["attacks"][0]["exact"]["k"] = wrong
+        with pytest.raises(ValidationError, match=r"attacks\.0\.exact\.k"):
+            Report.model_validate(document)
+
+
+def test_of_many_faults_in_a_list_one_is_reported():
+    document = to_document(make_result())
+    for faulty in ({"attacks": [5] * 1000}, {"config": {"values": {"a": [[]] * 1000}}}):
+        with pytest.raises(ValidationError) as refused:
+            Report.model_validate({**document, **faulty})
+        assert refused.value.error_count() < 3

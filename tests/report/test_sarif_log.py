@@ -13,9 +13,10 @@ import pytest
 from jsonschema import Draft4Validator
 from made_result import make_result, make_windows
 from small_run import expected, small_run
-from stored import read_back
+from stored import edited, read_back
 
 from memaudit.report import sarif_log
+from memaudit.report.model import Report
 from memaudit.report.sarif_log import FINGERPRINT, to_sarif
 
 SCHEMA = json.loads((Path(__file__).parent / "schemas" / "sarif-2.1.0.json").read_text("utf-8"))
@@ -23,20 +24,20 @@ SCHEMA = json.loads((Path(__file__).parent / "schemas" / "sarif-2.1.0.json").rea
 WHOLE = expected("log.sarif")
 
 
-def results(document: Any, samples: pd.DataFrame) -> list[dict[str, Any]]:
-    log = json.loads(to_sarif(document, samples))
+def results(report: Report, samples: pd.DataFrame) -> list[dict[str, Any]]:
+    log = json.loads(to_sarif(report, samples))
     Draft4Validator(SCHEMA).validate(log)
     found: list[dict[str, Any]] = log["runs"][0]["results"]
     return found
 
 
-def uris(document: Any, samples: pd.DataFrame) -> list[str]:
-    places = [one["locations"][0]["physicalLocation"] for one in results(document, samples)]
+def uris(report: Report, samples: pd.DataFrame) -> list[str]:
+    places = [one["locations"][0]["physicalLocation"] for one in results(report, samples)]
     return [place["artifactLocation"]["uri"] for place in places]
 
 
-def prints(document: Any, samples: pd.DataFrame) -> list[str]:
-    return [one["partialFingerprints"][FINGERPRINT] for one in results(document, samples)]
+def prints(report: Report, samples: pd.DataFrame) -> list[str]:
+    return [one["partialFingerprints"][FINGERPRINT] for one in results(report, samples)]
 
 
 def test_a_whole_log():
@@ -111,23 +112,23 @@ def test_the_limit_is_that_of_code_scanning():
 )
 def test_a_result_points_at_the_data_file(path, uri):
     data = make_windows(1, ids=["sub/a<b.txt"])
-    document, samples = read_back(make_result(data=data, hits={"none": 1}))
-    document["data"]["path"] = path
-    assert uris(document, samples) == [uri]
+    report, samples = read_back(make_result(data=data, hits={"none": 1}))
+    report = edited(report, lambda d: d["data"].update(path=path))
+    assert uris(report, samples) == [uri]
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../../etc/passwd", "./etc//passwd"])
 def test_no_result_points_out_of_the_folder(name):
     data = make_windows(1, ids=[name])
-    document, samples = read_back(make_result(data=data, hits={"none": 1}))
-    document["data"]["path"] = "texts"
-    assert uris(document, samples) == ["texts/etc/passwd"]
+    report, samples = read_back(make_result(data=data, hits={"none": 1}))
+    report = edited(report, lambda d: d["data"].update(path="texts"))
+    assert uris(report, samples) == ["texts/etc/passwd"]
 
 
 def test_a_line_that_is_none_is_no_region():
-    document, samples = read_back(make_result(n=1, hits={"none": 1}))
+    report, samples = read_back(make_result(n=1, hits={"none": 1}))
     samples["line"] = -5
-    (one,) = results(document, samples)
+    (one,) = results(report, samples)
     assert "region" not in one["locations"][0]["physicalLocation"]
 
 

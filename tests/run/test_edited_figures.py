@@ -17,12 +17,12 @@ from memaudit.config.settings import GateSettings
 from memaudit.config.sources import toml_of_values
 from memaudit.errors import UsageError
 from memaudit.report.hashes import canonical, results_hash, sha256_text
-from memaudit.report.report_json import Document
 from memaudit.run.earlier_prompts import check_prompts
 from memaudit.run.load import find_gates_fault, load_run
 from memaudit.run.verify import Places, verify_run
 
 GATES = GateSettings(max_exact=0.17, max_fractional=0.05, max_lift=0.01)
+Document = dict[str, Any]
 Change = Callable[[Document], object]
 ON_THE_MANIFEST = (
     "attacks.*.permuted",

@@ -20,6 +20,7 @@ from memaudit.config.settings import GateSettings
 from memaudit.report.gate_reading import rejudge
 from memaudit.report.hashes import results_hash
 from memaudit.run.baselines import document_digest
+from memaudit.run.load import read_report
 from memaudit.run.verify import Places, verify_run
 
 GATES = GateSettings(max_exact=0.05, max_fractional=0.9, max_lift=0.3)
@@ -228,8 +229,8 @@ def test_every_kind_of_gate_comes_out_as_the_scan_judged_it(tmp_path: Path) -> N
     ):
         result = make_result(gate=gate, hits=hits, controls=controls)
         folder = store(tmp_path / str(number), result)
-        document = json.loads((folder / "report.json").read_text())
-        due = [(verdict.name, verdict.attack, verdict.verdict) for verdict in rejudge(document)]
+        judged = rejudge(read_report(folder))
+        due = [(verdict.name, verdict.attack, verdict.verdict) for verdict in judged]
         assert due == [(one.name, one.attack, one.verdict) for one in result.verdicts]
         assert memaudit("report", folder).exit_code == 0
 

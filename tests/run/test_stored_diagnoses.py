@@ -37,7 +37,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StoredRun:
 
 
 def record_of(run: StoredRun, **changed: object) -> DiagnosisRecord:
-    return make_record(run.document["hashes"]["results"], **changed)
+    return make_record(run.report.hashes.results, **changed)
 
 
 def differing(folder: Path) -> list[str]:

@@ -122,7 +122,7 @@ def test_a_diagnosis_is_not_written_through_a_link(
     (precious / "report.html").unlink()
     swap_before(monkeypatch, "diagnose-layers.json", swap)
     with pytest.raises((RunError, UsageError)):
-        write_diagnosis(run, make_record(run.document["hashes"]["results"]))
+        write_diagnosis(run, make_record(run.report.hashes.results))
     assert_untouched(precious)
 
 
@@ -213,11 +213,11 @@ def test_a_lock_that_is_a_hard_link_is_left_alone(tmp_path: Path) -> None:
     for make in (os.link, os.symlink):
         make(tmp_path / "theirs", folder / ".lock")
         with pytest.raises(UsageError, match=r"\.lock: is not a regular file; remove it"):
-            write_diagnosis(run, make_record(run.document["hashes"]["results"]))
+            write_diagnosis(run, make_record(run.report.hashes.results))
         (folder / ".lock").unlink()
     os.mkfifo(folder / ".lock")
     with pytest.raises(UsageError, match=r"\.lock: is not a regular file; remove it"):
-        write_diagnosis(run, make_record(run.document["hashes"]["results"]))
+        write_diagnosis(run, make_record(run.report.hashes.results))
     assert (tmp_path / "theirs").read_text() == "theirs"
 
 

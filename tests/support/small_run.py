@@ -11,7 +11,7 @@ from stored import read_back
 
 from memaudit.config.settings import GateSettings
 from memaudit.data.samples import Skipped
-from memaudit.report.report_json import Document
+from memaudit.report.model import Report
 from memaudit.report.result import ScanResult
 
 HOSTILE = (
@@ -34,7 +34,7 @@ def small_result(**settings: Any) -> ScanResult:
     return make_result(**{**chosen, **settings})
 
 
-def small_run(**settings: Any) -> tuple[Document, pd.DataFrame]:
+def small_run(**settings: Any) -> tuple[Report, pd.DataFrame]:
     """The same as it is read back from a run folder."""
     return read_back(small_result(**settings))
 

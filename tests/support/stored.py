@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from made_result import KEY
 
 from memaudit.config.sources import to_toml
 from memaudit.data.project_key import ProjectKey
+from memaudit.report.build import to_report
+from memaudit.report.model import Report
 from memaudit.report.page import to_html
-from memaudit.report.report_json import Document, to_json
 from memaudit.report.result import ScanResult
 from memaudit.report.samples_csv import iter_csv
-from memaudit.run.load import read_samples
+from memaudit.run.load import read_report, read_samples
 from memaudit.run.manifest import to_manifest
 
 
 def store(folder: Path, result: ScanResult) -> Path:
     """Write the two files that are read back, and the manifest of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(to_json(result), encoding="utf-8")
+    (folder / "report.json").write_text(to_report(result).text(), encoding="utf-8")
     (folder / "samples.csv").write_text("".join(iter_csv(result)), encoding="utf-8", newline="")
     return seal(folder)
 
@@ -37,7 +40,7 @@ def complete(folder: Path, result: ScanResult) -> Path:
 def remake(folder: Path, key: ProjectKey | None = None) -> Path:
     """Make page and manifest anew, as somebody who hides a change would, without the key."""
     document = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    page = to_html(document, read_samples(folder / "samples.csv"))
+    page = to_html(Report.model_validate(document), read_samples(folder / "samples.csv"))
     (folder / "report.html").write_text(page, encoding="utf-8", newline="")
     return seal(folder, key)
 
@@ -49,8 +52,15 @@ def seal(folder: Path, key: ProjectKey | None = None) -> Path:
     return folder
 
 
-def read_back(result: ScanResult) -> tuple[Document, pd.DataFrame]:
-    """The document and the samples as every format gets them: through files."""
+def read_back(result: ScanResult) -> tuple[Report, pd.DataFrame]:
+    """The report and the samples as every format gets them: through files."""
     with tempfile.TemporaryDirectory() as folder:
         stored = store(Path(folder), result)
-        return json.loads(to_json(result)), read_samples(stored / "samples.csv")
+        return read_report(stored), read_samples(stored / "samples.csv")
+
+
+def edited(report: Report, change: Callable[[dict[str, Any]], object]) -> Report:
+    """The report after a change of its JSON that fits the schema."""
+    document = report.document()
+    change(document)
+    return Report.model_validate(document)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -108,10 +109,11 @@ def subject_of_groups(
     checkpoint = Checkpoint(
         model, build_tokenizer(), "tiny", torch.device("cpu"), torch.float32, bos_id=None
     )
-    document: dict[str, Any] = {
-        "attacks": [{"attack": "none"}, {"attack": "constant"}],
-        "reference": None,
-    }
-    document |= {"hashes": {"results": "0" * 64}, "target": {"name": "tiny"}}
-    run = StoredRun(Path("run"), document, data.rows)
+    report: Any = SimpleNamespace(
+        attacks=[SimpleNamespace(attack=name) for name in ("none", "constant")],
+        reference=None,
+        hashes=SimpleNamespace(results="0" * 64),
+        target=SimpleNamespace(name="tiny"),
+    )
+    run = StoredRun(Path("run"), report, data.rows)
     return Subject(run, config, checkpoint, data, controls, 16, Disclosure(reveal=reveal))

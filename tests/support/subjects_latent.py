@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,8 @@ def subject_of(checkpoint: Checkpoint, data: Part, controls: Part | None) -> Sub
             "scores": {"bootstrap": 200},
         }
     )
-    run = StoredRun(Path("run"), {"reference": None}, data.rows)
+    report: Any = SimpleNamespace(reference=None)
+    run = StoredRun(Path("run"), report, data.rows)
     return Subject(run, config, checkpoint, data, controls, 16, Disclosure(reveal=True))
 
 

@@ -105,9 +105,10 @@ def make_subject(
         "windows": {"prefix_tokens": prefix_tokens, "suffix_tokens": suffix},
         "scores": {"bootstrap": 100},
     }
-    document = {"attacks": [{"attack": attack} for attack in data.attacks]}
+    attacks = [SimpleNamespace(attack=name) for name in data.attacks]
+    report: Any = SimpleNamespace(attacks=attacks)
     return Subject(
-        run=StoredRun(Path("run"), document, data.rows),
+        run=StoredRun(Path("run"), report, data.rows),
         config=ScanConfig.model_validate(given | config),
         checkpoint=checkpoint or checkpoint_of(TableModel(1, data.ids[:0])),
         data=data,

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from memaudit.errors import UsageError
+from memaudit.report.model import Report
 from memaudit.report.reading import column, figures
 from memaudit.run.load import StoredRun, read_run
 from memaudit.score.stats import Bools
@@ -33,7 +34,7 @@ def known_windows(folder: Path, run: StoredRun, rows: pd.DataFrame) -> Bools:
         other = read_run(folder)
     except UsageError as error:
         raise UsageError(f"--known {error}") from None
-    if other.document["hashes"]["results"] == run.document["hashes"]["results"]:
+    if other.report.hashes.results == run.report.hashes.results:
         raise UsageError(f"--known {folder}: is this run itself; name one of another checkpoint")
     if "none" not in other.attacks:
         raise UsageError(f"--known {folder}: attack none was not run there; name another run")
@@ -52,16 +53,15 @@ def known_windows(folder: Path, run: StoredRun, rows: pd.DataFrame) -> Bools:
 
 def _same_key(run: StoredRun, other: StoredRun) -> bool:
     """Return whether fingerprints of the two runs can be compared."""
-    return bool(run.document["fingerprints"] == other.document["fingerprints"])
+    return run.report.fingerprints == other.report.fingerprints
 
 
 def _same_file(folder: Path, run: StoredRun, other: StoredRun) -> list[str]:
     """Return the columns that name a window in both runs; both must cut the same file alike."""
-    document = other.document
     alike = (
-        _counts(document) == _counts(run.document)
-        and document["config"]["values"]["windows"] == run.document["config"]["values"]["windows"]
-        and _tokenizer(document) == _tokenizer(run.document)
+        _counts(other.report) == _counts(run.report)
+        and other.report.settings["windows"] == run.report.settings["windows"]
+        and _tokenizer(other.report) == _tokenizer(run.report)
     )
     if not alike:
         raise UsageError(
@@ -71,15 +71,14 @@ def _same_file(folder: Path, run: StoredRun, other: StoredRun) -> list[str]:
     return list(_PLACE)
 
 
-def _counts(document: Any) -> dict[str, Any]:
+def _counts(report: Report) -> dict[str, Any]:
     """Return the counts of the audited file, which do not depend on the key."""
-    named = ("path", "hmac_sha256", "key_id")
-    return {name: value for name, value in document["data"].items() if name not in named}
+    return report.data.model_dump(exclude={"path", "hmac_sha256", "key_id"})
 
 
-def _tokenizer(document: Any) -> Any:
+def _tokenizer(report: Report) -> str | None:
     """Return the digest of ``tokenizer.json``, if there is one."""
-    return document["target"]["fingerprint"].get("tokenizer.json")
+    return report.target.fingerprint.get("tokenizer.json")
 
 
 def _names(rows: pd.DataFrame, keys: Sequence[str]) -> list[tuple[Any, ...]]:

@@ -142,7 +142,7 @@ def nll_before(
     """
     if reference is not None:
         return _read_reference(subject, unextracted, reference, advance)
-    if not has_reference(subject.document):
+    if not has_reference(subject.report):
         return None
     name = f"reference_{column('suffix_nll', 'none')}"
     return np.concatenate([figures(part.rows, name) for part in unextracted.parts])

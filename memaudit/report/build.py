@@ -1,0 +1,393 @@
+"""Make the report of a result.
+
+Knows results and the form of the report (`model`). Writes no ids or text of windows. Strings are
+raw: JSON's own escapes make them harmless.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from memaudit.attack.facts import NO_PROMPT, Epoch
+from memaudit.config.settings import LADDER, TargetSettings
+from memaudit.data.fingerprints import FORM
+from memaudit.gate import validity as counted
+from memaudit.report import model, model_parts
+from memaudit.report.findings import count_reasons, headline_of
+from memaudit.report.frameworks import NOTE as FRAMEWORKS_NOTE
+from memaudit.report.frameworks import framework_rows
+from memaudit.report.hashes import config_hash, policy_hash, results_hash
+from memaudit.report.leaks import sensitive_section
+from memaudit.report.model import Report
+from memaudit.report.result import AttackResult, FoldFit, RunFacts, ScanResult, TargetFacts
+from memaudit.report.wording import LIMITS, SCHEMA_VERSION
+from memaudit.score import scores, stats
+from memaudit.score.origin import Origin
+from memaudit.score.stats import Ints
+
+EXACT = "Clopper-Pearson, windows independent"
+CLUSTERED = "percentile bootstrap over clusters"
+AGREED = "exact over clusters of their sizes, as all windows agree"
+"""Method for a rate of 0 or 1, where the bootstrap shows no spread (Resamples.clustered)."""
+MCNEMAR = "exact McNemar test, two-sided, windows independent"
+SIGN_FLIPS = "sign-flip permutation test over clusters, two-sided"
+SCOPE = (
+    "Every attack was also run on the reference, on the same windows and folds, with prompts "
+    "fitted on the reference itself. A window extracted from both models was known before the "
+    "fine-tuning; one extracted from the fine-tuned model alone was leaked by it."
+)
+_FEW = 10
+"""Windows below which their mean says of each what a window's own likelihood would."""
+_DIGITS, _DIGITS_OF_FEW = 3, 2
+"""Significant digits of a mean likelihood where text is not revealed, as of those in samples.csv:
+of ten windows three digits of the mean are two of each."""
+Rounding = Callable[[float], float]
+"""Rounds a mean likelihood: beside the model, a guess of the text can be checked against it."""
+
+
+def to_report(result: ScanResult) -> Report:
+    """Return the report of a finished scan."""
+    rounding = _rounding(result)
+    draft = Report(
+        schema_version=SCHEMA_VERSION,
+        tool=model.Tool(name="memaudit", version=result.run.version),
+        command=result.run.command,
+        exit_code=result.exit_code,
+        headline=("",),
+        gates=tuple(model.Gate(**asdict(verdict)) for verdict in result.verdicts),
+        attacks=tuple(_attack(result, attack, rounding) for attack in result.attacks),
+        attacks_not_run=tuple(name for name in LADDER if result.attack(name) is None),
+        sensitive=sensitive_section(result),
+        reference=_reference(result, rounding),
+        validity=_validity(result.validity),
+        notes=result.notes,
+        limits=LIMITS,
+        frameworks_note=FRAMEWORKS_NOTE,
+        frameworks=(),
+        target=_model(result.target, result.config.target),
+        data=_corpus(result, "data"),
+        controls=None if result.controls is None else _corpus(result, "control"),
+        folds=tuple(model.Fold(**asdict(fold)) for fold in result.fold_sizes),
+        prompt_files=model.PromptFiles(
+            origin="fitted in this run" if result.config.generator is None else "fitted earlier",
+            sha256=result.prompt_files,
+        ),
+        run=_run(result.run, result.config.windows.length),
+        fingerprints=model.Fingerprints(form=FORM, key_id=result.run.key_id),
+        seeds=model.Seeds(seed=result.config.protocol.seed),
+        config=model.Config(values=result.config.model_dump(mode="json"), sources=result.sources),
+        hashes=model.Hashes(
+            config=config_hash(result.config), policy=policy_hash(result.config), results="0" * 64
+        ),
+    )
+    derived = {"headline": headline_of(draft), "frameworks": framework_rows(draft)}
+    hashes = {"results": results_hash(draft.document())}
+    return draft.model_copy(update=derived | {"hashes": draft.hashes.model_copy(update=hashes)})
+
+
+def _rounding(result: ScanResult) -> Rounding:
+    if result.revealed:
+        return float
+    windows = max((attack.summary.exact.n for attack in result.attacks), default=0)
+    digits = _DIGITS if windows >= _FEW else _DIGITS_OF_FEW
+    return lambda value: float(f"{value:.{digits}g}")
+
+
+def _attack(result: ScanResult, attack: AttackResult, rounding: Rounding) -> model_parts.Attack:
+    fits = [fit for fit in result.fits if fit.attack == attack.attack]
+    return attack_part(
+        attack.summary,
+        rounding,
+        settings=_settings(result, attack.attack),
+        permuted=model_parts.Permuted(**asdict(attack.permuted)),
+        fits=tuple(model_parts.Fit(**_fit(fit, rounding)) for fit in fits),
+    )
+
+
+def attack_part(
+    summary: scores.AttackSummary, rounding: Rounding = float, **others: Any
+) -> model_parts.Attack:
+    """Return an attack. others: what does not follow from the scores of its windows."""
+    fractional = summary.fractional_interval
+    return model_parts.Attack(
+        attack=summary.attack,
+        exact=rate_part(summary.exact),
+        fractional=model_parts.Fractional(
+            estimate=summary.fractional, interval=_interval(fractional, CLUSTERED)
+        ),
+        suffix_nll=rounding(summary.suffix_nll),
+        controls=_controls(summary),
+        lift=None if summary.lift is None else _lift(summary.lift),
+        **others,
+    )
+
+
+def _settings(result: ScanResult, attack: str) -> dict[str, Any] | None:
+    """Return the settings of the attack's prompt; None if it has no prompt."""
+    if attack == "constant":
+        return result.config.constant.model_dump(mode="json")
+    if attack == "dynamic":
+        return result.config.dynamic.model_dump(mode="json")
+    if attack == "dynamic-hard":
+        return {"num_virtual_tokens": result.config.dynamic.num_virtual_tokens}
+    return None
+
+
+def _controls(summary: scores.AttackSummary) -> model_parts.OnControls | None:
+    if summary.controls_exact is None:
+        return None
+    return model_parts.OnControls(
+        exact=rate_part(summary.controls_exact),
+        fractional=summary.controls_fractional,
+        difference=None if summary.difference is None else _difference(summary.difference),
+    )
+
+
+def _difference(difference: scores.Difference) -> model_parts.Difference:
+    return model_parts.Difference(
+        estimate=difference.estimate,
+        interval=_interval(
+            difference.interval, "corners of two Clopper-Pearson intervals (Bonferroni)"
+        ),
+        p_value=difference.p_value,
+        test="Fisher's exact test, one-sided: data above controls",
+    )
+
+
+def _lift(lift: scores.Lift) -> model_parts.Lift:
+    return model_parts.Lift(
+        estimate=lift.estimate,
+        gained=lift.gained,
+        lost=lift.lost,
+        interval=_interval(lift.interval, CLUSTERED),
+        p_value=lift.p_value,
+        test=MCNEMAR,
+        clustered_p_value=lift.clustered_p_value,
+        clustered_test=SIGN_FLIPS,
+    )
+
+
+def rate_part(rate: scores.Rate) -> model_parts.Rate:
+    """Return a rate with all its intervals."""
+    mixed = 0 < rate.k < rate.n
+    return model_parts.Rate(
+        k=rate.k,
+        n=rate.n,
+        estimate=rate.estimate,
+        confidence=rate.confidence,
+        interval=_interval(wide_interval(rate), "outer ends of the two below"),
+        exact_interval=_interval(rate.interval, EXACT),
+        clustered_interval=_interval(rate.clustered, CLUSTERED if mixed else AGREED),
+    )
+
+
+def wide_interval(rate: scores.Rate) -> stats.Interval:
+    """Return the outer ends of a rate's exact and clustered intervals, which gates use."""
+    return stats.Interval(
+        min(rate.interval.low, rate.clustered.low), max(rate.interval.high, rate.clustered.high)
+    )
+
+
+def _interval(interval: stats.Interval, method: str) -> model_parts.Interval:
+    return model_parts.Interval(low=interval.low, high=interval.high, method=method)
+
+
+def _fit(fit: FoldFit, rounding: Rounding) -> dict[str, Any]:
+    """Return the fields of a fit: the chosen prompt and the training curve."""
+    record = fit.record
+    return {
+        "fold": fit.fold,
+        "chosen": record.chosen,
+        "chosen_epoch": _chosen_epoch(record.chosen, record.epochs),
+        "stop_reason": record.stop_reason,
+        "trainable_parameters": record.trainable_parameters,
+        "fit_windows": record.fit_windows,
+        "select_windows": record.select_windows,
+        "precision": record.precision,
+        "epochs": tuple(
+            model_parts.Epoch(
+                epoch=point.epoch,
+                loss=rounding(point.loss),
+                select_exact=point.select_exact,
+                select_nll=rounding(point.select_nll),
+            )
+            for point in record.epochs
+        ),
+    }
+
+
+def _chosen_epoch(chosen: str, epochs: tuple[Epoch, ...]) -> int | None:
+    if chosen == NO_PROMPT:
+        return None
+    return next((point.epoch for point in epochs if chosen == f"epoch {point.epoch}"), None)
+
+
+def _reference(result: ScanResult, rounding: Rounding) -> model.Reference | None:
+    reference = result.reference
+    if reference is None:
+        return None
+    settings = result.config.target.model_copy(update={"training_tokens": None})
+    on_controls = reference.controls
+    return model.Reference(
+        scope=SCOPE,
+        model=_model(reference.model, settings),
+        data=origin_parts(reference.data, rounding),
+        controls=None if on_controls is None else origin_parts(on_controls, rounding),
+        fits=tuple(
+            model.ReferenceFit(attack=fit.attack, **_fit(fit, rounding)) for fit in reference.fits
+        ),
+    )
+
+
+def origin_parts(origins: Iterable[Origin], rounding: Rounding = float) -> tuple[model.Origin, ...]:
+    """Return the origins of what each attack extracts, and of all attacks together."""
+    return tuple(_origin(origin, rounding) for origin in origins)
+
+
+def _origin(origin: Origin, rounding: Rounding) -> model.Origin:
+    nll = origin.nll
+    ends = stats.Interval(*map(rounding, nll.interval))
+    return model.Origin(
+        attack=origin.attack,
+        known_before=origin.known,
+        leaked=rate_part(origin.leaked),
+        forgotten=origin.forgotten,
+        neither=origin.neither,
+        p_value=origin.p_value,
+        test=MCNEMAR,
+        clustered_p_value=origin.clustered_p_value,
+        clustered_test=SIGN_FLIPS,
+        suffix_nll=model.NllMeans(
+            target=rounding(nll.target),
+            reference=rounding(nll.reference),
+            change=rounding(nll.change),
+            interval=_interval(ends, CLUSTERED),
+        ),
+    )
+
+
+def _model(target: TargetFacts, settings: TargetSettings) -> model.Model:
+    tokens = settings.training_tokens
+    return model.Model(
+        name=target.name,
+        revision=target.revision,
+        architecture=target.architecture,
+        parameters=target.parameters,
+        training_tokens=tokens,
+        training_tokens_per_parameter=None if tokens is None else tokens / target.parameters,
+        remote_code_allowed=settings.trust_remote_code,
+        pickle_allowed=settings.allow_pickle,
+        fingerprint=target.fingerprint,
+        choices={
+            name: model.Choice(value=choice.value, reason=choice.reason)
+            for name, choice in target.choices.items()
+        },
+    )
+
+
+def _corpus(result: ScanResult, role: str) -> model.Corpus:
+    corpus = result.data if role == "data" else result.controls
+    assert corpus is not None
+    summary, windows = corpus.summary, corpus.windows
+    clusters, scored_by_fold = split_parts(corpus.clusters, corpus.folds)
+    return model.Corpus(
+        path=str(summary.path),
+        hmac_sha256=result.file_hmacs[role],
+        key_id=result.run.key_id,
+        rows=summary.rows,
+        bad=summary.bad,
+        samples=windows.samples,
+        used=len(np.unique(windows.sample)),
+        windows=len(windows),
+        prefix_tokens=windows.prefix_ids.shape[1],
+        suffix_tokens=windows.suffix_ids.shape[1],
+        boundary_shifts=windows.boundary_shifts,
+        skipped=tuple(
+            model.Skipped(reason=reason, count=records)
+            for reason, records in count_reasons(windows.skipped)
+        ),
+        clusters=clusters,
+        scored_by_fold=scored_by_fold,
+    )
+
+
+def split_parts(clusters: Ints, folds: Ints) -> tuple[model.Clusters, tuple[model.ScoredFold, ...]]:
+    """Return the counts of a corpus's clusters and of its windows by fold; both are (N,)."""
+    _, sizes = np.unique(clusters, return_counts=True)
+    numbers, audited = np.unique(folds, return_counts=True)
+    by_size: Sequence[tuple[int, int]] = sorted(Counter(sizes.tolist()).items())
+    counted = model.Clusters(
+        count=len(sizes),
+        largest=int(sizes.max(initial=0)),
+        sizes=tuple(model.ClusterSize(windows=size, clusters=count) for size, count in by_size),
+    )
+    scored = zip(numbers.tolist(), audited.tolist(), strict=True)
+    return counted, tuple(model.ScoredFold(fold=fold, windows=number) for fold, number in scored)
+
+
+def _validity(validity: counted.Validity | None) -> model.Validity:
+    assert validity is not None  # every scan counts
+    text, templates = validity.text, validity.templates
+    continued = validity.continuations
+    return model.Validity(
+        records=validity.records,
+        records_used=validity.used,
+        windows=validity.windows,
+        misread_windows=int(validity.misread.sum()),
+        chats=validity.chats,
+        changed_chats=validity.changed_chats,
+        without_text=model.WithoutText(
+            any=int(text.any.sum()),
+            control_or_blank=int(text.control.sum()),
+            repeated=int(text.repeated.sum()),
+            unknown=int(text.unknown.sum()),
+            special=int(text.special.sum()),
+        ),
+        unknown_tokens=text.unknown_tokens,
+        template=model.TemplateWindows(
+            any=int(templates.any.sum()),
+            suffix=int(templates.suffix.sum()),
+            prefix=int(templates.prefix.sum()),
+            in_controls=int(templates.in_controls.sum()),
+        ),
+        extracted=validity.extracted,
+        reading={
+            part: model.Reading(
+                nll=round(reading.nll, 2),
+                frequencies_nll=round(reading.frequencies, 2),
+                uniform_nll=round(reading.uniform, 2),
+                limit=round(reading.limit, 2),
+            )
+            for part, reading in validity.readings.items()
+        },
+        continuations=None
+        if continued is None
+        else model.Continuations(
+            windows=continued.windows, ended=continued.ended, same=continued.alike
+        ),
+    )
+
+
+def _run(run: RunFacts, tokens: int) -> model.Run:
+    return model.Run(
+        started=run.started,
+        finished=run.finished,
+        seconds=run.seconds,
+        resumed=run.resumed,
+        processes=run.processes,
+        batch_size=run.batch_size,
+        batch_size_reason=run.batch_size_reason,
+        batch_shape=(run.batch_size, tokens),
+        batches={
+            stage: model.Batches(**asdict(facts), remark=facts.remark)
+            for stage, facts in run.batches.items()
+        },
+        libraries=run.libraries,
+        machine=run.machine,
+        determinism=run.determinism,
+    )

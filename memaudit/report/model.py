@@ -1,0 +1,490 @@
+"""The report: the form of report.json, its schema, and one type for all who read it.
+
+Knows fields and their bounds. Knows nothing of how a result becomes a report (`build`) or of how
+one is shown. Figures that do not exist or are not finite are NaN here and null in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, StrictBool, StrictInt
+
+from memaudit.config.settings import AttackName
+from memaudit.gate.thresholds import Verdict
+from memaudit.report.model_parts import (
+    Attack,
+    Bounds,
+    Count,
+    Figure,
+    Fit,
+    Interval,
+    Many,
+    Part,
+    Rate,
+    Settings,
+    Sha256,
+    Share,
+    Whole,
+)
+from memaudit.report.wording import json_text
+from memaudit.sensitive.detectors import Category
+
+KeyId = Annotated[str, Field(pattern="^[0-9a-f]{8}$")]
+
+
+class Tool(Part):
+    """The program that wrote the report."""
+
+    name: Literal["memaudit"]
+    version: str
+
+
+class Gate(Part):
+    """A gate, judged."""
+
+    name: Literal[
+        "max-exact",
+        "max-fractional",
+        "max-lift",
+        "max-new",
+        "max-leaked",
+        "controls",
+        "validity",
+    ]
+    threshold: Figure
+    """Largest figure that passes: a share; for max-lift a difference of shares, for max-new a
+    number of windows. For controls the rate to exceed; null for validity."""
+    attack: str
+    """Attack that decided; empty if none did, or all together did."""
+    estimate: Annotated[float, Bounds(-1, 1)]
+    """Figure on the data: a share; for max-lift a difference of shares, for max-new the share of
+    new windows, for max-leaked that of windows leaked by fine-tuning."""
+    bound: Figure
+    """Upper end of its interval."""
+    verdict: Verdict
+    reason: str
+    """Reason for the verdict, in a sentence."""
+
+
+class Searched(Part):
+    """A category that was searched."""
+
+    category: Category
+    method: str
+
+
+class NotSearched(Part):
+    """A category that was not searched."""
+
+    category: Category
+    reason: str
+
+
+class Leak(Part):
+    """Windows whose suffix holds items of one category."""
+
+    category: Category
+    windows: Count
+    """Windows whose suffix holds at least one item."""
+    found: Count
+    """Items in all windows."""
+    extracted: Count
+    """Windows among them that an attack on the model extracts exactly."""
+    extracted_by: Mapping[AttackName, Count]
+    """Attack to the windows among them that it extracts exactly."""
+    leaked: Count | None
+    """Extracted windows that no attack extracts from the reference; null without one."""
+
+
+class Sensitive(Part):
+    """Sensitive content of the suffixes."""
+
+    scope: str
+    looked_for: Many[Searched]
+    not_looked_for: Many[NotSearched]
+    data: Many[Leak]
+    controls: Many[Leak] | None
+    """Null without controls."""
+
+
+class NllMeans(Part):
+    """Mean suffix NLL of both models, nats/token, over windows with a finite NLL from both."""
+
+    target: Figure
+    reference: Figure
+    change: Figure
+    """Target minus reference, paired; for any, of the lowest NLL from each."""
+    interval: Interval
+
+
+class Origin(Part):
+    """One attack on the same windows of both models."""
+
+    attack: Literal["none", "dynamic-hard", "constant", "dynamic", "any"]
+    """``any`` stands for all attacks together."""
+    known_before: Count
+    """Windows extracted from target and reference."""
+    leaked: Rate
+    """Windows extracted from the target alone, of all."""
+    forgotten: Count
+    """Windows extracted from the reference alone."""
+    neither: Count
+    """Windows extracted from neither."""
+    p_value: Share
+    test: str
+    clustered_p_value: Share
+    clustered_test: str
+    suffix_nll: NllMeans
+
+
+class _Fitted(Part):
+    """Names the attack of a fit."""
+
+    attack: Literal["constant", "dynamic"]
+
+
+class ReferenceFit(Fit, _Fitted):
+    """A prompt fitted on the reference."""
+
+
+class Choice(Part):
+    """A setting that was resolved automatically."""
+
+    value: str
+    reason: str
+
+
+class Model(Part):
+    """A model that was attacked."""
+
+    name: str
+    revision: str | None
+    architecture: str
+    """Class of the model."""
+    parameters: Count
+    training_tokens: Whole | None
+    """Tokens that it was trained on, if the user gave their number."""
+    training_tokens_per_parameter: Annotated[float, Bounds(0)]
+    remote_code_allowed: StrictBool
+    pickle_allowed: StrictBool
+    fingerprint: Mapping[str, Sha256]
+    """File to SHA-256: weights, adapter, tokenizer, template, configuration."""
+    choices: Mapping[str, Choice]
+    """Settings that were resolved automatically, and why."""
+
+
+Origins = Annotated[Many[Origin], Field(min_length=2, max_length=5)]
+
+
+class Reference(Part):
+    """The model before fine-tuning, attacked in the same way."""
+
+    scope: str
+    model: Model
+    data: Origins
+    """Each attack on a model, weakest first, then any."""
+    controls: Origins | None
+    """Null without controls."""
+    fits: Many[ReferenceFit]
+    """Prompts fitted on the reference."""
+
+
+class WithoutText(Part):
+    """Windows whose prefix or suffix is not text, by kind."""
+
+    any: Count
+    control_or_blank: Count
+    repeated: Count
+    unknown: Count
+    special: Count
+
+
+class TemplateWindows(Part):
+    """Windows of which a side is a template, by side."""
+
+    any: Count
+    suffix: Count
+    prefix: Count
+    in_controls: Count
+
+
+class Reading(Part):
+    """How well the model reads the suffixes, nats/token, under the weakest attack on it."""
+
+    nll: Figure
+    """Median over the windows."""
+    frequencies_nll: Figure
+    """NLL of a guess by the frequency of each token in these suffixes."""
+    uniform_nll: Figure
+    """NLL of a uniform guess over the vocabulary."""
+    limit: Figure
+    """From here on the model reads no better than by chance."""
+
+
+class Continuations(Part):
+    """Windows that the weakest attack on the model does not extract."""
+
+    windows: Count
+    ended: Count
+    """Windows among them whose continuation ends at once."""
+    same: Count
+    """Windows among them with the commonest continuation."""
+
+
+class Validity(Part):
+    """Counts of the data's windows that decide whether the run means anything."""
+
+    records: Count
+    """Records examined."""
+    records_used: Count
+    """Records that gave a window."""
+    windows: Count
+    misread_windows: Count
+    """Windows whose token ids do not decode to their text."""
+    chats: Count
+    """Chats that were rendered."""
+    changed_chats: Count
+    """Chats in which the chat template changes the last turn, or one of a user."""
+    without_text: WithoutText
+    unknown_tokens: Share
+    """Share of the tokenizer's unknown token in all tokens."""
+    template: TemplateWindows
+    extracted: Count
+    """Windows that an attack on the model extracts, without those above."""
+    reading: Mapping[Literal["data", "controls"], Reading]
+    """Empty if no attack queried the model."""
+    continuations: Continuations | None
+    """Null if no attack queried the model."""
+
+
+class Framework(Part):
+    """A request of a framework, and what this run did about it."""
+
+    framework: str
+    reference: str
+    """Place in the framework."""
+    asks: str
+    """Request, paraphrased."""
+    tested: Literal["tested", "partly", "not tested"]
+    did: str
+    evidence: Many[Annotated[str, Field(pattern="^/")]]
+    """JSON pointers into this document."""
+
+
+class Skipped(Part):
+    """Records that gave no window, for one reason."""
+
+    reason: str
+    count: Whole
+
+
+class ClusterSize(Part):
+    """Number of clusters of one size."""
+
+    windows: Count
+    clusters: Count
+
+
+class Clusters(Part):
+    """Clusters of near-duplicate windows."""
+
+    count: Count
+    largest: Count
+    """Windows in the largest cluster."""
+    sizes: Many[ClusterSize]
+
+
+class ScoredFold(Part):
+    """Windows that were scored in one fold."""
+
+    fold: StrictInt
+    windows: Count
+
+
+class Corpus(Part):
+    """A file of records, and its windows."""
+
+    path: str
+    hmac_sha256: Sha256
+    """HMAC-SHA256 of the file's content under the project's key. The plain SHA-256 of a short file
+    could be looked up."""
+    key_id: KeyId
+    """Id of that key."""
+    rows: Count
+    """Records in the file, good or bad."""
+    bad: Count
+    """Records that cannot be used."""
+    samples: Count
+    """Good records examined, after any limit."""
+    used: Count
+    """Samples that gave a window."""
+    windows: Count
+    prefix_tokens: Count
+    suffix_tokens: Count
+    boundary_shifts: Count
+    """Windows whose first suffix token begins inside the prefix string."""
+    skipped: Many[Skipped]
+    clusters: Clusters
+    scored_by_fold: Many[ScoredFold]
+
+
+class Fold(Part):
+    """Windows in each part of one fold."""
+
+    fold: Count
+    fit: Count
+    select: Count
+    audit: Count
+
+
+class PromptFiles(Part):
+    """Fitted prompts; none if no attack is fitted."""
+
+    origin: Literal["fitted in this run", "fitted earlier"]
+    sha256: Mapping[str, Sha256]
+    """File to SHA-256."""
+
+
+class Batches(Part):
+    """Windows per pass of one kind of work."""
+
+    planned: Whole
+    smallest: Whole
+    final: Whole
+    shortages: Count
+    """How often memory ran out and the size was halved."""
+    recomputed: StrictBool
+    """True if the backward pass recomputed activations."""
+    remark: str
+    """The same in words; empty if memory sufficed."""
+
+
+class Run(Part):
+    """When, where and how the audit ran."""
+
+    started: str
+    """ISO 8601, UTC."""
+    finished: str
+    """ISO 8601, UTC: when the figures were complete."""
+    seconds: Mapping[str, Annotated[float, Bounds(0, missing=False)]]
+    """Wall time of each stage; for a resumed run, of the work that was stored."""
+    resumed: Count
+    """Times the run was resumed."""
+    processes: Whole
+    """Processes that shared the work."""
+    batch_size: Whole
+    """Windows per extraction pass, after any backing off."""
+    batch_size_reason: str
+    batch_shape: tuple[Whole, Whole]
+    """Windows of a pass, and tokens of each without BOS and soft prompt."""
+    batches: Mapping[Literal["extraction", "tuning"], Batches]
+    """Windows per pass of extraction and tuning, as planned and as memory allowed."""
+    libraries: Mapping[str, str]
+    """Package to version."""
+    machine: Mapping[str, str]
+    """Platform, processors, accelerator."""
+    determinism: Mapping[str, str]
+    """Torch settings that decide whether a repeated run gives the same figures."""
+
+
+class Fingerprints(Part):
+    """How the fingerprints of samples.csv were made."""
+
+    form: Literal["w1"]
+    """What every fingerprint starts with."""
+    key_id: KeyId
+    """Id of the project key; the key itself is nowhere in a run."""
+
+
+class Seeds(Part):
+    """Seeds of the run."""
+
+    seed: StrictInt
+
+
+class Config(Part):
+    """Settings of the run."""
+
+    values: Settings
+    """Every setting, nested as in config.toml."""
+    sources: Mapping[str, str]
+    """Dotted setting to where its value came from."""
+
+
+class Hashes(Part):
+    """Hashes of settings and results."""
+
+    config: Sha256
+    """SHA-256 of config.toml."""
+    policy: Sha256
+    """SHA-256 of the gates' settings."""
+    results: Sha256
+    """SHA-256 of attacks, gates, sensitive and reference as canonical JSON: sorted keys, no space,
+    ASCII."""
+
+
+class Report(Part):
+    """The result of one audit. null stands for a figure that does not exist or is not finite."""
+
+    model_config = ConfigDict(
+        title="memaudit report",
+        json_schema_extra={
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "$id": "urn:memaudit:report:1",
+        },
+    )
+
+    schema_version: Literal[2]
+    tool: Tool
+    command: str
+    """Command line that ran."""
+    exit_code: Literal[0, 1, 4]
+    """0 passed or no gate set, 1 a gate failed, 4 inconclusive."""
+    headline: Annotated[Many[str], Field(min_length=1)]
+    """The finding in sentences."""
+    gates: Many[Gate]
+    """Empty if no gate was set and no controls were given."""
+    attacks: Many[Attack]
+    """Attacks that ran, weakest first."""
+    attacks_not_run: Many[AttackName]
+    sensitive: Sensitive | None
+    """Null if nothing was searched."""
+    reference: Reference | None
+    """Null without a reference."""
+    validity: Validity
+    """Its verdict is the gate validity, which is present only if the run means nothing."""
+    notes: Many[str]
+    """Caveats for reading the figures."""
+    limits: Annotated[Many[str], Field(min_length=1)]
+    """What the figures do not show."""
+    frameworks_note: str
+    """What the next rows do not show."""
+    frameworks: Many[Framework]
+    """What frameworks ask for and what this run did: evidence, not a finding of compliance."""
+    target: Model
+    data: Corpus
+    controls: Corpus | None
+    folds: Many[Fold]
+    """Empty if prompts fitted earlier were used."""
+    prompt_files: PromptFiles
+    run: Run
+    fingerprints: Fingerprints
+    seeds: Seeds
+    """Every random draw follows from these."""
+    config: Config
+    hashes: Hashes
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting, nested as in config.toml."""
+        return dict(self.config.values)
+
+    def document(self) -> dict[str, Any]:
+        """Return the content of report.json."""
+        return self.model_dump(mode="json")
+
+    def text(self) -> str:
+        """Return report.json: ASCII, indented, ending in a line end."""
+        return json_text(self.document())
