@@ -162,6 +162,8 @@ def _settings(document: Document) -> Iterator[Check]:
     yield "seeds.seed", document["seeds"]["seed"], values["protocol"]["seed"]
     not_run = [name for name in LADDER if name not in {a["attack"] for a in document["attacks"]}]
     yield "attacks_not_run", document["attacks_not_run"], not_run
+    origin = "fitted in this run" if values["generator"] is None else "fitted earlier"
+    yield "prompt_files.origin", document["prompt_files"]["origin"], origin
     tokens = values["target"]["training_tokens"]
     each = None if tokens is None else tokens / target["parameters"]
     yield "target.training_tokens", target["training_tokens"], tokens

@@ -24,7 +24,7 @@ from memaudit.run.manifest import (
     require_recorded,
     to_manifest,
 )
-from memaudit.run.seal import own_key, require_seal
+from memaudit.run.seal import key_at_hand, seal_doubt
 from memaudit.system.files import disk_errors, file_sha256
 from memaudit.system.own_folder import OwnFolder
 from memaudit.system.untrusted_json import read_json
@@ -131,13 +131,13 @@ def write_diagnosis(run: StoredRun, record: DiagnosisRecord) -> None:
 
     Raises UsageError as :func:`require_unchanged`, RunError where the disk refuses.
     """
-    folder, name = run.folder, record.diagnosis.name
+    folder, name, key = run.folder, record.diagnosis.name, key_at_hand()
     pictures = pictures_of(record)
-    key_id = run.document["fingerprints"]["key_id"]
     with disk_errors(folder), _locked(folder) as own:
         require_unchanged(folder, name)
-        sealed = require_seal(folder, key_id)
-        if read_report(folder) != run.document:
+        sealed = seal_doubt(folder, run.document, key) is None
+        now = read_report(folder)
+        if any(now[part] != run.document[part] for part in ("hashes", "run", "data")):
             raise UsageError(f"{folder}: holds another run now; diagnose again")
         own.require_in_place()
         own.write_whole(file_of(name), [diagnosis_text(record).encode()])
@@ -149,7 +149,7 @@ def write_diagnosis(run: StoredRun, record: DiagnosisRecord) -> None:
         stored = (load_diagnosis(run, other) for other in DIAGNOSES)
         page = to_html(run.document, run.samples, tuple(filter(None, stored)))
         own.write_whole(PAGE, [page.encode()])
-        manifest = to_manifest(folder, key=own_key(key_id) if sealed else None)
+        manifest = to_manifest(folder, key=key if sealed else None)
         own.write_whole(MANIFEST, [manifest.encode()])
         own.require_in_place()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from jsonschema import Draft202012Validator
 
 from memaudit import __version__
 from memaudit.data.fingerprints import FINGERPRINT
+from memaudit.data.project_key import ProjectKey
 from memaudit.data.windows import MOST_COLUMNS
-from memaudit.errors import UsageError
-from memaudit.report.gate_reading import gates_fault
+from memaudit.errors import UnsealedRunWarning, UsageError
+from memaudit.report.frameworks import NOTE as FRAMEWORKS_NOTE
+from memaudit.report.gate_reading import gates_fault, rejudge
 from memaudit.report.hashes import results_hash
 from memaudit.report.origin_reading import origins_agree
 from memaudit.report.recompute import (
@@ -32,9 +34,9 @@ from memaudit.report.recompute import (
 )
 from memaudit.report.report_json import Document, schema
 from memaudit.report.samples_csv import COLUMNS, TEXTS, unescape
-from memaudit.report.wording import SCHEMA_VERSION, neutral, shorten
+from memaudit.report.wording import LIMITS, SCHEMA_VERSION, neutral, shorten
 from memaudit.run.manifest import require_recorded
-from memaudit.run.seal import require_seal
+from memaudit.run.seal import key_at_hand, seal_doubt
 from memaudit.system.files import open_regular
 from memaudit.system.untrusted_json import MAX_DIGITS, read_json
 
@@ -48,7 +50,7 @@ _LONGEST_SAMPLES = 4 << 30
 """Bytes; ten million windows without text take about 2.5 GiB."""
 _LONGEST_HEADER = 1 << 20
 """Bytes of the first line of ``samples.csv``."""
-_MOST_COLUMNS = len(COLUMNS) + len(TEXTS) + 2 * MOST_COLUMNS
+_MAX_COLUMNS = len(COLUMNS) + len(TEXTS) + 2 * MOST_COLUMNS
 """Columns of ``samples.csv``: data and controls may each pass their own through."""
 
 _IMPOSSIBLE = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError)
@@ -92,15 +94,21 @@ class StoredRun:
         return samples[(samples["role"] == role) & (samples["status"] == "scored")]
 
 
-def read_run(folder: Path) -> StoredRun:
+def read_run(folder: Path, key: ProjectKey | None = None) -> StoredRun:
     """Read a run folder and check that it is what a scan wrote.
+
+    key: the project key that the caller was given; None for the one at hand. Warns
+    (UnsealedRunWarning) where that key did not seal the run.
 
     Raises UsageError, in one line, as :func:`load_run`, where a file does not match the manifest,
     or where settings, figures or gates do not follow from each other.
     """
     run = load_run(folder)
     require_recorded(folder, (REPORT, SAMPLES))
-    require_seal(folder, run.document["fingerprints"]["key_id"])
+    key = key or key_at_hand()
+    own = key is not None and key.is_temporary  # a scan without a stored key reads its own run
+    if not own and (doubt := seal_doubt(folder, run.document, key)):
+        warnings.warn(doubt, UnsealedRunWarning, stacklevel=2)
     if results_hash(run.document) != run.document["hashes"]["results"]:
         raise UsageError(f"{folder / REPORT}: the figures were changed; scan again")
     for fault in (find_settings_fault(run), find_figures_fault(run), find_gates_fault(run)):
@@ -109,8 +117,8 @@ def read_run(folder: Path) -> StoredRun:
                 f"{folder / REPORT}: {fault}; it was changed, or another version of memaudit wrote "
                 "it, so scan again"
             )
-    if not _same_wording(run.document):  # show no sentence that does not follow
-        run.document["headline"] = recompute(run.document, run.samples).headline(run.document)
+    if find_wording_fault(run) is not None:  # show no sentence that does not follow
+        _word_again(run)
     return run
 
 
@@ -143,12 +151,38 @@ def find_figures_fault(run: StoredRun) -> str | None:
         fault = figures_fault(document, recomputed)
         if fault is not None or not _same_wording(document):
             return fault
-        same = document["headline"] == recomputed.headline(document)
-        return None if same else "the headline does not follow from the figures"
+        if document["headline"] != recomputed.headline(document):
+            return "the headline does not follow from the figures"
+        fixed = _fixed_sentences().items()
+        changed = (f"{name} was changed" for name, due in fixed if document[name] != due)
+        return next(changed, None)
     except ImpossibleTableError as error:
         return str(error)
     except _IMPOSSIBLE:
         return "the figures cannot be recomputed: no scan writes these figures and settings"
+
+
+def find_wording_fault(run: StoredRun) -> str | None:
+    """Describe which sentences of another version's report this version writes otherwise."""
+    if _same_wording(run.document):  # compared with the figures and the gates
+        return None
+    tool = {**run.document["tool"], "version": __version__}
+    own = replace(run, document={**run.document, "tool": tool})
+    return find_figures_fault(own) or find_gates_fault(own)
+
+
+def _word_again(run: StoredRun) -> None:
+    """Replace the sentences of a report by those of this version."""
+    document = run.document
+    reasons = {(due.name, due.attack): due.reason for due in rejudge(document)}
+    for gate in document["gates"]:
+        gate["reason"] = reasons.get((gate["name"], gate["attack"]), gate["reason"])
+    document["headline"] = recompute(document, run.samples).headline(document)
+    document |= _fixed_sentences()
+
+
+def _fixed_sentences() -> Document:
+    return {"limits": list(LIMITS), "frameworks_note": FRAMEWORKS_NOTE}
 
 
 def find_gates_fault(run: StoredRun) -> str | None:
@@ -239,7 +273,7 @@ def _header(path: Path) -> list[str]:
         raise UsageError(
             f"{path}: has no column {missing[0]}; another version of memaudit wrote it"
         )
-    if len(names) > _MOST_COLUMNS or len(set(map(unescape, names))) < len(names) or not ended:
+    if len(names) > _MAX_COLUMNS or len(set(map(unescape, names))) < len(names) or not ended:
         raise UsageError(f"{path}: {_CHANGED}")
     return names
 

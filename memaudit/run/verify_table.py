@@ -19,6 +19,7 @@ _COLOURS: dict[State, str] = {
     "changed": "bold red",
     "missing": "bold red",
     "extra": "bold yellow",
+    "unproven": "bold yellow",
     "not checked": "bold yellow",
 }
 _LONGEST = 300
@@ -42,6 +43,9 @@ def render_integrity(integrity: Integrity, *, width: int, color: bool) -> str:
 def _sentence(integrity: Integrity) -> str:
     counted = Counter(finding.state for finding in integrity.findings)
     same, unchecked = counted["same"], integrity.unchecked
+    if doubts := counted["unproven"] * (integrity.exit_code != 1):
+        rest = f"; {unchecked} not checked" if unchecked else ""
+        return f"Not proven: {doubts} of {same + unchecked + doubts}; {same} as recorded{rest}."
     if integrity.exit_code == 0 and unchecked:
         total = same + unchecked
         return f"Incomplete: {unchecked} of {total} not checked; {same} as recorded."
