@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 from made_result import KEY, make_result
+from quick_scan import memaudit
 from stored import complete, remake, seal
-from typer.testing import CliRunner, Result
 
 from memaudit import load_run
-from memaudit.cli.app import app
 from memaudit.config.settings import GateSettings
 from memaudit.errors import UnsealedRunWarning
 from memaudit.report.hashes import results_hash
@@ -38,10 +37,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MEMAUDIT_KEY", KEY.secret.hex())
     return complete(tmp_path / "run", make_result(gate=GateSettings(max_exact=0.3)))
-
-
-def memaudit(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def edit(run: Path, *changes: Change) -> None:
