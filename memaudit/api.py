@@ -120,7 +120,10 @@ class Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """Read a finished run and check that it is unchanged. Raises UsageError."""
+    """Read a finished run and check that it is unchanged. Raises UsageError.
+
+    Warns (memaudit.errors.UnsealedRunWarning) if the project key at hand did not seal it.
+    """
     from memaudit.run.load import read_run
 
     return Run(read_run(Path(path)))
@@ -193,7 +196,7 @@ def _scanned(resolved: ResolvedConfig, progress: Progress | None) -> StoredRun:
     with _new_run(resolved, key) as unfinished, quiet_transformers():
         outcome = run_stages(resolved, _COMMAND, progress or Silent(), key, unfinished)
         write_run(unfinished.run_folder, outcome, key)
-    return read_run(unfinished.run)
+    return read_run(unfinished.run, key)
 
 
 @contextmanager
@@ -208,7 +211,7 @@ def _new_run(resolved: ResolvedConfig, key: ProjectKey) -> Iterator[Unfinished]:
     try:
         yield unfinished
     except BaseException:
-        if unfinished.holds_work and not key.note and not is_finished(unfinished.run):
+        if unfinished.holds_work and not key.is_temporary and not is_finished(unfinished.run):
             unfinished.close()
         else:
             unfinished.remove()

@@ -8,6 +8,8 @@
     ├── TargetError              3   the model cannot be loaded, or cannot take a soft prompt
     └── RunError                 3   the run itself failed: memory, a non-finite loss, a disk
 
+`UnsealedRunWarning` is no error: a run is read, but no key at hand proves who wrote it.
+
 A message says in one or two lines what is wrong, where, and what to do. It never quotes audited
 text.
 """
@@ -48,3 +50,7 @@ class RunError(MemauditError):
     """The audit started and could not finish."""
 
     exit_code = 3
+
+
+class UnsealedRunWarning(UserWarning):
+    """A finished run is not sealed by the project key at hand."""

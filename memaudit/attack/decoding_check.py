@@ -25,11 +25,11 @@ from memaudit.attack.decoding import (
 )
 from memaudit.attack.forward import last_logits
 from memaudit.attack.memory import release_memory
-from memaudit.errors import RunError, TargetError
+from memaudit.errors import RunError
 from memaudit.system.memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.failures import FAILURES, brief, quiet_transformers
-from memaudit.target.softprompt_check import architecture_of, random_ids
+from memaudit.target.softprompt_check import random_ids, unfit
 
 ROWS = 2
 """Texts in a trial batch: a single text would not show faults that mix texts up."""
@@ -176,9 +176,7 @@ def check_causal(checkpoint: Checkpoint, context: int, suffix: int) -> None:
     except FAILURES as error:
         fault = f"it refuses inputs_embeds ({brief(error)})"
     if fault:
-        raise TargetError(
-            f"{checkpoint.name}: {architecture_of(checkpoint)} cannot be audited: {fault}"
-        )
+        raise unfit(checkpoint, fault)
 
 
 def _find_fault(checkpoint: Checkpoint, lengths: tuple[int, int], rows: int) -> str | None:

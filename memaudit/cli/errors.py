@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from memaudit.errors import FAILED, INCONCLUSIVE, MemauditError
+from memaudit.errors import FAILED, INCONCLUSIVE, MemauditError, UnsealedRunWarning
 from memaudit.system.memory import short_of_memory
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _terminal_width() -> int:
 def exit_on_error(verbose: bool) -> Iterator[None]:
     """Turn errors into a line on stderr and an exit code; show nothing else of them."""
     try:
-        with short_of_memory():
+        with short_of_memory(), _unsealed_runs_named():
             yield
     except MemauditError as error:
         typer.echo(_line(f"memaudit: error: {error}"), err=True)
@@ -113,6 +114,31 @@ def exit_on_error(verbose: bool) -> Iterator[None]:
             err=True,
         )
         raise typer.Exit(3) from None
+
+
+@contextmanager
+def _unsealed_runs_named() -> Iterator[None]:
+    """Print a line on stderr, even if quiet, for each run that no key at hand vouches for.
+
+    It is printed at the end: what loads a model may hide stderr.
+    """
+    named: dict[str, None] = {}
+    with warnings.catch_warnings():
+        show_others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *more: Any, **also: Any) -> None:
+            if issubclass(category, UnsealedRunWarning):
+                named[str(message)] = None
+            else:
+                show_others(message, category, *more, **also)
+
+        warnings.simplefilter("always", UnsealedRunWarning)
+        warnings.showwarning = show
+        try:
+            yield
+        finally:
+            for line in named:
+                typer.echo(_line(f"memaudit: warning: {line}"), err=True)
 
 
 def _line(text: str) -> str:

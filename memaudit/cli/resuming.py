@@ -25,6 +25,7 @@ from memaudit.system.network import go_offline
 if TYPE_CHECKING:
     from memaudit.config.shard import Shard
     from memaudit.config.sources import ResolvedConfig
+    from memaudit.data.project_key import ProjectKey
     from memaudit.run.record import RunNotes
 
 
@@ -69,8 +70,8 @@ def scan_or_resume(
     if resume is None:
         request = ScanRequest(given.resolved(), shard=share)
     elif is_finished(resume):
-        check_finished(resume, given, share)
         key = kept_key(given_key_file(given.flags), settings_folder())
+        check_finished(resume, given, share, key)
         return show_finished(resume, key, output_format, streams)
     else:
         request = resumed_request(resume, given, share)
@@ -95,7 +96,9 @@ def resumed_request(run: Path, given: GivenSettings, shard: Shard | None) -> Sca
     return ScanRequest(_all_settings(run, given), run, began_with)
 
 
-def check_finished(run: Path, given: GivenSettings, shard: Shard | None) -> None:
+def check_finished(
+    run: Path, given: GivenSettings, shard: Shard | None, key: ProjectKey | None
+) -> None:
     """Raise UsageError where a given model, data or setting is not that of the finished run."""
     from memaudit.config.sources import named_settings
     from memaudit.run.baselines import config_of_run
@@ -106,7 +109,7 @@ def check_finished(run: Path, given: GivenSettings, shard: Shard | None) -> None
         raise UsageError(f"--shard {shard}: {run} is already finished, and is no shard")
     if given.only_safeguards:
         return
-    config = config_of_run(read_run(run))
+    config = config_of_run(read_run(run, key))
     before, now = (
         {
             name: str(value)

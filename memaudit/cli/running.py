@@ -116,7 +116,7 @@ def _run_main(
     for warning in request.warnings:
         streams.note(f"Warning: {warning}")
     note_versions(streams)
-    if key.note:
+    if key.is_temporary:
         streams.note(
             "This scan cannot be resumed if it is stopped: no project key is kept. Set "
             "MEMAUDIT_KEY or --key-file."
@@ -131,24 +131,21 @@ def _run_main(
         write_run(unfinished.run_folder, outcome, key)
     _note_unsigned(unfinished.run, unfinished.remove(), streams)
     streams.note(f"Written to {unfinished.run}")
-    show(read_run(unfinished.run), output_format, streams)
+    show(read_run(unfinished.run, key), output_format, streams)
     return outcome
 
 
 def show_finished(run: Path, key: ProjectKey | None, output_format: str, streams: Streams) -> int:
     """Print a finished run, and return its exit code.
 
-    key: identifies leftover work as memaudit's, so that it may be removed; None without a key.
+    key: the project key; identifies leftover work as memaudit's, so that it may be removed.
     """
     from memaudit.run.load import read_run
-    from memaudit.run.seal import require_seal
     from memaudit.run.unfinished import remove_leftovers
 
-    stored = read_run(run)
+    stored = read_run(run, key)
     _note_unsigned(run, remove_leftovers(run, key), streams)
     streams.note(f"{run} is already finished")
-    if not require_seal(run, stored.report.fingerprints.key_id):
-        streams.note("None of the available project keys sealed its manifest.")
     show(stored, output_format, streams)
     return stored.report.exit_code
 
@@ -198,7 +195,7 @@ def _keep_work(request: ScanRequest, key: ProjectKey) -> Iterator[Unfinished]:
             unfinished.remove()  # everything is there but the page
         elif request.resume is not None and isinstance(error, UsageError):
             unfinished.close()  # the error says what to fix first
-        elif (unfinished.holds_work and not key.note) or request.resume is not None:
+        elif (unfinished.holds_work and not key.is_temporary) or request.resume is not None:
             unfinished.close()
             command = shlex.join(["memaudit", "scan", "--resume", str(unfinished.run)])
             typer.echo(f"Finished work is kept; resume with: {command}", err=True)
@@ -303,7 +300,7 @@ def _project_key(request: ScanRequest) -> ProjectKey:
     key = find_key(config.key_file, settings_folder())
     if config.gate.baseline is not None:
         require_kept(key, f"--baseline {config.gate.baseline}")
-    if key.note and request.shard is not None:
+    if key.is_temporary and request.shard is not None:
         raise UsageError(f"--shard {request.shard}: merge could not check its origin. {key.note}")
     return key
 

@@ -44,8 +44,8 @@ def verify(
     """Compare RUN, its model and its data with the recorded hashes.
 
     Exits 0 if everything available is as recorded, 1 if something differs, 2 if RUN is not a
-    finished run or a location given by a flag cannot be read, and with --strict 4 if nothing
-    differs but not everything was available.
+    finished run or a location given by a flag cannot be read, and 4 if nothing differs but your
+    project key did not seal the run or, with --strict, not everything was available.
     """
     with exit_on_error(verbose):
         go_offline(os.environ)  # it fetches nothing, whatever a report names

@@ -44,9 +44,11 @@ class ProjectKey:
 
     secret: bytes = field(repr=False)
     """32 random bytes."""
+    is_temporary: bool = False
+    """True for a key that ends with the process, so that nothing made with it can be compared with
+    another run or checked later."""
     note: str = ""
-    """Reason why the key could not be stored, so that nothing made with it can be compared with
-    another run; empty for a stored key."""
+    """Reason why the key could not be stored; empty for a stored key."""
     warning: str = ""
     """Warning of others who may have the key; empty if none are known."""
 
@@ -69,7 +71,7 @@ class ProjectKey:
 
 def throwaway_key(note: str = "") -> ProjectKey:
     """Return a new key that is stored nowhere."""
-    return ProjectKey(secrets.token_bytes(KEY_BYTES), note)
+    return ProjectKey(secrets.token_bytes(KEY_BYTES), is_temporary=True, note=note)
 
 
 def find_key(key_file: Path | None, folder: Path | None) -> ProjectKey:
@@ -100,7 +102,7 @@ def find_key(key_file: Path | None, folder: Path | None) -> ProjectKey:
 
 def require_kept(key: ProjectKey, what: str) -> None:
     """Raise UsageError if the key ends with the process, so that nothing can be compared."""
-    if key.note:
+    if key.is_temporary:
         raise UsageError(f"{what}: {key.note}")
 
 

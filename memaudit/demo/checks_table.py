@@ -1,32 +1,28 @@
-"""Render the checks for a terminal: a verdict, then one line each.
+"""Terminal view of the checks: a verdict, then a row for each.
 
-Knows checks and widths. Knows nothing of how checks are made.
+Knows checks and blocks. Knows nothing of how checks are made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.table import Table
-from rich.text import Text
-
 from memaudit.demo.checks import Check
-from memaudit.report.terminal import glue_units, to_text
+from memaudit.report.blocks import Head, Table, Text
+from memaudit.report.terminal import render_blocks
 
-_COLOURS = {True: "bold green", False: "bold red"}
+_COLUMNS = (
+    Head("Result", "text", style="verdict"),
+    Head("Check", "text"),
+    Head("Finding", "text", style="prose"),
+)
 
 
 def render_checks(checks: Sequence[Check], *, width: int, color: bool) -> str:
-    """Render the verdict and a line for each check, for ``width`` columns."""
-    table = Table.grid(padding=(0, 2))
-    for _ in range(2):
-        table.add_column(no_wrap=True)
-    table.add_column(max_width=100)
-    for check in checks:
-        word = Text("PASS" if check.holds else "FAIL", style=_COLOURS[check.holds])
-        table.add_row(word, Text(check.name), Text(glue_units(check.finding)))
-    verdict = Text(conclude(checks), style="bold")
-    return to_text((verdict, table), width=width, color=color)
+    """Render the verdict and a row for each check, for ``width`` columns."""
+    rows = [("pass" if check.holds else "fail", check.name, check.finding) for check in checks]
+    blocks = (Text([conclude(checks)], "lead"), Table("checks", "Checks", "", _COLUMNS, rows))
+    return render_blocks(blocks, width=width, color=color)
 
 
 def conclude(checks: Sequence[Check]) -> str:

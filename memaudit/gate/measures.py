@@ -17,7 +17,7 @@ import numpy as np
 from memaudit.score.scores import AttackSummary, Rate
 from memaudit.score.stats import agreeing, bounded_mean, clopper_pearson, difference
 
-_MOST_WINDOWS = 10**9
+_MAX_WINDOWS = 10**9
 """Windows at which the search for a sufficient number gives up."""
 
 
@@ -143,7 +143,7 @@ def windows_needed(k: int, threshold: float, confidence: float) -> int | None:
     """
     low, high = k, k + 1  # low never suffices: k of k has the upper bound 1
     while clopper_pearson(k, high, confidence).high > threshold:
-        if high > _MOST_WINDOWS:
+        if high > _MAX_WINDOWS:
             return None
         low, high = high, 2 * high
     while high - low > 1:

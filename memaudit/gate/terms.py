@@ -16,7 +16,7 @@ from memaudit.config.settings import LADDER, ScanConfig
 from memaudit.data.fingerprints import FORM
 
 Setting = bool | int | float | str | list[str] | None
-_MOST_NAMED = 6
+_MAX_NAMED = 6
 """Differences named in a message; the rest are only counted."""
 
 
@@ -102,8 +102,8 @@ def differences(before: Terms, now: Terms) -> tuple[str, ...]:
 
 def named(phrases: tuple[str, ...]) -> str:
     """Join differences in one line, naming only the first few."""
-    more = len(phrases) - _MOST_NAMED
-    return "; ".join([*phrases[:_MOST_NAMED], *([f"and {more} more"] if more > 0 else [])])
+    more = len(phrases) - _MAX_NAMED
+    return "; ".join([*phrases[:_MAX_NAMED], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _settings(config: ScanConfig) -> Iterator[tuple[str, Setting]]:

@@ -19,25 +19,25 @@ from memaudit.gate.thresholds import GateVerdict
 from memaudit.score.validity import Continuations, Reading, Templates, TextFaults
 
 NAME = "validity"
-MOST_FAULTY = 0.5
+MAX_FAULTY = 0.5
 """Largest share of windows without text, or of template windows. Beyond it the rate is about these
 windows rather than about records."""
-MOST_UNKNOWN = 0.1
+MAX_UNKNOWN = 0.1
 """Largest share of unknown tokens. At one in ten, hardly any suffix of 50 is left whole."""
-MOST_EXTRACTED = 0.01
+MAX_EXTRACTED = 0.01
 """Largest share of windows extracted from a model that reads no better than by chance. If more are,
 the model knows these records, and the run is valid."""
-MOST_ALIKE = 0.9
+MAX_ALIKE = 0.9
 """Largest share of continuations that end at once, or are identical."""
-MOST_SKIPPED = 0.9
+MAX_SKIPPED = 0.9
 """Largest share of records without a window. Beyond it, the run is about a small remainder."""
-MOST_CHANGED = 0.1
+MAX_CHANGED = 0.1
 """Largest share of windows, or of chats, changed by the checkpoint's own tokenizer or chat
 template. A sound one changes nothing, except in the few records with a character that it cannot
 represent."""
 _FEWEST_MISSED = 5
 """Continuations below which their similarity means nothing."""
-_MOST_LINES = 5
+_MAX_LINES = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +117,7 @@ def _question(validity: Validity) -> Iterator[Finding]:
             f"{_of(count, windows)} have token ids that do not decode to their text "
             f"({_lines(validity, validity.misread)}): the tokenizer changes it, so the audited "
             "text is not the text you gave. Use the tokenizer that the model was trained with.",
-            count > MOST_CHANGED * windows,
+            count > MAX_CHANGED * windows,
         )
     changed, chats = validity.changed_chats, validity.chats
     if changed:
@@ -125,18 +125,18 @@ def _question(validity: Validity) -> Iterator[Finding]:
             f"In {changed:,} of {chats:,} chats ({percent(changed / chats)}) the chat template "
             "changes the turns, so the audited text is not the text you gave. Use the template "
             "that the model was trained with, or give prefix + suffix.",
-            changed > MOST_CHANGED * chats,
+            changed > MAX_CHANGED * chats,
         )
 
 
 def _text(validity: Validity) -> Iterator[Finding]:
     faults, windows = validity.text, validity.windows
-    if faults.unknown_tokens > MOST_UNKNOWN / 10:
+    if faults.unknown_tokens > MAX_UNKNOWN / 10:
         yield Finding(
             f"{percent(faults.unknown_tokens)} of the tokens are the tokenizer's unknown token: it "
             "cannot write this text, so the audited text is not the text you gave. Use the "
             "tokenizer that the model was trained with.",
-            faults.unknown_tokens > MOST_UNKNOWN,
+            faults.unknown_tokens > MAX_UNKNOWN,
         )
     count = int(faults.any.sum())
     if not count:
@@ -152,7 +152,7 @@ def _text(validity: Validity) -> Iterator[Finding]:
         f"{_of(count, windows)} have a prefix or suffix that is not text ({named}; "
         f"{_lines(validity, faults.any)}), so they mean nothing, extracted or not. Check how these "
         "records were written, and repair or remove them.",
-        count > MOST_FAULTY * windows,
+        count > MAX_FAULTY * windows,
     )
 
 
@@ -182,13 +182,13 @@ def _templates(validity: Validity) -> Iterator[Finding]:
             where = _lines(validity, rows)
             yield Finding(
                 f"{_of(count, windows)} {what} ({where}). {remedy}",
-                int(templates.any.sum()) > MOST_FAULTY * windows,
+                int(templates.any.sum()) > MAX_FAULTY * windows,
             )
 
 
 def _reading(validity: Validity) -> Iterator[Finding]:
     readings = validity.readings
-    few = validity.extracted <= MOST_EXTRACTED * validity.windows
+    few = validity.extracted <= MAX_EXTRACTED * validity.windows
     if readings and few and all(reading.is_chance for reading in readings.values()):
         uniform = next(iter(readings.values())).uniform
         hits = f", and only {validity.extracted:,} are extracted" if validity.extracted else ""
@@ -206,17 +206,17 @@ def _reading(validity: Validity) -> Iterator[Finding]:
 
 def _continuations(validity: Validity) -> Iterator[Finding]:
     missed = validity.continuations
-    if missed is None or missed.windows < max(_FEWEST_MISSED, MOST_FAULTY * validity.windows):
+    if missed is None or missed.windows < max(_FEWEST_MISSED, MAX_FAULTY * validity.windows):
         return
     prefixes = f"of the {missed.windows:,} prefixes whose suffix is not extracted"
-    if missed.ended > MOST_ALIKE * missed.windows:
+    if missed.ended > MAX_ALIKE * missed.windows:
         yield Finding(
             f"After {missed.ended:,} {prefixes}, the model ends its answer at once, as a chat "
             "model does when given bare text or a chat that its template did not write. Give the "
             "records as `messages`, and check the template.",
             True,
         )
-    elif missed.alike > MOST_ALIKE * missed.windows:
+    elif missed.alike > MAX_ALIKE * missed.windows:
         yield Finding(
             f"After {missed.alike:,} {prefixes}, the model gives the same output, whatever the "
             "prefix. Check its weights and template, and whether it refuses to answer.",
@@ -231,7 +231,7 @@ def _records(validity: Validity) -> Iterator[Finding]:
         yield Finding(
             f"{sentence} Use a window that fits most of them (--prefix-tokens, --suffix-tokens), "
             "or give only the records you want to audit.",
-            skipped > MOST_SKIPPED * validity.records,
+            skipped > MAX_SKIPPED * validity.records,
         )
 
 
@@ -252,6 +252,6 @@ def _of(count: int, windows: int) -> str:
 def _lines(validity: Validity, rows: NDArray[np.bool_]) -> str:
     """Name the lines of the first records among these windows (N,)."""
     lines = np.unique(validity.lines[rows])
-    first = ", ".join(f"{line:,}" for line in lines[:_MOST_LINES].tolist())
-    more = ", …" if len(lines) > _MOST_LINES else ""
+    first = ", ".join(f"{line:,}" for line in lines[:_MAX_LINES].tolist())
+    more = ", …" if len(lines) > _MAX_LINES else ""
     return f"line{'' if len(lines) == 1 else 's'} {first}{more}"

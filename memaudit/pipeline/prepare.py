@@ -127,7 +127,7 @@ def _baseline(
 ) -> Baseline | None:
     """Load the baseline of ``max_new`` and check what can be compared before the windows exist."""
     hmacs = {role: key.sign_file(summary.sha256) for role, summary in summaries.items()}
-    return scan_baseline(config, hmacs["data"], hmacs.get("control"), key.key_id)
+    return scan_baseline(config, hmacs["data"], hmacs.get("control"), key)
 
 
 def _require_same(

@@ -23,7 +23,7 @@ class Head(Column):
     """Meaning, for the legend below the table; empty if the name says it."""
     priority: int = 0
     """0 if every terminal shows the column; a narrow one leaves out the highest numbers."""
-    style: Literal["", "id", "prose", "verdict"] = ""
+    style: Literal["", "id", "prose", "verdict", "state"] = ""
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,8 @@ def _settings(report: Report) -> Iterator[Check]:
     yield "seeds.seed", report.seeds.seed, values["protocol"]["seed"]
     not_run = [name for name in LADDER if name not in {a.attack for a in report.attacks}]
     yield "attacks_not_run", report.attacks_not_run, not_run
+    origin = "fitted in this run" if values["generator"] is None else "fitted earlier"
+    yield "prompt_files.origin", report.prompt_files.origin, origin
     tokens = values["target"]["training_tokens"]
     each = math.nan if tokens is None else tokens / target.parameters
     yield "target.training_tokens", target.training_tokens, tokens

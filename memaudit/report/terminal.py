@@ -40,7 +40,11 @@ _NAME_WIDTH, _LONGEST_WORD = 24, 40
 _ID_WIDTH = 12
 """Narrowest column of ids, which may be broken anywhere."""
 _PROSE_CELL = PROSE_WIDTH - 26
-_COLOURS = {"pass": "bold green", "inconclusive": "bold yellow", "fail": "bold red"}
+_COLOURS = {
+    "pass": "bold green",
+    **dict.fromkeys(("fail", "changed", "missing"), "bold red"),
+    **dict.fromkeys(("inconclusive", "extra", "unproven", "not checked"), "bold yellow"),
+}
 
 
 def render_report(report: Report, samples: pd.DataFrame, *, width: int, color: bool) -> str:
@@ -245,8 +249,9 @@ def _lines(column: _Column, size: int) -> Iterator[Line]:
     """Yield a column's cells; intervals below their figures where one does not fit beside."""
     in_two = any(cell_len(cell) > size for cell in column.cells)
     for cell in column.cells:
-        if column.style == "verdict":
-            yield harmless(cell.upper(), _COLOURS.get(cell, ""))
+        if column.style in ("verdict", "state"):
+            word = cell.upper() if column.style == "verdict" else cell
+            yield harmless(word, _COLOURS.get(cell, ""))
         elif "(" not in cell or column.is_text:
             yield harmless(cell)
         else:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from memaudit.config.settings import AttackName, ScanConfig
 from memaudit.data.fingerprints import FINGERPRINT
+from memaudit.data.project_key import ProjectKey
 from memaudit.errors import UsageError
 from memaudit.gate.baseline import Baseline, ModelName, make_baseline, require_same_terms
 from memaudit.gate.terms import Terms, terms_of
@@ -76,8 +77,10 @@ class _File(BaseModel):
     digest: Sha256
 
 
-def read_baseline(path: Path) -> Baseline:
+def read_baseline(path: Path, key: ProjectKey | None = None) -> Baseline:
     """Read a baseline file, or a run folder as a baseline that knows all its windows.
+
+    key: the project key that the caller was given, which seals a run; None for the one at hand.
 
     Raises UsageError, in one line, where the path is neither.
     """
@@ -85,7 +88,7 @@ def read_baseline(path: Path) -> Baseline:
         folder = path.is_dir()
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    return baseline_of_run(read_run(path)) if folder else read_baseline_file(path)
+    return baseline_of_run(read_run(path, key)) if folder else read_baseline_file(path)
 
 
 def read_baseline_file(path: Path) -> Baseline:
@@ -230,7 +233,7 @@ def model_name(name: str, files: Mapping[str, str]) -> ModelName:
 
 
 def scan_baseline(
-    config: ScanConfig, data: str, controls: str | None, key_id: str
+    config: ScanConfig, data: str, controls: str | None, key: ProjectKey
 ) -> Baseline | None:
     """Return the baseline that ``max_new`` counts from; None where the settings name none.
 
@@ -239,8 +242,8 @@ def scan_baseline(
     path = config.gate.baseline
     if path is None:
         return None
-    baseline = read_baseline(path)
-    terms = terms_of(config, data, controls, key_id)
+    baseline = read_baseline(path, key)
+    terms = terms_of(config, data, controls, key.key_id)
     require_same_terms(baseline.terms, terms, f"--baseline {path}")
     return baseline
 

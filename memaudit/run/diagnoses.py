@@ -24,7 +24,7 @@ from memaudit.run.manifest import (
     require_recorded,
     to_manifest,
 )
-from memaudit.run.seal import own_key, require_seal
+from memaudit.run.seal import key_at_hand, seal_doubt
 from memaudit.system.files import disk_errors, file_sha256
 from memaudit.system.own_folder import OwnFolder
 from memaudit.system.untrusted_json import read_json
@@ -131,12 +131,11 @@ def write_diagnosis(run: StoredRun, record: DiagnosisRecord) -> None:
 
     Raises UsageError as :func:`require_unchanged`, RunError where the disk refuses.
     """
-    folder, name = run.folder, record.diagnosis.name
+    folder, name, key = run.folder, record.diagnosis.name, key_at_hand()
     pictures = pictures_of(record)
-    key_id = run.report.fingerprints.key_id
     with disk_errors(folder), _locked(folder) as own:
         require_unchanged(folder, name)
-        sealed = require_seal(folder, key_id)
+        sealed = seal_doubt(folder, run.report, key) is None
         if read_report(folder) != run.report:
             raise UsageError(f"{folder}: holds another run now; diagnose again")
         own.require_in_place()
@@ -149,7 +148,7 @@ def write_diagnosis(run: StoredRun, record: DiagnosisRecord) -> None:
         stored = (load_diagnosis(run, other) for other in DIAGNOSES)
         page = to_html(run.report, run.samples, tuple(filter(None, stored)))
         own.write_whole(PAGE, [page.encode()])
-        manifest = to_manifest(folder, key=own_key(key_id) if sealed else None)
+        manifest = to_manifest(folder, key=key if sealed else None)
         own.write_whole(MANIFEST, [manifest.encode()])
         own.require_in_place()
 

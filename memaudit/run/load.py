@@ -19,9 +19,11 @@ from pydantic import ValidationError
 
 from memaudit import __version__
 from memaudit.data.fingerprints import FINGERPRINT
+from memaudit.data.project_key import ProjectKey
 from memaudit.data.windows import MOST_COLUMNS
-from memaudit.errors import UsageError
-from memaudit.report.gate_reading import gates_fault
+from memaudit.errors import UnsealedRunWarning, UsageError
+from memaudit.report.frameworks import NOTE as FRAMEWORKS_NOTE
+from memaudit.report.gate_reading import gates_fault, rejudge
 from memaudit.report.hashes import results_hash
 from memaudit.report.model import Report
 from memaudit.report.origin_reading import origins_agree
@@ -34,9 +36,9 @@ from memaudit.report.recompute import (
     settings_fault,
 )
 from memaudit.report.samples_csv import COLUMNS, TEXTS, unescape
-from memaudit.report.wording import SCHEMA_VERSION, neutral, shorten
+from memaudit.report.wording import LIMITS, SCHEMA_VERSION, neutral, shorten
 from memaudit.run.manifest import require_recorded
-from memaudit.run.seal import require_seal
+from memaudit.run.seal import key_at_hand, seal_doubt
 from memaudit.system.files import open_regular
 from memaudit.system.untrusted_json import MAX_DIGITS, read_json
 
@@ -50,9 +52,11 @@ _LONGEST_SAMPLES = 4 << 30
 """Bytes; ten million windows without text take about 2.5 GiB."""
 _LONGEST_HEADER = 1 << 20
 """Bytes of the first line of ``samples.csv``."""
-_MOST_COLUMNS = len(COLUMNS) + len(TEXTS) + 2 * MOST_COLUMNS
+_MAX_COLUMNS = len(COLUMNS) + len(TEXTS) + 2 * MOST_COLUMNS
 """Columns of ``samples.csv``: data and controls may each pass their own through."""
 
+_FIXED = {"limits": LIMITS, "frameworks_note": FRAMEWORKS_NOTE}
+"""Sentences that are the same in every report."""
 _IMPOSSIBLE = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError)
 """Errors that values cause which no scan writes."""
 _TEXTS = ("role", "sample_id", "fingerprint", "status", "reason", "categories")
@@ -93,15 +97,21 @@ class StoredRun:
         return samples[(samples["role"] == role) & (samples["status"] == "scored")]
 
 
-def read_run(folder: Path) -> StoredRun:
+def read_run(folder: Path, key: ProjectKey | None = None) -> StoredRun:
     """Read a run folder and check that it is what a scan wrote.
+
+    key: the project key that the caller was given; None for the one at hand. Warns
+    (UnsealedRunWarning) where that key did not seal the run.
 
     Raises UsageError, in one line, as :func:`load_run`, where a file does not match the manifest,
     or where settings, figures or gates do not follow from each other.
     """
     run = load_run(folder)
     require_recorded(folder, (REPORT, SAMPLES))
-    require_seal(folder, run.report.fingerprints.key_id)
+    key = key or key_at_hand()
+    own = key is not None and key.is_temporary  # a scan without a stored key reads its own run
+    if not own and (doubt := seal_doubt(folder, run.report, key)):
+        warnings.warn(doubt, UnsealedRunWarning, stacklevel=2)
     if results_hash(run.report.document()) != run.report.hashes.results:
         raise UsageError(f"{folder / REPORT}: the figures were changed; scan again")
     for fault in (find_settings_fault(run), find_figures_fault(run), find_gates_fault(run)):
@@ -110,11 +120,9 @@ def read_run(folder: Path) -> StoredRun:
                 f"{folder / REPORT}: {fault}; it was changed, or another version of memaudit wrote "
                 "it, so scan again"
             )
-    if _same_wording(run.report):
+    if find_wording_fault(run) is None:
         return run
-    # Show no sentence that does not follow.
-    headline = recompute(run.report, run.samples).headline(run.report)
-    return replace(run, report=run.report.model_copy(update={"headline": headline}))
+    return _word_again(run)  # show no sentence that does not follow
 
 
 def load_run(folder: Path) -> StoredRun:
@@ -146,12 +154,37 @@ def find_figures_fault(run: StoredRun) -> str | None:
         fault = figures_fault(report, recomputed)
         if fault is not None or not _same_wording(report):
             return fault
-        same = report.headline == recomputed.headline(report)
-        return None if same else "the headline does not follow from the figures"
+        if report.headline != recomputed.headline(report):
+            return "the headline does not follow from the figures"
+        changed = (name for name, due in _FIXED.items() if getattr(report, name) != due)
+        name = next(changed, None)
+        return None if name is None else f"{name} was changed"
     except ImpossibleTableError as error:
         return str(error)
     except _IMPOSSIBLE:
         return "the figures cannot be recomputed: no scan writes these figures and settings"
+
+
+def find_wording_fault(run: StoredRun) -> str | None:
+    """Describe which sentences of another version's report this version writes otherwise."""
+    if _same_wording(run.report):  # compared with the figures and the gates
+        return None
+    tool = run.report.tool.model_copy(update={"version": __version__})
+    own = replace(run, report=run.report.model_copy(update={"tool": tool}))
+    return find_figures_fault(own) or find_gates_fault(own)
+
+
+def _word_again(run: StoredRun) -> StoredRun:
+    """Return the run with the sentences that this version writes."""
+    report = run.report
+    reasons = {(due.name, due.attack): due.reason for due in rejudge(report)}
+    gates = tuple(
+        gate.model_copy(update={"reason": reasons.get((gate.name, gate.attack), gate.reason)})
+        for gate in report.gates
+    )
+    headline = recompute(report, run.samples).headline(report)
+    worded = report.model_copy(update={"gates": gates, "headline": headline, **_FIXED})
+    return replace(run, report=worded)
 
 
 def find_gates_fault(run: StoredRun) -> str | None:
@@ -242,7 +275,7 @@ def _header(path: Path) -> list[str]:
         raise UsageError(
             f"{path}: has no column {missing[0]}; another version of memaudit wrote it"
         )
-    if len(names) > _MOST_COLUMNS or len(set(map(unescape, names))) < len(names) or not ended:
+    if len(names) > _MAX_COLUMNS or len(set(map(unescape, names))) < len(names) or not ended:
         raise UsageError(f"{path}: {_CHANGED}")
     return names
 

@@ -71,7 +71,7 @@ def to_manifest(folder: Path, not_made: Iterable[str] = (), key: ProjectKey | No
     tool = {"name": "memaudit", "version": __version__}
     lacking = {"not_made": list(not_made)} if not_made else {}
     document = {"schema_version": 1, "tool": tool, "files": files, **lacking}
-    if key is not None and not key.note:
+    if key is not None and not key.is_temporary:
         seal = {"key_id": key.key_id, "hmac_sha256": seal_digest(document, key)}
         document["seal"] = seal
     return json.dumps(document, indent=2) + "\n"

@@ -25,7 +25,7 @@ _KEEP_A_KEY = f"set {VARIABLE} or --key-file"
 
 def id_of(key: ProjectKey) -> str:
     """Return the key's id as notes record it: `NO_KEY` for a key that ends with the process."""
-    return NO_KEY if key.note else key.key_id
+    return NO_KEY if key.is_temporary else key.key_id
 
 
 def signed_notes(notes: RunNotes, key: ProjectKey) -> RunNotes:

@@ -23,7 +23,7 @@ from memaudit.config.settings import RUNS, ScanConfig, TargetSettings
 from memaudit.config.sources import toml_of_values
 from memaudit.data.project_key import ProjectKey
 from memaudit.data.records import sha256_of
-from memaudit.errors import DataError, MemauditError, UsageError
+from memaudit.errors import INCONCLUSIVE, DataError, MemauditError, UsageError
 from memaudit.gate.thresholds import exit_code_of
 from memaudit.report.diagnosis import DIAGNOSES
 from memaudit.report.hashes import results_hash
@@ -38,14 +38,15 @@ from memaudit.run.load import (
     find_figures_fault,
     find_gates_fault,
     find_settings_fault,
+    find_wording_fault,
     load_run,
     read_report,
 )
 from memaudit.run.manifest import MANIFEST, Manifest, is_plain_file, read_manifest
-from memaudit.run.seal import seal_fault
+from memaudit.run.seal import key_ids_fault, seal_fault
 from memaudit.system.files import file_sha256
 
-State = Literal["same", "changed", "missing", "extra", "not checked", "signature"]
+State = Literal["same", "changed", "missing", "extra", "unproven", "not checked", "signature"]
 _ALWAYS = (REPORT, SAMPLES, "config.toml", PAGE)
 """Files of every finished run, besides the manifest."""
 _OPTIONAL = re.compile(
@@ -88,8 +89,11 @@ class Integrity:
 
     @property
     def exit_code(self) -> int:
-        """0 where everything checked is as recorded, else 1."""
-        return int(any(finding.state in DIFFERS for finding in self.findings))
+        """1 where something differs, 4 where something is unproven, else 0."""
+        states = {finding.state for finding in self.findings}
+        if not states.isdisjoint(DIFFERS):
+            return 1
+        return INCONCLUSIVE if "unproven" in states else 0
 
     @property
     def unchecked(self) -> int:
@@ -113,8 +117,9 @@ def verify_run(folder: Path, places: Places, key: ProjectKey | None = None) -> I
     except UsageError as error:
         findings.append(Finding("changed", "report.json", f"cannot be used: {error}"))
         return Integrity(folder, manifest.sha256, tuple(findings))
-    findings.append(_seal(report, manifest, key))
-    findings += _report(folder, report, manifest)
+    seal = _seal(report, manifest, key)
+    findings.append(seal)
+    findings += _report(folder, report, manifest, sealed=seal.state == "same")
     if any(finding.what == REPORT and finding.state != "same" for finding in findings):
         why = "report.json, which names the model and data, was changed"
         findings.append(Finding("not checked", "model and data", why))
@@ -152,18 +157,25 @@ def _files(folder: Path, manifest: Manifest) -> Iterator[Finding]:
 def _seal(report: Report, manifest: Manifest, key: ProjectKey | None) -> Finding:
     """Check if the manifest is sealed by the project key that the run was made with."""
     what, recorded = f"seal of {MANIFEST}", report.fingerprints.key_id
+    if (fault := key_ids_fault(report, manifest)) is not None:
+        return Finding("changed", what, f"the run {fault}")
     if key is None or key.key_id != recorded:
         sealed = "no seal" if manifest.seal is None else f"sealed by key {manifest.seal.key_id}"
         detail = f"{sealed}; the run was made with key {recorded}, which --key-file can name"
-        return Finding("not checked", what, detail)
+        if key is None:
+            return Finding("not checked", what, detail)
+        return Finding("unproven", what, f"not your project key {key.key_id}: {detail}")
     fault = seal_fault(manifest, key)
     if fault is None:
         return Finding("same", what, f"sealed by your project key {key.key_id}")
     return Finding("changed", what, fault)
 
 
-def _report(folder: Path, report: Report, manifest: Manifest) -> Iterator[Finding]:
-    """Check the report against itself and the files beside it."""
+def _report(folder: Path, report: Report, manifest: Manifest, *, sealed: bool) -> Iterator[Finding]:
+    """Check the report against itself and the files beside it.
+
+    sealed: the project key proves which version of memaudit wrote the run.
+    """
     hashes, prompts = report.hashes, report.prompt_files
     yield _compare("results in report.json", hashes.results, results_hash(report.document()))
     code, due = report.exit_code, exit_code_of(gate.verdict for gate in report.gates)
@@ -171,7 +183,8 @@ def _report(folder: Path, report: Report, manifest: Manifest) -> Iterator[Findin
     recorded = {"config.toml": hashes.config}
     if prompts.origin == "fitted in this run":
         recorded |= prompts.sha256
-    for name, digest in recorded.items():
+    prompt_files = {name: "nothing" for name in manifest.files if name.startswith("generator-")}
+    for name, digest in (prompt_files | recorded).items():
         listed = manifest.files.get(name, "nothing")
         yield _compare(f"{name} as report.json names it", digest, listed)
     try:
@@ -179,12 +192,12 @@ def _report(folder: Path, report: Report, manifest: Manifest) -> Iterator[Findin
     except UsageError as error:
         yield Finding("changed", "samples.csv beside report.json", str(error))
     else:
-        yield from _follows(run)
+        yield from _follows(run, sealed=sealed)
         yield from _diagnoses(run)
-        yield from _rendered(run, manifest)
+        yield from _rendered(run, manifest, sealed=sealed)
 
 
-def _follows(run: StoredRun) -> Iterator[Finding]:
+def _follows(run: StoredRun, *, sealed: bool) -> Iterator[Finding]:
     """Check that figures, settings and gates follow from each other."""
     checks: tuple[tuple[str, str, Callable[[StoredRun], str | None]], ...] = (
         ("settings in report.json", "match their hashes", find_settings_fault),
@@ -196,9 +209,24 @@ def _follows(run: StoredRun) -> Iterator[Finding]:
         yield Finding("same", what, detail) if fault is None else Finding("changed", what, fault)
         if fault is not None:
             return
+    what, written_by = "sentences in report.json", run.report.tool.version
+    if find_wording_fault(run) is not None:
+        yield _of_another_version(what, written_by, sealed=sealed)
 
 
-def _rendered(run: StoredRun, manifest: Manifest) -> Iterator[Finding]:
+def _of_another_version(what: str, version: str, *, sealed: bool) -> Finding:
+    """Return what is known of something that this version of memaudit writes otherwise.
+
+    Anyone can name another version in a report, which only the seal proves.
+    """
+    return Finding(
+        "not checked" if sealed else "unproven",
+        what,
+        f"differs; if memaudit {version} made it, verify with that version",
+    )
+
+
+def _rendered(run: StoredRun, manifest: Manifest, *, sealed: bool) -> Iterator[Finding]:
     """Make the files again that are made from others, and compare them with those in the folder."""
     written_by = run.report.tool.version
     try:
@@ -216,8 +244,10 @@ def _rendered(run: StoredRun, manifest: Manifest) -> Iterator[Finding]:
         what = f"{name} made again"
         if manifest.files.get(name) == sha256(content).hexdigest():
             yield Finding("same", what, "as the other files give it")
-        elif written_by != __version__ or name.endswith(".png"):
-            yield Finding("not checked", what, f"differs; memaudit {written_by} made it")
+        elif written_by != __version__:
+            yield _of_another_version(what, written_by, sealed=sealed)
+        elif name.endswith(".png"):
+            yield Finding("not checked", what, "differs; other libraries draw it differently")
         else:
             yield Finding("changed", what, "is not what the other files give")
 

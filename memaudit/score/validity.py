@@ -35,7 +35,7 @@ TEMPLATE_SHARE, TEMPLATE_NEIGHBOURS = 0.05, 3
 different other sides."""
 _IN_CONTROLS_TOKENS = 8
 """Tokens that a suffix needs before finding it in a control is more than chance."""
-_LEAST_OF_UNIFORM, _MOST_OF_UNIFORM = 0.8, 0.96
+_MIN_OF_UNIFORM, _MAX_OF_UNIFORM = 0.8, 0.96
 """Shares of the NLL of a uniform guess: the lowest limit, and the cap on the guess by token
 frequencies. Evenly distributed words have no informative frequencies; random weights give ln X."""
 _ROWS = 4096
@@ -121,8 +121,8 @@ class Reading:
         (another tokenizer), 1.64 (permuted ids). Random weights are at 1.10 to 1.45 (eight set-ups
         of five architectures).
         """
-        frequencies = min(self.frequencies, _MOST_OF_UNIFORM * self.uniform)
-        return max((frequencies + self.uniform) / 2, _LEAST_OF_UNIFORM * self.uniform)
+        frequencies = min(self.frequencies, _MAX_OF_UNIFORM * self.uniform)
+        return max((frequencies + self.uniform) / 2, _MIN_OF_UNIFORM * self.uniform)
 
     @property
     def is_chance(self) -> bool:

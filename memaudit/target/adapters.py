@@ -20,16 +20,16 @@ from peft import (
 )
 
 from memaudit.config.settings import TargetSettings
-from memaudit.errors import TargetError
 from memaudit.target.failures import explained, quiet_transformers
 from memaudit.target.openings import watched
 from memaudit.target.placement import Placement, waits_elsewhere
+from memaudit.target.refusals import refusal
 from memaudit.target.sizes import check_adapter_sizes
 from memaudit.target.source import Source
 from memaudit.target.unused_weights import PEFT_PREFIX, UnusedWeights, head_reason, name_some
 from memaudit.target.vocabulary import fit_vocabulary
 
-MOST_IDS = 64
+MAX_IDS = 64
 """Most ids tried from one list in an adapter's config."""
 
 
@@ -64,17 +64,19 @@ def load_adapter(
     """
     folder = Path(source.location)
     if waits_elsewhere(base):
-        raise TargetError(
-            f"{source.name}: the adapter's base does not fit the devices, and an adapter cannot "
-            "use weights that are fetched for each pass; merge it into its base, or use --quantize"
+        raise refusal(
+            source.name,
+            "the adapter's base does not fit the devices, and an adapter cannot "
+            "use weights that are fetched for each pass; merge it into its base, or use --quantize",
         )
     (path,) = source.weights_files
     with explained(source.name), quiet_transformers():
         config = PeftConfig.from_pretrained(folder)
         if config.is_prompt_learning:
-            raise TargetError(
-                f"{source.name}: is a soft prompt itself ({_kind(config)}); memaudit audits "
-                "adapters that change weights, such as LoRA"
+            raise refusal(
+                source.name,
+                f"is a soft prompt itself ({_kind(config)}); memaudit audits "
+                "adapters that change weights, such as LoRA",
             )
         _keep_untied(base)
         fit_vocabulary(base, path, source.name)
@@ -86,16 +88,18 @@ def load_adapter(
         openings.require_exactly(source.weights_files)
         names = _compare(model, load_peft_weights(str(folder), "cpu", renames))
     if names.missing:
-        raise TargetError(
-            f"{source.name}: the adapter's file lacks weights its config asks for "
-            f"({name_some(names.missing)}); write the adapter again"
+        raise refusal(
+            source.name,
+            f"the adapter's file lacks weights its config asks for "
+            f"({name_some(names.missing)}); write the adapter again",
         )
     unused = {name: reason for name in names.unexpected if (reason := head_reason(name))}
     if harmful := names.unexpected - set(unused):
-        raise TargetError(
-            f"{source.name}: the adapter's file holds weights that its config and its base have no "
+        raise refusal(
+            source.name,
+            f"the adapter's file holds weights that its config and its base have no "
             f"place for ({name_some(harmful)}), so part of it would have no effect; use the config "
-            "and the base that it was saved with"
+            "and the base that it was saved with",
         )
     return AdaptedModel(model, unused, bool(names.base_weights & of_base))
 
@@ -167,7 +171,7 @@ def named_ids(model: Any, vocabulary: int) -> list[list[int]]:
     Whatever an adapter looks for in its input, such as an activated LoRA's invocation, must be
     named there.
     """
-    lists = [ids[:MOST_IDS] for _, ids in _id_lists(model.active_peft_config)]
+    lists = [ids[:MAX_IDS] for _, ids in _id_lists(model.active_peft_config)]
     return [ids for ids in lists if all(0 <= id_ < vocabulary for id_ in ids)]
 
 

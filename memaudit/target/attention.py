@@ -14,9 +14,9 @@ import torch
 import transformers
 
 from memaudit.config.settings import TargetSettings
-from memaudit.errors import TargetError
 from memaudit.target.failures import brief
 from memaudit.target.placement import Choice
+from memaudit.target.refusals import refusal
 
 PORTABLE = (None, "eager", "sdpa", "flex_attention")
 """Implementations that come with PyTorch."""
@@ -35,10 +35,11 @@ def refuse_foreign_code(name: str, config: Any, settings: TargetSettings) -> Non
         return
     for asked in _asked_for(config):
         if asked is not None and _is_repository(asked):
-            raise TargetError(
-                f"{name}: attn_implementation in config.json is {brief(ValueError(asked), 60)}, "
+            raise refusal(
+                name,
+                f"attn_implementation in config.json is {brief(ValueError(asked), 60)}, "
                 "which is code on the hub; remove that line, or review the code and allow it with "
-                "--trust-remote-code"
+                "--trust-remote-code",
             )
 
 

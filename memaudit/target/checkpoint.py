@@ -37,13 +37,14 @@ from memaudit.target.placement import (
 )
 from memaudit.target.prepacking import PREPACKED, choose_prepacking, prepacked_copy
 from memaudit.target.quantization import Quantization, find_quantization, unpacked_size
+from memaudit.target.refusals import refusal
 from memaudit.target.source import Source, find_source, local_folder, read_files, ready_source
 from memaudit.target.text_files import private_copy
 from memaudit.target.unused_weights import describe_unused
 
 HASHES = "memaudit_hashes"
 """Attribute of a tokenizer: hashes of the files it was read from."""
-MOST_LEFTOVERS = 20
+MAX_LEFTOVERS = 20
 """Most unread weights files that the report names."""
 
 
@@ -160,9 +161,10 @@ class Checkpoint:
         """
         highest = int(ids.max(initial=-1))
         if highest >= self.vocabulary:
-            raise TargetError(
-                f"{self.name}: the tokenizer gives id {highest} and the model has embeddings for "
-                f"{self.vocabulary}; use the tokenizer the model was trained with"
+            raise refusal(
+                self.name,
+                f"the tokenizer gives id {highest} and the model has embeddings for "
+                f"{self.vocabulary}; use the tokenizer the model was trained with",
             )
 
 
@@ -307,14 +309,15 @@ def choose_bos(
         return None, Choice("no", "auto: every window begins with its own BOS")
     lead = leading_ids(tokenizer)
     if lead is None:
-        raise TargetError(
-            "cannot tell whether the tokenizer puts BOS before a text; choose with --bos yes or "
-            "--bos no"
+        raise refusal(
+            "the tokenizer",
+            "it does not show whether it puts BOS before a text; choose with --bos yes or --bos no",
         )
     if len(lead) > 1:
-        raise TargetError(
-            f"the tokenizer puts {len(lead)} tokens before a text, and memaudit supports one; "
-            "choose with --bos yes or --bos no"
+        raise refusal(
+            "the tokenizer",
+            f"it puts {len(lead)} tokens before a text, and memaudit supports one; choose with "
+            "--bos yes or --bos no",
         )
     if not lead:
         return None, Choice("no", "auto: the tokenizer adds none")
@@ -359,7 +362,7 @@ def _trust_choices(source: Source, settings: TargetSettings) -> dict[str, Choice
     if source.base is not None:
         weights, reason = f"{weights}, adapter", "the adapter stays unmerged over its base"
     if unread := [file for part in parts for file in part.stored.unread]:
-        named, more = unread[:MOST_LEFTOVERS], len(unread) - MOST_LEFTOVERS
+        named, more = unread[:MAX_LEFTOVERS], len(unread) - MAX_LEFTOVERS
         reason += f"; not read: {', '.join(named)}" + (f" and {more} more" if more > 0 else "")
     choices = {"format": Choice(weights, reason)}
     if source.weights.prefix:

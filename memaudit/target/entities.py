@@ -14,12 +14,12 @@ import torch
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
 
 from memaudit.config.settings import TargetSettings
-from memaudit.errors import TargetError
 from memaudit.system.memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.attention import refuse_foreign_code
 from memaudit.target.checkpoint import fingerprint_of
 from memaudit.target.failures import explained, quiet_transformers
 from memaudit.target.openings import watched
+from memaudit.target.refusals import refusal
 from memaudit.target.source import find_source, ready_source
 from memaudit.target.text_files import private_copy
 
@@ -130,9 +130,10 @@ def load_entity_model(name: str, offline: bool, device: torch.device) -> EntityM
         files = fingerprint_of(source, settings)
     openings.require_unchanged()
     if info["missing_keys"] or not tokenizer.is_fast or tokenizer.pad_token is None:
-        raise TargetError(
-            f"{name}: is not a token classification model with a fast tokenizer that pads; "
-            "sensitive.entity_model needs one"
+        raise refusal(
+            name,
+            "is not a token classification model with a fast tokenizer that pads; "
+            "sensitive.entity_model needs one",
         )
     weights = [digest for file, digest in files.items() if file.endswith(".safetensors")]
     about = f"{name}, weights {', '.join(digest[:16] for digest in weights)}"

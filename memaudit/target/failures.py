@@ -31,8 +31,9 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progr
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from memaudit.errors import MemauditError, TargetError
+from memaudit.errors import MemauditError, UnsealedRunWarning
 from memaudit.system.memory import is_out_of_memory
+from memaudit.target.refusals import refusal
 
 FAILURES = (
     OSError,
@@ -125,7 +126,7 @@ def explained(model: str) -> Iterator[None]:
     except MemauditError:
         raise
     except Exception as error:
-        raise TargetError(f"{model}: {_remedy(error)}") from error
+        raise refusal(model, _remedy(error)) from error
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -206,6 +207,7 @@ def quiet_transformers(*, bars_without_switch: bool = False) -> Iterator[None]:
     with silenced, warnings.catch_warnings():
         # Set first and lifted last: the hub's client warns if its switch cannot be changed.
         warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UnsealedRunWarning)
         transformers_logging.set_verbosity_error()
         hub_logging.set_verbosity(logging.ERROR)
         transformers_logging.disable_progress_bar()

@@ -14,9 +14,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from memaudit.errors import TargetError
 from memaudit.target.failures import explained
 from memaudit.target.layouts import DISTRIBUTED_SHARD, SHARD, TRAINING_STATE, explain_layout
+from memaudit.target.refusals import refusal
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 WHOLE = ("model.safetensors", "pytorch_model.bin")
@@ -38,7 +38,7 @@ OTHER_WEIGHTS = (
     *("*.safetensors", "*.gguf", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack"),
 )
 """Other files that hold weights, which the report names as not read."""
-MOST_FOLDERS = 1000
+MAX_FOLDERS = 1000
 """Most folders inside a model's folder that are listed."""
 PLAIN_NAME = re.compile(r"[^./\\*?\[][^/\\*?\[]*")
 """Name of a file in the same folder, without wildcards."""
@@ -92,7 +92,7 @@ def list_folder(name: str, path: Path) -> Folder:
                 names.add(f"{entry.name}/")
             elif entry.is_file():  # a pipe or a device is never opened
                 names.add(entry.name)
-        for inner in sorted(name for name in names if name.endswith("/"))[:MOST_FOLDERS]:
+        for inner in sorted(name for name in names if name.endswith("/"))[:MAX_FOLDERS]:
             names.update(f"{inner}{file}" for file in _files_in(path / inner))
     return Folder(name, path, frozenset(filter(str.isprintable, names)))
 
@@ -113,27 +113,26 @@ def is_adapter(folder: Folder) -> bool:
     whole = _first_whole(folder)
     if ADAPTER_CONFIG in folder.top:
         if whole is not None:
-            raise TargetError(
-                f"{folder.name}: holds whole weights ({whole}) and an adapter "
+            raise refusal(
+                folder.name,
+                f"holds whole weights ({whole}) and an adapter "
                 f"({ADAPTER_CONFIG}). If the weights have the adapter merged in, move "
                 f"{ADAPTER_CONFIG} away; if the adapter is to be audited, move {whole} away"
-                + (" (in a copy here)" if folder.on_hub else "")
+                + (" (in a copy here)" if folder.on_hub else ""),
             )
         return True
     if CONFIG in folder.top:
         return False
     if whole is not None:
-        raise TargetError(
-            f"{folder.name}: holds {whole} and no {CONFIG}; put the model's {CONFIG} beside it"
+        raise refusal(
+            folder.name, f"holds {whole} and no {CONFIG}; put the model's {CONFIG} beside it"
         )
     layout = explain_layout(folder.names, folder.name, on_hub=folder.on_hub)
-    raise TargetError(
-        f"{folder.name}: "
-        + (
-            layout
-            or f"this folder has neither {CONFIG} nor {ADAPTER_CONFIG}, so it is no checkpoint; "
-            "check the path"
-        )
+    raise refusal(
+        folder.name,
+        layout
+        or f"this folder has neither {CONFIG} nor {ADAPTER_CONFIG}, so it is no checkpoint; "
+        "check the path",
     )
 
 
@@ -156,18 +155,19 @@ def find_weights(folder: Folder, allow_pickle: bool) -> Weights:
             pickled, which was not allowed.
     """
     if any(map(DISTRIBUTED_SHARD.fullmatch, folder.top)):
-        raise TargetError(f"{folder.name}: {_layout(folder)}")
+        raise refusal(folder.name, _layout(folder))
     named = _named_by_config(folder)
     candidates = [named] if named else [n for name in WHOLE for n in (name, f"{name}.index.json")]
     first = next((name for name in candidates if name in folder.top), None)
     if first is None:
-        raise TargetError(f"{folder.name}: {_layout(folder)}")
+        raise refusal(folder.name, _layout(folder))
     index = first if first.endswith(".index.json") else None
     pickled = first.removesuffix(".index.json").endswith(".bin")
     if pickled and not allow_pickle:
-        raise TargetError(
-            f"{folder.name}: holds only pickled weights (.bin), and opening a pickle can run code; "
-            "convert it to safetensors, or trust it with --allow-pickle"
+        raise refusal(
+            folder.name,
+            "holds only pickled weights (.bin), and opening a pickle can run code; "
+            "convert it to safetensors, or trust it with --allow-pickle",
         )
     files = (first,) if index is None else _shards(folder, index, ".bin" if pickled else None)
     if named is None:
@@ -185,14 +185,16 @@ def find_adapter_weights(folder: Folder, allow_pickle: bool) -> Weights:
     if safe in folder.top:
         return Weights((safe,), None, _unread(folder, (safe,)))
     if pickled not in folder.top:
-        raise TargetError(
-            f"{folder.name}: has {ADAPTER_CONFIG} and no {safe}; "
-            + (_in_folder(folder) or "save the adapter again, or check the path")
+        raise refusal(
+            folder.name,
+            f"has {ADAPTER_CONFIG} and no {safe}; "
+            + (_in_folder(folder) or "save the adapter again, or check the path"),
         )
     if not allow_pickle:
-        raise TargetError(
-            f"{folder.name}: holds only a pickled adapter ({pickled}), and opening a pickle can "
-            "run code; convert it to safetensors, or trust it with --allow-pickle"
+        raise refusal(
+            folder.name,
+            f"holds only a pickled adapter ({pickled}), and opening a pickle can "
+            "run code; convert it to safetensors, or trust it with --allow-pickle",
         )
     return Weights((pickled,), None, _unread(folder, (pickled,)))
 
@@ -220,12 +222,13 @@ def _named_by_config(folder: Folder) -> str | None:
         return None
     plain = isinstance(named, str) and PLAIN_NAME.fullmatch(named)
     if not plain or not str(named).endswith((".safetensors", ".safetensors.index.json")):
-        raise TargetError(
-            f"{folder.name}: transformers_weights in {CONFIG} is not the name of a safetensors "
-            "file beside it; remove that line"
+        raise refusal(
+            folder.name,
+            f"transformers_weights in {CONFIG} is not the name of a safetensors "
+            "file beside it; remove that line",
         )
     if named not in folder.top:
-        raise TargetError(f"{folder.name}: {CONFIG} names {named}, which is not there")
+        raise refusal(folder.name, f"{CONFIG} names {named}, which is not there")
     return str(named)
 
 
@@ -239,21 +242,22 @@ def _shards(folder: Folder, index: str, ending: str | None) -> tuple[str, ...]:
     with explained(folder.name):
         names = read_json(folder.path / index).get("weight_map")
     if not isinstance(names, dict) or not names:
-        raise TargetError(f"{folder.name}: {index} has no weight_map; fetch or write it again")
+        raise refusal(folder.name, f"{index} has no weight_map; fetch or write it again")
     ending = ending or ".safetensors"
     files = set(names.values())
     for file in files:
         plain = isinstance(file, str) and PLAIN_NAME.fullmatch(file) and file.endswith(ending)
         if not plain:
-            raise TargetError(
-                f"{folder.name}: {index} names weights that are in no *{ending} file beside it; "
-                "write it again"
+            raise refusal(
+                folder.name,
+                f"{index} names weights that are in no *{ending} file beside it; write it again",
             )
     if missing := sorted(files - folder.top):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise TargetError(
-            f"{folder.name}: {index} names {missing[0]}{more} of {len(files)} weights files, which "
-            "is not there; fetch it again"
+        raise refusal(
+            folder.name,
+            f"{index} names {missing[0]}{more} of {len(files)} weights files, which "
+            "is not there; fetch it again",
         )
     return tuple(sorted(files))
 
@@ -271,9 +275,10 @@ def _refuse_another(folder: Folder, files: Collection[str], first: str) -> None:
     if first == whole and index in folder.top and _shards(folder, index, ending) != (whole,):
         rivals.add(index)
     if rivals:
-        raise TargetError(
-            f"{folder.name}: holds the weights of two checkpoints, {first} and "
-            f"{min(rivals)}; keep only the files of the checkpoint to audit"
+        raise refusal(
+            folder.name,
+            f"holds the weights of two checkpoints, {first} and "
+            f"{min(rivals)}; keep only the files of the checkpoint to audit",
         )
 
 

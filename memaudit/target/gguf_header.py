@@ -12,14 +12,14 @@ import mmap
 import struct
 from pathlib import Path
 
-from memaudit.errors import TargetError
+from memaudit.target.refusals import refusal
 
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Type of a value -> its bytes; strings and arrays are the two types of variable size."""
 _STRING, _ARRAY = 8, 9
 _DEEPEST = 4
 """Most levels of nested arrays; real files have 1."""
-_MOST_DIMENSIONS = 8
+_MAX_DIMENSIONS = 8
 
 
 def check_gguf(name: str, path: Path) -> None:
@@ -31,8 +31,8 @@ def check_gguf(name: str, path: Path) -> None:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             _Walk(data).whole()
     except (struct.error, ValueError):
-        raise TargetError(
-            f"{name}: its GGUF header is damaged or cut short; fetch the file again"
+        raise refusal(
+            name, "its GGUF header is damaged or cut short; fetch the file again"
         ) from None
 
 
@@ -55,7 +55,7 @@ class _Walk:
         for _ in range(tensors):
             self._string()
             dimensions = self._number("I")
-            if dimensions > _MOST_DIMENSIONS:
+            if dimensions > _MAX_DIMENSIONS:
                 raise ValueError
             self._skip(8 * dimensions + 4 + 8)
 

@@ -16,7 +16,7 @@ DISTRIBUTED_SHARD = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 any others, whatever is beside them."""
 TRAINING_STATE = ("optimizer.*", "scheduler.*", "scaler.*", "training_args.bin", "rng_state*")
 """Files of a trainer that hold no weights."""
-MOST_NAMED = 4
+MAX_NAMED = 4
 """Most names that a message lists."""
 
 
@@ -130,6 +130,6 @@ def _folders_with(names: Collection[str], file: str) -> Iterator[str]:
 
 def _listed(folders: list[str], place: str) -> str:
     """Name the first few folders, and the last."""
-    if len(folders) > MOST_NAMED:
-        folders = [*folders[: MOST_NAMED - 2], "…", folders[-1]]
+    if len(folders) > MAX_NAMED:
+        folders = [*folders[: MAX_NAMED - 2], "…", folders[-1]]
     return ", ".join(name if name == "…" else f"{place}/{name}" for name in folders)

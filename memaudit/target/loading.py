@@ -26,7 +26,6 @@ from transformers import (
 
 from memaudit.config.settings import TargetSettings
 from memaudit.data.bos import own_texts
-from memaudit.errors import TargetError
 from memaudit.target.adapters import load_adapter
 from memaudit.target.attention import refuse_foreign_code
 from memaudit.target.failures import (
@@ -40,6 +39,7 @@ from memaudit.target.mapped_weights import copy_mapped
 from memaudit.target.openings import watched
 from memaudit.target.placement import Placement
 from memaudit.target.quantization import Quantization, finish, quantised_weights
+from memaudit.target.refusals import refusal
 from memaudit.target.rehearsal import rehearse
 from memaudit.target.sizes import check_sizes
 from memaudit.target.source import Source
@@ -101,14 +101,17 @@ def load_config(source: Source, settings: TargetSettings) -> Any:
     ):
         config = AutoConfig.from_pretrained(location, **asked)
     refuse_foreign_code(source.name, config, settings)
-    kind = f"{source.name}: is a {config.model_type} model"
+    kind = f"is a {config.model_type} model"
     if getattr(config, "is_encoder_decoder", False):
-        raise TargetError(f"{kind}, an encoder-decoder; memaudit audits causal language models")
+        raise refusal(
+            source.name, f"{kind}, an encoder-decoder; memaudit audits causal language models"
+        )
     own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not own_code:
-        raise TargetError(
+        raise refusal(
+            source.name,
             f"{kind}, which transformers {transformers.__version__} cannot use as a causal "
-            f"language model; {_instead_of(config)}"
+            f"language model; {_instead_of(config)}",
         )
     return config
 
@@ -165,9 +168,10 @@ def _load_tokenizer(source: Source, settings: TargetSettings) -> Any:
         probes = chain(own_texts(tokenizer), ["a b"])
         empty = not any(tokenizer(text, add_special_tokens=False)["input_ids"] for text in probes)
     if empty:
-        raise TargetError(
-            f"{source.name}: its tokenizer gives no tokens, so its files are missing or belong to "
-            "another model; put the tokenizer's files beside the weights"
+        raise refusal(
+            source.name,
+            "its tokenizer gives no tokens, so its files are missing or belong to "
+            "another model; put the tokenizer's files beside the weights",
         )
     return tokenizer
 
@@ -271,22 +275,25 @@ def _load_weights(
     if info["mismatched_keys"]:
         names = {str(name) for name, *_ in info["mismatched_keys"]}
         if any(0 in shape for _, shape, _ in info["mismatched_keys"]):
-            raise TargetError(f"{source.name}: {EMPTY_WEIGHTS}")
-        raise TargetError(
-            f"{source.name}: weights of other shapes than config.json gives ({name_some(names)}); "
-            "the config belongs to another checkpoint"
+            raise refusal(source.name, EMPTY_WEIGHTS)
+        raise refusal(
+            source.name,
+            f"weights of other shapes than config.json gives ({name_some(names)}); "
+            "the config belongs to another checkpoint",
         )
     scales = [name for name in info["unexpected_keys"] if "scale" in name or "absmax" in name]
     if quantization is not None and scales:
-        raise TargetError(
-            f"{source.name}: holds scales of weights that {quantization.name} does not use "
-            f"({name_some(scales)}); its config.json belongs to another checkpoint"
+        raise refusal(
+            source.name,
+            f"holds scales of weights that {quantization.name} does not use "
+            f"({name_some(scales)}); its config.json belongs to another checkpoint",
         )
     if info["missing_keys"]:
-        raise TargetError(
-            f"{source.name}: the checkpoint lacks weights of {type(model).__name__} "
+        raise refusal(
+            source.name,
+            f"the checkpoint lacks weights of {type(model).__name__} "
             f"({name_some(info['missing_keys'])}); use one that is whole, with its language-model "
-            "head"
+            "head",
         )
     return model, _check_unused(source, model, info["unexpected_keys"], config)
 
@@ -312,9 +319,10 @@ def _check_blocks(source: Source, model: Any) -> None:
         names = [tensor.name.split(".") for tensor in GGUFReader(path).tensors]
     last = max((int(name[1]) for name in names if name[0] == "blk"), default=-1)
     if last >= layers:
-        raise TargetError(
-            f"{source.name}: holds layers up to blk.{last}, and its header gives {layers}, so a "
-            "part of the model would not be audited; convert the checkpoint to GGUF again"
+        raise refusal(
+            source.name,
+            f"holds layers up to blk.{last}, and its header gives {layers}, so a "
+            "part of the model would not be audited; convert the checkpoint to GGUF again",
         )
 
 

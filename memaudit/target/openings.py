@@ -19,6 +19,7 @@ import torch
 
 from memaudit.errors import TargetError
 from memaudit.system.files import file_sha256
+from memaudit.target.refusals import refusal
 
 ENDINGS = (
     *(".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npz", ".npy"),
@@ -85,9 +86,10 @@ class Openings:
             raise self._error(path)
 
     def _error(self, path: str) -> TargetError:
-        return TargetError(
-            f"{self.name}: {os.path.basename(path)} changed while it was in use; let nothing write "
-            "to it, and start again"
+        return refusal(
+            self.name,
+            f"{os.path.basename(path)} changed while it was in use; let nothing write "
+            "to it, and start again",
         )
 
     def require_exactly(self, files: Collection[Path]) -> None:
@@ -101,15 +103,17 @@ class Openings:
             path for path in self._states if path not in wanted and not path.startswith(_LIBRARIES)
         ]
         if foreign:
-            raise TargetError(
-                f"{self.name}: loading it opened {os.path.basename(min(foreign))}, which is not "
+            raise refusal(
+                self.name,
+                f"loading it opened {os.path.basename(min(foreign))}, which is not "
                 "one of its own weights files, so the audited weights would not be those that the "
-                "report names; remove the reference to it from its config"
+                "report names; remove the reference to it from its config",
             )
         if unopened := [name for path, name in wanted.items() if path not in self._states]:
-            raise TargetError(
-                f"{self.name}: loading it did not open {min(unopened)}, so the report would name "
-                "weights that are not audited; move that file away"
+            raise refusal(
+                self.name,
+                f"loading it did not open {min(unopened)}, so the report would name "
+                "weights that are not audited; move that file away",
             )
 
     def require_unchanged(self) -> None:
@@ -124,9 +128,10 @@ class Openings:
             except OSError:
                 same = False
             if not same:
-                raise TargetError(
-                    f"{self.name}: {os.path.basename(path)} changed while it was loaded; let "
-                    "nothing write to it, and start again"
+                raise refusal(
+                    self.name,
+                    f"{os.path.basename(path)} changed while it was loaded; let "
+                    "nothing write to it, and start again",
                 )
 
 
@@ -201,9 +206,10 @@ def _pickle_guard(load: Callable[..., Any]) -> Callable[..., Any]:
         if refusing is not None:
             named = isinstance(f, str | bytes | os.PathLike)
             file = os.path.basename(os.fsdecode(f)) if named else "a file"
-            raise TargetError(
-                f"{refusing.name}: loading it would open {file} as a pickle, which can run code; "
-                "convert it to safetensors, or trust it with --allow-pickle"
+            raise refusal(
+                refusing.name,
+                f"loading it would open {file} as a pickle, which can run code; "
+                "convert it to safetensors, or trust it with --allow-pickle",
             )
         _note(f)
         return load(f, *args, **more)

@@ -18,9 +18,10 @@ from transformers import BitsAndBytesConfig, TorchAoConfig
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from memaudit.config.settings import TargetSettings
-from memaudit.errors import TargetError, UsageError
+from memaudit.errors import UsageError
 from memaudit.system.memory import is_out_of_memory
 from memaudit.target.failures import FAILURES, brief
+from memaudit.target.refusals import refusal
 from memaudit.target.source import Source
 
 PACKAGE_OF = {"int8": "torchao", "llm-int8": "bitsandbytes", "nf4": "bitsandbytes"}
@@ -119,15 +120,17 @@ def _read(name: str, config: Any, holder: Any, dtype: torch.dtype) -> Quantizati
         kind = "bitsandbytes_4bit" if settings.get("load_in_4bit") else "bitsandbytes_8bit"
     known = AUTO_QUANTIZATION_CONFIG_MAPPING.get(kind)
     if known is None:
-        raise TargetError(
-            f"{name}: is quantised as {brief(ValueError(method), 40)}, which transformers "
-            f"{transformers.__version__} does not know; audit it unquantised"
+        raise refusal(
+            name,
+            f"is quantised as {brief(ValueError(method), 40)}, which transformers "
+            f"{transformers.__version__} does not know; audit it unquantised",
         )
     package = STORED_NEEDS.get(method)
     if package is not None and not _is_there(package):
-        raise TargetError(
-            f"{name}: is quantised as {method}, which needs {package}; pip install "
-            f"{package}, or audit it unquantised"
+        raise refusal(
+            name,
+            f"is quantised as {method}, which needs {package}; pip install "
+            f"{package}, or audit it unquantised",
         )
     if "dequantize" in inspect.signature(known.__init__).parameters:
         holder.quantization_config = settings | {"dequantize": True}
@@ -167,9 +170,10 @@ def quantised_weights(name: str, quantization: Quantization | None) -> Iterator[
         if quantization is None or is_out_of_memory(error):
             raise
         another = "use another --quantize, or " if quantization.asked is not None else ""
-        raise TargetError(
-            f"{name}: cannot be loaded as {quantization.name} here ({brief(error)}); {another}"
-            "audit it unquantised"
+        raise refusal(
+            name,
+            f"cannot be loaded as {quantization.name} here ({brief(error)}); {another}"
+            "audit it unquantised",
         ) from error
 
 
@@ -189,9 +193,10 @@ def finish(model: Any, name: str, quantization: Quantization) -> None:
             module.support_avx512bf16_for_cpu = False
     if quantization.asked is not None and not any(map(is_packed, model.parameters())):
         package = PACKAGE_OF[quantization.name]
-        raise TargetError(
-            f"{name}: {package} finds no weight of {type(model).__name__} that it quantises; use "
-            "another --quantize, or leave it out"
+        raise refusal(
+            name,
+            f"{package} finds no weight of {type(model).__name__} that it quantises; use "
+            "another --quantize, or leave it out",
         )
 
 

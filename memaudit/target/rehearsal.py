@@ -19,9 +19,9 @@ from peft import PeftConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from memaudit.config.settings import TargetSettings
-from memaudit.errors import TargetError
 from memaudit.system.limits import LimitReached, try_limited
 from memaudit.target.failures import quiet_transformers
+from memaudit.target.refusals import refusal
 from memaudit.target.source import Source
 
 CPU_SECONDS = 60
@@ -51,9 +51,10 @@ def rehearse(
         try:
             try_limited(step, CPU_SECONDS)
         except LimitReached as limit:
-            raise TargetError(
-                f"{source.name}: {name} as its config and tokenizer files say {limit}; they are "
-                "damaged or malicious"
+            raise refusal(
+                source.name,
+                f"{name} as its config and tokenizer files say {limit}; they are "
+                "damaged or malicious",
             ) from None
 
 

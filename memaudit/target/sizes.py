@@ -16,14 +16,14 @@ from gguf import GGUFReader
 from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
 from transformers import AutoModelForCausalLM
 
-from memaudit.errors import TargetError
 from memaudit.target.failures import EMPTY_WEIGHTS, FAILURES, explained, quiet_transformers
+from memaudit.target.refusals import refusal
 from memaudit.target.source import Source
 from memaudit.target.weight_files import stored_shapes
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-MOST_BUFFERS = 2**30
+MAX_BUFFERS = 2**30
 """Most bytes of tables that a model may compute from its config; GPT-Neo's take 0.1 GiB."""
 SLACK = 2**24
 """Most numbers that a model may have beyond twice those in its files before it is loaded."""
@@ -114,11 +114,12 @@ def _refuse_shapes(name: str, file: str, wanted: Shapes, stored: Shapes) -> None
     for weight, shape in wanted.items():
         other = stored.get(weight, shape)
         if 0 in other and 0 not in shape:
-            raise TargetError(f"{name}: {EMPTY_WEIGHTS}")
+            raise refusal(name, EMPTY_WEIGHTS)
         if math.prod(other) != math.prod(shape):  # transformers transposes some weights
-            raise TargetError(
-                f"{name}: weights of other shapes than {file} gives ({weight} is {_text(other)} in "
-                f"the file and {_text(shape)} by {file}); it belongs to another checkpoint"
+            raise refusal(
+                name,
+                f"weights of other shapes than {file} gives ({weight} is {_text(other)} in "
+                f"the file and {_text(shape)} by {file}); it belongs to another checkpoint",
             )
 
 
@@ -127,10 +128,11 @@ def _refuse_total(name: str, file: str, wanted: Shapes, stored: Shapes, capacity
         return
     missing = {weight: shape for weight, shape in wanted.items() if weight not in stored} or wanted
     largest = max(missing, key=lambda weight: math.prod(missing[weight]))
-    raise TargetError(
-        f"{name}: {file} asks for {_count(wanted):,} numbers in weights, and the files hold "
+    raise refusal(
+        name,
+        f"{file} asks for {_count(wanted):,} numbers in weights, and the files hold "
         f"{_count(stored):,} (the largest missing is {largest}, {_text(missing[largest])}); it "
-        "belongs to another checkpoint"
+        "belongs to another checkpoint",
     )
 
 
@@ -138,12 +140,13 @@ def _refuse_buffers(name: str, file: str, buffers: Iterable[tuple[str, torch.Ten
     """Refuse tables computed from a config that would fill memory."""
     sizes = {buffer: (table.nbytes, tuple(table.shape)) for buffer, table in buffers}
     total = sum(size for size, _ in sizes.values())
-    if total > MOST_BUFFERS:
+    if total > MAX_BUFFERS:
         largest = max(sizes, key=lambda buffer: sizes[buffer][0])
-        raise TargetError(
-            f"{name}: {file} asks for {total / 2**30:.1f} GiB of tables that no weights file holds "
+        raise refusal(
+            name,
+            f"{file} asks for {total / 2**30:.1f} GiB of tables that no weights file holds "
             f"({largest} is {_text(sizes[largest][1])}), and memaudit allows 1 GiB; correct its "
-            "number of positions"
+            "number of positions",
         )
 
 

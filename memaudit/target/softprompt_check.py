@@ -22,15 +22,16 @@ from memaudit.target.adapters import adapter_kind, has_adapter, named_ids, witho
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.failures import FAILURES, brief, quiet_transformers
 from memaudit.target.placement import base_of
+from memaudit.target.refusals import refusal
 
 TOKENS = 8
 """T: tokens of the trial input. Few, because a model with per-layer embeddings may search its
 whole vocabulary for each vector."""
 VIRTUAL = 2
 """V: vectors of the trial prompt."""
-MOST_SPECIAL = 16
+MAX_SPECIAL = 16
 """Most special and added tokens that are tried."""
-MOST_TEXTS = 6
+MAX_TEXTS = 6
 """Most trial inputs."""
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 """Largest difference between two passes that should agree, as a share of the best logit."""
@@ -48,7 +49,7 @@ DIRECTIONS = 8
 """Random directions in which the gradient of a quantised target is tried."""
 STEP = 0.1
 """Length of a step in each direction, as a share of the vectors' norm."""
-MOST_OFF = 0.5
+MAX_OFF = 0.5
 """Largest error of the predicted changes, as a share of the measured ones."""
 
 
@@ -89,11 +90,11 @@ def check_soft_prompts(
                 f"{checkpoint.name}: no memory left on {checkpoint.device} for {TOKENS} tokens; "
                 "use --device spread, --quantize int8 or nf4, or --dtype bfloat16"
             ) from error
-        raise _refusal(checkpoint, _explain_error(checkpoint, error)) from error
+        raise unfit(checkpoint, _explain_error(checkpoint, error)) from error
     if fault:
-        raise _refusal(checkpoint, fault)
+        raise unfit(checkpoint, fault)
     if cut:
-        raise _refusal(
+        raise unfit(
             checkpoint, f"{cut}, and constant and dynamic need it; {_gradient_remedy(checkpoint)}"
         )
 
@@ -141,10 +142,9 @@ def architecture_of(checkpoint: Checkpoint) -> str:
     return type(base_of(checkpoint.model)).__name__
 
 
-def _refusal(checkpoint: Checkpoint, fault: str) -> TargetError:
-    return TargetError(
-        f"{checkpoint.name}: {architecture_of(checkpoint)} cannot be audited: {fault}"
-    )
+def unfit(checkpoint: Checkpoint, fault: str) -> TargetError:
+    """Return the error for a loaded model that fails a check."""
+    return refusal(checkpoint.name, fault, architecture=architecture_of(checkpoint))
 
 
 def _find_fault(checkpoint: Checkpoint, prompts: bool) -> str | None:
@@ -268,12 +268,12 @@ def _texts(checkpoint: Checkpoint, window_ids: Iterable[int]) -> list[torch.Tens
         for named in named_ids(checkpoint.model, checkpoint.vocabulary):
             rows.append([*ordinary[:half], *named, *ordinary[half:]])
     added = {*checkpoint.tokenizer.all_special_ids, *checkpoint.tokenizer.added_tokens_decoder}
-    present = sorted(added & set(window_ids))[:MOST_SPECIAL]
+    present = sorted(added & set(window_ids))[:MAX_SPECIAL]
     lead = [] if checkpoint.bos_id is None else [checkpoint.bos_id]
     if lead or present:
         rows.append([*lead, *ordinary[:half], *present, *ordinary[half:]])
     limit = checkpoint.max_tokens if rows else None
-    return [torch.tensor([row[:limit]], device=checkpoint.device) for row in rows[-MOST_TEXTS:]]
+    return [torch.tensor([row[:limit]], device=checkpoint.device) for row in rows[-MAX_TEXTS:]]
 
 
 def _find_cut(checkpoint: Checkpoint) -> str | None:
@@ -317,7 +317,7 @@ def _predicts_steps(
         ahead, behind = (_loss(checkpoint, vectors + sign * step, ids) for sign in (1, -1))
         measured.append(float(ahead - behind))
         predicted.append(2 * float((gradient.double() * step).sum()))
-    return math.dist(predicted, measured) < MOST_OFF * math.hypot(*measured)
+    return math.dist(predicted, measured) < MAX_OFF * math.hypot(*measured)
 
 
 def _loss(checkpoint: Checkpoint, vectors: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

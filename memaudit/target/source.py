@@ -35,6 +35,7 @@ from memaudit.target.folders import (
     matching_files,
     read_json,
 )
+from memaudit.target.refusals import refusal
 from memaudit.target.weight_files import refuse_unusable, wrapper_prefix
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?")  # the hub allows 96 characters
@@ -117,9 +118,7 @@ def find_source(model: str, settings: TargetSettings, *, as_base: bool = False) 
     elif HUB_ID.fullmatch(model) and path.suffix != ".gguf":
         source = _hub(model, settings, as_base)
     else:
-        raise TargetError(
-            f"{model}: no such folder or file, and not a valid hub id; check the path"
-        )
+        raise refusal(model, "no such folder or file, and not a valid hub id; check the path")
     if settings.trust_remote_code:
         _require_cache(model, HF_MODULES_CACHE)
     if settings.base and source.kind != "adapter":
@@ -139,18 +138,19 @@ def _is_there(kind: Callable[[], bool]) -> bool:
 
 def _file(name: str, path: Path) -> Source:
     if path.suffix.lower() != ".gguf":
-        raise TargetError(
-            f"{name}: is a file; MODEL is a folder, a .gguf file, an adapter folder or a hub id"
+        raise refusal(
+            name, "is a file; MODEL is a folder, a .gguf file, an adapter folder or a hub id"
         )
     refuse_unusable(name, path)
     with explained(name), path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise TargetError(f"{name}: does not begin as a GGUF file does; fetch it again")
+            raise refusal(name, "does not begin as a GGUF file does; fetch it again")
     split = SPLIT_GGUF.fullmatch(path.name)
     if split and int(split[1]) > 1:
-        raise TargetError(
-            f"{name}: is one of {int(split[1])} parts of a GGUF file; put them together with "
-            "`llama-gguf-split --merge` and name the whole"
+        raise refusal(
+            name,
+            f"is one of {int(split[1])} parts of a GGUF file; put them together with "
+            "`llama-gguf-split --merge` and name the whole",
         )
     return Source("gguf", name, str(path.parent), gguf_file=path.name, stored=Weights((path.name,)))
 
@@ -171,7 +171,7 @@ def _folder(
             repository=repository,
         )
     if as_base:
-        raise TargetError(f"{folder.name}: is an adapter too; merge it into its own base first")
+        raise refusal(folder.name, "is an adapter too; merge it into its own base first")
     stored = find_adapter_weights(folder, settings.allow_pickle)
     return Source(
         "adapter",
@@ -191,17 +191,16 @@ def _base(folder: Folder, settings: TargetSettings) -> Source:
     _refuse_what_leads_elsewhere(folder.name, config)
     base = settings.base or config.get("base_model_name_or_path")
     if not base:
-        raise TargetError(
-            f"{folder.name}: the adapter does not say what its base is; name it with --base"
-        )
+        raise refusal(folder.name, "the adapter does not say what its base is; name it with --base")
     local = _is_there(Path(os.path.expanduser(str(base))).exists)
     revision = None if settings.base or local else config.get("revision") or None
     if revision is not None and not (
         isinstance(revision, str) and REVISION.fullmatch(revision) and ".." not in revision
     ):
-        raise TargetError(
-            f"{folder.name}: revision in {ADAPTER_CONFIG} is not the name of a branch, a tag or a "
-            "commit; correct it, or name the base with --base"
+        raise refusal(
+            folder.name,
+            f"revision in {ADAPTER_CONFIG} is not the name of a branch, a tag or a "
+            "commit; correct it, or name the base with --base",
         )
     under = settings.model_copy(update={"base": None, "revision": revision})
     try:
@@ -209,37 +208,40 @@ def _base(folder: Folder, settings: TargetSettings) -> Source:
     except TargetError as error:
         if settings.base:
             raise
-        raise TargetError(
-            f"{folder.name}: the base that the adapter names cannot be used ({error}); name it "
-            "with --base"
+        raise refusal(
+            folder.name,
+            f"the base that the adapter names cannot be used ({error}); name it with --base",
         ) from error
 
 
 def _refuse_what_leads_elsewhere(name: str, config: Mapping[str, Any]) -> None:
     """Refuse an adapter whose config names code, or weights that are not beside it."""
     if config.get("adapters"):  # X-LoRA itself stores only their gates
-        raise TargetError(
-            f"{name}: names further adapters that lie elsewhere (X-LoRA), and memaudit reads none "
-            "but its own; merge them into the base"
+        raise refusal(
+            name,
+            "names further adapters that lie elsewhere (X-LoRA), and memaudit reads none "
+            "but its own; merge them into the base",
         )
     for key, value in sorted(config.items()):
         if key.startswith("megatron_") and value is not None and (key, value) != MEGATRON:
-            raise TargetError(
-                f"{name}: {key} in {ADAPTER_CONFIG} names code that PEFT would import for layers "
-                "of Megatron, which memaudit does not audit; remove that line"
+            raise refusal(
+                name,
+                f"{key} in {ADAPTER_CONFIG} names code that PEFT would import for layers "
+                "of Megatron, which memaudit does not audit; remove that line",
             )
     if config.get("shadow_model") not in (None, "mirror"):  # mirror: built from the base
-        raise TargetError(
-            f"{name}: shadow_model in {ADAPTER_CONFIG} names a further model that lies elsewhere, "
-            "and memaudit reads none but the adapter and its base; save it without one"
+        raise refusal(
+            name,
+            f"shadow_model in {ADAPTER_CONFIG} names a further model that lies elsewhere, "
+            "and memaudit reads none but the adapter and its base; save it without one",
         )
 
 
 def _require_cache(name: str, folder: str) -> None:
     """Refuse a cache of the hub's client that would be made in the working folder, as ``./~``."""
     if folder.startswith("~"):
-        raise TargetError(
-            f"{name}: there is no home folder to cache its files in; set HF_HOME to a folder"
+        raise refusal(
+            name, "there is no home folder to cache its files in; set HF_HOME to a folder"
         )
 
 
@@ -304,9 +306,10 @@ def _fetch(source: Source) -> None:
             local_files_only=source.here_only,
         )
     if missing := [path.name for path in source.weights_files if not path.is_file()]:
-        raise TargetError(
-            f"{source.name}: {missing[0]} is not in the hub's local cache, and the hub was not "
-            "reached; check the network, --offline and HF_HUB_OFFLINE"
+        raise refusal(
+            source.name,
+            f"{missing[0]} is not in the hub's local cache, and the hub was not "
+            "reached; check the network, --offline and HF_HUB_OFFLINE",
         )
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from memaudit.config.settings import TargetSettings
-from memaudit.errors import TargetError
 from memaudit.target.failures import explained
 from memaudit.target.folders import CONFIG, PLAIN_NAME, SETTINGS, TOKENIZER, read_json
 from memaudit.target.openings import hash_file, note_hash
+from memaudit.target.refusals import refusal
 from memaudit.target.source import Source, read_files
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -97,20 +97,22 @@ def _close(name: str, path: Path) -> None:
     key = VERSIONED.get(path.name, "")
     names = values.get(key, [])
     if not isinstance(names, list) or not all(map(_is_read, names)):
-        raise TargetError(
-            f"{name}: {key} in {path.name} names a file that is not one of the checkpoint's own "
-            "beside it; remove that line"
+        raise refusal(
+            name,
+            f"{key} in {path.name} names a file that is not one of the checkpoint's own "
+            "beside it; remove that line",
         )
     if path.name not in OF_TOKENIZER:
         return
     if values.get("init_inputs"):
-        raise TargetError(f"{name}: init_inputs in {path.name} is not empty; remove that line")
+        raise refusal(name, f"init_inputs in {path.name} is not empty; remove that line")
     rest = {key: value for key, value in values.items() if not key.endswith(FILE_KEY)}
     for key, value in rest.items():
         if not key.endswith(OF_TEXT) and _names_file(value):
-            raise TargetError(
-                f"{name}: {key} in {path.name} names a file that is not part of the checkpoint; "
-                "remove that line"
+            raise refusal(
+                name,
+                f"{key} in {path.name} names a file that is not part of the checkpoint; "
+                "remove that line",
             )
     if len(rest) < len(values):
         path.write_text(json.dumps(rest), encoding="utf-8")

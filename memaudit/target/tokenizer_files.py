@@ -8,9 +8,9 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from memaudit.errors import TargetError
 from memaudit.target.failures import explained
 from memaudit.target.folders import matching_files, read_json
+from memaudit.target.refusals import refusal
 from memaudit.target.weight_files import refuse_unusable
 
 SENTENCEPIECE = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
@@ -43,18 +43,20 @@ def check_tokenizer_files(name: str, folder: Path) -> None:
             else:
                 tiktoken.append(file)
     if tiktoken and not _is_there("tiktoken"):
-        raise TargetError(
-            f"{name}: its tokenizer is a tiktoken file ({tiktoken[0].name}); pip install tiktoken, "
-            "or put its tokenizer.json beside it"
+        raise refusal(
+            name,
+            f"its tokenizer is a tiktoken file ({tiktoken[0].name}); pip install tiktoken, "
+            "or put its tokenizer.json beside it",
         )
 
 
 def _require_sentencepiece(name: str) -> None:
     if all(map(_is_there, SENTENCEPIECE)):
         return
-    raise TargetError(
-        f"{name}: its tokenizer is a SentencePiece model, which needs "
-        f"{' and '.join(SENTENCEPIECE.values())}; pip install 'memaudit-dsp[sentencepiece]'"
+    raise refusal(
+        name,
+        f"its tokenizer is a SentencePiece model, which needs "
+        f"{' and '.join(SENTENCEPIECE.values())}; pip install 'memaudit-dsp[sentencepiece]'",
     )
 
 

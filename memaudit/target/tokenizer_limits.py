@@ -9,9 +9,9 @@ import math
 from typing import Any
 
 from memaudit.data.declared import read_steps
-from memaudit.errors import TargetError
+from memaudit.target.refusals import refusal
 
-MOST_CHARACTERS = 4096
+MAX_CHARACTERS = 4096
 """Most characters that a decoder may write for one token. The longest tokens of real vocabularies
 are runs of several hundred blanks, and no real decoder makes a text longer."""
 
@@ -28,19 +28,21 @@ def check_tokenizer(name: str, tokenizer: Any) -> None:
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if setting := _random_setting(tokenizer, backend):
-        raise TargetError(
-            f"{name}: its tokenizer samples the ids of a text at random ({setting}), so no two "
-            "scans would agree; remove the setting from the tokenizer's files"
+        raise refusal(
+            name,
+            f"its tokenizer samples the ids of a text at random ({setting}), so no two "
+            "scans would agree; remove the setting from the tokenizer's files",
         )
     if backend is None:  # written in Python, without a decoder from the files
         return
     longest = max(map(len, tokenizer.get_vocab()), default=0)
     written = longest * math.prod(_growth(step) for step in read_steps(backend.decoder))
-    if written > MOST_CHARACTERS:
-        raise TargetError(
-            f"{name}: its tokenizer.json lets the decoder write {written:,.0f} characters for a "
-            f"token, and at most {MOST_CHARACTERS:,} are allowed; use the tokenizer that the model "
-            "was trained with"
+    if written > MAX_CHARACTERS:
+        raise refusal(
+            name,
+            f"its tokenizer.json lets the decoder write {written:,.0f} characters for a "
+            f"token, and at most {MAX_CHARACTERS:,} are allowed; use the tokenizer that the model "
+            "was trained with",
         )
 
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import safe_open
 
-from memaudit.errors import TargetError
 from memaudit.target.placement import Choice
+from memaudit.target.refusals import refusal
 from memaudit.target.weight_files import stored_shapes
 
 PEFT_PREFIX = "base_model.model."
@@ -117,14 +117,16 @@ def refuse_unused(source_name: str, harmful: Set[str], model: Any) -> None:
         first = min(beyond, key=lambda layer: (layer.container, layer.number))
         last = max(layer.number for layer in beyond if layer.container == first.container)
         layers = len(_container(first.container, model) or ())
-        raise TargetError(
-            f"{source_name}: holds layers up to {first.container}.{last}, and config.json gives "
+        raise refusal(
+            source_name,
+            f"holds layers up to {first.container}.{last}, and config.json gives "
             f"{layers}, so a part of the model would not be audited; the config belongs to another "
-            "checkpoint"
+            "checkpoint",
         )
-    raise TargetError(
-        f"{source_name}: holds weights that {type(model).__name__} has no place for "
-        f"({name_some(harmful)}); its config.json belongs to another checkpoint"
+    raise refusal(
+        source_name,
+        f"holds weights that {type(model).__name__} has no place for "
+        f"({name_some(harmful)}); its config.json belongs to another checkpoint",
     )
 
 

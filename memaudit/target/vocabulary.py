@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from memaudit.errors import TargetError
+from memaudit.target.refusals import refusal
 from memaudit.target.weight_files import stored_shapes
 
 _WHOLE = ("", "base_layer.", "original_module.", "modules_to_save.")
@@ -38,9 +38,10 @@ def fit_vocabulary(base: Any, adapter: Path, name: str) -> None:
     lacking = [table for table, saved in rows.items() if saved is None]
     if len(sizes) > 1 or (lacking and not _tied(base)):
         fault = f"holds no {lacking[0]} for it" if lacking else "holds another size of the other"
-        raise TargetError(
-            f"{name}: the adapter was saved with a vocabulary of {max(grown):,}, its base has "
-            f"{max(tables.values()):,}, and it {fault}; save it again with its embeddings"
+        raise refusal(
+            name,
+            f"the adapter was saved with a vocabulary of {max(grown):,}, its base has "
+            f"{max(tables.values()):,}, and it {fault}; save it again with its embeddings",
         )
     base.resize_token_embeddings(grown.pop(), mean_resizing=False)
 

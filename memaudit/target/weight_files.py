@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from memaudit.errors import TargetError
 from memaudit.target.failures import explained
+from memaudit.target.refusals import refusal
 
 LONGEST_HEADER = 100_000_000
 """Most bytes of a header, as in the safetensors library."""
@@ -38,15 +38,14 @@ def refuse_unusable(name: str, path: Path) -> None:
             head = file.read(len(GIT_LFS))
     except OSError as error:
         remedy = "make it readable for this user" if path.exists() else "fetch or write it again"
-        raise TargetError(
-            f"{name}: {path.name}: cannot be read ({error.strerror}); {remedy}"
-        ) from error
+        raise refusal(name, f"{path.name}: cannot be read ({error.strerror}); {remedy}") from error
     if not head:
-        raise TargetError(f"{name}: {path.name} is empty (0 bytes); fetch or write it again")
+        raise refusal(name, f"{path.name} is empty (0 bytes); fetch or write it again")
     if head == GIT_LFS:
-        raise TargetError(
-            f"{name}: {path.name} is a pointer that Git LFS left in place of the file; run "
-            "`git lfs pull` in the clone"
+        raise refusal(
+            name,
+            f"{path.name} is a pointer that Git LFS left in place of the file; run "
+            "`git lfs pull` in the clone",
         )
 
 
@@ -70,7 +69,7 @@ def stored_shapes(name: str, path: Path) -> Mapping[str, tuple[int, ...]]:
 
 def _safetensors_shapes(name: str, path: Path) -> Mapping[str, tuple[int, ...]]:
     size = path.stat().st_size
-    damaged = TargetError(f"{name}: {path.name} is damaged or cut short; fetch or write it again")
+    damaged = refusal(name, f"{path.name} is damaged or cut short; fetch or write it again")
     with path.open("rb") as file:
         first = file.read(8)
         length = struct.unpack("<Q", first)[0] if len(first) == 8 else LONGEST_HEADER + 1
@@ -89,9 +88,10 @@ def _safetensors_shapes(name: str, path: Path) -> Mapping[str, tuple[int, ...]]:
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         raise damaged from None
     if wanted > size:
-        raise TargetError(
-            f"{name}: {path.name} is cut short: {size:,} of {wanted:,} bytes are there; fetch or "
-            "write it again"
+        raise refusal(
+            name,
+            f"{path.name} is cut short: {size:,} of {wanted:,} bytes are there; fetch or "
+            "write it again",
         )
     return shapes
 
@@ -106,9 +106,10 @@ def wrapper_prefix(name: str, paths: Collection[Path]) -> str:
     for path in paths:
         shapes = stored_shapes(name, path)
         if twice := names & set(shapes):
-            raise TargetError(
-                f"{name}: {min(twice)} is in two of its weights files, and it is unclear which is "
-                "meant; write the checkpoint again"
+            raise refusal(
+                name,
+                f"{min(twice)} is in two of its weights files, and it is unclear which is "
+                "meant; write the checkpoint again",
             )
         names |= set(shapes)
     wrapped = WRAPPERS.match(min(names, default=""))

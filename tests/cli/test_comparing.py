@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_result import make_result, make_windows
+from made_result import KEY, make_result, make_windows
 from stored import store
 from typer.testing import CliRunner, Result
 
@@ -40,6 +40,7 @@ def resolved(made: ScanResult, **choices: str) -> ScanResult:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEMAUDIT_KEY", KEY.secret.hex())
     store(tmp_path / "old", result(2, model="first"))
     for name, hits in {"same": 2, "worse": 12, "hardly": 4, "better": 0}.items():
         store(tmp_path / name, result(hits))

@@ -199,10 +199,13 @@ def test_a_check_that_fails_is_named_and_a_passing_set_is_praised() -> None:
         "The instrument works: it found what the model memorized, and nothing else."
     )
     assert render_checks([good, bad], width=80, color=False) == (
-        "Do not trust this installation: these checks failed: controls.\n"
-        "PASS  copy      Nothing.\n"
-        "FAIL  controls  3 hits.\n"
+        "Do not trust this installation: these checks failed: controls.\n\n"
+        "Checks\n"
+        "Result  Check     Finding\n"
+        "──────────────────────────\n"
+        "PASS    copy      Nothing.\n"
+        "FAIL    controls  3 hits.\n"
     )
-    units = Check("copy", True, f"{'x' * 64} 0 % of it")
-    assert "\n" + " " * 12 + "0 % of it" in render_checks([units], width=79, color=False)
+    units = Check("copy", True, f"{'x' * 60} 0 % of it")
+    assert "\n" + " " * 15 + "0 % of it" in render_checks([units], width=79, color=False)
     assert "\x1b[" in render_checks([good, bad], width=80, color=True)

@@ -16,7 +16,7 @@ import pytest
 import torch
 import transformers
 from conftest import build_model, build_tokenizer, save_model
-from test_scan import SHORT, figures, make_texts, run, write_samples
+from scanned import SHORT, figures, make_texts, run, write_samples
 from typer.testing import CliRunner
 
 from memaudit.attack import decoding, extraction, passes

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import GPT2_LIKE, LLAMA_LIKE, build_model, build_tokenizer, save_model
-from test_scan import figures, make_texts, run, write_samples
+from scanned import figures, make_texts, run, write_samples
 
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.prompts import NoPrompt

@@ -13,7 +13,7 @@ import peft
 import pytest
 import torch
 from conftest import build_model, build_tokenizer, save_model
-from test_scan import SHORT, figures, make_texts, write_samples
+from scanned import figures, make_texts, run, write_samples
 from typer.testing import CliRunner
 
 from memaudit.attack.extraction import Advance
@@ -23,7 +23,7 @@ from memaudit.config.settings import TargetSettings
 from memaudit.config.sources import Layer, resolve
 from memaudit.errors import TargetError, UsageError
 from memaudit.pipeline.reference import release
-from memaudit.pipeline.scan import ScanOutcome, scan
+from memaudit.pipeline.scan import ScanOutcome
 from memaudit.target.checkpoint import load_checkpoint
 from memaudit.target.failures import quiet_transformers
 
@@ -68,21 +68,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def controls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_samples(tmp_path_factory.mktemp("c") / "controls.jsonl", make_texts(9, seed=2))
-
-
-def run(model: Path, data: Path, stages: Stages | None = None, **values: Any) -> ScanOutcome:
-    given: dict[str, Any] = {
-        "model": str(model),
-        "data": str(data),
-        "windows": {"prefix_tokens": 8, "suffix_tokens": 6},
-        "protocol": {"cluster_run": 8},
-        "constant": SHORT,
-        "dynamic": SHORT,
-        "scores": {"bootstrap": 100},
-        "target": {"device": "cpu"},
-    }
-    resolved = resolve([Layer(source="flag", values=given | values)])
-    return scan(resolved, "memaudit scan", stages or Stages())
 
 
 @pytest.fixture(scope="module")

@@ -2,38 +2,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from conftest import CORPUS, build_model, build_tokenizer, save_model
+from conftest import build_model, build_tokenizer, save_model
+from scanned import assert_same_figures, figures, make_texts, run, write_samples
 
 from memaudit.attack.prompt_files import to_bytes
-from memaudit.config.sources import Layer, resolve
 from memaudit.data.plan import SEEN_REASON
 from memaudit.errors import DataError, TargetError, UsageError
-from memaudit.pipeline.scan import ScanOutcome, scan
-from memaudit.progress import Silent
-
-SHORT = {"num_virtual_tokens": 3, "epochs": 1, "min_steps": 0, "batch_size": 8}
+from memaudit.pipeline.scan import ScanOutcome
 
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(build_model("gpt2"), build_tokenizer(), tmp_path_factory.mktemp("target"))
-
-
-def write_samples(path: Path, texts: list[str]) -> Path:
-    lines = [json.dumps({"id": f"s{number}", "text": text}) for number, text in enumerate(texts)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-def make_texts(count: int, seed: int) -> list[str]:
-    """Random words of the corpus: long enough for a window, no two of them near-duplicates."""
-    rng = np.random.default_rng(seed)
-    words = sorted(set(" ".join(CORPUS).split()))
-    return [" ".join(rng.choice(words, 14)) for _ in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -46,40 +29,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def controls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = make_texts(9, seed=2)
     return write_samples(tmp_path_factory.mktemp("controls") / "controls.jsonl", texts)
-
-
-def run(model: Path, data: Path, **values: Any) -> ScanOutcome:
-    given: dict[str, Any] = {
-        "model": str(model),
-        "data": str(data),
-        "windows": {"prefix_tokens": 8, "suffix_tokens": 6},
-        "protocol": {"cluster_run": 8},
-        "constant": SHORT,
-        "dynamic": SHORT,
-        "scores": {"bootstrap": 100},
-    }
-    resolved = resolve([Layer(source="flag", values=given | values)])
-    return scan(resolved, "memaudit scan", Silent())
-
-
-def figures(outcome: ScanOutcome) -> dict[str, np.ndarray[Any, Any]]:
-    """Every array of the result by name."""
-    arrays: dict[str, np.ndarray[Any, Any]] = {}
-    for attack in outcome.result.attacks:
-        for role, scores in (("data", attack.data), ("control", attack.controls)):
-            if scores is not None:
-                arrays |= {f"{attack.attack}.{role}.{n}": v for n, v in vars(scores).items()}
-    return arrays
-
-
-def assert_same_figures(first: ScanOutcome, second: ScanOutcome, *, close: bool = False) -> None:
-    left, right = figures(first), figures(second)
-    assert left.keys() == right.keys()
-    for name, values in left.items():
-        if close and values.dtype.kind == "f":
-            np.testing.assert_allclose(values, right[name], rtol=1e-4, err_msg=name)
-        else:
-            np.testing.assert_array_equal(values, right[name], err_msg=name)
 
 
 @pytest.fixture(scope="module")

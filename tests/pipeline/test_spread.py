@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import LLAMA_LIKE, build_model, build_tokenizer, save_model
-from test_scan import SHORT, assert_same_figures, make_texts, run, write_samples
+from scanned import SHORT, assert_same_figures, make_texts, run, write_samples
 
 from memaudit.attack.decoding import RoomyCache
 from memaudit.attack.forward import last_logits

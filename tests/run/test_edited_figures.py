@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 from made_result import KEY, make_result
+from quick_scan import memaudit
 from stored import complete, remake, seal, store
-from typer.testing import CliRunner, Result
 
-from memaudit.cli.app import app
 from memaudit.config.settings import GateSettings
 from memaudit.config.sources import toml_of_values
 from memaudit.errors import UsageError
@@ -46,10 +45,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run folder with gates that failed; its model and data are not here."""
     monkeypatch.chdir(tmp_path)
     return complete(tmp_path / "run", make_result(gate=GATES))
-
-
-def memaudit(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def edit(run: Path, change: Change) -> None:

@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 from made_result import KEY, make_result
+from quick_scan import memaudit
 from stored import complete, remake, seal, store
-from typer.testing import CliRunner, Result
 
-from memaudit.cli.app import app
 from memaudit.config.settings import GateSettings
 from memaudit.report.gate_reading import rejudge
 from memaudit.report.hashes import results_hash
@@ -26,10 +25,6 @@ from memaudit.run.verify import Places, verify_run
 GATES = GateSettings(max_exact=0.05, max_fractional=0.9, max_lift=0.3)
 """Of which the first fails: 31 of 200 windows come out."""
 Change = Callable[[dict[str, Any]], object]
-
-
-def memaudit(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 @pytest.fixture

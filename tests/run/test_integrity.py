@@ -274,6 +274,9 @@ SHOWN = """\
 Not as recorded: 1 changed, 1 extra; 1 the same; 1 not checked.
 manifest.json abababababababababababababababababababababababababababababababab
 
+Findings
+State        Compared         Detail
+───────────────────────────────────────────────────────────────────────────────
 same         config.toml      0123456789abcdef
 changed      samples.csv      recorded 0123456789abcdef, found fedcba9876543210
 extra        \\x1b[31mred.txt  not recorded

@@ -7,12 +7,10 @@ import stat
 from pathlib import Path
 
 import pytest
-from conftest import build_model, build_tokenizer, save_model
 from made_result import make_result
+from quick_scan import memaudit, quick_scan
 from stored import store
-from typer.testing import CliRunner, Result
 
-from memaudit.cli.app import app
 from memaudit.config.settings import ScanConfig
 from memaudit.data.project_key import ProjectKey, find_key
 from memaudit.errors import UsageError
@@ -22,24 +20,12 @@ from memaudit.run.unfinished import UNFINISHED, Unfinished
 from memaudit.system.files import write_new, write_whole
 
 KEY = ProjectKey(bytes(range(32)))
-QUICK = [
-    *("--prefix-tokens", "8", "--suffix-tokens", "6", "--device", "cpu", "--attacks", "none"),
-    *("--set", "scores.bootstrap=100", "-q"),
-]
 
 
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The arguments of a scan that takes a second."""
-    folder = tmp_path_factory.mktemp("audited")
-    save_model(build_model("gpt2"), build_tokenizer(), folder / "model")
-    lines = [f"record {n} of anna {n * 7919} and more of {n * 31}" for n in range(12)]
-    (folder / "data.txt").write_text("\n".join(lines) + "\n")
-    return [str(folder / "model"), str(folder / "data.txt"), *QUICK]
-
-
-def memaudit(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
+    return quick_scan(tmp_path_factory.mktemp("audited"))
 
 
 def mode(path: Path) -> int:

@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import build_model, build_tokenizer, save_model
 from made_diagnosis import make_record
 from made_result import make_result
+from quick_scan import memaudit, quick_scan
 from stored import seal, store
-from typer.testing import CliRunner, Result
 
 from memaudit.attack.journal import Entry
-from memaudit.cli.app import app
 from memaudit.config.settings import ScanConfig
 from memaudit.config.sources import to_toml
 from memaudit.data.project_key import find_key
@@ -29,10 +27,6 @@ from memaudit.run.record import RunNotes
 from memaudit.run.unfinished import UNFINISHED, Unfinished
 from memaudit.system.own_folder import OwnFolder
 
-QUICK = [
-    *("--prefix-tokens", "8", "--suffix-tokens", "6", "--device", "cpu", "--attacks", "none"),
-    *("--set", "scores.bootstrap=100", "-q"),
-]
 KEY = find_key(None, None)
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
 
@@ -40,15 +34,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a fol
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The arguments of a scan that takes a second."""
-    folder = tmp_path_factory.mktemp("audited")
-    save_model(build_model("gpt2"), build_tokenizer(), folder / "model")
-    lines = [f"record {n} of anna {n * 7919} and more of {n * 31}" for n in range(12)]
-    (folder / "data.txt").write_text("\n".join(lines) + "\n")
-    return [str(folder / "model"), str(folder / "data.txt"), *QUICK]
-
-
-def memaudit(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
+    return quick_scan(tmp_path_factory.mktemp("audited"))
 
 
 @pytest.fixture

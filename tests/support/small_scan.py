@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 from conftest import CORPUS, build_model, build_tokenizer, save_model
-from typer.testing import CliRunner, Result
+from quick_scan import memaudit as memaudit
 
 from memaudit.attack.journal import Entry
-from memaudit.cli.app import app
 from memaudit.data.project_key import ProjectKey, find_key
 from memaudit.run.record import RunNotes
 from memaudit.run.signature import signed_notes
@@ -33,11 +32,6 @@ SETTINGS = [
     *("--set", "dynamic.windows_per_pass=4", "--set", "dynamic.precision=float32"),
     *("--set", "dynamic.start=constant", "--set", "dynamic.fit_share=0.8"),
 ]
-
-
-def memaudit(*words: object) -> Result:
-    """Run the command in this process."""
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def assert_same_run(folder: Path, other: Path) -> None:

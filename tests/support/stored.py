@@ -23,11 +23,11 @@ from memaudit.run.manifest import to_manifest
 
 
 def store(folder: Path, result: ScanResult) -> Path:
-    """Write the two files that are read back, and the manifest of them."""
+    """Write the two files that are read back, and the manifest of them, sealed by `KEY`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(to_report(result).text(), encoding="utf-8")
     (folder / "samples.csv").write_text("".join(iter_csv(result)), encoding="utf-8", newline="")
-    return seal(folder)
+    return seal(folder, KEY if result.run.key_id == KEY.key_id else None)
 
 
 def complete(folder: Path, result: ScanResult) -> Path:
