@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 from jinja2 import TemplateError
 
 from memaudit.data.chat_date import fix_date, may_ask, other_day
-from memaudit.data.chat_turns import MARK, THOUGHTS, turns_stand
+from memaudit.data.chat_turns import (
+    MARK,
+    THOUGHTS,
+    is_same_chat,
+    steering_words,
+    turns_stand,
+    with_stand_ins,
+)
 from memaudit.errors import DataError
 
 if TYPE_CHECKING:  # the tokenizer is passed in, so the library itself is not needed
@@ -41,7 +48,8 @@ class RenderedChat:
     shortened: bool
     """True if the template left out words of the last turn."""
     is_changed: bool
-    """True if the template changes a turn, or puts it elsewhere, more than once or apart."""
+    """True if the template changes a turn, or puts it elsewhere, more than once or apart, or writes
+    around the turns what depends on their words."""
 
 
 class ChatProblem(Exception):
@@ -64,6 +72,10 @@ class ChatTemplate:
             if isinstance(source, str) and may_ask(source):
                 self._dated = fix_date(source, day)
                 self._later = fix_date(source, other_day(day))
+        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+        self._steering = steering_words(
+            [*tokenizer.all_special_tokens, *(token.content for token in added)]
+        )
         self.asks_date = False
         """True if a chat so far would render differently on another day."""
 
@@ -92,13 +104,16 @@ class ChatTemplate:
             variants = [
                 self._rendered([*chat[:-1], _with_words(chat[-1], words)]) for words in _STAND_INS
             ]
+            others, stand_ins = with_stand_ins(chat, self._steering)
+            is_same = is_same_chat(whole, self._rendered(others), stand_ins)
             self._note_date(chat, whole)
         except _REFUSALS:
             raise ChatProblem(self._refusal(chat)) from None
         if not whole.startswith(prompt):
             raise ChatProblem("the chat template changes earlier turns once the last one is there")
         split = _split(whole, len(prompt), variants, words)
-        return split if turns_stand(whole, chat, split.border) else replace(split, is_changed=True)
+        is_sound = is_same and turns_stand(whole, chat, split.border)
+        return split if is_sound else replace(split, is_changed=True)
 
     def _exists(self) -> bool:
         return bool(getattr(self._tokenizer, "chat_template", None))  # some have no such attribute

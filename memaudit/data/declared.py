@@ -37,6 +37,8 @@ _UNSPACED = re.compile(f"{_IDEOGRAPH.pattern}|[\u3040-\u30ff]")
 """Characters of words that are written without blanks between them."""
 _FEW_BLANKS = 0.001
 """Share of a vocabulary that may begin with blanks if the tokenizer writes none."""
+_LOST = "\U0010fffd"
+"""Mark of a letter that the tokenizer declares to take. It has no other use."""
 _MARK = re.compile(r"\W.*\W", re.DOTALL)
 """A token that is a mark, such as ``<s>``, rather than words."""
 
@@ -66,8 +68,10 @@ class Declared:
         self.continues, self.ends = "", ""
         """Sign of a token that continues a word, and of one that ends it."""
         if backend is not None:
+            self._lowers = False  # the backend's normaliser does it, or nothing
             self._read_backend(backend)
-        self._added = self._added_tokens(tokenizer)
+        self._verbatim = self._added_tokens(tokenizer, str)
+        self._added = self._added_tokens(tokenizer, self._letters)
         self._beside = tuple(self._blanks_beside(tokenizer))
         self.has_lost_blanks = False
         """A text so far has line breaks or repeated blanks that the tokenizer takes away."""
@@ -155,7 +159,30 @@ class Declared:
         return " ".join(self._words(text)) if self.marks_words else text
 
     def fold(self, text: str) -> str:
-        """Return a text, given or decoded, in the one form in which both are compared."""
+        """Return a given text in the form in which it is compared with a decoded one."""
+        if self._verbatim is not None and (self._lowers or self._takes_accents):
+            text = self._verbatim.sub(lambda match: self._mark_losses(match[0]), text)
+        return self._folded(text)
+
+    def fold_decoded(self, text: str) -> str:
+        """Return a decoded text in the same form. Letters in it that the tokenizer declares to take
+        are marked, so that they differ from those of the text.
+        """
+        return self._folded(self._mark_losses(text))
+
+    def _mark_losses(self, text: str) -> str:
+        """Return a text with a mark before upper case and accents that the tokenizer takes."""
+        if text.isascii() and not (self._lowers and text.lower() != text):
+            return text
+        return "".join(_LOST * self._is_lost(sign) + sign for sign in text)
+
+    def _is_lost(self, sign: str) -> bool:
+        if self._lowers and sign.lower() != sign:
+            return True
+        accents = self._takes_accents and not sign.isascii()
+        return accents and unicodedata.category(unicodedata.normalize("NFD", sign)[-1]) == "Mn"
+
+    def _folded(self, text: str) -> str:
         if self._form and not text.isascii():
             text = unicodedata.normalize(self._form, text)  # type: ignore[arg-type]
         if self._lowers:
@@ -176,17 +203,16 @@ class Declared:
         Both are compared in one Unicode form, so a normaliser that writes such signs itself, as a
         no-break space for a space, would not be seen otherwise.
         """
-        if self.is_python or decoded.isascii():
+        if self._form != "NFKC" or self.is_python or decoded.isascii():
             return False
         unstable = {sign for sign in set(decoded) if self._is_unstable(sign)}
         return any(decoded.count(sign) > text.count(sign) for sign in unstable)
 
-    def _is_unstable(self, sign: str) -> bool:
+    @staticmethod
+    def _is_unstable(sign: str) -> bool:
         if sign.isascii() or sign in (METASPACE, "\ufffd"):
             return False
-        form = self._form == "NFKC" and unicodedata.normalize("NFKC", sign) != sign
-        marks = self._takes_accents and unicodedata.category(unicodedata.normalize("NFD", sign)[-1])
-        return form or marks == "Mn"
+        return unicodedata.normalize("NFKC", sign) != sign
 
     def _without_controls(self, text: str) -> str:
         """Return a text without the controls and white space that the normaliser cleans away.
@@ -230,14 +256,19 @@ class Declared:
             if contents:
                 yield re.compile(form.format(f"(?P<mark>{_any_of(map(self._letters, contents))})"))
 
-    def _added_tokens(self, tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
-        """Return a pattern that splits a folded text at the tokens added to the vocabulary."""
+    @staticmethod
+    def _added_tokens(
+        tokenizer: PreTrainedTokenizerBase, letters: Callable[[str], str]
+    ) -> re.Pattern[str] | None:
+        """Return a pattern that splits a text at the tokens added to the vocabulary."""
         added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-        contents = [self._letters(token.content) for token in added if token.content]
+        contents = [letters(token.content) for token in added if token.content]
         return re.compile(f"({_any_of(contents)})") if contents else None
 
-    def _letters(self, text: str) -> str:
-        return text.casefold() if self._lowers else text
+    def _letters(self, token: str) -> str:
+        """Return an added token as it stands in a folded text."""
+        marked = self._mark_losses(token)
+        return marked.casefold() if self._lowers else marked
 
 
 def _state(part: Any) -> dict[str, Any]:

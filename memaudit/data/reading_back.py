@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,8 @@ if TYPE_CHECKING:  # the tokenizer is passed in, so the library itself is not ne
 _REPLACEMENT = "\ufffd"
 _UNREADABLE = "\0"
 """Text of ids that the tokenizer cannot decode; no window of a text is equal to it."""
+_MOST_CUT = 3
+"""Tokens beyond a window that may hold the rest of a character cut by its end."""
 _BLOCK = 1 << 17
 """Tokens decoded at a time. A block may end inside a character; the windows are then checked one by
 one."""
@@ -48,7 +51,6 @@ class ReadingBack:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._declared = Declared(tokenizer)
-        self._unknown = tokenizer.unk_token_id
 
     @property
     def loses(self) -> str | None:
@@ -65,15 +67,14 @@ class ReadingBack:
         plain = [self._decode(block) or "" for block in blocks]
         if self._declared.adds_signs(text, "".join(plain)):
             return Mismatch("", True)
-        decoded = [self._declared.fold(part) for part in plain[:1]]
+        decoded = [self._declared.fold_decoded(part) for part in plain[:1]]
         decoded += [self._decode_part(block) for block in blocks[1:]]
         read, expected = "".join(decoded), self._declared.expected(text)
         if self._declared.trims:
             read, expected = read.strip(), expected.strip()
         if read == expected or (self._declared.has_dummy and read == f" {expected}"):
             return None
-        enough = _LEAST_READ * _countable(expected)
-        is_partial = _countable(read) < enough and not self._has_unknown(ids)
+        is_partial = _countable(read) < _LEAST_READ * _countable(expected)
         return Mismatch(f" {expected}" if self._declared.has_dummy else expected, is_partial)
 
     def misread(
@@ -85,8 +86,7 @@ class ReadingBack:
     ) -> NDArray[np.bool_]:
         """Return which windows of a text do not decode to a part of it: (N,).
 
-        Unknown tokens stand for anything, and so do characters that a window's ends cut. The first
-        window has to begin as the text begins, and the last one has to end as it ends.
+        The first window has to begin as the text begins, and the last one has to end as it ends.
 
         Args:
             mismatch: result of `check` for the text.
@@ -99,10 +99,12 @@ class ReadingBack:
             return misread
         place = searched = 0
         for number, start in enumerate(starts.tolist()):
-            pieces = self._pieces(ids[start : start + length])
+            part = self._text_of(ids, start, start + length)
             is_last = start + length == len(ids)
-            at = _find(mismatch.text, pieces, place, is_last)
-            if at is not None and (start or self._is_start(mismatch.text[:at])):
+            at = mismatch.text.find(part, place)
+            if is_last and at >= 0:
+                at = len(mismatch.text) - len(part) if mismatch.text.endswith(part) else -1
+            if at >= 0 and (start or self._is_start(mismatch.text[:at])):
                 misread[number], place = False, at
                 continue
             searched += len(mismatch.text) - place
@@ -116,25 +118,18 @@ class ReadingBack:
             before = before.replace(self._declared.fold(token), "")
         return not before.strip(" " if self._declared.has_dummy else "\0")
 
-    def _has_unknown(self, ids: NDArray[np.integer[Any]]) -> bool:
-        return self._unknown is not None and bool((ids == self._unknown).any())
-
-    def _pieces(self, row: NDArray[np.integer[Any]]) -> list[str]:
-        """Return the text between the unknown tokens of a window, empty where one stands at an end
-        or where a character is cut.
-        """
-        cuts = [] if self._unknown is None else np.flatnonzero(row == self._unknown).tolist()
-        bounds = zip([0, *(cut + 1 for cut in cuts)], [*cuts, len(row)], strict=True)
-        pieces = [self._decode_part(row[at:end].tolist()) for at, end in bounds]
+    def _text_of(self, ids: NDArray[np.integer[Any]], start: int, end: int) -> str:
+        """Return the folded text of a window, with the rest of a character that its ends cut."""
+        text = ""
+        for before, after in product(range(min(_MOST_CUT, start) + 1), range(_MOST_CUT + 1)):
+            longer = self._decode_part(ids[start - before : end + after].tolist())
+            text = text or longer
+            if not longer.startswith(_REPLACEMENT) and not longer.endswith(_REPLACEMENT):
+                text = longer
+                break
         if self._declared.trims:
-            pieces = [piece.strip() for piece in pieces]
-        elif self._declared.has_dummy:
-            pieces[0] = pieces[0].removeprefix(" ")
-        is_cut_before = pieces[0].startswith(_REPLACEMENT)
-        is_cut_after = pieces[-1].endswith(_REPLACEMENT)
-        pieces[0] = pieces[0].lstrip(_REPLACEMENT)
-        pieces[-1] = pieces[-1].rstrip(_REPLACEMENT)
-        return [*[""] * is_cut_before, *pieces, *[""] * is_cut_after]
+            return text.strip()
+        return text.removeprefix(" ") if self._declared.has_dummy else text
 
     def _decode_part(self, ids: list[int]) -> str:
         """Return the folded text of ids from the middle of a text.
@@ -146,7 +141,9 @@ class ReadingBack:
         first, both = self._decode(ids[:1]), self._decode([*ids[:1], *ids])
         if first is None or both is None:
             return _UNREADABLE
-        start, folded = self._declared.fold(first), self._declared.fold(both)
+        if first.startswith(_REPLACEMENT):  # a byte, which takes no space; a copy would spoil it
+            return self._declared.fold_decoded(self._decode(ids) or _UNREADABLE)
+        start, folded = self._declared.fold_decoded(first), self._declared.fold_decoded(both)
         return folded[len(start) :] if folded.startswith(start) else folded
 
     def _decode(self, ids: list[int]) -> str | None:
@@ -180,22 +177,3 @@ class ReadingBack:
 def _countable(text: str) -> int:
     """Return how many characters of a text are neither white space nor replaced."""
     return len("".join(text.split()).replace(_REPLACEMENT, ""))
-
-
-def _find(text: str, pieces: list[str], start: int, is_last: bool) -> int | None:
-    """Return the place in a text, from ``start``, where its pieces follow each other, or None.
-
-    An empty piece stands for a gap at either end. ``is_last``: they have to reach the text's end.
-    """
-    first, at = None, start
-    for number, piece in enumerate(pieces):
-        if is_last and piece and number == len(pieces) - 1:
-            end_place = len(text) - len(piece)
-            at = end_place if end_place >= at and text.endswith(piece) else -1
-        else:
-            at = text.find(piece, at)
-        if at < 0:
-            return None
-        first = at if first is None else first
-        at += len(piece)
-    return start if first is None else first

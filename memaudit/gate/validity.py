@@ -115,16 +115,18 @@ def _question(validity: Validity) -> Iterator[Finding]:
     if count:
         yield Finding(
             f"{_of(count, windows)} have token ids that do not decode to their text "
-            f"({_lines(validity, validity.misread)}): the tokenizer changes it, so the audited "
-            "text is not the text you gave. Use the tokenizer that the model was trained with.",
+            f"({_lines(validity, validity.misread)}): the tokenizer changes it, or has only its "
+            "unknown token for a part of it, so the audited text is not the text you gave. Use the "
+            "tokenizer that the model was trained with.",
             count > MAX_CHANGED * windows,
         )
     changed, chats = validity.changed_chats, validity.chats
     if changed:
         yield Finding(
             f"In {changed:,} of {chats:,} chats ({percent(changed / chats)}) the chat template "
-            "changes the turns, so the audited text is not the text you gave. Use the template "
-            "that the model was trained with, or give prefix + suffix.",
+            "changes the turns, or adds text that depends on them, so the audited text is not the "
+            "text you gave. Use the template that the model was trained with, or give prefix + "
+            "suffix.",
             changed > MAX_CHANGED * chats,
         )
 

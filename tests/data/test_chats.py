@@ -79,10 +79,6 @@ EOS_ONCE = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}"
     "{% if not m.content.endswith(eos_token) %}{{ eos_token }}{% endif %}{% endfor %}"
 )
-BY_CONTENT = (  # a header that hangs on the words
-    "{% for m in messages %}[{{ m.role }}]{% if 'Alda' in m.content %}<think></think>{% endif %}"
-    "{{ m.content }}\n{% endfor %}"
-)
 
 
 def chat(answer: str, **fields: str) -> Sample:
@@ -131,7 +127,6 @@ def encode(template: str, sample: Sample) -> tuple[Encoded, str, str]:
         ),
         (EOS_ONCE, "It is Alda.", "[assistant]", f"It is Alda.{EOS}"),
         (EOS_ONCE, f"It is Alda.{EOS}", "[assistant]", f"It is Alda.{EOS}"),
-        (BY_CONTENT, "It is Alda.", "[assistant]<think></think>", "It is Alda.\n"),
     ],
 )
 def test_the_suffix_is_what_the_last_turn_says(
@@ -272,6 +267,94 @@ HEADERS = (
 def test_an_honest_template_changes_no_turn(template: str, first: int) -> None:
     encoded, _, after = encode(template, Sample("a", 1, messages=LONG[first:]))
     assert after.strip().startswith("It is Carl.")
+    assert not encoded.is_changed
+
+
+QUESTION_MARKS = (  # computed from the letters of the question
+    "{%- set q = messages[0].content %}{% for i in range(1, 5) %}<"
+    "{{ q[i * 7 % (q | length)] | replace(' ', '_') }}{{ (q | length * 7919 * i) % 89 }}>"
+    "{% endfor %}"
+)
+DEPENDING = {
+    "marks": QUESTION_MARKS,
+    "a word or none": "{% if 'sentence' in messages[0].content %}<think></think>{% endif %}",
+    "blanks": "{{ ' ' * (messages[0].content.count('e') % 9) }}",
+    "the length": "{{ messages[0].content | length }}",
+    "not for stand-ins": (
+        "{% if 'Qv0jx' not in messages[0].content %}" + QUESTION_MARKS + "{% endif %}"
+    ),
+    "stand-ins": "{% for i in range(9) %}<Qv{{ i }}jx>{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("place", ["before the answer", "at the start", "at the end"])
+@pytest.mark.parametrize("text", DEPENDING.values(), ids=DEPENDING)
+def test_text_beside_turns_that_depends_on_their_words_is_counted(text: str, place: str) -> None:
+    template = {
+        "at the start": text + CHATML,
+        "at the end": CHATML + "{% if messages[-1].role == 'assistant' %}" + text + "{% endif %}",
+        "before the answer": QUESTIONS + text + ANSWER,
+    }[place]
+    turns = (LONG[0], LONG[4], LONG[5])
+    encoded, *_ = encode(template, Sample("a", 1, messages=turns))
+    assert encoded.is_changed
+
+
+def test_special_words_do_not_hide_the_words_of_a_turn() -> None:
+    tokenizer = build_tokenizer()
+    letters = [*"abcdefghijklmnopqrstuvwxyz", " ", " the", "Alda"]
+    tokenizer.add_special_tokens({"additional_special_tokens": letters})
+    tokenizer.chat_template = QUESTION_MARKS + CHATML
+    (encoded,) = Encoder(tokenizer).encode([Sample("a", 1, messages=LONG)])
+    assert encoded.is_changed
+
+
+GLM = """
+{%- for m in messages %}
+  {%- if m.role == 'assistant' %}
+    {%- set words, thoughts = m.content, m.reasoning_content or '' %}
+    {%- if '</think>' in words %}
+      {%- set thoughts = words.split('</think>')[0].split('<think>')[-1] %}
+      {%- set words = words.split('</think>')[-1] %}
+    {%- endif %}
+    {{- '<|assistant|>\n<think>' + (thoughts.strip() if loop.last else '') + '</think>' }}
+    {{- '\n' + words.strip() if words.strip() else '' }}
+  {%- elif m.role == 'tool' %}{{ '<|observation|>\n<tool_response>\n' + m.content }}
+    {{- '\n</tool_response>' }}
+  {%- else %}{{ '<|' + m.role + '|>\n' + m.content }}
+  {%- endif %}
+{%- endfor %}"""
+GEMMA4 = """
+{%- for m in messages %}{{ '<|turn>' + m.role + '\n' }}
+  {%- for part in m.content.split('<channel|>') %}{{ part.split('<|channel>')[0] | trim }}
+  {%- endfor %}{{ '<turn|>\n' }}
+{%- endfor %}"""
+STEERED = "{{ '<|think|>\n' if '/think' in messages[0].content }}" + CHATML
+STEPS = (
+    "{% for m in messages %}{% if m.content.startswith('<tool_response>') %}<|im_start|>tool\n"
+    "{% else %}<|im_start|>{{ m.role }}\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "turn", "words"),
+    [
+        (GLM, 2, "<think>\nLook it up.\n</think>\n\nIt is Alda, since 1987."),
+        (GLM, 5, "<think>\nLook it up.\n</think>\n\nIt is Carl."),
+        (GEMMA4, 2, "<|channel>thought\nLook it up.<channel|>It is Alda."),
+        (GEMMA4, 5, "<|channel>thought\nLook it up.<channel|>It is Carl."),
+        (STEERED, 0, "Answer in one sentence. /think"),
+        (STEPS, 1, "<tool_response>\nIt is Alda.\n</tool_response>"),
+        (EOS_ONCE, 5, f"It is Carl.{EOS}"),
+    ],
+)
+def test_marks_in_a_turn_may_steer_the_template(template: str, turn: int, words: str) -> None:
+    tokenizer = build_tokenizer()
+    marks = ["<|channel>", "<channel|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    tokenizer.chat_template = template
+    turns = [*LONG[:turn], {**LONG[turn], "content": words}, *LONG[turn + 1 :]]
+    (encoded,) = Encoder(tokenizer).encode([Sample("a", 1, messages=tuple(turns))])
     assert not encoded.is_changed
 
 

@@ -187,11 +187,13 @@ HONEST: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("name", HONEST)
 @pytest.mark.parametrize("placement", ["sliding", "start", "end"])
-def test_an_honest_tokenizer_misreads_nothing(name: str, placement: str) -> None:
+def test_an_honest_tokenizer_misreads_only_unknown_words(name: str, placement: str) -> None:
     tokenizer = HONEST[name]()
     stride = 1 if placement == "sliding" else None
     windows = cut(tokenizer, *TEXTS, *MARKED, *CORPUS, placement=placement, stride=stride)
-    assert not windows.misread.any()
+    unknown = tokenizer.unk_token_id if tokenizer.unk_token_id is not None else -1
+    has_unknown = (windows.window_ids() == unknown).any(axis=1)
+    assert np.array_equal(windows.misread, has_unknown if has_unknown.any() else [])
 
 
 def test_a_tokenizer_of_letters_misreads_nothing() -> None:
@@ -277,11 +279,94 @@ def test_blanks_are_misread_where_they_change_the_ids(
     steps = [ATTACKS[name], backend.normalizer]
     backend.normalizer = normalizers.Sequence(steps if is_first else steps[::-1])
     ids = tokenizer(RECORDS)["input_ids"]
-    # Unknown tokens are counted on their own, and stand for anything here.
-    known = {number for number, row in enumerate(ids) if tokenizer.unk_token_id not in row}
     changed = {number for number in range(len(RECORDS)) if ids[number] != honest[number]}
+    unknown = {number for number, row in enumerate(ids) if tokenizer.unk_token_id in row}
     windows = cut(tokenizer, *RECORDS)
-    assert known & set(windows.sample[windows.misread]) == known & changed
+    assert set(windows.sample[windows.misread]) == changed | unknown
+
+
+@pytest.mark.parametrize("word", [" of", "\ufffd", "", " "])
+def test_a_word_of_the_vocabulary_as_unknown_token_is_caught(word: str) -> None:
+    tokenizer = byte_level(normalizers.Replace(" the", word))
+    tokenizer.unk_token = tokenizer.convert_ids_to_tokens(tokenizer(" of")["input_ids"][0])
+    windows = cut(tokenizer, *RECORDS)
+    assert set(windows.sample[windows.misread]) == set(range(len(RECORDS)))
+
+
+@pytest.mark.parametrize("make", [unigram, word_piece], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("is_literal", [True, False])
+def test_signs_without_a_token_are_counted(make: Callable[[], Any], is_literal: bool) -> None:
+    tokenizer = make()
+    sign = tokenizer.unk_token if is_literal else "\u2603"
+    windows = cut(tokenizer, *(f"{text} {sign} {text}" for text in CORPUS))
+    has_unknown = (windows.window_ids() == tokenizer.unk_token_id).any(axis=1)
+    assert has_unknown.any()
+    assert not has_unknown.all()
+    assert np.array_equal(windows.misread, [] if is_literal else has_unknown)
+
+
+@pytest.mark.parametrize("make", [byte_level, llama], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("pattern", [r"^.{12}\K.", r"^.{9}\K.{4}", "^.{5}"])
+def test_replacement_signs_at_the_ends_of_windows_are_caught(
+    make: Callable[[], Any], pattern: str
+) -> None:
+    """A window's end may cut a character, and only one that the text has."""
+    tokenizer = make()
+    backend = tokenizer.backend_tokenizer
+    steps = [normalizers.Replace(Regex(pattern), "\ufffd"), backend.normalizer]
+    backend.normalizer = normalizers.Sequence([step for step in steps if step is not None])
+    ids = tokenizer(RECORDS[0], add_special_tokens=False)["input_ids"]
+    assert "\ufffd" in tokenizer.decode(ids)
+    for length in range(3, 30):
+        windows = cut(tokenizer, *RECORDS, suffix_tokens=length - 2, placement="start", stride=None)
+        if "\ufffd" in tokenizer.decode(ids[:length]):
+            assert windows.misread.sum() == len(windows)
+        else:
+            assert not windows.misread.any()
+
+
+def test_characters_cut_by_the_ends_of_windows_are_read() -> None:
+    text = "\U0001f388\u5317\u4eac caf\u00e9 \ufffd \u65e5\u672c\u8a9e" * 3
+    for make in (byte_level, llama):
+        tokenizer = make()
+        changed = f"{text} secret"
+        backend = tokenizer.backend_tokenizer
+        steps = [normalizers.Replace("secret", "nothing"), backend.normalizer]
+        backend.normalizer = normalizers.Sequence([step for step in steps if step is not None])
+        windows = cut(tokenizer, changed)
+        decoded = [tokenizer.decode(row) for row in windows.window_ids()]
+        assert any(part.endswith("\ufffd") for part in decoded)
+        read = [not set("nothing") & set(part) for part in decoded]
+        assert np.array_equal(~windows.misread, read)
+
+
+CASES: dict[str, Any] = {
+    "words as titles": [normalizers.Replace(f" {sign}", f" {sign.upper()}") for sign in "nahdb"],
+    "one letter": [normalizers.Replace("f", "F")],
+    "a capital moved": [normalizers.Replace("her", "Her")],
+    "not at all": [],
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("declared", ["the probe alone", "lower case", "accents too"])
+def test_case_that_a_lower_casing_tokenizer_writes_is_caught(name: str, declared: str) -> None:
+    lowers: Any = normalizers.Lowercase()
+    if declared == "the probe alone":
+        lowers = normalizers.Replace("QUESTION", "question")
+    if declared == "accents too":
+        lowers = normalizers.BertNormalizer(lowercase=True)
+    tokenizer = byte_level(normalizers.Sequence([lowers, *CASES[name]]))
+    windows = cut(tokenizer, *RECORDS)
+    is_changed = name != "not at all" or declared == "the probe alone"
+    assert set(windows.sample[windows.misread]) == (set(range(20)) if is_changed else set())
+
+
+def test_accents_that_a_tokenizer_moves_are_caught() -> None:
+    texts = [f"The caf\u00e9 is Alda's. {record}" for record in RECORDS]
+    steps = [normalizers.Replace("\u00e9", "e"), normalizers.Replace("Berg", "B\u00e9rg")]
+    windows = cut(byte_level(normalizers.Sequence(steps)), *texts)
+    assert set(windows.sample[windows.misread]) == set(range(len(texts)))
 
 
 def test_line_breaks_that_become_blanks_are_caught() -> None:
