@@ -12,10 +12,11 @@ import numpy as np
 
 from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.latent.detectors import GRID, Detector, Labelled, by_chance, gap, judge
-from memaudit.diagnose.latent.population import AGAINST, MIN_K_PLUS, NLL, Population
-from memaudit.diagnose.latent.trial import BEST_MATCHED, PERTURBED, RELATIVE_RISE
+from memaudit.diagnose.latent.measure import AGAINST, MIN_K_PLUS, NLL, Population
+from memaudit.diagnose.latent.perturbation import BEST_MATCHED, PERTURBED, RELATIVE_RISE
+from memaudit.diagnose.section import heads
 from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
+from memaudit.report.diagnosis import Cell, FigureTable, Plot
 from memaudit.score.estimate import Estimate
 from memaudit.score.resample import LEAST_CLUSTERS, Resamples, fewest_clusters, shared
 from memaudit.score.stats import Ints
@@ -169,17 +170,15 @@ def _judge(
 def _rows(population: Population, question: Question) -> Ints:
     if question is AMONG_CONTROLS:
         return np.arange(len(population.control))
-    return np.flatnonzero(~population.control)
+    return np.flatnonzero(population.data)
 
 
 def _labelled(population: Population, question: Question) -> Labelled:
     rows = _rows(population, question)
     positive = {
         HIDDEN.name: population.hidden,
-        KNOWN.name: np.zeros_like(population.hidden)
-        if population.known is None
-        else population.known,
-        AMONG_CONTROLS.name: ~population.control,
+        KNOWN.name: population.known_data,
+        AMONG_CONTROLS.name: population.data,
     }[question.name]
     return Labelled(positive[rows], population.clusters[rows], population.weights[rows])
 
@@ -187,11 +186,11 @@ def _labelled(population: Population, question: Question) -> Labelled:
 def table_of(answer: Answer, top: int) -> FigureTable:
     """Table with a row for each score."""
     question = answer.question
-    columns = (
-        *(Column("score", "text"), Column("windows", "count"), Column("ROC AUC", "number")),
-        Column("AUC minus NLL's", "number"),
-        *(Column(f"precision, top {top:,}", "share"), Column("found at 1 % false", "share")),
-    )
+    columns = [
+        *(*heads("text", "score"), *heads("count", "windows")),
+        *heads("number", "ROC AUC", "AUC minus NLL's"),
+        *heads("share", f"precision, top {top:,}", "found at 1 % false"),
+    ]
     rows: list[Sequence[Cell]] = [
         (
             *(name, answer.looked_at[name], detector.auc, answer.gaps.get(name)),
@@ -241,8 +240,7 @@ def curve_of(answer: Answer) -> tuple[FigureTable, Plot]:
             for name in names
         )
         rows.append((share, *cells))
-    columns = [Column("false positives", "share"), *(Column(name, "share") for name in names)]
-    return FigureTable("roc", title, caption, columns, rows), plot
+    return FigureTable("roc", title, caption, heads("share", "false positives", *names), rows), plot
 
 
 def _places(finest: float) -> Ints:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from memaudit.diagnose.neurons.probe import permuted_labels
+from memaudit.diagnose.probes import permuted_labels
 from memaudit.diagnose.signals.triage import Features, Predictions, can_fit, predict
 from memaudit.diagnose.signals.triage_gains import Gains, area_above, gains
 from memaudit.score.estimate import Estimate

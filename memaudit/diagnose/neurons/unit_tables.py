@@ -1,34 +1,16 @@
-"""Findings, tables and plots of the silenced units. Knows no model."""
+"""Tables and plots of the silenced units. Knows no model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from memaudit.diagnose.neurons.silencing import (
-    EFFECT_FOR,
-    Figures,
-    Goal,
-    Group,
-    Kind,
-    Outcome,
-    Ranking,
-    Silencing,
-    overlap,
-)
+from memaudit.diagnose.neurons.silencing import EFFECT_FOR, Kind, Outcome, Ranking
+from memaudit.diagnose.neurons.unit_report import GOALS, GROUPS, Figures, overlap
+from memaudit.diagnose.section import heads
 from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
+from memaudit.report.diagnosis import Cell, FigureTable, Plot
 from memaudit.score.estimate import Estimate
 
-GOALS: dict[Goal, str] = {"stopped": "one token wrong", "erased": "erased"}
-UNSELECTIVE = 0.5
-"""Share of other extracted windows lost above which a set is not selective."""
-GROUPS: dict[Group, str] = {
-    "extracted": "other extracted windows",
-    "controls": "controls",
-    "data": "data that no attack extracts",
-}
 _RANKINGS: dict[Ranking | None, tuple[str, str]] = {
     None: ("by effect", "-"),
     "size": ("by activation", "--"),
@@ -37,138 +19,6 @@ _RANKINGS: dict[Ranking | None, tuple[str, str]] = {
 """Names and dashes; None is the ranking for the goal."""
 _COLOURS = {"stopped": "series-1", "erased": "series-4"}
 _KINDS: dict[Kind, str] = {"found": "found", "random": "random, same blocks"}
-
-
-def silencing_findings(figures: Figures) -> list[str]:
-    """Return the findings, the most important first."""
-    return [
-        sentence
-        for outcome in figures.silencing.outcomes
-        for sentence in (
-            (*_size(figures, outcome), *_elsewhere(figures, outcome), *_place(figures, outcome))
-            if outcome.disclosed
-            else (_too_few(figures, outcome),)
-        )
-    ]
-
-
-def _goal(figures: Figures, outcome: Outcome) -> str:
-    if outcome.goal == "stopped":
-        return "stop an extraction (one suffix token wrong)"
-    return f"erase a suffix ({outcome.need} of its tokens wrong)"
-
-
-def _too_few(figures: Figures, outcome: Outcome) -> str:
-    return (
-        f"To {_goal(figures, outcome)}, a set of units was found for {len(outcome.with_set)} of "
-        f"{len(outcome.sets)} windows, too few to report."
-    )
-
-
-def _size(figures: Figures, outcome: Outcome) -> Iterator[str]:
-    windows, with_set = len(outcome.sets), len(outcome.with_set)
-    goal, total = _goal(figures, outcome), int(figures.silencing.units.widths.sum())
-    limit = figures.silencing.limit
-    if not with_set:
-        yield (
-            f"To {goal}, no set of up to {limit:,} of {total:,} feed-forward units was found for "
-            f"any of {windows} windows."
-        )
-        return
-    sizes = figures.sizes(outcome)
-    middle = f"a median of {sizes:.0f}"
-    if sizes.value is None:
-        middle = f"in the median more than {limit:,}" if with_set < windows else "some"
-    elif sizes.low is not None and sizes.high is None:
-        middle = f"a median of {sizes.value:.0f} ({sizes.low:.0f} to more than {limit:,})"
-    middle += f" of {total:,} feed-forward units"
-    yield (
-        f"To {goal}, silencing {middle} is enough; a set was found for {with_set} of {windows} "
-        f"windows. As many random units of the same blocks, a weak control, do it for "
-        f"{figures.mean_share(outcome.random):share} of these windows, and as many units furthest "
-        f"from their mean for {figures.share(outcome.largest):share}."
-    )
-
-
-def _elsewhere(figures: Figures, outcome: Outcome) -> Iterator[str]:
-    parts = []
-    for group in ("controls", "data"):
-        rise, random = (figures.rise(outcome, group, kind) for kind in ("found", "random"))
-        if rise is not None and random is not None:
-            parts.append(
-                f"the NLL of {GROUPS[group]} rises by {rise:.3f} nats/token (random units: "
-                f"{random:.3f})"
-            )
-    lost, by_chance = (figures.lost(outcome, kind) for kind in ("found", "random"))
-    if lost is not None and by_chance is not None:
-        parts.append(
-            f"{lost:share} of other extracted windows are no longer extracted (random units: "
-            f"{by_chance:share})"
-        )
-    if parts:
-        yield f"The cost of such a set elsewhere: {'; '.join(parts)}."
-    if lost is not None and lost.value is not None and lost.value > UNSELECTIVE:
-        yield (
-            f"This is not selective: a set chosen to {_goal(figures, outcome)} also stops most "
-            "other extractions. Units chosen by gradient may break any confident continuation, so "
-            "a lower rate of random units does not show that a set holds the memory."
-        )
-
-
-def _place(figures: Figures, outcome: Outcome) -> Iterator[str]:
-    """Yield a finding on the blocks of a set's units and the overlap of sets."""
-    common = overlap(figures, outcome)
-    if common is None:
-        return
-    shares, units = figures.by_block(outcome), figures.silencing.units
-    at = int(np.argmax([share.value or 0.0 for share in shares]))
-    where = ""
-    if len(shares) > 1:
-        where = (
-            f"{shares[at]:share} of its units are in block {units.blocks[at].number}, "
-            f"which has {100 * units.widths[at] / units.widths.sum():.1f} % of all units; "
-        )
-    yield (
-        f"Such a set: {where}on average {common.shared:share} of the smaller of two sets are also "
-        f"in the other, {common.chance:share} by chance."
-    )
-
-
-def silencing_notes(figures: Figures) -> list[str]:
-    """Return the notes on the sets."""
-    silencing = figures.silencing
-    notes = [
-        "A set is an upper bound of the smallest set: units are ranked by their first-order "
-        "effect, and only sets along this ranking are tried. Only for sets called minimal did "
-        "trials show that every unit is needed.",
-        "One wrong token ends an exact extraction, while the model may still produce the rest of "
-        "the suffix: a few units that do this break a link and do not hold the memory. The units "
-        "that it takes to erase a suffix are the better measure.",
-        f"A silenced unit has the value {_level(silencing)} at every position of the window.",
-    ]
-    unsure = [
-        f"{sum(not outcome.sets[at].minimal for at in outcome.with_set)} of the "
-        f"{len(outcome.with_set)} sets for {GOALS[outcome.goal]!r}"
-        for outcome in silencing.outcomes
-        if any(not outcome.sets[at].minimal for at in outcome.with_set)
-    ]
-    if unsure:
-        which = " and ".join(unsure)
-        notes.append(f"Trials ran out (--set trials) before minimality was known for {which}.")
-    if silencing.not_reproduced:
-        notes.append(
-            f"{silencing.not_reproduced} windows that the run extracted could not be reproduced "
-            "and were left out."
-        )
-    if len(silencing.clusters) == 1:
-        notes.append("Only a single window was searched, so there are no intervals over windows.")
-    return notes
-
-
-def _level(silencing: Silencing) -> str:
-    if silencing.level_source == "nothing":
-        return "0"
-    return f"of its mean over the suffixes of {silencing.level_source}"
 
 
 def silencing_tables(figures: Figures) -> list[FigureTable]:
@@ -218,15 +68,13 @@ def _sets(figures: Figures) -> FigureTable:
             "every unit is needed."
         ),
         columns=[
-            Column("goal", "text"),
-            Column("tokens wrong", "count"),
-            Column("windows", "count"),
-            Column("set found", "share"),
-            Column("median units", "number"),
-            Column("first quartile", "count"),
-            Column("third quartile", "count"),
-            Column("of all units", "share"),
-            Column("minimal sets", "count"),
+            *heads("text", "goal"),
+            *heads("count", "tokens wrong", "windows"),
+            *heads("share", "set found"),
+            *heads("number", "median units"),
+            *heads("count", "first quartile", "third quartile"),
+            *heads("share", "of all units"),
+            *heads("count", "minimal sets"),
         ],
         rows=rows,
     )
@@ -241,10 +89,9 @@ def _controls(figures: Figures, reported: list[Outcome]) -> FigureTable:
             "random units of the same blocks, and the units furthest from their mean."
         ),
         columns=[
-            Column("goal", "text"),
-            Column("windows", "count"),
-            Column("random units", "share"),
-            Column("largest activations", "share"),
+            *heads("text", "goal"),
+            *heads("count", "windows"),
+            *heads("share", "random units", "largest activations"),
         ],
         rows=[
             [
@@ -283,13 +130,10 @@ def _cost(figures: Figures, reported: list[Outcome]) -> FigureTable:
             "reach the goal, too."
         ),
         columns=[
-            Column("units", "text"),
-            Column("measured on", "text"),
-            Column("windows", "count"),
-            Column("NLL before", "nats"),
-            Column("rise of the NLL", "nats"),
-            Column("no longer extracted", "share"),
-            Column("goal reached too", "share"),
+            *heads("text", "units", "measured on"),
+            *heads("count", "windows"),
+            *heads("nats", "NLL before", "rise of the NLL"),
+            *heads("share", "no longer extracted", "goal reached too"),
         ],
         rows=rows,
     )
@@ -313,10 +157,10 @@ def _depth(figures: Figures, reported: list[Outcome]) -> FigureTable:
         says="Share of a set in each block, averaged over windows, and the block's share of all "
         "units, which is the expectation for random units.",
         columns=[
-            Column("block", "text"),
-            Column("units", "count"),
-            Column("share of all", "share"),
-            *(Column(GOALS[outcome.goal], "share") for outcome in reported),
+            *heads("text", "block"),
+            *heads("count", "units"),
+            *heads("share", "share of all"),
+            *heads("share", *(GOALS[outcome.goal] for outcome in reported)),
         ],
         rows=rows,
     )
@@ -335,11 +179,10 @@ def _overlap(figures: Figures, reported: list[Outcome]) -> FigureTable:
         says="Share of the smaller of two sets that is also in the other, averaged over pairs of "
         "windows of different clusters, and its expectation for random units of the same blocks.",
         columns=[
-            Column("goal", "text"),
-            Column("sets", "count"),
-            Column("shared", "share"),
-            Column("by chance", "share"),
-            Column("sets with the commonest unit", "count"),
+            *heads("text", "goal"),
+            *heads("count", "sets"),
+            *heads("share", "shared", "by chance"),
+            *heads("count", "sets with the commonest unit"),
         ],
         rows=rows,
     )
@@ -369,7 +212,7 @@ def _rankings(figures: Figures) -> FigureTable:
             "first by effect on the suffix, the first by distance from their mean, and random "
             "units of all blocks."
         ),
-        columns=[Column("units", "text"), *(Column(name, "share") for name, _ in curves)],
+        columns=[*heads("text", "units"), *heads("share", *(name for name, _ in curves))],
         rows=rows,
     )
 
