@@ -12,9 +12,11 @@ import numpy as np
 
 from memaudit.diagnose.disclosure import STRETCH
 from memaudit.diagnose.passes import Found
-from memaudit.diagnose.signals.groups import COLOURS, Grouped, GroupName
-from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
+from memaudit.diagnose.section import group_line, heads
+from memaudit.diagnose.signals.features import split_border
+from memaudit.diagnose.signals.measure import Grouped, GroupName
+from memaudit.report.curves import Axis
+from memaudit.report.diagnosis import Cell, FigureTable, Plot
 from memaudit.score.estimate import Estimate
 from memaudit.score.resample import Resamples
 from memaudit.score.stats import Floats, Ints
@@ -43,20 +45,6 @@ class Border(NamedTuple):
     """Entropy before the border minus entropy after it, nats."""
 
 
-def split_border(figures: Found, name: str, prefix_tokens: int, near: int) -> tuple[Floats, Floats]:
-    """Return means of a figure (N,P+S-1) over the last prefix and the first suffix tokens (N,).
-
-    Both sides have the same number of tokens, at most ``near``. If P is 1, nothing predicts a
-    prefix token, and the mean before the border is NaN.
-    """
-    values = figures[name].astype(np.float64)
-    before, after = values[:, : prefix_tokens - 1], values[:, prefix_tokens - 1 :]
-    count = min(near, before.shape[1], after.shape[1])
-    if not count:
-        return np.full(len(values), np.nan), after[:, :near].mean(axis=1)
-    return before[:, -count:].mean(axis=1), after[:, :count].mean(axis=1)
-
-
 def compare_border(
     grouped: Grouped, figures: Found, prefix_tokens: int, near: int, resamples: Resamples
 ) -> Border:
@@ -64,17 +52,9 @@ def compare_border(
     before, after = split_border(figures, "entropy", prefix_tokens, near)
     columns = [before, after, before - after, *split_border(figures, "log_p", prefix_tokens, near)]
     values = np.stack(columns, axis=1)
-    means = {
-        group: resamples.each_mean(values[grouped.of(group)], grouped.clusters[grouped.of(group)])
-        for group in grouped.present
-    }
+    means = grouped.means(values, resamples)
     rows: list[list[Cell]] = [
-        [
-            group,
-            int(grouped.of(group).sum()),
-            len(np.unique(grouped.clusters[grouped.of(group)])),
-            *mean,
-        ]
+        [group, int(grouped.of(group).sum()), grouped.count_clusters(group), *mean]
         for group, mean in means.items()
     ]
     before_all, fall = (
@@ -101,21 +81,17 @@ def _contrast(grouped: Grouped, values: Floats, resamples: Resamples) -> dict[Gr
 
 
 def _border_table(rows: Sequence[Sequence[Cell]], near: int) -> FigureTable:
-    heads = [Column("group", "text"), Column("windows", "count"), Column("clusters", "count")]
-    heads += [
-        Column(name, "nats")
-        for name in (
-            *("entropy before", "entropy after", "fall over the border"),
-            *("log p before", "log p after"),
-        )
-    ]
     return FigureTable(
         "border",
         "Before and after the border",
         f"Means over the last {near} tokens of the prefix and the first {near} of the suffix (or "
         "as many as there are). Entropy is that of the model's distribution for each token, given "
         "the true text before it; log p is that of the token itself.",
-        heads,
+        [
+            *(*heads("text", "group"), *heads("count", "windows", "clusters")),
+            *heads("nats", "entropy before", "entropy after", "fall over the border"),
+            *heads("nats", "log p before", "log p after"),
+        ],
         rows,
     )
 
@@ -191,24 +167,14 @@ def plot_curve(
     """
     arrange = each_position if reveal else group_positions
     positions = arrange(figures[curve.figure].astype(np.float64), prefix_tokens)
-    means = {
-        group: resamples.each_mean(
-            positions.values[grouped.of(group)], grouped.clusters[grouped.of(group)]
-        )
-        for group in grouped.present
-    }
+    means = grouped.means(positions.values, resamples)
     return _curve_table(curve, positions, means), _curve_plot(curve, positions, means)
 
 
 def _curve_plot(
     curve: Curve, positions: PositionGroups, means: dict[GroupName, list[Estimate]]
 ) -> Plot:
-    lines = [
-        Line.of(
-            group, COLOURS[group], positions.middles, mean, dash=":" if group == "controls" else "-"
-        )
-        for group, mean in means.items()
-    ]
+    lines = [group_line(group, positions.middles, mean) for group, mean in means.items()]
     caption = (
         "Mean over the windows of each group, with an interval over clusters. The suffix starts "
         "at position 0."
@@ -240,6 +206,6 @@ def _curve_table(
         curve.title,
         "Means at some of the positions; 0 is the first token of the suffix, -1 the last of the "
         "prefix. Without --reveal, these are means over groups of positions.",
-        [Column("position", "text"), *(Column(group, "nats") for group in means)],
+        [*heads("text", "position"), *heads("nats", *means)],
         rows,
     )
