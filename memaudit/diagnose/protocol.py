@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from memaudit import __version__
@@ -84,10 +83,6 @@ def diagnose(
     name: DiagnosisName, subject: Subject, settings: DiagnoseSettings, progress: Progress
 ) -> Diagnosis:
     """Diagnose an opened run; the result is not yet as it may be written (`Disclosure.apply`)."""
-    if find_spec(f"memaudit.diagnose.{name}.diagnosis") is not None:
-        module = import_module(f"memaudit.diagnose.{name}.diagnosis")
-        result: Diagnosis = getattr(module, f"diagnose_{name}")(subject, settings, progress)
-        return result
     method = Method.of(name)
     measured = method.measure(subject, settings, progress)
     with progress.stage(f"{name}: report", 1) as advance:
