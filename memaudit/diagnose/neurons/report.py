@@ -16,7 +16,7 @@ from memaudit.diagnose.neurons.probing import Against, Contrast, Probing, Source
 from memaudit.diagnose.neurons.representations import PLACES, Place
 from memaudit.diagnose.neurons.settings import NeuronsSettings
 from memaudit.diagnose.neurons.unit_report import Figures, silencing_findings, silencing_notes
-from memaudit.diagnose.neurons.unit_tables import silencing_plots, silencing_tables
+from memaudit.diagnose.neurons.unit_tables import silencing_section
 from memaudit.diagnose.section import Section, heads
 from memaudit.report.curves import Axis, Line
 from memaudit.report.diagnosis import Cell, Diagnosis, FigureTable, Plot
@@ -73,15 +73,8 @@ def report(
                 f"{left_out} of {probing.depth} blocks have no units that can be silenced one by "
                 "one (fused experts, or no feed-forward part). They were left unchanged."
             )
-        units = Section(
-            silencing_findings(figures), notes, silencing_tables(figures), silencing_plots(figures)
-        )
-    probes = Section(
-        probing_findings(probing),
-        probing_notes(probing),
-        probing_tables(probing),
-        probing_plots(probing),
-    )
+        units = silencing_section(figures, silencing_findings(figures), notes)
+    probes = Section(_findings(probing), _notes(probing), _tables(probing), _plots(probing))
     names = (
         *("windows", "probe_blocks", "unit_windows", "most_units", "silence", "erased"),
         *("trials", "random_sets", "cost_windows", "seed"),
@@ -90,12 +83,11 @@ def report(
     return Section.joined([units, probes]).diagnosis("neurons", ABOUT, words)
 
 
-def probing_findings(probing: Probing[Estimate]) -> list[str]:
-    """Return the findings, the most important first."""
+def _findings(probing: Probing[Estimate]) -> list[str]:
     findings: list[str] = []
     for contrast in probing.contrasts:
         if contrast.probes:
-            findings.extend(_findings(contrast, probing))
+            findings.extend(_contrast(contrast, probing))
             continue
         findings.append(
             f"Probes against {_NEGATIVES[contrast.against]}: too few clusters. There are "
@@ -106,7 +98,7 @@ def probing_findings(probing: Probing[Estimate]) -> list[str]:
     return findings
 
 
-def _findings(contrast: Contrast[Estimate], probing: Probing[Estimate]) -> Iterator[str]:
+def _contrast(contrast: Contrast[Estimate], probing: Probing[Estimate]) -> Iterator[str]:
     for place in PLACES:
         trained = contrast.probes["trained", place]
         best = _best(trained)
@@ -186,8 +178,7 @@ def _highest(estimates: Sequence[Estimate]) -> Estimate | None:
     return None if best is None else estimates[best]
 
 
-def probing_notes(probing: Probing[Estimate]) -> list[str]:
-    """Return the notes on the probes."""
+def _notes(probing: Probing[Estimate]) -> list[str]:
     notes = [
         "The best block is chosen by its AUC, which is therefore a little high. Compare it with "
         "the highest AUC of random weights and permuted labels.",
@@ -204,7 +195,7 @@ def probing_notes(probing: Probing[Estimate]) -> list[str]:
     return notes if probing.has_probes else notes[2:]
 
 
-def probing_tables(probing: Probing[Estimate]) -> list[FigureTable]:
+def _tables(probing: Probing[Estimate]) -> list[FigureTable]:
     """Return a table per place, and a table of the baselines."""
     if not probing.has_probes:
         return []
@@ -284,7 +275,7 @@ def _estimates(probing: Probing[Estimate], style: _Style, place: Place) -> Seque
     return ()
 
 
-def probing_plots(probing: Probing[Estimate]) -> list[Plot]:
+def _plots(probing: Probing[Estimate]) -> list[Plot]:
     """Return a plot of the AUC over depth per place."""
     plots = []
     for place in PLACES:

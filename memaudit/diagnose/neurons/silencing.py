@@ -78,6 +78,16 @@ class Outcome:
         """(I,) windows with a set."""
         return np.flatnonzero([unit_set.stopped for unit_set in self.sets])
 
+    @property
+    def members(self) -> list[Ints]:
+        """(I) units of each set."""
+        return [unit_set.units for unit_set in self.sets if unit_set.stopped]
+
+    @property
+    def minimal(self) -> int:
+        """Number of sets of which every unit is needed."""
+        return sum(unit_set.minimal for unit_set in self.sets if unit_set.stopped)
+
 
 @dataclass(frozen=True, eq=False)
 class Silencing:
@@ -149,7 +159,7 @@ def _levels(
 ) -> tuple[str, Levels]:
     """Return the source and the values of the units' levels while silenced."""
     if settings.silence == "zero":
-        return "nothing", np.zeros(int(units.widths.sum()), dtype=np.float32)
+        return "nothing", np.zeros(units.total, dtype=np.float32)
     unextracted, source = unextracted_windows(subject)
     chosen = unextracted if len(unextracted) else part
     source = source if len(unextracted) else "the extracted windows themselves"

@@ -76,7 +76,7 @@ class Figures:
 
     def by_block(self, outcome: Outcome) -> list[Estimate]:
         """Return the share of a set in each block (blocks), averaged over sets."""
-        counts = [self.silencing.units.counts(outcome.sets[at].units) for at in outcome.with_set]
+        counts = [self.silencing.units.counts(members) for members in outcome.members]
         shares = np.array([count / count.sum() for count in counts])
         means = self.resamples.each_mean(shares, self.silencing.clusters[outcome.with_set])
         return [mean.unless_point() for mean in means]
@@ -99,11 +99,10 @@ def overlap(figures: Figures, outcome: Outcome) -> Overlap | None:
     if len(outcome.with_set) < 2:
         return None
     units = figures.silencing.units
-    sets = [outcome.sets[at].units for at in outcome.with_set]
+    sets = outcome.members
     counts = np.array([units.counts(members) for members in sets], dtype=np.float64)
     smaller = np.minimum.outer(counts.sum(axis=1), counts.sum(axis=1))
-    total = int(units.widths.sum())
-    member = np.zeros((len(sets), total))
+    member = np.zeros((len(sets), units.total))
     for row, members in enumerate(sets):
         member[row, members] = 1
     shared, chance = (member @ member.T) / smaller, (counts / units.widths) @ counts.T / smaller
@@ -119,34 +118,28 @@ def overlap(figures: Figures, outcome: Outcome) -> Overlap | None:
 
 def silencing_findings(figures: Figures) -> list[str]:
     """Return the findings, the most important first."""
-    return [
-        sentence
-        for outcome in figures.silencing.outcomes
-        for sentence in (
-            (*_size(figures, outcome), *_elsewhere(figures, outcome), *_place(figures, outcome))
-            if outcome.disclosed
-            else (_too_few(figures, outcome),)
-        )
-    ]
+    findings: list[str] = []
+    for outcome in figures.silencing.outcomes:
+        if outcome.disclosed:
+            for part in (_size, _elsewhere, _place):
+                findings += part(figures, outcome)
+        else:
+            findings.append(
+                f"To {_goal(outcome)}, a set of units was found for {len(outcome.with_set)} of "
+                f"{len(outcome.sets)} windows, too few to report."
+            )
+    return findings
 
 
-def _goal(figures: Figures, outcome: Outcome) -> str:
+def _goal(outcome: Outcome) -> str:
     if outcome.goal == "stopped":
         return "stop an extraction (one suffix token wrong)"
     return f"erase a suffix ({outcome.need} of its tokens wrong)"
 
 
-def _too_few(figures: Figures, outcome: Outcome) -> str:
-    return (
-        f"To {_goal(figures, outcome)}, a set of units was found for {len(outcome.with_set)} of "
-        f"{len(outcome.sets)} windows, too few to report."
-    )
-
-
 def _size(figures: Figures, outcome: Outcome) -> Iterator[str]:
     windows, with_set = len(outcome.sets), len(outcome.with_set)
-    goal, total = _goal(figures, outcome), int(figures.silencing.units.widths.sum())
-    limit = figures.silencing.limit
+    goal, total, limit = _goal(outcome), figures.silencing.units.total, figures.silencing.limit
     if not with_set:
         yield (
             f"To {goal}, no set of up to {limit:,} of {total:,} feed-forward units was found for "
@@ -187,7 +180,7 @@ def _elsewhere(figures: Figures, outcome: Outcome) -> Iterator[str]:
         yield f"The cost of such a set elsewhere: {'; '.join(parts)}."
     if lost is not None and lost.value is not None and lost.value > UNSELECTIVE:
         yield (
-            f"This is not selective: a set chosen to {_goal(figures, outcome)} also stops most "
+            f"This is not selective: a set chosen to {_goal(outcome)} also stops most "
             "other extractions. Units chosen by gradient may break any confident continuation, so "
             "a lower rate of random units does not show that a set holds the memory."
         )
@@ -204,7 +197,7 @@ def _place(figures: Figures, outcome: Outcome) -> Iterator[str]:
     if len(shares) > 1:
         where = (
             f"{shares[at]:share} of its units are in block {units.blocks[at].number}, "
-            f"which has {100 * units.widths[at] / units.widths.sum():.1f} % of all units; "
+            f"which has {100 * units.shares[at]:.1f} % of all units; "
         )
     yield (
         f"Such a set: {where}on average {common.shared:share} of the smaller of two sets are also "
@@ -215,6 +208,9 @@ def _place(figures: Figures, outcome: Outcome) -> Iterator[str]:
 def silencing_notes(figures: Figures) -> list[str]:
     """Return the notes on the sets."""
     silencing = figures.silencing
+    level = f"of its mean over the suffixes of {silencing.level_source}"
+    if silencing.level_source == "nothing":
+        level = "0"
     notes = [
         "A set is an upper bound of the smallest set: units are ranked by their first-order "
         "effect, and only sets along this ranking are tried. Only for sets called minimal did "
@@ -222,13 +218,13 @@ def silencing_notes(figures: Figures) -> list[str]:
         "One wrong token ends an exact extraction, while the model may still produce the rest of "
         "the suffix: a few units that do this break a link and do not hold the memory. The units "
         "that it takes to erase a suffix are the better measure.",
-        f"A silenced unit has the value {_level(silencing)} at every position of the window.",
+        f"A silenced unit has the value {level} at every position of the window.",
     ]
     unsure = [
-        f"{sum(not outcome.sets[at].minimal for at in outcome.with_set)} of the "
-        f"{len(outcome.with_set)} sets for {GOALS[outcome.goal]!r}"
+        f"{len(outcome.members) - outcome.minimal} of the {len(outcome.members)} sets for "
+        f"{GOALS[outcome.goal]!r}"
         for outcome in silencing.outcomes
-        if any(not outcome.sets[at].minimal for at in outcome.with_set)
+        if outcome.minimal < len(outcome.members)
     ]
     if unsure:
         which = " and ".join(unsure)
@@ -241,9 +237,3 @@ def silencing_notes(figures: Figures) -> list[str]:
     if len(silencing.clusters) == 1:
         notes.append("Only a single window was searched, so there are no intervals over windows.")
     return notes
-
-
-def _level(silencing: Silencing) -> str:
-    if silencing.level_source == "nothing":
-        return "0"
-    return f"of its mean over the suffixes of {silencing.level_source}"

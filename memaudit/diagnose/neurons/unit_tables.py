@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
 import numpy as np
 
-from memaudit.diagnose.neurons.silencing import EFFECT_FOR, Kind, Outcome, Ranking
+from memaudit.diagnose.neurons.silencing import EFFECT_FOR, Goal, Kind, Ranking
 from memaudit.diagnose.neurons.unit_report import GOALS, GROUPS, Figures, overlap
-from memaudit.diagnose.section import heads
+from memaudit.diagnose.section import Section, heads
 from memaudit.report.curves import Axis, Line
 from memaudit.report.diagnosis import Cell, FigureTable, Plot
 from memaudit.score.estimate import Estimate
@@ -17,47 +20,38 @@ _RANKINGS: dict[Ranking | None, tuple[str, str]] = {
     "random": ("random", ":"),
 }
 """Names and dashes; None is the ranking for the goal."""
-_COLOURS = {"stopped": "series-1", "erased": "series-4"}
+_COLOURS: dict[Goal, str] = {"stopped": "series-1", "erased": "series-4"}
 _KINDS: dict[Kind, str] = {"found": "found", "random": "random, same blocks"}
 
 
-def silencing_tables(figures: Figures) -> list[FigureTable]:
-    """Return all tables."""
+def silencing_section(figures: Figures, findings: Sequence[str], notes: Sequence[str]) -> Section:
+    """Return all tables and plots, with these findings and notes."""
     reported = figures.reported
-    tables = [_sets(figures), _rankings(figures)]
+    curves = _reached(figures)
+    tables, plots = [_sets(figures), _rankings(figures, curves)], [_rankings_plot(figures, curves)]
     if reported:
-        tables += [
-            _controls(figures, reported),
-            _cost(figures, reported),
-            _depth(figures, reported),
-        ]
-    if any(overlap(figures, outcome) for outcome in reported):
-        tables.append(_overlap(figures, reported))
-    return tables
+        shares = {outcome.goal: figures.by_block(outcome) for outcome in reported}
+        tables += [_controls(figures), _cost(figures), _depth(figures, shares)]
+        tables += _overlap(figures)
+        if len(figures.silencing.units.blocks) > 1:
+            plots.append(_depth_plot(figures, shares))
+    return Section(findings, notes, tables, plots)
 
 
 def _sets(figures: Figures) -> FigureTable:
     rows: list[list[Cell]] = []
-    total = int(figures.silencing.units.widths.sum())
     for outcome in figures.silencing.outcomes:
-        sizes = [len(outcome.sets[at].units) for at in outcome.with_set if outcome.disclosed]
+        sizes = [len(members) for members in outcome.members if outcome.disclosed]
         has_set = np.array([unit_set.stopped for unit_set in outcome.sets])
         median = figures.sizes(outcome)
-        quarters = (
-            np.quantile(sizes, [0.25, 0.75], method="inverted_cdf") if sizes else (None, None)
-        )
-        rows.append(
-            [
-                GOALS[outcome.goal],
-                outcome.need,
-                len(outcome.sets),
-                figures.share(has_set),
-                median,
-                *(None if size is None else int(size) for size in quarters),
-                None if median.value is None else median.value / total,
-                sum(outcome.sets[at].minimal for at in outcome.with_set),
-            ]
-        )
+        quarters: list[Cell] = [None, None]
+        if sizes:
+            ends = np.quantile(sizes, [0.25, 0.75], method="inverted_cdf")
+            quarters = [int(size) for size in ends]
+        share = None if median.value is None else median.value / figures.silencing.units.total
+        windows, has = len(outcome.sets), figures.share(has_set)
+        row: list[Cell] = [GOALS[outcome.goal], outcome.need, windows, has, median]
+        rows.append([*row, *quarters, share, outcome.minimal])
     return FigureTable(
         name="unit-sets",
         title="Units whose silencing stops an extraction",
@@ -80,7 +74,7 @@ def _sets(figures: Figures) -> FigureTable:
     )
 
 
-def _controls(figures: Figures, reported: list[Outcome]) -> FigureTable:
+def _controls(figures: Figures) -> FigureTable:
     return FigureTable(
         name="unit-controls",
         title="Other sets of the same size",
@@ -100,14 +94,14 @@ def _controls(figures: Figures, reported: list[Outcome]) -> FigureTable:
                 figures.mean_share(outcome.random),
                 figures.share(outcome.largest),
             ]
-            for outcome in reported
+            for outcome in figures.reported
         ],
     )
 
 
-def _cost(figures: Figures, reported: list[Outcome]) -> FigureTable:
+def _cost(figures: Figures) -> FigureTable:
     rows: list[list[Cell]] = []
-    for outcome in reported:
+    for outcome in figures.reported:
         for (group, kind), cost in outcome.costs.items():
             extracted = group == "extracted"
             rows.append(
@@ -139,17 +133,16 @@ def _cost(figures: Figures, reported: list[Outcome]) -> FigureTable:
     )
 
 
-def _depth(figures: Figures, reported: list[Outcome]) -> FigureTable:
+def _depth(figures: Figures, shares: Mapping[Goal, Sequence[Estimate]]) -> FigureTable:
     units = figures.silencing.units
-    columns = [figures.by_block(outcome) for outcome in reported]
     rows: list[list[Cell]] = [
         [
             str(block.number),
-            int(width),
-            float(width / units.widths.sum()),
-            *(column[at] for column in columns),
+            int(units.widths[at]),
+            float(units.shares[at]),
+            *(column[at] for column in shares.values()),
         ]
-        for at, (block, width) in enumerate(zip(units.blocks, units.widths, strict=True))
+        for at, block in enumerate(units.blocks)
     ]
     return FigureTable(
         name="unit-depth",
@@ -160,20 +153,22 @@ def _depth(figures: Figures, reported: list[Outcome]) -> FigureTable:
             *heads("text", "block"),
             *heads("count", "units"),
             *heads("share", "share of all"),
-            *heads("share", *(GOALS[outcome.goal] for outcome in reported)),
+            *heads("share", *(GOALS[goal] for goal in shares)),
         ],
         rows=rows,
     )
 
 
-def _overlap(figures: Figures, reported: list[Outcome]) -> FigureTable:
+def _overlap(figures: Figures) -> list[FigureTable]:
     rows: list[list[Cell]] = []
-    for outcome in reported:
+    for outcome in figures.reported:
         common = overlap(figures, outcome)
         if common is not None:
-            sets = len(outcome.with_set)
+            sets = len(outcome.members)
             rows.append([GOALS[outcome.goal], sets, common.shared, common.chance, common.commonest])
-    return FigureTable(
+    if not rows:
+        return []
+    table = FigureTable(
         name="unit-overlap",
         title="Overlap of the sets of different windows",
         says="Share of the smaller of two sets that is also in the other, averaged over pairs of "
@@ -186,22 +181,32 @@ def _overlap(figures: Figures, reported: list[Outcome]) -> FigureTable:
         ],
         rows=rows,
     )
+    return [table]
 
 
-def _reached(figures: Figures, outcome: Outcome, ranking: Ranking | None) -> list[Estimate]:
-    """Return the share of windows (lengths) for which a ranking's head reaches the goal."""
-    wrong = figures.silencing.wrong[ranking or EFFECT_FOR[outcome.goal]]
-    return [figures.share(wrong_tokens >= outcome.need) for wrong_tokens in wrong.T]
+class _Curve(NamedTuple):
+    """Share of windows for which the head of a ranking reaches a goal, by its length."""
+
+    name: str
+    goal: Goal
+    ranking: Ranking | None
+    shares: Sequence[Estimate]
 
 
-def _rankings(figures: Figures) -> FigureTable:
-    curves = [
-        (f"{GOALS[outcome.goal]}, {name}", _reached(figures, outcome, ranking))
-        for outcome in figures.silencing.outcomes
-        for ranking, (name, _) in _RANKINGS.items()
-    ]
+def _reached(figures: Figures) -> list[_Curve]:
+    curves = []
+    for outcome in figures.silencing.outcomes:
+        for ranking, (name, _) in _RANKINGS.items():
+            wrong = figures.silencing.wrong[ranking or EFFECT_FOR[outcome.goal]]
+            shares = [figures.share(wrong_tokens >= outcome.need) for wrong_tokens in wrong.T]
+            label = f"{GOALS[outcome.goal]}, {name}"
+            curves.append(_Curve(label, outcome.goal, ranking, shares))
+    return curves
+
+
+def _rankings(figures: Figures, curves: Sequence[_Curve]) -> FigureTable:
     rows: list[list[Cell]] = [
-        [str(length), *(column[at] for _, column in curves)]
+        [str(length), *(curve.shares[at] for curve in curves)]
         for at, length in enumerate(figures.silencing.lengths)
     ]
     return FigureTable(
@@ -212,30 +217,19 @@ def _rankings(figures: Figures) -> FigureTable:
             "first by effect on the suffix, the first by distance from their mean, and random "
             "units of all blocks."
         ),
-        columns=[*heads("text", "units"), *heads("share", *(name for name, _ in curves))],
+        columns=[*heads("text", "units"), *heads("share", *(curve.name for curve in curves))],
         rows=rows,
     )
 
 
-def silencing_plots(figures: Figures) -> list[Plot]:
-    """Return plots of the units needed and of their blocks."""
-    reported = figures.reported
-    plots = [_rankings_plot(figures)]
-    if reported and len(figures.silencing.units.blocks) > 1:
-        plots.append(_depth_plot(figures, reported))
-    return plots
-
-
-def _rankings_plot(figures: Figures) -> Plot:
+def _rankings_plot(figures: Figures, curves: Sequence[_Curve]) -> Plot:
     lengths = [float(length) for length in figures.silencing.lengths]
     lines = []
-    for outcome in figures.silencing.outcomes:
-        for ranking, (name, dash) in _RANKINGS.items():
-            label = f"{GOALS[outcome.goal]}, {name}"
-            colour = "series-3" if ranking == "random" else _COLOURS[outcome.goal]
-            dash = "--" if ranking == "random" and outcome.goal == "erased" else dash
-            shares = _reached(figures, outcome, ranking)
-            lines.append(_line(label, colour, lengths, shares, dash))
+    for name, goal, ranking, shares in curves:
+        colour, dash = _COLOURS[goal], _RANKINGS[ranking][1]
+        if ranking == "random":
+            colour, dash = "series-3", "--" if goal == "erased" else dash
+        lines.append(Line.of(name, colour, lengths, shares, dash=dash, marker="o"))
     return Plot(
         name="unit-rankings",
         title="Extractions stopped against silenced units",
@@ -247,15 +241,15 @@ def _rankings_plot(figures: Figures) -> Plot:
     )
 
 
-def _depth_plot(figures: Figures, reported: list[Outcome]) -> Plot:
+def _depth_plot(figures: Figures, shares: Mapping[Goal, Sequence[Estimate]]) -> Plot:
     units = figures.silencing.units
     numbers = [float(block.number) for block in units.blocks]
     lines = [
-        _line(GOALS[outcome.goal], _COLOURS[outcome.goal], numbers, figures.by_block(outcome), "-")
-        for outcome in reported
+        Line.of(GOALS[goal], _COLOURS[goal], numbers, own, marker="o")
+        for goal, own in shares.items()
     ]
-    shares = [float(share) for share in units.widths / units.widths.sum()]
-    chance = Line("share of all units", "series-3", numbers, shares, dash=":", marker="o")
+    expected = units.shares.tolist()
+    chance = Line("share of all units", "series-3", numbers, expected, dash=":", marker="o")
     return Plot(
         name="unit-depth",
         title="Units that stop extractions, by block",
@@ -264,7 +258,3 @@ def _depth_plot(figures: Figures, reported: list[Outcome]) -> Plot:
         y=Axis("share of the set", low=0.0),
         lines=[*lines, chance],
     )
-
-
-def _line(name: str, colour: str, x: list[float], estimates: list[Estimate], dash: str) -> Line:
-    return Line.of(name, colour, x, estimates, dash=dash, marker="o")
