@@ -8,7 +8,7 @@ of each window in a frozen dataclass. Nothing else of a diagnosis sees a model.
 ``report`` turns these figures into sentences, tables and plots. It is pure: the same figures,
 settings and seed give the same report, and it needs no model. Every interval comes from the
 resamples given to it, and the disclosure must admit every group of windows before a figure of it
-is written.
+is written; that the disclosure notes the groups it refuses is the only trace of a report.
 
 The settings of a diagnosis are in the module ``settings`` of its folder. This module knows the
 order of the steps: open the run, measure, report, record. It knows no single diagnosis.

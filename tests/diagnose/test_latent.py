@@ -352,10 +352,10 @@ def test_the_reference_of_the_run_serves_where_none_is_named(subject: Subject) -
         controls=with_reference(subject.controls),
     )
     unextracted = select_unextracted(referenced)
-    before = nll_before(referenced, unextracted, None, lambda done: None)
+    before = nll_before(referenced, unextracted, None, Silent())
     population = gather(referenced, unextracted, None, before, 0.2, lambda done: None)
     assert population.scores["NLL against the reference"] == pytest.approx(1.5, abs=1e-5)
-    assert nll_before(subject, unextracted, None, lambda done: None) is None
+    assert nll_before(subject, unextracted, None, Silent()) is None
 
 
 def test_plots_have_a_table_each_and_are_short_enough_to_draw(subject: Subject) -> None:

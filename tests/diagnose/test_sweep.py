@@ -59,14 +59,15 @@ def by_name(result: Diagnosis, name: str) -> list[list[Any]]:
 
 
 def by_repetitions(data: Part, controls: Part | None = None) -> Section:
-    view = View(data, controls, SURE)
+    parts = {"data": data} if controls is None else {"data": data, "controls": controls}
+    view = View(parts, SURE)
     return sweep_repetitions(view, "dup", repetitions_of(data, None), ("none",))
 
 
 def test_every_suffix_length_is_as_cut_from_the_continuations() -> None:
     data, continuations = two_attacks(200, 1)
     controls, theirs = two_attacks(50, 9)
-    piece = sweep_suffixes(View(data, controls, SURE), S, ("none", "copy"))
+    piece = sweep_suffixes(View({"data": data, "controls": controls}, SURE), S, ("none", "copy"))
     for row in piece.tables[0].rows:
         s, cells = row[0], row[1:]
         pairs = [(data, continuations["none"]), (controls, theirs["none"])]
@@ -125,7 +126,7 @@ def test_the_curves_count_the_windows_that_the_formula_counts() -> None:
     data, _ = two_attacks(80, 4)
     log_p = -8 * np.random.default_rng(5).random(80)
     data.rows["log_p_z_none"] = log_p
-    piece = sweep_sampling(View(data, None, SURE), ("none",), ScoreSettings())
+    piece = sweep_sampling(View({"data": data}, SURE), ("none",), ScoreSettings())
     rows = {row[2]: row[3:] for row in piece.tables[0].rows}
     for n in (1, 10, 100, 1000):
         came_out = 1 - (1 - np.exp(log_p)) ** n

@@ -113,7 +113,7 @@ def _recovered(results: Results) -> Iterator[str]:
 
 
 def _detected(answer: Answer) -> Iterator[str]:
-    question, nll = answer.question, answer.detectors[NLL]
+    question, nll = answer.question, answer.scores[NLL].detector
     yield (
         f"Suffix NLL separates {question.positives} ({answer.positives:,}) from "
         f"{question.negatives} ({answer.total - answer.positives:,}) with ROC AUC "

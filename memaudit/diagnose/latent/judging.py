@@ -18,7 +18,7 @@ from memaudit.diagnose.section import heads
 from memaudit.report.diagnosis import Cell, FigureTable
 from memaudit.score.estimate import Estimate
 from memaudit.score.resample import Resamples, shared
-from memaudit.score.stats import Bools, Floats, Ints
+from memaudit.score.stats import Bools, Ints
 
 BY_ATTACK, KNOWN_ONLY = "another attack extracts", "known, no attack extracts"
 OTHERS, CONTROLS, EXTRACTED = "other windows of the data", "controls", "the plain prefix extracts"
@@ -65,7 +65,10 @@ def above_controls(
     intervals that each miss with half the probability.
     """
     values, control, data = population.scores[score], population.control, population.data
-    passed = values > _threshold(values[control], allowed)
+    ranked = np.sort(values[control])[::-1]
+    passed = values > ranked[int(allowed * len(ranked))]
+    # Known to be hidden: by the known run, else by another attack.
+    hidden = population.hidden_data if population.known is None else population.known_data
     each = replace(resamples, confidence=shared(resamples.confidence, 2))
     windows = float(population.weights[data].sum())
     share, false = (_rate(population, passed, mask, resamples) for mask in (data, control))
@@ -79,18 +82,8 @@ def above_controls(
         passing=round((share.value or 0.0) * windows),
         of_data=share,
         excess=_excess(own, wrong, windows),
-        of_hidden=_rate(population, passed, _hidden(population), resamples),
+        of_hidden=_rate(population, passed, hidden, resamples),
     )
-
-
-def _hidden(population: Population) -> Bools:
-    """(N,) windows known to be hidden: by the known run, else by another attack."""
-    return population.hidden_data if population.known is None else population.known_data
-
-
-def _threshold(controls: Floats, allowed: float) -> float:
-    """Return the value that at most this share of the controls exceeds."""
-    return float(np.sort(controls)[::-1][int(allowed * len(controls))])
 
 
 def _rate(population: Population, passed: Bools, mask: Bools, resamples: Resamples) -> Estimate:

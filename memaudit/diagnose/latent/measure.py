@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from memaudit.attack.campaign import Progress
 from memaudit.attack.extraction import Advance
-from memaudit.config.settings import ScanConfig
 from memaudit.data.plan import cut_files
 from memaudit.diagnose.latent.known_run import known_windows
 from memaudit.diagnose.latent.perturbation import Noise, Perturbed, perturb, perturbation_scores
@@ -152,7 +151,7 @@ def measure(subject: Subject, settings: LatentSettings, progress: Progress) -> M
         known = known_windows(settings.known, subject.run, subject.data.rows)
         known = known[~subject.data.extracted]
         known = np.append(known, np.zeros(total - len(known), dtype=bool))
-    before = _nll_before(subject, unextracted, settings, progress)
+    before = nll_before(subject, unextracted, settings.reference, progress)
     with progress.stage("latent: scores", total) as advance:
         population = gather(subject, unextracted, known, before, settings.min_k, advance)
     noise, trial = None, None
@@ -169,15 +168,6 @@ def measure(subject: Subject, settings: LatentSettings, progress: Progress) -> M
         controls_extracted=0 if controls is None else int(controls.extracted.sum()),
         has_attacks=has_attacks,
     )
-
-
-def _nll_before(
-    subject: Subject, unextracted: Unextracted, settings: LatentSettings, progress: Progress
-) -> Floats | None:
-    if settings.reference is None:
-        return nll_before(subject, unextracted, None, lambda done: None)
-    with progress.stage("latent: reference", sum(map(len, unextracted.parts))) as advance:
-        return nll_before(subject, unextracted, settings.reference, advance)
 
 
 def select_unextracted(subject: Subject) -> Unextracted:
@@ -231,7 +221,7 @@ def _of_run(unextracted: Unextracted, score: str) -> Floats:
 
 
 def nll_before(
-    subject: Subject, unextracted: Unextracted, reference: str | None, advance: Advance
+    subject: Subject, unextracted: Unextracted, reference: str | None, progress: Progress
 ) -> Floats | None:
     """Return the suffix NLL (N,) by the named reference, else by that of the run, if it had one.
 
@@ -239,7 +229,8 @@ def nll_before(
     memory.
     """
     if reference is not None:
-        return _read_reference(subject, unextracted, reference, advance)
+        with progress.stage("latent: reference", len(unextracted.ids)) as advance:
+            return _read_reference(subject, unextracted, reference, advance)
     if not has_reference(subject.document):
         return None
     name = f"reference_{column('suffix_nll', 'none')}"
@@ -249,7 +240,10 @@ def nll_before(
 def _read_reference(
     subject: Subject, unextracted: Unextracted, reference: str, advance: Advance
 ) -> Floats:
-    config = _with_reference(subject.config, reference)
+    if reference == subject.config.model:
+        raise UsageError(f"--reference {reference}: is the audited model itself; name another")
+    update = {"reference": reference, "attacks": ("none",)}
+    config = subject.config.model_copy(update=update)
     tokenizer = subject.checkpoint.tokenizer
     windows = cut_files(config, tokenizer)
     own = reference_config(config)
@@ -260,12 +254,6 @@ def _read_reference(
     finally:
         release(checkpoint)
     return np.asarray(nll, dtype=np.float64)
-
-
-def _with_reference(config: ScanConfig, reference: str) -> ScanConfig:
-    if reference == config.model:
-        raise UsageError(f"--reference {reference}: is the audited model itself; name another")
-    return config.model_copy(update={"reference": reference, "attacks": ("none",)})
 
 
 def run_trial(

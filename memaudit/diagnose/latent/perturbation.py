@@ -89,7 +89,10 @@ class Perturbation:
         self._strength = strength
         self._seed = tuple(seed)
         self._originals = [weight.detach().to("cpu", copy=True) for weight in self._matrices]
-        self._spread = [_root_mean_square(weight) * strength for weight in self._matrices]
+        self._spread = [
+            float(weight.detach().float().pow(2).mean().sqrt()) * strength
+            for weight in self._matrices
+        ]
 
     @contextmanager
     def apply(self, number: int) -> Iterator[None]:
@@ -137,10 +140,6 @@ def _matrices(checkpoint: Checkpoint) -> list[Tensor]:
     if not matrices or not all(weight.is_floating_point() for weight in matrices):
         raise TargetError(f"{name} has no floating-point weight matrices; {_REMEDY}")
     return matrices
-
-
-def _root_mean_square(weight: Tensor) -> float:
-    return float(weight.detach().float().pow(2).mean().sqrt())
 
 
 def perturb(subject: Subject, ids: NDArray[np.int32], noise: Noise, advance: Advance) -> Perturbed:

@@ -167,7 +167,11 @@ def measure(subject: Subject, settings: SignalsSettings, progress: Progress) -> 
     None if every group is withheld. Raises UsageError for a border of few tokens without
     ``--reveal``, and as the passes do.
     """
-    _require_wide_border(subject, settings)
+    if settings.border < STRETCH and not subject.disclosure.reveal:
+        raise UsageError(  # several runs would reveal single tokens
+            f"--set border={settings.border}: figures of fewer than {STRETCH} tokens can reveal "
+            "text; use more, or --reveal"
+        )
     rng = np.random.default_rng([settings.seed, 5])
     grouped = choose_groups(subject, settings.partly, settings.windows, rng)
     if not len(grouped):
@@ -205,15 +209,6 @@ def measure(subject: Subject, settings: SignalsSettings, progress: Progress) -> 
         has_states=prefixes.states is not None,
         architecture=architecture_of(subject.checkpoint),
     )
-
-
-def _require_wide_border(subject: Subject, settings: SignalsSettings) -> None:
-    """Refuse a border so narrow that several runs would reveal single tokens."""
-    if settings.border < STRETCH and not subject.disclosure.reveal:
-        raise UsageError(
-            f"--set border={settings.border}: figures of fewer than {STRETCH} tokens can reveal "
-            "text; use more, or --reveal"
-        )
 
 
 def _targets(subject: Subject, even: Ints) -> list[Target]:

@@ -13,9 +13,9 @@ import numpy as np
 from memaudit.diagnose.disclosure import ALL_WITHHELD, Disclosure
 from memaudit.diagnose.probes import FOLDS
 from memaudit.diagnose.section import Section, count_clusters, heads
-from memaudit.diagnose.signals.curves import CURVES, Border, ByGroup, compare_border, plot_curve
+from memaudit.diagnose.signals.curves import describe_border
 from memaudit.diagnose.signals.features import Kind, Signal
-from memaudit.diagnose.signals.measure import Grouped, GroupName, Measurements
+from memaudit.diagnose.signals.measure import Grouped, Measurements
 from memaudit.diagnose.signals.settings import SignalsSettings
 from memaudit.diagnose.signals.triage import Target
 from memaudit.diagnose.signals.triage_report import describe_triage, judge, triage_findings
@@ -79,18 +79,15 @@ def _triage(measured: Measurements, resamples: Resamples) -> Section:
 
 def _describe(measured: Measurements, near: int, resamples: Resamples, *, reveal: bool) -> Section:
     """Compare the groups. near: tokens on either side of the border."""
-    grouped, figures, length = measured.grouped, measured.figures, measured.prefix_tokens
-    border = compare_border(grouped, figures, length, near, resamples)
-    curves = [
-        plot_curve(curve, grouped, figures, length, resamples, reveal=reveal) for curve in CURVES
-    ]
-    separations = separate(grouped, measured.signals, resamples)
-    tables = [border.table, *(table for table, _ in curves)]
-    tables.append(compare_means(grouped, measured.signals, resamples))
+    grouped, signals = measured.grouped, measured.signals
+    border = describe_border(
+        grouped, measured.figures, measured.prefix_tokens, near, resamples, reveal=reveal
+    )
+    separations = separate(grouped, signals, resamples)
+    tables = [compare_means(grouped, signals, resamples)]
     if separations:
         tables.append(separation_table(separations))
-    findings = [*border_findings(border, grouped, near), *separation_finding(separations)]
-    return Section(findings, [], tables, [plot for _, plot in curves])
+    return Section.joined([border, Section(separation_finding(separations), [], tables)])
 
 
 def compare_means(grouped: Grouped, signals: Sequence[Signal], resamples: Resamples) -> FigureTable:
@@ -174,41 +171,6 @@ def separation_table(separations: Sequence[Separation]) -> FigureTable:
         ],
         rows,
     )
-
-
-def border_findings(border: Border, grouped: Grouped, near: int) -> list[str]:
-    """Describe the entropy before the border and its fall over the border."""
-    if all(estimate.value is None for estimate in border.before.means.values()):
-        return ["A prefix of one token has no entropy before the border to compare with."]
-    findings = [
-        f"Entropy over the last tokens of the prefix, {near} at most, in nats: "
-        f"{_by_group(border.before, grouped)}.",
-        f"Fall of entropy over the border, in nats: {_by_group(border.fall, grouped)}.",
-    ]
-    compared = [estimate for _, estimate in _reliable(border.fall, grouped)]
-    if compared and all((estimate.low or 0) <= 0 <= (estimate.high or 0) for estimate in compared):
-        findings[1] += " Extracted windows show no larger fall than the other groups."
-    return findings
-
-
-def _by_group(sides: ByGroup, grouped: Grouped) -> str:
-    """``extracted 0.79 (0.62 to 1.03), untouched ...; extracted minus untouched ...``."""
-    means = ", ".join(f"{group} {estimate}" for group, estimate in sides.means.items())
-    differences = [f"minus {group} {estimate}" for group, estimate in _reliable(sides, grouped)]
-    return f"{means}; extracted {', '.join(differences)}" if differences else means
-
-
-def _reliable(sides: ByGroup, grouped: Grouped) -> list[tuple[GroupName, Estimate]]:
-    """Return the differences from untouched windows and controls that have enough clusters."""
-    if grouped.count_clusters("extracted") < LEAST_CLUSTERS:
-        return []
-    return [
-        (group, estimate)
-        for group, estimate in sides.contrast.items()
-        if group in ("untouched", "controls")
-        and estimate.value is not None
-        and grouped.count_clusters(group) >= LEAST_CLUSTERS
-    ]
 
 
 def separation_finding(separations: Sequence[Separation]) -> list[str]:

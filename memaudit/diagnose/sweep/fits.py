@@ -268,7 +268,10 @@ def choose_ground(subject: Subject, limit: int, seed: int) -> Ground:
     same_folds = np.array_equal(
         fold_of(folds, len(data)), data.rows["fold"].to_numpy(dtype=np.int64)
     )
-    folds = tuple(_restrict(fold, rows) for fold in folds)
+    folds = tuple(
+        Fold(*(np.flatnonzero(np.isin(rows, part)) for part in (fold.fit, fold.select, fold.audit)))
+        for fold in folds
+    )
     if not all(len(part) for fold in folds for part in (fold.fit, fold.select, fold.audit)):
         folds, same_folds = make_folds(sample.clusters, protocol, rng), False
     controls, assigned = None, np.zeros(0, dtype=np.int64)
@@ -297,15 +300,6 @@ def whole_clusters(clusters: Ints, limit: int, rng: np.random.Generator) -> Ints
     if not taken.any():
         taken[int(np.argmin(sizes))] = True
     return np.flatnonzero(taken[place])
-
-
-def _restrict(fold: Fold, rows: Ints) -> Fold:
-    """Return the fold restricted to these rows."""
-    return Fold(*(_among(part, rows) for part in (fold.fit, fold.select, fold.audit)))
-
-
-def _among(part: Ints, rows: Ints) -> Ints:
-    return np.flatnonzero(np.isin(rows, part))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memaudit.attack.campaign import Progress
 from memaudit.attack.decoding_check import check_causal
@@ -25,7 +26,6 @@ from memaudit.diagnose.sweep.windows import (
     Asker,
     PassScores,
     Sampled,
-    SampledSides,
     sample_windows,
 )
 from memaudit.errors import TargetError, UsageError
@@ -34,7 +34,6 @@ from memaudit.pipeline.reference import check_tokenizer, reference_config, relea
 from memaudit.report.reading import passed_through
 from memaudit.report.wording import neutral, shorten
 from memaudit.score.stats import Floats
-from memaudit.target.checkpoint import Checkpoint
 
 DEFAULT_COLUMN = "dup"
 """Default column of repetitions."""
@@ -48,17 +47,16 @@ class Model:
     name: str
     """Short ASCII name."""
     parameters: int
-    data: PassScores
-    controls: PassScores | None
+    scores: Mapping[str, PassScores]
+    """Scores by role."""
 
 
 @dataclass(frozen=True, eq=False)
 class Measurements:
-    """Windows of the run, and further scores of a sample of them."""
+    """Windows of the run by role, ``data`` and ``controls``, and further scores of a sample."""
 
-    data: Part
-    controls: Part | None
-    """None without controls, or if they are too few to report."""
+    parts: Mapping[str, Part]
+    """No controls if they are too few to report."""
     had_controls: bool
     ran: tuple[str, ...]
     """Attacks of the run, ``copy`` included."""
@@ -67,11 +65,12 @@ class Measurements:
     """P."""
     suffix_tokens: int
     """S."""
-    sampled: SampledSides
+    sampled: Mapping[str, Sampled]
+    """Sampled windows by role."""
     lengths: Sequence[int]
     """Prefix lengths, ascending; the last is P."""
     prefixes: Mapping[str, Mapping[int, PassScores]]
-    """Scores of the sampled windows by p, for ``data`` and, if any, ``controls``."""
+    """Scores of the sampled windows by role and p."""
     prefix_notes: Sequence[str]
     """A sentence for each length that was left out."""
     audited: str
@@ -93,32 +92,35 @@ def measure(subject: Subject, settings: SweepSettings, progress: Progress) -> Me
     if not subject.disclosure.admits("windows of the data", subject.data.clusters):
         return None
     had_controls = subject.controls is not None
-    subject = _without_few_controls(subject)
+    parts = {"data": subject.data}
+    if subject.controls is not None and subject.disclosure.admits(
+        "controls", subject.controls.clusters
+    ):
+        parts["controls"] = subject.controls
+    subject = replace(subject, controls=parts.get("controls"))
     # Checked before long work.
     repetitions = repetitions_of(subject.data, settings.by)
     usable = check_fits(subject, settings.virtual_tokens) if settings.fits else None
     rng = np.random.default_rng([settings.seed, 40])
-    parts = _parts(subject)
-    drawn = [sample_windows(part, settings.windows, rng) for part in parts.values()]
-    sampled = SampledSides(drawn[0], drawn[1] if len(drawn) > 1 else None)
-    further = ask_models(subject, settings, sampled, progress)
+    sampled = {role: sample_windows(part, settings.windows, rng) for role, part in parts.items()}
+    ids = {role: part.ids[sampled[role].rows] for role, part in parts.items()}
+    further = ask_models(subject, settings, ids, progress)
     lengths, notes = _causal_lengths(
         subject, lengths_up_to(subject.prefix_tokens, settings.prefix_lengths)
     )
     prefixes = {
-        role: _score_lengths(subject, role, part, side, lengths, progress)
-        for (role, part), side in zip(parts.items(), drawn, strict=True)
+        role: _score_lengths(subject, role, part.take(sampled[role].rows), lengths, progress)
+        for role, part in parts.items()
     }
     fits = None
     if usable is not None:
         elsewhere = None
-        if further and sampled.data.is_all:
-            elsewhere = np.any([model.data.exact for model in further], axis=0)
+        if further and sampled["data"].is_all:
+            elsewhere = np.any([model.scores["data"].exact for model in further], axis=0)
             elsewhere &= ~subject.data.extracted
         fits = fit_variants(subject, settings, usable, elsewhere, progress)
     return Measurements(
-        data=subject.data,
-        controls=subject.controls,
+        parts=parts,
         had_controls=had_controls,
         ran=subject.run.attacks,
         scores=subject.config.scores,
@@ -134,19 +136,6 @@ def measure(subject: Subject, settings: SweepSettings, progress: Progress) -> Me
         repetitions=repetitions,
         fits=fits,
     )
-
-
-def _without_few_controls(subject: Subject) -> Subject:
-    """Return the subject without controls if they are too few to report."""
-    controls = subject.controls
-    if controls is None or subject.disclosure.admits("controls", controls.clusters):
-        return subject
-    return replace(subject, controls=None)
-
-
-def _parts(subject: Subject) -> dict[str, Part]:
-    controls = {} if subject.controls is None else {"controls": subject.controls}
-    return {"data": subject.data, **controls}
 
 
 def repetitions_of(data: Part, by: str | None) -> Floats | None:
@@ -201,13 +190,11 @@ def _causal_lengths(subject: Subject, lengths: Sequence[int]) -> tuple[list[int]
 def _score_lengths(
     subject: Subject,
     role: str,
-    part: Part,
-    sampled: Sampled,
+    some: Part,
     lengths: Sequence[int],
     progress: Progress,
 ) -> dict[int, PassScores]:
     """Score the sampled windows by p prefix tokens; the whole prefix has the run's scores."""
-    some = part.take(sampled.rows)
     matched = some.score("matched", "none").astype(np.int64)
     whole = PassScores(matched, some.score("suffix_nll", "none"), subject.suffix_tokens)
     scores = {lengths[-1]: whole}
@@ -219,9 +206,12 @@ def _score_lengths(
 
 
 def ask_models(
-    subject: Subject, settings: SweepSettings, sampled: SampledSides, progress: Progress
+    subject: Subject,
+    settings: SweepSettings,
+    ids: Mapping[str, NDArray[np.int32]],
+    progress: Progress,
 ) -> list[Model]:
-    """Score the sampled windows with each further model.
+    """Score windows (n,P+S), by role, with each further model.
 
     Raises UsageError for a model that tokenizes the text differently, and the errors of loading a
     model.
@@ -239,33 +229,17 @@ def ask_models(
         with progress.stage(f"loading {name}", 1):
             checkpoint = load_target(config, tokenizer, windows)
         try:
-            further.append(
-                _ask_model(subject, name, checkpoint, settings.batch_size, sampled, progress)
-            )
+            size = settings.batch_size or choose_batch_size(checkpoint, subject.suffix_tokens)[0]
+            asker = Asker(subject.config.scores, subject.suffix_tokens, size)
+            scores = {}
+            for role, rows in ids.items():
+                stage = f"asking {name}" if role == "data" else f"asking {name}, {role}"
+                with progress.stage(stage, len(rows)) as advance:
+                    scores[role] = asker.ask(checkpoint, rows, subject.prefix_tokens, advance)
+            further.append(Model(name, checkpoint.num_parameters, scores))
         finally:
             release(checkpoint)
     return further
-
-
-def _ask_model(
-    subject: Subject,
-    name: str,
-    checkpoint: Checkpoint,
-    batch_size: int | None,
-    sampled: SampledSides,
-    progress: Progress,
-) -> Model:
-    size = batch_size or choose_batch_size(checkpoint, subject.suffix_tokens)[0]
-    asker = Asker(subject.config.scores, subject.suffix_tokens, size)
-    scores = []
-    stages = (f"asking {name}", f"asking {name}, controls")
-    sides = zip(_parts(subject).values(), (sampled.data, sampled.controls), strict=False)
-    for stage, (part, side) in zip(stages, sides, strict=False):
-        if side is not None:
-            with progress.stage(stage, len(side.rows)) as advance:
-                ids = part.ids[side.rows]
-                scores.append(asker.ask(checkpoint, ids, subject.prefix_tokens, advance))
-    return Model(name, checkpoint.num_parameters, scores[0], scores[1] if len(scores) > 1 else None)
 
 
 def short_name(model: str) -> str:

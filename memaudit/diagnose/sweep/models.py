@@ -21,7 +21,7 @@ _NAME = "model-size"
 
 def sweep_models(view: View, measured: Measurements) -> Section:
     """Compare every further model with the audited model."""
-    sample = view.data.take(measured.sampled.data.rows)
+    sample = view.data.take(measured.sampled["data"].rows)
     rows = [_own_row(view, measured)]
     rows += [_row(view, measured, model, sample) for model in measured.further]
     sizes = [measured.parameters, *(model.parameters for model in measured.further)]
@@ -41,7 +41,7 @@ def sweep_models(view: View, measured: Measurements) -> Section:
             "audited model, extracts. Of hidden: share of the sampled windows that only a prompt "
             "extracts from the audited model. p: the larger of McNemar's test and a sign-flip test "
             f"over clusters, if all windows were sampled. Sample: "
-            f"{describe_sample(measured.sampled.data, 'windows')}."
+            f"{describe_sample(measured.sampled['data'], 'windows')}."
         ),
         columns=columns,
         rows=[rows[place] for place in np.argsort(sizes, kind="stable")],
@@ -55,7 +55,7 @@ def sweep_models(view: View, measured: Measurements) -> Section:
 
 def _own_row(view: View, measured: Measurements) -> list[Cell]:
     row: list[Cell] = [f"{measured.audited} (audited)", measured.parameters]
-    for role, part in view.sides:
+    for role, part in view.parts.items():
         row.append(view.rate(part, part.extracted))
         row += [None] * 5 if role == "data" else []
         row.append(view.resamples.mean(part.score("suffix_nll", "none"), part.clusters))
@@ -65,8 +65,8 @@ def _own_row(view: View, measured: Measurements) -> list[Cell]:
 
 def _row(view: View, measured: Measurements, model: Model, sample: Part) -> list[Cell]:
     """Return a further model's row; ``sample`` holds the sampled windows."""
-    own, exact, hidden = sample.extracted, model.data.exact, sample.hidden
-    sampled, resamples = measured.sampled.data, view.resamples
+    scores, sampled, resamples = model.scores["data"], measured.sampled["data"], view.resamples
+    own, exact, hidden = sample.extracted, scores.exact, sample.hidden
     row: list[Cell] = [
         model.name,
         model.parameters,
@@ -76,13 +76,12 @@ def _row(view: View, measured: Measurements, model: Model, sample: Part) -> list
         int((own & ~exact).sum()),
         sampled.p_value(exact, own, resamples),
         view.rate(sample.take(hidden), exact[hidden]) if hidden.any() else None,
-        sampled.mean(model.data.nll, resamples),
-        sampled.mean(model.data.nll - sample.score("suffix_nll", "none"), resamples),
+        sampled.mean(scores.nll, resamples),
+        sampled.mean(scores.nll - sample.score("suffix_nll", "none"), resamples),
     ]
-    controls = measured.sampled.controls
-    if model.controls is not None and controls is not None:
-        row.append(controls.rate(model.controls.exact, resamples))
-        row.append(controls.mean(model.controls.nll, resamples))
+    if "controls" in model.scores:
+        scores, sampled = model.scores["controls"], measured.sampled["controls"]
+        row += [sampled.rate(scores.exact, resamples), sampled.mean(scores.nll, resamples)]
     return row
 
 
@@ -94,12 +93,13 @@ def _plot(view: View, measured: Measurements) -> Plot:
     at = [float(sizes[place]) if by_size else float(row) for row, place in enumerate(order)]
     lines = []
     for role, colour, dash in (("data", "series-1", "-"), ("controls", "series-3", ":")):
-        sampled = getattr(measured.sampled, role)
-        if sampled is None:
+        if role not in view.parts:
             continue
-        scores = [getattr(model, role) for model in measured.further]
+        sampled = measured.sampled[role]
         rates = [view.rates()[role]]
-        rates += [sampled.rate(passed.exact, view.resamples) for passed in scores]
+        rates += [
+            sampled.rate(model.scores[role].exact, view.resamples) for model in measured.further
+        ]
         ordered = [rates[place] for place in order]
         lines.append(Line.of(role, colour, at, ordered, dash=dash if by_size else "", marker="o"))
     size_axis = Axis("parameters", logarithmic=True)
@@ -116,11 +116,11 @@ def _plot(view: View, measured: Measurements) -> Plot:
 
 
 def _finding(view: View, measured: Measurements, sample: Part) -> str:
-    sampled, resamples, hidden = measured.sampled.data, view.resamples, sample.hidden
+    sampled, resamples, hidden = measured.sampled["data"], view.resamples, sample.hidden
     own = f"{view.rates()['data']:share}"
     sentences = [f"Model size: {measured.audited} (audited): {own} extracted."]
     for model in measured.further:
-        exact = model.data.exact
+        exact = model.scores["data"].exact
         change = sampled.change(exact, sample.extracted, resamples)
         verdict = f"{change:points points}"
         p = sampled.p_value(exact, sample.extracted, resamples)

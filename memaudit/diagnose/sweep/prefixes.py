@@ -62,11 +62,9 @@ class _Scored:
 
 def sweep_prefixes(view: View, measured: Measurements) -> Section:
     """Return the exact rate from the last p prefix tokens, for data and controls."""
-    samples = {"data": measured.sampled.data, "controls": measured.sampled.controls}
     sides = {
-        role: _Scored(part, sampled, measured.prefixes[role], view.resamples)
-        for role, part in view.sides
-        if (sampled := samples[role]) is not None
+        role: _Scored(part, measured.sampled[role], measured.prefixes[role], view.resamples)
+        for role, part in view.parts.items()
     }
     note = (
         "Prefixes are cut from the left: the model sees only the last p tokens. The run's windows "

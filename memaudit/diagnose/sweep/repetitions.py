@@ -130,6 +130,7 @@ def _by_axis(view: View, axis: _Axis, attacks: Sequence[str]) -> Section:
     known = int(sum(group.mask.sum() for group in groups))
     rows.append(["trend", known, *(trends[attack] for attack in attacks)])
     name, label = axis.name, axis.label
+    ascii_label = label.encode("ascii", "replace").decode("ascii")
     table = FigureTable(
         name=name,
         title=f"{name.capitalize()} ({label})",
@@ -141,7 +142,7 @@ def _by_axis(view: View, axis: _Axis, attacks: Sequence[str]) -> Section:
         name=name,
         title=f"Extraction against {name}",
         says=f"By {label}: the median of each group.",
-        x=Axis(_ascii(label), min(at) > 0, at, [f"{middle:g}" for middle in at]),
+        x=Axis(ascii_label, min(at) > 0, at, [f"{middle:g}" for middle in at]),
         y=SHARE,
         lines=lines,
     )
@@ -176,7 +177,3 @@ def _finding(
         f"{subject}: {verdict} (an extracted window has more than another with probability "
         f"{steep}): {ends}."
     )
-
-
-def _ascii(text: str) -> str:
-    return text.encode("ascii", "replace").decode("ascii")

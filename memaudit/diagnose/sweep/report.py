@@ -47,8 +47,8 @@ def report(
 def _sections(
     measured: Measurements, settings: SweepSettings, resamples: Resamples, disclosure: Disclosure
 ) -> list[Section]:
-    view = View(measured.data, measured.controls, resamples)
-    attacks, column = measured.data.attacks, settings.by or DEFAULT_COLUMN
+    view = View(measured.parts, resamples)
+    attacks, column = view.data.attacks, settings.by or DEFAULT_COLUMN
     sections = [] if measured.had_controls else [Section(notes=[_NO_CONTROLS])]
     if measured.fits is not None:
         sections.append(sweep_fits(measured.fits, resamples, disclosure))

@@ -95,7 +95,7 @@ def sweep_sampling(view: View, attacks: Sequence[str], scores: ScoreSettings) ->
     quantiles_of = {
         (attack, role): quantiles(*_known(part, attack), view.resamples)
         for attack in attacks
-        for role, part in view.sides
+        for role, part in view.parts.items()
     }
     findings = [_finding(view, attack, quantiles_of[attack, "data"]) for attack in attacks]
     return Section(
@@ -135,7 +135,7 @@ def _curves_table(view: View, attacks: Sequence[str], sampler: str) -> FigureTab
         rows=[
             [attack, role, n, *(_share(view, part, attack, n, p) for p in PROBABILITIES)]
             for attack in attacks
-            for role, part in view.sides
+            for role, part in view.parts.items()
             for n in (10**power for power in range(_DECADES + 1))
         ],
     )

@@ -42,7 +42,7 @@ def sweep_suffixes(view: View, suffix_tokens: int, attacks: Sequence[str]) -> Se
     columns = [
         (part, attack, attack if role == "data" else f"controls, {attack}")
         for attack in attacks
-        for role, part in view.sides
+        for role, part in view.parts.items()
     ]
     names = [name for *_, name in columns]
     table = FigureTable(

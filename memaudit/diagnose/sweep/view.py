@@ -6,7 +6,7 @@ Knows arrays, clusters and curves. Asks no model.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,15 +27,19 @@ _NOT_SIGNIFICANT = 0.05
 class View:
     """Windows of the run, and how intervals are made."""
 
-    data: Part
-    controls: Part | None
+    parts: Mapping[str, Part]
+    """By role: ``data`` and, if there are any, ``controls``."""
     resamples: Resamples
 
     @property
-    def sides(self) -> list[tuple[str, Part]]:
-        """Data and, if there are any, controls."""
-        controls = [] if self.controls is None else [("controls", self.controls)]
-        return [("data", self.data), *controls]
+    def data(self) -> Part:
+        """Audited windows."""
+        return self.parts["data"]
+
+    @property
+    def controls(self) -> Part | None:
+        """Controls, if there are any."""
+        return self.parts.get("controls")
 
     def rate(self, part: Part, hits: Bools) -> Estimate:
         """Return the share of hits (N,) among the windows of a part."""
@@ -43,7 +47,7 @@ class View:
 
     def rates(self, hits: str = "none") -> dict[str, Estimate]:
         """Return the exact rate of an attack by side."""
-        return {role: self.rate(part, part.exact(hits)) for role, part in self.sides}
+        return {role: self.rate(part, part.exact(hits)) for role, part in self.parts.items()}
 
 
 def thinned(values: Sequence[int], limit: int) -> list[int]:

@@ -103,21 +103,14 @@ class Sampled:
         return resamples.mean(values, self.clusters, self.weights)
 
 
-@dataclass(frozen=True, eq=False)
-class SampledSides:
-    """Sampled windows of the data, and of the controls if there are any."""
-
-    data: Sampled
-    controls: Sampled | None
-
-
 def sample_windows(part: Part, limit: int, rng: np.random.Generator) -> Sampled:
     """Sample at most ``limit`` windows, stratified by kind.
 
     Windows that ``none`` extracts and windows that only another attack extracts get a third each,
     if there are so many; the rest are windows that no attack extracts.
     """
-    kinds = _kinds(part)
+    # Extracted by none, by another attack only, by no attack.
+    kinds = np.where(part.extracted, 0, np.where(part.hidden, 1, 2))
     if len(part) <= limit or limit < _SMALLEST_STRATIFIED:
         kinds = np.zeros(len(part), dtype=np.int64)
     present, kinds, sizes = np.unique(kinds, return_inverse=True, return_counts=True)
@@ -126,11 +119,6 @@ def sample_windows(part: Part, limit: int, rng: np.random.Generator) -> Sampled:
         np.concatenate([draw(kinds == kind, counts[kind], rng) for kind in range(len(present))])
     )
     return Sampled(rows, part.clusters[rows], kinds[rows], sizes)
-
-
-def _kinds(part: Part) -> Ints:
-    """Return (N,) 0 for extracted by ``none``, 1 by another attack only, 2 by no attack."""
-    return np.asarray(np.where(part.extracted, 0, np.where(part.hidden, 1, 2)), dtype=np.int64)
 
 
 def _counts(present: Ints, sizes: Ints, limit: int) -> list[int]:
