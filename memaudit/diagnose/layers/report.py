@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from memaudit.diagnose.anatomy.blocks import Block
 from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.layers.costs import Costs, cost
 from memaudit.diagnose.layers.findings import conclude, remark
@@ -101,20 +100,20 @@ class _View:
         """Block numbers, as places in a plot."""
         return [float(number) for number in self.numbers]
 
-    def at(self, kind: Kind, block: Block) -> int | None:
-        """Return the position of an ablation among all; None if there is none."""
-        places = (
-            place
-            for place, ablation in enumerate(self.ablated.ablations)
-            if ablation.kind == kind and ablation.block is block
-        )
-        return next(places, None)
+    @property
+    def still_extracted(self) -> Sequence[Estimate | None]:
+        """(A) share of the extracted windows that are still extracted."""
+        nothing: list[Estimate | None] = [None] * len(self.ablated.ablations)
+        return self.costs.still_extracted if len(self.ablated.extracted) else nothing
 
-    def still_extracted(self, place: int | None) -> Estimate | None:
-        """Return the share of the extracted windows that are still extracted."""
-        if place is None or not len(self.ablated.extracted):
-            return None
-        return self.costs.still_extracted[place]
+    def by_block(self, kind: Kind, estimates: Sequence[Estimate | None]) -> list[Estimate | None]:
+        """Return those of the estimates (A) for a kind of part, block by block; None without it."""
+        places = {
+            ablation.block.number: place
+            for place, ablation in enumerate(self.ablated.ablations)
+            if ablation.kind == kind and ablation.block is not None
+        }
+        return [estimates[places[number]] if number in places else None for number in self.numbers]
 
 
 def _with_curves_only(plot: Plot) -> Plot:
@@ -122,14 +121,8 @@ def _with_curves_only(plot: Plot) -> Plot:
 
 
 def _extracted_table(view: _View) -> FigureTable:
-    matched = view.costs.matched.estimates()
-    rows: list[list[Cell]] = []
-    for block in view.ablated.blocks:
-        row: list[Cell] = [block.number]
-        for kind in _STYLES:
-            place = view.at(kind, block)
-            row += [view.still_extracted(place), None if place is None else matched[place]]
-        rows.append(row)
+    estimates = (view.still_extracted, view.costs.matched.estimates())
+    cells = [view.by_block(kind, column) for kind in _STYLES for column in estimates]
     columns = heads("count", "block")
     for words in ("attention to itself", "no feed-forward"):
         columns += heads("share", f"{words}: still extracted")
@@ -141,15 +134,15 @@ def _extracted_table(view: _View) -> FigureTable:
         "from the plain prefix that are still extracted; and the change in the share of suffix "
         "tokens predicted correctly, each after the true ones.",
         columns=columns,
-        rows=rows,
+        rows=[[number, *row] for number, *row in zip(view.numbers, *cells, strict=True)],
     )
 
 
 def _extracted_plot(view: _View) -> Plot:
-    lines = []
-    for kind, style in _STYLES.items():
-        cells = [view.still_extracted(view.at(kind, block)) for block in view.ablated.blocks]
-        lines.append(_line(style, view.depth, cells))
+    lines = [
+        _line(style, view.depth, view.by_block(kind, view.still_extracted))
+        for kind, style in _STYLES.items()
+    ]
     return Plot(
         name="blocks-kept",
         title="Windows still extracted without a part of a block",
@@ -168,11 +161,11 @@ def _nll_table(view: _View, kind: Kind) -> FigureTable:
     if _has_controls(view):
         parts |= {"controls": costs.skill, "difference": costs.selective}
     parts["extracted minus not extracted"] = costs.beyond_not_extracted
-    columns = [replicates.estimates() for replicates in parts.values()]
+    columns = [view.by_block(kind, replicates.estimates()) for replicates in parts.values()]
     rows: list[list[Cell]] = [
-        [block.number, *(column[at] for column in columns)]
-        for block in view.ablated.blocks
-        if (at := view.at(kind, block)) is not None
+        [number, *row]
+        for number, *row in zip(view.numbers, *columns, strict=True)
+        if row[0] is not None
     ]
     difference = "of extracted windows minus controls, and " if _has_controls(view) else ""
     return FigureTable(
@@ -203,12 +196,10 @@ def _nll_plot(view: _View, kind: Kind) -> Plot:
     ]
     if _has_controls(view):
         groups.append((_Style("controls", COLOURS["controls"], ":"), view.costs.skill))
-    lines = []
-    for style, replicates in groups:
-        estimates = replicates.estimates()
-        places = [view.at(kind, block) for block in view.ablated.blocks]
-        cells = [None if place is None else estimates[place] for place in places]
-        lines.append(_line(style, view.depth, cells))
+    lines = [
+        _line(style, view.depth, view.by_block(kind, replicates.estimates()))
+        for style, replicates in groups
+    ]
     return Plot(
         name=f"nll-{kind}",
         title=_title(kind),
@@ -224,9 +215,7 @@ def _skill_table(view: _View) -> FigureTable:
     costs = view.costs
     columns = (costs.skill, costs.lost, costs.memory, costs.excess, costs.excess_lost)
     estimates: list[list[Estimate | None]] = [[*entry.estimates()] for entry in columns]
-    estimates[1] = [
-        _lost(view.still_extracted(place)) for place in range(len(view.ablated.ablations))
-    ]
+    estimates[1] = [_lost(share) for share in view.still_extracted]
     rows: list[list[Cell]] = [
         [_name(entry), *(column[place] for column in estimates)]
         for place, entry in enumerate(view.ablated.ablations)
