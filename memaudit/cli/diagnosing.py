@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -71,7 +70,7 @@ Measures entropy and largest weights of attention in each block.
 
 
 def _command_of(name: DiagnosisName, kind: type[DiagnoseSettings]) -> Callable[..., None]:
-    """Return the command of a diagnosis, which runs the method ``diagnose_NAME`` of its room."""
+    """Return the command of a diagnosis, with its settings as flags."""
 
     @with_settings(kind)
     def command(
@@ -85,10 +84,7 @@ def _command_of(name: DiagnosisName, kind: type[DiagnoseSettings]) -> Callable[.
         with exit_on_error(verbose):
             check_table_or_json(output_format)
             settings = diagnosis_settings(kind, flags | {"run": run}, set_ or [])
-            # By name: a diagnosis loads torch, so it is imported only if it runs.
-            room: Any = import_module(f"memaudit.diagnose.{name}.diagnosis")
-            method = getattr(room, f"diagnose_{name}")
-            examine_run(name, method, settings, output_format, Streams(quiet, verbose))
+            examine_run(name, settings, output_format, Streams(quiet, verbose))
 
     return command
 

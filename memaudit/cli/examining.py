@@ -16,27 +16,22 @@ from memaudit.config.flags import flags_of, plain_type
 from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
-    from memaudit.diagnose.examination import Asked, Method
     from memaudit.diagnose.settings import DiagnoseSettings
     from memaudit.report.diagnosis import DiagnosisName
 
 
 def examine_run(
-    name: DiagnosisName,
-    method: Method[Asked],
-    settings: Asked,
-    output_format: str,
-    streams: Streams,
+    name: DiagnosisName, settings: DiagnoseSettings, output_format: str, streams: Streams
 ) -> None:
     """Diagnose a run, put the result into its folder and print it."""
-    from memaudit.diagnose.examination import examine
+    from memaudit.diagnose.protocol import examine
     from memaudit.run.diagnoses import is_signed, require_unchanged, write_diagnosis
     from memaudit.target.failures import quiet_transformers
 
     require_unchanged(settings.run, name)
     note_versions(streams)
     with stoppable(streams), quiet_transformers():
-        examined = examine(method, settings, command_line(), streams.progress())
+        examined = examine(name, settings, command_line(), streams.progress())
         write_diagnosis(examined.run, examined.record)
     streams.note(f"Written to {settings.run}; its page and manifest were updated")
     if is_signed(settings.run):
@@ -44,7 +39,9 @@ def examine_run(
     show_diagnosis(examined.record, output_format, streams)
 
 
-def diagnosis_settings(kind: type[Asked], given: Given, sets: Iterable[str]) -> Asked:
+def diagnosis_settings(
+    kind: type[DiagnoseSettings], given: Given, sets: Iterable[str]
+) -> DiagnoseSettings:
     """Return the settings given by flags and by ``--set``. Raises UsageError."""
     from pydantic import ValidationError
 

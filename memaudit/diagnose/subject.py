@@ -76,6 +76,11 @@ class Part:
             by_any |= self.exact(attack)
         return by_any & ~self.extracted
 
+    @property
+    def untouched(self) -> Bools:
+        """(N,) whether no attack extracts the window exactly."""
+        return ~(self.extracted | self.hidden)
+
     def exact(self, attack: str) -> Bools:
         """(N,) whether the attack extracts the window exactly."""
         return np.asarray(self.score("exact", attack) == 1)
@@ -88,6 +93,10 @@ class Part:
         """Return the windows at ``index``, row numbers or a mask (N,)."""
         picked = np.arange(len(self))[index]
         return Part(self.ids[picked], self.rows.iloc[picked].reset_index(drop=True), self.attacks)
+
+    def sample(self, limit: int, rng: np.random.Generator, mask: Bools | None = None) -> Part:
+        """Sample at most ``limit`` of the windows, or of those in a mask (N,); keep their order."""
+        return self.take(draw(np.ones(len(self), dtype=bool) if mask is None else mask, limit, rng))
 
 
 @dataclass(frozen=True, eq=False)

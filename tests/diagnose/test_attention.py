@@ -21,14 +21,16 @@ from subjects_layers import (
     weights,
 )
 
-from memaudit.diagnose.attention.diagnosis import AttentionSettings, diagnose_attention
-from memaudit.diagnose.attention.figures import Windows, contrasts
-from memaudit.diagnose.attention.weights import (
+from memaudit.diagnose.attention.measure import (
+    Windows,
     concentration,
     eager_attention,
     find_layers,
     visible,
 )
+from memaudit.diagnose.attention.report import _Pair
+from memaudit.diagnose.attention.settings import AttentionSettings
+from memaudit.diagnose.protocol import diagnose
 from memaudit.diagnose.subject import Subject
 from memaudit.errors import TargetError
 from memaudit.progress import Silent
@@ -100,7 +102,7 @@ def cells(diagnosis: Diagnosis, name: str) -> dict[Any, tuple[Any, ...]]:
 def test_attention_is_found_where_it_is(lured: Any) -> None:
     tried = subject(lured)
     before, implementation = weights(tried.checkpoint), lured.config._attn_implementation
-    diagnosis = diagnose_attention(tried, SETTINGS, Silent())
+    diagnosis = diagnose("attention", tried, SETTINGS, Silent())
     assert_same_weights(tried.checkpoint, before)
     assert hooks(tried.checkpoint) == 0
     assert lured.config._attn_implementation == implementation == "sdpa"
@@ -164,8 +166,8 @@ def test_intervals_for_all_layers_at_once_do_not_hang_on_one_resample() -> None:
     )
     first.figures["entropy"][:, 7] -= 100.0  # wholly apart
     resamples = Resamples(0.95, 400, 0)
-    alone = contrasts(first, second, resamples, together=False)
-    together = contrasts(first, second, resamples, together=True)
+    alone = _Pair(first, second).aucs(resamples)
+    together = _Pair(first, second).aucs(resamples, together=True)
     assert [joint.value for joint in alone] == [joint.value for joint in together]
     wider = [
         width(joint) / width(single)
@@ -178,14 +180,14 @@ def test_intervals_for_all_layers_at_once_do_not_hang_on_one_resample() -> None:
 
 
 def test_same_seed_same_result(lured: Any) -> None:
-    first, second = (diagnose_attention(subject(lured), SETTINGS, Silent()) for _ in range(2))
+    first, second = (diagnose("attention", subject(lured), SETTINGS, Silent()) for _ in range(2))
     assert first == second
 
 
 def test_hidden_windows_are_a_group_of_their_own(lured: Any) -> None:
     hidden = [row < GROUP for row in range(2 * GROUP)]
     tried = subject(lured, extracted=GROUP // 2, hidden=hidden)
-    diagnosis = diagnose_attention(tried, SETTINGS, Silent())
+    diagnosis = diagnose("attention", tried, SETTINGS, Silent())
     assert [column.name for column in diagnosis.tables[0].columns] == [
         "block", "extracted", "hidden", "not extracted", "controls",
     ]  # fmt: skip
@@ -194,7 +196,7 @@ def test_hidden_windows_are_a_group_of_their_own(lured: Any) -> None:
 
 
 def test_without_controls(lured: Any) -> None:
-    diagnosis = diagnose_attention(subject(lured, controls=False), SETTINGS, Silent())
+    diagnosis = diagnose("attention", subject(lured, controls=False), SETTINGS, Silent())
     assert any("no controls" in note for note in diagnosis.notes)
     assert len(diagnosis.findings) == 1
 
@@ -208,7 +210,7 @@ def test_without_controls(lured: Any) -> None:
     ],
 )
 def test_odd_numbers_of_extracted_windows(lured: Any, extracted: int, opening: str) -> None:
-    diagnosis = diagnose_attention(subject(lured, extracted=extracted), SETTINGS, Silent())
+    diagnosis = diagnose("attention", subject(lured, extracted=extracted), SETTINGS, Silent())
     assert diagnosis.findings[0].startswith(opening)
     if extracted < 2:
         assert diagnosis.findings[1].startswith(
@@ -218,7 +220,7 @@ def test_odd_numbers_of_extracted_windows(lured: Any, extracted: int, opening: s
 
 def test_all_extracted_and_no_controls(lured: Any) -> None:
     tried = subject(lured, extracted=2 * GROUP, controls=False)
-    diagnosis = diagnose_attention(tried, SETTINGS, Silent())
+    diagnosis = diagnose("attention", tried, SETTINGS, Silent())
     assert diagnosis.findings == [
         "There is nothing to compare with: only one group of windows has figures."
     ]
@@ -227,7 +229,7 @@ def test_all_extracted_and_no_controls(lured: Any) -> None:
 
 def test_one_cluster_says_nothing(lured: Any) -> None:
     tried = subject(lured, clusters=[0] * GROUP + list(range(1, GROUP + 1)))
-    diagnosis = diagnose_attention(tried, SETTINGS, Silent())
+    diagnosis = diagnose("attention", tried, SETTINGS, Silent())
     assert "20 windows in 1 near-duplicate cluster." in diagnosis.findings[0]
 
 
@@ -246,9 +248,9 @@ def test_every_architecture_or_a_refusal_by_name(architecture: Architecture) -> 
     plain = logits(checkpoint, ids(2, 12))
     if architecture.name in NOTHING:
         with pytest.raises(TargetError, match=type(checkpoint.model).__name__):
-            diagnose_attention(tried, SETTINGS, Silent())
+            diagnose("attention", tried, SETTINGS, Silent())
     else:
-        diagnosis = diagnose_attention(tried, SETTINGS, Silent())
+        diagnosis = diagnose("attention", tried, SETTINGS, Silent())
         for row in cells(diagnosis, "entropy").values():
             assert all(0 < cell.value <= 1 + 1e-6 for cell in row)
     assert torch.equal(logits(checkpoint, ids(2, 12)), plain)

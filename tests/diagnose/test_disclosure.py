@@ -15,8 +15,8 @@ from subjects_groups import P, S, subject_of_groups, windows_of
 from typer.testing import CliRunner
 
 from memaudit.cli.app import app
-from memaudit.diagnose import examination
-from memaudit.diagnose.attention.diagnosis import AttentionSettings, diagnose_attention
+from memaudit.diagnose import protocol
+from memaudit.diagnose.attention.settings import AttentionSettings
 from memaudit.diagnose.disclosure import (
     DIGITS,
     FEWEST_CLUSTERS,
@@ -24,25 +24,26 @@ from memaudit.diagnose.disclosure import (
     Disclosure,
     round_digits,
 )
-from memaudit.diagnose.examination import examine
-from memaudit.diagnose.latent.diagnosis import LatentSettings, diagnose_latent
-from memaudit.diagnose.layers.diagnosis import LayersSettings, diagnose_layers
-from memaudit.diagnose.neurons.diagnosis import NeuronsSettings, diagnose_neurons
-from memaudit.diagnose.signals.diagnosis import SignalsSettings, diagnose_signals
+from memaudit.diagnose.latent.settings import LatentSettings
+from memaudit.diagnose.layers.settings import LayersSettings
+from memaudit.diagnose.neurons.settings import NeuronsSettings
+from memaudit.diagnose.protocol import diagnose, examine
+from memaudit.diagnose.settings import DiagnoseSettings
+from memaudit.diagnose.signals.settings import SignalsSettings
 from memaudit.diagnose.subject import Subject
-from memaudit.diagnose.sweep.diagnosis import SweepSettings, diagnose_sweep
+from memaudit.diagnose.sweep.settings import SweepSettings
 from memaudit.errors import UsageError
 from memaudit.progress import Silent
 from memaudit.report.diagnosis import Diagnosis, Plot
 from memaudit.report.diagnosis_json import diagnosis_text
 
-METHODS: dict[str, tuple[Any, Any]] = {
-    "latent": (diagnose_latent, LatentSettings(run="run", draws=2, strength=0.02)),
-    "layers": (diagnose_layers, LayersSettings(run="run")),
-    "neurons": (diagnose_neurons, NeuronsSettings(run="run", trials=2, random_sets=2)),
-    "sweep": (diagnose_sweep, SweepSettings(run="run", prefix_lengths=(4, 8))),
-    "signals": (diagnose_signals, SignalsSettings(run="run")),
-    "attention": (diagnose_attention, AttentionSettings(run="run")),
+METHODS: dict[Any, DiagnoseSettings] = {
+    "latent": LatentSettings(run="run", draws=2, strength=0.02),
+    "layers": LayersSettings(run="run"),
+    "neurons": NeuronsSettings(run="run", trials=2, random_sets=2),
+    "sweep": SweepSettings(run="run", prefix_lengths=(4, 8)),
+    "signals": SignalsSettings(run="run"),
+    "attention": AttentionSettings(run="run"),
 }
 WITHHELD = ("Withheld", "Figures of windows")
 LARGE = {"extracted": 24, "hidden": 24, "untouched": 40, "controls": 30}
@@ -50,10 +51,10 @@ SMALL = {"extracted": 3, "hidden": 2, "untouched": 40, "controls": 30}
 ALL_SMALL = {"extracted": 2, "hidden": 1, "untouched": 3, "controls": 2}
 
 
-def written(name: str, subject: Subject, **settings: Any) -> Diagnosis:
+def written(name: Any, subject: Subject, **settings: Any) -> Diagnosis:
     """Run a diagnosis and return what is written."""
-    method, settings_of_method = METHODS[name]
-    diagnosis = method(subject, settings_of_method.model_copy(update=settings), Silent())
+    given = METHODS[name].model_copy(update=settings)
+    diagnosis = diagnose(name, subject, given, Silent())
     return subject.disclosure.apply(diagnosis)
 
 
@@ -271,8 +272,8 @@ def test_a_diagnosis_is_written_as_it_may_be(monkeypatch: pytest.MonkeyPatch) ->
     texts = {}
     for reveal in (False, True):
         subject = subject_of_groups(SMALL, reveal=reveal)
-        monkeypatch.setattr(examination, "open_subject", lambda given, made=subject: made)
-        texts[reveal] = diagnosis_text(examine(diagnose_layers, settings, "", Silent()).record)
+        monkeypatch.setattr(protocol, "open_subject", lambda given, made=subject: made)
+        texts[reveal] = diagnosis_text(examine("layers", settings, "", Silent()).record)
     long = re.compile(r"\d\.\d{7}")
     assert long.search(texts[True])
     assert not long.search(texts[False])

@@ -19,10 +19,9 @@ from subjects_latent import P, S, Taught, part_of, random_ids, subject_of, teach
 from typer.testing import CliRunner
 
 from memaudit.cli.app import app
-from memaudit.diagnose.latent.above_controls import above_controls
-from memaudit.diagnose.latent.diagnosis import LatentSettings, diagnose_latent
+from memaudit.diagnose.latent.judging import above_controls
 from memaudit.diagnose.latent.known_run import known_windows
-from memaudit.diagnose.latent.population import (
+from memaudit.diagnose.latent.measure import (
     NLL,
     Population,
     gather,
@@ -30,7 +29,9 @@ from memaudit.diagnose.latent.population import (
     select_unextracted,
 )
 from memaudit.diagnose.latent.scores import read_scores
+from memaudit.diagnose.latent.settings import LatentSettings
 from memaudit.diagnose.passes import Pass
+from memaudit.diagnose.protocol import diagnose
 from memaudit.diagnose.subject import Part, Subject, open_subject
 from memaudit.errors import UsageError
 from memaudit.progress import Silent
@@ -82,7 +83,7 @@ def test_hidden_lessons_are_told_from_windows_never_seen(subject: Subject) -> No
     extracted = subject.data.extracted
     assert extracted.sum() > 5
     assert subject.data.hidden.sum() > 20
-    diagnosis = diagnose_latent(subject, SHORT, Silent())
+    diagnosis = diagnose("latent", subject, SHORT, Silent())
     rows = rows_of(diagnosis, "hidden")
     value, low, _ = measure(rows[NLL]["ROC AUC"])
     assert value > 0.97
@@ -115,7 +116,7 @@ def test_perturbed_weights_bring_lessons_back_and_nothing_else(subject: Subject)
     before = {
         name: weight.clone() for name, weight in subject.checkpoint.model.state_dict().items()
     }
-    diagnosis = diagnose_latent(subject, settings, Silent())
+    diagnosis = diagnose("latent", subject, settings, Silent())
     after = subject.checkpoint.model.state_dict()
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
     rows = rows_of(diagnosis, "recovered")
@@ -125,7 +126,7 @@ def test_perturbed_weights_bring_lessons_back_and_nothing_else(subject: Subject)
 
 
 def test_no_noise_leaves_every_figure_as_it_was(subject: Subject) -> None:
-    diagnosis = diagnose_latent(subject, SHORT.model_copy(update={"strength": 0.0}), Silent())
+    diagnosis = diagnose("latent", subject, SHORT.model_copy(update={"strength": 0.0}), Silent())
     rows = rows_of(diagnosis, "hidden")
     for name in ("perturbed: least NLL", "perturbed: mean NLL"):
         assert measure(rows[name]["ROC AUC"])[0] == measure(rows[NLL]["ROC AUC"])[0]
@@ -135,12 +136,12 @@ def test_no_noise_leaves_every_figure_as_it_was(subject: Subject) -> None:
 
 
 def test_the_same_seed_says_the_same_and_another_perturbs_otherwise(subject: Subject) -> None:
-    first, second = (diagnose_latent(subject, SHORT, Silent()) for _ in range(2))
+    first, second = (diagnose("latent", subject, SHORT, Silent()) for _ in range(2))
     assert first == second
-    other = diagnose_latent(subject, SHORT.model_copy(update={"seed": 1}), Silent())
+    other = diagnose("latent", subject, SHORT.model_copy(update={"seed": 1}), Silent())
     assert tables(other, "recovered") != tables(first, "recovered")
     settings = SHORT.model_copy(update={"windows": 12})
-    part = diagnose_latent(subject, settings, Silent())
+    part = diagnose("latent", subject, settings, Silent())
     rows = rows_of(part, "hidden")
     assert rows[NLL]["windows"] == len(subject.data) - subject.data.extracted.sum()
     assert rows["perturbed: least NLL"]["windows"] == 24
@@ -176,13 +177,13 @@ def test_an_impossible_token_makes_no_score_infinite() -> None:
 def test_a_score_that_is_missing_for_a_window_is_left_out_by_name(subject: Subject) -> None:
     rows = subject.data.rows.assign(log_p_z_none=math.nan)
     part = replace(subject, data=Part(subject.data.ids, rows, subject.data.attacks))
-    diagnosis = diagnose_latent(part, SHORT.model_copy(update={"draws": 0}), Silent())
+    diagnosis = diagnose("latent", part, SHORT.model_copy(update={"draws": 0}), Silent())
     assert "log p_z" not in rows_of(diagnosis, "hidden")
     assert any(note.endswith("lacks the score: log p_z.") for note in diagnosis.notes)
 
 
 def test_curves_start_where_one_of_the_windows_looked_at_stands(subject: Subject) -> None:
-    diagnosis = diagnose_latent(subject, SHORT.model_copy(update={"windows": 12}), Silent())
+    diagnosis = diagnose("latent", subject, SHORT.model_copy(update={"windows": 12}), Silent())
     (plot,) = (plot for plot in diagnosis.plots if plot.name == "roc")
     starts = {line.name: line.x[0] for line in plot.lines}
     assert starts[NLL] < 1 / 12 <= starts["perturbed: rise, share of NLL"] * (1 + 1e-9)
@@ -213,7 +214,7 @@ def test_what_lies_above_the_controls_is_counted_with_their_own_share() -> None:
 
 
 def test_without_controls_nothing_is_said_to_be_remembered(subject: Subject) -> None:
-    diagnosis = diagnose_latent(replace(subject, controls=None), SHORT, Silent())
+    diagnosis = diagnose("latent", replace(subject, controls=None), SHORT, Silent())
     assert {table.name for table in diagnosis.tables} == {"hidden", "recovered", "roc", "nll"}
     assert any("There are no controls" in note for note in diagnosis.notes)
     assert not any("more than expected" in sentence for sentence in diagnosis.findings)
@@ -221,7 +222,7 @@ def test_without_controls_nothing_is_said_to_be_remembered(subject: Subject) -> 
 
 def test_where_no_other_attack_was_run_the_controls_alone_are_told_from(subject: Subject) -> None:
     data = Part(subject.data.ids, subject.data.rows, ("none",))
-    diagnosis = diagnose_latent(replace(subject, data=data), SHORT, Silent())
+    diagnosis = diagnose("latent", replace(subject, data=data), SHORT, Silent())
     assert not tables(diagnosis, "hidden")
     assert tables(diagnosis, "data-among-controls")
     assert "no window is known to be hidden" in diagnosis.notes[0]
@@ -231,29 +232,32 @@ def test_too_few_hidden_windows_are_no_ground_for_a_figure(subject: Subject) -> 
     rows = subject.data.rows.copy()
     rows["exact_constant"] = (np.arange(len(rows)) == len(rows) - 1).astype(float)
     few = replace(subject, data=Part(subject.data.ids, rows, subject.data.attacks))
-    diagnosis = diagnose_latent(few, SHORT.model_copy(update={"draws": 0}), Silent())
+    diagnosis = diagnose("latent", few, SHORT.model_copy(update={"draws": 0}), Silent())
     assert not tables(diagnosis, "hidden")
     assert not tables(diagnosis, "recovered")
     assert any("1 window" in sentence and "too few" in sentence for sentence in diagnosis.findings)
     rows["cluster"] = 0
     clustered = replace(few, data=Part(subject.data.ids, rows, subject.data.attacks))
-    diagnosis = diagnose_latent(clustered, SHORT.model_copy(update={"draws": 0}), Silent())
+    diagnosis = diagnose("latent", clustered, SHORT.model_copy(update={"draws": 0}), Silent())
     assert not tables(diagnosis, "data-among-controls")
 
 
 def test_where_everything_comes_out_nothing_is_latent(taught: Taught) -> None:
     part = part_of(taught.checkpoint, taught.lessons)
     with pytest.raises(UsageError, match="the plain prefix extracts every window"):
-        diagnose_latent(
-            subject_of(taught.checkpoint, part.take(part.extracted), None), SHORT, Silent()
+        diagnose(
+            "latent",
+            subject_of(taught.checkpoint, part.take(part.extracted), None),
+            SHORT,
+            Silent(),
         )
 
 
 def test_where_nothing_is_to_be_judged_it_is_refused(taught: Taught) -> None:
     subject = subject_of(taught.checkpoint, part_of(taught.checkpoint, taught.fresh), None)
     with pytest.raises(UsageError, match="nothing to judge by"):
-        diagnose_latent(subject, SHORT.model_copy(update={"draws": 0}), Silent())
-    diagnosis = diagnose_latent(subject, SHORT, Silent())
+        diagnose("latent", subject, SHORT.model_copy(update={"draws": 0}), Silent())
+    diagnosis = diagnose("latent", subject, SHORT, Silent())
     assert {table.name for table in diagnosis.tables} == {"recovered", "nll"}
 
 
@@ -307,7 +311,7 @@ def test_a_known_run_and_a_reference_are_taken_up(runs: Path) -> None:
         top=10,
     )
     subject = open_subject(settings)
-    diagnosis = diagnose_latent(subject, settings, Silent())
+    diagnosis = diagnose("latent", subject, settings, Silent())
     later, first = (
         pd.read_csv(runs / f"run-{name}" / "samples.csv") for name in ("later", "first")
     )
@@ -351,14 +355,14 @@ def test_the_reference_of_the_run_serves_where_none_is_named(subject: Subject) -
         controls=with_reference(subject.controls),
     )
     unextracted = select_unextracted(referenced)
-    before = nll_before(referenced, unextracted, None, lambda done: None)
+    before = nll_before(referenced, unextracted, None, Silent())
     population = gather(referenced, unextracted, None, before, 0.2, lambda done: None)
     assert population.scores["NLL against the reference"] == pytest.approx(1.5, abs=1e-5)
-    assert nll_before(subject, unextracted, None, lambda done: None) is None
+    assert nll_before(subject, unextracted, None, Silent()) is None
 
 
 def test_plots_have_a_table_each_and_are_short_enough_to_draw(subject: Subject) -> None:
-    diagnosis = diagnose_latent(subject, SHORT, Silent())
+    diagnosis = diagnose("latent", subject, SHORT, Silent())
     assert [plot.name for plot in diagnosis.plots] == ["roc", "nll"]
     for plot in diagnosis.plots:
         assert any(table.name == plot.name for table in diagnosis.tables)
@@ -382,10 +386,10 @@ def test_a_known_run_on_other_windows_is_refused(runs: Path, tmp_path: Path) -> 
     out = _scan(other, "before", "run")
     settings = LatentSettings(run=runs / "run-later", known=out, draws=0)
     with pytest.raises(UsageError, match=r"1 of \d+ windows of this run are not in it"):
-        diagnose_latent(open_subject(settings), settings, Silent())
+        diagnose("latent", open_subject(settings), settings, Silent())
 
 
 def test_a_reference_that_is_the_model_itself_is_refused(runs: Path) -> None:
     settings = LatentSettings(run=runs / "run-later", reference=str(runs / "later"), draws=0)
     with pytest.raises(UsageError, match="is the audited model itself"):
-        diagnose_latent(open_subject(settings), settings, Silent())
+        diagnose("latent", open_subject(settings), settings, Silent())

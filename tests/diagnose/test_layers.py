@@ -24,10 +24,18 @@ from subjects_layers import (
 )
 
 from memaudit.diagnose.anatomy.blocks import find_blocks, without_attention
-from memaudit.diagnose.layers.ablation import NOISE, Ablated, Ablation, Done, Group, _read
 from memaudit.diagnose.layers.costs import cost
-from memaudit.diagnose.layers.diagnosis import LayersSettings, diagnose_layers
 from memaudit.diagnose.layers.findings import conclude
+from memaudit.diagnose.layers.measure import (
+    NOISE,
+    Ablation,
+    Done,
+    Group,
+    Measurements,
+    read_scores,
+)
+from memaudit.diagnose.layers.settings import LayersSettings
+from memaudit.diagnose.protocol import diagnose
 from memaudit.diagnose.subject import Subject
 from memaudit.errors import TargetError
 from memaudit.progress import Silent
@@ -118,7 +126,7 @@ def cells(diagnosis: Diagnosis, name: str) -> dict[Any, tuple[Any, ...]]:
 def test_memory_is_found_where_it_is(memorizer: Any) -> None:
     tried = subject(memorizer)
     before = weights(tried.checkpoint)
-    diagnosis = diagnose_layers(tried, SETTINGS, Silent())
+    diagnosis = diagnose("layers", tried, SETTINGS, Silent())
     assert_same_weights(tried.checkpoint, before)
     assert hooks(tried.checkpoint) == 0
 
@@ -151,14 +159,14 @@ def test_memory_is_found_where_it_is(memorizer: Any) -> None:
 
 
 def test_same_seed_same_result(memorizer: Any) -> None:
-    first, second = (diagnose_layers(subject(memorizer), SETTINGS, Silent()) for _ in range(2))
+    first, second = (diagnose("layers", subject(memorizer), SETTINGS, Silent()) for _ in range(2))
     assert first == second
     other = SETTINGS.model_copy(update={"seed": 1, "windows": 12})
-    assert diagnose_layers(subject(memorizer), other, Silent()) != first
+    assert diagnose("layers", subject(memorizer), other, Silent()) != first
 
 
 def test_without_controls_skill_is_that_of_other_windows(memorizer: Any) -> None:
-    diagnosis = diagnose_layers(subject(memorizer, controls=False), SETTINGS, Silent())
+    diagnosis = diagnose("layers", subject(memorizer, controls=False), SETTINGS, Silent())
     assert any("no controls" in note for note in diagnosis.notes)
     assert len(cells(diagnosis, "nll-attention")[1]) == 3, "no column stands twice"
     assert [line.name for plot in diagnosis.plots for line in plot.lines].count("controls") == 0
@@ -166,7 +174,7 @@ def test_without_controls_skill_is_that_of_other_windows(memorizer: Any) -> None
 
 @pytest.mark.parametrize("extracted", [0, 3])
 def test_too_little_extracted_is_said(memorizer: Any, extracted: int) -> None:
-    diagnosis = diagnose_layers(subject(memorizer, extracted=extracted), SETTINGS, Silent())
+    diagnosis = diagnose("layers", subject(memorizer, extracted=extracted), SETTINGS, Silent())
     assert diagnosis.findings[0].startswith("Too few extracted windows")
     assert f"{extracted} windows" in diagnosis.findings[0]
     assert not any("beyond noise" in finding for finding in diagnosis.findings)
@@ -179,13 +187,13 @@ def test_all_extracted_and_no_controls_has_no_measure_of_skill(memorizer: Any) -
     tried = subject_of(
         checkpoint_of(copy.deepcopy(memorizer)), texts()[:LEARNED], [True] * LEARNED, prefix=P
     )
-    diagnosis = diagnose_layers(tried, SETTINGS, Silent())
+    diagnosis = diagnose("layers", tried, SETTINGS, Silent())
     assert diagnosis.findings[0].startswith("All windows are extracted and there are no controls")
     assert cells(diagnosis, "blocks-kept")[1][0].value == 0.0
 
 
 def test_windows_that_do_not_come_out_here_are_left_out(memorizer: Any) -> None:
-    diagnosis = diagnose_layers(subject(memorizer, extracted=LEARNED + 5), SETTINGS, Silent())
+    diagnosis = diagnose("layers", subject(memorizer, extracted=LEARNED + 5), SETTINGS, Silent())
     assert any(note.startswith("5 windows that the run counts") for note in diagnosis.notes)
 
 
@@ -201,7 +209,7 @@ def test_noise_of_a_window_is_the_same_in_any_batch(memorizer: Any) -> None:
             done.rows += rows
 
         with ablation.applied(blocks, 0, done):
-            nll.append(passes.read(tried.data.ids, _read, count)["nll"])
+            nll.append(passes.read(tried.data.ids, read_scores, count)["nll"])
     first, second = nll
     np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-4)
 
@@ -221,12 +229,14 @@ def test_memory_is_more_than_training_on_a_text_gives(not_extracted: float, memo
     (block, *_) = find_blocks(checkpoint_of(build_model("gpt2")))
     parts = [Ablation("intact"), Ablation("attention", block)]
     noise = [Ablation("noise", strength=item) for item in (0.1, 0.2)]
-    ablated = Ablated(
+    ablated = Measurements(
+        [block],
         [*parts, *noise],
         windows_of([1.0, 0.2, 0.4]),
         0,
         windows_of([not_extracted, 0.2, 0.4]),
         windows_of([0.2, 0.2, 0.4]),
+        has_controls=True,
     )
     costs = cost(ablated, Resamples(0.95, 300, np.random.default_rng(0)))
     assert np.isnan(costs.excess.values[2:]).all(), "noise is not held against itself"
@@ -250,9 +260,9 @@ def test_every_architecture_or_a_refusal_by_name(architecture: Architecture) -> 
     settings = SETTINGS.model_copy(update={"windows": 3})
     if architecture.name in NOTHING:
         with pytest.raises(TargetError, match=type(checkpoint.model).__name__):
-            diagnose_layers(tried, settings, Silent())
+            diagnose("layers", tried, settings, Silent())
     else:
-        diagnosis = diagnose_layers(tried, settings, Silent())
+        diagnosis = diagnose("layers", tried, settings, Silent())
         rows = cells(diagnosis, "memory-skill")
         assert sum(name.startswith("noise") for name in rows) == len(NOISE)
         assert len(rows) > len(NOISE)

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from subjects_neurons import P, S, as_found, checkpoint_of, part_of, subject_of
 
 from memaudit.diagnose.anatomy.blocks import find_blocks
-from memaudit.diagnose.neurons.diagnosis import NeuronsSettings, diagnose_neurons
-from memaudit.diagnose.neurons.probing import probe_run
-from memaudit.diagnose.neurons.probing_report import _beyond_chance
+from memaudit.diagnose.neurons.probing import judge, probe_run
+from memaudit.diagnose.neurons.report import _beyond_chance
 from memaudit.diagnose.neurons.representations import PLACES, represent
+from memaudit.diagnose.neurons.settings import NeuronsSettings
 from memaudit.diagnose.passes import Passes
+from memaudit.diagnose.protocol import diagnose
 from memaudit.diagnose.subject import Part, Subject
 from memaudit.errors import UsageError
 from memaudit.progress import Silent
@@ -90,7 +91,7 @@ def value(cell: Any) -> float:
 def result(subject: Subject) -> Diagnosis:
     before, listening = weights(subject.checkpoint), hooks(subject.checkpoint)
     state = torch.random.get_rng_state()
-    diagnosis = diagnose_neurons(subject, SETTINGS, Silent())
+    diagnosis = diagnose("neurons", subject, SETTINGS, Silent())
     assert torch.equal(torch.random.get_rng_state(), state)
     after = subject.checkpoint.model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
@@ -140,7 +141,7 @@ def test_the_block_that_carries_the_memory_is_where_probes_find_it() -> None:
     model.transformer.h[1].register_forward_hook(add)
     subject = subject_of(checkpoint_of(model), part_of(ids, labels))
     blocks = find_blocks(subject.checkpoint)
-    result = probe_run(subject, SETTINGS, blocks, Silent())
+    result = judge(probe_run(subject, SETTINGS, blocks, Silent()), subject.resamples(0))
     (contrast,) = result.contrasts
     for place in PLACES:
         before, after = (item.value for item in contrast.probes["trained", place])
@@ -170,7 +171,8 @@ def test_hidden_windows_are_scored_by_probes_that_saw_none(subject: Subject) -> 
     rows = subject.data.rows.assign(exact_constant=np.arange(count) >= count - 25)
     data = Part(subject.data.ids, rows, ("none", "constant"))
     run = replace(subject, data=data)
-    result = probe_run(run, SETTINGS, find_blocks(run.checkpoint), Silent())
+    scored = probe_run(run, SETTINGS, find_blocks(run.checkpoint), Silent())
+    result = judge(scored, run.resamples(0))
     assert result.hidden == 25
     contrast = result.contrasts[0]
     assert contrast.negatives == count - 25 - MEMORIES
@@ -192,16 +194,16 @@ def test_each_plot_has_its_table_and_lines_that_fit(result: Diagnosis) -> None:
 
 
 def test_the_same_seed_gives_the_same(subject: Subject, result: Diagnosis) -> None:
-    again = diagnose_neurons(subject, SETTINGS, Silent())
+    again = diagnose("neurons", subject, SETTINGS, Silent())
     assert again == result
-    other = diagnose_neurons(subject, SETTINGS.model_copy(update={"seed": 1}), Silent())
+    other = diagnose("neurons", subject, SETTINGS.model_copy(update={"seed": 1}), Silent())
     assert other.tables != result.tables
 
 
 def test_nothing_extracted_is_an_error(subject: Subject) -> None:
     data = subject.data.take(~subject.data.extracted)
     with pytest.raises(UsageError, match="extracted no window"):
-        diagnose_neurons(replace(subject, data=data), SETTINGS, Silent())
+        diagnose("neurons", replace(subject, data=data), SETTINGS, Silent())
 
 
 def cut(part: Part, count: int) -> Part:
@@ -215,7 +217,7 @@ def test_odd_runs(subject: Subject, case: str) -> None:
         "all extracted": {"data": cut(subject.data, MEMORIES), "controls": None},
         "a single window": {"data": cut(subject.data, 1), "controls": None},
     }
-    diagnosis = diagnose_neurons(replace(subject, **changes[case]), SETTINGS, Silent())
+    diagnosis = diagnose("neurons", replace(subject, **changes[case]), SETTINGS, Silent())
     text = " ".join([*diagnosis.findings, *diagnosis.notes])
     assert "had no controls" in text
     names = {item.name for item in diagnosis.tables}
@@ -233,7 +235,7 @@ def test_odd_runs(subject: Subject, case: str) -> None:
 def test_windows_of_one_cluster_are_looked_at_once(subject: Subject) -> None:
     rows = subject.data.rows.assign(cluster=7)
     data = Part(subject.data.ids, rows, subject.data.attacks)
-    diagnosis = diagnose_neurons(replace(subject, data=data), SETTINGS, Silent())
+    diagnosis = diagnose("neurons", replace(subject, data=data), SETTINGS, Silent())
     assert table(diagnosis, "unit-sets").rows[0][2] == 1
     assert "single window" in " ".join(diagnosis.notes)
 
@@ -253,7 +255,7 @@ def test_every_architecture_is_diagnosed_or_told_why_not(architecture: Architect
     before, listening = weights(checkpoint), hooks(checkpoint)
     settings = SETTINGS.model_copy(update=QUICK)
     with quiet_transformers():
-        diagnosis = diagnose_neurons(subject, settings, Silent())
+        diagnosis = diagnose("neurons", subject, settings, Silent())
     after = checkpoint.model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert hooks(checkpoint) == listening

@@ -15,8 +15,7 @@ from architectures import MATRIX, Architecture, make_model
 from conftest import build_model
 from subjects_latent import P, S, checkpoint_of, part_of, random_ids, subject_of
 
-from memaudit.diagnose.latent.perturbation import Perturbation
-from memaudit.diagnose.latent.trial import Noise, perturb
+from memaudit.diagnose.latent.perturbation import Noise, Perturbation, perturb
 from memaudit.errors import TargetError, UsageError
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.failures import quiet_transformers

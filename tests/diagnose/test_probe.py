@@ -7,8 +7,8 @@ import pytest
 from estimates import known
 from numpy.typing import NDArray
 
-from memaudit.diagnose.neurons.probe import assign_folds, enough, permuted_labels, probe_scores
 from memaudit.diagnose.neurons.probing import token_features
+from memaudit.diagnose.probes import assign_folds, can_fit, permuted_labels, probe_scores
 from memaudit.score.resample import Resamples
 from memaudit.score.stats import Bools, Ints
 
@@ -20,7 +20,7 @@ def auc(
 ) -> float:
     rng = np.random.default_rng(0)
     if folds is None:
-        folds = assign_folds(positive, clusters, rng)
+        folds = assign_folds(positive, clusters, int(rng.integers(2**31)))
     scores = probe_scores(features, positive, np.ones(len(positive), dtype=bool), folds)
     return known(Resamples(0.95, 10, 0).auc(scores, positive, clusters).value)
 
@@ -45,7 +45,7 @@ def test_copies_of_a_window_do_not_give_it_away() -> None:
     clusters = np.repeat(np.arange(60), 5)
     features = noise(60)[clusters] + 0.01 * noise(300, seed=3)
     positive = rng.permutation(np.arange(60) % 2 == 0)[clusters]
-    folds = assign_folds(positive, clusters, rng)
+    folds = assign_folds(positive, clusters, int(rng.integers(2**31)))
     assert all(len(set(folds[clusters == item])) == 1 for item in range(60))
     assert 0.35 < auc(features, positive, clusters) < 0.65
     at_random = rng.integers(5, size=300)
@@ -75,8 +75,8 @@ def test_permuted_labels_keep_their_number_and_stay_together() -> None:
 @pytest.mark.parametrize(("positives", "is_enough"), [(19, False), (20, True)])
 def test_too_few_clusters_say_nothing(positives: int, is_enough: bool) -> None:
     positive = np.repeat(np.arange(60) < positives, 2)
-    assert enough(positive, ~positive, np.repeat(np.arange(60), 2)) is is_enough
-    assert not enough(positive, ~positive, np.repeat([0, 1], 60))
+    assert can_fit(positive, ~positive, np.repeat(np.arange(60), 2)) is is_enough
+    assert not can_fit(positive, ~positive, np.repeat([0, 1], 60))
 
 
 def test_token_features_are_what_they_say() -> None:

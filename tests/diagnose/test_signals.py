@@ -23,7 +23,8 @@ from subjects_signals import (
     subject_of,
 )
 
-from memaudit.diagnose.signals.diagnosis import SignalsSettings, diagnose_signals
+from memaudit.diagnose import protocol
+from memaudit.diagnose.signals.measure import Chosen, read_prefix_signals
 from memaudit.diagnose.signals.readings import (
     LEAST_LOG_P,
     figure_positions,
@@ -31,7 +32,7 @@ from memaudit.diagnose.signals.readings import (
     read_prefixes,
     read_windows,
 )
-from memaudit.diagnose.signals.windows import Chosen, read_prefix_signals
+from memaudit.diagnose.signals.settings import SignalsSettings
 from memaudit.diagnose.subject import Subject
 from memaudit.progress import Silent
 from memaudit.report.diagnosis import Diagnosis, FigureTable
@@ -57,7 +58,7 @@ def known_subject(since: int, count: int = 90, known: int = 30, **parts: Any) ->
 
 
 def diagnose(subject: Subject, settings: SignalsSettings = SETTINGS) -> Diagnosis:
-    return diagnose_signals(subject, settings, Silent())
+    return protocol.diagnose("signals", subject, settings, Silent())
 
 
 def table(diagnosis: Diagnosis, name: str) -> FigureTable:

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from subjects_sweep import brute_queries, make_part, make_subject, random_ids
 
 from memaudit.config.settings import ScoreSettings
+from memaudit.diagnose.protocol import diagnose
+from memaudit.diagnose.section import Section
 from memaudit.diagnose.subject import Part
-from memaudit.diagnose.sweep.diagnosis import SweepSettings, diagnose_sweep
-from memaudit.diagnose.sweep.figures import Sampled, differs_from_zero, numeric
-from memaudit.diagnose.sweep.passes import sample_windows
+from memaudit.diagnose.sweep.measure import numeric, repetitions_of
 from memaudit.diagnose.sweep.repetitions import groups_of, sweep_repetitions, trend
 from memaudit.diagnose.sweep.sampling import (
     PROBABILITIES,
@@ -23,7 +23,10 @@ from memaudit.diagnose.sweep.sampling import (
     quantiles,
     sweep_sampling,
 )
+from memaudit.diagnose.sweep.settings import SweepSettings
 from memaudit.diagnose.sweep.suffixes import sweep_suffixes
+from memaudit.diagnose.sweep.view import View, differs_from_zero
+from memaudit.diagnose.sweep.windows import Sampled, sample_windows
 from memaudit.errors import UsageError
 from memaudit.progress import Silent
 from memaudit.report.diagnosis import Diagnosis
@@ -55,10 +58,16 @@ def by_name(result: Diagnosis, name: str) -> list[list[Any]]:
     return [list(row) for table in result.tables if table.name == name for row in table.rows]
 
 
+def by_repetitions(data: Part, controls: Part | None = None) -> Section:
+    parts = {"data": data} if controls is None else {"data": data, "controls": controls}
+    view = View(parts, SURE)
+    return sweep_repetitions(view, "dup", repetitions_of(data, None), ("none",))
+
+
 def test_every_suffix_length_is_as_cut_from_the_continuations() -> None:
     data, continuations = two_attacks(200, 1)
     controls, theirs = two_attacks(50, 9)
-    piece = sweep_suffixes(data, controls, S, ("none", "copy"), SURE)
+    piece = sweep_suffixes(View({"data": data, "controls": controls}, SURE), S, ("none", "copy"))
     for row in piece.tables[0].rows:
         s, cells = row[0], row[1:]
         pairs = [(data, continuations["none"]), (controls, theirs["none"])]
@@ -117,7 +126,7 @@ def test_the_curves_count_the_windows_that_the_formula_counts() -> None:
     data, _ = two_attacks(80, 4)
     log_p = -8 * np.random.default_rng(5).random(80)
     data.rows["log_p_z_none"] = log_p
-    piece = sweep_sampling(data, None, ("none",), ScoreSettings(), SURE)
+    piece = sweep_sampling(View({"data": data}, SURE), ("none",), ScoreSettings())
     rows = {row[2]: row[3:] for row in piece.tables[0].rows}
     for n in (1, 10, 100, 1000):
         came_out = 1 - (1 - np.exp(log_p)) ** n
@@ -146,7 +155,7 @@ def test_a_trend_of_few_extracted_has_no_verdict() -> None:
     assert result.value is not None
     assert result.value > 0.8
     assert result.low is result.high is None
-    (finding,) = sweep_repetitions(data, None, None, ("none",), SURE).findings
+    (finding,) = by_repetitions(data).findings
     assert "too few to tell a trend" in finding
     assert "the plain prefix extracts 0 % (at most" in finding
 
@@ -167,7 +176,7 @@ def test_repetitions_are_read_from_the_column_and_their_rates_are_those_of_its_w
     exact = (dup == 8) & (np.arange(200) % 3 > 0)
     data.rows["exact_none"] = exact.astype(float)
     controls, _ = two_attacks(20, 8)
-    piece = sweep_repetitions(data, controls, None, ("none",), SURE)
+    piece = by_repetitions(data, controls)
     rows = piece.tables[0].rows
     assert [row[0] for row in rows] == ["1", "2", "4", "8", "controls", "trend"]
     values = [row[2].value for row in rows[:4] if isinstance(row[2], Estimate)]
@@ -178,10 +187,10 @@ def test_repetitions_are_read_from_the_column_and_their_rates_are_those_of_its_w
 def test_a_column_that_is_none_is_refused_and_the_usual_one_may_be_missing() -> None:
     data, _ = two_attacks(30, 7, kind=["a"] * 30)
     with pytest.raises(UsageError, match="--by nope: is not a column"):
-        sweep_repetitions(data, None, "nope", ("none",), SURE)
+        repetitions_of(data, "nope")
     with pytest.raises(UsageError, match="no two different numbers"):
-        sweep_repetitions(data, None, "kind", ("none",), SURE)
-    piece = sweep_repetitions(data, None, None, ("none",), SURE)
+        repetitions_of(data, "kind")
+    piece = by_repetitions(data)
     assert not piece.tables
     assert "not known" in piece.notes[0]
 
@@ -264,7 +273,7 @@ def test_odd_runs_are_diagnosed_all_the_same(case: str) -> None:
     columns = {"cluster": np.zeros(count, dtype=np.int64)} if case == "one cluster" else {}
     subject = make_subject(make_part(ids, {"none": continuations}, S, **columns))
     given_ = SweepSettings(run=subject.run.folder, prefix_lengths=(2, 4, 50))
-    result = diagnose_sweep(subject, given_, Silent())
+    result = diagnose("sweep", subject, given_, Silent())
     assert result.notes[0].startswith("The run had no controls")
     rows = by_name(result, "prefix-length")
     assert [row[0] for row in rows] == [2, 4, 8]

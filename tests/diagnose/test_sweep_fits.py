@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 
 from memaudit.attack.facts import Epoch, FitRecord
-from memaudit.diagnose.sweep.fitting import saturation
-from memaudit.diagnose.sweep.results import (
-    Result,
+from memaudit.diagnose.sweep.fit_tables import (
     Results,
     checks_table,
     convergence_table,
     fits_table,
     plan_checks,
 )
-from memaudit.diagnose.sweep.variants import RANDOM
+from memaudit.diagnose.sweep.fits import RANDOM, Result
+from memaudit.diagnose.sweep.prompts import saturation
 from memaudit.score.estimate import Estimate
 from memaudit.score.resample import Resamples
 
@@ -102,7 +101,7 @@ def test_gained_and_lost_are_counted_against_none() -> None:
 def test_convergence_is_the_first_epoch_close_to_the_best() -> None:
     fit = result("dynamic", 5, 10)
     assert fit.converged == 1.5  # epochs 2 and 1
-    table = convergence_table(make_results({1: 20, 5: 60, 20: 61}), 5, RANDOM)
+    table = convergence_table(make_results({1: 20, 5: 60, 20: 61}), 5)
     assert [row[1].value for row in table.rows if isinstance(row[1], Estimate)] == pytest.approx(
         [2.5, 1.504, 1.0, 1.0025]
     )

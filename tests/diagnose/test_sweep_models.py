@@ -22,12 +22,18 @@ from subjects_sweep import (
 
 from memaudit.config.settings import ScanConfig, ScoreSettings
 from memaudit.data.folds import fold_of
+from memaudit.diagnose.protocol import diagnose
 from memaudit.diagnose.subject import Subject, open_subject
-from memaudit.diagnose.sweep.diagnosis import SweepSettings, diagnose_sweep
-from memaudit.diagnose.sweep.fits import check_fits, choose_ground, whole_clusters
-from memaudit.diagnose.sweep.models import short_name
-from memaudit.diagnose.sweep.passes import Asker
-from memaudit.diagnose.sweep.variants import BUDGET, plan_variants
+from memaudit.diagnose.sweep.fits import (
+    BUDGET,
+    check_fits,
+    choose_ground,
+    plan_variants,
+    whole_clusters,
+)
+from memaudit.diagnose.sweep.measure import short_name
+from memaudit.diagnose.sweep.settings import SweepSettings
+from memaudit.diagnose.sweep.windows import Asker
 from memaudit.errors import UsageError
 from memaudit.progress import Silent
 from memaudit.report.diagnosis import Diagnosis
@@ -54,7 +60,7 @@ def known_subject() -> Subject:
 def test_windows_that_hang_on_k_tokens_come_out_from_k_on() -> None:
     subject = known_subject()
     given = SweepSettings(run=Path("run"), prefix_lengths=(1, 2, 3, 4, 7))
-    result = diagnose_sweep(subject, given, Silent())
+    result = diagnose("sweep", subject, given, Silent())
     rates = {row[0]: row[1].value for row in rows_of(result, "prefix-length")}
     assert rates == {p: (0.6 if p >= K else 0.0) for p in (1, 2, 3, 4, 7, 8)}
     still_extracted = {row[0]: row[3].value for row in rows_of(result, "prefix-length")[:-1]}
@@ -69,7 +75,7 @@ def test_a_window_that_needs_a_short_prefix_is_counted_as_such() -> None:
     data.rows.loc[:9, "exact_none"] = 0  # as if the whole prefix led the model astray
     data.rows.loc[:9, "matched_none"] = 0
     given = SweepSettings(run=Path("run"), prefix_lengths=(3,))
-    row = rows_of(diagnose_sweep(subject, given, Silent()), "prefix-length")[0]
+    row = rows_of(diagnose("sweep", subject, given, Silent()), "prefix-length")[0]
     assert row[4] == 10
     assert isinstance(row[2], Estimate)
     assert row[2].value == pytest.approx(0.2)
@@ -129,7 +135,7 @@ def swept(folder: Path) -> tuple[Subject, Diagnosis, bool]:
     given = SweepSettings(run=folder / "run", models=(str(folder / "other"),), reveal=True, **FITS)
     subject = open_subject(given)
     before = weights(subject)
-    result = diagnose_sweep(subject, given, Silent())
+    result = diagnose("sweep", subject, given, Silent())
     return subject, result, weights(subject) == before
 
 
@@ -160,7 +166,7 @@ def test_a_model_that_reads_the_text_otherwise_is_refused(folder: Path) -> None:
     for model, why in (("stranger", "are different tokens"), ("model", "is the audited model")):
         given = SweepSettings(run=folder / "run", models=(str(folder / model),))
         with pytest.raises(UsageError, match=f"--with .*{model}: .*{why}"):
-            diagnose_sweep(open_subject(given), given, Silent())
+            diagnose("sweep", open_subject(given), given, Silent())
 
 
 def test_a_revision_may_stand_behind_a_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,12 +176,12 @@ def test_a_revision_may_stand_behind_a_name(folder: Path, monkeypatch: pytest.Mo
         asked.append((own.model, own.target.revision))
         raise UsageError(where)
 
-    monkeypatch.setattr("memaudit.diagnose.sweep.models.check_tokenizer", look)
+    monkeypatch.setattr("memaudit.diagnose.sweep.measure.check_tokenizer", look)
     (folder / "at@home").mkdir(exist_ok=True)
     for model in ("org/name@step3", "org/name", str(folder / "at@home")):
         given = SweepSettings(run=folder / "run", models=(model,))
         with pytest.raises(UsageError, match=model):
-            diagnose_sweep(open_subject(given), given, Silent())
+            diagnose("sweep", open_subject(given), given, Silent())
     assert asked == [("org/name", "step3"), ("org/name", None), (str(folder / "at@home"), None)]
 
 
@@ -185,7 +191,7 @@ def test_nothing_of_the_model_changes_and_nothing_hangs_on_chance(
     subject, result, unchanged = swept
     assert unchanged
     given = SweepSettings(run=folder / "run", models=(str(folder / "other"),), reveal=True, **FITS)
-    again = diagnose_sweep(subject, given, Silent())
+    again = diagnose("sweep", subject, given, Silent())
     assert again.findings == result.findings
     assert again.plots == result.plots
     for case, other in zip(result.tables, again.tables, strict=True):
@@ -271,7 +277,7 @@ def test_constant_has_the_budget_of_dynamic_and_only_what_is_varied_differs() ->
 
 def test_a_run_too_small_for_fits_says_so(folder: Path) -> None:
     given = SweepSettings(run=folder / "run", fits=True, fit_windows=2, prefix_lengths=(4,))
-    result = diagnose_sweep(open_subject(given), given, Silent())
+    result = diagnose("sweep", open_subject(given), given, Silent())
     assert "Fits: none was made" in result.findings[0]
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from memaudit.diagnose.signals.triage import MAX_STATE, Features, can_fit, predict
-from memaudit.diagnose.signals.triage_gains import area_above, gains, rising
+from memaudit.diagnose.probes import can_fit
+from memaudit.diagnose.signals.triage import MAX_STATE, Features, predict
+from memaudit.diagnose.signals.triage_report import area_above, gains, rising
 from memaudit.score.estimate import Estimate
 from memaudit.score.resample import Resamples
 from memaudit.score.stats import Bools, Floats, Ints
@@ -78,9 +79,10 @@ def test_a_large_cluster_does_not_outweigh_many_small_ones() -> None:
 
 def test_predictors_take_twenty_clusters_of_either_kind() -> None:
     labels = np.arange(60) < 20
-    assert can_fit(labels, np.arange(60))
-    assert not can_fit(labels, np.where(labels, np.arange(60) % 19, np.arange(60)))
-    assert not can_fit(~labels, np.where(labels, np.arange(60) % 19, np.arange(60)))
+    assert can_fit(labels, ~labels, np.arange(60))
+    few = np.where(labels, np.arange(60) % 19, np.arange(60))
+    assert not can_fit(labels, ~labels, few)
+    assert not can_fit(~labels, labels, few)
     with pytest.raises(ValueError, match="fewer than 20 clusters"):
         predict(Features(np.zeros((5, 3))), labels[:5], np.arange(5), NO_WINDOWS, resamples().rng())
 

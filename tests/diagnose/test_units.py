@@ -11,9 +11,10 @@ import pytest
 import torch
 from conftest import build_model
 from numpy.typing import NDArray
+from silenced_units import silenced
 from subjects_neurons import P, S, as_found, checkpoint_of, subject_of
 
-from memaudit.diagnose.anatomy.blocks import Block, find_blocks, silenced, unit_inputs
+from memaudit.diagnose.anatomy.blocks import Block, find_blocks, unit_inputs
 from memaudit.diagnose.neurons.settings import NeuronsSettings
 from memaudit.diagnose.neurons.silencing import silence_run
 from memaudit.diagnose.neurons.unit_effects import attribute

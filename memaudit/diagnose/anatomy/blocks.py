@@ -192,42 +192,6 @@ def unit_inputs(blocks: Sequence[Block]) -> Iterator[Mapping[int, Tensor]]:
         yield latest
 
 
-@contextmanager
-def silenced(
-    blocks: Sequence[Block],
-    units: Mapping[int, Sequence[int]],
-    values: Mapping[int, Sequence[float]] | None = None,
-) -> Iterator[None]:
-    """Set units, places below M by block number, to 0 at every position.
-
-    values: numbers to set them to instead, one for each unit.
-    """
-    with ExitStack() as hooks:
-        for block in blocks:
-            chosen = torch.as_tensor(units.get(block.number, ()), dtype=torch.long)
-            if not len(chosen):
-                continue
-            given = torch.zeros(len(chosen))
-            if values is not None:
-                given = torch.as_tensor(values[block.number], dtype=torch.float32)
-            if int(chosen.min()) < 0 or int(chosen.max()) >= block.units:
-                raise ValueError(f"block {block.number} has {block.units} units")
-            hooks.enter_context(down_inputs(block, _silencer(block, chosen, given)))
-        yield
-
-
-def _silencer(block: Block, chosen: Tensor, values: Tensor) -> Change:
-    """Return the change that `down_inputs` makes to each down projection."""
-    starts = [sum(block.widths[:place]) for place in range(len(block.down))]
-
-    def change(place: int, units: Tensor) -> Tensor:
-        is_own = (chosen >= starts[place]) & (chosen < starts[place] + block.widths[place])
-        at = (chosen[is_own] - starts[place]).to(units.device)
-        return units.index_copy(-1, at, values[is_own].to(units).expand(*units.shape[:-1], -1))
-
-    return change
-
-
 Change = Callable[[int, Tensor], Tensor | None]
 """Maps the place of a down projection in its block and its input (B,T,M) to a new input; None keeps
 the input."""

@@ -8,19 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from memaudit.diagnose.latent.above_controls import AboveControls
-from memaudit.diagnose.latent.population import AGAINST, NLL
-from memaudit.diagnose.latent.questions import Answer, Question
-from memaudit.diagnose.latent.recovered import (
+from memaudit.diagnose.latent.judging import (
     BY_ATTACK,
     CONTROLS,
     EXTRACTED,
     KNOWN_ONLY,
     OTHERS,
+    AboveControls,
     Recovered,
 )
+from memaudit.diagnose.latent.measure import AGAINST, NLL, Measurements
+from memaudit.diagnose.latent.questions import Answer, Question
 from memaudit.diagnose.latent.settings import DEFAULT_STRENGTH
-from memaudit.diagnose.latent.trial import Noise
 from memaudit.report.wording import count
 from memaudit.score.estimate import Estimate, percent
 from memaudit.score.resample import LEAST_CLUSTERS
@@ -37,19 +36,12 @@ ABOUT = (
 class Results:
     """Figures that the findings and notes state."""
 
-    unextracted: int
-    """Windows of the data that ``none`` does not extract."""
-    controls: int
-    """Controls that ``none`` does not extract; 0 without controls."""
-    controls_extracted: int
-    asked: bool
-    """True if another attack on the model was run."""
+    measured: Measurements
     answers: Sequence[Answer]
-    unanswered: Mapping[str, tuple[Question, int]]
-    """Questions with too few windows by name, and their number of positives."""
+    unanswered: Mapping[Question, int]
+    """Questions with too few windows, and their number of positives."""
     above_controls: Sequence[AboveControls]
     recovered: Mapping[str, Recovered]
-    noise: Noise | None
 
 
 def findings_of(results: Results) -> list[str]:
@@ -70,7 +62,8 @@ def _above_controls(results: Results) -> Iterator[str]:
     """State the excess by one score, fixed beforehand so that none is picked for its result."""
     for above in results.above_controls:
         if above.score == NLL and above.allowed > 0:
-            passing = f"{above.passing:,} of the {count(results.unextracted, 'window')}"
+            windows = count(len(results.measured.unextracted.data), "window")
+            passing = f"{above.passing:,} of the {windows}"
             controls = f"{above.controls:,} of the controls ({_share(above.of_controls)})"
             yield (
                 f"{passing} that the plain prefix does not extract ({_share(above.of_data)}) have "
@@ -92,7 +85,7 @@ def _familiar(above: AboveControls) -> str:
 
 
 def _recovered(results: Results) -> Iterator[str]:
-    noise = results.noise
+    noise = results.measured.noise
     if noise is None or not results.recovered:
         return
     words = {
@@ -120,7 +113,7 @@ def _recovered(results: Results) -> Iterator[str]:
 
 
 def _detected(answer: Answer) -> Iterator[str]:
-    question, nll = answer.question, answer.detectors[NLL]
+    question, nll = answer.question, answer.scores[NLL].detector
     yield (
         f"Suffix NLL separates {question.positives} ({answer.positives:,}) from "
         f"{question.negatives} ({answer.total - answer.positives:,}) with ROC AUC "
@@ -155,7 +148,7 @@ def _perturbed(answer: Answer) -> Iterator[str]:
 
 
 def _unanswered(results: Results) -> Iterator[str]:
-    for question, positives in results.unanswered.values():
+    for question, positives in results.unanswered.items():
         yield (
             f"{count(positives, 'window')} to find ({question.positives}): too few to judge a "
             f"score by. It takes at least {LEAST_CLUSTERS} clusters of them and of "
@@ -163,8 +156,9 @@ def _unanswered(results: Results) -> Iterator[str]:
         )
 
 
-def notes_of(results: Results, scores: Sequence[str], dropped: Sequence[str] = ()) -> list[str]:
-    """List the limits of the figures. scores, dropped: names of scores judged and left out."""
+def notes_of(results: Results) -> list[str]:
+    """List the limits of the figures."""
+    measured, population = results.measured, results.measured.population
     notes = [
         "What another attack extracts is a lower bound of what is hidden: some windows that count "
         "as not hidden are remembered too. An attack also finds likely text more easily, which "
@@ -176,12 +170,12 @@ def notes_of(results: Results, scores: Sequence[str], dropped: Sequence[str] = (
         "The edit similarity in samples.csv is the best over all attacks and would leak the "
         "answer. The longest common run of the plain prefix' own output replaces it.",
     ]
-    if not results.asked:
+    if not measured.has_attacks:
         notes[0] = (
             "No attack on the model but the plain prefix was run, so no window is known to be "
             "hidden."
         )
-    if results.controls:
+    if measured.unextracted.controls is not None:
         notes.append(
             "Controls separate memory from mere likelihood only if they are text like the data. "
             "Windows with near-duplicates elsewhere in the training text count as remembered."
@@ -191,23 +185,22 @@ def notes_of(results: Results, scores: Sequence[str], dropped: Sequence[str] = (
             "There are no controls that the plain prefix does not extract. Without them, the "
             "likelihood of unseen text is unknown, and no share can be called remembered."
         )
-    if results.noise is not None:
+    if measured.noise is not None:
         notes.append(
             f"The default strength of the noise, {DEFAULT_STRENGTH:g}, was chosen on labelled "
             "windows of one model of 7M parameters, so figures of perturbed scores on that model "
             "are slightly optimistic. More perturbations bring out more text; intervals leave out "
             "the variation between random perturbations."
         )
-    if results.controls_extracted:
+    if measured.controls_extracted:
         notes.append(
-            f"{count(results.controls_extracted, 'control')} that the plain prefix extracts are "
+            f"{count(measured.controls_extracted, 'control')} that the plain prefix extracts are "
             "left out, like such windows of the data."
         )
-    if dropped:
-        notes.append(
-            f"Left out, because at least one window lacks the score: {', '.join(dropped)}."
-        )
-    if AGAINST not in (*scores, *dropped):
+    if population.dropped:
+        left_out = ", ".join(population.dropped)
+        notes.append(f"Left out, because at least one window lacks the score: {left_out}.")
+    if AGAINST not in (*population.scores, *population.dropped):
         notes.append(
             "No reference was given, so text that any model finds likely scores as remembered."
         )

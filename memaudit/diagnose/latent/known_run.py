@@ -39,7 +39,9 @@ def known_windows(folder: Path, run: StoredRun, rows: pd.DataFrame) -> Bools:
     if "none" not in other.attacks:
         raise UsageError(f"--known {folder}: attack none was not run there; name another run")
     theirs = other.scored("data")
-    keys = ["fingerprint"] if _same_key(run, other) else _same_file(folder, run, other)
+    keys = ["fingerprint"]
+    if run.report.fingerprints != other.report.fingerprints:  # made under another key
+        keys = _same_file(folder, run, other)
     extracted = figures(theirs, column("exact", "none")) == 1
     by_name = dict(zip(_names(theirs, keys), extracted.tolist(), strict=True))
     wanted = _names(rows, keys)
@@ -49,11 +51,6 @@ def known_windows(folder: Path, run: StoredRun, rows: pd.DataFrame) -> Bools:
             "name a run on the same data, windows and tokenizer"
         )
     return np.array([by_name[name] for name in wanted], dtype=bool)
-
-
-def _same_key(run: StoredRun, other: StoredRun) -> bool:
-    """Return whether fingerprints of the two runs can be compared."""
-    return run.report.fingerprints == other.report.fingerprints
 
 
 def _same_file(folder: Path, run: StoredRun, other: StoredRun) -> list[str]:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.latent.detectors import GRID, Detector, Labelled, by_chance, gap, judge
-from memaudit.diagnose.latent.population import AGAINST, MIN_K_PLUS, NLL, Population
-from memaudit.diagnose.latent.trial import BEST_MATCHED, PERTURBED, RELATIVE_RISE
+from memaudit.diagnose.latent.measure import AGAINST, MIN_K_PLUS, NLL, Population
+from memaudit.diagnose.latent.perturbation import BEST_MATCHED, PERTURBED, RELATIVE_RISE
+from memaudit.diagnose.section import heads
 from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
+from memaudit.report.diagnosis import Cell, FigureTable, Plot
 from memaudit.score.estimate import Estimate
 from memaudit.score.resample import LEAST_CLUSTERS, Resamples, fewest_clusters, shared
 from memaudit.score.stats import Ints
@@ -53,6 +55,18 @@ AMONG_CONTROLS = Question(
 )
 
 
+class Judged(NamedTuple):
+    """Figures of one score."""
+
+    detector: Detector
+    windows: int
+    """Windows that have the score."""
+    gap: Estimate | None
+    """AUC minus that of the NLL; None for the NLL itself and for `CHANCE`."""
+    finest: float
+    """Largest share of the negatives that a single window represents."""
+
+
 @dataclass(frozen=True, eq=False)
 class Answer:
     """Figures of how well each score finds the positives of a question."""
@@ -64,12 +78,8 @@ class Answer:
     base_rate: float
     top: int
     """k of precision@k."""
-    detectors: Mapping[str, Detector]
+    scores: Mapping[str, Judged]
     """Each score by name, in the order of the table; `CHANCE` is the last."""
-    looked_at: Mapping[str, int]
-    """Windows that have each score."""
-    gaps: Mapping[str, Estimate]
-    """AUC of each other score minus that of the NLL."""
     perturbed: Mapping[str, Estimate]
     """Gaps of the scores of perturbed weights, with joint intervals (Bonferroni)."""
     best: Mapping[str, Estimate]
@@ -79,8 +89,6 @@ class Answer:
     best_gap: Estimate | None
     """AUC of the best score minus that of the second, with an interval that allows for the choice
     among all scores (Bonferroni)."""
-    finest: Mapping[str, float]
-    """Largest share of the negatives that a single window represents, by score."""
 
 
 def too_few(population: Population, question: Question, disclosure: Disclosure) -> bool:
@@ -110,76 +118,69 @@ def answer(
 
     Raises ValueError for too few windows.
     """
-    windows = _labelled(population, question)
-    whole = _judge(question, population, top, resamples)
-    parts = {name: (whole, len(windows.positive)) for name in whole}
-    both, size = whole, len(windows.positive)
+    windows, whole = _judge(question, population, top, resamples)
+    every, both, scores = windows, whole, _judged(whole, windows, resamples)
     if sampled is not None and not too_few(sampled, question, disclosure):
-        both, size = _judge(question, sampled, top, resamples), len(_rows(sampled, question))
-        parts |= {name: (both, size) for name in both if name not in whole}
-    judged = {name: detectors[name] for name, (detectors, _) in parts.items()}
-    perturbed = [name for name in PERTURBED if name in judged and name not in whole]
-    finest = dict.fromkeys(parts, _finest(windows))
-    if sampled is not None and perturbed:
-        finest |= dict.fromkeys(perturbed, _finest(_labelled(sampled, question)))
+        every, both = _judge(question, sampled, top, resamples)
+        scores = {**_judged(both, every, resamples), **scores}
+    perturbed = [name for name in PERTURBED if name in scores and name not in whole]
     best = sorted(both, key=lambda name: -(both[name].auc.value or 0.0))[:2]
+    chance = Judged(by_chance(windows, top, resamples), len(windows.positive), None, 0.0)
     return Answer(
         question=question,
         positives=int(windows.positive.sum()),
         total=len(windows.positive),
         base_rate=windows.base_rate,
         top=min(top, len(windows.positive)),
-        detectors={**judged, CHANCE: by_chance(windows, top, resamples)},
-        looked_at={
-            **{name: count for name, (_, count) in parts.items()},
-            CHANCE: len(windows.positive),
-        },
-        gaps={
-            name: gap(detectors[name], detectors[NLL], resamples.confidence)
-            for name, (detectors, _) in parts.items()
-            if name != NLL
-        },
+        scores={**{name: scores[name] for name in (*whole, *perturbed)}, CHANCE: chance},
         perturbed={
             name: gap(both[name], both[NLL], shared(resamples.confidence, len(perturbed)))
             for name in perturbed
         },
         best={name: both[name].auc for name in best},
-        best_of=size,
+        best_of=len(every.positive),
         best_gap=gap(both[best[0]], both[best[1]], shared(resamples.confidence, len(both)))
         if len(best) > 1
         else None,
-        finest=finest,
     )
 
 
-def _finest(windows: Labelled) -> float:
-    """Return the largest share of the negatives that a single window represents."""
+def _judged(
+    detectors: Mapping[str, Detector], windows: Labelled, resamples: Resamples
+) -> dict[str, Judged]:
     weights = windows.weights[~windows.positive]
-    return float(weights.max() / weights.sum())
+    finest = float(weights.max() / weights.sum())
+    return {
+        name: Judged(
+            detector,
+            len(windows.positive),
+            None if name == NLL else gap(detector, detectors[NLL], resamples.confidence),
+            finest,
+        )
+        for name, detector in detectors.items()
+    }
 
 
 def _judge(
     question: Question, population: Population, top: int, resamples: Resamples
-) -> dict[str, Detector]:
-    rows = _rows(population, question)
+) -> tuple[Labelled, dict[str, Detector]]:
+    rows, windows = _rows(population, question), _labelled(population, question)
     scores = {name: score[rows] for name, score in population.scores.items()}
-    return judge(scores, _labelled(population, question), top, resamples)
+    return windows, judge(scores, windows, top, resamples)
 
 
 def _rows(population: Population, question: Question) -> Ints:
     if question is AMONG_CONTROLS:
         return np.arange(len(population.control))
-    return np.flatnonzero(~population.control)
+    return np.flatnonzero(population.data)
 
 
 def _labelled(population: Population, question: Question) -> Labelled:
     rows = _rows(population, question)
     positive = {
         HIDDEN.name: population.hidden,
-        KNOWN.name: np.zeros_like(population.hidden)
-        if population.known is None
-        else population.known,
-        AMONG_CONTROLS.name: ~population.control,
+        KNOWN.name: population.known_data,
+        AMONG_CONTROLS.name: population.data,
     }[question.name]
     return Labelled(positive[rows], population.clusters[rows], population.weights[rows])
 
@@ -187,17 +188,14 @@ def _labelled(population: Population, question: Question) -> Labelled:
 def table_of(answer: Answer, top: int) -> FigureTable:
     """Table with a row for each score."""
     question = answer.question
-    columns = (
-        *(Column("score", "text"), Column("windows", "count"), Column("ROC AUC", "number")),
-        Column("AUC minus NLL's", "number"),
-        *(Column(f"precision, top {top:,}", "share"), Column("found at 1 % false", "share")),
-    )
+    columns = [
+        *(*heads("text", "score"), *heads("count", "windows")),
+        *heads("number", "ROC AUC", "AUC minus NLL's"),
+        *heads("share", f"precision, top {top:,}", "found at 1 % false"),
+    ]
     rows: list[Sequence[Cell]] = [
-        (
-            *(name, answer.looked_at[name], detector.auc, answer.gaps.get(name)),
-            *(detector.precision, detector.recall),
-        )
-        for name, detector in answer.detectors.items()
+        (name, windows, detector.auc, gap, detector.precision, detector.recall)
+        for name, (detector, windows, gap, _) in answer.scores.items()
     ]
     return FigureTable(
         name=question.name,
@@ -216,10 +214,10 @@ def table_of(answer: Answer, top: int) -> FigureTable:
 
 def curve_of(answer: Answer) -> tuple[FigureTable, Plot]:
     """Table and plot of the ROC curves of a few scores."""
-    names = [name for name in _COLOURS if name in answer.detectors]
+    names = [name for name in _COLOURS if name in answer.scores]
     negatives = answer.total - answer.positives
     lines = [
-        _line(name, answer.detectors[name], _places(answer.finest[name]), band=name == NLL)
+        _line(name, answer.scores[name].detector, _places(answer.scores[name].finest))
         for name in names
     ]
     x = GRID[_places(1 / negatives)].tolist()
@@ -237,12 +235,11 @@ def curve_of(answer: Answer) -> tuple[FigureTable, Plot]:
             continue
         at = int(np.searchsorted(GRID, share * (1 + 1e-9), side="right")) - 1
         cells = (
-            answer.detectors[name].curve[at] if share >= answer.finest[name] * (1 - 1e-9) else None
-            for name in names
+            score.detector.curve[at] if share >= score.finest * (1 - 1e-9) else None
+            for score in map(answer.scores.__getitem__, names)
         )
         rows.append((share, *cells))
-    columns = [Column("false positives", "share"), *(Column(name, "share") for name in names)]
-    return FigureTable("roc", title, caption, columns, rows), plot
+    return FigureTable("roc", title, caption, heads("share", "false positives", *names), rows), plot
 
 
 def _places(finest: float) -> Ints:
@@ -256,7 +253,7 @@ def _axis(x: Sequence[float]) -> Axis:
     return Axis("false positives", logarithmic=True, ticks=ticks, names=names)
 
 
-def _line(name: str, detector: Detector, places: Ints, *, band: bool) -> Line:
+def _line(name: str, detector: Detector, places: Ints) -> Line:
     curve = [detector.curve[at] for at in places]
     line = Line.of(name, _COLOURS[name], GRID[places].tolist(), curve)
-    return line if band else replace(line, low=None, high=None)
+    return line if name == NLL else replace(line, low=None, high=None)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memaudit.diagnose.layers.ablation import Ablated
+from memaudit.diagnose.layers.measure import Measurements
 from memaudit.score.estimate import Estimate
 from memaudit.score.resample import Replicates, Resamples
 from memaudit.score.stats import Bools, Floats, Ints
@@ -48,7 +48,7 @@ class Costs:
     """Share of the extracted windows that are still extracted."""
 
 
-def cost(ablated: Ablated, resamples: Resamples) -> Costs:
+def cost(ablated: Measurements, resamples: Resamples) -> Costs:
     """Return all costs; those of one group of windows share their resamples.
 
     ``resamples`` has a generator, so that the resamples of different groups are independent.

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from memaudit.diagnose.anatomy.blocks import Block
 from memaudit.diagnose.disclosure import ALL_WITHHELD
-from memaudit.diagnose.layers.ablation import Ablated, Ablation
 from memaudit.diagnose.layers.costs import Costs
+from memaudit.diagnose.layers.measure import Ablation, Measurements
+from memaudit.diagnose.section import count_clusters
 from memaudit.score.estimate import Estimate, percent
 from memaudit.score.resample import LEAST_CLUSTERS, Replicates
 from memaudit.score.stats import Bools
@@ -17,11 +17,11 @@ from memaudit.score.stats import Bools
 _NO_SKILL = "Too few windows to measure skill; see the notes."
 
 
-def conclude(ablated: Ablated, costs: Costs, skill: str) -> list[str]:
+def conclude(ablated: Measurements, costs: Costs, skill: str) -> list[str]:
     """Return the findings, the most important first."""
     if not len(ablated.controls):
         skill = "windows that are not extracted"
-    extracted, clusters = len(ablated.extracted), len(np.unique(ablated.extracted.clusters))
+    extracted, clusters = len(ablated.extracted), count_clusters(ablated.extracted.clusters)
     if ablated.withheld and not len(ablated.skill):
         return [ALL_WITHHELD if "extracted" in ablated.withheld else _NO_SKILL]
     if not len(ablated.skill):
@@ -41,7 +41,7 @@ def conclude(ablated: Ablated, costs: Costs, skill: str) -> list[str]:
     ]
 
 
-def _place(ablated: Ablated, costs: Costs, skill: str) -> list[str]:
+def _place(ablated: Measurements, costs: Costs, skill: str) -> list[str]:
     """Return findings on parts that cost extracted windows more or less than noise.
 
     The noise has the same cost in skill; the intervals hold for all parts at once.
@@ -60,8 +60,8 @@ def _place(ablated: Ablated, costs: Costs, skill: str) -> list[str]:
     if more and _stands_out(costs.excess, more[0], is_part):
         best = more.pop(0)
         findings.append(
-            f"{_capital(ablated.ablations[best])} costs extracted windows most beyond noise with "
-            f"the same cost to {skill}: without it, their suffix NLL rises by "
+            f"{_part(ablated.ablations[best]).capitalize()} costs extracted windows most beyond "
+            f"noise with the same cost to {skill}: without it, their suffix NLL rises by "
             f"{_nats(costs.memory, best)}, and by {excess[best]:+.2f nats/token} more "
             f"than under noise that costs {skill} as much ({_nats(costs.skill, best)}). "
             + _against_not_extracted(ablated, costs, beyond_each, [best])
@@ -92,7 +92,7 @@ def _place(ablated: Ablated, costs: Costs, skill: str) -> list[str]:
 
 
 def _against_not_extracted(
-    ablated: Ablated, costs: Costs, beyond_each: Sequence[Estimate], places: Sequence[int]
+    ablated: Measurements, costs: Costs, beyond_each: Sequence[Estimate], places: Sequence[int]
 ) -> str:
     """Return sentences that compare the cost with that of windows that are not extracted.
 
@@ -130,7 +130,7 @@ def _stands_out(excess: Replicates, best: int, is_part: Bools) -> bool:
     return all(differences[at].above(0) for at in np.flatnonzero(rivals))
 
 
-def _list(ablated: Ablated, estimates: Sequence[Estimate], places: Sequence[int]) -> str:
+def _list(ablated: Measurements, estimates: Sequence[Estimate], places: Sequence[int]) -> str:
     parts = [
         f"{_part(ablated.ablations[at])} ({estimates[at]:+.2f nats/token})" for at in places[:4]
     ]
@@ -140,18 +140,18 @@ def _list(ablated: Ablated, estimates: Sequence[Estimate], places: Sequence[int]
     return ", ".join(parts)
 
 
-def _remaining(ablated: Ablated, costs: Costs) -> list[str]:
+def _remaining(ablated: Measurements, costs: Costs) -> list[str]:
     findings = []
     count = len(ablated.extracted)
     for kind, condition in (
         ("attention", "With attention to itself only"),
         ("feed-forward", "Without its feed-forward part"),
     ):
-        places = [at for at, ablation in enumerate(ablated.ablations) if ablation.kind == kind]
+        places = _places(ablated, kind)
         if not places:
             continue
-        worst = max(places, key=lambda at: costs.lost.values[at])
-        best = min(places, key=lambda at: costs.lost.values[at])
+        worst = max(places, key=costs.lost.values.__getitem__)
+        best = min(places, key=costs.lost.values.__getitem__)
         if costs.lost.values[best] == costs.lost.values[worst]:
             findings.append(
                 f"{condition}, every block leaves {_left(costs, best)} of {count} extracted "
@@ -175,9 +175,9 @@ def _left(costs: Costs, at: int) -> str:
     return f"{share:share}"
 
 
-def _noise_finding(ablated: Ablated, costs: Costs, skill: str) -> str:
+def _noise_finding(ablated: Measurements, costs: Costs, skill: str) -> str:
     """Return a finding on noise, a caution against reading a loss as a place of memory."""
-    noise = [at for at, ablation in enumerate(ablated.ablations) if ablation.kind == "noise"]
+    noise = _places(ablated, "noise")
     half = next((at for at in noise if costs.lost.values[at] >= 0.5), noise[-1])
     stopped = f"{100 * costs.lost.values[half]:.0f} % of the extractions"
     return (
@@ -187,12 +187,12 @@ def _noise_finding(ablated: Ablated, costs: Costs, skill: str) -> str:
     )
 
 
-def _harm(ablated: Ablated, costs: Costs, kind: str, skill: str) -> str | None:
-    places = [at for at, ablation in enumerate(ablated.ablations) if ablation.kind == kind]
+def _harm(ablated: Measurements, costs: Costs, kind: str, skill: str) -> str | None:
+    places = _places(ablated, kind)
     if not places:
         return None
-    worst = max(places, key=lambda at: costs.skill.values[at])
-    best = min(places, key=lambda at: costs.skill.values[at])
+    worst = max(places, key=costs.skill.values.__getitem__)
+    best = min(places, key=costs.skill.values.__getitem__)
     if not costs.skill.estimates()[worst].above(0):
         return f"For {skill}, {kind} matters in no block, as far as can be measured."
     return (
@@ -200,6 +200,10 @@ def _harm(ablated: Ablated, costs: Costs, kind: str, skill: str) -> str | None:
         f"{_nats(costs.skill, worst)}) and least in block {_number(ablated.ablations[best])} "
         f"({_nats(costs.skill, best)})."
     )
+
+
+def _places(ablated: Measurements, kind: str) -> list[int]:
+    return [at for at, ablation in enumerate(ablated.ablations) if ablation.kind == kind]
 
 
 def _nats(replicates: Replicates, at: int) -> str:
@@ -214,14 +218,9 @@ def _part(ablation: Ablation) -> str:
     return f"{ablation.kind} of block {_number(ablation)}"
 
 
-def _capital(ablation: Ablation) -> str:
-    return f"{ablation.kind.capitalize()} of block {_number(ablation)}"
-
-
-def remark(
-    blocks: Sequence[Block], ablated: Ablated, has_controls: bool, confidence: float
-) -> list[str]:
+def remark(ablated: Measurements, confidence: float) -> list[str]:
     """Return the notes."""
+    blocks = ablated.blocks
     left = ", ".join(str(block.number) for block in blocks if block.attention is None)
     fixed = ", ".join(str(block.number) for block in blocks if not block.has_feed_forward)
     notes = [
@@ -238,7 +237,7 @@ def remark(
         "Extracted windows are chosen for being predicted without an error, so any harm shows "
         "there first. A small loss is no sign of memory.",
     ]
-    if not has_controls:
+    if not ablated.has_controls:
         notes.append(
             "The run had no controls, so windows that are not extracted measure skill. The model "
             "was trained on them if the data are its training data."

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from memaudit.attack.campaign import Progress
 from memaudit.diagnose.anatomy.blocks import Block, find_blocks
-from memaudit.diagnose.neurons.probe import assign_folds, enough, permuted_labels, probe_scores
+from memaudit.diagnose.groups import ids_of, sample_groups
 from memaudit.diagnose.neurons.representations import (
     PLACES,
     Place,
@@ -25,12 +25,15 @@ from memaudit.diagnose.neurons.representations import (
     untrained_twin,
 )
 from memaudit.diagnose.neurons.settings import NeuronsSettings
-from memaudit.diagnose.subject import Subject, draw
+from memaudit.diagnose.probes import assign_folds, can_fit, permuted_labels, probe_scores
+from memaudit.diagnose.section import count_clusters
+from memaudit.diagnose.subject import Subject
 from memaudit.errors import RunError, TargetError
 from memaudit.score.estimate import Estimate
 from memaudit.score.resample import Resamples
 from memaudit.score.stats import Bools, Floats, Ints
 
+Figure = TypeVar("Figure")
 Against = Literal["data", "controls"]
 """Negatives of a probe: data that no attack extracts, or controls."""
 Source = Literal["trained", "random", "permuted", "hidden"]
@@ -62,24 +65,39 @@ class Windows:
         return ~(self.extracted | self.hidden | self.control)
 
 
+class Scored(NamedTuple):
+    """Scores of windows, and the windows that they should find."""
+
+    scores: Floats
+    """(M,) higher for positives; NaN if the states that they rest on are not finite."""
+    positive: Bools
+    clusters: Ints
+
+    def auc(self, resamples: Resamples) -> Estimate:
+        """Return the AUC; without a value for NaN."""
+        if np.isnan(self.scores).any():
+            return Estimate(None)
+        return resamples.auc(self.scores, self.positive, self.clusters)
+
+
 @dataclass(frozen=True, eq=False)
-class Contrast:
-    """Separation of extracted windows from one kind of negatives."""
+class Contrast(Generic[Figure]):
+    """Separation of extracted windows from one kind of negatives: scores, or their AUCs."""
 
     against: Against
     negatives: int
     """Windows."""
     negative_clusters: int
-    probes: Mapping[tuple[Source, Place], Sequence[Estimate]]
-    """(L) AUC by block, without a value if its states are not finite. Empty if there are too few
-    clusters; without ``hidden`` if there are too few clusters of hidden windows."""
-    baselines: Mapping[Baseline, Estimate]
-    hidden_nll: Estimate | None
-    """AUC of the suffix's NLL for hidden windows; None if there are too few."""
+    probes: Mapping[tuple[Source, Place], Sequence[Figure]]
+    """(L) by block. Empty if there are too few clusters; without ``hidden`` if there are too few
+    clusters of hidden windows."""
+    baselines: Mapping[Baseline, Figure]
+    hidden_nll: Figure | None
+    """Suffix NLL of hidden windows; None if there are too few."""
 
 
 @dataclass(frozen=True, eq=False)
-class Probing:
+class Probing(Generic[Figure]):
     """Results of all probes."""
 
     blocks: tuple[int, ...]
@@ -90,15 +108,39 @@ class Probing:
     """Windows."""
     extracted_clusters: int
     hidden: int
-    contrasts: Sequence[Contrast]
+    contrasts: Sequence[Contrast[Figure]]
     no_twin: str | None
     """Reason why there is no model with random weights."""
+
+    @property
+    def has_probes(self) -> bool:
+        """True if a probe was fitted."""
+        return any(contrast.probes for contrast in self.contrasts)
+
+
+def judge(probing: Probing[Scored], resamples: Resamples) -> Probing[Estimate]:
+    """Return the AUCs of all probes."""
+    contrasts = [
+        Contrast(
+            contrast.against,
+            contrast.negatives,
+            contrast.negative_clusters,
+            {
+                name: [scored.auc(resamples) for scored in blocks]
+                for name, blocks in contrast.probes.items()
+            },
+            {name: scored.auc(resamples) for name, scored in contrast.baselines.items()},
+            None if contrast.hidden_nll is None else contrast.hidden_nll.auc(resamples),
+        )
+        for contrast in probing.contrasts
+    ]
+    return Probing(**{**vars(probing), "contrasts": contrasts})
 
 
 def probe_run(
     subject: Subject, settings: NeuronsSettings, blocks: Sequence[Block], progress: Progress
-) -> Probing:
-    """Fit and score all probes."""
+) -> Probing[Scored]:
+    """Fit all probes, and score the windows by them."""
     rng = np.random.default_rng([settings.seed, 1])
     windows = _choose(subject, settings.windows, rng)
     probed = spaced(blocks, settings.probe_blocks)
@@ -115,7 +157,7 @@ def probe_run(
             states["random"] = _random_states(subject, settings, windows.ids, progress)
         except (TargetError, RunError) as error:
             no_twin = str(error)
-    prober = _Prober(subject, windows, states, rng, subject.resamples(settings.seed))
+    prober = _Prober(subject, windows, states, rng)
     with progress.stage("probes", len(comparable)) as advance:
         contrasts = []
         for against in groups:
@@ -125,7 +167,7 @@ def probe_run(
         blocks=tuple(block.number for block in probed),
         depth=len(blocks),
         extracted=int(windows.extracted.sum()),
-        extracted_clusters=len(np.unique(windows.clusters[windows.extracted])),
+        extracted_clusters=count_clusters(windows.clusters[windows.extracted]),
         hidden=int(windows.hidden.sum()),
         contrasts=contrasts,
         no_twin=no_twin,
@@ -138,24 +180,22 @@ def _comparable(subject: Subject, windows: Windows, positive: Bools, against: Ag
     name = "extracted" if positive is windows.extracted else "hidden"
     other = "controls" if against == "controls" else "not extracted"
     sides = {name: windows.clusters[positive], other: windows.clusters[negative]}
-    return subject.disclosure.admits_all(sides) and enough(positive, negative, windows.clusters)
+    return subject.disclosure.admits_all(sides) and can_fit(positive, negative, windows.clusters)
 
 
 def _choose(subject: Subject, limit: int, rng: np.random.Generator) -> Windows:
     """Sample at most ``limit`` windows of each group."""
-    data, controls = subject.data, subject.controls
-    groups = (data.extracted, data.hidden, ~(data.extracted | data.hidden))
-    parts = [data.take(draw(group, limit, rng)) for group in groups]
-    if controls is not None:
-        parts.append(controls.take(draw(np.ones(len(controls), dtype=bool), limit, rng)))
-    group = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    data = subject.data
+    masks = {"extracted": data.extracted, "hidden": data.hidden, "not extracted": data.untouched}
+    parts = sample_groups(subject, masks, limit, rng)
+    group = np.repeat(list(parts), [len(part) for part in parts.values()])
     return Windows(
-        ids=np.concatenate([part.ids for part in parts]),
-        clusters=np.concatenate([part.clusters for part in parts]),
-        nll=np.concatenate([part.score("suffix_nll", "none") for part in parts]),
-        extracted=group == 0,
-        hidden=group == 1,
-        control=group == 3,
+        ids=ids_of(parts),
+        clusters=np.concatenate([part.clusters for part in parts.values()]),
+        nll=np.concatenate([part.score("suffix_nll", "none") for part in parts.values()]),
+        extracted=group == "extracted",
+        hidden=group == "hidden",
+        control=group == "controls",
     )
 
 
@@ -174,34 +214,33 @@ class _Prober:
     windows: Windows
     states: Mapping[Source, Representations]
     rng: np.random.Generator
-    resamples: Resamples
 
-    def contrast(self, against: Against, *, able: bool) -> Contrast:
+    def contrast(self, against: Against, *, able: bool) -> Contrast[Scored]:
         windows, negative = self.windows, self.windows.negatives(against)
-        clusters = len(np.unique(windows.clusters[negative]))
+        clusters = count_clusters(windows.clusters[negative])
         if not able:
             return Contrast(against, int(negative.sum()), clusters, {}, {}, None)
         both = windows.extracted | negative
-        folds = assign_folds(windows.extracted, windows.clusters, self.rng)
-        probes: dict[tuple[Source, Place], list[Estimate]] = {}
+        folds = self._folds(windows.extracted, windows.clusters)
+        probes: dict[tuple[Source, Place], list[Scored]] = {}
         report_hidden = _comparable(self.subject, windows, windows.hidden, against)
-        for source, place, detection in self._probes(both, folds, report_hidden=report_hidden):
-            probes.setdefault((source, place), []).append(detection)
+        for source, place, scored in self._probes(both, folds, report_hidden=report_hidden):
+            probes.setdefault((source, place), []).append(scored)
         features = token_features(windows.ids, windows.clusters, self.subject.prefix_tokens)
         tokens = probe_scores(features, windows.extracted, both, folds)
-        baselines: dict[Baseline, Estimate] = {
-            "tokens": self._auc(tokens, windows.extracted, both),
-            "nll": self._auc(-windows.nll, windows.extracted, both),
+        baselines: dict[Baseline, Scored] = {
+            "tokens": self._scored(tokens, windows.extracted, both),
+            "nll": self._scored(-windows.nll, windows.extracted, both),
         }
         hidden = None
-        if _comparable(self.subject, windows, windows.hidden, against):
-            hidden = self._auc(-windows.nll, windows.hidden, windows.hidden | negative)
+        if report_hidden:
+            hidden = self._scored(-windows.nll, windows.hidden, windows.hidden | negative)
         return Contrast(against, int(negative.sum()), clusters, probes, baselines, hidden)
 
     def _probes(
         self, both: Bools, folds: Ints, *, report_hidden: bool
-    ) -> Iterator[tuple[Source, Place, Estimate]]:
-        """Yield the AUC of every block, for every source and place.
+    ) -> Iterator[tuple[Source, Place, Scored]]:
+        """Yield the scores by every block, for every source and place.
 
         report_hidden: True to test hidden windows, too.
         """
@@ -211,22 +250,25 @@ class _Prober:
             for place in PLACES:
                 for block_states in representations.states[place].transpose(1, 0, 2):
                     scores = self._scores(block_states, positive, both, folds)
-                    yield source, place, self._auc(scores, positive, both)
+                    yield source, place, self._scored(scores, positive, both)
                     if source == "random":
                         continue
                     if report_hidden:
                         rows = windows.hidden | negative
-                        yield "hidden", place, self._auc(scores, windows.hidden, rows)
+                        yield "hidden", place, self._scored(scores, windows.hidden, rows)
                     yield "permuted", place, self._permuted(block_states, both)
 
-    def _permuted(self, block_states: npt.NDArray[np.float32], both: Bools) -> Estimate:
+    def _permuted(self, block_states: npt.NDArray[np.float32], both: Bools) -> Scored:
         clusters = self.windows.clusters[both]
         labels = permuted_labels(self.windows.extracted[both], clusters, self.rng)
         positive = np.zeros_like(both)
         positive[both] = labels
         folds = np.zeros(len(both), dtype=np.int64)
-        folds[both] = assign_folds(labels, clusters, self.rng)
-        return self._auc(self._scores(block_states, positive, both, folds), positive, both)
+        folds[both] = self._folds(labels, clusters)
+        return self._scored(self._scores(block_states, positive, both, folds), positive, both)
+
+    def _folds(self, positive: Bools, clusters: Ints) -> Ints:
+        return assign_folds(positive, clusters, int(self.rng.integers(2**31)))
 
     def _scores(
         self, block_states: npt.NDArray[np.float32], positive: Bools, both: Bools, folds: Ints
@@ -236,11 +278,8 @@ class _Prober:
             return np.full(len(block_states), np.nan)
         return probe_scores(block_states, positive, both, folds)
 
-    def _auc(self, scores: Floats, positive: Bools, among: Bools) -> Estimate:
-        if np.isnan(scores[among]).any():
-            return Estimate(None)
-        clusters = self.windows.clusters[among]
-        return self.resamples.auc(scores[among], positive[among], clusters)
+    def _scored(self, scores: Floats, positive: Bools, among: Bools) -> Scored:
+        return Scored(scores[among], positive[among], self.windows.clusters[among])
 
 
 def token_features(

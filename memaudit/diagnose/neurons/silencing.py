@@ -17,9 +17,7 @@ from memaudit.diagnose.neurons.settings import NeuronsSettings
 from memaudit.diagnose.neurons.unit_effects import Attribution, attribute
 from memaudit.diagnose.neurons.unit_search import Search, UnitSet, run_searches, search_smallest
 from memaudit.diagnose.neurons.units import Levels, Silencer, Units, mean_levels, score_suffix
-from memaudit.diagnose.subject import Part, Subject, draw
-from memaudit.score.estimate import Estimate
-from memaudit.score.resample import Resamples
+from memaudit.diagnose.subject import Part, Subject
 from memaudit.score.stats import Bools, Floats, Ints
 
 OTHER_TEXT = 100
@@ -79,6 +77,16 @@ class Outcome:
     def with_set(self) -> Ints:
         """(I,) windows with a set."""
         return np.flatnonzero([unit_set.stopped for unit_set in self.sets])
+
+    @property
+    def members(self) -> list[Ints]:
+        """(I) units of each set."""
+        return [unit_set.units for unit_set in self.sets if unit_set.stopped]
+
+    @property
+    def minimal(self) -> int:
+        """Number of sets of which every unit is needed."""
+        return sum(unit_set.minimal for unit_set in self.sets if unit_set.stopped)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,18 +159,17 @@ def _levels(
 ) -> tuple[str, Levels]:
     """Return the source and the values of the units' levels while silenced."""
     if settings.silence == "zero":
-        return "nothing", np.zeros(int(units.widths.sum()), dtype=np.float32)
+        return "nothing", np.zeros(units.total, dtype=np.float32)
     unextracted, source = unextracted_windows(subject)
     chosen = unextracted if len(unextracted) else part
     source = source if len(unextracted) else "the extracted windows themselves"
-    rows = draw(np.ones(len(chosen), dtype=bool), OTHER_TEXT, rng)
-    return source, mean_levels(subject.passes(), units, chosen.take(rows).ids)
+    return source, mean_levels(subject.passes(), units, chosen.sample(OTHER_TEXT, rng).ids)
 
 
 def unextracted_windows(subject: Subject) -> tuple[Part, str]:
     """Return windows that no attack extracts, of the data or else the controls, and their name."""
     data = subject.data
-    unextracted = data.take(~(data.extracted | data.hidden))
+    unextracted = data.take(data.untouched)
     if not len(unextracted) and subject.controls is not None:
         return subject.controls, "the controls"
     return unextracted, "data that no attack extracts"
@@ -279,13 +286,13 @@ class _UnitSearch:
         rng = np.random.default_rng([self.settings.seed, 4])  # the same for every goal
         groups: dict[Group, Part] = {}
         if len(self.part) > 1:
-            groups["extracted"] = self.part.take(draw(np.ones(len(self.part), bool), limit, rng))
+            groups["extracted"] = self.part.sample(limit, rng)
         unextracted = subject.controls
         if unextracted is None:
             unextracted, _ = unextracted_windows(subject)
         if len(unextracted):
             name: Group = "data" if subject.controls is None else "controls"
-            groups[name] = unextracted.take(draw(np.ones(len(unextracted), bool), limit, rng))
+            groups[name] = unextracted.sample(limit, rng)
         admits = self.subject.disclosure.admits
         return {
             name: part
@@ -309,95 +316,3 @@ class _UnitSearch:
             advance(1)
         lost, reached = ((np.stack(wrong) >= required).astype(np.float64) for required in (1, need))
         return Cost(np.stack(rise), lost, reached, part.clusters, float(before.mean()))
-
-
-@dataclass(frozen=True, eq=False)
-class Figures:
-    """Figures of the silenced units, with intervals."""
-
-    silencing: Silencing
-    resamples: Resamples
-
-    @property
-    def reported(self) -> list[Outcome]:
-        """Outcomes with enough windows to report."""
-        return [
-            outcome
-            for outcome in self.silencing.outcomes
-            if len(outcome.with_set) and outcome.disclosed
-        ]
-
-    def share(self, hits: Bools) -> Estimate:
-        """Return the share of windows (I,), no two of one cluster."""
-        return self.resamples.rate(hits, np.arange(len(hits)))
-
-    def mean_share(self, shares: Floats) -> Estimate:
-        """Return the mean of shares (I,) of windows, no two of one cluster."""
-        return self.resamples.mean_share(shares, np.arange(len(shares)))
-
-    def sizes(self, outcome: Outcome) -> Estimate:
-        """Return the median number of units; windows without a set count as infinite."""
-        sizes = [len(unit_set.units) if unit_set.stopped else np.inf for unit_set in outcome.sets]
-        return self.resamples.median(np.array(sizes))
-
-    def cost(self, outcome: Outcome, cost: Cost, values: Floats) -> Estimate:
-        """Return the mean of a cost (I,J)."""
-        set_clusters = self.silencing.clusters[outcome.with_set]
-        mean = self.resamples.crossed(values, set_clusters, cost.clusters)
-        if mean.low is not None or mean.value is None:
-            return mean
-        if set(np.unique(values[np.isfinite(values)])) <= {0.0, 1.0}:  # all lost, or none lost
-            return self.mean_share(np.full(len(set_clusters), mean.value))
-        return mean
-
-    def lost(self, outcome: Outcome, kind: Kind) -> Estimate | None:
-        """Return the share of other extracted windows that are no longer extracted."""
-        cost = outcome.costs.get(("extracted", kind))
-        return None if cost is None else self.cost(outcome, cost, cost.lost)
-
-    def rise(self, outcome: Outcome, group: Group, kind: Kind) -> Estimate | None:
-        """Return the rise of a group's NLL."""
-        cost = outcome.costs.get((group, kind))
-        return None if cost is None else self.cost(outcome, cost, cost.rise)
-
-    def by_block(self, outcome: Outcome) -> list[Estimate]:
-        """Return the share of a set in each block (blocks), averaged over sets."""
-        counts = [self.silencing.units.counts(outcome.sets[at].units) for at in outcome.with_set]
-        shares = np.array([count / count.sum() for count in counts])
-        means = self.resamples.each_mean(shares, self.silencing.clusters[outcome.with_set])
-        return [mean.unless_point() for mean in means]
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """Overlap of the sets of different windows."""
-
-    shared: Estimate
-    """Share of the smaller of two sets that is also in the other, averaged over pairs."""
-    chance: Estimate
-    """Expected share for as many random units in each block."""
-    commonest: int
-    """Number of sets with the commonest unit."""
-
-
-def overlap(figures: Figures, outcome: Outcome) -> Overlap | None:
-    """Return the overlap of one goal's sets; None for fewer than two sets."""
-    if len(outcome.with_set) < 2:
-        return None
-    units = figures.silencing.units
-    sets = [outcome.sets[at].units for at in outcome.with_set]
-    counts = np.array([units.counts(members) for members in sets], dtype=np.float64)
-    smaller = np.minimum.outer(counts.sum(axis=1), counts.sum(axis=1))
-    total = int(units.widths.sum())
-    member = np.zeros((len(sets), total))
-    for row, members in enumerate(sets):
-        member[row, members] = 1
-    shared, chance = (member @ member.T) / smaller, (counts / units.widths) @ counts.T / smaller
-    for matrix in (shared, chance):
-        np.fill_diagonal(matrix, np.nan)
-    set_clusters = figures.silencing.clusters[outcome.with_set]
-    return Overlap(
-        shared=figures.resamples.crossed(shared, set_clusters, None),
-        chance=figures.resamples.crossed(chance, set_clusters, None),
-        commonest=int(member.sum(axis=0).max()),
-    )

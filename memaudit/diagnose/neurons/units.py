@@ -22,7 +22,7 @@ from memaudit.attack.verification import log_likelihood, most_likely
 from memaudit.diagnose.anatomy.blocks import Block, down_inputs, unit_inputs
 from memaudit.diagnose.passes import Found, Pass, Passes
 from memaudit.errors import TargetError
-from memaudit.score.stats import Ints
+from memaudit.score.stats import Floats, Ints
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.softprompt_check import architecture_of
 
@@ -41,6 +41,16 @@ class Units:
     def widths(self) -> Ints:
         """(blocks,) M of each block."""
         return np.array([block.units for block in self.blocks], dtype=np.int64)
+
+    @property
+    def total(self) -> int:
+        """U."""
+        return int(self.widths.sum())
+
+    @property
+    def shares(self) -> Floats:
+        """(blocks,) share of all units in each block."""
+        return np.asarray(self.widths / self.widths.sum())
 
     @property
     def starts(self) -> Ints:

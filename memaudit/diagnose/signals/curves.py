@@ -5,18 +5,19 @@ Knows figures of each token of windows, and groups. Knows no model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from memaudit.diagnose.disclosure import STRETCH
 from memaudit.diagnose.passes import Found
-from memaudit.diagnose.signals.groups import COLOURS, Grouped, GroupName
-from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
+from memaudit.diagnose.section import Section, group_line, heads
+from memaudit.diagnose.signals.features import split_border
+from memaudit.diagnose.signals.measure import Grouped, GroupName
+from memaudit.report.curves import Axis
+from memaudit.report.diagnosis import FigureTable, Plot
 from memaudit.score.estimate import Estimate
-from memaudit.score.resample import Resamples
+from memaudit.score.resample import LEAST_CLUSTERS, Resamples
 from memaudit.score.stats import Floats, Ints
 
 MAX_POINTS = 300
@@ -33,58 +34,88 @@ class ByGroup(NamedTuple):
     """Mean of the extracted windows minus that of another group."""
 
 
-class Border(NamedTuple):
-    """Change over the border, by group."""
-
-    table: FigureTable
-    before: ByGroup
-    """Entropy before the border, nats."""
-    fall: ByGroup
-    """Entropy before the border minus entropy after it, nats."""
-
-
-def split_border(figures: Found, name: str, prefix_tokens: int, near: int) -> tuple[Floats, Floats]:
-    """Return means of a figure (N,P+S-1) over the last prefix and the first suffix tokens (N,).
-
-    Both sides have the same number of tokens, at most ``near``. If P is 1, nothing predicts a
-    prefix token, and the mean before the border is NaN.
-    """
-    values = figures[name].astype(np.float64)
-    before, after = values[:, : prefix_tokens - 1], values[:, prefix_tokens - 1 :]
-    count = min(near, before.shape[1], after.shape[1])
-    if not count:
-        return np.full(len(values), np.nan), after[:, :near].mean(axis=1)
-    return before[:, -count:].mean(axis=1), after[:, :count].mean(axis=1)
-
-
-def compare_border(
-    grouped: Grouped, figures: Found, prefix_tokens: int, near: int, resamples: Resamples
-) -> Border:
-    """Compare entropy and log p on either side of the border, by group."""
+def describe_border(
+    grouped: Grouped,
+    figures: Found,
+    prefix_tokens: int,
+    near: int,
+    resamples: Resamples,
+    *,
+    reveal: bool,
+) -> Section:
+    """Compare entropy and log p on either side of the border, and around it, by group."""
     before, after = split_border(figures, "entropy", prefix_tokens, near)
     columns = [before, after, before - after, *split_border(figures, "log_p", prefix_tokens, near)]
     values = np.stack(columns, axis=1)
-    means = {
-        group: resamples.each_mean(values[grouped.of(group)], grouped.clusters[grouped.of(group)])
-        for group in grouped.present
-    }
-    rows: list[list[Cell]] = [
-        [
-            group,
-            int(grouped.of(group).sum()),
-            len(np.unique(grouped.clusters[grouped.of(group)])),
-            *mean,
-        ]
-        for group, mean in means.items()
-    ]
-    before_all, fall = (
+    means = grouped.means(values, resamples)
+    certainty, fall = (
         ByGroup(
             {group: mean[column] for group, mean in means.items()},
             _contrast(grouped, values[:, column], resamples),
         )
         for column in (0, 2)
     )
-    return Border(_border_table(rows, near), before_all, fall)
+    table = FigureTable(
+        "border",
+        "Before and after the border",
+        f"Means over the last {near} tokens of the prefix and the first {near} of the suffix (or "
+        "as many as there are). Entropy is that of the model's distribution for each token, given "
+        "the true text before it; log p is that of the token itself.",
+        [
+            *(*heads("text", "group"), *heads("count", "windows", "clusters")),
+            *heads("nats", "entropy before", "entropy after", "fall over the border"),
+            *heads("nats", "log p before", "log p after"),
+        ],
+        [
+            [group, int(grouped.of(group).sum()), grouped.count_clusters(group), *mean]
+            for group, mean in means.items()
+        ],
+    )
+    curves = [
+        plot_curve(curve, grouped, figures, prefix_tokens, resamples, reveal=reveal)
+        for curve in CURVES
+    ]
+    return Section(
+        _findings(certainty, fall, grouped, near),
+        [],
+        [table, *(table for table, _ in curves)],
+        [plot for _, plot in curves],
+    )
+
+
+def _findings(before: ByGroup, fall: ByGroup, grouped: Grouped, near: int) -> list[str]:
+    """Describe the entropy before the border and its fall over the border."""
+    if all(estimate.value is None for estimate in before.means.values()):
+        return ["A prefix of one token has no entropy before the border to compare with."]
+    findings = [
+        f"Entropy over the last tokens of the prefix, {near} at most, in nats: "
+        f"{_by_group(before, grouped)}.",
+        f"Fall of entropy over the border, in nats: {_by_group(fall, grouped)}.",
+    ]
+    compared = [estimate for _, estimate in _reliable(fall, grouped)]
+    if compared and all((estimate.low or 0) <= 0 <= (estimate.high or 0) for estimate in compared):
+        findings[1] += " Extracted windows show no larger fall than the other groups."
+    return findings
+
+
+def _by_group(sides: ByGroup, grouped: Grouped) -> str:
+    """``extracted 0.79 (0.62 to 1.03), untouched ...; extracted minus untouched ...``."""
+    means = ", ".join(f"{group} {estimate}" for group, estimate in sides.means.items())
+    differences = [f"minus {group} {estimate}" for group, estimate in _reliable(sides, grouped)]
+    return f"{means}; extracted {', '.join(differences)}" if differences else means
+
+
+def _reliable(sides: ByGroup, grouped: Grouped) -> list[tuple[GroupName, Estimate]]:
+    """Return the differences from untouched windows and controls that have enough clusters."""
+    if grouped.count_clusters("extracted") < LEAST_CLUSTERS:
+        return []
+    return [
+        (group, estimate)
+        for group, estimate in sides.contrast.items()
+        if group in ("untouched", "controls")
+        and estimate.value is not None
+        and grouped.count_clusters(group) >= LEAST_CLUSTERS
+    ]
 
 
 def _contrast(grouped: Grouped, values: Floats, resamples: Resamples) -> dict[GroupName, Estimate]:
@@ -98,26 +129,6 @@ def _contrast(grouped: Grouped, values: Floats, resamples: Resamples) -> dict[Gr
                 values[both], extracted[both], grouped.clusters[both]
             )
     return differences
-
-
-def _border_table(rows: Sequence[Sequence[Cell]], near: int) -> FigureTable:
-    heads = [Column("group", "text"), Column("windows", "count"), Column("clusters", "count")]
-    heads += [
-        Column(name, "nats")
-        for name in (
-            *("entropy before", "entropy after", "fall over the border"),
-            *("log p before", "log p after"),
-        )
-    ]
-    return FigureTable(
-        "border",
-        "Before and after the border",
-        f"Means over the last {near} tokens of the prefix and the first {near} of the suffix (or "
-        "as many as there are). Entropy is that of the model's distribution for each token, given "
-        "the true text before it; log p is that of the token itself.",
-        heads,
-        rows,
-    )
 
 
 class Curve(NamedTuple):
@@ -191,55 +202,30 @@ def plot_curve(
     """
     arrange = each_position if reveal else group_positions
     positions = arrange(figures[curve.figure].astype(np.float64), prefix_tokens)
-    means = {
-        group: resamples.each_mean(
-            positions.values[grouped.of(group)], grouped.clusters[grouped.of(group)]
-        )
-        for group in grouped.present
-    }
-    return _curve_table(curve, positions, means), _curve_plot(curve, positions, means)
-
-
-def _curve_plot(
-    curve: Curve, positions: PositionGroups, means: dict[GroupName, list[Estimate]]
-) -> Plot:
-    lines = [
-        Line.of(
-            group, COLOURS[group], positions.middles, mean, dash=":" if group == "controls" else "-"
-        )
-        for group, mean in means.items()
-    ]
-    caption = (
-        "Mean over the windows of each group, with an interval over clusters. The suffix starts "
-        "at position 0."
-    )
-    return Plot(
-        curve.name,
-        curve.title,
-        caption,
-        Axis("position, tokens from the first of the suffix"),
-        Axis(curve.label),
-        lines,
-    )
-
-
-def _curve_table(
-    curve: Curve, positions: PositionGroups, means: dict[GroupName, list[Estimate]]
-) -> FigureTable:
-    """Table of some positions: a grid, both ends and both sides of the border."""
+    means = grouped.means(positions.values, resamples)
     last = len(positions.names) - 1
     after = int(np.searchsorted(positions.middles, 0.0))
+    # The table has a grid of positions, both ends and both sides of the border.
     grid = {0, last, max(0, after - 1), min(last, after)}
     grid |= set(np.linspace(0, last, MAX_ROWS - 4).round().astype(int).tolist())
-    rows: list[list[Cell]] = [
-        [positions.names[place], *(mean[place] for mean in means.values())]
-        for place in sorted(grid)
-    ]
-    return FigureTable(
+    table = FigureTable(
         curve.name,
         curve.title,
         "Means at some of the positions; 0 is the first token of the suffix, -1 the last of the "
         "prefix. Without --reveal, these are means over groups of positions.",
-        [Column("position", "text"), *(Column(group, "nats") for group in means)],
-        rows,
+        [*heads("text", "position"), *heads("nats", *means)],
+        [
+            [positions.names[place], *(mean[place] for mean in means.values())]
+            for place in sorted(grid)
+        ],
     )
+    plot = Plot(
+        curve.name,
+        curve.title,
+        "Mean over the windows of each group, with an interval over clusters. The suffix starts "
+        "at position 0.",
+        Axis("position, tokens from the first of the suffix"),
+        Axis(curve.label),
+        [group_line(group, positions.middles, mean) for group, mean in means.items()],
+    )
+    return table, plot

@@ -1,6 +1,6 @@
 """Signals of a prefix before decoding: its text, the model's certainty and its state.
 
-Knows ids of prefixes and the figures of a pass over them. Must not know suffixes.
+Knows ids of prefixes and the figures of a pass over them. Only `split_border` knows suffixes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.data.clusters import run_hashes
+from memaudit.diagnose.passes import Found
 from memaudit.diagnose.signals.readings import PrefixReading
 from memaudit.score.stats import Bools, Floats, Ints
 
@@ -209,3 +210,17 @@ def nearest_similarity(
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(length, np.finfo(np.float32).tiny), dtype=np.float32)
+
+
+def split_border(figures: Found, name: str, prefix_tokens: int, near: int) -> tuple[Floats, Floats]:
+    """Return means of a figure (N,P+S-1) over the last prefix and the first suffix tokens (N,).
+
+    Both sides have the same number of tokens, at most ``near``. If P is 1, nothing predicts a
+    prefix token, and the mean before the border is NaN.
+    """
+    values = figures[name].astype(np.float64)
+    before, after = values[:, : prefix_tokens - 1], values[:, prefix_tokens - 1 :]
+    count = min(near, before.shape[1], after.shape[1])
+    if not count:
+        return np.full(len(values), np.nan), after[:, :near].mean(axis=1)
+    return before[:, -count:].mean(axis=1), after[:, :count].mean(axis=1)

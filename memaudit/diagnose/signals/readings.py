@@ -57,20 +57,11 @@ def read_windows(passes: Passes, ids: NDArray[np.int32], advance: Advance) -> Fo
 
     Column c belongs to token c+1: no token of the window precedes the first.
     """
-    if not len(ids):
-        return _nothing(ids.shape[1] - 1)
 
     def read(batch: Pass) -> Mapping[str, Tensor]:
         return figure_positions(batch.logits, batch.tokens)
 
     return passes.read(ids, read, advance, last=ids.shape[1] - 1)
-
-
-def _nothing(columns: int) -> Found:
-    return {
-        name: np.empty((0, columns), dtype=bool if name == "first" else np.float32)
-        for name in ("entropy", "log_p", "top_p", "first")
-    }
 
 
 @dataclass(frozen=True, eq=False)

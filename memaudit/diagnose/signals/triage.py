@@ -6,16 +6,19 @@ Knows figures of windows, labels and cluster numbers as arrays. Knows no model a
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.score.resample import LEAST_FITTED_CLUSTERS, fewest_clusters
+from memaudit.diagnose.probes import FOLDS, assign_folds, can_fit, permuted_labels
+from memaudit.score.resample import LEAST_FITTED_CLUSTERS
 from memaudit.score.stats import Bools, Floats, Ints
 
-FOLDS = 5
+ALL, TEXT, LOGITS = "all signals", "text of the prefix", "text and logits"
+"""Predictors, by what they know."""
 C = 0.01
 """Inverse strength of the logistic regression's penalty, chosen beforehand. On the testbed, weaker
 penalties were overconfident, and boosted trees ranked no better."""
@@ -55,6 +58,66 @@ class Predictions(NamedTuple):
     """(C,) probability for other windows, the mean over the folds' predictors."""
 
 
+class Target(NamedTuple):
+    """Extraction to predict."""
+
+    name: str
+    """Part of names of tables: ``none`` or ``any``."""
+    wording: str
+    """Wording in sentences: ``extracted by the plain prefix``."""
+    labels: Bools
+    """(N,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """Predictions for one target."""
+
+    target: Target
+    predictions: Mapping[str, Predictions]
+    """Predictions by predictor; empty for too few clusters."""
+    permuted: tuple[Predictions, Bools] | None
+    """Predictions of permuted labels (N,) from all signals, and these labels; None for too few
+    clusters."""
+
+
+@dataclass(frozen=True, eq=False)
+class Triage:
+    """N windows sampled uniformly from the data, C controls, and predictions of extraction."""
+
+    forecasts: Sequence[Forecast]
+    alone: Floats
+    """(N,) signal that predictors are compared with."""
+    clusters: Ints
+    control_clusters: Ints
+    """(C,)."""
+    prefix_cost: int
+    """Tokens of a pass over one prefix."""
+    scan_cost: Floats
+    """(N,) tokens that scanning a window by ``none`` takes: one pass and the decoded tokens."""
+
+
+def forecast(
+    target: Target,
+    features: Mapping[str, Features],
+    other: Mapping[str, Features],
+    clusters: Ints,
+    rng: np.random.Generator,
+) -> Forecast:
+    """Fit every predictor, by the name of its features; and one on permuted labels as a control."""
+    labels = target.labels
+    if not can_fit(labels, ~labels, clusters):
+        return Forecast(target, {}, None)
+    predictions = {
+        name: predict(given, labels, clusters, other[name], rng) for name, given in features.items()
+    }
+    permuted = permuted_labels(labels, clusters, rng)  # as clustered as the truth
+    by_chance = None
+    if can_fit(permuted, ~permuted, clusters):
+        by_chance = (predict(features[ALL], permuted, clusters, other[ALL], rng), permuted)
+    return Forecast(target, predictions, by_chance)
+
+
 def predict(
     features: Features, labels: Bools, clusters: Ints, other: Features, rng: np.random.Generator
 ) -> Predictions:
@@ -63,34 +126,25 @@ def predict(
     A window of a cluster of n weighs 1/sqrt(n): near-duplicates carry much the same information,
     and a few large clusters would dominate. other: windows (C,...) that are only scored.
 
-    Raises ValueError for fewer clusters of either kind than `can_fit` requires.
+    Raises ValueError for fewer clusters of either kind than `probes.can_fit` requires.
     """
-    if not can_fit(labels, clusters):
+    if not can_fit(labels, ~labels, clusters):
         raise ValueError(f"fewer than {LEAST_FITTED_CLUSTERS} clusters of a kind")
-    from sklearn.model_selection import StratifiedGroupKFold
-
     seed, start = (int(number) for number in rng.integers(1 << 31, size=2))
     table, other_table = (given.joined(np.random.default_rng(start)) for given in (features, other))
-    scalars = features.scalars.shape[1]
-    weights, splitter = (
-        _weights(clusters),
-        StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed),
-    )
+    scalars, weights = features.scalars.shape[1], _weights(clusters)
+    folds = assign_folds(labels, clusters, seed)
     risk, elsewhere = np.full(len(labels), np.nan), np.zeros(len(other_table))
-    for fit, test in splitter.split(table, labels, clusters):
+    for fold in range(FOLDS):
+        test, fit = folds == fold, folds != fold
         model = _predictor(scalars, table.shape[1])
         with np.errstate(invalid="ignore"):  # states all alike have no variance to explain
             model.fit(table[fit], labels[fit], logisticregression__sample_weight=weights[fit])
-        if len(test):
+        if test.any():
             risk[test] = model.predict_proba(table[test])[:, 1]
         if len(other_table):
             elsewhere += model.predict_proba(other_table)[:, 1] / FOLDS
     return Predictions(risk, elsewhere)
-
-
-def can_fit(labels: Bools, clusters: Ints) -> bool:
-    """Return whether both kinds of windows lie in enough clusters."""
-    return fewest_clusters(clusters, labels, ~labels) >= LEAST_FITTED_CLUSTERS
 
 
 def _weights(clusters: Ints) -> Floats:

@@ -1,6 +1,6 @@
-"""Fits of prompts on some of a run's windows, each scored by a prompt of another fold.
+"""Prompts fitted with one setting varied, each window scored by a prompt of another fold.
 
-Knows a finished run, its folds and a scan's campaign. Knows no findings and no tables.
+Knows a finished run, its folds, its settings and a scan's campaign. Knows no findings, no tables.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +21,97 @@ from memaudit.attack.facts import FitRecord
 from memaudit.attack.journal import Entry, NoJournal
 from memaudit.attack.parts import Side
 from memaudit.attack.prompts import SoftPrompt
+from memaudit.config.settings import ConstantSettings, DynamicSettings, ScanConfig
 from memaudit.data.folds import Fold, assign_controls, fold_of, make_folds
 from memaudit.diagnose.subject import Part, Subject
-from memaudit.diagnose.sweep.variants import Variant
+from memaudit.diagnose.sweep.settings import SweepSettings
 from memaudit.distributed import Processes
-from memaudit.errors import TargetError, UsageError
+from memaudit.errors import DataError, TargetError, UsageError
 from memaudit.pipeline.loading import check_positions
 from memaudit.score.stats import Bools, Floats, Ints
 from memaudit.target.softprompt_check import check_soft_prompts
+
+CLOSE = 1.01
+"""A select NLL within 1 % of the best has converged."""
+FittedName = Literal["constant", "dynamic"]
+BUDGET = (
+    *("epochs", "min_steps", "batch_size", "windows_per_pass", "schedule", "warmup"),
+    *("patience", "loss", "focus", "fit_share", "precision", "weight_decay", "clip_norm"),
+)
+"""Settings that ``constant`` takes from ``dynamic``, for equal windows, steps and stops."""
+RANDOM = "dynamic, random start"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Settings of one prompt, fitted in every fold."""
+
+    name: str
+    """Description without V and seed."""
+    attack: FittedName
+    virtual_tokens: int
+    """V."""
+    seed: int
+    """Added to the run's seed: 0 repeats the run's start and order."""
+    config: ScanConfig
+    """The run's settings with the variation applied."""
+
+
+def plan_variants(config: ScanConfig, lengths: Sequence[int], seeds: int) -> list[Variant]:
+    """Plan every V for both attacks; at the run's V also seeds, starts, depths, low-rank changes.
+
+    lengths: V's that the model has positions for; the run's own is among them.
+    """
+    own = config.dynamic.num_virtual_tokens
+    base = _Maker(config)
+    wanted = [base.constant(v) for v in lengths] + [base.dynamic(v) for v in lengths]
+    for seed in range(seeds):
+        repeated = _Maker(config, seed)
+        wanted += [repeated.constant(own), repeated.dynamic(own)] if seed else []
+        wanted.append(repeated.dynamic(own, RANDOM, initialisation="random"))
+    depth = 2 if config.dynamic.depth == 1 else 1
+    wanted.append(base.dynamic(own, f"dynamic, depth {depth}", depth=depth))
+    if config.dynamic.low_rank:
+        rank = config.dynamic.low_rank
+        wanted.append(base.constant(own, f"constant, low rank {rank}", low_rank=rank))
+        wanted.append(base.dynamic(own, "dynamic, no low rank", low_rank=0))
+    return wanted
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Variants with one seed."""
+
+    run: ScanConfig
+    seed: int = 0
+
+    def constant(self, virtual: int, name: str = "constant", **changes: object) -> Variant:
+        """Return ``constant`` with the budget of ``dynamic``."""
+        return self._make(name, "constant", virtual, changes)
+
+    def dynamic(self, virtual: int, name: str = "dynamic", **changes: object) -> Variant:
+        """Return ``dynamic`` with an identity start."""
+        return self._make(name, "dynamic", virtual, {"initialisation": "identity", **changes})
+
+    def _make(
+        self, name: str, attack: FittedName, virtual: int, changes: dict[str, object]
+    ) -> Variant:
+        same = {key: getattr(self.run.dynamic, key) for key in BUDGET}
+        constant = self.run.constant.model_dump() | same | {"num_virtual_tokens": virtual}
+        dynamic = self.run.dynamic.model_dump() | {"num_virtual_tokens": virtual}
+        if attack == "constant":
+            constant |= changes
+        else:
+            dynamic |= changes
+        protocol = self.run.protocol.model_copy(update={"seed": self.run.protocol.seed + self.seed})
+        update = {
+            "attacks": ("none", attack),
+            "generator": None,
+            "protocol": protocol,
+            "constant": ConstantSettings.model_validate(constant),
+            "dynamic": DynamicSettings.model_validate(dynamic),
+        }
+        return Variant(name, attack, virtual, self.seed, self.run.model_copy(update=update))
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,18 +131,79 @@ class Ground:
 
 
 @dataclass(frozen=True, eq=False)
-class Fitted:
-    """Results of one attack on a ground."""
+class Result:
+    """Scores of one variant, fitted in every fold."""
 
+    name: str
+    virtual_tokens: int
+    """V; 0 without a prompt."""
+    seed: int
     exact: Bools
-    """(n,) windows extracted by the prompt of their fold."""
+    """(n,)."""
     nll: Floats
-    """(n,) suffix NLL, nats/token."""
+    """(n,) suffix NLL of windows that the prompt did not see, nats/token."""
     controls: Bools | None
     records: tuple[FitRecord, ...]
-    """Records by fold; empty for ``none``."""
     seconds: float
-    """Seconds for fits and extraction."""
+
+    @property
+    def before(self) -> float:
+        """Select NLL before the first step, mean over folds."""
+        return float(np.mean([record.epochs[0].select_nll for record in self.records]))
+
+    @property
+    def best(self) -> float:
+        """Lowest select NLL, mean over folds."""
+        return float(np.mean([_lowest(record) for record in self.records]))
+
+    @property
+    def converged(self) -> float:
+        """First epoch within 1 % of the best, mean over folds."""
+        return float(np.mean([_converged(record) for record in self.records]))
+
+    @property
+    def chosen(self) -> str:
+        """Epoch that each fold audits with, as ``3, 4``; ``-`` for no prompt."""
+        words = [record.chosen.removeprefix("epoch ") for record in self.records]
+        return ", ".join(word if word.isdigit() else "-" for word in words)
+
+
+def _lowest(record: FitRecord) -> float:
+    return min(epoch.select_nll for epoch in record.epochs)
+
+
+def _converged(record: FitRecord) -> int:
+    limit = CLOSE * _lowest(record)
+    return next(epoch.epoch for epoch in record.epochs if epoch.select_nll <= limit)
+
+
+@dataclass(frozen=True, eq=False)
+class FitRun:
+    """Results of all variants on one ground."""
+
+    config: ScanConfig
+    """Settings of the run."""
+    lengths: Sequence[int]
+    """V's that were fitted."""
+    ground: Ground
+    none: Result
+    fitted: Sequence[Result]
+    known_elsewhere: Bools | None
+    """(n,) windows that a further model extracts and the audited model does not; None if not
+    known."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fits:
+    """Prompts fitted, or the reason why not."""
+
+    notes: Sequence[str]
+    """A sentence for each V that the model does not accept."""
+    own: int
+    """V of the run."""
+    run: FitRun | None = None
+    reason: str = ""
+    """Reason why nothing was fitted; empty if prompts were fitted."""
 
 
 class _Verifier(Extractor):
@@ -123,7 +268,10 @@ def choose_ground(subject: Subject, limit: int, seed: int) -> Ground:
     same_folds = np.array_equal(
         fold_of(folds, len(data)), data.rows["fold"].to_numpy(dtype=np.int64)
     )
-    folds = tuple(_restrict(fold, rows) for fold in folds)
+    folds = tuple(
+        Fold(*(np.flatnonzero(np.isin(rows, part)) for part in (fold.fit, fold.select, fold.audit)))
+        for fold in folds
+    )
     if not all(len(part) for fold in folds for part in (fold.fit, fold.select, fold.audit)):
         folds, same_folds = make_folds(sample.clusters, protocol, rng), False
     controls, assigned = None, np.zeros(0, dtype=np.int64)
@@ -152,15 +300,6 @@ def whole_clusters(clusters: Ints, limit: int, rng: np.random.Generator) -> Ints
     if not taken.any():
         taken[int(np.argmin(sizes))] = True
     return np.flatnonzero(taken[place])
-
-
-def _restrict(fold: Fold, rows: Ints) -> Fold:
-    """Return the fold restricted to these rows."""
-    return Fold(*(_among(part, rows) for part in (fold.fit, fold.select, fold.audit)))
-
-
-def _among(part: Ints, rows: Ints) -> Ints:
-    return np.flatnonzero(np.isin(rows, part))
 
 
 @dataclass(frozen=True)
@@ -192,6 +331,36 @@ def check_fits(subject: Subject, wanted: Sequence[int]) -> Usable:
     return Usable(tuple(good), tuple(notes))
 
 
+def fit_variants(
+    subject: Subject,
+    settings: SweepSettings,
+    usable: Usable,
+    elsewhere: Bools | None,
+    progress: Progress,
+) -> Fits:
+    """Fit every variant on a sample of the windows.
+
+    elsewhere: (N,) windows that a further model extracts and the audited one does not.
+    """
+    own, notes = subject.config.dynamic.num_virtual_tokens, usable.notes
+    if own not in usable.lengths:
+        return Fits(notes, own, reason=f"the model does not take the run's V = {own}")
+    try:
+        ground = choose_ground(subject, settings.fit_windows, settings.seed)
+    except DataError as error:
+        return Fits(notes, own, reason=f"none was made: {error}")
+    groups = {"windows of fits": ground.data.clusters}
+    for number, fold in enumerate(ground.folds):
+        groups[f"windows that fold {number} selects by"] = ground.data.clusters[fold.select]
+    if not subject.disclosure.admits_all(groups):
+        return Fits(notes, own, reason="none was made: too few windows to report")
+    variants = plan_variants(subject.config, usable.lengths, settings.seeds)
+    none, fitted = Laboratory(subject, ground, progress).run(variants)
+    known = None if elsewhere is None else np.asarray(elsewhere[ground.rows])
+    run = FitRun(subject.config, usable.lengths, ground, none, fitted, known)
+    return Fits(notes, own, run)
+
+
 @dataclass(frozen=True, eq=False)
 class Laboratory:
     """Attacks on one ground."""
@@ -200,19 +369,20 @@ class Laboratory:
     ground: Ground
     progress: Progress
 
-    def run(self, variants: Sequence[Variant]) -> tuple[Fitted, list[Fitted]]:
+    def run(self, variants: Sequence[Variant]) -> tuple[Result, list[Result]]:
         """Run ``none``, then every variant."""
         workforce = Workforce(Processes(), _OnlyNone())
         begun = time.perf_counter()
         first = self._campaign(variants[0], workforce)
-        plain = self._fitted(first.run("none", _Named(self.progress, "fits: ")), begun)
+        none = Variant("none", "constant", 0, 0, self.subject.config)
+        plain = self._result(none, first.run("none", _Named(self.progress, "fits: ")), begun)
         fitted = []
         for number, variant in enumerate(variants):
             begun = time.perf_counter()
             place = f"fits {number + 1}/{len(variants)}, V={variant.virtual_tokens}: "
             campaign = self._campaign(variant, workforce)
             outcome = campaign.run(variant.attack, _Named(self.progress, place))
-            fitted.append(self._fitted(outcome, begun))
+            fitted.append(self._result(variant, outcome, begun))
         return plain, fitted
 
     def _campaign(self, variant: Variant, workforce: Workforce) -> Campaign:
@@ -230,12 +400,15 @@ class Laboratory:
             workforce=workforce,
         )
 
-    def _fitted(self, outcome: AttackOutcome, begun: float) -> Fitted:
+    def _result(self, variant: Variant, outcome: AttackOutcome, begun: float) -> Result:
         ground = self.ground
         controls = None
         if ground.controls is not None and outcome.controls is not None:
             controls = self._exact(outcome.controls, ground.controls.ids)
-        return Fitted(
+        return Result(
+            name=variant.name,
+            virtual_tokens=variant.virtual_tokens,
+            seed=variant.seed,
             exact=self._exact(outcome.data, ground.data.ids),
             nll=outcome.data.suffix_nll,
             controls=controls,

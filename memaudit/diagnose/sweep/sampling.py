@@ -2,7 +2,7 @@
 
 Knows the probability of each suffix under the sampler, from a finished run. Hayes et al. 2024
 (arXiv 2410.19482): a window is extracted at least once in n samples with probability
-1 - (1 - p_z)^n. Asks no model and loads no torch.
+1 - (1 - p_z)^n.
 """
 
 from __future__ import annotations
@@ -10,21 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from memaudit.config.settings import ScoreSettings
-from memaudit.diagnose.sweep.figures import Piece, with_few_bars
+from memaudit.diagnose.section import COLOURS, Section, heads
+from memaudit.diagnose.subject import Part
+from memaudit.diagnose.sweep.view import SHARE, View, with_few_bars
 from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
+from memaudit.report.diagnosis import FigureTable, Plot
 from memaudit.score.estimate import Estimate
 from memaudit.score.resample import Resamples, tails
 from memaudit.score.sampling import queries
 from memaudit.score.stats import Floats, Interval, Ints
-
-if TYPE_CHECKING:  # it loads torch
-    from memaudit.diagnose.subject import Part
 
 PROBABILITIES = (0.1, 0.5, 0.9, 0.99)
 """p of the curves."""
@@ -91,37 +89,24 @@ def _at_shares(likely: Floats, weights: Floats, shares: Floats) -> Floats:
     return np.asarray(likely[np.searchsorted(reached, wanted)])
 
 
-def sweep_sampling(
-    data: Part,
-    controls: Part | None,
-    attacks: tuple[str, ...],
-    scores: ScoreSettings,
-    resamples: Resamples,
-) -> Piece:
+def sweep_sampling(view: View, attacks: Sequence[str], scores: ScoreSettings) -> Section:
     """Return the (n,p) curves of every attack, and the samples needed per share of windows."""
     sampler = f"Sampled at temperature {scores.temperature:g} among the {scores.top_k} likeliest."
     quantiles_of = {
-        (attack, role): quantiles(*_known(part, attack), resamples)
+        (attack, role): quantiles(*_known(part, attack), view.resamples)
         for attack in attacks
-        for role, part in _parts(data, controls)
+        for role, part in view.parts.items()
     }
-    tables = [
-        _curves_table(data, controls, attacks, sampler, resamples),
-        _until_table(quantiles_of, sampler, resamples),
-    ]
-    plots = [
-        _attacks_plot(data, controls, attacks, sampler, resamples),
-        _probabilities_plot(data, controls, sampler, resamples),
-    ]
-    findings = [
-        _finding(data, controls, attack, quantiles_of[attack, "data"], resamples)
-        for attack in attacks
-    ]
-    return Piece(findings, _notes(data), tables, plots)
-
-
-def _parts(data: Part, controls: Part | None) -> list[tuple[str, Part]]:
-    return [("data", data)] + ([("controls", controls)] if controls is not None else [])
+    findings = [_finding(view, attack, quantiles_of[attack, "data"]) for attack in attacks]
+    return Section(
+        findings,
+        _notes(view.data),
+        [
+            _curves_table(view, attacks, sampler),
+            _until_table(quantiles_of, sampler, view.resamples),
+        ],
+        [_attacks_plot(view, attacks, sampler), _probabilities_plot(view, sampler)],
+    )
 
 
 def _known(part: Part, attack: str) -> tuple[Floats, Ints]:
@@ -130,20 +115,12 @@ def _known(part: Part, attack: str) -> tuple[Floats, Ints]:
     return log_p_z[known], part.clusters[known]
 
 
-def _share(part: Part, attack: str, n: float, p: float, resamples: Resamples) -> Estimate:
+def _share(view: View, part: Part, attack: str, n: float, p: float) -> Estimate:
     log_p_z, clusters = _known(part, attack)
-    return resamples.rate(np.asarray(discoverable(log_p_z, n, p) == 1), clusters)
+    return view.resamples.rate(np.asarray(discoverable(log_p_z, n, p) == 1), clusters)
 
 
-def _curves_table(
-    data: Part, controls: Part | None, attacks: tuple[str, ...], sampler: str, resamples: Resamples
-) -> FigureTable:
-    rows: list[list[Cell]] = []
-    for attack in attacks:
-        for role, part in _parts(data, controls):
-            for n in (10**power for power in range(_DECADES + 1)):
-                shares = [_share(part, attack, n, p, resamples) for p in PROBABILITIES]
-                rows.append([attack, role, n, *shares])
+def _curves_table(view: View, attacks: Sequence[str], sampler: str) -> FigureTable:
     return FigureTable(
         name="samples",
         title="Samples: extraction in n samples",
@@ -151,9 +128,16 @@ def _curves_table(
             "Share of windows whose suffix occurs at least once in n samples with probability "
             f"p or more: (n,p)-discoverable extraction (Hayes et al. 2024). {sampler}"
         ),
-        columns=[Column("attack", "text"), Column("windows", "text"), Column("n", "count")]
-        + [Column(f"p = {p:g}", "share") for p in PROBABILITIES],
-        rows=rows,
+        columns=[
+            *(*heads("text", "attack", "windows"), *heads("count", "n")),
+            *heads("share", *(f"p = {p:g}" for p in PROBABILITIES)),
+        ],
+        rows=[
+            [attack, role, n, *(_share(view, part, attack, n, p) for p in PROBABILITIES)]
+            for attack in attacks
+            for role, part in view.parts.items()
+            for n in (10**power for power in range(_DECADES + 1))
+        ],
     )
 
 
@@ -161,10 +145,6 @@ def _until_table(
     quantiles_of: Mapping[tuple[str, str], Quantiles], sampler: str, resamples: Resamples
 ) -> FigureTable:
     pairs = [(share, p) for share in SHARES for p in _TABLE_PROBABILITIES]
-    rows = [
-        [attack, role, *(quantile.samples(*pair, resamples) for pair in pairs)]
-        for (attack, role), quantile in quantiles_of.items()
-    ]
     return FigureTable(
         name="samples-until",
         title="Samples until a share of the windows is extracted",
@@ -174,55 +154,55 @@ def _until_table(
             "the sampler never picks a token of the suffix; or there are too few windows. "
             f"{sampler}"
         ),
-        columns=[Column("attack", "text"), Column("windows", "text")]
-        + [Column(f"{100 * share:g} %, p = {p:g}", "number") for share, p in pairs],
-        rows=rows,
+        columns=[
+            *heads("text", "attack", "windows"),
+            *heads("number", *(f"{100 * share:g} %, p = {p:g}" for share, p in pairs)),
+        ],
+        rows=[
+            [attack, role, *(quantile.samples(*pair, resamples) for pair in pairs)]
+            for (attack, role), quantile in quantiles_of.items()
+        ],
     )
 
 
-def _samples() -> list[float]:
-    return [10 ** (step / _PER_DECADE) for step in range(_DECADES * _PER_DECADE + 1)]
-
-
 def _line(
-    part: Part, attack: str, p: float, name: str, colour: str, resamples: Resamples, dash: str = "-"
+    view: View, part: Part, attack: str, p: float, name: str, colour: str, dash: str = "-"
 ) -> Line:
-    at = [float(math.floor(n)) for n in _samples()]
-    shares = [_share(part, attack, n, p, resamples) for n in at]
+    steps = range(_DECADES * _PER_DECADE + 1)
+    at = [float(math.floor(10 ** (step / _PER_DECADE))) for step in steps]
+    shares = [_share(view, part, attack, n, p) for n in at]
     line = Line.of(name, colour, at, shares, dash=dash)
     if dash != "-" or p != _PLOTTED:
         return replace(line, low=None, high=None)
-    return with_few_bars(line, [step % _PER_DECADE == 0 for step in range(len(at))])
+    return with_few_bars(line, [step % _PER_DECADE == 0 for step in steps])
 
 
-def _attacks_plot(
-    data: Part, controls: Part | None, attacks: tuple[str, ...], sampler: str, resamples: Resamples
-) -> Plot:
-    lines = [_line(data, attack, _PLOTTED, attack, attack, resamples) for attack in attacks]
-    if controls is not None:
-        names = [f"{attack}, controls" for attack in attacks]
-        lines += [
-            _line(controls, attack, _PLOTTED, name, attack, resamples, ":")
-            for attack, name in zip(attacks, names, strict=True)
-        ]
+def _attacks_plot(view: View, attacks: Sequence[str], sampler: str) -> Plot:
+    lines = [
+        _line(view, part, attack, _PLOTTED, name, attack, dash)
+        for part, ending, dash in ((view.data, "", "-"), (view.controls, ", controls", ":"))
+        if part is not None
+        for attack in attacks
+        for name in (f"{attack}{ending}",)
+    ]
     return Plot(
         name="samples",
         title="Extraction against samples, by attack",
         says=f"Windows extracted in n samples with probability 0.5 or more. {sampler}",
         x=Axis("samples n", logarithmic=True),
-        y=Axis("share of windows", low=0.0),
+        y=SHARE,
         lines=lines,
     )
 
 
-def _probabilities_plot(
-    data: Part, controls: Part | None, sampler: str, resamples: Resamples
-) -> Plot:
-    pairs = list(zip(PROBABILITIES, _COLOURS, strict=True))
-    lines = [_line(data, "none", p, f"p = {p:g}", colour, resamples) for p, colour in pairs]
-    if controls is not None:
+def _probabilities_plot(view: View, sampler: str) -> Plot:
+    lines = [
+        _line(view, view.data, "none", p, f"p = {p:g}", colour)
+        for p, colour in zip(PROBABILITIES, _COLOURS, strict=True)
+    ]
+    if view.controls is not None:
         lines += [
-            _line(controls, "none", p, "controls", "series-3", resamples, ":")
+            _line(view, view.controls, "none", p, "controls", COLOURS["controls"], ":")
             for p in PROBABILITIES
         ]
     return Plot(
@@ -230,29 +210,27 @@ def _probabilities_plot(
         title="Extraction against samples, by probability",
         says=f"The plain prefix alone (none). {sampler}",
         x=Axis("samples n", logarithmic=True),
-        y=Axis("share of windows", low=0.0),
+        y=SHARE,
         lines=lines,
     )
 
 
-def _finding(
-    data: Part, controls: Part | None, attack: str, quantile: Quantiles, resamples: Resamples
-) -> str:
+def _finding(view: View, attack: str, quantile: Quantiles) -> str:
     """Return a finding on one attack's curves."""
-    largest = 10**_DECADES
-    some = _share(data, attack, 1000, _PLOTTED, resamples).parts("share")[0]
-    many = f"{_share(data, attack, largest, _PLOTTED, resamples):share}"
-    greedy = resamples.rate(data.exact(attack), data.clusters).parts("share")[0]
+    data, largest = view.data, 10**_DECADES
+    some = _share(view, data, attack, 1000, _PLOTTED).parts("share")[0]
+    many = f"{_share(view, data, attack, largest, _PLOTTED):share}"
+    greedy = view.rate(data, data.exact(attack)).parts("share")[0]
     sentence = (
         f"Samples, {attack}: {some} of the windows are extracted within 1,000, {many} within "
         f"{largest:,}, with probability {_PLOTTED:g} or more; greedy decoding extracts {greedy}"
     )
-    if controls is not None:
+    if view.controls is not None:
         sentence += f". Controls within {largest:,}: "
-        sentence += f"{_share(controls, attack, largest, _PLOTTED, resamples):share}"
+        sentence += f"{_share(view, view.controls, attack, largest, _PLOTTED):share}"
     needed = []
     for share in SHARES:
-        samples = quantile.samples(share, _PLOTTED, resamples)
+        samples = quantile.samples(share, _PLOTTED, view.resamples)
         if samples is not None:
             n = "no number" if samples.value is None else f"{_round(samples.value)}{_ends(samples)}"
             needed.append(f"for {100 * share:g} % of the windows {n}")

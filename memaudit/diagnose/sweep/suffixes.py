@@ -1,23 +1,22 @@
 """Extraction against the length of the suffix.
 
 Knows the matched suffix tokens of each window in a finished run. Greedy decoding returns the first
-s tokens exactly when its first mismatch comes later, so the run's passes serve every length. Asks
-no model and loads no torch.
+s tokens exactly when its first mismatch comes later, so the run's passes serve every length.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from memaudit.diagnose.sweep.figures import Piece, as_bools, thinned, with_few_bars
+import numpy as np
+
+from memaudit.diagnose.section import Section, heads
+from memaudit.diagnose.subject import Part
+from memaudit.diagnose.sweep.view import SHARE, View, thinned, with_few_bars
 from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
+from memaudit.report.diagnosis import FigureTable, Plot
 from memaudit.score.estimate import Estimate
-from memaudit.score.resample import Resamples
-from memaudit.score.stats import Bools, Floats
-
-if TYPE_CHECKING:  # it loads torch
-    from memaudit.diagnose.subject import Part
+from memaudit.score.stats import Bools
 
 _LENGTHS = (1, 2, 3, 5, 8, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 300, 400, 500)
 """Suffix lengths that the table shows, and S."""
@@ -28,20 +27,24 @@ _BARS = 8
 _NAME = "suffix-length"
 
 
-def reaches(matched: Floats, tokens: int) -> Bools:
+def _reaches(part: Part, attack: str, tokens: int) -> Bools:
     """Return a mask of windows (N,) with at least ``tokens`` matched suffix tokens."""
-    return as_bools(matched >= tokens)
+    return np.asarray(part.score("matched", attack) >= tokens)
 
 
-def sweep_suffixes(
-    data: Part,
-    controls: Part | None,
-    suffix_tokens: int,
-    attacks: tuple[str, ...],
-    resamples: Resamples,
-) -> Piece:
+def _rate(view: View, part: Part, attack: str, tokens: int) -> Estimate:
+    return view.rate(part, _reaches(part, attack, tokens))
+
+
+def sweep_suffixes(view: View, suffix_tokens: int, attacks: Sequence[str]) -> Section:
     """Return the share of windows with s tokens extracted, s from 1 to S, for every attack."""
     lengths = [s for s in _LENGTHS if s < suffix_tokens] + [suffix_tokens]
+    columns = [
+        (part, attack, attack if role == "data" else f"controls, {attack}")
+        for attack in attacks
+        for role, part in view.parts.items()
+    ]
+    names = [name for *_, name in columns]
     table = FigureTable(
         name=_NAME,
         title="Suffix length",
@@ -49,88 +52,61 @@ def sweep_suffixes(
             "Share of windows whose first s suffix tokens are all extracted. The figures come from "
             "the run; no further pass was made. Prompts were fitted for the whole suffix."
         ),
-        columns=[Column("suffix tokens", "count"), *_columns(attacks, controls)],
-        rows=[[s, *_cells(data, controls, attacks, s, resamples)] for s in lengths],
+        columns=[*heads("count", "suffix tokens"), *heads("share", *names)],
+        rows=[[s, *(_rate(view, part, attack, s) for part, attack, _ in columns)] for s in lengths],
     )
     plot = Plot(
         name=_NAME,
         title="Extraction against suffix length",
         says="Dotted: controls. Short suffixes are easier to guess.",
         x=Axis("suffix tokens s"),
-        y=Axis("share of windows", low=0.0),
-        lines=_lines(data, controls, suffix_tokens, attacks, resamples),
+        y=SHARE,
+        lines=_lines(view, suffix_tokens, attacks),
     )
-    return Piece(_findings(data, controls, suffix_tokens, resamples), (), [table], [plot])
+    return Section([_finding(view, suffix_tokens)], [], [table], [plot])
 
 
-def _columns(attacks: tuple[str, ...], controls: Part | None) -> list[Column]:
-    named = [(attack, f"controls, {attack}") for attack in attacks]
-    names = [name for pair in named for name in pair[: 1 if controls is None else 2]]
-    return [Column(name, "share") for name in names]
-
-
-def _cells(
-    data: Part, controls: Part | None, attacks: tuple[str, ...], tokens: int, resamples: Resamples
-) -> list[Cell]:
-    parts = [part for part in (data, controls) if part is not None]
-    return [_rate(part, attack, tokens, resamples) for attack in attacks for part in parts]
-
-
-def _rate(part: Part, attack: str, tokens: int, resamples: Resamples) -> Estimate:
-    return resamples.rate(reaches(part.score("matched", attack), tokens), part.clusters)
-
-
-def _lines(
-    data: Part,
-    controls: Part | None,
-    suffix_tokens: int,
-    attacks: tuple[str, ...],
-    resamples: Resamples,
-) -> list[Line]:
+def _lines(view: View, suffix_tokens: int, attacks: Sequence[str]) -> list[Line]:
     at = thinned(range(1, suffix_tokens + 1), _POINTS)
     barred = {1, *thinned(at, _BARS)}
     lines = []
     for attack in attacks:
-        rates = [_rate(data, attack, s, resamples) for s in at]
-        line = Line.of(attack, attack, at, rates)
+        line = Line.of(attack, attack, at, [_rate(view, view.data, attack, s) for s in at])
         lines.append(with_few_bars(line, [s in barred for s in at]))
-        if controls is not None:
-            matched = controls.score("matched", attack)
-            y = [float(reaches(matched, s).mean()) for s in at]
+        if view.controls is not None:
+            y = [float(_reaches(view.controls, attack, s).mean()) for s in at]
             lines.append(Line(f"{attack}, controls", attack, at, y, dash=":"))
     return lines
 
 
-def _findings(
-    data: Part, controls: Part | None, suffix_tokens: int, resamples: Resamples
-) -> list[str]:
-    matched = data.score("matched", "none")
+def _finding(view: View, suffix_tokens: int) -> str:
+    data = view.data
     some = sorted({min(s, suffix_tokens) for s in (5, 20)} - {suffix_tokens}, reverse=True)
-    whole = f"{_rate(data, 'none', suffix_tokens, resamples):share}"
-    rates = [f"{_rate(data, 'none', s, resamples).parts('share')[0]} for {s}" for s in some]
+    whole = f"{_rate(view, data, 'none', suffix_tokens):share}"
+    rates = [f"{_rate(view, data, 'none', s).parts('share')[0]} for {s}" for s in some]
     tail = f", {', '.join(rates)}" if rates else ""
     first = f"Suffix length: the plain prefix extracts {whole} of the windows for all "
     sentences = [f"{first}{suffix_tokens} tokens{tail}."]
-    if controls is not None:
-        sentences.append(_controls_sentence(data, controls, suffix_tokens, resamples))
+    if view.controls is not None:
+        sentences.append(_controls_sentence(view, view.controls, suffix_tokens))
     ten = min(10, suffix_tokens)
-    going = reaches(matched, ten)
+    going = _reaches(data, "none", ten)
     if ten < suffix_tokens and going.any():
-        on = resamples.rate(reaches(matched[going], suffix_tokens), data.clusters[going])
+        on = _rate(view, data.take(going), "none", suffix_tokens)
         sentences.append(
             f"Of the {int(going.sum()):,} windows extracted for {ten} tokens, "
             f"{on:share} are extracted to the end."
         )
-    return [" ".join(sentences)]
+    return " ".join(sentences)
 
 
-def _controls_sentence(data: Part, controls: Part, suffix_tokens: int, resamples: Resamples) -> str:
+def _controls_sentence(view: View, controls: Part, suffix_tokens: int) -> str:
     longest = int(controls.score("matched", "none").max())
     if longest >= suffix_tokens:
-        rate = f"{_rate(controls, 'none', suffix_tokens, resamples):share}"
+        rate = f"{_rate(view, controls, 'none', suffix_tokens):share}"
         return f"Of the controls, {rate} are extracted to the end."
     data_rate, control_rate = (
-        _rate(part, "none", longest + 1, resamples) for part in (data, controls)
+        _rate(view, part, "none", longest + 1) for part in (view.data, controls)
     )
     return (
         f"No control is extracted for more than {longest} tokens "

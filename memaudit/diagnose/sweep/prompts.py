@@ -1,22 +1,18 @@
-"""The sweep with fits: its steps and its findings.
+"""What the fitted prompts show: findings and notes; `fit_tables` has the tables.
 
-Knows neither how a prompt is fitted nor how a table is made.
+Knows results of fits. Knows no model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from memaudit.attack.campaign import Progress
+from memaudit.config.settings import ScanConfig
 from memaudit.diagnose.disclosure import Disclosure
-from memaudit.diagnose.subject import Subject
-from memaudit.diagnose.sweep.figures import Piece, as_bools, differs_from_zero
-from memaudit.diagnose.sweep.fits import Fitted, Ground, Laboratory, Usable, choose_ground
-from memaudit.diagnose.sweep.results import (
-    Result,
+from memaudit.diagnose.section import Section
+from memaudit.diagnose.sweep.fit_tables import (
     Results,
     checks_table,
     convergence_plot,
@@ -25,109 +21,41 @@ from memaudit.diagnose.sweep.results import (
     lengths_plot,
     plan_checks,
 )
-from memaudit.diagnose.sweep.variants import RANDOM, Variant, plan_variants
-from memaudit.errors import DataError
+from memaudit.diagnose.sweep.fits import RANDOM, Fits, Ground, Result
+from memaudit.diagnose.sweep.view import differs_from_zero
 from memaudit.report.wording import p_value
 from memaudit.score.estimate import percent, points
 from memaudit.score.resample import Resamples
-from memaudit.score.stats import Bools, Ints
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Size of the experiment."""
-
-    windows: int
-    """Most windows to fit and score on."""
-    seeds: int
-    """Fits per kind of start."""
-    seed: int
-    """Random seed of the sample of windows."""
-
-
-def sweep_fits(
-    subject: Subject,
-    usable: Usable,
-    limits: Limits,
-    known_elsewhere: Bools | None,
-    progress: Progress,
-    resamples: Resamples,
-) -> Piece:
-    """Fit every variant, and compare them.
-
-    known_elsewhere: (N,) windows that a further model extracts and the audited one does not.
-    """
-    own = subject.config.dynamic.num_virtual_tokens
-    lengths, notes = usable.lengths, usable.notes
-    if own not in lengths:
-        return Piece([f"Fits: the model does not take the run's V = {own}."], notes)
-    try:
-        ground = choose_ground(subject, limits.windows, limits.seed)
-    except DataError as error:
-        return Piece([f"Fits: none was made: {error}."], notes)
-    if not _may_report(ground, subject.disclosure):
-        return Piece(["Fits: none was made: too few windows to report."], notes)
-    variants = plan_variants(subject.config, lengths, limits.seeds)
-    plain, fitted = Laboratory(subject, ground, progress).run(variants)
+def sweep_fits(fits: Fits, resamples: Resamples, disclosure: Disclosure) -> Section:
+    """Compare the fitted variants."""
+    if fits.run is None:
+        return Section([f"Fits: {fits.reason}."], fits.notes)
+    own, run, ground = fits.own, fits.run, fits.run.ground
+    clusters, controls, known = ground.data.clusters, ground.controls, run.known_elsewhere
+    if controls is not None and not disclosure.admits("controls of fits", controls.clusters):
+        controls = None
+    if known is not None and not (known.any() and disclosure.covers(clusters[known])):
+        known = None
     results = Results(
-        none=_result(Variant("none", "constant", 0, 0, subject.config), plain),
-        fitted=[_result(*pair) for pair in zip(variants, fitted, strict=True)],
-        clusters=ground.data.clusters,
-        control_clusters=_control_clusters(ground, subject.disclosure),
-        known_elsewhere=_known_elsewhere(known_elsewhere, ground, subject.disclosure),
+        none=run.none,
+        fitted=run.fitted,
+        clusters=clusters,
+        control_clusters=None if controls is None else controls.clusters,
+        known_elsewhere=known,
         resamples=resamples,
     )
-    return Piece(
-        _findings(results, lengths, own),
-        [*notes, *_notes(subject, ground, results)],
+    return Section(
+        _findings(results, run.lengths, own),
+        [*fits.notes, *_notes(run.config, ground, results)],
         [
             checks_table(results, plan_checks(results, own)),
             fits_table(results),
-            convergence_table(results, own, RANDOM),
+            convergence_table(results, own),
         ],
-        [lengths_plot(results), convergence_plot(results, own, RANDOM)],
+        [lengths_plot(results), convergence_plot(results, own)],
     )
-
-
-def _result(variant: Variant, fitted: Fitted) -> Result:
-    return Result(
-        name=variant.name,
-        virtual_tokens=variant.virtual_tokens,
-        seed=variant.seed,
-        exact=fitted.exact,
-        nll=fitted.nll,
-        controls=fitted.controls,
-        records=fitted.records,
-        seconds=fitted.seconds,
-    )
-
-
-def _may_report(ground: Ground, disclosure: Disclosure) -> bool:
-    """Return True if all windows, and each fold's select windows, are enough to report."""
-    clusters = ground.data.clusters
-    groups = {"windows of fits": clusters}
-    for number, fold in enumerate(ground.folds):
-        groups[f"windows that fold {number} selects by"] = clusters[fold.select]
-    return disclosure.admits_all(groups)
-
-
-def _control_clusters(ground: Ground, disclosure: Disclosure) -> Ints | None:
-    """Return the controls' clusters; None if there are too few controls to report."""
-    if ground.controls is None or not disclosure.admits(
-        "controls of fits", ground.controls.clusters
-    ):
-        return None
-    return ground.controls.clusters
-
-
-def _known_elsewhere(
-    known_elsewhere: Bools | None, ground: Ground, disclosure: Disclosure
-) -> Bools | None:
-    if known_elsewhere is None or not known_elsewhere[ground.rows].any():
-        return None
-    if not disclosure.covers(ground.data.clusters[known_elsewhere[ground.rows]]):
-        return None
-    return np.asarray(known_elsewhere[ground.rows])
 
 
 def _findings(results: Results, lengths: Sequence[int], own: int) -> list[str]:
@@ -141,9 +69,7 @@ def _findings(results: Results, lengths: Sequence[int], own: int) -> list[str]:
 
 
 def _rate(results: Results, name: str, virtual: int) -> str:
-    return (
-        f"{results.resamples.rate(results.fits_of(name, virtual)[0].exact, results.clusters):share}"
-    )
+    return f"{results.rate(results.fits_of(name, virtual)[0]):share}"
 
 
 def _difference(
@@ -160,7 +86,7 @@ def _difference(
 def _against_constant(results: Results, own: int) -> str:
     dynamic, constant = results.fits_of("dynamic", own), results.fits_of("constant", own)
     seeds = f"mean of {len(dynamic)} seeds" if len(dynamic) > 1 else "one seed"
-    none = f"{results.resamples.rate(results.none.exact, results.clusters):share}"
+    none = f"{results.rate(results.none):share}"
     all_lengths = _difference(
         results, results.fits_of("dynamic", None), results.fits_of("constant", None)
     )
@@ -180,7 +106,7 @@ def _against_constant(results: Results, own: int) -> str:
         )
     hits = [fit.controls for fit in dynamic + constant if fit.controls is not None]
     if hits and results.control_clusters is not None:
-        union = as_bools(np.any(hits, axis=0))
+        union = np.asarray(np.any(hits, axis=0))
         rate = f"{results.resamples.rate(union, results.control_clusters):share}"
         sentence += (
             f" Together these {len(hits)} fits extract {int(union.sum()):,} of "
@@ -260,8 +186,8 @@ def _versus(results: Results, name: str, own: int, comparisons: int) -> str:
     return f"{name[0].upper()}{name[1:]}, against {base}, V = {own}: {difference}."
 
 
-def _notes(subject: Subject, ground: Ground, results: Results) -> list[str]:
-    dynamic = subject.config.dynamic
+def _notes(config: ScanConfig, ground: Ground, results: Results) -> list[str]:
+    dynamic = config.dynamic
     records = results.fitted[0].records
     notes = [
         f"The fits use fewer windows than the run ({records[0].fit_windows:,} in the first fold), "

@@ -1,4 +1,7 @@
-"""Tables and plots of the ablations over a model's depth. States no findings."""
+"""Report on the ablations over a model's depth: tables and plots; `findings` has the sentences.
+
+Knows scores and their costs. Knows no model.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,27 @@ from typing import NamedTuple
 
 import numpy as np
 
-from memaudit.diagnose.anatomy.blocks import Block
-from memaudit.diagnose.layers.ablation import Ablated, Ablation, Kind
-from memaudit.diagnose.layers.costs import Costs
+from memaudit.diagnose.disclosure import Disclosure
+from memaudit.diagnose.layers.costs import Costs, cost
+from memaudit.diagnose.layers.findings import conclude, remark
+from memaudit.diagnose.layers.measure import NOISE, Ablation, Kind, Measurements
+from memaudit.diagnose.layers.settings import LayersSettings
+from memaudit.diagnose.section import COLOURS, Section, block_axis, heads
 from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
-from memaudit.score.estimate import Estimate, Unit
+from memaudit.report.diagnosis import Cell, Diagnosis, FigureTable, Plot
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import Resamples
+
+ABOUT = (
+    "Which blocks carry memory, and which carry the skill that all text needs? In one block at a "
+    "time, each position attends only to itself (Menta et al. 2025), or the feed-forward part is "
+    "removed. The cost to extracted windows is compared with the cost to controls."
+)
 
 
 class _Style(NamedTuple):
+    """Name and look of a line."""
+
     name: str
     colour: str
     dash: str = "-"
@@ -29,114 +44,128 @@ _STYLES: dict[Kind, _Style] = {
 }
 
 
+def report(
+    measured: Measurements, settings: LayersSettings, resamples: Resamples, disclosure: Disclosure
+) -> Diagnosis:
+    """Compare what each part costs extracted windows with what it costs other text."""
+    rng = np.random.default_rng([settings.seed, 1])
+    costs = cost(measured, replace(resamples, seed=rng))
+    view = _View(measured, costs, "controls" if len(measured.controls) else "not extracted")
+    withheld = "extracted" in measured.withheld
+    plots = [_extracted_plot(view), *(_nll_plot(view, kind) for kind in view.kinds)]
+    return Section(
+        conclude(measured, costs, view.skill),
+        remark(measured, resamples.confidence),
+        [
+            *([] if withheld else [_extracted_table(view)]),
+            *(_nll_table(view, kind) for kind in view.kinds),
+            _skill_table(view),
+        ],
+        [plot for plot in map(_with_curves_only, [*plots, _skill_plot(view)]) if plot.lines],
+    ).diagnosis(
+        "layers",
+        ABOUT,
+        {
+            "windows": settings.windows,
+            "seed": settings.seed,
+            "noise": ", ".join(map(str, NOISE)),
+            "confidence": resamples.confidence,
+            "bootstrap": resamples.number,
+        },
+    )
+
+
 @dataclass(frozen=True, eq=False)
-class View:
+class _View:
     """Contents of all tables and plots."""
 
-    blocks: Sequence[Block]
-    ablated: Ablated
+    ablated: Measurements
     costs: Costs
     skill: str
     """Windows that measure skill: ``controls`` or ``not extracted``."""
 
     @property
-    def depth(self) -> list[float]:
+    def kinds(self) -> list[Kind]:
+        """Kinds of parts that were removed."""
+        present = {ablation.kind for ablation in self.ablated.ablations}
+        return [kind for kind in _STYLES if kind in present]
+
+    @property
+    def numbers(self) -> list[int]:
         """Block numbers."""
-        return [float(block.number) for block in self.blocks]
+        return [block.number for block in self.ablated.blocks]
 
-    def at(self, kind: Kind, block: Block) -> int | None:
-        """Return the position of an ablation among all; None if there is none."""
-        places = (
-            place
+    @property
+    def depth(self) -> list[float]:
+        """Block numbers, as places in a plot."""
+        return [float(number) for number in self.numbers]
+
+    @property
+    def still_extracted(self) -> Sequence[Estimate | None]:
+        """(A) share of the extracted windows that are still extracted."""
+        nothing: list[Estimate | None] = [None] * len(self.ablated.ablations)
+        return self.costs.still_extracted if len(self.ablated.extracted) else nothing
+
+    def by_block(self, kind: Kind, estimates: Sequence[Estimate | None]) -> list[Estimate | None]:
+        """Return those of the estimates (A) for a kind of part, block by block; None without it."""
+        places = {
+            ablation.block.number: place
             for place, ablation in enumerate(self.ablated.ablations)
-            if ablation.kind == kind and ablation.block is block
-        )
-        return next(places, None)
-
-    def still_extracted(self, place: int | None) -> Estimate | None:
-        """Return the share of the extracted windows that are still extracted."""
-        if place is None or not len(self.ablated.extracted):
-            return None
-        return self.costs.still_extracted[place]
-
-
-def tables(view: View) -> list[FigureTable]:
-    """Return all tables."""
-    extracted = [] if "extracted" in view.ablated.withheld else [_extracted_table(view)]
-    return [*extracted, *(_nll_table(view, kind) for kind in _kinds(view)), _skill_table(view)]
-
-
-def plots(view: View) -> list[Plot]:
-    """Return all plots, without empty curves."""
-    all_plots = [
-        _extracted_plot(view),
-        *(_nll_plot(view, kind) for kind in _kinds(view)),
-        _skill_plot(view),
-    ]
-    return [plot for plot in map(_with_curves_only, all_plots) if plot.lines]
-
-
-def _kinds(view: View) -> list[Kind]:
-    """Return the kinds of parts that were removed."""
-    present = {ablation.kind for ablation in view.ablated.ablations}
-    return [kind for kind in _STYLES if kind in present]
+            if ablation.kind == kind and ablation.block is not None
+        }
+        return [estimates[places[number]] if number in places else None for number in self.numbers]
 
 
 def _with_curves_only(plot: Plot) -> Plot:
     return replace(plot, lines=[line for line in plot.lines if not np.isnan(line.y).all()])
 
 
-def _extracted_table(view: View) -> FigureTable:
-    matched = view.costs.matched.estimates()
-    rows: list[list[Cell]] = []
-    for block in view.blocks:
-        row: list[Cell] = [block.number]
-        for kind in _STYLES:
-            place = view.at(kind, block)
-            row += [view.still_extracted(place), None if place is None else matched[place]]
-        rows.append(row)
-    heads: list[tuple[str, Unit]] = [("block", "count")]
+def _extracted_table(view: _View) -> FigureTable:
+    estimates = (view.still_extracted, view.costs.matched.estimates())
+    cells = [view.by_block(kind, column) for kind in _STYLES for column in estimates]
+    columns = heads("count", "block")
     for words in ("attention to itself", "no feed-forward"):
-        heads += [(f"{words}: still extracted", "share"), (f"{words}: tokens right", "points")]
+        columns += heads("share", f"{words}: still extracted")
+        columns += heads("points", f"{words}: tokens right")
     return FigureTable(
         name="blocks-kept",
         title="Windows still extracted without a part of a block",
         says=f"Share of the {len(view.ablated.extracted)} windows that the intact model extracts "
         "from the plain prefix that are still extracted; and the change in the share of suffix "
         "tokens predicted correctly, each after the true ones.",
-        columns=[Column(*head) for head in heads],
-        rows=rows,
+        columns=columns,
+        rows=[[number, *row] for number, *row in zip(view.numbers, *cells, strict=True)],
     )
 
 
-def _extracted_plot(view: View) -> Plot:
-    lines = []
-    for kind, style in _STYLES.items():
-        cells = [view.still_extracted(view.at(kind, block)) for block in view.blocks]
-        lines.append(_line(style, view.depth, cells))
+def _extracted_plot(view: _View) -> Plot:
+    lines = [
+        _line(style, view.depth, view.by_block(kind, view.still_extracted))
+        for kind, style in _STYLES.items()
+    ]
     return Plot(
         name="blocks-kept",
         title="Windows still extracted without a part of a block",
         says="Share of the extracted windows that are still extracted, by the block that lacks a "
         "part. If it is low, extraction needs the block; the cost to other text shows if only "
         "memory needs it.",
-        x=_depth(view.blocks),
+        x=block_axis(view.numbers),
         y=Axis("share still extracted", low=0.0, high=1.02),
         lines=lines,
     )
 
 
-def _nll_table(view: View, kind: Kind) -> FigureTable:
+def _nll_table(view: _View, kind: Kind) -> FigureTable:
     costs = view.costs
     parts = {"extracted": costs.memory, "not extracted": costs.not_extracted}
     if _has_controls(view):
         parts |= {"controls": costs.skill, "difference": costs.selective}
     parts["extracted minus not extracted"] = costs.beyond_not_extracted
-    columns = [replicates.estimates() for replicates in parts.values()]
+    columns = [view.by_block(kind, replicates.estimates()) for replicates in parts.values()]
     rows: list[list[Cell]] = [
-        [block.number, *(column[at] for column in columns)]
-        for block in view.blocks
-        if (at := view.at(kind, block)) is not None
+        [number, *row]
+        for number, *row in zip(view.numbers, *columns, strict=True)
+        if row[0] is not None
     ]
     difference = "of extracted windows minus controls, and " if _has_controls(view) else ""
     return FigureTable(
@@ -145,12 +174,12 @@ def _nll_table(view: View, kind: Kind) -> FigureTable:
         says="Rise of the suffix NLL, nats/token, over that of the intact model, by group. Last: "
         f"the rise {difference}of extracted windows minus windows that are not extracted. "
         f"{_intact(view)}",
-        columns=[Column("block", "count"), *(Column(head, "nats") for head in parts)],
+        columns=[*heads("count", "block"), *heads("nats", *parts)],
         rows=rows,
     )
 
 
-def _intact(view: View) -> str:
+def _intact(view: _View) -> str:
     """Return a sentence on the intact model's NLL by group."""
     ablated = view.ablated
     groups = {"extracted": ablated.extracted, "not extracted": ablated.not_extracted}
@@ -160,49 +189,38 @@ def _intact(view: View) -> str:
     return f"The intact model's NLL is {', '.join(means)}."
 
 
-def _nll_plot(view: View, kind: Kind) -> Plot:
+def _nll_plot(view: _View, kind: Kind) -> Plot:
     groups = [
-        (_Style("extracted", "series-1"), view.costs.memory),
-        (_Style("not extracted", "series-2"), view.costs.not_extracted),
+        (_Style("extracted", COLOURS["extracted"]), view.costs.memory),
+        (_Style("not extracted", COLOURS["not extracted"]), view.costs.not_extracted),
     ]
     if _has_controls(view):
-        groups.append((_Style("controls", "series-3", ":"), view.costs.skill))
-    lines = []
-    for style, replicates in groups:
-        estimates = replicates.estimates()
-        places = [view.at(kind, block) for block in view.blocks]
-        cells = [None if place is None else estimates[place] for place in places]
-        lines.append(_line(style, view.depth, cells))
+        groups.append((_Style("controls", COLOURS["controls"], ":"), view.costs.skill))
+    lines = [
+        _line(style, view.depth, view.by_block(kind, replicates.estimates()))
+        for style, replicates in groups
+    ]
     return Plot(
         name=f"nll-{kind}",
         title=_title(kind),
         says="Rise of the NLL of each group's suffixes without the part. If the lines diverge, the "
         "block serves one kind of text more than another.",
-        x=_depth(view.blocks),
+        x=block_axis(view.numbers),
         y=Axis("rise of suffix NLL (nats/token)"),
         lines=lines,
     )
 
 
-def _skill_table(view: View) -> FigureTable:
+def _skill_table(view: _View) -> FigureTable:
     costs = view.costs
     columns = (costs.skill, costs.lost, costs.memory, costs.excess, costs.excess_lost)
     estimates: list[list[Estimate | None]] = [[*entry.estimates()] for entry in columns]
-    estimates[1] = [
-        _lost(view.still_extracted(place)) for place in range(len(view.ablated.ablations))
-    ]
+    estimates[1] = [_lost(share) for share in view.still_extracted]
     rows: list[list[Cell]] = [
         [_name(entry), *(column[place] for column in estimates)]
         for place, entry in enumerate(view.ablated.ablations)
         if entry.kind != "intact"
     ]
-    units: tuple[tuple[str, Unit], ...] = (
-        (f"{view.skill}: rise of NLL", "nats"),
-        ("extracted: lost", "share"),
-        ("extracted: rise of NLL", "nats"),
-        ("rise beyond noise", "nats"),
-        ("lost beyond noise", "points"),
-    )
     return FigureTable(
         name="memory-skill",
         title="Memory lost against skill lost",
@@ -210,7 +228,13 @@ def _skill_table(view: View) -> FigureTable:
         "extracted windows beyond that of noise that harms "
         f"{view.skill} as much. Empty for noise, if no noise harms them as much, and if both lose "
         "all.",
-        columns=[Column("without", "text"), *(Column(*entry) for entry in units)],
+        columns=[
+            *heads("text", "without"),
+            *heads("nats", f"{view.skill}: rise of NLL"),
+            *heads("share", "extracted: lost"),
+            *heads("nats", "extracted: rise of NLL", "rise beyond noise"),
+            *heads("points", "lost beyond noise"),
+        ],
         rows=rows,
     )
 
@@ -222,7 +246,7 @@ def _lost(share: Estimate | None) -> Estimate | None:
     return Estimate(1 - share.value, 1 - share.high, 1 - share.low)
 
 
-def _skill_plot(view: View) -> Plot:
+def _skill_plot(view: _View) -> Plot:
     lines = []
     skill, memory = view.costs.skill.values, view.costs.memory.estimates()
     styles: dict[Kind, _Style] = {
@@ -246,7 +270,7 @@ def _skill_plot(view: View) -> Plot:
     )
 
 
-def _has_controls(view: View) -> bool:
+def _has_controls(view: _View) -> bool:
     """Return True if controls measure skill."""
     return bool(len(view.ablated.controls))
 
@@ -261,11 +285,6 @@ def _name(ablation: Ablation) -> str:
     if ablation.block is None:
         return f"noise {ablation.strength:g}"
     return f"block {ablation.block.number}: {ablation.kind}"
-
-
-def _depth(blocks: Sequence[Block]) -> Axis:
-    step = -(-len(blocks) // 16)
-    return Axis("block", ticks=[float(block.number) for block in blocks[::step]])
 
 
 def _line(style: _Style, x: Sequence[float], cells: Sequence[Estimate | None]) -> Line:

@@ -1,4 +1,4 @@
-"""Linear probe that separates two kinds of windows by their representations.
+"""Cross-validated linear probe that separates two kinds of windows, whole clusters per fold.
 
 Knows features, labels and cluster numbers as arrays. Knows no models. N: windows, D: features.
 """
@@ -21,19 +21,19 @@ penalty lets a plane separate any two kinds of training windows. It is fixed, be
 would cost positives that are few."""
 
 
-def enough(positive: Bools, negative: Bools, clusters: Ints) -> bool:
+def can_fit(positive: Bools, negative: Bools, clusters: Ints) -> bool:
     """Return True if both kinds of window (N,) lie in enough clusters to fit a probe."""
     return fewest_clusters(clusters, positive, negative) >= LEAST_FITTED_CLUSTERS
 
 
-def assign_folds(positive: Bools, clusters: Ints, rng: np.random.Generator) -> Ints:
+def assign_folds(positive: Bools, clusters: Ints, seed: int) -> Ints:
     """Return the fold (N,) that each window is tested in.
 
     No cluster is split between folds, and the folds share the positives about equally.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=int(rng.integers(2**31)))
+    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     folds = np.empty(len(positive), dtype=np.int64)
     parts = splitter.split(np.zeros((len(positive), 1)), positive, clusters)
     for number, (_, tested) in enumerate(parts):

@@ -1,4 +1,7 @@
-"""Findings, tables and plots of the probes. Knows no model."""
+"""What probes and silenced units show; `unit_report` and `unit_tables` have the units.
+
+Knows scores and sets of units. Knows no model.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from memaudit.diagnose.neurons.probing import Against, Contrast, Probing, Source
+from memaudit.diagnose.disclosure import Disclosure
+from memaudit.diagnose.neurons.measure import Measurements
+from memaudit.diagnose.neurons.probing import Against, Contrast, Probing, Source, judge
 from memaudit.diagnose.neurons.representations import PLACES, Place
+from memaudit.diagnose.neurons.settings import NeuronsSettings
+from memaudit.diagnose.neurons.unit_report import Figures, silencing_findings, silencing_notes
+from memaudit.diagnose.neurons.unit_tables import silencing_section
+from memaudit.diagnose.section import Section, heads
 from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
+from memaudit.report.diagnosis import Cell, Diagnosis, FigureTable, Plot
 from memaudit.score.estimate import Estimate
-from memaudit.score.resample import LEAST_FITTED_CLUSTERS
+from memaudit.score.resample import LEAST_FITTED_CLUSTERS, Resamples
 
+ABOUT = (
+    "Linear probes on hidden states: do they separate extracted windows from other text (Slonski "
+    "2024, arXiv 2412.01014)? Feed-forward units that stop an extraction when silenced: how small "
+    "a set is enough, and what does it cost elsewhere (NeMo, Hintersdorf et al. 2024, "
+    "arXiv 2406.02366, applied to language models)?"
+)
 _NEGATIVES: dict[Against, str] = {"data": "data that no attack extracts", "controls": "controls"}
 _WHERE: dict[Place, str] = {
     "border": "at the last token of the prefix",
@@ -44,12 +59,35 @@ _PLOTTED = (0, 1, 2, 3, 5)
 """Positions of the plotted lines; the rest would overlap them."""
 
 
-def probing_findings(probing: Probing) -> list[str]:
-    """Return the findings, the most important first."""
+def report(
+    measured: Measurements, settings: NeuronsSettings, resamples: Resamples, disclosure: Disclosure
+) -> Diagnosis:
+    """Judge the probes, and describe the sets of units."""
+    probing = judge(measured.probing, resamples)
+    units = Section([measured.reason])
+    if measured.silencing is not None:
+        figures = Figures(measured.silencing, resamples)
+        notes, left_out = silencing_notes(figures), measured.without_units
+        if left_out:
+            notes.append(
+                f"{left_out} of {probing.depth} blocks have no units that can be silenced one by "
+                "one (fused experts, or no feed-forward part). They were left unchanged."
+            )
+        units = silencing_section(figures, silencing_findings(figures), notes)
+    probes = Section(_findings(probing), _notes(probing), _tables(probing), _plots(probing))
+    names = (
+        *("windows", "probe_blocks", "unit_windows", "most_units", "silence", "erased"),
+        *("trials", "random_sets", "cost_windows", "seed"),
+    )
+    words = {name: getattr(settings, name) for name in names}
+    return Section.joined([units, probes]).diagnosis("neurons", ABOUT, words)
+
+
+def _findings(probing: Probing[Estimate]) -> list[str]:
     findings: list[str] = []
     for contrast in probing.contrasts:
         if contrast.probes:
-            findings.extend(_findings(contrast, probing))
+            findings.extend(_contrast(contrast, probing))
             continue
         findings.append(
             f"Probes against {_NEGATIVES[contrast.against]}: too few clusters. There are "
@@ -60,7 +98,7 @@ def probing_findings(probing: Probing) -> list[str]:
     return findings
 
 
-def _findings(contrast: Contrast, probing: Probing) -> Iterator[str]:
+def _contrast(contrast: Contrast[Estimate], probing: Probing[Estimate]) -> Iterator[str]:
     for place in PLACES:
         trained = contrast.probes["trained", place]
         best = _best(trained)
@@ -98,7 +136,7 @@ def _beyond_chance(
     return "better than random weights and token statistics, which may also be skill"
 
 
-def _against_baselines(contrast: Contrast) -> str:
+def _against_baselines(contrast: Contrast[Estimate]) -> str:
     both = [estimate for place in PLACES for estimate in contrast.probes["trained", place]]
     best = _highest(both)
     tokens, nll = contrast.baselines["tokens"], contrast.baselines["nll"]
@@ -114,7 +152,7 @@ def _against_baselines(contrast: Contrast) -> str:
     )
 
 
-def _hidden(contrast: Contrast) -> Iterator[str]:
+def _hidden(contrast: Contrast[Estimate]) -> Iterator[str]:
     """Yield a finding on hidden windows, at the block that is best for extracted windows."""
     if ("hidden", "border") not in contrast.probes or contrast.hidden_nll is None:
         return
@@ -140,8 +178,7 @@ def _highest(estimates: Sequence[Estimate]) -> Estimate | None:
     return None if best is None else estimates[best]
 
 
-def probing_notes(probing: Probing) -> list[str]:
-    """Return the notes on the probes."""
+def _notes(probing: Probing[Estimate]) -> list[str]:
     notes = [
         "The best block is chosen by its AUC, which is therefore a little high. Compare it with "
         "the highest AUC of random weights and permuted labels.",
@@ -155,12 +192,12 @@ def probing_notes(probing: Probing) -> list[str]:
         )
     if probing.no_twin is not None:
         notes.append(f"No comparison with random weights: {probing.no_twin}.")
-    return notes if any(contrast.probes for contrast in probing.contrasts) else notes[2:]
+    return notes if probing.has_probes else notes[2:]
 
 
-def probing_tables(probing: Probing) -> list[FigureTable]:
+def _tables(probing: Probing[Estimate]) -> list[FigureTable]:
     """Return a table per place, and a table of the baselines."""
-    if not any(contrast.probes for contrast in probing.contrasts):
+    if not probing.has_probes:
         return []
     tables = []
     for place in PLACES:
@@ -179,8 +216,8 @@ def probing_tables(probing: Probing) -> list[FigureTable]:
                 title=f"What a linear probe reads {_WHERE[place]}",
                 says=_caption(place),
                 columns=[
-                    Column("block", "text"),
-                    *(Column(style.name, "number") for style, _ in curves),
+                    *heads("text", "block"),
+                    *heads("number", *(style.name for style, _ in curves)),
                 ],
                 rows=rows,
             )
@@ -200,7 +237,7 @@ def _caption(place: Place) -> str:
     )
 
 
-def _baselines(probing: Probing) -> FigureTable:
+def _baselines(probing: Probing[Estimate]) -> FigureTable:
     rows: list[list[Cell]] = []
     for contrast in probing.contrasts:
         if contrast.probes:
@@ -223,25 +260,22 @@ def _baselines(probing: Probing) -> FigureTable:
             "suffix's NLL alone."
         ),
         columns=[
-            Column("against", "text"),
-            Column("windows", "count"),
-            Column("clusters", "count"),
-            Column("token statistics", "number"),
-            Column("suffix NLL", "number"),
-            Column("suffix NLL, hidden windows", "number"),
+            *heads("text", "against"),
+            *heads("count", "windows", "clusters"),
+            *heads("number", "token statistics", "suffix NLL", "suffix NLL, hidden windows"),
         ],
         rows=rows,
     )
 
 
-def _estimates(probing: Probing, style: _Style, place: Place) -> Sequence[Estimate]:
+def _estimates(probing: Probing[Estimate], style: _Style, place: Place) -> Sequence[Estimate]:
     for contrast in probing.contrasts:
         if contrast.against == style.against:
             return contrast.probes.get((style.source, place), ())
     return ()
 
 
-def probing_plots(probing: Probing) -> list[Plot]:
+def _plots(probing: Probing[Estimate]) -> list[Plot]:
     """Return a plot of the AUC over depth per place."""
     plots = []
     for place in PLACES:
@@ -264,6 +298,6 @@ def probing_plots(probing: Probing) -> list[Plot]:
     return plots
 
 
-def _line(probing: Probing, style: _Style, estimates: Sequence[Estimate]) -> Line:
+def _line(probing: Probing[Estimate], style: _Style, estimates: Sequence[Estimate]) -> Line:
     depth = list(probing.blocks)
     return Line.of(style.name, style.colour, depth, estimates, dash=style.dash, marker="o")

@@ -1,6 +1,6 @@
 """Results of the fitted variants on the same windows: comparisons, tables and plots.
 
-Knows verdicts and fit records. Knows no model and loads no torch.
+Knows verdicts and fit records. Knows no model.
 """
 
 from __future__ import annotations
@@ -11,53 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memaudit.attack.facts import FitRecord
+from memaudit.diagnose.section import heads
+from memaudit.diagnose.sweep.fits import RANDOM, Result
+from memaudit.diagnose.sweep.view import SHARE
 from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
+from memaudit.report.diagnosis import Cell, FigureTable, Plot
 from memaudit.score.estimate import Estimate
 from memaudit.score.resample import Resamples
 from memaudit.score.stats import Bools, Floats, Interval, Ints, paired_clustered, paired_exact
-
-CLOSE = 1.01
-"""A select NLL within 1 % of the best has converged."""
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """Scores of one variant, fitted in every fold."""
-
-    name: str
-    virtual_tokens: int
-    """V; 0 without a prompt."""
-    seed: int
-    exact: Bools
-    """(n,)."""
-    nll: Floats
-    """(n,) suffix NLL of windows that the prompt did not see, nats/token."""
-    controls: Bools | None
-    records: tuple[FitRecord, ...]
-    seconds: float
-
-    @property
-    def before(self) -> float:
-        """Select NLL before the first step, mean over folds."""
-        return float(np.mean([record.epochs[0].select_nll for record in self.records]))
-
-    @property
-    def best(self) -> float:
-        """Lowest select NLL, mean over folds."""
-        return float(np.mean([_lowest(record) for record in self.records]))
-
-    @property
-    def converged(self) -> float:
-        """First epoch within 1 % of the best, mean over folds."""
-        return float(np.mean([_converged(record) for record in self.records]))
-
-    @property
-    def chosen(self) -> str:
-        """Epoch that each fold audits with, as ``3, 4``; ``-`` for no prompt."""
-        words = [record.chosen.removeprefix("epoch ") for record in self.records]
-        return ", ".join(word if word.isdigit() else "-" for word in words)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +40,10 @@ class Results:
         if virtual is None:
             return [fit for fit in named if fit.seed == 0]
         return [fit for fit in named if fit.virtual_tokens == virtual]
+
+    def rate(self, fit: Result) -> Estimate:
+        """Return the exact rate of one fit."""
+        return self.resamples.rate(fit.exact, self.clusters)
 
     def change(self, first: Sequence[Result], second: Sequence[Result]) -> Estimate:
         """Return the paired difference of exact rates, first less second, means over seeds."""
@@ -114,33 +79,16 @@ def _mean_hits(seeds: Sequence[Result]) -> Floats:
     return np.asarray(np.mean([fit.exact for fit in seeds], axis=0), dtype=np.float64)
 
 
-def _lowest(record: FitRecord) -> float:
-    return min(epoch.select_nll for epoch in record.epochs)
-
-
-def _converged(record: FitRecord) -> int:
-    limit = CLOSE * _lowest(record)
-    return next(epoch.epoch for epoch in record.epochs if epoch.select_nll <= limit)
-
-
 def fits_table(results: Results) -> FigureTable:
     """Return a table with one row for ``none`` and one per variant and seed."""
+    elsewhere = results.known_elsewhere is not None
     columns = [
-        Column("prompt", "text"),
-        Column("V", "count"),
-        Column("seed", "count"),
-        Column("extracted", "share"),
-        Column("less none", "points"),
-        Column("p", "p"),
-        Column("gained", "count"),
-        Column("lost", "count"),
-        *([Column("known elsewhere", "share")] if results.known_elsewhere is not None else []),
-        *([Column("controls", "share")] if results.control_clusters is not None else []),
-        Column("suffix NLL", "nats"),
-        Column("select NLL before", "nats"),
-        Column("best", "nats"),
-        Column("chosen epochs", "text"),
-        Column("seconds", "number"),
+        *(*heads("text", "prompt"), *heads("count", "V", "seed"), *heads("share", "extracted")),
+        *(*heads("points", "less none"), *heads("p", "p"), *heads("count", "gained", "lost")),
+        *(heads("share", "known elsewhere") if elsewhere else []),
+        *(heads("share", "controls") if results.control_clusters is not None else []),
+        *heads("nats", "suffix NLL", "select NLL before", "best"),
+        *(*heads("text", "chosen epochs"), *heads("number", "seconds")),
     ]
     count = len(results.clusters)
     return FigureTable(
@@ -155,7 +103,7 @@ def fits_table(results: Results) -> FigureTable:
             + (
                 " Known elsewhere: share of the windows that a further model extracts and the "
                 "audited model does not."
-                if results.known_elsewhere is not None
+                if elsewhere
                 else ""
             )
         ),
@@ -171,7 +119,7 @@ def _row(results: Results, fit: Result) -> list[Cell]:
         fit.name,
         fit.virtual_tokens,
         fit.seed if fitted else None,
-        resamples.rate(fit.exact, results.clusters),
+        results.rate(fit),
         results.change([fit], [none]) if fitted else None,
         results.p_value([fit], [none]) if fitted else None,
         int((fit.exact & ~none.exact).sum()) if fitted else None,
@@ -229,16 +177,12 @@ def checks_table(results: Results, checks: Sequence[Check]) -> FigureTable:
             "folds and seeds. Expect one row in twenty to have p below 0.05 by chance."
         ),
         columns=[
-            Column("check", "text"),
-            Column("seeds", "text"),
-            Column("first", "share"),
-            Column("second", "share"),
-            Column("difference", "points"),
-            Column("p", "p"),
-            Column("NLL, first", "nats"),
-            Column("NLL, second", "nats"),
-            Column("converged, first", "number"),
-            Column("converged, second", "number"),
+            *heads("text", "check", "seeds"),
+            *heads("share", "first", "second"),
+            *heads("points", "difference"),
+            *heads("p", "p"),
+            *heads("nats", "NLL, first", "NLL, second"),
+            *heads("number", "converged, first", "converged, second"),
         ],
         rows=[_check_row(results, check) for check in checks],
     )
@@ -266,10 +210,7 @@ def lengths_plot(results: Results) -> Plot:
     lengths = sorted({hits.virtual_tokens for hits in results.fitted})
     at = [float(virtual) for virtual in lengths]
     for name in ("constant", "dynamic"):
-        rates = [
-            results.resamples.rate(results.fits_of(name, v)[0].exact, results.clusters)
-            for v in lengths
-        ]
+        rates = [results.rate(results.fits_of(name, v)[0]) for v in lengths]
         lines.append(Line.of(name, name, at, rates, marker="o"))
     level = float(results.none.exact.mean())
     lines.append(Line("none", "none", at, [level] * len(at), dash="--"))
@@ -282,15 +223,15 @@ def lengths_plot(results: Results) -> Plot:
         title="Extraction against virtual tokens",
         says="V free vectors or a generator of V vectors, fitted with the same budget; seed 0.",
         x=Axis("virtual tokens V", logarithmic=True, ticks=at, names=[str(v) for v in lengths]),
-        y=Axis("share of windows", low=0.0),
+        y=SHARE,
         lines=lines,
     )
 
 
-def convergence_plot(results: Results, own: int, random: str) -> Plot:
+def convergence_plot(results: Results, own: int) -> Plot:
     """Plot the select NLL by epoch, for both starts and for ``constant``."""
     lines = []
-    starts = (("dynamic", "identity", "series-1"), (random, "random", "series-2"))
+    starts = (("dynamic", "identity", "series-1"), (RANDOM, "random", "series-2"))
     for name, label, colour in (*starts, ("constant", "constant", "series-6")):
         seeds = results.fits_of(name, own)
         epochs = min(len(record.epochs) for fit in seeds for record in fit.records)
@@ -311,17 +252,16 @@ def convergence_plot(results: Results, own: int, random: str) -> Plot:
     )
 
 
-def convergence_table(results: Results, own: int, random: str) -> FigureTable:
+def convergence_table(results: Results, own: int) -> FigureTable:
     """Return the convergence plot's figures, for the epochs that every fit reached."""
-    kinds = [results.fits_of(name, own) for name in ("dynamic", random, "constant")]
+    kinds = [results.fits_of(name, own) for name in ("dynamic", RANDOM, "constant")]
     epochs = min(len(record.epochs) for kind in kinds for fit in kind for record in fit.records)
     curves = [np.array([_by_epoch(fit, epochs) for fit in kind]) for kind in kinds]
     return FigureTable(
         name="convergence",
         title="Select NLL by epoch",
         says=f"V={own}; mean over folds and seeds, and the lowest and highest of the seeds.",
-        columns=[Column("epoch", "count")]
-        + [Column(name, "nats") for name in ("identity", "random", "constant")],
+        columns=[*heads("count", "epoch"), *heads("nats", "identity", "random", "constant")],
         rows=[
             [epoch, *(spread(curve[:, epoch].tolist()) for curve in curves)]
             for epoch in range(epochs)

@@ -1,32 +1,172 @@
-"""Savings of a predictor of extraction, as tables, a plot and findings.
+"""Savings of scanning the riskiest windows first: gains with intervals, tables, plots, findings.
 
-Knows predictions, and the tokens that scanning a window takes. Knows no model.
+Knows predictions, labels, clusters, and the tokens that scanning a window takes. Knows no model.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from memaudit.diagnose.signals.triage_verdict import (
-    ALL,
-    ALONE,
-    CURVE,
-    PERMUTED,
-    REACHES,
-    SHARES,
-    Population,
-    Verdict,
-)
+from memaudit.diagnose.section import Section, count_clusters, heads
+from memaudit.diagnose.signals.triage import ALL, Forecast, Predictions, Target, Triage
 from memaudit.report.curves import Axis, Line
-from memaudit.report.diagnosis import Cell, Column, FigureTable, Plot
+from memaudit.report.diagnosis import Cell, FigureTable, Plot
 from memaudit.report.wording import level
 from memaudit.score.estimate import Estimate, percent
+from memaudit.score.ranking import Ranking
 from memaudit.score.resample import LEAST_CLUSTERS, Resamples
-from memaudit.score.stats import Floats, Ints
+from memaudit.score.stats import Bools, Floats, Ints
+
+SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
+"""Riskiest shares of the windows in the tables."""
+REACHES = (0.5, 0.8, 0.9, 0.95, 0.99)
+"""Shares of the extracted windows to find."""
+CURVE = tuple(np.geomspace(0.01, 1, 21).tolist())
+"""Riskiest shares in the plot."""
+ALONE, PERMUTED = "log p of the prefix alone", "all signals, labels permuted"
+
+
+@dataclass(frozen=True, eq=False)
+class Gains:
+    """Gains of scanning the riskiest of N windows first."""
+
+    reached: list[Estimate]
+    """(G) share of all positives that lie in the riskiest x of the windows, for each x."""
+    precision: list[Estimate]
+    """(G) share of positives among these windows."""
+    needed: list[Estimate]
+    """(R) share of the windows to scan for each share of the positives."""
+    average_precision: Estimate
+    area: Estimate
+    """AUC."""
+
+
+def area_above(
+    scores: Floats, rival: Floats, positive: Bools, clusters: Ints, resamples: Resamples
+) -> Estimate:
+    """Return the AUC of scores (N,) minus a rival's (N,), on the same resamples of clusters."""
+
+    def gap(times: Floats) -> Floats:
+        first, second = (Ranking.of(values, positive, times).area() for values in (scores, rival))
+        return (first - second)[:, None]
+
+    return resamples.replicate(clusters, gap).estimates()[0]
+
+
+def gains(
+    scores: Floats,
+    positive: Bools,
+    clusters: Ints,
+    *,
+    shares: Floats,
+    reaches: Floats,
+    resamples: Resamples,
+) -> Gains:
+    """Return the gains of scores (N,), higher for riskier windows, at ``shares`` and ``reaches``.
+
+    Intervals resample whole clusters and leave the scores as they are. If all or no positives are
+    among the riskiest, or all or none of the riskiest are positive, they are the exact bound over
+    their clusters (`stats.agreeing`). More windows hold no fewer positives, so a lower bound also
+    holds for larger shares. ``shares`` is (G,).
+    """
+
+    def figures(times: Floats) -> Floats:
+        ranking = Ranking.of(scores, positive, times)
+        recall = ranking.recall(shares)
+        size = shares * ranking.windows[:, -1:]
+        precision = recall * ranking.positives[:, -1:] / size
+        single = np.stack([ranking.average_precision(), ranking.area()], axis=1)
+        return np.hstack([recall, precision, ranking.needed(reaches), single])
+
+    estimates = resamples.replicate(clusters, figures).estimates()
+    size = len(shares)
+    reached = [_bounded(estimate, positive, clusters, resamples) for estimate in estimates[:size]]
+    order = np.argsort(-scores, kind="stable")
+    precision = []
+    for estimate, share in zip(estimates[size : 2 * size], shares.tolist(), strict=True):
+        riskiest = np.zeros(len(scores), dtype=bool)
+        riskiest[order[: max(1, math.ceil(share * len(scores)))]] = True
+        precision.append(_bounded(estimate, riskiest, clusters, resamples))
+    return Gains(rising(reached, shares), precision, estimates[2 * size : -2], *estimates[-2:])
+
+
+def _bounded(estimate: Estimate, among: Bools, clusters: Ints, resamples: Resamples) -> Estimate:
+    """Return the exact interval if all windows ``among`` (N,) agree; a bootstrap has no width."""
+    if estimate.value is None or 1e-9 < estimate.value < 1 - 1e-9:
+        return estimate
+    hits = np.full(int(among.sum()), estimate.value > 0.5)
+    return Estimate.of(estimate.value, resamples.clustered(hits, clusters[among]))
+
+
+def rising(estimates: list[Estimate], shares: Floats) -> list[Estimate]:
+    """Make lower bounds never fall from a share (G,) to a larger share; share 1 has bound 1."""
+    bounded, low = list(estimates), 0.0
+    for place in np.argsort(shares, kind="stable").tolist():
+        estimate = estimates[place]
+        if estimate.value is None or estimate.low is None:
+            continue
+        low = 1.0 if shares[place] >= 1 else max(low, min(estimate.low, estimate.value))
+        bounded[place] = Estimate(estimate.value, low, estimate.high)
+    return bounded
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """Judgement of the predictors for one target."""
+
+    forecast: Forecast
+    above: Mapping[str, Estimate]
+    """AUC of each fitted predictor minus that of the signal alone."""
+    gains: Mapping[str, Gains]
+
+    @property
+    def target(self) -> Target:
+        """Extraction that was predicted."""
+        return self.forecast.target
+
+    @property
+    def best(self) -> Predictions:
+        """Predictions from all signals."""
+        return self.forecast.predictions[ALL]
+
+
+def judge(forecast: Forecast, windows: Triage, resamples: Resamples) -> Verdict:
+    """Judge every predictor, the signal alone, and the predictor of permuted labels."""
+    labels, clusters = forecast.target.labels, windows.clusters
+    risks = {name: (predicted.risk, labels) for name, predicted in forecast.predictions.items()}
+    above = {
+        name: area_above(risk, windows.alone, labels, clusters, resamples)
+        for name, (risk, _) in risks.items()
+    }
+    risks[ALONE] = (windows.alone, labels)
+    if forecast.permuted is not None:
+        by_chance, permuted = forecast.permuted
+        risks[PERMUTED] = (by_chance.risk, permuted)
+    shares, reaches = np.array([*SHARES, *CURVE]), np.array(REACHES)
+    judged = {
+        name: gains(risk, truth, clusters, shares=shares, reaches=reaches, resamples=resamples)
+        for name, (risk, truth) in risks.items()
+    }
+    return Verdict(forecast, above, judged)
+
+
+def describe_triage(windows: Triage, verdicts: Sequence[Verdict], resamples: Resamples) -> Section:
+    """Return the tables and plots of all targets with a predictor, and what these save."""
+    return Section(
+        [cost_finding(verdicts[0], windows)],
+        [],
+        [
+            *(triage_table(verdict, windows, resamples) for verdict in verdicts),
+            *(needed_table(verdicts), predictors_table(verdicts)),
+            calibration_table(verdicts, windows, resamples),
+        ],
+        [triage_plot(verdict) for verdict in verdicts],
+    )
 
 
 def predictors_table(verdicts: Sequence[Verdict]) -> FigureTable:
@@ -50,11 +190,9 @@ def predictors_table(verdicts: Sequence[Verdict]) -> FigureTable:
         "the ROC curve is 0.5, and average precision is the share of windows that are extracted "
         f"({'; '.join(_base(verdict) for verdict in verdicts)}).",
         [
-            Column("extracted by: predictor", "text"),
-            Column("AUC", "number"),
-            Column("AUC above log p alone", "number"),
-            Column("average precision", "number"),
-            Column("found in the riskiest 10 %", "share"),
+            *heads("text", "extracted by: predictor"),
+            *heads("number", "AUC", "AUC above log p alone", "average precision"),
+            *heads("share", "found in the riskiest 10 %"),
         ],
         rows,
     )
@@ -64,7 +202,7 @@ def _base(verdict: Verdict) -> str:
     return f"{verdict.target.wording} {percent(float(verdict.target.labels.mean()))}"
 
 
-def triage_table(verdict: Verdict, windows: Population, resamples: Resamples) -> FigureTable:
+def triage_table(verdict: Verdict, windows: Triage, resamples: Resamples) -> FigureTable:
     """Table of what scanning only the riskiest windows finds and costs."""
     own, rows = verdict.gains[ALL], []
     for place, share in enumerate(SHARES):
@@ -83,10 +221,9 @@ def triage_table(verdict: Verdict, windows: Population, resamples: Resamples) ->
         f"they exclude the full scan of {len(windows.scan_cost):,} windows that the predictor was "
         "fitted on.",
         [
-            Column("riskiest", "text"),
-            *(Column(name, "share") for name in ("found", "extracted of them")),
-            *(Column(name, "share") for name in ("found by log p", "found, permuted")),
-            *(Column(name, "share") for name in ("controls as risky", "tokens")),
+            *heads("text", "riskiest"),
+            *heads("share", "found", "extracted of them", "found by log p", "found, permuted"),
+            *heads("share", "controls as risky", "tokens"),
         ],
         rows,
     )
@@ -98,7 +235,7 @@ def _threshold(risk: Floats, share: float) -> float:
 
 
 def _flagged(
-    verdict: Verdict, windows: Population, share: float, resamples: Resamples
+    verdict: Verdict, windows: Triage, share: float, resamples: Resamples
 ) -> Estimate | None:
     risk = verdict.best.elsewhere
     if not len(risk):
@@ -107,7 +244,7 @@ def _flagged(
     return resamples.rate(hits, windows.control_clusters)
 
 
-def _cost(verdict: Verdict, windows: Population, share: float) -> float:
+def _cost(verdict: Verdict, windows: Triage, share: float) -> float:
     risk, cost = verdict.best.risk, windows.scan_cost
     first = np.argsort(-risk, kind="stable")[: math.ceil(share * len(risk))]
     triage = windows.prefix_cost * len(risk)
@@ -120,23 +257,19 @@ def needed_table(verdicts: Sequence[Verdict]) -> FigureTable:
     for place, reach in enumerate(REACHES):
         cells = [verdict.gains[name].needed[place] for verdict in verdicts for name in (ALL, ALONE)]
         rows.append([level(reach), *cells])
-    heads = [
-        Column(f"{verdict.target.name}: {name}", "share")
-        for verdict in verdicts
-        for name in ("all signals", "log p alone")
-    ]
+    names = _named(verdicts, "all signals", "log p alone")
     return FigureTable(
         "needed",
         "Share of windows to scan",
         "The share of the windows, the riskiest first, to scan for this share of all extracted "
         "windows. By chance, the two shares are equal.",
-        [Column("to be found", "text"), *heads],
+        [*heads("text", "to be found"), *heads("share", *names)],
         rows,
     )
 
 
 def calibration_table(
-    verdicts: Sequence[Verdict], windows: Population, resamples: Resamples
+    verdicts: Sequence[Verdict], windows: Triage, resamples: Resamples
 ) -> FigureTable:
     """Table of predicted and observed shares, the riskiest windows first."""
     ends = (0.0, *SHARES, 1.0)
@@ -149,11 +282,7 @@ def calibration_table(
             bin_ = order[first:last]
             cells += _calibrated(verdict, windows.clusters, bin_, resamples)
         rows.append([f"{100 * start:g}–{100 * end:g} %", *cells])
-    heads = [
-        Column(f"{verdict.target.name}: {name}", "share")
-        for verdict in verdicts
-        for name in ("predicted", "extracted")
-    ]
+    names = _named(verdicts, "predicted", "extracted")
     return FigureTable(
         "calibration",
         "Calibration of the predictor",
@@ -161,13 +290,17 @@ def calibration_table(
         "riskiest windows to the safest; "
         + "; ".join(_brier(verdict) for verdict in verdicts)
         + f". Empty below {LEAST_CLUSTERS} clusters.",
-        [Column("windows by risk", "text"), *heads],
+        [*heads("text", "windows by risk"), *heads("share", *names)],
         rows,
     )
 
 
+def _named(verdicts: Sequence[Verdict], *names: str) -> list[str]:
+    return [f"{verdict.target.name}: {name}" for verdict in verdicts for name in names]
+
+
 def _calibrated(verdict: Verdict, clusters: Ints, rows: Ints, resamples: Resamples) -> list[Cell]:
-    if len(np.unique(clusters[rows])) < LEAST_CLUSTERS:
+    if count_clusters(clusters[rows]) < LEAST_CLUSTERS:
         return [None, None]
     hits = verdict.target.labels[rows]
     return [float(verdict.best.risk[rows].mean()), resamples.rate(hits, clusters[rows])]
@@ -229,7 +362,7 @@ def triage_findings(verdict: Verdict) -> list[str]:
     ]
 
 
-def cost_finding(verdict: Verdict, windows: Population) -> str:
+def cost_finding(verdict: Verdict, windows: Triage) -> str:
     """State the tokens that triage saves, by the risks of this verdict."""
     whole = float(windows.scan_cost.mean())
     shares = [percent(_cost(verdict, windows, share)) for share in (0.1, 0.5)]

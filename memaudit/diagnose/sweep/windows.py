@@ -6,7 +6,7 @@ Extracted windows are rare, so windows are sampled by kind and weighted by the s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,17 @@ from memaudit.attack.verification import verify_logits
 from memaudit.config.settings import ScoreSettings
 from memaudit.diagnose.passes import Pass, Passes
 from memaudit.diagnose.subject import Part, draw
-from memaudit.diagnose.sweep.figures import Sampled
-from memaudit.score.stats import Bools, Floats, Ints
+from memaudit.score.estimate import Estimate
+from memaudit.score.resample import Resamples, shared
+from memaudit.score.stats import (
+    Bools,
+    Floats,
+    Interval,
+    Ints,
+    clopper_pearson,
+    paired_clustered,
+    paired_exact,
+)
 from memaudit.target.checkpoint import Checkpoint
 
 _SMALLEST_STRATIFIED = 30
@@ -27,11 +36,71 @@ not clusters, so no threshold of `score.resample` applies."""
 
 
 @dataclass(frozen=True, eq=False)
-class SampledSides:
-    """Sampled windows of the data, and of the controls if there are any."""
+class Sampled:
+    """Sample of n of N windows of one role; the rarer kinds are oversampled."""
 
-    data: Sampled
-    controls: Sampled | None
+    rows: Ints
+    """(n,) positions among the N windows, ascending."""
+    clusters: Ints
+    """(n,)."""
+    kinds: Ints
+    """(n,) kind of each window, 0 to K-1."""
+    sizes: Ints
+    """(K,) windows of each kind among the N; the sample has one of each at least."""
+    weights: Floats = field(init=False)
+    """(n,) number of the N windows that each sampled window represents."""
+
+    def __post_init__(self) -> None:
+        counts = np.bincount(self.kinds, minlength=len(self.sizes))
+        object.__setattr__(self, "weights", (self.sizes / counts)[self.kinds])
+
+    @property
+    def is_all(self) -> bool:
+        """True if the sample holds every window."""
+        return len(self.rows) == int(self.sizes.sum())
+
+    def rate(self, hits: Bools, resamples: Resamples) -> Estimate:
+        """Estimate the share of the N windows from the sample's hits (n,).
+
+        The interval takes the outer ends of two: the cluster bootstrap of the weighted share, and
+        the exact bounds of the kinds (Bonferroni), weighted by their sizes.
+        """
+        if self.is_all:
+            return resamples.rate(hits, self.clusters)
+        if not resamples.admits(self.clusters):
+            return Estimate(None)
+        each = shared(resamples.confidence, len(self.sizes))
+        bounds = [
+            clopper_pearson(
+                int(hits[self.kinds == kind].sum()), int((self.kinds == kind).sum()), each
+            )
+            for kind in range(len(self.sizes))
+        ]
+        shares = self.sizes / self.sizes.sum()
+        exact = Interval(*(float(shares @ end) for end in np.array(bounds).T))
+        value = float(np.average(hits, weights=self.weights))
+        clustered = resamples.clustered(hits, self.clusters, self.weights)
+        return Estimate.of(value, exact).wider(clustered)
+
+    def change(self, hits: Bools, before: Bools, resamples: Resamples) -> Estimate:
+        """Estimate the change of share among the N windows from paired hits (n,)."""
+        values = (hits.astype(np.float64), before.astype(np.float64))
+        return resamples.change(*values, self.clusters, self.weights)
+
+    def p_value(self, hits: Bools, before: Bools, resamples: Resamples) -> float | None:
+        """Return the change's p-value: the larger of McNemar's and a sign-flip test's.
+
+        None for a sample: it was stratified by the hits before, which biases both tests.
+        """
+        if not self.is_all:
+            return None
+        exact = paired_exact(hits, before).p_value
+        flipped = paired_clustered(hits, before, self.clusters, resamples.number, resamples.rng())
+        return max(exact, flipped)
+
+    def mean(self, values: Floats, resamples: Resamples) -> Estimate:
+        """Estimate the mean over the N windows from the sample's values (n,)."""
+        return resamples.mean(values, self.clusters, self.weights)
 
 
 def sample_windows(part: Part, limit: int, rng: np.random.Generator) -> Sampled:
@@ -40,7 +109,8 @@ def sample_windows(part: Part, limit: int, rng: np.random.Generator) -> Sampled:
     Windows that ``none`` extracts and windows that only another attack extracts get a third each,
     if there are so many; the rest are windows that no attack extracts.
     """
-    kinds = _kinds(part)
+    # Extracted by none, by another attack only, by no attack.
+    kinds = np.where(part.extracted, 0, np.where(part.hidden, 1, 2))
     if len(part) <= limit or limit < _SMALLEST_STRATIFIED:
         kinds = np.zeros(len(part), dtype=np.int64)
     present, kinds, sizes = np.unique(kinds, return_inverse=True, return_counts=True)
@@ -49,11 +119,6 @@ def sample_windows(part: Part, limit: int, rng: np.random.Generator) -> Sampled:
         np.concatenate([draw(kinds == kind, counts[kind], rng) for kind in range(len(present))])
     )
     return Sampled(rows, part.clusters[rows], kinds[rows], sizes)
-
-
-def _kinds(part: Part) -> Ints:
-    """Return (N,) 0 for extracted by ``none``, 1 by another attack only, 2 by no attack."""
-    return np.asarray(np.where(part.extracted, 0, np.where(part.hidden, 1, 2)), dtype=np.int64)
 
 
 def _counts(present: Ints, sizes: Ints, limit: int) -> list[int]:

@@ -7,18 +7,21 @@ these windows: first those of the data, then controls.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memaudit.attack.campaign import Progress
 from memaudit.attack.extraction import Advance
-from memaudit.config.settings import ScanConfig
 from memaudit.data.plan import cut_files
+from memaudit.diagnose.latent.known_run import known_windows
+from memaudit.diagnose.latent.perturbation import Noise, Perturbed, perturb, perturbation_scores
 from memaudit.diagnose.latent.scores import read_plain, read_scores
-from memaudit.diagnose.subject import Part, Subject
+from memaudit.diagnose.latent.settings import LatentSettings
+from memaudit.diagnose.subject import Part, Subject, draw
 from memaudit.errors import UsageError
 from memaudit.pipeline.reference import check_tokenizer, load_reference, reference_config, release
 from memaudit.report.reading import column, figures, has_reference
@@ -50,6 +53,21 @@ class Population:
     dropped: tuple[str, ...] = ()
     """Scores left out because they are NaN for some window."""
 
+    @property
+    def data(self) -> Bools:
+        """(N,) whether a window is of the data."""
+        return ~self.control
+
+    @property
+    def hidden_data(self) -> Bools:
+        """(N,) windows of the data that another attack of the run extracts."""
+        return self.hidden & ~self.control
+
+    @property
+    def known_data(self) -> Bools:
+        """(N,) windows of the data that the known run extracts; none without such a run."""
+        return self.data & (np.zeros_like(self.hidden) if self.known is None else self.known)
+
     def take(self, index: NDArray[np.integer[Any]] | Bools) -> Population:
         """Return the windows at ``index``."""
         return Population(
@@ -80,6 +98,76 @@ class Unextracted:
     def ids(self) -> NDArray[np.int32]:
         """(N,P+S)."""
         return np.concatenate([part.ids for part in self.parts])
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Effect of the perturbations on sampled windows."""
+
+    sampled: Population
+    """Sampled windows that ``none`` does not extract, with all scores."""
+    perturbed: Perturbed
+    """Figures of ``sampled``."""
+    extracted: Perturbed
+    """Figures of windows of the data that ``none`` extracts."""
+    extracted_clusters: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Measurements:
+    """Scores of all windows that ``none`` does not extract, and the effect of perturbations."""
+
+    extracted: Part
+    """Windows of the data that ``none`` extracts."""
+    unextracted: Unextracted
+    population: Population
+    """Scores of ``unextracted``."""
+    trial: Trial | None
+    noise: Noise | None
+    controls_extracted: int
+    """Controls that ``none`` extracts."""
+    has_attacks: bool
+    """True if the run has another attack on the model."""
+
+
+def measure(subject: Subject, settings: LatentSettings, progress: Progress) -> Measurements:
+    """Score the windows that ``none`` does not extract, and perturb the weights.
+
+    Raises:
+        UsageError: every window is extracted, or there is nothing to judge by; a reference or a
+            known run does not fit.
+        TargetError: the weights cannot be perturbed, or the reference cannot be loaded.
+    """
+    unextracted = select_unextracted(subject)
+    has_attacks = len(subject.data.attacks) > 1
+    can_judge = has_attacks or unextracted.controls is not None or settings.known is not None
+    if not can_judge and not settings.draws:
+        raise UsageError(
+            f"{subject.run.folder}: nothing to judge by; the diagnosis needs controls, another "
+            "attack on the model, --known or --set draws"
+        )
+    known, total = None, sum(map(len, unextracted.parts))
+    if settings.known is not None:
+        known = known_windows(settings.known, subject.run, subject.data.rows)
+        known = known[~subject.data.extracted]
+        known = np.append(known, np.zeros(total - len(known), dtype=bool))
+    before = nll_before(subject, unextracted, settings.reference, progress)
+    with progress.stage("latent: scores", total) as advance:
+        population = gather(subject, unextracted, known, before, settings.min_k, advance)
+    noise, trial = None, None
+    if settings.draws:
+        noise = Noise(settings.strength, settings.draws, settings.seed)
+        trial = run_trial(subject, unextracted, population, noise, settings.windows, progress)
+    controls = subject.controls
+    return Measurements(
+        extracted=subject.data.take(subject.data.extracted),
+        unextracted=unextracted,
+        population=population,
+        trial=trial,
+        noise=noise,
+        controls_extracted=0 if controls is None else int(controls.extracted.sum()),
+        has_attacks=has_attacks,
+    )
 
 
 def select_unextracted(subject: Subject) -> Unextracted:
@@ -133,7 +221,7 @@ def _of_run(unextracted: Unextracted, score: str) -> Floats:
 
 
 def nll_before(
-    subject: Subject, unextracted: Unextracted, reference: str | None, advance: Advance
+    subject: Subject, unextracted: Unextracted, reference: str | None, progress: Progress
 ) -> Floats | None:
     """Return the suffix NLL (N,) by the named reference, else by that of the run, if it had one.
 
@@ -141,7 +229,8 @@ def nll_before(
     memory.
     """
     if reference is not None:
-        return _read_reference(subject, unextracted, reference, advance)
+        with progress.stage("latent: reference", len(unextracted.ids)) as advance:
+            return _read_reference(subject, unextracted, reference, advance)
     if not has_reference(subject.report):
         return None
     name = f"reference_{column('suffix_nll', 'none')}"
@@ -151,7 +240,10 @@ def nll_before(
 def _read_reference(
     subject: Subject, unextracted: Unextracted, reference: str, advance: Advance
 ) -> Floats:
-    config = _with_reference(subject.config, reference)
+    if reference == subject.config.model:
+        raise UsageError(f"--reference {reference}: is the audited model itself; name another")
+    update = {"reference": reference, "attacks": ("none",)}
+    config = subject.config.model_copy(update=update)
     tokenizer = subject.checkpoint.tokenizer
     windows = cut_files(config, tokenizer)
     own = reference_config(config)
@@ -164,7 +256,39 @@ def _read_reference(
     return np.asarray(nll, dtype=np.float64)
 
 
-def _with_reference(config: ScanConfig, reference: str) -> ScanConfig:
-    if reference == config.model:
-        raise UsageError(f"--reference {reference}: is the audited model itself; name another")
-    return config.model_copy(update={"reference": reference, "attacks": ("none",)})
+def run_trial(
+    subject: Subject,
+    unextracted: Unextracted,
+    population: Population,
+    noise: Noise,
+    limit: int,
+    progress: Progress,
+) -> Trial:
+    """Perturb the model and read at most ``limit`` windows of each group.
+
+    Groups: windows known to be hidden, by another attack or another run; other windows of the
+    data; controls; windows that ``none`` extracts.
+    """
+    rng = np.random.default_rng([noise.seed, 1])
+    rows, weights = _sample(population, limit, rng)
+    extracted = subject.data.sample(limit, rng, subject.data.extracted)
+    ids = np.concatenate([unextracted.ids[rows], extracted.ids])
+    total = len(ids) * (1 + noise.draws)
+    with progress.stage("latent: perturbed weights", total) as advance:
+        perturbed = perturb(subject, ids, noise, advance)
+    own = perturbed.take(slice(0, len(rows)))
+    sampled = replace(population.take(rows), weights=weights)
+    sampled = replace(sampled, scores={**sampled.scores, **perturbation_scores(own)})
+    return Trial(sampled, own, perturbed.take(slice(len(rows), None)), extracted.clusters)
+
+
+def _sample(population: Population, limit: int, rng: np.random.Generator) -> tuple[Ints, Floats]:
+    """Sample rows of each group, in order, and the number of windows that each represents."""
+    hidden = population.hidden_data | population.known_data
+    rows, weights = [], []
+    for group in (hidden, ~hidden & population.data, population.control):
+        sampled = draw(group, limit, rng)
+        rows.append(sampled)
+        weights.append(np.full(len(sampled), group.sum() / max(1, len(sampled))))
+    order = np.argsort(np.concatenate(rows))
+    return np.concatenate(rows)[order], np.concatenate(weights)[order]

@@ -1,7 +1,8 @@
-"""Concentration of a model's attention by layer, read in one pass.
+"""Concentration of a model's attention by layer, of each window, read in one pass.
 
-Knows which modules of a loaded model return attention weights, and reduces these during the pass.
-Letters: B windows, H heads, T positions of the input, S of the suffix, L layers.
+Knows groups of windows, and which modules of a loaded model return attention weights, which it
+reduces during the pass. Letters: N windows, of which B are in a pass, H heads, T positions of the
+input, S of the suffix, L layers.
 """
 
 from __future__ import annotations
@@ -15,10 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from memaudit.attack.campaign import Progress
 from memaudit.diagnose.anatomy.blocks import Block, find_blocks, inside, refusal
 from memaudit.diagnose.anatomy.parts import block_calls
 from memaudit.diagnose.anatomy.trial import ROWS, TOKENS, Call, trial_pass
+from memaudit.diagnose.attention.settings import AttentionSettings
+from memaudit.diagnose.groups import by_group, ids_of, sample_groups
 from memaudit.diagnose.passes import Pass, Passes
+from memaudit.diagnose.subject import Subject
+from memaudit.score.stats import Floats, Ints
 from memaudit.system.memory import is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.failures import FAILURES, brief, quiet_transformers
@@ -31,6 +37,35 @@ a share of its maximum, the log of the number of positions seen; largest weight;
 position."""
 _OVER_ONE = 1e-2
 """Tolerance by which the weights of a position may sum to more than 1, in half precision."""
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Figures of a group of windows."""
+
+    name: str
+    clusters: Ints
+    """(N,)."""
+    figures: Mapping[str, Floats]
+    """(N,L) figures by name, of `FIGURES`."""
+
+    def __len__(self) -> int:
+        return len(self.clusters)
+
+
+@dataclass(frozen=True, eq=False)
+class Measurements:
+    """Attention of all groups."""
+
+    groups: Mapping[str, Windows]
+    """Groups by name, in the order of the legend; none is empty."""
+    blocks: Sequence[int]
+    """(L,) numbers of the blocks that were read."""
+    depth: int
+    """Blocks of the model."""
+    whole: bool
+    """True if the weights of each position sum to 1, False if a sink takes a share."""
+    has_controls: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +88,51 @@ class Layers:
     """All blocks of the model."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of its forward."""
+
+
+def measure(subject: Subject, settings: AttentionSettings, progress: Progress) -> Measurements:
+    """Read the attention of all groups in one pass over each window.
+
+    Raises:
+        TargetError: the model gives no attention weights.
+    """
+    with eager_attention(subject.checkpoint):
+        layers = find_layers(subject.checkpoint)
+        groups = _read(subject, layers, settings, progress)
+    return Measurements(
+        groups=groups,
+        blocks=[layer.block.number for layer in layers.layers],
+        depth=layers.blocks,
+        whole=all(layer.whole for layer in layers.layers),
+        has_controls=subject.controls is not None,
+    )
+
+
+def _read(
+    subject: Subject, layers: Layers, settings: AttentionSettings, progress: Progress
+) -> dict[str, Windows]:
+    """Return the figures by group, in the order of the legend; no group is empty."""
+    data, rng = subject.data, np.random.default_rng([settings.seed, 0])
+    masks = {"extracted": data.extracted, "hidden": data.hidden, "not extracted": data.untouched}
+    parts = {
+        name: part
+        for name, part in sample_groups(subject, masks, settings.windows, rng).items()
+        if len(part) and subject.disclosure.admits(name, part.clusters)
+    }
+    if not parts:
+        return {}
+    ids = ids_of(parts)
+    passes = subject.passes(**layers.options)
+    counts = visible(passes, layers, ids.shape[1])
+    with (
+        progress.stage("attention", len(ids)) as advance,
+        reduced(layers.layers, lambda at, weights: concentration(weights, counts[at])) as latest,
+    ):
+        figures = passes.read(ids, lambda batch: stacked(latest, layers.layers, batch), advance)
+    return {
+        name: Windows(name, parts[name].clusters, own)
+        for name, own in by_group(parts, figures).items()
+    }
 
 
 def find_layers(checkpoint: Checkpoint) -> Layers:

@@ -1,7 +1,7 @@
 """Scores of windows with one part of one block removed, or with noise in every block.
 
-Knows blocks, passes and groups of windows, no findings. A: ablations, the first of which is the
-intact model; N: windows.
+Knows blocks, passes and groups of windows. Knows no findings. A: ablations, the first of which is
+the intact model; N: windows.
 """
 
 from __future__ import annotations
@@ -17,9 +17,17 @@ from torch import Tensor, nn
 
 from memaudit.attack.campaign import Progress
 from memaudit.attack.verification import log_likelihood, most_likely
-from memaudit.diagnose.anatomy.blocks import Block, without_attention, without_feed_forward
+from memaudit.diagnose.anatomy.blocks import (
+    Block,
+    find_blocks,
+    refusal,
+    without_attention,
+    without_feed_forward,
+)
+from memaudit.diagnose.groups import by_group, ids_of, sample_groups
+from memaudit.diagnose.layers.settings import LayersSettings
 from memaudit.diagnose.passes import Found, Pass
-from memaudit.diagnose.subject import Part, Subject, draw
+from memaudit.diagnose.subject import Part, Subject
 from memaudit.score.stats import Bools, Floats, Ints
 
 Kind = Literal["intact", "attention", "feed-forward", "noise"]
@@ -77,7 +85,7 @@ class Group:
         """(A,N) rise of the suffix NLL over the intact model's, nats/token."""
         return np.asarray(self.nll - self.nll[0])
 
-    def take(self, rows: Bools) -> Group:
+    def take(self, rows: Bools | slice) -> Group:
         """Return these windows only."""
         return Group(
             self.clusters[rows], self.exact[:, rows], self.matched[:, rows], self.nll[:, rows]
@@ -85,9 +93,10 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
-class Ablated:
-    """Scores of all ablations."""
+class Measurements:
+    """Scores of windows under all ablations."""
 
+    blocks: Sequence[Block]
     ablations: Sequence[Ablation]
     extracted: Group
     """Windows that ``none`` extracted in the run and the intact model extracts here."""
@@ -97,6 +106,7 @@ class Ablated:
     """Windows that ``none`` did not extract."""
     controls: Group
     """Controls; empty if the run had none."""
+    has_controls: bool
     withheld: frozenset[str] = frozenset()
     """Names of groups that are too small to report, and therefore empty."""
 
@@ -114,23 +124,56 @@ def all_ablations(blocks: Sequence[Block]) -> list[Ablation]:
     return parts + [Ablation("noise", strength=strength) for strength in NOISE]
 
 
-def ablate(
-    subject: Subject, blocks: Sequence[Block], windows: int, seed: int, progress: Progress
-) -> Ablated:
-    """Score at most ``windows`` windows of each group under every ablation."""
-    rng = np.random.default_rng([seed, 0])
-    data = subject.data
-    parts = [
-        data.take(draw(data.extracted, windows, rng)),
-        data.take(draw(~data.extracted, windows, rng)),
-    ]
-    if subject.controls is not None:
-        everything = np.ones(len(subject.controls), dtype=bool)
-        parts.append(subject.controls.take(draw(everything, windows, rng)))
+def measure(subject: Subject, settings: LayersSettings, progress: Progress) -> Measurements:
+    """Score at most ``settings.windows`` windows of each group under every ablation.
+
+    Raises:
+        TargetError: the model has no blocks, or no part that can be removed.
+    """
+    blocks = find_blocks(subject.checkpoint)
+    if not any(block.attention is not None or block.has_feed_forward for block in blocks):
+        raise refusal(
+            subject.checkpoint,
+            "no block has attention that can be limited to its own position, or a feed-forward "
+            "part that can be removed",
+        )
+    data, rng = subject.data, np.random.default_rng([settings.seed, 0])
+    masks = {"extracted": data.extracted, "not extracted": ~data.extracted}
+    parts = sample_groups(subject, masks, settings.windows, rng)
     ablations = all_ablations(blocks)
-    ids = np.concatenate([part.ids for part in parts])
-    passes = subject.passes()
-    values: list[Found] = []
+    groups = _score(subject, blocks, ablations, parts, settings.seed, progress)
+    groups.setdefault("controls", groups["not extracted"].take(slice(0)))
+    stable = groups["extracted"].exact[0]
+    groups["extracted"] = groups["extracted"].take(stable)
+    withheld = {
+        name
+        for name, group in groups.items()
+        if not subject.disclosure.admits(name, group.clusters)
+    }
+    groups |= {name: groups[name].take(slice(0)) for name in withheld}
+    return Measurements(
+        blocks=blocks,
+        ablations=ablations,
+        extracted=groups["extracted"],
+        unstable=int((~stable).sum()),
+        not_extracted=groups["not extracted"],
+        controls=groups["controls"],
+        has_controls=subject.controls is not None,
+        withheld=frozenset(withheld),
+    )
+
+
+def _score(
+    subject: Subject,
+    blocks: Sequence[Block],
+    ablations: Sequence[Ablation],
+    parts: Mapping[str, Part],
+    seed: int,
+    progress: Progress,
+) -> dict[str, Group]:
+    """Score the windows of each group under each ablation."""
+    ids, passes = ids_of(parts), subject.passes()
+    values: list[dict[str, Found]] = []
     with progress.stage("ablations", len(ablations) * len(ids)) as advance:
         for ablation in ablations:
             done = Done()
@@ -140,54 +183,27 @@ def ablate(
                 advance(rows)
 
             with ablation.applied(blocks, seed, done):
-                values.append(passes.read(ids, _read, count))
-    extracted, not_extracted, *rest = _split(parts, values)
-    stable = extracted.exact[0] if len(extracted) else np.zeros(0, dtype=bool)
-    groups = {
-        "extracted": extracted.take(stable),
-        "not extracted": not_extracted,
-        "controls": rest[0]
-        if rest
-        else not_extracted.take(np.zeros(len(not_extracted), dtype=bool)),
+                values.append(by_group(parts, passes.read(ids, read_scores, count)))
+    return {
+        name: Group(
+            part.clusters,
+            *(
+                np.stack([scores[name][figure] for scores in values])
+                for figure in ("exact", "matched", "nll")
+            ),
+        )
+        for name, part in parts.items()
     }
-    withheld = {
-        name
-        for name, group in groups.items()
-        if not subject.disclosure.admits(name, group.clusters)
-    }
-    for name in withheld:
-        groups[name] = groups[name].take(np.zeros(len(groups[name]), dtype=bool))
-    return Ablated(
-        ablations=ablations,
-        extracted=groups["extracted"],
-        unstable=int((~stable).sum()),
-        not_extracted=groups["not extracted"],
-        controls=groups["controls"],
-        withheld=frozenset(withheld),
-    )
 
 
-def _read(batch: Pass) -> Mapping[str, Tensor]:
+def read_scores(batch: Pass) -> Mapping[str, Tensor]:
+    """Return whether and how well each suffix is predicted, each (B,)."""
     hits = most_likely(batch.logits) == batch.tokens.to(batch.logits.device)
     return {
         "exact": hits.all(dim=1),
         "matched": hits.double().mean(dim=1),
         "nll": -log_likelihood(batch.logits, batch.tokens).double().mean(dim=1),
     }
-
-
-def _split(parts: Sequence[Part], values: Sequence[Found]) -> Iterator[Group]:
-    start = 0
-    for part in parts:
-        rows = slice(start, start + len(part))
-        start += len(part)
-        yield Group(
-            part.clusters,
-            *(
-                np.stack([scores[name][rows] for scores in values])
-                for name in ("exact", "matched", "nll")
-            ),
-        )
 
 
 @contextmanager
