@@ -11,14 +11,16 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from memaudit.data.charsets import OtherEncoding, check_line, check_utf8, is_unicode
 from memaudit.data.csv_rows import NOT_UTF8, csv_rows
-from memaudit.data.forms import other_format
+from memaudit.data.fields import FieldTwice, distinct_fields, kind_of
+from memaudit.data.forms import USUAL, Naming, other_format
 from memaudit.data.packing import PACKED_ENDINGS, Note
 from memaudit.data.parquet_rows import parquet_rows
 from memaudit.data.raw_files import (
@@ -56,17 +58,18 @@ class Record:
     """Reason why it cannot be used; None if it was read well."""
 
 
-def read_records(path: Path, note: Note = ignore_note) -> Iterator[Record]:
+def read_records(path: Path, note: Note = ignore_note, naming: Naming = USUAL) -> Iterator[Record]:
     """Stream the records of a file or folder, in file order.
 
     Blank lines are no records. A ``.json`` array is held in memory, the other formats are not.
-    note: takes notes of files read as something other than their names promise.
+    note: takes notes of files read as something other than their names promise. naming: the names
+    of fields that the user gave, for headers.
 
     Raises:
         DataError: at the call if there is no reader for the path; while iterating, if nothing
             that follows could be trusted: a broken archive, array or header.
     """
-    return _guarded(path, _reader(path, note))
+    return _guarded(path, _reader(path, note, naming))
 
 
 def sha256_of(path: Path) -> str:
@@ -96,13 +99,6 @@ def size_of(path: Path) -> int:
         return sum(file.stat().st_size for file in files)
 
 
-def kind_of(value: Any) -> str:
-    """Return the kind of a value in words, for a message that must not quote it."""
-    kinds = {type(None): "null", bool: "a boolean", str: "a string", list: "a list"}
-    kinds |= {dict: "an object", int: "a number", float: "a number", bytes: "bytes"}
-    return kinds.get(type(value), f"of type {type(value).__name__}")
-
-
 def _guarded(path: Path, records: Iterator[Record]) -> Iterator[Record]:
     with _readable(path):
         yield from records
@@ -120,7 +116,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise DataError(f"{where}: cannot be read ({error.strerror or error})") from None
 
 
-def _reader(path: Path, note: Note) -> Iterator[Record]:
+def _reader(path: Path, note: Note, naming: Naming) -> Iterator[Record]:
     """Return the reader for the path's ending; it is chosen at once and reads lazily."""
     with _readable(path):
         if path.is_dir():
@@ -132,10 +128,10 @@ def _reader(path: Path, note: Note) -> Iterator[Record]:
     name = _bare_name(path)
     if path.name.lower().endswith(".parquet"):
         return _parquet_rows(path)
-    readers = {
+    readers: dict[str, Callable[[Path, Note], Iterator[Record]]] = {
         **dict.fromkeys((".jsonl", ".ndjson"), _jsonl_rows),
         ".json": _json_rows,
-        **dict.fromkeys((".csv", ".tsv"), _table_rows),
+        **dict.fromkeys((".csv", ".tsv"), partial(_table_rows, naming=naming)),
         ".txt": _txt_rows,
     }
     for ending, reader in readers.items():
@@ -168,18 +164,6 @@ def _jsonl_rows(path: Path, note: Note) -> Iterator[Record]:
             yield Record(path, line.number, {}, problem)
         else:
             yield _object_row(path, line.number, record)
-
-
-class FieldTwice(ValueError):
-    """An object has two values of one name, so it is not clear which is meant."""
-
-
-def distinct_fields(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON, as a hook for the library. Raises FieldTwice."""
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise FieldTwice
-    return fields
 
 
 def _object_row(path: Path, line: int, record: Any) -> Record:
@@ -236,9 +220,9 @@ def _after_blank(text: str, position: int) -> int:
     return match.end() if match else position
 
 
-def _table_rows(path: Path, note: Note) -> Iterator[Record]:
+def _table_rows(path: Path, note: Note, naming: Naming) -> Iterator[Record]:
     usual = "\t" if _bare_name(path).endswith(".tsv") else ","
-    for line, fields, problem in csv_rows(path, usual, note):
+    for line, fields, problem in csv_rows(path, usual, note, naming):
         yield Record(path, line, fields, problem)
 
 
