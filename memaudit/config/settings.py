@@ -91,8 +91,8 @@ class WindowSettings(Settings):
         Flag("--pairs", "Questions and answers become: auto, chat, alpaca or joined.", "Windows"),
     ] = "auto"
     """Records such as instruction + output or question + answer. ``chat``: two turns, rendered by
-    the model's chat template. ``alpaca``: Alpaca's prompt, then the answer. ``joined``: one after the
-    other, as they are. ``auto``: ``joined`` for prompt + completion, ``chat`` for all others."""
+    the model's chat template. ``alpaca``: Alpaca's prompt, then the answer. ``joined``: one after
+    the other, as they are. ``auto``: ``joined`` for prompt + completion, ``chat`` for others."""
     chat_date: Annotated[date, Field(ge=date(1970, 1, 1), le=date(9000, 1, 1))] = CHAT_DATE
     """Date given to a chat template that asks for today's, so that chats render the same every
     day. Use the day of training if it is known."""
@@ -271,7 +271,8 @@ class ScanConfig(Settings):
         UserPath,
         Flag(
             "DATA",
-            "Text to audit: .jsonl, .json, .csv, .tsv, .txt, .parquet, or a folder of text files.",
+            "Text to audit: .jsonl, .json, .csv, .tsv, .txt, .parquet, .xlsx, a folder of text "
+            "files, or hf://owner/name.",
         ),
     ]
     controls: Annotated[

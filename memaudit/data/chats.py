@@ -83,8 +83,8 @@ class ChatTemplate:
         notes = []
         if self._merged:
             notes.append(
-                f"The chat template refuses a system turn: in {self._merged:,} chats its words were "
-                "put before those of the first user's turn."
+                f"The chat template refuses a system turn: in {self._merged:,} chats its words "
+                "were put before those of the first user's turn."
             )
         if self._writes_thoughts and self._is_used:
             notes.append(

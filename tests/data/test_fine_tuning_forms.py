@@ -1,4 +1,4 @@
-"""Records as public data sets for fine-tuning hold them: what is audited, and what the note says."""
+"""Records as public data sets for fine-tuning hold them: the audited text, and the note."""
 
 from __future__ import annotations
 
