@@ -99,8 +99,8 @@ def _load(path: Path) -> _Loaded:
         loaded = datasets.load_dataset(name, named["config"], revision=named["revision"], **options)
     except (OSError, ValueError, RuntimeError, LookupError, datasets.exceptions.DatasetsError) as e:
         raise DataError(
-            f"{path}: cannot be loaded from the hub ({type(e).__name__}); check its name, revision, "
-            "config and split, your access, and --offline"
+            f"{path}: cannot be loaded from the hub ({type(e).__name__}); check its name, "
+            "revision, config and split, your access, and --offline"
         ) from None
     if not isinstance(loaded, Mapping):
         return _Loaded(loaded, name, f"split {part}", 1)
