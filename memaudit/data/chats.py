@@ -104,7 +104,7 @@ class ChatTemplate:
         """
         if not self._exists():
             raise DataError(
-                f"line {line} has messages, but the model's tokenizer has no chat template;"
+                f"line {line} is read as a chat, but the model's tokenizer has no chat template;"
                 " put the chat_template.jinja that it was tuned with beside it, or give prefix +"
                 " suffix instead (of questions and answers: --pairs alpaca or joined)"
             )

@@ -380,7 +380,7 @@ def test_a_template_that_takes_no_system_message_gets_it_with_the_users(
 
 
 def test_a_chat_needs_a_template() -> None:
-    with pytest.raises(DataError, match=r"line 7 has messages.*no chat template"):
+    with pytest.raises(DataError, match=r"line 7 is read as a chat.*no chat template"):
         cut([chat(line=7)])
 
 
