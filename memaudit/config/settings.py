@@ -38,6 +38,7 @@ AttackName = Literal["none", "copy", "dynamic-hard", "constant", "dynamic"]
 LADDER: tuple[AttackName, ...] = ("none", "copy", "dynamic-hard", "constant", "dynamic")
 """All attacks, weakest first. An attack's index is part of random seeds: append, never insert."""
 Bos = Literal["auto", "yes", "no"]
+Pairs = Literal["auto", "chat", "alpaca", "joined"]
 CHAT_DATE = date(2024, 7, 26)
 """Default date of the Llama 3 chat template."""
 RUNS = Path("memaudit-runs")
@@ -76,6 +77,22 @@ class WindowSettings(Settings):
             "--skip-bad-lines", "Report malformed lines as skipped instead of stopping.", "Windows"
         ),
     ] = False
+    text_field: Annotated[
+        str | None, Flag("--text-field", "Field with the text, if not text.", "Windows")
+    ] = None
+    prefix_field: Annotated[
+        str | None, Flag("--prefix-field", "Field with the prefix, if not prefix.", "Windows")
+    ] = None
+    suffix_field: Annotated[
+        str | None, Flag("--suffix-field", "Field with the suffix, if not suffix.", "Windows")
+    ] = None
+    pairs: Annotated[
+        Pairs,
+        Flag("--pairs", "Questions and answers become: auto, chat, alpaca or joined.", "Windows"),
+    ] = "auto"
+    """Records such as instruction + output or question + answer. ``chat``: two turns, rendered by
+    the model's chat template. ``alpaca``: Alpaca's prompt, then the answer. ``joined``: one after
+    the other, as they are. ``auto``: ``joined`` for prompt + completion, ``chat`` for others."""
     chat_date: Annotated[date, Field(ge=date(1970, 1, 1), le=date(9000, 1, 1))] = CHAT_DATE
     """Date given to a chat template that asks for today's, so that chats render the same every
     day. Use the day of training if it is known."""
@@ -96,6 +113,12 @@ class WindowSettings(Settings):
     def _stride_slides(self) -> WindowSettings:
         if self.stride is not None and self.placement != "sliding":
             raise ValueError("stride is only used with placement = 'sliding'")
+        return self
+
+    @model_validator(mode="after")
+    def _names_one_form(self) -> WindowSettings:
+        if self.text_field is not None and (self.prefix_field or self.suffix_field) is not None:
+            raise ValueError("text_field cannot be combined with prefix_field or suffix_field")
         return self
 
 
@@ -248,7 +271,8 @@ class ScanConfig(Settings):
         UserPath,
         Flag(
             "DATA",
-            "Text to audit: .jsonl, .json, .csv, .tsv, .txt, .parquet, or a folder of text files.",
+            "Text to audit: .jsonl, .json, .csv, .tsv, .txt, .parquet, .xlsx, a folder of text "
+            "files, or hf://owner/name.",
         ),
     ]
     controls: Annotated[

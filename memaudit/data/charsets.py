@@ -157,7 +157,7 @@ def check_utf8(pieces: Iterable[bytes]) -> None:
     if not _is_utf8(pieces):
         raise OtherEncoding(
             "not UTF-8 text, here or elsewhere in the file; convert it from its encoding, such "
-            "as: iconv -f WINDOWS-1252 -t UTF-8"
+            "as: iconv -f WINDOWS-1252 -t UTF-8 (or save the table as CSV UTF-8)"
         )
 
 

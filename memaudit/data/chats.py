@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import TemplateError
 
+from memaudit.data.chat_calls import merged_system, written_turns
 from memaudit.data.chat_date import fix_date, may_ask, other_day
 from memaudit.data.chat_turns import (
     MARK,
@@ -23,6 +25,7 @@ from memaudit.data.chat_turns import (
     turns_stand,
     with_stand_ins,
 )
+from memaudit.data.conversations import Turn
 from memaudit.errors import DataError
 
 if TYPE_CHECKING:  # the tokenizer is passed in, so the library itself is not needed
@@ -33,6 +36,9 @@ _REFUSALS = (
     *(LookupError, ArithmeticError, AttributeError, RecursionError, MemoryError),
 )
 """Exceptions of rendering a chat: any template may run, and it computes."""
+
+_THINKING = re.compile(r"enable_thinking|<think|\[THINK\]|reasoning_content|\bthinking\b")
+"""Signs that a chat template can write thoughts."""
 
 _STAND_INS = ("Qv7jx", "9wKzb")
 """Replacements for the last turn's words; their first letters differ, and so do their last."""
@@ -52,6 +58,18 @@ class RenderedChat:
     around the turns what depends on their words."""
 
 
+class _Renderings(NamedTuple):
+    """Texts that the template makes of a chat."""
+
+    whole: str
+    prompt: str
+    """Without the last turn."""
+    variants: list[str]
+    """With other words in the last turn."""
+    is_same: bool
+    """True if it writes nothing else that depends on the words of the turns."""
+
+
 class ChatProblem(Exception):
     """A chat cannot be rendered or split; the message is the reason."""
 
@@ -66,9 +84,13 @@ class ChatTemplate:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, day: date) -> None:
         self._tokenizer = tokenizer
         self._dated: str | None = None
+        self._tools: list[Mapping[str, Any]] | None = None
+        self._merged = 0  # renderings with the system turn put before the user's
+        self._is_used = self._writes_thoughts = False
         self._later: str | None = None  # with another date, to see whether the date matters
         with contextlib.suppress(ValueError):  # several without a default: rendering reports it
             source = tokenizer.get_chat_template() if self._exists() else None
+            self._writes_thoughts = _THINKING.search(str(source)) is not None
             if isinstance(source, str) and may_ask(source):
                 self._dated = fix_date(source, day)
                 self._later = fix_date(source, other_day(day))
@@ -79,7 +101,25 @@ class ChatTemplate:
         self.asks_date = False
         """True if a chat so far would render differently on another day."""
 
-    def render(self, messages: Sequence[Mapping[str, str]], line: int) -> RenderedChat:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Facts about the rendering of the chats so far, a sentence each."""
+        notes = []
+        if self._merged:
+            notes.append(
+                f"The chat template refuses a system turn: in {self._merged:,} chats its words "
+                "were put before those of the first user's turn."
+            )
+        if self._writes_thoughts and self._is_used:
+            notes.append(
+                "The chat template knows thinking blocks: chats are rendered as in training, with "
+                "the thoughts that the data has and no others asked for."
+            )
+        return tuple(notes)
+
+    def render(
+        self, messages: Sequence[Turn], line: int, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> RenderedChat:
         """Render a chat and split it before the last turn's own words.
 
         Raises:
@@ -88,47 +128,67 @@ class ChatTemplate:
         """
         if not self._exists():
             raise DataError(
-                f"line {line} has messages, but the model's tokenizer has no chat template;"
+                f"line {line} is read as a chat, but the model's tokenizer has no chat template;"
                 " put the chat_template.jinja that it was tuned with beside it, or give prefix +"
-                " suffix instead"
+                " suffix instead (of questions and answers: --pairs alpaca or joined)"
             )
-        chat = [dict(message) for message in messages]
+        chat: list[Turn] = [dict(message) for message in messages]
+        self._tools = list(tools) or None
         words = [chat[-1][name] for name in (*THOUGHTS, "content") if chat[-1].get(name)]
         if not "".join(words).strip():
             raise ChatProblem("the last turn has no words")
-        try:
-            whole = self._render_twice(chat, line)
-            prompt = self._rendered(chat[:-1], add_generation_prompt=True)
-            if not whole.startswith(prompt):  # such as if it opens a train of thought
-                prompt = self._rendered(chat[:-1])
-            variants = [
-                self._rendered([*chat[:-1], _with_words(chat[-1], words)]) for words in _STAND_INS
-            ]
-            others, stand_ins = with_stand_ins(chat, self._steering)
-            is_same = is_same_chat(whole, self._rendered(others), stand_ins)
-            self._note_date(chat, whole)
-        except _REFUSALS:
-            raise ChatProblem(self._refusal(chat)) from None
-        if not whole.startswith(prompt):
+        chat, texts = self._renderings(chat, line)
+        self._is_used = True
+        if not texts.whole.startswith(texts.prompt):
             raise ChatProblem("the chat template changes earlier turns once the last one is there")
-        split = _split(whole, len(prompt), variants, words)
-        is_sound = is_same and turns_stand(whole, chat, split.border)
-        return split if is_sound else replace(split, is_changed=True)
+        split = _split(texts.whole, len(texts.prompt), texts.variants, words)
+        turns = written_turns(texts.whole, chat)
+        stand = turns is not None and turns_stand(texts.whole, turns, split.border)
+        return split if stand and texts.is_same else replace(split, is_changed=True)
+
+    def _renderings(self, chat: list[Turn], line: int) -> tuple[list[Turn], _Renderings]:
+        """Return a chat as the template takes it, and what it renders.
+
+        Raises ChatProblem if the template refuses it.
+        """
+        try:
+            return chat, self._render_all(chat, line)
+        except _REFUSALS:
+            merged = merged_system(chat)
+        try:
+            if merged is None:
+                raise ValueError
+            texts = self._render_all(merged, line)
+        except _REFUSALS:
+            raise ChatProblem("the chat template refuses these messages") from None
+        self._merged += 1
+        return merged, texts
+
+    def _render_all(self, chat: Sequence[Turn], line: int) -> _Renderings:
+        whole = self._render_twice(chat, line)
+        prompt = self._rendered(chat[:-1], add_generation_prompt=True)
+        if not whole.startswith(prompt):  # such as if it opens a train of thought
+            prompt = self._rendered(chat[:-1])
+        variants = [
+            self._rendered([*chat[:-1], _with_words(chat[-1], words)]) for words in _STAND_INS
+        ]
+        others, stand_ins = with_stand_ins(chat, self._steering)
+        is_same = is_same_chat(whole, self._rendered(others), stand_ins)
+        self._note_date(chat, whole)
+        return _Renderings(whole, prompt, variants, is_same)
 
     def _exists(self) -> bool:
         return bool(getattr(self._tokenizer, "chat_template", None))  # some have no such attribute
 
-    def _rendered(
-        self, chat: Sequence[Mapping[str, str]], *, later: bool = False, **options: bool
-    ) -> str:
+    def _rendered(self, chat: Sequence[Turn], *, later: bool = False, **options: bool) -> str:
         template = self._later if later else self._dated
         fixed = {} if template is None else {"chat_template": template}
         rendered = self._tokenizer.apply_chat_template(
-            list(chat), tokenize=False, **fixed, **options
+            list(chat), tools=self._tools, tokenize=False, **fixed, **options
         )
         return str(rendered)
 
-    def _render_twice(self, chat: Sequence[Mapping[str, str]], line: int) -> str:
+    def _render_twice(self, chat: Sequence[Turn], line: int) -> str:
         """Render a chat twice to detect randomness. Jinja uses Python's global generator."""
         before = random.getstate()
         rendered = self._rendered(chat)
@@ -139,7 +199,7 @@ class ChatTemplate:
             )
         return rendered
 
-    def _note_date(self, chat: Sequence[Mapping[str, str]], rendered: str) -> None:
+    def _note_date(self, chat: Sequence[Turn], rendered: str) -> None:
         if self._later is None or self.asks_date:
             return
         try:
@@ -147,17 +207,8 @@ class ChatTemplate:
         except _REFUSALS:
             self.asks_date = True
 
-    def _refusal(self, chat: Sequence[Mapping[str, str]]) -> str:
-        """Return why the template refuses a chat, as far as a second try can tell."""
-        without_system = [message for message in chat if message["role"] != "system"]
-        if 1 < len(without_system) < len(chat):
-            with contextlib.suppress(*_REFUSALS):
-                self._rendered(without_system)
-                return "the chat template refuses a system message; leave it out of the data"
-        return "the chat template refuses these messages"
 
-
-def _with_words(turn: Mapping[str, str], words: str) -> dict[str, str]:
+def _with_words(turn: Turn, words: str) -> Turn:
     """Return a turn with its words replaced in every field."""
     return {
         name: words if value and name in (*THOUGHTS, "content") else value

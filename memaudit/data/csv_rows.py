@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from memaudit.data.charsets import is_unicode
-from memaudit.data.forms import FORMS, has_form, missing_columns
+from memaudit.data.forms import FORMS, USUAL, Naming, has_form, missing_columns
 from memaudit.data.packing import Note
 from memaudit.data.raw_files import (
     LONGEST,
@@ -56,7 +56,7 @@ class _Header(NamedTuple):
     """True if blanks after a delimiter do not belong to the cell."""
 
 
-def csv_rows(path: Path, usual: str, note: Note) -> Iterator[Row]:
+def csv_rows(path: Path, usual: str, note: Note, naming: Naming = USUAL) -> Iterator[Row]:
     """Yield every row under the header, in order. Columns without a name are left out.
 
     usual: delimiter expected from the file's name; the header may show another.
@@ -66,7 +66,7 @@ def csv_rows(path: Path, usual: str, note: Note) -> Iterator[Row]:
     first = _first_line(lines)
     if first is None:
         return
-    header = _read_header(path, lines, first, usual, note)
+    header = _read_header(path, lines, first, usual, note, naming)
     reader = _reader(lines, header)
     is_repeated = False
     while True:
@@ -137,12 +137,17 @@ def _reader(lines: Iterable[str], header: _Header) -> Iterator[list[str]]:
 
 
 def _read_header(
-    path: Path, lines: _Lines, first: tuple[str, str | None], usual: str, note: Note
+    path: Path,
+    lines: _Lines,
+    first: tuple[str, str | None],
+    usual: str,
+    note: Note,
+    naming: Naming,
 ) -> _Header:
     """Read the column names and detect the delimiter from them."""
     where = f"{path}:{lines.number}"
     text, named = first
-    delimiter = named or _delimiter(text, usual)
+    delimiter = named or _delimiter(text, usual, naming)
     blanks = any(name.startswith(" ") for name in _split(text, delimiter))
     header = _Header([], delimiter, blanks)
     try:
@@ -151,12 +156,8 @@ def _read_header(
         raise DataError(f"{where}: the header is malformed CSV; check its quotes") from None
     if not is_unicode("".join(names)):
         raise DataError(f"{where}: {NOT_UTF8}; convert it: iconv -t UTF-8")
-    columns = [name for name in names if name]
-    if len(columns) != len(set(columns)):
-        raise DataError(f"{where}: the header names a column twice; rename one")
-    if not has_form(columns):
-        raise DataError(f"{where}: {missing_columns(columns)}")
-    if blanks and "suffix" in columns:
+    check_columns(where, names, naming)
+    if blanks and any(len(form) > 1 and set(form) <= set(names) for form in naming.forms.values()):
         raise DataError(
             f"{where}: a blank after a delimiter may or may not belong to the suffix; "
             "write the file without blanks after delimiters"
@@ -168,10 +169,27 @@ def _read_header(
     return _Header(names, delimiter, blanks)
 
 
-def _delimiter(text: str, usual: str) -> str:
+def check_columns(where: str, names: Iterable[str], naming: Naming) -> None:
+    """Raise DataError if a header names a column twice, or none that can make a sample."""
+    columns = [name for name in names if name]
+    if len(columns) != len(set(columns)):
+        raise DataError(f"{where}: the header names a column twice; rename one")
+    if not has_form(columns, naming):
+        raise DataError(f"{where}: {missing_columns(columns, naming)}")
+
+
+def without_empty_forms(fields: dict[str, Any]) -> dict[str, Any]:
+    """Leave out empty forms next to a filled one: tables have no null, so they are absent."""
+    filled = [form for form in FORMS.values() if any(fields.get(name) for name in form)]
+    names = {name for form in filled for name in form}
+    empty = {name for form in FORMS.values() if form not in filled for name in form} - names
+    return {name: cell for name, cell in fields.items() if not (filled and name in empty)}
+
+
+def _delimiter(text: str, usual: str, naming: Naming) -> str:
     """Return the delimiter with which a header's names can make a sample."""
     for delimiter in (usual, *_DELIMITERS):
-        if has_form(name.strip() for name in _split(text, delimiter)):
+        if has_form((name.strip() for name in _split(text, delimiter)), naming):
             return delimiter
     return max((usual, *_DELIMITERS), key=lambda delimiter: len(_split(text, delimiter)))
 
@@ -226,9 +244,6 @@ def _row(lines: _Lines, line: int, header: _Header, cells: list[str]) -> Row:
         return Row(line, {}, "malformed CSV; there is a blank before a quote")
     if header.delimiter == "\t" and any("\t" in cell and "\n" in cell for cell in cells):
         return Row(line, {}, "malformed CSV; a quoted cell spans lines")
-    fields: dict[str, Any] = {name: cell for name, cell in zip(names, cells, strict=True) if name}
-    filled = [form for form in FORMS.values() if any(fields.get(name) for name in form)]
-    for form in FORMS.values():  # CSV has no null: an empty form next to a filled one is absent
-        if filled and form not in filled:
-            fields = {name: cell for name, cell in fields.items() if name not in form}
-    return Row(line, fields, None if is_unicode("".join(cells)) else NOT_UTF8)
+    fields = {name: cell for name, cell in zip(names, cells, strict=True) if name}
+    problem = None if is_unicode("".join(cells)) else NOT_UTF8
+    return Row(line, without_empty_forms(fields), problem)

@@ -117,6 +117,11 @@ class Encoder:
         """True if a chat so far would render differently on another day."""
         return self._chats.asks_date
 
+    @property
+    def chat_notes(self) -> tuple[str, ...]:
+        """Facts about the rendering of the chats so far, a sentence each."""
+        return self._chats.notes
+
     def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
         """Encode a batch of samples, in their order.
 
@@ -140,7 +145,7 @@ class Encoder:
 
     def _document(self, sample: Sample) -> _Document:
         if sample.messages is not None:
-            chat = self._chats.render(sample.messages, sample.line)
+            chat = self._chats.render(sample.messages, sample.line, sample.tools)
             return _Document(
                 chat.text,
                 chat.border,

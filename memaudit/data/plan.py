@@ -25,6 +25,7 @@ from memaudit.data.folds import (
     fold_of,
     make_folds,
 )
+from memaudit.data.forms import naming_of
 from memaudit.data.records import size_of
 from memaudit.data.samples import DataSummary, check_samples, read_samples
 from memaudit.data.shared_text import SharedText, find_shared_text
@@ -69,10 +70,13 @@ class Plan:
 def check_files(config: ScanConfig) -> dict[Role, DataSummary]:
     """Read every file once, before anything else. Raises DataError for the first fault."""
     skip = config.windows.skip_bad_lines
-    summaries: dict[Role, DataSummary] = {"data": check_samples(config.data, skip_bad_lines=skip)}
-    if config.controls is not None:
-        summaries["control"] = check_samples(config.controls, skip_bad_lines=skip)
-    return summaries
+    naming = naming_of(config.windows)
+    paths: dict[Role, Path | None] = {"data": config.data, "control": config.controls}
+    return {
+        role: check_samples(path, skip_bad_lines=skip, naming=naming)
+        for role, path in paths.items()
+        if path is not None
+    }
 
 
 def cut_files(config: ScanConfig, tokenizer: Any) -> dict[Role, Windows]:
@@ -135,7 +139,11 @@ def _cut_files(config: ScanConfig, tokenizer: Any, *, counts_bos: bool) -> dict[
     cut: dict[Role, Windows] = {}
     for number, (role, path) in enumerate(paths.items()):
         if path is not None:
-            samples = read_samples(path, skip_bad_lines=config.windows.skip_bad_lines)
+            samples = read_samples(
+                path,
+                skip_bad_lines=config.windows.skip_bad_lines,
+                naming=naming_of(config.windows),
+            )
             rng = np.random.default_rng([config.protocol.seed, number])
             with _named(path):
                 cut[role] = cut_windows(

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from memaudit.data.charsets import OtherEncoding, check_line, check_utf8, detect, to_utf8
-from memaudit.data.packing import START, Note, unpacked_blocks
+from memaudit.data.packing import START, Note
+from memaudit.data.zipped import blocks_of
 from memaudit.errors import DataError
 
 LONGEST = 128 << 20
@@ -128,7 +129,7 @@ def _raw_lines(path: Path, note: Note) -> Iterator[bytes]:
 
 def _utf8_blocks(path: Path, note: Note) -> Iterator[bytes]:
     """Yield the file as it is, or as UTF-8 if it is UTF-16 or UTF-32."""
-    blocks = unpacked_blocks(path, note)
+    blocks = blocks_of(path, note)
     start = next(blocks, b"")
     try:
         charset = detect(start[:START])

@@ -11,14 +11,17 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from memaudit.data.charsets import OtherEncoding, check_line, check_utf8, is_unicode
 from memaudit.data.csv_rows import NOT_UTF8, csv_rows
-from memaudit.data.forms import other_format
+from memaudit.data.fields import FieldTwice, distinct_fields, kind_of
+from memaudit.data.forms import USUAL, Naming, other_format
+from memaudit.data.hub_data import describe_hub, hub_rows, hub_sha256, hub_size, is_on_hub
 from memaudit.data.packing import PACKED_ENDINGS, Note
 from memaudit.data.parquet_rows import parquet_rows
 from memaudit.data.raw_files import (
@@ -28,17 +31,20 @@ from memaudit.data.raw_files import (
     read_lines,
     read_whole,
 )
+from memaudit.data.xlsx_rows import xlsx_rows
+from memaudit.data.zipped import name_in_zip
 from memaudit.errors import DataError
 from memaudit.system.files import file_sha256
 
 FORMATS = (
-    ".jsonl or .ndjson, .json (an array), .csv, .tsv or .txt, each also .gz, .bz2, .xz or .zst, "
-    ".parquet, or a folder of .txt and .md"
+    ".jsonl or .ndjson, .json (an array), .csv, .tsv or .txt, each also .gz, .bz2, .xz, .zst or "
+    ".zip, .parquet, .xlsx, a folder of .txt and .md, or hf://owner/name"
 )
 """Formats that can be read, as error messages name them."""
 
 _BLANK = re.compile(r"[ \t\n\r]*")
-_RECORD_ENDINGS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+_RECORD_ENDINGS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".xlsx", ".zip")
+_TEXT_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
 _TWICE = "an object names a field twice"
 
 
@@ -56,26 +62,30 @@ class Record:
     """Reason why it cannot be used; None if it was read well."""
 
 
-def read_records(path: Path, note: Note = ignore_note) -> Iterator[Record]:
+def read_records(path: Path, note: Note = ignore_note, naming: Naming = USUAL) -> Iterator[Record]:
     """Stream the records of a file or folder, in file order.
 
     Blank lines are no records. A ``.json`` array is held in memory, the other formats are not.
-    note: takes notes of files read as something other than their names promise.
+    note: takes notes of files read as something other than their names promise. naming: the names
+    of fields that the user gave, for headers.
 
     Raises:
         DataError: at the call if there is no reader for the path; while iterating, if nothing
             that follows could be trusted: a broken archive, array or header.
     """
-    return _guarded(path, _reader(path, note))
+    return _guarded(path, _reader(path, note, naming))
 
 
 def sha256_of(path: Path) -> str:
-    """Hash a file's bytes; of a folder, the sorted paths of its files, each with its own hash.
+    """Hash a file's bytes; of a folder, the sorted paths of its files, each with its own hash; of a
+    data set on the hub, its rows.
 
     Raises:
         DataError: if the path cannot be read.
     """
     whole = hashlib.sha256()
+    if is_on_hub(path):
+        return hub_sha256(path)
     with _readable(path):
         if path.is_dir():
             for member in _text_files(path):
@@ -91,16 +101,11 @@ def size_of(path: Path) -> int:
     Raises:
         DataError: if the path cannot be read.
     """
+    if is_on_hub(path):
+        return hub_size(path)
     with _readable(path):
         files = _text_files(path) if path.is_dir() else [path]
         return sum(file.stat().st_size for file in files)
-
-
-def kind_of(value: Any) -> str:
-    """Return the kind of a value in words, for a message that must not quote it."""
-    kinds = {type(None): "null", bool: "a boolean", str: "a string", list: "a list"}
-    kinds |= {dict: "an object", int: "a number", float: "a number", bytes: "bytes"}
-    return kinds.get(type(value), f"of type {type(value).__name__}")
 
 
 def _guarded(path: Path, records: Iterator[Record]) -> Iterator[Record]:
@@ -120,8 +125,10 @@ def _readable(path: Path) -> Iterator[None]:
         raise DataError(f"{where}: cannot be read ({error.strerror or error})") from None
 
 
-def _reader(path: Path, note: Note) -> Iterator[Record]:
+def _reader(path: Path, note: Note, naming: Naming) -> Iterator[Record]:
     """Return the reader for the path's ending; it is chosen at once and reads lazily."""
+    if is_on_hub(path):
+        return _hub_records(path, note)
     with _readable(path):
         if path.is_dir():
             return _folder_rows(path, _text_files(path), note)
@@ -129,13 +136,16 @@ def _reader(path: Path, note: Note) -> Iterator[Record]:
             raise DataError(f"{path}: no such file or folder; give {FORMATS}")
         if not path.is_file():
             raise DataError(f"{path}: not a regular file; give {FORMATS}")
-    name = _bare_name(path)
+    with _readable(path):
+        name = _bare_name(path)
     if path.name.lower().endswith(".parquet"):
         return _parquet_rows(path)
-    readers = {
+    if path.name.lower().endswith(".xlsx"):
+        return _workbook_rows(path, note, naming)
+    readers: dict[str, Callable[[Path, Note], Iterator[Record]]] = {
         **dict.fromkeys((".jsonl", ".ndjson"), _jsonl_rows),
         ".json": _json_rows,
-        **dict.fromkeys((".csv", ".tsv"), _table_rows),
+        **dict.fromkeys((".csv", ".tsv"), partial(_table_rows, naming=naming)),
         ".txt": _txt_rows,
     }
     for ending, reader in readers.items():
@@ -145,8 +155,14 @@ def _reader(path: Path, note: Note) -> Iterator[Record]:
 
 
 def _bare_name(path: Path) -> str:
-    """Return a file's name in lower case, without the ending of a packed file."""
+    """Return a file's name in lower case, without the ending of a packed file.
+
+    In an archive whose name ends in .zip alone, it is the name of the file inside.
+    """
     name = path.name.lower()
+    if name.endswith(".zip"):
+        name = name.removesuffix(".zip")
+        return name if name.endswith(_TEXT_ENDINGS) else name_in_zip(path).lower()
     return next((name.removesuffix(end) for end in PACKED_ENDINGS if name.endswith(end)), name)
 
 
@@ -168,18 +184,6 @@ def _jsonl_rows(path: Path, note: Note) -> Iterator[Record]:
             yield Record(path, line.number, {}, problem)
         else:
             yield _object_row(path, line.number, record)
-
-
-class FieldTwice(ValueError):
-    """An object has two values of one name, so it is not clear which is meant."""
-
-
-def distinct_fields(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON, as a hook for the library. Raises FieldTwice."""
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise FieldTwice
-    return fields
 
 
 def _object_row(path: Path, line: int, record: Any) -> Record:
@@ -236,14 +240,25 @@ def _after_blank(text: str, position: int) -> int:
     return match.end() if match else position
 
 
-def _table_rows(path: Path, note: Note) -> Iterator[Record]:
+def _table_rows(path: Path, note: Note, naming: Naming) -> Iterator[Record]:
     usual = "\t" if _bare_name(path).endswith(".tsv") else ","
-    for line, fields, problem in csv_rows(path, usual, note):
+    for line, fields, problem in csv_rows(path, usual, note, naming):
         yield Record(path, line, fields, problem)
 
 
 def _parquet_rows(path: Path) -> Iterator[Record]:
     for line, (fields, problem) in enumerate(parquet_rows(path), 1):
+        yield Record(path, line, fields, problem)
+
+
+def _hub_records(path: Path, note: Note) -> Iterator[Record]:
+    note(path, describe_hub(path))
+    for line, fields in enumerate(hub_rows(path), 1):
+        yield Record(path, line, fields)
+
+
+def _workbook_rows(path: Path, note: Note, naming: Naming) -> Iterator[Record]:
+    for line, fields, problem in xlsx_rows(path, note, naming):
         yield Record(path, line, fields, problem)
 
 
@@ -302,7 +317,8 @@ def _look_beside(folder: Path, files: list[Path], note: Note) -> None:
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
     ]
-    records = sorted(path for path in unread if _bare_name(path).endswith(_RECORD_ENDINGS))
+    packed = tuple(ending + end for ending in _RECORD_ENDINGS for end in ("", *PACKED_ENDINGS))
+    records = sorted(path for path in unread if path.name.lower().endswith(packed))
     if records:
         raise DataError(
             f"{folder}: holds {records[0].relative_to(folder)}, which a folder of texts is not "

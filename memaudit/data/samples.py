@@ -9,23 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from memaudit.data.charsets import has_wide_letters, is_unicode
-from memaudit.data.forms import FORMS, missing_form
+from memaudit.data.conversations import Turn, texts_in
+from memaudit.data.fields import BadRecord
+from memaudit.data.forms import USUAL, Naming
 from memaudit.data.packing import Note
+from memaudit.data.prompts import Content, read_content
 from memaudit.data.raw_files import ignore_note
-from memaudit.data.records import (
-    FORMATS,
-    Record,
-    distinct_fields,
-    kind_of,
-    read_records,
-    sha256_of,
-)
+from memaudit.data.records import FORMATS, Record, read_records, sha256_of
 from memaudit.errors import DataError
 
 LONGEST_ID = 4096
@@ -33,7 +28,6 @@ LONGEST_ID = 4096
 _AHEAD = 1000
 """Records that are searched for a good one before ``--skip-bad-lines`` is advised."""
 _TOO_DEEP = "[nested too deep]"
-_OWN_FIELDS = frozenset({"id", "group", "text", "prefix", "suffix", "messages"})
 
 
 @dataclass(frozen=True)
@@ -42,14 +36,17 @@ class Sample:
 
     sample_id: str
     """The record's ``id``, or its line if there is none or it exceeds LONGEST_ID; in a folder, the
-    file's path in it."""
+    file's path in it. With ``#`` and the turn's number, from 1, if a chat has several assistant
+    turns."""
     line: int
     """Line on which the record starts, from 1; in parquet its row; in a folder always 1."""
     text: str | None = None
     prefix: str | None = None
     suffix: str | None = None
-    messages: tuple[Mapping[str, str], ...] | None = None
+    messages: tuple[Turn, ...] | None = None
     """A chat: messages with ``role`` and ``content``, the last one the assistant's."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Tools that the chat offers."""
     group: str | None = None
     """Samples of one group belong together: they share a cluster."""
     extra: Mapping[str, str] = field(default_factory=dict)
@@ -59,7 +56,7 @@ class Sample:
     def characters(self) -> int:
         """Characters of its text, in whatever form."""
         parts = [self.text, self.prefix, self.suffix]
-        parts += [part for message in self.messages or () for part in message.values()]
+        parts += texts_in([*(self.messages or ()), *self.tools])
         return sum(len(part) for part in parts if part is not None)
 
 
@@ -88,20 +85,17 @@ class DataSummary:
     bad: int
     """Records that cannot be used."""
     notes: tuple[str, ...] = ()
-    """Files read as something other than their names promise, a sentence each."""
-
-
-class _BadRecord(Exception):
-    """The record cannot be used; the message is the reason."""
+    """What was read as something other than its name says, a sentence each."""
 
 
 def read_samples(
-    path: Path, *, skip_bad_lines: bool, note: Note = ignore_note
+    path: Path, *, skip_bad_lines: bool, note: Note = ignore_note, naming: Naming = USUAL
 ) -> Iterator[Sample | Skipped]:
     """Stream the records of a file or folder, in file order.
 
     Blank lines are no records. A ``.json`` array is held in memory, the other formats are not.
-    note: takes notes of files read as something other than their names promise.
+    note: takes notes of files read as something other than their names promise, and of fields taken
+    as something other than their names say. naming: the names of fields that the user gave.
 
     Raises:
         DataError: at the call if the path cannot be read; while iterating, at a bad record,
@@ -109,10 +103,10 @@ def read_samples(
             be trusted (a broken archive, array or header, another encoding), or if there is no
             record.
     """
-    return _judged(path, read_records(path, note), skip_bad_lines)
+    return _judged(path, read_records(path, note, naming), skip_bad_lines, naming, note)
 
 
-def check_samples(path: Path, *, skip_bad_lines: bool) -> DataSummary:
+def check_samples(path: Path, *, skip_bad_lines: bool, naming: Naming = USUAL) -> DataSummary:
     """Read everything once, so that input errors come before a model is loaded.
 
     Raises:
@@ -121,7 +115,7 @@ def check_samples(path: Path, *, skip_bad_lines: bool) -> DataSummary:
     rows = bad = 0
     first: Skipped | None = None
     notes = _Notes(path)
-    for item in read_samples(path, skip_bad_lines=skip_bad_lines, note=notes.add):
+    for item in read_samples(path, skip_bad_lines=skip_bad_lines, note=notes.add, naming=naming):
         rows += 1
         if isinstance(item, Skipped):
             bad += 1
@@ -159,16 +153,22 @@ class _Notes:
 
 
 def _judged(
-    path: Path, records: Iterator[Record], skip_bad_lines: bool
+    path: Path, records: Iterator[Record], skip_bad_lines: bool, naming: Naming, note: Note
 ) -> Iterator[Sample | Skipped]:
     record, has_good = None, False
+    noted: set[tuple[Path, str]] = set()
     for record in records:
         try:
-            yield _sample(record)
+            content, samples = _samples(record, naming)
+            new = {(record.source, words) for words in content.notes} - noted
+            for source, words in sorted(new):
+                note(source, words)
+            noted |= new
+            yield from samples
             has_good = True
-        except _BadRecord as problem:
+        except BadRecord as problem:
             if not skip_bad_lines:
-                helps = has_good or _has_good(islice(records, _AHEAD))
+                helps = has_good or _has_good(islice(records, _AHEAD), naming)
                 advice = "; mend it or pass --skip-bad-lines" if helps else ""
                 raise DataError(f"{record.source}:{record.line}: {problem}{advice}") from None
             # It is not known which of its fields is the text, so none is passed through.
@@ -177,102 +177,50 @@ def _judged(
         raise DataError(f"{path}: holds no records; give {FORMATS} with at least one")
 
 
-def _has_good(records: Iterable[Record]) -> bool:
+def _has_good(records: Iterable[Record], naming: Naming) -> bool:
     """Return True if a record can be used, among those that can be read."""
     with contextlib.suppress(DataError):
         for record in records:
-            with contextlib.suppress(_BadRecord):
-                _sample(record)
+            with contextlib.suppress(BadRecord):
+                _samples(record, naming)
                 return True
     return False
 
 
-def _sample(record: Record) -> Sample:
+def _samples(record: Record, naming: Naming) -> tuple[Content, list[Sample]]:
+    """Return what a record holds, and its samples: one, or one for each audited turn of a chat.
+
+    The turns of a chat belong together, so they are a group.
+    """
     if record.problem is not None:
-        raise _BadRecord(record.problem)
-    fields = record.fields
-    form = _form(fields)
-    return Sample(
+        raise BadRecord(record.problem)
+    content = read_content(record.fields, naming)
+    whole = Sample(
         sample_id=_sample_id(record),
         line=record.line,
-        text=_string(fields, "text") if form == "text" else None,
-        prefix=_string(fields, "prefix") if form == "prefix + suffix" else None,
-        suffix=_string(fields, "suffix") if form == "prefix + suffix" else None,
-        messages=_messages(fields["messages"]) if form == "messages" else None,
-        group=_as_text(fields.get("group")) or None,
-        extra=_extra(record),
+        text=content.text,
+        prefix=content.prefix,
+        suffix=content.suffix,
+        tools=content.tools,
+        group=_as_text(record.fields.get("group")) or None,
+        extra=_extra(record, content.fields),
     )
-
-
-def _form(fields: Mapping[str, Any]) -> str:
-    """Return which of the three forms the record has; null counts as absent."""
-    present = [
-        form for form, names in FORMS.items() if any(fields.get(name) is not None for name in names)
+    if content.chat is None:
+        return content, [whole]
+    turns, audited = content.chat.turns, content.chat.audited
+    replies = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
+    if len(replies) == 1:
+        return content, [replace(whole, messages=turns[: audited[0] + 1])]
+    group = whole.group or f"chat {record.line} of {record.source}"
+    return content, [
+        replace(
+            whole,
+            sample_id=f"{whole.sample_id}#{1 + replies.index(place)}",
+            messages=turns[: place + 1],
+            group=group,
+        )
+        for place in audited
     ]
-    if not present:
-        raise _BadRecord(missing_form(fields))
-    if len(present) > 1:
-        raise _BadRecord(f"has both {present[0]} and {present[1]}, where only one can be meant")
-    absent = [name for name in FORMS[present[0]] if fields.get(name) is None]
-    if absent:
-        raise _BadRecord(f"has no field {absent[0]}, which {present[0]} needs")
-    return present[0]
-
-
-def _string(fields: Mapping[str, Any], name: str) -> str:
-    value = fields[name]
-    if not isinstance(value, str):
-        raise _BadRecord(f"field {name} is {kind_of(value)}, not a string")
-    if not is_unicode(value):
-        raise _BadRecord(f"field {name} holds half a surrogate pair, which is not Unicode text")
-    if value and not value.strip("\0"):
-        raise _BadRecord(f"field {name} holds nothing but NUL characters")
-    if has_wide_letters(value):
-        raise _BadRecord(f"field {name} is UTF-16 that was read as another encoding")
-    return value
-
-
-def _messages(value: Any) -> tuple[Mapping[str, str], ...]:
-    if isinstance(value, str):  # CSV has no lists: a cell holds them as JSON
-        with contextlib.suppress(ValueError, RecursionError):
-            value = json.loads(value, object_pairs_hook=distinct_fields)
-    if not isinstance(value, list):
-        raise _BadRecord(f"field messages is {kind_of(value)}, not a list")
-    messages = tuple(_message(number, message) for number, message in enumerate(value, 1))
-    if len(messages) < 2 or messages[-1]["role"] != "assistant":
-        raise _BadRecord("messages must be at least two, the last one with role assistant")
-    return messages
-
-
-def _message(number: int, value: Any) -> Mapping[str, str]:
-    """Return a message with only the fields that a template may render."""
-    if not isinstance(value, dict):
-        raise _BadRecord(f"message {number} is {kind_of(value)}, not an object")
-    if "from" in value and "value" in value and "role" not in value:
-        raise _BadRecord(f"message {number} has from and value; rename them to role and content")
-    for name in ("role", "content"):
-        if not isinstance(value.get(name), str):
-            raise _BadRecord(
-                f"message {number}: {name} is {kind_of(value.get(name))}, not a string"
-                f"{_about_content(value) if name == 'content' else ''}"
-            )
-    for part in value.values():
-        if part and isinstance(part, (list, dict)):
-            raise _BadRecord(
-                f"message {number} has a field beside role and content, which is not text"
-            )
-    return {name: _string(value, name) for name, part in value.items() if isinstance(part, str)}
-
-
-def _about_content(message: Mapping[str, Any]) -> str:
-    """Return advice on a message whose content is no string; empty if there is none."""
-    content = message.get("content")
-    if content is None and message.get("tool_calls"):
-        return "; a turn that only calls a tool has no text: leave the chat out, or write the call"
-    parts = content if isinstance(content, list) else []
-    if parts and all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
-        return "; join its text parts into one string"
-    return ""
 
 
 def _sample_id(record: Record) -> str:
@@ -280,11 +228,11 @@ def _sample_id(record: Record) -> str:
     return given if 0 < len(given) <= LONGEST_ID else str(record.line)
 
 
-def _extra(record: Record) -> Mapping[str, str]:
+def _extra(record: Record, own: frozenset[str]) -> Mapping[str, str]:
     return {
         _as_text(name): _as_text(value)
         for name, value in record.fields.items()
-        if name not in _OWN_FIELDS
+        if name not in own and name not in ("id", "group")
     }
 
 

@@ -143,7 +143,8 @@ def cut_windows(
                 pile.skip(record.item)
             else:
                 pile.add(record.item, record.number, next(encoded))
-    return pile.windows(settings.chat_date if encoder.asks_date else None)
+    windows = pile.windows(settings.chat_date if encoder.asks_date else None)
+    return replace(windows, notes=(*windows.notes, *encoder.chat_notes))
 
 
 def find_rows(windows: Windows, ids: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
@@ -251,7 +252,7 @@ class _Pile:
             self._too_short += 1
             return str(problem)
         views = np.lib.stride_tricks.sliding_window_view(encoded.ids, self._settings.length)
-        textless = replace(sample, text=None, prefix=None, suffix=None, messages=None)
+        textless = replace(sample, text=None, prefix=None, suffix=None, messages=None, tools=())
         misread = np.zeros(len(starts), dtype=np.bool_)
         if encoded.mismatch is not None:
             misread = self._reading_back.misread(

@@ -33,7 +33,10 @@ MOST_RESULTS = 25_000
 FINGERPRINT = "memauditSample/v1"
 """Name of the hash that identifies a sample even if its line has moved."""
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json"
-_FILES = (".jsonl", ".gz", ".json", ".csv", ".parquet", ".txt")
+_FILES = (
+    *(".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet", ".xlsx"),
+    *(".gz", ".bz2", ".xz", ".zst", ".zip"),
+)
 """Endings of data files; anything else is a folder of files."""
 _LONGEST_ID = 200
 _PLAIN, _PROMPTED = "extracted-by-prefix", "extracted-by-prompt"

@@ -13,6 +13,8 @@ TELEMETRY_OFF = ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")
 """Variables that turn telemetry off. Without the first, every request carries extra data, and the
 client asks the hub once a day for a list of programs to detect its caller
 (``/api/agent-harnesses``)."""
+DOWNLOAD_COUNTS = "HF_UPDATE_DOWNLOAD_COUNTS"
+"""Variable by which datasets tells the hub that it has loaded a data set."""
 OFFLINE = "HF_HUB_OFFLINE"
 KERNELS = "kernels"
 """Package through which transformers and bitsandbytes fetch native code from the hub, and run it,
@@ -23,6 +25,7 @@ _CONSTANTS = "huggingface_hub.constants"
 def turn_telemetry_off(environment: MutableMapping[str, str]) -> None:
     """Limit the hub's client to the requests that fetching a file needs."""
     environment.update(dict.fromkeys(TELEMETRY_OFF, "1"))
+    environment[DOWNLOAD_COUNTS] = "0"
     if constants := sys.modules.get(_CONSTANTS):
         vars(constants)["HF_HUB_DISABLE_TELEMETRY"] = True
 

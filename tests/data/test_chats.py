@@ -450,6 +450,8 @@ def test_chats_that_lost_words_are_said() -> None:
     assert windows.notes == (
         "The chat template left words of the last turn out in 1 of 2 chats, as a train of thought: "
         "those are not audited.",
+        "The chat template knows thinking blocks: chats are rendered as in training, with the "
+        "thoughts that the data has and no others asked for.",
     )
     assert windows.bos_source == "tokenizer"
 

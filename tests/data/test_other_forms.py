@@ -91,9 +91,9 @@ def test_a_table_without_a_header_shows_none_of_its_values(tmp_path: Path) -> No
     message = refusal(written(tmp_path, "a.csv", "Hilde,Norvaleson\nJorun,Estmere\n"))
     assert "Hilde" not in message
     assert message.endswith(":1: no column text, prefix + suffix, or messages")
-    message = refusal(written(tmp_path, "b.csv", "n;prompt;completion\n1;a;b\n"))
+    message = refusal(written(tmp_path, "b.csv", "n;source;target\n1;a;b\n"))
     assert message.endswith(
-        "(it has prompt, completion and 1 more); rename prompt to prefix, and completion to suffix"
+        "(it has source, target and 1 more); pass --prefix-field source --suffix-field target"
     )
 
 
@@ -101,28 +101,29 @@ def test_a_table_without_a_header_shows_none_of_its_values(tmp_path: Path) -> No
 
 TURN = {"role": "user", "content": "SECRET"}
 OTHER_FORMS: list[tuple[dict[str, Any], str]] = [
-    ({"instruction": "SECRET", "input": "", "output": "b"}, "Alpaca form"),
-    ({"instruction": "SECRET", "response": "b"}, "Alpaca form"),
-    ({"conversations": [{"from": "human", "value": "SECRET"}]}, "ShareGPT form"),
-    ({"conversations": [TURN]}, "rename conversations to messages"),
-    ({"prompt": "SECRET", "completion": "b"}, "rename prompt to prefix, and completion to suffix"),
-    ({"prompt": [TURN], "completion": [TURN]}, "into one list, messages"),
-    ({"question": "SECRET", "answer": "b"}, "rename question to prefix, and answer to suffix"),
-    ({"prompt": "SECRET", "chosen": "b", "rejected": "c"}, "preference pair: rename prompt"),
+    ({"prompt": "SECRET", "chosen": "b", "rejected": "c"}, "--prefix-field prompt --suffix-field"),
     ({"prompt": [TURN], "chosen": [TURN]}, "preference pair: give prompt and chosen as one list"),
-    ({"content": "SECRET", "url": "b"}, "rename content to text"),
+    ({"source": "SECRET", "target": "b"}, "pass --prefix-field source --suffix-field target"),
+    ({"content": "SECRET", "url": "b"}, "pass --text-field content"),
+    ({"instruction": "SECRET", "output": 7}, "field output is a number, not a string"),
+    ({"instruction": "SECRET", "output": "b", "history": [["SECRET", "c"]]}, "write all turns as"),
+    ({"conversations": [{"from": "SECRET", "value": "a"}]}, "message 1: from is none of human"),
+    ({"conversations": [TURN]}, "messages have no assistant turn"),
     ({"Text": "SECRET"}, "write text in lower case"),
     ({"my_text": "SECRET", "b SECRET": 1, "text": None}, "(it has 2 fields of other names)"),
     ({"zebra_crossing": 1}, "(it has 1 field of other names)"),
     ({"prompt": "SECRET", "zebra_crossing": 1}, "(it has prompt and 1 more)"),
-    ({"messages": [{"from": "human", "value": "SECRET"}]}, "rename them to role and content"),
     (
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": "SECRET"}]}, TURN]},
-        "join its text parts into one string",
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "url": "SECRET"}]}, TURN]},
+        "message 1 has a part that is not text, such as an image",
     ),
     (
         {"messages": [TURN, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]},
-        "a turn that only calls a tool has no text",
+        "message 2 has a call of a tool without a name",
+    ),
+    (
+        {"messages": [TURN, {"role": "assistant", "content": "b", "weight": 0}]},
+        "every assistant turn has weight 0",
     ),
 ]
 
@@ -149,12 +150,12 @@ def test_names_of_fields_are_bounded(tmp_path: Path) -> None:
         "system",
         "query",
         "inputs",
-        "targets",
+        "rejected",
         "dialog",
     )
     fields = dict.fromkeys((*usual, *(f"field{n}" for n in range(500)), "x" * 9000), 1)
     message = failure(written(tmp_path, "a.jsonl", json.dumps(fields)))
-    assert "targets and 502 more" in message
+    assert "rejected and 502 more" in message
     assert len(message) < 300 + len(str(tmp_path))
 
 

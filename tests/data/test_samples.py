@@ -237,12 +237,12 @@ BAD_LINES = {
     b'{"text":"SECRET","prefix":"a"}': "has both text and prefix + suffix",
     b'{"text":"SECRET","messages":[]}': "has both text and messages",
     b'{"messages":"SECRET"}': "field messages is a string",
-    b'{"messages":[]}': "messages must be at least two",
-    f'{{"messages":[{USER},{USER}]}}'.encode(): "the last one with role assistant",
+    b'{"messages":[]}': "messages have no assistant turn",
+    f'{{"messages":[{USER},{USER}]}}'.encode(): "messages have no assistant turn",
     f'{{"messages":[{USER},"SECRET"]}}'.encode(): "message 2 is a string",
     b'{"messages":[{"role":"user"}]}': "message 1: content is null",
-    b'{"messages":[{"role":"user","content":["SECRET"]}]}': "message 1: content is a list",
-    b'{"messages":[{"role":"u","content":"","tool_calls":[{"SECRET":1}]}]}': "which is not text",
+    b'{"messages":[{"role":"user","content":{"SECRET":1}}]}': "message 1: content is an object",
+    b'{"messages":[{"role":"u","content":"","documents":[{"SECRET":1}]}]}': "which is not text",
 }
 
 
