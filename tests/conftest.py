@@ -31,6 +31,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("memaudit", deadline=None)  # no test is one of speed
 settings.load_profile("memaudit")
 
+SLOW = Path(__file__).parent / "slow.txt"
+
 VOCABULARY = 304
 """Entries of the tiny tokenizer, and rows of every tiny model's embedding."""
 
@@ -52,10 +54,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=12, help="kills of scans at random moments")
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what ``slow.txt`` lists, and start with the files that take longest."""
+    listed = [line for line in SLOW.read_text().splitlines() if not line.startswith("#")]
+    files = {name.partition("::")[0]: rank for rank, name in reversed([*enumerate(listed)])}
+    for item in items:
+        name = item.nodeid.partition("[")[0]
+        if name in listed or name.partition("::")[0] in listed:
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: files.get(item.nodeid.partition("::")[0], len(listed)))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Any]:
+    """Forks of one process, for tests that need a process of their own (``CommandServer``)."""
+    from command_server import CommandServer
+
+    server = CommandServer()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(autouse=True, scope="session")

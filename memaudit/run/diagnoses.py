@@ -136,7 +136,8 @@ def write_diagnosis(run: StoredRun, record: DiagnosisRecord) -> None:
     with disk_errors(folder), _locked(folder) as own:
         require_unchanged(folder, name)
         sealed = seal_doubt(folder, run.report, key) is None
-        if read_report(folder) != run.report:
+        now, report = read_report(folder), run.report
+        if (now.hashes, now.run, now.data) != (report.hashes, report.run, report.data):
             raise UsageError(f"{folder}: holds another run now; diagnose again")
         own.require_in_place()
         own.write_whole(file_of(name), [diagnosis_text(record).encode()])

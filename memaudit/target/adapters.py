@@ -5,19 +5,13 @@ Knows PEFT. Knows nothing about how the base is loaded, or what an audit does wi
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import (
-    PeftConfig,
-    PeftModel,
-    get_peft_model_state_dict,
-    load_peft_weights,
-    set_peft_model_state_dict,
-)
 
 from memaudit.config.settings import TargetSettings
 from memaudit.target.failures import explained, quiet_transformers
@@ -62,6 +56,8 @@ def load_adapter(
         TargetError: it is a soft prompt itself, does not fit the base, lacks weights, holds weights
             that have no place, or opens files other than its own.
     """
+    from peft import PeftConfig, PeftModel, load_peft_weights  # only where an adapter is
+
     folder = Path(source.location)
     if waits_elsewhere(base):
         raise refusal(
@@ -119,6 +115,8 @@ def _keep_untied(base: Any) -> None:
 
 def _compare(model: Any, weights: Mapping[str, torch.Tensor]) -> FileNames:
     """Fill the adapter from its file again: only then does PEFT report what it ignored."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
     outcome = set_peft_model_state_dict(model, weights)
     wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
     stored = set(weights)
@@ -139,7 +137,8 @@ def _is_copy(name: str, weights: Mapping[str, torch.Tensor]) -> bool:
 
 def has_adapter(model: Any) -> bool:
     """Return True for a base with a PEFT adapter over it."""
-    return isinstance(model, PeftModel)
+    peft = sys.modules.get("peft")  # its import takes seconds, and no base needs it
+    return peft is not None and isinstance(model, peft.PeftModel)
 
 
 def adapter_kind(model: Any) -> str:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from memaudit.config.settings import TargetSettings
@@ -43,6 +42,8 @@ def rehearse(
     """
     if source.weights.kind == "gguf":
         return
+    if source.base is not None:
+        import peft  # noqa: F401  # here, since a child would import it for itself alone
     steps: tuple[tuple[str, Callable[[], object]], ...] = (
         ("building its model", lambda: _build(source, settings, load_config())),
         ("loading its tokenizer", load_tokenizer),
@@ -65,6 +66,8 @@ def _build(source: Source, settings: TargetSettings, config: Any) -> None:
             config, trust_remote_code=settings.trust_remote_code
         )
         if source.base is not None:
+            from peft import PeftConfig, get_peft_model
+
             adapter = PeftConfig.from_pretrained(Path(source.location))
             adapter.inference_mode = True
             get_peft_model(model, adapter)

@@ -9,17 +9,19 @@ import copy
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from gguf import GGUFReader
-from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
 from transformers import AutoModelForCausalLM
 
 from memaudit.target.failures import EMPTY_WEIGHTS, FAILURES, explained, quiet_transformers
 from memaudit.target.refusals import refusal
 from memaudit.target.source import Source
 from memaudit.target.weight_files import stored_shapes
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -70,6 +72,8 @@ def check_adapter_sizes(source: Source, base: Any) -> None:
 
     base: the loaded model under the adapter. Raises TargetError as `check_sizes` does.
     """
+    from peft import PeftConfig, get_peft_model_state_dict
+
     config = PeftConfig.from_pretrained(source.location)
     config.inference_mode = True
     for initial in ("init_lora_weights", "init_weights"):
@@ -91,7 +95,11 @@ def check_adapter_sizes(source: Source, base: Any) -> None:
 def _without_weights(config: Any, adapter: PeftConfig | None = None) -> Any:
     with quiet_transformers(), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-        return model if adapter is None else get_peft_model(model, adapter)
+        if adapter is None:
+            return model
+        from peft import get_peft_model
+
+        return get_peft_model(model, adapter)
 
 
 def _renamed(wanted: Shapes, stored: Shapes, model: Any) -> Shapes:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_server import CommandServer
 from conftest import build_model, build_tokenizer, save_model
 from typer.testing import CliRunner, Result
 
@@ -403,12 +404,13 @@ def test_profiles_are_listed(run: Run) -> None:
     assert "windows.prefix_tokens" in run("profiles", "records").stdout
 
 
-def test_streams_of_a_real_process(leaky: Path, leaked: Path, tmp_path: Path) -> None:
+def test_streams_of_a_real_process(
+    leaky: Path, leaked: Path, tmp_path: Path, commands: CommandServer
+) -> None:
     """stdout is the document alone, stderr has no colour and no spinner."""
-    words = [sys.executable, "-c", "from memaudit.cli.app import main; main()", "scan", str(leaky)]
-    words += [str(leaked), "--format", "json", "--attacks", "none", "--exit-zero", *FAST]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=os.environ)
-    assert done.returncode == 0, done.stderr
+    words = ["scan", str(leaky), str(leaked), "--format", "json", *PLAIN, "--exit-zero"]
+    done = commands.run(words, tmp_path, os.environ)
+    assert done.code == 0, done.stderr
     json.loads(done.stdout)
     assert "\x1b" not in done.stderr
     assert "none: extracting" in done.stderr

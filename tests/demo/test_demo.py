@@ -33,8 +33,6 @@ from memaudit.errors import UsageError
 from memaudit.pipeline.scan import scan
 from memaudit.progress import Silent
 
-pytestmark = pytest.mark.slow
-
 
 def run_demo(**changed: Any) -> dict[str, Check]:
     """The checks of a demo with some settings changed."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from command_server import CommandServer
 from conftest import build_model, build_tokenizer, save_model
 from typer.testing import CliRunner, Result
 
@@ -183,13 +184,14 @@ def test_what_changed_is_said(run: Run, scanned: Path) -> None:
     assert changed == ["config.toml", "model model.safetensors", "data data.jsonl"]
 
 
-def test_a_reader_that_went_away_changes_no_verdict(run: Run, scanned: Path) -> None:
-    memaudit = [sys.executable, "-m", "memaudit"]
+def test_a_reader_that_went_away_changes_no_verdict(
+    run: Run, scanned: Path, commands: CommandServer
+) -> None:
     words = ["scan", "model", "data.jsonl", "--attacks", "none", "--out", "alone", *SIZES]
     # Another process judges whether a run means anything, which this one does not.
-    made = subprocess.run([*memaudit, *words, "--exit-zero"], capture_output=True, check=False)
-    assert made.returncode == 0, made.stderr
-    command = [*memaudit, "verify", "alone"]
+    made = commands.run([*words, "--exit-zero"], scanned.parent, os.environ)
+    assert made.code == 0, made.stderr
+    command = [sys.executable, "-m", "memaudit", "verify", "alone"]
 
     def unheard() -> tuple[int, str]:
         read, write = os.pipe()

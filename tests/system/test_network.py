@@ -1,7 +1,8 @@
 """With --offline no connection is tried, whatever the command; without it, only for files.
 
-Each command runs in a process of its own, because the hub's client reads its variables once. An
-audit hook there refuses every connection, whoever tries it, and writes it down.
+Each command runs in a process of its own, because the hub's client reads its variables once; it is
+forked from one that has imported torch and not that client. An audit hook there refuses every
+connection, whoever tries it, and writes it down.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from command_server import MAIN, CommandServer
 from conftest import build_model, build_tokenizer, save_model
 
 from memaudit.system.network import TELEMETRY_OFF, go_offline, turn_telemetry_off
@@ -38,7 +40,6 @@ def refuse(event, values):
 
 sys.addaudithook(refuse)
 """
-MAIN = "from memaudit.cli.app import main\nmain()\n"
 SMALL_DEMO = """
 import memaudit.demo.shipped as shipped
 
@@ -62,8 +63,8 @@ class Done(NamedTuple):
 class Place:
     """A working folder with data, and a cache of the hub with one model in it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, commands: CommandServer) -> None:
+        self.folder, self.commands = folder, commands
         snapshot = folder / "hf" / "hub" / "models--org--name" / "snapshots" / COMMIT
         save_model(build_model("gpt2"), build_tokenizer(), snapshot)
         (snapshot.parents[1] / "refs").mkdir()
@@ -79,23 +80,16 @@ class Place:
         whole = os.environ | {"HF_HOME": str(self.folder / "hf")} | dict(environment or {})
         for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", *TELEMETRY_OFF):
             whole.pop(name, None)
-        done = subprocess.run(
-            [sys.executable, "-c", PREAMBLE + more + MAIN, *words],
-            cwd=self.folder,
-            env=whole,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = self.commands.run(words, self.folder, whole, PREAMBLE + more + MAIN)
         tried = self.folder / "tried"
         lines = tried.read_text().splitlines() if tried.is_file() else []
-        return Done(done.returncode, done.stderr, lines)
+        return Done(done.code, done.stderr, lines)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def place(tmp_path_factory: pytest.TempPathFactory, commands: CommandServer) -> Place:
     """With two finished runs of a model of the hub, and the shards of a third."""
-    made = Place(tmp_path_factory.mktemp("network"))
+    made = Place(tmp_path_factory.mktemp("network"), commands)
     scans = {
         "run": ["--offline"],
         "again": ["--offline"],
@@ -173,7 +167,7 @@ def test_what_is_not_here_is_refused_without_a_try(place: Place, way: str, model
         (work / "own.toml").write_text("[target]\noffline = true\n")
         words += [f"--{way}", "own.toml"]
     there = Place.__new__(Place)
-    there.folder = work
+    there.folder, there.commands = work, place.commands
     done = there.run(*words)
     assert (done.code, done.tried) == (3, []), done.stderr
     assert "not in the hub's local cache" in done.stderr
@@ -223,7 +217,7 @@ def test_the_hub_is_asked_for_files_alone(
     whole = os.environ | proxies | {"HF_ENDPOINT": address, "HF_HOME": str(place.folder / "hf")}
     for variable in ("HF_HUB_OFFLINE", *TELEMETRY_OFF):
         whole.pop(variable, None)
-    subprocess.run([sys.executable, "-c", MAIN, *words], cwd=tmp_path, env=whole, check=False)
+    place.commands.run(words, tmp_path, whole)
     assert seen
     for path, agent in seen:
         assert f"/{name}" in path

@@ -15,7 +15,7 @@ from conftest import build_model, build_tokenizer, save_model
 
 from memaudit.config.settings import TargetSettings
 from memaudit.errors import TargetError
-from memaudit.target import adapters, loading
+from memaudit.target import loading
 from memaudit.target.checkpoint import load_checkpoint
 from memaudit.target.failures import quiet_transformers
 
@@ -36,7 +36,7 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("weights were made")
 
     monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", too_late)
-    monkeypatch.setattr(adapters.PeftModel, "from_pretrained", too_late)
+    monkeypatch.setattr(peft.PeftModel, "from_pretrained", too_late)
 
 
 @pytest.mark.usefixtures("untouched")
@@ -101,7 +101,7 @@ def test_ranks_larger_than_the_file_are_refused(
 ) -> None:
     base = model_with(tmp_path / "m", "llama")
     folder = adapter(tmp_path / "a", base, LORA, **more)
-    monkeypatch.setattr(adapters.PeftModel, "from_pretrained", lambda *_, **__: os.abort())
+    monkeypatch.setattr(peft.PeftModel, "from_pretrained", lambda *_, **__: os.abort())
     with pytest.raises(TargetError, match=r"lora_A.weight is 2 x .* 400000 x .*adapter_config"):
         load_checkpoint(str(folder), PLAIN)
 
