@@ -204,6 +204,6 @@ def test_a_check_that_fails_is_named_and_a_passing_set_is_praised() -> None:
         "PASS    copy      Nothing.\n"
         "FAIL    controls  3 hits.\n"
     )
-    units = Check("copy", True, f"{'x' * 60} 0 % of it")
+    units = Check("copy", True, f"{'x' * 62} 0 % of it")
     assert "\n" + " " * 15 + "0 % of it" in render_checks([units], width=79, color=False)
     assert "\x1b[" in render_checks([good, bad], width=80, color=True)

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -208,7 +209,11 @@ def test_numbers_are_read_as_they_are_written():
 
 def test_of_many_faults_in_a_list_one_is_reported():
     document = to_document(make_result())
-    for faulty in ({"attacks": [5] * 1000}, {"config": {"values": {"a": [[]] * 1000}}}):
+    faults: list[dict[str, Any]] = [
+        {"attacks": [5] * 1000},
+        {"config": {"values": {"a": [[], []]}}},
+    ]
+    for faulty in faults:
         with pytest.raises(ValidationError) as refused:
             Report.model_validate({**document, **faulty})
         assert refused.value.error_count() < 3

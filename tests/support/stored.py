@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from made_result import KEY
+from pydantic import ValidationError
 
 from memaudit.config.sources import to_toml
 from memaudit.data.project_key import ProjectKey
@@ -40,8 +42,9 @@ def complete(folder: Path, result: ScanResult) -> Path:
 def remake(folder: Path, key: ProjectKey | None = None) -> Path:
     """Make page and manifest anew, as somebody who hides a change would, without the key."""
     document = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    page = to_html(Report.model_validate(document), read_samples(folder / "samples.csv"))
-    (folder / "report.html").write_text(page, encoding="utf-8", newline="")
+    with suppress(ValidationError):  # of a report off its schema nobody can make a page
+        page = to_html(Report.model_validate(document), read_samples(folder / "samples.csv"))
+        (folder / "report.html").write_text(page, encoding="utf-8", newline="")
     return seal(folder, key)
 
 
