@@ -19,6 +19,7 @@ from memaudit.attack.memory import MAX_DECODE_BATCH, choose_batch_size
 from memaudit.attack.prompts import NoPrompt, SoftPrompt
 from memaudit.attack.verification import NotFinite, require_finite
 from memaudit.config.settings import ScoreSettings
+from memaudit.data.windows import PADDING
 from memaudit.errors import RunError
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.prepacking import can_prepack
@@ -181,6 +182,56 @@ def test_extraction_is_greedy_decoding(architecture: str, kind: str, bos: bool) 
     np.testing.assert_allclose(extraction.log_p_z, expected_log_p_z, rtol=1e-4, atol=1e-4)
     assert np.isfinite(extraction.log_p_z[::3]).all()
     assert not np.isfinite(extraction.log_p_z[2::3]).any()
+
+
+@torch.no_grad()
+def make_ragged_windows(
+    checkpoint: Checkpoint, prompt: SoftPrompt
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Windows (N,P+S) with prefixes of 2 to P tokens in mixed order, and those lengths (N,).
+
+    Two in three suffixes are what greedy decoding gives, without a cache; in half of these one
+    token is changed.
+    """
+    rng = np.random.default_rng(1)
+    lengths = rng.permutation(np.repeat(np.arange(2, P + 1), 3))
+    rows = np.full((len(lengths), P + S), PADDING, dtype=np.int32)
+    for row, length in enumerate(lengths):
+        ids = torch.as_tensor(rng.integers(3, VOCABULARY, (1, length)))
+        for _ in range(S):
+            inputs = build_inputs(checkpoint, prompt, ids, length)
+            logits = checkpoint.model(inputs_embeds=inputs, use_cache=False).logits[:, -1]
+            ids = torch.cat([ids, logits.argmax(dim=-1)[:, None]], dim=1)
+        rows[row, P - length :] = ids[0]
+        if row % 3 == 1:
+            rows[row, P + int(rng.integers(S))] = rng.integers(3, VOCABULARY)
+        elif row % 3 == 2:
+            rows[row, P:] = rng.integers(3, VOCABULARY, S)
+    return rows, lengths
+
+
+@pytest.mark.parametrize("bos", [False, True], ids=["plain", "bos"])
+@pytest.mark.parametrize("kind", PROMPTS)
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_short_prefixes_in_a_batch_say_what_each_says_alone(
+    architecture: str, kind: str, bos: bool
+) -> None:
+    checkpoint = make_checkpoint(architecture, bos=bos)
+    prompt = PROMPTS[kind](checkpoint)
+    ids, lengths = make_ragged_windows(checkpoint, prompt)
+    together = Extractor(checkpoint, P, SETTINGS, 4).extract(prompt, ids)
+    exact, nll = Extractor(checkpoint, P, SETTINGS, 4).verify(prompt, ids)
+    extractors = {length: Extractor(checkpoint, length, SETTINGS, 4) for length in range(2, P + 1)}
+    for row, length in enumerate(lengths.tolist()):
+        own = ids[row : row + 1, P - length :]
+        alone = extractors[length].extract(prompt, own)
+        np.testing.assert_array_equal(together.continuation_ids[row], alone.continuation_ids[0])
+        np.testing.assert_allclose(together.suffix_nll[row], alone.suffix_nll[0], rtol=1e-4)
+        np.testing.assert_allclose(together.log_p_z[row], alone.log_p_z[0], rtol=1e-4)
+        np.testing.assert_allclose(nll[row], alone.suffix_nll[0], rtol=1e-4)
+        assert exact[row] == (alone.continuation_ids[0] == own[0, length:]).all()
+    assert exact[::3].all()
+    assert not exact[2::3].any()
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
