@@ -354,7 +354,7 @@ def test_rounding_that_depends_on_the_batch_changes_no_verdict(
     ids = make_windows(checkpoint, prompt, count=40)
     near = nearly_tied(checkpoint, prompt, ids, error)
     single = Extractor(checkpoint, P, SETTINGS, 1).extract(prompt, ids)
-    monkeypatch.setattr("memaudit.attack.extraction.last_logits", rounded)
+    monkeypatch.setattr("memaudit.attack.forward.last_logits", rounded)
     monkeypatch.setattr("memaudit.attack.decoding.last_logits", rounded)
     exact = (single.continuation_ids == ids[:, P:]).all(axis=1)
     for size in (3, 64):
@@ -385,7 +385,7 @@ def failing_above(monkeypatch: pytest.MonkeyPatch, limit: int, error: Exception)
         passed.append(len(embedded))
         return last_logits(checkpoint, count, embedded, **options)
 
-    monkeypatch.setattr("memaudit.attack.extraction.last_logits", limited)
+    monkeypatch.setattr("memaudit.attack.forward.last_logits", limited)
     monkeypatch.setattr("memaudit.attack.decoding.last_logits", limited)
     return passed
 
@@ -428,7 +428,7 @@ def test_sizes_grow_again_once_there_is_memory(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return last_logits(checkpoint, count, embedded, **options)
 
-    monkeypatch.setattr("memaudit.attack.extraction.last_logits", scarce)
+    monkeypatch.setattr("memaudit.attack.forward.last_logits", scarce)
     monkeypatch.setattr("memaudit.attack.decoding.last_logits", scarce)
     monkeypatch.setattr("memaudit.attack.memory.FIRST_PATIENCE", 1)
     monkeypatch.setitem(MAX_DECODE_BATCH, "cpu", 8)
