@@ -117,7 +117,7 @@ class RoomyCache(DynamicCache):  # type: ignore[misc]
 
 def _shift_rows(states: Tensor, shift: Tensor) -> None:
     """Move the positions of states (B,heads,T,d) to the right in place, each row by its shift."""
-    for distance in shift.unique().tolist():
+    for distance in set(shift.tolist()):
         if distance:
             rows = torch.nonzero(shift == distance).flatten()
             states[rows, :, distance:] = states[rows, :, :-distance]

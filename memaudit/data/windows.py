@@ -79,6 +79,11 @@ class Windows:
     def __len__(self) -> int:
         return len(self.prefix_ids)
 
+    @property
+    def window_tokens(self) -> int:
+        """P+S."""
+        return int(self.prefix_ids.shape[1] + self.suffix_ids.shape[1])
+
     def window_ids(self) -> NDArray[np.int32]:
         """Return prefix and suffix in one array: (N, P+S)."""
         return np.concatenate([self.prefix_ids, self.suffix_ids], axis=1)
