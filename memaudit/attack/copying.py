@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.data.clusters import run_hashes
+from memaudit.data.run_hashes import run_hashes
 
 Ids = NDArray[np.int32]
 

@@ -91,11 +91,12 @@ class RoomyCache(DynamicCache):  # type: ignore[misc]
         for layer in self.layers:
             layer.focus(rows, length)
 
-    def reorder(self, order: Tensor) -> None:
+    def reorder(self, order: Tensor, shift: Tensor | None = None) -> None:
         """Move row order[i] to row i; ``order`` may be shorter than the cache.
 
-        Each buffer is copied into the one freed before it, unless that is on another device:
-        new memory costs more than the copy.
+        shift: (rows,) positions by which each moved row goes to the right, so that texts of
+        different lengths end at the same position. Each buffer is copied into the one freed before
+        it, unless that is on another device: new memory costs more than the copy.
         """
         spare: Tensor | None = None
         for layer in self.layers:
@@ -107,9 +108,19 @@ class RoomyCache(DynamicCache):  # type: ignore[misc]
                     spare = torch.empty_like(buffer)
                 order = order.to(buffer.device)
                 torch.index_select(buffer, 0, order, out=spare[: len(order)])
+                if shift is not None:
+                    _shift_rows(spare, shift.to(buffer.device))
                 moved.append(spare)
                 spare = buffer
             layer.buffers = (moved[0], moved[1])
+
+
+def _shift_rows(states: Tensor, shift: Tensor) -> None:
+    """Move the positions of states (B,heads,T,d) to the right in place, each row by its shift."""
+    for distance in set(shift.tolist()):
+        if distance:
+            rows = torch.nonzero(shift == distance).flatten()
+            states[rows, :, distance:] = states[rows, :, :-distance]
 
 
 def cache_argument(checkpoint: Checkpoint) -> str | None:
@@ -175,26 +186,50 @@ def grow_model_cache(checkpoint: Checkpoint, output: Any, place: int) -> dict[st
     return arguments
 
 
+class Alignment(NamedTuple):
+    """Texts of different lengths in one cache, moved so that all end at the same position."""
+
+    length: int
+    """Positions of the longest text."""
+    shift: Tensor
+    """(B,) positions before each text."""
+
+    def step_arguments(self, rows: slice, place: int) -> dict[str, Tensor]:
+        """Return the arguments of ``forward`` that hide what is before each text.
+
+        place: position of the new token in the cache.
+        """
+        shift = self.shift[rows, None]
+        positions = torch.arange(place + 1, device=shift.device)
+        return {"attention_mask": (positions >= shift).long(), "position_ids": place - shift}
+
+
 def decode(
     checkpoint: Checkpoint,
     prompt: SoftPrompt,
     cache: RoomyCache,
     continuation: Tensor,
     matched: Tensor,
+    contexts: Alignment,
 ) -> None:
     """Complete ``continuation`` (B,S) in place; rows sorted by ``matched`` (B,), as in the cache.
 
-    A window joins at its first mismatch: up to there the cache holds the continuation.
+    contexts: BOS, soft prompt and prefix of each row, in the cache. A window joins at its first
+    mismatch: up to there the cache holds the continuation.
     """
     suffix = continuation.shape[1]
-    context = cache.capacity - (suffix - 1)  # [BOS], V and P
+    is_ragged = bool(contexts.shift.any())
     finite = torch.ones_like(matched, dtype=torch.bool)
     joined = torch.bincount(matched, minlength=suffix).cumsum(0).tolist()
     for position in range(int(matched[0]) + 1, suffix):
         rows = slice(0, joined[position - 1])  # those with a mismatch before the position
-        cache.focus(rows, context + position - 1)
+        place = contexts.length + position - 1
+        cache.focus(rows, place)
         token = _embed(checkpoint, prompt, continuation[rows, position - 1 : position])
-        logits, _ = last_logits(checkpoint, 1, token, **with_cache(checkpoint, cache))
+        state = with_cache(checkpoint, cache)
+        if is_ragged:
+            state |= contexts.step_arguments(rows, place)
+        logits, _ = last_logits(checkpoint, 1, token, **state)
         continuation[rows, position], is_finite = next_token(logits)
         finite[rows] &= is_finite
     require_finite(checkpoint, finite)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from memaudit.attack.decoding import (
+    Alignment,
     CacheShape,
     CannotContinue,
     RoomyCache,
@@ -23,7 +24,7 @@ from memaudit.attack.decoding import (
     probe_cache,
     with_cache,
 )
-from memaudit.attack.forward import last_logits
+from memaudit.attack.forward import accepted_arguments, last_logits
 from memaudit.attack.memory import release_memory
 from memaudit.errors import RunError
 from memaudit.system.memory import FAILED_ALLOCATION, is_out_of_memory
@@ -35,6 +36,8 @@ ROWS = 2
 """Texts in a trial batch: a single text would not show faults that mix texts up."""
 STEPS = 2
 """Tokens decoded one by one from the state of an earlier pass."""
+GAP = 3
+"""Tokens by which one of two texts is shorter when they share a cache."""
 SHARE = {torch.float32: 2**-5, torch.float16: 2**-2, torch.bfloat16: 2**-2}
 """Largest distance between two passes, as a share of the distance between two texts. Rounding in
 bfloat16 gives 0.01 to 0.05 (random targets of 24 layers, dense and of 64 experts); a cache that
@@ -62,6 +65,8 @@ class Decoding:
     reuses_state: bool
     """True if the model's own state, passed back to it, replaces all earlier tokens."""
     reason: str
+    aligns: bool = False
+    """True if windows of different lengths can share the cache and are decoded together."""
 
     @property
     def path(self) -> str:
@@ -125,7 +130,8 @@ def _first_that_agrees(checkpoint: Checkpoint, vectors: Tensor) -> Decoding:
             reason = f"it fails with {name}: {brief(error)}"
         else:
             if agree(trial.logits, whole, near):
-                return Decoding(trial.shape, reuses_state=True, reason=reason)
+                aligns = trial.shape is not None and _aligns(checkpoint, vectors, trial.shape, near)
+                return Decoding(trial.shape, reuses_state=True, reason=reason, aligns=aligns)
             reason = f"{name} gives other logits than a whole pass"
     return Decoding(None, reuses_state=False, reason=f"slow, one for each token: {reason}")
 
@@ -142,6 +148,41 @@ def _cut_back(checkpoint: Checkpoint, vectors: Tensor) -> Trial:
         cache.focus(slice(0, rows), place)
         steps.append(_logits(checkpoint, 1, vectors[:, place : place + 1], **arguments)[0])
     return Trial(torch.cat(steps, dim=1), shape)
+
+
+def _aligns(checkpoint: Checkpoint, vectors: Tensor, shape: CacheShape, near: float) -> bool:
+    """Return True if texts of two lengths, aligned in a cache, give the logits of each alone.
+
+    vectors: (B,T,D). The second text is the shorter one.
+    """
+    rows, total = vectors.shape[:2]
+    if not {"attention_mask", "position_ids"} <= accepted_arguments(checkpoint):
+        return False
+    known = torch.full((rows,), total - STEPS, device=vectors.device)
+    known[1:] -= min(GAP, total - STEPS - 1)
+    texts = Alignment(total - STEPS, total - STEPS - known)
+    cache = RoomyCache(shape.layers, rows, total)
+    cache.focus(slice(0, rows), 0)
+    arguments = with_cache(checkpoint, cache)
+    _logits(checkpoint, 1, vectors, **arguments)
+    cache.reorder(torch.arange(rows, device=vectors.device), texts.shift)
+    try:
+        for step in range(STEPS):
+            place = texts.length + step
+            cache.focus(slice(0, rows), place)
+            token = vectors.take_along_dim((known + step)[:, None, None], dim=1)
+            aligned = texts.step_arguments(slice(0, rows), place)
+            logits, _ = _logits(checkpoint, 1, token, **arguments, **aligned)
+            for row, length in enumerate((known + step + 1).tolist()):
+                text = vectors[row : row + 1, :length]
+                alone, _ = _logits(checkpoint, 1, text, use_cache=False)
+                if not agree(logits[row : row + 1], alone, near):
+                    return False
+    except FAILURES as error:
+        if is_out_of_memory(error):
+            raise
+        return False
+    return True
 
 
 def _own_state(checkpoint: Checkpoint, vectors: Tensor) -> Trial:

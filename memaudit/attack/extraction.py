@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memaudit.attack.decoding import (
+    Alignment,
     RoomyCache,
     decode,
     decode_from_prefix,
@@ -26,11 +27,12 @@ from memaudit.attack.decoding import (
     with_cache,
 )
 from memaudit.attack.decoding_check import choose_decoding
-from memaudit.attack.forward import build_inputs, last_logits
+from memaudit.attack.forward import build_inputs, padding_of, window_logits
 from memaudit.attack.memory import MemoryState, decoding_room, max_decode_batch, release_memory
 from memaudit.attack.prompts import SoftPrompt
 from memaudit.attack.verification import Verified, require_finite, verify_logits
 from memaudit.config.settings import ScoreSettings
+from memaudit.data.windows import PADDING
 from memaudit.errors import RunError
 from memaudit.system.memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
@@ -111,7 +113,7 @@ class Extractor:
         parts: Sequence[NDArray[np.int32]],
         advance: Advance = lambda done: None,
     ) -> Iterator[Extraction]:
-        """Extract each part (N,P+S) lazily, in order.
+        """Extract each part (N,P+S) lazily, in order; shorter prefixes have PADDING before them.
 
         The result of a part does not depend on the other parts, to the last bit, unless memory
         runs out. Raises as :meth:`extract`.
@@ -120,15 +122,19 @@ class Extractor:
         limit = max((len(part) for part in parts), default=0)
         for ids in parts:
             result = Extraction.empty(len(ids), ids.shape[1] - self.prefix_tokens)
-            start = 0
+            # Windows of like length share a batch, so that few inputs are padding.
+            padding = (ids[:, : self.prefix_tokens] == PADDING).sum(axis=1)
+            order, start = np.argsort(padding, kind="stable"), 0
             while start < len(ids):
                 try:
                     if cache is None:
-                        cache = self._make_cache(prompt, ids, limit)
+                        cache = self._make_cache(prompt, parts, limit)
                     size = cache.rows if cache is not None else self.batch_size
-                    part = slice(start, min(len(ids), start + size))
+                    rows = order[start : start + size]
+                    if not self.decoding.aligns:
+                        rows = rows[padding[rows] == padding[rows[0]]]
                     result.write(
-                        part, self._extract_part(prompt, self._on_device(ids[part]), cache)
+                        rows, self._extract_part(prompt, self._on_device(ids[rows]), cache)
                     )
                 except FAILED_ALLOCATION as error:
                     self._back_off(error, max(self.batch_size, self._max_decode_batch))
@@ -136,8 +142,8 @@ class Extractor:
                 else:
                     if self._backoff.passed():
                         cache = None
-                    advance(part.stop - start)
-                    start = part.stop
+                    advance(len(rows))
+                    start += len(rows)
             yield result
 
     @torch.inference_mode()
@@ -177,19 +183,27 @@ class Extractor:
         release_memory(error)
 
     def _make_cache(
-        self, prompt: SoftPrompt, ids: NDArray[np.int32], limit: int
+        self, prompt: SoftPrompt, parts: Sequence[NDArray[np.int32]], limit: int
     ) -> RoomyCache | None:
         """Make a cache for up to ``limit`` windows; None if the target's cannot be cut back."""
         shape = self.decoding.shape
         if shape is None:
             return None
-        tokens = self._input_tokens(prompt, ids)
+        longest = [ids[[(ids == PADDING).sum(axis=1).argmin()]] for ids in parts if len(ids)]
+        tokens = max(self._input_tokens(prompt, self._on_device(ids)) for ids in longest)
         return RoomyCache(shape.layers, min(self.decode_batch_size(tokens), limit), tokens)
 
-    def _input_tokens(self, prompt: SoftPrompt, ids: NDArray[np.int32]) -> int:
-        """Input tokens of one window; its last token is never an input."""
-        window = self._on_device(ids[:1, :-1])
-        return build_inputs(self.checkpoint, prompt, window, self.prefix_tokens).shape[1]
+    def _input_tokens(self, prompt: SoftPrompt, ids: Tensor) -> int:
+        """Input tokens of one window (1,P+S); its last token is never an input."""
+        return build_inputs(self.checkpoint, prompt, ids[:, :-1], self.prefix_tokens).shape[1]
+
+    def _contexts(self, prompt: SoftPrompt, ids: Tensor) -> Alignment:
+        """Align what comes before the suffix of windows (B,P+S)."""
+        padding = padding_of(ids)
+        longest = int(padding.argmin())
+        tokens = self._input_tokens(prompt, ids[longest : longest + 1])
+        after = ids.shape[1] - self.prefix_tokens - 1
+        return Alignment(tokens - after, padding - padding[longest])
 
     @property
     def bytes_per_token(self) -> int:
@@ -220,8 +234,9 @@ class Extractor:
         continuation, matched = verified.continuation_ids[order], verified.matched[order]
         target = self.checkpoint.prepacked
         if cache is not None:
-            cache.reorder(order)
-            decode(target, prompt, cache, continuation, matched)
+            contexts = self._contexts(prompt, ids[order])
+            cache.reorder(order, contexts.shift)
+            decode(target, prompt, cache, continuation, matched, contexts)
         else:
             way = decode_from_prefix if self.decoding.reuses_state else decode_without_state
             way(target, prompt, ids[order], continuation, matched, self.batch_size)
@@ -249,10 +264,9 @@ class Extractor:
     def _verify(self, prompt: SoftPrompt, ids: Tensor, cache: RoomyCache | None = None) -> Verified:
         """Verify in one pass; then ``cache`` holds all tokens before the last suffix token."""
         suffix = ids[:, self.prefix_tokens :]
-        inputs = build_inputs(self.checkpoint, prompt, ids[:, :-1], self.prefix_tokens)
         target = self.checkpoint.prepacked
         state = {"use_cache": False} if cache is None else with_cache(target, cache)
-        logits, _ = last_logits(target, suffix.shape[1], inputs, **state)
+        logits, _ = window_logits(target, prompt, ids, self.prefix_tokens, suffix.shape[1], **state)
         verified = verify_logits(
             logits.float(), suffix, self.settings, NEAR_TIE[self.checkpoint.precision]
         )

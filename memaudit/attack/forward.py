@@ -2,6 +2,10 @@
 
 Knows how to build inputs and how to request the last logits. Knows nothing of where soft prompts
 come from or what the logits are for.
+
+A prefix shorter than P has PADDING before it in the ids. The inputs of a pass have it at their end
+instead, where no token of a causal model sees it: no mask is needed, and every position counts
+from the window's own start.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import torch
 from torch import Tensor
 
 from memaudit.attack.prompts import SoftPrompt
+from memaudit.data.windows import PADDING
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.placement import base_of
 
@@ -22,9 +27,10 @@ def build_inputs(checkpoint: Checkpoint, prompt: SoftPrompt, ids: Tensor, prefix
     """[BOS if used; o; E'(ids)] as (B, [1+][V+]T, D), in the target's dtype.
 
     ids: (B,T); the soft prompt o is made from the first ``prefix`` of them. E' is the target's
-    embedding, adapted by the prompt.
+    embedding, adapted by the prompt. Padding before the ids is moved behind them; T counts only
+    what the longest window of the batch needs.
     """
-    embedded = prompt.adapt(checkpoint.embed(ids))
+    embedded = prompt.adapt(checkpoint.embed(padding_last(ids)))
     parts = [embedded]
     vectors = prompt(ids[:, :prefix])
     if vectors is not None:
@@ -33,6 +39,48 @@ def build_inputs(checkpoint: Checkpoint, prompt: SoftPrompt, ids: Tensor, prefix
         bos = torch.full((len(ids), 1), checkpoint.bos_id, dtype=torch.long, device=ids.device)
         parts.insert(0, checkpoint.embed(bos))
     return torch.cat(parts, dim=1)
+
+
+def padding_of(ids: Tensor) -> Tensor:
+    """Count the padding before each window's ids (B,T): (B,)."""
+    return (ids == PADDING).sum(dim=1)
+
+
+def padding_last(ids: Tensor) -> Tensor:
+    """Move padding from the start of ids (B,T) to their end, and drop what all rows have."""
+    padding = padding_of(ids)
+    least, most = (int(end) for end in padding.aminmax())
+    if not most:
+        return ids
+    places = torch.arange(ids.shape[1] - least, device=ids.device) + padding[:, None]
+    moved = ids.gather(1, places.clamp_max(ids.shape[1] - 1))
+    return moved.masked_fill_(places >= ids.shape[1], 0)  # any token: none sees it
+
+
+def window_logits(
+    checkpoint: Checkpoint,
+    prompt: SoftPrompt,
+    ids: Tensor,
+    prefix: int,
+    count: int,
+    **options: Any,
+) -> tuple[Tensor, Any]:
+    """Return the logits that predict the last ``count`` ids of each window, and the output.
+
+    ids: (B,P+S), of which the last is never an input. The logits are (B,count,X), unconverted;
+    those that would predict padding mean nothing. ``options`` are passed to the target's
+    ``forward``.
+    """
+    inputs = build_inputs(checkpoint, prompt, ids[:, :-1], prefix)
+    padding = padding_of(ids)
+    surplus = padding - padding.min()  # (B,) inputs after the window's last
+    needed = min(count + int(surplus.max()), inputs.shape[1])
+    logits, output = last_logits(checkpoint, needed, inputs, **options)
+    if surplus.any():
+        places = torch.arange(needed - count, needed, device=ids.device) - surplus[:, None]
+        places = places.clamp_min_(0)[..., None].to(logits.device)
+        logits = logits.take_along_dim(places, dim=1)
+    return logits, output
 
 
 def last_logits(

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memaudit.config.settings import DynamicSettings
+from memaudit.data.windows import PADDING
 
 Embed = Callable[[Tensor], Tensor]
 """(B,T) ids -> (B,T,D): the target's own input embedding."""
@@ -23,10 +24,12 @@ Embed = Callable[[Tensor], Tensor]
 def map_prefix(prefix_ids: Tensor, num_virtual_tokens: int) -> Tensor:
     """The naive mapping m, (B,P) -> (B,V): the last V tokens of the repeated prefix.
 
-    Source: arXiv 2409.13853, section 3.2.
+    Source: arXiv 2409.13853, section 3.2. The padding before a short prefix is no part of it.
     """
-    repeats = -(-num_virtual_tokens // prefix_ids.shape[1])
-    return prefix_ids.repeat(1, repeats)[:, -num_virtual_tokens:]
+    padding = (prefix_ids == PADDING).sum(dim=1, keepdim=True)
+    length = prefix_ids.shape[1] - padding
+    from_end = torch.arange(-num_virtual_tokens, 0, device=prefix_ids.device)
+    return prefix_ids.gather(1, padding + from_end % length)
 
 
 class TrainedRows(nn.Module):
@@ -144,7 +147,8 @@ class Generator(nn.Module):
             source = self.embed(map_prefix(prefix_ids, count))
         else:
             queries = self.queries.expand(len(prefix_ids), -1, -1)
-            source = torch.cat([self.embed(prefix_ids), queries], dim=1)
+            whole = map_prefix(prefix_ids, prefix_ids.shape[1])  # a short prefix is repeated
+            source = torch.cat([self.embed(whole), queries], dim=1)
         first = source / self.scale + self.positions
         moved = first
         for block in self.blocks:

@@ -22,11 +22,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint as activation_checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from memaudit.attack.forward import build_inputs, last_logits
+from memaudit.attack.forward import padding_of, window_logits
 from memaudit.attack.memory import MemoryState, free_memory, release_memory
 from memaudit.attack.prompts import FittedPrompt, SoftPrompt
 from memaudit.attack.verification import log_likelihood
 from memaudit.config.settings import TuningSettings
+from memaudit.data.windows import PADDING
 from memaudit.distributed import Processes
 from memaudit.errors import RunError
 from memaudit.system.memory import FAILED_ALLOCATION, is_out_of_memory
@@ -81,11 +82,16 @@ class TuningPasses:
 
         ids: (B,P+S). Differentiable with respect to the prompt.
         """
-        count = ids.shape[1] - (self._prefix_tokens if self._aligned else 0)
+        prefix = self._prefix_tokens
+        count = ids.shape[1] - (prefix if self._aligned else int(padding_of(ids).min()))
         with self._attention(), self._autocast():
-            inputs = build_inputs(self._checkpoint, prompt, ids[:, :-1], self._prefix_tokens)
-            logits, _ = last_logits(self._checkpoint, count, inputs, use_cache=False)
-        return -log_likelihood(logits, ids[:, -count:]).mean(dim=1)
+            logits, _ = window_logits(self._checkpoint, prompt, ids, prefix, count, use_cache=False)
+        tokens = ids[:, -count:]
+        log_p = log_likelihood(logits, tokens.clamp_min(0))
+        if self._aligned:
+            return -log_p.mean(dim=1)
+        is_token = tokens != PADDING
+        return -(log_p * is_token).sum(dim=1) / is_token.sum(dim=1)
 
     def _attention(self) -> AbstractContextManager[object]:
         on_cpu = self._checkpoint.device.type == "cpu"

@@ -53,7 +53,7 @@ class FoldPrompts:
     chosen: Mapping[str, str]
     """Epoch chosen on ``select``, or ``no prompt``, by attack name."""
     marks: NDArray[np.uint64]
-    """Sorted marks (data.clusters.find_marks) of the windows in ``fit`` and ``select``."""
+    """Sorted marks (data.clusters.Marker) of the windows in ``fit`` and ``select``."""
     cluster_run: int
     """Tokens in a marked run."""
     prefix_tokens: int

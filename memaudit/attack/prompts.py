@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from memaudit.attack.generator import Embed, Generator, TrainedRows, map_prefix
 from memaudit.config.settings import ConstantSettings, DynamicSettings, TuningSettings
+from memaudit.data.windows import PADDING
 from memaudit.target.checkpoint import Checkpoint
 
 
@@ -148,7 +149,8 @@ class DynamicPrompt(FittedPrompt):
 
 def trained_rows(embed: Embed, fitted_prefix_ids: Tensor, vocabulary: int) -> TrainedRows:
     """Make the embedding rows trainable that occur in the fitted prefixes (ids of any shape)."""
-    return TrainedRows(embed, torch.unique(fitted_prefix_ids), vocabulary)
+    ids = torch.unique(fitted_prefix_ids)
+    return TrainedRows(embed, ids[ids != PADDING], vocabulary)
 
 
 def untrained_prompt(

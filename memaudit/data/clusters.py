@@ -14,61 +14,112 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from memaudit.data.windows import Windows
+from memaudit.data.run_hashes import run_hashes
+from memaudit.data.template import NO_TEMPLATE, Template
+from memaudit.data.windows import PADDING, Windows
 
 _ROWS = 4096  # windows hashed at a time
+MAX_TEMPLATE = 0.5
+"""Share of a run that may be template: with 19 tokens of a greeting, the 20th is the same by chance
+in many records."""
 _MARKS = 1 << 24  # marks sorted at a time: about 0.7 GiB with owners and order
 
 
-def run_hashes(ids: NDArray[np.integer], run: int) -> NDArray[np.uint64]:
-    """Hash every run of r = min(run, T) tokens in ``ids`` (N, T): (N, T-r+1).
-
-    The hash is linear in well-mixed tokens, with an odd factor for each place in the run, and is
-    mixed once more. Two different runs have the same hash with probability about 2^-63.
-    """
-    rows, tokens = ids.shape
-    length = min(run, tokens)
-    starts = tokens - length + 1
-    factors = _mix(np.arange(1, length + 1, dtype=np.uint64)) | np.uint64(1)
-    hashes = np.zeros((rows, starts), dtype=np.uint64)
-    for first in range(0, rows, _ROWS):
-        mixed = _mix(ids[first : first + _ROWS].astype(np.uint64))
-        part = hashes[first : first + _ROWS]
-        for place in range(length):
-            part += mixed[:, place : place + starts] * factors[place]
-        part[:] = _mix(part)
-    return hashes
-
-
-def find_marks(
-    windows: Windows, run: int, origin: str, rows: slice = slice(None)
-) -> NDArray[np.uint64]:
-    """Return the marks of windows: (N, marks). Windows that share a mark are near-duplicates.
+class Marker:
+    """Marks of the windows of one file. Windows that share a mark are near-duplicates.
 
     Marks are 64-bit hashes of each run of ``run`` tokens (the whole window if it is shorter), the
     whole suffix (which a prompt could learn, however short), the sample in the file ``origin``, and
-    the group. ``rows``: windows to use; all by default.
+    the group. Padding gives no mark. Nor do runs and suffixes that are mostly template, unless
+    little else is left of the sample: then it is a copy of other samples.
     """
-    prefixes, suffixes = windows.prefix_ids[rows], windows.suffix_ids[rows]
-    samples = [_text_hash(f"sample {origin} {number}") for number in windows.sample[rows].tolist()]
-    groups = [
-        sample if group is None else _text_hash(f"group {group}")
-        for sample, group in zip(samples, windows.group[rows], strict=True)
-    ]
-    named = np.array([samples, groups], dtype=np.uint64).reshape(2, -1).T
-    runs = run_hashes(np.concatenate([prefixes, suffixes], axis=1), run)
-    return np.concatenate([runs, run_hashes(suffixes, suffixes.shape[1]), named], axis=1)
+
+    def __init__(
+        self, windows: Windows, run: int, origin: str, template: Template = NO_TEMPLATE
+    ) -> None:
+        self._windows = windows
+        self._run = run
+        self._origin = origin
+        self._template = template
+        self._is_copy = _little_left(windows, template, run)
+
+    @property
+    def marks_each(self) -> int:
+        """Number of marks of a window."""
+        return int(self.marks(slice(0, 0)).shape[1])
+
+    def marks(self, rows: slice = slice(None)) -> NDArray[np.uint64]:
+        """Return the marks of the windows in ``rows``: (n, marks)."""
+        windows = self._windows
+        suffixes = windows.suffix_ids[rows]
+        ids = np.concatenate([windows.prefix_ids[rows], suffixes], axis=1)
+        named = self._names(rows)
+        suffix_hashes = run_hashes(suffixes, suffixes.shape[1])
+        marks = np.concatenate([run_hashes(ids, self._run), suffix_hashes, named], axis=1)
+        is_template = self._template.mask(ids) & ~self._is_copy[rows, None]
+        without = _without_mark(is_template, ids == PADDING, self._run, suffixes.shape[1])
+        return np.where(without, named[:, :1], marks)  # the sample's own mark, which it has anyway
+
+    def _names(self, rows: slice) -> NDArray[np.uint64]:
+        """Return the marks of sample and group: (n,2)."""
+        windows = self._windows
+        samples = [
+            _text_hash(f"sample {self._origin} {number}")
+            for number in windows.sample[rows].tolist()
+        ]
+        groups = [
+            sample if group is None else _text_hash(f"group {group}")
+            for sample, group in zip(samples, windows.group[rows], strict=True)
+        ]
+        return np.array([samples, groups], dtype=np.uint64).reshape(2, -1).T
+
+
+def _little_left(windows: Windows, template: Template, run: int) -> NDArray[np.bool_]:
+    """Return the windows of samples with fewer than run/2 tokens beside template: (N,)."""
+    is_copy = np.zeros(len(windows), dtype=np.bool_)
+    if len(template.hashes):
+        left = np.zeros(int(windows.sample.max(initial=0)) + 1, dtype=np.int64)
+        for block in _blocks(len(windows)):
+            parts = (windows.prefix_ids[block], windows.suffix_ids[block])
+            ids = np.concatenate(parts, axis=1)
+            own = (~template.mask(ids) & (ids != PADDING)).sum(axis=1)
+            np.maximum.at(left, windows.sample[block], own)
+        is_copy = 2 * left[windows.sample] < min(run, windows.window_tokens)
+    return is_copy
+
+
+def _without_mark(
+    is_template: NDArray[np.bool_], is_padding: NDArray[np.bool_], run: int, suffix: int
+) -> NDArray[np.bool_]:
+    """Return which columns of marks stand mostly for template or hold padding: (N, marks)."""
+    length = min(run, is_template.shape[1])
+    runs = _counts(is_template, length) > MAX_TEMPLATE * length
+    runs |= _counts(is_padding, length) > 0
+    whole = _counts(is_template[:, -suffix:], suffix) > MAX_TEMPLATE * suffix
+    return np.concatenate([runs, whole, np.zeros((len(runs), 2), dtype=np.bool_)], axis=1)
+
+
+def _counts(mask: NDArray[np.bool_], length: int) -> NDArray[np.int64]:
+    """Count what is set in each run of ``length`` tokens of a mask (N,T): (N,T-length+1)."""
+    sums = np.zeros((len(mask), mask.shape[1] + 1), dtype=np.int64)
+    np.cumsum(mask, axis=1, out=sums[:, 1:])
+    return np.asarray(sums[:, length:] - sums[:, :-length])
 
 
 def collect_marks(
-    windows: Windows, rows: NDArray[np.int64], run: int, origin: str
+    windows: Windows,
+    rows: NDArray[np.int64],
+    run: int,
+    origin: str,
+    template: Template = NO_TEMPLATE,
 ) -> NDArray[np.uint64]:
     """Return the marks of the windows at ``rows``, sorted and distinct."""
     is_chosen = np.zeros(len(windows), dtype=np.bool_)
     is_chosen[rows] = True
+    marker = Marker(windows, run, origin, template)
     blocks = [np.empty(0, np.uint64)]
     for block in _blocks(len(windows)):
-        blocks.append(np.unique(find_marks(windows, run, origin, block)[is_chosen[block]]))
+        blocks.append(np.unique(marker.marks(block)[is_chosen[block]]))
     marks = np.concatenate(blocks)
     blocks.clear()  # as large as the rest if there are many windows
     marks.sort()
@@ -82,36 +133,33 @@ def have_marks(
 ) -> NDArray[np.bool_]:
     """Return which windows have any of these marks, and so are near-duplicates: (N,)."""
     known, matches = np.unique(marks), np.zeros(len(windows), dtype=np.bool_)
+    marker = Marker(windows, run, origin)
     for block in _blocks(len(windows)):
-        own_marks = find_marks(windows, run, origin, block)
+        own_marks = marker.marks(block)
         # np.isin would sort the known marks for every block.
         index = np.minimum(np.searchsorted(known, own_marks), len(known) - 1)
         matches[block] = (known[index] == own_marks).any(axis=1) if len(known) else False
     return matches
 
 
-def find_clusters(parts: Sequence[Windows], run: int) -> NDArray[np.int64]:
+def find_clusters(
+    parts: Sequence[Windows], run: int, template: Template = NO_TEMPLATE
+) -> NDArray[np.int64]:
     """Return the cluster number of every window of all parts, part after part: (sum of N,).
 
-    Windows are in one cluster if they share a mark (:func:`find_marks`), directly or through
+    Windows are in one cluster if they share a mark (:class:`Marker`), directly or through
     other windows. Clusters are numbered from 0 in the order of their first windows. With many
     windows, the possible marks are processed in shares, so that memory use hardly grows.
     """
     total = sum(len(part) for part in parts)
-    marks = sum(len(part) * _marks_each(part, run) for part in parts)
+    markers = [Marker(part, run, str(number), template) for number, part in enumerate(parts)]
+    marks = sum(len(part) * marker.marks_each for part, marker in zip(parts, markers, strict=True))
     shares = max(1, -(-marks // _MARKS))
     labels = np.arange(total, dtype=np.int64)
+    sizes = [len(part) for part in parts]
     for share in range(shares):
-        labels = _join(labels, *_chain(*_share_of_marks(parts, run, share, shares)))
+        labels = _join(labels, *_chain(*_share_of_marks(markers, sizes, share, shares)))
     return _by_first(labels)
-
-
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Mix bits by splitmix64 (Steele, Lea and Flood 2014), which is one-to-one."""
-    mixed = values + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
 
 
 def _text_hash(text: str) -> int:
@@ -124,24 +172,22 @@ def _blocks(windows: int) -> list[slice]:
     return [slice(first, min(first + _ROWS, windows)) for first in range(0, windows, _ROWS)]
 
 
-def _marks_each(windows: Windows, run: int) -> int:
-    """Return the number of marks of a window."""
-    return int(find_marks(windows, run, "", slice(0, 0)).shape[1])
-
-
 def _share_of_marks(
-    parts: Sequence[Windows], run: int, share: int, shares: int
+    markers: Sequence[Marker], sizes: Sequence[int], share: int, shares: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Return the marks of all windows in one of ``shares`` equal shares, and their windows."""
+    """Return the marks of all windows in one of ``shares`` equal shares, and their windows.
+
+    sizes: windows of each marker.
+    """
     keys, owners, before = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], 0
-    for number, windows in enumerate(parts):
-        for part in _blocks(len(windows)):
-            marks = find_marks(windows, run, str(number), part)
+    for marker, size in zip(markers, sizes, strict=True):
+        for part in _blocks(size):
+            marks = marker.marks(part)
             # The upper half of a mark decides its share.
             in_share = ((marks >> np.uint64(32)) * np.uint64(shares)) >> np.uint64(32) == share
             keys.append(marks[in_share])
             owners.append(before + part.start + np.nonzero(in_share)[0])
-        before += len(windows)
+        before += size
     return np.concatenate(keys), np.concatenate(owners)
 
 

@@ -33,13 +33,11 @@ def make_folds(
     clusters: NDArray[np.int64],
     settings: ProtocolSettings,
     rng: np.random.Generator,
-    remedy: str = "give more data",
 ) -> tuple[Fold, ...]:
     """Split the data's windows so that each is in the ``audit`` of exactly one fold.
 
     ``clusters`` (N,): the cluster of each data window. A cluster is never divided between ``fit``,
     ``select`` and ``audit``; with ``split = "random"`` every window is its own cluster.
-    ``remedy``: advice if there are too few clusters.
 
     Raises:
         DataError: if there are too few clusters for every part of every fold.
@@ -53,7 +51,7 @@ def make_folds(
         count = "1 cluster" if len(members) == 1 else f"{len(members)} clusters"
         raise DataError(
             f"the data has {count} of near-duplicates, and {settings.folds} folds"
-            f" need at least {needed}; {remedy}"
+            f" need at least {needed}; give more data"
             + (", or fewer folds" if settings.folds > 3 else "")
         )
     shuffled = [members[number] for number in rng.permutation(len(members))]

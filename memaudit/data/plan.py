@@ -28,7 +28,7 @@ from memaudit.data.folds import (
 from memaudit.data.forms import naming_of
 from memaudit.data.records import size_of
 from memaudit.data.samples import DataSummary, check_samples, read_samples
-from memaudit.data.shared_text import SharedText, find_shared_text
+from memaudit.data.template import NO_TEMPLATE, Template, find_template
 from memaudit.data.windows import NoWindow, Windows, cut_windows
 from memaudit.errors import DataError, TargetError, UsageError
 from memaudit.system.limits import LimitReached, run_limited
@@ -47,7 +47,7 @@ class SeenRuns:
     """Runs of tokens on which the prompts of one fold were fitted earlier."""
 
     hashes: NDArray[np.uint64]
-    """Sorted marks (data.clusters.find_marks) of their fit and select windows."""
+    """Sorted marks (data.clusters.Marker) of their fit and select windows."""
     run: int
     """Length, in tokens, of a run that makes near-duplicates."""
 
@@ -62,9 +62,8 @@ class Plan:
     """Empty if no attack needs any, for example with prompts fitted earlier."""
     notes: tuple[str, ...]
     """Consequences of the split for the reader, a sentence each."""
-    remedy: str = ""
-    """Change that would make more windows independent of each other, if more data of the same kind
-    would not: the end of a sentence."""
+    template: Template = NO_TEMPLATE
+    """Text that stands in many records and makes no near-duplicates."""
 
 
 def check_files(config: ScanConfig) -> dict[Role, DataSummary]:
@@ -180,17 +179,18 @@ def make_plan(
     """
     if earlier:
         return _plan_unseen(config, summaries, windows, earlier)
-    clusters = _cluster(config, windows)
-    remedy = _remedy(config, windows, clusters["data"])
+    template = find_template(list(windows.values()), config.protocol.cluster_run)
+    clusters = _cluster(config, windows, template)
     rng = np.random.default_rng([config.protocol.seed, 2])
-    folds = _folds(config, windows["data"], clusters["data"], rng, remedy)
+    folds = _folds(config, windows["data"], clusters["data"], rng)
     audited = fold_of(folds, len(windows["data"]))
     data = Corpus(summaries["data"], windows["data"], clusters["data"], audited)
     controls = None
     if "control" in windows:
         assigned = assign_controls(clusters["control"], clusters["data"], folds, rng)
         controls = Corpus(summaries["control"], windows["control"], clusters["control"], assigned)
-    return Plan(data, controls, folds, tuple(_notes(config, data, controls, remedy)), remedy)
+    notes = tuple(_notes(config, data, controls, template))
+    return Plan(data, controls, folds, notes, template)
 
 
 def _folds(
@@ -198,53 +198,22 @@ def _folds(
     windows: Windows,
     clusters: NDArray[np.int64],
     rng: np.random.Generator,
-    remedy: str,
 ) -> tuple[Fold, ...]:
     """Make the folds; none if no attack learns or copies from other windows."""
     if not set(config.attacks) & {"copy", "constant", "dynamic"}:
         return ()
     with _named(config.data):
         try:
-            return make_folds(clusters, config.protocol, rng, remedy or "give more data")
+            return make_folds(clusters, config.protocol, rng)
         except DataError as error:
             raise DataError("; ".join([str(error), *windows.notes])) from None
 
 
-def _remedy(
-    config: ScanConfig, windows: Mapping[Role, Windows], clusters: NDArray[np.int64]
-) -> str:
-    """Return a remedy for text that makes windows near-duplicates; empty if there is none."""
-    data = windows["data"]
-    shared = find_shared_text(list(windows.values()), clusters, config.protocol.cluster_run)
-    if shared is None:
-        return ""
-    ways = [way for way in (_other_cut(config, data, shared), _other_run(shared)) if way]
-    return (
-        f"{shared.windows:,} of {len(data):,} windows share a run of {shared.tokens} tokens (a "
-        "system message, preamble or footer?), which alone makes them near-duplicates: "
-        f"{', or '.join([*ways, 'take the shared text out'])}"
-    )
-
-
-def _other_cut(config: ScanConfig, data: Windows, shared: SharedText) -> str:
-    """Return flags that cut windows without the shared text; empty if there are none."""
-    prefix = config.windows.prefix_tokens
-    if 2 * data.given > len(data):
-        return f"use --prefix-tokens {shared.prefix_tokens}" if shared.prefix_tokens else ""
-    if config.windows.placement == "start" and shared.end <= prefix:
-        return "use --placement end, if the records are longer than the window"
-    if config.windows.placement == "end" and shared.end > prefix:
-        return "use --placement start, if the records are longer than the window"
-    return ""
-
-
-def _other_run(shared: SharedText) -> str:
-    return f"use --set protocol.cluster_run={shared.cluster_run}" if shared.cluster_run else ""
-
-
-def _cluster(config: ScanConfig, windows: Mapping[Role, Windows]) -> dict[Role, NDArray[np.int64]]:
+def _cluster(
+    config: ScanConfig, windows: Mapping[Role, Windows], template: Template
+) -> dict[Role, NDArray[np.int64]]:
     """Cluster data and controls together, and return the clusters of each."""
-    both = find_clusters(list(windows.values()), config.protocol.cluster_run)
+    both = find_clusters(list(windows.values()), config.protocol.cluster_run, template)
     ends = np.cumsum([len(part) for part in windows.values()])[:-1]
     return dict(zip(windows, np.split(both, ends), strict=True))
 
@@ -261,7 +230,8 @@ def _plan_unseen(
             f"--generator: its near-duplicates are runs of {longest} tokens, longer than these "
             f"windows of {config.windows.length}; use the window it was fitted with"
         )
-    clusters = _cluster(config, windows)
+    template = find_template(list(windows.values()), config.protocol.cluster_run)
+    clusters = _cluster(config, windows, template)
     total = 1 + max(int(part.max()) for part in clusters.values())
     known = np.zeros((len(earlier), total), dtype=bool)  # (folds, clusters)
     for role, part in windows.items():
@@ -278,7 +248,8 @@ def _plan_unseen(
         corpora["data"],
         corpora.get("control"),
         (),
-        tuple(_notes(config, corpora["data"], corpora.get("control"))),
+        tuple(_notes(config, corpora["data"], corpora.get("control"), template)),
+        template,
     )
 
 
@@ -299,7 +270,7 @@ def _unseen_corpus(
 
 
 def _notes(
-    config: ScanConfig, data: Corpus, controls: Corpus | None, remedy: str = ""
+    config: ScanConfig, data: Corpus, controls: Corpus | None, template: Template
 ) -> Iterable[str]:
     if config.protocol.split == "random":
         yield (
@@ -324,9 +295,8 @@ def _notes(
             f"{sizes.max():,} of {len(data.clusters):,} windows form one cluster of "
             "near-duplicates; the folds are uneven and the intervals wide."
         )
-    if remedy:
-        yield f"{remedy}."
     corpora = [corpus for corpus in (data, controls) if corpus is not None]
+    yield from _template_note(data.windows, template)
     days = {corpus.windows.chat_date for corpus in corpora} - {None}
     for day in days:
         yield (
@@ -343,6 +313,19 @@ def _notes(
                 f"{corpus.summary.path.name}: in {corpus.windows.boundary_shifts:,} windows a "
                 "token straddles the border of prefix and suffix; it counts as the suffix's first."
             )
+
+
+def _template_note(data: Windows, template: Template) -> Iterator[str]:
+    """Yield a sentence on how much of the data's windows is template, if any."""
+    is_template = template.mask(data.window_ids())
+    suffixes = is_template[:, data.prefix_ids.shape[1] :]
+    holders = int(is_template.any(axis=1).sum())
+    if holders:
+        yield (
+            f"{holders:,} of {len(data):,} windows hold template: text that stands in a tenth of "
+            f"the records or more, such as a system message or a greeting. It is "
+            f"{suffixes.mean():.0%} of the suffix tokens, and makes no near-duplicates."
+        )
 
 
 def fold_sizes(plan: Plan) -> tuple[FoldSizes, ...]:

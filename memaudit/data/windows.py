@@ -30,12 +30,16 @@ MOST_COLUMNS = 1000
 """Columns that are passed through; every row of the result has a cell for each."""
 
 
+PADDING = -1
+"""Fills the places before a prefix of fewer than P tokens. No token has this id."""
+
+
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """All windows of one file, in file order: N windows of P + S tokens."""
+    """All windows of one file, in file order: N windows of up to P tokens, and S after them."""
 
     prefix_ids: NDArray[np.int32]
-    """(N, P)."""
+    """(N, P); PADDING comes before a shorter prefix."""
     suffix_ids: NDArray[np.int32]
     """(N, S)."""
     sample: NDArray[np.int64]
@@ -74,6 +78,11 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.prefix_ids)
+
+    @property
+    def window_tokens(self) -> int:
+        """P+S."""
+        return int(self.prefix_ids.shape[1] + self.suffix_ids.shape[1])
 
     def window_ids(self) -> NDArray[np.int32]:
         """Return prefix and suffix in one array: (N, P+S)."""

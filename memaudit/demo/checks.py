@@ -52,7 +52,7 @@ def judge_instrument(
 ) -> tuple[Check, ...]:
     """Run every check. The scored records have to be those of the truth table.
 
-    marks: for each fold the marks (data.clusters.find_marks) of the windows that its prompts were
+    marks: for each fold the marks (data.clusters.Marker) of the windows that its prompts were
     fitted and selected on, as in the prompt files.
     """
     known = [truth[name] for name in result.data.windows.sample_id]

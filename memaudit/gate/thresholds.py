@@ -75,7 +75,6 @@ def judge(
     settings: GateSettings,
     new: NewWindows | None = None,
     leaked: Rate | None = None,
-    remedy: str = "",
 ) -> tuple[GateVerdict, ...]:
     """Return a verdict for each gate that is set, decided by the worst attack.
 
@@ -88,13 +87,12 @@ def judge(
             model.
         leaked: share of windows extracted from the target and not from the reference; None without
             a reference.
-        remedy: what would make more windows independent of each other, if known.
     """
     asked = [summary for summary in summaries if summary.attack != "copy"]
     verdicts = []
     for name, threshold, measure in _thresholds(settings):
         judged = [
-            _judged(name, threshold, measured, summary.exact, settings.gate_on == "upper", remedy)
+            _judged(name, threshold, measured, summary.exact, settings.gate_on == "upper")
             for summary in asked
             if (measured := measure(summary)) is not None
         ]
@@ -107,7 +105,7 @@ def judge(
         verdicts.append(
             _nothing(name, limit)
             if leaked is None
-            else _judged(name, limit, leaked_measure(leaked), leaked, upper, remedy)
+            else _judged(name, limit, leaked_measure(leaked), leaked, upper)
         )
     return tuple(verdicts)
 
@@ -155,7 +153,7 @@ def _nothing(name: str, threshold: float) -> GateVerdict:
 
 
 def _judged(
-    name: str, threshold: float, measure: Measure, rate: Rate, on_upper: bool, remedy: str
+    name: str, threshold: float, measure: Measure, rate: Rate, on_upper: bool
 ) -> GateVerdict:
     """Judge one attack by one gate."""
     statement, limit = measure.statement, measure.format_figure(threshold)
@@ -170,7 +168,7 @@ def _judged(
         verdict = "inconclusive"
         reason = (
             f"{statement}, but at {at} the {measure.what} may be {upper}, above the {limit} "
-            f"allowed; {_what_would_decide(name, threshold, measure, rate, remedy)}"
+            f"allowed; {_what_would_decide(name, threshold, measure, rate)}"
         )
     elif on_upper:
         verdict = "pass"
@@ -182,21 +180,17 @@ def _judged(
     return GateVerdict(name, threshold, *figures, verdict, reason)
 
 
-def _what_would_decide(
-    name: str, threshold: float, measure: Measure, rate: Rate, remedy: str
-) -> str:
+def _what_would_decide(name: str, threshold: float, measure: Measure, rate: Rate) -> str:
     limit = measure.format_figure(threshold)
     if threshold == 0:
         return f"no number of windows can show {limit}: gate on the estimate instead"
     if name not in ("max-exact", "max-leaked"):
-        return remedy or "more samples that are not near-duplicates would narrow that"
+        return "more samples that are not near-duplicates would narrow that"
     needed = windows_needed(rate.k, threshold, rate.confidence)
     if needed is None:
         return f"no number of windows can show {limit}: gate on the estimate instead"
     if needed <= rate.n:
-        return remedy or (
-            "the windows are in few near-duplicate clusters: more independent samples are needed"
-        )
+        return "the windows are in few near-duplicate clusters: more independent samples are needed"
     hits = f"{rate.k:,} hit{'' if rate.k == 1 else 's'}" if rate.k else "no hit"
     return f"{needed:,} windows with {hits} would pass"
 

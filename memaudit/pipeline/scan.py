@@ -105,14 +105,7 @@ def _assess(
         fold_sizes=fold_sizes(plan),
         attacks=attacks,
         fits=fold_fits(outcomes),
-        verdicts=judge_all(
-            config,
-            attacks,
-            new,
-            leaked_rate(reference),
-            validity=validity,
-            remedy=plan.remedy,
-        ),
+        verdicts=judge_all(config, attacks, new, leaked_rate(reference), validity=validity),
         notes=(*notes, *reference_notes(ready.target, reference), *validity_notes(validity)),
         validity=validity,
         fingerprints=ready.fingerprints,
@@ -155,7 +148,9 @@ def _pack(config: ScanConfig, plan: Plan, outcomes: Outcomes) -> tuple[FoldPromp
             fold=number,
             prompts={attack: fits[number].fitted for attack, fits in fitted.items()},
             chosen={attack: fits[number].record.chosen for attack, fits in fitted.items()},
-            marks=collect_marks(windows, np.union1d(fold.fit, fold.select), run, origin),
+            marks=collect_marks(
+                windows, np.union1d(fold.fit, fold.select), run, origin, plan.template
+            ),
             cluster_run=min(run, config.windows.length),
             prefix_tokens=config.windows.prefix_tokens,
             target=config.model,

@@ -100,16 +100,14 @@ def judge_all(
     leaked: Rate | None = None,
     *,
     validity: Validity,
-    remedy: str = "",
 ) -> tuple[GateVerdict, ...]:
     """Judge every configured gate, the controls if any, and the run's validity.
 
-    The run gets a verdict only if it is meaningless. remedy: advice that would make more windows
-    independent of each other.
+    The run gets a verdict only if it is meaningless.
     """
     summaries = [result.summary for result in attacks]
     controls = judge_controls(summaries)
-    judged = judge(summaries, config.gate, new, leaked, remedy)
+    judged = judge(summaries, config.gate, new, leaked)
     void = validity_gate.judge_validity(validity)
     return (*filter(None, [void]), *judged, *filter(None, [controls]))
 

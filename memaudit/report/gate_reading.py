@@ -26,8 +26,6 @@ from memaudit.score.validity import Continuations, Reading, Templates, TextFault
 
 _MOST_WINDOWS = 20_000_000
 """A table of so many takes 4 GiB; a report alone can name any number."""
-_ADVICE = "\0"
-"""Stands for the advice in a reason."""
 _FIGURES = ("threshold", "estimate", "bound")
 _ROUNDED = 0.01
 """Largest rounding error of a validity figure, in nats/token; they have two decimals."""
@@ -46,10 +44,10 @@ def gates_fault(report: Report) -> str | None:
         return "gate validity can only be inconclusive"
     if not void and _is_void(report.validity, report.data.windows):
         return "gate validity is missing, but its figures make the run inconclusive"
-    due, advised = rejudge(report), rejudge(report, _ADVICE)
+    due = rejudge(report)
     for name in {verdict.name: None for verdict in due} | {gate.name: None for gate in recorded}:
         stored = [gate for gate in recorded if gate.name == name]
-        wanted = [pair for pair in zip(due, advised, strict=True) if pair[0].name == name]
+        wanted = [verdict for verdict in due if verdict.name == name]
         if len(stored) != len(wanted):
             return (
                 f"gate {name} is {'missing' if wanted else 'present, but no setting asks for it'}"
@@ -61,11 +59,8 @@ def gates_fault(report: Report) -> str | None:
     return None
 
 
-def rejudge(report: Report, remedy: str = "") -> tuple[GateVerdict, ...]:
-    """Return the verdicts that a report's figures and settings lead to, without ``validity``.
-
-    remedy: advice that the scan gave, which is one of the report's notes.
-    """
+def rejudge(report: Report) -> tuple[GateVerdict, ...]:
+    """Return the verdicts that a report's figures and settings lead to, without ``validity``."""
     values = report.settings
     summaries = [_summary(report, attack) for attack in report.attacks]
     reference = report.reference
@@ -73,20 +68,17 @@ def rejudge(report: Report, remedy: str = "") -> tuple[GateVerdict, ...]:
     settings = _settings(values["gate"])
     new = _new(report, float(values["scores"]["confidence"]))
     controls = judge_controls(summaries)
-    judged = judge(summaries, settings, new, leaked, remedy)
+    judged = judge(summaries, settings, new, leaked)
     return (*judged, *([] if controls is None else [controls]))
 
 
-def _agree(report: Report, recorded: model.Gate, due: tuple[GateVerdict, GateVerdict]) -> bool:
-    """True if a gate is as it is judged again. due: the verdict without and with `_ADVICE`."""
-    plain, advised = due
-    reasons = {plain.reason}
-    reasons |= {advised.reason.replace(_ADVICE, note[:-1]) for note in report.notes}
+def _agree(report: Report, recorded: model.Gate, due: GateVerdict) -> bool:
+    """True if a gate is as it is judged again."""
     same_wording = report.tool.version == __version__
     return (
-        (recorded.verdict, recorded.attack) == (plain.verdict, plain.attack)
-        and (recorded.reason in reasons or not same_wording)
-        and all(_equal(getattr(recorded, name), getattr(plain, name)) for name in _FIGURES)
+        (recorded.verdict, recorded.attack) == (due.verdict, due.attack)
+        and (recorded.reason == due.reason or not same_wording)
+        and all(_equal(getattr(recorded, name), getattr(due, name)) for name in _FIGURES)
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.data.clusters import run_hashes
+from memaudit.data.run_hashes import run_hashes
 from memaudit.score.stats import Bools, Floats
 
 Ids = NDArray[np.integer]

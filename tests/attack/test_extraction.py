@@ -19,6 +19,7 @@ from memaudit.attack.memory import MAX_DECODE_BATCH, choose_batch_size
 from memaudit.attack.prompts import NoPrompt, SoftPrompt
 from memaudit.attack.verification import NotFinite, require_finite
 from memaudit.config.settings import ScoreSettings
+from memaudit.data.windows import PADDING
 from memaudit.errors import RunError
 from memaudit.target.checkpoint import Checkpoint
 from memaudit.target.prepacking import can_prepack
@@ -183,6 +184,56 @@ def test_extraction_is_greedy_decoding(architecture: str, kind: str, bos: bool) 
     assert not np.isfinite(extraction.log_p_z[2::3]).any()
 
 
+@torch.no_grad()
+def make_ragged_windows(
+    checkpoint: Checkpoint, prompt: SoftPrompt
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Windows (N,P+S) with prefixes of 2 to P tokens in mixed order, and those lengths (N,).
+
+    Two in three suffixes are what greedy decoding gives, without a cache; in half of these one
+    token is changed.
+    """
+    rng = np.random.default_rng(1)
+    lengths = rng.permutation(np.repeat(np.arange(2, P + 1), 3))
+    rows = np.full((len(lengths), P + S), PADDING, dtype=np.int32)
+    for row, length in enumerate(lengths):
+        ids = torch.as_tensor(rng.integers(3, VOCABULARY, (1, length)))
+        for _ in range(S):
+            inputs = build_inputs(checkpoint, prompt, ids, length)
+            logits = checkpoint.model(inputs_embeds=inputs, use_cache=False).logits[:, -1]
+            ids = torch.cat([ids, logits.argmax(dim=-1)[:, None]], dim=1)
+        rows[row, P - length :] = ids[0]
+        if row % 3 == 1:
+            rows[row, P + int(rng.integers(S))] = rng.integers(3, VOCABULARY)
+        elif row % 3 == 2:
+            rows[row, P:] = rng.integers(3, VOCABULARY, S)
+    return rows, lengths
+
+
+@pytest.mark.parametrize("bos", [False, True], ids=["plain", "bos"])
+@pytest.mark.parametrize("kind", PROMPTS)
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_short_prefixes_in_a_batch_say_what_each_says_alone(
+    architecture: str, kind: str, bos: bool
+) -> None:
+    checkpoint = make_checkpoint(architecture, bos=bos)
+    prompt = PROMPTS[kind](checkpoint)
+    ids, lengths = make_ragged_windows(checkpoint, prompt)
+    together = Extractor(checkpoint, P, SETTINGS, 4).extract(prompt, ids)
+    exact, nll = Extractor(checkpoint, P, SETTINGS, 4).verify(prompt, ids)
+    extractors = {length: Extractor(checkpoint, length, SETTINGS, 4) for length in range(2, P + 1)}
+    for row, length in enumerate(lengths.tolist()):
+        own = ids[row : row + 1, P - length :]
+        alone = extractors[length].extract(prompt, own)
+        np.testing.assert_array_equal(together.continuation_ids[row], alone.continuation_ids[0])
+        np.testing.assert_allclose(together.suffix_nll[row], alone.suffix_nll[0], rtol=1e-4)
+        np.testing.assert_allclose(together.log_p_z[row], alone.log_p_z[0], rtol=1e-4)
+        np.testing.assert_allclose(nll[row], alone.suffix_nll[0], rtol=1e-4)
+        assert exact[row] == (alone.continuation_ids[0] == own[0, length:]).all()
+    assert exact[::3].all()
+    assert not exact[2::3].any()
+
+
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 def test_weights_as_stored_say_the_same(architecture: str) -> None:
     checkpoint = make_checkpoint(architecture)
@@ -303,7 +354,7 @@ def test_rounding_that_depends_on_the_batch_changes_no_verdict(
     ids = make_windows(checkpoint, prompt, count=40)
     near = nearly_tied(checkpoint, prompt, ids, error)
     single = Extractor(checkpoint, P, SETTINGS, 1).extract(prompt, ids)
-    monkeypatch.setattr("memaudit.attack.extraction.last_logits", rounded)
+    monkeypatch.setattr("memaudit.attack.forward.last_logits", rounded)
     monkeypatch.setattr("memaudit.attack.decoding.last_logits", rounded)
     exact = (single.continuation_ids == ids[:, P:]).all(axis=1)
     for size in (3, 64):
@@ -334,7 +385,7 @@ def failing_above(monkeypatch: pytest.MonkeyPatch, limit: int, error: Exception)
         passed.append(len(embedded))
         return last_logits(checkpoint, count, embedded, **options)
 
-    monkeypatch.setattr("memaudit.attack.extraction.last_logits", limited)
+    monkeypatch.setattr("memaudit.attack.forward.last_logits", limited)
     monkeypatch.setattr("memaudit.attack.decoding.last_logits", limited)
     return passed
 
@@ -377,7 +428,7 @@ def test_sizes_grow_again_once_there_is_memory(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return last_logits(checkpoint, count, embedded, **options)
 
-    monkeypatch.setattr("memaudit.attack.extraction.last_logits", scarce)
+    monkeypatch.setattr("memaudit.attack.forward.last_logits", scarce)
     monkeypatch.setattr("memaudit.attack.decoding.last_logits", scarce)
     monkeypatch.setattr("memaudit.attack.memory.FIRST_PATIENCE", 1)
     monkeypatch.setitem(MAX_DECODE_BATCH, "cpu", 8)

@@ -259,7 +259,7 @@ def gradients(halvings: int, limit: int | None = None) -> tuple[Any, float]:
         sizes.append(len(embedded))
         return last_logits(checkpoint, count, embedded, **options)
 
-    with mock.patch("memaudit.attack.passes.last_logits", limited):
+    with mock.patch("memaudit.attack.forward.last_logits", limited):
         total = tuner._gradient.set_gradients(prompt, ids)
     assert sum(sizes) == len(ids)
     assert max(sizes) == min(20 >> halvings, 20 if limit is None else 5)
@@ -279,7 +279,7 @@ def test_where_one_window_does_not_fit_activations_are_recomputed() -> None:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return last_logits(given, *args, **options)
 
-        with mock.patch("memaudit.attack.passes.last_logits", scarce):
+        with mock.patch("memaudit.attack.forward.last_logits", scarce):
             totals.append(float(tuner._gradient.set_gradients(prompt, ids)))
     assert totals[1] == pytest.approx(totals[0], rel=1e-5)
 
@@ -287,7 +287,7 @@ def test_where_one_window_does_not_fit_activations_are_recomputed() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with (
-        mock.patch("memaudit.attack.passes.last_logits", never),
+        mock.patch("memaudit.attack.forward.last_logits", never),
         pytest.raises(RunError, match="out of memory tuning on a single window"),
     ):
         tuner._gradient.set_gradients(prompt, ids)

@@ -8,8 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memaudit.data.clusters import collect_marks, find_clusters, find_marks, have_marks, run_hashes
-from memaudit.data.windows import Windows
+from memaudit.data.clusters import Marker, collect_marks, find_clusters, have_marks
+from memaudit.data.run_hashes import run_hashes
+from memaudit.data.windows import PADDING, Windows
 
 
 def windows_of(
@@ -148,7 +149,7 @@ def test_windows_that_share_a_mark_with_others_are_known(
     windows = parts[0]
     numbers = st.sets(st.integers(0, len(windows) - 1))
     chosen = np.array(sorted(data.draw(numbers)), dtype=np.int64)
-    marks = find_marks(windows, run, "file")
+    marks = Marker(windows, run, "file").marks()
     with mock.patch("memaudit.data.clusters._ROWS", rows):
         seen = collect_marks(windows, chosen, run, "file")
         met = have_marks(windows, run, "file", seen)
@@ -178,3 +179,8 @@ def test_samples_join_within_a_part_and_groups_and_runs_across() -> None:
     data = windows_of([[1, 2], [3, 4], [5, 6]], [0, 0, 1], [None, None, "g"])
     controls = windows_of([[7, 8], [9, 10], [3, 4]], [0, 1, 2], [None, "g", None])
     assert find_clusters([data, controls], 2).tolist() == [0, 0, 1, 2, 1, 0]
+
+
+def test_padding_joins_no_windows() -> None:
+    ids = [[PADDING, PADDING, PADDING, number, number + 1] for number in range(10, 40, 2)]
+    assert find_clusters([windows_of(ids)], 3).tolist() == list(range(15))

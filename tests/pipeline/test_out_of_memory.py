@@ -98,8 +98,8 @@ def first(calls: int) -> Callable[..., bool]:
     return lambda *args, **kwargs: next(left, None) is not None
 
 
-def wide_pass(checkpoint: Any, count: int, inputs: Any, **options: Any) -> bool:
-    return count > 1 and len(inputs) > 3
+def wide_pass(checkpoint: Any, prompt: Any, ids: Any, *lengths: int, **options: Any) -> bool:
+    return len(ids) > 3
 
 
 def wide_step(checkpoint: Any, count: int, inputs: Any, **options: Any) -> bool:
@@ -112,7 +112,7 @@ def first_judging() -> Callable[..., bool]:
 
 
 GOES_ON: dict[str, tuple[Any, str, Callable[[], Any], str]] = {
-    "verification": (extraction, "last_logits", lambda: wide_pass, "extraction"),
+    "verification": (extraction, "window_logits", lambda: wide_pass, "extraction"),
     "decoding": (decoding, "last_logits", lambda: wide_step, "extraction"),
     "cache": (
         decoding.RoomyLayer,
@@ -226,9 +226,9 @@ ENDS = {
     "memaudit.attack.campaign.untrained_prompt": "out of memory; audit fewer",
     "memaudit.attack.extraction.choose_decoding": "out of memory; audit fewer",
     "memaudit.target.softprompt_check._logits": "for 8 tokens; use --device spread",
-    "memaudit.attack.extraction.last_logits": "out of memory with a single window",
-    "memaudit.attack.passes.last_logits": "out of memory tuning on a single window",
-    "memaudit.pipeline.write.to_json": "out of memory; audit fewer",
+    "memaudit.attack.extraction.window_logits": "out of memory with a single window",
+    "memaudit.attack.passes.window_logits": "out of memory tuning on a single window",
+    "memaudit.report.model.json_text": "out of memory; audit fewer",
 }
 
 

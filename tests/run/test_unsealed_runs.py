@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_result import KEY, make_result
@@ -16,10 +17,10 @@ from memaudit import load_run
 from memaudit.config.settings import GateSettings
 from memaudit.errors import UnsealedRunWarning
 from memaudit.report.hashes import results_hash
-from memaudit.report.report_json import Document
 from memaudit.run.verify import Places, verify_run
 
 OTHER = "f0" * 32
+Document = dict[str, Any]
 Change = Callable[[Document], object]
 COMMANDS = (
     ("report", "run"),

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.data.clusters import run_hashes
+from memaudit.data.run_hashes import run_hashes
 from memaudit.diagnose.passes import Found
 from memaudit.diagnose.signals.readings import PrefixReading
 from memaudit.score.stats import Bools, Floats, Ints

@@ -1,8 +1,8 @@
-"""What most windows share is told from near-duplicates, with numbers that tell them apart again."""
+"""Records that share only their template are no near-duplicates."""
 
 from __future__ import annotations
 
-import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from memaudit.cli.app import app
 from memaudit.data.clusters import find_clusters
-from memaudit.data.shared_text import SharedText, find_shared_text
+from memaudit.data.template import find_template
 from memaudit.data.windows import Windows
 
 RUN = 20
@@ -42,68 +42,90 @@ def own_text(count: int = 60, tokens: int = 60, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(100, 1000, (count, tokens))
 
 
-def shared_in(ids: np.ndarray, prefix: int = 40) -> SharedText | None:
+def clusters_of(ids: np.ndarray, prefix: int = 40, sample: np.ndarray | None = None) -> list[int]:
     windows = windows_of(ids, prefix)
-    found = find_shared_text([windows], find_clusters([windows], RUN), RUN)
-    if found is not None:  # whatever it advises works
-        clusters = find_clusters([windows], found.cluster_run or RUN)
-        assert found.cluster_run is None or len(set(clusters)) >= 0.95 * len(ids)
-        if found.prefix_tokens is not None:
-            cut = windows_of(ids[:, prefix - found.prefix_tokens :], found.prefix_tokens)
-            assert len(set(find_clusters([cut], RUN))) >= 0.95 * len(ids)
-    return found
+    if sample is not None:
+        windows = replace(windows, sample=sample)
+    return find_clusters([windows], RUN, find_template([windows], RUN)).tolist()
 
 
-def test_a_preamble() -> None:
+def apart(count: int) -> list[int]:
+    return list(range(count))
+
+
+def test_a_preamble_joins_nobody() -> None:
     ids = own_text()
     ids[:, :25] = np.arange(25)
-    assert shared_in(ids) == SharedText(60, 25, 25, 26, 34)
+    template = find_template([windows_of(ids, 40)], RUN)
+    np.testing.assert_array_equal(template.mask(ids), np.tile(np.arange(60) < 25, (60, 1)))
+    assert find_clusters([windows_of(ids, 40)], RUN).tolist() == [0] * 60
+    assert clusters_of(ids) == apart(60)
 
 
 def test_a_preamble_that_moves_and_that_some_records_lack() -> None:
     ids = own_text()
-    for row in range(54):
+    for row in range(20):
         ids[row, row % 5 : row % 5 + 25] = np.arange(25)
-    found = shared_in(ids)
-    assert found is not None
-    assert (found.windows, found.tokens, found.end) == (54, 25, 29)
+    assert clusters_of(ids) == apart(60)
 
 
-def test_a_footer() -> None:
-    ids = own_text()
-    ids[:, 35:] = np.arange(25)
-    found = shared_in(ids, prefix=30)
-    assert found is not None
-    assert (found.windows, found.tokens, found.prefix_tokens) == (60, 25, None)
+def test_a_footer_joins_nobody_in_any_window() -> None:
+    ids = own_text(count=120)
+    ids[::2, 35:] = np.arange(25)
+    ids[1::2, :58] = np.r_[np.arange(25), np.arange(25), np.arange(8)]  # all but its end
+    assert clusters_of(ids, 30, np.repeat(np.arange(60), 2)) == np.repeat(apart(60), 2).tolist()
 
 
 def test_two_system_messages_and_a_footer() -> None:
     ids = own_text(tokens=100)
     ids[:30, :22], ids[30:, :22] = np.arange(22), np.arange(30, 52)
     ids[:, 75:] = np.arange(60, 85)
-    found = shared_in(ids, prefix=50)
-    assert found is not None
-    assert (found.windows, found.tokens, found.cluster_run) == (60, 25, 26)
+    assert clusters_of(ids, 50) == apart(60)
 
 
-def test_a_run_that_fills_nearly_the_window() -> None:
+def test_a_greeting_that_fills_the_suffix() -> None:
+    ids = own_text(tokens=50)
+    ids[:, 40:] = np.arange(10)
+    assert find_clusters([windows_of(ids, 40)], RUN).tolist() == [0] * 60
+    assert clusters_of(ids) == apart(60)
+
+
+def test_template_of_the_controls_too() -> None:
+    ids = own_text(count=40)
+    ids[:, :25] = np.arange(25)
+    parts = [windows_of(ids[:5], 40), windows_of(ids[5:], 40)]
+    assert find_clusters(parts, RUN, find_template(parts, RUN)).tolist() == apart(40)
+
+
+def test_near_duplicates_with_the_same_template_are_still_joined() -> None:
+    ids = own_text()
+    ids[:, :25] = np.arange(25)
+    ids[7, 30:] = ids[3, 30:]
+    joined = apart(60)
+    joined[7] = 3
+    joined[8:] = range(7, 59)
+    assert clusters_of(ids) == joined
+
+
+def test_copies_with_other_heads_are_one_cluster() -> None:
+    ids = own_text()
+    ids[:5, 20:] = ids[0, 20:]
+    assert clusters_of(ids) == [0] * 5 + list(range(1, 56))
+
+
+def test_windows_with_little_beside_the_template_are_copies() -> None:
     ids = own_text(tokens=30)
-    ids[:, :29] = np.arange(29)
-    assert shared_in(ids, prefix=20) is None
+    ids[:, :25] = np.arange(25)
+    assert clusters_of(ids, prefix=20) == [0] * 60
 
 
 @pytest.mark.parametrize("same", [60, 45])
-def test_true_near_duplicates(same: int) -> None:
+def test_equal_records_make_no_template(same: int) -> None:
     ids = own_text()
     ids[:, :same] = ids[0, :same]
     ids[:, same:] = ids[0, same:] + (np.arange(60) % 2)[:, None] * (same < 60)
-    assert shared_in(ids) is None
-
-
-def test_a_few_copies_of_one_record() -> None:
-    ids = own_text()
-    ids[:5] = ids[0]
-    assert shared_in(ids) is None
+    assert not len(find_template([windows_of(ids, 40)], RUN).hashes)
+    assert clusters_of(ids) == [0] * 60
 
 
 # What a user is told, and that following it works.
@@ -161,37 +183,22 @@ def inspected(model: Path, data: Path, prefix: int, *options: str) -> tuple[int,
     return done.exit_code, " ".join((done.stdout + done.stderr).split())
 
 
-WAYS = r"use (--prefix-tokens \d+|--placement \w+|--set protocol\.cluster_run=\d+)"
-
-
 @pytest.mark.parametrize(
-    ("form", "prefix", "options", "flags"),
+    ("form", "prefix", "options"),
     [
-        ("preamble", 26, [], ["--placement", "--set"]),
-        ("footer", 26, ["--placement", "end"], ["--placement"]),
-        ("prefix", 42, [], ["--prefix-tokens", "--set"]),
-        ("chat", 26, [], ["--prefix-tokens", "--set"]),
+        ("preamble", 26, []),
+        ("footer", 26, ["--placement", "end"]),
+        ("prefix", 42, []),
+        ("chat", 26, []),
     ],
 )
-def test_the_advice_is_given_and_works(
-    model: Path,
-    tokenizer: Any,
-    tmp_path: Path,
-    form: str,
-    prefix: int,
-    options: list[str],
-    flags: list[str],
+def test_a_template_is_named_and_the_folds_are_made(
+    model: Path, tokenizer: Any, tmp_path: Path, form: str, prefix: int, options: list[str]
 ) -> None:
     data = write_jsonl(tmp_path / "data.jsonl", records(form, tokenizer))
     code, shown = inspected(model, data, prefix, *options)
-    assert code == 2, shown
-    assert re.search(r"80 of 80 windows share a run of \d+ tokens \(a system message", shown)
-    assert "give more data" not in shown
-    ways = [way.split() for way in re.findall(WAYS, shown)]
-    assert [way[0] for way in ways] == flags
-    for way in ways:
-        code, done = inspected(model, data, prefix, *options, *way)
-        assert code == 0, done
+    assert code == 0, shown
+    assert "80 of 80 windows hold template" in shown
 
 
 def test_true_near_duplicates_still_need_more_data(
@@ -200,14 +207,3 @@ def test_true_near_duplicates_still_need_more_data(
     (row,) = records("preamble", tokenizer, 1)
     code, shown = inspected(model, write_jsonl(tmp_path / "data.jsonl", [row] * 40), 26)
     assert (code, "give more data" in shown) == (2, True)
-
-
-def test_a_gate_names_the_remedy(model: Path, tokenizer: Any, tmp_path: Path) -> None:
-    data = write_jsonl(tmp_path / "data.jsonl", records("preamble", tokenizer))
-    words = ["scan", model, data, "--out", tmp_path / "run", "--prefix-tokens", 26]
-    words += ["--suffix-tokens", 8, "--attacks", "none", "--max-exact", "0.1", "--device", "cpu"]
-    done = CliRunner().invoke(app, [str(word) for word in words])
-    shown = " ".join(done.stdout.split())
-    assert done.exit_code == 4
-    assert "more independent samples" not in shown
-    assert "above the 10 % allowed; 80 of 80 windows share a run of 22 tokens" in shown

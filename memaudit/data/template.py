@@ -1,0 +1,85 @@
+"""Template: text that stands in many records, such as a system message, greeting or footer.
+
+Knows token ids and sample numbers. Must not know text, folds, models or prompts. Records that share
+nothing but their template are no near-duplicates of each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from memaudit.data.run_hashes import run_hashes
+from memaudit.data.windows import PADDING, Windows
+
+RUN = 6
+"""Tokens of the shortest run that is searched for. Shorter ones stand in many texts by chance."""
+MIN_SAMPLES, MIN_SHARE = 10, 0.1
+"""Samples, and share of all samples, that have to hold a run. Equal samples count once. A cluster
+of fewer samples leaves enough others for the folds."""
+_EXAMINED = 2000
+"""Samples, evenly spaced, in which template is searched for: what a tenth of all samples hold, a
+tenth of these do."""
+_ROWS = 4096  # windows hashed at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Template:
+    """Runs of tokens that stand in many records."""
+
+    hashes: NDArray[np.uint64]
+    """Sorted hashes of the runs."""
+    run: int
+    """Tokens of each run."""
+
+    def mask(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Return which tokens of ids (N,T) are template: (N,T)."""
+        masked = np.zeros(ids.shape, dtype=np.bool_)
+        if not len(self.hashes) or ids.shape[1] < self.run:
+            return masked
+        for first in range(0, len(ids), _ROWS):
+            hashes = run_hashes(ids[first : first + _ROWS], self.run)
+            place = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
+            rows, starts = np.nonzero(self.hashes[place] == hashes)
+            for offset in range(self.run):
+                masked[first + rows, starts + offset] = True
+        return masked
+
+
+NO_TEMPLATE = Template(np.empty(0, np.uint64), RUN)
+
+
+def find_template(parts: Sequence[Windows], cluster_run: int) -> Template:
+    """Find the runs that many samples of all parts hold.
+
+    cluster_run: length of a run that makes near-duplicates; template runs are no longer.
+    """
+    run = min(RUN, cluster_run, parts[0].window_tokens)
+    examined = [_examine(part, math.ceil(_EXAMINED / len(parts))) for part in parts]
+    ids = np.concatenate([rows for rows, _ in examined])
+    ends = np.cumsum([0, *(int(samples[-1]) + 1 for _, samples in examined)])
+    samples = np.concatenate(
+        [samples + end for (_, samples), end in zip(examined, ends, strict=False)]
+    )
+    hashes = run_hashes(ids, run)
+    is_text = sliding_window_view(ids != PADDING, run, axis=1).all(axis=2)
+    owners = np.broadcast_to(samples[:, None], hashes.shape)
+    pairs = np.stack([hashes[is_text], owners[is_text].astype(np.uint64)], axis=1)
+    found, counts = np.unique(np.unique(pairs, axis=0)[:, 0], return_counts=True)
+    enough = max(MIN_SAMPLES, MIN_SHARE * len(np.unique(samples)))
+    return Template(found[counts >= enough], run)
+
+
+def _examine(part: Windows, count: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the ids (n,T) of evenly spaced, different samples, and their sample numbers (n,)."""
+    numbers, first = np.unique(part.sample, return_index=True)
+    chosen = np.unique(np.linspace(0, len(numbers) - 1, count).round().astype(np.int64))
+    starts = part.window_ids()[first[chosen]]
+    _, distinct = np.unique(starts, axis=0, return_index=True)
+    rows = np.flatnonzero(np.isin(part.sample, numbers[chosen[distinct]]))
+    return part.window_ids()[rows], part.sample[rows]
