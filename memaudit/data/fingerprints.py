@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable
 
 from memaudit.data.project_key import ProjectKey
-from memaudit.data.windows import Windows
+from memaudit.data.windows import PADDING, Windows
 
 FORM = "w1"
 """Version prefix of every fingerprint; raise it when fingerprints of the same window change."""
@@ -32,10 +32,11 @@ def fingerprint_windows(windows: Windows, key: ProjectKey) -> tuple[str, ...]:
     """
     prefixes = windows.prefix_ids.astype("<i4", copy=False)
     suffixes = windows.suffix_ids.astype("<i4", copy=False)
-    head = b"memaudit window 1\n" + struct.pack("<II", prefixes.shape[1], suffixes.shape[1])
     counts: dict[bytes, int] = {}
     fingerprints = []
-    for prefix, suffix in zip(prefixes, suffixes, strict=True):
+    for padded, suffix in zip(prefixes, suffixes, strict=True):
+        prefix = padded[padded != PADDING]
+        head = b"memaudit window 1\n" + struct.pack("<II", len(prefix), len(suffix))
         content = head + suffix.tobytes() + prefix.tobytes()
         first = key.sign(content + struct.pack("<I", 0))
         before = counts.get(first, 0)

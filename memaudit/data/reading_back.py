@@ -81,8 +81,7 @@ class ReadingBack:
         self,
         mismatch: Mismatch,
         ids: NDArray[np.integer[Any]],
-        starts: NDArray[np.int64],
-        length: int,
+        spans: NDArray[np.int64],
     ) -> NDArray[np.bool_]:
         """Return which windows of a text do not decode to a part of it: (N,).
 
@@ -91,16 +90,15 @@ class ReadingBack:
         Args:
             mismatch: result of `check` for the text.
             ids: (tokens,), all of the text but special tokens at its start.
-            starts: (N,) first token of each window, in order.
-            length: tokens of a window.
+            spans: (N,2) first token of each window and the one after its last, in order.
         """
-        misread = np.ones(len(starts), dtype=np.bool_)
+        misread = np.ones(len(spans), dtype=np.bool_)
         if mismatch.is_partial:
             return misread
         place = searched = 0
-        for number, start in enumerate(starts.tolist()):
-            part = self._text_of(ids, start, start + length)
-            is_last = start + length == len(ids)
+        for number, (start, end) in enumerate(spans.tolist()):
+            part = self._text_of(ids, start, end)
+            is_last = end == len(ids)
             at = mismatch.text.find(part, place)
             if is_last and at >= 0:
                 at = len(mismatch.text) - len(part) if mismatch.text.endswith(part) else -1

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,8 +68,6 @@ class Windows:
     """Source of the BOS token before these windows."""
     chat_date: date | None = None
     """Date given to the chat template; None if it asked for none."""
-    given: int = 0
-    """Windows whose suffix was given with the record, so placement does not apply to them."""
     misread: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
     """(N,): windows whose ids do not decode to their text. Empty if there are none."""
     chats: int = 0
@@ -78,6 +77,11 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.prefix_ids)
+
+    @cached_property
+    def prefix_tokens(self) -> NDArray[np.int64]:
+        """(N,) tokens of each prefix, up to P."""
+        return np.asarray((self.prefix_ids != PADDING).sum(axis=1))
 
     @property
     def window_tokens(self) -> int:
@@ -131,9 +135,9 @@ def cut_windows(
     """Encode every sample once and cut its windows of P + S tokens.
 
     A ``text`` is cut where ``settings.placement`` says. Where the suffix is given (``prefix`` +
-    ``suffix``, or the assistant's last turn of ``messages``), the only window is the last P tokens
-    before the border and the first S after it. ``rng`` chooses the samples if there is a limit. A
-    BOS token at the start of a text counts as the one before every input, or as a token of the
+    ``suffix``, or a turn of the assistant), ``placement`` says where in it the S tokens of a window
+    are; up to P tokens before them are its prefix. ``rng`` chooses the samples if there is a limit.
+    A BOS token at the start of a text counts as the one before every input, or as a token of the
     prefix if ``counts_bos``.
 
     Raises:
@@ -182,18 +186,34 @@ class _TooShort(Exception):
     """The sample has too few tokens; the message says how many."""
 
 
-def _starts(encoded: Encoded, settings: WindowSettings) -> NDArray[np.int64]:
-    """Return the places in a sample's ids where its windows start: (windows,)."""
+def _suffix_starts(encoded: Encoded, settings: WindowSettings) -> NDArray[np.int64]:
+    """Return the places in a sample's ids where the suffixes of its windows start: (windows,)."""
     tokens, border = len(encoded.ids), encoded.border
-    if border is not None:
-        _require("prefix of ", border, settings.prefix_tokens)
+    last, step = tokens - settings.suffix_tokens, settings.stride or settings.length
+    if border is None:
+        _require("", tokens, settings.length)
+        first = settings.prefix_tokens
+    else:
+        _require("prefix of ", border, 1)
         _require("suffix of ", tokens - border, settings.suffix_tokens)
-        return np.array([border - settings.prefix_tokens])
-    _require("", tokens, settings.length)
-    last = tokens - settings.length
+        first, step = border, settings.stride or settings.suffix_tokens
     if settings.placement == "sliding":
-        return np.arange(0, last + 1, settings.stride or settings.length, dtype=np.int64)
-    return np.array([last if settings.placement == "end" else 0])
+        starts = np.arange(first, last + 1, step, dtype=np.int64)
+        # A given suffix is audited to its end: the last window may overlap the one before it.
+        return starts if border is None else np.union1d(starts, [last])
+    return np.array([last if settings.placement == "end" else first])
+
+
+def _cut_rows(
+    ids: NDArray[np.int32], starts: NDArray[np.int64], settings: WindowSettings
+) -> NDArray[np.int32]:
+    """Return the ids of windows: (n,P+S), with PADDING before prefixes of fewer than P tokens.
+
+    starts: (n,) first tokens of their suffixes.
+    """
+    padded = np.concatenate([np.full(settings.prefix_tokens, PADDING, dtype=np.int32), ids])
+    views = np.lib.stride_tricks.sliding_window_view(padded, settings.length)
+    return views[starts]  # a window starts P tokens before its suffix, where the padding is P
 
 
 def _require(what: str, tokens: int, needed: int) -> None:
@@ -224,8 +244,10 @@ class _Pile:
         self._skipped: list[Skipped] = []
         self._columns: dict[str, None] = {}
         self._columns_left_out = False
-        self._lengths: list[int] = []  # tokens; twice the shorter side where there is a border
-        self._samples = self._too_short = self._shifts = self._given = 0
+        self._lengths: list[int] = []  # tokens; twice the suffix where it is given
+        self._contexts: list[int] = []  # tokens before each given suffix
+        self._given_tokens = self._audited_tokens = 0  # of given suffixes
+        self._samples = self._too_short = self._shifts = 0
         self._begin_with_bos = self._odd_bos = self._shortened = 0  # samples
         self._chats = self._changed_chats = 0
         self._bos_sources: Counter[BosSource] = Counter()  # of samples with a window
@@ -254,20 +276,22 @@ class _Pile:
     def _cut(self, sample: Sample, number: int, encoded: Encoded) -> str | None:
         tokens, border = len(encoded.ids), encoded.border
         self._begin_with_bos += encoded.has_bos
-        self._lengths.append(tokens if border is None else 2 * min(border, tokens - border))
+        self._lengths.append(tokens if border is None else 2 * (tokens - border))
         try:
-            starts = _starts(encoded, self._settings)
+            suffixes = _suffix_starts(encoded, self._settings)
         except _TooShort as problem:
             self._too_short += 1
             return str(problem)
-        views = np.lib.stride_tricks.sliding_window_view(encoded.ids, self._settings.length)
+        starts = np.maximum(0, suffixes - self._settings.prefix_tokens)
+        ends = suffixes + self._settings.suffix_tokens
         textless = replace(sample, text=None, prefix=None, suffix=None, messages=None, tools=())
         misread = np.zeros(len(starts), dtype=np.bool_)
         if encoded.mismatch is not None:
             misread = self._reading_back.misread(
-                encoded.mismatch, encoded.ids, starts, self._settings.length
+                encoded.mismatch, encoded.ids, np.stack([starts, ends], axis=1)
             )
-        self._cuts.append(_Cut(views[starts], textless, number, misread))
+        rows = _cut_rows(encoded.ids, suffixes, self._settings)
+        self._cuts.append(_Cut(rows, textless, number, misread))
         self._note_columns(sample.extra)
         self._shifts += encoded.shifted
         self._odd_bos += encoded.has_odd_bos
@@ -275,7 +299,12 @@ class _Pile:
         own = encoded.bos_source == "text" and not starts.any()
         source: BosSource = "tokenizer" if encoded.bos_source == "text" else encoded.bos_source
         self._bos_sources["text" if own else source] += 1
-        self._given += border is not None
+        if border is not None:
+            self._contexts.append(border)
+            self._given_tokens += tokens - border
+            self._audited_tokens += int(
+                np.minimum(np.diff(suffixes, append=tokens), self._settings.suffix_tokens).sum()
+            )
         return None
 
     def windows(self, chat_date: date | None) -> Windows:
@@ -304,7 +333,6 @@ class _Pile:
             notes=self._notes(),
             bos_source=bos_source,
             chat_date=chat_date,
-            given=self._given,
             misread=self._misread(),
             chats=self._chats,
             changed_chats=self._changed_chats,
@@ -339,6 +367,23 @@ class _Pile:
         error.begin_with_bos = self._begin_with_bos > 0
         raise error
 
+    def _notes_on_given(self) -> Iterator[str]:
+        """Yield sentences on how much of the records with a given suffix was used."""
+        limit = self._settings.prefix_tokens
+        cut = sum(tokens > limit for tokens in self._contexts)
+        if cut:
+            yield (
+                f"{cut:,} of {len(self._contexts):,} records have more than {limit} tokens before "
+                "the suffix, and the model is shown only the last of them. That can hide what it "
+                "has memorized: use a larger --prefix-tokens; the longest of these prefixes has "
+                f"{max(self._contexts):,} tokens."
+            )
+        if self._audited_tokens < self._given_tokens:
+            share = f"{self._audited_tokens / self._given_tokens:.0%}"
+            slides = self._settings.placement == "sliding"
+            way = "" if slides else "; --placement sliding audits them whole"
+            yield f"{share} of the tokens of the given suffixes are audited{way}."
+
     def _notes(self) -> tuple[str, ...]:
         notes = []
         if 2 * self._too_short > self._samples:
@@ -347,6 +392,7 @@ class _Pile:
                 f"{self._too_short} of {self._samples} samples are too short for a window of "
                 f"{shape}; {fitting_window(self._lengths)}"
             )
+        notes += self._notes_on_given()
         if self._bos_sources["text"]:
             notes.append(
                 "Every record begins with the BOS token, which counts as the first token of its "

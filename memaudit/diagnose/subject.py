@@ -268,7 +268,10 @@ def require_same_model(run: StoredRun, checkpoint: Checkpoint) -> None:
 
 
 def _part(run: StoredRun, role: Role, windows: Windows) -> Part:
-    """Return the windows that the run scored with their rows, both in the order of the file."""
+    """Return the windows that the run scored with their rows, both in the order of the file.
+
+    Windows with a prefix of fewer than P tokens are left out: figures by position need all P.
+    """
     rows = run.scored(role).reset_index(drop=True)
     wanted = list(zip(rows["line"].tolist(), rows["window"].tolist(), strict=True))
     cut = zip(windows.line.tolist(), windows.window.tolist(), strict=True)
@@ -283,4 +286,12 @@ def _part(run: StoredRun, role: Role, windows: Windows) -> Part:
             "version of memaudit"
         )
     attacks = tuple(attack.attack for attack in model_attacks(run.report))
-    return Part(windows.window_ids()[places], rows, attacks)
+    ids = windows.window_ids()[places]
+    is_whole = windows.prefix_tokens[places] == windows.prefix_ids.shape[1]
+    if not is_whole.any():
+        longest = int(windows.prefix_tokens[places].max())
+        raise UsageError(
+            f"{run.folder}: every prefix of the {role} is shorter than --prefix-tokens "
+            f"{windows.prefix_ids.shape[1]}, and a diagnosis needs whole ones; scan with {longest}"
+        )
+    return Part(ids[is_whole], rows[is_whole].reset_index(drop=True), attacks)

@@ -257,7 +257,12 @@ def _window_row(part: _Part, i: int, names: Iterable[str]) -> list[str]:
     row = [str(SCHEMA_VERSION), part.role, cell(windows.sample_id[i]), str(windows.line[i])]
     row += [str(windows.window[i]), part.fingerprints[i]]
     row += [str(corpus.clusters[i]), str(corpus.folds[i])]
-    row += ["scored", "", str(windows.prefix_ids.shape[1]), str(windows.suffix_ids.shape[1])]
+    row += [
+        "scored",
+        "",
+        str(windows.prefix_tokens[i]),
+        str(windows.suffix_ids.shape[1]),
+    ]
     for attack in LADDER:
         row += _score_cells(part.scores.get(attack), i)
     for best in (part.similarity, part.queries):

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.data.run_hashes import run_hashes
+from memaudit.data.windows import PADDING
 from memaudit.score.stats import Bools, Floats
 
 Ids = NDArray[np.integer]
@@ -202,24 +203,26 @@ def _either(sides: Sequence[Bools]) -> Bools:
 
 
 def _share(ids: Ids, which: Sequence[int]) -> Floats:
-    """Return the share (N,) of the given tokens in each row."""
-    return np.asarray(np.isin(ids, np.array(which, dtype=np.int64)).mean(axis=1))
+    """Return the share (N,) of the given tokens in each row, without padding."""
+    has = np.isin(ids, np.array(which, dtype=np.int64)) & (ids != PADDING)
+    return np.asarray(has.sum(axis=1) / (ids != PADDING).sum(axis=1))
 
 
 def _repeated(ids: Ids) -> Bools:
     """Mark rows (N,T) that repeat a few tokens, at least eight times if T allows it: (N,)."""
-    tokens = ids.shape[1]
     repeated = np.zeros(len(ids), dtype=np.bool_)
-    if tokens < _LEAST_REPEATED:
-        return repeated
-    for period in range(1, max(2, tokens // 8) + 1):
-        repeated |= (ids[:, period:] == ids[:, :-period]).mean(axis=1) >= REPEATED
+    lengths = (ids != PADDING).sum(axis=1)
+    for tokens in np.unique(lengths[lengths >= _LEAST_REPEATED]).tolist():
+        rows = np.flatnonzero(lengths == tokens)
+        own = ids[rows, -tokens:]
+        for period in range(1, max(2, tokens // 8) + 1):
+            repeated[rows] |= (own[:, period:] == own[:, :-period]).mean(axis=1) >= REPEATED
     return repeated
 
 
 def _without_text(ids: Ids, decode: Decode) -> Bools:
     """Mark rows (N,T) that decode to no text: (N,). Only rows with many odd tokens are decoded."""
-    tokens = np.unique(ids)
+    tokens = np.unique(ids[ids != PADDING])
     texts = decode(tokens[:, None])
     odd = tokens[[not text.strip() or _is_odd(text, 0, 0) for text in texts]]
     without_text = np.zeros(len(ids), dtype=np.bool_)

@@ -198,8 +198,8 @@ def test_a_suffix_that_gives_no_token_is_skipped(scan: Scan, tmp_path: Path) -> 
     assert [row["reason"] for row in table()][12:] == [
         "suffix of 0 tokens, the window needs 6",
         "suffix of 0 tokens, the window needs 6",
-        "prefix of 0 tokens, the window needs 8",
-        "prefix of 0 tokens, the window needs 8",
+        "prefix of 0 tokens, the window needs 1",
+        "prefix of 0 tokens, the window needs 1",
         "the suffix is only white space",
         "the text is only white space",
         "0 tokens, the window needs 14",

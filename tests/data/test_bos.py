@@ -163,8 +163,7 @@ def test_a_text_that_begins_with_bos_gets_no_second(text: str, bos: str, expecte
 def test_a_prefix_that_begins_with_bos_gets_no_second() -> None:
     pair = Sample("a", 1, prefix=f"{BOS} w01 w02 ", suffix="w03 w04")
     assert text_of(WORDS, cut([pair], WORDS).window_ids()[0]) == "w01 w02 w03 w04"
-    with pytest.raises(DataError, match=r"prefix of 2 tokens.*BOS token that texts begin with"):
-        cut([pair], WORDS, prefix=3)
+    assert cut([pair], WORDS, prefix=3).prefix_tokens.tolist() == [2]
     (encoded,) = Encoder(WORDS).encode([Sample("b", 2, prefix="", suffix=f"{BOS} w01")])
     assert text_of(WORDS, encoded.ids) == f"{BOS} w01"
 
@@ -268,12 +267,14 @@ def pairs(tokenizer: Any, records: list[list[int]], lead: str = "") -> list[dict
     ]
 
 
-@pytest.mark.parametrize("form", [texts, pairs])
-@pytest.mark.parametrize(("prefix", "value"), [(P, "yes"), (P + 1, "no")])
+@pytest.mark.parametrize(
+    ("form", "prefix", "value"),
+    [(texts, P, "yes"), (texts, P + 1, "no"), (pairs, P, "yes"), (pairs, P + 1, "yes")],
+)
 def test_rendered_records_come_out(
     form: Any, prefix: int, value: str, known: Any, tmp_path: Path
 ) -> None:
-    """P counts no BOS, unless the records are too short otherwise."""
+    """P counts no BOS, unless a text is too short otherwise; a given prefix may be shorter."""
     folder, tokenizer, records = known
     data = write_jsonl(tmp_path / "data.jsonl", form(tokenizer, records, f"{BOS} "))
     done = audit(folder, data, tmp_path / "run", "--prefix-tokens", prefix)

@@ -250,9 +250,9 @@ def test_a_system_turn_that_the_template_refuses_joins_the_users() -> None:
     assert "<|im_start|>user\nBe brief.\n\nWho?<|im_end|>" in tokenizer.decode(encoded.ids)
     assert not encoded.is_changed
     windows = cut([whole, Sample("b", 2, messages=(ask, reply))], tokenizer)
-    assert windows.notes == (
+    assert windows.notes[-1] == (
         "The chat template refuses a system turn: in 1 chats its words were put before those of "
-        "the first user's turn.",
+        "the first user's turn."
     )
 
 

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizer
 from memaudit.config.settings import WindowSettings
 from memaudit.data.encoding import Encoder
 from memaudit.data.samples import Sample, Skipped
-from memaudit.data.windows import Windows, cut_windows, fitting_window
+from memaudit.data.windows import PADDING, Windows, cut_windows, fitting_window
 from memaudit.errors import DataError
 
 WORDS = PreTrainedTokenizerFast(
@@ -185,10 +185,38 @@ def pair(prefix: str, suffix: str) -> Sample:
     return Sample("a", 1, prefix=prefix, suffix=suffix)
 
 
-def test_the_window_lies_around_the_border() -> None:
-    windows = cut([pair("1 2 3 ", "4 5 6")], **shape(2, 1), placement="end")
-    assert windows.window_ids().tolist() == [[2, 3, 4]]
+@pytest.mark.parametrize(
+    ("placement", "expected"),
+    [
+        ("start", [[1, 2, 3, 4, 5]]),
+        ("end", [[4, 5, 6, 7, 8]]),
+        ("sliding", [[1, 2, 3, 4, 5], [3, 4, 5, 6, 7], [4, 5, 6, 7, 8]]),
+    ],
+)
+def test_windows_of_a_given_suffix(placement: str, expected: list[list[int]]) -> None:
+    windows = cut([pair("0 1 2 3 ", "4 5 6 7 8")], **shape(3, 2), placement=placement)
+    assert windows.window_ids().tolist() == expected
     assert windows.boundary_shifts == 0
+
+
+def test_a_given_prefix_may_be_shorter() -> None:
+    windows = cut([pair("3 ", "4 5 6 7")], **shape(4, 2), placement="sliding")
+    padding = [PADDING] * 3
+    assert windows.window_ids().tolist() == [[*padding, 3, 4, 5], [PADDING, 3, 4, 5, 6, 7]]
+    assert windows.prefix_tokens.tolist() == [1, 3]
+    assert windows.notes == ()
+
+
+def test_what_is_not_shown_and_not_audited_is_noted() -> None:
+    records = [pair("1 2 3 ", "4 5 6 7"), pair("1 ", "2 3 4 5 6 7")]
+    assert cut(records, **shape(2, 2)).notes == (
+        "1 of 2 records have more than 2 tokens before the suffix, and the model is shown only the "
+        "last of them. That can hide what it has memorized: use a larger --prefix-tokens; the "
+        "longest of these prefixes has 3 tokens.",
+        "40% of the tokens of the given suffixes are audited; --placement sliding audits them "
+        "whole.",
+    )
+    assert len(cut(records, **shape(3, 2), placement="sliding").notes) == 0
 
 
 @pytest.mark.parametrize("tokenizer", [WORDS, SlowPairs()], ids=["offsets", "none"])
@@ -267,12 +295,11 @@ def test_a_tokenizer_file_neither_cuts_texts_nor_pads_them(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("prefix", "suffix", "reason"),
     [
-        ("1 ", "2 3", "prefix of 1 tokens, the window needs 2"),
         ("1 2 ", "3", "suffix of 1 tokens, the window needs 2"),
-        ("", "1 2", "prefix of 0 tokens, the window needs 2"),
+        ("", "1 2", "prefix of 0 tokens, the window needs 1"),
         ("1 2", "", "suffix of 0 tokens, the window needs 2"),
         ("1 2 3", "4", "suffix of 1 tokens, the window needs 2"),
-        ("", "", "prefix of 0 tokens, the window needs 2"),
+        ("", "", "prefix of 0 tokens, the window needs 1"),
     ],
 )
 def test_both_sides_have_to_be_long_enough(prefix: str, suffix: str, reason: str) -> None:
