@@ -32,6 +32,10 @@ def map_prefix(prefix_ids: Tensor, num_virtual_tokens: int) -> Tensor:
     return prefix_ids.gather(1, padding + from_end % length)
 
 
+MAX_PREFIX_READ = 64
+"""Last tokens of a prefix that the generator reads: its cost grows with them for every window."""
+
+
 class TrainedRows(nn.Module):
     """The target's embedding; rows that occur in the fitted prefixes are trainable.
 
@@ -127,7 +131,8 @@ class Generator(nn.Module):
         self.register_buffer("scale", torch.tensor(max(scale, 1e-6)))
         queries = settings.mapping == "queries"
         self.queries = nn.Parameter(first_vectors.float().clone()) if queries else None  # (V,D)
-        length = settings.num_virtual_tokens + (prefix_tokens if queries else 0)
+        self._prefix_read = min(prefix_tokens, MAX_PREFIX_READ)
+        length = settings.num_virtual_tokens + (self._prefix_read if queries else 0)
         self.positions = nn.Parameter(torch.empty(length, width))
         nn.init.normal_(self.positions, std=0.5, generator=rng)
         identity = settings.initialisation == "identity"
@@ -147,8 +152,8 @@ class Generator(nn.Module):
             source = self.embed(map_prefix(prefix_ids, count))
         else:
             queries = self.queries.expand(len(prefix_ids), -1, -1)
-            whole = map_prefix(prefix_ids, prefix_ids.shape[1])  # a short prefix is repeated
-            source = torch.cat([self.embed(whole), queries], dim=1)
+            read = map_prefix(prefix_ids, self._prefix_read)  # a short prefix is repeated
+            source = torch.cat([self.embed(read), queries], dim=1)
         first = source / self.scale + self.positions
         moved = first
         for block in self.blocks:

@@ -49,9 +49,10 @@ class WindowSettings(Settings):
     """How windows are cut from samples."""
 
     prefix_tokens: Annotated[
-        Positive, Flag("--prefix-tokens", "Tokens of the prefix shown to the model.", "Windows")
+        Positive,
+        Flag("--prefix-tokens", "Tokens of the prefix shown to the model, at most.", "Windows"),
     ] = 50
-    """P in formulas; 50 is the benchmark's (Carlini et al. 2022)."""
+    """P in formulas; 50 is the benchmark's (Carlini et al. 2022). Given prefixes may be shorter."""
     suffix_tokens: Annotated[
         Positive, Flag("--suffix-tokens", "Tokens of the suffix it has to extract.", "Windows")
     ] = 50
@@ -60,12 +61,13 @@ class WindowSettings(Settings):
         Literal["start", "end", "sliding"],
         Flag("--placement", "Position of windows in a sample: start, end or sliding.", "Windows"),
     ] = "start"
-    """``sliding`` cuts a window every ``stride`` tokens."""
+    """In a text, or in the suffix where that is given. ``sliding`` cuts a window every ``stride``
+    tokens."""
     stride: Annotated[
         Positive | None,
         Flag("--stride", "Tokens between the starts of sliding windows.", "Windows"),
     ] = None
-    """Default: P+S."""
+    """Default: P+S; S in a given suffix, whose last window ends with it."""
     limit: Annotated[
         Positive | None,
         Flag("--limit", "Audit up to this many random samples of each file.", "Windows"),

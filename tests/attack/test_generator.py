@@ -15,6 +15,7 @@ from memaudit.attack.generator import (
 )
 from memaudit.attack.prompts import DynamicPrompt, HardPrompt, NoPrompt, trained_rows
 from memaudit.config.settings import DynamicSettings
+from memaudit.data.windows import PADDING
 
 X, D, P, V = 40, 8, 5, 3
 TABLE = torch.randn(X, D, generator=torch.Generator().manual_seed(0))
@@ -153,3 +154,13 @@ def test_every_parameter_is_in_one_group(mapping: str, trained: bool, low_rank: 
 
 def test_no_prompt_is_none() -> None:
     assert NoPrompt()(PREFIXES) is None
+
+
+@pytest.mark.parametrize("mapping", ["naive", "queries"])
+def test_padding_before_a_prefix_plays_no_part(mapping: str) -> None:
+    generator = make_generator(mapping=mapping, initialisation="random")
+    short = PREFIXES[:, 2:]
+    padded = torch.cat([torch.full_like(PREFIXES[:, :2], PADDING), short], dim=1)
+    repeated = torch.cat([short[:, 1:], short], dim=1)
+    assert torch.equal(map_prefix(padded, P), repeated)
+    assert torch.equal(generator(padded), generator(repeated))

@@ -33,6 +33,7 @@ from memaudit.config.settings import (
     ScoreSettings,
     TuningSettings,
 )
+from memaudit.data.windows import PADDING
 from memaudit.errors import RunError
 from memaudit.target.checkpoint import Checkpoint
 
@@ -320,6 +321,20 @@ def test_the_loss_looks_at_the_suffix_or_at_all(loss: str) -> None:
         expected = torch.stack(lost).mean(dim=0)
         nll = tuner.passes.window_nll(prompt, ids)
     assert torch.allclose(nll.double(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["aligned", "full"])
+def test_the_loss_of_a_short_prefix_does_not_hang_on_the_batch(loss: str) -> None:
+    checkpoint = make_checkpoint()
+    settings = ConstantSettings(**SHORT, loss=loss)
+    tuner, prompt = make_tuner(checkpoint, settings), make_prompt(checkpoint, settings)
+    ids = torch.as_tensor(make_data().fit_ids).long()
+    for row in range(len(ids)):
+        ids[row, : row % (P - 1)] = PADDING
+    with torch.no_grad():
+        together = tuner.passes.window_nll(prompt, ids)
+        alone = [tuner.passes.window_nll(prompt, row[None]) for row in ids]
+    assert torch.allclose(together, torch.cat(alone), rtol=1e-5)
 
 
 @given(st.floats(0, 3), st.lists(st.floats(0, 12), min_size=1, max_size=5))
