@@ -21,7 +21,13 @@ import pytest
 from command_server import MAIN, CommandServer
 from conftest import build_model, build_tokenizer, save_model
 
-from memaudit.system.network import TELEMETRY_OFF, go_offline, turn_telemetry_off
+from memaudit.system.network import (
+    DOWNLOAD_COUNTS,
+    OFFLINE,
+    TELEMETRY_OFF,
+    go_offline,
+    turn_telemetry_off,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -254,4 +260,5 @@ def test_a_client_that_is_imported_already_is_told(monkeypatch: pytest.MonkeyPat
     go_offline(environment)
     assert is_offline_mode()
     assert constants.HF_HUB_DISABLE_TELEMETRY
-    assert environment == {"HF_HUB_OFFLINE": "1"} | dict.fromkeys(TELEMETRY_OFF, "1")
+    expected = {OFFLINE: "1", DOWNLOAD_COUNTS: "0"} | dict.fromkeys(TELEMETRY_OFF, "1")
+    assert environment == expected
