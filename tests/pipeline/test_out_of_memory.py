@@ -295,7 +295,7 @@ def test_loading_is_tried_again_spread_where_the_device_was_not_named(
         return real(*args, **kwargs)
 
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", once)
-    outcome = scan(folder, data, target={"device": "auto"})
+    outcome = scan(folder, data)
     assert maps == [{"": torch.device("cpu")}, "auto"]
     choice = outcome.result.target.choices["device"]
     assert (choice.value, choice.reason) == ("cpu", "auto: memory ran out on cpu")

@@ -40,7 +40,6 @@ def run(model: Path, data: Path, progress: Progress | None = None, **values: Any
         "constant": SHORT,
         "dynamic": SHORT,
         "scores": {"bootstrap": 100},
-        "target": {"device": "cpu"},
     }
     resolved = resolve([Layer(source="flag", values=given | values)])
     return scan(resolved, "memaudit scan", progress or Silent())
