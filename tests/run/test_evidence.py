@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -99,7 +99,9 @@ def test_a_run_is_verified(run: Run, scanned: Path) -> None:
     assert result.exit_code == 0, result.stdout
     lines = result.stdout.splitlines()
     assert lines[0] == "All as recorded: 19 the same."
-    compared = [re.split(r"  +", line.strip())[1] for line in lines if line.lstrip().startswith("same  ")]
+    compared = [
+        re.split(r"  +", line.strip())[1] for line in lines if line.lstrip().startswith("same  ")
+    ]
     assert compared == [
         "config.toml",
         "report.html",
