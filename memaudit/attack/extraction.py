@@ -26,7 +26,7 @@ from memaudit.attack.decoding import (
     decode_without_state,
     with_cache,
 )
-from memaudit.attack.decoding_check import choose_decoding
+from memaudit.attack.decoding_check import STEPS, choose_decoding
 from memaudit.attack.forward import build_inputs, padding_of, window_logits
 from memaudit.attack.memory import MemoryState, decoding_room, max_decode_batch, release_memory
 from memaudit.attack.prompts import SoftPrompt
@@ -88,7 +88,8 @@ class Extractor:
         self.memory = MemoryState()
         self.memory.plan("extraction", batch_size)
         self._backoff = self.memory.extraction
-        self.decoding = choose_decoding(checkpoint, prefix_tokens)
+        positions = checkpoint.max_tokens or prefix_tokens + STEPS
+        self.decoding = choose_decoding(checkpoint, min(prefix_tokens, positions - STEPS))
 
     @property
     def batch_size(self) -> int:

@@ -36,10 +36,17 @@ def load_target(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windo
         checkpoint = replace(checkpoint, choices={**checkpoint.choices, "chat_date": choice})
     for part in windows.values():
         checkpoint.check_ids(part.window_ids())
-    check_positions(config, checkpoint)
+    prefix = _longest_prefix(config, windows)
+    check_positions(config, checkpoint, prefix=prefix)
     check_inputs(config, checkpoint, windows.values())
-    _check_causal(config, checkpoint, _prompt_lengths(config))
+    _check_causal(config, checkpoint, prefix, _prompt_lengths(config))
     return checkpoint
+
+
+def _longest_prefix(config: ScanConfig, windows: Mapping[Role, Windows]) -> int:
+    """Return the tokens of the longest prefix, up to P; P without windows."""
+    lengths = [int(part.prefix_tokens.max()) for part in windows.values()]
+    return max(lengths, default=config.windows.prefix_tokens)
 
 
 def check_inputs(config: ScanConfig, checkpoint: Checkpoint, parts: Iterable[Windows]) -> None:
@@ -60,9 +67,14 @@ def _prompt_lengths(config: ScanConfig) -> set[int]:
     return lengths | ({dynamic} if attacks & {"dynamic", "dynamic-hard"} else set())
 
 
-def _check_causal(config: ScanConfig, checkpoint: Checkpoint, lengths: Iterable[int]) -> None:
-    """Raise TargetError if one pass over a window does not agree with decoding it."""
-    before = config.windows.prefix_tokens + (checkpoint.bos_id is not None)
+def _check_causal(
+    config: ScanConfig, checkpoint: Checkpoint, prefix: int, lengths: Iterable[int]
+) -> None:
+    """Raise TargetError if one pass over a window does not agree with decoding it.
+
+    prefix: tokens of the longest prefix. lengths: V of the prompts.
+    """
+    before = prefix + (checkpoint.bos_id is not None)
     for virtual in sorted(lengths):
         check_causal(checkpoint, before + virtual, config.windows.suffix_tokens)
 
@@ -72,7 +84,9 @@ def fits_prompts(config: ScanConfig) -> bool:
     return config.generator is None and bool({"constant", "dynamic"} & set(config.attacks))
 
 
-def load_earlier(config: ScanConfig, checkpoint: Checkpoint) -> tuple[FoldPrompts, ...]:
+def load_earlier(
+    config: ScanConfig, checkpoint: Checkpoint, windows: Mapping[Role, Windows]
+) -> tuple[FoldPrompts, ...]:
     """Load the prompts of ``--generator``, if any. Raises UsageError if they do not fit."""
     if config.generator is None:
         return ()
@@ -82,6 +96,7 @@ def load_earlier(config: ScanConfig, checkpoint: Checkpoint) -> tuple[FoldPrompt
             f"--generator {config.generator}: holds no prompt of {' and '.join(sorted(missing))}; "
             "select other attacks with --attacks"
         )
+    prefix = _longest_prefix(config, windows)
     for fold in earlier:
         if fold.prefix_tokens != config.windows.prefix_tokens:
             raise UsageError(
@@ -89,10 +104,10 @@ def load_earlier(config: ScanConfig, checkpoint: Checkpoint) -> tuple[FoldPrompt
                 f"tokens; use --prefix-tokens {fold.prefix_tokens}"
             )
         for prompt in fold.prompts.values():
-            check_positions(config, checkpoint, prompt.settings.num_virtual_tokens)
+            check_positions(config, checkpoint, prompt.settings.num_virtual_tokens, prefix)
     prompts = [prompt for fold in earlier for prompt in fold.prompts.values()]
     lengths = {prompt.settings.num_virtual_tokens for prompt in prompts}
-    _check_causal(config, checkpoint, lengths - _prompt_lengths(config))
+    _check_causal(config, checkpoint, prefix, lengths - _prompt_lengths(config))
     return earlier
 
 
@@ -120,14 +135,21 @@ def reuse_notes(
     return [*notes, *filter(None, [doubt])]
 
 
-def check_positions(config: ScanConfig, checkpoint: Checkpoint, virtual: int | None = None) -> None:
+def check_positions(
+    config: ScanConfig,
+    checkpoint: Checkpoint,
+    virtual: int | None = None,
+    prefix: int | None = None,
+) -> None:
     """Raise UsageError if prompt and window are longer than the model's positions.
 
-    virtual: V of the longest prompt; None takes the longest of the attacks.
+    virtual: V of the longest prompt; None takes the longest of the attacks. prefix: tokens of the
+    longest prefix; None takes P.
     """
     if virtual is None:
         virtual = max(_prompt_lengths(config))
-    needed = config.windows.length + virtual + (checkpoint.bos_id is not None)
+    window = config.windows.suffix_tokens + (prefix or config.windows.prefix_tokens)
+    needed = window + virtual + (checkpoint.bos_id is not None)
     if checkpoint.max_tokens is not None and needed > checkpoint.max_tokens:
         raise UsageError(
             f"soft prompt and window take {needed} tokens, {checkpoint.name} has "

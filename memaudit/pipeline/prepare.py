@@ -77,7 +77,7 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, processes: Proces
     with clock.stage("loading the model", 1):
         checkpoint = load_target(config, tokenizer, windows)
         agree(record, processes, "model", facts_of_model(checkpoint))
-        earlier = load_earlier(config, checkpoint)
+        earlier = load_earlier(config, checkpoint, windows)
         entities = load_entities(config, checkpoint)
         about = {} if entities is None else {"the entity model": entities.about}
         agree(record, processes, "entity model", about)

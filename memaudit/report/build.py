@@ -304,7 +304,7 @@ def _corpus(result: ScanResult, role: str) -> model.Corpus:
         samples=windows.samples,
         used=len(np.unique(windows.sample)),
         windows=len(windows),
-        prefix_tokens=windows.prefix_ids.shape[1],
+        prefix_tokens=int(windows.prefix_tokens.max()),
         suffix_tokens=windows.suffix_ids.shape[1],
         boundary_shifts=windows.boundary_shifts,
         skipped=tuple(

@@ -322,6 +322,7 @@ class Corpus(Part):
     """Samples that gave a window."""
     windows: Count
     prefix_tokens: Count
+    """Tokens of the longest prefix."""
     suffix_tokens: Count
     boundary_shifts: Count
     """Windows whose first suffix token begins inside the prefix string."""

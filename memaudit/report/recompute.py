@@ -272,10 +272,10 @@ def _corpora(report: Report, run: Recomputed) -> Iterator[Check]:
         yield f"{part}.windows", recorded.windows, len(rows)
         yield f"{part}.clusters", recorded.clusters, clusters
         yield f"{part}.scored_by_fold", recorded.scored_by_fold, scored_by_fold
-        for name in ("prefix_tokens", "suffix_tokens"):
-            alike, tokens = rows[name].unique().tolist(), getattr(recorded, name)
-            due = alike[0] if len(alike) == 1 else None if alike else tokens
-            yield f"{part}.{name}", tokens, due
+        if len(rows):
+            yield f"{part}.prefix_tokens", recorded.prefix_tokens, int(rows["prefix_tokens"].max())
+            suffixes = rows["suffix_tokens"].unique().tolist()
+            yield f"{part}.suffix_tokens", [recorded.suffix_tokens], suffixes
 
 
 def _sensitive(report: Report, run: Recomputed) -> Iterator[Check]:
