@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -272,6 +272,14 @@ def _load_weights(
     copy_mapped(model, source.weights_files)
     if quantization is not None:
         finish(model, source.name, quantization)
+    _check_filled(source, model, info, quantization)
+    return model, _check_unused(source, model, info["unexpected_keys"], config)
+
+
+def _check_filled(
+    source: Source, model: Any, info: Mapping[str, Any], quantization: Quantization | None
+) -> None:
+    """Refuse a model of which the checkpoint did not fill every weight."""
     if info["mismatched_keys"]:
         names = {str(name) for name, *_ in info["mismatched_keys"]}
         if any(0 in shape for _, shape, _ in info["mismatched_keys"]):
@@ -295,7 +303,6 @@ def _load_weights(
             f"({name_some(info['missing_keys'])}); use one that is whole, with its language-model "
             "head",
         )
-    return model, _check_unused(source, model, info["unexpected_keys"], config)
 
 
 def _check_unused(source: Source, model: Any, names: set[str], config: Any) -> UnusedWeights:
