@@ -323,8 +323,8 @@ def _template_note(data: Windows, template: Template) -> Iterator[str]:
     if holders:
         yield (
             f"{holders:,} of {len(data):,} windows hold template: text that stands in a tenth of "
-            f"the records or more, such as a system message or a greeting. It is "
-            f"{suffixes.mean():.0%} of the suffix tokens, and makes no near-duplicates."
+            "the records or more, such as a system message or a greeting. It makes no "
+            f"near-duplicates, and is {100 * suffixes.mean():.0f} % of the suffix tokens."
         )
 
 

@@ -25,6 +25,8 @@ of fewer samples leaves enough others for the folds."""
 _EXAMINED = 2000
 """Samples, evenly spaced, in which template is searched for: what a tenth of all samples hold, a
 tenth of these do."""
+_MAX_ROWS = 20_000
+"""Windows that are examined; some samples have thousands."""
 _ROWS = 4096  # windows hashed at a time
 
 
@@ -62,7 +64,7 @@ def find_template(parts: Sequence[Windows], cluster_run: int) -> Template:
     run = min(RUN, cluster_run, parts[0].window_tokens)
     examined = [_examine(part, math.ceil(_EXAMINED / len(parts))) for part in parts]
     ids = np.concatenate([rows for rows, _ in examined])
-    ends = np.cumsum([0, *(int(samples[-1]) + 1 for _, samples in examined)])
+    ends = np.cumsum([0, *(int(samples.max()) + 1 for _, samples in examined)])
     samples = np.concatenate(
         [samples + end for (_, samples), end in zip(examined, ends, strict=False)]
     )
@@ -78,8 +80,14 @@ def find_template(parts: Sequence[Windows], cluster_run: int) -> Template:
 def _examine(part: Windows, count: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Return the ids (n,T) of evenly spaced, different samples, and their sample numbers (n,)."""
     numbers, first = np.unique(part.sample, return_index=True)
-    chosen = np.unique(np.linspace(0, len(numbers) - 1, count).round().astype(np.int64))
+    chosen = _evenly(len(numbers), count)
     starts = part.window_ids()[first[chosen]]
     _, distinct = np.unique(starts, axis=0, return_index=True)
     rows = np.flatnonzero(np.isin(part.sample, numbers[chosen[distinct]]))
+    rows = rows[_evenly(len(rows), _MAX_ROWS)]
     return part.window_ids()[rows], part.sample[rows]
+
+
+def _evenly(length: int, count: int) -> NDArray[np.int64]:
+    """Return up to ``count`` evenly spaced places in a row of ``length``."""
+    return np.unique(np.linspace(0, length - 1, min(length, count)).round().astype(np.int64))

@@ -379,7 +379,7 @@ class _Pile:
                 f"{max(self._contexts):,} tokens."
             )
         if self._audited_tokens < self._given_tokens:
-            share = f"{self._audited_tokens / self._given_tokens:.0%}"
+            share = f"{100 * self._audited_tokens / self._given_tokens:.0f} %"
             slides = self._settings.placement == "sliding"
             way = "" if slides else "; --placement sliding audits them whole"
             yield f"{share} of the tokens of the given suffixes are audited{way}."

@@ -213,7 +213,7 @@ def test_what_is_not_shown_and_not_audited_is_noted() -> None:
         "1 of 2 records have more than 2 tokens before the suffix, and the model is shown only the "
         "last of them. That can hide what it has memorized: use a larger --prefix-tokens; the "
         "longest of these prefixes has 3 tokens.",
-        "40% of the tokens of the given suffixes are audited; --placement sliding audits them "
+        "40 % of the tokens of the given suffixes are audited; --placement sliding audits them "
         "whole.",
     )
     assert len(cut(records, **shape(3, 2), placement="sliding").notes) == 0
