@@ -36,6 +36,12 @@ MAX_PREFIX_READ = 64
 """Last tokens of a prefix that the generator reads: its cost grows with them for every window."""
 
 
+def count_positions(settings: DynamicSettings, prefix_tokens: int) -> int:
+    """Return the vectors that the generator's blocks see: V, after the prefix that it reads."""
+    read = min(prefix_tokens, MAX_PREFIX_READ) if settings.mapping == "queries" else 0
+    return read + settings.num_virtual_tokens
+
+
 class TrainedRows(nn.Module):
     """The target's embedding; rows that occur in the fitted prefixes are trainable.
 
@@ -131,8 +137,7 @@ class Generator(nn.Module):
         self.register_buffer("scale", torch.tensor(max(scale, 1e-6)))
         queries = settings.mapping == "queries"
         self.queries = nn.Parameter(first_vectors.float().clone()) if queries else None  # (V,D)
-        self._prefix_read = min(prefix_tokens, MAX_PREFIX_READ)
-        length = settings.num_virtual_tokens + (self._prefix_read if queries else 0)
+        length = count_positions(settings, prefix_tokens)
         self.positions = nn.Parameter(torch.empty(length, width))
         nn.init.normal_(self.positions, std=0.5, generator=rng)
         identity = settings.initialisation == "identity"
@@ -152,7 +157,8 @@ class Generator(nn.Module):
             source = self.embed(map_prefix(prefix_ids, count))
         else:
             queries = self.queries.expand(len(prefix_ids), -1, -1)
-            read = map_prefix(prefix_ids, self._prefix_read)  # a short prefix is repeated
+            # A short prefix is repeated.
+            read = map_prefix(prefix_ids, len(self.positions) - count)
             source = torch.cat([self.embed(read), queries], dim=1)
         first = source / self.scale + self.positions
         moved = first

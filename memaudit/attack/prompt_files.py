@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from memaudit.attack.facts import NO_PROMPT
-from memaudit.attack.generator import Generator, TrainedRows
+from memaudit.attack.generator import Generator, TrainedRows, count_positions
 from memaudit.attack.prompts import (
     ConstantPrompt,
     DynamicPrompt,
@@ -195,8 +195,7 @@ def _build(
         prompt = ConstantPrompt(constant, state["vectors"], torch.Generator())
     elif attack == "dynamic":
         dynamic = DynamicSettings.model_validate(settings)
-        queries = dynamic.mapping == "queries"
-        length = dynamic.num_virtual_tokens + (prefix_tokens if queries else 0)
+        length = count_positions(dynamic, prefix_tokens)
         _check_shape(state["generator.positions"], length, checkpoint)
         _check_rank(dynamic, state)
         if f"generator.blocks.{dynamic.depth - 1}.qkv.weight" not in state:

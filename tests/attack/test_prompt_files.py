@@ -12,7 +12,7 @@ from conftest import build_model, build_tokenizer
 from safetensors.torch import save
 
 from memaudit.attack.facts import NO_PROMPT
-from memaudit.attack.generator import Generator
+from memaudit.attack.generator import MAX_PREFIX_READ, Generator
 from memaudit.attack.prompt_files import FoldPrompts, load_all, load_prompts, to_bytes
 from memaudit.attack.prompts import (
     ConstantPrompt,
@@ -45,7 +45,7 @@ def make_checkpoint(architecture: str, **changes: Any) -> Checkpoint:
     )
 
 
-def make_dynamic(checkpoint: Checkpoint, **changes: Any) -> DynamicPrompt:
+def make_dynamic(checkpoint: Checkpoint, prefix_tokens: int = P, **changes: Any) -> DynamicPrompt:
     settings = DynamicSettings(**{"num_virtual_tokens": V, "initialisation": "random"} | changes)
     rows = None
     if settings.embedding == "trained":
@@ -54,7 +54,7 @@ def make_dynamic(checkpoint: Checkpoint, **changes: Any) -> DynamicPrompt:
     generator = Generator(
         checkpoint.embed,
         settings,
-        prefix_tokens=P,
+        prefix_tokens=prefix_tokens,
         first_vectors=torch.ones(V, checkpoint.width),
         scale=0.3,
         rows=rows,
@@ -114,6 +114,19 @@ def test_prompts_come_back_as_they_were(
     assert isinstance(back.usable["constant"], NoPrompt)
     assert back.usable["dynamic"] is back.prompts["dynamic"]
     assert to_bytes(back) == path.read_bytes()
+
+
+def test_a_prompt_for_long_prefixes_comes_back(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """The generator reads only the end of a long prefix."""
+    dynamic = make_dynamic(checkpoint, 3 * MAX_PREFIX_READ, mapping="queries")
+    fold = replace(make_fold(checkpoint, dynamic), prefix_tokens=3 * MAX_PREFIX_READ)
+    (tmp_path / "generator-1.safetensors").write_bytes(to_bytes(fold))
+    (back,) = load_all(tmp_path, checkpoint)
+    prefixes = PREFIXES.repeat(1, 3 * MAX_PREFIX_READ // P + 1)[:, : 3 * MAX_PREFIX_READ]
+    assert torch.equal(back.prompts["dynamic"](prefixes), dynamic(prefixes))
+    changed = prefixes.clone()
+    changed[:, : 2 * MAX_PREFIX_READ] = 0
+    assert torch.equal(dynamic(changed), dynamic(prefixes))
 
 
 def test_the_same_prompts_give_the_same_bytes(checkpoint: Checkpoint) -> None:
