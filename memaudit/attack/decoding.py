@@ -73,7 +73,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
 
     def _room_for(self, states: Tensor) -> Tensor:
         rows, capacity = self._size
-        return states.new_empty(rows, states.shape[1], capacity, states.shape[3])
+        return states.new_zeros(rows, states.shape[1], capacity, states.shape[3])
 
 
 class RoomyCache(DynamicCache):  # type: ignore[misc]
@@ -121,6 +121,7 @@ def _shift_rows(states: Tensor, shift: Tensor) -> None:
         if distance:
             rows = torch.nonzero(shift == distance).flatten()
             states[rows, :, distance:] = states[rows, :, :-distance]
+            states[rows, :, :distance] = 0  # masked, but a NaN would spoil the sum all the same
 
 
 def cache_argument(checkpoint: Checkpoint) -> str | None:

@@ -36,8 +36,6 @@ ROWS = 2
 """Texts in a trial batch: a single text would not show faults that mix texts up."""
 STEPS = 2
 """Tokens decoded one by one from the state of an earlier pass."""
-GAP = 3
-"""Tokens by which one of two texts is shorter when they share a cache."""
 SHARE = {torch.float32: 2**-5, torch.float16: 2**-2, torch.bfloat16: 2**-2}
 """Largest distance between two passes, as a share of the distance between two texts. Rounding in
 bfloat16 gives 0.01 to 0.05 (random targets of 24 layers, dense and of 64 experts); a cache that
@@ -153,13 +151,14 @@ def _cut_back(checkpoint: Checkpoint, vectors: Tensor) -> Trial:
 def _aligns(checkpoint: Checkpoint, vectors: Tensor, shape: CacheShape, near: float) -> bool:
     """Return True if texts of two lengths, aligned in a cache, give the logits of each alone.
 
-    vectors: (B,T,D). The second text is the shorter one.
+    vectors: (B,T,D). The second text has a single token before the steps: from some length on,
+    positions may be scaled by the longest text of a batch.
     """
     rows, total = vectors.shape[:2]
-    if not {"attention_mask", "position_ids"} <= accepted_arguments(checkpoint):
+    if rows < 2 or not {"attention_mask", "position_ids"} <= accepted_arguments(checkpoint):
         return False
     known = torch.full((rows,), total - STEPS, device=vectors.device)
-    known[1:] -= min(GAP, total - STEPS - 1)
+    known[1:] = 1
     texts = Alignment(total - STEPS, total - STEPS - known)
     cache = RoomyCache(shape.layers, rows, total)
     cache.focus(slice(0, rows), 0)

@@ -124,16 +124,14 @@ class Extractor:
         for ids in parts:
             result = Extraction.empty(len(ids), ids.shape[1] - self.prefix_tokens)
             # Windows of like length share a batch, so that few inputs are padding.
-            padding = (ids[:, : self.prefix_tokens] == PADDING).sum(axis=1)
+            padding = self._padding(ids)
             order, start = np.argsort(padding, kind="stable"), 0
             while start < len(ids):
                 try:
                     if cache is None:
                         cache = self._make_cache(prompt, parts, limit)
                     size = cache.rows if cache is not None else self.batch_size
-                    rows = order[start : start + size]
-                    if not self.decoding.aligns:
-                        rows = rows[padding[rows] == padding[rows[0]]]
+                    rows = self._alike(order[start : start + size], padding)
                     result.write(
                         rows, self._extract_part(prompt, self._on_device(ids[rows]), cache)
                     )
@@ -154,19 +152,29 @@ class Extractor:
         """Return which windows of ids (N,P+S) are exact, and their suffix NLL; decode nothing."""
         exact, nll = np.empty(len(ids), dtype=bool), np.empty(len(ids))
         suffix = ids.shape[1] - self.prefix_tokens
-        start = 0
+        start, padding = 0, self._padding(ids)
         while start < len(ids):
-            part = slice(start, min(len(ids), start + self.batch_size))
+            rows = self._alike(np.arange(start, min(len(ids), start + self.batch_size)), padding)
             try:
-                verified = self._verify_stably(prompt, self._on_device(ids[part]))
+                verified = self._verify_stably(prompt, self._on_device(ids[rows]))
             except FAILED_ALLOCATION as error:
                 self._back_off(error, self.batch_size)
             else:
-                exact[part] = (verified.matched == suffix).cpu().numpy()
-                nll[part] = verified.nll.cpu().numpy()
+                exact[rows] = (verified.matched == suffix).cpu().numpy()
+                nll[rows] = verified.nll.cpu().numpy()
                 self._backoff.passed()
-                start = part.stop
+                start += len(rows)
         return exact, nll
+
+    def _padding(self, ids: NDArray[np.int32]) -> NDArray[np.int64]:
+        return np.asarray((ids[:, : self.prefix_tokens] == PADDING).sum(axis=1))
+
+    def _alike(self, rows: NDArray[np.int64], padding: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the first of these rows that may share a batch: all, or those of one length."""
+        if self.decoding.aligns:
+            return rows
+        differs = np.flatnonzero(padding[rows] != padding[rows[0]])
+        return rows[: differs[0]] if len(differs) else rows
 
     def _on_device(self, ids: NDArray[np.int32]) -> Tensor:
         return torch.as_tensor(ids, dtype=torch.long, device=self.checkpoint.device)

@@ -22,6 +22,9 @@ _ROWS = 4096  # windows hashed at a time
 MAX_TEMPLATE = 0.5
 """Share of a run that may be template: with 19 tokens of a greeting, the 20th is the same by chance
 in many records."""
+MIN_OWN = 0.25
+"""Least share of a window that is its sample's own if the rest is template. Of 120 chats with one
+template two fifths are; of versions of a document an eighth."""
 _MARKS = 1 << 24  # marks sorted at a time: about 0.7 GiB with owners and order
 
 
@@ -75,16 +78,22 @@ class Marker:
 
 
 def _little_left(windows: Windows, template: Template, run: int) -> NDArray[np.bool_]:
-    """Return the windows of samples with fewer than run/2 tokens beside template: (N,)."""
+    """Return the windows of samples with few tokens beside template: (N,).
+
+    Few are less than half a run, or than MIN_OWN of every window: versions of one document.
+    """
     is_copy = np.zeros(len(windows), dtype=np.bool_)
     if len(template.hashes):
-        left = np.zeros(int(windows.sample.max(initial=0)) + 1, dtype=np.int64)
+        samples = int(windows.sample.max(initial=0)) + 1
+        left, share = np.zeros(samples, dtype=np.int64), np.zeros(samples)
         for block in _blocks(len(windows)):
             parts = (windows.prefix_ids[block], windows.suffix_ids[block])
             ids = np.concatenate(parts, axis=1)
             own = (~template.mask(ids) & (ids != PADDING)).sum(axis=1)
             np.maximum.at(left, windows.sample[block], own)
-        is_copy = 2 * left[windows.sample] < min(run, windows.window_tokens)
+            np.maximum.at(share, windows.sample[block], own / (ids != PADDING).sum(axis=1))
+        is_copy = (2 * left < min(run, windows.window_tokens)) | (share < MIN_OWN)
+        is_copy = is_copy[windows.sample]
     return is_copy
 
 

@@ -245,7 +245,7 @@ class _Pile:
         self._columns: dict[str, None] = {}
         self._columns_left_out = False
         self._lengths: list[int] = []  # tokens; twice the suffix where it is given
-        self._contexts: list[int] = []  # tokens before each given suffix
+        self._contexts: list[int] = []  # most tokens before a window's suffix, by record
         self._given_tokens = self._audited_tokens = 0  # of given suffixes
         self._samples = self._too_short = self._shifts = 0
         self._begin_with_bos = self._odd_bos = self._shortened = 0  # samples
@@ -300,7 +300,7 @@ class _Pile:
         source: BosSource = "tokenizer" if encoded.bos_source == "text" else encoded.bos_source
         self._bos_sources["text" if own else source] += 1
         if border is not None:
-            self._contexts.append(border)
+            self._contexts.append(int(suffixes.max()))
             self._given_tokens += tokens - border
             self._audited_tokens += int(
                 np.minimum(np.diff(suffixes, append=tokens), self._settings.suffix_tokens).sum()
@@ -374,8 +374,8 @@ class _Pile:
         if cut:
             yield (
                 f"{cut:,} of {len(self._contexts):,} records have more than {limit} tokens before "
-                "the suffix, and the model is shown only the last of them. That can hide what it "
-                "has memorized: use a larger --prefix-tokens; the longest of these prefixes has "
+                "an audited suffix, and the model is shown only the last of them. That can hide "
+                "what it has memorized: use a larger --prefix-tokens; the longest of these prefixes has "
                 f"{max(self._contexts):,} tokens."
             )
         if self._audited_tokens < self._given_tokens:

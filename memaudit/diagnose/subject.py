@@ -270,7 +270,7 @@ def require_same_model(run: StoredRun, checkpoint: Checkpoint) -> None:
 def _part(run: StoredRun, role: Role, windows: Windows) -> Part:
     """Return the windows that the run scored with their rows, both in the order of the file.
 
-    Windows with a prefix of fewer than P tokens are left out: figures by position need all P.
+    Figures by position need prefixes of P tokens.
     """
     rows = run.scored(role).reset_index(drop=True)
     wanted = list(zip(rows["line"].tolist(), rows["window"].tolist(), strict=True))
@@ -286,12 +286,11 @@ def _part(run: StoredRun, role: Role, windows: Windows) -> Part:
             "version of memaudit"
         )
     attacks = tuple(attack.attack for attack in model_attacks(run.report))
-    ids = windows.window_ids()[places]
-    is_whole = windows.prefix_tokens[places] == windows.prefix_ids.shape[1]
-    if not is_whole.any():
-        longest = int(windows.prefix_tokens[places].max())
+    lengths = windows.prefix_tokens[places]
+    if short := int((lengths < windows.prefix_ids.shape[1]).sum()):
         raise UsageError(
-            f"{run.folder}: every prefix of the {role} is shorter than --prefix-tokens "
-            f"{windows.prefix_ids.shape[1]}, and a diagnosis needs whole ones; scan with {longest}"
+            f"{run.folder}: {short:,} of {len(lengths):,} prefixes of the {role} have fewer than "
+            f"{windows.prefix_ids.shape[1]} tokens, and a diagnosis needs prefixes of one length; "
+            f"scan with --prefix-tokens {int(lengths.min())}"
         )
-    return Part(ids[is_whole], rows[is_whole].reset_index(drop=True), attacks)
+    return Part(windows.window_ids()[places], rows, attacks)

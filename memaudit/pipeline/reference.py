@@ -17,7 +17,7 @@ from memaudit.attack.campaign import AttackOutcome
 from memaudit.config.settings import AttackName, ScanConfig
 from memaudit.data.corpus import Corpus
 from memaudit.data.plan import Plan, Role, bos_source, cut_files
-from memaudit.data.windows import Windows
+from memaudit.data.windows import PADDING, Windows
 from memaudit.errors import DataError, UsageError
 from memaudit.pipeline.loading import load_target
 from memaudit.pipeline.scoring import fold_fits, score_outcome
@@ -178,6 +178,7 @@ def _token_name(bos: int | None) -> str:
 def _check_ids(where: str, tokenizer: Any, other: Any, windows: Mapping[Role, Windows]) -> None:
     """Raise UsageError unless the ids of the windows are the same tokens for both."""
     used = np.unique(np.concatenate([np.unique(part.window_ids()) for part in windows.values()]))
+    used = used[used != PADDING]
     if len(missing := used[used >= len(other)]):
         raise UsageError(
             f"{where}: its tokenizer has {len(other):,} entries and lacks {len(missing):,} ids of "

@@ -149,7 +149,7 @@ def find_text_faults(
     """Find prefixes (N,P) and suffixes (N,S) that are not text."""
     sides = (prefix_ids, suffix_ids)
     unknown = [_share(side, () if roles.unknown is None else (roles.unknown,)) for side in sides]
-    tokens = [side.shape[1] for side in sides]
+    tokens = [int((side != PADDING).sum()) for side in sides]
     return TextFaults(
         control=_either([_without_text(side, decode) for side in sides]),
         repeated=_either([_repeated(side) for side in sides]),

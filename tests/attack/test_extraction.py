@@ -234,6 +234,25 @@ def test_short_prefixes_in_a_batch_say_what_each_says_alone(
     assert not exact[2::3].any()
 
 
+def test_short_prefixes_see_nothing_that_memory_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A NaN before a text spoils it, though its weight is 0."""
+    checkpoint = make_checkpoint()
+    ids, _ = make_ragged_windows(checkpoint, NoPrompt())
+    extractor = Extractor(checkpoint, P, SETTINGS, 4)
+    expected = extractor.extract(NoPrompt(), ids)
+
+    def reordered(cache: RoomyCache, *given: Any) -> None:
+        for layer in cache.layers:
+            for buffer in layer.buffers:
+                buffer[:, :, layer._length :] = torch.nan
+        real(cache, *given)
+
+    real = RoomyCache.reorder
+    monkeypatch.setattr(RoomyCache, "reorder", reordered)
+    again = extractor.extract(NoPrompt(), ids)
+    np.testing.assert_array_equal(again.continuation_ids, expected.continuation_ids)
+
+
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 def test_weights_as_stored_say_the_same(architecture: str) -> None:
     checkpoint = make_checkpoint(architecture)

@@ -113,6 +113,15 @@ def test_copies_with_other_heads_are_one_cluster() -> None:
     assert clusters_of(ids) == [0] * 5 + list(range(1, 56))
 
 
+def test_versions_of_a_document_are_one_cluster_however_many() -> None:
+    ids = own_text(count=100, tokens=100)
+    ids[:12] = ids[0]
+    ids[:12, 10:22] = np.arange(12 * 12).reshape(12, 12)
+    clusters = clusters_of(ids, prefix=50)
+    assert clusters[:12] == [0] * 12
+    assert len(set(clusters)) == 89
+
+
 def test_windows_with_little_beside_the_template_are_copies() -> None:
     ids = own_text(tokens=30)
     ids[:, :25] = np.arange(25)

@@ -210,13 +210,13 @@ def test_a_given_prefix_may_be_shorter() -> None:
 def test_what_is_not_shown_and_not_audited_is_noted() -> None:
     records = [pair("1 2 3 ", "4 5 6 7"), pair("1 ", "2 3 4 5 6 7")]
     assert cut(records, **shape(2, 2)).notes == (
-        "1 of 2 records have more than 2 tokens before the suffix, and the model is shown only the "
-        "last of them. That can hide what it has memorized: use a larger --prefix-tokens; the "
-        "longest of these prefixes has 3 tokens.",
+        "1 of 2 records have more than 2 tokens before an audited suffix, and the model is shown "
+        "only the last of them. That can hide what it has memorized: use a larger "
+        "--prefix-tokens; the longest of these prefixes has 3 tokens.",
         "40 % of the tokens of the given suffixes are audited; --placement sliding audits them "
         "whole.",
     )
-    assert len(cut(records, **shape(3, 2), placement="sliding").notes) == 0
+    assert len(cut(records, **shape(6, 2), placement="sliding").notes) == 0
 
 
 @pytest.mark.parametrize("tokenizer", [WORDS, SlowPairs()], ids=["offsets", "none"])
