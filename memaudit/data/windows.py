@@ -375,8 +375,8 @@ class _Pile:
             yield (
                 f"{cut:,} of {len(self._contexts):,} records have more than {limit} tokens before "
                 "an audited suffix, and the model is shown only the last of them. That can hide "
-                "what it has memorized: use a larger --prefix-tokens; the longest of these prefixes has "
-                f"{max(self._contexts):,} tokens."
+                "what it has memorized: use a larger --prefix-tokens; the longest of these "
+                f"prefixes has {max(self._contexts):,} tokens."
             )
         if self._audited_tokens < self._given_tokens:
             share = f"{100 * self._audited_tokens / self._given_tokens:.0f} %"

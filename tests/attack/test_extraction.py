@@ -8,11 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ARCHITECTURES, VOCABULARY, build_model, build_tokenizer
+from conftest import ARCHITECTURES, LLAMA_LIKE, VOCABULARY, build_model, build_tokenizer
+from conftest import _config as config_of
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memaudit.attack.decoding import CACHE_NAMES, CannotContinue, RoomyCache, probe_cache
+from memaudit.attack.decoding import (
+    CACHE_NAMES,
+    CannotContinue,
+    RoomyCache,
+    RoomyLayer,
+    probe_cache,
+)
 from memaudit.attack.extraction import NEAR_TIE, Extraction, Extractor
 from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.memory import MAX_DECODE_BATCH, choose_batch_size
@@ -234,6 +241,32 @@ def test_short_prefixes_in_a_batch_say_what_each_says_alone(
     assert not exact[2::3].any()
 
 
+def test_positions_that_the_longest_text_scales(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short text beside a long one would get the long one's positions, as in Phi-3 128k."""
+    scaled = {
+        "rope_type": "longrope",
+        "factor": 4.0,
+        "rope_theta": 1e4,
+        "partial_rotary_factor": 1.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [6.0] * 4,
+        "original_max_position_embeddings": 5,
+    }
+    monkeypatch.setitem(
+        ARCHITECTURES,
+        "longrope",
+        config_of(
+            "Phi3Config",
+            LLAMA_LIKE,
+            num_key_value_heads=2,
+            original_max_position_embeddings=5,
+            rope_parameters=scaled,
+        ),
+    )
+    checkpoint = make_checkpoint("longrope")
+    assert not Extractor(checkpoint, P, SETTINGS, 64).decoding.aligns
+
+
 def test_short_prefixes_see_nothing_that_memory_held(monkeypatch: pytest.MonkeyPatch) -> None:
     """A NaN before a text spoils it, though its weight is 0."""
     checkpoint = make_checkpoint()
@@ -241,14 +274,10 @@ def test_short_prefixes_see_nothing_that_memory_held(monkeypatch: pytest.MonkeyP
     extractor = Extractor(checkpoint, P, SETTINGS, 4)
     expected = extractor.extract(NoPrompt(), ids)
 
-    def reordered(cache: RoomyCache, *given: Any) -> None:
-        for layer in cache.layers:
-            for buffer in layer.buffers:
-                buffer[:, :, layer._length :] = torch.nan
-        real(cache, *given)
-
-    real = RoomyCache.reorder
-    monkeypatch.setattr(RoomyCache, "reorder", reordered)
+    real = RoomyLayer._room_for
+    monkeypatch.setattr(
+        RoomyLayer, "_room_for", lambda *given: torch.full_like(real(*given), torch.nan)
+    )
     again = extractor.extract(NoPrompt(), ids)
     np.testing.assert_array_equal(again.continuation_ids, expected.continuation_ids)
 
