@@ -71,7 +71,8 @@ def _row(batch: Any, place: int, arrow_error: type[Exception]) -> Row:
             fields[name] = column[place].as_py()
         except UnicodeDecodeError:
             return fields, "not UTF-8 text"
-        except (arrow_error, ValueError, OverflowError):  # such as dates without a year
+        # Such as dates without a year; pytz, which older pandas brings, has its own LookupError.
+        except (arrow_error, ValueError, OverflowError, LookupError):
             return fields, f"column {name} holds a value that exists only in Parquet"
     return fields, None
 
