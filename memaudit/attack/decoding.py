@@ -99,6 +99,7 @@ class RoomyCache(DynamicCache):  # type: ignore[misc]
         it, unless that is on another device: new memory costs more than the copy.
         """
         spare: Tensor | None = None
+        distances = set() if shift is None else set(shift.tolist()) - {0}
         for layer in self.layers:
             if layer.buffers is None:  # a layer that shares another layer's states
                 continue
@@ -108,20 +109,18 @@ class RoomyCache(DynamicCache):  # type: ignore[misc]
                     spare = torch.empty_like(buffer)
                 order = order.to(buffer.device)
                 torch.index_select(buffer, 0, order, out=spare[: len(order)])
-                if shift is not None:
-                    _shift_rows(spare, shift.to(buffer.device))
+                for distance in distances:
+                    _shift_rows(spare, shift == distance, distance)
                 moved.append(spare)
                 spare = buffer
             layer.buffers = (moved[0], moved[1])
 
 
-def _shift_rows(states: Tensor, shift: Tensor) -> None:
-    """Move the positions of states (B,heads,T,d) to the right in place, each row by its shift."""
-    for distance in set(shift.tolist()):
-        if distance:
-            rows = torch.nonzero(shift == distance).flatten()
-            states[rows, :, distance:] = states[rows, :, :-distance]
-            states[rows, :, :distance] = 0  # masked, but a NaN would spoil the sum all the same
+def _shift_rows(states: Tensor, rows: Tensor, distance: int) -> None:
+    """Move the positions of some rows (n,) bool of states (B,heads,T,d) to the right, in place."""
+    chosen = torch.nonzero(rows).flatten().to(states.device)
+    states[chosen, :, distance:] = states[chosen, :, :-distance]
+    states[chosen, :, :distance] = 0  # masked, but a NaN would spoil the sum all the same
 
 
 def cache_argument(checkpoint: Checkpoint) -> str | None:

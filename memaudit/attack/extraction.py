@@ -198,7 +198,7 @@ class Extractor:
         shape = self.decoding.shape
         if shape is None:
             return None
-        longest = [ids[[(ids == PADDING).sum(axis=1).argmin()]] for ids in parts if len(ids)]
+        longest = [ids[[self._padding(ids).argmin()]] for ids in parts if len(ids)]
         tokens = max(self._input_tokens(prompt, self._on_device(ids)) for ids in longest)
         return RoomyCache(shape.layers, min(self.decode_batch_size(tokens), limit), tokens)
 

@@ -179,8 +179,7 @@ def make_plan(
     """
     if earlier:
         return _plan_unseen(config, summaries, windows, earlier)
-    template = find_template(list(windows.values()), config.protocol.cluster_run)
-    clusters = _cluster(config, windows, template)
+    template, clusters = _cluster(config, windows)
     rng = np.random.default_rng([config.protocol.seed, 2])
     folds = _folds(config, windows["data"], clusters["data"], rng)
     audited = fold_of(folds, len(windows["data"]))
@@ -210,12 +209,14 @@ def _folds(
 
 
 def _cluster(
-    config: ScanConfig, windows: Mapping[Role, Windows], template: Template
-) -> dict[Role, NDArray[np.int64]]:
-    """Cluster data and controls together, and return the clusters of each."""
-    both = find_clusters(list(windows.values()), config.protocol.cluster_run, template)
-    ends = np.cumsum([len(part) for part in windows.values()])[:-1]
-    return dict(zip(windows, np.split(both, ends), strict=True))
+    config: ScanConfig, windows: Mapping[Role, Windows]
+) -> tuple[Template, dict[Role, NDArray[np.int64]]]:
+    """Cluster data and controls together; return their template and the clusters of each."""
+    parts, run = list(windows.values()), config.protocol.cluster_run
+    template = find_template(parts, run)
+    both = find_clusters(parts, run, template)
+    ends = np.cumsum([len(part) for part in parts])[:-1]
+    return template, dict(zip(windows, np.split(both, ends), strict=True))
 
 
 def _plan_unseen(
@@ -230,8 +231,7 @@ def _plan_unseen(
             f"--generator: its near-duplicates are runs of {longest} tokens, longer than these "
             f"windows of {config.windows.length}; use the window it was fitted with"
         )
-    template = find_template(list(windows.values()), config.protocol.cluster_run)
-    clusters = _cluster(config, windows, template)
+    template, clusters = _cluster(config, windows)
     total = 1 + max(int(part.max()) for part in clusters.values())
     known = np.zeros((len(earlier), total), dtype=bool)  # (folds, clusters)
     for role, part in windows.items():

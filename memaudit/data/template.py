@@ -72,20 +72,20 @@ def find_template(parts: Sequence[Windows], cluster_run: int) -> Template:
     is_text = sliding_window_view(ids != PADDING, run, axis=1).all(axis=2)
     owners = np.broadcast_to(samples[:, None], hashes.shape)
     pairs = np.stack([hashes[is_text], owners[is_text].astype(np.uint64)], axis=1)
-    found, counts = np.unique(np.unique(pairs, axis=0)[:, 0], return_counts=True)
+    runs, counts = np.unique(np.unique(pairs, axis=0)[:, 0], return_counts=True)
     enough = max(MIN_SAMPLES, MIN_SHARE * len(np.unique(samples)))
-    return Template(found[counts >= enough], run)
+    return Template(runs[counts >= enough], run)
 
 
 def _examine(part: Windows, count: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Return the ids (n,T) of evenly spaced, different samples, and their sample numbers (n,)."""
     numbers, first = np.unique(part.sample, return_index=True)
     chosen = _evenly(len(numbers), count)
-    starts = part.window_ids()[first[chosen]]
-    _, distinct = np.unique(starts, axis=0, return_index=True)
+    ids = part.window_ids()
+    _, distinct = np.unique(ids[first[chosen]], axis=0, return_index=True)
     rows = np.flatnonzero(np.isin(part.sample, numbers[chosen[distinct]]))
     rows = rows[_evenly(len(rows), _MAX_ROWS)]
-    return part.window_ids()[rows], part.sample[rows]
+    return ids[rows], part.sample[rows]
 
 
 def _evenly(length: int, count: int) -> NDArray[np.int64]:
