@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import VOCABULARY, build_model, build_tokenizer
+from made_windows import windows_of
 from numpy.typing import NDArray
 
 from memaudit.attack.campaign import AttackOutcome, Campaign
@@ -57,21 +58,7 @@ class SpyExtractor(Extractor):
 
 
 def as_windows(ids: NDArray[np.int32]) -> Windows:
-    count = len(ids)
-    return Windows(
-        prefix_ids=ids[:, :P],
-        suffix_ids=ids[:, P:],
-        sample=np.arange(count),
-        line=np.arange(count) + 1,
-        window=np.zeros(count, dtype=np.int64),
-        sample_id=tuple(map(str, range(count))),
-        group=(None,) * count,
-        extra=({},) * count,
-        skipped=(),
-        boundary_shifts=0,
-        columns=(),
-        samples=count,
-    )
+    return windows_of(ids, P)
 
 
 def near_duplicates(rng: np.random.Generator, clusters: int, sizes: int) -> NDArray[np.int32]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
+import made_windows
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,22 +19,10 @@ def windows_of(
     sample: Sequence[int] | None = None,
     group: Sequence[str | None] | None = None,
 ) -> Windows:
-    rows = np.array(ids, dtype=np.int32)
-    count = len(rows)
-    return Windows(
-        prefix_ids=rows[:, :1],
-        suffix_ids=rows[:, 1:],
-        sample=np.array(range(count) if sample is None else sample, dtype=np.int64),
-        line=np.arange(1, count + 1),
-        window=np.zeros(count, dtype=np.int64),
-        sample_id=tuple(str(n) for n in range(count)),
-        group=tuple(group or [None] * count),
-        extra=({},) * count,
-        skipped=(),
-        boundary_shifts=0,
-        columns=(),
-        samples=count,
-    )
+    changes: dict[str, Any] = {} if group is None else {"group": tuple(group)}
+    if sample is not None:
+        changes["sample"] = np.array(sample, dtype=np.int64)
+    return made_windows.windows_of(np.array(ids), 1, **changes)
 
 
 # Hashes.

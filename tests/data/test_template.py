@@ -10,32 +10,14 @@ import numpy as np
 import pytest
 from conftest import save_model
 from known_answers import random_llama, text_of, word_tokenizer, write_jsonl
+from made_windows import windows_of
 from typer.testing import CliRunner
 
 from memaudit.cli.app import app
 from memaudit.data.clusters import find_clusters
 from memaudit.data.template import find_template
-from memaudit.data.windows import Windows
 
 RUN = 20
-
-
-def windows_of(ids: np.ndarray, prefix: int) -> Windows:
-    count = len(ids)
-    return Windows(
-        prefix_ids=ids[:, :prefix].astype(np.int32),
-        suffix_ids=ids[:, prefix:].astype(np.int32),
-        sample=np.arange(count),
-        line=np.arange(1, count + 1),
-        window=np.zeros(count, dtype=np.int64),
-        sample_id=tuple(map(str, range(count))),
-        group=(None,) * count,
-        extra=({},) * count,
-        skipped=(),
-        boundary_shifts=0,
-        columns=(),
-        samples=count,
-    )
 
 
 def own_text(count: int = 60, tokens: int = 60, seed: int = 0) -> np.ndarray:

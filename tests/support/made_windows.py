@@ -1,0 +1,31 @@
+"""Windows of given ids, each of a sample of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.data.windows import Windows
+
+
+def windows_of(ids: NDArray[Any], prefix: int, **changes: Any) -> Windows:
+    """Cut ids (N,P+S) after ``prefix`` tokens. changes: other fields of the windows."""
+    count = len(ids)
+    windows = Windows(
+        prefix_ids=ids[:, :prefix].astype(np.int32),
+        suffix_ids=ids[:, prefix:].astype(np.int32),
+        sample=np.arange(count),
+        line=np.arange(1, count + 1),
+        window=np.zeros(count, dtype=np.int64),
+        sample_id=tuple(map(str, range(count))),
+        group=(None,) * count,
+        extra=({},) * count,
+        skipped=(),
+        boundary_shifts=0,
+        columns=(),
+        samples=count,
+    )
+    return replace(windows, **changes)
