@@ -49,6 +49,10 @@ class Windows:
     """(N,): the sample's line, from 1."""
     window: NDArray[np.int64]
     """(N,): the window's number within its sample, from 0."""
+    sample_tokens: NDArray[np.int64]
+    """(N,): tokens that could be audited in the window's sample: its text, or its given suffix."""
+    new_tokens: NDArray[np.int64]
+    """(N,): suffix tokens that are in no earlier window of the sample. Windows may overlap."""
     sample_id: tuple[str, ...]
     """Ids of length N, as are the next two."""
     group: tuple[str | None, ...]
@@ -108,6 +112,8 @@ class Windows:
             sample=self.sample[rows],
             line=self.line[rows],
             window=self.window[rows],
+            sample_tokens=self.sample_tokens[rows],
+            new_tokens=self.new_tokens[rows],
             sample_id=tuple(self.sample_id[row] for row in rows),
             group=tuple(self.group[row] for row in rows),
             extra=tuple(self.extra[row] for row in rows),
@@ -232,6 +238,10 @@ class _Cut:
     number: int
     misread: NDArray[np.bool_]
     """(windows,): True if the ids do not decode to their text."""
+    tokens: int
+    """Tokens that could be audited."""
+    new_tokens: NDArray[np.int64]
+    """(windows,): suffix tokens that are in no earlier window."""
 
 
 class _Pile:
@@ -291,7 +301,10 @@ class _Pile:
                 encoded.mismatch, encoded.ids, np.stack([starts, ends], axis=1)
             )
         rows = _cut_rows(encoded.ids, suffixes, self._settings)
-        self._cuts.append(_Cut(rows, textless, number, misread))
+        steps = np.diff(suffixes, prepend=suffixes[0] - self._settings.suffix_tokens)
+        new_tokens = np.minimum(steps, self._settings.suffix_tokens)
+        auditable = tokens - (border or 0)
+        self._cuts.append(_Cut(rows, textless, number, misread, auditable, new_tokens))
         self._note_columns(sample.extra)
         self._shifts += encoded.shifted
         self._odd_bos += encoded.has_odd_bos
@@ -301,10 +314,8 @@ class _Pile:
         self._bos_sources["text" if own else source] += 1
         if border is not None:
             self._contexts.append(int(suffixes.max()))
-            self._given_tokens += tokens - border
-            self._audited_tokens += int(
-                np.minimum(np.diff(suffixes, append=tokens), self._settings.suffix_tokens).sum()
-            )
+            self._given_tokens += auditable
+            self._audited_tokens += int(new_tokens.sum())
         return None
 
     def windows(self, chat_date: date | None) -> Windows:
@@ -323,6 +334,8 @@ class _Pile:
             sample=np.array([cut.number for cut in each], dtype=np.int64),
             line=np.array([cut.sample.line for cut in each], dtype=np.int64),
             window=np.concatenate([np.arange(len(cut.rows), dtype=np.int64) for cut in self._cuts]),
+            sample_tokens=np.array([cut.tokens for cut in each], dtype=np.int64),
+            new_tokens=np.concatenate([cut.new_tokens for cut in self._cuts]),
             sample_id=tuple(cut.sample.sample_id for cut in each),
             group=tuple(cut.sample.group for cut in each),
             extra=tuple(cut.sample.extra for cut in each),

@@ -24,6 +24,8 @@ def windows(rows: list[list[int]], prefix: int = 2, dtype: Any = np.int32) -> Wi
         sample=np.arange(n),
         line=np.arange(1, n + 1),
         window=np.zeros(n, dtype=np.int64),
+        sample_tokens=np.full(n, ids.shape[1]),
+        new_tokens=np.full(n, ids.shape[1] - prefix),
         sample_id=tuple(map(str, range(n))),
         group=(None,) * n,
         extra=({},) * n,

@@ -53,6 +53,8 @@ def make_windows(
         sample=np.arange(n),
         line=np.arange(1, n + 1),
         window=np.zeros(n, dtype=np.int64),
+        sample_tokens=np.full(n, 2 * S),
+        new_tokens=np.full(n, S),
         sample_id=tuple(names[:n]),
         group=(None,) * n,
         extra=(extra or {},) * n,

@@ -20,6 +20,8 @@ def windows_of(ids: NDArray[Any], prefix: int, **changes: Any) -> Windows:
         sample=np.arange(count),
         line=np.arange(1, count + 1),
         window=np.zeros(count, dtype=np.int64),
+        sample_tokens=np.full(count, ids.shape[1]),
+        new_tokens=np.full(count, ids.shape[1] - prefix),
         sample_id=tuple(map(str, range(count))),
         group=(None,) * count,
         extra=({},) * count,
