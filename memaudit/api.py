@@ -31,7 +31,7 @@ _COMMAND = "memaudit.scan()"
 
 @dataclass(frozen=True)
 class Rate:
-    """Share of the audited windows that an attack extracts exactly."""
+    """Share of the audited samples that an attack extracts."""
 
     value: float
     """k/n."""
@@ -40,9 +40,9 @@ class Rate:
     high: float
     """Upper end of its interval, which gates judge."""
     k: int
-    """Windows extracted."""
+    """Samples extracted."""
     n: int
-    """Windows scored."""
+    """Samples scored."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,13 @@ class Run:
 
     @property
     def samples(self) -> pd.DataFrame:
-        """Content of ``samples.csv``: a row for each window and each skipped sample."""
+        """Content of ``samples.csv``: a row for each sample, with or without windows."""
         return self._stored.samples
+
+    @property
+    def windows(self) -> pd.DataFrame:
+        """Content of ``windows.csv``: a row for each window and each skipped sample."""
+        return self._stored.windows
 
     @property
     def exit_code(self) -> int:
@@ -108,15 +113,15 @@ class Run:
 
     @property
     def rates(self) -> dict[str, Rate]:
-        """Exact rate of each attack that was run, weakest attack first."""
-        return {attack["attack"]: _rate(attack["exact"]) for attack in self.report["attacks"]}
+        """Rate of each attack that was run, weakest attack first."""
+        return {attack["attack"]: _rate(attack["extracted"]) for attack in self.report["attacks"]}
 
     def to_html(self) -> str:
         """Return the page of the run, with the diagnoses in its folder."""
         from memaudit.report.page import to_html
         from memaudit.run.diagnoses import read_diagnoses
 
-        return to_html(self._stored.report, self.samples, read_diagnoses(self._stored))
+        return to_html(self._stored.report, self.windows, read_diagnoses(self._stored))
 
 
 def load_run(path: str | Path) -> Run:
@@ -220,6 +225,6 @@ def _new_run(resolved: ResolvedConfig, key: ProjectKey) -> Iterator[Unfinished]:
     unfinished.remove()
 
 
-def _rate(exact: Mapping[str, Any]) -> Rate:
-    ends = exact["interval"]
-    return Rate(exact["estimate"], ends["low"], ends["high"], exact["k"], exact["n"])
+def _rate(rate: Mapping[str, Any]) -> Rate:
+    ends = rate["interval"]
+    return Rate(rate["estimate"], ends["low"], ends["high"], rate["k"], rate["n"])

@@ -38,14 +38,14 @@ def compare(
     max_new: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Report a regression if more windows than this are newly extracted."
+            min=0, help="Report a regression if more samples than this are newly extracted."
         ),
     ] = None,
     output_format: TableOrJson = "table",
     exit_zero: ExitZero = False,
     verbose: Verbose = False,
 ) -> None:
-    """Compare RUN with BASELINE: which windows are newly extracted?
+    """Compare RUN with BASELINE: which samples are newly extracted?
 
     Exits 0 without a regression, 1 with one, 2 if the two cannot be compared, and 4 if there is
     too little data to decide.
@@ -104,12 +104,12 @@ def update(
     file: Annotated[Path, typer.Argument(help="Baseline file to change.", metavar="FILE")],
     run: RunFolder,
     allow_looser: Annotated[
-        bool, typer.Option("--allow-looser", help="Also add newly extracted windows.")
+        bool, typer.Option("--allow-looser", help="Also add newly extracted samples.")
     ] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Tighten FILE: drop windows that RUN no longer extracts. Adds none without the flag."""
+    """Tighten FILE: drop samples that RUN no longer extracts. Adds none without the flag."""
     with exit_on_error(verbose):
         from memaudit.gate.baseline import count_new, updated
         from memaudit.run.baselines import read_baseline_file, write_baseline
@@ -124,9 +124,9 @@ def update(
         streams.note(f"Written to {file}: {_counted(after)}, {dropped:,} dropped")
         new = count_new(before, now.extracted.keys())
         if new and allow_looser:
-            streams.note(f"{new:,} newly extracted windows added")
+            streams.note(f"{new:,} newly extracted samples added")
         elif new:
-            streams.note(f"{new:,} newly extracted windows not added; --allow-looser adds them")
+            streams.note(f"{new:,} newly extracted samples not added; --allow-looser adds them")
 
 
 def _read(folder: Path) -> tuple[StoredRun, Baseline]:
@@ -155,27 +155,27 @@ def _void(stored: StoredRun) -> str:
 
 
 def _require_comparable(before: Baseline, now: Baseline, where: Path) -> None:
-    """Raise UsageError unless terms match and, for a baseline file, the windows too."""
+    """Raise UsageError unless terms match and, for a baseline file, the samples too."""
     from memaudit.gate.baseline import (
-        require_own_windows,
+        require_own_samples,
+        require_same_samples,
         require_same_terms,
-        require_same_windows,
     )
 
     require_same_terms(before.terms, now.terms, str(where))
     if before.fingerprints is None:
-        require_same_windows(before, now.windows_digest, str(where))
-        require_own_windows(before, now.fingerprints or (), str(where))
+        require_same_samples(before, now.samples_digest, str(where))
+        require_own_samples(before, now.fingerprints or (), str(where))
 
 
 def _places(stored: StoredRun) -> dict[str, Place]:
     from memaudit.report.comparison_report import Place
 
-    rows = stored.scored("data")
-    columns = (rows[name].tolist() for name in ("sample_id", "line", "window", "cluster"))
+    rows = stored.scored_samples("data")
+    columns = (rows[name].tolist() for name in ("sample_id", "line", "cluster"))
     places = (Place(*row) for row in zip(*columns, strict=True))
     return dict(zip(rows["fingerprint"].tolist(), places, strict=True))
 
 
 def _counted(baseline: Baseline) -> str:
-    return f"{len(baseline.extracted):,} of {baseline.windows:,} windows extracted"
+    return f"{len(baseline.extracted):,} of {baseline.samples:,} samples extracted"

@@ -44,25 +44,25 @@ def show(run: StoredRun, output_format: str, streams: Streams) -> None:
 
 def document(run: StoredRun, output_format: str, streams: Streams) -> str:
     """Return the run in one of `FORMATS`."""
-    report, samples = run.report, run.samples
+    report, windows = run.report, run.windows
     if output_format == "json":
         return report.text()
     if output_format == "csv":
-        from memaudit.report.samples_csv import to_csv
+        from memaudit.report.cells import to_csv
 
-        return to_csv(samples)
+        return to_csv(run.samples)
     if output_format == "jsonl":
-        from memaudit.report.samples_csv import to_jsonl
+        from memaudit.report.cells import to_jsonl
 
-        return to_jsonl(samples)
+        return to_jsonl(run.samples)
     if output_format == "markdown":
         from memaudit.report.markdown import to_markdown
 
-        return to_markdown(report, samples)
+        return to_markdown(report, windows)
     if output_format == "sarif":
         from memaudit.report.sarif_log import to_sarif
 
-        return to_sarif(report, samples)
+        return to_sarif(report, windows)
     if output_format == "junit":
         from memaudit.report.ci import to_junit
 
@@ -79,10 +79,10 @@ def document(run: StoredRun, output_format: str, streams: Streams) -> str:
         from memaudit.report.page import to_html
         from memaudit.run.diagnoses import read_diagnoses
 
-        return to_html(report, samples, read_diagnoses(run))
+        return to_html(report, windows, read_diagnoses(run))
     from memaudit.report.terminal import render_report
 
-    return render_report(report, samples, width=streams.width, color=streams.color)
+    return render_report(report, windows, width=streams.width, color=streams.color)
 
 
 def check_table_or_json(output_format: str) -> None:

@@ -28,7 +28,7 @@ from memaudit.data.folds import (
 from memaudit.data.forms import naming_of
 from memaudit.data.records import size_of
 from memaudit.data.samples import DataSummary, check_samples, read_samples
-from memaudit.data.template import NO_TEMPLATE, Template, find_template
+from memaudit.data.template import NO_TEMPLATE, Template, count_template, find_template
 from memaudit.data.windows import NoWindow, Windows, cut_windows
 from memaudit.errors import DataError, TargetError, UsageError
 from memaudit.system.limits import LimitReached, run_limited
@@ -183,11 +183,23 @@ def make_plan(
     rng = np.random.default_rng([config.protocol.seed, 2])
     folds = _folds(config, windows["data"], clusters["data"], rng)
     audited = fold_of(folds, len(windows["data"]))
-    data = Corpus(summaries["data"], windows["data"], clusters["data"], audited)
+    data = Corpus(
+        summaries["data"],
+        windows["data"],
+        clusters["data"],
+        audited,
+        count_template(windows["data"], template),
+    )
     controls = None
     if "control" in windows:
         assigned = assign_controls(clusters["control"], clusters["data"], folds, rng)
-        controls = Corpus(summaries["control"], windows["control"], clusters["control"], assigned)
+        controls = Corpus(
+            summaries["control"],
+            windows["control"],
+            clusters["control"],
+            assigned,
+            count_template(windows["control"], template),
+        )
     notes = tuple(_notes(config, data, controls, template))
     return Plan(data, controls, folds, notes, template)
 
@@ -241,7 +253,7 @@ def _plan_unseen(
     # The first fold not fitted on anything of the cluster; -1 if there is none.
     fold = np.where(known.all(axis=0), -1, known.argmin(axis=0))
     corpora = {
-        role: _unseen_corpus(summaries[role], part, clusters[role], fold)
+        role: _unseen_corpus(summaries[role], part, clusters[role], fold, template)
         for role, part in windows.items()
     }
     return Plan(
@@ -258,6 +270,7 @@ def _unseen_corpus(
     windows: Windows,
     clusters: NDArray[np.int64],
     fold_of_cluster: NDArray[np.int64],
+    template: Template,
 ) -> Corpus:
     folds = fold_of_cluster[clusters]
     keep = folds >= 0
@@ -266,7 +279,8 @@ def _unseen_corpus(
             f"{summary.path}: every window is a near-duplicate of what --generator was fitted on; "
             "leave the flag out to fit on this file with folds kept apart"
         )
-    return Corpus(summary, windows.keep(keep, SEEN_REASON), clusters[keep], folds[keep])
+    left = windows.keep(keep, SEEN_REASON)
+    return Corpus(summary, left, clusters[keep], folds[keep], count_template(left, template))
 
 
 def _notes(

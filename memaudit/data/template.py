@@ -1,7 +1,8 @@
 """Template: text that stands in many records, such as a system message, greeting or footer.
 
 Knows token ids and sample numbers. Must not know text, folds, models or prompts. Records that share
-nothing but their template are no near-duplicates of each other.
+nothing but their template are no near-duplicates of each other, and extracting template shows no
+record.
 """
 
 from __future__ import annotations
@@ -75,6 +76,41 @@ def find_template(parts: Sequence[Windows], cluster_run: int) -> Template:
     runs, counts = np.unique(np.unique(pairs, axis=0)[:, 0], return_counts=True)
     enough = max(MIN_SAMPLES, MIN_SHARE * len(np.unique(samples)))
     return Template(runs[counts >= enough], run)
+
+
+@dataclass(frozen=True, eq=False)
+class TemplateTokens:
+    """Tokens of N windows' suffixes that are template, or that repeat the window's prefix."""
+
+    suffix: NDArray[np.int64]
+    """(N,) among all suffix tokens."""
+    new: NDArray[np.int64]
+    """(N,) among the new ones (``Windows.new_tokens``)."""
+
+
+def count_template(windows: Windows, template: Template) -> TemplateTokens:
+    """Count the suffix tokens that show nothing about a record.
+
+    The tokens between template count too if they stand in the same order in the window's prefix: a
+    greeting with the name that the user gave is copied, not remembered.
+    """
+    prefix = windows.prefix_ids.shape[1]
+    masked = template.mask(windows.window_ids())[:, prefix:]
+    for row, is_template in enumerate(masked):
+        before, suffix = windows.prefix_ids[row].tobytes(), windows.suffix_ids[row]
+        edges = np.flatnonzero(np.diff(is_template, prepend=True, append=True)).tolist()
+        for start, end in zip(edges[::2], edges[1::2], strict=True):
+            is_template[start:end] = _holds(before, suffix[start:end].tobytes())
+    is_new = np.arange(masked.shape[1]) >= masked.shape[1] - windows.new_tokens[:, None]
+    return TemplateTokens(masked.sum(axis=1), (masked & is_new).sum(axis=1))
+
+
+def _holds(ids: bytes, run: bytes) -> bool:
+    """Return True if ids of 32 bits hold a run of such ids."""
+    place = ids.find(run)
+    while place % 4 and place >= 0:
+        place = ids.find(run, place + 1)
+    return place >= 0
 
 
 def _examine(part: Windows, count: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""A baseline: the windows that one audit extracted, for comparison with a later audit.
+"""A baseline: the samples that one audit extracted, for comparison with a later audit.
 
 Knows fingerprints, attacks and terms. Knows nothing of files, samples or scores. The attack `copy`
 is left out, as it does not ask the model.
@@ -28,27 +28,27 @@ class ModelName:
 
 @dataclass(frozen=True)
 class Baseline:
-    """Windows of the data that one audit extracted, and the terms of that audit."""
+    """Samples of the data that one audit extracted, and the terms of that audit."""
 
     model: ModelName
     version: str
     """Version of memaudit."""
     terms: Terms
-    windows: int
-    """Windows that were scored."""
-    windows_digest: str
+    samples: int
+    """Samples that were scored."""
+    samples_digest: str
     """Digest of their fingerprints."""
     extracted: Mapping[str, tuple[str, ...]]
-    """Fingerprint to the attacks on the model that extract the window, weakest first. Holds only
-    windows that at least one attack extracts."""
+    """Fingerprint to the attacks on the model that extract the sample, weakest first. Holds only
+    samples that at least one attack extracts."""
     fingerprints: tuple[str, ...] | None = None
-    """Fingerprints of all windows, in the file's order; None in a baseline read from a file."""
+    """Fingerprints of all samples, in the file's order; None in a baseline read from a file."""
     computed: Mapping[str, str] = field(default_factory=dict)
     """How its figures were computed, as far as recorded: ``dtype``, ``device``, and ``fitting``,
     the number formats of the fitting passes. These affect only close calls."""
 
     def count(self, attack: str) -> int:
-        """Return the number of windows that an attack extracts."""
+        """Return the number of samples that an attack extracts."""
         return sum(attack in attacks for attacks in self.extracted.values())
 
 
@@ -57,21 +57,21 @@ def make_baseline(
     version: str,
     terms: Terms,
     fingerprints: Sequence[str],
-    exact: Mapping[str, Sequence[bool]],
+    hits: Mapping[str, Sequence[bool]],
     computed: Mapping[str, str] | None = None,
 ) -> Baseline:
-    """Make a baseline from the fingerprints of N windows and each attack's hits (N,)."""
+    """Make a baseline from the fingerprints of N samples and each attack's hits (N,)."""
     extracted: dict[str, tuple[str, ...]] = {}
     for name in terms.attacks:
-        for fingerprint, hit in zip(fingerprints, exact[name], strict=True):
+        for fingerprint, hit in zip(fingerprints, hits[name], strict=True):
             if hit:
                 extracted[fingerprint] = (*extracted.get(fingerprint, ()), name)
     return Baseline(
         model=model,
         version=version,
         terms=terms,
-        windows=len(fingerprints),
-        windows_digest=digest_of(fingerprints),
+        samples=len(fingerprints),
+        samples_digest=digest_of(fingerprints),
         extracted=extracted,
         fingerprints=tuple(fingerprints),
         computed=computed or {},
@@ -109,23 +109,23 @@ def _computed(how: Mapping[str, str]) -> str:
     return f"{how.get('dtype', 'an unknown dtype')} on {how.get('device', 'an unknown device')}"
 
 
-def require_same_windows(
+def require_same_samples(
     baseline: Baseline,
-    windows_digest: str,
+    samples_digest: str,
     where: str,
     *,
     bos: str | None = None,
     chat_date: str | None = None,
 ) -> None:
-    """Raise UsageError if a baseline has other windows, ``bos`` or ``chat_date``.
+    """Raise UsageError if a baseline has other samples, ``bos`` or ``chat_date``.
 
-    A baseline read from a file lists only its extracted windows, so all others are compared by the
+    A baseline read from a file lists only its extracted samples, so all others are compared by the
     digest.
     """
     before = baseline.terms
     now = replace(before, bos=bos or before.bos, chat_date=chat_date or before.chat_date)
     require_same_terms(before, now, where)
-    if baseline.windows_digest != windows_digest:
+    if baseline.samples_digest != samples_digest:
         cause = "probably because the tokenizer changed"
         if chat_date is not None and before.chat_date is None:
             cause = (
@@ -133,29 +133,29 @@ def require_same_windows(
                 "(windows.chat_date), and the baseline records none"
             )
         raise UsageError(
-            f"{where}: cannot be compared with this run: the same data gave other windows "
-            f"({baseline.windows:,} in the baseline), {cause}; write a new baseline"
+            f"{where}: cannot be compared with this run: the same data gave other samples "
+            f"({baseline.samples:,} in the baseline), {cause}; write a new baseline"
         )
 
 
-def require_own_windows(baseline: Baseline, fingerprints: Iterable[str], where: str) -> None:
-    """Raise UsageError if a baseline with these windows' digest lists windows outside them."""
+def require_own_samples(baseline: Baseline, fingerprints: Iterable[str], where: str) -> None:
+    """Raise UsageError if a baseline with these samples' digest lists samples outside them."""
     if foreign := len(baseline.extracted.keys() - set(fingerprints)):
         raise UsageError(
-            f"{where}: names {foreign:,} windows that are not in this data, so it was edited; "
+            f"{where}: names {foreign:,} samples that are not in this data, so it was edited; "
             "write a new baseline"
         )
 
 
 def count_new(baseline: Baseline, now: Set[str]) -> int:
-    """Return how many of the windows extracted now are not in the baseline."""
+    """Return how many of the samples extracted now are not in the baseline."""
     return len(now - baseline.extracted.keys())
 
 
 def updated(baseline: Baseline, run: Baseline, *, looser: bool) -> Baseline:
     """Return the baseline of a later run on the same terms, without what is no longer extracted.
 
-    Newly extracted windows, and attacks that newly extract a window, are added only with
+    Newly extracted samples, and attacks that newly extract a sample, are added only with
     ``looser``.
     """
     if looser:

@@ -1,4 +1,4 @@
-"""Comparison of two audits of the same windows: what was gained, what was lost, is it chance?
+"""Comparison of two audits of the same samples: what was gained, what was lost, is it chance?
 
 Knows baselines, clusters and the exact sign test. Knows nothing of files, samples or reports.
 """
@@ -16,7 +16,7 @@ from memaudit.errors import FAILED, INCONCLUSIVE
 from memaudit.gate.baseline import Baseline
 
 ANY = "any"
-"""All attacks on the model together: a window that at least one of them extracts."""
+"""All attacks on the model together: a sample that at least one of them extracts."""
 
 Outcome = Literal["regression", "none", "inconclusive"]
 _EXIT_CODES: dict[Outcome, int] = {
@@ -28,24 +28,24 @@ _EXIT_CODES: dict[Outcome, int] = {
 
 @dataclass(frozen=True)
 class Change:
-    """One attack, on the windows that both audits have."""
+    """One attack, on the samples that both audits have."""
 
     attack: str
     """Its name, or `ANY`."""
     new: int
-    """Windows extracted now and not before."""
+    """Samples extracted now and not before."""
     lost: int
-    """Windows extracted before and not now."""
+    """Samples extracted before and not now."""
     unchanged: int
-    """Windows extracted both times."""
+    """Samples extracted both times."""
     neither: int
-    """Windows extracted neither time."""
+    """Samples extracted neither time."""
     worse: int
-    """Near-duplicate clusters with more new windows than lost ones."""
+    """Near-duplicate clusters with more new samples than lost ones."""
     better: int
-    """Near-duplicate clusters with more lost windows than new ones."""
+    """Near-duplicate clusters with more lost samples than new ones."""
     p_value: float
-    """Exact McNemar test, two-sided, windows as independent; 1 if nothing changed."""
+    """Exact McNemar test, two-sided, samples as independent; 1 if nothing changed."""
     clustered_p_value: float
     """Exact sign test, two-sided, of clusters worse against better; 1 if there are none."""
     adjusted: float
@@ -54,18 +54,18 @@ class Change:
 
     @property
     def before(self) -> int:
-        """Windows extracted before."""
+        """Samples extracted before."""
         return self.unchanged + self.lost
 
     @property
     def now(self) -> int:
-        """Windows extracted now."""
+        """Samples extracted now."""
         return self.unchanged + self.new
 
 
 @dataclass(frozen=True)
-class ChangedWindow:
-    """A window that is extracted by other attacks than before."""
+class ChangedSample:
+    """A sample that is extracted by other attacks than before."""
 
     fingerprint: str
     before: tuple[str, ...]
@@ -80,18 +80,18 @@ class Comparison:
 
     baseline: Baseline
     run: Baseline
-    windows: int
-    """Windows in both."""
+    samples: int
+    """Samples in both."""
     only_baseline: int
-    """Windows of the baseline that the run does not have."""
+    """Samples of the baseline that the run does not have."""
     only_run: int
-    """Windows of the run that the baseline does not have."""
+    """Samples of the run that the baseline does not have."""
     new_only_run: int
-    """Windows only in the run that an attack extracts."""
+    """Samples only in the run that an attack extracts."""
     changes: tuple[Change, ...]
     """Change of each attack, weakest first; then of `ANY` if there are several attacks."""
-    changed: tuple[ChangedWindow, ...]
-    """Windows that changed, in the order of the run's file."""
+    changed: tuple[ChangedSample, ...]
+    """Samples that changed, in the order of the run's file."""
     outcome: Outcome
     reason: str
     """Reason for the outcome, in a sentence."""
@@ -104,14 +104,14 @@ class Comparison:
         return _EXIT_CODES[self.outcome]
 
     @property
-    def new(self) -> tuple[ChangedWindow, ...]:
-        """Windows that some attack extracts now and none did before."""
-        return tuple(window for window in self.changed if not window.before)
+    def new(self) -> tuple[ChangedSample, ...]:
+        """Samples that some attack extracts now and none did before."""
+        return tuple(sample for sample in self.changed if not sample.before)
 
     @property
-    def lost(self) -> tuple[ChangedWindow, ...]:
-        """Windows that no attack extracts any longer."""
-        return tuple(window for window in self.changed if not window.now)
+    def lost(self) -> tuple[ChangedSample, ...]:
+        """Samples that no attack extracts any longer."""
+        return tuple(sample for sample in self.changed if not sample.now)
 
 
 def compare(
@@ -123,30 +123,30 @@ def compare(
     max_new: int | None = None,
     void: str = "",
 ) -> Comparison:
-    """Pair the windows of both audits by fingerprint and judge what changed.
+    """Pair the samples of both audits by fingerprint and judge what changed.
 
-    A regression is an attack, or all attacks together, with significantly more windows new than
-    lost at ``confidence``; or more new windows than ``max_new`` allows. A change is significant if
-    the exact McNemar test over windows and the exact sign test over near-duplicate clusters agree:
+    A regression is an attack, or all attacks together, with significantly more samples new than
+    lost at ``confidence``; or more new samples than ``max_new`` allows. A change is significant if
+    the exact McNemar test over samples and the exact sign test over near-duplicate clusters agree:
     twenty copies of one text are one change.
 
     The outcome is inconclusive if there are too few clusters for any change to be significant, or
-    if more windows are new than lost in too few clusters. With ``max_new`` no test is needed; it
-    also counts the run's windows that the baseline lacks, and passes only if both have the same
-    windows.
+    if more samples are new than lost in too few clusters. With ``max_new`` no test is needed; it
+    also counts the run's samples that the baseline lacks, and passes only if both have the same
+    samples.
 
     ``void``: why the run means nothing, so an unchanged result proves nothing; else empty.
 
-    ``clusters``: fingerprint to cluster, for all windows of the run.
+    ``clusters``: fingerprint to cluster, for all samples of the run.
 
-    The caller has checked that ``run`` knows all its windows, that both audits are on the same
-    terms, and that a baseline which does not know its windows has the same windows as the run.
+    The caller has checked that ``run`` knows all its samples, that both audits are on the same
+    terms, and that a baseline which does not know its samples has the same samples as the run.
     """
     assert run.fingerprints is not None
     before_all = set(run.fingerprints if baseline.fingerprints is None else baseline.fingerprints)
     shared = [fingerprint for fingerprint in run.fingerprints if fingerprint in before_all]
     changed = tuple(
-        ChangedWindow(fingerprint, before, now)
+        ChangedSample(fingerprint, before, now)
         for fingerprint in shared
         if (before := baseline.extracted.get(fingerprint, ()))
         != (now := run.extracted.get(fingerprint, ()))
@@ -164,7 +164,7 @@ def compare(
     return Comparison(
         baseline=baseline,
         run=run,
-        windows=len(shared),
+        samples=len(shared),
         only_baseline=unpaired.only_baseline,
         only_run=unpaired.only_run,
         new_only_run=unpaired.new,
@@ -189,12 +189,12 @@ def fewest_changed(tests: int, alpha: float) -> int:
 
 @dataclass(frozen=True)
 class _Unpaired:
-    """Counts of windows that only one of the two audits has."""
+    """Counts of samples that only one of the two audits has."""
 
     only_baseline: int
     only_run: int
     new: int
-    """Windows only in the run that an attack extracts."""
+    """Samples only in the run that an attack extracts."""
 
 
 def _changes(
@@ -241,7 +241,7 @@ def _change(
 
 
 def _sign_test(more: int, less: int) -> float:
-    """Return the two-sided p-value of changes in each direction; McNemar's test for windows."""
+    """Return the two-sided p-value of changes in each direction; McNemar's test for samples."""
     return float(stats.binomtest(more, more + less).pvalue) if more + less else 1.0
 
 
@@ -261,7 +261,7 @@ def _judge(
         return "inconclusive", "No attack on the model was run, so there is nothing to compare."
     if clusters < (fewest if max_new is None else 1):
         return "inconclusive", (
-            f"The windows in both audits are in {clusters:,} clusters: with fewer than {fewest} no "
+            f"The samples in both audits are in {clusters:,} clusters: with fewer than {fewest} no "
             "change can be distinguished from chance."
         )
     if max_new is not None:
@@ -276,25 +276,25 @@ def _judge(
 
 
 def _within(new: int, max_new: int, unpaired: _Unpaired) -> tuple[Outcome, str]:
-    """Judge a number of new windows that ``max_new`` allows."""
+    """Judge a number of new samples that ``max_new`` allows."""
     if unpaired.only_baseline or unpaired.only_run:
         return "inconclusive", (
             f"{_counted(new, unpaired)}, within the {max_new:,} allowed, but "
-            f"{unpaired.only_run:,} windows are only in the run and {unpaired.only_baseline:,} "
+            f"{unpaired.only_run:,} samples are only in the run and {unpaired.only_baseline:,} "
             "only in the baseline, so they cannot be compared; write a new baseline."
         )
     return "none", f"{_counted(new, unpaired)}, within the {max_new:,} allowed."
 
 
 def _counted(new: int, unpaired: _Unpaired) -> str:
-    inside = f", {unpaired.new:,} of them windows that only the run has" if unpaired.new else ""
+    inside = f", {unpaired.new:,} of them samples that only the run has" if unpaired.new else ""
     return f"{new:,} newly extracted{inside}"
 
 
 def _no_worse(changes: Sequence[Change], alpha: float) -> str:
     """Say why there is no regression: nothing changed, it got better, or it may be chance."""
     if not any(change.new or change.lost for change in changes):
-        return "The same attacks extract the same windows as before."
+        return "The same attacks extract the same samples as before."
     proven = [change for change in changes if change.lost > change.new and change.adjusted <= alpha]
     if proven:
         return f"{_describe(min(proven, key=lambda change: change.adjusted))}: significantly fewer."

@@ -2,7 +2,7 @@
 
 Knows attack summaries and intervals. Knows nothing of settings or limits.
 
-Every upper bound is the larger of two: one that holds for any number of windows, and one that
+Every upper bound is the larger of two: one that holds for any number of samples, and one that
 resamples near-duplicate clusters. So it stays wide if there is little data, even when all clusters
 agree and the bootstrap over them is blind.
 """
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memaudit.score.scores import AttackSummary, Rate
 from memaudit.score.stats import agreeing, bounded_mean, clopper_pearson, difference
+from memaudit.score.summary import AttackSummary, Rate
 
-_MAX_WINDOWS = 10**9
-"""Windows at which the search for a sufficient number gives up."""
+_MAX_SAMPLES = 10**9
+"""Samples at which the search for a sufficient number gives up."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,16 @@ class Measure:
 
 
 def exact_measure(summary: AttackSummary) -> Measure:
-    """Measure the exact rate. Upper bounds: Clopper–Pearson, and the bootstrap over clusters."""
-    rate = summary.exact
-    no_controls = summary.controls_exact is None
+    """Measure the rate extracted. Upper bounds: Clopper–Pearson, and the cluster bootstrap."""
+    rate = summary.extracted
+    no_controls = summary.controls_extracted is None
     return Measure(
         attack=summary.attack,
         estimate=rate.estimate,
         bound=max(rate.interval.high, rate.clustered.high),
         confidence=rate.confidence,
         what="rate",
-        statement=f"{summary.attack} extracted {counted(rate)} exactly",
+        statement=f"{summary.attack} extracted {counted(rate)}",
         unit="%",
         remark="; no controls were given, so predictable text counts as extracted too"
         if no_controls
@@ -65,7 +65,7 @@ def exact_measure(summary: AttackSummary) -> Measure:
 
 
 def leaked_measure(rate: Rate) -> Measure:
-    """Measure the share of windows extracted from the target and not from the reference.
+    """Measure the share of samples extracted from the target and not from the reference.
 
     Upper bounds as in `exact_measure`. Text that is merely predictable is extracted from both
     models, so it does not count.
@@ -87,7 +87,7 @@ def fractional_measure(summary: AttackSummary) -> Measure:
     Upper bounds: Hoeffding's bounds over independent clusters of their sizes
     (score.stats.bounded_mean), and the bootstrap over clusters.
     """
-    confidence = summary.exact.confidence
+    confidence = summary.extracted.confidence
     share = summary.fractional
     sizes = np.array(summary.cluster_sizes, dtype=np.int64)
     widest = bounded_mean(0.0 if math.isnan(share) else share, sizes, confidence)
@@ -107,13 +107,13 @@ def fractional_measure(summary: AttackSummary) -> Measure:
 
 
 def lift_measure(summary: AttackSummary) -> Measure | None:
-    """Measure the exact rate minus that of ``none`` on the same windows; None without a lift.
+    """Measure the rate extracted minus that by ``none``; None without a lift.
 
-    Upper bounds: the corners of two Clopper–Pearson intervals, of the windows gained and lost, and
-    the bootstrap of the paired difference over clusters. If no window differs, the former are the
+    Upper bounds: the corners of two Clopper–Pearson intervals, of the samples gained and lost, and
+    the bootstrap of the paired difference over clusters. If no sample differs, the former are the
     corners of the gains and losses possible in clusters of their sizes (score.stats.agreeing).
     """
-    lift, rate = summary.lift, summary.exact
+    lift, rate = summary.lift, summary.extracted
     if lift is None:
         return None
     widest = difference(lift.gained, rate.n, lift.lost, rate.n, rate.confidence).high
@@ -129,21 +129,21 @@ def lift_measure(summary: AttackSummary) -> Measure | None:
         confidence=rate.confidence,
         what="lift",
         statement=(
-            f"the exact rate of {summary.attack} is {100 * distance:.3g} points {side} that of "
-            f"none ({lift.gained:,} windows gained, {lift.lost:,} lost)"
+            f"the rate of {summary.attack} is {100 * distance:.3g} points {side} that of "
+            f"none ({lift.gained:,} samples gained, {lift.lost:,} lost)"
         ),
         unit="points",
     )
 
 
-def windows_needed(k: int, threshold: float, confidence: float) -> int | None:
-    """Return the fewest windows of which ``k`` hits have an exact upper bound <= ``threshold``.
+def samples_needed(k: int, threshold: float, confidence: float) -> int | None:
+    """Return the fewest samples of which ``k`` hits have an exact upper bound <= ``threshold``.
 
     None if no reasonable number does; for a threshold of 0 there is none at all.
     """
     low, high = k, k + 1  # low never suffices: k of k has the upper bound 1
     while clopper_pearson(k, high, confidence).high > threshold:
-        if high > _MAX_WINDOWS:
+        if high > _MAX_SAMPLES:
             return None
         low, high = high, 2 * high
     while high - low > 1:
@@ -155,8 +155,8 @@ def windows_needed(k: int, threshold: float, confidence: float) -> int | None:
     return high
 
 
-def counted(rate: Rate, what: str = "windows") -> str:
-    """Format a rate as ``30 of 1,000 windows (3 %)``."""
+def counted(rate: Rate, what: str = "samples") -> str:
+    """Format a rate as ``30 of 1,000 samples (3 %)``."""
     share = f" ({percent(rate.estimate)})" if rate.n else ""
     return f"{rate.k:,} of {rate.n:,} {what}{share}"
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memaudit.config.settings import LADDER, ScanConfig
-from memaudit.data.fingerprints import FORM
+from memaudit.data.fingerprints import SAMPLE_FORM
 
 Setting = bool | int | float | str | list[str] | None
 _MAX_NAMED = 6
@@ -31,7 +31,7 @@ class Terms:
     key_id: str
     """Id of the project key."""
     form: str
-    """Format of the fingerprints."""
+    """Format of the samples' fingerprints."""
     settings: Mapping[str, Setting]
     """Dotted name to value for the attacks and the protocol, sorted."""
     bos: str | None = None
@@ -69,7 +69,7 @@ def terms_of(
 ) -> Terms:
     """Return the terms of an audit: settings, HMAC-SHA256 of its files, and resolved values."""
     settings = dict(sorted(_settings(config)))
-    return Terms(data, controls, key_id, FORM, settings, bos, chat_date)
+    return Terms(data, controls, key_id, SAMPLE_FORM, settings, bos, chat_date)
 
 
 def differences(before: Terms, now: Terms) -> tuple[str, ...]:

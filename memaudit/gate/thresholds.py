@@ -1,7 +1,7 @@
 """Verdicts of the gates and of the controls.
 
-Knows attack summaries and the gate's settings. Knows nothing of windows, runs or reports. A gate
-never passes for want of data: with too few windows it is inconclusive.
+Knows attack summaries and the gate's settings. Knows nothing of samples, runs or reports. A gate
+never passes for want of data: with too few samples it is inconclusive.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from memaudit.gate.measures import (
     leaked_measure,
     lift_measure,
     percent,
-    windows_needed,
+    samples_needed,
 )
-from memaudit.score.scores import AttackSummary, Rate
 from memaudit.score.stats import clopper_pearson
+from memaudit.score.summary import AttackSummary, Rate
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 
@@ -35,13 +35,13 @@ FEWEST_CONTROLS = 30
 
 
 @dataclass(frozen=True)
-class NewWindows:
-    """Windows extracted now that are not in the baseline."""
+class NewSamples:
+    """Samples extracted now that are not in the baseline."""
 
     count: int
-    """Windows that some attack on the model extracts and the baseline does not list."""
-    windows: int
-    """Windows scored."""
+    """Samples that some attack on the model extracts and the baseline does not list."""
+    samples: int
+    """Samples scored."""
     confidence: float
     """Confidence level of the interval of their share, which is reported but not judged."""
 
@@ -54,7 +54,7 @@ class GateVerdict:
     """``max-exact``, ``max-fractional``, ``max-lift``, ``max-new``, ``max-leaked``, ``controls`` or
     ``validity``."""
     threshold: float
-    """Largest figure that passes: a fraction in [0,1]; for ``max-new`` a number of windows.
+    """Largest figure that passes: a fraction in [0,1]; for ``max-new`` a number of samples.
     For ``controls`` the controls' exact rate, which the data's must exceed; NaN if no control was
     scored. NaN for ``validity``, as are estimate and bound."""
     attack: str
@@ -62,7 +62,7 @@ class GateVerdict:
     ``max-leaked``."""
     estimate: float
     """Figure on the data: exact rate, mean fractional extraction, lift (in [-1,1]), share of new
-    windows or of those leaked by fine-tuning; NaN if nothing was scored."""
+    samples or of those leaked by fine-tuning; NaN if nothing was scored."""
     bound: float
     """Upper bound of that figure, the larger of two (gate.measures)."""
     verdict: Verdict
@@ -73,7 +73,7 @@ class GateVerdict:
 def judge(
     summaries: Sequence[AttackSummary],
     settings: GateSettings,
-    new: NewWindows | None = None,
+    new: NewSamples | None = None,
     leaked: Rate | None = None,
 ) -> tuple[GateVerdict, ...]:
     """Return a verdict for each gate that is set, decided by the worst attack.
@@ -83,16 +83,16 @@ def judge(
     Args:
         summaries: of all attacks.
         settings: the thresholds.
-        new: windows not in the baseline, if the settings name one; None if no attack asked the
+        new: samples not in the baseline, if the settings name one; None if no attack asked the
             model.
-        leaked: share of windows extracted from the target and not from the reference; None without
+        leaked: share of samples extracted from the target and not from the reference; None without
             a reference.
     """
     asked = [summary for summary in summaries if summary.attack != "copy"]
     verdicts = []
     for name, threshold, measure in _thresholds(settings):
         judged = [
-            _judged(name, threshold, measured, summary.exact, settings.gate_on == "upper")
+            _judged(name, threshold, measured, summary.extracted, settings.gate_on == "upper")
             for summary in asked
             if (measured := measure(summary)) is not None
         ]
@@ -183,36 +183,39 @@ def _judged(
 def _what_would_decide(name: str, threshold: float, measure: Measure, rate: Rate) -> str:
     limit = measure.format_figure(threshold)
     if threshold == 0:
-        return f"no number of windows can show {limit}: gate on the estimate instead"
+        return f"no number of samples can show {limit}: gate on the estimate instead"
     if name not in ("max-exact", "max-leaked"):
         return "more samples that are not near-duplicates would narrow that"
-    needed = windows_needed(rate.k, threshold, rate.confidence)
+    needed = samples_needed(rate.k, threshold, rate.confidence)
     if needed is None:
-        return f"no number of windows can show {limit}: gate on the estimate instead"
-    if needed <= rate.n:
-        return "the windows are in few near-duplicate clusters: more independent samples are needed"
+        return f"no number of samples can show {limit}: gate on the estimate instead"
     hits = f"{rate.k:,} hit{'' if rate.k == 1 else 's'}" if rate.k else "no hit"
-    return f"{needed:,} windows with {hits} would pass"
+    few = "the samples are in few near-duplicate clusters; " if needed <= rate.n else ""
+    return f"{few}{needed:,} samples, none a near-duplicate of another, with {hits} would pass"
 
 
-def _max_new(limit: int, new: NewWindows) -> GateVerdict:
-    """Judge the count itself: these windows are no sample of a larger population."""
-    share = new.count / new.windows if new.windows else math.nan
-    bound = clopper_pearson(new.count, new.windows, new.confidence).high
+def _max_new(limit: int, new: NewSamples) -> GateVerdict:
+    """Judge the count itself: these are no random choice from a larger population."""
+    share = new.count / new.samples if new.samples else math.nan
+    bound = clopper_pearson(new.count, new.samples, new.confidence).high
     verdict: Verdict = "pass" if new.count <= limit else "fail"
     which = "within" if new.count <= limit else "more than"
     reason = (
-        f"{new.count:,} of {new.windows:,} windows are extracted that were not in the baseline, "
+        f"{new.count:,} of {new.samples:,} samples are extracted that were not in the baseline, "
         f"{which} the {limit:,} allowed."
     )
-    if not new.windows:
-        verdict, reason = "inconclusive", "No window was scored, so none can be new."
+    if not new.samples:
+        verdict, reason = "inconclusive", "No sample was scored, so none can be new."
     return GateVerdict("max-new", float(limit), "", share, bound, verdict, reason)
 
 
 def _controls(summary: AttackSummary) -> tuple[float, GateVerdict] | None:
     """Return the p-value and the verdict of one attack; None without controls."""
-    controls, compared, rate = summary.controls_exact, summary.difference, summary.exact
+    controls, compared, rate = (
+        summary.controls_extracted,
+        summary.difference,
+        summary.extracted,
+    )
     if controls is None or compared is None:
         return None
     extracted = f"{summary.attack} extracted {counted(rate)} and {counted(controls, 'controls')}"

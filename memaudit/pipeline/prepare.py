@@ -5,19 +5,20 @@ Knows the order of the checks: quick ones before slow ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.prompt_files import FoldPrompts
 from memaudit.config.settings import ScanConfig
-from memaudit.data.fingerprints import digest_of, fingerprint_windows
+from memaudit.data.fingerprints import digest_of, fingerprint_samples, fingerprint_windows
 from memaudit.data.plan import Plan, Role, SeenRuns, check_files, cut_files, make_plan
 from memaudit.data.project_key import ProjectKey
 from memaudit.data.samples import DataSummary
+from memaudit.data.windows import Windows
 from memaudit.distributed import Processes
-from memaudit.gate.baseline import Baseline, require_own_windows, require_same_windows
+from memaudit.gate.baseline import Baseline, require_own_samples, require_same_samples
 from memaudit.pipeline.loading import (
     choose_size,
     describe_target,
@@ -26,7 +27,7 @@ from memaudit.pipeline.loading import (
     load_target,
     make_extractor,
 )
-from memaudit.pipeline.reference import check_reference
+from memaudit.pipeline.reference import check_reference, planned_windows
 from memaudit.pipeline.scoring import find_sensitive
 from memaudit.pipeline.validity import token_roles
 from memaudit.report.result import TargetFacts
@@ -55,6 +56,8 @@ class Ready:
     prompts_note: str | None
     """Doubt about the prompts of ``--generator``; None without any."""
     fingerprints: Mapping[str, tuple[str, ...]]
+    """Role to the fingerprints of its windows."""
+    sample_fingerprints: Mapping[str, tuple[str, ...]]
     baseline: Baseline | None
     sensitive: SensitiveContent | None
     extractor: Extractor
@@ -85,9 +88,10 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, processes: Proces
         seen_runs = [SeenRuns(fold.marks, fold.cluster_run) for fold in earlier]
         plan = make_plan(config, summaries, windows, seen_runs)
         agree(record, processes, "windows", facts_of_plan(plan))
-        fingerprints = _fingerprints(plan, key)
+        fingerprints = _fingerprints(plan, key, fingerprint_windows)
+        sample_fingerprints = _fingerprints(plan, key, fingerprint_samples)
     if baseline is not None:
-        _require_same(baseline, fingerprints["data"], checkpoint, config)
+        _require_same(baseline, sample_fingerprints["data"], checkpoint, config)
     with clock.stage("looking for sensitive content", 1):  # may fail, so it runs before the attacks
         sensitive = find_sensitive(config, plan, tokenizer, entities)
     extractor, reason = recorded_extractor(config, checkpoint, record, processes, "batch size")
@@ -101,6 +105,7 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, processes: Proces
         earlier=earlier,
         prompts_note=prompts_note,
         fingerprints=fingerprints,
+        sample_fingerprints=sample_fingerprints,
         baseline=baseline,
         sensitive=sensitive,
         extractor=extractor,
@@ -135,18 +140,18 @@ def _require_same(
 ) -> None:
     where = f"--baseline {config.gate.baseline}"
     chosen = {name: choice.value for name, choice in checkpoint.choices.items()}
-    require_same_windows(
+    require_same_samples(
         baseline,
         digest_of(fingerprints),
         where,
         bos=chosen.get("bos"),
         chat_date=chosen.get("chat_date"),
     )
-    require_own_windows(baseline, fingerprints, where)
+    require_own_samples(baseline, fingerprints, where)
 
 
-def _fingerprints(plan: Plan, key: ProjectKey) -> dict[str, tuple[str, ...]]:
-    by_role = {"data": fingerprint_windows(plan.data.windows, key)}
-    if plan.controls is not None:
-        by_role["control"] = fingerprint_windows(plan.controls.windows, key)
-    return by_role
+def _fingerprints(
+    plan: Plan, key: ProjectKey, fingerprint: Callable[[Windows, ProjectKey], tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
+    """Return the fingerprints of each role's windows, or of its samples."""
+    return {role: fingerprint(windows, key) for role, windows in planned_windows(plan).items()}

@@ -7,7 +7,7 @@ never in memory at once. Knows nothing of how an attack runs.
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,10 +20,12 @@ from memaudit.data.plan import Plan, Role, bos_source, cut_files
 from memaudit.data.windows import PADDING, Windows
 from memaudit.errors import DataError, UsageError
 from memaudit.pipeline.loading import load_target
-from memaudit.pipeline.scoring import fold_fits, score_outcome
+from memaudit.pipeline.scoring import fold_fits, group_windows, score_outcome
 from memaudit.report.result import AttackResult, ReferenceAttack, ReferenceResult, TargetFacts
 from memaudit.score.origin import Origin, Pair, origins, pair_seed
-from memaudit.score.scores import Rate
+from memaudit.score.samples import Arm
+from memaudit.score.scores import WindowScores
+from memaudit.score.summary import Rate
 from memaudit.target.checkpoint import Checkpoint, choose_bos, load_tokenizer
 
 PREFIX = "reference "
@@ -103,25 +105,36 @@ def pair_with_reference(
         for attack, outcome in run.outcomes.items()
     )
     by_name = {attack.attack: attack for attack in attacks}
-    data = [Pair(result.attack, by_name[result.attack].data, result.data) for result in scored]
-    controls = [
-        Pair(result.attack, target, result.controls)
-        for result in scored
-        if (target := by_name[result.attack].controls) is not None and result.controls is not None
-    ]
-    seed = config.protocol.seed
-    on_controls: tuple[Origin, ...] | None = None
-    if plan.controls is not None:
-        on_controls = origins(
-            controls, plan.controls.clusters, config.scores, pair_seed(seed, "controls")
-        )
+    data = [(by_name[result.attack].data, result.data) for result in scored]
+    controls = [(by_name[result.attack].controls, result.controls) for result in scored]
+    names = [result.attack for result in scored]
     return ReferenceResult(
         model=run.model,
         attacks=scored,
-        data=origins(data, plan.data.clusters, config.scores, pair_seed(seed, "data")),
-        controls=on_controls,
+        data=_origins(config, plan.data, names, data, "data"),
+        controls=None
+        if plan.controls is None
+        else _origins(config, plan.controls, names, controls, "controls"),
         fits=fold_fits(run.outcomes),
     )
+
+
+def _origins(
+    config: ScanConfig,
+    corpus: Corpus,
+    names: Sequence[AttackName],
+    scores: Sequence[tuple[WindowScores | None, WindowScores | None]],
+    part: str,
+) -> tuple[Origin, ...]:
+    """Return the origins on one corpus; ``scores`` are the target's and the reference's."""
+    groups = group_windows(corpus)
+    pairs = [
+        Pair(name, Arm.of(target, groups).scores, Arm.of(reference, groups).scores)
+        for name, (target, reference) in zip(names, scores, strict=True)
+        if target is not None and reference is not None
+    ]
+    clusters = groups.clusters[groups.counted]
+    return origins(pairs, clusters, config.scores, pair_seed(config.protocol.seed, part))
 
 
 def leaked_rate(reference: ReferenceResult | None) -> Rate | None:

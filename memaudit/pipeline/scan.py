@@ -24,7 +24,7 @@ from memaudit.pipeline.attacks import Attacked, Outcomes, attack_all
 from memaudit.pipeline.loading import reuse_notes
 from memaudit.pipeline.prepare import Ready, prepare
 from memaudit.pipeline.reference import leaked_rate, pair_with_reference, reference_notes
-from memaudit.pipeline.scoring import fold_fits, judge_all, new_windows, reveal, score_all
+from memaudit.pipeline.scoring import fold_fits, judge_all, new_samples, reveal, score_all
 from memaudit.pipeline.validity import run_validity
 from memaudit.report.result import ScanResult
 from memaudit.run.inputs import run_facts
@@ -85,13 +85,13 @@ def _assess(
 ) -> ScanOutcome:
     config, plan, earlier = resolved.config, ready.plan, ready.earlier
     outcomes, reference_run = attacked
-    fingerprints = ready.fingerprints["data"]
+    fingerprints = ready.sample_fingerprints["data"]
     with clock.stage("scoring", 1):
         attacks = score_all(config, plan, outcomes)
         reference = (
             pair_with_reference(config, plan, attacks, reference_run) if reference_run else None
         )
-        new = new_windows(ready.baseline, fingerprints, attacks) if ready.baseline else None
+        new = new_samples(ready.baseline, fingerprints, attacks) if ready.baseline else None
         validity = run_validity(plan, ready.roles, ready.tokenizer, attacks, outcomes)
     prompts = _pack(config, plan, outcomes)
     general = filter(None, [ready.key.note, ready.key.warning, newer_than_tested()])
@@ -109,6 +109,7 @@ def _assess(
         notes=(*notes, *reference_notes(ready.target, reference), *validity_notes(validity)),
         validity=validity,
         fingerprints=ready.fingerprints,
+        sample_fingerprints=ready.sample_fingerprints,
         run=run_facts(
             clock.record.notes,
             ready.checkpoint.device,

@@ -5,7 +5,7 @@ Knows extractions, the plan and the score and gate rooms. Knows nothing of model
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,19 +19,14 @@ from memaudit.data.corpus import Corpus
 from memaudit.data.plan import Plan
 from memaudit.gate import validity as validity_gate
 from memaudit.gate.baseline import Baseline, count_new
-from memaudit.gate.thresholds import GateVerdict, NewWindows, judge, judge_controls
+from memaudit.gate.thresholds import GateVerdict, NewSamples, judge, judge_controls
 from memaudit.gate.validity import Validity
 from memaudit.report.result import AttackResult, FoldFit, Permuted, Revealed
-from memaudit.score.scores import (
-    Arm,
-    Rate,
-    WindowScores,
-    attack_rng,
-    score_windows,
-    summarise,
-)
-from memaudit.sensitive.counting import SensitiveContent, count_content
-from memaudit.sensitive.detectors import NO_DETECTOR, make_detectors
+from memaudit.score.samples import Arm, Grouping, score_samples
+from memaudit.score.scores import WindowScores, score_windows
+from memaudit.score.summary import Rate, attack_rng, summarise
+from memaudit.sensitive.counting import Items, SensitiveContent, count_content
+from memaudit.sensitive.detectors import NO_DETECTOR, Detector, make_detectors
 from memaudit.sensitive.entities import entity_detectors
 from memaudit.target.entities import EntityModel
 
@@ -41,23 +36,46 @@ def score_all(
 ) -> tuple[AttackResult, ...]:
     """Score every window, then summarise every attack."""
     results: list[AttackResult] = []
-    none_scores: WindowScores | None = None
+    none: Arm | None = None
+    data_groups = group_windows(plan.data)
+    control_groups = None if plan.controls is None else group_windows(plan.controls)
     for attack, outcome in outcomes.items():
         data, controls = score_outcome(plan, outcome)
+        arm = Arm.of(data, data_groups)
         summary = summarise(
             attack,
-            Arm(data, plan.data.clusters),
+            arm,
             config.scores,
             attack_rng(config.protocol.seed, attack),
-            none_scores=none_scores,
-            controls=Arm(controls, plan.controls.clusters)
-            if controls is not None and plan.controls is not None
-            else None,
+            none=none,
+            controls=None
+            if controls is None or control_groups is None
+            else Arm.of(controls, control_groups),
         )
-        none_scores = data if attack == "none" else none_scores
-        permuted = permuted_hits(outcome.data, plan.data)
-        results.append(AttackResult(attack, data, controls, summary, permuted))
+        none = arm if attack == "none" else none
+        result = AttackResult(
+            attack,
+            data,
+            controls,
+            score_samples(data, data_groups),
+            None
+            if controls is None or control_groups is None
+            else score_samples(controls, control_groups),
+            summary,
+            permuted_hits(outcome.data, plan.data),
+        )
+        results.append(result)
     return tuple(results)
+
+
+def group_windows(corpus: Corpus) -> Grouping:
+    """Return which windows make up each sample of a corpus."""
+    return Grouping(
+        sample=corpus.sample,
+        new_tokens=corpus.windows.new_tokens,
+        is_own=corpus.is_own,
+        clusters=corpus.clusters[corpus.first_rows],
+    )
 
 
 def permuted_hits(extraction: Extraction, corpus: Corpus) -> Permuted:
@@ -96,7 +114,7 @@ def _score(extraction: Extraction, corpus: Corpus) -> WindowScores:
 def judge_all(
     config: ScanConfig,
     attacks: tuple[AttackResult, ...],
-    new: NewWindows | None = None,
+    new: NewSamples | None = None,
     leaked: Rate | None = None,
     *,
     validity: Validity,
@@ -112,17 +130,17 @@ def judge_all(
     return (*filter(None, [void]), *judged, *filter(None, [controls]))
 
 
-def new_windows(
+def new_samples(
     baseline: Baseline, fingerprints: tuple[str, ...], attacks: tuple[AttackResult, ...]
-) -> NewWindows | None:
-    """Count windows extracted now and not in the baseline; None without an attack on the model."""
+) -> NewSamples | None:
+    """Count samples extracted now and not in the baseline; None without an attack on the model."""
     results = [result for result in attacks if result.attack != "copy"]
     if not results:
         return None
-    exact = np.any([result.data.exact for result in results], axis=0)
-    now = {fingerprints[row] for row in np.flatnonzero(exact)}
-    confidence = results[0].summary.exact.confidence
-    return NewWindows(count_new(baseline, now), len(fingerprints), confidence)
+    extracted = np.any([result.samples.extracted for result in results], axis=0)
+    now = {fingerprints[number] for number in np.flatnonzero(extracted)}
+    confidence = results[0].summary.extracted.confidence
+    return NewSamples(count_new(baseline, now), len(fingerprints), confidence)
 
 
 def fold_fits(outcomes: Mapping[AttackName, AttackOutcome]) -> tuple[FoldFit, ...]:
@@ -144,19 +162,25 @@ def find_sensitive(
     if entities is not None:
         detectors += entity_detectors(entities.labels, entities.find, entities.about)
     categories = {detector.category for detector in detectors}
-    decode = partial(decode_rows, tokenizer)
-    controls = plan.controls
+    count = partial(_count_items, tokenizer, detectors)
     return SensitiveContent(
         methods={detector.category: detector.method for detector in detectors},
         missing={name: why for name, why in NO_DETECTOR.items() if name not in categories},
-        data=count_content(plan.data.windows.suffix_ids, decode, detectors),
-        controls=None
-        if controls is None
-        else count_content(controls.windows.suffix_ids, decode, detectors),
+        data=count(plan.data),
+        controls=None if plan.controls is None else count(plan.controls),
     )
 
 
-def decode_rows(tokenizer: Any, ids: NDArray[np.integer[Any]]) -> tuple[str, ...]:
+def _count_items(tokenizer: Any, detectors: Sequence[Detector], corpus: Corpus) -> Items:
+    """Count the items in each window's suffix, and in all audited tokens of each sample."""
+    decode = partial(decode_rows, tokenizer)
+    windows = count_content(corpus.windows.suffix_ids, decode, detectors)
+    if len(corpus.first_rows) == len(corpus.windows):
+        return Items(windows, windows)
+    return Items(windows, count_content(corpus.audited_ids(), decode, detectors))
+
+
+def decode_rows(tokenizer: Any, ids: Iterable[NDArray[np.integer[Any]]]) -> tuple[str, ...]:
     """Decode rows of ids without the negative ids of missing output; nothing else decodes ids."""
     rows = [row[row >= 0].tolist() for row in ids]
     decode = partial(tokenizer.batch_decode, clean_up_tokenization_spaces=False)

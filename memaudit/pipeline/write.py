@@ -22,10 +22,11 @@ from memaudit.errors import RunError, UsageError
 from memaudit.pipeline.scan import ScanOutcome
 from memaudit.report.build import to_report
 from memaudit.report.page import to_html
-from memaudit.report.samples_csv import iter_csv
-from memaudit.run.load import PAGE, REPORT, SAMPLES, read_samples
+from memaudit.report.tables import iter_samples, iter_windows
+from memaudit.run.load import PAGE, REPORT
 from memaudit.run.manifest import MANIFEST, to_manifest
 from memaudit.run.record import RunNotes
+from memaudit.run.tables import SAMPLES, WINDOWS, read_windows
 from memaudit.run.unfinished import NOTES, UNFINISHED, Unfinished, is_own
 from memaudit.system.files import disk_errors
 from memaudit.system.own_folder import OwnFolder
@@ -118,7 +119,7 @@ def remove_empty(folders: Iterable[Path]) -> None:
 def write_run(own: OwnFolder, outcome: ScanOutcome, key: ProjectKey | None = None) -> None:
     """Write every file of a finished run. key: the project key, which seals the manifest.
 
-    The page is rendered from the report and samples as stored, so that it can be rendered again.
+    The page is rendered from the report and windows as stored, so that it can be rendered again.
     Raises RunError if the disk fails, if the folder is no longer where it was, or, after all other
     files and the manifest are written, if the page cannot be rendered.
     """
@@ -127,11 +128,12 @@ def write_run(own: OwnFolder, outcome: ScanOutcome, key: ProjectKey | None = Non
         for fold in outcome.prompts:
             own.write_whole(file_name(fold.fold), [to_bytes(fold)])
         own.write_whole("config.toml", [to_toml(result.config).encode()])
-        own.write_whole(SAMPLES, (row.encode() for row in iter_csv(result)))
+        own.write_whole(SAMPLES, (row.encode() for row in iter_samples(result)))
+        own.write_whole(WINDOWS, (row.encode() for row in iter_windows(result)))
         report = to_report(result)
         own.write_whole(REPORT, [report.text().encode()])
         try:
-            page = to_html(report, read_samples(folder / SAMPLES)).encode()
+            page = to_html(report, read_windows(folder / WINDOWS)).encode()
         except Exception as error:  # no failure of the page may cost hours of work
             _write_manifest(own, key, not_made=[PAGE])
             raise RunError(

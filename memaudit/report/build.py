@@ -15,7 +15,7 @@ import numpy as np
 
 from memaudit.attack.facts import NO_PROMPT, Epoch
 from memaudit.config.settings import LADDER, TargetSettings
-from memaudit.data.fingerprints import FORM
+from memaudit.data.fingerprints import FORM, SAMPLE_FORM
 from memaudit.gate import validity as counted
 from memaudit.report import model, model_parts
 from memaudit.report.findings import count_reasons, headline_of
@@ -26,26 +26,27 @@ from memaudit.report.leaks import sensitive_section
 from memaudit.report.model import Report
 from memaudit.report.result import AttackResult, FoldFit, RunFacts, ScanResult, TargetFacts
 from memaudit.report.wording import LIMITS, SCHEMA_VERSION
-from memaudit.score import scores, stats
+from memaudit.score import stats
 from memaudit.score.origin import Origin
 from memaudit.score.stats import Ints
+from memaudit.score.summary import AttackSummary, Difference, Lift, Rate
 
-EXACT = "Clopper-Pearson, windows independent"
+EXACT = "Clopper-Pearson, samples independent"
 CLUSTERED = "percentile bootstrap over clusters"
-AGREED = "exact over clusters of their sizes, as all windows agree"
+AGREED = "exact over clusters of their sizes, as all samples agree"
 """Method for a rate of 0 or 1, where the bootstrap shows no spread (Resamples.clustered)."""
-MCNEMAR = "exact McNemar test, two-sided, windows independent"
+MCNEMAR = "exact McNemar test, two-sided, samples independent"
 SIGN_FLIPS = "sign-flip permutation test over clusters, two-sided"
 SCOPE = (
     "Every attack was also run on the reference, on the same windows and folds, with prompts "
-    "fitted on the reference itself. A window extracted from both models was known before the "
+    "fitted on the reference itself. A sample extracted from both models was known before the "
     "fine-tuning; one extracted from the fine-tuned model alone was leaked by it."
 )
 _FEW = 10
-"""Windows below which their mean says of each what a window's own likelihood would."""
+"""Samples below which their mean says of each what a sample's own likelihood would."""
 _DIGITS, _DIGITS_OF_FEW = 3, 2
 """Significant digits of a mean likelihood where text is not revealed, as of those in samples.csv:
-of ten windows three digits of the mean are two of each."""
+of ten samples three digits of the mean are two of each."""
 Rounding = Callable[[float], float]
 """Rounds a mean likelihood: beside the model, a guess of the text can be checked against it."""
 
@@ -78,7 +79,9 @@ def to_report(result: ScanResult) -> Report:
             sha256=result.prompt_files,
         ),
         run=_run(result.run, result.config.windows.length),
-        fingerprints=model.Fingerprints(form=FORM, key_id=result.run.key_id),
+        fingerprints=model.Fingerprints(
+            form=FORM, sample_form=SAMPLE_FORM, key_id=result.run.key_id
+        ),
         seeds=model.Seeds(seed=result.config.protocol.seed),
         config=model.Config(values=result.config.model_dump(mode="json"), sources=result.sources),
         hashes=model.Hashes(
@@ -93,8 +96,8 @@ def to_report(result: ScanResult) -> Report:
 def _rounding(result: ScanResult) -> Rounding:
     if result.revealed:
         return float
-    windows = max((attack.summary.exact.n for attack in result.attacks), default=0)
-    digits = _DIGITS if windows >= _FEW else _DIGITS_OF_FEW
+    samples = max((attack.summary.extracted.n for attack in result.attacks), default=0)
+    digits = _DIGITS if samples >= _FEW else _DIGITS_OF_FEW
     return lambda value: float(f"{value:.{digits}g}")
 
 
@@ -110,12 +113,13 @@ def _attack(result: ScanResult, attack: AttackResult, rounding: Rounding) -> mod
 
 
 def attack_part(
-    summary: scores.AttackSummary, rounding: Rounding = float, **others: Any
+    summary: AttackSummary, rounding: Rounding = float, **others: Any
 ) -> model_parts.Attack:
-    """Return an attack. others: what does not follow from the scores of its windows."""
+    """Return an attack. others: what does not follow from the scores of its samples."""
     fractional = summary.fractional_interval
     return model_parts.Attack(
         attack=summary.attack,
+        extracted=rate_part(summary.extracted),
         exact=rate_part(summary.exact),
         fractional=model_parts.Fractional(
             estimate=summary.fractional, interval=_interval(fractional, CLUSTERED)
@@ -138,17 +142,18 @@ def _settings(result: ScanResult, attack: str) -> dict[str, Any] | None:
     return None
 
 
-def _controls(summary: scores.AttackSummary) -> model_parts.OnControls | None:
-    if summary.controls_exact is None:
+def _controls(summary: AttackSummary) -> model_parts.OnControls | None:
+    if summary.controls_extracted is None or summary.controls_exact is None:
         return None
     return model_parts.OnControls(
+        extracted=rate_part(summary.controls_extracted),
         exact=rate_part(summary.controls_exact),
         fractional=summary.controls_fractional,
         difference=None if summary.difference is None else _difference(summary.difference),
     )
 
 
-def _difference(difference: scores.Difference) -> model_parts.Difference:
+def _difference(difference: Difference) -> model_parts.Difference:
     return model_parts.Difference(
         estimate=difference.estimate,
         interval=_interval(
@@ -159,7 +164,7 @@ def _difference(difference: scores.Difference) -> model_parts.Difference:
     )
 
 
-def _lift(lift: scores.Lift) -> model_parts.Lift:
+def _lift(lift: Lift) -> model_parts.Lift:
     return model_parts.Lift(
         estimate=lift.estimate,
         gained=lift.gained,
@@ -172,7 +177,7 @@ def _lift(lift: scores.Lift) -> model_parts.Lift:
     )
 
 
-def rate_part(rate: scores.Rate) -> model_parts.Rate:
+def rate_part(rate: Rate) -> model_parts.Rate:
     """Return a rate with all its intervals."""
     mixed = 0 < rate.k < rate.n
     return model_parts.Rate(
@@ -186,7 +191,7 @@ def rate_part(rate: scores.Rate) -> model_parts.Rate:
     )
 
 
-def wide_interval(rate: scores.Rate) -> stats.Interval:
+def wide_interval(rate: Rate) -> stats.Interval:
     """Return the outer ends of a rate's exact and clustered intervals, which gates use."""
     return stats.Interval(
         min(rate.interval.low, rate.clustered.low), max(rate.interval.high, rate.clustered.high)
@@ -294,7 +299,6 @@ def _corpus(result: ScanResult, role: str) -> model.Corpus:
     corpus = result.data if role == "data" else result.controls
     assert corpus is not None
     summary, windows = corpus.summary, corpus.windows
-    clusters, scored_by_fold = split_parts(corpus.clusters, corpus.folds)
     return model.Corpus(
         path=str(summary.path),
         hmac_sha256=result.file_hmacs[role],
@@ -302,8 +306,12 @@ def _corpus(result: ScanResult, role: str) -> model.Corpus:
         rows=summary.rows,
         bad=summary.bad,
         samples=windows.samples,
-        used=len(np.unique(windows.sample)),
+        used=len(corpus.first_rows),
+        template_alone=int((~corpus.counted).sum()),
         windows=len(windows),
+        tokens=int(windows.sample_tokens[corpus.first_rows].sum()),
+        audited_tokens=int(corpus.audited_tokens.sum()),
+        template_tokens=int(corpus.template_tokens.sum()),
         prefix_tokens=int(windows.prefix_tokens.max()),
         suffix_tokens=windows.suffix_ids.shape[1],
         boundary_shifts=windows.boundary_shifts,
@@ -311,23 +319,27 @@ def _corpus(result: ScanResult, role: str) -> model.Corpus:
             model.Skipped(reason=reason, count=records)
             for reason, records in count_reasons(windows.skipped)
         ),
-        clusters=clusters,
-        scored_by_fold=scored_by_fold,
+        clusters=cluster_part(corpus.clusters[corpus.first_rows][corpus.counted]),
+        scored_by_fold=fold_parts(corpus.folds),
     )
 
 
-def split_parts(clusters: Ints, folds: Ints) -> tuple[model.Clusters, tuple[model.ScoredFold, ...]]:
-    """Return the counts of a corpus's clusters and of its windows by fold; both are (N,)."""
+def cluster_part(clusters: Ints) -> model.Clusters:
+    """Return the counts of the clusters of M samples."""
     _, sizes = np.unique(clusters, return_counts=True)
-    numbers, audited = np.unique(folds, return_counts=True)
     by_size: Sequence[tuple[int, int]] = sorted(Counter(sizes.tolist()).items())
-    counted = model.Clusters(
+    return model.Clusters(
         count=len(sizes),
         largest=int(sizes.max(initial=0)),
-        sizes=tuple(model.ClusterSize(windows=size, clusters=count) for size, count in by_size),
+        sizes=tuple(model.ClusterSize(samples=size, clusters=count) for size, count in by_size),
     )
-    scored = zip(numbers.tolist(), audited.tolist(), strict=True)
-    return counted, tuple(model.ScoredFold(fold=fold, windows=number) for fold, number in scored)
+
+
+def fold_parts(folds: Ints) -> tuple[model.ScoredFold, ...]:
+    """Return the counts of N windows by fold."""
+    numbers, scored = np.unique(folds, return_counts=True)
+    pairs = zip(numbers.tolist(), scored.tolist(), strict=True)
+    return tuple(model.ScoredFold(fold=fold, windows=windows) for fold, windows in pairs)
 
 
 def _validity(validity: counted.Validity | None) -> model.Validity:

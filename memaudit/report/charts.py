@@ -1,6 +1,6 @@
 """Plots of the page, each with its figures as a table for those who cannot see it.
 
-Knows the report, the samples, what is worth plotting, and how a column of the data falls into
+Knows the report, the windows, what is worth plotting, and how a column of the data falls into
 groups. Knows nothing of markup. Names and values of columns come from outside, so they appear in
 tables, which the page escapes, and never in a plot.
 """
@@ -88,23 +88,22 @@ def rates_card(report: Report) -> Card:
     """Return the exact rate of every attack with its interval, on data and controls."""
     attacks = report.attacks
     on_controls = [controls_rate(attack) for attack in attacks]
-    on_data = [attack.exact for attack in attacks]
+    on_data = [attack.extracted for attack in attacks]
     spreads = [Spread("data", _estimates(on_data, attacks), "o", False)]
     if any(on_controls):
         spreads.append(Spread("controls", _estimates(on_controls, attacks), "s", True))
     highest = max((point.high for spread in spreads for point in spread.estimates), default=100.0)
     names = [attack.attack for attack in attacks]
-    axis = Axis("windows extracted exactly, %", low=0, high=max(1.0, min(100.0, 1.05 * highest)))
+    axis = Axis("samples extracted, %", low=0, high=max(1.0, min(100.0, 1.05 * highest)))
     rows = [
-        [attack.attack, *_rate_cells(attack.exact), *_rate_cells(rate)]
+        [attack.attack, *_rate_cells(attack.extracted), *_rate_cells(rate)]
         for attack, rate in zip(attacks, on_controls, strict=True)
     ]
     return _card(
         "rates",
         "How much is extracted",
-        "Share of windows that each attack extracts word for word, with the outer ends of the "
-        "exact "
-        "and clustered intervals. Controls are text that the model has not seen.",
+        "Share of samples from which each attack extracts a window word for word, with the outer "
+        "ends of the exact and clustered intervals. Controls are text that the model has not seen.",
         interval_plot("rates", names, spreads, axis) if names else "",
         ["attack", "data", "interval", "controls", "interval"],
         rows,
@@ -128,12 +127,12 @@ def _rate_cells(rate: Rate | None) -> list[str]:
     return [f"{counted} ({rate_text(rate)})", interval_text(rate.interval)]
 
 
-def matched_card(report: Report, samples: pd.DataFrame) -> Card:
+def matched_card(report: Report, windows: pd.DataFrame) -> Card:
     """Return how many tokens of a suffix are extracted before the first wrong one."""
     length = min(max(1, report.data.suffix_tokens), _LONGEST_SUFFIX)
     grid = sorted({1, *(round(length * share) for share in (0.1, 0.25, 0.5, 0.75, 1.0))} - {0})
     lines, rows = [], []
-    for attack, role, matched in _by_attack(report, samples, "matched"):
+    for attack, role, matched in _by_attack(report, windows, "matched"):
         share = _at_least(matched, length)  # (length,), for 1 token and more
         lines.append(_line(attack, role, range(1, length + 1), 100 * share))
         rows.append([_named(attack, role), *(percent(share[at - 1]) for at in grid)])
@@ -157,13 +156,13 @@ def _at_least(matched: Floats, length: int) -> Floats:
     return np.asarray(counted[::-1].cumsum()[::-1][1:] / max(1, len(matched)))
 
 
-def sampling_cards(report: Report, samples: pd.DataFrame) -> Iterator[Card]:
+def sampling_cards(report: Report, windows: pd.DataFrame) -> Iterator[Card]:
     """Yield the (n,p) curves: samples needed to extract a window at least once."""
     top_k, temperature = (setting(report, "scores", name) for name in ("top_k", "temperature"))
     sampler = f"from the {top_k} likeliest tokens, at temperature {temperature}"
     shares = [
         (_named(attack, role), attack, role, _within(queries(log_p_z, _HALF)))
-        for attack, role, log_p_z in _by_attack(report, samples, "log_p_z")
+        for attack, role, log_p_z in _by_attack(report, windows, "log_p_z")
         if not np.isnan(log_p_z).all()
     ]
     yield _sampling_card(
@@ -176,7 +175,7 @@ def sampling_cards(report: Report, samples: pd.DataFrame) -> Iterator[Card]:
     best = strongest(report)
     if best is None:
         return
-    log_p_z = figures(scored(samples, "data"), column("log_p_z", best.attack))
+    log_p_z = figures(scored(windows, "data"), column("log_p_z", best.attack))
     if not len(log_p_z) or np.isnan(log_p_z).all():
         return
     curves = []
@@ -276,11 +275,11 @@ def _fit_row(fit: Fit) -> list[str]:
 
 
 def _by_attack(
-    report: Report, samples: pd.DataFrame, score: str
+    report: Report, windows: pd.DataFrame, score: str
 ) -> Iterator[tuple[str, str, Floats]]:
     """Yield attack on the model, role and the role's scores, where there are any."""
     for role in ("data", "control"):
-        rows = scored(samples, role)
+        rows = scored(windows, role)
         for attack in model_attacks(report):
             values = figures(rows, column(score, attack.attack))
             known = values if score == "log_p_z" else values[~np.isnan(values)]
@@ -313,10 +312,10 @@ class Grouping(NamedTuple):
     groups: list[Group]
 
 
-def group_cards(report: Report, samples: pd.DataFrame) -> list[Card]:
+def group_cards(report: Report, windows: pd.DataFrame) -> list[Card]:
     """Return up to `MOST_CARDS` cards, one for each column with groups, numeric columns first."""
-    rows = scored(samples, "data")
-    candidates = (_column(rows, name) for name in passed_through(samples))
+    rows = scored(windows, "data")
+    candidates = (_column(rows, name) for name in passed_through(windows))
     grouped = [candidate for candidate in candidates if candidate is not None]
     columns = sorted(grouped, key=lambda candidate: not candidate.numeric)
     return [

@@ -1,7 +1,7 @@
 """Comparison of a run with a baseline, as a table for people and as JSON for machines.
 
-Knows comparisons and the place of a fingerprint's window. Knows nothing of files or terminals, and
-shows no text of any window.
+Knows comparisons and the place of a fingerprint's sample. Knows nothing of files or terminals, and
+shows no text of any sample.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from rich.text import Text
 
 from memaudit.gate.baseline import ModelName, notes
-from memaudit.gate.comparison import ANY, Change, ChangedWindow, Comparison
+from memaudit.gate.comparison import ANY, Change, ChangedSample, Comparison
 from memaudit.report.blocks import Block, Facts, Head, Table
 from memaudit.report.terminal import LEAST_WIDTH, harmless, prose, render_blocks, to_text
 from memaudit.report.wording import SCHEMA_VERSION, count, json_text, level, neutral, shorten
@@ -20,7 +20,7 @@ from memaudit.report.wording import SCHEMA_VERSION, count, json_text, level, neu
 _COUNTS = ("before", "now", "newly", "no longer", "unchanged")
 _LONGEST_ID = 200
 _MOST_ROWS = 20
-"""Windows listed in the table; JSON lists all."""
+"""Samples listed in the table; JSON lists all."""
 _STYLES = {"none": "bold green", "inconclusive": "bold yellow", "regression": "bold red"}
 _WORDS = {
     "none": "NO REGRESSION",
@@ -30,11 +30,10 @@ _WORDS = {
 
 
 class Place(NamedTuple):
-    """Place of a window in the data."""
+    """Place of a sample in the data."""
 
     sample_id: str
     line: int
-    window: int
     cluster: int
 
 
@@ -71,20 +70,20 @@ def comparison_to_json(comparison: Comparison, places: Mapping[str, Place]) -> s
             "bos": comparison.run.terms.bos,
         },
         "notes": list(notes(comparison.baseline, comparison.run)),
-        "windows": {
-            "both": comparison.windows,
+        "samples": {
+            "both": comparison.samples,
             "only_baseline": comparison.only_baseline,
             "only_run": comparison.only_run,
             "newly_extracted_only_run": comparison.new_only_run,
         },
-        "test": "exact McNemar test, two-sided, windows independent",
+        "test": "exact McNemar test, two-sided, samples independent",
         "clustered_test": "exact sign test over clusters, two-sided",
         "confidence": comparison.confidence,
         "attacks": [_change(change) for change in comparison.changes],
-        "newly_extracted": [_window(window, places) for window in comparison.new],
-        "no_longer_extracted": [_window(window, places) for window in comparison.lost],
+        "newly_extracted": [_sample(sample, places) for sample in comparison.new],
+        "no_longer_extracted": [_sample(sample, places) for sample in comparison.lost],
         "by_other_attacks": [
-            _window(window, places) for window in comparison.changed if window.before and window.now
+            _sample(sample, places) for sample in comparison.changed if sample.before and sample.now
         ],
     }
     return json_text(document)
@@ -119,27 +118,26 @@ def _change(change: Change) -> dict[str, Any]:
     }
 
 
-def _window(window: ChangedWindow, places: Mapping[str, Place]) -> dict[str, Any]:
-    place = places[window.fingerprint]
+def _sample(sample: ChangedSample, places: Mapping[str, Place]) -> dict[str, Any]:
+    place = places[sample.fingerprint]
     return {
-        "fingerprint": window.fingerprint,
+        "fingerprint": sample.fingerprint,
         "sample_id": place.sample_id,
         "line": place.line,
-        "window": place.window,
         "cluster": place.cluster,
-        "before": list(window.before),
-        "now": list(window.now),
+        "before": list(sample.before),
+        "now": list(sample.now),
     }
 
 
 def _blocks(comparison: Comparison, places: Mapping[str, Place]) -> Iterator[Block]:
     yield _ladder(comparison)
-    for title, windows, heading in (
+    for title, samples, heading in (
         ("Newly extracted", comparison.new, "extracted by"),
         ("No longer extracted", comparison.lost, "was extracted by"),
     ):
-        if windows:
-            yield _listed(title, windows, heading, places)
+        if samples:
+            yield _listed(title, samples, heading, places)
     yield Facts("", list(_provenance_lines(comparison)))
 
 
@@ -157,9 +155,9 @@ def _ladder(comparison: Comparison) -> Table:
     together = " any: by at least one attack on the model." if tests > 1 else ""
     return Table(
         "changes",
-        f"Windows extracted exactly, of {comparison.windows:,} in both",
+        f"Samples extracted, of {comparison.samples:,} in both",
         f"unchanged: extracted both times.{together} p: two-sided, the larger of the exact "
-        f"McNemar test over windows and the exact sign test over clusters{times}; a change "
+        f"McNemar test over samples and the exact sign test over clusters{times}; a change "
         f"for the worse is a regression if significant at {level(comparison.confidence)} "
         "confidence.",
         [Head("attack"), *(Head(name, "count") for name in _COUNTS), Head("p", "p")],
@@ -169,20 +167,20 @@ def _ladder(comparison: Comparison) -> Table:
 
 
 def _listed(
-    title: str, windows: tuple[ChangedWindow, ...], heading: str, places: Mapping[str, Place]
+    title: str, samples: tuple[ChangedSample, ...], heading: str, places: Mapping[str, Place]
 ) -> Table:
-    clusters = len({places[window.fingerprint].cluster for window in windows})
-    spread = f"{count(len(windows), 'window')} in {count(clusters, 'cluster')}"
+    clusters = len({places[sample.fingerprint].cluster for sample in samples})
+    spread = f"{count(len(samples), 'sample')} in {count(clusters, 'cluster')}"
     rows = []
-    for window in windows[:_MOST_ROWS]:
-        place = places[window.fingerprint]
+    for sample in samples[:_MOST_ROWS]:
+        place = places[sample.fingerprint]
         name = shorten(neutral(place.sample_id), _LONGEST_ID)
-        attacks = ", ".join(window.now or window.before)
-        rows.append([name, str(place.line), str(place.window), attacks])
-    heads = [Head("sample", style="id"), Head("line", "count"), Head("window", "count")]
-    more = len(windows) - _MOST_ROWS
+        attacks = ", ".join(sample.now or sample.before)
+        rows.append([name, str(place.line), attacks])
+    heads = [Head("sample", style="id"), Head("line", "count")]
+    more = len(samples) - _MOST_ROWS
     says = f"and {more:,} more; --format json lists all" if more > 0 else ""
-    return Table("windows", f"{title}: {spread}", says, [*heads, Head(heading)], rows)
+    return Table("samples", f"{title}: {spread}", says, [*heads, Head(heading)], rows)
 
 
 def _provenance_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
@@ -200,7 +198,7 @@ def _provenance_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
     if comparison.only_baseline or comparison.only_run:
         unmatched = f"{comparison.only_baseline:,} only in the baseline, {comparison.only_run:,}"
         yield (
-            "Windows",
+            "Samples",
             f"{unmatched} only in the run; left out, as the tokenizer cuts them differently",
         )
         if comparison.new_only_run:
@@ -208,5 +206,5 @@ def _provenance_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
     terms = now.terms
     yield (
         "Data",
-        f"hmac-sha256 {terms.data[:16]}, {count(now.windows, 'window')}; key {terms.key_id}",
+        f"hmac-sha256 {terms.data[:16]}, {count(now.samples, 'sample')}; key {terms.key_id}",
     )

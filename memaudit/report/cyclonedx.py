@@ -72,7 +72,7 @@ def _model(report: Report) -> Json:
 def _metrics(report: Report) -> Iterator[Json]:
     for attack in report.attacks:
         name, controls = attack.attack, attack.controls
-        yield _rate("exact extraction rate", attack.exact, _slice(_DATA, name))
+        yield _rate("extraction rate", attack.extracted, _slice(_DATA, name))
         fractional = attack.fractional
         yield _metric(
             "fractional extraction rate",
@@ -81,18 +81,18 @@ def _metrics(report: Report) -> Iterator[Json]:
             fractional.interval,
         )
         if controls is not None:
-            yield _rate("exact extraction rate", controls.exact, _slice(_CONTROLS, name))
+            yield _rate("extraction rate", controls.extracted, _slice(_CONTROLS, name))
         if attack.lift is not None:
             lift = attack.lift
             yield _metric(
-                "lift of the exact extraction rate above none",
+                "lift of the extraction rate above none",
                 lift.estimate,
                 _slice(_DATA, name),
                 lift.interval,
             )
     for origin in report.reference.data if report.reference is not None else ():
         yield _rate(
-            "exact extraction rate, leaked by the fine-tuning",
+            "extraction rate, leaked by the fine-tuning",
             origin.leaked,
             _slice(_DATA, origin.attack),
         )
@@ -105,7 +105,7 @@ def _metrics(report: Report) -> Iterator[Json]:
 
 
 def _rate(kind: str, rate: Rate, place: str) -> Json:
-    return _metric(kind, rate.estimate, f"{place}, {rate.n} windows", rate.interval)
+    return _metric(kind, rate.estimate, f"{place}, {rate.n} samples", rate.interval)
 
 
 def _slice(part: str, attack: str) -> str:

@@ -61,10 +61,10 @@ def _findings(report: Report) -> tuple[str, ...]:
     if report.reference is not None:
         sentences.append(_origin_sentence(report.reference))
     for attack in report.attacks:
-        if attack.attack == "copy" and attack.exact.k:
+        if attack.attack == "copy" and attack.extracted.k:
             sentences.append(
-                f"copy, which never queries the model, gets {attack.exact.k:,} of "
-                f"{attack.exact.n:,} from the fit data: that many can be copied from a "
+                f"copy, which never queries the model, gets {attack.extracted.k:,} of "
+                f"{attack.extracted.n:,} from the fit data: that many can be copied from a "
                 "near-duplicate that is left in another fold."
             )
     return tuple(sentences)
@@ -83,20 +83,28 @@ def count_reasons(skipped: Sequence[Skipped]) -> tuple[ReasonCount, ...]:
 
 
 def _rate_sentence(best: Attack) -> str:
-    rate = best.exact
+    rate = best.extracted
     if rate.n == 0:
-        return "No window was scored, so this run shows nothing about what the model memorized."
+        return (
+            "Every sample is template alone, so this run shows nothing about what the model "
+            "memorized."
+        )
     confidence = f"at {level(rate.confidence)} confidence"
     bounds = percent_interval(rate.interval.ends)
     if rate.k == 0:
         return (
-            f"No attack on the model extracts a window exactly: 0 of {rate.n:,}, {bounds} "
-            f"{confidence}."
+            f"No attack on the model extracts any of the {rate.n:,} samples: {bounds} {confidence}."
         )
     return (
-        f"{best.attack}, the strongest attack, extracts {percent(rate.estimate)} of the windows "
-        f"exactly: {rate.k:,} of {rate.n:,} ({bounds} {confidence})."
+        f"{best.attack}, the strongest attack, extracts {percent(rate.estimate)} of the samples: "
+        f"{rate.k:,} of {rate.n:,} ({bounds} {confidence}){_whole(best)}."
     )
+
+
+def _whole(best: Attack) -> str:
+    """Say how many samples come out whole, where they have several windows."""
+    exact = best.exact
+    return "" if exact == best.extracted else f", {exact.k:,} of them whole"
 
 
 def _lift_sentence(report: Report, best: Attack) -> str:
@@ -106,11 +114,11 @@ def _lift_sentence(report: Report, best: Attack) -> str:
     if not prompted:
         return "Only the plain prefix (none) was tried, no prompt."
     lift = best.lift
-    if lift is None or best.exact.k == 0:
-        return "No prompt extracts more windows than the plain prefix (none)."
-    change = f"{count(lift.gained, 'window')} gained, {lift.lost:,} lost, "
+    if lift is None or best.extracted.k == 0:
+        return "No prompt extracts more samples than the plain prefix (none)."
+    change = f"{count(lift.gained, 'sample')} gained, {lift.lost:,} lost, "
     change += p_value(cautious_p(lift))
-    weak = cautious_p(lift) > 1 - best.exact.confidence
+    weak = cautious_p(lift) > 1 - best.extracted.confidence
     doubt = ", which may be chance" if weak else ""
     return (
         f"That is {points(lift.estimate).lstrip('+')} percentage points above the plain prefix "
@@ -121,7 +129,7 @@ def _lift_sentence(report: Report, best: Attack) -> str:
 def _controls_sentence(best: Attack) -> str | None:
     if best.controls is None or best.controls.difference is None:
         return None
-    controls, compared = best.controls.exact, best.controls.difference
+    controls, compared = best.controls.extracted, best.controls.difference
     if controls.n == 0:
         return "No control was scored."
     bounds = percent_interval(controls.interval.ends)
@@ -129,7 +137,7 @@ def _controls_sentence(best: Attack) -> str | None:
         f"On the controls, text that the model has not seen, {best.attack} extracts "
         f"{controls.k:,} of {controls.n:,} ({bounds})"
     )
-    if best.exact.k == 0:
+    if best.extracted.k == 0:
         return f"{sentence}."
     weak = compared.p_value > 1 - controls.confidence
     fewer = "not a significantly smaller share" if weak else "a significantly smaller share"
@@ -155,10 +163,10 @@ def _origin_sentence(reference: Reference) -> str:
     together = reference.data[-1]
     leaked, bounds = together.leaked, percent_interval(together.leaked.interval.ends)
     sentence = (
-        f"Of the {count(together.known_before + leaked.k, 'window')} that any attack extracts, "
+        f"Of the {count(together.known_before + leaked.k, 'sample')} that any attack extracts, "
         f"{together.known_before:,} can also be extracted from the reference, the model before "
         f"fine-tuning; the fine-tuning leaked the other {leaked.k:,}: "
-        f"{percent(leaked.estimate)} of all windows ({bounds} at {level(leaked.confidence)} "
+        f"{percent(leaked.estimate)} of all samples ({bounds} at {level(leaked.confidence)} "
         "confidence)"
     )
     if reference.controls:

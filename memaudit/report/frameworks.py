@@ -49,14 +49,14 @@ class _Facts:
     """Facts of a report that the rows use."""
 
     def __init__(self, report: Report) -> None:
-        asked = [attack for attack in model_attacks(report) if attack.exact.n]
+        asked = [attack for attack in model_attacks(report) if attack.extracted.n]
         names = ", ".join(attack.attack for attack in asked)
-        windows = max((attack.exact.n for attack in asked), default=0)
+        samples = max((attack.extracted.n for attack in asked), default=0)
         void = bool(void_reason(report))
         self.partly: Tested = "partly" if asked and not void else "not tested"
         self.extraction: Tested = "tested" if self.partly == "partly" else "not tested"
         self.ran = (
-            f"{windows:,} windows of the data were tried with known prefixes ({names})"
+            f"{samples:,} samples of the data were tried with known prefixes ({names})"
             if asked
             else "no attack on the model was run"
         )

@@ -16,12 +16,12 @@ import numpy as np
 from memaudit import __version__
 from memaudit.config.settings import GateSettings
 from memaudit.gate import validity as validity_gate
-from memaudit.gate.thresholds import GateVerdict, NewWindows, exit_code_of, judge, judge_controls
+from memaudit.gate.thresholds import GateVerdict, NewSamples, exit_code_of, judge, judge_controls
 from memaudit.gate.validity import Validity
 from memaudit.report import model, model_parts
 from memaudit.report.model import Report
-from memaudit.score.scores import AttackSummary, Difference, Lift, Rate
 from memaudit.score.stats import Bools, clopper_pearson
+from memaudit.score.summary import AttackSummary, Difference, Lift, Rate
 from memaudit.score.validity import Continuations, Reading, Templates, TextFaults
 
 _MOST_WINDOWS = 20_000_000
@@ -96,39 +96,41 @@ def _settings(values: Mapping[str, Any]) -> GateSettings:
     return settings.model_copy(update={"max_new": None if max_new is None else int(max_new)})
 
 
-def _new(report: Report, confidence: float) -> NewWindows | None:
+def _new(report: Report, confidence: float) -> NewSamples | None:
     """Return the new windows that the scan counted, from the gate ``max-new``."""
     gate = next((gate for gate in report.gates if gate.name == "max-new"), None)
     if all(attack.attack == "copy" for attack in report.attacks):
         return None
-    windows = report.data.windows
+    samples = report.data.used
     share = 0.0 if gate is None or math.isnan(gate.estimate) else gate.estimate
-    return NewWindows(round(share * windows), windows, confidence)
+    return NewSamples(round(share * samples), samples, confidence)
 
 
 def _summary(report: Report, attack: model_parts.Attack) -> AttackSummary:
     controls, lift = attack.controls, attack.lift
-    exact = _rate(attack.exact)
+    extracted = _rate(attack.extracted)
     return AttackSummary(
         attack=attack.attack,
-        exact=exact,
+        extracted=extracted,
+        exact=_rate(attack.exact),
         fractional=attack.fractional.estimate,
         fractional_interval=attack.fractional.interval.ends,
         suffix_nll=attack.suffix_nll,
+        controls_extracted=None if controls is None else _rate(controls.extracted),
         controls_exact=None if controls is None else _rate(controls.exact),
         controls_fractional=None if controls is None else controls.fractional,
         difference=None if controls is None else _difference(controls.difference),
-        lift=None if lift is None else _lift(lift, exact.n),
+        lift=None if lift is None else _lift(lift, extracted.n),
         cluster_sizes=_cluster_sizes(report.data),
     )
 
 
 def _cluster_sizes(corpus: model.Corpus) -> tuple[int, ...]:
-    """Return the windows in each cluster. Raises ValueError where their sum is not the corpus."""
+    """Return the samples in each cluster. Raises ValueError where their sum is not the corpus."""
     sizes = corpus.clusters.sizes
-    if sum(size.windows * size.clusters for size in sizes) != corpus.windows:
-        raise ValueError("clusters do not add up to the windows")
-    return tuple(size.windows for size in sizes for _ in range(size.clusters))
+    if sum(size.samples * size.clusters for size in sizes) != corpus.used - corpus.template_alone:
+        raise ValueError("clusters do not add up to the samples")
+    return tuple(size.samples for size in sizes for _ in range(size.clusters))
 
 
 def _rate(rate: model_parts.Rate) -> Rate:

@@ -39,7 +39,7 @@ def leaks(result: ScanResult) -> tuple[Leak, ...]:
         return ()
     scores = {attack.attack: attack.data for attack in result.attacks}
     before = [attack.data for attack in result.reference.attacks] if result.reference else None
-    return count_leaks(result.sensitive.categories, result.sensitive.data, scores, before)
+    return count_leaks(result.sensitive.categories, result.sensitive.data.windows, scores, before)
 
 
 def control_leaks(result: ScanResult) -> tuple[Leak, ...] | None:
@@ -52,7 +52,8 @@ def control_leaks(result: ScanResult) -> tuple[Leak, ...] | None:
     if result.reference:
         on_reference = (attack.controls for attack in result.reference.attacks)
         before = [windows for windows in on_reference if windows is not None]
-    return count_leaks(result.sensitive.categories, result.sensitive.controls, scores, before)
+    found = result.sensitive.controls.windows
+    return count_leaks(result.sensitive.categories, found, scores, before)
 
 
 def sensitive_section(result: ScanResult) -> Sensitive | None:

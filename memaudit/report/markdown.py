@@ -27,14 +27,14 @@ _SIGNS = {"pass": "✅", "fail": "❌", "inconclusive": "⚠️", "none": "ℹ�
 _MARKUP = re.compile(r"([\\`*_{}\[\]|~$])")
 _ACTIVE = re.compile(r"[&<>@#]|(?<=:)//|(?<=\bwww)\.", re.IGNORECASE)
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-_CUT = "\nThe rest is left out: a summary is limited in size. See report.json and samples.csv."
+_CUT = "\nThe rest is left out: a summary is limited in size. See report.json and windows.csv."
 
 
-def to_markdown(report: Report, samples: pd.DataFrame) -> str:
+def to_markdown(report: Report, windows: pd.DataFrame) -> str:
     """Return verdict, gates, attacks, worst windows and provenance. No audited text."""
     taken: list[str] = []
     size = len(_CUT.encode())
-    for line in _lines(report, samples):
+    for line in _lines(report, windows):
         size += len(line.encode()) + 1
         if size > MOST_BYTES:
             taken.append(_CUT)
@@ -43,13 +43,13 @@ def to_markdown(report: Report, samples: pd.DataFrame) -> str:
     return "\n".join(taken) + "\n"
 
 
-def _lines(report: Report, samples: pd.DataFrame) -> Iterator[str]:
+def _lines(report: Report, windows: pd.DataFrame) -> Iterator[str]:
     word, sentence = verdict(report)
     yield f"## {_SIGNS[word]} memaudit: {_prose(report.target.name)}"
     yield from ("", f"**{_prose(sentence)}**")
     yield from ("", _paragraph(" ".join(map(_prose, report.headline))))
     tables = [*gates(report), ladder(report), *origins(report)]
-    for table in [*tables, *worst_windows(report, samples, _WORST), *leaks(report)]:
+    for table in [*tables, *worst_windows(report, windows, _WORST), *leaks(report)]:
         yield ""
         yield from table_lines(table)
     yield ""

@@ -283,16 +283,16 @@ class Skipped(Part):
 class ClusterSize(Part):
     """Number of clusters of one size."""
 
-    windows: Count
+    samples: Count
     clusters: Count
 
 
 class Clusters(Part):
-    """Clusters of near-duplicate windows."""
+    """Clusters of near-duplicate samples, without those that are template alone."""
 
     count: Count
     largest: Count
-    """Windows in the largest cluster."""
+    """Samples in the largest cluster."""
     sizes: Many[ClusterSize]
 
 
@@ -320,7 +320,15 @@ class Corpus(Part):
     """Good records examined, after any limit."""
     used: Count
     """Samples that gave a window."""
+    template_alone: Count
+    """Used samples in which every window is template or repeats its prefix. No rate counts them."""
     windows: Count
+    tokens: Count
+    """Tokens of the used samples that could be audited: their texts, or their given suffixes."""
+    audited_tokens: Count
+    """Tokens that are in a suffix."""
+    template_tokens: Count
+    """Audited tokens that are template, or repeat what stands before them."""
     prefix_tokens: Count
     """Tokens of the longest prefix."""
     suffix_tokens: Count
@@ -391,10 +399,12 @@ class Run(Part):
 
 
 class Fingerprints(Part):
-    """How the fingerprints of samples.csv were made."""
+    """How fingerprints were made."""
 
     form: Literal["w1"]
-    """What every fingerprint starts with."""
+    """What the fingerprint of every window starts with."""
+    sample_form: Literal["s1"]
+    """What the fingerprint of every sample starts with."""
     key_id: KeyId
     """Id of the project key; the key itself is nowhere in a run."""
 

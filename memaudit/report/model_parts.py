@@ -127,20 +127,20 @@ class Interval(Part):
 
 
 class Rate(Part):
-    """Share of windows that were hit."""
+    """Share of samples that were hit."""
 
     k: Count
-    """Windows hit."""
+    """Samples hit."""
     n: Count
-    """Windows scored."""
+    """Samples scored."""
     estimate: Share
-    """k/n; null if no window was scored."""
+    """k/n; null if no sample was scored."""
     confidence: Annotated[float, Field(strict=True, gt=0, lt=1)]
     """Confidence level of the intervals."""
     interval: Interval
     """Outer ends of the next two, which gates judge."""
     exact_interval: Interval
-    """Interval that treats windows as independent."""
+    """Interval that treats samples as independent."""
     clustered_interval: Interval
     """Interval over clusters of near-duplicate windows."""
 
@@ -164,6 +164,7 @@ class Difference(Part):
 class OnControls(Part):
     """The attack on the controls."""
 
+    extracted: Rate
     exact: Rate
     fractional: Share
     """Mean share of suffix tokens that are extracted in place."""
@@ -171,13 +172,13 @@ class OnControls(Part):
 
 
 class Lift(Part):
-    """Exact rate minus that of none, on the same windows."""
+    """Rate extracted minus that by none, on the same samples."""
 
     estimate: Figure
     gained: Count
-    """Windows extracted, but not by none."""
+    """Samples extracted, but not by none."""
     lost: Count
-    """Windows extracted by none alone."""
+    """Samples extracted by none alone."""
     interval: Interval
     p_value: Share
     test: str
@@ -229,13 +230,15 @@ class Fit(Part):
 
 
 class Attack(Part):
-    """One attack over all windows."""
+    """One attack over all samples that are not template alone."""
 
     attack: AttackName
     settings: Settings | None
     """How the prompt was made; null without a prompt."""
+    extracted: Rate
+    """Samples with a window that comes out whole and is not template alone: what gates judge."""
     exact: Rate
-    """Windows with every suffix token extracted."""
+    """Samples of which every audited token is extracted."""
     fractional: Fractional
     suffix_nll: Figure
     """Mean suffix NLL, nats/token."""

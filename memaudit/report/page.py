@@ -54,7 +54,7 @@ _FILES = resources.files("memaudit.report").joinpath("html")
 
 
 def to_html(
-    report: Report, samples: pd.DataFrame, diagnoses: tuple[DiagnosisRecord, ...] = ()
+    report: Report, windows: pd.DataFrame, diagnoses: tuple[DiagnosisRecord, ...] = ()
 ) -> str:
     """Return the page. The same run gives the same bytes. Shows audited text only if revealed."""
     environment = Environment(
@@ -66,24 +66,24 @@ def to_html(
     )
     script = _read("sort.js")
     word, sentence = verdict(report)
-    (windows,) = worst_windows(report, samples, MOST_WINDOWS, page=True)
+    (worst,) = worst_windows(report, windows, MOST_WINDOWS, page=True)
     return environment.from_string(_read("page.html.jinja")).render(
         report=report,
         word=word,
         sentence=sentence,
         notes=report.notes[:_MOST_NOTES],
         gates=gates(report),
-        first=[rates_card(report), matched_card(report, samples)],
+        first=[rates_card(report), matched_card(report, windows)],
         tables=[ladder(report), *origins(report), *leaks(report)],
-        cards=[*sampling_cards(report, samples), *group_cards(report, samples)],
+        cards=[*sampling_cards(report, windows), *group_cards(report, windows)],
         training=list(training_cards(report)),
         diagnoses=list(map(_diagnosed, diagnoses)),
-        windows=windows,
-        revealed=revealed(report, samples, _MOST_TEXTS),
+        windows=worst,
+        revealed=revealed(report, windows, _MOST_TEXTS),
         facts=full_provenance(report),
         settings=settings(report),
         frameworks=frameworks(report),
-        rows=lambda table: table_cells(table)[: MOST_WINDOWS if table is windows else _MOST_ROWS],
+        rows=lambda table: table_cells(table)[: MOST_WINDOWS if table is worst else _MOST_ROWS],
         legend=lambda table: notes(table, table.columns),
         kind=_kind,
         style=Markup(_read("style.css")),

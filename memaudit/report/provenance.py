@@ -72,8 +72,8 @@ def _corpus_lines(label: str, corpus: Corpus) -> Iterator[tuple[str, str]]:
     yield (
         label,
         f"{corpus.path}: {count(corpus.rows, 'row')}, "
-        f"{count(corpus.windows, 'window')} of {shape} "
-        f"tokens in {count(corpus.clusters.count, 'cluster')}; "
+        f"{count(corpus.windows, 'window')} of {shape} tokens from "
+        f"{count(corpus.used, 'sample')} in {count(corpus.clusters.count, 'cluster')}; "
         f"hmac-sha256 {corpus.hmac_sha256[:16]} (key {corpus.key_id})",
     )
     for skipped in corpus.skipped:
@@ -153,8 +153,14 @@ def _corpus(corpus: Corpus) -> list[tuple[str, str]]:
         ),
         (
             "clusters",
-            f"{clusters.count:,}, the largest of {count(clusters.largest, 'window')}",
+            f"{clusters.count:,}, the largest of {count(clusters.largest, 'sample')}",
         ),
+        (
+            "tokens",
+            f"{corpus.tokens:,}, of which {corpus.audited_tokens:,} audited and "
+            f"{corpus.template_tokens:,} template",
+        ),
+        ("samples of template alone", f"{corpus.template_alone:,}"),
         ("tokens across the prefix boundary", f"{corpus.boundary_shifts:,}"),
         *((f"skipped {skip.count:,}", skip.reason) for skip in corpus.skipped),
     ]

@@ -1,6 +1,6 @@
-"""Read values from a finished run's report and samples, for every format alike.
+"""Read values from a finished run's report and windows, for every format alike.
 
-Knows the form of ``report.json`` and ``samples.csv``, in which a figure may be missing and a
+Knows the form of ``report.json`` and ``windows.csv``, in which a figure may be missing and a
 setting unknown. Knows nothing of formats: each format neutralises what it shows. N: scored rows of
 one role.
 """
@@ -14,15 +14,15 @@ import numpy as np
 import pandas as pd
 
 from memaudit.config.settings import LADDER
+from memaudit.report.columns import OWN
 from memaudit.report.model import Gate, Report
 from memaudit.report.model_parts import Attack, Interval, Lift, Rate
-from memaudit.report.samples_csv import COLUMNS, TEXTS
 from memaudit.report.wording import count, gate_label, percent_interval
 from memaudit.score.estimate import MISSING, percent, points
 from memaudit.score.stats import Bools, Floats, Ints
 
 Row = dict[Any, Any]
-"""A row of ``samples.csv``: column to cell."""
+"""A row of ``windows.csv``: column to cell."""
 LEAKED, KNOWN = "fine-tuning", "before"
 """Origins of an extracted window, as tables name them."""
 UNASKED = ("controls", "validity")
@@ -30,13 +30,18 @@ UNASKED = ("controls", "validity")
 
 
 def column(score: str, attack: str) -> str:
-    """Return the column of ``samples.csv`` with an attack's score."""
+    """Return the column with an attack's score."""
     return f"{score}_{attack.replace('-', '_')}"
 
 
-def scored(samples: pd.DataFrame, role: str) -> pd.DataFrame:
-    """Return the scored rows of a role, ``data`` or ``control``: one for each window."""
-    return samples[(samples["role"] == role) & (samples["status"] == "scored")]
+def scored(table: pd.DataFrame, role: str) -> pd.DataFrame:
+    """Return the scored rows of a role, ``data`` or ``control``: one for each window or sample."""
+    return table[(table["role"] == role) & (table["status"] == "scored")]
+
+
+def is_own(rows: pd.DataFrame) -> Bools:
+    """Return which windows (N,) are not template alone: those whose extraction is a finding."""
+    return np.asarray(figures(rows, "template_tokens") < figures(rows, "suffix_tokens"))
 
 
 def figures(rows: pd.DataFrame, name: str) -> Floats:
@@ -50,13 +55,13 @@ def model_attacks(report: Report) -> list[Attack]:
 
 
 def strongest(report: Report) -> Attack | None:
-    """Return the attack on the model that extracts most windows, the simplest on ties.
+    """Return the attack on the model that extracts most samples, the simplest on ties.
 
     If none extracts any, return the one with the highest fractional rate.
     """
     attacks = model_attacks(report)
-    if any(attack.exact.k for attack in attacks):
-        return max(attacks, key=lambda attack: attack.exact.k)
+    if any(attack.extracted.k for attack in attacks):
+        return max(attacks, key=lambda attack: attack.extracted.k)
     return max(attacks, key=_fractional, default=None)
 
 
@@ -65,9 +70,12 @@ def _fractional(attack: Attack) -> float:
 
 
 def hits(report: Report, rows: pd.DataFrame) -> Bools:
-    """Return the mask of windows that each attack on the model extracts exactly: (attacks, N)."""
+    """Return the mask of windows that each attack on the model extracts: (attacks, N).
+
+    Windows of template alone are left out.
+    """
     names = [column("exact", attack.attack) for attack in model_attacks(report)]
-    exact = [figures(rows, name) == 1 for name in names]
+    exact = [(figures(rows, name) == 1) & is_own(rows) for name in names]
     return np.array(exact, dtype=bool).reshape(len(names), len(rows))
 
 
@@ -88,7 +96,11 @@ def extracted(report: Report, rows: pd.DataFrame) -> Extracted:
     """Return masks (N,) of windows that any attack extracts from the target and the reference."""
     attacks = [attack.attack for attack in model_attacks(report)]
     names = [f"reference_{column('exact', attack)}" for attack in attacks]
-    before = [figures(rows, name) == 1 for name in names] if has_reference(report) else []
+    before = (
+        [(figures(rows, name) == 1) & is_own(rows) for name in names]
+        if has_reference(report)
+        else []
+    )
     before.append(np.zeros(len(rows), dtype=bool))
     both = (hits(report, rows), np.array(before, dtype=bool))
     return Extracted(*(np.asarray(np.any(side, axis=0)) for side in both))
@@ -141,22 +153,21 @@ def extracted_by(report: Report, row: Row) -> str:
 
 
 def is_hit(row: Row, attack: str) -> bool:
-    """True if the attack extracts the row's window exactly."""
+    """True if the attack extracts the row's window, and that is not template alone."""
     value = row[column("exact", attack)]
-    return bool(pd.notna(value) and value == 1)
+    return bool(pd.notna(value) and value == 1 and row["template_tokens"] < row["suffix_tokens"])
 
 
-def passed_through(samples: pd.DataFrame) -> list[str]:
-    """The columns that the data brought along."""
-    own = {*COLUMNS, *TEXTS}
-    return [name for name in samples.columns if name not in own]
+def passed_through(table: pd.DataFrame) -> list[str]:
+    """Return the columns that the data brought along."""
+    return [name for name in table.columns if name not in OWN]
 
 
-def revealed_texts(report: Report, samples: pd.DataFrame) -> list[tuple[str, str]]:
+def revealed_texts(report: Report, windows: pd.DataFrame) -> list[tuple[str, str]]:
     """Return names and columns of audited text; empty if none was revealed."""
     names = ["prefix", "suffix", *(attack.attack for attack in report.attacks)]
     both = [(name, f"text_{name.replace('-', '_')}") for name in names]
-    return [(name, column) for name, column in both if column in samples.columns]
+    return [(name, column) for name, column in both if column in windows.columns]
 
 
 def not_run(report: Report) -> list[str]:
@@ -188,7 +199,7 @@ def setting(report: Report, *path: str) -> Any:
 def confidence(report: Report) -> float:
     """Return the confidence of every interval, in (0,1)."""
     attacks = report.attacks
-    return attacks[0].exact.confidence if attacks else 0.95
+    return attacks[0].extracted.confidence if attacks else 0.95
 
 
 def interval_text(interval: Interval) -> str:
@@ -197,17 +208,17 @@ def interval_text(interval: Interval) -> str:
 
 
 def rate_text(rate: Rate) -> str:
-    """Format the exact rate: ``15.5 %``."""
+    """Format a rate: ``15.5 %``."""
     return percent(rate.estimate)
 
 
 def count_text(rate: Rate | None) -> str:
-    """Format hits of windows: ``31/200``; blank without a rate."""
+    """Format hits of samples: ``31/200``; blank without a rate."""
     return "" if rate is None else f"{rate.k}/{rate.n}"
 
 
 def lift_texts(lift: Lift | None) -> tuple[str, str, str, str]:
-    """Format lift in points, windows gained and lost, the larger p-value; blank without a lift."""
+    """Format lift in points, samples gained and lost, the larger p-value; blank without a lift."""
     if lift is None:
         return "", "", "", ""
     return points(lift.estimate), str(lift.gained), str(lift.lost), p_text(cautious_p(lift))
@@ -237,7 +248,7 @@ def p_text(p: float) -> str:
 
 def controls_rate(attack: Attack) -> Rate | None:
     """Return an attack's rate on the controls; None without controls."""
-    return None if attack.controls is None else attack.controls.exact
+    return None if attack.controls is None else attack.controls.extracted
 
 
 def gate_name(gate: Gate) -> str:

@@ -1,9 +1,10 @@
-"""Recompute the figures of a stored report from ``samples.csv``, with the scan's own functions.
+"""Recompute the figures of a stored report from its tables, with the scan's own functions.
 
-Knows the report, the table and the score room. Trusts the table and the settings, and says which
-figure of the report does not follow from them. What the table does not hold (token ids, text,
-the curves of a fit, likelihoods beyond two digits) cannot be recomputed: such figures are bounded
-where the table allows it, and otherwise rest on the manifest alone. N: scored rows of one role.
+Knows the report, the tables and the score room. Trusts ``windows.csv`` and the settings, and says
+which figure of the report or of ``samples.csv`` does not follow from them. What they do not hold
+(token ids, text, the curves of a fit, likelihoods beyond two digits) cannot be recomputed: such
+figures are bounded where the tables allow it, and otherwise rest on the manifest alone. N: scored
+windows of one role; M: their samples.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ from pydantic_core import to_jsonable_python
 
 from memaudit.config.settings import LADDER, AttackName, ScoreSettings
 from memaudit.config.sources import toml_of_values
-from memaudit.report.build import attack_part, origin_parts, split_parts
+from memaudit.report.build import attack_part, cluster_part, fold_parts, origin_parts
 from memaudit.report.findings import headline_of
 from memaudit.report.hashes import canonical, sha256_text
 from memaudit.report.leaks import count_leaks
 from memaudit.report.model import Corpus, Origin, Reading, Report
 from memaudit.report.model_parts import Attack
-from memaudit.report.reading import column, figures, scored
+from memaudit.report.reading import column, figures, is_own, scored
 from memaudit.score.origin import Pair, origins, pair_seed
-from memaudit.score.scores import Arm, WindowScores, attack_rng, summarise
-from memaudit.score.stats import Bools, Floats, Ints
+from memaudit.score.samples import Arm, Grouping, SampleScores, score_samples
+from memaudit.score.scores import WindowScores
+from memaudit.score.stats import Bools, Floats
+from memaudit.score.summary import attack_rng, summarise
 from memaudit.sensitive.counting import Counts
 
 Part = Literal["data", "controls"]
@@ -39,20 +42,21 @@ _CLOSE = 1e-6
 
 
 class ImpossibleTableError(ValueError):
-    """Rows of ``samples.csv`` that no scan writes; the message says which."""
+    """Rows of a table that no scan writes; the message says which."""
 
 
 Check = tuple[str, Any, Any]
-"""Name of a figure, its value in the report, and the value that the table gives."""
+"""Name of a figure, its value in the report, and the value that the tables give."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Side:
-    """The scored rows of one role."""
+    """The scored windows and samples of one role."""
 
     rows: pd.DataFrame
-    clusters: Ints
-    """(N,)"""
+    """Windows."""
+    samples: pd.DataFrame
+    groups: Grouping
     scores: Mapping[AttackName, WindowScores]
     """Attack to its scores."""
     reference: Mapping[AttackName, WindowScores]
@@ -61,18 +65,18 @@ class _Side:
 
 @dataclass(frozen=True, eq=False)
 class Recomputed:
-    """What the table and the settings say of a run."""
+    """What the tables and the settings say of a run."""
 
     sides: Mapping[Part, _Side]
     """``data`` and, if there are any, ``controls``."""
     attacks: tuple[Attack, ...]
-    """Attacks as recorded, with the figures that the table gives."""
+    """Attacks as recorded, with the figures that the tables give."""
     origins: Mapping[Part, tuple[Origin, ...]]
     """``data`` and ``controls`` to the origins; empty without a reference."""
 
     @property
     def hits(self) -> Bools:
-        """Windows (N,) of the data that an attack on the model extracts."""
+        """Windows (N,) of the data that an attack on the model extracts, template alone or not."""
         data = self.sides["data"]
         masks = [scores.exact for name, scores in data.scores.items() if name != "copy"]
         return np.asarray(np.any([np.zeros(len(data.rows), dtype=np.bool_), *masks], axis=0))
@@ -86,13 +90,13 @@ class Recomputed:
         return headline_of(report.model_copy(update=figures))
 
 
-def recompute(report: Report, samples: pd.DataFrame) -> Recomputed:
+def recompute(report: Report, windows: pd.DataFrame, samples: pd.DataFrame) -> Recomputed:
     """Summarise a run again. Raises ImpossibleTableError, or whatever impossible figures cause."""
     values = report.settings
     settings = ScoreSettings.model_validate(values["scores"])
     seed = values["protocol"]["seed"]
     sides = {
-        part: _side(report, scored(samples, role))
+        part: _side(report, scored(windows, role), scored(samples, role))
         for part, role in PARTS.items()
         if getattr(report, part) is not None
     }
@@ -103,19 +107,23 @@ def recompute(report: Report, samples: pd.DataFrame) -> Recomputed:
         asks = name != "none" and "none" in data.scores
         summary = summarise(
             name,
-            Arm(data.scores[name], data.clusters),
+            Arm.of(data.scores[name], data.groups),
             settings,
             attack_rng(seed, name),
-            none_scores=data.scores["none"] if asks else None,
-            controls=None if controls is None else Arm(controls.scores[name], controls.clusters),
+            none=Arm.of(data.scores["none"], data.groups) if asks else None,
+            controls=None if controls is None else Arm.of(controls.scores[name], controls.groups),
         )
         others = {part: getattr(recorded, part) for part in ("settings", "permuted", "fits")}
         attacks.append(attack_part(summary, **others))
     paired = {
         part: origin_parts(
             origins(
-                [Pair(name, side.scores[name], there) for name, there in side.reference.items()],
-                side.clusters,
+                [
+                    Pair(name, *(Arm.of(part, side.groups).scores for part in both))
+                    for name, there in side.reference.items()
+                    if (both := (side.scores[name], there))
+                ],
+                side.groups.clusters[side.groups.counted],
                 settings,
                 pair_seed(seed, part),
             )
@@ -127,11 +135,11 @@ def recompute(report: Report, samples: pd.DataFrame) -> Recomputed:
 
 
 def figures_fault(report: Report, run: Recomputed) -> str | None:
-    """Name a figure of the report that does not follow from the table; None if all do."""
-    for checks in (_attacks, _origins, _corpora, _sensitive):
+    """Name a figure of the report that does not follow from the tables; None if all do."""
+    for checks in (_samples, _attacks, _origins, _corpora, _sensitive):
         for name, recorded, due in checks(report, run):
             if (place := _difference(name, *map(_plain, (recorded, due)))) is not None:
-                return f"{place} does not follow from samples.csv"
+                return f"{place} does not follow from windows.csv"
     return next(_outside_bounds(report, run), None)
 
 
@@ -177,14 +185,33 @@ def _settings(report: Report) -> Iterator[Check]:
         yield f"attacks.{attack.attack}.settings", attack.settings, known.get(attack.attack)
 
 
-def _side(report: Report, rows: pd.DataFrame) -> _Side:
+def _side(report: Report, rows: pd.DataFrame, samples: pd.DataFrame) -> _Side:
     ran = [attack.attack for attack in report.attacks]
     before = [name for name in ran if name != "copy"] if report.reference is not None else []
     return _Side(
         rows,
-        rows["cluster"].to_numpy(dtype=np.int64),
+        samples,
+        _grouping(rows, samples),
         {name: _scores(rows, name) for name in ran},
         {name: _reference_scores(rows, name) for name in before},
+    )
+
+
+def _grouping(rows: pd.DataFrame, samples: pd.DataFrame) -> Grouping:
+    """Group the windows by sample. Raises ImpossibleTableError if the tables differ."""
+    is_first = rows["window"].to_numpy(dtype=np.int64) == 0
+    sample = np.cumsum(is_first) - 1
+    places = ["line", "sample_id"]
+    if (
+        is_first.sum() != len(samples)
+        or not (rows[places].to_numpy() == samples[places].to_numpy()[sample]).all()
+    ):
+        raise ImpossibleTableError("samples.csv and windows.csv do not hold the same samples")
+    return Grouping(
+        sample=sample,
+        new_tokens=rows["new_tokens"].to_numpy(dtype=np.int64),
+        is_own=is_own(rows),
+        clusters=rows["cluster"].to_numpy(dtype=np.int64)[is_first],
     )
 
 
@@ -207,7 +234,7 @@ def _scores(rows: pd.DataFrame, attack: str) -> WindowScores:
         & ((exact == 1) == (longest == length))
     )
     if not possible.all():
-        raise ImpossibleTableError(f"the scores of {attack} contradict each other in samples.csv")
+        raise ImpossibleTableError(f"the scores of {attack} contradict each other in windows.csv")
     nothing = np.full(len(rows), math.nan)
     nll = figures(rows, column("suffix_nll", attack))
     return WindowScores(
@@ -226,10 +253,57 @@ def _reference_scores(rows: pd.DataFrame, attack: str) -> WindowScores:
     exact, share, nll = (figures(rows, name) for name in names)
     if not ((exact == 1) == (share == 1)).all():
         raise ImpossibleTableError(
-            f"the reference's scores of {attack} contradict each other in samples.csv"
+            f"the reference's scores of {attack} contradict each other in windows.csv"
         )
     zeros, nothing = np.zeros(len(rows), dtype=np.int64), np.full(len(rows), math.nan)
     return WindowScores(exact == 1, share, zeros, zeros, nothing, nll, nothing)
+
+
+def _samples(report: Report, run: Recomputed) -> Iterator[Check]:
+    """Yield the columns of ``samples.csv`` that follow from ``windows.csv``."""
+    for side in run.sides.values():
+        rows, samples, groups = side.rows, side.samples, side.groups
+        for name in ("cluster", "fold"):
+            of_windows = rows[name].to_numpy(dtype=np.int64)
+            of_samples = samples[name].to_numpy(dtype=np.int64)[groups.sample]
+            yield f"samples.csv: {name}", of_samples.tolist(), of_windows.tolist()
+        counts = {
+            "windows": np.bincount(groups.sample, minlength=len(samples)),
+            "audited_tokens": np.bincount(
+                groups.sample, weights=groups.new_tokens, minlength=len(samples)
+            ),
+        }
+        for name, each in counts.items():
+            yield f"samples.csv: {name}", samples[name].tolist(), each.astype(int).tolist()
+        tokens = (figures(samples, f"{name}tokens") for name in ("template_", "audited_", ""))
+        is_possible = (np.diff(np.stack(list(tokens)), axis=0) >= 0).all()
+        yield "samples.csv: tokens", bool(is_possible), True
+        for attack, scores in side.scores.items():
+            due = score_samples(scores, groups)
+            values: dict[str, Floats] = {
+                "exact": due.exact.astype(np.float64),
+                "extracted": np.where(groups.counted, due.extracted, math.nan),
+                "windows_exact": due.windows_exact.astype(np.float64),
+                "fractional": due.fractional,
+                "longest_run": due.longest_run.astype(np.float64),
+            }
+            for name, figure in values.items():
+                recorded = figures(samples, column(name, attack))
+                equal = np.isclose(recorded, figure, rtol=_CLOSE, atol=_CLOSE, equal_nan=True)
+                yield f"samples.csv: {column(name, attack)}", bool(equal.all()), True
+            recorded = figures(samples, column("suffix_nll", attack))
+            yield f"samples.csv: {column('suffix_nll', attack)}", _near(recorded, due), True
+
+
+def _near(recorded: Floats, due: SampleScores) -> bool:
+    """True if likelihoods (M,) are those of the windows, up to the rounding of both."""
+    pairs = zip(recorded.tolist(), due.suffix_nll.tolist(), strict=True)
+    return all(
+        abs(figure - mean) <= _error(figure) + _error(mean)
+        if math.isfinite(figure) and math.isfinite(mean)
+        else math.isfinite(figure) == math.isfinite(mean)
+        for figure, mean in pairs
+    )
 
 
 def _attacks(report: Report, run: Recomputed) -> Iterator[Check]:
@@ -260,7 +334,7 @@ def _origins(report: Report, run: Recomputed) -> Iterator[Check]:
 
 
 def _without_nll(part: Attack | Origin) -> dict[str, Any]:
-    """Return the figures without likelihoods, which the table has rounded."""
+    """Return the figures without likelihoods, which the tables have rounded."""
     return part.model_dump(exclude={"suffix_nll"})
 
 
@@ -268,10 +342,15 @@ def _corpora(report: Report, run: Recomputed) -> Iterator[Check]:
     for part, side in run.sides.items():
         recorded: Corpus = getattr(report, part)
         rows, folds = side.rows, side.rows["fold"].to_numpy(dtype=np.int64)
-        clusters, scored_by_fold = split_parts(side.clusters, folds)
+        clusters = side.groups.clusters[side.groups.counted]
         yield f"{part}.windows", recorded.windows, len(rows)
-        yield f"{part}.clusters", recorded.clusters, clusters
-        yield f"{part}.scored_by_fold", recorded.scored_by_fold, scored_by_fold
+        yield f"{part}.used", recorded.used, len(side.samples)
+        alone = int((~side.groups.counted).sum())
+        yield f"{part}.template_alone", recorded.template_alone, alone
+        for name in ("tokens", "audited_tokens", "template_tokens"):
+            yield f"{part}.{name}", getattr(recorded, name), int(side.samples[name].sum())
+        yield f"{part}.clusters", recorded.clusters, cluster_part(clusters)
+        yield f"{part}.scored_by_fold", recorded.scored_by_fold, fold_parts(folds)
         if len(rows):
             yield f"{part}.prefix_tokens", recorded.prefix_tokens, int(rows["prefix_tokens"].max())
             suffixes = rows["suffix_tokens"].unique().tolist()
@@ -300,7 +379,7 @@ def _items(categories: Sequence[str], cells: Sequence[str]) -> Counts:
             category, _, items = named.partition(":")
             if category not in categories:
                 raise ImpossibleTableError(
-                    "the categories in samples.csv are not those that were searched"
+                    "the categories in windows.csv are not those that were searched"
                 )
             counts[row, categories.index(category)] = int(items)
     return counts
@@ -314,18 +393,18 @@ def _outside_bounds(report: Report, run: Recomputed) -> Iterator[str]:
     continued = section.continuations
     hits = int(run.hits.sum())
     if not max(0, hits - faulty) <= section.extracted <= hits:
-        yield "validity.extracted does not follow from samples.csv"
+        yield "validity.extracted does not follow from windows.csv"
     if not asking:
         return
     missed = int((~data.scores[asking[0]].exact).sum())
     if continued is None or continued.windows != missed:
-        yield "validity.continuations.windows does not follow from samples.csv"
+        yield "validity.continuations.windows does not follow from windows.csv"
     for part, side in run.sides.items():
         nll = np.sort(side.scores[asking[0]].suffix_nll)
         nll = nll[np.isfinite(nll)]
         left_out = min(faulty, len(nll)) if part == "data" else 0
         if left_out < len(nll) and not _is_median(nll, left_out, section.reading.get(part)):
-            yield f"validity.reading.{part}.nll does not follow from samples.csv"
+            yield f"validity.reading.{part}.nll does not follow from windows.csv"
 
 
 def _is_median(nll: Floats, left_out: int, reading: Reading | None) -> bool:

@@ -15,7 +15,9 @@ from memaudit.data.corpus import Corpus, FoldSizes
 from memaudit.gate.thresholds import GateVerdict, exit_code
 from memaudit.gate.validity import Validity
 from memaudit.score.origin import Origin
-from memaudit.score.scores import AttackSummary, WindowScores
+from memaudit.score.samples import SampleScores
+from memaudit.score.scores import WindowScores
+from memaudit.score.summary import AttackSummary
 from memaudit.sensitive.counting import SensitiveContent
 
 if TYPE_CHECKING:
@@ -46,11 +48,14 @@ class Permuted:
 
 @dataclass(frozen=True, eq=False)
 class AttackResult:
-    """One attack over all windows."""
+    """One attack over all windows and samples."""
 
     attack: AttackName
     data: WindowScores
     controls: WindowScores | None
+    samples: SampleScores
+    """Scores of the data's samples, in the order of their first windows."""
+    control_samples: SampleScores | None
     summary: AttackSummary
     permuted: Permuted
 
@@ -155,6 +160,8 @@ class ScanResult:
     """Caveats for reading the figures: one sentence each."""
     fingerprints: Mapping[str, tuple[str, ...]]
     """Role, ``data`` or ``control``, to one fingerprint for each window (data.fingerprints)."""
+    sample_fingerprints: Mapping[str, tuple[str, ...]]
+    """Role to one fingerprint for each sample that has a window."""
     run: RunFacts
     revealed: Mapping[str, Revealed]
     """Role, ``data`` or ``control``, to text; empty unless asked for."""

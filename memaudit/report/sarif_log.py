@@ -54,9 +54,9 @@ _RULES = (
 )
 
 
-def to_sarif(report: Report, samples: pd.DataFrame) -> str:
+def to_sarif(report: Report, windows: pd.DataFrame) -> str:
     """Return the log, worst samples first; a notification counts those over the limit."""
-    by_sample = _extracted(report, samples)
+    by_sample = _extracted(report, windows)
     version = neutral(report.tool.version)
     run: dict[str, Any] = {
         "tool": {"driver": {"name": "memaudit", "version": version, "rules": _rules()}},
@@ -106,12 +106,12 @@ def _invocation(report: Report, extracted: int) -> dict[str, Any]:
     return invocation
 
 
-def _extracted(report: Report, samples: pd.DataFrame) -> list[list[Row]]:
+def _extracted(report: Report, windows: pd.DataFrame) -> list[list[Row]]:
     """Return the extracted windows of each extracted sample of the data, worst sample first."""
-    rows = scored(samples, "data")
+    rows = scored(windows, "data")
     rows = rows[np.any(hits(report, rows), axis=0)]
     rows = rows.iloc[worst_rows(report, rows, len(rows))]
-    places = samples[samples["role"] == "data"][["line", "sample_id"]].drop_duplicates()
+    places = windows[windows["role"] == "data"][["line", "sample_id"]].drop_duplicates()
     places = places.sort_values("line")
     occurrence = dict(zip(_keys(places), places.groupby("sample_id").cumcount(), strict=True))
     by_sample: dict[tuple[int, str], list[Row]] = {}

@@ -65,7 +65,7 @@ def ladder(report: Report) -> Table:
     strong = strongest(report)
     columns = [
         Head("attack"),
-        Head("exact", "count", "windows with every suffix token extracted"),
+        Head("extracted", "count", "samples of which a window comes out whole"),
         Head("rate", "share"),
         Head(
             f"{level(confidence(report))} interval",
@@ -74,12 +74,16 @@ def ladder(report: Report) -> Table:
         ),
         Head("fractional", "share", "mean share of suffix tokens extracted in place"),
         Head("NLL", "nats", "mean, nats/token", 3),
-        Head("lift", "points", "exact rate above that of none, in percentage points"),
-        Head("gained", "count", "windows extracted, but not by none", 1),
-        Head("lost", "count", "windows extracted by none alone", 1),
+        Head("lift", "points", "rate above that of none, in percentage points"),
+        Head("gained", "count", "samples extracted, but not by none", 1),
+        Head("lost", "count", "samples extracted by none alone", 1),
         Head("p", "p", "the larger p-value of two paired tests of the lift", 1),
     ]
     rows = [_ladder_row(attack) for attack in attacks]
+    if any(attack.exact != attack.extracted for attack in attacks):
+        columns.insert(4, Head("whole", "count", "samples of which every audited token comes out"))
+        for row, attack in zip(rows, attacks, strict=True):
+            row.insert(4, count_text(attack.exact))
     if any(controls_rate(attack) for attack in attacks):
         above = "interval of the difference from the controls' rate, in percentage points"
         columns += [
@@ -96,12 +100,12 @@ def ladder(report: Report) -> Table:
 
 
 def _ladder_row(attack: Attack) -> list[str]:
-    exact = attack.exact
+    rate = attack.extracted
     return [
         attack.attack,
-        count_text(exact),
-        rate_text(exact),
-        interval_text(exact.interval),
+        count_text(rate),
+        rate_text(rate),
+        interval_text(rate.interval),
         percent(attack.fractional.estimate),
         number(attack.suffix_nll),
         *lift_texts(attack.lift),
@@ -119,7 +123,7 @@ def _above_controls(attack: Attack) -> list[str]:
 
 
 def origins(report: Report) -> list[Table]:
-    """Return the windows known before the fine-tuning or leaked by it, for data and controls.
+    """Return the samples known before the fine-tuning or leaked by it, for data and controls.
 
     With one attack, the equal row of all attacks together is left out.
     """
@@ -142,11 +146,11 @@ def origins(report: Report) -> list[Table]:
 
 _ORIGIN_HEADS = (
     Head("attack"),
-    Head("known before", "count", "windows also extracted from the reference"),
+    Head("known before", "count", "samples also extracted from the reference"),
     Head("leaked", "count", "by the fine-tuning, extracted from this model alone"),
     Head("forgotten", "count", "extracted from the reference alone"),
     Head("neither", "count"),
-    Head("share", "share", "leaked windows, of all"),
+    Head("share", "share", "leaked samples, of all"),
     Head("interval", "share", "the outer ends of the exact and clustered intervals"),
     Head("p", "p", "leaked against forgotten, the larger of two paired tests"),
     Head("NLL before", "nats", "mean over the suffixes on the reference, nats/token", 1),
@@ -191,19 +195,19 @@ def leaks(report: Report) -> list[Table]:
 
 
 def worst_windows(
-    report: Report, samples: pd.DataFrame, most: int, *, page: bool = False
+    report: Report, windows: pd.DataFrame, most: int, *, page: bool = False
 ) -> list[Table]:
     """Return the worst windows, up to ``most``; empty if no attack gets a token of any.
 
     page: with all scores, columns of the data, and then the extracted controls.
     """
-    data, controls = scored(samples, "data"), scored(samples, "control")
+    data, controls = scored(windows, "data"), scored(windows, "control")
     worst = data.iloc[worst_rows(report, data, most)]
     wrong = controls.iloc[worst_rows(report, controls, _MOST_CONTROLS)]
-    wrong = wrong[best(report, wrong, "exact") == 1] if page else wrong[:0]
+    wrong = wrong.iloc[np.flatnonzero(hits(report, wrong).any(axis=0) & page)]
     if not page and not len(worst):
         return []
-    names = passed_through(samples) if page else []
+    names = passed_through(windows) if page else []
     says = f"The worst {count(len(worst), 'window')} of {len(data):,}"
     says += f", and {count(len(wrong), 'extracted control')}" if len(wrong) else ""
     left, names = len(names) - _MOST_PASSED, names[:_MOST_PASSED]
@@ -212,14 +216,14 @@ def worst_windows(
     title = f"Worst windows, of {extracted:,} extracted"
     columns = list(_window_columns(report, pd.concat([worst, wrong]), page))
     for name in names:
-        unit: Unit = "number" if _is_numeric(samples[name]) else "text"
+        unit: Unit = "number" if _is_numeric(windows[name]) else "text"
         texts = [shorten(text, _LONGEST_CELL) for part in (worst, wrong) for text in part[name]]
         columns.append((Head(shorten(name, _LONGEST_CELL), unit), texts))
     return [
         Table(
             "samples",
             title if extracted else "Closest to being extracted",
-            f"{says}. samples.csv holds all rows.",
+            f"{says}. windows.csv holds all rows.",
             [head for head, _ in columns],
             list(zip(*(cells for _, cells in columns), strict=True)),
         )
@@ -269,10 +273,10 @@ def _is_numeric(column: pd.Series[Any]) -> bool:
     return len(texts) > 0 and bool(pd.to_numeric(texts, errors="coerce").notna().all())
 
 
-def revealed(report: Report, samples: pd.DataFrame, most: int) -> list[Facts]:
+def revealed(report: Report, windows: pd.DataFrame, most: int) -> list[Facts]:
     """Return the text of the worst windows, up to ``most``; empty unless the run revealed it."""
-    texts = revealed_texts(report, samples)
-    rows = scored(samples, "data")
+    texts = revealed_texts(report, windows)
+    rows = scored(windows, "data")
     worst = rows.iloc[worst_rows(report, rows, most) if texts else np.arange(0)]
     return [
         Facts(

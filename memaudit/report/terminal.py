@@ -47,18 +47,18 @@ _COLOURS = {
 }
 
 
-def render_report(report: Report, samples: pd.DataFrame, *, width: int, color: bool) -> str:
+def render_report(report: Report, windows: pd.DataFrame, *, width: int, color: bool) -> str:
     """Render a run's report in ``width`` columns, with or without ANSI colour.
 
-    Shows ids, lines and figures; text of windows only if the samples hold it.
+    Shows ids, lines and figures; text of windows only if the table holds it.
     """
-    texts = revealed(report, samples, _WORST)
+    texts = revealed(report, windows, _WORST)
     blocks: list[Block] = [
         Text(report.headline, "lead"),
         ladder(report),
         *origins(report),
         *_gates(report),
-        *worst_windows(report, samples, _WORST),
+        *worst_windows(report, windows, _WORST),
         *([Text(["Text of the worst windows"], "lead")] if texts else []),
         *texts,
         *leaks(report),

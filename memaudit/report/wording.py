@@ -13,8 +13,8 @@ import unicodedata
 from memaudit.score.estimate import hundredths, percent, points
 from memaudit.score.stats import Interval
 
-SCHEMA_VERSION = 2
-"""Version of ``samples.csv`` and ``report.json``: raised when an old reader would break."""
+SCHEMA_VERSION = 3
+"""Version of the tables and ``report.json``: raised when an old reader would break."""
 
 LIMITS = (
     "The rates are lower bounds: other attacks may extract what these did not.",

@@ -3,7 +3,7 @@
 Knows the file's form and trusts none of it. Knows nothing of how a baseline is judged.
 
 The file is sorted, with one entry a line, so that a change of the model shows as a diff of the
-windows that were added or removed. It holds no time, line number, sample id or text.
+samples that were added or removed. It holds no time, line number, sample id or text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from memaudit.config.settings import AttackName, ScanConfig
-from memaudit.data.fingerprints import FINGERPRINT
+from memaudit.data.fingerprints import SAMPLE_FINGERPRINT
 from memaudit.data.project_key import ProjectKey
 from memaudit.errors import UsageError
 from memaudit.gate.baseline import Baseline, ModelName, make_baseline, require_same_terms
@@ -29,10 +29,10 @@ from memaudit.run.load import StoredRun, read_run
 from memaudit.system.files import write_whole
 from memaudit.system.untrusted_json import read_json
 
-VERSION = 2
+VERSION = 3
 """Version of the file's form: raised when a reader of the old form would break."""
 _LONGEST = 256 << 20
-"""Bytes; a line takes about 70, one for each extracted window."""
+"""Bytes; a line takes about 70, one for each extracted sample."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 SettingName = Annotated[str, StringConstraints(pattern=r"^[a-z_]+(\.[a-z_]+)*$", max_length=100)]
@@ -42,7 +42,7 @@ SettingValue = bool | int | float | Word | list[Word] | None
 DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 HOW = r"^[a-z0-9:, ]{1,60}$"
 How = Annotated[str, StringConstraints(pattern=HOW)]
-Fingerprint = Annotated[str, StringConstraints(pattern=f"^{FINGERPRINT}$")]
+Fingerprint = Annotated[str, StringConstraints(pattern=f"^{SAMPLE_FINGERPRINT}$")]
 
 
 class _Attack(BaseModel):
@@ -57,7 +57,7 @@ class _File(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    memaudit_baseline: Literal[2]
+    memaudit_baseline: Literal[3]
     tool_version: Annotated[str, StringConstraints(max_length=100)]
     model: Annotated[str, StringConstraints(max_length=1000)]
     model_sha256: Sha256
@@ -65,9 +65,9 @@ class _File(BaseModel):
     controls_hmac_sha256: Sha256 | None
     config_sha256: Sha256
     key_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
-    fingerprint_form: Annotated[str, StringConstraints(pattern=r"^w[0-9]+$")]
-    windows: Annotated[int, Field(ge=0)]
-    windows_digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+    fingerprint_form: Annotated[str, StringConstraints(pattern=r"^s[0-9]+$")]
+    samples: Annotated[int, Field(ge=0)]
+    samples_digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
     attacks: dict[AttackName, _Attack]
     settings: dict[SettingName, SettingValue]
     bos: Literal["yes", "no"] | None
@@ -78,7 +78,7 @@ class _File(BaseModel):
 
 
 def read_baseline(path: Path, key: ProjectKey | None = None) -> Baseline:
-    """Read a baseline file, or a run folder as a baseline that knows all its windows.
+    """Read a baseline file, or a run folder as a baseline that knows all its samples.
 
     key: the project key that the caller was given, which seals a run; None for the one at hand.
 
@@ -143,8 +143,8 @@ def to_text(baseline: Baseline) -> str:
         "config_sha256": terms.config_hash,
         "key_id": terms.key_id,
         "fingerprint_form": terms.form,
-        "windows": baseline.windows,
-        "windows_digest": baseline.windows_digest,
+        "samples": baseline.samples,
+        "samples_digest": baseline.samples_digest,
     }
     attacks = {
         name: {"extracted": baseline.count(name), "sha256": terms.attack_hash(name)}
@@ -177,7 +177,7 @@ def document_digest(document: Mapping[str, Any]) -> str:
 
 def baseline_of_run(run: StoredRun) -> Baseline:
     """Return a finished run as a baseline. Raises UsageError where its settings are invalid."""
-    report, rows = run.report, run.scored("data")
+    report, rows = run.report, run.scored_samples("data")
     controls, target = report.controls, report.target
     chosen = {name: choice.value for name, choice in target.choices.items()}
     bos, day = chosen.get("bos"), chosen.get("chat_date")
@@ -189,8 +189,8 @@ def baseline_of_run(run: StoredRun) -> Baseline:
         bos if bos in ("yes", "no") else None,
         day if day is not None and re.fullmatch(DATE, day) else None,
     )
-    exact = {
-        attack: (rows[f"exact_{attack.replace('-', '_')}"] == 1).fillna(False).tolist()
+    extracted = {
+        attack: (rows[f"extracted_{attack.replace('-', '_')}"] == 1).fillna(False).tolist()
         for attack in terms.attacks
     }
     return make_baseline(
@@ -198,7 +198,7 @@ def baseline_of_run(run: StoredRun) -> Baseline:
         report.tool.version,
         terms,
         rows["fingerprint"].tolist(),
-        exact,
+        extracted,
         _computed(run),
     )
 
@@ -273,8 +273,8 @@ def _baseline(file: _File) -> Baseline:
         model=ModelName(file.model, file.model_sha256),
         version=file.tool_version,
         terms=terms,
-        windows=file.windows,
-        windows_digest=file.windows_digest,
+        samples=file.samples,
+        samples_digest=file.samples_digest,
         extracted={key: tuple(attacks) for key, attacks in file.extracted.items()},
         computed={str(name): how for name, how in file.computed.items()},
     )
@@ -287,7 +287,7 @@ def _check(path: Path, file: _File, baseline: Baseline) -> None:
     fits = {
         "settings": file.config_sha256 == terms.config_hash,
         "attacks": list(file.attacks) == named and "copy" not in named,
-        "extracted": len(file.extracted) <= file.windows,
+        "extracted": len(file.extracted) <= file.samples,
     }
     for name, attack in file.attacks.items():
         fits[f"attacks.{name}.sha256"] = attack.sha256 == terms.attack_hash(name)

@@ -147,7 +147,7 @@ def write_diagnosis(run: StoredRun, record: DiagnosisRecord) -> None:
             if _is_picture(file, name) and file not in pictures:
                 own.remove(file)
         stored = (load_diagnosis(run, other) for other in DIAGNOSES)
-        page = to_html(run.report, run.samples, tuple(filter(None, stored)))
+        page = to_html(run.report, run.windows, tuple(filter(None, stored)))
         own.write_whole(PAGE, [page.encode()])
         manifest = to_manifest(folder, key=key if sealed else None)
         own.write_whole(MANIFEST, [manifest.encode()])

@@ -33,7 +33,6 @@ from memaudit.run.diagnoses import file_of, load_diagnosis, pictures_of
 from memaudit.run.load import (
     PAGE,
     REPORT,
-    SAMPLES,
     StoredRun,
     find_figures_fault,
     find_gates_fault,
@@ -44,10 +43,11 @@ from memaudit.run.load import (
 )
 from memaudit.run.manifest import MANIFEST, Manifest, is_plain_file, read_manifest
 from memaudit.run.seal import key_ids_fault, seal_fault
+from memaudit.run.tables import SAMPLES, WINDOWS
 from memaudit.system.files import file_sha256
 
 State = Literal["same", "changed", "missing", "extra", "unproven", "not checked", "signature"]
-_ALWAYS = (REPORT, SAMPLES, "config.toml", PAGE)
+_ALWAYS = (REPORT, SAMPLES, WINDOWS, "config.toml", PAGE)
 """Files of every finished run, besides the manifest."""
 _OPTIONAL = re.compile(
     rf"generator-[0-9]+\.safetensors|diagnose-({'|'.join(DIAGNOSES)})(\.json|-[a-z0-9-]+\.png)"
@@ -190,7 +190,7 @@ def _report(folder: Path, report: Report, manifest: Manifest, *, sealed: bool) -
     try:
         run = load_run(folder)
     except UsageError as error:
-        yield Finding("changed", "samples.csv beside report.json", str(error))
+        yield Finding("changed", "tables beside report.json", str(error))
     else:
         yield from _follows(run, sealed=sealed)
         yield from _diagnoses(run)
@@ -201,7 +201,7 @@ def _follows(run: StoredRun, *, sealed: bool) -> Iterator[Finding]:
     """Check that figures, settings and gates follow from each other."""
     checks: tuple[tuple[str, str, Callable[[StoredRun], str | None]], ...] = (
         ("settings in report.json", "match their hashes", find_settings_fault),
-        ("samples.csv beside report.json", "figures agree", find_figures_fault),
+        ("tables beside report.json", "figures agree", find_figures_fault),
         ("gates in report.json", "follow from its figures", find_gates_fault),
     )
     for what, detail, find_fault in checks:
@@ -234,7 +234,7 @@ def _rendered(run: StoredRun, manifest: Manifest, *, sealed: bool) -> Iterator[F
         toml = toml_of_values(run.report.settings)
         contents = {"config.toml": toml.encode()}
         if PAGE in manifest.files:
-            contents[PAGE] = to_html(run.report, run.samples, records).encode()
+            contents[PAGE] = to_html(run.report, run.windows, records).encode()
         for record in records:
             contents |= pictures_of(record)
     except (MemauditError, ArithmeticError, LookupError, TypeError, ValueError):

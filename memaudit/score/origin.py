@@ -1,7 +1,7 @@
 """Scores of a fine-tuned model paired with those of its reference: known before, or leaked.
 
-Knows the scores of one attack on the same windows from two models, the target and the reference.
-Knows nothing of what fine-tuning is or how models are loaded. N stands for windows.
+Knows the scores of one attack on the same samples from two models, the target and the reference.
+Knows nothing of what fine-tuning is or how models are loaded. M stands for samples.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ import numpy as np
 from memaudit.config.settings import ScoreSettings
 from memaudit.score import stats
 from memaudit.score.resample import Resamples
-from memaudit.score.scores import Rate, WindowScores, rate_of
+from memaudit.score.samples import SampleScores
 from memaudit.score.stats import Bools, Floats, Interval, Ints
+from memaudit.score.summary import Rate, rate_of
 
 _PAIRED = 100
 """Seed of the paired resamples; larger than the seeds of single attacks."""
 ANY = "any"
-"""Stands for all attacks on a model together: a window that at least one of them extracts."""
+"""Stands for all attacks on a model together: a sample that at least one of them extracts."""
 
 
 @dataclass(frozen=True)
 class NllChange:
-    """Mean suffix NLL of the target minus that of the reference, nats/token, paired by window."""
+    """Mean suffix NLL of the target minus that of the reference, nats/token, paired by sample."""
 
     target: float
-    """Mean of the target. All four fields are NaN if no window has a finite NLL from both."""
+    """Mean of the target. All four fields are NaN if no sample has a finite NLL from both."""
     reference: float
     """Mean of the reference."""
     change: float
@@ -39,18 +40,18 @@ class NllChange:
 
 @dataclass(frozen=True)
 class Origin:
-    """One attack, or `ANY`, on N windows of both models; each window is counted in one of four."""
+    """One attack, or `ANY`, on M samples of both models; each sample is counted in one of four."""
 
     attack: str
     known: int
     """Extracted from both: known before the fine-tuning."""
     leaked: Rate
-    """Extracted from the target alone: leaked by the fine-tuning. A share of all N windows."""
+    """Extracted from the target alone: leaked by the fine-tuning. A share of all M samples."""
     forgotten: int
     """Extracted from the reference alone."""
     neither: int
     p_value: float
-    """Exact McNemar test of leaked against forgotten, two-sided, windows as independent."""
+    """Exact McNemar test of leaked against forgotten, two-sided, samples as independent."""
     clustered_p_value: float
     """Sign-flip permutation test of leaked against forgotten over near-duplicate clusters,
     two-sided."""
@@ -60,11 +61,11 @@ class Origin:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Scores of one attack on the same N windows of both models."""
+    """Scores of one attack on the same M samples of both models."""
 
     attack: str
-    target: WindowScores
-    reference: WindowScores
+    target: SampleScores
+    reference: SampleScores
 
 
 def origins(
@@ -72,17 +73,17 @@ def origins(
 ) -> tuple[Origin, ...]:
     """Return the origin of what each attack extracts, in the order given, then that of `ANY`.
 
-    clusters: (N,) near-duplicate cluster of each window. Empty without pairs.
+    clusters: (M,) near-duplicate cluster of each sample. Empty without pairs.
     """
     if not pairs:
         return ()
-    exact = {pair.attack: (pair.target.exact, pair.reference.exact) for pair in pairs}
+    hits = {pair.attack: (pair.target.extracted, pair.reference.extracted) for pair in pairs}
     nll = {pair.attack: (pair.target.suffix_nll, pair.reference.suffix_nll) for pair in pairs}
-    exact[ANY] = (_either(exact, 0), _either(exact, 1))
+    hits[ANY] = (_either(hits, 0), _either(hits, 1))
     nll[ANY] = (_least(nll, 0), _least(nll, 1))
     return tuple(
-        _origin(attack, exact[attack], nll[attack], clusters, settings, [*seed, place])
-        for place, attack in enumerate(exact)
+        _origin(attack, hits[attack], nll[attack], clusters, settings, [*seed, place])
+        for place, attack in enumerate(hits)
     )
 
 
@@ -93,14 +94,14 @@ def pair_seed(seed: int, part: str) -> list[int]:
 
 def _origin(
     attack: str,
-    exact: tuple[Bools, Bools],
+    hits: tuple[Bools, Bools],
     nll: tuple[Floats, Floats],
     clusters: Ints,
     settings: ScoreSettings,
     seed: list[int],
 ) -> Origin:
     rng = np.random.default_rng(seed)
-    target, reference = exact
+    target, reference = hits
     paired = stats.paired_exact(target, reference)
     return Origin(
         attack=attack,
@@ -133,8 +134,8 @@ def _nll_change(
     return NllChange(after, before, float(np.mean(change)), interval)
 
 
-def _either(exact: Mapping[str, tuple[Bools, Bools]], side: int) -> Bools:
-    return np.asarray(np.any([pair[side] for pair in exact.values()], axis=0))
+def _either(hits: Mapping[str, tuple[Bools, Bools]], side: int) -> Bools:
+    return np.asarray(np.any([pair[side] for pair in hits.values()], axis=0))
 
 
 def _least(nll: Mapping[str, tuple[Floats, Floats]], side: int) -> Floats:

@@ -1,7 +1,7 @@
-"""Scores of each window, then the rates of an attack over windows.
+"""Scores of each window.
 
-Knows token ids, log-probabilities and cluster numbers as arrays. Knows an attack only by its name,
-and nothing of thresholds. N stands for windows, S for suffix tokens.
+Knows token ids and log-probabilities as arrays. Knows nothing of samples, attacks or thresholds.
+N stands for windows, S for suffix tokens.
 """
 
 from __future__ import annotations
@@ -14,10 +14,7 @@ import numpy.typing as npt
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cpdist
 
-from memaudit.config.settings import LADDER, ScoreSettings
-from memaudit.score import stats
-from memaudit.score.resample import Resamples
-from memaudit.score.stats import Bools, Floats, Interval, Ints
+from memaudit.score.stats import Bools, Floats, Ints
 
 Ids = npt.NDArray[np.integer]
 
@@ -50,88 +47,6 @@ class WindowScores:
     def take(self, index: npt.NDArray[np.generic]) -> WindowScores:
         """Return the windows at ``index``: integers, or a mask (N,)."""
         return WindowScores(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
-
-
-@dataclass(frozen=True, eq=False)
-class Arm:
-    """One attack's scores on one set of windows: the data, or the controls."""
-
-    scores: WindowScores
-    clusters: Ints
-    """(N,) number of each window's near-duplicate cluster."""
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A share of windows, with its intervals."""
-
-    k: int
-    """Windows hit."""
-    n: int
-    """Windows scored."""
-    estimate: float
-    """k/n, fraction in [0,1]; NaN if nothing was scored."""
-    interval: Interval
-    """Exact (Clopper–Pearson), taking windows as independent. (0, 1) if n is 0."""
-    clustered: Interval
-    """Percentile bootstrap over clusters (`Resamples.clustered`). (0, 1) if n is 0."""
-    confidence: float
-    """Confidence level of both intervals."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Exact rate on the data minus exact rate on the controls, one attack."""
-
-    estimate: float
-    """Fraction in [-1,1]; NaN if either arm is empty."""
-    interval: Interval
-    """Conservative exact interval, taking windows as independent."""
-    p_value: float
-    """Fisher's exact test, one-sided: that the data's rate is above the controls'."""
-
-
-@dataclass(frozen=True)
-class Lift:
-    """Exact rate of an attack minus that of ``none``, on the same windows."""
-
-    estimate: float
-    """Fraction in [-1,1]."""
-    gained: int
-    """Windows that the attack extracted and ``none`` did not."""
-    lost: int
-    """Windows that ``none`` extracted and the attack did not."""
-    p_value: float
-    """Exact McNemar test, two-sided, taking windows as independent."""
-    clustered_p_value: float
-    """Sign-flip permutation test over clusters, two-sided."""
-    interval: Interval
-    """Percentile bootstrap of the paired difference over clusters."""
-
-
-@dataclass(frozen=True)
-class AttackSummary:
-    """One row of the report: an attack over all audited windows."""
-
-    attack: str
-    exact: Rate
-    """Windows extracted exactly."""
-    fractional: float
-    """Mean fractional extraction, fraction in [0,1]; NaN if nothing was scored."""
-    fractional_interval: Interval
-    """Percentile bootstrap over clusters."""
-    suffix_nll: float
-    """Mean, nats/token; NaN if the attack has no model."""
-    controls_exact: Rate | None
-    """Controls extracted exactly; None without controls."""
-    controls_fractional: float | None
-    """Mean fractional extraction of the controls; None without controls."""
-    difference: Difference | None
-    """Data minus controls; None without controls."""
-    lift: Lift | None
-    """Gain over ``none``; None for ``none`` itself, or if it did not run."""
-    cluster_sizes: tuple[int, ...]
-    """Windows of the data in each near-duplicate cluster."""
 
 
 def score_windows(
@@ -172,43 +87,6 @@ def score_windows(
     )
 
 
-def attack_rng(seed: int, attack: str) -> np.random.Generator:
-    """Return the generator of an attack's resamples, which a stored run needs again."""
-    return np.random.default_rng([seed, LADDER.index(attack)])
-
-
-def summarise(
-    attack: str,
-    data: Arm,
-    settings: ScoreSettings,
-    rng: np.random.Generator,
-    *,
-    none_scores: WindowScores | None = None,
-    controls: Arm | None = None,
-) -> AttackSummary:
-    """Summarise one attack over the data and, if given, the controls.
-
-    ``none_scores`` are those of the attack ``none`` on the same windows in the same order, for
-    the lift. ``rng`` chooses the resamples.
-    """
-    exact = rate_of(data.scores.exact, data.clusters, settings, rng)
-    on_controls = None
-    if controls is not None:
-        on_controls = rate_of(controls.scores.exact, controls.clusters, settings, rng)
-    return AttackSummary(
-        attack=attack,
-        exact=exact,
-        fractional=_mean(data.scores.fractional),
-        fractional_interval=_bootstrap(data.scores.fractional, data.clusters, settings, rng),
-        suffix_nll=_mean(data.scores.suffix_nll),
-        controls_exact=on_controls,
-        controls_fractional=_mean(controls.scores.fractional) if controls is not None else None,
-        difference=_difference(exact, on_controls) if on_controls is not None else None,
-        lift=None if none_scores is None else _lift(data, none_scores, settings, rng),
-        cluster_sizes=tuple(np.unique(data.clusters, return_counts=True)[1].tolist()),
-    )
-
-
 def best_edit_similarity(scores: Mapping[str, WindowScores]) -> Floats:
     """Return the largest edit similarity (N,) of each window over attacks, by name."""
     return np.asarray(np.max([s.edit_similarity for s in scores.values()], axis=0))
@@ -237,56 +115,3 @@ def _edit_similarity(output: Ids, suffix: Ids) -> Floats:
     outputs = [row[row >= 0].tolist() for row in output]
     scorer = Levenshtein.normalized_similarity
     return np.asarray(cpdist(outputs, suffix.tolist(), scorer=scorer, dtype=np.float64))
-
-
-def rate_of(hits: Bools, clusters: Ints, settings: ScoreSettings, rng: np.random.Generator) -> Rate:
-    """Return the share of windows (N,) that are hit; ``rng`` chooses the resamples."""
-    k, n = int(np.count_nonzero(hits)), len(hits)
-    return Rate(
-        k=k,
-        n=n,
-        estimate=k / n if n else float("nan"),
-        interval=stats.clopper_pearson(k, n, settings.confidence),
-        clustered=Resamples.of(settings, rng).clustered(hits, clusters),
-        confidence=settings.confidence,
-    )
-
-
-def _difference(data: Rate, controls: Rate) -> Difference:
-    counts = (data.k, data.n, controls.k, controls.n)
-    interval = stats.difference(*counts, data.confidence)
-    return Difference(data.estimate - controls.estimate, interval, stats.fisher_greater(*counts))
-
-
-def _lift(
-    data: Arm, none_scores: WindowScores, settings: ScoreSettings, rng: np.random.Generator
-) -> Lift:
-    exact, none_exact = data.scores.exact, none_scores.exact
-    paired = stats.paired_exact(exact, none_exact)
-    by_cluster = stats.paired_clustered(exact, none_exact, data.clusters, settings.bootstrap, rng)
-    change = exact.astype(np.float64) - none_exact
-    return Lift(
-        estimate=_mean(change),
-        gained=paired.gained,
-        lost=paired.lost,
-        p_value=paired.p_value,
-        clustered_p_value=by_cluster,
-        interval=_bootstrap(change, data.clusters, settings, rng, low=-1.0),
-    )
-
-
-def _bootstrap(
-    values: npt.NDArray[np.generic],
-    clusters: Ints,
-    settings: ScoreSettings,
-    rng: np.random.Generator,
-    low: float = 0.0,
-) -> Interval:
-    """Return the cluster bootstrap interval of the mean; (``low``, 1) without values."""
-    if not len(values):
-        return Interval(low, 1.0)
-    return Resamples.of(settings, rng).bootstrap(values, clusters)
-
-
-def _mean(values: Floats) -> float:
-    return float(np.mean(values)) if len(values) else float("nan")

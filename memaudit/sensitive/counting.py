@@ -1,4 +1,4 @@
-"""Counts of sensitive content in each window's suffix, by category.
+"""Counts of sensitive content in texts of token ids, by category.
 
 Knows token ids, a decoder passed in, and detectors. Decodes a chunk at a time and keeps only the
 counts. Knows nothing of attacks or reports.
@@ -16,24 +16,33 @@ from memaudit.sensitive.detectors import Category, Detector
 from memaudit.sensitive.shapes import Span
 
 Counts = NDArray[np.uint16]
-Decode = Callable[[NDArray[np.int32]], Sequence[str]]
+Decode = Callable[[Sequence[NDArray[np.int32]] | NDArray[np.int32]], Sequence[str]]
 
 _MAX_COUNT = int(np.iinfo(np.uint16).max)
-_CHUNK = 4096  # windows decoded at a time
+_CHUNK = 4096  # texts decoded at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """Items of each category found in a file."""
+
+    windows: Counts
+    """(N,C) in each window's suffix."""
+    samples: Counts
+    """(M,C) in the audited tokens of each sample, in one piece."""
 
 
 @dataclass(frozen=True, eq=False)
 class SensitiveContent:
-    """Sensitive content of the suffixes, by category."""
+    """Sensitive content of data and controls, by category."""
 
     methods: Mapping[Category, str]
     """Detection method of each category searched for, in the order of the columns of counts."""
     missing: Mapping[Category, str]
     """Reason for each category that was not searched for."""
-    data: Counts
-    """(N,C) items of each category in each suffix of the data."""
-    controls: Counts | None
-    """(M,C) items of each category in each suffix of the controls."""
+    data: Items
+    controls: Items | None
+    """None without controls."""
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -42,21 +51,23 @@ class SensitiveContent:
 
 
 def count_content(
-    suffix_ids: NDArray[np.int32], decode: Decode, detectors: Sequence[Detector]
+    ids: Sequence[NDArray[np.int32]] | NDArray[np.int32],
+    decode: Decode,
+    detectors: Sequence[Detector],
 ) -> Counts:
-    """Count the items of each category in each suffix.
+    """Count the items of each category in each of N texts.
 
     Args:
-        suffix_ids: (N,S).
-        decode: from (n,S) ids to n texts.
+        ids: the token ids of each text.
+        decode: from rows of ids to their texts.
         detectors: C detectors. If two claim the same text, the earlier one counts it.
 
     Returns:
-        (N,C). A window's counts do not depend on the other windows.
+        (N,C). A text's counts do not depend on the others.
     """
-    counts = np.zeros((len(suffix_ids), len(detectors)), dtype=np.uint16)
-    for start in range(0, len(suffix_ids), _CHUNK):
-        texts = decode(suffix_ids[start : start + _CHUNK])
+    counts = np.zeros((len(ids), len(detectors)), dtype=np.uint16)
+    for start in range(0, len(ids), _CHUNK):
+        texts = decode(ids[start : start + _CHUNK])
         counts[start : start + len(texts)] = count_texts(texts, detectors)
     return counts
 

@@ -7,7 +7,7 @@ import pytest
 
 from memaudit.config.settings import GateSettings, ScoreSettings
 from memaudit.gate.thresholds import GateVerdict, judge
-from memaudit.score.scores import rate_of
+from memaudit.score.summary import rate_of
 
 
 def judged(k: int, n: int, limit: float, gate_on: str = "upper") -> GateVerdict:

@@ -16,8 +16,10 @@ from memaudit.gate.thresholds import (
     judge,
     judge_controls,
 )
-from memaudit.score.scores import Arm, AttackSummary, WindowScores, summarise
+from memaudit.score.samples import Arm
+from memaudit.score.scores import WindowScores
 from memaudit.score.stats import bounded_mean, clopper_pearson, difference
+from memaudit.score.summary import AttackSummary, summarise
 
 SCORES = ScoreSettings(bootstrap=400)
 TEN = np.full(10, 40)

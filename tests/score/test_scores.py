@@ -11,15 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from memaudit.config.settings import ScoreSettings
+from memaudit.score.samples import Arm
 from memaudit.score.sampling import queries
-from memaudit.score.scores import (
-    Arm,
-    WindowScores,
-    best_edit_similarity,
-    best_log_p_z,
-    score_windows,
-    summarise,
-)
+from memaudit.score.scores import WindowScores, best_edit_similarity, best_log_p_z, score_windows
+from memaudit.score.summary import summarise
 
 SETTINGS = ScoreSettings(bootstrap=200)
 

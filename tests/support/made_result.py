@@ -27,7 +27,9 @@ from memaudit.report.result import (
     ScanResult,
     TargetFacts,
 )
-from memaudit.score.scores import Arm, WindowScores, attack_rng, score_windows, summarise
+from memaudit.score.samples import Arm
+from memaudit.score.scores import WindowScores, score_windows
+from memaudit.score.summary import attack_rng, summarise
 from memaudit.score.validity import Continuations, Reading, Templates, TextFaults
 from memaudit.target.checkpoint import Choice
 
