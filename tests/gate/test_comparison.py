@@ -12,10 +12,10 @@ from memaudit.gate.baseline import (
     count_new,
     make_baseline,
     notes,
-    require_same_windows,
+    require_same_samples,
     updated,
 )
-from memaudit.gate.comparison import ANY, ChangedWindow, Comparison, fewest_changed
+from memaudit.gate.comparison import ANY, ChangedSample, Comparison, fewest_changed
 from memaudit.gate.comparison import compare as compare_audits
 from memaudit.gate.terms import Terms, differences, named
 
@@ -72,7 +72,7 @@ def test_windows_are_paired_and_counted(known: bool) -> None:
     assert [one.fingerprint for one in found.new] == [f"f{i}" for i in range(20, 40)]
     assert [one.fingerprint for one in found.lost] == ["f0", "f1", "f2", "f3"]
     by_others = [one for one in found.changed if one.before and one.now]
-    assert by_others == [ChangedWindow("f4", ("none", "dynamic"), ("none",))]
+    assert by_others == [ChangedSample("f4", ("none", "dynamic"), ("none",))]
 
 
 def test_the_p_value_is_mcnemars() -> None:
@@ -246,29 +246,29 @@ def test_terms_say_what_differs() -> None:
 
 def test_a_file_is_for_its_own_windows() -> None:
     before = audit(10)
-    require_same_windows(before, digest_of(f"f{i}" for i in range(10)), "base.json")
+    require_same_samples(before, digest_of(f"f{i}" for i in range(10)), "base.json")
     with pytest.raises(UsageError, match=r"base\.json: .*probably because the tokenizer changed"):
-        require_same_windows(before, digest_of(["f1"]), "base.json")
+        require_same_samples(before, digest_of(["f1"]), "base.json")
 
 
 def test_a_baseline_is_for_its_own_way_with_bos() -> None:
     made = audit(10)
     before = replace(made, terms=replace(made.terms, bos="no"))
-    require_same_windows(before, made.windows_digest, "base.json", bos="no")
-    require_same_windows(made, made.windows_digest, "base.json", bos="yes")  # not recorded
+    require_same_samples(before, made.samples_digest, "base.json", bos="no")
+    require_same_samples(made, made.samples_digest, "base.json", bos="yes")  # not recorded
     with pytest.raises(UsageError, match=r"base\.json: .*BOS token before every input no, now yes"):
-        require_same_windows(before, made.windows_digest, "base.json", bos="yes")
+        require_same_samples(before, made.samples_digest, "base.json", bos="yes")
 
 
 def test_a_baseline_is_for_its_own_chat_date() -> None:
     made = audit(10)
     before = replace(made, terms=replace(made.terms, chat_date="2024-07-26"))
-    require_same_windows(before, made.windows_digest, "base.json", chat_date="2024-07-26")
-    require_same_windows(made, made.windows_digest, "base.json", chat_date="2024-07-26")
+    require_same_samples(before, made.samples_digest, "base.json", chat_date="2024-07-26")
+    require_same_samples(made, made.samples_digest, "base.json", chat_date="2024-07-26")
     with pytest.raises(UsageError, match=r"windows\.chat_date 2024-07-26, now 2025-01-31$"):
-        require_same_windows(before, digest_of(["f1"]), "base.json", chat_date="2025-01-31")
+        require_same_samples(before, digest_of(["f1"]), "base.json", chat_date="2025-01-31")
     with pytest.raises(UsageError, match=r"used another date; it uses 2024-07-26 now"):
-        require_same_windows(made, digest_of(["f1"]), "base.json", chat_date="2024-07-26")
+        require_same_samples(made, digest_of(["f1"]), "base.json", chat_date="2024-07-26")
     assert notes(made, before) == (
         "The chat template used the date 2024-07-26 (windows.chat_date); the baseline records no "
         "date, so its chats may have had different text.",

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from memaudit.config.settings import GateSettings, ScoreSettings
-from memaudit.gate.measures import windows_needed
+from memaudit.gate.measures import samples_needed
 from memaudit.gate.thresholds import (
     GateVerdict,
-    NewWindows,
+    NewSamples,
     exit_code,
     judge,
     judge_controls,
 )
-from memaudit.score.samples import Arm
+from memaudit.score.samples import Arm, Grouping
 from memaudit.score.scores import WindowScores
 from memaudit.score.stats import bounded_mean, clopper_pearson, difference
 from memaudit.score.summary import AttackSummary, summarise
@@ -27,11 +27,11 @@ TEN = np.full(10, 40)
 
 
 def arm(k: int, n: int, size: int = 1) -> Arm:
-    """``k`` hits in ``n`` windows, ``size`` windows to a cluster."""
+    """``k`` hits in ``n`` samples of a window each, ``size`` samples to a cluster."""
     zeros = np.zeros(n)
     exact, whole = np.arange(n) < k, np.zeros(n, dtype=np.int64)
     scores = WindowScores(exact, exact.astype(float), whole, whole, zeros, zeros, zeros)
-    return Arm(scores, np.arange(n) // size)
+    return Arm.of(scores, Grouping.one_each(np.arange(n) // size))
 
 
 def summary(
@@ -183,7 +183,7 @@ def test_one_large_cluster_is_no_hundred_samples():
     made = arm(0, 1000)
     clusters = np.maximum(np.arange(1000) - 899, 0)
     one = Arm(made.scores, clusters)
-    found = summarise("dynamic", one, SCORES, np.random.default_rng(0), none_scores=made.scores)
+    found = summarise("dynamic", one, SCORES, np.random.default_rng(0), none=made)
     for settings in ({"max_exact": 0.5}, {"max_fractional": 0.5}, {"max_lift": 0.5}):
         verdict = judged(GateSettings(**settings), found)
         assert verdict.verdict == "inconclusive"
@@ -217,9 +217,9 @@ def lifted(gained: int, lost: int, n: int, *, size: int = 1, attack: str = "dyna
     exact[1] = exact[0]
     exact[1, :gained] = True
     exact[1, n - lost :] = exact[1, n - lost :] & (lost == 0)
-    none, mine = (replace(base.scores, exact=one) for one in exact)
+    none, mine = (Arm(replace(base.scores, extracted=hits), base.clusters) for hits in exact)
     rng = np.random.default_rng(0)
-    return summarise(attack, Arm(mine, base.clusters), SCORES, rng, none_scores=none)
+    return summarise(attack, mine, SCORES, rng, none=none)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_no_number_of_windows_shows_a_threshold_of_zero(gate_):
 )
 def test_new_windows_are_counted_and_not_estimated(new, most, verdict, gate_on):
     settings = GateSettings(max_new=most, baseline=Path("b.json"), gate_on=gate_on)
-    (found,) = judge([summary("none", 9, 100)], settings, NewWindows(new, 100, 0.95))
+    (found,) = judge([summary("none", 9, 100)], settings, NewSamples(new, 100, 0.95))
     assert (found.name, found.threshold, found.verdict, found.attack) == (
         "max-new",
         most,
@@ -300,13 +300,13 @@ def test_new_windows_are_counted_and_not_estimated(new, most, verdict, gate_on):
 
 def test_the_reasons_for_new_windows():
     settings = GateSettings(max_new=5, baseline=Path("b.json"))
-    (found,) = judge([summary("none", 9, 100)], settings, NewWindows(6, 1000, 0.95))
+    (found,) = judge([summary("none", 9, 100)], settings, NewSamples(6, 1000, 0.95))
     assert found.reason == (
         "6 of 1,000 windows are extracted that were not in the baseline, more than the 5 allowed."
     )
     (nothing,) = judge([], settings, None)
     assert (nothing.verdict, nothing.threshold) == ("inconclusive", 5)
-    (unscored,) = judge([summary("none", 0, 0)], settings, NewWindows(0, 0, 0.95))
+    (unscored,) = judge([summary("none", 0, 0)], settings, NewSamples(0, 0, 0.95))
     assert unscored.verdict == "inconclusive"
 
 
@@ -314,22 +314,22 @@ def test_every_gate_that_is_set_gets_its_verdict():
     settings = GateSettings(
         max_exact=0.1, max_fractional=0.2, max_lift=0.3, max_new=1, baseline=Path("b.json")
     )
-    found = judge([lifted(0, 0, 1000)], settings, NewWindows(0, 1000, 0.95))
+    found = judge([lifted(0, 0, 1000)], settings, NewSamples(0, 1000, 0.95))
     assert [one.name for one in found] == ["max-exact", "max-fractional", "max-lift", "max-new"]
     assert {one.verdict for one in found} == {"pass"}
 
 
 @pytest.mark.parametrize("k", [0, 1, 7])
 @pytest.mark.parametrize("threshold", [0.3, 0.01, 0.001])
-def test_windows_needed_is_the_least_number(k, threshold):
-    n = windows_needed(k, threshold, 0.95)
+def test_samples_needed_is_the_least_number(k, threshold):
+    n = samples_needed(k, threshold, 0.95)
     assert n is not None
     assert clopper_pearson(k, n, 0.95).high <= threshold < clopper_pearson(k, n - 1, 0.95).high
 
 
-def test_windows_needed_in_closed_form():
-    assert windows_needed(0, 0.01, 0.95) == math.ceil(math.log(0.025) / math.log(0.99))
-    assert windows_needed(0, 0.0, 0.95) is None
+def test_samples_needed_in_closed_form():
+    assert samples_needed(0, 0.01, 0.95) == math.ceil(math.log(0.025) / math.log(0.99))
+    assert samples_needed(0, 0.0, 0.95) is None
 
 
 def test_controls_that_are_not_extracted_prove_the_attack():

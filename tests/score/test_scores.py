@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from memaudit.config.settings import ScoreSettings
-from memaudit.score.samples import Arm
+from memaudit.score.samples import Arm, Grouping
 from memaudit.score.sampling import queries
 from memaudit.score.scores import WindowScores, best_edit_similarity, best_log_p_z, score_windows
 from memaudit.score.summary import summarise
@@ -165,30 +165,39 @@ def test_best_of_the_attacks():
     assert np.isnan(best_log_p_z({"copy": copied})).all()
 
 
+def arm(scores: WindowScores, clusters: Ints) -> Arm:
+    """Samples with a window each."""
+    return Arm.of(scores, Grouping.one_each(clusters))
+
+
 def test_summary_counts_what_was_scored():
-    data = Arm(hits([1, 1, 0, 0], [1, 1, 0.5, 0]), np.arange(4))
-    controls = Arm(hits([0, 0]), np.arange(2))
+    data = arm(hits([1, 1, 0, 0], [1, 1, 0.5, 0]), np.arange(4))
+    controls = arm(hits([0, 0]), np.arange(2))
     found = summarise(
         "dynamic",
         data,
         SETTINGS,
         np.random.default_rng(0),
-        none_scores=hits([1, 0, 0, 0]),
+        none=arm(hits([1, 0, 0, 0]), np.arange(4)),
         controls=controls,
     )
-    assert (found.attack, found.exact.k, found.exact.n, found.exact.estimate) == (
+    assert (found.attack, found.extracted.k, found.extracted.n, found.extracted.estimate) == (
         "dynamic",
         2,
         4,
         0.5,
     )
-    assert found.exact.interval == pytest.approx((0.0676, 0.9324), abs=1e-4)
-    assert found.exact.clustered.low <= 0.5 <= found.exact.clustered.high
+    assert found.extracted.interval == pytest.approx((0.0676, 0.9324), abs=1e-4)
+    assert found.extracted.clustered.low <= 0.5 <= found.extracted.clustered.high
     assert found.fractional == 0.625
     assert found.fractional_interval.low <= 0.625 <= found.fractional_interval.high
     assert found.suffix_nll == 2
-    assert found.controls_exact is not None
-    assert (found.controls_exact.k, found.controls_exact.n, found.controls_fractional) == (0, 2, 0)
+    assert found.controls_extracted is not None
+    assert (found.controls_extracted.k, found.controls_extracted.n, found.controls_fractional) == (
+        0,
+        2,
+        0,
+    )
     assert found.difference is not None
     assert found.difference.estimate == 0.5
     assert found.difference.p_value == pytest.approx(6 / 15)  # 4C2 of 6C2 placings of 2 hits
@@ -199,20 +208,20 @@ def test_summary_counts_what_was_scored():
 
 
 def test_summary_without_none_and_controls_has_neither():
-    found = summarise("none", Arm(hits([0]), np.arange(1)), SETTINGS, np.random.default_rng(0))
+    found = summarise("none", arm(hits([0]), np.arange(1)), SETTINGS, np.random.default_rng(0))
     assert found.lift is None
-    assert found.controls_exact is None
+    assert found.controls_extracted is None
     assert found.controls_fractional is None
     assert found.difference is None
 
 
 def test_summary_of_nothing_is_unknown_not_zero():
-    empty = Arm(hits([]), np.arange(0))
-    found = summarise(
-        "none", empty, SETTINGS, np.random.default_rng(0), none_scores=empty.scores, controls=empty
+    empty = arm(hits([]), np.arange(0))
+    found = summarise("none", empty, SETTINGS, np.random.default_rng(0), none=empty, controls=empty)
+    assert np.isnan([found.extracted.estimate, found.fractional, found.suffix_nll]).all()
+    assert (
+        found.extracted.interval == found.extracted.clustered == found.fractional_interval == (0, 1)
     )
-    assert np.isnan([found.exact.estimate, found.fractional, found.suffix_nll]).all()
-    assert found.exact.interval == found.exact.clustered == found.fractional_interval == (0, 1)
     assert found.difference is not None
     assert found.difference.interval == (-1, 1)
     assert found.lift is not None
@@ -221,11 +230,9 @@ def test_summary_of_nothing_is_unknown_not_zero():
 
 def test_same_seed_same_summary():
     rng = np.random.default_rng(1)
-    data = Arm(hits(rng.random(80) < 0.4), rng.integers(0, 20, 80))
-    none = hits(rng.random(80) < 0.2)
-    made = [
-        summarise("a", data, SETTINGS, np.random.default_rng(7), none_scores=none) for _ in "12"
-    ]
+    data = arm(hits(rng.random(80) < 0.4), rng.integers(0, 20, 80))
+    none = arm(hits(rng.random(80) < 0.2), data.clusters)
+    made = [summarise("a", data, SETTINGS, np.random.default_rng(7), none=none) for _ in "12"]
     assert made[0] == made[1]
 
 

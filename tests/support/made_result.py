@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ import numpy as np
 from memaudit.attack.facts import NO_PROMPT, BatchFacts, Epoch, FitRecord
 from memaudit.config.settings import LADDER, ScanConfig, SensitiveSettings
 from memaudit.data.corpus import Corpus
-from memaudit.data.fingerprints import fingerprint_windows
+from memaudit.data.fingerprints import fingerprint_samples, fingerprint_windows
 from memaudit.data.project_key import ProjectKey
 from memaudit.data.samples import DataSummary, Skipped
+from memaudit.data.template import NO_TEMPLATE, count_template
 from memaudit.data.windows import Windows
 from memaudit.gate.thresholds import judge, judge_controls
 from memaudit.gate.validity import Validity
+from memaudit.pipeline.scoring import group_windows
 from memaudit.report.result import (
     AttackResult,
     FoldFit,
@@ -27,7 +29,7 @@ from memaudit.report.result import (
     ScanResult,
     TargetFacts,
 )
-from memaudit.score.samples import Arm
+from memaudit.score.samples import Arm, score_samples
 from memaudit.score.scores import WindowScores, score_windows
 from memaudit.score.summary import attack_rng, summarise
 from memaudit.score.validity import Continuations, Reading, Templates, TextFaults
@@ -74,6 +76,7 @@ def make_corpus(name: str, windows: Windows, first_cluster: int = 0) -> Corpus:
         windows,
         np.arange(len(windows)) + first_cluster,
         np.arange(len(windows)) % 2,
+        count_template(windows, NO_TEMPLATE),
     )
 
 
@@ -119,6 +122,7 @@ def make_result(
     summaries = [attack.summary for attack in attacks]
     on_controls = judge_controls(summaries)
     revealed = {}
+    has_controls = controls is not None
     attempted = [name for name in LADDER if name in hits]
     if reveal is not None:
         for role, corpus in (("data", part), ("control", other)):
@@ -136,7 +140,10 @@ def make_result(
         fits=tuple(_fits(tuple(hits))),
         verdicts=(*judge(summaries, config.gate), *([on_controls] if on_controls else [])),
         notes=notes,
-        fingerprints=_fingerprints(data=part, control=other if controls is not None else None),
+        fingerprints=_fingerprints(fingerprint_windows, part, other if has_controls else None),
+        sample_fingerprints=_fingerprints(
+            fingerprint_samples, part, other if has_controls else None
+        ),
         run=_run(),
         file_hmacs={"data": "ab" * 32, "control": "ab" * 32},
         revealed=revealed,
@@ -190,23 +197,34 @@ def _attacks(
             said = make_scores(attack, control_hits.get(attack, 0), controls.windows)
         summary = summarise(
             attack,
-            Arm(scores, data.clusters),
+            Arm.of(scores, group_windows(data)),
             config.scores,
             attack_rng(config.protocol.seed, attack),
-            none_scores=none if attack != "none" else None,
-            controls=Arm(said, controls.clusters) if said and controls else None,
+            none=Arm.of(none, group_windows(data)) if none and attack != "none" else None,
+            controls=Arm.of(said, group_windows(controls)) if said and controls else None,
         )
         permuted = Permuted(0, len(data.windows), 0.011)
-        results.append(AttackResult(attack, scores, said, summary, permuted))
+        results.append(
+            AttackResult(
+                attack,
+                scores,
+                said,
+                score_samples(scores, group_windows(data)),
+                score_samples(said, group_windows(controls)) if said and controls else None,
+                summary,
+                permuted,
+            )
+        )
     return tuple(results)
 
 
-def _fingerprints(**corpora: Corpus | None) -> dict[str, tuple[str, ...]]:
-    return {
-        role: fingerprint_windows(corpus.windows, KEY)
-        for role, corpus in corpora.items()
-        if corpus is not None
-    }
+def _fingerprints(
+    fingerprint: Callable[[Windows, ProjectKey], tuple[str, ...]],
+    data: Corpus,
+    controls: Corpus | None,
+) -> dict[str, tuple[str, ...]]:
+    made = {"data": fingerprint(data.windows, KEY)}
+    return made if controls is None else made | {"control": fingerprint(controls.windows, KEY)}
 
 
 def _fits(attacks: Sequence[str]) -> list[FoldFit]:

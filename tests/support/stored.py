@@ -19,16 +19,18 @@ from memaudit.report.build import to_report
 from memaudit.report.model import Report
 from memaudit.report.page import to_html
 from memaudit.report.result import ScanResult
-from memaudit.report.samples_csv import iter_csv
-from memaudit.run.load import read_report, read_samples
+from memaudit.report.tables import iter_samples, iter_windows
+from memaudit.run.load import read_report
 from memaudit.run.manifest import to_manifest
+from memaudit.run.tables import read_windows
 
 
 def store(folder: Path, result: ScanResult) -> Path:
-    """Write the two files that are read back, and the manifest of them, sealed by `KEY`."""
+    """Write the files that are read back, and the manifest of them, sealed by `KEY`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(to_report(result).text(), encoding="utf-8")
-    (folder / "samples.csv").write_text("".join(iter_csv(result)), encoding="utf-8", newline="")
+    for name, lines in (("samples", iter_samples(result)), ("windows", iter_windows(result))):
+        (folder / f"{name}.csv").write_text("".join(lines), encoding="utf-8", newline="")
     return seal(folder, KEY if result.run.key_id == KEY.key_id else None)
 
 
@@ -43,7 +45,7 @@ def remake(folder: Path, key: ProjectKey | None = None) -> Path:
     """Make page and manifest anew, as somebody who hides a change would, without the key."""
     document = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     with suppress(ValidationError):  # of a report off its schema nobody can make a page
-        page = to_html(Report.model_validate(document), read_samples(folder / "samples.csv"))
+        page = to_html(Report.model_validate(document), read_windows(folder / "windows.csv"))
         (folder / "report.html").write_text(page, encoding="utf-8", newline="")
     return seal(folder, key)
 
@@ -56,10 +58,10 @@ def seal(folder: Path, key: ProjectKey | None = None) -> Path:
 
 
 def read_back(result: ScanResult) -> tuple[Report, pd.DataFrame]:
-    """The report and the samples as every format gets them: through files."""
+    """The report and the windows as every format gets them: through files."""
     with tempfile.TemporaryDirectory() as folder:
         stored = store(Path(folder), result)
-        return read_report(stored), read_samples(stored / "samples.csv")
+        return read_report(stored), read_windows(stored / "windows.csv")
 
 
 def edited(report: Report, change: Callable[[dict[str, Any]], object]) -> Report:

@@ -115,5 +115,5 @@ def subject_of_groups(
         hashes=SimpleNamespace(results="0" * 64),
         target=SimpleNamespace(name="tiny"),
     )
-    run = StoredRun(Path("run"), report, data.rows)
+    run = StoredRun(Path("run"), report, data.rows, data.rows)
     return Subject(run, config, checkpoint, data, controls, 16, Disclosure(reveal=reveal))

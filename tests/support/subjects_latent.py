@@ -74,7 +74,7 @@ def subject_of(checkpoint: Checkpoint, data: Part, controls: Part | None) -> Sub
         }
     )
     report: Any = SimpleNamespace(reference=None)
-    run = StoredRun(Path("run"), report, data.rows)
+    run = StoredRun(Path("run"), report, data.rows, data.rows)
     return Subject(run, config, checkpoint, data, controls, 16, Disclosure(reveal=True))
 
 

@@ -108,7 +108,7 @@ def make_subject(
     attacks = [SimpleNamespace(attack=name) for name in data.attacks]
     report: Any = SimpleNamespace(attacks=attacks)
     return Subject(
-        run=StoredRun(Path("run"), report, data.rows),
+        run=StoredRun(Path("run"), report, data.rows, data.rows),
         config=ScanConfig.model_validate(given | config),
         checkpoint=checkpoint or checkpoint_of(TableModel(1, data.ids[:0])),
         data=data,
