@@ -33,17 +33,19 @@ def make_folds(
     clusters: NDArray[np.int64],
     settings: ProtocolSettings,
     rng: np.random.Generator,
+    samples: NDArray[np.int64] | None = None,
 ) -> tuple[Fold, ...]:
     """Split the data's windows so that each is in the ``audit`` of exactly one fold.
 
     ``clusters`` (N,): the cluster of each data window. A cluster is never divided between ``fit``,
-    ``select`` and ``audit``; with ``split = "random"`` every window is its own cluster.
+    ``select`` and ``audit``; with ``split = "random"`` every sample is its own
+    cluster. ``samples`` (N,): the sample of each window; None if each has one window.
 
     Raises:
         DataError: if there are too few clusters for every part of every fold.
     """
     if settings.split == "random":
-        clusters = np.arange(len(clusters))
+        clusters = np.arange(len(clusters)) if samples is None else samples
     members = _members(clusters)
     # With two folds, each must give both fit and select of the other.
     needed = max(settings.folds + 1, 4)
@@ -70,6 +72,7 @@ def fold_of(folds: Sequence[Fold], windows: int) -> NDArray[np.int64]:
 
 
 def assign_controls(
+    control_samples: NDArray[np.int64],
     control_clusters: NDArray[np.int64],
     data_clusters: NDArray[np.int64],
     folds: Sequence[Fold],
@@ -78,7 +81,7 @@ def assign_controls(
     """Return the fold whose prompts score each control: (M,).
 
     A control that is a near-duplicate of data goes to the fold that audits that data, so that its
-    prompts saw neither. The rest are spread evenly at random.
+    prompts saw neither. The other samples are spread evenly at random.
     """
     auditors = fold_of(folds, len(data_clusters)).tolist()
     fold_by_cluster = dict(zip(data_clusters.tolist(), auditors, strict=True))
@@ -86,7 +89,8 @@ def assign_controls(
         [fold_by_cluster.get(cluster, -1) for cluster in control_clusters.tolist()], np.int64
     )
     free = np.flatnonzero(assigned < 0)
-    assigned[free] = rng.permutation(np.arange(len(free)) % max(1, len(folds)))
+    samples, places = np.unique(control_samples[free], return_inverse=True)
+    assigned[free] = rng.permutation(np.arange(len(samples)) % max(1, len(folds)))[places]
     return assigned
 
 

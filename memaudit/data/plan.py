@@ -192,7 +192,8 @@ def make_plan(
     )
     controls = None
     if "control" in windows:
-        assigned = assign_controls(clusters["control"], clusters["data"], folds, rng)
+        own, others = windows["control"].sample, clusters["control"]
+        assigned = assign_controls(own, others, clusters["data"], folds, rng)
         controls = Corpus(
             summaries["control"],
             windows["control"],
@@ -215,7 +216,7 @@ def _folds(
         return ()
     with _named(config.data):
         try:
-            return make_folds(clusters, config.protocol, rng)
+            return make_folds(clusters, config.protocol, rng, windows.sample)
         except DataError as error:
             raise DataError("; ".join([str(error), *windows.notes])) from None
 

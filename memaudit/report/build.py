@@ -82,7 +82,7 @@ def to_report(result: ScanResult) -> Report:
         fingerprints=model.Fingerprints(
             form=FORM, sample_form=SAMPLE_FORM, key_id=result.run.key_id
         ),
-        seeds=model.Seeds(seed=result.config.protocol.seed),
+        seeds=model_parts.Seeds(seed=result.config.protocol.seed),
         config=model.Config(values=result.config.model_dump(mode="json"), sources=result.sources),
         hashes=model.Hashes(
             config=config_hash(result.config), policy=policy_hash(result.config), results="0" * 64

@@ -23,6 +23,7 @@ from memaudit.report.model_parts import (
     Many,
     Part,
     Rate,
+    Seeds,
     Settings,
     Sha256,
     Share,
@@ -407,12 +408,6 @@ class Fingerprints(Part):
     """What the fingerprint of every sample starts with."""
     key_id: KeyId
     """Id of the project key; the key itself is nowhere in a run."""
-
-
-class Seeds(Part):
-    """Seeds of the run."""
-
-    seed: StrictInt
 
 
 class Config(Part):
