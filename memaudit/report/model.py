@@ -447,7 +447,7 @@ class Report(Part):
         },
     )
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     tool: Tool
     command: str
     """Command line that ran."""

@@ -21,6 +21,7 @@ from pydantic_core import to_jsonable_python
 from memaudit.config.settings import LADDER, AttackName, ScoreSettings
 from memaudit.config.sources import toml_of_values
 from memaudit.report.build import attack_part, cluster_part, fold_parts, origin_parts
+from memaudit.report.columns import OWN
 from memaudit.report.findings import headline_of
 from memaudit.report.hashes import canonical, sha256_text
 from memaudit.report.leaks import count_leaks
@@ -37,6 +38,9 @@ from memaudit.sensitive.counting import Counts
 Part = Literal["data", "controls"]
 PARTS: dict[Part, str] = {"data": "data", "controls": "control"}
 """Section of the report to role in the table."""
+_SHARED = ("schema_version", "role", "sample_id", "line", "cluster", "fold", "status")
+"""Columns of a sample's row and of its first window's with the same content; so are those passed
+through."""
 _CLOSE = 1e-6
 """Largest difference between equal figures; libraries differ in the last digits."""
 
@@ -95,6 +99,7 @@ def recompute(report: Report, windows: pd.DataFrame, samples: pd.DataFrame) -> R
     values = report.settings
     settings = ScoreSettings.model_validate(values["scores"])
     seed = values["protocol"]["seed"]
+    _check_records(windows, samples)
     sides = {
         part: _side(report, scored(windows, role), scored(samples, role))
         for part, role in PARTS.items()
@@ -191,22 +196,37 @@ def _side(report: Report, rows: pd.DataFrame, samples: pd.DataFrame) -> _Side:
     return _Side(
         rows,
         samples,
-        _grouping(rows, samples),
+        _grouping(rows),
         {name: _scores(rows, name) for name in ran},
         {name: _reference_scores(rows, name) for name in before},
     )
 
 
-def _grouping(rows: pd.DataFrame, samples: pd.DataFrame) -> Grouping:
-    """Group the windows by sample. Raises ImpossibleTableError if the tables differ."""
-    is_first = rows["window"].to_numpy(dtype=np.int64) == 0
-    sample = np.cumsum(is_first) - 1
-    places = ["line", "sample_id"]
-    if (
-        is_first.sum() != len(samples)
-        or not (rows[places].to_numpy() == samples[places].to_numpy()[sample]).all()
-    ):
+def _check_records(windows: pd.DataFrame, samples: pd.DataFrame) -> None:
+    """Raise ImpossibleTableError unless both tables hold the same records in the same order."""
+    skipped = windows["status"] != "scored"
+    heads = windows[skipped | (windows["window"] == 0).fillna(False)].reset_index(drop=True)
+    shared = [name for name in samples.columns if name in _SHARED or name not in OWN]
+    passed = [name for name in windows.columns if name not in OWN]
+    same = passed == [name for name in shared if name not in OWN] and all(
+        heads[name].equals(samples[name]) for name in shared
+    )
+    reasons = (table["reason"][table["status"] != "scored"] for table in (heads, samples))
+    if not same or not next(reasons).equals(next(reasons)):
         raise ImpossibleTableError("samples.csv and windows.csv do not hold the same samples")
+
+
+def _grouping(rows: pd.DataFrame) -> Grouping:
+    """Group the windows by sample. Raises ImpossibleTableError if some are missing."""
+    number = rows["window"].to_numpy(dtype=np.int64)
+    is_first = number == 0
+    sample = np.cumsum(is_first) - 1
+    inside = ["line", "sample_id", "cluster", "fold", *(name for name in rows if name not in OWN)]
+    is_next = (number[1:] == number[:-1] + 1) & (
+        rows[inside].to_numpy()[1:] == rows[inside].to_numpy()[:-1]
+    ).all(axis=1)
+    if not is_first[:1].all() or not (is_first[1:] | is_next).all():
+        raise ImpossibleTableError("the windows of a sample are not complete in windows.csv")
     return Grouping(
         sample=sample,
         new_tokens=rows["new_tokens"].to_numpy(dtype=np.int64),
@@ -263,10 +283,6 @@ def _samples(report: Report, run: Recomputed) -> Iterator[Check]:
     """Yield the columns of ``samples.csv`` that follow from ``windows.csv``."""
     for side in run.sides.values():
         rows, samples, groups = side.rows, side.samples, side.groups
-        for name in ("cluster", "fold"):
-            of_windows = rows[name].to_numpy(dtype=np.int64)
-            of_samples = samples[name].to_numpy(dtype=np.int64)[groups.sample]
-            yield f"samples.csv: {name}", of_samples.tolist(), of_windows.tolist()
         counts = {
             "windows": np.bincount(groups.sample, minlength=len(samples)),
             "audited_tokens": np.bincount(
@@ -275,9 +291,16 @@ def _samples(report: Report, run: Recomputed) -> Iterator[Check]:
         }
         for name, each in counts.items():
             yield f"samples.csv: {name}", samples[name].tolist(), each.astype(int).tolist()
-        tokens = (figures(samples, f"{name}tokens") for name in ("template_", "audited_", ""))
-        is_possible = (np.diff(np.stack(list(tokens)), axis=0) >= 0).all()
-        yield "samples.csv: tokens", bool(is_possible), True
+        tokens, audited = figures(samples, "tokens"), figures(samples, "audited_tokens")
+        yield "samples.csv: tokens", bool((audited <= tokens).all()), True
+        low, high = _template_bounds(rows, groups)
+        template = figures(samples, "template_tokens")
+        is_possible = bool(((low <= template) & (template <= high)).all())
+        yield "samples.csv: template_tokens", is_possible, True
+        yield "samples.csv: reason", (samples["reason"] == "").tolist(), groups.counted.tolist()
+        alone = (samples["windows"] == 1).to_numpy(dtype=np.bool_)
+        of_windows = rows["categories"].to_numpy()[alone[groups.sample]].tolist()
+        yield "samples.csv: categories", samples["categories"][alone].tolist(), of_windows
         for attack, scores in side.scores.items():
             due = score_samples(scores, groups)
             values: dict[str, Floats] = {
@@ -293,6 +316,15 @@ def _samples(report: Report, run: Recomputed) -> Iterator[Check]:
                 yield f"samples.csv: {column(name, attack)}", bool(equal.all()), True
             recorded = figures(samples, column("suffix_nll", attack))
             yield f"samples.csv: {column('suffix_nll', attack)}", _near(recorded, due), True
+
+
+def _template_bounds(rows: pd.DataFrame, groups: Grouping) -> tuple[Floats, Floats]:
+    """Return the least and the most template that the new tokens of each sample can hold: (M,)."""
+    template, new = figures(rows, "template_tokens"), groups.new_tokens
+    least = np.maximum(0, template - (figures(rows, "suffix_tokens") - new))
+    both = (least, np.minimum(template, new))
+    low, high = (np.bincount(groups.sample, weights=bound) for bound in both)
+    return low, high
 
 
 def _near(recorded: Floats, due: SampleScores) -> bool:
