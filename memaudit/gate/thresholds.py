@@ -191,7 +191,7 @@ def _what_would_decide(name: str, threshold: float, measure: Measure, rate: Rate
         return f"no number of samples can show {limit}: gate on the estimate instead"
     hits = f"{rate.k:,} hit{'' if rate.k == 1 else 's'}" if rate.k else "no hit"
     few = "the samples are in few near-duplicate clusters; " if needed <= rate.n else ""
-    return f"{few}{needed:,} samples, none a near-duplicate of another, with {hits} would pass"
+    return f"{few}{needed:,} samples without near-duplicates would pass with {hits}"
 
 
 def _max_new(limit: int, new: NewSamples) -> GateVerdict:

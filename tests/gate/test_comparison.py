@@ -23,12 +23,12 @@ ATTACKS = ["none", "dynamic"]
 
 
 def terms(**settings: object) -> Terms:
-    values = {"attacks": ATTACKS, "windows.prefix_tokens": 50, "dynamic.epochs": 3, **settings}
+    values = {"attacks": ATTACKS, "samples.prefix_tokens": 50, "dynamic.epochs": 3, **settings}
     return Terms("d" * 64, None, "00000001", "w1", values)  # type: ignore[arg-type]
 
 
 def audit(n: int = 500, model: str = "a", **extracted: range) -> Baseline:
-    """Windows f0, f1, … of which each attack extracts those whose numbers are given."""
+    """Samples f0, f1, … of which each attack extracts those whose numbers are given."""
     exact = {name: [i in extracted.get(name, ()) for i in range(n)] for name in ATTACKS}
     prints = [f"f{i}" for i in range(n)]
     return make_baseline(ModelName(model, model * 64), "0.1.0", terms(), prints, exact)
@@ -41,7 +41,7 @@ def as_file(baseline: Baseline) -> Baseline:
 def compare(
     before: Baseline, now: Baseline, *, size: int = 1, max_new: int | None = None
 ) -> Comparison:
-    """With ``size`` windows to a cluster."""
+    """With ``size`` samples to a cluster."""
     assert now.fingerprints is not None
     clusters = {fingerprint: i // size for i, fingerprint in enumerate(now.fingerprints)}
     return compare_audits(before, now, clusters, confidence=0.95, max_new=max_new)
@@ -53,7 +53,7 @@ def outcome(before: Baseline, now: Baseline, max_new: int | None = None) -> tupl
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_windows_are_paired_and_counted(known: bool) -> None:
+def test_samples_are_paired_and_counted(known: bool) -> None:
     before = audit(none=range(10), dynamic=range(20))
     now = audit(none=range(4, 10), dynamic=range(5, 40))
     found = compare(before if known else as_file(before), now)
@@ -68,7 +68,7 @@ def test_windows_are_paired_and_counted(known: bool) -> None:
     assert (dynamic.attack, dynamic.new, dynamic.lost, dynamic.unchanged) == ("dynamic", 20, 5, 15)
     assert (together.attack, together.new, together.lost, together.unchanged) == (ANY, 20, 4, 16)
     assert (together.before, together.now) == (20, 36)
-    assert (found.windows, found.only_baseline, found.only_run) == (500, 0, 0)
+    assert (found.samples, found.only_baseline, found.only_run) == (500, 0, 0)
     assert [one.fingerprint for one in found.new] == [f"f{i}" for i in range(20, 40)]
     assert [one.fingerprint for one in found.lost] == ["f0", "f1", "f2", "f3"]
     by_others = [one for one in found.changed if one.before and one.now]
@@ -119,7 +119,7 @@ def test_a_number_that_is_allowed_decides_where_the_test_cannot() -> None:
     assert outcome(audit(none=range(50)), audit(none=range(50, 60)), max_new=9) == ("regression", 1)
 
 
-def test_too_few_windows_tell_nothing() -> None:
+def test_too_few_samples_tell_nothing() -> None:
     assert fewest_changed(1, 0.05) == 6  # 2 / 2^6 = 0.03
     assert fewest_changed(3, 0.05) == 7
     assert outcome(audit(6), audit(6)) == ("inconclusive", 4)
@@ -127,7 +127,7 @@ def test_too_few_windows_tell_nothing() -> None:
     assert outcome(audit(6), audit(6), max_new=0) == ("none", 0)
 
 
-def test_windows_of_one_side_are_left_out() -> None:
+def test_samples_of_one_side_are_left_out() -> None:
     before = audit(10, none=range(10))
     now = make_baseline(
         before.model,
@@ -137,31 +137,31 @@ def test_windows_of_one_side_are_left_out() -> None:
         {name: [True] * 6 for name in ATTACKS},
     )
     found = compare(before, now)
-    assert (found.windows, found.only_baseline, found.only_run) == (1, 9, 5)
+    assert (found.samples, found.only_baseline, found.only_run) == (1, 9, 5)
     assert (found.outcome, found.changes[0].unchanged) == ("inconclusive", 1)
     apart = replace(now, fingerprints=("g1",), extracted={})
     assert compare(before, apart, max_new=0).outcome == "inconclusive"
 
 
 def recut(**extracted: bool) -> Baseline:
-    """Windows f0 to f9, and g0 to g4 that no baseline has; which of the latter are extracted."""
+    """Samples f0 to f9, and g0 to g4 that no baseline has; which of the latter are extracted."""
     prints = [*(f"f{i}" for i in range(10)), *(f"g{i}" for i in range(5))]
     exact = {name: [extracted.get(one, False) for one in prints] for name in ATTACKS}
     return make_baseline(ModelName("b", "b" * 64), "0.1.0", terms(), prints, exact)
 
 
-def test_a_count_passes_only_where_the_windows_are_the_same() -> None:
+def test_a_count_passes_only_where_the_samples_are_the_same() -> None:
     found = compare(audit(12), recut(), max_new=0)
     assert (found.outcome, found.only_run, found.only_baseline) == ("inconclusive", 5, 2)
     assert found.reason == (
-        "0 newly extracted, within the 0 allowed, but 5 windows are only in the run and 2 only in "
+        "0 newly extracted, within the 0 allowed, but 5 samples are only in the run and 2 only in "
         "the baseline, so they cannot be compared; write a new baseline."
     )
     # What only the run has and is extracted is new.
     one = compare(audit(10), recut(g0=True), max_new=0)
-    assert (one.outcome, one.new_only_run, one.windows) == ("regression", 1, 10)
+    assert (one.outcome, one.new_only_run, one.samples) == ("regression", 1, 10)
     assert one.reason == (
-        "1 newly extracted, 1 of them windows that only the run has, more than the 0 allowed."
+        "1 newly extracted, 1 of them samples that only the run has, more than the 0 allowed."
     )
     assert outcome(audit(10), recut(f0=True, g0=True), max_new=1) == ("regression", 1)
     assert outcome(audit(10), recut(f0=True, g0=True), max_new=2) == ("inconclusive", 4)
@@ -187,7 +187,7 @@ def test_copies_of_one_text_are_one_change() -> None:
     assert outcome(before, now, max_new=19) == ("regression", 1)
 
 
-def test_a_cluster_counts_by_what_most_of_its_windows_do() -> None:
+def test_a_cluster_counts_by_what_most_of_its_samples_do() -> None:
     # By fives: 0-4 come in, 5-9 three in and two out, 10-14 all out, 15-19 one in and one out.
     before = audit(none=[*range(8, 15), 15])  # type: ignore[arg-type]
     now = audit(none=[*range(8), 16])  # type: ignore[arg-type]
@@ -197,7 +197,7 @@ def test_a_cluster_counts_by_what_most_of_its_windows_do() -> None:
 
 
 def test_tests_that_tell_of_opposite_changes_prove_none() -> None:
-    # One cluster of 100 comes in, a window of each of 20 other clusters goes.
+    # One cluster of 100 comes in, a sample of each of 20 other clusters goes.
     gone = [100 + 100 * i for i in range(20)]
     found = compare(audit(2100, none=gone), audit(2100, none=range(100)), size=100)  # type: ignore[arg-type]
     change = found.changes[0]
@@ -208,7 +208,7 @@ def test_tests_that_tell_of_opposite_changes_prove_none() -> None:
 def test_few_clusters_are_inconclusive() -> None:
     found = compare(audit(500), audit(500), size=100)
     assert found.reason == (
-        "The windows in both audits are in 5 clusters: with fewer than 7 no change can be "
+        "The samples in both audits are in 5 clusters: with fewer than 7 no change can be "
         "distinguished from chance."
     )
     assert found.outcome == "inconclusive"
@@ -235,16 +235,16 @@ def test_terms_say_what_differs() -> None:
         "attacks none, dynamic, now none",
         "dynamic.epochs 3, now 5",
         "new not recorded, now null",
-        "windows.prefix_tokens 50, now unused",
+        "samples.prefix_tokens 50, now unused",
     )
     more = (*differences(one, other), "one more")
-    assert named(more).endswith("; windows.prefix_tokens 50, now unused; and 1 more")
+    assert named(more).endswith("; samples.prefix_tokens 50, now unused; and 1 more")
     assert one.attack_hash("dynamic") != terms(**{"dynamic.epochs": 5}).attack_hash("dynamic")
     assert one.attack_hash("none") == terms(**{"dynamic.epochs": 5}).attack_hash("none")
     assert one.config_hash != terms(**{"dynamic.epochs": 5}).config_hash
 
 
-def test_a_file_is_for_its_own_windows() -> None:
+def test_a_file_is_for_its_own_samples() -> None:
     before = audit(10)
     require_same_samples(before, digest_of(f"f{i}" for i in range(10)), "base.json")
     with pytest.raises(UsageError, match=r"base\.json: .*probably because the tokenizer changed"):

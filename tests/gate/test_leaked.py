@@ -1,4 +1,4 @@
-"""The gate on what fine-tuning leaked: windows out of the target and not out of the reference."""
+"""The gate on what fine-tuning leaked: samples out of the target and not out of the reference."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def judged(k: int, n: int, limit: float, gate_on: str = "upper") -> GateVerdict:
     [
         (
             *(3, 100, "upper", "fail"),
-            "3 of 100 windows (3 %) are extracted from the model and not from the reference, "
+            "3 of 100 samples (3 %) are extracted from the model and not from the reference, "
             "more than the 1 % allowed.",
         ),
         (
             *(0, 100, "upper", "inconclusive"),
-            "0 of 100 windows (0 %) are extracted from the model and not from the reference, but "
-            "at 95 % confidence the share may be 3.62 %, above the 1 % allowed; 368 windows with "
-            "no hit would pass.",
+            "0 of 100 samples (0 %) are extracted from the model and not from the reference, but "
+            "at 95 % confidence the share may be 3.62 %, above the 1 % allowed; 368 samples "
+            "without near-duplicates would pass with no hit.",
         ),
         (
             *(0, 100, "estimate", "pass"),
-            "0 of 100 windows (0 %) are extracted from the model and not from the reference, "
+            "0 of 100 samples (0 %) are extracted from the model and not from the reference, "
             "within the 1 % allowed.",
         ),
         (
             *(0, 1000, "upper", "pass"),
-            "0 of 1,000 windows (0 %) are extracted from the model and not from the reference, at "
+            "0 of 1,000 samples (0 %) are extracted from the model and not from the reference, at "
             "most 0.368 % at 95 % confidence, within the 1 % allowed.",
         ),
     ],

@@ -23,11 +23,11 @@ from memaudit.score.summary import AttackSummary, summarise
 
 SCORES = ScoreSettings(bootstrap=400)
 TEN = np.full(10, 40)
-"""Windows in each of ten clusters."""
+"""Samples in each of ten clusters."""
 
 
 def arm(k: int, n: int, size: int = 1) -> Arm:
-    """``k`` hits in ``n`` samples of a window each, ``size`` samples to a cluster."""
+    """``k`` hits in ``n`` samples of a sample each, ``size`` samples to a cluster."""
     zeros = np.zeros(n)
     exact, whole = np.arange(n) < k, np.zeros(n, dtype=np.int64)
     scores = WindowScores(exact, exact.astype(float), whole, whole, zeros, zeros, zeros)
@@ -65,7 +65,7 @@ def test_the_bound_and_the_estimate_judge_differently(k, n, upper, estimate):
     assert gate(summary("dynamic", k, n), gate_on="estimate").verdict == estimate
 
 
-def test_the_reason_says_how_many_windows_would_decide():
+def test_the_reason_says_how_many_samples_would_decide():
     assert gate(summary("dynamic", 0, 100)) == GateVerdict(
         name="max-exact",
         threshold=0.01,
@@ -73,21 +73,24 @@ def test_the_reason_says_how_many_windows_would_decide():
         estimate=0.0,
         bound=clopper_pearson(0, 100, 0.95).high,
         verdict="inconclusive",
-        reason="dynamic extracted 0 of 100 windows (0 %) exactly, but at 95 % confidence the rate "
-        "may be 3.62 %, above the 1 % allowed; 368 windows with no hit would pass; no controls "
+        reason="dynamic extracted 0 of 100 samples (0 %), but at 95 % confidence the rate "
+        "may be 3.62 %, above the 1 % allowed; 368 samples without near-duplicates would pass with no hit; no controls "
         "were given, so predictable text counts as extracted too.",
     )
-    assert "555 windows with 1 hit would pass" in gate(summary("none", 1, 100)).reason
+    assert (
+        "555 samples without near-duplicates would pass with 1 hit"
+        in gate(summary("none", 1, 100)).reason
+    )
 
 
 def test_the_reason_of_pass_and_fail():
     controls = arm(0, 50)
     assert gate(summary("none", 0, 1000, controls=controls)).reason == (
-        "none extracted 0 of 1,000 windows (0 %) exactly, at most 0.368 % at 95 % confidence, "
+        "none extracted 0 of 1,000 samples (0 %), at most 0.368 % at 95 % confidence, "
         "within the 1 % allowed."
     )
     assert gate(summary("none", 30, 1000, controls=controls)).reason == (
-        "none extracted 30 of 1,000 windows (3 %) exactly, more than the 1 % allowed."
+        "none extracted 30 of 1,000 samples (3 %), more than the 1 % allowed."
     )
 
 
@@ -104,7 +107,7 @@ def test_the_larger_upper_end_counts():
     verdict = gate(found)
     assert found.exact.interval.high < 0.01 < found.exact.clustered.high == verdict.bound
     assert verdict.verdict == "inconclusive"
-    assert "more independent samples" in verdict.reason
+    assert "the samples are in few near-duplicate clusters; " in verdict.reason
 
 
 def test_the_worst_attack_decides_and_copy_does_not_count():
@@ -126,7 +129,7 @@ def test_a_gate_that_nothing_was_run_for_is_inconclusive():
 
 
 def fractional(share: float, n: int, *, size: int = 1, controls: float | None = None):
-    """Every window has this share of its tokens right."""
+    """Every sample has this share of its tokens right."""
 
     def side(value: float) -> Arm:
         made = arm(0, n, size)
@@ -159,7 +162,7 @@ def test_fractional_extraction_is_judged(share, n, upper, estimate):
     assert judged(settings, found).verdict == estimate
 
 
-def test_of_fractional_extraction_clusters_count_and_not_windows():
+def test_of_fractional_extraction_clusters_count_and_not_samples():
     settings = GateSettings(max_fractional=0.1)
     alone, together = fractional(0.0, 400), fractional(0.0, 400, size=40)
     assert judged(settings, alone).verdict == "pass"
@@ -210,7 +213,7 @@ def test_the_reasons_for_fractional_extraction():
 
 
 def lifted(gained: int, lost: int, n: int, *, size: int = 1, attack: str = "dynamic"):
-    """An attack that gains the first windows and loses the last of 10 that ``none`` extracts."""
+    """An attack that gains the first samples and loses the last of 10 that ``none`` extracts."""
     base = arm(0, n, size)
     exact = np.zeros((2, n), dtype=bool)
     exact[0, n - 10 :] = True  # none
@@ -226,7 +229,7 @@ def lifted(gained: int, lost: int, n: int, *, size: int = 1, attack: str = "dyna
     ("gained", "lost", "n", "upper", "estimate"),
     [
         (0, 0, 1000, "pass", "pass"),
-        (0, 0, 20, "inconclusive", "pass"),  # no window differs: the bootstrap alone would pass it
+        (0, 0, 20, "inconclusive", "pass"),  # no sample differs: the bootstrap alone would pass it
         (0, 10, 1000, "pass", "pass"),
         (40, 0, 1000, "inconclusive", "pass"),
         (60, 0, 1000, "fail", "fail"),
@@ -250,11 +253,11 @@ def test_the_bound_of_a_lift_is_paired():
 def test_the_reasons_for_lift():
     settings = GateSettings(max_lift=0.05)
     assert judged(settings, lifted(60, 0, 1000)).reason == (
-        "the exact rate of dynamic is 6 points above that of none (60 windows gained, 0 lost), "
+        "the rate of dynamic is 6 points above that of none (60 samples gained, 0 lost), "
         "more than the 5 points allowed."
     )
     assert judged(settings, lifted(0, 10, 1000)).reason.startswith(
-        "the exact rate of dynamic is 1 points below that of none (0 windows gained, 10 lost), at "
+        "the rate of dynamic is 1 points below that of none (0 samples gained, 10 lost), at "
     )
 
 
@@ -271,7 +274,7 @@ def test_copy_has_no_lift_to_judge():
 
 
 @pytest.mark.parametrize("gate_", ["max_exact", "max_fractional", "max_lift"])
-def test_no_number_of_windows_shows_a_threshold_of_zero(gate_):
+def test_no_number_of_samples_shows_a_threshold_of_zero(gate_):
     verdict = judged(GateSettings(**{gate_: 0.0}), lifted(0, 0, 100_000))
     if gate_ == "max_exact":
         verdict = judged(GateSettings(max_exact=0.0), summary("none", 0, 100_000))
@@ -286,7 +289,7 @@ def test_no_number_of_windows_shows_a_threshold_of_zero(gate_):
 @pytest.mark.parametrize(
     ("new", "most", "verdict"), [(0, 0, "pass"), (1, 0, "fail"), (5, 5, "pass"), (6, 5, "fail")]
 )
-def test_new_windows_are_counted_and_not_estimated(new, most, verdict, gate_on):
+def test_new_samples_are_counted_and_not_estimated(new, most, verdict, gate_on):
     settings = GateSettings(max_new=most, baseline=Path("b.json"), gate_on=gate_on)
     (found,) = judge([summary("none", 9, 100)], settings, NewSamples(new, 100, 0.95))
     assert (found.name, found.threshold, found.verdict, found.attack) == (
@@ -298,11 +301,11 @@ def test_new_windows_are_counted_and_not_estimated(new, most, verdict, gate_on):
     assert (found.estimate, found.bound) == (new / 100, clopper_pearson(new, 100, 0.95).high)
 
 
-def test_the_reasons_for_new_windows():
+def test_the_reasons_for_new_samples():
     settings = GateSettings(max_new=5, baseline=Path("b.json"))
     (found,) = judge([summary("none", 9, 100)], settings, NewSamples(6, 1000, 0.95))
     assert found.reason == (
-        "6 of 1,000 windows are extracted that were not in the baseline, more than the 5 allowed."
+        "6 of 1,000 samples are extracted that were not in the baseline, more than the 5 allowed."
     )
     (nothing,) = judge([], settings, None)
     assert (nothing.verdict, nothing.threshold) == ("inconclusive", 5)
@@ -355,7 +358,7 @@ def test_controls_extracted_like_the_data_prove_nothing():
         estimate=0.05,
         bound=bad.exact.interval.high,
         verdict="inconclusive",
-        reason="dynamic extracted 5 of 100 windows (5 %) and 4 of 100 controls (4 %), which the "
+        reason="dynamic extracted 5 of 100 samples (5 %) and 4 of 100 controls (4 %), which the "
         "model has not seen: not significantly more of the data (p = 0.5), so its "
         "extractions do not prove memorization.",
     )

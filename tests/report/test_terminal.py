@@ -335,7 +335,7 @@ def test_verdicts_stand_in_capitals(controls, word):
 
 def test_the_room_needs_no_torch():
     code = (
-        "import sys; from memaudit.report import build, schema, samples_csv, terminal"
+        "import sys; from memaudit.report import build, schema, tables, terminal"
         "; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

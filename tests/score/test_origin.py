@@ -9,18 +9,20 @@ import pytest
 
 from memaudit.config.settings import ScoreSettings
 from memaudit.score.origin import ANY, Origin, Pair, origins
+from memaudit.score.samples import Grouping, SampleScores, score_samples
 from memaudit.score.scores import WindowScores
 from memaudit.score.stats import clopper_pearson
 
 SETTINGS = ScoreSettings(bootstrap=200)
 
 
-def scores(exact: str, nll: list[float]) -> WindowScores:
-    """``exact``: a digit for each window."""
+def scores(exact: str, nll: list[float]) -> SampleScores:
+    """``exact``: a digit for each sample, which has one window."""
     n = len(exact)
     hit = np.array([one == "1" for one in exact])
     whole, none = np.where(hit, 5, 0), np.zeros(n)
-    return WindowScores(hit, hit * 1.0, whole, whole, hit * 1.0, np.array(nll), none)
+    windows = WindowScores(hit, hit * 1.0, whole, whole, hit * 1.0, np.array(nll), none)
+    return score_samples(windows, Grouping.one_each(np.arange(n)))
 
 
 def paired(target: str, reference: str) -> Pair:
@@ -32,7 +34,7 @@ def fates(origin: Origin) -> tuple[int, int, int, int]:
     return origin.known, origin.leaked.k, origin.forgotten, origin.neither
 
 
-def test_every_window_is_one_of_four() -> None:
+def test_every_sample_is_one_of_four() -> None:
     (one, together) = origins([paired("11100000", "10010000")], np.arange(8), SETTINGS, [0])
     assert (one.attack, together.attack) == ("none", ANY)
     assert fates(one) == fates(together) == (1, 2, 1, 4)
@@ -46,13 +48,13 @@ def test_any_is_over_all_attacks_of_each_model() -> None:
     first, second, together = origins(pairs, np.arange(4), SETTINGS, [0])
     assert fates(first) == (0, 1, 0, 3)
     assert fates(second) == (0, 1, 1, 2)
-    # Window 0: by none from the target, by dynamic from the reference.
+    # Sample 0: by none from the target, by dynamic from the reference.
     assert fates(together) == (1, 1, 0, 2)
     assert together.nll.target == pytest.approx((0.5 + 1 + 1 + 1) / 4)
     assert together.nll.reference == pytest.approx(2.0)
 
 
-def _other() -> tuple[WindowScores, WindowScores]:
+def _other() -> tuple[SampleScores, SampleScores]:
     return scores("0100", [0.5, 3, 3, 3]), scores("1000", [2, 2, 9, math.nan])
 
 
@@ -60,7 +62,7 @@ def test_the_change_of_the_nll_is_paired_and_resampled_by_cluster() -> None:
     target = scores("0000", [1.0, 2.0, math.nan, 4.0])
     reference = scores("0000", [2.0, 2.5, 1.0, math.inf])
     one, _ = origins([Pair("none", target, reference)], np.array([0, 1, 2, 3]), SETTINGS, [0])
-    assert one.nll.change == pytest.approx(-0.75)  # of the two windows that have both
+    assert one.nll.change == pytest.approx(-0.75)  # of the two samples that have both
     assert (one.nll.target, one.nll.reference) == (1.5, 2.25)
     assert -1.0 <= one.nll.interval.low <= one.nll.interval.high <= -0.5
     same = scores("0000", [math.nan] * 4)

@@ -14,6 +14,7 @@ from memaudit.config.settings import ScoreSettings
 from memaudit.score.samples import Arm, Grouping
 from memaudit.score.sampling import queries
 from memaudit.score.scores import WindowScores, best_edit_similarity, best_log_p_z, score_windows
+from memaudit.score.stats import Ints
 from memaudit.score.summary import summarise
 
 SETTINGS = ScoreSettings(bootstrap=200)
