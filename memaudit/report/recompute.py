@@ -28,8 +28,17 @@ from memaudit.report.leaks import count_leaks
 from memaudit.report.model import Corpus, Origin, Reading, Report
 from memaudit.report.model_parts import Attack
 from memaudit.report.reading import column, figures, is_own, scored
+from memaudit.report.sample_checks import (
+    CLOSE,
+    Check,
+    ImpossibleTableError,
+    check_records,
+    check_samples,
+    mean_errors,
+    rounding_error,
+)
 from memaudit.score.origin import Pair, origins, pair_seed
-from memaudit.score.samples import Arm, Grouping, SampleScores, score_samples
+from memaudit.score.samples import Arm, Grouping, score_samples
 from memaudit.score.scores import WindowScores
 from memaudit.score.stats import Bools, Floats
 from memaudit.score.summary import attack_rng, summarise
@@ -38,19 +47,6 @@ from memaudit.sensitive.counting import Counts
 Part = Literal["data", "controls"]
 PARTS: dict[Part, str] = {"data": "data", "controls": "control"}
 """Section of the report to role in the table."""
-_SHARED = ("schema_version", "role", "sample_id", "line", "cluster", "fold", "status")
-"""Columns of a sample's row and of its first window's with the same content; so are those passed
-through."""
-_CLOSE = 1e-6
-"""Largest difference between equal figures; libraries differ in the last digits."""
-
-
-class ImpossibleTableError(ValueError):
-    """Rows of a table that no scan writes; the message says which."""
-
-
-Check = tuple[str, Any, Any]
-"""Name of a figure, its value in the report, and the value that the tables give."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +95,7 @@ def recompute(report: Report, windows: pd.DataFrame, samples: pd.DataFrame) -> R
     values = report.settings
     settings = ScoreSettings.model_validate(values["scores"])
     seed = values["protocol"]["seed"]
-    _check_records(windows, samples)
+    check_records(windows, samples)
     sides = {
         part: _side(report, scored(windows, role), scored(samples, role))
         for part, role in PARTS.items()
@@ -202,20 +198,6 @@ def _side(report: Report, rows: pd.DataFrame, samples: pd.DataFrame) -> _Side:
     )
 
 
-def _check_records(windows: pd.DataFrame, samples: pd.DataFrame) -> None:
-    """Raise ImpossibleTableError unless both tables hold the same records in the same order."""
-    skipped = windows["status"] != "scored"
-    heads = windows[skipped | (windows["window"] == 0).fillna(False)].reset_index(drop=True)
-    shared = [name for name in samples.columns if name in _SHARED or name not in OWN]
-    passed = [name for name in windows.columns if name not in OWN]
-    same = passed == [name for name in shared if name not in OWN] and all(
-        heads[name].equals(samples[name]) for name in shared
-    )
-    reasons = (table["reason"][table["status"] != "scored"] for table in (heads, samples))
-    if not same or not next(reasons).equals(next(reasons)):
-        raise ImpossibleTableError("samples.csv and windows.csv do not hold the same samples")
-
-
 def _grouping(rows: pd.DataFrame) -> Grouping:
     """Group the windows by sample. Raises ImpossibleTableError if some are missing."""
     number = rows["window"].to_numpy(dtype=np.int64)
@@ -244,7 +226,7 @@ def _scores(rows: pd.DataFrame, attack: str) -> WindowScores:
     )
     right = np.round(share * length)
     possible = (
-        (np.abs(right / length - share) <= _CLOSE)
+        (np.abs(right / length - share) <= CLOSE)
         & (matched >= 0)
         & (matched <= np.minimum(right, longest))
         & (longest <= length)
@@ -280,73 +262,25 @@ def _reference_scores(rows: pd.DataFrame, attack: str) -> WindowScores:
 
 
 def _samples(report: Report, run: Recomputed) -> Iterator[Check]:
-    """Yield the columns of ``samples.csv`` that follow from ``windows.csv``."""
     for side in run.sides.values():
-        rows, samples, groups = side.rows, side.samples, side.groups
-        counts = {
-            "windows": np.bincount(groups.sample, minlength=len(samples)),
-            "audited_tokens": np.bincount(
-                groups.sample, weights=groups.new_tokens, minlength=len(samples)
-            ),
-        }
-        for name, each in counts.items():
-            yield f"samples.csv: {name}", samples[name].tolist(), each.astype(int).tolist()
-        tokens, audited = figures(samples, "tokens"), figures(samples, "audited_tokens")
-        yield "samples.csv: tokens", bool((audited <= tokens).all()), True
-        low, high = _template_bounds(rows, groups)
-        template = figures(samples, "template_tokens")
-        is_possible = bool(((low <= template) & (template <= high)).all())
-        yield "samples.csv: template_tokens", is_possible, True
-        yield "samples.csv: reason", (samples["reason"] == "").tolist(), groups.counted.tolist()
-        alone = (samples["windows"] == 1).to_numpy(dtype=np.bool_)
-        of_windows = rows["categories"].to_numpy()[alone[groups.sample]].tolist()
-        yield "samples.csv: categories", samples["categories"][alone].tolist(), of_windows
-        for attack, scores in side.scores.items():
-            due = score_samples(scores, groups)
-            values: dict[str, Floats] = {
-                "exact": due.exact.astype(np.float64),
-                "extracted": np.where(groups.counted, due.extracted, math.nan),
-                "windows_exact": due.windows_exact.astype(np.float64),
-                "fractional": due.fractional,
-                "longest_run": due.longest_run.astype(np.float64),
-            }
-            for name, figure in values.items():
-                recorded = figures(samples, column(name, attack))
-                equal = np.isclose(recorded, figure, rtol=_CLOSE, atol=_CLOSE, equal_nan=True)
-                yield f"samples.csv: {column(name, attack)}", bool(equal.all()), True
-            recorded = figures(samples, column("suffix_nll", attack))
-            yield f"samples.csv: {column('suffix_nll', attack)}", _near(recorded, due), True
-
-
-def _template_bounds(rows: pd.DataFrame, groups: Grouping) -> tuple[Floats, Floats]:
-    """Return the least and the most template that the new tokens of each sample can hold: (M,)."""
-    template, new = figures(rows, "template_tokens"), groups.new_tokens
-    least = np.maximum(0, template - (figures(rows, "suffix_tokens") - new))
-    both = (least, np.minimum(template, new))
-    low, high = (np.bincount(groups.sample, weights=bound) for bound in both)
-    return low, high
-
-
-def _near(recorded: Floats, due: SampleScores) -> bool:
-    """True if likelihoods (M,) are those of the windows, up to the rounding of both."""
-    pairs = zip(recorded.tolist(), due.suffix_nll.tolist(), strict=True)
-    return all(
-        abs(figure - mean) <= _error(figure) + _error(mean)
-        if math.isfinite(figure) and math.isfinite(mean)
-        else math.isfinite(figure) == math.isfinite(mean)
-        for figure, mean in pairs
-    )
+        for name, recorded, due in check_samples(side.rows, side.samples, side.groups, side.scores):
+            yield f"samples.csv: {name}", recorded, due
 
 
 def _attacks(report: Report, run: Recomputed) -> Iterator[Check]:
-    scores = run.sides["data"].scores
+    data = run.sides["data"]
     for recorded, due in zip(report.attacks, run.attacks, strict=True):
-        name, error = f"attacks.{due.attack}", _mean_error(scores[due.attack].suffix_nll)
+        name, error = f"attacks.{due.attack}", _mean_error(data.scores[due.attack], data.groups)
         yield name, _without_nll(recorded), _without_nll(due)
         yield f"{name}.suffix_nll", *_rounded(recorded.suffix_nll, due.suffix_nll, error)
     new = next((gate for gate in report.gates if gate.name == "max-new"), None)
     if new is not None and not math.isnan(new.estimate):
-        most = float(run.hits.mean())
+        hits = [
+            score_samples(scores, data.groups).extracted
+            for name, scores in data.scores.items()
+            if name != "copy"
+        ]
+        most = float(np.any(hits, axis=0).mean()) if hits else 0.0
         yield "gates.max-new.estimate", new.estimate, min(new.estimate, most)
 
 
@@ -357,10 +291,12 @@ def _origins(report: Report, run: Recomputed) -> Iterator[Check]:
             yield name, _without_nll(recorded), _without_nll(due)
             both = recorded.suffix_nll
             for key, side in (("target", reads.scores), ("reference", reads.reference)):
-                error = max(map(_mean_error, (scores.suffix_nll for scores in side.values())))
+                error = max(_mean_error(scores, reads.groups) for scores in side.values())
                 mean, wanted = getattr(both, key), getattr(due.suffix_nll, key)
                 yield f"{name}.suffix_nll.{key}", *_rounded(mean, wanted, error)
-            error = _error(both.target) + _error(both.reference)  # each of the three is rounded
+            error = rounding_error(both.target) + rounding_error(
+                both.reference
+            )  # each of the three is rounded
             change = _rounded(both.change, both.target - both.reference, error)
             yield f"{name}.suffix_nll.change", *change
 
@@ -445,17 +381,12 @@ def _is_median(nll: Floats, left_out: int, reading: Reading | None) -> bool:
         return False
     low = float(np.median(nll[: len(nll) - left_out]))
     high = float(np.median(nll[left_out:]))
-    return low - _error(low) <= reading.nll <= high + _error(high)
+    return low - rounding_error(low) <= reading.nll <= high + rounding_error(high)
 
 
-def _error(rounded: float) -> float:
-    """Return the largest rounding error of a likelihood in the table, and of its median."""
-    digits = math.floor(math.log10(abs(rounded))) if rounded else 0
-    return 0.02 + (0.05 * 10.0**digits if digits >= 0 else 0.0)
-
-
-def _mean_error(nll: Floats) -> float:
-    return float(np.mean([_error(value) for value in nll[np.isfinite(nll)].tolist()] or [0.0]))
+def _mean_error(scores: WindowScores, groups: Grouping) -> float:
+    errors = mean_errors(scores, groups)[groups.counted]
+    return float(errors.mean()) if len(errors) else 0.0
 
 
 def _rounded(recorded: float, due: float, error: float) -> tuple[float, float]:
@@ -484,5 +415,5 @@ def _difference(name: str, recorded: Any, due: Any) -> str | None:
         items = (_difference(f"{name}.{place}", *pair) for place, pair in pairs)
         return next(filter(None, items), None)
     if isinstance(due, float) and isinstance(recorded, (int, float)):
-        return None if math.isclose(recorded, due, rel_tol=_CLOSE, abs_tol=_CLOSE) else name
+        return None if math.isclose(recorded, due, rel_tol=CLOSE, abs_tol=CLOSE) else name
     return None if recorded == due else name
