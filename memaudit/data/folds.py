@@ -78,7 +78,8 @@ def assign_controls(
     """Return the fold whose prompts score each control: (M,).
 
     A control that is a near-duplicate of data goes to the fold that audits that data, so that its
-    prompts saw neither. The rest are spread evenly at random.
+    prompts saw neither. The other clusters, whole as all windows of a sample are in one, are spread
+    evenly at random.
     """
     auditors = fold_of(folds, len(data_clusters)).tolist()
     fold_by_cluster = dict(zip(data_clusters.tolist(), auditors, strict=True))
@@ -86,7 +87,8 @@ def assign_controls(
         [fold_by_cluster.get(cluster, -1) for cluster in control_clusters.tolist()], np.int64
     )
     free = np.flatnonzero(assigned < 0)
-    assigned[free] = rng.permutation(np.arange(len(free)) % max(1, len(folds)))
+    numbers, cluster = np.unique(control_clusters[free], return_inverse=True)
+    assigned[free] = rng.permutation(np.arange(len(numbers)) % max(1, len(folds)))[cluster]
     return assigned
 
 
