@@ -478,7 +478,7 @@ def test_what_is_new_since_a_baseline(run: Run, leaky: Path, leaked: Path, tmp_p
     since = [*PLAIN, "--baseline", "base.json", "--max-new"]
     passed = run("scan", leaky, leaked, *since, "0", "--out", "two")
     assert passed.exit_code == 0, passed.stderr
-    assert "0 of 24 windows are extracted that were not in the baseline" in " ".join(
+    assert "0 of 24 samples are extracted that were not in the baseline" in " ".join(
         passed.stdout.split()
     )
     assert run("scan", leaky, leaked, *PLAIN, "--baseline", "one", "--max-new", "0").exit_code == 0
@@ -529,7 +529,7 @@ def test_another_tokenizer_is_found_before_anything_is_extracted(
     since = ["--baseline", "one", "--max-new", "0", "--prefix-tokens", "8"]
     failed = run("scan", other, leaked, *PLAIN, *since)
     assert failed.exit_code == 2
-    assert "other windows (24 in the baseline), probably because the tokenizer" in failed.stderr
+    assert "other samples (24 in the baseline), probably because the tokenizer" in failed.stderr
 
 
 def test_the_key_is_named_and_never_told(
