@@ -56,7 +56,7 @@ def test_the_page_runs_as_it_stands(
     assert len(names["extracted"]) == 20
     assert names["page"] == (tmp_path / "run" / "report.html").read_text()
     shown = capfd.readouterr()
-    assert shown.out.startswith("fail: 20 of 60 windows (")
+    assert shown.out.startswith("fail: 20 of 60 samples (")
     assert "max-exact fail none extracted 20 of 60" in shown.out
     assert shown.err == ""
 
@@ -77,7 +77,8 @@ def test_a_run_is_what_the_command_writes(
     assert command.exit_code == run.exit_code == 0
     written = {path.name for path in run.path.iterdir()}
     assert written == {path.name for path in (tmp_path / "other").iterdir()}
-    assert (run.path / "samples.csv").read_bytes() == (tmp_path / "other/samples.csv").read_bytes()
+    for name in ("samples.csv", "windows.csv"):
+        assert (run.path / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
     rate = run.rates["none"]
     assert (rate.k, rate.n, rate.value) == (20, 60, 20 / 60)
     assert rate.low < rate.value < rate.high
@@ -85,7 +86,7 @@ def test_a_run_is_what_the_command_writes(
     assert [gate.name for gate in run.gates if gate.verdict == "pass"] == ["max-exact"]
     assert run.report["config"]["sources"]["gate.max_exact"] == "argument"
     assert run.report["command"] == "memaudit.scan()"
-    assert len(run.samples) == 60
+    assert len(run.samples) == len(run.windows) == 60
     assert memaudit("verify", run.path).exit_code == 0
 
 
@@ -166,8 +167,8 @@ def test_a_safeguard_can_be_lifted_by_an_argument_alone(files: Path, tmp_path: P
     profile.write_text("reveal = true\n")
     with pytest.raises(UsageError, match="can only be set by the flag --reveal"):
         scan(files / "model", files / "data.jsonl", profile=str(profile), settings=SMALL)
-    assert (small(files, reveal=True).samples["text_none"] != "").all()
-    assert "text_none" not in small(files, out="other").samples.columns
+    assert (small(files, reveal=True).windows["text_none"] != "").all()
+    assert "text_none" not in small(files, out="other").windows.columns
 
 
 def test_a_scan_that_ends_early_is_resumed_by_the_command(files: Path, tmp_path: Path) -> None:

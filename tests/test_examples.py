@@ -64,9 +64,9 @@ def test_what_was_hidden_and_brought_back_is_counted(made: Path) -> None:
         words += ["--controls", made / "made" / "controls.jsonl", "--device", "cpu"]
         words += ["--attacks", "none,dynamic-hard", "--out", made / model]
         assert CliRunner().invoke(app, list(map(str, words))).exit_code == 0
-    set_exact(made / "before" / "samples.csv", "exact_none", [0, 1, 2, 3])
-    set_exact(made / "later" / "samples.csv", "exact_none", [0])
-    set_exact(made / "later" / "samples.csv", "exact_dynamic_hard", [1, 2, 9])
+    set_exact(made / "before" / "windows.csv", "exact_none", [0, 1, 2, 3])
+    set_exact(made / "later" / "windows.csv", "exact_none", [0])
+    set_exact(made / "later" / "windows.csv", "exact_dynamic_hard", [1, 2, 9])
     count = len(ids_of(made / "made" / "members.jsonl"))
     rows = run_example("hidden-memory/recovered.py", made / "before", made / "later").splitlines()
     assert rows[0].startswith(f"| attack | exact, of {count} | brought back, of 3 hidden |")
@@ -94,7 +94,7 @@ def test_what_was_planted_is_leaked_by_the_fine_tuning(tmp_path: Path) -> None:
     command += ["--device", "cpu", "--out", tmp_path / "run", "--max-leaked", "0.1"]
     done = CliRunner().invoke(app, list(map(str, command)))
     assert done.exit_code == 1, done.output
-    rows = pd.read_csv(tmp_path / "run" / "samples.csv")
+    rows = pd.read_csv(tmp_path / "run" / "windows.csv")
     planted, old = (rows[rows.origin == origin] for origin in ("planted", "old"))
     assert (len(planted), len(old)) == (6, 4)
     assert planted.exact_none.sum() >= 4

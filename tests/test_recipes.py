@@ -23,7 +23,7 @@ from stored import store
 
 from memaudit.cli.app import app
 from memaudit.cli.showing import check_format
-from memaudit.sensitive.counting import SensitiveContent
+from memaudit.sensitive.counting import Items, SensitiveContent
 
 ROOT = Path(__file__).parents[1]
 CI = ROOT / "examples" / "ci"
@@ -102,7 +102,8 @@ def test_the_pipelines_are_of_their_kind() -> None:
     assert {"image", "script", "artifacts"} <= set(job)
     for name in ("github-actions.yml", "gitlab-ci.yml"):
         kept = re.findall(r"^\s+(?:- )?audit/(\S+)$", (CI / name).read_text(), re.M)
-        assert kept == ["report.html", "report.json", "samples.csv", "config.toml", "manifest.json"]
+        tables = ["samples.csv", "windows.csv"]
+        assert kept == ["report.html", "report.json", *tables, "config.toml", "manifest.json"]
 
 
 @pytest.mark.parametrize("path", SHELLS, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -182,28 +183,28 @@ def test_only_a_finished_scan_is_verified_and_signed(
 
 
 READ = """\
-Extracted exactly, by role:
-         exact_none  exact_copy  exact_dynamic
-role                                          
-control           0           0              0
-data              2           4              3
+Samples extracted, by role:
+         extracted_none  extracted_copy  extracted_dynamic
+role                                                      
+control               0               0                  0
+data                  2               4                  3
 
 Share extracted, by dup:
      size  mean
 dup            
 7       5   0.6
 
-Windows that hold sensitive content, and how many of them are extracted:
+Samples that hold sensitive content, and how many of them are extracted:
           size  sum
 category           
 email        2    1
 phone        1    0
 
 Extracted by the most attacks:
-sample_id  line  window  attacks
-  =cmd(1)     1       0        2
-   007,NA     2       0        2
- doc-0003     3       0        1
+sample_id  line  attacks
+  =cmd(1)     1        2
+   007,NA     2        2
+ doc-0003     3        1
 """
 
 
@@ -214,7 +215,8 @@ def test_samples_are_read_with_pandas(tmp_path: Path) -> None:
     counts[[0, 4], 0], counts[4, 1] = 1, 2
     methods: Any = {"email": "form", "phone": "form"}
     controls = np.zeros((100, 2), dtype=np.uint16)
-    made = replace(made, sensitive=SensitiveContent(methods, {}, counts, controls))
+    data, other = Items(counts, counts), Items(controls, controls)
+    made = replace(made, sensitive=SensitiveContent(methods, {}, data, other))
     store(tmp_path / "run", made)
     script = [sys.executable, str(CI / "read_samples.py"), str(tmp_path / "run"), "dup"]
     done = subprocess.run(script, capture_output=True, text=True, check=False)

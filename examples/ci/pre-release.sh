@@ -5,7 +5,7 @@
 #
 # Exits as memaudit scan does: 0 passed, 1 a gate failed, 2 wrong input, 3 the run failed, 4 too
 # little data to decide; 1 where the model or the data changed under the audit, and 4 where that
-# could not be checked. MAX_EXACT is the share of windows that may be extracted, 0.01 where it is
+# could not be checked. MAX_EXACT is the share of samples that may be extracted, 0.01 where it is
 # not set. With SIGNING_KEY, the manifest is signed by that key of gpg.
 set -euo pipefail
 

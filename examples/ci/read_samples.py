@@ -14,8 +14,8 @@ import pandas as pd
 
 
 def read(run: Path) -> pd.DataFrame:
-    """A row for each window. Ids stay text, also where they look like numbers or like NA."""
-    text = dict.fromkeys(("sample_id", "reason", "categories"), str)
+    """A row for each sample. Ids stay text, also where they look like numbers or like NA."""
+    text = dict.fromkeys(("sample_id", "group", "reason", "categories"), str)
     table = pd.read_csv(run / "samples.csv", dtype=text, keep_default_na=False, na_values=[""])
     rows = table[table["status"] == "scored"].copy()
     # An apostrophe stands before what a spreadsheet would run as a formula, in each part of an id.
@@ -35,12 +35,12 @@ def attacks(rows: pd.DataFrame) -> list[str]:
 def main() -> None:
     rows = read(Path(sys.argv[1]))
     ran = attacks(rows)
-    exact = [f"exact_{name}" for name in ran]
-    print("Extracted exactly, by role:")
-    print(rows.groupby("role")[exact].sum().astype(int).to_string())
+    extracted = [f"extracted_{name}" for name in ran]
+    print("Samples extracted, by role:")
+    print(rows.groupby("role")[extracted].sum().astype(int).to_string())
 
     data = rows[rows["role"] == "data"].convert_dtypes()  # whole numbers, where they are
-    asked = [f"exact_{name}" for name in ran if name != "copy"]  # copy asks no model
+    asked = [f"extracted_{name}" for name in ran if name != "copy"]  # copy asks no model
     data["extracted"] = data[asked].eq(1).any(axis=1)
     if len(sys.argv) > 2:
         print(f"\nShare extracted, by {sys.argv[2]}:")
@@ -48,14 +48,14 @@ def main() -> None:
 
     held = data["categories"].str.extractall(r"(?P<category>\w+):\d+").droplevel(1)
     if len(held):
-        print("\nWindows that hold sensitive content, and how many of them are extracted:")
+        print("\nSamples that hold sensitive content, and how many of them are extracted:")
         kinds = held.join(data["extracted"]).groupby("category")["extracted"]
         print(kinds.agg(["size", "sum"]).to_string())
 
     print("\nExtracted by the most attacks:")
     worst = data[data["extracted"]].assign(attacks=data[asked].sum(axis=1).astype(int))
-    worst = worst.sort_values(["attacks", "line", "window"], ascending=[False, True, True])
-    print(worst[["sample_id", "line", "window", "attacks"]].head(5).to_string(index=False))
+    worst = worst.sort_values(["attacks", "line"], ascending=[False, True])
+    print(worst[["sample_id", "line", "attacks"]].head(5).to_string(index=False))
 
 
 if __name__ == "__main__":

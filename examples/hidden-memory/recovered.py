@@ -21,7 +21,7 @@ WINDOW = ["role", "sample_id", "line", "window"]
 
 def scored(run: Path) -> pd.DataFrame:
     """The scored windows of a run, indexed by what names them."""
-    rows = pd.read_csv(run / "samples.csv", dtype={"sample_id": str})
+    rows = pd.read_csv(run / "windows.csv", dtype={"sample_id": str})
     return rows[rows.status == "scored"].set_index(WINDOW)
 
 

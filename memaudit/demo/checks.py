@@ -121,7 +121,9 @@ def _unlocks(dynamic: AttackResult, known: list[KnownRecord]) -> Check:
 
 
 def _controls(result: ScanResult) -> Check:
-    rates = [attack.summary.controls_exact for attack in result.attacks if attack.attack != "copy"]
+    rates = [
+        attack.summary.controls_extracted for attack in result.attacks if attack.attack != "copy"
+    ]
     scored = [rate for rate in rates if rate is not None]
     hits = sum(rate.k for rate in scored)
     bound = max((rate.interval.high for rate in scored), default=1.0)

@@ -21,14 +21,24 @@ from pydantic_core import to_jsonable_python
 from memaudit.config.settings import LADDER, AttackName, ScoreSettings
 from memaudit.config.sources import toml_of_values
 from memaudit.report.build import attack_part, cluster_part, fold_parts, origin_parts
+from memaudit.report.columns import OWN
 from memaudit.report.findings import headline_of
 from memaudit.report.hashes import canonical, sha256_text
 from memaudit.report.leaks import count_leaks
 from memaudit.report.model import Corpus, Origin, Reading, Report
 from memaudit.report.model_parts import Attack
 from memaudit.report.reading import column, figures, is_own, scored
+from memaudit.report.sample_checks import (
+    CLOSE,
+    Check,
+    ImpossibleTableError,
+    check_records,
+    check_samples,
+    mean_errors,
+    rounding_error,
+)
 from memaudit.score.origin import Pair, origins, pair_seed
-from memaudit.score.samples import Arm, Grouping, SampleScores, score_samples
+from memaudit.score.samples import Arm, Grouping, score_samples
 from memaudit.score.scores import WindowScores
 from memaudit.score.stats import Bools, Floats
 from memaudit.score.summary import attack_rng, summarise
@@ -37,16 +47,6 @@ from memaudit.sensitive.counting import Counts
 Part = Literal["data", "controls"]
 PARTS: dict[Part, str] = {"data": "data", "controls": "control"}
 """Section of the report to role in the table."""
-_CLOSE = 1e-6
-"""Largest difference between equal figures; libraries differ in the last digits."""
-
-
-class ImpossibleTableError(ValueError):
-    """Rows of a table that no scan writes; the message says which."""
-
-
-Check = tuple[str, Any, Any]
-"""Name of a figure, its value in the report, and the value that the tables give."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +95,7 @@ def recompute(report: Report, windows: pd.DataFrame, samples: pd.DataFrame) -> R
     values = report.settings
     settings = ScoreSettings.model_validate(values["scores"])
     seed = values["protocol"]["seed"]
+    check_records(windows, samples)
     sides = {
         part: _side(report, scored(windows, role), scored(samples, role))
         for part, role in PARTS.items()
@@ -191,22 +192,23 @@ def _side(report: Report, rows: pd.DataFrame, samples: pd.DataFrame) -> _Side:
     return _Side(
         rows,
         samples,
-        _grouping(rows, samples),
+        _grouping(rows),
         {name: _scores(rows, name) for name in ran},
         {name: _reference_scores(rows, name) for name in before},
     )
 
 
-def _grouping(rows: pd.DataFrame, samples: pd.DataFrame) -> Grouping:
-    """Group the windows by sample. Raises ImpossibleTableError if the tables differ."""
-    is_first = rows["window"].to_numpy(dtype=np.int64) == 0
+def _grouping(rows: pd.DataFrame) -> Grouping:
+    """Group the windows by sample. Raises ImpossibleTableError if some are missing."""
+    number = rows["window"].to_numpy(dtype=np.int64)
+    is_first = number == 0
     sample = np.cumsum(is_first) - 1
-    places = ["line", "sample_id"]
-    if (
-        is_first.sum() != len(samples)
-        or not (rows[places].to_numpy() == samples[places].to_numpy()[sample]).all()
-    ):
-        raise ImpossibleTableError("samples.csv and windows.csv do not hold the same samples")
+    inside = ["line", "sample_id", "cluster", "fold", *(name for name in rows if name not in OWN)]
+    is_next = (number[1:] == number[:-1] + 1) & (
+        rows[inside].to_numpy()[1:] == rows[inside].to_numpy()[:-1]
+    ).all(axis=1)
+    if not is_first[:1].all() or not (is_first[1:] | is_next).all():
+        raise ImpossibleTableError("the windows of a sample are not complete in windows.csv")
     return Grouping(
         sample=sample,
         new_tokens=rows["new_tokens"].to_numpy(dtype=np.int64),
@@ -224,7 +226,7 @@ def _scores(rows: pd.DataFrame, attack: str) -> WindowScores:
     )
     right = np.round(share * length)
     possible = (
-        (np.abs(right / length - share) <= _CLOSE)
+        (np.abs(right / length - share) <= CLOSE)
         & (matched >= 0)
         & (matched <= np.minimum(right, longest))
         & (longest <= length)
@@ -260,61 +262,25 @@ def _reference_scores(rows: pd.DataFrame, attack: str) -> WindowScores:
 
 
 def _samples(report: Report, run: Recomputed) -> Iterator[Check]:
-    """Yield the columns of ``samples.csv`` that follow from ``windows.csv``."""
     for side in run.sides.values():
-        rows, samples, groups = side.rows, side.samples, side.groups
-        for name in ("cluster", "fold"):
-            of_windows = rows[name].to_numpy(dtype=np.int64)
-            of_samples = samples[name].to_numpy(dtype=np.int64)[groups.sample]
-            yield f"samples.csv: {name}", of_samples.tolist(), of_windows.tolist()
-        counts = {
-            "windows": np.bincount(groups.sample, minlength=len(samples)),
-            "audited_tokens": np.bincount(
-                groups.sample, weights=groups.new_tokens, minlength=len(samples)
-            ),
-        }
-        for name, each in counts.items():
-            yield f"samples.csv: {name}", samples[name].tolist(), each.astype(int).tolist()
-        tokens = (figures(samples, f"{name}tokens") for name in ("template_", "audited_", ""))
-        is_possible = (np.diff(np.stack(list(tokens)), axis=0) >= 0).all()
-        yield "samples.csv: tokens", bool(is_possible), True
-        for attack, scores in side.scores.items():
-            due = score_samples(scores, groups)
-            values: dict[str, Floats] = {
-                "exact": due.exact.astype(np.float64),
-                "extracted": np.where(groups.counted, due.extracted, math.nan),
-                "windows_exact": due.windows_exact.astype(np.float64),
-                "fractional": due.fractional,
-                "longest_run": due.longest_run.astype(np.float64),
-            }
-            for name, figure in values.items():
-                recorded = figures(samples, column(name, attack))
-                equal = np.isclose(recorded, figure, rtol=_CLOSE, atol=_CLOSE, equal_nan=True)
-                yield f"samples.csv: {column(name, attack)}", bool(equal.all()), True
-            recorded = figures(samples, column("suffix_nll", attack))
-            yield f"samples.csv: {column('suffix_nll', attack)}", _near(recorded, due), True
-
-
-def _near(recorded: Floats, due: SampleScores) -> bool:
-    """True if likelihoods (M,) are those of the windows, up to the rounding of both."""
-    pairs = zip(recorded.tolist(), due.suffix_nll.tolist(), strict=True)
-    return all(
-        abs(figure - mean) <= _error(figure) + _error(mean)
-        if math.isfinite(figure) and math.isfinite(mean)
-        else math.isfinite(figure) == math.isfinite(mean)
-        for figure, mean in pairs
-    )
+        for name, recorded, due in check_samples(side.rows, side.samples, side.groups, side.scores):
+            yield f"samples.csv: {name}", recorded, due
 
 
 def _attacks(report: Report, run: Recomputed) -> Iterator[Check]:
-    scores = run.sides["data"].scores
+    data = run.sides["data"]
     for recorded, due in zip(report.attacks, run.attacks, strict=True):
-        name, error = f"attacks.{due.attack}", _mean_error(scores[due.attack].suffix_nll)
+        name, error = f"attacks.{due.attack}", _mean_error(data.scores[due.attack], data.groups)
         yield name, _without_nll(recorded), _without_nll(due)
         yield f"{name}.suffix_nll", *_rounded(recorded.suffix_nll, due.suffix_nll, error)
     new = next((gate for gate in report.gates if gate.name == "max-new"), None)
     if new is not None and not math.isnan(new.estimate):
-        most = float(run.hits.mean())
+        hits = [
+            score_samples(scores, data.groups).extracted
+            for name, scores in data.scores.items()
+            if name != "copy"
+        ]
+        most = float(np.any(hits, axis=0).mean()) if hits else 0.0
         yield "gates.max-new.estimate", new.estimate, min(new.estimate, most)
 
 
@@ -325,10 +291,12 @@ def _origins(report: Report, run: Recomputed) -> Iterator[Check]:
             yield name, _without_nll(recorded), _without_nll(due)
             both = recorded.suffix_nll
             for key, side in (("target", reads.scores), ("reference", reads.reference)):
-                error = max(map(_mean_error, (scores.suffix_nll for scores in side.values())))
+                error = max(_mean_error(scores, reads.groups) for scores in side.values())
                 mean, wanted = getattr(both, key), getattr(due.suffix_nll, key)
                 yield f"{name}.suffix_nll.{key}", *_rounded(mean, wanted, error)
-            error = _error(both.target) + _error(both.reference)  # each of the three is rounded
+            error = rounding_error(both.target) + rounding_error(
+                both.reference
+            )  # each of the three is rounded
             change = _rounded(both.change, both.target - both.reference, error)
             yield f"{name}.suffix_nll.change", *change
 
@@ -413,17 +381,12 @@ def _is_median(nll: Floats, left_out: int, reading: Reading | None) -> bool:
         return False
     low = float(np.median(nll[: len(nll) - left_out]))
     high = float(np.median(nll[left_out:]))
-    return low - _error(low) <= reading.nll <= high + _error(high)
+    return low - rounding_error(low) <= reading.nll <= high + rounding_error(high)
 
 
-def _error(rounded: float) -> float:
-    """Return the largest rounding error of a likelihood in the table, and of its median."""
-    digits = math.floor(math.log10(abs(rounded))) if rounded else 0
-    return 0.02 + (0.05 * 10.0**digits if digits >= 0 else 0.0)
-
-
-def _mean_error(nll: Floats) -> float:
-    return float(np.mean([_error(value) for value in nll[np.isfinite(nll)].tolist()] or [0.0]))
+def _mean_error(scores: WindowScores, groups: Grouping) -> float:
+    errors = mean_errors(scores, groups)[groups.counted]
+    return float(errors.mean()) if len(errors) else 0.0
 
 
 def _rounded(recorded: float, due: float, error: float) -> tuple[float, float]:
@@ -452,5 +415,5 @@ def _difference(name: str, recorded: Any, due: Any) -> str | None:
         items = (_difference(f"{name}.{place}", *pair) for place, pair in pairs)
         return next(filter(None, items), None)
     if isinstance(due, float) and isinstance(recorded, (int, float)):
-        return None if math.isclose(recorded, due, rel_tol=_CLOSE, abs_tol=_CLOSE) else name
+        return None if math.isclose(recorded, due, rel_tol=CLOSE, abs_tol=CLOSE) else name
     return None if recorded == due else name

@@ -25,11 +25,11 @@ from memaudit.report.model import Report
 from memaudit.report.reading import column, scored
 from memaudit.report.recompute import (
     PARTS,
-    ImpossibleTableError,
     figures_fault,
     recompute,
     settings_fault,
 )
+from memaudit.report.sample_checks import ImpossibleTableError
 from memaudit.report.wording import LIMITS, SCHEMA_VERSION, neutral, shorten
 from memaudit.run.manifest import require_recorded
 from memaudit.run.seal import key_at_hand, seal_doubt

@@ -178,8 +178,9 @@ def _check_values(path: Path, table: pd.DataFrame, number: str, fingerprint: str
             allowed[name] = table[name].isin([0, 1]) | table[name].isna()
         if name.startswith(("fractional_", "reference_fractional_")):
             allowed[name] = table[name].between(0, 1) | table[name].isna()
-        if name.endswith("tokens") and name not in ("prefix_tokens", "template_tokens"):
-            allowed[name] = (table[name] > 0) | ~scored
+        if name.endswith("tokens") or name == "windows":
+            least = 0 if name in ("prefix_tokens", "template_tokens") else 1
+            allowed[name] = table[name].ge(least) | ~scored
     if "new_tokens" in table:
         for name in ("new_tokens", "template_tokens"):
             fits = table[name].ge(0) & table[name].le(table["suffix_tokens"])

@@ -60,7 +60,7 @@ def unrepeated(count: int, start: int = 0) -> list[dict[str, object]]:
 
 
 def table(path: Path) -> list[dict[str, str]]:
-    """A samples.csv, read."""
+    """A table of a run, read."""
     return list(csv.DictReader(io.StringIO(path.read_text())))
 
 
@@ -115,12 +115,14 @@ def test_a_whole_scan(run: Run, leaky: Path, leaked: Path, clean: Path, tmp_path
         "report.html",
         "report.json",
         "samples.csv",
+        "windows.csv",
     }
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    read = table(folder / "samples.csv")
-    assert [row["exact_none"] for row in read if row["role"] == "data"] == ["1"] * 24
-    assert [row["exact_none"] for row in read if row["role"] == "control"] == ["0"] * 40
-    assert {row["dup"] for row in read} == {"2"}
+    for name, score in (("samples", "extracted_none"), ("windows", "exact_none")):
+        read = table(folder / f"{name}.csv")
+        assert [row[score] for row in read if row["role"] == "data"] == ["1"] * 24
+        assert [row[score] for row in read if row["role"] == "control"] == ["0"] * 40
+        assert {row["dup"] for row in read} == {"2"}
     everything = "".join(path.read_text(errors="replace") for path in folder.iterdir())
     assert "anna" not in everything  # no audited text unless asked for
     assert "~~~" not in everything
@@ -135,7 +137,7 @@ def test_a_whole_scan(run: Run, leaky: Path, leaked: Path, clean: Path, tmp_path
 def test_reveal_shows_text(run: Run, leaky: Path, leaked: Path, tmp_path: Path) -> None:
     result = run("scan", leaky, leaked, "--out", "run", "--attacks", "none", "--reveal", *FAST)
     assert result.exit_code == 0, result.stderr
-    assert "~~~~" in (tmp_path / "run" / "samples.csv").read_text()
+    assert "~~~~" in (tmp_path / "run" / "windows.csv").read_text()
     assert "~~~~" in result.stdout
 
 
@@ -145,7 +147,8 @@ def test_config_repeats_the_run_byte_for_byte(
     assert run("scan", leaky, leaked, "--out", "one", *FAST).exit_code == 0
     again = run("scan", "--config", "one/config.toml", "--out", "two")
     assert again.exit_code == 0, again.stderr
-    for name in ("samples.csv", "generator-0.safetensors", "generator-1.safetensors"):
+    tables, prompts = ("samples.csv", "windows.csv"), ("generator-0", "generator-1")
+    for name in (*tables, *(f"{prompt}.safetensors" for prompt in prompts)):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
@@ -155,7 +158,7 @@ def test_prompts_are_reused(run: Run, leaky: Path, leaked: Path, tmp_path: Path)
     assert again.exit_code == 0, again.stderr
 
     def figures(name: str) -> list[dict[str, str]]:
-        read = table(tmp_path / name / "samples.csv")
+        read = table(tmp_path / name / "windows.csv")
         return [
             {k: v for k, v in row.items() if k.endswith(("_dynamic", "_constant"))} for row in read
         ]
@@ -336,8 +339,9 @@ def test_skip_bad_lines_keeps_them_in_the_csv(run: Run, leaky: Path, leaked: Pat
         "scan", leaky, leaked, "--skip-bad-lines", "--attacks", "none", "--out", "run", *FAST
     )
     assert result.exit_code == 0, result.stderr
-    read = table(Path("run/samples.csv"))
-    assert [(row["status"], row["line"]) for row in read][-1] == ("skipped", "25")
+    for name in ("samples.csv", "windows.csv"):
+        read = table(Path("run") / name)
+        assert [(row["status"], row["line"]) for row in read][-1] == ("skipped", "25")
 
 
 def test_short_samples_name_the_window_that_would_fit(run: Run, leaky: Path, leaked: Path) -> None:
@@ -474,7 +478,7 @@ def test_what_is_new_since_a_baseline(run: Run, leaky: Path, leaked: Path, tmp_p
     since = [*PLAIN, "--baseline", "base.json", "--max-new"]
     passed = run("scan", leaky, leaked, *since, "0", "--out", "two")
     assert passed.exit_code == 0, passed.stderr
-    assert "0 of 24 windows are extracted that were not in the baseline" in " ".join(
+    assert "0 of 24 samples are extracted that were not in the baseline" in " ".join(
         passed.stdout.split()
     )
     assert run("scan", leaky, leaked, *PLAIN, "--baseline", "one", "--max-new", "0").exit_code == 0
@@ -525,7 +529,7 @@ def test_another_tokenizer_is_found_before_anything_is_extracted(
     since = ["--baseline", "one", "--max-new", "0", "--prefix-tokens", "8"]
     failed = run("scan", other, leaked, *PLAIN, *since)
     assert failed.exit_code == 2
-    assert "other windows (24 in the baseline), probably because the tokenizer" in failed.stderr
+    assert "other samples (24 in the baseline), probably because the tokenizer" in failed.stderr
 
 
 def test_the_key_is_named_and_never_told(

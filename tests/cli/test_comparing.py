@@ -25,7 +25,7 @@ IDS = ["=cmd()", "\x1b[31mred", "plain"]
 
 
 def result(none: int, *, model: str = "later", **more: Any) -> ScanResult:
-    """200 windows of which ``none`` extracts the first so many."""
+    """200 samples of which ``none`` extracts the first so many."""
     made = make_result(hits={"none": none}, data=make_windows(200, ids=IDS), **more)
     files = {"model.safetensors": model.encode().hex().ljust(64, "0")[:64]}
     return replace(made, target=replace(made.target, name=model, fingerprint=files))
@@ -77,28 +77,28 @@ def test_the_table_as_a_literal(run: Run) -> None:
         "distinguish from chance,\nwhich takes 6 clusters; set with --max-new how many are too "
         "many.\n"
         """
-Windows extracted exactly, of 200 in both
+Samples extracted, of 200 in both
 attack  before  now  newly  no longer  unchanged    p
 ─────────────────────────────────────────────────────
 none         2    4      2          0          2  0.5
-unchanged: extracted both times. p: two-sided, the larger of the exact McNemar test over windows and
+unchanged: extracted both times. p: two-sided, the larger of the exact McNemar test over samples and
 the exact sign test over clusters; a change for the worse is a regression if significant at 95 %
 confidence.
 
-Newly extracted: 2 windows in 2 clusters
-sample    line  window  extracted by
-────────────────────────────────────
-plain        3       0  none
-doc-0004     4       0  none
+Newly extracted: 2 samples in 2 clusters
+sample    line  extracted by
+────────────────────────────
+plain        3  none
+doc-0004     4  none
 
 Model  before: first, sha256 9bc53dcaae21a4ff
        now: later, sha256 12e4e80b7f553cef
-Data   hmac-sha256 abababababababab, 200 windows; key 1131f7e7
+Data   hmac-sha256 abababababababab, 200 samples; key 1131f7e7
 """
     )
 
 
-def test_json_names_every_window_and_no_text(run: Run) -> None:
+def test_json_names_every_sample_and_no_text(run: Run) -> None:
     compared = run("compare", "old", "worse", "--format", "json")
     assert compared.exit_code == 1
     document = json.loads(compared.stdout)
@@ -113,7 +113,6 @@ def test_json_names_every_window_and_no_text(run: Run) -> None:
         "fingerprint": "",
         "sample_id": "plain",
         "line": 3,
-        "window": 0,
         "cluster": 2,
         "before": [],
         "now": ["none"],
@@ -136,7 +135,7 @@ def test_hostile_names_move_no_cursor(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda made: make_result(hits={"none": 2}, data=make_windows(199)), "other windows"),
+        (lambda made: make_result(hits={"none": 2}, data=make_windows(199)), "other samples"),
         (lambda made: make_result(hits={"none": 2, "dynamic-hard": 2}), "attacks none, now none, "),
         (lambda made: result(2, controls=None), "other controls (hmac-sha256 abababab, now none)"),
         (
@@ -145,7 +144,7 @@ def test_hostile_names_move_no_cursor(run: Run, tmp_path: Path) -> None:
         ),
         (
             lambda made: replace(made, run=replace(made.run, key_id="0123abcd")),
-            "made under another project key (w1 1131f7e7, now w1 0123abcd)",
+            "made under another project key (s1 1131f7e7, now s1 0123abcd)",
         ),
         (
             lambda made: replace(made, file_hmacs={**made.file_hmacs, "data": "c" * 64}),
@@ -187,16 +186,16 @@ def test_another_dtype_or_device_is_named(run: Run, tmp_path: Path, baseline: st
     assert same["notes"] == []
 
 
-def test_runs_of_other_windows_are_compared_where_they_agree(run: Run, tmp_path: Path) -> None:
+def test_runs_of_other_samples_are_compared_where_they_agree(run: Run, tmp_path: Path) -> None:
     fewer = make_result(hits={"none": 2}, data=make_windows(200, ids=IDS))
     short = replace(fewer.data, windows=fewer.data.windows)
-    prints = fewer.fingerprints["data"]
-    apart = {"data": tuple(f"w1-{i:032}" for i in range(150)) + prints[150:]}
-    changed = replace(fewer, data=short, fingerprints={**fewer.fingerprints, **apart})
+    prints = fewer.sample_fingerprints["data"]
+    apart = {"data": tuple(f"s1-{i:032}" for i in range(150)) + prints[150:]}
+    changed = replace(fewer, data=short, sample_fingerprints=fewer.sample_fingerprints | apart)
     store(tmp_path / "recut", changed)
     compared = run("compare", "old", "recut")
     assert compared.exit_code == 0
-    assert "Windows extracted exactly, of 50 in both" in compared.stdout
+    assert "Samples extracted, of 50 in both" in compared.stdout
     assert "150 only in the baseline, 150 only in the run; left out" in compared.stdout
     assert "2 of those only in the run are extracted" in compared.stdout
     assert run("compare", "old", "recut", "--max-new", "2").exit_code == 4
@@ -232,7 +231,7 @@ def test_a_baseline_goes_to_stdout_or_a_file_and_is_the_same(run: Run, tmp_path:
     assert printed.stdout == (tmp_path / "base.json").read_text()
     assert printed.stderr == ""
     again = run("baseline", "write", "old", "--out", "again.json")
-    assert again.stderr == "Written to again.json: 2 of 200 windows extracted\n"
+    assert again.stderr == "Written to again.json: 2 of 200 samples extracted\n"
     assert run("baseline", "write", "old", "--out", "quiet.json", "-q").stderr == ""
 
 
@@ -242,19 +241,19 @@ def test_an_update_tightens_and_loosens_only_when_told_to(run: Run, tmp_path: Pa
     kept = run("baseline", "update", "base.json", "worse")
     assert kept.exit_code == 0
     assert kept.stderr == (
-        "Written to base.json: 2 of 200 windows extracted, 0 dropped\n"
-        "10 newly extracted windows not added; --allow-looser adds them\n"
+        "Written to base.json: 2 of 200 samples extracted, 0 dropped\n"
+        "10 newly extracted samples not added; --allow-looser adds them\n"
     )
-    # A reviewer sees the model change, and nothing of the windows.
+    # A reviewer sees the model change, and nothing of the samples.
     changed = set(before.splitlines()) ^ set(file.read_text().splitlines())
     assert {line.split('"')[1] for line in changed} == {"model", "model_sha256", "digest"}
     loosened = run("baseline", "update", "base.json", "worse", "--allow-looser")
     assert (
-        "12 of 200 windows extracted, 0 dropped\n10 newly extracted windows added"
+        "12 of 200 samples extracted, 0 dropped\n10 newly extracted samples added"
         in loosened.stderr
     )
     tightened = run("baseline", "update", "base.json", "better")
-    assert "0 of 200 windows extracted, 12 dropped" in tightened.stderr
+    assert "0 of 200 samples extracted, 12 dropped" in tightened.stderr
     assert run("compare", "base.json", "worse").exit_code == 1
 
 

@@ -233,7 +233,7 @@ def test_a_pipe_in_a_models_folder(run: Run, model: Path, tmp_path: Path, file: 
     assert failed.exit_code == 3
 
 
-@pytest.mark.parametrize("file", ["report.json", "samples.csv", "manifest.json"])
+@pytest.mark.parametrize("file", ["report.json", "samples.csv", "windows.csv", "manifest.json"])
 def test_a_pipe_in_a_run_folder(run: Run, tmp_path: Path, file: str) -> None:
     folder = store(tmp_path / "run", make_result(n=4, hits={"none": 2}))
     (folder / "manifest.json").write_text("{}")

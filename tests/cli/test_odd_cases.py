@@ -36,8 +36,8 @@ def write(name: str, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def table(folder: str = "run") -> list[dict[str, str]]:
-    with Path(folder, "samples.csv").open(encoding="utf-8", newline="") as file:
+def table(folder: str = "run", name: str = "samples.csv") -> list[dict[str, str]]:
+    with Path(folder, name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -304,4 +304,4 @@ def test_odd_signs_inside_a_record_stay_as_they_are(scan: Scan, model: Path) -> 
     done = scan(model, Path("data.jsonl"), "--reveal", "--placement", "end")
     assert done.exit_code == 0, done.stderr
     assert [row["line"] for row in table()] == ["1", "2", "3", "4"]
-    assert {row["text_suffix"] for row in table()} == {table()[0]["text_suffix"]}
+    (_,) = {row["text_suffix"] for row in table(name="windows.csv")}

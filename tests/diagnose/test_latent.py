@@ -313,7 +313,7 @@ def test_a_known_run_and_a_reference_are_taken_up(runs: Path) -> None:
     subject = open_subject(settings)
     diagnosis = diagnose("latent", subject, settings, Silent())
     later, first = (
-        pd.read_csv(runs / f"run-{name}" / "samples.csv") for name in ("later", "first")
+        pd.read_csv(runs / f"run-{name}" / "windows.csv") for name in ("later", "first")
     )
     data = later["role"] == "data"
     known = data & (first["exact_none"] == 1) & (later["exact_none"] == 0)
@@ -334,7 +334,7 @@ def test_windows_are_told_by_their_place_where_the_key_is_another(
     by_fingerprint = known_windows(runs / "run-first", run, rows)
     monkeypatch.setenv("MEMAUDIT_KEY", "f" * 64)
     other = _scan(runs, "first", "run-first-again")
-    assert set(read_run(other).samples["fingerprint"]).isdisjoint(rows["fingerprint"])
+    assert set(read_run(other).windows["fingerprint"]).isdisjoint(rows["fingerprint"])
     assert (known_windows(other, run, rows) == by_fingerprint).all()
     assert by_fingerprint.sum() >= 10
     backwards = rows.iloc[::-1]

@@ -36,7 +36,7 @@ from .targets import Target
 STREAMS = Streams(quiet=True, verbose=False)
 QUICK = ScoreSettings(bootstrap=100)
 DIAGNOSIS = "diagnose-layers.json"
-NAMES = ("report.json", "samples.csv", "manifest.json", "config.toml", DIAGNOSIS)
+NAMES = ("report.json", "samples.csv", "windows.csv", "manifest.json", "config.toml", DIAGNOSIS)
 
 
 @cache

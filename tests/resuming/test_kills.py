@@ -21,7 +21,8 @@ from memaudit.run.unfinished import UNFINISHED
 
 pytestmark = pytest.mark.slow
 
-ENDS_ALIKE = ("samples.csv", "generator-0.safetensors", "generator-1.safetensors")
+TABLES = ("samples.csv", "windows.csv")
+ENDS_ALIKE = (*TABLES, "generator-0.safetensors", "generator-1.safetensors")
 
 
 @pytest.fixture(scope="module")

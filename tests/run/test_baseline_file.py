@@ -60,7 +60,7 @@ def test_the_file_as_a_literal(file: Path, run: Path) -> None:
     assert (
         file.read_text()
         == f"""{{
-  "memaudit_baseline": 2,
+  "memaudit_baseline": 3,
   "tool_version": "0.1.0",
   "model": "tb7m",
   "model_sha256": "{model_name("", target["fingerprint"]).sha256}",
@@ -68,9 +68,9 @@ def test_the_file_as_a_literal(file: Path, run: Path) -> None:
   "controls_hmac_sha256": null,
   "config_sha256": "{terms.config_hash}",
   "key_id": "1131f7e7",
-  "fingerprint_form": "w1",
-  "windows": 5,
-  "windows_digest": "{read_baseline(run).windows_digest}",
+  "fingerprint_form": "s1",
+  "samples": 5,
+  "samples_digest": "{read_baseline(run).samples_digest}",
   "attacks": {{
     "none": {{"extracted": 2, "sha256": "{none}"}},
     "dynamic-hard": {{"extracted": 3, "sha256": "{hard}"}}
@@ -142,7 +142,7 @@ def test_nothing_extracted_is_a_baseline_too(tmp_path: Path) -> None:
 
 def change(document: dict[str, Any]) -> None:
     first = next(iter(document["extracted"]))
-    document["extracted"][f"w1-{'0' * 32}"] = document["extracted"].pop(first)
+    document["extracted"][f"s1-{'0' * 32}"] = document["extracted"].pop(first)
 
 
 @pytest.mark.parametrize(
@@ -154,8 +154,8 @@ def change(document: dict[str, Any]) -> None:
         (b"5", "is not a baseline file"),
         (b"{}", "is not a baseline file"),
         (b'{"memaudit_baseline": true}', "is not a baseline file"),
-        (b'{"memaudit_baseline": 1}', "has version 1, but this memaudit reads 2"),
-        (b'{"memaudit_baseline": 2}', "tool_version is not what memaudit writes"),
+        (b'{"memaudit_baseline": 1}', "has version 1, but this memaudit reads 3"),
+        (b'{"memaudit_baseline": 3}', "tool_version is not what memaudit writes"),
         (b'{"tool": {"name": "memaudit"}, "schema_version": 1}', "is not a baseline file"),
     ],
 )
@@ -172,18 +172,18 @@ def test_what_is_no_baseline(file: Path, content: bytes, said: str) -> None:
         (lambda d: d["settings"].update({"\x1b": 1}), r"settings.\x1b"),
         (lambda d: d["settings"].update({"target.bos": "\x1b"}), "settings.target.bos"),
         (lambda d: d["extracted"].update({"\x1b[31m": ["none"]}), "extracted."),
-        (lambda d: d["extracted"].update({f"w1-{'0' * 32}": ["magic"]}), "extracted."),
-        (lambda d: d["extracted"].update({f"w1-{'0' * 32}": []}), "extracted."),
+        (lambda d: d["extracted"].update({f"s1-{'0' * 32}": ["magic"]}), "extracted."),
+        (lambda d: d["extracted"].update({f"s1-{'0' * 32}": []}), "extracted."),
         (lambda d: d.update(bos="\x1b"), "bos is not what memaudit writes"),
         (lambda d: d["computed"].update(dtype="\x1b"), "computed.dtype is not what"),
-        (lambda d: d.update(windows="5"), "windows is not what memaudit writes"),
+        (lambda d: d.update(samples="5"), "samples is not what memaudit writes"),
         (lambda d: d.update(key_id="0" * 9), "key_id is not what memaudit writes"),
         (lambda d: d["extracted"].popitem(), "extracted does not fit the rest"),
-        (lambda d: d["extracted"].update({f"w1-{'0' * 32}": ["none"]}), "does not fit the rest"),
+        (lambda d: d["extracted"].update({f"s1-{'0' * 32}": ["none"]}), "does not fit the rest"),
         (lambda d: d["settings"].update({"protocol.seed": 7}), "settings does not fit the rest"),
         (lambda d: d["settings"].update(attacks=["none"]), "settings does not fit the rest"),
         (lambda d: d["attacks"].pop("none"), "attacks does not fit the rest"),
-        (lambda d: d.update(windows=0), "extracted does not fit the rest"),
+        (lambda d: d.update(samples=0), "extracted does not fit the rest"),
     ],
 )
 def test_what_was_edited(file: Path, change: Callable[[dict[str, Any]], object], said: str) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from made_result import KEY, make_result
+from made_result import KEY, make_result, make_windows, several_windows
 from quick_scan import memaudit
 from stored import complete, remake, seal, store
 
 from memaudit.config.settings import GateSettings
 from memaudit.config.sources import toml_of_values
+from memaudit.data.samples import Skipped
 from memaudit.errors import UsageError
 from memaudit.report.hashes import canonical, results_hash, sha256_text
+from memaudit.report.result import ScanResult
 from memaudit.run.earlier_prompts import check_prompts
 from memaudit.run.load import find_gates_fault, load_run
 from memaudit.run.verify import Places, verify_run
@@ -37,7 +41,7 @@ ON_THE_MANIFEST = (
     "validity.extracted validity.reading",
     "validity.continuations.ended validity.continuations.same",
 )
-"""Figures that samples.csv does not hold, as docs/evidence.md lists them."""
+"""Figures that the tables do not hold, as docs/evidence.md lists them."""
 
 
 @pytest.fixture
@@ -72,8 +76,8 @@ def zero_lift(document: Document) -> None:
 
 def lower_confidence(document: Document) -> None:
     for attack in document["attacks"]:
-        attack["exact"]["confidence"] = 0.01
-        attack["exact"]["clustered_interval"].update(low=0.15, high=0.156)
+        attack["extracted"]["confidence"] = 0.01
+        attack["extracted"]["clustered_interval"].update(low=0.15, high=0.156)
 
 
 def lower_p_values(document: Document) -> None:
@@ -101,7 +105,7 @@ def allow_more_and_hash(document: Document) -> None:
 EDITS: tuple[tuple[Change, str], ...] = (
     (lower_fractional, "attacks.none.fractional.estimate"),
     (zero_lift, "attacks.copy.lift.estimate"),
-    (lower_confidence, "attacks.none.exact.confidence"),
+    (lower_confidence, "attacks.none.extracted.confidence"),
     (lower_p_values, "attacks.none.controls.difference.p_value"),
     (lower_nll, "validity.reading.data.nll"),
     (lambda d: d["validity"]["reading"].clear(), "validity.reading.data.nll"),
@@ -144,7 +148,7 @@ def test_an_edited_figure_ends_every_command(run: Path, words: tuple[str, ...]) 
 
 
 def test_rows_that_contradict_themselves_are_refused(run: Path) -> None:
-    path = run / "samples.csv"
+    path = run / "windows.csv"
     lines = path.read_text().splitlines(keepends=True)
     column = lines[0].split(",").index("matched_none")
     cells = lines[1].split(",")
@@ -174,8 +178,7 @@ def rests_on_the_manifest(path: tuple[str | int, ...]) -> bool:
 
 def test_every_number_follows_or_is_documented(tmp_path: Path) -> None:
     """Each number of the report in turn: refused, or one that rests on the manifest alone."""
-    few = {"none": 3, "constant": 5}
-    run = store(tmp_path / "run", make_result(n=20, hits=few, gate=GATES))
+    run = store(tmp_path / "run", several())
     path = run / "report.json"
     text = path.read_text()
     assert not is_refused(run)
@@ -193,6 +196,64 @@ def test_every_number_follows_or_is_documented(tmp_path: Path) -> None:
         if not is_refused(run):
             believed.append(".".join(map(str, place)))
     assert believed == []
+
+
+def several() -> ScanResult:
+    """Seven samples of three windows, of which the first cannot be extracted, and one skipped."""
+    skipped = [Skipped("short", 9, "too short", {"dup": "2"})]
+    windows = several_windows(make_windows(21, extra={"dup": "1"}, skipped=skipped))
+    return make_result(data=windows, hits={"none": 5, "constant": 8}, gate=GATES)
+
+
+TABLES_ON_THE_MANIFEST = {
+    "samples.csv": {"group", "fingerprint", "categories"},
+    "windows.csv": {
+        *("fingerprint", "prefix_tokens", "template_tokens", "edit_similarity", "queries_p50"),
+        *("categories", "log_p_z_none", "log_p_z_constant"),
+    },
+}
+"""Columns that no other column determines, where content is not searched for."""
+
+
+@pytest.mark.parametrize("name", TABLES_ON_THE_MANIFEST)
+@pytest.mark.parametrize("row", [2, 4, 5], ids=["template alone", "first", "second"])
+def test_every_cell_follows_or_is_documented(tmp_path: Path, name: str, row: int) -> None:
+    """Each filled cell of a row in turn: refused, or of a column that no other determines."""
+    path = store(tmp_path / "run", several()) / name
+    rows = list(csv.reader(io.StringIO(path.read_text(), newline="")))
+    believed = set()
+    for place, cell in enumerate(rows[row]):
+        if cell == "":
+            continue
+        changed = [list(cells) for cells in rows]
+        try:
+            changed[row][place] = str(float(cell) * 2 + 1) if "." in cell else str(int(cell) + 1)
+        except ValueError:
+            changed[row][place] = cell[:-1] + ("0" if cell[-1] != "0" else "1")
+        write_rows(path, changed)
+        if not is_refused(path.parent):
+            believed.add(rows[0][place])
+    assert believed <= TABLES_ON_THE_MANIFEST[name]
+
+
+@pytest.mark.parametrize("name", TABLES_ON_THE_MANIFEST)
+def test_rows_left_out_or_moved_are_refused(tmp_path: Path, name: str) -> None:
+    path = store(tmp_path / "run", several()) / name
+    rows = list(csv.reader(io.StringIO(path.read_text(), newline="")))
+    assert not is_refused(path.parent)
+    skipped = next(place for place, cells in enumerate(rows) if "skipped" in cells)
+    for place in (1, 2, 3, 4, skipped, len(rows) - 1):
+        write_rows(path, [*rows[:place], *rows[place + 1 :]])
+        assert is_refused(path.parent), place
+    for place in (1, 2, 4):
+        write_rows(path, [*rows[:place], rows[place + 1], rows[place], *rows[place + 2 :]])
+        assert is_refused(path.parent), place
+
+
+def write_rows(path: Path, rows: list[list[str]]) -> None:
+    made = io.StringIO(newline="")
+    csv.writer(made).writerows(rows)
+    path.write_text(made.getvalue(), newline="")
 
 
 def is_refused(run: Path) -> bool:

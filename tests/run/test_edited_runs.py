@@ -23,7 +23,7 @@ from memaudit.run.load import read_report
 from memaudit.run.verify import Places, verify_run
 
 GATES = GateSettings(max_exact=0.05, max_fractional=0.9, max_lift=0.3)
-"""Of which the first fails: 31 of 200 windows come out."""
+"""Of which the first fails: 31 of 200 samples come out."""
 Change = Callable[[dict[str, Any]], object]
 
 
@@ -67,12 +67,12 @@ def allow_more(document: dict[str, Any]) -> None:
 
 
 def lower_figures(document: dict[str, Any]) -> None:
-    """Of each rate all but the counts, which samples.csv has too."""
+    """Lower each rate but not its counts, which samples.csv has too."""
     pass_all(document)
     for attack in document["attacks"]:
-        attack["exact"]["estimate"] = 0.0
+        attack["extracted"]["estimate"] = 0.0
         for name in ("interval", "exact_interval", "clustered_interval"):
-            attack["exact"][name].update(low=0.0, high=0.01)
+            attack["extracted"][name].update(low=0.0, high=0.01)
     document["gates"][0].update(estimate=0.0, bound=0.01)
 
 
@@ -117,7 +117,7 @@ def test_verify_names_gates_that_do_not_follow(run: Path, change: Change) -> Non
     changed = [finding.what for finding in integrity.findings if finding.state == "changed"]
     by_figures = change is lower_figures
     assert changed == [
-        "samples.csv beside report.json" if by_figures else "gates in report.json",
+        "tables beside report.json" if by_figures else "gates in report.json",
     ]
 
 
@@ -139,18 +139,19 @@ def test_figures_changed_alone_are_refused(run: Path) -> None:
     assert "the figures were changed" in ended.stderr
 
 
-def test_a_changed_table_is_refused(run: Path) -> None:
-    path = run / "samples.csv"
+@pytest.mark.parametrize("name", ["samples.csv", "windows.csv"])
+def test_a_changed_table_is_refused(run: Path, name: str) -> None:
+    path = run / name
     path.write_text(path.read_text().replace("doc-0001", "doc-9999"), newline="")
     ended = memaudit("report", run, "--format", "csv")
     assert ended.exit_code == 2
-    assert "samples.csv does not match its hash" in ended.stderr
+    assert f"{name} does not match its hash" in ended.stderr
 
 
 def test_windows_without_end_are_not_counted(run: Path) -> None:
     def count(document: dict[str, Any]) -> None:
         document["data"]["windows"] = 10**8
-        document["data"]["clusters"]["sizes"] = [{"windows": 1, "clusters": 10**8}]
+        document["data"]["clusters"]["sizes"] = [{"samples": 1, "clusters": 10**8}]
 
     edit(run, count, hide=True)
     tracemalloc.start()
@@ -158,12 +159,13 @@ def test_windows_without_end_are_not_counted(run: Path) -> None:
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert verified.exit_code == 1
-    assert "samples.csv and report.json" in " ".join(verified.stdout.split())
+    assert "samples.csv, windows.csv and report.json" in " ".join(verified.stdout.split())
     assert most < 200 << 20
 
 
-def test_columns_without_end_are_refused(run: Path) -> None:
-    table = run / "samples.csv"
+@pytest.mark.parametrize("name", ["samples.csv", "windows.csv"])
+def test_columns_without_end_are_refused(run: Path, name: str) -> None:
+    table = run / name
     header, *rows = table.read_text(encoding="utf-8-sig").splitlines()
     header += "".join(f",c{number}" for number in range(3000))
     lines = [header, *(row + "," * 3000 for row in rows)]
@@ -171,17 +173,17 @@ def test_columns_without_end_are_refused(run: Path) -> None:
     seal(run)
     refused = memaudit("report", run)
     assert refused.exit_code == 2
-    assert "samples.csv: is not a table that a scan writes" in refused.stderr
+    assert f"{name}: is not a table that a scan writes" in refused.stderr
 
 
 def test_clusters_without_end_are_refused(run: Path) -> None:
     def multiply(document: dict[str, Any]) -> None:
-        document["data"]["clusters"]["sizes"] = [{"windows": 1, "clusters": 10**17}]
+        document["data"]["clusters"]["sizes"] = [{"samples": 1, "clusters": 10**17}]
 
     edit(run, multiply, hide=True)
     ended = memaudit("report", run)
     assert ended.exit_code == 2
-    assert "data.clusters.sizes.0.clusters does not follow from samples.csv" in ended.stderr
+    assert "data.clusters.sizes.0.clusters does not follow from windows.csv" in ended.stderr
 
 
 def test_the_validity_of_a_run_cannot_be_taken_out(
@@ -292,7 +294,7 @@ def test_foreign_fingerprints_in_a_baseline_are_noticed(run: Path, tmp_path: Pat
     assert memaudit("baseline", "write", run, "--out", file).exit_code == 0
     assert memaudit("compare", file, run, "--max-new", "0").exit_code == 0
     document = json.loads(file.read_text())
-    foreign = {f"w1-{number:032x}": ["dynamic"] for number in range(5)}
+    foreign = {f"s1-{number:032x}": ["dynamic"] for number in range(5)}
     document["extracted"] |= foreign
     document["attacks"]["dynamic"]["extracted"] += len(foreign)
     file.write_text(json.dumps(document))
@@ -303,7 +305,7 @@ def test_foreign_fingerprints_in_a_baseline_are_noticed(run: Path, tmp_path: Pat
     file.write_text(json.dumps(document))
     ended = memaudit("compare", file, run, "--max-new", "0")
     assert ended.exit_code == 2
-    assert "names 5 windows that are not in this data" in ended.stderr
+    assert "names 5 samples that are not in this data" in ended.stderr
 
 
 def _real_judge() -> Callable[..., Any]:

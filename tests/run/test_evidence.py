@@ -51,8 +51,9 @@ def scanned(run: Run, tmp_path: Path) -> Path:
 
 
 def test_categories_are_counted_and_nothing_is_shown(scanned: Path) -> None:
-    rows = list(csv.DictReader((scanned / "samples.csv").read_text().splitlines()))
-    assert [row["categories"] for row in rows] == ["", "email:1"] * 5
+    for name in ("samples.csv", "windows.csv"):
+        rows = list(csv.DictReader((scanned / name).read_text().splitlines()))
+        assert [row["categories"] for row in rows] == ["", "email:1"] * 5
     (email,) = [
         one
         for one in json.loads((scanned / "report.json").read_text())["sensitive"]["data"]
@@ -98,7 +99,7 @@ def test_a_run_is_verified(run: Run, scanned: Path) -> None:
     result = run("verify", "run")
     assert result.exit_code == 0, result.stdout
     lines = result.stdout.splitlines()
-    assert lines[0] == "All as recorded: 19 the same."
+    assert lines[0] == "All as recorded: 20 the same."
     compared = [
         re.split(r"  +", line.strip())[1] for line in lines if line.lstrip().startswith("same  ")
     ]
@@ -107,12 +108,13 @@ def test_a_run_is_verified(run: Run, scanned: Path) -> None:
         "report.html",
         "report.json",
         "samples.csv",
+        "windows.csv",
         "seal of manifest.json",
         "results in report.json",
         "exit code in report.json",
         "config.toml as report.json names it",
         "settings in report.json",
-        "samples.csv beside report.json",
+        "tables beside report.json",
         "gates in report.json",
         "config.toml made again",
         "report.html made again",
@@ -140,7 +142,7 @@ def test_a_page_that_cannot_be_made_costs_no_run(
         "memaudit: error: bare: the run is complete, but report.html could not be made "
         "(ZeroDivisionError); try memaudit report bare --format html\n"
     )
-    whole = {"config.toml", "report.json", "samples.csv", "manifest.json"}
+    whole = {"config.toml", "report.json", "samples.csv", "windows.csv", "manifest.json"}
     assert {path.name for path in (scanned.parent / "bare").iterdir()} == whole
     assert run("verify", "bare").exit_code == 0
     assert "<html" in run("report", "bare", "--format", "html").stdout
@@ -159,7 +161,8 @@ def test_the_report_is_written_before_the_page_and_the_manifest_last(
     write_whole = OwnFolder.write_whole
     monkeypatch.setattr(OwnFolder, "write_whole", noted)
     run("scan", "model", "data.jsonl", "--attacks", "none", "--out", "noted", *SIZES)
-    assert written == ["config.toml", "samples.csv", "report.json", "report.html", "manifest.json"]
+    tables = ["samples.csv", "windows.csv"]
+    assert written == ["config.toml", *tables, "report.json", "report.html", "manifest.json"]
 
 
 def test_content_is_looked_for_before_any_attack(
@@ -230,9 +233,9 @@ def test_from_another_folder_the_same_is_checked(
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "data.jsonl").write_text("of another project")
     os.chdir(elsewhere)
-    assert run("verify", scanned).stdout.startswith("All as recorded: 19 the same.")
+    assert run("verify", scanned).stdout.startswith("All as recorded: 20 the same.")
     os.chdir(scanned)
-    assert run("verify", ".").stdout.startswith("All as recorded: 19 the same.")
+    assert run("verify", ".").stdout.startswith("All as recorded: 20 the same.")
     (scanned.parent / "data.jsonl").write_text("{}")
     assert run("verify", ".", "--strict").exit_code == 1
 

@@ -54,12 +54,13 @@ def test_a_run_as_it_was(folder: Path) -> None:
         ("same", "report.html"),
         ("same", "report.json"),
         ("same", "samples.csv"),
+        ("same", "windows.csv"),
         ("not checked", "seal of manifest.json"),
         ("same", "results in report.json"),
         ("same", "exit code in report.json"),
         ("same", "config.toml as report.json names it"),
         ("same", "settings in report.json"),
-        ("same", "samples.csv beside report.json"),
+        ("same", "tables beside report.json"),
         ("same", "gates in report.json"),
         ("same", "config.toml made again"),
         ("same", "report.html made again"),
@@ -81,7 +82,7 @@ def test_files_changed_missing_and_extra(folder: Path) -> None:
         ("missing", "config.toml"),
         ("changed", "samples.csv"),
         ("extra", "notes.txt"),
-        ("changed", "samples.csv beside report.json"),
+        ("changed", "tables beside report.json"),
     ]
     assert ("signature", "manifest.json.asc") in {f[:2] for f in integrity.findings}
 
@@ -93,7 +94,7 @@ def test_a_figure_changed_with_a_new_manifest_still_shows(folder: Path) -> None:
     change(folder / "report.json", improve)
     assert differing(verify_run(remake(folder), NOWHERE)) == [
         ("changed", "results in report.json"),
-        ("changed", "samples.csv beside report.json"),
+        ("changed", "tables beside report.json"),
     ]
 
 
@@ -105,12 +106,13 @@ def test_settings_changed_with_a_new_manifest_still_show(folder: Path) -> None:
     ]
 
 
-def test_samples_changed_with_a_new_manifest_still_show(folder: Path) -> None:
-    path = folder / "samples.csv"
+@pytest.mark.parametrize("name", ["samples.csv", "windows.csv"])
+def test_rows_dropped_with_a_new_manifest_still_show(folder: Path, name: str) -> None:
+    path = folder / name
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-1]), newline="")
     assert differing(verify_run(seal(folder), NOWHERE)) == [
-        ("changed", "samples.csv beside report.json")
+        ("changed", "tables beside report.json")
     ]
 
 

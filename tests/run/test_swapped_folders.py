@@ -42,7 +42,8 @@ def precious(tmp_path: Path) -> Path:
     """A folder of the user whose files have the names that memaudit writes."""
     folder = tmp_path / "precious"
     (folder / UNFINISHED).mkdir(parents=True)
-    for name in ("config.toml", "report.json", "report.html", "manifest.json", "samples.csv"):
+    tables = ("samples.csv", "windows.csv")
+    for name in ("config.toml", "report.json", "report.html", "manifest.json", *tables):
         (folder / name).write_text("precious")
     (folder / UNFINISHED / "run.json").write_text("precious")
     return folder
@@ -50,7 +51,7 @@ def precious(tmp_path: Path) -> Path:
 
 def assert_untouched(precious: Path) -> None:
     files = [path for path in precious.rglob("*") if path.is_file()]
-    assert len(files) == 6
+    assert len(files) == 7
     assert {path.read_text() for path in files} == {"precious"}
 
 

@@ -126,7 +126,7 @@ def test_a_seal_of_another_key_than_the_reports_is_refused(run: Path) -> None:
 
 
 def forge_headline(document: Document) -> None:
-    document["headline"] = ["0 of 200 windows are extracted."]
+    document["headline"] = ["0 of 200 samples are extracted."]
 
 
 def forge_reason(document: Document) -> None:
@@ -154,7 +154,7 @@ def test_a_forged_sentence_of_another_version_is_named_and_never_shown(
     for output_format in ("json", "html"):
         read = memaudit("report", run, "--format", output_format)
         assert read.exit_code == 0, read.output
-        assert "0 of 200 windows are extracted." not in read.stdout
+        assert "0 of 200 samples are extracted." not in read.stdout
         assert "Nothing is extracted." not in read.stdout
         assert '"None."' not in read.stdout
     edit(run, lambda document: document["tool"].update(version="0.1.0"))
@@ -203,8 +203,9 @@ def test_prompts_that_the_report_leaves_out_are_named(tmp_path: Path) -> None:
     "change",
     [
         lambda d: d.update(schema_version=1),
-        lambda d: d.update(schema_version=3),
-        lambda d: d.update(schema_version="2"),
+        lambda d: d.update(schema_version=2),
+        lambda d: d.update(schema_version=4),
+        lambda d: d.update(schema_version="3"),
         lambda d: d.pop("schema_version"),
         lambda d: d.pop("tool"),
         lambda d: d["tool"].pop("version"),
@@ -212,6 +213,7 @@ def test_prompts_that_the_report_leaves_out_are_named(tmp_path: Path) -> None:
         lambda d: d["fingerprints"].pop("key_id"),
         lambda d: d["fingerprints"].update(key_id=""),
         lambda d: d["fingerprints"].update(form="w2"),
+        lambda d: d["fingerprints"].update(sample_form="s2"),
         lambda d: d.pop("hashes"),
         lambda d: d["hashes"].pop("results"),
         lambda d: d["validity"].update(continuations=None),

@@ -152,7 +152,7 @@ class Audit:
 
     @property
     def exact(self) -> tuple[int, int]:
-        """Windows that ``none`` extracts, and windows scored."""
+        """Samples that ``none`` extracts, and samples scored; they have one window each."""
         assert self.report is not None, self.stderr
         (none,) = (row for row in self.report["attacks"] if row["attack"] == "none")
         return none["exact"]["k"], none["exact"]["n"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,32 @@ def make_windows(
     )
 
 
+def several_windows(windows: Windows, each: int = 3) -> Windows:
+    """The same windows as ``each`` of every sample, overlapping; the first sample is no finding."""
+    numbers = np.arange(len(windows))
+    sample, window = numbers // each, numbers % each
+    suffix_ids = windows.suffix_ids.copy()
+    suffix_ids[sample == 0] = windows.prefix_ids[sample == 0]  # repeats what stands before it
+    return replace(
+        windows,
+        suffix_ids=suffix_ids,
+        sample=sample,
+        line=sample + 1,
+        window=window,
+        sample_tokens=np.full(len(windows), 2 * S + (each - 1) * S // 2),
+        new_tokens=np.where(window == 0, S, S // 2),
+        sample_id=tuple(windows.sample_id[number] for number in sample),
+        samples=len(np.unique(sample)) + len(windows.skipped),
+    )
+
+
 def make_corpus(name: str, windows: Windows, first_cluster: int = 0) -> Corpus:
     rows = len(windows) + len(windows.skipped)
     return Corpus(
         DataSummary(Path(name), "ab" * 32, rows, 0),
         windows,
-        np.arange(len(windows)) + first_cluster,
-        np.arange(len(windows)) % 2,
+        windows.sample + first_cluster,
+        windows.sample % 2,
         count_template(windows, NO_TEMPLATE),
     )
 

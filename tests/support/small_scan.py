@@ -36,7 +36,8 @@ SETTINGS = [
 
 def assert_same_run(folder: Path, other: Path) -> None:
     """Two runs came to the same, to the last byte, and the first left nothing unfinished."""
-    for name in ("samples.csv", "generator-0.safetensors", "generator-1.safetensors"):
+    tables, prompts = ("samples.csv", "windows.csv"), ("generator-0", "generator-1")
+    for name in (*tables, *(f"{prompt}.safetensors" for prompt in prompts)):
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name
     assert not (folder / UNFINISHED).exists()
 

@@ -1,4 +1,4 @@
-"""A run whose groups have as many windows as a test asks for, with every column of samples.csv."""
+"""A run whose groups have as many windows as a test asks for, with every column of windows.csv."""
 
 from __future__ import annotations
 
