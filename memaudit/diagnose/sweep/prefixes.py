@@ -66,10 +66,18 @@ def sweep_prefixes(view: View, measured: Measurements) -> Section:
         role: _Scored(part, measured.sampled[role], measured.prefixes[role], view.resamples)
         for role, part in view.parts.items()
     }
+    longest, shorter = measured.lengths[-1], measured.shorter
     note = (
         "Prefixes are cut from the left: the model sees only the last p tokens. The run's windows "
-        f"have {measured.prefix_tokens} prefix tokens, so longer prefixes cannot be tested."
+        f"have {'at most ' if shorter[longest] else ''}{longest} prefix tokens, so longer prefixes "
+        "cannot be tested."
     )
+    if any(shorter.values()):
+        counts = ", ".join(f"{number:,} at p = {p}" for p, number in shorter.items())
+        note += (
+            " A prefix of fewer than p tokens takes part whole, as in the run. That holds for "
+            f"these of the {len(sides['data'].sampled.rows):,} sampled windows: {counts}."
+        )
     return Section(
         [_finding(sides["data"], sides.get("controls"), measured.lengths)],
         [note, *measured.prefix_notes],
