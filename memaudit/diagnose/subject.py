@@ -153,7 +153,7 @@ class Subject:
             if self.disclosure.covers(part.clusters)
         )
         return [
-            f"Prefixes have {every.min()} to {every.max()} tokens{medians and f'; median of '}"
+            f"Prefixes have {every.min()} to {every.max()} tokens{medians and '; median of '}"
             f"{medians}. Groups that differ in it may differ in other figures for that reason."
         ]
 

@@ -263,7 +263,7 @@ def visible(passes: Passes, layers: Layers, tokens: int) -> dict[int, Tensor]:
     ids = random_ids(passes.checkpoint, ROWS, tokens).cpu().numpy().astype(np.int32)
     with reduced(layers.layers, reach) as latest:
         per_window = passes.read(
-            ids, lambda batch: {str(number): latest[number] for number in latest}
+            ids, lambda batch: {str(number): latest[number] for number in latest}, last=1
         )
     return {
         int(number): torch.as_tensor(counts.max(axis=0)) for number, counts in per_window.items()
