@@ -318,11 +318,11 @@ def check_fits(subject: Subject, wanted: Sequence[int]) -> Usable:
     Raises TargetError if the model takes no fitted prompt at all.
     """
     check_soft_prompts(subject.checkpoint, gradients=True)
-    before = subject.prefix_tokens + (subject.checkpoint.bos_id is not None)
+    before = subject.longest_prefix + (subject.checkpoint.bos_id is not None)
     good, notes = [], []
     for virtual in sorted({*wanted, subject.config.dynamic.num_virtual_tokens}):
         try:
-            check_positions(subject.config, subject.checkpoint, virtual)
+            check_positions(subject.config, subject.checkpoint, virtual, subject.longest_prefix)
             check_causal(subject.checkpoint, before + virtual, subject.suffix_tokens)
         except (UsageError, TargetError) as error:
             notes.append(f"V = {virtual} was left out: {error}.")
