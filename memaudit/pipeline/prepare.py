@@ -86,6 +86,8 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, processes: Proces
         plan = make_plan(config, summaries, windows, seen_runs)
         agree(record, processes, "windows", facts_of_plan(plan))
         fingerprints = _fingerprints(plan, key)
+    if plan.left_out:
+        clock.note(plan.why_left_out)
     if baseline is not None:
         _require_same(baseline, fingerprints["data"], checkpoint, config)
     with clock.stage("looking for sensitive content", 1):  # may fail, so it runs before the attacks

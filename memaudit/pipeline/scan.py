@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from memaudit.attack.campaign import Progress, Workforce
+from memaudit.attack.campaign import Workforce
 from memaudit.attack.prompt_files import FoldPrompts, hash_fitted, hash_loaded
 from memaudit.config.settings import ScanConfig
 from memaudit.config.shard import Shard
@@ -28,7 +28,7 @@ from memaudit.pipeline.scoring import fold_fits, judge_all, new_windows, reveal,
 from memaudit.pipeline.validity import run_validity
 from memaudit.report.result import ScanResult
 from memaudit.run.inputs import run_facts
-from memaudit.run.record import Clock, RunNotes, RunRecord
+from memaudit.run.record import Clock, Display, RunNotes, RunRecord
 from memaudit.system.environment import newer_than_tested
 from memaudit.system.memory import short_of_memory
 
@@ -45,7 +45,7 @@ class ScanOutcome(NamedTuple):
 def scan(
     resolved: ResolvedConfig,
     command: str,
-    progress: Progress,
+    progress: Display,
     key: ProjectKey | None = None,
     record: RunRecord | None = None,
     processes: Processes | None = None,
@@ -67,7 +67,7 @@ def scan(
 @short_of_memory()
 def scan_shard(
     resolved: ResolvedConfig,
-    progress: Progress,
+    progress: Display,
     key: ProjectKey,
     record: RunRecord,
     processes: Processes,
@@ -105,7 +105,14 @@ def _assess(
         fold_sizes=fold_sizes(plan),
         attacks=attacks,
         fits=fold_fits(outcomes),
-        verdicts=judge_all(config, attacks, new, leaked_rate(reference), validity=validity),
+        verdicts=judge_all(
+            config,
+            attacks,
+            new,
+            leaked_rate(reference),
+            validity=validity,
+            left_out=plan.why_left_out,
+        ),
         notes=(*notes, *reference_notes(ready.target, reference), *validity_notes(validity)),
         validity=validity,
         fingerprints=ready.fingerprints,

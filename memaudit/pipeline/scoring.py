@@ -100,16 +100,19 @@ def judge_all(
     leaked: Rate | None = None,
     *,
     validity: Validity,
+    left_out: str = "",
 ) -> tuple[GateVerdict, ...]:
-    """Judge every configured gate, the controls if any, and the run's validity.
+    """Judge every configured gate, the controls if any, the run's validity and its attacks.
 
-    The run gets a verdict only if it is meaningless.
+    Validity and attacks get a verdict only if the run is meaningless, or attacks could not run:
+    ``left_out`` says why.
     """
     summaries = [result.summary for result in attacks]
     controls = judge_controls(summaries)
     judged = judge(summaries, config.gate, new, leaked)
     void = validity_gate.judge_validity(validity)
-    return (*filter(None, [void]), *judged, *filter(None, [controls]))
+    missing = validity_gate.judge_left_out(left_out)
+    return (*filter(None, [void, missing]), *judged, *filter(None, [controls]))
 
 
 def new_windows(

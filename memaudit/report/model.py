@@ -51,11 +51,12 @@ class Gate(Part):
         "max-new",
         "max-leaked",
         "controls",
+        "attacks",
         "validity",
     ]
     threshold: Figure
     """Largest figure that passes: a share; for max-lift a difference of shares, for max-new a
-    number of windows. For controls the rate to exceed; null for validity."""
+    number of windows. For controls the rate to exceed; null for attacks and validity."""
     attack: str
     """Attack that decided; empty if none did, or all together did."""
     estimate: Annotated[float, Bounds(-1, 1)]
@@ -468,7 +469,7 @@ class Report(Part):
     data: Corpus
     controls: Corpus | None
     folds: Many[Fold]
-    """Empty if prompts fitted earlier were used."""
+    """Empty if no attack needed any, as with prompts fitted earlier, or none were possible."""
     prompt_files: PromptFiles
     run: Run
     fingerprints: Fingerprints

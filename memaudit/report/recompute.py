@@ -25,7 +25,7 @@ from memaudit.report.hashes import canonical, sha256_text
 from memaudit.report.leaks import count_leaks
 from memaudit.report.model import Corpus, Origin, Reading, Report
 from memaudit.report.model_parts import Attack
-from memaudit.report.reading import column, figures, scored
+from memaudit.report.reading import column, figures, left_out, scored
 from memaudit.score.origin import Pair, origins, pair_seed
 from memaudit.score.scores import Arm, WindowScores, attack_rng, summarise
 from memaudit.score.stats import Bools, Floats, Ints
@@ -143,7 +143,7 @@ def settings_fault(report: Report) -> str | None:
     if sha256_text(canonical(values["gate"])) != hashes.policy:
         return "the gates' settings do not match their hash"
     earlier = values["generator"] is not None
-    asked = set(values["attacks"]) - ({"copy"} if earlier else set())
+    asked = set(values["attacks"]) - ({"copy"} if earlier else {*left_out(report)})
     if [attack.attack for attack in report.attacks] != [a for a in LADDER if a in asked]:
         return "the attacks are not those of the settings"
     for part, asked_for in (
