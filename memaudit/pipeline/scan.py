@@ -24,7 +24,14 @@ from memaudit.pipeline.attacks import Attacked, Outcomes, attack_all
 from memaudit.pipeline.loading import reuse_notes
 from memaudit.pipeline.prepare import Ready, prepare
 from memaudit.pipeline.reference import leaked_rate, pair_with_reference, reference_notes
-from memaudit.pipeline.scoring import fold_fits, judge_all, new_windows, reveal, score_all
+from memaudit.pipeline.scoring import (
+    fold_fits,
+    guess_notes,
+    judge_all,
+    new_windows,
+    reveal,
+    score_all,
+)
 from memaudit.pipeline.validity import run_validity
 from memaudit.report.result import ScanResult
 from memaudit.run.inputs import run_facts
@@ -95,7 +102,9 @@ def _assess(
         validity = run_validity(plan, ready.roles, ready.tokenizer, attacks, outcomes)
     prompts = _pack(config, plan, outcomes)
     general = filter(None, [ready.key.note, ready.key.warning, newer_than_tested()])
-    notes = [*plan.notes, *reuse_notes(config, earlier, ready.prompts_note), *general]
+    fits = fold_fits(outcomes)
+    reuse = reuse_notes(config, earlier, ready.prompts_note)
+    notes = [*plan.notes, *guess_notes(fits), *reuse, *general]
     result = ScanResult(
         config=config,
         sources=resolved.sources,
@@ -104,7 +113,7 @@ def _assess(
         controls=plan.controls,
         fold_sizes=fold_sizes(plan),
         attacks=attacks,
-        fits=fold_fits(outcomes),
+        fits=fits,
         verdicts=judge_all(
             config,
             attacks,

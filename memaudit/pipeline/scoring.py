@@ -5,7 +5,7 @@ Knows extractions, the plan and the score and gate rooms. Knows nothing of model
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from memaudit.attack.campaign import AttackOutcome
 from memaudit.attack.extraction import Extraction
+from memaudit.attack.facts import FEWEST_TO_SELECT
 from memaudit.config.settings import AttackName, ScanConfig
 from memaudit.data.corpus import Corpus
 from memaudit.data.plan import Plan
@@ -135,6 +136,22 @@ def fold_fits(outcomes: Mapping[AttackName, AttackOutcome]) -> tuple[FoldFit, ..
         for attack, outcome in outcomes.items()
         for fold, fit in outcome.fits.items()
     )
+
+
+def guess_notes(fits: Sequence[FoldFit]) -> list[str]:
+    """Return a note on the folds with too few windows to choose an epoch by, if there are any."""
+    few = {
+        fit.fold: fit.record.select_windows
+        for fit in fits
+        if fit.record.select_windows < FEWEST_TO_SELECT
+    }
+    if not few:
+        return []
+    named = ", ".join(f"fold {fold}: {windows}" for fold, windows in sorted(few.items()))
+    return [
+        f"The choice of epoch is a guess: fewer than {FEWEST_TO_SELECT} windows were left to "
+        f"choose it by ({named}). More records, or a larger protocol.select_fraction, would help."
+    ]
 
 
 def find_sensitive(
