@@ -37,6 +37,8 @@ from memaudit.config.tuning import TuningSettings as TuningSettings
 AttackName = Literal["none", "copy", "dynamic-hard", "constant", "dynamic"]
 LADDER: tuple[AttackName, ...] = ("none", "copy", "dynamic-hard", "constant", "dynamic")
 """All attacks, weakest first. An attack's index is part of random seeds: append, never insert."""
+NEED_FOLDS: frozenset[AttackName] = frozenset({"copy", "constant", "dynamic"})
+"""Attacks that learn or copy from other windows of the data."""
 Bos = Literal["auto", "yes", "no"]
 Pairs = Literal["auto", "chat", "alpaca", "joined"]
 CHAT_DATE = date(2024, 7, 26)

@@ -15,14 +15,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.config.settings import CHAT_DATE, ScanConfig
+from memaudit.config.settings import CHAT_DATE, NEED_FOLDS, AttackName, ScanConfig
 from memaudit.data.bos import BosSource
 from memaudit.data.clusters import find_clusters, have_marks
 from memaudit.data.corpus import Corpus, FoldSizes
 from memaudit.data.folds import (
     Fold,
     assign_controls,
+    attacks_left_out,
     fold_of,
+    left_out_sentence,
     make_folds,
 )
 from memaudit.data.forms import naming_of
@@ -59,11 +61,23 @@ class Plan:
     data: Corpus
     controls: Corpus | None
     folds: tuple[Fold, ...]
-    """Empty if no attack needs any, for example with prompts fitted earlier."""
+    """Empty if no attack needs any, as with prompts fitted earlier, or if none are possible."""
     notes: tuple[str, ...]
-    """Consequences of the split for the reader, a sentence each."""
+    """Consequences of the split for the reader, a sentence each. The first names ``left_out``."""
     template: Template = NO_TEMPLATE
     """Text that stands in many records and makes no near-duplicates."""
+    left_out: tuple[AttackName, ...] = ()
+    """Attacks that cannot run, because they need folds and too few clusters make none."""
+
+    @property
+    def why_left_out(self) -> str:
+        """Which attacks cannot run, and why; empty if all can."""
+        return self.notes[0] if self.left_out else ""
+
+    def runnable(self, config: ScanConfig) -> ScanConfig:
+        """Return the settings with the attacks that can run."""
+        attacks = tuple(attack for attack in config.attacks if attack not in self.left_out)
+        return config.model_copy(update={"attacks": attacks})
 
 
 def check_files(config: ScanConfig) -> dict[Role, DataSummary]:
@@ -175,13 +189,19 @@ def make_plan(
 ) -> Plan:
     """Cluster near-duplicates and split into folds, or by the windows of earlier prompts.
 
-    Raises DataError if there are too few independent windows for the folds.
+    Too few independent windows for the folds leave out the attacks that need them. Raises DataError
+    if no attack is left.
     """
     if earlier:
         return _plan_unseen(config, summaries, windows, earlier)
     template, clusters = _cluster(config, windows)
     rng = np.random.default_rng([config.protocol.seed, 2])
-    folds = _folds(config, windows["data"], clusters["data"], rng)
+    count, protocol = len(np.unique(clusters["data"])), config.protocol
+    samples = len(np.unique(windows["data"].sample))
+    left_out = attacks_left_out(config.attacks, samples, count, protocol)
+    if {*left_out} == {*config.attacks}:
+        left_out = ()  # no attack is left: making the folds says why
+    folds = () if left_out else _folds(config, windows["data"], clusters["data"], rng)
     audited = fold_of(folds, len(windows["data"]))
     data = Corpus(
         summaries["data"],
@@ -201,8 +221,9 @@ def make_plan(
             assigned,
             count_template(windows["control"], template),
         )
-    notes = tuple(_notes(config, data, controls, template))
-    return Plan(data, controls, folds, notes, template)
+    first = [left_out_sentence(left_out, count, protocol)] if left_out else []
+    notes = _notes(config, data, controls, template, has_folds=bool(folds))
+    return Plan(data, controls, folds, (*first, *notes), template, left_out)
 
 
 def _folds(
@@ -212,7 +233,7 @@ def _folds(
     rng: np.random.Generator,
 ) -> tuple[Fold, ...]:
     """Make the folds; none if no attack learns or copies from other windows."""
-    if not set(config.attacks) & {"copy", "constant", "dynamic"}:
+    if not NEED_FOLDS & {*config.attacks}:
         return ()
     with _named(config.data):
         try:
@@ -261,7 +282,7 @@ def _plan_unseen(
         corpora["data"],
         corpora.get("control"),
         (),
-        tuple(_notes(config, corpora["data"], corpora.get("control"), template)),
+        tuple(_notes(config, corpora["data"], corpora.get("control"), template, has_folds=False)),
         template,
     )
 
@@ -285,7 +306,12 @@ def _unseen_corpus(
 
 
 def _notes(
-    config: ScanConfig, data: Corpus, controls: Corpus | None, template: Template
+    config: ScanConfig,
+    data: Corpus,
+    controls: Corpus | None,
+    template: Template,
+    *,
+    has_folds: bool,
 ) -> Iterable[str]:
     if config.protocol.split == "random":
         yield (
@@ -306,9 +332,10 @@ def _notes(
             )
     sizes = np.bincount(data.clusters - data.clusters.min())
     if sizes.max() > len(data.clusters) / 2:
+        wide = "the folds are uneven and the intervals wide" if has_folds else "intervals are wide"
         yield (
             f"{sizes.max():,} of {len(data.clusters):,} windows form one cluster of "
-            "near-duplicates; the folds are uneven and the intervals wide."
+            f"near-duplicates; {wide}."
         )
     corpora = [corpus for corpus in (data, controls) if corpus is not None]
     yield from _template_note(data.windows, template)

@@ -82,6 +82,7 @@ def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
         check_reference(config, tokenizer, windows)
     checkpoint = load_target(config, tokenizer, windows)
     plan = make_plan(config, summaries, windows) if with_data else None
+    config = plan.runnable(config) if plan else config
     size, reason = choose_size(config, checkpoint)
     extractor = make_extractor(config, checkpoint, size)
     cost = estimate_cost(config, plan, extractor) if plan else None

@@ -90,6 +90,8 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, processes: Proces
         agree(record, processes, "windows", facts_of_plan(plan))
         fingerprints = _fingerprints(plan, key, fingerprint_windows)
         sample_fingerprints = _fingerprints(plan, key, fingerprint_samples)
+    if plan.left_out:
+        clock.note(plan.why_left_out)
     if baseline is not None:
         _require_same(baseline, sample_fingerprints["data"], checkpoint, config)
     with clock.stage("looking for sensitive content", 1):  # may fail, so it runs before the attacks

@@ -52,11 +52,12 @@ class Gate(Part):
         "max-new",
         "max-leaked",
         "controls",
+        "attacks",
         "validity",
     ]
     threshold: Figure
     """Largest figure that passes: a share; for max-lift a difference of shares, for max-new a
-    number of windows. For controls the rate to exceed; null for validity."""
+    number of windows. For controls the rate to exceed; null for attacks and validity."""
     attack: str
     """Attack that decided; empty if none did, or all together did."""
     estimate: Annotated[float, Bounds(-1, 1)]
@@ -289,11 +290,11 @@ class ClusterSize(Part):
 
 
 class Clusters(Part):
-    """Clusters of near-duplicate samples, without those that are template alone."""
+    """Clusters of near-duplicate samples."""
 
     count: Count
     largest: Count
-    """Samples in the largest cluster."""
+    """Samples in the largest cluster, without those that are template alone; as are the sizes."""
     sizes: Many[ClusterSize]
 
 
@@ -473,7 +474,7 @@ class Report(Part):
     data: Corpus
     controls: Corpus | None
     folds: Many[Fold]
-    """Empty if prompts fitted earlier were used."""
+    """Empty if no attack needed any, as with prompts fitted earlier, or none were possible."""
     prompt_files: PromptFiles
     run: Run
     fingerprints: Fingerprints

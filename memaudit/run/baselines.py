@@ -176,7 +176,10 @@ def document_digest(document: Mapping[str, Any]) -> str:
 
 
 def baseline_of_run(run: StoredRun) -> Baseline:
-    """Return a finished run as a baseline. Raises UsageError where its settings are invalid."""
+    """Return a finished run as a baseline.
+
+    Raises UsageError where its settings are invalid, or attacks could not run.
+    """
     report, rows = run.report, run.scored_samples("data")
     controls, target = report.controls, report.target
     chosen = {name: choice.value for name, choice in target.choices.items()}
@@ -189,6 +192,11 @@ def baseline_of_run(run: StoredRun) -> Baseline:
         bos if bos in ("yes", "no") else None,
         day if day is not None and re.fullmatch(DATE, day) else None,
     )
+    if missing := [attack for attack in terms.attacks if attack not in run.attacks]:
+        raise UsageError(
+            f"{run.folder}: {', '.join(missing)} could not run, so nothing can be compared with "
+            f"it; scan with --attacks {','.join(run.attacks)}, or with more data"
+        )
     extracted = {
         attack: (rows[f"extracted_{attack.replace('-', '_')}"] == 1).fillna(False).tolist()
         for attack in terms.attacks

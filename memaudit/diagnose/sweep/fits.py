@@ -280,7 +280,8 @@ def choose_ground(subject: Subject, limit: int, seed: int) -> Ground:
         controls = subject.controls.take(
             whole_clusters(subject.controls.clusters, most_controls, sampler)
         )
-        assigned = assign_controls(controls.clusters, sample.clusters, folds, rng)
+        each = np.arange(len(controls.clusters))
+        assigned = assign_controls(each, controls.clusters, sample.clusters, folds, rng)
     return Ground(sample, rows, controls, folds, assigned, bool(same_folds))
 
 
