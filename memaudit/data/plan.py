@@ -31,7 +31,7 @@ from memaudit.data.records import size_of
 from memaudit.data.samples import DataSummary, check_samples, read_samples
 from memaudit.data.template import NO_TEMPLATE, Template, find_template
 from memaudit.data.window_choice import RecordLengths, measure_records
-from memaudit.data.windows import NoWindow, Windows, cut_windows
+from memaudit.data.windows import NoWindow, Windows, cut_windows, percent
 from memaudit.errors import DataError, TargetError, UsageError
 from memaudit.system.limits import LimitReached, run_limited
 
@@ -331,12 +331,21 @@ def _notes(
         yield "windows.chat_date was set to no effect: no chat template asked for the date."
     for corpus in corpora:
         yield from corpus.summary.notes
-        yield from (f"{corpus.summary.path.name}: {note}" for note in corpus.windows.notes)
+        name = corpus.summary.path.name
+        yield from (f"{name}: {note}" for note in corpus.windows.notes)
+        yield f"{name}: {_extent(config, corpus.windows)}"
         if corpus.windows.boundary_shifts:
             yield (
-                f"{corpus.summary.path.name}: in {corpus.windows.boundary_shifts:,} windows a "
-                "token straddles the border of prefix and suffix; it counts as the suffix's first."
+                f"{name}: in {corpus.windows.boundary_shifts:,} windows a token straddles the "
+                "border of prefix and suffix; it counts as the suffix's first."
             )
+
+
+def _extent(config: ScanConfig, windows: Windows) -> str:
+    """Return a sentence on how much of a file was looked at."""
+    slides = config.windows.chosen_placement == "sliding" or windows.audited_share == 1
+    way = "" if slides else "; --placement sliding audits more"
+    return f"{percent(windows.audited_share)} of the tokens of all records are audited{way}."
 
 
 def _template_note(data: Windows, template: Template) -> Iterator[str]:

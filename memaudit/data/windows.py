@@ -409,25 +409,16 @@ class _Pile:
         error.begin_with_bos = self._begin_with_bos > 0
         raise error
 
-    def _notes_on_extent(self) -> Iterator[str]:
-        """Yield sentences on how much of the records was shown and audited."""
+    def _note_on_prefixes(self) -> Iterator[str]:
+        """Yield a sentence on given prefixes of which the model is shown a part."""
         limit = self._settings.prefix_tokens
-        cut = sum(tokens > limit for tokens in self._contexts)
-        if cut:
+        if cut := sum(tokens > limit for tokens in self._contexts):
             yield (
                 f"{cut:,} of {len(self._contexts):,} records have more than {limit} tokens before "
                 "an audited suffix, and the model is shown only the last of them. That can hide "
                 "what it has memorized: use a larger --prefix-tokens; the longest of these "
                 f"prefixes has {max(self._contexts):,} tokens."
             )
-        audited = sum(int(cut.new_tokens.sum()) for cut in self._cuts)
-        is_all = audited == self._record_tokens or self._settings.chosen_placement == "sliding"
-        way = "" if is_all else "; --placement sliding audits more"
-        short = f", those of {self._too_short:,} too short for a window included"
-        yield (
-            f"{percent(audited / self._record_tokens)} of the tokens of the records were audited"
-            f"{short if self._too_short else ''}{way}."
-        )
 
     def _notes(self) -> tuple[str, ...]:
         notes = []
@@ -437,7 +428,7 @@ class _Pile:
                 f"{self._too_short} of {self._samples} samples are too short for a window of "
                 f"{shape}; {fitting_window(self._lengths)}"
             )
-        notes += self._notes_on_extent()
+        notes += self._note_on_prefixes()
         if self._bos_sources["text"]:
             notes.append(
                 "Every record begins with the BOS token, which counts as the first token of its "

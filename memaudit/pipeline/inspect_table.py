@@ -64,7 +64,7 @@ def _file_rows(inspection: Inspection, role: str) -> list[tuple[str, str]]:
         ("file", facts.path),
         ("rows", f"{facts.rows:,}"),
         ("windows", f"{facts.windows:,} of up to {facts.shape}"),
-        ("audited", f"{percent(facts.audited)} of the tokens of the records"),
+        ("audited", f"{percent(facts.audited)} of the tokens of all records"),
         ("clusters", f"{facts.clusters:,}, the largest of {facts.largest_cluster:,} windows"),
     ]
     rows += [("skipped", f"{count:,}: {reason}") for reason, count in facts.skipped.items()]
