@@ -50,12 +50,13 @@ class WindowSettings(Settings):
 
     prefix_tokens: Annotated[
         NotNegative,
-        Flag("--prefix-tokens", "Tokens of the prefix shown to the model, at most.", "Windows"),
+        Flag("--prefix-tokens", "Most tokens of the prefix (default: fits the data).", "Windows"),
     ] = 0
     """P in formulas. 0 chooses it from the data: 50, the benchmark's (Carlini et al. 2022), for
     texts; the longest text before a given suffix, up to 512 tokens."""
     suffix_tokens: Annotated[
-        NotNegative, Flag("--suffix-tokens", "Tokens of the suffix it has to extract.", "Windows")
+        NotNegative,
+        Flag("--suffix-tokens", "Tokens of the suffix (default: fits the data).", "Windows"),
     ] = 0
     """S in formulas. 0 chooses it from the data: half the length of texts, from 8 to 50; the length
     of given suffixes, from 8 to 16. Nine records in ten have that length."""

@@ -134,6 +134,32 @@ def test_windows_are_slices_of_the_ids(
     assert windows.samples == len(samples)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "suffix", "windows"),
+    [
+        (100, 50, [(0, 16, 66), (0, 50, 100)]),  # prefix from, suffix from, suffix to
+        (200, 50, [(0, 16, 66), (16, 66, 116), (66, 116, 166), (100, 150, 200)]),
+        (20, 8, [(0, 12, 20)]),
+        (16, 8, [(0, 8, 16)]),
+    ],
+)
+def test_sliding_windows_cover_a_text(
+    tokens: int, suffix: int, windows: list[tuple[int, int, int]]
+) -> None:
+    made = cut([counting(tokens), counting(15)], **shape(50, suffix), placement="sliding")
+    ids = list(range(1, tokens + 1))
+    assert [
+        (ids_of[ids_of != PADDING].tolist(), follow.tolist())
+        for ids_of, follow in zip(made.prefix_ids, made.suffix_ids, strict=True)
+    ] == [(ids[first:border], ids[border:end]) for first, border, end in windows]
+    audited = tokens - windows[0][1]
+    assert made.new_tokens.sum() == audited
+    assert made.record_tokens == tokens + 15
+    assert made.audited_share == audited / (tokens + 15)
+    (short,) = made.skipped
+    assert short.reason == f"15 tokens, the window needs {8 + suffix}"
+
+
 def test_arrays_have_their_types_and_shapes() -> None:
     windows = cut([counting(9)], **shape(2, 3), placement="sliding", stride=1)
     assert len(windows) == 5
