@@ -145,7 +145,7 @@ def test_the_models_positions_limit_what_is_chosen(model: Path, notes: Path) -> 
     tokenizer = build_tokenizer()
     # Soft prompts of 190 tokens leave 65 of the model's 256 positions, without BOS.
     wide = {"num_virtual_tokens": 190}
-    config = config_of(model, notes, attacks=["constant"], constant=wide)
+    config = config_of(model, notes, attacks=["constant"], constant=wide, dynamic=wide)
     windows = resolve_windows(config, tokenizer).config.windows
     assert windows.length <= 65
     free = resolve_windows(config_of(model, notes), tokenizer).config.windows
