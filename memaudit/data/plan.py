@@ -6,11 +6,11 @@ and nothing of attacks beyond the windows on which earlier prompts were fitted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from memaudit.config.settings import CHAT_DATE, NEED_FOLDS, AttackName, ScanConf
 from memaudit.data.bos import BosSource
 from memaudit.data.clusters import find_clusters, have_marks
 from memaudit.data.corpus import Corpus, FoldSizes
+from memaudit.data.encoding import Encoder
 from memaudit.data.folds import (
     Fold,
     assign_controls,
@@ -31,10 +32,12 @@ from memaudit.data.forms import naming_of
 from memaudit.data.records import size_of
 from memaudit.data.samples import DataSummary, check_samples, read_samples
 from memaudit.data.template import NO_TEMPLATE, Template, count_template, find_template
-from memaudit.data.windows import NoWindow, Windows, cut_windows
+from memaudit.data.window_choice import RecordLengths, measure_records
+from memaudit.data.windows import NoWindow, Windows, cut_windows, percent
 from memaudit.errors import DataError, TargetError, UsageError
 from memaudit.system.limits import LimitReached, run_limited
 
+T = TypeVar("T")
 Role = Literal["data", "control"]
 LEAST_CPU_SECONDS = 60
 """Processor time that tokenising may always take."""
@@ -93,7 +96,7 @@ def check_files(config: ScanConfig) -> dict[Role, DataSummary]:
 
 
 def cut_files(config: ScanConfig, tokenizer: Any) -> dict[Role, Windows]:
-    """Tokenise and cut every file.
+    """Tokenise and cut every file. The windows' size is chosen.
 
     The BOS token that texts begin with is not counted in P, unless no window fits otherwise.
 
@@ -101,8 +104,29 @@ def cut_files(config: ScanConfig, tokenizer: Any) -> dict[Role, Windows]:
         DataError: if a file gives no window, or inputs would begin in different ways.
         TargetError: if the tokenizer or the chat template takes more time or memory than it may.
     """
+    return _limited(config, lambda: _cut_all(config, tokenizer))
+
+
+def measure_data(config: ScanConfig, tokenizer: Any) -> RecordLengths:
+    """Tokenise random records of the data file and count their tokens. Raises as `cut_files`."""
+    return _limited(config, lambda: _measure_data(config, tokenizer))
+
+
+def _measure_data(config: ScanConfig, tokenizer: Any) -> RecordLengths:
+    windows = config.windows
+    samples = read_samples(
+        config.data, skip_bad_lines=windows.skip_bad_lines, naming=naming_of(windows)
+    )
+    encoder = Encoder(tokenizer, bos=config.target.bos, chat_date=windows.chat_date)
+    rng = np.random.default_rng([config.protocol.seed, 3])
+    with _named(config.data):
+        return measure_records(samples, encoder, rng)
+
+
+def _limited(config: ScanConfig, work: Callable[[], T]) -> T:
+    """Do what runs the tokenizer and the template on the data. Raises TargetError at its limits."""
     try:
-        return run_limited(lambda: _cut_all(config, tokenizer), _cpu_seconds(config))
+        return run_limited(work, _cpu_seconds(config))
     except LimitReached as limit:
         raise TargetError(
             f"{config.model}: its tokenizer and chat template, given the data, {limit}; they are "
@@ -349,12 +373,21 @@ def _notes(
         yield "windows.chat_date was set to no effect: no chat template asked for the date."
     for corpus in corpora:
         yield from corpus.summary.notes
-        yield from (f"{corpus.summary.path.name}: {note}" for note in corpus.windows.notes)
+        name = corpus.summary.path.name
+        yield from (f"{name}: {note}" for note in corpus.windows.notes)
+        yield f"{name}: {_extent(config, corpus.windows)}"
         if corpus.windows.boundary_shifts:
             yield (
-                f"{corpus.summary.path.name}: in {corpus.windows.boundary_shifts:,} windows a "
-                "token straddles the border of prefix and suffix; it counts as the suffix's first."
+                f"{name}: in {corpus.windows.boundary_shifts:,} windows a token straddles the "
+                "border of prefix and suffix; it counts as the suffix's first."
             )
+
+
+def _extent(config: ScanConfig, windows: Windows) -> str:
+    """Return a sentence on how much of a file was looked at."""
+    slides = config.windows.chosen_placement == "sliding" or windows.audited_share == 1
+    way = "" if slides else "; --placement sliding audits more"
+    return f"{percent(windows.audited_share)} of the tokens of all records are audited{way}."
 
 
 def _template_note(data: Windows, template: Template) -> Iterator[str]:

@@ -67,7 +67,7 @@ def scan(
     key, processes = key or throwaway_key(), processes or Processes()
     clock = Clock(progress, record)
     ready = prepare(resolved.config, key, clock, processes)
-    attacked = attack_all(resolved.config, ready, clock, Workforce(processes, record))
+    attacked = attack_all(ready.config, ready, clock, Workforce(processes, record))
     return _assess(resolved, ready, attacked, clock, processes)
 
 
@@ -83,14 +83,14 @@ def scan_shard(
     """Do one shard of an audit and store it in the record. Raises as :func:`scan`."""
     clock = Clock(progress, record)
     ready = prepare(resolved.config, key, clock, processes)
-    attack_all(resolved.config, ready, clock, Workforce(processes, record, shard))
+    attack_all(ready.config, ready, clock, Workforce(processes, record, shard))
     record.complete()
 
 
 def _assess(
     resolved: ResolvedConfig, ready: Ready, attacked: Attacked, clock: Clock, processes: Processes
 ) -> ScanOutcome:
-    config, plan, earlier = resolved.config, ready.plan, ready.earlier
+    config, plan, earlier = ready.config, ready.plan, ready.earlier
     outcomes, reference_run = attacked
     fingerprints = ready.sample_fingerprints["data"]
     with clock.stage("scoring", 1):
@@ -107,7 +107,7 @@ def _assess(
     notes = [*plan.notes, *guess_notes(fits), *reuse, *general]
     result = ScanResult(
         config=config,
-        sources=resolved.sources,
+        sources={**resolved.sources, **ready.sources},
         target=ready.target,
         data=plan.data,
         controls=plan.controls,
