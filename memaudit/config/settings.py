@@ -41,6 +41,9 @@ NEED_FOLDS: frozenset[AttackName] = frozenset({"copy", "constant", "dynamic"})
 """Attacks that learn or copy from other windows of the data."""
 Bos = Literal["auto", "yes", "no"]
 Pairs = Literal["auto", "chat", "alpaca", "joined"]
+OVERLAPPING = range(8, 17)
+"""S for which sliding windows overlap by half: a name or a number of S/2 tokens is then whole in one
+suffix, however they fall."""
 CHAT_DATE = date(2024, 7, 26)
 """Default date of the Llama 3 chat template."""
 RUNS = Path("memaudit-runs")
@@ -73,8 +76,8 @@ class WindowSettings(Settings):
         Positive | None,
         Flag("--stride", "Tokens between the starts of sliding windows.", "Windows"),
     ] = None
-    """Default: S, so that the suffixes cover the sample. The last window ends with it, and may
-    overlap the one before."""
+    """Default: S, so that the suffixes cover the sample; half of S if that is 8 to 16, so that a
+    number or a name is whole in one of them. The last window ends with the sample."""
     limit: Annotated[
         Positive | None,
         Flag("--limit", "Audit up to this many random samples of each file.", "Windows"),
@@ -119,6 +122,12 @@ class WindowSettings(Settings):
         if self.placement != "auto":
             return self.placement
         return "start" if self.prefix_tokens and self.suffix_tokens else "sliding"
+
+    @property
+    def step(self) -> int:
+        """Tokens between the starts of sliding windows."""
+        overlap = 2 if self.suffix_tokens in OVERLAPPING else 1
+        return self.stride or self.suffix_tokens // overlap
 
     @field_validator("chat_date", mode="before")
     @classmethod

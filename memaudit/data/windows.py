@@ -33,9 +33,7 @@ MOST_COLUMNS = 1000
 
 LEAST_PREFIX = 8
 """Tokens before the first suffix that slides over a text, if P is not less: fewer name no record
-among others, so that an exact suffix would be a guess."""
-FIRST_PREFIX = 16
-"""Tokens before it in a text that is long enough. More would leave more of each text unaudited."""
+among others, so that an exact suffix would be a guess. More would leave more of a text unaudited."""
 PADDING = -1
 """Fills the places before a prefix of fewer than P tokens. No token has this id."""
 
@@ -227,13 +225,12 @@ def _suffix_starts(encoded: Encoded, settings: WindowSettings) -> NDArray[np.int
         first = border
     elif placement == "sliding":
         _require("", tokens, min(LEAST_PREFIX, settings.prefix_tokens) + settings.suffix_tokens)
-        first = min(FIRST_PREFIX, settings.prefix_tokens, last)
+        first = min(LEAST_PREFIX, settings.prefix_tokens)
     else:
         _require("", tokens, settings.length)
         first = settings.prefix_tokens
     if placement == "sliding":
-        step = settings.stride or settings.suffix_tokens
-        starts = np.arange(first, last + 1, step, dtype=np.int64)
+        starts = np.arange(first, last + 1, settings.step, dtype=np.int64)
         # A sample is audited to its end: the last window may overlap the one before it.
         return np.union1d(starts, [last])
     return np.array([last if placement == "end" else first])

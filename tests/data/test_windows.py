@@ -137,9 +137,9 @@ def test_windows_are_slices_of_the_ids(
 @pytest.mark.parametrize(
     ("tokens", "suffix", "windows"),
     [
-        (100, 50, [(0, 16, 66), (0, 50, 100)]),  # prefix from, suffix from, suffix to
-        (200, 50, [(0, 16, 66), (16, 66, 116), (66, 116, 166), (100, 150, 200)]),
-        (20, 8, [(0, 12, 20)]),
+        (100, 50, [(0, 8, 58), (0, 50, 100)]),  # prefix from, suffix from, suffix to
+        (200, 50, [(0, 8, 58), (8, 58, 108), (58, 108, 158), (100, 150, 200)]),
+        (22, 8, [(0, 8, 16), (0, 12, 20), (0, 14, 22)]),  # short suffixes overlap by half
         (16, 8, [(0, 8, 16)]),
     ],
 )

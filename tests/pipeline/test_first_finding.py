@@ -19,8 +19,9 @@ from memaudit.config.shard import Shard
 from memaudit.data.corpus import Corpus
 from memaudit.data.plan import Plan
 from memaudit.data.samples import DataSummary
+from memaudit.data.template import NO_TEMPLATE, count_template
 from memaudit.pipeline.first_finding import first_finding
-from memaudit.sensitive.counting import SensitiveContent
+from memaudit.sensitive.counting import Items, SensitiveContent
 
 IDS = np.arange(24).reshape(6, 4)
 """Six windows of two prefix and two suffix tokens."""
@@ -30,7 +31,11 @@ def corpus(samples: list[int]) -> Corpus:
     count = len(samples)
     windows = windows_of(IDS[:count], 2, sample=np.array(samples))
     return Corpus(
-        DataSummary(Path("x"), "", count, 0), windows, np.arange(count), np.zeros(count, np.int64)
+        DataSummary(Path("x"), "", count, 0),
+        windows,
+        np.arange(count),
+        np.zeros(count, np.int64),
+        count_template(windows, NO_TEMPLATE),
     )
 
 
@@ -45,7 +50,8 @@ def extraction(outcomes: str) -> Extraction:
 
 def sensitive(items: list[list[int]]) -> SensitiveContent:
     methods: Any = {"email": "a rule", "phone": "a rule"}
-    return SensitiveContent(methods, {}, np.array(items, dtype=np.uint16), None)
+    counts = np.array(items, dtype=np.uint16)
+    return SensitiveContent(methods, {}, Items(counts, counts), None)
 
 
 @pytest.mark.parametrize(
