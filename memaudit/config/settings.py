@@ -42,8 +42,8 @@ NEED_FOLDS: frozenset[AttackName] = frozenset({"copy", "constant", "dynamic"})
 Bos = Literal["auto", "yes", "no"]
 Pairs = Literal["auto", "chat", "alpaca", "joined"]
 OVERLAPPING = range(8, 17)
-"""S for which sliding windows overlap by half: a name or a number of S/2 tokens is then whole in one
-suffix, however they fall."""
+"""S for which sliding windows overlap by half: a name or a number of S/2 tokens is then whole in
+one suffix, however they fall."""
 CHAT_DATE = date(2024, 7, 26)
 """Default date of the Llama 3 chat template."""
 RUNS = Path("memaudit-runs")

@@ -33,7 +33,7 @@ MOST_COLUMNS = 1000
 
 LEAST_PREFIX = 8
 """Tokens before the first suffix that slides over a text, if P is not less: fewer name no record
-among others, so that an exact suffix would be a guess. More would leave more of a text unaudited."""
+among others, so that an exact suffix would be a guess. With more, less of a text is audited."""
 PADDING = -1
 """Fills the places before a prefix of fewer than P tokens. No token has this id."""
 
