@@ -210,6 +210,8 @@ class TemplateWindows(Part):
     suffix: Count
     prefix: Count
     in_controls: Count
+    samples: Count
+    """Samples in which every window is one of these, or template alone."""
 
 
 class Reading(Part):
