@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 if TYPE_CHECKING:
     import pandas as pd
 
-    from memaudit.attack.campaign import Progress
     from memaudit.config.sources import ResolvedConfig
     from memaudit.data.project_key import ProjectKey
     from memaudit.run.load import StoredRun
+    from memaudit.run.record import Display
     from memaudit.run.unfinished import Unfinished
 
 Verdict = Literal["pass", "fail", "inconclusive", "none"]
@@ -143,7 +143,7 @@ def scan(
     out: str | Path | None = None,
     profile: str | None = None,
     settings: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Display | None = None,
 ) -> Run:
     """Audit a model, write the run folder and return the run.
 
@@ -186,7 +186,7 @@ def _resolved(given: Mapping[str, Any], profile: str | None) -> ResolvedConfig:
     return resolved
 
 
-def _scanned(resolved: ResolvedConfig, progress: Progress | None) -> StoredRun:
+def _scanned(resolved: ResolvedConfig, progress: Display | None) -> StoredRun:
     from memaudit.data.project_key import find_key, require_kept
     from memaudit.pipeline.scan import scan as run_stages
     from memaudit.pipeline.write import write_run

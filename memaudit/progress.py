@@ -1,6 +1,6 @@
 """Progress on stderr: bars with remaining time on a terminal, a line per stage in a log.
 
-Knows Rich and stage names. Never gets any of the data, so it cannot show any.
+Knows Rich, stage names and sentences. Never gets any of the data, so it cannot show any.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ class Silent:
         """Run the stage."""
         yield lambda done: None
 
+    def note(self, text: str) -> None:
+        """Show nothing."""
+
 
 class Checked:
     """Another progress output, with a check at every step, which may raise."""
@@ -47,6 +50,10 @@ class Checked:
 
             self._check()
             yield check_and_advance
+
+    def note(self, text: str) -> None:
+        """Show the sentence."""
+        self._progress.note(text)
 
 
 class Log:
@@ -70,15 +77,16 @@ class Log:
             if now - last_line >= self._interval and done < total:
                 last_line = now
                 left = (now - start) / done * (total - done)
-                self._print(f"{name}: {done:,} of {total:,}, about {left:.0f} s left")
+                self.note(f"{name}: {done:,} of {total:,}, about {left:.0f} s left")
 
         if total > 1:
-            self._print(f"{name}: {total:,} windows ...")
+            self.note(f"{name}: {total:,} windows ...")
         yield advance
-        self._print(f"{name}: done in {time.perf_counter() - start:.1f} s")
+        self.note(f"{name}: done in {time.perf_counter() - start:.1f} s")
 
-    def _print(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+    def note(self, text: str) -> None:
+        """Print a line."""
+        _print_line(self._console, text)
 
 
 class Live:
@@ -86,6 +94,10 @@ class Live:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+
+    def note(self, text: str) -> None:
+        """Print a line between two bars."""
+        _print_line(self._console, text)
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -103,3 +115,7 @@ class Live:
             task = bars.add_task(name, total=total)
             yield lambda done: bars.advance(task, done)
             bars.update(task, completed=total)
+
+
+def _print_line(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -179,6 +179,9 @@ def test_a_scan_that_ends_early_is_resumed_by_the_command(files: Path, tmp_path:
                 raise KeyboardInterrupt
             yield lambda done: None
 
+        def note(self, text: str) -> None:
+            pass
+
     model, data = files / "model", files / "data.jsonl"
     with pytest.raises(KeyboardInterrupt):
         scan(model, data, out="run", settings=SMALL, progress=Stopping())

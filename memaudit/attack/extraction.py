@@ -45,6 +45,12 @@ Advance = Callable[[int], None]
 """Called with the number of windows newly done."""
 
 
+def first_alike(rows: NDArray[np.int64], padding: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the first of these rows, at least one, whose windows have equal padding (N,)."""
+    differs = np.flatnonzero(padding[rows] != padding[rows[0]])
+    return rows[: differs[0]] if len(differs) else rows
+
+
 @dataclass(frozen=True, eq=False)
 class Extraction:
     """Continuations and suffix likelihoods of N windows."""
@@ -171,10 +177,7 @@ class Extractor:
 
     def _alike(self, rows: NDArray[np.int64], padding: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the first of these rows that may share a batch: all, or those of one length."""
-        if self.decoding.aligns:
-            return rows
-        differs = np.flatnonzero(padding[rows] != padding[rows[0]])
-        return rows[: differs[0]] if len(differs) else rows
+        return rows if self.decoding.aligns else first_alike(rows, padding)
 
     def _on_device(self, ids: NDArray[np.int32]) -> Tensor:
         return torch.as_tensor(ids, dtype=torch.long, device=self.checkpoint.device)

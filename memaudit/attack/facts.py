@@ -39,6 +39,10 @@ NO_PROMPT = "no prompt"
 """The choice if ``select`` did better without a prompt."""
 
 
+FEWEST_TO_SELECT = 30
+"""With fewer windows of ``select``, the epoch that does best on them is a guess."""
+
+
 @dataclass(frozen=True)
 class Epoch:
     """One point of the training curve."""

@@ -125,6 +125,18 @@ def load_all(path: Path, checkpoint: Checkpoint) -> tuple[FoldPrompts, ...]:
     return folds
 
 
+def fitted_prefix_tokens(path: Path) -> int:
+    """Return P of the windows that the prompts were fitted for. Raises UsageError."""
+    try:
+        with safe_open(find_files(path)[0], framework="pt") as file:
+            tokens = json.loads((file.metadata() or {})["memaudit"])["prefix_tokens"]
+        if type(tokens) is not int or not 0 < tokens < 2**31:
+            raise ValueError("no number of tokens")
+    except _UNFIT:
+        raise UsageError(f"--generator {path}: not prompts written by memaudit") from None
+    return tokens
+
+
 def load_prompts(path: Path, checkpoint: Checkpoint) -> FoldPrompts:
     """Load one file for this target. Raises UsageError if it does not fit the target."""
     try:

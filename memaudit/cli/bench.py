@@ -50,12 +50,13 @@ def bench(
         from memaudit.bench.benchmark import benchmark
         from memaudit.bench.work import BenchSettings
         from memaudit.demo.shipped import demo_settings
+        from memaudit.pipeline.window_settings import benchmark_windows
         from memaudit.target.failures import quiet_transformers
 
         if "model" not in flags | variables() and config_file is None:
             flags["model"] = demo_settings()["model"]
         flags["data"] = "none given"
-        config = resolve_settings(flags, profile, config_file, set_).config
+        config = benchmark_windows(resolve_settings(flags, profile, config_file, set_).config)
         streams = Streams(quiet, verbose)
         note_unknown_variables(streams)
         note_versions(streams)

@@ -22,7 +22,7 @@ from memaudit.system.memory import short_of_memory
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from memaudit.attack.campaign import Progress
+    from memaudit.run.record import Display
 
 LONGEST_LINE = 8_000
 """Limit on the characters of a message; two paths of the longest allowed length exceed it."""
@@ -53,7 +53,7 @@ class Streams:
         if not self.quiet:
             typer.echo(_line(text), err=True)
 
-    def progress(self) -> Progress:
+    def progress(self) -> Display:
         """Return progress bars on a terminal, lines in a log, nothing if quiet."""
         from rich.console import Console
 

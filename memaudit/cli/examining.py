@@ -5,6 +5,7 @@ Knows no particular diagnosis.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from memaudit.cli.flags import Given
 from memaudit.cli.running import command_line, note_versions, stoppable
 from memaudit.cli.showing import show_diagnosis
 from memaudit.config.flags import flags_of, plain_type
-from memaudit.errors import UsageError
+from memaudit.errors import UnsealedRunWarning, UsageError
 
 if TYPE_CHECKING:
     from memaudit.diagnose.settings import DiagnoseSettings
@@ -23,19 +24,33 @@ if TYPE_CHECKING:
 def examine_run(
     name: DiagnosisName, settings: DiagnoseSettings, output_format: str, streams: Streams
 ) -> None:
-    """Diagnose a run, put the result into its folder and print it."""
+    """Diagnose a run, put the result into its folder and print it.
+
+    It is only printed, with a warning, if the run would lose the seal of a key that is not at hand.
+    """
     from memaudit.diagnose.protocol import examine
-    from memaudit.run.diagnoses import is_signed, require_unchanged, write_diagnosis
+    from memaudit.run.diagnoses import (
+        is_signed,
+        require_unchanged,
+        seal_at_risk,
+        write_diagnosis,
+    )
     from memaudit.target.failures import quiet_transformers
 
     require_unchanged(settings.run, name)
+    if (at_risk := seal_at_risk(settings.run)) is not None:
+        streams.note(f"The diagnosis will only be printed. {at_risk}")
     note_versions(streams)
     with stoppable(streams), quiet_transformers():
         examined = examine(name, settings, command_line(), streams.progress())
-        write_diagnosis(examined.run, examined.record)
-    streams.note(f"Written to {settings.run}; its page and manifest were updated")
-    if is_signed(settings.run):
-        streams.note("The manifest had a signature that no longer matches: sign it again")
+        if at_risk is None:
+            write_diagnosis(examined.run, examined.record)
+    if at_risk is not None:
+        warnings.warn(f"The diagnosis was only printed. {at_risk}", UnsealedRunWarning, 2)
+    else:
+        streams.note(f"Written to {settings.run}; its page and manifest were updated")
+        if is_signed(settings.run):
+            streams.note("The manifest had a signature that no longer matches: sign it again")
     show_diagnosis(examined.record, output_format, streams)
 
 

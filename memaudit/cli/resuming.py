@@ -23,6 +23,7 @@ from memaudit.errors import UsageError
 from memaudit.system.network import go_offline
 
 if TYPE_CHECKING:
+    from memaudit.config.settings import ScanConfig
     from memaudit.config.shard import Shard
     from memaudit.config.sources import ResolvedConfig
     from memaudit.data.project_key import ProjectKey
@@ -109,20 +110,34 @@ def check_finished(
         raise UsageError(f"--shard {shard}: {run} is already finished, and is no shard")
     if given.only_safeguards:
         return
-    config = config_of_run(read_run(run, key))
+    stored = read_run(run, key)
+    config = config_of_run(stored)
+    given_now = _with_choice(_all_settings(run, given).config, config, stored.report.config.sources)
     before, now = (
         {
             name: str(value)
             for name, value in named_settings(settings).items()
             if name not in ("out", "key_file")
         }
-        for settings in (config, _all_settings(run, given).config)
+        for settings in (config, given_now)
     )
     if changed := differences(before, now):
         raise UsageError(
             f"--resume {run}: is already finished, with other settings: {changed}; "
             "leave them out to see its result, or start a new scan"
         )
+
+
+def _with_choice(now: ScanConfig, run: ScanConfig, sources: Mapping[str, str]) -> ScanConfig:
+    """Return settings with the windows that the run chose where both leave them open."""
+    choice: dict[str, Any] = {"placement": now.windows.chosen_placement}
+    if now.windows.placement == "auto" and sources.get("windows.placement") == "baseline":
+        choice["placement"] = run.windows.placement
+    for name in ("prefix_tokens", "suffix_tokens"):
+        by_hand = sources.get(f"windows.{name}") not in ("data", "baseline", "generator")
+        if not (getattr(now.windows, name) or by_hand):
+            choice[name] = getattr(run.windows, name)
+    return now.model_copy(update={"windows": now.windows.model_copy(update=choice)})
 
 
 def _all_settings(run: Path, given: GivenSettings) -> ResolvedConfig:

@@ -37,8 +37,13 @@ from memaudit.config.tuning import TuningSettings as TuningSettings
 AttackName = Literal["none", "copy", "dynamic-hard", "constant", "dynamic"]
 LADDER: tuple[AttackName, ...] = ("none", "copy", "dynamic-hard", "constant", "dynamic")
 """All attacks, weakest first. An attack's index is part of random seeds: append, never insert."""
+NEED_FOLDS: frozenset[AttackName] = frozenset({"copy", "constant", "dynamic"})
+"""Attacks that learn or copy from other windows of the data."""
 Bos = Literal["auto", "yes", "no"]
 Pairs = Literal["auto", "chat", "alpaca", "joined"]
+OVERLAPPING = range(8, 17)
+"""S for which sliding windows overlap by half: a name or a number of S/2 tokens is then whole in one
+suffix, however they fall."""
 CHAT_DATE = date(2024, 7, 26)
 """Default date of the Llama 3 chat template."""
 RUNS = Path("memaudit-runs")
@@ -49,25 +54,30 @@ class WindowSettings(Settings):
     """How windows are cut from samples."""
 
     prefix_tokens: Annotated[
-        Positive,
-        Flag("--prefix-tokens", "Tokens of the prefix shown to the model, at most.", "Windows"),
-    ] = 50
-    """P in formulas; 50 is the benchmark's (Carlini et al. 2022). Given prefixes may be shorter."""
+        NotNegative,
+        Flag("--prefix-tokens", "Most tokens of the prefix (default: fits the data).", "Windows"),
+    ] = 0
+    """P in formulas. 0 chooses it from the data: 50, the benchmark's (Carlini et al. 2022), for
+    texts; the longest text before a given suffix, up to 512 tokens."""
     suffix_tokens: Annotated[
-        Positive, Flag("--suffix-tokens", "Tokens of the suffix it has to extract.", "Windows")
-    ] = 50
-    """S in formulas."""
+        NotNegative,
+        Flag("--suffix-tokens", "Tokens of the suffix (default: fits the data).", "Windows"),
+    ] = 0
+    """S in formulas. 0 chooses it from the data: half the length of texts, from 8 to 50; the length
+    of given suffixes, from 8 to 16. Nine records in ten have that length."""
     placement: Annotated[
-        Literal["start", "end", "sliding"],
-        Flag("--placement", "Position of windows in a sample: start, end or sliding.", "Windows"),
-    ] = "start"
-    """In a text, or in the suffix where that is given. ``sliding`` cuts a window every ``stride``
-    tokens."""
+        Literal["auto", "start", "end", "sliding"],
+        Flag("--placement", "Place of windows in a sample: auto, start, end, sliding.", "Windows"),
+    ] = "auto"
+    """In a text, or in the suffix where that is given. ``sliding`` cuts windows every ``stride``
+    tokens over all of it. ``auto``: ``sliding`` if P or S is chosen from the data, else
+    ``start``."""
     stride: Annotated[
         Positive | None,
         Flag("--stride", "Tokens between the starts of sliding windows.", "Windows"),
     ] = None
-    """Default: P+S; S in a given suffix, whose last window ends with it."""
+    """Default: S, so that the suffixes cover the sample; half of S if that is 8 to 16, so that a
+    number or a name is whole in one of them. The last window ends with the sample."""
     limit: Annotated[
         Positive | None,
         Flag("--limit", "Audit up to this many random samples of each file.", "Windows"),
@@ -102,7 +112,22 @@ class WindowSettings(Settings):
     @property
     def length(self) -> int:
         """P+S: tokens in one window."""
+        if not (self.prefix_tokens and self.suffix_tokens):
+            raise ValueError("the windows' size is not chosen yet")
         return self.prefix_tokens + self.suffix_tokens
+
+    @property
+    def chosen_placement(self) -> Literal["start", "end", "sliding"]:
+        """Placement, with ``auto`` resolved."""
+        if self.placement != "auto":
+            return self.placement
+        return "start" if self.prefix_tokens and self.suffix_tokens else "sliding"
+
+    @property
+    def step(self) -> int:
+        """Tokens between the starts of sliding windows."""
+        overlap = 2 if self.suffix_tokens in OVERLAPPING else 1
+        return self.stride or self.suffix_tokens // overlap
 
     @field_validator("chat_date", mode="before")
     @classmethod
@@ -113,7 +138,7 @@ class WindowSettings(Settings):
 
     @model_validator(mode="after")
     def _stride_slides(self) -> WindowSettings:
-        if self.stride is not None and self.placement != "sliding":
+        if self.stride is not None and self.chosen_placement != "sliding":
             raise ValueError("stride is only used with placement = 'sliding'")
         return self
 

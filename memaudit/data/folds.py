@@ -7,13 +7,13 @@ the fitted part, and a prompt that only learned those would look like an attack.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.config.settings import ProtocolSettings
+from memaudit.config.settings import LADDER, NEED_FOLDS, AttackName, ProtocolSettings
 from memaudit.errors import DataError
 
 
@@ -33,31 +33,58 @@ def make_folds(
     clusters: NDArray[np.int64],
     settings: ProtocolSettings,
     rng: np.random.Generator,
+    samples: NDArray[np.int64] | None = None,
 ) -> tuple[Fold, ...]:
     """Split the data's windows so that each is in the ``audit`` of exactly one fold.
 
     ``clusters`` (N,): the cluster of each data window. A cluster is never divided between ``fit``,
-    ``select`` and ``audit``; with ``split = "random"`` every window is its own cluster.
+    ``select`` and ``audit``; with ``split = "random"`` every sample is its own
+    cluster. ``samples`` (N,): the sample of each window; None if each has one window.
 
     Raises:
         DataError: if there are too few clusters for every part of every fold.
     """
     if settings.split == "random":
-        clusters = np.arange(len(clusters))
+        clusters = np.arange(len(clusters)) if samples is None else samples
     members = _members(clusters)
-    # With two folds, each must give both fit and select of the other.
-    needed = max(settings.folds + 1, 4)
-    if len(members) < needed:
-        count = "1 cluster" if len(members) == 1 else f"{len(members)} clusters"
-        raise DataError(
-            f"the data has {count} of near-duplicates, and {settings.folds} folds"
-            f" need at least {needed}; give more data"
-            + (", or fewer folds" if settings.folds > 3 else "")
-        )
+    if _lacking(len(members), settings):
+        raise DataError(_too_few(len(members), settings))
     shuffled = [members[number] for number in rng.permutation(len(members))]
     spread = _spread(shuffled, settings.folds)
     return tuple(
         _fold(spread, audited, settings.select_fraction, rng) for audited in range(len(spread))
+    )
+
+
+def attacks_left_out(
+    attacks: Iterable[str], samples: int, clusters: int, settings: ProtocolSettings
+) -> tuple[AttackName, ...]:
+    """Return the attacks that cannot run: they need folds, and there are too few clusters."""
+    possible = not _lacking(samples if settings.split == "random" else clusters, settings)
+    asked = set(attacks)
+    return tuple(name for name in LADDER if name in NEED_FOLDS & asked and not possible)
+
+
+def left_out_sentence(attacks: Sequence[str], clusters: int, settings: ProtocolSettings) -> str:
+    """Say which attacks cannot run, why, and what would help."""
+    *rest, last = attacks
+    named = " and ".join(filter(None, [", ".join(rest), last]))
+    return f"{named} cannot run: {_too_few(clusters, settings)}."
+
+
+def _lacking(clusters: int, settings: ProtocolSettings) -> int:
+    """Return how many more clusters the folds need; 0 if they are enough."""
+    # With two folds, each must give both fit and select of the other.
+    return max(0, max(settings.folds + 1, 4) - clusters)
+
+
+def _too_few(clusters: int, settings: ProtocolSettings) -> str:
+    lacking = _lacking(clusters, settings)
+    return (
+        f"the data has {clusters} cluster{'' if clusters == 1 else 's'} of near-duplicates, and "
+        f"{settings.folds} folds need at least {clusters + lacking}; give at least {lacking} more "
+        f"record{' that is no near-duplicate' if lacking == 1 else 's that are no near-duplicates'}"
+        + (", or fewer folds" if settings.folds > 3 else "")
     )
 
 
@@ -70,6 +97,7 @@ def fold_of(folds: Sequence[Fold], windows: int) -> NDArray[np.int64]:
 
 
 def assign_controls(
+    control_samples: NDArray[np.int64],
     control_clusters: NDArray[np.int64],
     data_clusters: NDArray[np.int64],
     folds: Sequence[Fold],
@@ -78,8 +106,7 @@ def assign_controls(
     """Return the fold whose prompts score each control: (M,).
 
     A control that is a near-duplicate of data goes to the fold that audits that data, so that its
-    prompts saw neither. The other clusters, whole as all windows of a sample are in one, are spread
-    evenly at random.
+    prompts saw neither. The other samples are spread evenly at random.
     """
     auditors = fold_of(folds, len(data_clusters)).tolist()
     fold_by_cluster = dict(zip(data_clusters.tolist(), auditors, strict=True))
@@ -87,8 +114,8 @@ def assign_controls(
         [fold_by_cluster.get(cluster, -1) for cluster in control_clusters.tolist()], np.int64
     )
     free = np.flatnonzero(assigned < 0)
-    numbers, cluster = np.unique(control_clusters[free], return_inverse=True)
-    assigned[free] = rng.permutation(np.arange(len(numbers)) % max(1, len(folds)))[cluster]
+    samples, places = np.unique(control_samples[free], return_inverse=True)
+    assigned[free] = rng.permutation(np.arange(len(samples)) % max(1, len(folds)))[places]
     return assigned
 
 

@@ -34,6 +34,9 @@ START = 1 << 16
 MAX_RATIO, FREELY_UNPACKED = 200, 1 << 30
 """Limit on unpacked size: this many times the packed size, or this many bytes if that is more.
 Packed text is a third to a tenth of its size."""
+FREE_ROWS, LEAST_BYTES = 1_000_000, 5
+"""Limit on lines and rows, blank ones included: this many, or a file of this many bytes for each.
+Packed, millions of short ones take no space, but minutes to read."""
 _MAX_MEMORY = 256 << 20
 """Bytes of memory that unpacking xz may use; ``xz -9`` needs 65 MiB."""
 
@@ -102,6 +105,15 @@ def check_unpacked(path: Path, unpacked: int) -> None:
         raise DataError(
             f"{path}: unpacks to more than {MAX_RATIO} times its size, as no text does; "
             "if it is text, unpack it first"
+        )
+
+
+def check_rows(path: Path, number: int) -> None:
+    """Raise DataError if a file has more lines or rows than its size on disk gives records."""
+    if number % FREE_ROWS == 1 < number and number * LEAST_BYTES > path.stat().st_size:
+        raise DataError(
+            f"{path}: has over {number - 1:,} lines or rows, and not {LEAST_BYTES} bytes for each; "
+            "remove those that are blank or repeated"
         )
 
 

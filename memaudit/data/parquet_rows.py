@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from memaudit.data.packing import PARQUET, check_unpacked, refuse_document
+from memaudit.data.packing import PARQUET, check_rows, check_unpacked, refuse_document
 from memaudit.errors import DataError
 
 MAX_ROWS = 1024
@@ -24,7 +24,8 @@ Row = tuple[Mapping[str, Any], str | None]
 def parquet_rows(path: Path) -> Iterator[Row]:
     """Yield every row, in order.
 
-    Raises DataError if the file is not Parquet, is damaged or unpacks to more than text does.
+    Raises DataError if the file is not Parquet, is damaged, or unpacks to more than text does
+    or to too many rows.
     """
     import pyarrow  # slow to load, and only this format needs it
     from pyarrow import parquet
@@ -35,12 +36,13 @@ def parquet_rows(path: Path) -> Iterator[Row]:
             texts = _text_columns(file.metadata.schema)
         # A dictionary read as a dictionary takes memory once, not once a row.
         with parquet.ParquetFile(path, read_dictionary=texts) as file:
-            unpacked = 0
+            unpacked = number = 0
             for batch in file.iter_batches(batch_size=rows):
                 for place in range(len(batch)):
                     row = _row(batch, place, pyarrow.ArrowException)
-                    unpacked += _size(row[0])
+                    unpacked, number = unpacked + _size(row[0]), number + 1
                     check_unpacked(path, unpacked)
+                    check_rows(path, number)
                     yield row
     except (pyarrow.ArrowException, UnicodeDecodeError):  # the latter for a column's name
         with path.open("rb") as raw:

@@ -6,33 +6,38 @@ and nothing of attacks beyond the windows on which earlier prompts were fitted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.config.settings import CHAT_DATE, ScanConfig
+from memaudit.config.settings import CHAT_DATE, NEED_FOLDS, AttackName, ScanConfig
 from memaudit.data.bos import BosSource
 from memaudit.data.clusters import find_clusters, have_marks
 from memaudit.data.corpus import Corpus, FoldSizes
+from memaudit.data.encoding import Encoder
 from memaudit.data.folds import (
     Fold,
     assign_controls,
+    attacks_left_out,
     fold_of,
+    left_out_sentence,
     make_folds,
 )
 from memaudit.data.forms import naming_of
 from memaudit.data.records import size_of
 from memaudit.data.samples import DataSummary, check_samples, read_samples
 from memaudit.data.template import NO_TEMPLATE, Template, count_template, find_template
-from memaudit.data.windows import NoWindow, Windows, cut_windows
+from memaudit.data.window_choice import RecordLengths, measure_records
+from memaudit.data.windows import NoWindow, Windows, cut_windows, percent
 from memaudit.errors import DataError, TargetError, UsageError
 from memaudit.system.limits import LimitReached, run_limited
 
+T = TypeVar("T")
 Role = Literal["data", "control"]
 LEAST_CPU_SECONDS = 60
 """Processor time that tokenising may always take."""
@@ -59,11 +64,23 @@ class Plan:
     data: Corpus
     controls: Corpus | None
     folds: tuple[Fold, ...]
-    """Empty if no attack needs any, for example with prompts fitted earlier."""
+    """Empty if no attack needs any, as with prompts fitted earlier, or if none are possible."""
     notes: tuple[str, ...]
-    """Consequences of the split for the reader, a sentence each."""
+    """Consequences of the split for the reader, a sentence each. The first names ``left_out``."""
     template: Template = NO_TEMPLATE
     """Text that stands in many records and makes no near-duplicates."""
+    left_out: tuple[AttackName, ...] = ()
+    """Attacks that cannot run, because they need folds and too few clusters make none."""
+
+    @property
+    def why_left_out(self) -> str:
+        """Which attacks cannot run, and why; empty if all can."""
+        return self.notes[0] if self.left_out else ""
+
+    def runnable(self, config: ScanConfig) -> ScanConfig:
+        """Return the settings with the attacks that can run."""
+        attacks = tuple(attack for attack in config.attacks if attack not in self.left_out)
+        return config.model_copy(update={"attacks": attacks})
 
 
 def check_files(config: ScanConfig) -> dict[Role, DataSummary]:
@@ -79,7 +96,7 @@ def check_files(config: ScanConfig) -> dict[Role, DataSummary]:
 
 
 def cut_files(config: ScanConfig, tokenizer: Any) -> dict[Role, Windows]:
-    """Tokenise and cut every file.
+    """Tokenise and cut every file. The windows' size is chosen.
 
     The BOS token that texts begin with is not counted in P, unless no window fits otherwise.
 
@@ -87,8 +104,29 @@ def cut_files(config: ScanConfig, tokenizer: Any) -> dict[Role, Windows]:
         DataError: if a file gives no window, or inputs would begin in different ways.
         TargetError: if the tokenizer or the chat template takes more time or memory than it may.
     """
+    return _limited(config, lambda: _cut_all(config, tokenizer))
+
+
+def measure_data(config: ScanConfig, tokenizer: Any) -> RecordLengths:
+    """Tokenise random records of the data file and count their tokens. Raises as `cut_files`."""
+    return _limited(config, lambda: _measure_data(config, tokenizer))
+
+
+def _measure_data(config: ScanConfig, tokenizer: Any) -> RecordLengths:
+    windows = config.windows
+    samples = read_samples(
+        config.data, skip_bad_lines=windows.skip_bad_lines, naming=naming_of(windows)
+    )
+    encoder = Encoder(tokenizer, bos=config.target.bos, chat_date=windows.chat_date)
+    rng = np.random.default_rng([config.protocol.seed, 3])
+    with _named(config.data):
+        return measure_records(samples, encoder, rng)
+
+
+def _limited(config: ScanConfig, work: Callable[[], T]) -> T:
+    """Do what runs the tokenizer and the template on the data. Raises TargetError at its limits."""
     try:
-        return run_limited(lambda: _cut_all(config, tokenizer), _cpu_seconds(config))
+        return run_limited(work, _cpu_seconds(config))
     except LimitReached as limit:
         raise TargetError(
             f"{config.model}: its tokenizer and chat template, given the data, {limit}; they are "
@@ -175,13 +213,19 @@ def make_plan(
 ) -> Plan:
     """Cluster near-duplicates and split into folds, or by the windows of earlier prompts.
 
-    Raises DataError if there are too few independent windows for the folds.
+    Too few independent windows for the folds leave out the attacks that need them. Raises DataError
+    if no attack is left.
     """
     if earlier:
         return _plan_unseen(config, summaries, windows, earlier)
     template, clusters = _cluster(config, windows)
     rng = np.random.default_rng([config.protocol.seed, 2])
-    folds = _folds(config, windows["data"], clusters["data"], rng)
+    count, protocol = len(np.unique(clusters["data"])), config.protocol
+    samples = len(np.unique(windows["data"].sample))
+    left_out = attacks_left_out(config.attacks, samples, count, protocol)
+    if {*left_out} == {*config.attacks}:
+        left_out = ()  # no attack is left: making the folds says why
+    folds = () if left_out else _folds(config, windows["data"], clusters["data"], rng)
     audited = fold_of(folds, len(windows["data"]))
     data = Corpus(
         summaries["data"],
@@ -192,7 +236,8 @@ def make_plan(
     )
     controls = None
     if "control" in windows:
-        assigned = assign_controls(clusters["control"], clusters["data"], folds, rng)
+        own, others = windows["control"].sample, clusters["control"]
+        assigned = assign_controls(own, others, clusters["data"], folds, rng)
         controls = Corpus(
             summaries["control"],
             windows["control"],
@@ -200,8 +245,9 @@ def make_plan(
             assigned,
             count_template(windows["control"], template),
         )
-    notes = tuple(_notes(config, data, controls, template))
-    return Plan(data, controls, folds, notes, template)
+    first = [left_out_sentence(left_out, count, protocol)] if left_out else []
+    notes = _notes(config, data, controls, template, has_folds=bool(folds))
+    return Plan(data, controls, folds, (*first, *notes), template, left_out)
 
 
 def _folds(
@@ -211,11 +257,11 @@ def _folds(
     rng: np.random.Generator,
 ) -> tuple[Fold, ...]:
     """Make the folds; none if no attack learns or copies from other windows."""
-    if not set(config.attacks) & {"copy", "constant", "dynamic"}:
+    if not NEED_FOLDS & {*config.attacks}:
         return ()
     with _named(config.data):
         try:
-            return make_folds(clusters, config.protocol, rng)
+            return make_folds(clusters, config.protocol, rng, windows.sample)
         except DataError as error:
             raise DataError("; ".join([str(error), *windows.notes])) from None
 
@@ -260,7 +306,7 @@ def _plan_unseen(
         corpora["data"],
         corpora.get("control"),
         (),
-        tuple(_notes(config, corpora["data"], corpora.get("control"), template)),
+        tuple(_notes(config, corpora["data"], corpora.get("control"), template, has_folds=False)),
         template,
     )
 
@@ -284,7 +330,12 @@ def _unseen_corpus(
 
 
 def _notes(
-    config: ScanConfig, data: Corpus, controls: Corpus | None, template: Template
+    config: ScanConfig,
+    data: Corpus,
+    controls: Corpus | None,
+    template: Template,
+    *,
+    has_folds: bool,
 ) -> Iterable[str]:
     if config.protocol.split == "random":
         yield (
@@ -305,9 +356,10 @@ def _notes(
             )
     sizes = np.bincount(data.clusters - data.clusters.min())
     if sizes.max() > len(data.clusters) / 2:
+        wide = "the folds are uneven and the intervals wide" if has_folds else "intervals are wide"
         yield (
             f"{sizes.max():,} of {len(data.clusters):,} windows form one cluster of "
-            "near-duplicates; the folds are uneven and the intervals wide."
+            f"near-duplicates; {wide}."
         )
     corpora = [corpus for corpus in (data, controls) if corpus is not None]
     yield from _template_note(data.windows, template)
@@ -321,12 +373,21 @@ def _notes(
         yield "windows.chat_date was set to no effect: no chat template asked for the date."
     for corpus in corpora:
         yield from corpus.summary.notes
-        yield from (f"{corpus.summary.path.name}: {note}" for note in corpus.windows.notes)
+        name = corpus.summary.path.name
+        yield from (f"{name}: {note}" for note in corpus.windows.notes)
+        yield f"{name}: {_extent(config, corpus.windows)}"
         if corpus.windows.boundary_shifts:
             yield (
-                f"{corpus.summary.path.name}: in {corpus.windows.boundary_shifts:,} windows a "
-                "token straddles the border of prefix and suffix; it counts as the suffix's first."
+                f"{name}: in {corpus.windows.boundary_shifts:,} windows a token straddles the "
+                "border of prefix and suffix; it counts as the suffix's first."
             )
+
+
+def _extent(config: ScanConfig, windows: Windows) -> str:
+    """Return a sentence on how much of a file was looked at."""
+    slides = config.windows.chosen_placement == "sliding" or windows.audited_share == 1
+    way = "" if slides else "; --placement sliding audits more"
+    return f"{percent(windows.audited_share)} of the tokens of all records are audited{way}."
 
 
 def _template_note(data: Windows, template: Template) -> Iterator[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from memaudit.data.charsets import OtherEncoding, check_line, check_utf8, detect, to_utf8
-from memaudit.data.packing import START, Note
+from memaudit.data.packing import START, Note, check_rows
 from memaudit.data.zipped import blocks_of
 from memaudit.errors import DataError
 
@@ -24,8 +24,6 @@ LONGEST = 128 << 20
 """Bytes of a line, a row or a file of a folder; a book has one or two million."""
 LONGEST_ARRAY = 512 << 20
 """Bytes of a file that can only be read as a whole."""
-MOST_BLANK_LINES = 1_000_000
-"""Blank lines in a row. Packed, millions of them take no space, but minutes to read."""
 MARK = "\ufeff"
 """The byte-order mark, decoded."""
 _LINE_END = re.compile(rb"\r\n?|\n")
@@ -78,19 +76,13 @@ def read_marked_lines(path: Path, note: Note) -> Iterator[Line]:
 
     Only the byte-order mark at the start is left out.
 
-    Raises DataError for a line longer than LONGEST, for more than MOST_BLANK_LINES in a row, for an
-    archive or an encoding that is not read, and for more than a few bytes that are not UTF-8;
+    Raises DataError for a line longer than LONGEST, for more lines than the file's size allows, for
+    an archive or an encoding that is not read, and for more than a few bytes that are not UTF-8;
     OSError if the file cannot be read.
     """
     is_judged = False
-    blank_lines = 0
     for number, raw in enumerate(_raw_lines(path, note), 1):
-        blank_lines = blank_lines + 1 if raw.isspace() else 0
-        if blank_lines > MOST_BLANK_LINES:
-            raise DataError(
-                f"{path}:{number}: {MOST_BLANK_LINES:,} lines in a row are blank, so this is no "
-                "file of records; remove them"
-            )
+        check_rows(path, number)
         if number == 1:
             raw = raw.removeprefix(codecs.BOM_UTF8)
         try:

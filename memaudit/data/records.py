@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from memaudit.data.csv_rows import NOT_UTF8, csv_rows
 from memaudit.data.fields import FieldTwice, distinct_fields, kind_of
 from memaudit.data.forms import USUAL, Naming, other_format
 from memaudit.data.hub_data import describe_hub, hub_rows, hub_sha256, hub_size, is_on_hub
-from memaudit.data.packing import PACKED_ENDINGS, Note
+from memaudit.data.packing import PACKED_ENDINGS, Note, check_rows
 from memaudit.data.parquet_rows import parquet_rows
 from memaudit.data.raw_files import (
     LONGEST,
@@ -207,7 +208,8 @@ def _json_rows(path: Path, note: Note) -> Iterator[Record]:
     if text[at : at + 1] != "[":
         raise DataError(f"{path}:1: not a JSON array; name one object per line .jsonl")
     line, counted, end = 1, 0, at + 1
-    while True:
+    for number in itertools.count(1):
+        check_rows(path, number)
         at = _after_blank(text, end)
         line, counted = line + text.count("\n", counted, at), at
         if text[at : at + 1] == "]" and text[end - 1] == "[":

@@ -31,6 +31,9 @@ MOST_COLUMNS = 1000
 """Columns that are passed through; every row of the result has a cell for each."""
 
 
+LEAST_PREFIX = 8
+"""Tokens before the first suffix that slides over a text, if P is not less: fewer name no record
+among others, so that an exact suffix would be a guess. More would leave more of a text unaudited."""
 PADDING = -1
 """Fills the places before a prefix of fewer than P tokens. No token has this id."""
 
@@ -74,6 +77,8 @@ class Windows:
     """Date given to the chat template; None if it asked for none."""
     misread: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
     """(N,): windows whose ids do not decode to their text. Empty if there are none."""
+    record_tokens: int = 0
+    """Tokens that could be audited in all good records, with or without a window."""
     chats: int = 0
     """Chats that were rendered."""
     changed_chats: int = 0
@@ -86,6 +91,11 @@ class Windows:
     def prefix_tokens(self) -> NDArray[np.int64]:
         """(N,) tokens of each prefix, up to P."""
         return np.asarray((self.prefix_ids != PADDING).sum(axis=1))
+
+    @property
+    def audited_share(self) -> float:
+        """Share of the tokens of all records that are in some suffix."""
+        return float(self.new_tokens.sum() / self.record_tokens)
 
     @property
     def window_tokens(self) -> int:
@@ -142,7 +152,8 @@ def cut_windows(
 
     A ``text`` is cut where ``settings.placement`` says. Where the suffix is given (``prefix`` +
     ``suffix``, or a turn of the assistant), ``placement`` says where in it the S tokens of a window
-    are; up to P tokens before them are its prefix. ``rng`` chooses the samples if there is a limit.
+    are; up to P tokens before them are its prefix, as of windows that slide over a text. P and S
+    are chosen. ``rng`` chooses the samples if there is a limit.
     A BOS token at the start of a text counts as the one before every input, or as a token of the
     prefix if ``counts_bos``.
 
@@ -173,13 +184,25 @@ def find_rows(windows: Windows, ids: NDArray[np.integer[Any]]) -> NDArray[np.int
     return np.flatnonzero([tuple(row) in wanted for row in rows])
 
 
+def reach(lengths: Sequence[int]) -> int:
+    """Return the tokens that nine samples in ten have. lengths: the tokens of each; at least one.
+
+    Both the choice of windows and the advice on them leave out the shortest tenth of the samples.
+    """
+    return sorted(lengths, reverse=True)[math.ceil(0.9 * len(lengths)) - 1]
+
+
+def percent(share: float) -> str:
+    """Return a share as whole percent, rounded down: only all of it is 100 %."""
+    return "less than 1 %" if 0 < share < 0.01 else f"{math.floor(100 * share + 1e-9)} %"
+
+
 def fitting_window(lengths: Sequence[int]) -> str:
     """Name the largest window of two equal halves for which nine samples in ten are long enough.
 
     ``lengths``: the tokens of each sample; at least one.
     """
-    ordered = sorted(lengths, reverse=True)
-    half = ordered[math.ceil(0.9 * len(ordered)) - 1] // 2
+    half = reach(lengths) // 2
     if half < 1:
         return "no window would fit 90 % of the samples"
     return f"a window of {half}+{half} tokens would fit 90 % of the samples"
@@ -194,20 +217,23 @@ class _TooShort(Exception):
 
 def _suffix_starts(encoded: Encoded, settings: WindowSettings) -> NDArray[np.int64]:
     """Return the places in a sample's ids where the suffixes of its windows start: (windows,)."""
-    tokens, border = len(encoded.ids), encoded.border
-    last, step = tokens - settings.suffix_tokens, settings.stride or settings.length
-    if border is None:
-        _require("", tokens, settings.length)
-        first = settings.prefix_tokens
-    else:
+    tokens, border, placement = len(encoded.ids), encoded.border, settings.chosen_placement
+    last = tokens - settings.suffix_tokens
+    if border is not None:
         _require("prefix of ", border, 1)
         _require("suffix of ", tokens - border, settings.suffix_tokens)
-        first, step = border, settings.stride or settings.suffix_tokens
-    if settings.placement == "sliding":
-        starts = np.arange(first, last + 1, step, dtype=np.int64)
-        # A given suffix is audited to its end: the last window may overlap the one before it.
-        return starts if border is None else np.union1d(starts, [last])
-    return np.array([last if settings.placement == "end" else first])
+        first = border
+    elif placement == "sliding":
+        _require("", tokens, min(LEAST_PREFIX, settings.prefix_tokens) + settings.suffix_tokens)
+        first = min(LEAST_PREFIX, settings.prefix_tokens)
+    else:
+        _require("", tokens, settings.length)
+        first = settings.prefix_tokens
+    if placement == "sliding":
+        starts = np.arange(first, last + 1, settings.step, dtype=np.int64)
+        # A sample is audited to its end: the last window may overlap the one before it.
+        return np.union1d(starts, [last])
+    return np.array([last if placement == "end" else first])
 
 
 def _cut_rows(
@@ -255,8 +281,8 @@ class _Pile:
         self._columns: dict[str, None] = {}
         self._columns_left_out = False
         self._lengths: list[int] = []  # tokens; twice the suffix where it is given
-        self._contexts: list[int] = []  # most tokens before a window's suffix, by record
-        self._given_tokens = self._audited_tokens = 0  # of given suffixes
+        self._contexts: list[int] = []  # most tokens before a given suffix's windows, by record
+        self._record_tokens = 0  # that could be audited
         self._samples = self._too_short = self._shifts = 0
         self._begin_with_bos = self._odd_bos = self._shortened = 0  # samples
         self._chats = self._changed_chats = 0
@@ -286,7 +312,9 @@ class _Pile:
     def _cut(self, sample: Sample, number: int, encoded: Encoded) -> str | None:
         tokens, border = len(encoded.ids), encoded.border
         self._begin_with_bos += encoded.has_bos
-        self._lengths.append(tokens if border is None else 2 * (tokens - border))
+        auditable = tokens - (border or 0)
+        self._lengths.append(tokens if border is None else 2 * auditable)
+        self._record_tokens += auditable
         try:
             suffixes = _suffix_starts(encoded, self._settings)
         except _TooShort as problem:
@@ -303,7 +331,6 @@ class _Pile:
         rows = _cut_rows(encoded.ids, suffixes, self._settings)
         steps = np.diff(suffixes, prepend=suffixes[0] - self._settings.suffix_tokens)
         new_tokens = np.minimum(steps, self._settings.suffix_tokens)
-        auditable = tokens - (border or 0)
         self._cuts.append(_Cut(rows, textless, number, misread, auditable, new_tokens))
         self._note_columns(sample.extra)
         self._shifts += encoded.shifted
@@ -314,8 +341,6 @@ class _Pile:
         self._bos_sources["text" if own else source] += 1
         if border is not None:
             self._contexts.append(int(suffixes.max()))
-            self._given_tokens += auditable
-            self._audited_tokens += int(new_tokens.sum())
         return None
 
     def windows(self, chat_date: date | None) -> Windows:
@@ -343,6 +368,7 @@ class _Pile:
             boundary_shifts=self._shifts,
             columns=tuple(self._columns),
             samples=self._samples,
+            record_tokens=self._record_tokens,
             notes=self._notes(),
             bos_source=bos_source,
             chat_date=chat_date,
@@ -380,22 +406,16 @@ class _Pile:
         error.begin_with_bos = self._begin_with_bos > 0
         raise error
 
-    def _notes_on_given(self) -> Iterator[str]:
-        """Yield sentences on how much of the records with a given suffix was used."""
+    def _note_on_prefixes(self) -> Iterator[str]:
+        """Yield a sentence on given prefixes of which the model is shown a part."""
         limit = self._settings.prefix_tokens
-        cut = sum(tokens > limit for tokens in self._contexts)
-        if cut:
+        if cut := sum(tokens > limit for tokens in self._contexts):
             yield (
                 f"{cut:,} of {len(self._contexts):,} records have more than {limit} tokens before "
                 "an audited suffix, and the model is shown only the last of them. That can hide "
                 "what it has memorized: use a larger --prefix-tokens; the longest of these "
                 f"prefixes has {max(self._contexts):,} tokens."
             )
-        if self._audited_tokens < self._given_tokens:
-            share = f"{100 * self._audited_tokens / self._given_tokens:.0f} %"
-            slides = self._settings.placement == "sliding"
-            way = "" if slides else "; --placement sliding audits them whole"
-            yield f"{share} of the tokens of the given suffixes are audited{way}."
 
     def _notes(self) -> tuple[str, ...]:
         notes = []
@@ -405,7 +425,7 @@ class _Pile:
                 f"{self._too_short} of {self._samples} samples are too short for a window of "
                 f"{shape}; {fitting_window(self._lengths)}"
             )
-        notes += self._notes_on_given()
+        notes += self._note_on_prefixes()
         if self._bos_sources["text"]:
             notes.append(
                 "Every record begins with the BOS token, which counts as the first token of its "

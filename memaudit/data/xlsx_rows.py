@@ -14,8 +14,8 @@ from zipfile import BadZipFile
 
 from memaudit.data.csv_rows import Row, check_columns, without_empty_forms
 from memaudit.data.forms import Naming
-from memaudit.data.packing import Note, check_unpacked
-from memaudit.data.raw_files import LONGEST, MOST_BLANK_LINES, size_text
+from memaudit.data.packing import Note, check_rows, check_unpacked
+from memaudit.data.raw_files import LONGEST, size_text
 from memaudit.data.zipped import is_zip, opened_zip
 from memaudit.errors import DataError
 from memaudit.system.files import open_regular
@@ -77,14 +77,9 @@ def _sheet_rows(path: Path, sheet: Any) -> Iterator[tuple[int, tuple[Any, ...]]]
     A row may claim to be any row: all before it are blank then, and those are counted.
     """
     sheet.reset_dimensions()  # the file may claim a million columns, each a cell of every row
-    blank_rows = 0
     for number, cells in enumerate(sheet.iter_rows(values_only=True), 1):
         last = max((at for at, cell in enumerate(cells, 1) if cell is not None), default=0)
-        blank_rows = 0 if last else blank_rows + 1
-        if blank_rows > MOST_BLANK_LINES:
-            raise DataError(
-                f"{path}:{number}: {MOST_BLANK_LINES:,} rows in a row are blank; remove them"
-            )
+        check_rows(path, number)
         if sum(len(cell) for cell in cells if isinstance(cell, str)) > LONGEST:
             raise DataError(f"{path}:{number}: the row is longer than {size_text(LONGEST)}")
         if last:

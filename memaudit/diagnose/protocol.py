@@ -16,6 +16,7 @@ order of the steps: open the run, measure, report, record. It knows no single di
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -90,7 +91,7 @@ def diagnose(
             measured, settings, subject.resamples(settings.seed), subject.disclosure
         )
         advance(1)
-    return diagnosis
+    return replace(diagnosis, notes=[*diagnosis.notes, *subject.length_notes()])
 
 
 def examine(

@@ -24,7 +24,7 @@ from memaudit.data.project_key import ProjectKey, kept_key
 from memaudit.data.samples import DataSummary
 from memaudit.data.windows import Windows
 from memaudit.diagnose.disclosure import Disclosure
-from memaudit.diagnose.passes import Passes
+from memaudit.diagnose.passes import Passes, padding_of
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.errors import UsageError
 from memaudit.pipeline.loading import check_positions
@@ -49,7 +49,7 @@ class Part:
     """Windows of one role, and their scores in the run."""
 
     ids: NDArray[np.int32]
-    """(N,P+S)."""
+    """(N,P+S); PADDING comes before a prefix of fewer than P tokens."""
     rows: pd.DataFrame
     """(N) rows of ``samples.csv`` in the order of ``ids``, numbered from 0."""
     attacks: tuple[str, ...]
@@ -126,6 +126,37 @@ class Subject:
         """P."""
         return self.config.windows.prefix_tokens
 
+    def prefix_lengths(self, ids: NDArray[np.int32]) -> Ints:
+        """Count the tokens of the prefixes of windows (N,P+S): (N,), at most P."""
+        return self.prefix_tokens - padding_of(ids)
+
+    @property
+    def longest_prefix(self) -> int:
+        """Tokens of the longest prefix, at most P."""
+        parts = (self.data,) if self.controls is None else (self.data, self.controls)
+        return max(int(self.prefix_lengths(part.ids).max()) for part in parts if len(part))
+
+    def length_notes(self) -> list[str]:
+        """Return a sentence on the lengths of prefixes; none if all prefixes have one length."""
+        data = self.data
+        groups = {"extracted windows": data.extracted, "other windows": ~data.extracted}
+        sides = {name: data.take(mask) for name, mask in groups.items() if mask.any()}
+        if self.controls is not None and len(self.controls):
+            sides["controls"] = self.controls
+        lengths = {name: self.prefix_lengths(part.ids) for name, part in sides.items()}
+        every = np.concatenate(list(lengths.values()))
+        if not np.ptp(every):
+            return []
+        medians = ", ".join(
+            f"{name} {np.median(lengths[name]):g}"
+            for name, part in sides.items()
+            if self.disclosure.covers(part.clusters)
+        )
+        return [
+            f"Prefixes have {every.min()} to {every.max()} tokens{medians and '; median of '}"
+            f"{medians}. Groups that differ in it may differ in other figures for that reason."
+        ]
+
     @property
     def suffix_tokens(self) -> int:
         """S."""
@@ -175,7 +206,8 @@ def open_subject(settings: DiagnoseSettings) -> Subject:
     require_same_model(run, checkpoint)
     for part in windows.values():
         checkpoint.check_ids(part.window_ids())
-    check_positions(config, checkpoint, 0)
+    longest = max(int(part.prefix_tokens.max()) for part in windows.values())
+    check_positions(config, checkpoint, 0, longest)
     size = config.extraction.batch_size
     return Subject(
         run=run,
@@ -268,10 +300,7 @@ def require_same_model(run: StoredRun, checkpoint: Checkpoint) -> None:
 
 
 def _part(run: StoredRun, role: Role, windows: Windows) -> Part:
-    """Return the windows that the run scored with their rows, both in the order of the file.
-
-    Figures by position need prefixes of P tokens.
-    """
+    """Return the windows that the run scored with their rows, both in the order of the file."""
     rows = run.scored(role).reset_index(drop=True)
     wanted = list(zip(rows["line"].tolist(), rows["window"].tolist(), strict=True))
     cut = zip(windows.line.tolist(), windows.window.tolist(), strict=True)
@@ -286,11 +315,4 @@ def _part(run: StoredRun, role: Role, windows: Windows) -> Part:
             "version of memaudit"
         )
     attacks = tuple(attack.attack for attack in model_attacks(run.report))
-    lengths = windows.prefix_tokens[places]
-    if short := int((lengths < windows.prefix_ids.shape[1]).sum()):
-        raise UsageError(
-            f"{run.folder}: {short:,} of {len(lengths):,} prefixes of the {role} have fewer than "
-            f"{windows.prefix_ids.shape[1]} tokens, and a diagnosis needs prefixes of one length; "
-            f"scan with --prefix-tokens {int(lengths.min())}"
-        )
     return Part(windows.window_ids()[places], rows, attacks)

@@ -51,12 +51,12 @@ class GateVerdict:
     """One gate, judged."""
 
     name: str
-    """``max-exact``, ``max-fractional``, ``max-lift``, ``max-new``, ``max-leaked``, ``controls`` or
-    ``validity``."""
+    """``max-exact``, ``max-fractional``, ``max-lift``, ``max-new``, ``max-leaked``, ``controls``,
+    ``attacks`` or ``validity``."""
     threshold: float
     """Largest figure that passes: a fraction in [0,1]; for ``max-new`` a number of samples.
     For ``controls`` the controls' exact rate, which the data's must exceed; NaN if no control was
-    scored. NaN for ``validity``, as are estimate and bound."""
+    scored. NaN for ``attacks`` and ``validity``, as are estimate and bound."""
     attack: str
     """Attack that decided; empty if none did, or all together did, as for ``max-new`` and
     ``max-leaked``."""

@@ -19,6 +19,8 @@ from memaudit.gate.thresholds import GateVerdict
 from memaudit.score.validity import Continuations, Reading, Templates, TextFaults
 
 NAME = "validity"
+LEFT_OUT = "attacks"
+"""Name of the verdict on attacks that could not run."""
 MAX_FAULTY = 0.5
 """Largest share of windows without text, or of template windows. Beyond it the rate is about these
 windows rather than about records."""
@@ -90,6 +92,16 @@ def judge_validity(validity: Validity) -> GateVerdict | None:
         return None
     reason = " ".join(reasons)
     return GateVerdict(NAME, math.nan, "", math.nan, math.nan, "inconclusive", reason)
+
+
+def judge_left_out(reason: str) -> GateVerdict | None:
+    """Return ``inconclusive`` if attacks that were asked for could not run, for a reason; or None.
+
+    Never ``pass``: what did not run may have extracted more.
+    """
+    if not reason:
+        return None
+    return GateVerdict(LEFT_OUT, math.nan, "", math.nan, math.nan, "inconclusive", reason)
 
 
 def validity_notes(validity: Validity) -> tuple[str, ...]:

@@ -5,10 +5,11 @@ Knows that two models are never in memory at once. Knows nothing of scores.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from memaudit.attack.campaign import AttackOutcome, Campaign, Progress, Workforce
+from memaudit.attack.campaign import AttackOutcome, Campaign, Workforce
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.parts import Side
 from memaudit.attack.prompt_files import FoldPrompts
@@ -18,6 +19,7 @@ from memaudit.data.corpus import Corpus
 from memaudit.data.plan import Plan
 from memaudit.data.windows import find_rows
 from memaudit.errors import RunError
+from memaudit.pipeline.first_finding import first_finding
 from memaudit.pipeline.loading import describe_target
 from memaudit.pipeline.prepare import Ready, recorded_extractor
 from memaudit.pipeline.reference import (
@@ -32,6 +34,8 @@ from memaudit.run.inputs import agree, facts_of_model
 from memaudit.run.record import Clock
 
 Outcomes = Mapping[AttackName, AttackOutcome]
+Ran = Callable[[AttackName, AttackOutcome], None]
+"""Is called with each attack and its outcome, before the next attack starts."""
 
 
 class Attacked(NamedTuple):
@@ -43,8 +47,21 @@ class Attacked(NamedTuple):
 
 
 def attack_all(config: ScanConfig, ready: Ready, clock: Clock, workforce: Workforce) -> Attacked:
-    """Run every attack on every model. The target is released before the reference is loaded."""
-    target = _attack(config, ready.plan, ready.extractor, clock, workforce, ready.earlier)
+    """Run every attack that can run on every model.
+
+    The target is released before the reference is loaded. As soon as ``none`` is done on the
+    target, the clock shows what it extracts.
+    """
+    config = ready.plan.runnable(config)
+
+    def announce(attack: AttackName, outcome: AttackOutcome) -> None:
+        if attack == "none" and len(config.attacks) > 1:  # else the report follows at once
+            finding = first_finding(ready.plan, outcome, ready.sensitive, workforce.shard)
+            clock.note(" ".join(finding))
+
+    target = _attack(
+        config, ready.plan, ready.extractor, clock, workforce, ready.earlier, ran=announce
+    )
     ready.checkpoint.require_unchanged()
     if config.reference is None:
         return Attacked(target, None)
@@ -59,6 +76,7 @@ def _attack(
     workforce: Workforce,
     earlier: tuple[FoldPrompts, ...] = (),
     prefix: str = "",
+    ran: Ran = lambda attack, outcome: None,
 ) -> Outcomes:
     """Run the requested attacks on one model; ``prefix`` is prepended to the stage names."""
     campaign = Campaign(
@@ -73,7 +91,12 @@ def _attack(
     )
     # `copy` needs the text that prompts were fitted on, which is missing for earlier prompts.
     requested = set(config.attacks) - ({"copy"} if earlier else set())
-    return _run_all(campaign, [attack for attack in LADDER if attack in requested], plan, clock)
+    outcomes: dict[AttackName, AttackOutcome] = {}
+    for attack in (name for name in LADDER if name in requested):
+        with _first_record_named(plan):
+            outcomes[attack] = campaign.run(attack, clock)
+        ran(attack, outcomes[attack])
+    return outcomes
 
 
 def _attack_reference(
@@ -92,12 +115,11 @@ def _attack_reference(
     return ReferenceRun(describe_target(extractor), outcomes)
 
 
-def _run_all(
-    campaign: Campaign, attacks: Sequence[AttackName], plan: Plan, progress: Progress
-) -> dict[AttackName, AttackOutcome]:
-    """Run every attack. For logits that are not finite the error names the first record."""
+@contextmanager
+def _first_record_named(plan: Plan) -> Iterator[None]:
+    """Name the first record in an error for logits that are not finite."""
     try:
-        return {attack: campaign.run(attack, progress) for attack in attacks}
+        yield
     except NotFinite as error:
         for corpus in filter(None, (plan.data, plan.controls)):
             rows = find_rows(corpus.windows, error.ids)

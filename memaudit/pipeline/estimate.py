@@ -26,6 +26,7 @@ from memaudit.attack.tuning import Tuner, TuningData
 from memaudit.config.settings import AttackName, ScanConfig, TuningSettings
 from memaudit.data.folds import Fold
 from memaudit.data.plan import Plan
+from memaudit.data.windows import PADDING
 from memaudit.target.checkpoint import Checkpoint
 
 TIMED_PASSES = 15
@@ -140,8 +141,8 @@ class Pace:
     """Seconds per window of a full pass without a soft prompt."""
     step: float
     """Seconds of a decoding step for one window: the minimum of any step."""
-    prefix: int
-    """P, tokens."""
+    prefix: float
+    """Mean tokens of a prefix, P at most."""
     suffix: int
     """S, tokens."""
 
@@ -161,16 +162,25 @@ class Pace:
         for one window. Without a reusable state a step is a whole pass.
         """
         tokens = virtual + self.prefix + self.suffix - 1
-        steps = (self.suffix - 1) * math.ceil(windows / self.extractor.decode_batch_size(tokens))
+        longest = virtual + self.extractor.prefix_tokens + self.suffix - 1
+        steps = (self.suffix - 1) * math.ceil(windows / self.extractor.decode_batch_size(longest))
         fed = 1 if self.extractor.decoding.reuses_state else tokens
         decoding = steps * self.step + windows * (self.suffix - 1) * fed * self.token
         return windows * self.verifying(virtual) + decoding
 
 
 def measure_pace(extractor: Extractor, ids: NDArray[np.int32]) -> Pace:
-    """Time verification of batches of ids (N,P+S), and verification and decoding of one window."""
-    batch, prompt = ids[: extractor.batch_size], NoPrompt()
-    prefix, suffix = extractor.prefix_tokens, ids.shape[1] - extractor.prefix_tokens
+    """Time verification of batches of ids (N,P+S), and verification and decoding of one window.
+
+    Seconds grow with the tokens of a window, so the timed windows are of middling length, and their
+    seconds are scaled to the mean of all.
+    """
+    prompt, suffix = NoPrompt(), ids.shape[1] - extractor.prefix_tokens
+    lengths = (ids != PADDING).sum(axis=1)
+    order = np.argsort(lengths, kind="stable")
+    first = max(0, (len(ids) - extractor.batch_size) // 2)
+    batch = ids[order[first : first + extractor.batch_size]]
+    mean = float(lengths.mean())
     extractor.verify(prompt, batch)  # the first pass warms up
     passes: list[float] = []
     while len(passes) < TIMED_PASSES and sum(passes) < ENOUGH_SECONDS:
@@ -178,13 +188,14 @@ def measure_pace(extractor: Extractor, ids: NDArray[np.int32]) -> Pace:
         extractor.verify(prompt, batch)
         passes.append(time.perf_counter() - begun)
     verification = statistics.median(passes) / len(batch)
-    window = _never_extracted(extractor, ids[:1])
+    verification *= (mean - 1) / max(1, float((batch != PADDING).sum(axis=1).mean()) - 1)
+    window = _never_extracted(extractor, batch[:1])
     begun = time.perf_counter()
     extractor.verify(prompt, window)
     verified = time.perf_counter()
     extractor.extract(prompt, window)
     decoding = max(0.0, (time.perf_counter() - verified) - (verified - begun))
-    return Pace(extractor, verification, decoding / max(1, suffix - 1), prefix, suffix)
+    return Pace(extractor, verification, decoding / max(1, suffix - 1), mean - suffix, suffix)
 
 
 def _never_extracted(extractor: Extractor, ids: NDArray[np.int32]) -> NDArray[np.int32]:

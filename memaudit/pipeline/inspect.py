@@ -31,7 +31,13 @@ from memaudit.pipeline.reference import (
     release,
 )
 from memaudit.pipeline.validity import planned_validity, token_roles
+from memaudit.pipeline.window_settings import (
+    ResolvedWindows,
+    benchmark_windows,
+    resolve_windows,
+)
 from memaudit.report.result import TargetFacts
+from memaudit.run.baselines import read_baseline
 from memaudit.target.checkpoint import Checkpoint, load_tokenizer
 
 
@@ -42,6 +48,10 @@ class FileFacts:
     path: str
     rows: int
     windows: int
+    shape: str
+    """P+S and the placement."""
+    audited: float
+    """Share of the records' tokens that are in some suffix."""
     skipped: Mapping[str, int]
     """Skipped records by reason."""
     clusters: int
@@ -77,11 +87,19 @@ def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
     """
     summaries = check_files(config) if with_data else {}
     tokenizer = load_tokenizer(config.model, config.target)
+    if with_data:
+        before = config.gate.baseline
+        baseline = None if before is None else read_baseline(before)
+        resolved = resolve_windows(config, tokenizer, baseline)
+    else:
+        resolved = ResolvedWindows(benchmark_windows(config))
+    config = resolved.config
     windows = cut_files(config, tokenizer) if with_data else {}
     if config.reference is not None:
         check_reference(config, tokenizer, windows)
     checkpoint = load_target(config, tokenizer, windows)
     plan = make_plan(config, summaries, windows) if with_data else None
+    config = plan.runnable(config) if plan else config
     size, reason = choose_size(config, checkpoint)
     extractor = make_extractor(config, checkpoint, size)
     cost = estimate_cost(config, plan, extractor) if plan else None
@@ -92,9 +110,9 @@ def inspect(config: ScanConfig, *, with_data: bool) -> Inspection:
         vocabulary=checkpoint.vocabulary,
         batch_size=extractor.batch_size,
         batch_size_reason=reason,
-        files=_files(plan) if plan else {},
+        files=_files(config, plan) if plan else {},
         folds=fold_sizes(plan) if plan else (),
-        notes=(*plan.notes, *_faults(plan, checkpoint)) if plan else (),
+        notes=(*resolved.notes, *plan.notes, *_faults(plan, checkpoint)) if plan else (),
         estimate=cost,
         gradients=fits_prompts(config),
     )
@@ -125,8 +143,9 @@ def _faults(plan: Plan, checkpoint: Checkpoint) -> Iterator[str]:
         yield f"{voids}{fault.sentence}"
 
 
-def _files(plan: Plan) -> dict[str, FileFacts]:
-    facts = {}
+def _files(config: ScanConfig, plan: Plan) -> dict[str, FileFacts]:
+    facts, settings = {}, config.windows
+    shape = f"{settings.prefix_tokens}+{settings.suffix_tokens} tokens, {settings.placement}"
     for role, corpus in (("data", plan.data), ("control", plan.controls)):
         if corpus is not None:
             sizes = np.unique(corpus.clusters, return_counts=True)[1]
@@ -134,6 +153,8 @@ def _files(plan: Plan) -> dict[str, FileFacts]:
                 path=str(corpus.summary.path),
                 rows=corpus.summary.rows,
                 windows=len(corpus.windows),
+                shape=shape,
+                audited=corpus.windows.audited_share,
                 skipped=Counter(skip.reason for skip in corpus.windows.skipped),
                 clusters=len(sizes),
                 largest_cluster=int(sizes.max()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from memaudit.data.windows import percent
 from memaudit.pipeline.inspect import Inspection
 from memaudit.report.blocks import Block, Facts, Text
 from memaudit.report.result import TargetFacts
@@ -62,7 +63,8 @@ def _file_rows(inspection: Inspection, role: str) -> list[tuple[str, str]]:
     rows = [
         ("file", facts.path),
         ("rows", f"{facts.rows:,}"),
-        ("windows", f"{facts.windows:,}"),
+        ("windows", f"{facts.windows:,} of up to {facts.shape}"),
+        ("audited", f"{percent(facts.audited)} of the tokens of all records"),
         ("clusters", f"{facts.clusters:,}, the largest of {facts.largest_cluster:,} windows"),
     ]
     rows += [("skipped", f"{count:,}: {reason}") for reason, count in facts.skipped.items()]

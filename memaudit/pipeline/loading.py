@@ -39,7 +39,7 @@ def load_target(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windo
     prefix = _longest_prefix(config, windows)
     check_positions(config, checkpoint, prefix=prefix)
     check_inputs(config, checkpoint, windows.values())
-    _check_causal(config, checkpoint, prefix, _prompt_lengths(config))
+    _check_causal(config, checkpoint, prefix, prompt_lengths(config))
     return checkpoint
 
 
@@ -59,7 +59,7 @@ def check_inputs(config: ScanConfig, checkpoint: Checkpoint, parts: Iterable[Win
     check_soft_prompts(checkpoint, gradients=fits_prompts(config), prompts=prompts, window_ids=ids)
 
 
-def _prompt_lengths(config: ScanConfig) -> set[int]:
+def prompt_lengths(config: ScanConfig) -> set[int]:
     """V of every prompt of the attacks, and 0 for ``none``."""
     attacks = set(config.attacks)
     constant, dynamic = config.constant.num_virtual_tokens, config.dynamic.num_virtual_tokens
@@ -107,7 +107,7 @@ def load_earlier(
             check_positions(config, checkpoint, prompt.settings.num_virtual_tokens, prefix)
     prompts = [prompt for fold in earlier for prompt in fold.prompts.values()]
     lengths = {prompt.settings.num_virtual_tokens for prompt in prompts}
-    _check_causal(config, checkpoint, prefix, lengths - _prompt_lengths(config))
+    _check_causal(config, checkpoint, prefix, lengths - prompt_lengths(config))
     return earlier
 
 
@@ -147,7 +147,7 @@ def check_positions(
     longest prefix; None takes P.
     """
     if virtual is None:
-        virtual = max(_prompt_lengths(config))
+        virtual = max(prompt_lengths(config))
     window = config.windows.suffix_tokens + (prefix or config.windows.prefix_tokens)
     needed = window + virtual + (checkpoint.bos_id is not None)
     if checkpoint.max_tokens is not None and needed > checkpoint.max_tokens:

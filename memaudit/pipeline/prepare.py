@@ -6,7 +6,7 @@ Knows the order of the checks: quick ones before slow ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from memaudit.attack.extraction import Extractor
@@ -18,7 +18,13 @@ from memaudit.data.project_key import ProjectKey
 from memaudit.data.samples import DataSummary
 from memaudit.data.windows import Windows
 from memaudit.distributed import Processes
-from memaudit.gate.baseline import Baseline, require_own_samples, require_same_samples
+from memaudit.gate.baseline import (
+    Baseline,
+    require_own_samples,
+    require_same_samples,
+    require_same_terms,
+)
+from memaudit.gate.terms import terms_of
 from memaudit.pipeline.loading import (
     choose_size,
     describe_target,
@@ -30,8 +36,9 @@ from memaudit.pipeline.loading import (
 from memaudit.pipeline.reference import check_reference, planned_windows
 from memaudit.pipeline.scoring import find_sensitive
 from memaudit.pipeline.validity import token_roles
+from memaudit.pipeline.window_settings import resolve_windows
 from memaudit.report.result import TargetFacts
-from memaudit.run.baselines import scan_baseline
+from memaudit.run.baselines import read_baseline
 from memaudit.run.earlier_prompts import check_prompts
 from memaudit.run.inputs import agree, facts_of_files, facts_of_model, facts_of_plan
 from memaudit.run.record import Clock, RunRecord
@@ -44,6 +51,10 @@ from memaudit.target.checkpoint import Checkpoint, load_tokenizer
 class Ready:
     """An audit that passed all checks before its first attack."""
 
+    config: ScanConfig
+    """Settings whose windows are chosen."""
+    sources: Mapping[str, str]
+    """Source of each setting that was chosen, by dotted name."""
     key: ProjectKey
     tokenizer: Any
     checkpoint: Checkpoint
@@ -71,8 +82,15 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, processes: Proces
         summaries = check_files(config)
         prompts_note = None if config.generator is None else check_prompts(config.generator, key)
         agree(record, processes, "files and settings", facts_of_files(config, summaries, key))
-        baseline = _baseline(config, summaries, key)
+        baseline = None
+        if config.gate.baseline is not None:
+            baseline = read_baseline(config.gate.baseline, key)
         tokenizer = load_tokenizer(config.model, config.target)
+        resolved = resolve_windows(config, tokenizer, baseline)
+        agree(record, processes, "choice of windows", resolved.facts())
+        config = resolved.config
+        if baseline is not None:
+            _require_terms(baseline, config, summaries, key)
         windows = cut_files(config, tokenizer)
     if config.reference is not None:
         with clock.stage("checking the reference", 1):
@@ -87,15 +105,20 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, processes: Proces
     with clock.stage("clustering near-duplicates", 1):
         seen_runs = [SeenRuns(fold.marks, fold.cluster_run) for fold in earlier]
         plan = make_plan(config, summaries, windows, seen_runs)
+        plan = replace(plan, notes=(*resolved.notes, *plan.notes))
         agree(record, processes, "windows", facts_of_plan(plan))
         fingerprints = _fingerprints(plan, key, fingerprint_windows)
         sample_fingerprints = _fingerprints(plan, key, fingerprint_samples)
+    if plan.left_out:
+        clock.note(plan.why_left_out)
     if baseline is not None:
         _require_same(baseline, sample_fingerprints["data"], checkpoint, config)
     with clock.stage("looking for sensitive content", 1):  # may fail, so it runs before the attacks
         sensitive = find_sensitive(config, plan, tokenizer, entities)
     extractor, reason = recorded_extractor(config, checkpoint, record, processes, "batch size")
     return Ready(
+        config=config,
+        sources=resolved.sources,
         key=key,
         tokenizer=tokenizer,
         checkpoint=checkpoint,
@@ -127,12 +150,16 @@ def recorded_extractor(
     ), reason
 
 
-def _baseline(
-    config: ScanConfig, summaries: Mapping[Role, DataSummary], key: ProjectKey
-) -> Baseline | None:
-    """Load the baseline of ``max_new`` and check what can be compared before the windows exist."""
+def _require_terms(
+    baseline: Baseline,
+    config: ScanConfig,
+    summaries: Mapping[Role, DataSummary],
+    key: ProjectKey,
+) -> None:
+    """Check what can be compared with the baseline before the windows exist. Raises UsageError."""
     hmacs = {role: key.sign_file(summary.sha256) for role, summary in summaries.items()}
-    return scan_baseline(config, hmacs["data"], hmacs.get("control"), key)
+    terms = terms_of(config, hmacs["data"], hmacs.get("control"), key.key_id)
+    require_same_terms(baseline.terms, terms, f"--baseline {config.gate.baseline}")
 
 
 def _require_same(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from memaudit.attack.campaign import Progress, Workforce
+from memaudit.attack.campaign import Workforce
 from memaudit.attack.prompt_files import FoldPrompts, hash_fitted, hash_loaded
 from memaudit.config.settings import ScanConfig
 from memaudit.config.shard import Shard
@@ -24,11 +24,18 @@ from memaudit.pipeline.attacks import Attacked, Outcomes, attack_all
 from memaudit.pipeline.loading import reuse_notes
 from memaudit.pipeline.prepare import Ready, prepare
 from memaudit.pipeline.reference import leaked_rate, pair_with_reference, reference_notes
-from memaudit.pipeline.scoring import fold_fits, judge_all, new_samples, reveal, score_all
+from memaudit.pipeline.scoring import (
+    fold_fits,
+    guess_notes,
+    judge_all,
+    new_samples,
+    reveal,
+    score_all,
+)
 from memaudit.pipeline.validity import run_validity
 from memaudit.report.result import ScanResult
 from memaudit.run.inputs import run_facts
-from memaudit.run.record import Clock, RunNotes, RunRecord
+from memaudit.run.record import Clock, Display, RunNotes, RunRecord
 from memaudit.system.environment import newer_than_tested
 from memaudit.system.memory import short_of_memory
 
@@ -45,7 +52,7 @@ class ScanOutcome(NamedTuple):
 def scan(
     resolved: ResolvedConfig,
     command: str,
-    progress: Progress,
+    progress: Display,
     key: ProjectKey | None = None,
     record: RunRecord | None = None,
     processes: Processes | None = None,
@@ -60,14 +67,14 @@ def scan(
     key, processes = key or throwaway_key(), processes or Processes()
     clock = Clock(progress, record)
     ready = prepare(resolved.config, key, clock, processes)
-    attacked = attack_all(resolved.config, ready, clock, Workforce(processes, record))
+    attacked = attack_all(ready.config, ready, clock, Workforce(processes, record))
     return _assess(resolved, ready, attacked, clock, processes)
 
 
 @short_of_memory()
 def scan_shard(
     resolved: ResolvedConfig,
-    progress: Progress,
+    progress: Display,
     key: ProjectKey,
     record: RunRecord,
     processes: Processes,
@@ -76,14 +83,14 @@ def scan_shard(
     """Do one shard of an audit and store it in the record. Raises as :func:`scan`."""
     clock = Clock(progress, record)
     ready = prepare(resolved.config, key, clock, processes)
-    attack_all(resolved.config, ready, clock, Workforce(processes, record, shard))
+    attack_all(ready.config, ready, clock, Workforce(processes, record, shard))
     record.complete()
 
 
 def _assess(
     resolved: ResolvedConfig, ready: Ready, attacked: Attacked, clock: Clock, processes: Processes
 ) -> ScanOutcome:
-    config, plan, earlier = resolved.config, ready.plan, ready.earlier
+    config, plan, earlier = ready.config, ready.plan, ready.earlier
     outcomes, reference_run = attacked
     fingerprints = ready.sample_fingerprints["data"]
     with clock.stage("scoring", 1):
@@ -95,17 +102,26 @@ def _assess(
         validity = run_validity(plan, ready.roles, ready.tokenizer, attacks, outcomes)
     prompts = _pack(config, plan, outcomes)
     general = filter(None, [ready.key.note, ready.key.warning, newer_than_tested()])
-    notes = [*plan.notes, *reuse_notes(config, earlier, ready.prompts_note), *general]
+    fits = fold_fits(outcomes)
+    reuse = reuse_notes(config, earlier, ready.prompts_note)
+    notes = [*plan.notes, *guess_notes(fits), *reuse, *general]
     result = ScanResult(
         config=config,
-        sources=resolved.sources,
+        sources={**resolved.sources, **ready.sources},
         target=ready.target,
         data=plan.data,
         controls=plan.controls,
         fold_sizes=fold_sizes(plan),
         attacks=attacks,
-        fits=fold_fits(outcomes),
-        verdicts=judge_all(config, attacks, new, leaked_rate(reference), validity=validity),
+        fits=fits,
+        verdicts=judge_all(
+            config,
+            attacks,
+            new,
+            leaked_rate(reference),
+            validity=validity,
+            left_out=plan.why_left_out,
+        ),
         notes=(*notes, *reference_notes(ready.target, reference), *validity_notes(validity)),
         validity=validity,
         fingerprints=ready.fingerprints,

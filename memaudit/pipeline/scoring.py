@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from memaudit.attack.campaign import AttackOutcome
 from memaudit.attack.extraction import Extraction
+from memaudit.attack.facts import FEWEST_TO_SELECT
 from memaudit.config.settings import AttackName, ScanConfig
 from memaudit.data.corpus import Corpus
 from memaudit.data.plan import Plan
@@ -118,16 +119,19 @@ def judge_all(
     leaked: Rate | None = None,
     *,
     validity: Validity,
+    left_out: str = "",
 ) -> tuple[GateVerdict, ...]:
-    """Judge every configured gate, the controls if any, and the run's validity.
+    """Judge every configured gate, the controls if any, the run's validity and its attacks.
 
-    The run gets a verdict only if it is meaningless.
+    Validity and attacks get a verdict only if the run is meaningless, or attacks could not run:
+    ``left_out`` says why.
     """
     summaries = [result.summary for result in attacks]
     controls = judge_controls(summaries)
     judged = judge(summaries, config.gate, new, leaked)
     void = validity_gate.judge_validity(validity)
-    return (*filter(None, [void]), *judged, *filter(None, [controls]))
+    missing = validity_gate.judge_left_out(left_out)
+    return (*filter(None, [void, missing]), *judged, *filter(None, [controls]))
 
 
 def new_samples(
@@ -150,6 +154,22 @@ def fold_fits(outcomes: Mapping[AttackName, AttackOutcome]) -> tuple[FoldFit, ..
         for attack, outcome in outcomes.items()
         for fold, fit in outcome.fits.items()
     )
+
+
+def guess_notes(fits: Sequence[FoldFit]) -> list[str]:
+    """Return a note on the folds with too few windows to choose an epoch by, if there are any."""
+    few = {
+        fit.fold: fit.record.select_windows
+        for fit in fits
+        if fit.record.select_windows < FEWEST_TO_SELECT
+    }
+    if not few:
+        return []
+    named = ", ".join(f"fold {fold}: {windows}" for fold, windows in sorted(few.items()))
+    return [
+        f"The choice of epoch is a guess: fewer than {FEWEST_TO_SELECT} windows were left to "
+        f"choose it by ({named}). More records, or a larger protocol.select_fraction, would help."
+    ]
 
 
 def find_sensitive(

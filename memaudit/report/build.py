@@ -28,7 +28,7 @@ from memaudit.report.result import AttackResult, FoldFit, RunFacts, ScanResult, 
 from memaudit.report.wording import LIMITS, SCHEMA_VERSION
 from memaudit.score import stats
 from memaudit.score.origin import Origin
-from memaudit.score.stats import Ints
+from memaudit.score.stats import Bools, Ints
 from memaudit.score.summary import AttackSummary, Difference, Lift, Rate
 
 EXACT = "Clopper-Pearson, samples independent"
@@ -82,7 +82,7 @@ def to_report(result: ScanResult) -> Report:
         fingerprints=model.Fingerprints(
             form=FORM, sample_form=SAMPLE_FORM, key_id=result.run.key_id
         ),
-        seeds=model.Seeds(seed=result.config.protocol.seed),
+        seeds=model_parts.Seeds(seed=result.config.protocol.seed),
         config=model.Config(values=result.config.model_dump(mode="json"), sources=result.sources),
         hashes=model.Hashes(
             config=config_hash(result.config), policy=policy_hash(result.config), results="0" * 64
@@ -319,17 +319,17 @@ def _corpus(result: ScanResult, role: str) -> model.Corpus:
             model.Skipped(reason=reason, count=records)
             for reason, records in count_reasons(windows.skipped)
         ),
-        clusters=cluster_part(corpus.clusters[corpus.first_rows][corpus.counted]),
+        clusters=cluster_part(corpus.clusters[corpus.first_rows], corpus.counted),
         scored_by_fold=fold_parts(corpus.folds),
     )
 
 
-def cluster_part(clusters: Ints) -> model.Clusters:
-    """Return the counts of the clusters of M samples."""
-    _, sizes = np.unique(clusters, return_counts=True)
+def cluster_part(clusters: Ints, counted: Bools) -> model.Clusters:
+    """Return the counts of the clusters (M,) of samples, and of those that can be extracted."""
+    _, sizes = np.unique(clusters[counted], return_counts=True)
     by_size: Sequence[tuple[int, int]] = sorted(Counter(sizes.tolist()).items())
     return model.Clusters(
-        count=len(sizes),
+        count=len(np.unique(clusters)),
         largest=int(sizes.max(initial=0)),
         sizes=tuple(model.ClusterSize(samples=size, clusters=count) for size, count in by_size),
     )

@@ -13,7 +13,13 @@ from memaudit.data.samples import Skipped
 from memaudit.gate.validity import remnant
 from memaudit.report.model import Reference, Report
 from memaudit.report.model_parts import Attack
-from memaudit.report.reading import cautious_p, model_attacks, strongest, void_reason
+from memaudit.report.reading import (
+    cautious_p,
+    left_out_reason,
+    model_attacks,
+    strongest,
+    void_reason,
+)
 from memaudit.report.wording import (
     count,
     level,
@@ -37,7 +43,7 @@ class ReasonCount(NamedTuple):
 def headline_of(report: Report) -> tuple[str, ...]:
     """Return the finding in a few sentences: rate, lift, controls, and ``copy`` where it hits.
 
-    They start with a warning where the run is void or covers few of the records.
+    They start with a warning where the run is void, covers few of the records or lacks attacks.
     """
     return (*_warnings(report), *_findings(report))
 
@@ -48,6 +54,7 @@ def _warnings(report: Report) -> Iterator[str]:
     else:
         validity = report.validity
         yield from filter(None, [remnant(validity.records_used, validity.records)])
+    yield from filter(None, [left_out_reason(report)])
 
 
 def _findings(report: Report) -> tuple[str, ...]:

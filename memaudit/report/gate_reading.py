@@ -20,6 +20,7 @@ from memaudit.gate.thresholds import GateVerdict, NewSamples, exit_code_of, judg
 from memaudit.gate.validity import Validity
 from memaudit.report import model, model_parts
 from memaudit.report.model import Report
+from memaudit.report.reading import left_out_reason
 from memaudit.score.stats import Bools, clopper_pearson
 from memaudit.score.summary import AttackSummary, Difference, Lift, Rate
 from memaudit.score.validity import Continuations, Reading, Templates, TextFaults
@@ -69,7 +70,8 @@ def rejudge(report: Report) -> tuple[GateVerdict, ...]:
     new = _new(report, float(values["scores"]["confidence"]))
     controls = judge_controls(summaries)
     judged = judge(summaries, settings, new, leaked)
-    return (*judged, *([] if controls is None else [controls]))
+    missing = validity_gate.judge_left_out(left_out_reason(report))
+    return (*filter(None, [missing]), *judged, *filter(None, [controls]))
 
 
 def _agree(report: Report, recorded: model.Gate, due: GateVerdict) -> bool:

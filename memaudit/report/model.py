@@ -23,6 +23,7 @@ from memaudit.report.model_parts import (
     Many,
     Part,
     Rate,
+    Seeds,
     Settings,
     Sha256,
     Share,
@@ -45,11 +46,18 @@ class Gate(Part):
     """A gate, judged."""
 
     name: Literal[
-        "max-exact", "max-fractional", "max-lift", "max-new", "max-leaked", "controls", "validity"
+        "max-exact",
+        "max-fractional",
+        "max-lift",
+        "max-new",
+        "max-leaked",
+        "controls",
+        "attacks",
+        "validity",
     ]
     threshold: Figure
     """Largest figure that passes: a share; for max-lift a difference of shares, for max-new a
-    number of samples. For controls the rate to exceed; null for validity."""
+    number of samples. For controls the rate to exceed; null for attacks and validity."""
     attack: str
     """Attack that decided; empty if none did, or all together did."""
     estimate: Annotated[float, Bounds(-1, 1)]
@@ -282,11 +290,11 @@ class ClusterSize(Part):
 
 
 class Clusters(Part):
-    """Clusters of near-duplicate samples, without those that are template alone."""
+    """Clusters of near-duplicate samples."""
 
     count: Count
     largest: Count
-    """Samples in the largest cluster."""
+    """Samples in the largest cluster, without those that are template alone; as are the sizes."""
     sizes: Many[ClusterSize]
 
 
@@ -403,12 +411,6 @@ class Fingerprints(Part):
     """Id of the project key; the key itself is nowhere in a run."""
 
 
-class Seeds(Part):
-    """Seeds of the run."""
-
-    seed: StrictInt
-
-
 class Config(Part):
     """Settings of the run."""
 
@@ -472,7 +474,7 @@ class Report(Part):
     data: Corpus
     controls: Corpus | None
     folds: Many[Fold]
-    """Empty if prompts fitted earlier were used."""
+    """Empty if no attack needed any, as with prompts fitted earlier, or none were possible."""
     prompt_files: PromptFiles
     run: Run
     fingerprints: Fingerprints

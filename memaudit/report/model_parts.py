@@ -18,6 +18,7 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     PlainValidator,
+    StrictInt,
     WithJsonSchema,
 )
 from pydantic_core.core_schema import (
@@ -248,3 +249,9 @@ class Attack(Part):
     """Null for none, and without it."""
     permuted: Permuted
     fits: Many[Fit]
+
+
+class Seeds(Part):
+    """Seeds of the run."""
+
+    seed: StrictInt

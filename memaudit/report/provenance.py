@@ -12,7 +12,7 @@ from typing import Any
 
 from memaudit.report.blocks import Facts, Head, Table
 from memaudit.report.model import Corpus, Model, Report, Run
-from memaudit.report.reading import batch_reason, batch_remark, setting
+from memaudit.report.reading import batch_reason, batch_remark, left_out, setting
 from memaudit.report.wording import count, shorten
 
 _MOST_FACTS = 400
@@ -83,7 +83,8 @@ def _corpus_lines(label: str, corpus: Corpus) -> Iterator[tuple[str, str]]:
 def _folds_line(report: Report) -> str:
     if not report.folds:
         earlier = setting(report, "generator")
-        return f"none: {'prompts fitted earlier were used' if earlier else 'none needed'}"
+        needed = "none possible" if left_out(report) else "none needed"
+        return f"none: {'prompts fitted earlier were used' if earlier else needed}"
     sizes = "; ".join(
         f"{fold.fold}: fit {fold.fit:,}, select {fold.select:,}, audit {fold.audit:,}"
         for fold in report.folds

@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 
-from memaudit.config.settings import LADDER
+from memaudit.config.settings import LADDER, ProtocolSettings
+from memaudit.data.folds import attacks_left_out, left_out_sentence
 from memaudit.report.columns import OWN
 from memaudit.report.model import Gate, Report
 from memaudit.report.model_parts import Attack, Interval, Lift, Rate
@@ -25,7 +26,7 @@ Row = dict[Any, Any]
 """A row of ``windows.csv``: column to cell."""
 LEAKED, KNOWN = "fine-tuning", "before"
 """Origins of an extracted window, as tables name them."""
-UNASKED = ("controls", "validity")
+UNASKED = ("controls", "attacks", "validity")
 """Gates that are judged without a threshold."""
 
 
@@ -259,6 +260,26 @@ def gate_name(gate: Gate) -> str:
 def void_reason(report: Report) -> str:
     """Return why the run is void; empty if it is valid."""
     return next((gate.reason for gate in report.gates if gate.name == "validity"), "")
+
+
+def left_out(report: Report) -> tuple[str, ...]:
+    """Return the attacks that were asked for and could not run, as too few clusters gave no folds.
+
+    It follows from the settings and the clusters.
+    """
+    values, data = report.settings, report.data
+    if values["generator"] is not None:
+        return ()
+    protocol = ProtocolSettings.model_validate(values["protocol"])
+    missing = {*values["attacks"]}.intersection(not_run(report))
+    return attacks_left_out(missing, data.used, data.clusters.count, protocol)
+
+
+def left_out_reason(report: Report) -> str:
+    """Say which attacks could not run, and why; empty if all could."""
+    names = left_out(report)
+    protocol = ProtocolSettings.model_validate(report.settings["protocol"])
+    return left_out_sentence(names, report.data.clusters.count, protocol) if names else ""
 
 
 def verdict(report: Report) -> tuple[str, str]:

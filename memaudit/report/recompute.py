@@ -27,7 +27,7 @@ from memaudit.report.hashes import canonical, sha256_text
 from memaudit.report.leaks import count_leaks
 from memaudit.report.model import Corpus, Origin, Reading, Report
 from memaudit.report.model_parts import Attack
-from memaudit.report.reading import column, figures, is_own, scored
+from memaudit.report.reading import column, figures, is_own, left_out, scored
 from memaudit.report.sample_checks import (
     CLOSE,
     Check,
@@ -152,7 +152,7 @@ def settings_fault(report: Report) -> str | None:
     if sha256_text(canonical(values["gate"])) != hashes.policy:
         return "the gates' settings do not match their hash"
     earlier = values["generator"] is not None
-    asked = set(values["attacks"]) - ({"copy"} if earlier else set())
+    asked = set(values["attacks"]) - ({"copy"} if earlier else {*left_out(report)})
     if [attack.attack for attack in report.attacks] != [a for a in LADDER if a in asked]:
         return "the attacks are not those of the settings"
     for part, asked_for in (
@@ -310,14 +310,17 @@ def _corpora(report: Report, run: Recomputed) -> Iterator[Check]:
     for part, side in run.sides.items():
         recorded: Corpus = getattr(report, part)
         rows, folds = side.rows, side.rows["fold"].to_numpy(dtype=np.int64)
-        clusters = side.groups.clusters[side.groups.counted]
         yield f"{part}.windows", recorded.windows, len(rows)
         yield f"{part}.used", recorded.used, len(side.samples)
         alone = int((~side.groups.counted).sum())
         yield f"{part}.template_alone", recorded.template_alone, alone
         for name in ("tokens", "audited_tokens", "template_tokens"):
             yield f"{part}.{name}", getattr(recorded, name), int(side.samples[name].sum())
-        yield f"{part}.clusters", recorded.clusters, cluster_part(clusters)
+        yield (
+            f"{part}.clusters",
+            recorded.clusters,
+            cluster_part(side.groups.clusters, side.groups.counted),
+        )
         yield f"{part}.scored_by_fold", recorded.scored_by_fold, fold_parts(folds)
         if len(rows):
             yield f"{part}.prefix_tokens", recorded.prefix_tokens, int(rows["prefix_tokens"].max())

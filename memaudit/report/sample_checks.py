@@ -99,7 +99,7 @@ def _template_bounds(rows: pd.DataFrame, groups: Grouping) -> tuple[Floats, Floa
     least = np.maximum(0, template - (figures(rows, "suffix_tokens") - new))
     both = (least, np.minimum(template, new))
     low, high = (np.bincount(groups.sample, weights=bound) for bound in both)
-    return low, high
+    return low.astype(np.float64), high.astype(np.float64)
 
 
 def _near(recorded: Floats, due: Floats, errors: Floats) -> bool:

@@ -21,6 +21,7 @@ from memaudit.report.reading import (
     has_reference,
     hits,
     is_hit,
+    left_out_reason,
     model_attacks,
     scored,
     void_reason,
@@ -101,6 +102,8 @@ def _invocation(report: Report, extracted: int) -> dict[str, Any]:
     if reason := void_reason(report):
         text = f"This run means nothing. {neutral(reason)}"
         notifications.append({"level": "error", "message": {"text": _message(text)}})
+    if reason := left_out_reason(report):
+        notifications.append({"level": "warning", "message": {"text": _message(neutral(reason))}})
     if notifications:
         invocation["toolExecutionNotifications"] = notifications
     return invocation

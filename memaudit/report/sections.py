@@ -29,6 +29,7 @@ from memaudit.report.reading import (
     has_reference,
     hits,
     interval_text,
+    left_out,
     lift_texts,
     not_run,
     origin_words,
@@ -94,7 +95,10 @@ def ladder(report: Report) -> Table:
         rows = [row + _above_controls(attack) for row, attack in zip(rows, attacks, strict=True)]
     missing = not_run(report)
     says = [_COPY] if any(attack.attack == "copy" for attack in attacks) else []
-    says += [f"Not run: {', '.join(missing)}."] if missing else []
+    impossible = left_out(report)
+    unasked = [name for name in missing if name not in impossible]
+    says += [f"Not run: {', '.join(unasked)}."] if unasked else []
+    says += [f"Could not run, for lack of folds: {', '.join(impossible)}."] if impossible else []
     place = None if strong is None else attacks.index(strong)
     return Table("attacks", "Attacks, weakest first", "\n".join(says), columns, rows, place)
 

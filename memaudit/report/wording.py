@@ -76,7 +76,7 @@ def level(share: float) -> str:
 
 def gate_label(name: str, threshold: float | None) -> str:
     """Format a gate and its threshold: ``max-exact 1 %``, ``max-lift 5 points``, ``max-new 3``."""
-    if name in ("controls", "validity") or threshold is None or math.isnan(threshold):
+    if name in ("controls", "attacks", "validity") or threshold is None or math.isnan(threshold):
         return name
     if name == "max-new":
         return f"{name} {threshold:.0f}"

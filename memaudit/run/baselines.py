@@ -21,7 +21,7 @@ from memaudit.config.settings import AttackName, ScanConfig
 from memaudit.data.fingerprints import SAMPLE_FINGERPRINT
 from memaudit.data.project_key import ProjectKey
 from memaudit.errors import UsageError
-from memaudit.gate.baseline import Baseline, ModelName, make_baseline, require_same_terms
+from memaudit.gate.baseline import Baseline, ModelName, make_baseline
 from memaudit.gate.terms import Terms, terms_of
 from memaudit.report.hashes import canonical, sha256_text
 from memaudit.report.wording import neutral, shorten
@@ -176,7 +176,10 @@ def document_digest(document: Mapping[str, Any]) -> str:
 
 
 def baseline_of_run(run: StoredRun) -> Baseline:
-    """Return a finished run as a baseline. Raises UsageError where its settings are invalid."""
+    """Return a finished run as a baseline.
+
+    Raises UsageError where its settings are invalid, or attacks could not run.
+    """
     report, rows = run.report, run.scored_samples("data")
     controls, target = report.controls, report.target
     chosen = {name: choice.value for name, choice in target.choices.items()}
@@ -189,6 +192,11 @@ def baseline_of_run(run: StoredRun) -> Baseline:
         bos if bos in ("yes", "no") else None,
         day if day is not None and re.fullmatch(DATE, day) else None,
     )
+    if missing := [attack for attack in terms.attacks if attack not in run.attacks]:
+        raise UsageError(
+            f"{run.folder}: {', '.join(missing)} could not run, so nothing can be compared with "
+            f"it; scan with --attacks {','.join(run.attacks)}, or with more data"
+        )
     extracted = {
         attack: (rows[f"extracted_{attack.replace('-', '_')}"] == 1).fillna(False).tolist()
         for attack in terms.attacks
@@ -230,22 +238,6 @@ def model_name(name: str, files: Mapping[str, str]) -> ModelName:
     """Identify a model by its name and the hashes of its files."""
     listed = "\n".join(f"{digest} {file}" for file, digest in sorted(files.items()))
     return ModelName(name, hashlib.sha256(listed.encode()).hexdigest(), dict(files))
-
-
-def scan_baseline(
-    config: ScanConfig, data: str, controls: str | None, key: ProjectKey
-) -> Baseline | None:
-    """Return the baseline that ``max_new`` counts from; None where the settings name none.
-
-    Raises UsageError where it cannot be read, or was made on other terms than this scan.
-    """
-    path = config.gate.baseline
-    if path is None:
-        return None
-    baseline = read_baseline(path, key)
-    terms = terms_of(config, data, controls, key.key_id)
-    require_same_terms(baseline.terms, terms, f"--baseline {path}")
-    return baseline
 
 
 def _portable(name: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from memaudit.data.project_key import VARIABLE
 from memaudit.errors import UsageError
 from memaudit.report.diagnosis import DIAGNOSES, DiagnosisName, DiagnosisRecord
 from memaudit.report.diagnosis_json import diagnosis_text, parse_diagnosis
@@ -109,6 +110,20 @@ def require_unchanged(folder: Path, name: DiagnosisName) -> None:
             )
 
 
+def seal_at_risk(folder: Path) -> str | None:
+    """Return why a diagnosis cannot be added to a run: its seal would be lost; None if it can be.
+
+    Only the key that sealed a run can seal what is added.
+    """
+    seal, key = read_manifest(folder).seal, key_at_hand()
+    if seal is None or (key is not None and key.key_id == seal.key_id):
+        return None
+    return (
+        f"{folder}: is sealed by project key {seal.key_id}, and adding the diagnosis without it "
+        f"would break the seal; set {VARIABLE} to that key to add it"
+    )
+
+
 def is_signed(folder: Path) -> bool:
     """True if a signature of the manifest is beside it."""
     return any(path.name.startswith(f"{MANIFEST}.") for path in folder.iterdir())
@@ -129,12 +144,15 @@ def write_diagnosis(run: StoredRun, record: DiagnosisRecord) -> None:
 
     Writes the document, a PNG of each plot, the page, and the manifest of all files.
 
-    Raises UsageError as :func:`require_unchanged`, RunError where the disk refuses.
+    Raises UsageError as :func:`require_unchanged` and where the run would lose its seal, RunError
+    where the disk refuses.
     """
     folder, name, key = run.folder, record.diagnosis.name, key_at_hand()
     pictures = pictures_of(record)
     with disk_errors(folder), _locked(folder) as own:
         require_unchanged(folder, name)
+        if (reason := seal_at_risk(folder)) is not None:
+            raise UsageError(reason)
         sealed = seal_doubt(folder, run.report, key) is None
         now, report = read_report(folder), run.report
         if (now.hashes, now.run, now.data) != (report.hashes, report.run, report.data):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -157,9 +157,17 @@ class Stopwatch:
         self._spent(name, time.perf_counter() - begun)
 
 
+class Display(Progress, Protocol):
+    """Shows a user the stages of a scan, and what it finds before its end."""
+
+    def note(self, text: str) -> None:
+        """Show a sentence between two stages."""
+
+
 class Clock(Stopwatch):
     """A stopwatch that records each stage's time in the run's record."""
 
-    def __init__(self, progress: Progress, record: RunRecord) -> None:
-        super().__init__(progress, record.spent)
+    def __init__(self, display: Display, record: RunRecord) -> None:
+        super().__init__(display, record.spent)
         self.record = record
+        self.note = display.note

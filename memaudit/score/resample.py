@@ -204,12 +204,16 @@ class Resamples:
     def each_mean(self, values: Floats, clusters: Ints) -> list[Estimate]:
         """Return the mean of each column of values (N,F), NaN left out, from the same resamples.
 
-        No interval for a figure that fewer than two clusters have.
+        No interval for a figure that fewer than two clusters have; no mean of some of the windows
+        that may not be given.
         """
         if not len(values):
             return [Estimate(None)] * values.shape[1]
         means = self.means(values, clusters).estimates()
         known = _by_cluster(values, clusters)[1] > 0
+        for column, is_known in enumerate(~np.isnan(values.T)):
+            if not is_known.all() and not self.admits(clusters[is_known]):
+                means[column] = Estimate(None)
         return [
             mean if enough else Estimate(mean.value)
             for mean, enough in zip(means, known.sum(axis=0) >= 2, strict=True)

@@ -96,12 +96,7 @@ class Checkpoint:
     @property
     def max_tokens(self) -> int | None:
         """Positions of the model, in tokens; None if its config sets no limit."""
-        config = self.model.config.get_text_config(decoder=True)
-        try:
-            positions = getattr(config, "max_position_embeddings", None)
-        except NotImplementedError:  # how XLNet's config says that there is no limit
-            return None
-        return positions if isinstance(positions, int) and positions > 0 else None
+        return _max_tokens(self.model.config)
 
     @property
     def num_parameters(self) -> int:
@@ -182,6 +177,25 @@ def load_tokenizer(model: str, settings: TargetSettings) -> Any:
             tokenizer = load_tokenizer_of(copied, settings)
     setattr(tokenizer, HASHES, openings.hashes)
     return tokenizer
+
+
+def load_max_tokens(model: str, settings: TargetSettings) -> int | None:
+    """Return the positions of ``model`` from its config; None if that sets no limit.
+
+    Raises as `load_tokenizer`.
+    """
+    with watched(model, allow_pickle=settings.allow_pickle):
+        source = find_source(model, settings)
+        with private_copy(source, settings) as copied:
+            return _max_tokens(load_config(copied, settings))
+
+
+def _max_tokens(config: Any) -> int | None:
+    try:
+        positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    except NotImplementedError:  # how XLNet's config says that there is no limit
+        return None
+    return positions if isinstance(positions, int) and positions > 0 else None
 
 
 def load_checkpoint(

@@ -90,7 +90,9 @@ class Setup:
         protocol = ProtocolSettings(folds=folds, cluster_run=RUN, select_fraction=0.2)
         self.folds = make_folds(self.clusters, protocol, rng)
         self.fold = fold_of(self.folds, len(self.data))
-        self.control_fold = assign_controls(self.control_clusters, self.clusters, self.folds, rng)
+        self.control_fold = assign_controls(
+            np.arange(len(self.controls)), self.control_clusters, self.clusters, self.folds, rng
+        )
         self.config = make_config(protocol=protocol, **changes)
 
     def campaign(self, **changes: Any) -> Campaign:

@@ -345,7 +345,7 @@ def test_skip_bad_lines_keeps_them_in_the_csv(run: Run, leaky: Path, leaked: Pat
 
 
 def test_short_samples_name_the_window_that_would_fit(run: Run, leaky: Path, leaked: Path) -> None:
-    failed = run("scan", leaky, leaked, "--prefix-tokens", "500")
+    failed = run("scan", leaky, leaked, "--prefix-tokens", "500", "--suffix-tokens", "50")
     assert failed.exit_code == 2
     assert "would fit" in failed.stderr
 

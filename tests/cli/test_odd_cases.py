@@ -207,10 +207,10 @@ def test_a_suffix_that_gives_no_token_is_skipped(scan: Scan, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("flag", ["--suffix-tokens", "--prefix-tokens"])
-def test_a_window_of_nothing_is_a_usage_error(scan: Scan, model: Path, flag: str) -> None:
-    failed = scan(model, write("data.jsonl", records(3)), flag, "0")
+def test_a_window_of_less_than_nothing_is_a_usage_error(scan: Scan, model: Path, flag: str) -> None:
+    failed = scan(model, write("data.jsonl", records(3)), flag, "-1")
     assert failed.exit_code == 2
-    assert said(failed).endswith("= 0 (flag): input should be greater than or equal to 1")
+    assert said(failed).endswith("= -1 (flag): input should be greater than or equal to 0")
 
 
 # Ids and columns.

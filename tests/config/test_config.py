@@ -72,7 +72,7 @@ def test_later_layers_win_and_are_named(tmp_path: Path) -> None:
 
 def test_the_profile_flag_overrides_the_project(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[tool.memaudit]\nprofile = "records"\n')
-    assert config_of({}, profile="standard").config.windows.prefix_tokens == 50
+    assert config_of({}, profile="paper").config.windows.prefix_tokens == 50
 
 
 def test_config_file_repeats_the_settings(tmp_path: Path) -> None:
@@ -122,7 +122,10 @@ def test_a_path_is_a_profile(tmp_path: Path) -> None:
     ("flags", "message"),
     [
         ({"protocol": {"folds": 1}}, "protocol.folds = 1 (flag): input should be greater"),
-        ({"windows": {"stride": 5}}, "windows (flag): stride is only used with placement"),
+        (
+            {"windows": {"stride": 5, "prefix_tokens": 9, "suffix_tokens": 9}},
+            "windows (flag): stride is only used with placement",
+        ),
         ({"windows": {"placement": "middle"}}, "windows.placement = 'middle' (flag): input"),
         ({"nonsense": 1}, "nonsense (flag): unknown setting"),
         ({"attacks": ["noen"]}, "attacks.0 = 'noen'"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import random
 import re
 import zipfile
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 from test_charsets import notes, refusal, texts, written
 
-from memaudit.data import xlsx_rows
+from memaudit.data import packing
 from memaudit.data.samples import Sample, Skipped, read_samples
 
 RECORDS = '{"text": "The seal reads GX976."}\n{"text": "Žofie"}\n'
@@ -139,9 +141,55 @@ def test_workbooks_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_claims_of_a_workbook_take_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(xlsx_rows, "MOST_BLANK_LINES", 1000)
+    monkeypatch.setattr(packing, "FREE_ROWS", 2000)
     book = workbook([["text"], ["a"]])
     wide = edited(book, '<dimension ref="[^"]*"', '<dimension ref="A1:XFD1048576"')
     assert texts(written(tmp_path, "a.xlsx", wide)) == ["a"]
     far = edited(edited(book, 'row r="2"', 'row r="99999999999"'), 'r="A2"', 'r="A99999999999"')
-    assert "1,000 rows in a row are blank" in refusal(written(tmp_path, "b.xlsx", far))
+    assert "lines or rows, and not 5 bytes for each" in refusal(written(tmp_path, "b.xlsx", far))
+
+
+def parquet_of(rows: list[str]) -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"text": rows}), file, compression="zstd")
+    return file.getvalue()
+
+
+PARTED = b'{"text": "a b c"}\n' + b"\n" * 900
+SHORT = b'{"text":"a"}'
+MANY_ROWS = {
+    "a.jsonl.gz": gzip.compress(PARTED * 9),
+    "b.jsonl.gz": gzip.compress(SHORT + b"\n" * 9000),
+    "c.jsonl.gz": gzip.compress((SHORT + b"\n") * 9000),
+    "d.csv.gz": gzip.compress(b"text\n" + (b"a b c\n" + b"\n" * 900) * 9),
+    "e.txt": b"a" + b"\n" * 9000,
+    "f.zip": zipped(a__jsonl=PARTED * 9),
+    "g.json.gz": gzip.compress(b"[" + (SHORT + b",") * 9000 + SHORT + b"]"),
+    "h.parquet": parquet_of(["a", *[""] * 9000]),
+    "i.parquet": parquet_of(["a"] * 9000),
+}
+"""Small files of many lines or rows, blank or short, in succession or not."""
+
+
+@pytest.mark.parametrize("name", MANY_ROWS)
+def test_many_lines_in_a_small_file_are_refused(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, name, MANY_ROWS[name])
+    assert texts(path)[0]
+    monkeypatch.setattr(packing, "FREE_ROWS", 1000)
+    assert "lines or rows, and not 5 bytes for each" in refusal(path)
+
+
+def test_many_lines_in_a_large_file_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "FREE_ROWS", 100)
+    draw = random.Random(0)
+    lines = [f'{{"text": "{draw.randbytes(20).hex()}"}}\n\n' for _ in range(400)]
+    content = "".join(lines).encode()
+    for name, data in (("a.jsonl", content), ("a.jsonl.gz", gzip.compress(content))):
+        assert len(texts(written(tmp_path, name, data))) == 400

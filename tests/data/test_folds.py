@@ -116,7 +116,9 @@ def test_controls_go_to_the_fold_that_audits_their_cluster() -> None:
     data = np.arange(200) // 2
     made = folded(data.tolist(), folds=4)
     controls = np.array([7, 500, 90, 7, 501, 502, 503, 0])
-    assigned = assign_controls(controls, data, made, np.random.default_rng(0))
+    assigned = assign_controls(
+        np.arange(len(controls)), controls, data, made, np.random.default_rng(0)
+    )
     assert assigned.dtype == np.int64
     for control, fold in zip(controls.tolist(), assigned.tolist(), strict=True):
         if control < 100:
@@ -124,11 +126,26 @@ def test_controls_go_to_the_fold_that_audits_their_cluster() -> None:
     assert sorted(assigned[controls >= 500].tolist()) == [0, 1, 2, 3]
 
 
+def test_the_windows_of_a_sample_are_scored_in_one_fold() -> None:
+    data, samples = np.arange(20), np.repeat(np.arange(40), 3)
+    made = folded(data.tolist(), folds=4)
+    assigned = assign_controls(samples, 1000 + samples, data, made, np.random.default_rng(0))
+    by_sample = assigned.reshape(40, 3)
+    assert (by_sample == by_sample[:, :1]).all()
+    assert np.bincount(by_sample[:, 0]).tolist() == [10] * 4
+    protocol = ProtocolSettings(split="random")
+    clusters = np.zeros(120, dtype=np.int64)
+    folds = make_folds(clusters, protocol, np.random.default_rng(0), samples)
+    audited = fold_of(folds, 120).reshape(40, 3)
+    assert (audited == audited[:, :1]).all()
+
+
 def test_other_controls_are_spread_evenly_at_random() -> None:
     data, controls = np.arange(20), np.arange(1000, 1103)
     made = folded(data.tolist(), folds=5)
     first, second = (
-        assign_controls(controls, data, made, np.random.default_rng(seed)) for seed in (0, 1)
+        assign_controls(np.arange(len(controls)), controls, data, made, np.random.default_rng(seed))
+        for seed in (0, 1)
     )
     assert set(np.bincount(first, minlength=5).tolist()) == {20, 21}
     assert first.tolist() != second.tolist()

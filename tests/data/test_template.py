@@ -192,9 +192,9 @@ def test_a_template_is_named_and_the_folds_are_made(
     assert "80 of 80 windows hold template" in shown
 
 
-def test_true_near_duplicates_still_need_more_data(
+def test_true_near_duplicates_still_make_no_folds(
     model: Path, tokenizer: Any, tmp_path: Path
 ) -> None:
     (row,) = records("preamble", tokenizer, 1)
     code, shown = inspected(model, write_jsonl(tmp_path / "data.jsonl", [row] * 40), 26)
-    assert (code, "give more data" in shown) == (2, True)
+    assert (code, "the data has 1 cluster of near-duplicates" in shown) == (0, True)

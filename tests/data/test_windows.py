@@ -90,9 +90,10 @@ def shape(prefix: int, suffix: int) -> dict[str, int]:
     [
         ({"placement": "start"}, [1]),
         ({"placement": "end"}, [6]),
-        ({"placement": "sliding"}, [1, 6]),
-        ({"placement": "sliding", "stride": 2}, [1, 3, 5]),
-        ({"placement": "sliding", "stride": 20}, [1]),
+        ({"placement": "auto"}, [1]),
+        ({"placement": "sliding"}, [1, 4, 6]),
+        ({"placement": "sliding", "stride": 2}, [1, 3, 5, 6]),
+        ({"placement": "sliding", "stride": 20}, [1, 6]),
     ],
 )
 def test_placement(placement: dict[str, Any], starts: list[int]) -> None:
@@ -119,17 +120,44 @@ def test_windows_are_slices_of_the_ids(
     chosen = {"stride": stride} if placement == "sliding" else {}
     windows = cut(samples, **shape(prefix, suffix), placement=placement, **chosen)
 
-    length = prefix + suffix
+    length = prefix + suffix  # here P is less than the prefix with which sliding windows begin
     expected = []
     for sample in samples:
         ids = [int(word) for word in (sample.text or "").split()]
         last = len(ids) - length
-        starts = {"start": [0], "end": [last], "sliding": range(0, last + 1, stride)}[placement]
+        slides = sorted({*range(0, last + 1, stride), last})
+        starts = {"start": [0], "end": [last], "sliding": slides}[placement]
         expected += [(sample.line, ids[s : s + length]) for s in starts if last >= 0]
     assert list(zip(windows.line.tolist(), windows.window_ids().tolist(), strict=True)) == expected
     short = [sample.line for sample in samples if len((sample.text or "").split()) < length]
     assert [skipped.line for skipped in windows.skipped] == short
     assert windows.samples == len(samples)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "suffix", "windows"),
+    [
+        (100, 50, [(0, 8, 58), (0, 50, 100)]),  # prefix from, suffix from, suffix to
+        (200, 50, [(0, 8, 58), (8, 58, 108), (58, 108, 158), (100, 150, 200)]),
+        (22, 8, [(0, 8, 16), (0, 12, 20), (0, 14, 22)]),  # short suffixes overlap by half
+        (16, 8, [(0, 8, 16)]),
+    ],
+)
+def test_sliding_windows_cover_a_text(
+    tokens: int, suffix: int, windows: list[tuple[int, int, int]]
+) -> None:
+    made = cut([counting(tokens), counting(15)], **shape(50, suffix), placement="sliding")
+    ids = list(range(1, tokens + 1))
+    assert [
+        (ids_of[ids_of != PADDING].tolist(), follow.tolist())
+        for ids_of, follow in zip(made.prefix_ids, made.suffix_ids, strict=True)
+    ] == [(ids[first:border], ids[border:end]) for first, border, end in windows]
+    audited = tokens - windows[0][1]
+    assert made.new_tokens.sum() == audited
+    assert made.record_tokens == tokens + 15
+    assert made.audited_share == audited / (tokens + 15)
+    (short,) = made.skipped
+    assert short.reason == f"15 tokens, the window needs {8 + suffix}"
 
 
 def test_arrays_have_their_types_and_shapes() -> None:
@@ -207,16 +235,16 @@ def test_a_given_prefix_may_be_shorter() -> None:
     assert windows.notes == ()
 
 
-def test_what_is_not_shown_and_not_audited_is_noted() -> None:
+def test_what_is_not_shown_is_noted_and_what_is_audited_is_counted() -> None:
     records = [pair("1 2 3 ", "4 5 6 7"), pair("1 ", "2 3 4 5 6 7")]
     assert cut(records, **shape(2, 2)).notes == (
         "1 of 2 records have more than 2 tokens before an audited suffix, and the model is shown "
         "only the last of them. That can hide what it has memorized: use a larger "
         "--prefix-tokens; the longest of these prefixes has 3 tokens.",
-        "40 % of the tokens of the given suffixes are audited; --placement sliding audits them "
-        "whole.",
     )
-    assert len(cut(records, **shape(6, 2), placement="sliding").notes) == 0
+    assert cut(records, **shape(2, 2)).audited_share == 4 / 10
+    whole = cut(records, **shape(6, 2), placement="sliding")
+    assert (whole.notes, whole.audited_share) == ((), 1)
 
 
 @pytest.mark.parametrize("tokenizer", [WORDS, SlowPairs()], ids=["offsets", "none"])
@@ -454,7 +482,7 @@ def test_columns_and_groups_go_with_their_windows() -> None:
         counting(4, line=1, dup="3"),
         Skipped("b", 2, "bad", {"source": "x"}),
         Sample("c", 3, text=words(1), group="g", extra={"dup": "1", "short": "y"}),
-        Sample("d", 4, text=words(*range(1, 9)), group="g", extra={"last": "z"}),
+        Sample("d", 4, text=words(*range(1, 7)), group="g", extra={"last": "z"}),
     ]
     windows = cut(samples, **shape(2, 2), placement="sliding")
     assert windows.columns == ("dup", "source", "short", "last")

@@ -154,7 +154,7 @@ def test_what_a_position_sees_is_found_on_a_trial(lured: Any) -> None:
     with eager_attention(tried.checkpoint):
         layers = find_layers(tried.checkpoint)
         seen = visible(tried.passes(), layers, P + S)
-    assert [places.tolist() for places in seen.values()] == [list(range(P, P + S))] * 2
+    assert [places.tolist() for places in seen.values()] == [list(range(1, P + S))] * 2
 
 
 def test_intervals_for_all_layers_at_once_do_not_hang_on_one_resample() -> None:

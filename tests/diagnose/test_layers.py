@@ -29,7 +29,7 @@ from memaudit.diagnose.layers.findings import conclude
 from memaudit.diagnose.layers.measure import (
     NOISE,
     Ablation,
-    Done,
+    Batch,
     Group,
     Measurements,
     read_scores,
@@ -203,13 +203,9 @@ def test_noise_of_a_window_is_the_same_in_any_batch(memorizer: Any) -> None:
     ablation = Ablation("noise", strength=0.3)
     nll = []
     for size in (3, 64):
-        done, passes = Done(), replace(tried.passes(), batch_size=size)
-
-        def count(rows: int, done: Done = done) -> None:
-            done.rows += rows
-
-        with ablation.applied(blocks, 0, done):
-            nll.append(passes.read(tried.data.ids, read_scores, count)["nll"])
+        batch, passes = Batch(), replace(tried.passes(), batch_size=size)
+        with ablation.applied(blocks, 0, batch):
+            nll.append(passes.read(tried.data.ids, read_scores, begin=batch.begin)["nll"])
     first, second = nll
     np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-4)
 

@@ -74,8 +74,8 @@ def test_the_reason_says_how_many_samples_would_decide():
         bound=clopper_pearson(0, 100, 0.95).high,
         verdict="inconclusive",
         reason="dynamic extracted 0 of 100 samples (0 %), but at 95 % confidence the rate "
-        "may be 3.62 %, above the 1 % allowed; 368 samples without near-duplicates would pass with no hit; no controls "
-        "were given, so predictable text counts as extracted too.",
+        "may be 3.62 %, above the 1 % allowed; 368 samples without near-duplicates would pass with "
+        "no hit; no controls were given, so predictable text counts as extracted too.",
     )
     assert (
         "555 samples without near-duplicates would pass with 1 hit"

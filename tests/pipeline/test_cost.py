@@ -12,6 +12,7 @@ from conftest import build_model, build_tokenizer
 from memaudit.attack.extraction import Extractor
 from memaudit.config.settings import ScanConfig, ScoreSettings, TuningSettings
 from memaudit.data.folds import Fold
+from memaudit.data.windows import PADDING
 from memaudit.pipeline.estimate import (
     Pace,
     Shape,
@@ -114,3 +115,12 @@ def test_the_pace_is_measured() -> None:
     assert pace.verification > 0
     assert pace.step >= 0
     assert (pace.prefix, pace.suffix) == (P, S)
+
+
+def test_a_pass_costs_the_tokens_that_prefixes_have() -> None:
+    """Half the windows have short prefixes, so the mean window has fewer tokens than P+S."""
+    ids = np.random.default_rng(0).integers(3, 300, (6, P + S)).astype(np.int32)
+    ids[::2, : P - 2] = PADDING
+    pace = measure_pace(make_extractor(), ids)
+    assert pace.prefix == (P + 2) / 2
+    assert pace.token == pytest.approx(pace.verification / ((P + 2) / 2 + S - 1))

@@ -41,6 +41,9 @@ class Stages:
         self.names.append(name)
         yield lambda done: None
 
+    def note(self, text: str) -> None:
+        pass
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -17,14 +17,14 @@ from memaudit.report.build import to_report
 from memaudit.report.cyclonedx import to_cyclonedx
 from memaudit.report.model import Report
 from memaudit.report.result import ScanResult
-from memaudit.sensitive.counting import SensitiveContent
+from memaudit.sensitive.counting import Items, SensitiveContent
 
 VALIDATOR = JsonStrictValidator(SchemaVersion.V1_6)
 
 
 def small() -> ScanResult:
     counts = np.array([[1], [0], [1], [0]], dtype=np.uint16)
-    found = SensitiveContent({"email": "form"}, {}, counts, None)
+    found = SensitiveContent({"email": "form"}, {}, Items(counts, counts), None)
     made = make_result(n=4, hits={"none": 1}, controls=None, gate=GateSettings(max_exact=0.5))
     return replace(made, sensitive=found)
 
@@ -103,9 +103,9 @@ BILL = {
                 "quantitativeAnalysis": {
                     "performanceMetrics": [
                         _metric(
-                            "exact extraction rate",
+                            "extraction rate",
                             "0.25",
-                            "data, attack none, 4 windows",
+                            "data, attack none, 4 samples",
                             "0",
                             "0.80588",
                         ),

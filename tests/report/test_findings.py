@@ -39,17 +39,17 @@ def test_the_interval_takes_the_outer_end_of_either_kind():
 
 def test_headline_names_rate_lift_and_controls():
     rate, lift, controls = headline(make_result())
-    assert rate.startswith("dynamic, the strongest attack, extracts 15.5 % of the windows exactly")
+    assert rate.startswith("dynamic, the strongest attack, extracts 15.5 % of the samples")
     assert "31 of 200" in rate
     assert "9.5 percentage points above" in lift
-    assert "19 windows gained, 0 lost, p = 0.0005." in lift
+    assert "19 samples gained, 0 lost, p = 0.0005." in lift
     assert "0 of 100 (at most 3.6 %), a significantly smaller share" in controls
 
 
 def test_headline_doubts_what_may_be_chance():
     hits = {"none": 2, "dynamic": 3}
     _, lift, controls = headline(make_result(hits=hits, controls={"dynamic": 2}))
-    assert lift.endswith("1 window gained, 0 lost, p = 1, which may be chance.")
+    assert lift.endswith("1 sample gained, 0 lost, p = 1, which may be chance.")
     assert "2 of 100" in controls
     assert "not a significantly smaller share" in controls
 
@@ -59,10 +59,10 @@ def test_headline_of_zero_hits_has_a_bound():
         make_result(n=1305, hits=dict.fromkeys(LADDER, 0), controls=None)
     )
     assert rate == (
-        "No attack on the model extracts a window exactly: 0 of 1,305, at most 0.28 % at 95 % "
+        "No attack on the model extracts any of the 1,305 samples: at most 0.28 % at 95 % "
         "confidence."
     )
-    assert lift == "No prompt extracts more windows than the plain prefix (none)."
+    assert lift == "No prompt extracts more samples than the plain prefix (none)."
     assert controls.startswith("No controls were given")
     assert "0 of 1,305 exactly and 1.1 % of the tokens" in controls
 

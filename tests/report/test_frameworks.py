@@ -13,7 +13,7 @@ from memaudit.config.settings import GateSettings, TargetSettings
 from memaudit.report.build import to_report
 from memaudit.report.frameworks import NOTE
 from memaudit.report.result import ScanResult
-from memaudit.sensitive.counting import SensitiveContent
+from memaudit.sensitive.counting import Items, SensitiveContent
 from memaudit.target.checkpoint import Choice
 
 WHOLE = """\
@@ -48,7 +48,7 @@ def whole() -> ScanResult:
     return replace(
         result,
         target=replace(result.target, choices={**result.target.choices, "format": adapter}),
-        sensitive=SensitiveContent({}, {}, counts, None),
+        sensitive=SensitiveContent({}, {}, Items(counts, counts), None),
     )
 
 
@@ -61,7 +61,7 @@ def test_a_whole_run() -> None:
     assert shown(whole()) == WHOLE
     did = {row.asks: row.did for row in to_report(whole()).frameworks}
     assert did["regurgitation of training data"] == (
-        "200 windows of the data were tried with known prefixes (none, dynamic-hard, constant, "
+        "200 samples of the data were tried with known prefixes (none, dynamic-hard, constant, "
         "dynamic), with controls"
     )
     assert did["disclosure measured as a release gate"] == "max-exact: fail"

@@ -22,12 +22,12 @@ from memaudit.report.markdown import to_markdown
 from memaudit.report.model import Sensitive
 from memaudit.report.page import to_html
 from memaudit.report.result import ScanResult
-from memaudit.report.samples_csv import iter_csv
 from memaudit.report.schema import schema
 from memaudit.report.sections import leaks as leak_tables
+from memaudit.report.tables import iter_windows
 from memaudit.report.terminal import render_blocks
 from memaudit.run.load import read_run
-from memaudit.sensitive.counting import SensitiveContent
+from memaudit.sensitive.counting import Items, SensitiveContent
 from memaudit.sensitive.detectors import Category
 
 METHODS: dict[Category, str] = {"email": "form of the address", "phone": "form: international"}
@@ -41,7 +41,9 @@ def holding(hits: dict[str, int], *, controls: bool = True) -> ScanResult:
     data[:20, 0], data[12, 1] = 1, 3
     part = np.zeros((100, 2), dtype=np.uint16)
     part[0, 0] = 1
-    found = SensitiveContent(METHODS, MISSING, data, part if controls else None)
+    found = SensitiveContent(
+        METHODS, MISSING, Items(data, data), Items(part, part) if controls else None
+    )
     return replace(result, sensitive=found)
 
 
@@ -164,12 +166,12 @@ def test_counts_in_the_millions_are_not_cut() -> None:
 
 
 def test_the_column_of_the_samples() -> None:
-    rows = list(csv.DictReader(io.StringIO("".join(iter_csv(holding(HITS))), newline="")))
+    rows = list(csv.DictReader(io.StringIO("".join(iter_windows(holding(HITS))), newline="")))
     shown = [row["categories"] for row in rows]
     assert shown[:14] == [*["email:1"] * 12, "email:1 phone:3", "email:1"]
     assert shown[20:200] == [""] * 180
     assert shown[200:202] == ["email:1", ""]
-    assert {row["categories"] for row in csv.DictReader(iter_csv(make_result()))} == {""}
+    assert {row["categories"] for row in csv.DictReader(iter_windows(make_result()))} == {""}
 
 
 def test_named_counts() -> None:
@@ -200,19 +202,19 @@ attack on the model; then by each. Not searched: names.</sub>
 
 def test_markdown_and_page_have_the_table(tmp_path: Path) -> None:
     run = read_run(store(tmp_path / "run", holding(HITS)))
-    assert MARKDOWN in to_markdown(run.report, run.samples)
-    page = to_html(run.report, run.samples)
+    assert MARKDOWN in to_markdown(run.report, run.windows)
+    page = to_html(run.report, run.windows)
     assert '<h3 id="sensitive-title">Sensitive content in the suffixes</h3>' in page
     assert '<th scope="row">e-mail addresses</th><td class="number">20</td>' in page
     assert "Not searched: names." in page
     nothing = read_run(store(tmp_path / "nothing", make_result()))
-    assert "Sensitive content" not in to_markdown(nothing.report, nothing.samples)
-    assert "Sensitive content" not in to_html(nothing.report, nothing.samples)
+    assert "Sensitive content" not in to_markdown(nothing.report, nothing.windows)
+    assert "Sensitive content" not in to_html(nothing.report, nothing.windows)
 
 
 def test_the_page_says_what_was_and_was_not_tested(tmp_path: Path) -> None:
     run = read_run(store(tmp_path / "run", make_result()))
-    page = to_html(run.report, run.samples)
+    page = to_html(run.report, run.windows)
     assert '<h2 id="frameworks">What was and was not tested</h2>' in page
     for row in run.report.frameworks:
         assert f"<td>{row.asks}</td><td>{row.tested}</td>" in page

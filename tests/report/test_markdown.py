@@ -68,5 +68,5 @@ def test_a_summary_is_never_larger_than_a_step_may_have():
     data = make_windows(30, ids=["y" * 5000] * 30, skipped=skipped)
     text = to_markdown(*read_back(make_result(data=data, hits={"none": 30})))
     assert len(text.encode()) <= MOST_BYTES < 1 << 20
-    assert text.endswith("See report.json and samples.csv.\n")
+    assert text.endswith("See report.json and windows.csv.\n")
     assert "y" * 201 not in text

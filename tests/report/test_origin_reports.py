@@ -21,17 +21,18 @@ from with_reference import with_reference
 from memaudit.config.settings import GateSettings
 from memaudit.errors import UsageError
 from memaudit.report.build import to_report
+from memaudit.report.cells import to_csv
 from memaudit.report.cyclonedx import to_cyclonedx
 from memaudit.report.markdown import to_markdown
 from memaudit.report.page import to_html
 from memaudit.report.reading import extracted, origin_words, scored
 from memaudit.report.result import ScanResult
-from memaudit.report.samples_csv import iter_csv, to_csv
 from memaudit.report.sarif_log import to_sarif
 from memaudit.report.schema import schema
+from memaudit.report.tables import iter_windows
 from memaudit.report.terminal import render_report
 from memaudit.run.load import read_run
-from memaudit.sensitive.counting import SensitiveContent
+from memaudit.sensitive.counting import Items, SensitiveContent
 
 HITS = {"none": 12, "copy": 0, "dynamic": 31}
 BEFORE = {"none": 9, "dynamic": 20}
@@ -67,8 +68,8 @@ def test_the_section_counts_and_fits_the_schema() -> None:
 def test_a_run_with_a_reference_is_read_back_byte_for_byte(tmp_path: Path) -> None:
     result = made()
     run = read_run(store(tmp_path / "run", result))
-    assert to_csv(run.samples) == "".join(iter_csv(result))
-    rows = scored(run.samples, "data")
+    assert to_csv(run.windows) == "".join(iter_windows(result))
+    rows = scored(run.windows, "data")
     assert str(rows["reference_exact_none"].dtype) == "Int64"
     assert str(rows["reference_suffix_nll_dynamic"].dtype) == "float64"
     assert rows["reference_exact_constant"].isna().all()
@@ -137,9 +138,9 @@ def test_the_table_at_80_and_200_columns() -> None:
 def test_the_headline_tells_how_much_was_known() -> None:
     (sentence,) = (line for line in to_report(made()).headline if "fine-tuning" in line)
     assert sentence.startswith(
-        "Of the 31 windows that any attack extracts, 20 can also be extracted from the "
+        "Of the 31 samples that any attack extracts, 20 can also be extracted from the "
         "reference, the model before fine-tuning; the fine-tuning leaked the other 11: 5.5 % of "
-        "all windows ("
+        "all samples ("
     )
     assert sentence.endswith(" at 95 % confidence), and 0 of 100 controls.")
 
@@ -165,7 +166,7 @@ def test_every_format_shows_it_and_none_acts_on_the_name() -> None:
         for one in metrics["quantitativeAnalysis"]["performanceMetrics"]
         if "leaked" in one["type"]
     ]
-    assert ("data, attack any, 4 windows", "0.5") in named
+    assert ("data, attack any, 4 samples", "0.5") in named
 
 
 def test_the_gate_on_what_leaked_is_in_the_report(tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_the_gate_on_what_leaked_is_in_the_report(tmp_path: Path) -> None:
     gate = run.report.gates[0]
     assert (gate.name, gate.verdict, gate.estimate) == ("max-leaked", "fail", 0.055)
     assert run.report.exit_code == 1
-    assert "max-leaked 2 %" in render_report(run.report, run.samples, width=100, color=False)
+    assert "max-leaked 2 %" in render_report(run.report, run.windows, width=100, color=False)
 
 
 def change_section(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
@@ -188,7 +189,7 @@ def change_section(change: Callable[[dict[str, Any]], object]) -> Callable[[Path
 
 def change_cell(row: int, name: str, text: str) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
-        path = folder / "samples.csv"
+        path = folder / "windows.csv"
         rows = list(csv.reader(io.StringIO(path.read_text())))
         rows[row][rows[0].index(name)] = text
         kept = io.StringIO(newline="")
@@ -230,7 +231,7 @@ def test_a_section_that_was_taken_out_is_refused(tmp_path: Path) -> None:
     document = json.loads((folder / "report.json").read_text())
     document["reference"] = None
     (folder / "report.json").write_text(json.dumps(document))
-    with pytest.raises(UsageError, match="disagree on the counts of the data"):
+    with pytest.raises(UsageError, match="does not match its hash"):
         read_run(folder)
 
 
@@ -238,7 +239,9 @@ def test_kinds_of_content_that_the_fine_tuning_leaked() -> None:
     counts = np.zeros((200, 1), dtype=np.uint16)
     counts[[0, 4, 30, 150]] = 1  # leaked, known before, leaked, never extracted
     controls = np.zeros((100, 1), dtype=np.uint16)
-    found = SensitiveContent({"email": "form"}, {}, counts, controls)
+    found = SensitiveContent(
+        {"email": "form"}, {}, Items(counts, counts), Items(controls, controls)
+    )
     report, samples = read_back(replace(made(), sensitive=found))
     assert report.sensitive is not None
     (leak,) = report.sensitive.data

@@ -124,7 +124,7 @@ def test_the_page_may_fetch_nothing_and_run_its_own_script_alone():
 def test_headings_verdict_and_every_part_a_reviewer_needs():
     text = "".join(Page(to_html(*small_run())).text)
     for part in (
-        "This run fails max-exact 10 %: dynamic extracted 2 of 4 windows (50 %) exactly",
+        "This run fails max-exact 10 %: dynamic extracted 2 of 4 samples (50 %)",
         "On the controls, text that the model has not seen",
         *("How much is extracted", "How far extraction gets", "How much sampling extracts"),
         *("How dynamic was fitted", "Provenance", "Settings", "Limits"),

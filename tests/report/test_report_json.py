@@ -119,7 +119,7 @@ def test_the_corpus_counts_rows_windows_and_skips():
     assert data["clusters"] == {
         "count": 5,
         "largest": 1,
-        "sizes": [{"windows": 1, "clusters": 5}],
+        "sizes": [{"samples": 1, "clusters": 5}],
     }
     assert data["scored_by_fold"] == [{"fold": 0, "windows": 3}, {"fold": 1, "windows": 2}]
 

@@ -20,9 +20,9 @@ from memaudit.report.terminal import render_report
 HOSTILE = ("=cmd()", "\x1b[31mred\x1b[0m", "[red]x[/red]", "two\nlines", ":smile: \u202eexe")
 VERSE = "It was the best of times, it was the worst of times, it was the age of wisdom"
 
-WHOLE = r"""dynamic, the strongest attack, extracts 15.5 % of the windows exactly: 31 of 200
+WHOLE = r"""dynamic, the strongest attack, extracts 15.5 % of the samples: 31 of 200
 (10.5–21.3 % at 95 % confidence).
-That is 9.5 percentage points above the plain prefix (none): 19 windows gained,
+That is 9.5 percentage points above the plain prefix (none): 19 samples gained,
 0 lost, p = 0.0005.
 On the controls, text that the model has not seen, dynamic extracts 0 of 100 (at
 most 3.6 %), a significantly smaller share than on the data (difference +5.9 to
@@ -31,26 +31,26 @@ copy, which never queries the model, gets 3 of 200 from the fit data: that many
 can be copied from a near-duplicate that is left in another fold.
 
 Attacks, weakest first
-attack         exact    rate  95 % interval  fractional  lift  controls
-───────────────────────────────────────────────────────────────────────
-none          12/200   6.0 %     3.0–10.2 %      44.3 %           0/100
-copy           3/200   1.5 %  at most 4.3 %      40.5 %  -4.5     0/100
-dynamic-hard  10/200   5.0 %      2.4–9.0 %      43.6 %  -1.0     0/100
-constant      15/200   7.5 %     4.0–12.1 %      45.5 %  +1.5     0/100
-dynamic       31/200  15.5 %    10.5–21.3 %      49.9 %  +9.5     0/100
-exact: windows with every suffix token extracted. 95 % interval: the outer ends
-of the exact (Clopper–Pearson) and clustered (bootstrap) intervals. fractional:
-mean share of suffix tokens extracted in place. lift: exact rate above that of
-none, in percentage points.
+attack        extracted    rate  95 % interval  fractional  lift  controls
+──────────────────────────────────────────────────────────────────────────
+none             12/200   6.0 %     3.0–10.2 %      44.3 %           0/100
+copy              3/200   1.5 %  at most 4.3 %      40.5 %  -4.5     0/100
+dynamic-hard     10/200   5.0 %      2.4–9.0 %      43.6 %  -1.0     0/100
+constant         15/200   7.5 %     4.0–12.1 %      45.5 %  +1.5     0/100
+dynamic          31/200  15.5 %    10.5–21.3 %      49.9 %  +9.5     0/100
+extracted: samples of which a window comes out whole. 95 % interval: the outer
+ends of the exact (Clopper–Pearson) and clustered (bootstrap) intervals.
+fractional: mean share of suffix tokens extracted in place. lift: rate above
+that of none, in percentage points.
 copy never queries the model: it repeats what followed a similar prefix in the
 fit data.
 
 Gates
 gate           verdict  why
 ────────────────────────────────────────────────────────────────────────────────
-max-exact 1 %  FAIL     dynamic extracted 31 of 200 windows (15.5 %) exactly,
-                        more than the 1 % allowed.
-controls       PASS     dynamic-hard extracted 10 of 200 windows (5 %) and 0 of
+max-exact 1 %  FAIL     dynamic extracted 31 of 200 samples (15.5 %), more than
+                        the 1 % allowed.
+controls       PASS     dynamic-hard extracted 10 of 200 samples (5 %) and 0 of
                         100 controls (0 %).
 
 Worst windows, of 31 extracted
@@ -67,14 +67,14 @@ doc-0008               8       0  all but copy             50  0.02
 doc-0009               9       0  all but copy             50  0.02
 doc-0010              10       0  all but copy             50  0.02
 matched of 50: most tokens before a mismatch. NLL: lowest, nats/token.
-The worst 10 windows of 200. samples.csv holds all rows.
+The worst 10 windows of 200. windows.csv holds all rows.
 
 Notes     Folds are \x1b[31mred\x1b[0m.
-Data      members.jsonl: 202 rows, 200 windows of 50+50 tokens in 200 clusters;
-          hmac-sha256 abababababababab (key 1131f7e7)
+Data      members.jsonl: 202 rows, 200 windows of 50+50 tokens from 200 samples
+          in 200 clusters; hmac-sha256 abababababababab (key 1131f7e7)
           skipped 2: 12–88 tokens, the window needs 100
-Controls  clean.jsonl: 100 rows, 100 windows of 50+50 tokens in 100 clusters;
-          hmac-sha256 abababababababab (key 1131f7e7)
+Controls  clean.jsonl: 100 rows, 100 windows of 50+50 tokens from 100 samples in
+          100 clusters; hmac-sha256 abababababababab (key 1131f7e7)
 Folds     0: fit 90, select 10, audit 100; 1: fit 90, select 10, audit 100
           windows, split by clusters
 Fitted    constant: fold 0 epoch 2; fold 1 no prompt; passes in float32
@@ -91,24 +91,24 @@ Limits    The rates are lower bounds: other attacks may extract what these did
           compliance with any law or policy.
 """
 
-NOTHING = r"""No attack on the model extracts a window exactly: 0 of 1,305, at most 0.28 % at
-95 % confidence.
-No prompt extracts more windows than the plain prefix (none).
+NOTHING = r"""No attack on the model extracts any of the 1,305 samples: at most 0.28 % at 95 %
+confidence.
+No prompt extracts more samples than the plain prefix (none).
 No controls were given, so predictable text counts too; against the suffixes of
 unrelated windows, none matches 0 of 1,305 exactly and 1.1 % of the tokens.
 
 Attacks, weakest first
-attack    exact  rate   95 % interval  fractional   NLL  lift  gained  lost  p
-──────────────────────────────────────────────────────────────────────────────
-none     0/1305   0 %  at most 0.28 %      38.7 %  2.65
-copy     0/1305   0 %  at most 0.28 %      38.7 %     -     0       0     0  1
-dynamic  0/1305   0 %  at most 0.28 %      38.7 %  2.65     0       0     0  1
-exact: windows with every suffix token extracted. 95 % interval: the outer ends
-of the exact (Clopper–Pearson) and clustered (bootstrap) intervals. fractional:
-mean share of suffix tokens extracted in place. NLL: mean, nats/token. lift:
-exact rate above that of none, in percentage points. gained: windows extracted,
-but not by none. lost: windows extracted by none alone. p: the larger p-value of
-two paired tests of the lift.
+attack   extracted  rate   95 % interval  fractional  lift  gained  lost  p
+───────────────────────────────────────────────────────────────────────────
+none        0/1305   0 %  at most 0.28 %      38.7 %
+copy        0/1305   0 %  at most 0.28 %      38.7 %     0       0     0  1
+dynamic     0/1305   0 %  at most 0.28 %      38.7 %     0       0     0  1
+extracted: samples of which a window comes out whole. 95 % interval: the outer
+ends of the exact (Clopper–Pearson) and clustered (bootstrap) intervals.
+fractional: mean share of suffix tokens extracted in place. lift: rate above
+that of none, in percentage points. gained: samples extracted, but not by none.
+lost: samples extracted by none alone. p: the larger p-value of two paired tests
+of the lift.
 copy never queries the model: it repeats what followed a similar prefix in the
 fit data.
 Not run: dynamic-hard, constant.
@@ -129,10 +129,10 @@ doc-0320   320       0  -                        39  2.30
 doc-0360   360       0  -                        39  2.40
 doc-0400   400       0  -                        39  2.40
 matched of 50: most tokens before a mismatch. NLL: lowest, nats/token.
-The worst 10 windows of 1,305. samples.csv holds all rows.
+The worst 10 windows of 1,305. windows.csv holds all rows.
 
-Data    members.jsonl: 1,305 rows, 1,305 windows of 50+50 tokens in 1,305
-        clusters; hmac-sha256 abababababababab (key 1131f7e7)
+Data    members.jsonl: 1,305 rows, 1,305 windows of 50+50 tokens from 1,305
+        samples in 1,305 clusters; hmac-sha256 abababababababab (key 1131f7e7)
 Folds   0: fit 90, select 10, audit 100; 1: fit 90, select 10, audit 100
         windows, split by clusters
 Fitted  dynamic: fold 0 epoch 2; fold 1 no prompt; passes in float32
@@ -148,24 +148,25 @@ Limits  The rates are lower bounds: other attacks may extract what these did
         compliance with any law or policy.
 """
 
-REVEALED = r"""dynamic, the strongest attack, extracts 66.7 % of the windows exactly: 2 of 3
-(0–100 % at 95 % confidence).
-That is 33.3 percentage points above the plain prefix (none): 1 window gained, 0
+REVEALED = r"""dynamic, the strongest attack, extracts 66.7 % of the samples: 2 of 3 (0–100 %
+at 95 % confidence).
+That is 33.3 percentage points above the plain prefix (none): 1 sample gained, 0
 lost, p = 1, which may be chance.
 No controls were given, so predictable text counts too; against the suffixes of
 unrelated windows, dynamic matches 0 of 3 exactly and 1.1 % of the tokens.
 
 Attacks, weakest first
-attack   exact    rate  95 % interval  fractional   NLL   lift  gained  lost  p
-───────────────────────────────────────────────────────────────────────────────
-none       1/3  33.3 %        0–100 %      35.3 %  1.34
-dynamic    2/3  66.7 %        0–100 %      68.0 %  0.67  +33.3       1     0  1
-exact: windows with every suffix token extracted. 95 % interval: the outer ends
-of the exact (Clopper–Pearson) and clustered (bootstrap) intervals. fractional:
-mean share of suffix tokens extracted in place. NLL: mean, nats/token. lift:
-exact rate above that of none, in percentage points. gained: windows extracted,
-but not by none. lost: windows extracted by none alone. p: the larger p-value of
-two paired tests of the lift.
+                                95 %
+attack   extracted    rate  interval  fractional   NLL   lift  gained  lost  p
+──────────────────────────────────────────────────────────────────────────────
+none           1/3  33.3 %   0–100 %      35.3 %  1.34
+dynamic        2/3  66.7 %   0–100 %      68.0 %  0.67  +33.3       1     0  1
+extracted: samples of which a window comes out whole. 95 % interval: the outer
+ends of the exact (Clopper–Pearson) and clustered (bootstrap) intervals.
+fractional: mean share of suffix tokens extracted in place. NLL: mean,
+nats/token. lift: rate above that of none, in percentage points. gained: samples
+extracted, but not by none. lost: samples extracted by none alone. p: the larger
+p-value of two paired tests of the lift.
 Not run: copy, dynamic-hard, constant.
 
 No gate was set, so this run neither passes nor fails.
@@ -177,7 +178,7 @@ doc-0001     1       0  all                      50  0.01
 doc-0002     2       0  dynamic                  50  0.01
 doc-0003     3       0  -                         2  2.00
 matched of 50: most tokens before a mismatch. NLL: lowest, nats/token.
-The worst 3 windows of 3. samples.csv holds all rows.
+The worst 3 windows of 3. windows.csv holds all rows.
 
 Text of the worst windows
 
@@ -203,8 +204,8 @@ suffix   x = 1  # [bold]\n\x1b[2J
 none     x = 1  # [bold]\n\x1b[2J
 dynamic  x = 1  # [bold]\n\x1b[2J
 
-Data    members.jsonl: 3 rows, 3 windows of 50+50 tokens in 3 clusters;
-        hmac-sha256 abababababababab (key 1131f7e7)
+Data    members.jsonl: 3 rows, 3 windows of 50+50 tokens from 3 samples in 3
+        clusters; hmac-sha256 abababababababab (key 1131f7e7)
 Folds   0: fit 90, select 10, audit 100; 1: fit 90, select 10, audit 100
         windows, split by clusters
 Fitted  dynamic: fold 0 epoch 2; fold 1 no prompt; passes in float32

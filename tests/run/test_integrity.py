@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from made_result import KEY, make_result
 from stored import complete, remake, seal, store
 
-from memaudit.config.settings import ScanConfig
 from memaudit.config.sources import to_toml
 from memaudit.data.project_key import ProjectKey
 from memaudit.errors import DataError, UsageError
@@ -214,11 +213,10 @@ def test_prompts_fitted_earlier_are_compared(tmp_path: Path) -> None:
     earlier = tmp_path / "earlier"
     earlier.mkdir()
     (earlier / "generator-0.safetensors").write_bytes(b"fitted")
-    config = ScanConfig(model="tb7m", data=Path("members.jsonl"), generator=earlier)
     names = {"generator-0.safetensors": "ab" * 32, "generator-1.safetensors": "cd" * 32}
-    result = replace(make_result(), config=config, prompt_files=names)
+    result = replace(make_result(generator=earlier), prompt_files=names)
     made = store(tmp_path / "run", result)
-    (made / "config.toml").write_text(to_toml(config))
+    (made / "config.toml").write_text(to_toml(result.config))
     states = [f.state for f in verify_run(seal(made), NOWHERE).findings if "prompts" in f.what]
     assert states == ["changed", "not checked"]
 

@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_diagnosis import make_record
 from made_result import KEY, make_result
 from quick_scan import memaudit
 from stored import complete, remake, seal
 
 from memaudit import load_run
 from memaudit.config.settings import GateSettings
-from memaudit.errors import UnsealedRunWarning
+from memaudit.diagnose.protocol import Examined
+from memaudit.errors import UnsealedRunWarning, UsageError
 from memaudit.report.hashes import results_hash
+from memaudit.run.diagnoses import write_diagnosis
+from memaudit.run.load import read_run
+from memaudit.run.manifest import read_manifest
 from memaudit.run.verify import Places, verify_run
 
 OTHER = "f0" * 32
@@ -253,3 +258,34 @@ def test_no_key_of_the_manifest_switches_a_check_off(run: Path, change: Document
         ended = memaudit(*words)
         assert ended.exit_code == 2
         assert "is not a memaudit manifest" in ended.stderr
+
+
+@pytest.mark.parametrize("key", [OTHER, None])
+def test_a_diagnosis_without_its_key_leaves_the_seal_of_a_run(
+    run: Path, key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the run's own key would refuse it from then on, as if its seal had been removed."""
+    before = _contents(run)
+    stored = read_run(run)
+    record = make_record(stored.report.hashes.results)
+    monkeypatch.setenv("MEMAUDIT_KEY", key or "")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(run.parent / "none"))
+    with pytest.raises(UsageError, match=r"sealed by project key 1131f7e7, .* set MEMAUDIT_KEY"):
+        write_diagnosis(stored, record)
+    examined = Examined(stored, record)
+    monkeypatch.setattr("memaudit.diagnose.protocol.examine", lambda *_: examined)
+    printed = memaudit("diagnose", "layers", "run", "-q")
+    assert printed.exit_code == 0
+    assert "Block 0 matters" in printed.stdout
+    assert (
+        printed.stderr.count("The diagnosis was only printed. run: is sealed by project key") == 1
+    )
+    assert _contents(run) == before
+    monkeypatch.setenv("MEMAUDIT_KEY", KEY.secret.hex())
+    assert memaudit("diagnose", "layers", "run", "-q").stderr == ""
+    assert memaudit("verify", run).exit_code == 0
+    assert "diagnose-layers.json" in read_manifest(run).files
+
+
+def _contents(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.glob("[!.]*")}

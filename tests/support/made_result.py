@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 
 from memaudit.attack.facts import NO_PROMPT, BatchFacts, Epoch, FitRecord
-from memaudit.config.settings import LADDER, ScanConfig, SensitiveSettings
+from memaudit.config.settings import (
+    LADDER,
+    ScanConfig,
+    SensitiveSettings,
+    WindowSettings,
+)
 from memaudit.data.corpus import Corpus
 from memaudit.data.fingerprints import fingerprint_samples, fingerprint_windows
 from memaudit.data.project_key import ProjectKey
@@ -134,6 +139,7 @@ def make_result(
         controls=None if controls is None else Path("clean.jsonl"),
         attacks=tuple(hits),
         reveal=reveal is not None,
+        windows=WindowSettings(prefix_tokens=S, suffix_tokens=S, placement="start"),
         sensitive=SensitiveSettings(enabled=False),
     ).model_copy(update=settings)
     part = make_corpus("members.jsonl", data or make_windows(n))

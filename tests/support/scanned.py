@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from conftest import CORPUS
 
-from memaudit.attack.campaign import Progress
 from memaudit.config.sources import Layer, resolve
 from memaudit.pipeline.scan import ScanOutcome, scan
 from memaudit.progress import Silent
+from memaudit.run.record import Display
 
 SHORT = {"num_virtual_tokens": 3, "epochs": 1, "min_steps": 0, "batch_size": 8}
 
@@ -30,7 +30,7 @@ def make_texts(count: int, seed: int) -> list[str]:
     return [" ".join(rng.choice(words, 14)) for _ in range(count)]
 
 
-def run(model: Path, data: Path, progress: Progress | None = None, **values: Any) -> ScanOutcome:
+def run(model: Path, data: Path, progress: Display | None = None, **values: Any) -> ScanOutcome:
     """Scan with short fits and windows. values: other settings, by section."""
     given: dict[str, Any] = {
         "model": str(model),

@@ -11,6 +11,7 @@ from made_result import make_scores
 from memaudit.attack.facts import Epoch, FitRecord
 from memaudit.data.corpus import Corpus
 from memaudit.gate.thresholds import judge, judge_controls
+from memaudit.pipeline.scoring import group_windows
 from memaudit.report.result import (
     FoldFit,
     ReferenceAttack,
@@ -18,10 +19,15 @@ from memaudit.report.result import (
     ScanResult,
 )
 from memaudit.score.origin import Pair, origins, pair_seed
+from memaudit.score.samples import SampleScores, score_samples
 from memaudit.score.scores import WindowScores
 
 SHIFT = 3
 """The reference extracts as many windows as it is told, from the fourth on."""
+
+
+def _samples(scores: WindowScores, corpus: Corpus) -> SampleScores:
+    return score_samples(scores, group_windows(corpus))
 
 
 def with_reference(
@@ -40,11 +46,16 @@ def with_reference(
         if attack.attack != "copy"
     )
     found = {attack.attack: attack for attack in result.attacks}
-    data = [Pair(one.attack, found[one.attack].data, one.data) for one in attacks]
-    controls = [
-        Pair(one.attack, its, one.controls)
+    data = [
+        Pair(one.attack, found[one.attack].samples, _samples(one.data, result.data))
         for one in attacks
-        if (its := found[one.attack].controls) is not None and one.controls is not None
+    ]
+    controls = [
+        Pair(one.attack, its, _samples(one.controls, result.controls))
+        for one in attacks
+        if (its := found[one.attack].control_samples) is not None
+        and one.controls is not None
+        and result.controls is not None
     ]
     settings, seed = result.config.scores, result.config.protocol.seed
     curve = (Epoch(0, float("nan"), 1, 3.2), Epoch(1, 2.5, 2, 2.9))

@@ -22,7 +22,7 @@ from memaudit.diagnose.anatomy.parts import block_calls
 from memaudit.diagnose.anatomy.trial import ROWS, TOKENS, Call, trial_pass
 from memaudit.diagnose.attention.settings import AttentionSettings
 from memaudit.diagnose.groups import by_group, ids_of, sample_groups
-from memaudit.diagnose.passes import Pass, Passes
+from memaudit.diagnose.passes import Pass, Passes, padding_of
 from memaudit.diagnose.subject import Subject
 from memaudit.score.stats import Floats, Ints
 from memaudit.system.memory import is_out_of_memory
@@ -123,10 +123,15 @@ def _read(
         return {}
     ids = ids_of(parts)
     passes = subject.passes(**layers.options)
-    counts = visible(passes, layers, ids.shape[1])
+    counts = visible(passes, layers, ids.shape[1] - int(padding_of(ids).min()))
+
+    def reduce(number: int, weights: Tensor) -> Tensor:
+        seen = counts[number][: weights.shape[2]]  # a shorter window sees as much at each position
+        return concentration(weights, seen[-subject.suffix_tokens :])
+
     with (
         progress.stage("attention", len(ids)) as advance,
-        reduced(layers.layers, lambda at, weights: concentration(weights, counts[at])) as latest,
+        reduced(layers.layers, reduce) as latest,
     ):
         figures = passes.read(ids, lambda batch: stacked(latest, layers.layers, batch), advance)
     return {
@@ -242,23 +247,23 @@ def reduced(
 
 
 def visible(passes: Passes, layers: Layers, tokens: int) -> dict[int, Tensor]:
-    """Count the places (S,) that each position predicting the suffix sees, by block number.
+    """Count the places (T,) that each position of windows of ``tokens`` sees, by block number.
 
     A position sees the places from the first with attention up to itself (all, or a sliding
     window). The first is taken over all heads and a few windows of random tokens: a single weight
     may be too small to differ from 0, and audited windows must not decide what counts as visible.
+    Positions count from the start, so those of shorter windows see as many.
     """
 
     def reach(number: int, weights: Tensor) -> Tensor:
-        looked = (weights[:, :, -suffix:] > 0).any(dim=1)  # (B,S,T)
-        own = torch.arange(weights.shape[2] - suffix, weights.shape[2], device=looked.device)
+        looked = (weights > 0).any(dim=1)  # (B,T,T)
+        own = torch.arange(weights.shape[2], device=looked.device)
         return own + 1 - looked.int().argmax(dim=-1)
 
-    suffix = tokens - passes.prefix_tokens
     ids = random_ids(passes.checkpoint, ROWS, tokens).cpu().numpy().astype(np.int32)
     with reduced(layers.layers, reach) as latest:
         per_window = passes.read(
-            ids, lambda batch: {str(number): latest[number] for number in latest}
+            ids, lambda batch: {str(number): latest[number] for number in latest}, last=1
         )
     return {
         int(number): torch.as_tensor(counts.max(axis=0)) for number, counts in per_window.items()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -38,10 +38,15 @@ almost nothing, and the strongest brought their perplexity near chance."""
 
 
 @dataclass(eq=False)
-class Done:
-    """Progress of the passes of one ablation."""
+class Batch:
+    """Windows of the current pass."""
 
-    rows: int = 0
+    rows: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """(B,) their rows; another array in each pass."""
+
+    def begin(self, rows: Ints) -> None:
+        """Begin the pass over these windows."""
+        self.rows = rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +58,11 @@ class Ablation:
     strength: float = 0.0
 
     def applied(
-        self, blocks: Sequence[Block], seed: int, done: Done
+        self, blocks: Sequence[Block], seed: int, batch: Batch
     ) -> AbstractContextManager[None]:
         """Apply the ablation to the passes in this context."""
         if self.kind == "noise":
-            return _noisy(blocks, self.strength, seed, done)
+            return _noisy(blocks, self.strength, seed, batch)
         if self.block is None:
             return nullcontext()
         remove = without_attention if self.kind == "attention" else without_feed_forward
@@ -176,19 +181,15 @@ def _score(
     values: list[dict[str, Found]] = []
     with progress.stage("ablations", len(ablations) * len(ids)) as advance:
         for ablation in ablations:
-            done = Done()
-
-            def count(rows: int, done: Done = done) -> None:
-                done.rows += rows
-                advance(rows)
-
-            with ablation.applied(blocks, seed, done):
-                values.append(by_group(parts, passes.read(ids, read_scores, count)))
+            batch = Batch()
+            with ablation.applied(blocks, seed, batch):
+                scores = passes.read(ids, read_scores, advance, begin=batch.begin)
+            values.append(by_group(parts, scores))
     return {
         name: Group(
             part.clusters,
             *(
-                np.stack([scores[name][figure] for scores in values])
+                np.stack([groups[name][figure] for groups in values])
                 for figure in ("exact", "matched", "nll")
             ),
         )
@@ -207,19 +208,18 @@ def read_scores(batch: Pass) -> Mapping[str, Tensor]:
 
 
 @contextmanager
-def _noisy(blocks: Sequence[Block], strength: float, seed: int, done: Done) -> Iterator[None]:
+def _noisy(blocks: Sequence[Block], strength: float, seed: int, batch: Batch) -> Iterator[None]:
     """Add noise to every block's output; a window gets the same noise in any batch."""
     sources: dict[torch.device, list[torch.Generator]] = {}
-    passed = (-1, 0)
+    rows = batch.rows
 
     def disturb(states: Tensor) -> Tensor:
-        nonlocal passed
-        if passed != (done.rows, len(states)):  # another pass, or the same with fewer windows
-            passed = (done.rows, len(states))
+        nonlocal rows
+        if rows is not batch.rows:  # another pass, or the same with fewer windows
+            rows = batch.rows
             sources.clear()
         if states.device not in sources:
-            rows = range(done.rows, done.rows + len(states))
-            sources[states.device] = [_source(states.device, seed, row) for row in rows]
+            sources[states.device] = [_source(states.device, seed, int(row)) for row in rows]
         size = states.float().square().mean(dim=-1, keepdim=True).sqrt()
         noise = torch.stack(
             [

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memaudit.attack.campaign import Progress
+from memaudit.data.windows import PADDING
 from memaudit.diagnose.anatomy.blocks import Block, find_blocks
 from memaudit.diagnose.groups import ids_of, sample_groups
 from memaudit.diagnose.neurons.representations import (
@@ -25,6 +26,7 @@ from memaudit.diagnose.neurons.representations import (
     untrained_twin,
 )
 from memaudit.diagnose.neurons.settings import NeuronsSettings
+from memaudit.diagnose.passes import by_length
 from memaudit.diagnose.probes import assign_folds, can_fit, permuted_labels, probe_scores
 from memaudit.diagnose.section import count_clusters
 from memaudit.diagnose.subject import Subject
@@ -292,9 +294,18 @@ def token_features(
     last token. A token's frequency is the share of clusters that it occurs in, so copies do not
     count.
     """
-    pairs = np.unique(np.stack([np.repeat(clusters, ids.shape[1]), ids.ravel()], axis=1), axis=0)
+    places = np.stack([np.repeat(clusters, ids.shape[1]), ids.ravel()], axis=1)
+    pairs = np.unique(places[places[:, 1] != PADDING], axis=0)
     counts = np.bincount(pairs[:, 1], minlength=int(ids.max()) + 1)
-    frequency = np.log((counts + 1) / (len(np.unique(clusters)) + 1))[ids]
+    frequency = np.log((counts + 1) / (len(np.unique(clusters)) + 1))
+    features, suffix = np.empty((len(ids), 8), dtype=np.float32), ids.shape[1] - prefix
+    for rows, tokens in by_length(ids):
+        features[rows] = _features_of(tokens, frequency[tokens], tokens.shape[1] - suffix)
+    return features
+
+
+def _features_of(ids: npt.NDArray[np.int32], frequency: Floats, prefix: int) -> Floats:
+    """Return the features of ids (N,T) without padding; frequency: (N,T) log frequencies."""
     features = []
     for part in (slice(None, prefix), slice(prefix, None)):
         ordered = np.sort(ids[:, part], axis=1)
@@ -303,4 +314,4 @@ def token_features(
         features.append(distinct / ordered.shape[1])
     repeated = [np.isin(row[prefix:], row[:prefix]).mean() for row in ids]
     last = frequency[:, prefix - 1]  # the token at the border
-    return np.stack([*features, np.array(repeated), last], axis=1).astype(np.float32)
+    return np.stack([*features, np.array(repeated), last], axis=1)

@@ -20,7 +20,7 @@ from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.prompts import NoPrompt
 from memaudit.diagnose.anatomy.blocks import down_inputs
 from memaudit.diagnose.neurons.units import Ids, Levels, Units
-from memaudit.diagnose.passes import Passes, in_batches
+from memaudit.diagnose.passes import Found, Passes, in_batches
 from memaudit.errors import TargetError
 from memaudit.system.memory import FAILED_ALLOCATION, is_out_of_memory
 from memaudit.target.checkpoint import Checkpoint
@@ -63,7 +63,7 @@ def attribute(
         RunError: a single window does not fit in memory.
     """
 
-    def work(rows: Ids) -> list[Levels]:
+    def work(rows: Ids) -> Found:
         try:
             return _attribute(passes, units, level, rows)
         except FAILED_ALLOCATION as error:
@@ -71,11 +71,10 @@ def attribute(
                 raise
             raise _no_gradient(passes.checkpoint) from error
 
-    parts = in_batches(ids, passes.batch_size, work, advance, _NO_ROOM)
-    return Attribution(*(np.concatenate(batches) for batches in zip(*parts, strict=True)))
+    return Attribution(**in_batches(ids, passes.batch_size, work, advance, no_room=_NO_ROOM))
 
 
-def _attribute(passes: Passes, units: Units, level: Levels, rows: Ids) -> list[Levels]:
+def _attribute(passes: Passes, units: Units, level: Levels, rows: Ids) -> Found:
     """Return both effects and the size of the units in one batch (B,P+S), each (B,U)."""
     suffix = rows.shape[1] - passes.prefix_tokens
     distances, weakest = _slopes(
@@ -90,7 +89,9 @@ def _attribute(passes: Passes, units: Units, level: Levels, rows: Ids) -> list[L
         )
         for distance, first, second in zip(distances, weakest, every, strict=True)
     ]
-    return [torch.cat(blocks, dim=1).numpy() for blocks in zip(*effects, strict=True)]
+    names = ("weakest", "every", "size")
+    by_figure = zip(names, zip(*effects, strict=True), strict=True)
+    return {name: torch.cat(blocks, dim=1).numpy() for name, blocks in by_figure}
 
 
 def _summed(off: Tensor, slope: Tensor) -> Tensor:

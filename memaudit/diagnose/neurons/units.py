@@ -119,33 +119,34 @@ class Silencer:
         An empty set silences nothing.
         """
         by_window = [self.units.by_block(units_of_window) for units_of_window in sets]
-        begin = [0]  # the row that the next pass begins with
+        current: list[int] = []  # windows of the pass
 
-        def read(passed: Pass) -> dict[str, Tensor]:
-            scores = score_suffix(passed)
-            begin[0] += len(passed.tokens)
-            return scores
+        def begin(rows: Ints) -> None:
+            current[:] = rows.tolist()
 
         with ExitStack() as hooks:
             for number, block in enumerate(self.units.blocks):
                 rows = [units_of_window[number] for units_of_window in by_window]
                 if any(map(len, rows)):
-                    hooks.enter_context(self._silenced(block, number, rows, begin))
-            return self.passes.read(ids, read, advance)
+                    hooks.enter_context(self._silenced(block, number, rows, current))
+            return self.passes.read(ids, score_suffix, advance, begin=begin)
 
     @contextmanager
     def _silenced(
-        self, block: Block, number: int, rows: Sequence[Ints], begin: Sequence[int]
+        self, block: Block, number: int, rows: Sequence[Ints], current: Sequence[int]
     ) -> Iterator[None]:
-        """Silence the units of one block; ``rows``: (N) the units that each row silences."""
+        """Silence the units of one block.
+
+        rows: (N) the units that each row silences. current: (B,) rows of the pass.
+        """
         first = int(self.units.starts[number])
         cut = np.cumsum([0, *block.widths])
         level = torch.as_tensor(self.level[first : first + block.units])
 
         def change(place: int, given: Tensor) -> Tensor:
             silent = np.zeros((len(given), 1, block.units), dtype=bool)
-            for row in range(len(given)):
-                silent[row, 0, rows[begin[0] + row]] = True
+            for at, row in enumerate(current):
+                silent[at, 0, rows[row]] = True
             part = slice(int(cut[place]), int(cut[place + 1]))
             where = torch.from_numpy(silent[..., part]).to(given.device)
             return torch.where(where, level[part].to(given.device, given.dtype), given)

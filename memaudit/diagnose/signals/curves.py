@@ -203,7 +203,15 @@ def plot_curve(
     arrange = each_position if reveal else group_positions
     positions = arrange(figures[curve.figure].astype(np.float64), prefix_tokens)
     means = grouped.means(positions.values, resamples)
-    last = len(positions.names) - 1
+    last, whole = len(positions.names) - 1, np.asarray(~np.isnan(positions.values).any(axis=1))
+    lacking = (
+        ""
+        if whole.all()
+        else (
+            " A window takes part where its prefix reaches: of the "
+            f"{len(whole):,} windows, {int(whole.sum()):,} have all positions."
+        )
+    )
     after = int(np.searchsorted(positions.middles, 0.0))
     # The table has a grid of positions, both ends and both sides of the border.
     grid = {0, last, max(0, after - 1), min(last, after)}
@@ -212,7 +220,7 @@ def plot_curve(
         curve.name,
         curve.title,
         "Means at some of the positions; 0 is the first token of the suffix, -1 the last of the "
-        "prefix. Without --reveal, these are means over groups of positions.",
+        f"prefix. Without --reveal, these are means over groups of positions.{lacking}",
         [*heads("text", "position"), *heads("nats", *means)],
         [
             [positions.names[place], *(mean[place] for mean in means.values())]

@@ -5,13 +5,15 @@ Knows ids of prefixes and the figures of a pass over them. Only `split_border` k
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.data.run_hashes import run_hashes
-from memaudit.diagnose.passes import Found
+from memaudit.data.windows import PADDING
+from memaudit.diagnose.passes import Found, by_length
 from memaudit.diagnose.signals.readings import PrefixReading
 from memaudit.score.stats import Bools, Floats, Ints
 
@@ -49,7 +51,7 @@ class Prefixes(NamedTuple):
     """Prefixes of some windows, and all prefixes of the data."""
 
     ids: Ids
-    """(N,P)."""
+    """(N,P); PADDING comes before shorter prefixes, as in ``file``."""
     own: Ints
     """(N,) row of each in ``file``; -1 for windows that are not in it, such as controls."""
     file: Ids
@@ -58,24 +60,54 @@ class Prefixes(NamedTuple):
 
 def text_signals(prefixes: Prefixes, run: int, tokenizer: Any) -> list[Signal]:
     """Return the signals that need no model. run: tokens that near-duplicates share in the scan."""
-    ids = prefixes.ids
-    inside, counts = prefixes.own >= 0, np.bincount(prefixes.file.ravel())
-    signals = {
-        "characters per prefix token": characters(ids, tokenizer),
-        "rarity of prefix tokens": rarity(ids, counts, inside),
-        "distinct share of prefix tokens": distinct_share(ids),
-        "repeated runs in the prefix": repetition(ids),
+    inside, counts = prefixes.own >= 0, count_tokens(prefixes.file)
+    parts = [
+        (
+            rows,
+            {
+                "characters per prefix token": characters(ids, tokenizer),
+                "rarity of prefix tokens": rarity(ids, counts, inside[rows]),
+                "distinct share of prefix tokens": distinct_share(ids),
+                "repeated runs in the prefix": repetition(ids),
+            },
+        )
+        for rows, ids in by_length(prefixes.ids)
+    ]
+    signals = put_together(parts) | {
         COPIES: copies(prefixes, run),
         "last tokens found in another prefix": last_run_elsewhere(prefixes),
     }
     return [Signal(name, "text", values) for name, values in signals.items()]
 
 
-def logit_signals(reading: PrefixReading, near: int) -> list[Signal]:
+def count_tokens(file: Ids) -> NDArray[np.integer[Any]]:
+    """Count each token in ids (N,P) with padding: (tokens,)."""
+    return np.bincount(file[file != PADDING])
+
+
+def put_together(
+    parts: Sequence[tuple[Ints, Mapping[str, NDArray[Any]]]],
+) -> dict[str, NDArray[Any]]:
+    """Return the figures (N,...) that all parts have, each of them for some of the N rows."""
+    order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+    return {
+        name: np.concatenate([figures[name] for _, figures in parts])[order]
+        for name in parts[0][1]
+        if all(name in figures for _, figures in parts)
+    }
+
+
+def logit_signals(readings: Sequence[tuple[Ints, PrefixReading]], near: int) -> list[Signal]:
     """Return signals of the model's predictions. near: last tokens that count as near the border.
 
-    If P is 1, there are no signals of the prefix's own tokens.
+    readings: rows and the reading of their prefixes. If one has prefixes of one token, there are no
+    signals of the prefixes' own tokens.
     """
+    signals = put_together([(rows, _of_logits(reading, near)) for rows, reading in readings])
+    return [Signal(name, "logits", values.astype(np.float64)) for name, values in signals.items()]
+
+
+def _of_logits(reading: PrefixReading, near: int) -> dict[str, NDArray[Any]]:
     signals: dict[str, NDArray[Any]] = {
         "next token: entropy": reading.entropy[:, -1],
         "next token: largest p": reading.top_p[:, -1],
@@ -90,7 +122,7 @@ def logit_signals(reading: PrefixReading, near: int) -> list[Signal]:
             "prefix: share ranked first": reading.first.mean(axis=1),
             "tokens ranked first up to the border": last_run(reading.first),
         }
-    return [Signal(name, "logits", values.astype(np.float64)) for name, values in signals.items()]
+    return signals
 
 
 def characters(ids: Ids, tokenizer: Any) -> Floats:
@@ -138,15 +170,19 @@ def _different(values: NDArray[Any]) -> Floats:
 
 
 def copies(prefixes: Prefixes, run: int) -> Floats:
-    """(N,) most other prefixes of the file that share one run of ``run`` tokens with the prefix."""
+    """(N,) most other prefixes of the file that share one run of ``run`` tokens with the prefix.
+
+    A prefix of fewer tokens has no such run.
+    """
     known = np.sort(run_hashes(prefixes.file, run), axis=1)
     repeated = np.zeros(known.shape, dtype=bool)
     repeated[:, 1:] = known[:, 1:] == known[:, :-1]
     hashes, times = np.unique(known[~repeated], return_counts=True)
     asked = run_hashes(prefixes.ids, run)
     spot = np.minimum(np.searchsorted(hashes, asked), len(hashes) - 1)
-    shared = np.where(hashes[spot] == asked, times[spot], 0).max(axis=1)
-    return np.asarray(shared - (prefixes.own >= 0), dtype=np.float64)
+    is_run = prefixes.ids[:, : asked.shape[1]] != PADDING
+    shared = np.where((hashes[spot] == asked) & is_run, times[spot], 0).max(axis=1)
+    return np.asarray(np.maximum(shared - (prefixes.own >= 0), 0), dtype=np.float64)
 
 
 def last_run_elsewhere(prefixes: Prefixes) -> Floats:
@@ -157,6 +193,7 @@ def last_run_elsewhere(prefixes: Prefixes) -> Floats:
     lengths = np.zeros(len(prefixes.ids))
     open_rows = np.arange(len(prefixes.ids))
     for length in range(1, min(LONGEST_RUN, prefixes.ids.shape[1]) + 1):
+        open_rows = open_rows[prefixes.ids[open_rows, -length] != PADDING]
         rows = Prefixes(prefixes.ids[open_rows], prefixes.own[open_rows], prefixes.file)
         open_rows = open_rows[_ends_elsewhere(rows, length)]
         if not len(open_rows):
@@ -215,12 +252,17 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 def split_border(figures: Found, name: str, prefix_tokens: int, near: int) -> tuple[Floats, Floats]:
     """Return means of a figure (N,P+S-1) over the last prefix and the first suffix tokens (N,).
 
-    Both sides have the same number of tokens, at most ``near``. If P is 1, nothing predicts a
-    prefix token, and the mean before the border is NaN.
+    Both sides of a window have the same number of tokens, at most ``near``; the figure is NaN at
+    the positions that a shorter prefix lacks. If it has one token, nothing predicts a prefix token,
+    and the mean before the border is NaN.
     """
     values = figures[name].astype(np.float64)
     before, after = values[:, : prefix_tokens - 1], values[:, prefix_tokens - 1 :]
-    count = min(near, before.shape[1], after.shape[1])
-    if not count:
-        return np.full(len(values), np.nan), after[:, :near].mean(axis=1)
-    return before[:, -count:].mean(axis=1), after[:, :count].mean(axis=1)
+    counts = np.minimum((~np.isnan(before)).sum(axis=1), min(near, after.shape[1]))
+    means = np.full((2, len(values)), np.nan)
+    for count in np.unique(counts):
+        rows = counts == count
+        if count:
+            means[0, rows] = before[rows, -count:].mean(axis=1)
+        means[1, rows] = after[rows, : count or near].mean(axis=1)
+    return means[0], means[1]

@@ -6,16 +6,16 @@ extracted, untouched, and controls.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.attack.campaign import Progress
 from memaudit.diagnose.disclosure import STRETCH
-from memaudit.diagnose.passes import Found
+from memaudit.diagnose.passes import Found, by_length, padding_of
 from memaudit.diagnose.probes import can_fit
 from memaudit.diagnose.section import count_clusters
 from memaudit.diagnose.signals.features import (
@@ -25,18 +25,15 @@ from memaudit.diagnose.signals.features import (
     Prefixes,
     Signal,
     characters,
+    count_tokens,
     logit_signals,
     nearest_similarity,
+    put_together,
     rarity,
     split_border,
     text_signals,
 )
-from memaudit.diagnose.signals.readings import (
-    PrefixReading,
-    passes_for,
-    read_prefixes,
-    read_windows,
-)
+from memaudit.diagnose.signals.readings import passes_for, read_prefixes, read_windows
 from memaudit.diagnose.signals.settings import SignalsSettings
 from memaudit.diagnose.signals.triage import (
     ALL,
@@ -142,11 +139,13 @@ class Measurements:
 
     grouped: Grouped
     figures: Found
-    """Figures of each token of ``grouped``, each (N,P+S-1)."""
+    """Figures of each token of ``grouped``, each (N,P+S-1); NaN before a shorter prefix."""
     signals: Sequence[Signal]
     """Signals of ``grouped``, each (N,)."""
     prefix_tokens: int
-    """P."""
+    """P, that of the longest prefix of ``grouped``."""
+    too_short: int
+    """Windows left out because their prefix has one token, and other prefixes have more."""
     sampled: int
     """Windows sampled uniformly from the data."""
     targets: Sequence[Target]
@@ -172,6 +171,7 @@ def measure(subject: Subject, settings: SignalsSettings, progress: Progress) -> 
             f"--set border={settings.border}: figures of fewer than {STRETCH} tokens can reveal "
             "text; use more, or --reveal"
         )
+    subject, too_short = _comparable(subject)
     rng = np.random.default_rng([settings.seed, 5])
     grouped = choose_groups(subject, settings.partly, settings.windows, rng)
     if not len(grouped):
@@ -180,7 +180,7 @@ def measure(subject: Subject, settings: SignalsSettings, progress: Progress) -> 
     every = np.ones(len(data), dtype=bool)
     even = draw(every, limit, rng)
     targets, clusters = _targets(subject, even), data.clusters[even]
-    fits = subject.prefix_tokens > 1 and any(
+    fits = subject.longest_prefix > 1 and any(
         can_fit(target.labels, ~target.labels, clusters) for target in targets
     )
     if not fits:  # only to compare states with
@@ -200,7 +200,8 @@ def measure(subject: Subject, settings: SignalsSettings, progress: Progress) -> 
         grouped=grouped,
         figures=figures,
         signals=signals + suffix_signals(subject, grouped, figures, settings.border),
-        prefix_tokens=subject.prefix_tokens,
+        prefix_tokens=_prefix_tokens(figures, subject.suffix_tokens),
+        too_short=too_short,
         sampled=len(even),
         targets=targets,
         target_clusters=clusters,
@@ -209,6 +210,24 @@ def measure(subject: Subject, settings: SignalsSettings, progress: Progress) -> 
         has_states=prefixes.states is not None,
         architecture=architecture_of(subject.checkpoint),
     )
+
+
+def _comparable(subject: Subject) -> tuple[Subject, int]:
+    """Leave out windows with one prefix token, which nothing predicts; return their number.
+
+    If the data have no others, only those are left: one that lacks a signal cannot be compared.
+    """
+    have_more = bool((subject.prefix_lengths(subject.data.ids) > 1).any())
+
+    def comparable(part: Part) -> Part:
+        return part.take((subject.prefix_lengths(part.ids) > 1) == have_more)
+
+    data, controls = comparable(subject.data), subject.controls
+    left_out = len(subject.data) - len(data)
+    if controls is not None:
+        kept = comparable(controls)
+        left_out, controls = left_out + len(controls) - len(kept), kept
+    return replace(subject, data=data, controls=controls), left_out
 
 
 def _targets(subject: Subject, even: Ints) -> list[Target]:
@@ -267,60 +286,66 @@ def read_prefix_signals(
 
     even: uniformly sampled rows of the data that states are compared with, all among ``chosen``.
     """
-    length = subject.prefix_tokens
-    file = subject.data.ids[:, :length]
+    file = subject.data.ids[:, : subject.prefix_tokens]
     ids, clusters = file[chosen.data], subject.data.clusters[chosen.data]
     own = chosen.data
     if subject.controls is not None and len(chosen.controls):
         controls = subject.controls
-        ids = np.concatenate([ids, controls.ids[chosen.controls, :length]])
+        ids = np.concatenate([ids, controls.ids[chosen.controls, : file.shape[1]]])
         clusters = np.concatenate([clusters, controls.clusters[chosen.controls]])
         own = np.concatenate([own, np.full(len(chosen.controls), -1)])
     with progress.stage("signals: prefixes", len(ids)) as advance:
-        passes = passes_for(subject.passes(), length, subject.suffix_tokens)
-        reading = read_prefixes(passes, ids, advance)
+        passes = passes_for(subject.passes(), subject.longest_prefix, subject.suffix_tokens)
+        readings = [(rows, read_prefixes(passes, own, advance)) for rows, own in by_length(ids)]
+    states = put_together([(rows, reading.states) for rows, reading in readings])
     run, tokenizer = subject.config.protocol.cluster_run, subject.checkpoint.tokenizer
     signals = [
         *text_signals(Prefixes(ids, own, file), run, tokenizer),
-        *logit_signals(reading, near),
-        *_state_signals(reading, clusters, np.searchsorted(chosen.data, even)),
+        *logit_signals(readings, near),
+        *_state_signals(states, clusters, np.searchsorted(chosen.data, even)),
     ]
     return PrefixSignals(
-        [signal for signal in signals if np.isfinite(signal.values).all()], reading.state
+        [signal for signal in signals if np.isfinite(signal.values).all()], states.get("state")
     )
 
 
-def _state_signals(reading: PrefixReading, clusters: Ints, known: Ints) -> list[Signal]:
+def _state_signals(states: Mapping[str, NDArray[Any]], clusters: Ints, known: Ints) -> list[Signal]:
     signals = []
-    if reading.likeness is not None:
-        values = reading.likeness.astype(np.float64)
+    if "likeness" in states:
+        values = states["likeness"].astype(np.float64)
         signals.append(Signal("likeness of the states in the prefix", "state", values))
-    if reading.state is not None:
-        states = reading.state
-        values = nearest_similarity(states, clusters, states[known], clusters[known])
+    if "state" in states:
+        each = states["state"]
+        values = nearest_similarity(each, clusters, each[known], clusters[known])
         signals.append(Signal("state: nearest of another cluster", "state", values))
     return signals
 
 
 def read_grouped(subject: Subject, grouped: Grouped, progress: Progress) -> Found:
-    """Read the figures of each token of the windows (N,P+S-1)."""
-    positions = grouped.ids.shape[1] - 1
+    """Read the figures of each token of the windows (N,P+S-1), P that of the longest prefix."""
+    ids = grouped.ids[:, int(padding_of(grouped.ids).min()) :]
+    positions = ids.shape[1] - 1
     with progress.stage("signals: windows", len(grouped)) as advance:
         passes = passes_for(subject.passes(), positions, subject.suffix_tokens)
-        return read_windows(passes, grouped.ids, advance)
+        return read_windows(passes, ids, advance)
+
+
+def _prefix_tokens(figures: Found, suffix_tokens: int) -> int:
+    """Return P of the figures (N,P+S-1) of `read_grouped`."""
+    return int(figures["entropy"].shape[1]) + 1 - suffix_tokens
 
 
 def suffix_signals(subject: Subject, grouped: Grouped, figures: Found, near: int) -> list[Signal]:
     """Return the signals that need the suffix."""
-    length = subject.prefix_tokens
-    suffixes = grouped.ids[:, length:]
-    counts = np.bincount(subject.data.ids[:, :length].ravel())
+    suffix = subject.suffix_tokens
+    suffixes = grouped.ids[:, -suffix:]
+    counts = count_tokens(subject.data.ids[:, :-suffix])
     outside = np.zeros(len(grouped), dtype=bool)
-    before, after = split_border(figures, "entropy", length, near)
+    before, after = split_border(figures, "entropy", _prefix_tokens(figures, suffix), near)
     values = {
-        "suffix: log p": figures["log_p"][:, length - 1 :].mean(axis=1),
-        "suffix: entropy": figures["entropy"][:, length - 1 :].mean(axis=1),
-        "suffix: largest p": figures["top_p"][:, length - 1 :].mean(axis=1),
+        "suffix: log p": figures["log_p"][:, -suffix:].mean(axis=1),
+        "suffix: entropy": figures["entropy"][:, -suffix:].mean(axis=1),
+        "suffix: largest p": figures["top_p"][:, -suffix:].mean(axis=1),
         "fall of entropy over the border": before - after,
         "characters per suffix token": characters(suffixes, subject.checkpoint.tokenizer),
         "rarity of suffix tokens": rarity(suffixes, counts, outside),
@@ -356,7 +381,7 @@ def _triage(
         control_clusters=np.empty(0, dtype=np.int64)
         if controls is None
         else controls.clusters[chosen.controls],
-        prefix_cost=_start(subject) + subject.prefix_tokens,
+        prefix_cost=_start(subject) + subject.prefix_lengths(subject.data.ids[even]),
         scan_cost=_scan_cost(subject, even),
     )
 
@@ -381,6 +406,7 @@ def _scan_cost(subject: Subject, rows: Ints) -> Floats:
     One pass over the window without its last token, then the tokens decoded after the first
     mismatch; the pass already gives the mismatched token.
     """
-    verified = _start(subject) + subject.prefix_tokens + subject.suffix_tokens - 1
+    prefixes = subject.prefix_lengths(subject.data.ids[rows])
+    verified = _start(subject) + prefixes + subject.suffix_tokens - 1
     matched = subject.data.score("matched", "none")[rows]
-    return verified + np.maximum(subject.suffix_tokens - matched - 1, 0)
+    return np.asarray(verified + np.maximum(subject.suffix_tokens - matched - 1, 0))

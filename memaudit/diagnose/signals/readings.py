@@ -55,13 +55,21 @@ def _figures(logits: Tensor, tokens: Tensor) -> dict[str, Tensor]:
 def read_windows(passes: Passes, ids: NDArray[np.int32], advance: Advance) -> Found:
     """Return the figures of :func:`figure_positions` of windows ids (N,P+S), each (N,P+S-1).
 
-    Column c belongs to token c+1: no token of the window precedes the first.
+    Column c belongs to token c+1: no token of the window precedes the first. Columns of padding,
+    and of the first token after it, are NaN, or False.
     """
+    positions = ids.shape[1] - 1
 
     def read(batch: Pass) -> Mapping[str, Tensor]:
-        return figure_positions(batch.logits, batch.tokens)
+        figures = figure_positions(batch.logits, batch.tokens)
+        lacking = positions - batch.tokens.shape[1]
+        return {
+            name: nn.functional.pad(values, (lacking, 0), value=blank)
+            for name, values in figures.items()
+            for blank in (False if values.dtype == torch.bool else math.nan,)
+        }
 
-    return passes.read(ids, read, advance, last=ids.shape[1] - 1)
+    return passes.read(ids, read, advance, last=positions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +89,12 @@ class PrefixReading:
     likeness: NDArray[np.float32] | None
     """(N,) mean cosine of the states of two different prefix tokens; None without states, or if P
     is 1."""
+
+    @property
+    def states(self) -> dict[str, NDArray[np.float32]]:
+        """``state`` and ``likeness``, if they could be read."""
+        read = {"state": self.state, "likeness": self.likeness}
+        return {name: values for name, values in read.items() if values is not None}
 
 
 def read_prefixes(passes: Passes, prefixes: NDArray[np.int32], advance: Advance) -> PrefixReading:

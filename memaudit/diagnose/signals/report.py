@@ -231,6 +231,14 @@ def _notes(measured: Measurements) -> list[str]:
         "Intervals resample whole near-duplicate clusters. They are not corrected for the number "
         "of signals in a table.",
     ]
+    if measured.too_short:
+        notes.append(
+            f"{count(measured.too_short, 'window')} with one prefix token took no part: nothing "
+            "predicts that token, so signals of the prefix are unknown."
+            if measured.prefix_tokens > 1
+            else f"{count(measured.too_short, 'control')} with more than one prefix token took no "
+            "part: the prefixes of the data have one token."
+        )
     if measured.triage is not None:
         notes += [
             "The intervals of triage do not refit the predictors, so they leave out the variation "

@@ -91,8 +91,8 @@ class Triage:
     clusters: Ints
     control_clusters: Ints
     """(C,)."""
-    prefix_cost: int
-    """Tokens of a pass over one prefix."""
+    prefix_cost: Ints
+    """(N,) tokens of a pass over the prefix."""
     scan_cost: Floats
     """(N,) tokens that scanning a window by ``none`` takes: one pass and the decoded tokens."""
 

@@ -247,8 +247,7 @@ def _flagged(
 def _cost(verdict: Verdict, windows: Triage, share: float) -> float:
     risk, cost = verdict.best.risk, windows.scan_cost
     first = np.argsort(-risk, kind="stable")[: math.ceil(share * len(risk))]
-    triage = windows.prefix_cost * len(risk)
-    return float((triage + cost[first].sum()) / cost.sum())
+    return float((windows.prefix_cost.sum() + cost[first].sum()) / cost.sum())
 
 
 def needed_table(verdicts: Sequence[Verdict]) -> FigureTable:
@@ -364,10 +363,11 @@ def triage_findings(verdict: Verdict) -> list[str]:
 
 def cost_finding(verdict: Verdict, windows: Triage) -> str:
     """State the tokens that triage saves, by the risks of this verdict."""
-    whole = float(windows.scan_cost.mean())
+    whole, prefixes = float(windows.scan_cost.mean()), windows.prefix_cost
+    tokens = f"{prefixes.mean():,.0f}{' on average' if np.ptp(prefixes) else ''}"
     shares = [percent(_cost(verdict, windows, share)) for share in (0.1, 0.5)]
     return (
-        f"A pass over a prefix takes {windows.prefix_cost:,} tokens; scanning a window by the "
+        f"A pass over a prefix takes {tokens} tokens; scanning a window by the "
         f"plain prefix takes {whole:,.0f} on average. After a full scan of "
         f"{len(windows.scan_cost):,} windows to fit it, triage and a scan of the riskiest 10 % of "
         f"further windows take {shares[0]} of the tokens of scanning them all; with the riskiest "

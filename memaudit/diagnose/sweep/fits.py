@@ -280,7 +280,8 @@ def choose_ground(subject: Subject, limit: int, seed: int) -> Ground:
         controls = subject.controls.take(
             whole_clusters(subject.controls.clusters, most_controls, sampler)
         )
-        assigned = assign_controls(controls.clusters, sample.clusters, folds, rng)
+        each = np.arange(len(controls.clusters))
+        assigned = assign_controls(each, controls.clusters, sample.clusters, folds, rng)
     return Ground(sample, rows, controls, folds, assigned, bool(same_folds))
 
 
@@ -318,11 +319,11 @@ def check_fits(subject: Subject, wanted: Sequence[int]) -> Usable:
     Raises TargetError if the model takes no fitted prompt at all.
     """
     check_soft_prompts(subject.checkpoint, gradients=True)
-    before = subject.prefix_tokens + (subject.checkpoint.bos_id is not None)
+    before = subject.longest_prefix + (subject.checkpoint.bos_id is not None)
     good, notes = [], []
     for virtual in sorted({*wanted, subject.config.dynamic.num_virtual_tokens}):
         try:
-            check_positions(subject.config, subject.checkpoint, virtual)
+            check_positions(subject.config, subject.checkpoint, virtual, subject.longest_prefix)
             check_causal(subject.checkpoint, before + virtual, subject.suffix_tokens)
         except (UsageError, TargetError) as error:
             notes.append(f"V = {virtual} was left out: {error}.")

@@ -61,14 +61,14 @@ class Measurements:
     ran: tuple[str, ...]
     """Attacks of the run, ``copy`` included."""
     scores: ScoreSettings
-    prefix_tokens: int
-    """P."""
     suffix_tokens: int
     """S."""
     sampled: Mapping[str, Sampled]
     """Sampled windows by role."""
     lengths: Sequence[int]
-    """Prefix lengths, ascending; the last is P."""
+    """Prefix lengths, ascending; the last is that of the longest prefix."""
+    shorter: Mapping[int, int]
+    """Sampled windows of the data whose prefix has fewer tokens, by p."""
     prefixes: Mapping[str, Mapping[int, PassScores]]
     """Scores of the sampled windows by role and p."""
     prefix_notes: Sequence[str]
@@ -106,7 +106,7 @@ def measure(subject: Subject, settings: SweepSettings, progress: Progress) -> Me
     ids = {role: part.ids[sampled[role].rows] for role, part in parts.items()}
     further = ask_models(subject, settings, ids, progress)
     lengths, notes = _causal_lengths(
-        subject, lengths_up_to(subject.prefix_tokens, settings.prefix_lengths)
+        subject, lengths_up_to(subject.longest_prefix, settings.prefix_lengths)
     )
     prefixes = {
         role: _score_lengths(subject, role, part.take(sampled[role].rows), lengths, progress)
@@ -124,10 +124,10 @@ def measure(subject: Subject, settings: SweepSettings, progress: Progress) -> Me
         had_controls=had_controls,
         ran=subject.run.attacks,
         scores=subject.config.scores,
-        prefix_tokens=subject.prefix_tokens,
         suffix_tokens=subject.suffix_tokens,
         sampled=sampled,
         lengths=lengths,
+        shorter={p: int((subject.prefix_lengths(ids["data"]) < p).sum()) for p in lengths},
         prefixes=prefixes,
         prefix_notes=notes,
         audited=short_name(subject.config.model),
@@ -168,9 +168,9 @@ def _number(cell: object) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-def lengths_up_to(prefix_tokens: int, wanted: Sequence[int]) -> list[int]:
-    """Return the wanted lengths below P, ascending, and P."""
-    return [*sorted({p for p in wanted if p < prefix_tokens}), prefix_tokens]
+def lengths_up_to(longest: int, wanted: Sequence[int]) -> list[int]:
+    """Return the wanted lengths below that of the longest prefix, ascending, and that one."""
+    return [*sorted({p for p in wanted if p < longest}), longest]
 
 
 def _causal_lengths(subject: Subject, lengths: Sequence[int]) -> tuple[list[int], list[str]]:
@@ -194,14 +194,21 @@ def _score_lengths(
     lengths: Sequence[int],
     progress: Progress,
 ) -> dict[int, PassScores]:
-    """Score the sampled windows by p prefix tokens; the whole prefix has the run's scores."""
+    """Score the sampled windows by p prefix tokens; the whole prefix has the run's scores.
+
+    So has a prefix of at most p tokens, which is whole.
+    """
     matched = some.score("matched", "none").astype(np.int64)
     whole = PassScores(matched, some.score("suffix_nll", "none"), subject.suffix_tokens)
     scores = {lengths[-1]: whole}
     asker = Asker(subject.config.scores, subject.suffix_tokens, subject.batch_size)
-    with progress.stage(f"prefix lengths, {role}", len(some) * (len(lengths) - 1)) as advance:
-        for prefix in lengths[:-1]:
-            scores[prefix] = asker.ask(subject.checkpoint, some.ids, prefix, advance)
+    longer = {p: np.flatnonzero(subject.prefix_lengths(some.ids) > p) for p in lengths[:-1]}
+    with progress.stage(f"prefix lengths, {role}", sum(map(len, longer.values()))) as advance:
+        for prefix, rows in longer.items():
+            scores[prefix] = whole
+            if len(rows):
+                cut = asker.ask(subject.checkpoint, some.ids[rows], prefix, advance)
+                scores[prefix] = whole.replaced(rows, cut)
     return scores
 
 

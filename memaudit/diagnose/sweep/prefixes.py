@@ -66,12 +66,21 @@ def sweep_prefixes(view: View, measured: Measurements) -> Section:
         role: _Scored(part, measured.sampled[role], measured.prefixes[role], view.resamples)
         for role, part in view.parts.items()
     }
+    longest, shorter = measured.lengths[-1], measured.shorter
     note = (
         "Prefixes are cut from the left: the model sees only the last p tokens. The run's windows "
-        f"have {measured.prefix_tokens} prefix tokens, so longer prefixes cannot be tested."
+        f"have {'at most ' if shorter[longest] else ''}{longest} prefix tokens, so longer prefixes "
+        "cannot be tested."
     )
+    if any(shorter.values()):
+        counts = ", ".join(f"{shorter[p]:,} at p = {p}" for p in measured.lengths[:-1])
+        note += (
+            " Shorter prefixes take part whole, as in the run; of the "
+            f"{len(sides['data'].sampled.rows):,} sampled windows these have fewer than p tokens: "
+            f"{counts or 'none'}."
+        )
     return Section(
-        [_finding(sides["data"], sides.get("controls"), measured.lengths)],
+        [_finding(sides["data"], sides.get("controls"), measured)],
         [note, *measured.prefix_notes],
         [_table(sides, measured.lengths)],
         [_plot(sides, measured.lengths)],
@@ -136,7 +145,8 @@ def _plot(sides: Mapping[str, _Scored], lengths: Sequence[int]) -> Plot:
     )
 
 
-def _finding(data: _Scored, controls: _Scored | None, lengths: Sequence[int]) -> str:
+def _finding(data: _Scored, controls: _Scored | None, measured: Measurements) -> str:
+    lengths = measured.lengths
     if len(lengths) == 1:
         return "Prefix length: no requested length is shorter than the run's prefix."
     shortest, whole = lengths[0], lengths[-1]
@@ -150,7 +160,8 @@ def _finding(data: _Scored, controls: _Scored | None, lengths: Sequence[int]) ->
     verdict = "" if differs_from_zero(change, p) else ", which may be chance"
     sentence = (
         f"Prefix length: {data.rate(shortest):share} of the windows are extracted with the last "
-        f"{shortest} prefix tokens, {data.rate(whole):share} with {whole}: "
+        f"{shortest} prefix tokens, {data.rate(whole):share} with "
+        f"{'the whole prefix' if measured.shorter[whole] else whole}: "
         f"{change:points points}{verdict}."
     )
     if data.whole.exact.any():

@@ -6,7 +6,7 @@ Extracted windows are rare, so windows are sampled by kind and weighted by the s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,6 +155,12 @@ class PassScores:
         """(n,) True where the whole suffix matches."""
         return np.asarray(self.matched == self.suffix_tokens)
 
+    def replaced(self, rows: Ints, part: PassScores) -> PassScores:
+        """Return the scores with those of these rows replaced by ``part``."""
+        matched, nll = self.matched.copy(), self.nll.copy()
+        matched[rows], nll[rows] = part.matched, part.nll
+        return replace(self, matched=matched, nll=nll)
+
 
 @dataclass(frozen=True)
 class Asker:
@@ -171,7 +177,7 @@ class Asker:
         prefix_tokens: int,
         advance: Advance = lambda done: None,
     ) -> PassScores:
-        """Score windows (n,P+S) from the last ``prefix_tokens`` of their prefix, P at most.
+        """Score windows (n,P+S) from the last ``prefix_tokens`` of their prefix, or all of it.
 
         A window with a near-tie is scored again in a pass of its own, as in extraction, so that
         no verdict depends on the batch.

@@ -16,16 +16,10 @@ from stored import store
 from with_reference import with_reference
 
 from memaudit.data.samples import Skipped
+from memaudit.report.cells import cell, to_csv, to_jsonl, unescape
+from memaudit.report.columns import SAMPLE_COLUMNS, WINDOW_COLUMNS
 from memaudit.report.result import ScanResult
-from memaudit.report.samples_csv import (
-    COLUMNS,
-    cell,
-    columns,
-    iter_csv,
-    to_csv,
-    to_jsonl,
-    unescape,
-)
+from memaudit.report.tables import NOT_COUNTED, iter_samples, iter_windows
 from memaudit.report.wording import neutral
 from memaudit.run.load import read_run
 
@@ -33,13 +27,89 @@ PER_ATTACK = ("exact", "fractional", "matched", "longest_run", "suffix_nll", "lo
 
 
 def read(result: ScanResult) -> list[dict[str, str]]:
-    lines = list(iter_csv(result))
+    lines = list(iter_windows(result))
     assert all(line.endswith("\r\n") for line in lines)
     return list(csv.DictReader(io.StringIO("".join(lines), newline=""), strict=True))
 
 
-def test_the_columns_are_those_of_the_contract():
-    attacks = ("none", "copy", "dynamic_hard", "constant", "dynamic")
+def read_samples(result: ScanResult) -> list[dict[str, str]]:
+    lines = "".join(iter_samples(result))
+    return list(csv.DictReader(io.StringIO(lines, newline=""), strict=True))
+
+
+def columns(result: ScanResult) -> tuple[str, ...]:
+    (header,) = csv.reader([next(iter_windows(result))])
+    return tuple(header)
+
+
+ATTACKS = ("none", "copy", "dynamic_hard", "constant", "dynamic")
+
+
+def test_the_columns_of_samples_are_those_of_the_contract():
+    assert (
+        *["schema_version", "role", "sample_id", "line", "group", "fingerprint", "cluster", "fold"],
+        *["status", "reason", "tokens", "audited_tokens", "template_tokens", "windows"],
+        *(
+            f"{score}_{attack}"
+            for attack in ATTACKS
+            for score in (
+                *("exact", "extracted", "windows_exact"),
+                *("fractional", "longest_run", "suffix_nll"),
+            )
+        ),
+        "categories",
+    ) == SAMPLE_COLUMNS
+
+
+def several_windows() -> ScanResult:
+    """Samples of 3, 1 and 1 windows; `none` extracts windows 0, 1 and 3, `copy` none.
+
+    The last window of the first sample overlaps the one before it by 40 tokens, window 1 repeats
+    its prefix, and so does window 4.
+    """
+    windows = make_windows(5, skipped=[Skipped("bad", 9, "empty")])
+    prefixes = windows.prefix_ids.copy()
+    prefixes[[1, 4]] = windows.suffix_ids[[1, 4]]
+    windows = replace(
+        windows,
+        prefix_ids=prefixes,
+        sample=np.array([0, 0, 0, 1, 2]),
+        window=np.array([0, 1, 2, 0, 0]),
+        line=np.array([1, 1, 1, 2, 3]),
+        sample_id=("a", "a", "a", "b", "c"),
+        group=("g", "g", "g", None, None),
+        new_tokens=np.array([50, 50, 10, 50, 50]),
+        sample_tokens=np.array([120, 120, 120, 60, 50]),
+    )
+    return make_result(data=windows, hits={"none": 2, "copy": 0}, controls=None)
+
+
+def test_a_row_of_samples_sums_up_its_windows():
+    first, second, third, skipped = read_samples(several_windows())
+    names = ("sample_id", "line", "group", "tokens", "audited_tokens", "template_tokens", "windows")
+    assert [first[name] for name in names] == ["a", "1", "g", "120", "110", "50", "3"]
+    assert [second[name] for name in names] == ["b", "2", "", "60", "50", "0", "1"]
+    scores = ("exact_none", "extracted_none", "windows_exact_none")
+    assert [first[name] for name in scores] == ["0", "1", "2"]
+    assert [second[name] for name in scores] == ["0", "0", "0"]
+    # 2 of 50 tokens of the third window are right, whose new tokens are 10 of 110.
+    assert float(first["fractional_none"]) == pytest.approx((50 + 50 + 10 * 2 / 50) / 110)
+    assert (third["extracted_none"], third["exact_none"]) == ("", "0")
+    assert (first["reason"], third["reason"], third["status"]) == ("", NOT_COUNTED, "scored")
+    assert (skipped["status"], skipped["reason"], skipped["windows"]) == ("skipped", "empty", "")
+    assert len({row["fingerprint"] for row in (first, second, third)}) == 3
+
+
+def test_template_alone_is_no_finding():
+    result = several_windows()
+    summary = result.attacks[0].summary
+    assert (summary.extracted.k, summary.extracted.n, summary.exact.k) == (1, 2, 0)
+    windows = read(result)
+    assert [row["template_tokens"] for row in windows[:5]] == ["0", "50", "0", "0", "50"]
+    assert [row["new_tokens"] for row in windows[:5]] == ["50", "50", "10", "50", "50"]
+
+
+def test_the_columns_of_windows_are_those_of_the_contract():
     assert (
         *[
             "schema_version",
@@ -53,31 +123,31 @@ def test_the_columns_are_those_of_the_contract():
             "status",
             "reason",
         ],
-        *["prefix_tokens", "suffix_tokens"],
-        *(f"{score}_{attack}" for attack in attacks for score in PER_ATTACK),
+        *["prefix_tokens", "suffix_tokens", "new_tokens", "template_tokens"],
+        *(f"{score}_{attack}" for attack in ATTACKS for score in PER_ATTACK),
         *["edit_similarity", "queries_p50", "categories"],
         *(
             f"reference_{score}_{attack}"
             for attack in ("none", "dynamic_hard", "constant", "dynamic")
             for score in ("exact", "fractional", "suffix_nll")
         ),
-    ) == COLUMNS
-    assert columns(make_result()) == COLUMNS
+    ) == WINDOW_COLUMNS
+    assert columns(make_result()) == WINDOW_COLUMNS
 
 
 def test_one_row_of_each_kind_as_a_literal():
     data = make_windows(2, skipped=[Skipped("x", 3, "empty")])
-    rows = list(iter_csv(make_result(data=data, hits={"none": 1, "copy": 0}, controls=None)))
+    rows = list(iter_windows(make_result(data=data, hits={"none": 1, "copy": 0}, controls=None)))
     blank = "," * 18
     assert rows[1] == (
-        '2,data,"doc-0001",1,0,w1-c5c379209a1cea94e94aff4debdcc91e,0,0,scored,,50,50,'
+        '3,data,"doc-0001",1,0,w1-c5c379209a1cea94e94aff4debdcc91e,0,0,scored,,50,50,50,0,'
         f"1,1,50,50,0.01,-0.5,0,0,0,0,,{blank},1,1,{',' * 12}\r\n"
     )
-    assert rows[3] == f'2,data,"x",3,,,,,skipped,"empty"{"," * 47}\r\n'
+    assert rows[3] == f'3,data,"x",3,,,,,skipped,"empty"{"," * 49}\r\n'
 
 
 def test_pandas_reads_numbers_as_numbers():
-    frame = pd.read_csv(io.StringIO("".join(iter_csv(make_result()))))
+    frame = pd.read_csv(io.StringIO("".join(iter_windows(make_result()))))
     assert len(frame) == 300
     assert frame["exact_dynamic"].dtype == np.int64
     assert frame["exact_dynamic"].groupby(frame["role"]).sum().to_dict() == {
@@ -115,7 +185,7 @@ def significant(text: str) -> int:
     return len(digits if "." in mantissa else digits.rstrip("0"))
 
 
-LIKELIHOODS = [name for name in COLUMNS if "suffix_nll" in name or "log_p_z" in name]
+LIKELIHOODS = [name for name in WINDOW_COLUMNS if "suffix_nll" in name or "log_p_z" in name]
 
 
 def test_likelihoods_tell_no_more_than_two_digits():
@@ -244,7 +314,7 @@ SIGNS = st.text(st.sampled_from("'=+-@1.e;|\" \t\r\\x\uff1d\uff0d"), max_size=6)
 def test_text_is_quoted_so_that_no_separator_but_the_comma_parts_it():
     """LibreOffice offers comma, semicolon and tab at once, and Excel takes the locale's."""
     data = make_windows(1, ids=["a;=1+1"], extra={"x;=2": "b|=HYPERLINK(1)", "y": 'say "hi"'})
-    header, row = iter_csv(make_result(data=data, hits={"none": 1}, controls=None))
+    header, row = iter_windows(make_result(data=data, hits={"none": 1}, controls=None))
     assert header.endswith(""","x;'=2","y"\r\n""")
     assert ""","a;'=1+1",""" in row
     assert row.endswith(""","b|'=HYPERLINK(1)","say ""hi""\"\r\n""")
@@ -266,7 +336,8 @@ def test_json_lines_hold_ids_and_columns_as_the_data_has_them(tmp_path):
     rows = [json.loads(line) for line in to_jsonl(stored.samples).splitlines()]
     assert [row["sample_id"] for row in rows] == ids
     assert {(row["=x"], row["'@y"]) for row in rows} == {("-", "7")}
-    assert to_csv(stored.samples) == "".join(iter_csv(made))
+    assert to_csv(stored.samples) == "".join(iter_samples(made))
+    assert to_csv(stored.windows) == "".join(iter_windows(made))
     first, last = rows[0], rows[-1]
     assert (first["line"], first["exact_none"], first["suffix_nll_copy"]) == (1, 1, None)
     assert (first["exact_dynamic"], last["exact_none"], last["reason"]) == (None, 0, "")
@@ -276,7 +347,7 @@ def test_passed_through_columns_never_clash():
     extra = {"line": "a", "data_line": "b", "=x": "c", "": "d", "text_prefix": "e", "\n": "f"}
     extra |= {"\\n": "g", "dup": "h"}
     result = make_result(data=make_windows(1, extra=extra))
-    names = columns(result)[len(COLUMNS) :]
+    names = columns(result)[len(WINDOW_COLUMNS) :]
     assert names == (
         "data_data_line",
         "data_line",
@@ -295,7 +366,7 @@ def test_passed_through_columns_never_clash():
 
 def test_text_only_where_revealed():
     result = make_result(n=3, reveal=['=a,"b"\n'], hits={"none": 1, "dynamic": 2})
-    names = columns(result)[len(COLUMNS) :]
+    names = columns(result)[len(WINDOW_COLUMNS) :]
     assert names == tuple(
         f"text_{what}"
         for what in ("prefix", "suffix", "none", "copy", "dynamic_hard", "constant", "dynamic")
@@ -308,6 +379,6 @@ def test_text_only_where_revealed():
 
 
 def test_same_result_same_file():
-    both = ["".join(iter_csv(make_result(controls=CONTROL_HITS))) for _ in range(2)]
+    both = ["".join(iter_windows(make_result(controls=CONTROL_HITS))) for _ in range(2)]
     assert both[0] == both[1]
     assert "-0," not in both[0]
