@@ -57,12 +57,12 @@ class Gate(Part):
     ]
     threshold: Figure
     """Largest figure that passes: a share; for max-lift a difference of shares, for max-new a
-    number of windows. For controls the rate to exceed; null for attacks and validity."""
+    number of samples. For controls the rate to exceed; null for attacks and validity."""
     attack: str
     """Attack that decided; empty if none did, or all together did."""
     estimate: Annotated[float, Bounds(-1, 1)]
     """Figure on the data: a share; for max-lift a difference of shares, for max-new the share of
-    new windows, for max-leaked that of windows leaked by fine-tuning."""
+    new samples, for max-leaked that of samples leaked by fine-tuning."""
     bound: Figure
     """Upper end of its interval."""
     verdict: Verdict
@@ -112,7 +112,7 @@ class Sensitive(Part):
 
 
 class NllMeans(Part):
-    """Mean suffix NLL of both models, nats/token, over windows with a finite NLL from both."""
+    """Mean suffix NLL of both models, nats/token, over samples with a finite NLL from both."""
 
     target: Figure
     reference: Figure
@@ -122,18 +122,18 @@ class NllMeans(Part):
 
 
 class Origin(Part):
-    """One attack on the same windows of both models."""
+    """One attack on the same samples of both models."""
 
     attack: Literal["none", "dynamic-hard", "constant", "dynamic", "any"]
     """``any`` stands for all attacks together."""
     known_before: Count
-    """Windows extracted from target and reference."""
+    """Samples extracted from target and reference."""
     leaked: Rate
-    """Windows extracted from the target alone, of all."""
+    """Samples extracted from the target alone, of all."""
     forgotten: Count
-    """Windows extracted from the reference alone."""
+    """Samples extracted from the reference alone."""
     neither: Count
-    """Windows extracted from neither."""
+    """Samples extracted from neither."""
     p_value: Share
     test: str
     clustered_p_value: Share

@@ -190,8 +190,9 @@ def test_runs_of_other_samples_are_compared_where_they_agree(run: Run, tmp_path:
     fewer = make_result(hits={"none": 2}, data=make_windows(200, ids=IDS))
     short = replace(fewer.data, windows=fewer.data.windows)
     prints = fewer.sample_fingerprints["data"]
-    apart = {"data": tuple(f"s1-{i:032}" for i in range(150)) + prints[150:]}
-    changed = replace(fewer, data=short, sample_fingerprints=fewer.sample_fingerprints | apart)
+    apart = tuple(f"s1-{i:032}" for i in range(150)) + prints[150:]
+    prints_now = {**fewer.sample_fingerprints, "data": apart}
+    changed = replace(fewer, data=short, sample_fingerprints=prints_now)
     store(tmp_path / "recut", changed)
     compared = run("compare", "old", "recut")
     assert compared.exit_code == 0
