@@ -98,7 +98,7 @@ def count_template(windows: Windows, template: Template) -> TemplateTokens:
     """
     prefix = windows.prefix_ids.shape[1]
     whole = template.mask(windows.window_ids())
-    in_window, masked = whole.any(axis=1), whole[:, prefix:]
+    in_window, masked = np.asarray(whole.any(axis=1)), whole[:, prefix:]
     for row, is_template in enumerate(masked):
         before, suffix = windows.prefix_ids[row].tobytes(), windows.suffix_ids[row]
         edges = np.flatnonzero(np.diff(is_template, prepend=True, append=True)).tolist()
