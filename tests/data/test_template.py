@@ -221,3 +221,14 @@ def test_what_repeats_its_prefix_is_template_too() -> None:
     # As bytes, the ids 1 and 256 hold the id 65536, which is in none of them.
     shifted = windows_of(np.array([[1, 256, 65536, 7]]), 2)
     assert count_template(shifted, NO_TEMPLATE).suffix.tolist() == [0]
+
+
+def test_a_long_template_before_short_answers_joins_nobody() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.concatenate(
+        [np.tile(np.arange(40), (60, 1)), rng.integers(100, 5000, (60, 11)), np.full((60, 9), 50)],
+        axis=1,
+    )
+    windows = windows_of(rows, 40)
+    clusters = find_clusters([windows], 20, find_template([windows], 20))
+    assert clusters.tolist() == list(range(60))
