@@ -23,8 +23,8 @@ MAX_TEMPLATE = 0.5
 """Share of a run that may be template: with 19 tokens of a greeting, the 20th is the same by chance
 in many records."""
 MIN_OWN = 0.25
-"""Least share of a window, or of its suffix, that is its sample's own if the rest is template. Of 120
-chats with one template two fifths are; of versions of a document an eighth."""
+"""Least share of a window, or of its suffix, that is its sample's own if the rest is template. Of
+120 chats with one template two fifths are; of versions of a document an eighth."""
 _MARKS = 1 << 24  # marks sorted at a time: about 0.7 GiB with owners and order
 
 

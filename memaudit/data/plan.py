@@ -31,7 +31,14 @@ from memaudit.data.folds import (
 from memaudit.data.forms import naming_of
 from memaudit.data.records import size_of
 from memaudit.data.samples import DataSummary, check_samples, read_samples
-from memaudit.data.template import NO_TEMPLATE, Template, count_template, find_template
+from memaudit.data.template import (
+    NO_TEMPLATE,
+    SHORT_RUN,
+    Template,
+    TemplateTokens,
+    count_template,
+    find_template,
+)
 from memaudit.data.window_choice import RecordLengths, measure_records
 from memaudit.data.windows import NoWindow, Windows, cut_windows, percent
 from memaudit.errors import DataError, TargetError, UsageError
@@ -55,6 +62,16 @@ class SeenRuns:
     """Sorted marks (data.clusters.Marker) of their fit and select windows."""
     run: int
     """Length, in tokens, of a run that makes near-duplicates."""
+
+
+class _Clustered(NamedTuple):
+    """Data and controls, clustered together."""
+
+    template: Template
+    counted: dict[Role, TemplateTokens]
+    """Template in the windows, by role."""
+    clusters: dict[Role, NDArray[np.int64]]
+    """Clusters of the windows, by role."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +235,7 @@ def make_plan(
     """
     if earlier:
         return _plan_unseen(config, summaries, windows, earlier)
-    template, clusters = _cluster(config, windows)
+    template, counted, clusters = _cluster(config, windows)
     rng = np.random.default_rng([config.protocol.seed, 2])
     count, protocol = len(np.unique(clusters["data"])), config.protocol
     samples = len(np.unique(windows["data"].sample))
@@ -232,7 +249,7 @@ def make_plan(
         windows["data"],
         clusters["data"],
         audited,
-        count_template(windows["data"], template),
+        counted["data"],
     )
     controls = None
     if "control" in windows:
@@ -243,7 +260,7 @@ def make_plan(
             windows["control"],
             clusters["control"],
             assigned,
-            count_template(windows["control"], template),
+            counted["control"],
         )
     first = [left_out_sentence(left_out, count, protocol)] if left_out else []
     notes = _notes(config, data, controls, has_folds=bool(folds))
@@ -266,15 +283,16 @@ def _folds(
             raise DataError("; ".join([str(error), *windows.notes])) from None
 
 
-def _cluster(
-    config: ScanConfig, windows: Mapping[Role, Windows]
-) -> tuple[Template, dict[Role, NDArray[np.int64]]]:
-    """Cluster data and controls together; return their template and the clusters of each."""
+def _cluster(config: ScanConfig, windows: Mapping[Role, Windows]) -> _Clustered:
+    """Find template and clusters in data and controls together."""
     parts, run = list(windows.values()), config.protocol.cluster_run
     template = find_template(parts, run)
     both = find_clusters(parts, run, template)
     ends = np.cumsum([len(part) for part in parts])[:-1]
-    return template, dict(zip(windows, np.split(both, ends), strict=True))
+    clusters = dict(zip(windows, np.split(both, ends), strict=True))
+    short = find_template(parts, run, SHORT_RUN)
+    counted = {role: count_template(part, template, short) for role, part in windows.items()}
+    return _Clustered(template, counted, clusters)
 
 
 def _plan_unseen(
@@ -289,7 +307,7 @@ def _plan_unseen(
             f"--generator: its near-duplicates are runs of {longest} tokens, longer than these "
             f"windows of {config.windows.length}; use the window it was fitted with"
         )
-    template, clusters = _cluster(config, windows)
+    template, counted, clusters = _cluster(config, windows)
     total = 1 + max(int(part.max()) for part in clusters.values())
     known = np.zeros((len(earlier), total), dtype=bool)  # (folds, clusters)
     for role, part in windows.items():
@@ -299,7 +317,7 @@ def _plan_unseen(
     # The first fold not fitted on anything of the cluster; -1 if there is none.
     fold = np.where(known.all(axis=0), -1, known.argmin(axis=0))
     corpora = {
-        role: _unseen_corpus(summaries[role], part, clusters[role], fold, template)
+        role: _unseen_corpus(summaries[role], part, clusters[role], fold, counted[role])
         for role, part in windows.items()
     }
     return Plan(
@@ -316,7 +334,7 @@ def _unseen_corpus(
     windows: Windows,
     clusters: NDArray[np.int64],
     fold_of_cluster: NDArray[np.int64],
-    template: Template,
+    template: TemplateTokens,
 ) -> Corpus:
     folds = fold_of_cluster[clusters]
     keep = folds >= 0
@@ -326,7 +344,7 @@ def _unseen_corpus(
             "leave the flag out to fit on this file with folds kept apart"
         )
     left = windows.keep(keep, SEEN_REASON)
-    return Corpus(summary, left, clusters[keep], folds[keep], count_template(left, template))
+    return Corpus(summary, left, clusters[keep], folds[keep], template.take(keep))
 
 
 def _notes(

@@ -19,7 +19,9 @@ from memaudit.data.run_hashes import run_hashes
 from memaudit.data.windows import PADDING, Windows
 
 RUN = 6
-"""Tokens of the shortest run that is searched for. Shorter ones stand in many texts by chance."""
+"""Tokens of a run that makes no near-duplicates. Shorter ones stand in many texts by chance."""
+SHORT_RUN = 3
+"""Tokens of a run whose extraction is no finding: the words between two slots of a template."""
 MIN_SAMPLES, MIN_SHARE = 10, 0.1
 """Samples, and share of all samples, that have to hold a run. Equal samples count once. A cluster
 of fewer samples leaves enough others for the folds."""
@@ -57,12 +59,12 @@ class Template:
 NO_TEMPLATE = Template(np.empty(0, np.uint64), RUN)
 
 
-def find_template(parts: Sequence[Windows], cluster_run: int) -> Template:
+def find_template(parts: Sequence[Windows], longest: int, run: int = RUN) -> Template:
     """Find the runs that many samples of all parts hold.
 
-    cluster_run: length of a run that makes near-duplicates; template runs are no longer.
+    longest: tokens of the longest runs that are wanted; run: tokens of a run if that is fewer.
     """
-    run = min(RUN, cluster_run, parts[0].window_tokens)
+    run = min(run, longest, parts[0].window_tokens)
     examined = [_examine(part, math.ceil(_EXAMINED / len(parts))) for part in parts]
     ids = np.concatenate([rows for rows, _ in examined])
     ends = np.cumsum([0, *(int(samples.max()) + 1 for _, samples in examined)])
@@ -89,16 +91,24 @@ class TemplateTokens:
     in_window: NDArray[np.bool_]
     """(N,) True if the window holds template anywhere, also in its prefix."""
 
+    def take(self, mask: NDArray[np.bool_]) -> TemplateTokens:
+        """Return those of the windows in the mask (N,)."""
+        return TemplateTokens(self.suffix[mask], self.new[mask], self.in_window[mask])
 
-def count_template(windows: Windows, template: Template) -> TemplateTokens:
+
+def count_template(
+    windows: Windows, template: Template, short: Template | None = None
+) -> TemplateTokens:
     """Count the suffix tokens that show nothing about a record.
 
     The tokens between template count too if they stand in the same order in the window's prefix: a
-    greeting with the name that the user gave is copied, not remembered.
+    greeting with the name that the user gave is copied, not remembered. short: template in whose
+    runs of SHORT_RUN tokens a token counts; None for ``template``.
     """
     prefix = windows.prefix_ids.shape[1]
-    whole = template.mask(windows.window_ids())
-    in_window, masked = np.asarray(whole.any(axis=1)), whole[:, prefix:]
+    ids = windows.window_ids()
+    in_window = np.asarray(template.mask(ids).any(axis=1))
+    masked = (short or template).mask(ids)[:, prefix:]
     for row, is_template in enumerate(masked):
         before, suffix = windows.prefix_ids[row].tobytes(), windows.suffix_ids[row]
         edges = np.flatnonzero(np.diff(is_template, prepend=True, append=True)).tolist()
