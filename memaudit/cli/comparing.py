@@ -123,6 +123,7 @@ def update(
             require_comparable,
             updated,
         )
+        from memaudit.report.wording import count
         from memaudit.run.baselines import read_baseline_file, write_baseline
 
         before = read_baseline_file(file)
@@ -140,8 +141,8 @@ def update(
         if new := count_new(before, now.extracted.keys()):
             added = count_missing(now.extracted, before.fingerprints)
             which = f" ({added:,} of them added to the data)" if added else ""
-            done = "accepted" if allow_looser else "not accepted; --allow-looser accepts them"
-            streams.note(f"{new:,} newly extracted samples{which} {done}")
+            done = "accepted" if allow_looser else "not accepted; use --allow-looser to accept"
+            streams.note(f"{count(new, 'newly extracted sample')}{which} {done}")
 
 
 def _read(folder: Path) -> tuple[StoredRun, Baseline]:

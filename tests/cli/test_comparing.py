@@ -189,7 +189,7 @@ def of_other_data(made: ScanResult, changed: range) -> ScanResult:
         prints[number] = f"s1-{number:010x}{0:022}"
     return replace(
         made,
-        sample_fingerprints=made.sample_fingerprints | {"data": tuple(prints)},
+        sample_fingerprints={**made.sample_fingerprints, "data": tuple(prints)},
         file_hmacs={**made.file_hmacs, "data": "c" * 64},
     )
 
@@ -231,8 +231,8 @@ def test_an_update_takes_over_data_that_changed(run: Run, tmp_path: Path) -> Non
         "Written to base.json: 1 of 200 samples extracted, 1 dropped\n"
         "The data changed since the baseline: 30 samples added, 30 removed (1 of them extracted "
         "before), 170 in both.\n"
-        "1 newly extracted samples (1 of them added to the data) not accepted; --allow-looser "
-        "accepts them\n"
+        "1 newly extracted sample (1 of them added to the data) not accepted; use --allow-looser "
+        "to accept\n"
     )
     after = json.loads((tmp_path / "base.json").read_text())
     assert sum(each.startswith("00000000") for each in after["fingerprints"]) == 30
@@ -291,7 +291,7 @@ def test_an_update_tightens_and_loosens_only_when_told_to(run: Run, tmp_path: Pa
     assert kept.exit_code == 0
     assert kept.stderr == (
         "Written to base.json: 2 of 200 samples extracted, 0 dropped\n"
-        "10 newly extracted samples not accepted; --allow-looser accepts them\n"
+        "10 newly extracted samples not accepted; use --allow-looser to accept\n"
     )
     # A reviewer sees the model change, and nothing of the samples.
     changed = set(before.splitlines()) ^ set(file.read_text().splitlines())

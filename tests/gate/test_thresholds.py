@@ -23,7 +23,6 @@ from memaudit.score.stats import bounded_mean, clopper_pearson, difference
 from memaudit.score.summary import AttackSummary, summarise
 
 
-
 def since(count: int, added: int, both: int, gone: int = 0, came: int = 0) -> NewSamples:
     """``count`` newly extracted samples, of which ``added`` are among the ``came``."""
     return NewSamples(count, added, Overlap(both, gone, came), 0.95)
