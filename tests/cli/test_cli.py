@@ -494,7 +494,7 @@ def test_what_is_new_since_a_baseline(run: Run, leaky: Path, leaked: Path, tmp_p
 
 
 def test_a_baseline_of_something_else_stops_the_scan_before_the_model_loads(
-    run: Run, leaky: Path, leaked: Path, clean: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, leaky: Path, leaked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run("scan", leaky, leaked, *PLAIN, "--out", "one").exit_code == 0
     since = ["--baseline", "one", "--max-new", "0"]
@@ -504,7 +504,6 @@ def test_a_baseline_of_something_else_stops_the_scan_before_the_model_loads(
 
     monkeypatch.setattr("memaudit.pipeline.prepare.load_target", never)
     for words, said in (
-        ([leaky, clean, *PLAIN], "other data (hmac-sha256"),
         ([leaky, leaked, *PLAIN, "--seed", "7"], "protocol.seed 0, now 7"),
         ([leaky, leaked, *PLAIN, "--attacks", "none,dynamic-hard"], "attacks none, now none, dyn"),
     ):
