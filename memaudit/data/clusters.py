@@ -23,8 +23,8 @@ MAX_TEMPLATE = 0.5
 """Share of a run that may be template: with 19 tokens of a greeting, the 20th is the same by chance
 in many records."""
 MIN_OWN = 0.25
-"""Least share of a window that is its sample's own if the rest is template. Of 120 chats with one
-template two fifths are; of versions of a document an eighth."""
+"""Least share of a window, or of its suffix, that is its sample's own if the rest is template. Of 120
+chats with one template two fifths are; of versions of a document an eighth."""
 _MARKS = 1 << 24  # marks sorted at a time: about 0.7 GiB with owners and order
 
 
@@ -80,7 +80,8 @@ class Marker:
 def _little_left(windows: Windows, template: Template, run: int) -> NDArray[np.bool_]:
     """Return the windows of samples with few tokens beside template: (N,).
 
-    Few are less than half a run, or than MIN_OWN of every window: versions of one document.
+    Few are less than half a run, or than MIN_OWN of every window and suffix: versions of one
+    document.
     """
     is_copy = np.zeros(len(windows), dtype=np.bool_)
     if len(template.hashes):
@@ -89,9 +90,12 @@ def _little_left(windows: Windows, template: Template, run: int) -> NDArray[np.b
         for block in _blocks(len(windows)):
             parts = (windows.prefix_ids[block], windows.suffix_ids[block])
             ids = np.concatenate(parts, axis=1)
-            own = (~template.mask(ids) & (ids != PADDING)).sum(axis=1)
-            np.maximum.at(left, windows.sample[block], own)
-            np.maximum.at(share, windows.sample[block], own / (ids != PADDING).sum(axis=1))
+            is_text = ids != PADDING
+            own = ~template.mask(ids) & is_text
+            of_window = own.sum(axis=1) / is_text.sum(axis=1)
+            of_suffix = own[:, windows.prefix_ids.shape[1] :].mean(axis=1)
+            np.maximum.at(left, windows.sample[block], own.sum(axis=1))
+            np.maximum.at(share, windows.sample[block], np.maximum(of_window, of_suffix))
         is_copy = (2 * left < min(run, windows.window_tokens)) | (share < MIN_OWN)
         is_copy = is_copy[windows.sample]
     return is_copy

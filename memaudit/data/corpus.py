@@ -47,6 +47,11 @@ class Corpus:
         return np.unique(self.windows.sample, return_inverse=True)[1]
 
     @cached_property
+    def sample_clusters(self) -> NDArray[np.int64]:
+        """(M,) cluster of each sample."""
+        return self.clusters[self.first_rows]
+
+    @cached_property
     def windows_each(self) -> NDArray[np.int64]:
         """(M,) windows of each sample."""
         return np.bincount(self.sample, minlength=len(self.first_rows))

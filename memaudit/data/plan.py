@@ -246,7 +246,7 @@ def make_plan(
             count_template(windows["control"], template),
         )
     first = [left_out_sentence(left_out, count, protocol)] if left_out else []
-    notes = _notes(config, data, controls, template, has_folds=bool(folds))
+    notes = _notes(config, data, controls, has_folds=bool(folds))
     return Plan(data, controls, folds, (*first, *notes), template, left_out)
 
 
@@ -306,7 +306,7 @@ def _plan_unseen(
         corpora["data"],
         corpora.get("control"),
         (),
-        tuple(_notes(config, corpora["data"], corpora.get("control"), template, has_folds=False)),
+        tuple(_notes(config, corpora["data"], corpora.get("control"), has_folds=False)),
         template,
     )
 
@@ -333,7 +333,6 @@ def _notes(
     config: ScanConfig,
     data: Corpus,
     controls: Corpus | None,
-    template: Template,
     *,
     has_folds: bool,
 ) -> Iterable[str]:
@@ -348,21 +347,21 @@ def _notes(
             "compares each output with the suffix of an unrelated window."
         )
     else:
-        shared = int(np.isin(controls.clusters, data.clusters).sum())
+        shared = int(np.isin(controls.sample_clusters, data.sample_clusters).sum())
         if shared:
             yield (
-                f"{shared:,} of {len(controls.clusters):,} controls are near-duplicates of audited "
-                "windows, so they are not text that the model has not seen."
+                f"{shared:,} of {len(controls.sample_clusters):,} controls are near-duplicates of "
+                "audited samples, so they are not text that the model has not seen."
             )
-    sizes = np.bincount(data.clusters - data.clusters.min())
-    if sizes.max() > len(data.clusters) / 2:
+    sizes = np.unique(data.sample_clusters, return_counts=True)[1]
+    if len(sizes) and sizes.max() > sizes.sum() / 2 and sizes.sum() > 1:
         wide = "the folds are uneven and the intervals wide" if has_folds else "intervals are wide"
         yield (
-            f"{sizes.max():,} of {len(data.clusters):,} windows form one cluster of "
-            f"near-duplicates; {wide}."
+            f"{sizes.max():,} of {sizes.sum():,} samples form one cluster of near-duplicates; "
+            f"{wide}."
         )
     corpora = [corpus for corpus in (data, controls) if corpus is not None]
-    yield from _template_note(data.windows, template)
+    yield from _template_notes(data)
     days = {corpus.windows.chat_date for corpus in corpora} - {None}
     for day in days:
         yield (
@@ -390,16 +389,22 @@ def _extent(config: ScanConfig, windows: Windows) -> str:
     return f"{percent(windows.audited_share)} of the tokens of all records are audited{way}."
 
 
-def _template_note(data: Windows, template: Template) -> Iterator[str]:
-    """Yield a sentence on how much of the data's windows is template, if any."""
-    is_template = template.mask(data.window_ids())
-    suffixes = is_template[:, data.prefix_ids.shape[1] :]
-    holders = int(is_template.any(axis=1).sum())
+def _template_notes(data: Corpus) -> Iterator[str]:
+    """Yield sentences on how much of the data is template, if any."""
+    holders, total = len(np.unique(data.sample[data.template.in_window])), len(data.first_rows)
     if holders:
+        share = percent(data.template_tokens.sum() / data.audited_tokens.sum())
         yield (
-            f"{holders:,} of {len(data):,} windows hold template: text that stands in a tenth of "
-            "the records or more, such as a system message or a greeting. It makes no "
-            f"near-duplicates, and is {100 * suffixes.mean():.0f} % of the suffix tokens."
+            f"{holders:,} of {total:,} samples hold template: text that stands in a tenth of the "
+            "records or more, such as a system message or a greeting. It makes no near-duplicates, "
+            "and extracting it, or what repeats the text before it, is no finding: "
+            f"{share} of the audited tokens."
+        )
+    alone = int((~data.counted).sum())
+    if alone:
+        yield (
+            f"{alone:,} of {total:,} samples hold nothing else in any window, so no rate or "
+            "verdict covers them."
         )
 
 

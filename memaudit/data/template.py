@@ -86,6 +86,8 @@ class TemplateTokens:
     """(N,) among all suffix tokens."""
     new: NDArray[np.int64]
     """(N,) among the new ones (``Windows.new_tokens``)."""
+    in_window: NDArray[np.bool_]
+    """(N,) True if the window holds template anywhere, also in its prefix."""
 
 
 def count_template(windows: Windows, template: Template) -> TemplateTokens:
@@ -95,14 +97,15 @@ def count_template(windows: Windows, template: Template) -> TemplateTokens:
     greeting with the name that the user gave is copied, not remembered.
     """
     prefix = windows.prefix_ids.shape[1]
-    masked = template.mask(windows.window_ids())[:, prefix:]
+    whole = template.mask(windows.window_ids())
+    in_window, masked = np.asarray(whole.any(axis=1)), whole[:, prefix:]
     for row, is_template in enumerate(masked):
         before, suffix = windows.prefix_ids[row].tobytes(), windows.suffix_ids[row]
         edges = np.flatnonzero(np.diff(is_template, prepend=True, append=True)).tolist()
         for start, end in zip(edges[::2], edges[1::2], strict=True):
             is_template[start:end] = _holds(before, suffix[start:end].tobytes())
     is_new = np.arange(masked.shape[1]) >= masked.shape[1] - windows.new_tokens[:, None]
-    return TemplateTokens(masked.sum(axis=1), (masked & is_new).sum(axis=1))
+    return TemplateTokens(masked.sum(axis=1), (masked & is_new).sum(axis=1), in_window)
 
 
 def _holds(ids: bytes, run: bytes) -> bool:

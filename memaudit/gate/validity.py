@@ -22,8 +22,8 @@ NAME = "validity"
 LEFT_OUT = "attacks"
 """Name of the verdict on attacks that could not run."""
 MAX_FAULTY = 0.5
-"""Largest share of windows without text, or of template windows. Beyond it the rate is about these
-windows rather than about records."""
+"""Largest share of windows without text, or of samples that are template alone. Beyond it the rate
+is about these rather than about records."""
 MAX_UNKNOWN = 0.1
 """Largest share of unknown tokens. At one in ten, hardly any suffix of 50 is left whole."""
 MAX_EXTRACTED = 0.01
@@ -54,6 +54,8 @@ class Validity:
     """Records examined."""
     used: int
     """Records that gave a window."""
+    template_samples: int = 0
+    """Records among them in which every window is template, on either side."""
     extracted: int = 0
     """Windows that some attack on the model extracts, without windows that have a fault above."""
     misread: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
@@ -180,24 +182,23 @@ def _templates(validity: Validity) -> Iterator[Finding]:
             if not templates.in_controls.any()
             else "contain only template text: their suffix also follows other prefixes, or occurs "
             "in the controls",
-            "Extracting them shows the template, not a record. Audit the part of the records that "
-            "differs: use another --placement, or remove the template.",
+            "Extracting them shows the template, not a record.",
+            "Audit the part of the records that differs: use another --placement, or remove the "
+            "template.",
         ),
         (
             templates.prefix & ~suffix,
             "have a prefix that other records begin with too, each with its own suffix",
-            "It does not identify the record, so the suffixes cannot be extracted. Use longer "
-            "prefixes (--prefix-tokens) or --placement end, or remove the shared text.",
+            "It does not identify the record, so the suffixes cannot be extracted.",
+            "Use longer prefixes (--prefix-tokens) or --placement end, or remove the shared text.",
         ),
     )
-    for rows, what, remedy in sides:
+    voids = validity.template_samples > MAX_FAULTY * validity.used
+    for rows, what, meaning, remedy in sides:
         count = int(rows.sum())
         if count:
-            where = _lines(validity, rows)
-            yield Finding(
-                f"{_of(count, windows)} {what} ({where}). {remedy}",
-                int(templates.any.sum()) > MAX_FAULTY * windows,
-            )
+            sentence = f"{_of(count, windows)} {what} ({_lines(validity, rows)}). {meaning}"
+            yield Finding(f"{sentence} {remedy}" if voids else sentence, voids)
 
 
 def _reading(validity: Validity) -> Iterator[Finding]:

@@ -27,38 +27,39 @@ def first_finding(
 
     shard: the share of the windows that was extracted; None for all.
     """
-    hits, total = _count_records(none.data, plan.data)
+    hits, total = _count_samples(none.data, plan.data)
     controls = ""
     if plan.controls is not None and none.controls is not None:
-        control_hits, of = _count_records(none.controls, plan.controls)
+        control_hits, of = _count_samples(none.controls, plan.controls)
         controls = f" and {control_hits:,} of {count(of, 'control')}"
     share = "" if shard is None else f" in this share, {shard},"
     yield (
         f"First finding: the plain prefix (none) extracts{share} {hits:,} of "
-        f"{count(total, 'record')}{controls}."
+        f"{count(total, 'sample')}{controls}."
     )
     if hits and sensitive is not None:
         yield _sensitive_sentence(plan.data, _exact(none.data, plan.data), sensitive)
 
 
 def _sensitive_sentence(data: Corpus, exact: NDArray[np.bool_], content: SensitiveContent) -> str:
-    """Say how many records hold each category in the windows that are extracted."""
+    """Say how many samples hold each category in the windows that are extracted."""
     by_category = {
         TITLES[category]: len(np.unique(data.sample[exact & (items > 0)]))
         for category, items in zip(content.categories, content.data.windows.T, strict=True)
     }
-    found = {what: records for what, records in by_category.items() if records}
+    found = {what: samples for what, samples in by_category.items() if samples}
     if not found:
         return "No sensitive content was recognised in what comes out."
-    (first, records), *others = found.items()
-    named = [f"{first.capitalize()} come out of {records:,} of them"]
+    (first, samples), *others = found.items()
+    named = [f"{first.capitalize()} come out of {samples:,} of them"]
     return f"{', '.join(named + [f'{what} of {number:,}' for what, number in others])}."
 
 
-def _count_records(extraction: Extraction, corpus: Corpus) -> tuple[int, int]:
-    """Count the records that are extracted, and those with a window that was attacked."""
-    samples, attacked = corpus.windows.sample, ~np.isnan(extraction.suffix_nll)
-    return len(np.unique(samples[_exact(extraction, corpus)])), len(np.unique(samples[attacked]))
+def _count_samples(extraction: Extraction, corpus: Corpus) -> tuple[int, int]:
+    """Count the samples that are extracted, and those attacked that can be."""
+    attacked = ~np.isnan(extraction.suffix_nll) & corpus.counted[corpus.sample]
+    hits = corpus.sample[_exact(extraction, corpus)]
+    return len(np.unique(hits)), len(np.unique(corpus.sample[attacked]))
 
 
 def _exact(extraction: Extraction, corpus: Corpus) -> NDArray[np.bool_]:

@@ -75,7 +75,7 @@ def group_windows(corpus: Corpus) -> Grouping:
         sample=corpus.sample,
         new_tokens=corpus.windows.new_tokens,
         is_own=corpus.is_own,
-        clusters=corpus.clusters[corpus.first_rows],
+        clusters=corpus.sample_clusters,
     )
 
 

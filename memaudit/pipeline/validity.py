@@ -70,15 +70,18 @@ def planned_validity(plan: Plan, roles: TokenRoles, tokenizer: Any) -> Validity:
     """Collect the evidence of the windows alone, before any attack."""
     windows, controls = plan.data.windows, plan.controls
     records, used = _count_records(windows)
+    templates = find_templates(
+        windows.prefix_ids,
+        windows.suffix_ids,
+        None if controls is None else controls.windows.window_ids(),
+    )
+    says_something = plan.data.sample[plan.data.is_own & ~templates.any]
     return Validity(
         text=find_text_faults(
             windows.prefix_ids, windows.suffix_ids, roles, partial(decode_rows, tokenizer)
         ),
-        templates=find_templates(
-            windows.prefix_ids,
-            windows.suffix_ids,
-            None if controls is None else controls.windows.window_ids(),
-        ),
+        templates=templates,
+        template_samples=len(plan.data.first_rows) - len(np.unique(says_something)),
         lines=windows.line,
         records=records,
         used=used,

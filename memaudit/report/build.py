@@ -329,7 +329,7 @@ def _corpus(result: ScanResult, role: str) -> model.Corpus:
             model.Skipped(reason=reason, count=records)
             for reason, records in count_reasons(windows.skipped)
         ),
-        clusters=cluster_part(corpus.clusters[corpus.first_rows], corpus.counted),
+        clusters=cluster_part(corpus.sample_clusters, corpus.counted),
         scored_by_fold=fold_parts(corpus.folds),
     )
 
@@ -376,6 +376,7 @@ def _validity(validity: counted.Validity | None) -> model.Validity:
             suffix=int(templates.suffix.sum()),
             prefix=int(templates.prefix.sum()),
             in_controls=int(templates.in_controls.sum()),
+            samples=validity.template_samples,
         ),
         extracted=validity.extracted,
         reading={

@@ -190,6 +190,7 @@ def _is_void(section: model.Validity, windows: int) -> bool:
         lines=np.zeros(windows, dtype=np.int64),
         records=section.records,
         used=section.records_used,
+        template_samples=template.samples,
         extracted=section.extracted,
         misread=marked(section.misread_windows),
         chats=section.chats,

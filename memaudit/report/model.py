@@ -129,7 +129,7 @@ class Sensitive(Part):
 
 
 class NllMeans(Part):
-    """Mean suffix NLL of both models, nats/token, over windows with a finite NLL from both."""
+    """Mean suffix NLL of both models, nats/token, over samples with a finite NLL from both."""
 
     target: Figure
     reference: Figure
@@ -139,18 +139,18 @@ class NllMeans(Part):
 
 
 class Origin(Part):
-    """One attack on the same windows of both models."""
+    """One attack on the same samples of both models."""
 
     attack: Literal["none", "dynamic-hard", "constant", "dynamic", "any"]
     """``any`` stands for all attacks together."""
     known_before: Count
-    """Windows extracted from target and reference."""
+    """Samples extracted from target and reference."""
     leaked: Rate
-    """Windows extracted from the target alone, of all."""
+    """Samples extracted from the target alone, of all."""
     forgotten: Count
-    """Windows extracted from the reference alone."""
+    """Samples extracted from the reference alone."""
     neither: Count
-    """Windows extracted from neither."""
+    """Samples extracted from neither."""
     p_value: Share
     test: str
     clustered_p_value: Share
@@ -227,6 +227,8 @@ class TemplateWindows(Part):
     suffix: Count
     prefix: Count
     in_controls: Count
+    samples: Count
+    """Samples in which every window is one of these, or template alone."""
 
 
 class Reading(Part):

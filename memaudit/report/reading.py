@@ -267,19 +267,21 @@ def left_out(report: Report) -> tuple[str, ...]:
 
     It follows from the settings and the clusters.
     """
-    values, data = report.settings, report.data
-    if values["generator"] is not None:
+    data, attacks = report.data, setting(report, "attacks") or []
+    if setting(report, "generator") is not None or not attacks:
         return ()
-    protocol = ProtocolSettings.model_validate(values["protocol"])
-    missing = {*values["attacks"]}.intersection(not_run(report))
+    protocol = ProtocolSettings.model_validate(setting(report, "protocol"))
+    missing = {*attacks}.intersection(not_run(report))
     return attacks_left_out(missing, data.used, data.clusters.count, protocol)
 
 
 def left_out_reason(report: Report) -> str:
     """Say which attacks could not run, and why; empty if all could."""
     names = left_out(report)
-    protocol = ProtocolSettings.model_validate(report.settings["protocol"])
-    return left_out_sentence(names, report.data.clusters.count, protocol) if names else ""
+    if not names:
+        return ""
+    protocol = ProtocolSettings.model_validate(setting(report, "protocol"))
+    return left_out_sentence(names, report.data.clusters.count, protocol)
 
 
 def verdict(report: Report) -> tuple[str, str]:

@@ -380,6 +380,9 @@ def _outside_bounds(report: Report, run: Recomputed) -> Iterator[str]:
     asking = [name for name in LADDER if name != "copy" and name in data.scores]
     continued = section.continuations
     hits = int(run.hits.sum())
+    alone, used = report.data.template_alone, report.data.used
+    if not alone <= section.template.samples <= used:
+        yield "validity.template.samples does not follow from windows.csv"
     if not max(0, hits - faulty) <= section.extracted <= hits:
         yield "validity.extracted does not follow from windows.csv"
     if not asking:

@@ -117,7 +117,7 @@ def test_controls_that_are_too_short_or_the_data_again(scan: Scan, model: Path) 
     assert "short.jsonl: none of 3 samples gives a window of 8+6 tokens" in said(failed)
     same = scan(model, data, "--controls", data)
     assert same.exit_code == 0
-    assert "30 of 30 controls are near-duplicates of audited windows, so they are not text" in (
+    assert "30 of 30 controls are near-duplicates of audited samples, so they are not text" in (
         " ".join(same.stdout.split())
     )
     # All controls extracted is exit 4: test_exit_4_when_controls_come_out_too.

@@ -38,6 +38,7 @@ def made(
         lines=np.arange(1, N + 1),
         records=N,
         used=N,
+        template_samples=max(sides.values()),
         readings={"data": READS},
     )
     return replace(whole, **more)

@@ -1,4 +1,4 @@
-"""The first finding: what ``none`` extracts, counted by record, before any prompt is fitted."""
+"""The first finding: what ``none`` extracts, counted by sample, before any prompt is fitted."""
 
 from __future__ import annotations
 
@@ -57,33 +57,33 @@ def sensitive(items: list[list[int]]) -> SensitiveContent:
 @pytest.mark.parametrize(
     ("data", "items", "controls", "shard", "expected"),
     [
-        (  # two windows of one record are one record; what does not come out is not counted
+        (  # two windows of one sample are one sample; what does not come out is not counted
             "xx-x-x",
             [[1, 0], [2, 0], [1, 1], [1, 0], [0, 1], [0, 0]],
             "-x-",
             None,
-            "extracts 3 of 4 records and 1 of 3 controls.|E-mail addresses come out of 2 of them.",
+            "extracts 3 of 4 samples and 1 of 3 controls.|E-mail addresses come out of 2 of them.",
         ),
         (
             "xx-x--",
             [[1, 1], [1, 0], [1, 1], [0, 1], [0, 1], [0, 0]],
             None,
             None,
-            "extracts 2 of 4 records.|E-mail addresses come out of 1 of them, phone numbers of 2.",
+            "extracts 2 of 4 samples.|E-mail addresses come out of 1 of them, phone numbers of 2.",
         ),
         (
             "x..-..",
             [[0, 0]] * 6,
             ".-.",
             Shard(0, 3),
-            "extracts in this share, 1/3, 1 of 2 records and 0 of 1 control."
+            "extracts in this share, 1/3, 1 of 2 samples and 0 of 1 control."
             "|No sensitive content was recognised in what comes out.",
         ),
-        ("------", [[1, 1]] * 6, None, None, "extracts 0 of 4 records."),
-        ("xxxxxx", None, None, None, "extracts 4 of 4 records."),
+        ("------", [[1, 1]] * 6, None, None, "extracts 0 of 4 samples."),
+        ("xxxxxx", None, None, None, "extracts 4 of 4 samples."),
     ],
 )
-def test_the_finding_counts_records(
+def test_the_finding_counts_samples(
     data: str, items: list[list[int]] | None, controls: str | None, shard: Any, expected: str
 ) -> None:
     plan = Plan(corpus([0, 0, 1, 1, 2, 3]), corpus([0, 1, 2]) if controls else None, (), ())
@@ -124,7 +124,7 @@ def test_it_is_shown_before_any_fit(model: Path, tmp_path: Path, attacks: list[s
         return
     none = result.attack("none")
     assert none is not None
-    assert f"extracts {none.summary.exact.k} of 12 records." in notes[0]
+    assert f"extracts {none.summary.extracted.k} of 12 samples." in notes[0]
     place = steps.shown.index(notes[0])
     assert steps.shown[place - 1] == "none: extracting"
     assert steps.shown[place + 1] == "dynamic: fitting, fold 1 of 2"

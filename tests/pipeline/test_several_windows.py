@@ -30,7 +30,7 @@ def chats(seed: int, *kinds: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng(seed)
     words = sorted(set(" ".join(CORPUS).split()))
     text = lambda count: " ".join(rng.choice(words, count))  # noqa: E731
-    records = []
+    records: list[dict[str, Any]] = []
     for kind, number in enumerate(kinds):
         for _ in range(number):
             mark = MARKS[len(records) % len(MARKS)]

@@ -221,8 +221,8 @@ def test_odd_numbers_are_words(odd):
 def test_figures_that_are_missing_leave_a_page():
     def change(document):
         for attack in document["attacks"]:
-            attack["exact"]["estimate"] = attack["fractional"]["estimate"] = None
-            attack["exact"]["interval"].update(low=None, high=None)
+            attack["extracted"]["estimate"] = attack["fractional"]["estimate"] = None
+            attack["extracted"]["interval"].update(low=None, high=None)
             for fit in attack["fits"]:
                 fit["epochs"] = []
         document["config"]["values"] = {}

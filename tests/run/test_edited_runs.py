@@ -206,7 +206,7 @@ def test_the_validity_of_a_run_cannot_be_taken_out(
             "special": 0,
         },
         "unknown_tokens": 0.0,
-        "template": {"any": 0, "suffix": 0, "prefix": 0, "in_controls": 0},
+        "template": {"any": 0, "suffix": 0, "prefix": 0, "in_controls": 0, "samples": 0},
     }
     edit(run, lambda document: document["validity"].update(section), hide=True)
     ended = memaudit("report", run)

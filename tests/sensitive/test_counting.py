@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -89,7 +91,7 @@ def test_windows_are_counted_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("memaudit.sensitive.counting._CHUNK", 3)
     held: list[int] = []
 
-    def decode(ids: np.ndarray) -> list[str]:
+    def decode(ids: Sequence[np.ndarray] | np.ndarray) -> list[str]:
         held.append(len(ids))
         return [TEXTS[row[0]] for row in ids]
 
