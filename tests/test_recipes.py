@@ -77,8 +77,8 @@ def test_the_parser_refuses_what_memaudit_does_not_take() -> None:
 @pytest.mark.parametrize(
     ("name", "commands"),
     [
-        ("github-actions.yml", ["scan", "report", "report", "report", "verify"]),
-        ("gitlab-ci.yml", ["scan", "verify", "report"]),
+        ("github-actions.yml", ["scan", "report", "report", "report", "verify", "baseline"]),
+        ("gitlab-ci.yml", ["scan", "verify", "baseline", "report"]),
     ],
 )
 def test_every_command_of_a_pipeline_is_accepted(name: str, commands: list[str]) -> None:
@@ -94,7 +94,8 @@ def test_every_command_of_a_pipeline_is_accepted(name: str, commands: list[str])
 
 def test_the_pipelines_are_of_their_kind() -> None:
     github = yaml.safe_load((CI / "github-actions.yml").read_text())
-    assert set(github[True]) == {"pull_request", "workflow_dispatch"}  # YAML reads `on` as true
+    # YAML reads `on` as true.
+    assert set(github[True]) == {"pull_request", "schedule", "workflow_dispatch"}
     assert github["permissions"] == {"contents": "read", "security-events": "write"}
     (job,) = github["jobs"].values()
     assert all(("run" in step) != ("uses" in step) for step in job["steps"])
@@ -179,6 +180,8 @@ def test_only_a_finished_scan_is_verified_and_signed(
         asked.append("memaudit verify")
         if recipe == "pre-release.sh" and verify == 0:
             asked.append("gpg --batch")
+        if recipe == "gitlab-ci.yml" and scan == verify == 0:
+            asked.append("memaudit baseline")
     assert (tmp_path / "told").read_text().splitlines() == asked
 
 

@@ -52,13 +52,14 @@ def compare(
     """
     with exit_on_error(verbose):
         check_table_or_json(output_format)
+        from memaudit.gate.baseline import require_comparable
         from memaudit.gate.comparison import compare as compare_audits
         from memaudit.report.comparison_report import comparison_to_json, render_comparison
         from memaudit.run.baselines import config_of_run, read_baseline
 
         before = read_baseline(baseline)
         stored, now = _read(run)
-        _require_comparable(before, now, baseline)
+        require_comparable(before, now.terms, now.fingerprints, str(baseline))
         confidence = config_of_run(stored).scores.confidence
         places = _places(stored)
         clusters = {fingerprint: place.cluster for fingerprint, place in places.items()}
@@ -109,24 +110,39 @@ def update(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Tighten FILE: drop samples that RUN no longer extracts. Adds none without the flag."""
+    """Tighten FILE: drop samples that RUN no longer extracts. Adds none without the flag.
+
+    Takes over the samples that were added to the data or removed from it.
+    """
     with exit_on_error(verbose):
-        from memaudit.gate.baseline import count_new, updated
+        from memaudit.gate.baseline import (
+            count_missing,
+            count_new,
+            data_note,
+            overlap_of,
+            require_comparable,
+            updated,
+        )
+        from memaudit.report.wording import count
         from memaudit.run.baselines import read_baseline_file, write_baseline
 
         before = read_baseline_file(file)
         now = _read_meaningful(run)
-        _require_comparable(before, now, file)
+        require_comparable(before, now.terms, now.fingerprints, str(file))
+        if fault := overlap_of(before, now.fingerprints).fault:
+            raise UsageError(f"{file}: cannot be updated from {run}: {fault}")
         after = updated(before, now, looser=allow_looser)
         write_baseline(file, after)
         streams = Streams(quiet, verbose)
         dropped = len(before.extracted.keys() - after.extracted.keys())
         streams.note(f"Written to {file}: {_counted(after)}, {dropped:,} dropped")
-        new = count_new(before, now.extracted.keys())
-        if new and allow_looser:
-            streams.note(f"{new:,} newly extracted samples added")
-        elif new:
-            streams.note(f"{new:,} newly extracted samples not added; --allow-looser adds them")
+        if note := data_note(before, now.terms, now.fingerprints):
+            streams.note(note)
+        if new := count_new(before, now.extracted.keys()):
+            added = count_missing(now.extracted, before.fingerprints)
+            which = f" ({added:,} of them added to the data)" if added else ""
+            done = "accepted" if allow_looser else "not accepted; use --allow-looser to accept"
+            streams.note(f"{count(new, 'newly extracted sample')}{which} {done}")
 
 
 def _read(folder: Path) -> tuple[StoredRun, Baseline]:
@@ -152,20 +168,6 @@ def _void(stored: StoredRun) -> str:
     from memaudit.report.reading import void_reason
 
     return void_reason(stored.report)
-
-
-def _require_comparable(before: Baseline, now: Baseline, where: Path) -> None:
-    """Raise UsageError unless terms match and, for a baseline file, the samples too."""
-    from memaudit.gate.baseline import (
-        require_own_samples,
-        require_same_samples,
-        require_same_terms,
-    )
-
-    require_same_terms(before.terms, now.terms, str(where))
-    if before.fingerprints is None:
-        require_same_samples(before, now.samples_digest, str(where))
-        require_own_samples(before, now.fingerprints or (), str(where))
 
 
 def _places(stored: StoredRun) -> dict[str, Place]:

@@ -256,7 +256,7 @@ class GateSettings(Settings):
         NotNegative | None,
         Flag(
             "--max-new",
-            "Fail if more windows than this are newly extracted since --baseline.",
+            "Fail if more samples than this are newly extracted since --baseline.",
             "Gates",
         ),
     ] = None
@@ -285,7 +285,7 @@ class GateSettings(Settings):
             if self.baseline is None:
                 raise ValueError("max_new is only used with baseline, the run to compare with")
             raise ValueError(
-                "baseline is only used with max_new, the number of new windows allowed"
+                "baseline is only used with max_new, the number of new samples allowed"
             )
         return self
 

@@ -8,7 +8,6 @@ HMAC-SHA256 under the project key, which readers of a report or baseline do not 
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Iterable, Iterator
 
@@ -22,6 +21,9 @@ _DIGITS = 32
 """Hexadecimal digits of a fingerprint: 128 bits, the minimum that RFC 2104 recommends."""
 FINGERPRINT, SAMPLE_FINGERPRINT = (rf"{form}-[0-9a-f]{{{_DIGITS}}}" for form in (FORM, SAMPLE_FORM))
 """Regular expressions of a whole fingerprint of a window, and of a sample."""
+SHORT_DIGITS = 10
+"""Hexadecimal digits of a short fingerprint: two of a million samples are equal with a probability
+of 37 %, a given sample is equal to one of a million with 1 in a million."""
 
 
 def fingerprint_windows(windows: Windows, key: ProjectKey) -> tuple[str, ...]:
@@ -68,7 +70,6 @@ def _signed(contents: Iterable[bytes], key: ProjectKey, form: str) -> tuple[str,
     return tuple(fingerprints)
 
 
-def digest_of(fingerprints: Iterable[str]) -> str:
-    """Return a digest of a set of fingerprints, in any order: 32 hexadecimal digits."""
-    ordered = "\n".join(sorted(fingerprints))
-    return hashlib.sha256(ordered.encode()).hexdigest()[:_DIGITS]
+def shorten_fingerprint(fingerprint: str) -> str:
+    """Return the first digits of a fingerprint without its form; a short one stays as it is."""
+    return fingerprint.rpartition("-")[2][:SHORT_DIGITS]

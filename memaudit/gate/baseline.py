@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
-from memaudit.data.fingerprints import digest_of
+from memaudit.data.fingerprints import shorten_fingerprint
 from memaudit.errors import UsageError
+from memaudit.gate.overlap import Overlap
 from memaudit.gate.terms import Terms, differences, named
 
 
@@ -34,18 +35,20 @@ class Baseline:
     version: str
     """Version of memaudit."""
     terms: Terms
-    samples: int
-    """Samples that were scored."""
-    samples_digest: str
-    """Digest of their fingerprints."""
+    fingerprints: tuple[str, ...]
+    """Fingerprints of all samples that were scored, in the file's order; short and sorted in a
+    baseline read from a file."""
     extracted: Mapping[str, tuple[str, ...]]
     """Fingerprint to the attacks on the model that extract the sample, weakest first. Holds only
     samples that at least one attack extracts."""
-    fingerprints: tuple[str, ...] | None = None
-    """Fingerprints of all samples, in the file's order; None in a baseline read from a file."""
     computed: Mapping[str, str] = field(default_factory=dict)
     """How its figures were computed, as far as recorded: ``dtype``, ``device``, and ``fitting``,
     the number formats of the fitting passes. These affect only close calls."""
+
+    @property
+    def samples(self) -> int:
+        """Number of samples that were scored."""
+        return len(self.fingerprints)
 
     def count(self, attack: str) -> int:
         """Return the number of samples that an attack extracts."""
@@ -70,10 +73,8 @@ def make_baseline(
         model=model,
         version=version,
         terms=terms,
-        samples=len(fingerprints),
-        samples_digest=digest_of(fingerprints),
-        extracted=extracted,
         fingerprints=tuple(fingerprints),
+        extracted=extracted,
         computed=computed or {},
     )
 
@@ -85,9 +86,9 @@ def require_same_terms(before: Terms, now: Terms, where: str) -> None:
 
 
 def notes(before: Baseline, now: Baseline) -> tuple[str, ...]:
-    """Return what besides the model may have changed close calls, a sentence each."""
+    """Return what besides the model changed and may have changed figures, a sentence each."""
     earlier, later = before.computed, now.computed
-    sentences = []
+    sentences = list(filter(None, [data_note(before, now.terms, now.fingerprints)]))
     keys = ("dtype", "device")
     if earlier and later and any(earlier.get(key) != later.get(key) for key in keys):
         sentences.append(
@@ -105,46 +106,59 @@ def notes(before: Baseline, now: Baseline) -> tuple[str, ...]:
     return tuple(sentences)
 
 
+def data_note(before: Baseline, terms: Terms, fingerprints: Sequence[str]) -> str:
+    """Return a sentence on how the data changed; empty if it did not.
+
+    ``terms`` and ``fingerprints``: of the run.
+    """
+    if before.terms.data == terms.data:
+        return ""
+    note = overlap_of(before, fingerprints).note
+    return note or "The data file changed since the baseline, but its samples are the same."
+
+
 def _computed(how: Mapping[str, str]) -> str:
     return f"{how.get('dtype', 'an unknown dtype')} on {how.get('device', 'an unknown device')}"
 
 
-def require_same_samples(
-    baseline: Baseline,
-    samples_digest: str,
-    where: str,
-    *,
-    bos: str | None = None,
-    chat_date: str | None = None,
+def require_comparable(
+    baseline: Baseline, terms: Terms, fingerprints: Sequence[str], where: str
 ) -> None:
-    """Raise UsageError if a baseline has other samples, ``bos`` or ``chat_date``.
+    """Raise UsageError if terms differ, or if the same data gave other samples.
 
-    A baseline read from a file lists only its extracted samples, so all others are compared by the
-    digest.
+    ``terms`` and ``fingerprints``: of the run.
     """
     before = baseline.terms
-    now = replace(before, bos=bos or before.bos, chat_date=chat_date or before.chat_date)
-    require_same_terms(before, now, where)
-    if baseline.samples_digest != samples_digest:
-        cause = "probably because the tokenizer changed"
-        if chat_date is not None and before.chat_date is None:
-            cause = (
-                f"perhaps because the chat template used another date; it uses {chat_date} now "
-                "(windows.chat_date), and the baseline records none"
-            )
-        raise UsageError(
-            f"{where}: cannot be compared with this run: the same data gave other samples "
-            f"({baseline.samples:,} in the baseline), {cause}; write a new baseline"
+    require_same_terms(before, terms, where)
+    if before.data != terms.data or not overlap_of(baseline, fingerprints).changed:
+        return
+    cause = "probably because the tokenizer, or the version of memaudit, changed"
+    if terms.chat_date is not None and before.chat_date is None:
+        cause = (
+            f"perhaps because the chat template used another date; it uses {terms.chat_date} now "
+            "(windows.chat_date), and the baseline records none"
         )
+    raise UsageError(
+        f"{where}: cannot be compared with this run: the same data gave other samples "
+        f"({baseline.samples:,} in the baseline), {cause}; write a new baseline"
+    )
 
 
-def require_own_samples(baseline: Baseline, fingerprints: Iterable[str], where: str) -> None:
-    """Raise UsageError if a baseline with these samples' digest lists samples outside them."""
-    if foreign := len(baseline.extracted.keys() - set(fingerprints)):
-        raise UsageError(
-            f"{where}: names {foreign:,} samples that are not in this data, so it was edited; "
-            "write a new baseline"
-        )
+def overlap_of(baseline: Baseline, fingerprints: Sequence[str]) -> Overlap:
+    """Count the samples that a baseline and a run with these fingerprints share."""
+    only_run = count_missing(fingerprints, baseline.fingerprints)
+    return Overlap(
+        both=len(fingerprints) - only_run,
+        only_baseline=count_missing(baseline.fingerprints, fingerprints),
+        only_run=only_run,
+        extracted_only_baseline=len(baseline.extracted.keys() - set(fingerprints)),
+    )
+
+
+def count_missing(fingerprints: Iterable[str], known: Iterable[str]) -> int:
+    """Return how many of the samples are not among the known ones; either may be short."""
+    short = set(map(shorten_fingerprint, known))
+    return sum(shorten_fingerprint(fingerprint) not in short for fingerprint in fingerprints)
 
 
 def count_new(baseline: Baseline, now: Set[str]) -> int:
@@ -155,8 +169,8 @@ def count_new(baseline: Baseline, now: Set[str]) -> int:
 def updated(baseline: Baseline, run: Baseline, *, looser: bool) -> Baseline:
     """Return the baseline of a later run on the same terms, without what is no longer extracted.
 
-    Newly extracted samples, and attacks that newly extract a sample, are added only with
-    ``looser``.
+    Its samples are the run's, as data may change. Newly extracted samples, and attacks that newly
+    extract a sample, are added only with ``looser``.
     """
     if looser:
         return run

@@ -12,8 +12,10 @@ from typing import Literal
 
 from scipy import stats
 
+from memaudit.data.fingerprints import shorten_fingerprint
 from memaudit.errors import FAILED, INCONCLUSIVE
-from memaudit.gate.baseline import Baseline
+from memaudit.gate.baseline import Baseline, overlap_of
+from memaudit.gate.overlap import Overlap
 
 ANY = "any"
 """All attacks on the model together: a sample that at least one of them extracts."""
@@ -80,14 +82,9 @@ class Comparison:
 
     baseline: Baseline
     run: Baseline
-    samples: int
-    """Samples in both."""
-    only_baseline: int
-    """Samples of the baseline that the run does not have."""
-    only_run: int
-    """Samples of the run that the baseline does not have."""
-    new_only_run: int
-    """Samples only in the run that an attack extracts."""
+    overlap: Overlap
+    new_only_run: tuple[ChangedSample, ...]
+    """Samples only in the run that an attack extracts, in the order of the run's file."""
     changes: tuple[Change, ...]
     """Change of each attack, weakest first; then of `ANY` if there are several attacks."""
     changed: tuple[ChangedSample, ...]
@@ -125,26 +122,30 @@ def compare(
 ) -> Comparison:
     """Pair the samples of both audits by fingerprint and judge what changed.
 
+    Samples may have been added to the data or removed from it; both are counted.
+
     A regression is an attack, or all attacks together, with significantly more samples new than
     lost at ``confidence``; or more new samples than ``max_new`` allows. A change is significant if
     the exact McNemar test over samples and the exact sign test over near-duplicate clusters agree:
     twenty copies of one text are one change.
 
-    The outcome is inconclusive if there are too few clusters for any change to be significant, or
-    if more samples are new than lost in too few clusters. With ``max_new`` no test is needed; it
-    also counts the run's samples that the baseline lacks, and passes only if both have the same
-    samples.
+    The outcome is inconclusive if there are too few clusters for any change to be significant, if
+    more samples are new than lost in too few clusters, if more than half of the baseline's samples
+    were removed, or if an added sample is extracted. With ``max_new`` no test is needed; it also
+    counts the added samples that are extracted, as nobody has accepted them.
 
     ``void``: why the run means nothing, so an unchanged result proves nothing; else empty.
 
     ``clusters``: fingerprint to cluster, for all samples of the run.
 
-    The caller has checked that ``run`` knows all its samples, that both audits are on the same
-    terms, and that a baseline which does not know its samples has the same samples as the run.
+    The caller has checked that both audits are comparable (`require_comparable`).
     """
-    assert run.fingerprints is not None
-    before_all = set(run.fingerprints if baseline.fingerprints is None else baseline.fingerprints)
-    shared = [fingerprint for fingerprint in run.fingerprints if fingerprint in before_all]
+    before_all = set(map(shorten_fingerprint, baseline.fingerprints))
+    shared: list[str] = []
+    added: list[str] = []
+    for fingerprint in run.fingerprints:
+        known = shorten_fingerprint(fingerprint) in before_all
+        (shared if known else added).append(fingerprint)
     changed = tuple(
         ChangedSample(fingerprint, before, now)
         for fingerprint in shared
@@ -152,22 +153,21 @@ def compare(
         != (now := run.extracted.get(fingerprint, ()))
     )
     changes = _changes(baseline, run, shared, clusters)
-    unpaired = _Unpaired(
-        only_baseline=len(before_all) - len(shared),
-        only_run=len(run.fingerprints) - len(shared),
-        new=len(run.extracted.keys() - before_all),
+    new_only_run = tuple(
+        ChangedSample(fingerprint, (), run.extracted[fingerprint])
+        for fingerprint in added
+        if fingerprint in run.extracted
     )
     cluster_count = len({clusters[fingerprint] for fingerprint in shared})
-    outcome, reason = _judge(changes, cluster_count, 1 - confidence, max_new, unpaired)
+    overlap, added_new = overlap_of(baseline, run.fingerprints), len(new_only_run)
+    outcome, reason = _judge(changes, cluster_count, 1 - confidence, max_new, overlap, added_new)
     if void and outcome == "none":
         outcome, reason = "inconclusive", f"The run means nothing. {void}"
     return Comparison(
         baseline=baseline,
         run=run,
-        samples=len(shared),
-        only_baseline=unpaired.only_baseline,
-        only_run=unpaired.only_run,
-        new_only_run=unpaired.new,
+        overlap=overlap,
+        new_only_run=new_only_run,
         changes=changes,
         changed=changed,
         outcome=outcome,
@@ -185,16 +185,6 @@ def fewest_changed(tests: int, alpha: float) -> int:
     while tests * 2.0 ** (1 - count) > alpha:
         count += 1
     return count
-
-
-@dataclass(frozen=True)
-class _Unpaired:
-    """Counts of samples that only one of the two audits has."""
-
-    only_baseline: int
-    only_run: int
-    new: int
-    """Samples only in the run that an attack extracts."""
 
 
 def _changes(
@@ -246,49 +236,48 @@ def _sign_test(more: int, less: int) -> float:
 
 
 def _judge(
-    changes: Sequence[Change], clusters: int, alpha: float, max_new: int | None, unpaired: _Unpaired
+    changes: Sequence[Change],
+    clusters: int,
+    alpha: float,
+    max_new: int | None,
+    overlap: Overlap,
+    added: int,
 ) -> tuple[Outcome, str]:
+    """Judge the changes. ``added``: number of extracted samples that only the run has."""
     fewest = fewest_changed(max(1, len(changes)), alpha)
     worse = [change for change in changes if change.new > change.lost]
     proven = [change for change in worse if change.adjusted <= alpha]
     if proven:
         strongest = min(proven, key=lambda change: change.adjusted)
         return "regression", f"{_describe(strongest)}: significantly more."
-    new = (changes[-1].new if changes else 0) + unpaired.new
-    if max_new is not None and new > max_new:
-        return "regression", f"{_counted(new, unpaired)}, more than the {max_new:,} allowed."
+    new = (changes[-1].new if changes else 0) + added
+    counted = f"{new:,} newly extracted{overlap.split(new, added)}"
+    if max_new is not None and new > max_new and overlap.both:
+        reason = f"{counted}, more than the {max_new:,} allowed. {overlap.fault}"
+        return "regression", reason.rstrip()
     if not changes:
         return "inconclusive", "No attack on the model was run, so there is nothing to compare."
+    if overlap.fault:
+        return "inconclusive", overlap.fault
     if clusters < (fewest if max_new is None else 1):
         return "inconclusive", (
             f"The samples in both audits are in {clusters:,} clusters: with fewer than {fewest} no "
             "change can be distinguished from chance."
         )
     if max_new is not None:
-        return _within(new, max_new, unpaired)
+        return "none", f"{counted}, within the {max_new:,} allowed."
     if few := [change for change in worse if change.worse + change.better < fewest]:
         largest = max(few, key=lambda change: change.new - change.lost)
         return "inconclusive", (
             f"{_describe(largest)}: too few to distinguish from chance, which takes {fewest} "
             "clusters; set with --max-new how many are too many."
         )
-    return "none", _no_worse(changes, alpha)
-
-
-def _within(new: int, max_new: int, unpaired: _Unpaired) -> tuple[Outcome, str]:
-    """Judge a number of new samples that ``max_new`` allows."""
-    if unpaired.only_baseline or unpaired.only_run:
+    if added:
         return "inconclusive", (
-            f"{_counted(new, unpaired)}, within the {max_new:,} allowed, but "
-            f"{unpaired.only_run:,} samples are only in the run and {unpaired.only_baseline:,} "
-            "only in the baseline, so they cannot be compared; write a new baseline."
+            f"{counted}: no earlier result can be compared with what was added; set with --max-new "
+            "how many are too many."
         )
-    return "none", f"{_counted(new, unpaired)}, within the {max_new:,} allowed."
-
-
-def _counted(new: int, unpaired: _Unpaired) -> str:
-    inside = f", {unpaired.new:,} of them samples that only the run has" if unpaired.new else ""
-    return f"{new:,} newly extracted{inside}"
+    return "none", _no_worse(changes, alpha)
 
 
 def _no_worse(changes: Sequence[Change], alpha: float) -> str:

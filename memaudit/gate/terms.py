@@ -25,7 +25,7 @@ class Terms:
     """Data, key and settings of an audit, as far as they affect what can be extracted."""
 
     data: str
-    """HMAC-SHA256 of the data file under the key."""
+    """HMAC-SHA256 of the data file under the key; may differ, as its samples are compared."""
     controls: str | None
     """HMAC-SHA256 of the controls, which also affect each window's fold; None without controls."""
     key_id: str
@@ -79,12 +79,9 @@ def differences(before: Terms, now: Terms) -> tuple[str, ...]:
     if (before.key_id, before.form) != (now.key_id, now.form):
         earlier, later = f"{before.form} {before.key_id}", f"{now.form} {now.key_id}"
         phrases.append(f"made under another project key ({earlier}, now {later})")
-    for what, old, new in (
-        ("data", before.data, now.data),
-        ("controls", before.controls, now.controls),
-    ):
-        if old != new and (same_key or (old is None) != (new is None)):
-            phrases.append(f"other {what} (hmac-sha256 {_short(old)}, now {_short(new)})")
+    old, new = before.controls, now.controls
+    if old != new and (same_key or (old is None) != (new is None)):
+        phrases.append(f"other controls (hmac-sha256 {_short(old)}, now {_short(new)})")
     if None not in (before.bos, now.bos) and before.bos != now.bos:
         phrases.append(f"BOS token before every input {before.bos}, now {now.bos}")
     if None not in (before.chat_date, now.chat_date) and before.chat_date != now.chat_date:

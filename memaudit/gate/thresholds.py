@@ -23,6 +23,7 @@ from memaudit.gate.measures import (
     percent,
     samples_needed,
 )
+from memaudit.gate.overlap import Overlap
 from memaudit.score.stats import clopper_pearson
 from memaudit.score.summary import AttackSummary, Rate
 
@@ -36,14 +37,20 @@ FEWEST_CONTROLS = 30
 
 @dataclass(frozen=True)
 class NewSamples:
-    """Samples extracted now that are not in the baseline."""
+    """Samples extracted now that the baseline does not list as extracted."""
 
     count: int
     """Samples that some attack on the model extracts and the baseline does not list."""
-    samples: int
-    """Samples scored."""
+    count_only_run: int
+    """Number of them that were added to the data since the baseline."""
+    overlap: Overlap
     confidence: float
     """Confidence level of the interval of their share, which is reported but not judged."""
+
+    @property
+    def samples(self) -> int:
+        """Number of samples scored."""
+        return self.overlap.both + self.overlap.only_run
 
 
 @dataclass(frozen=True)
@@ -195,15 +202,25 @@ def _what_would_decide(name: str, threshold: float, measure: Measure, rate: Rate
 
 
 def _max_new(limit: int, new: NewSamples) -> GateVerdict:
-    """Judge the count itself: these are no random choice from a larger population."""
+    """Judge the count itself: these are no random choice from a larger population.
+
+    Samples added to the data count like all others, as nobody has accepted them. Without a sample
+    in both, new samples cannot be distinguished from accepted ones.
+    """
+    fault = new.overlap.fault
+    split = new.overlap.split(new.count, new.count_only_run)
     share = new.count / new.samples if new.samples else math.nan
     bound = clopper_pearson(new.count, new.samples, new.confidence).high
-    verdict: Verdict = "pass" if new.count <= limit else "fail"
-    which = "within" if new.count <= limit else "more than"
+    verdict: Verdict = "fail"
+    which = "more than"
+    if new.count <= limit:
+        verdict, which = "inconclusive" if fault else "pass", "within"
+    elif not new.overlap.both:
+        verdict = "inconclusive"
     reason = (
-        f"{new.count:,} of {new.samples:,} samples are extracted that were not in the baseline, "
-        f"{which} the {limit:,} allowed."
-    )
+        f"{new.count:,} of {new.samples:,} samples are newly extracted{split}, "
+        f"{which} the {limit:,} allowed. {fault}"
+    ).rstrip()
     if not new.samples:
         verdict, reason = "inconclusive", "No sample was scored, so none can be new."
     return GateVerdict("max-new", float(limit), "", share, bound, verdict, reason)

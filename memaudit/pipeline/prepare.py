@@ -12,19 +12,14 @@ from typing import Any
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.prompt_files import FoldPrompts
 from memaudit.config.settings import ScanConfig
-from memaudit.data.fingerprints import digest_of, fingerprint_samples, fingerprint_windows
+from memaudit.data.fingerprints import fingerprint_samples, fingerprint_windows
 from memaudit.data.plan import Plan, Role, SeenRuns, check_files, cut_files, make_plan
 from memaudit.data.project_key import ProjectKey
 from memaudit.data.samples import DataSummary
 from memaudit.data.windows import Windows
 from memaudit.distributed import Processes
-from memaudit.gate.baseline import (
-    Baseline,
-    require_own_samples,
-    require_same_samples,
-    require_same_terms,
-)
-from memaudit.gate.terms import terms_of
+from memaudit.gate.baseline import Baseline, data_note, require_comparable, require_same_terms
+from memaudit.gate.terms import Terms, terms_of
 from memaudit.pipeline.loading import (
     choose_size,
     describe_target,
@@ -77,7 +72,7 @@ class Ready:
 
 def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, processes: Processes) -> Ready:
     """Prepare an audit. Raises the errors of its stages."""
-    record = clock.record
+    record, where = clock.record, f"--baseline {config.gate.baseline}"
     with clock.stage("reading files", 1):
         summaries = check_files(config)
         prompts_note = None if config.generator is None else check_prompts(config.generator, key)
@@ -90,7 +85,7 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, processes: Proces
         agree(record, processes, "choice of windows", resolved.facts())
         config = resolved.config
         if baseline is not None:
-            _require_terms(baseline, config, summaries, key)
+            require_same_terms(baseline.terms, _terms(config, summaries, key), where)
         windows = cut_files(config, tokenizer)
     if config.reference is not None:
         with clock.stage("checking the reference", 1):
@@ -112,7 +107,11 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, processes: Proces
     if plan.left_out:
         clock.note(plan.why_left_out)
     if baseline is not None:
-        _require_same(baseline, sample_fingerprints["data"], checkpoint, config)
+        terms = _terms(config, summaries, key, checkpoint)
+        require_comparable(baseline, terms, sample_fingerprints["data"], where)
+        if note := data_note(baseline, terms, sample_fingerprints["data"]):
+            clock.note(note)
+            plan = replace(plan, notes=(*plan.notes, note))
     with clock.stage("looking for sensitive content", 1):  # may fail, so it runs before the attacks
         sensitive = find_sensitive(config, plan, tokenizer, entities)
     extractor, reason = recorded_extractor(config, checkpoint, record, processes, "batch size")
@@ -150,31 +149,17 @@ def recorded_extractor(
     ), reason
 
 
-def _require_terms(
-    baseline: Baseline,
+def _terms(
     config: ScanConfig,
     summaries: Mapping[Role, DataSummary],
     key: ProjectKey,
-) -> None:
-    """Check what can be compared with the baseline before the windows exist. Raises UsageError."""
+    checkpoint: Checkpoint | None = None,
+) -> Terms:
+    """Return the terms of this audit, as far as known without or with the loaded model."""
     hmacs = {role: key.sign_file(summary.sha256) for role, summary in summaries.items()}
-    terms = terms_of(config, hmacs["data"], hmacs.get("control"), key.key_id)
-    require_same_terms(baseline.terms, terms, f"--baseline {config.gate.baseline}")
-
-
-def _require_same(
-    baseline: Baseline, fingerprints: tuple[str, ...], checkpoint: Checkpoint, config: ScanConfig
-) -> None:
-    where = f"--baseline {config.gate.baseline}"
-    chosen = {name: choice.value for name, choice in checkpoint.choices.items()}
-    require_same_samples(
-        baseline,
-        digest_of(fingerprints),
-        where,
-        bos=chosen.get("bos"),
-        chat_date=chosen.get("chat_date"),
-    )
-    require_own_samples(baseline, fingerprints, where)
+    choices = {} if checkpoint is None else checkpoint.choices
+    chosen = {name: choices[name].value for name in ("bos", "chat_date") if name in choices}
+    return terms_of(config, hmacs["data"], hmacs.get("control"), key.key_id, **chosen)
 
 
 def _fingerprints(

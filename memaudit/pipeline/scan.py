@@ -138,6 +138,7 @@ def _assess(
         revealed=reveal(plan, outcomes, ready.tokenizer) if config.reveal else {},
         sensitive=ready.sensitive,
         reference=reference,
+        new=new,
         prompt_files=hash_fitted(prompts) or hash_loaded(config.generator),
     )
     return ScanOutcome(result, prompts)

@@ -19,7 +19,7 @@ from memaudit.config.settings import AttackName, ScanConfig
 from memaudit.data.corpus import Corpus
 from memaudit.data.plan import Plan
 from memaudit.gate import validity as validity_gate
-from memaudit.gate.baseline import Baseline, count_new
+from memaudit.gate.baseline import Baseline, count_missing, count_new, overlap_of
 from memaudit.gate.thresholds import GateVerdict, NewSamples, judge, judge_controls
 from memaudit.gate.validity import Validity
 from memaudit.report.result import AttackResult, FoldFit, Permuted, Revealed
@@ -137,14 +137,19 @@ def judge_all(
 def new_samples(
     baseline: Baseline, fingerprints: tuple[str, ...], attacks: tuple[AttackResult, ...]
 ) -> NewSamples | None:
-    """Count samples extracted now and not in the baseline; None without an attack on the model."""
+    """Count samples extracted now and not listed before; None without an attack on the model."""
     results = [result for result in attacks if result.attack != "copy"]
     if not results:
         return None
     extracted = np.any([result.samples.extracted for result in results], axis=0)
     now = {fingerprints[number] for number in np.flatnonzero(extracted)}
     confidence = results[0].summary.extracted.confidence
-    return NewSamples(count_new(baseline, now), len(fingerprints), confidence)
+    return NewSamples(
+        count_new(baseline, now),
+        count_missing(now, baseline.fingerprints),
+        overlap_of(baseline, fingerprints),
+        confidence,
+    )
 
 
 def fold_fits(outcomes: Mapping[AttackName, AttackOutcome]) -> tuple[FoldFit, ...]:

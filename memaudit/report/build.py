@@ -17,6 +17,7 @@ from memaudit.attack.facts import NO_PROMPT, Epoch
 from memaudit.config.settings import LADDER, TargetSettings
 from memaudit.data.fingerprints import FORM, SAMPLE_FORM
 from memaudit.gate import validity as counted
+from memaudit.gate.thresholds import NewSamples
 from memaudit.report import model, model_parts
 from memaudit.report.findings import count_reasons, headline_of
 from memaudit.report.frameworks import NOTE as FRAMEWORKS_NOTE
@@ -61,6 +62,7 @@ def to_report(result: ScanResult) -> Report:
         exit_code=result.exit_code,
         headline=("",),
         gates=tuple(model.Gate(**asdict(verdict)) for verdict in result.verdicts),
+        baseline=None if result.new is None else _since(result.new),
         attacks=tuple(_attack(result, attack, rounding) for attack in result.attacks),
         attacks_not_run=tuple(name for name in LADDER if result.attack(name) is None),
         sensitive=sensitive_section(result),
@@ -91,6 +93,14 @@ def to_report(result: ScanResult) -> Report:
     derived = {"headline": headline_of(draft), "frameworks": framework_rows(draft)}
     hashes = {"results": results_hash(draft.document())}
     return draft.model_copy(update=derived | {"hashes": draft.hashes.model_copy(update=hashes)})
+
+
+def _since(new: NewSamples) -> model.Since:
+    return model.Since(
+        **asdict(new.overlap),
+        newly_extracted=new.count,
+        newly_extracted_only_run=new.count_only_run,
+    )
 
 
 def _rounding(result: ScanResult) -> Rounding:

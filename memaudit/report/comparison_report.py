@@ -71,16 +71,18 @@ def comparison_to_json(comparison: Comparison, places: Mapping[str, Place]) -> s
         },
         "notes": list(notes(comparison.baseline, comparison.run)),
         "samples": {
-            "both": comparison.samples,
-            "only_baseline": comparison.only_baseline,
-            "only_run": comparison.only_run,
-            "newly_extracted_only_run": comparison.new_only_run,
+            "both": comparison.overlap.both,
+            "only_baseline": comparison.overlap.only_baseline,
+            "extracted_only_baseline": comparison.overlap.extracted_only_baseline,
+            "only_run": comparison.overlap.only_run,
+            "newly_extracted_only_run": len(comparison.new_only_run),
         },
         "test": "exact McNemar test, two-sided, samples independent",
         "clustered_test": "exact sign test over clusters, two-sided",
         "confidence": comparison.confidence,
         "attacks": [_change(change) for change in comparison.changes],
         "newly_extracted": [_sample(sample, places) for sample in comparison.new],
+        "newly_extracted_only_run": [_sample(sample, places) for sample in comparison.new_only_run],
         "no_longer_extracted": [_sample(sample, places) for sample in comparison.lost],
         "by_other_attacks": [
             _sample(sample, places) for sample in comparison.changed if sample.before and sample.now
@@ -134,6 +136,7 @@ def _blocks(comparison: Comparison, places: Mapping[str, Place]) -> Iterator[Blo
     yield _ladder(comparison)
     for title, samples, heading in (
         ("Newly extracted", comparison.new, "extracted by"),
+        ("Extracted and added to the data", comparison.new_only_run, "extracted by"),
         ("No longer extracted", comparison.lost, "was extracted by"),
     ):
         if samples:
@@ -155,7 +158,7 @@ def _ladder(comparison: Comparison) -> Table:
     together = " any: by at least one attack on the model." if tests > 1 else ""
     return Table(
         "changes",
-        f"Samples extracted, of {comparison.samples:,} in both",
+        f"Samples extracted, of {comparison.overlap.both:,} in both",
         f"unchanged: extracted both times.{together} p: two-sided, the larger of the exact "
         f"McNemar test over samples and the exact sign test over clusters{times}; a change "
         f"for the worse is a regression if significant at {level(comparison.confidence)} "
@@ -195,14 +198,6 @@ def _provenance_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
         yield "Note", note
     if before.version != now.version:
         yield "Tool", f"memaudit {before.version} before, {now.version} now"
-    if comparison.only_baseline or comparison.only_run:
-        unmatched = f"{comparison.only_baseline:,} only in the baseline, {comparison.only_run:,}"
-        yield (
-            "Samples",
-            f"{unmatched} only in the run; left out, as the tokenizer cuts them differently",
-        )
-        if comparison.new_only_run:
-            yield "", f"{comparison.new_only_run:,} of those only in the run are extracted"
     terms = now.terms
     yield (
         "Data",

@@ -1,8 +1,8 @@
 """Judge the gates of a stored report again from its figures.
 
 Knows the report's form and the gate room. Trusts the figures, which ``recompute`` compares with
-the table. Takes from the report what only the scan could know: the new windows that ``max-new``
-counts and the texts behind ``validity``.
+the table. Takes from the report what only the scan could know: the samples since the baseline,
+which ``max-new`` counts, and the texts behind ``validity``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from memaudit import __version__
 from memaudit.config.settings import GateSettings
 from memaudit.gate import validity as validity_gate
+from memaudit.gate.overlap import Overlap
 from memaudit.gate.thresholds import GateVerdict, NewSamples, exit_code_of, judge, judge_controls
 from memaudit.gate.validity import Validity
 from memaudit.report import model, model_parts
@@ -99,13 +100,18 @@ def _settings(values: Mapping[str, Any]) -> GateSettings:
 
 
 def _new(report: Report, confidence: float) -> NewSamples | None:
-    """Return the new windows that the scan counted, from the gate ``max-new``."""
-    gate = next((gate for gate in report.gates if gate.name == "max-new"), None)
-    if all(attack.attack == "copy" for attack in report.attacks):
+    """Return the samples since the baseline, as the scan counted them."""
+    since = report.baseline
+    if since is None:
         return None
-    samples = report.data.used
-    share = 0.0 if gate is None or math.isnan(gate.estimate) else gate.estimate
-    return NewSamples(round(share * samples), samples, confidence)
+    overlap = Overlap(
+        both=since.both,
+        only_baseline=since.only_baseline,
+        only_run=since.only_run,
+        extracted_only_baseline=since.extracted_only_baseline,
+    )
+    new, added = since.newly_extracted, since.newly_extracted_only_run
+    return NewSamples(new, added, overlap, confidence)
 
 
 def _summary(report: Report, attack: model_parts.Attack) -> AttackSummary:

@@ -62,12 +62,29 @@ class Gate(Part):
     """Attack that decided; empty if none did, or all together did."""
     estimate: Annotated[float, Bounds(-1, 1)]
     """Figure on the data: a share; for max-lift a difference of shares, for max-new the share of
-    new samples, for max-leaked that of samples leaked by fine-tuning."""
+    newly extracted samples, for max-leaked that of samples leaked by fine-tuning."""
     bound: Figure
     """Upper end of its interval."""
     verdict: Verdict
     reason: str
     """Reason for the verdict, in a sentence."""
+
+
+class Since(Part):
+    """The samples since the baseline, as the gate max-new counts them."""
+
+    both: Count
+    """Samples of the baseline and of this run."""
+    only_baseline: Count
+    """Samples removed from the data."""
+    extracted_only_baseline: Count
+    """Samples removed from the data that the baseline lists as extracted."""
+    only_run: Count
+    """Samples added to the data."""
+    newly_extracted: Count
+    """Samples that an attack on the model extracts and the baseline does not list."""
+    newly_extracted_only_run: Count
+    """Number of them that were added to the data."""
 
 
 class Searched(Part):
@@ -455,6 +472,8 @@ class Report(Part):
     """The finding in sentences."""
     gates: Many[Gate]
     """Empty if no gate was set and no controls were given."""
+    baseline: Since | None
+    """Null without a baseline, or without an attack on the model."""
     attacks: Many[Attack]
     """Attacks that ran, weakest first."""
     attacks_not_run: Many[AttackName]

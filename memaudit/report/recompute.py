@@ -158,6 +158,7 @@ def settings_fault(report: Report) -> str | None:
     for part, asked_for in (
         ("controls", values["controls"] is not None),
         ("reference", values["reference"] is not None),
+        ("baseline", _has_baseline(report)),
     ):
         if (getattr(report, part) is not None) != asked_for:
             return f"{part} {'is missing' if asked_for else 'is present'}, unlike in the settings"
@@ -167,6 +168,11 @@ def settings_fault(report: Report) -> str | None:
         if (place := _difference(name, *map(_plain, (recorded, due)))) is not None:
             return f"{place} does not follow from the settings"
     return None
+
+
+def _has_baseline(report: Report) -> bool:
+    asked = any(attack.attack != "copy" for attack in report.attacks)
+    return report.settings["gate"]["baseline"] is not None and asked
 
 
 def _settings(report: Report) -> Iterator[Check]:
@@ -273,15 +279,26 @@ def _attacks(report: Report, run: Recomputed) -> Iterator[Check]:
         name, error = f"attacks.{due.attack}", _mean_error(data.scores[due.attack], data.groups)
         yield name, _without_nll(recorded), _without_nll(due)
         yield f"{name}.suffix_nll", *_rounded(recorded.suffix_nll, due.suffix_nll, error)
-    new = next((gate for gate in report.gates if gate.name == "max-new"), None)
-    if new is not None and not math.isnan(new.estimate):
-        hits = [
-            score_samples(scores, data.groups).extracted
-            for name, scores in data.scores.items()
-            if name != "copy"
-        ]
-        most = float(np.any(hits, axis=0).mean()) if hits else 0.0
-        yield "gates.max-new.estimate", new.estimate, min(new.estimate, most)
+    yield from _since(report, data)
+
+
+def _since(report: Report, data: _Side) -> Iterator[Check]:
+    """Bound what the tables do not say of a baseline."""
+    since = report.baseline
+    if since is None:
+        return
+    hits = [
+        score_samples(scores, data.groups).extracted
+        for name, scores in data.scores.items()
+        if name != "copy"
+    ]
+    extracted = int(np.any(hits, axis=0).sum()) if hits else 0
+    new, added = since.newly_extracted, since.newly_extracted_only_run
+    gone = since.extracted_only_baseline
+    yield "baseline.both", since.both, len(data.samples) - since.only_run
+    yield "baseline.extracted_only_baseline", gone, min(gone, since.only_baseline)
+    yield "baseline.newly_extracted_only_run", added, min(added, new, since.only_run)
+    yield "baseline.newly_extracted", new, min(new, extracted, since.both + added)
 
 
 def _origins(report: Report, run: Recomputed) -> Iterator[Check]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from memaudit.attack.facts import BatchFacts, FitRecord
 from memaudit.config.settings import AttackName, ScanConfig
 from memaudit.data.corpus import Corpus, FoldSizes
-from memaudit.gate.thresholds import GateVerdict, exit_code
+from memaudit.gate.thresholds import GateVerdict, NewSamples, exit_code
 from memaudit.gate.validity import Validity
 from memaudit.score.origin import Origin
 from memaudit.score.samples import SampleScores
@@ -171,6 +171,8 @@ class ScanResult:
     """Sensitive content of the suffixes; None if nothing was searched."""
     reference: ReferenceResult | None = None
     """Result on the model before fine-tuning; None without a reference."""
+    new: NewSamples | None = None
+    """Samples since the baseline; None without a baseline, or without an attack on the model."""
     prompt_files: Mapping[str, str] = field(default_factory=dict)
     """File name to SHA-256 of the fitted prompts used: this run's, or those of ``--generator``."""
     validity: Validity | None = None

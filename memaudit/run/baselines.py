@@ -3,7 +3,9 @@
 Knows the file's form and trusts none of it. Knows nothing of how a baseline is judged.
 
 The file is sorted, with one entry a line, so that a change of the model shows as a diff of the
-samples that were added or removed. It holds no time, line number, sample id or text.
+samples that were added or removed. It lists the extracted samples by their fingerprints, and all
+samples by short ones, so that a run of changed data can be compared. It holds no time, line number,
+sample id or text.
 """
 
 from __future__ import annotations
@@ -18,10 +20,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from memaudit.config.settings import AttackName, ScanConfig
-from memaudit.data.fingerprints import SAMPLE_FINGERPRINT
+from memaudit.data.fingerprints import (
+    SAMPLE_FINGERPRINT,
+    SHORT_DIGITS,
+    shorten_fingerprint,
+)
 from memaudit.data.project_key import ProjectKey
 from memaudit.errors import UsageError
-from memaudit.gate.baseline import Baseline, ModelName, make_baseline
+from memaudit.gate.baseline import Baseline, ModelName, count_missing, make_baseline
 from memaudit.gate.terms import Terms, terms_of
 from memaudit.report.hashes import canonical, sha256_text
 from memaudit.report.wording import neutral, shorten
@@ -32,7 +38,7 @@ from memaudit.system.untrusted_json import read_json
 VERSION = 3
 """Version of the file's form: raised when a reader of the old form would break."""
 _LONGEST = 256 << 20
-"""Bytes; a line takes about 70, one for each extracted sample."""
+"""Bytes; a line takes 18 for each sample, and about 70 more for each extracted one."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 SettingName = Annotated[str, StringConstraints(pattern=r"^[a-z_]+(\.[a-z_]+)*$", max_length=100)]
@@ -43,6 +49,7 @@ DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 HOW = r"^[a-z0-9:, ]{1,60}$"
 How = Annotated[str, StringConstraints(pattern=HOW)]
 Fingerprint = Annotated[str, StringConstraints(pattern=f"^{SAMPLE_FINGERPRINT}$")]
+Short = Annotated[str, StringConstraints(pattern=f"^[0-9a-f]{{{SHORT_DIGITS}}}$")]
 
 
 class _Attack(BaseModel):
@@ -67,18 +74,18 @@ class _File(BaseModel):
     key_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
     fingerprint_form: Annotated[str, StringConstraints(pattern=r"^s[0-9]+$")]
     samples: Annotated[int, Field(ge=0)]
-    samples_digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
     attacks: dict[AttackName, _Attack]
     settings: dict[SettingName, SettingValue]
     bos: Literal["yes", "no"] | None
     chat_date: Annotated[str, StringConstraints(pattern=DATE)] | None = None
     computed: dict[Literal["dtype", "device", "fitting"], How]
     extracted: dict[Fingerprint, Annotated[list[AttackName], Field(min_length=1)]]
+    fingerprints: list[Short]
     digest: Sha256
 
 
 def read_baseline(path: Path, key: ProjectKey | None = None) -> Baseline:
-    """Read a baseline file, or a run folder as a baseline that knows all its samples.
+    """Read a baseline file, or a run folder as a baseline.
 
     key: the project key that the caller was given, which seals a run; None for the one at hand.
 
@@ -144,7 +151,6 @@ def to_text(baseline: Baseline) -> str:
         "key_id": terms.key_id,
         "fingerprint_form": terms.form,
         "samples": baseline.samples,
-        "samples_digest": baseline.samples_digest,
     }
     attacks = {
         name: {"extracted": baseline.count(name), "sha256": terms.attack_hash(name)}
@@ -158,11 +164,12 @@ def to_text(baseline: Baseline) -> str:
         **({} if terms.chat_date is None else {"chat_date": terms.chat_date}),
         "computed": dict(sorted(baseline.computed.items())),
         "extracted": dict(sorted(baseline.extracted.items())),
+        "fingerprints": sorted(map(shorten_fingerprint, baseline.fingerprints)),
     }
     document["digest"] = document_digest(document)
     parts = [
         _table(key, value)
-        if isinstance(value, dict)
+        if isinstance(value, dict | list)
         else f"  {json.dumps(key)}: {json.dumps(value)}"
         for key, value in document.items()
     ]
@@ -245,10 +252,15 @@ def _portable(name: str) -> str:
     return Path(name).name or name if name.startswith(("/", "\\", ".", "~")) else name
 
 
-def _table(name: str, entries: Mapping[str, object]) -> str:
-    """Return a JSON object with one entry a line."""
-    lines = [f"    {json.dumps(key)}: {json.dumps(value)}" for key, value in entries.items()]
-    return f'  "{name}": {{}}' if not lines else f'  "{name}": {{\n' + ",\n".join(lines) + "\n  }"
+def _table(name: str, entries: Mapping[str, object] | list[str]) -> str:
+    """Return a JSON object or list with one entry a line."""
+    if isinstance(entries, list):
+        start, end, lines = "[", "]", [json.dumps(entry) for entry in entries]
+    else:
+        start, end = "{", "}"
+        lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in entries.items()]
+    body = ",\n".join(f"    {line}" for line in lines)
+    return f'  "{name}": {start}\n{body}\n  {end}' if lines else f'  "{name}": {start}{end}'
 
 
 def _baseline(file: _File) -> Baseline:
@@ -265,8 +277,7 @@ def _baseline(file: _File) -> Baseline:
         model=ModelName(file.model, file.model_sha256),
         version=file.tool_version,
         terms=terms,
-        samples=file.samples,
-        samples_digest=file.samples_digest,
+        fingerprints=tuple(file.fingerprints),
         extracted={key: tuple(attacks) for key, attacks in file.extracted.items()},
         computed={str(name): how for name, how in file.computed.items()},
     )
@@ -279,7 +290,9 @@ def _check(path: Path, file: _File, baseline: Baseline) -> None:
     fits = {
         "settings": file.config_sha256 == terms.config_hash,
         "attacks": list(file.attacks) == named and "copy" not in named,
-        "extracted": len(file.extracted) <= file.samples,
+        "samples": file.samples == len(file.fingerprints),
+        "fingerprints": file.fingerprints == sorted(file.fingerprints),
+        "extracted": not count_missing(file.extracted, file.fingerprints),
     }
     for name, attack in file.attacks.items():
         fits[f"attacks.{name}.sha256"] = attack.sha256 == terms.attack_hash(name)

@@ -478,7 +478,7 @@ def test_what_is_new_since_a_baseline(run: Run, leaky: Path, leaked: Path, tmp_p
     since = [*PLAIN, "--baseline", "base.json", "--max-new"]
     passed = run("scan", leaky, leaked, *since, "0", "--out", "two")
     assert passed.exit_code == 0, passed.stderr
-    assert "0 of 24 samples are extracted that were not in the baseline" in " ".join(
+    assert "0 of 24 samples are newly extracted, within the 0 allowed" in " ".join(
         passed.stdout.split()
     )
     assert run("scan", leaky, leaked, *PLAIN, "--baseline", "one", "--max-new", "0").exit_code == 0
@@ -494,7 +494,7 @@ def test_what_is_new_since_a_baseline(run: Run, leaky: Path, leaked: Path, tmp_p
 
 
 def test_a_baseline_of_something_else_stops_the_scan_before_the_model_loads(
-    run: Run, leaky: Path, leaked: Path, clean: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, leaky: Path, leaked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run("scan", leaky, leaked, *PLAIN, "--out", "one").exit_code == 0
     since = ["--baseline", "one", "--max-new", "0"]
@@ -504,7 +504,6 @@ def test_a_baseline_of_something_else_stops_the_scan_before_the_model_loads(
 
     monkeypatch.setattr("memaudit.pipeline.prepare.load_target", never)
     for words, said in (
-        ([leaky, clean, *PLAIN], "other data (hmac-sha256"),
         ([leaky, leaked, *PLAIN, "--seed", "7"], "protocol.seed 0, now 7"),
         ([leaky, leaked, *PLAIN, "--attacks", "none,dynamic-hard"], "attacks none, now none, dyn"),
     ):

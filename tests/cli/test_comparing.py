@@ -147,10 +147,6 @@ def test_hostile_names_move_no_cursor(run: Run, tmp_path: Path) -> None:
             "made under another project key (s1 1131f7e7, now s1 0123abcd)",
         ),
         (
-            lambda made: replace(made, file_hmacs={**made.file_hmacs, "data": "c" * 64}),
-            "other data (hmac-sha256 abababab, now cccccccc)",
-        ),
-        (
             lambda made: result(
                 2,
                 protocol=made.config.protocol.model_copy(update={"seed": 5}),
@@ -186,21 +182,73 @@ def test_another_dtype_or_device_is_named(run: Run, tmp_path: Path, baseline: st
     assert same["notes"] == []
 
 
-def test_runs_of_other_samples_are_compared_where_they_agree(run: Run, tmp_path: Path) -> None:
-    fewer = make_result(hits={"none": 2}, data=make_windows(200, ids=IDS))
-    short = replace(fewer.data, windows=fewer.data.windows)
-    prints = fewer.sample_fingerprints["data"]
-    apart = tuple(f"s1-{i:032}" for i in range(150)) + prints[150:]
-    prints_now = {**fewer.sample_fingerprints, "data": apart}
-    changed = replace(fewer, data=short, sample_fingerprints=prints_now)
-    store(tmp_path / "recut", changed)
-    compared = run("compare", "old", "recut")
+def of_other_data(made: ScanResult, changed: range) -> ScanResult:
+    """As if a later file had other samples at these places; ``none`` extracts the first two."""
+    prints = list(made.sample_fingerprints["data"])
+    for number in changed:
+        prints[number] = f"s1-{number:010x}{0:022}"
+    return replace(
+        made,
+        sample_fingerprints={**made.sample_fingerprints, "data": tuple(prints)},
+        file_hmacs={**made.file_hmacs, "data": "c" * 64},
+    )
+
+
+@pytest.mark.parametrize("baseline", ["base.json", "old"])
+def test_data_that_changed_are_compared_where_they_agree(
+    run: Run, tmp_path: Path, baseline: str
+) -> None:
+    store(tmp_path / "week", of_other_data(result(2), range(1, 31)))
+    said = (
+        "The data changed since the baseline: 30 samples added, 30 removed (1 of them extracted "
+        "before), 170 in both."
+    )
+    compared = run("compare", baseline, "week", "--max-new", "1")
     assert compared.exit_code == 0
-    assert "Samples extracted, of 50 in both" in compared.stdout
-    assert "150 only in the baseline, 150 only in the run; left out" in compared.stdout
-    assert "2 of those only in the run are extracted" in compared.stdout
-    assert run("compare", "old", "recut", "--max-new", "2").exit_code == 4
-    assert run("compare", "old", "recut", "--max-new", "1").exit_code == 1
+    words = " ".join(compared.stdout.split())
+    assert "Samples extracted, of 170 in both" in words
+    assert f"Note {said}" in words
+    assert "Extracted and added to the data: 1 sample in 1 cluster" in words
+    failed = run("compare", baseline, "week", "--max-new", "0", "--format", "json")
+    assert failed.exit_code == 1
+    document = json.loads(failed.stdout)
+    assert document["notes"] == [said]
+    assert document["samples"] == {
+        "both": 170,
+        "only_baseline": 30,
+        "extracted_only_baseline": 1,
+        "only_run": 30,
+        "newly_extracted_only_run": 1,
+    }
+    assert [one["line"] for one in document["newly_extracted_only_run"]] == [2]
+    assert document["newly_extracted"] == document["no_longer_extracted"] == []
+
+
+def test_an_update_takes_over_data_that_changed(run: Run, tmp_path: Path) -> None:
+    store(tmp_path / "week", of_other_data(result(2), range(1, 31)))
+    done = run("baseline", "update", "base.json", "week")
+    assert done.stderr == (
+        "Written to base.json: 1 of 200 samples extracted, 1 dropped\n"
+        "The data changed since the baseline: 30 samples added, 30 removed (1 of them extracted "
+        "before), 170 in both.\n"
+        "1 newly extracted sample (1 of them added to the data) not accepted; use --allow-looser "
+        "to accept\n"
+    )
+    after = json.loads((tmp_path / "base.json").read_text())
+    assert sum(each.startswith("00000000") for each in after["fingerprints"]) == 30
+    assert run("compare", "base.json", "week", "--max-new", "0").exit_code == 1
+    assert run("baseline", "update", "base.json", "week", "--allow-looser").exit_code == 0
+    assert run("compare", "base.json", "week", "--max-new", "0").exit_code == 0
+
+
+def test_data_that_mostly_changed_update_nothing(run: Run, tmp_path: Path) -> None:
+    store(tmp_path / "other", of_other_data(result(0), range(150)))
+    before = (tmp_path / "base.json").read_bytes()
+    assert run("compare", "base.json", "other", "--max-new", "9").exit_code == 4
+    refused = run("baseline", "update", "base.json", "other")
+    assert refused.exit_code == 2
+    assert "base.json: cannot be updated from other: Only 50 of the baseline's" in refused.stderr
+    assert (tmp_path / "base.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -243,14 +291,14 @@ def test_an_update_tightens_and_loosens_only_when_told_to(run: Run, tmp_path: Pa
     assert kept.exit_code == 0
     assert kept.stderr == (
         "Written to base.json: 2 of 200 samples extracted, 0 dropped\n"
-        "10 newly extracted samples not added; --allow-looser adds them\n"
+        "10 newly extracted samples not accepted; use --allow-looser to accept\n"
     )
     # A reviewer sees the model change, and nothing of the samples.
     changed = set(before.splitlines()) ^ set(file.read_text().splitlines())
     assert {line.split('"')[1] for line in changed} == {"model", "model_sha256", "digest"}
     loosened = run("baseline", "update", "base.json", "worse", "--allow-looser")
     assert (
-        "12 of 200 samples extracted, 0 dropped\n10 newly extracted samples added"
+        "12 of 200 samples extracted, 0 dropped\n10 newly extracted samples accepted"
         in loosened.stderr
     )
     tightened = run("baseline", "update", "base.json", "better")

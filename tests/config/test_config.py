@@ -142,7 +142,7 @@ def test_a_path_is_a_profile(tmp_path: Path) -> None:
         ),
         (
             {"gate": {"baseline": "b.json"}},
-            "gate (flag): baseline is only used with max_new, the number of new windows allowed",
+            "gate (flag): baseline is only used with max_new, the number of new samples allowed",
         ),
     ],
 )

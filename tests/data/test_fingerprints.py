@@ -9,7 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from memaudit.data.fingerprints import FINGERPRINT, digest_of, fingerprint_windows
+from memaudit.data.fingerprints import (
+    FINGERPRINT,
+    SHORT_DIGITS,
+    fingerprint_windows,
+    shorten_fingerprint,
+)
 from memaudit.data.project_key import ProjectKey
 from memaudit.data.windows import Windows
 
@@ -73,8 +78,9 @@ def test_another_key_gives_other_fingerprints() -> None:
     assert hashlib.sha256(ids).hexdigest()[:8] not in made[0]
 
 
-def test_a_digest_is_of_the_set() -> None:
-    assert (
-        digest_of(["b", "a"]) == digest_of(["a", "b"]) == hashlib.sha256(b"a\nb").hexdigest()[:32]
-    )
-    assert digest_of([]) != digest_of(["a"])
+def test_a_short_fingerprint_stays_short() -> None:
+    (made,) = fingerprint_windows(windows([[1, 2, 3]]), KEY)
+    short = shorten_fingerprint(made)
+    assert made.startswith(f"w1-{short}")
+    assert len(short) == SHORT_DIGITS
+    assert shorten_fingerprint(short) == short

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from memaudit.data.fingerprints import digest_of
 from memaudit.errors import UsageError
 from memaudit.gate.baseline import (
     Baseline,
@@ -12,11 +11,12 @@ from memaudit.gate.baseline import (
     count_new,
     make_baseline,
     notes,
-    require_same_samples,
+    require_comparable,
     updated,
 )
 from memaudit.gate.comparison import ANY, ChangedSample, Comparison, fewest_changed
 from memaudit.gate.comparison import compare as compare_audits
+from memaudit.gate.overlap import Overlap
 from memaudit.gate.terms import Terms, differences, named
 
 ATTACKS = ["none", "dynamic"]
@@ -34,10 +34,6 @@ def audit(n: int = 500, model: str = "a", **extracted: range) -> Baseline:
     return make_baseline(ModelName(model, model * 64), "0.1.0", terms(), prints, exact)
 
 
-def as_file(baseline: Baseline) -> Baseline:
-    return replace(baseline, fingerprints=None)
-
-
 def compare(
     before: Baseline, now: Baseline, *, size: int = 1, max_new: int | None = None
 ) -> Comparison:
@@ -52,11 +48,10 @@ def outcome(before: Baseline, now: Baseline, max_new: int | None = None) -> tupl
     return found.outcome, found.exit_code
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_samples_are_paired_and_counted(known: bool) -> None:
+def test_samples_are_paired_and_counted() -> None:
     before = audit(none=range(10), dynamic=range(20))
     now = audit(none=range(4, 10), dynamic=range(5, 40))
-    found = compare(before if known else as_file(before), now)
+    found = compare(before, now)
     none, dynamic, together = found.changes
     assert (none.attack, none.new, none.lost, none.unchanged, none.neither) == (
         "none",
@@ -68,7 +63,7 @@ def test_samples_are_paired_and_counted(known: bool) -> None:
     assert (dynamic.attack, dynamic.new, dynamic.lost, dynamic.unchanged) == ("dynamic", 20, 5, 15)
     assert (together.attack, together.new, together.lost, together.unchanged) == (ANY, 20, 4, 16)
     assert (together.before, together.now) == (20, 36)
-    assert (found.samples, found.only_baseline, found.only_run) == (500, 0, 0)
+    assert found.overlap == Overlap(500, 0, 0)
     assert [one.fingerprint for one in found.new] == [f"f{i}" for i in range(20, 40)]
     assert [one.fingerprint for one in found.lost] == ["f0", "f1", "f2", "f3"]
     by_others = [one for one in found.changed if one.before and one.now]
@@ -127,45 +122,73 @@ def test_too_few_samples_tell_nothing() -> None:
     assert outcome(audit(6), audit(6), max_new=0) == ("none", 0)
 
 
-def test_samples_of_one_side_are_left_out() -> None:
-    before = audit(10, none=range(10))
-    now = make_baseline(
-        before.model,
-        "0.1.0",
-        terms(),
-        [*(f"g{i}" for i in range(5)), "f3"],
-        {name: [True] * 6 for name in ATTACKS},
+def changed(*extracted: str, kept: int = 10, added: int = 5) -> Baseline:
+    """Samples f0, f1, …, and g0, g1, … that no baseline has; which of them ``none`` extracts."""
+    prints = [*(f"f{i}" for i in range(kept)), *(f"g{i}" for i in range(added))]
+    exact = {"none": [name in extracted for name in prints], "dynamic": [False] * len(prints)}
+    now = replace(terms(), data="e" * 64)
+    return make_baseline(ModelName("b", "b" * 64), "0.1.0", now, prints, exact)
+
+
+def test_samples_that_were_added_or_removed_are_counted_and_compare_with_nothing() -> None:
+    before = audit(12, none=range(8, 12))
+    found = compare(before, changed("f8", "f9"), max_new=0)
+    assert (found.outcome, found.reason) == (
+        "none",
+        "0 newly extracted (0 of 10 in both, 0 of 5 added to the data; 2 removed), within the 0 "
+        "allowed.",
     )
-    found = compare(before, now)
-    assert (found.samples, found.only_baseline, found.only_run) == (1, 9, 5)
-    assert (found.outcome, found.changes[0].unchanged) == ("inconclusive", 1)
-    apart = replace(now, fingerprints=("g1",), extracted={})
-    assert compare(before, apart, max_new=0).outcome == "inconclusive"
-
-
-def recut(**extracted: bool) -> Baseline:
-    """Samples f0 to f9, and g0 to g4 that no baseline has; which of the latter are extracted."""
-    prints = [*(f"f{i}" for i in range(10)), *(f"g{i}" for i in range(5))]
-    exact = {name: [extracted.get(one, False) for one in prints] for name in ATTACKS}
-    return make_baseline(ModelName("b", "b" * 64), "0.1.0", terms(), prints, exact)
-
-
-def test_a_count_passes_only_where_the_samples_are_the_same() -> None:
-    found = compare(audit(12), recut(), max_new=0)
-    assert (found.outcome, found.only_run, found.only_baseline) == ("inconclusive", 5, 2)
-    assert found.reason == (
-        "0 newly extracted, within the 0 allowed, but 5 samples are only in the run and 2 only in "
-        "the baseline, so they cannot be compared; write a new baseline."
+    assert found.overlap == Overlap(10, 2, 5, extracted_only_baseline=2)
+    assert (found.changes[-1].unchanged, found.changes[-1].lost) == (2, 0)
+    assert notes(before, found.run) == (
+        "The data changed since the baseline: 5 samples added, 2 removed (2 of them extracted "
+        "before), 10 in both.",
     )
-    # What only the run has and is extracted is new.
-    one = compare(audit(10), recut(g0=True), max_new=0)
-    assert (one.outcome, one.new_only_run, one.samples) == ("regression", 1, 10)
-    assert one.reason == (
-        "1 newly extracted, 1 of them samples that only the run has, more than the 0 allowed."
+    # Only samples went, or the file alone is another.
+    assert outcome(audit(12), changed(added=0), max_new=0) == ("none", 0)
+    same = changed(kept=12, added=0)
+    assert notes(audit(12), same) == (
+        "The data file changed since the baseline, but its samples are the same.",
     )
-    assert outcome(audit(10), recut(f0=True, g0=True), max_new=1) == ("regression", 1)
-    assert outcome(audit(10), recut(f0=True, g0=True), max_new=2) == ("inconclusive", 4)
-    assert outcome(audit(12), audit(10), max_new=0) == ("inconclusive", 4)
+
+
+def test_a_leak_of_an_added_sample_is_new() -> None:
+    found = compare(audit(10), changed("f0", "g0"), max_new=1)
+    assert (found.outcome, found.reason) == (
+        "regression",
+        "2 newly extracted (1 of 10 in both, 1 of 5 added to the data; 0 removed), more than the 1 "
+        "allowed.",
+    )
+    assert [sample.fingerprint for sample in found.new] == ["f0"]
+    assert found.new_only_run == (ChangedSample("g0", (), ("none",)),)
+    assert outcome(audit(10), changed("f0", "g0"), max_new=2) == ("none", 0)
+    # Without a limit nothing says how many are too many, and none may pass in silence.
+    assert compare(audit(10), changed()).outcome == "none"
+    silent = compare(audit(10), changed("g0"))
+    assert (silent.outcome, silent.reason) == (
+        "inconclusive",
+        "1 newly extracted (0 of 10 in both, 1 of 5 added to the data; 0 removed): no earlier "
+        "result can be compared with what was added; set with --max-new how many are too many.",
+    )
+
+
+@pytest.mark.parametrize("max_new", [0, None])
+def test_data_that_mostly_changed_pass_nothing(max_new: int | None) -> None:
+    before = audit(20, none=range(20))
+    half, fewer = changed(kept=10), changed(kept=9)
+    assert outcome(before, half, max_new)[0] == "none"
+    found = compare(before, fewer, max_new=max_new)
+    assert (found.outcome, found.reason) == (
+        "inconclusive",
+        "Only 9 of the baseline's 20 samples can be compared, fewer than half: most of the data "
+        "changed, or the tokenizer or chat template that cuts it; if that is intended, write a new "
+        "baseline.",
+    )
+    other = compare(before, changed("g0", kept=0), max_new=max_new)
+    assert other.outcome == "inconclusive"
+    assert other.reason.startswith("None of the baseline's 20 samples can be compared")
+    leak = compare(before, changed("g0", kept=1), max_new=max_new)
+    assert leak.outcome == ("inconclusive" if max_new is None else "regression")
 
 
 def test_copies_of_one_text_are_one_change() -> None:
@@ -222,8 +245,9 @@ def test_a_run_without_an_attack_on_the_model_is_inconclusive() -> None:
 
 def test_terms_say_what_differs() -> None:
     one = terms()
-    assert differences(one, replace(one, data="e" * 64)) == (
-        "other data (hmac-sha256 dddddddd, now eeeeeeee)",
+    assert differences(one, replace(one, data="e" * 64)) == ()  # its samples are compared
+    assert differences(replace(one, controls="d" * 64), replace(one, controls="e" * 64)) == (
+        "other controls (hmac-sha256 dddddddd, now eeeeeeee)",
     )
     assert differences(one, terms()) == ()
     other = replace(one, data="e" * 64, controls="f" * 64, key_id="00000002")
@@ -244,31 +268,35 @@ def test_terms_say_what_differs() -> None:
     assert one.config_hash != terms(**{"dynamic.epochs": 5}).config_hash
 
 
-def test_a_file_is_for_its_own_samples() -> None:
+def test_the_same_data_gives_the_same_samples() -> None:
     before = audit(10)
-    require_same_samples(before, digest_of(f"f{i}" for i in range(10)), "base.json")
-    with pytest.raises(UsageError, match=r"base\.json: .*probably because the tokenizer changed"):
-        require_same_samples(before, digest_of(["f1"]), "base.json")
+    require_comparable(before, terms(), [f"f{i}" for i in range(10)], "base.json")
+    for other in (["f1"], [f"f{i}" for i in range(11)]):
+        with pytest.raises(UsageError, match=r"base\.json: .*probably because the tokenizer"):
+            require_comparable(before, terms(), other, "base.json")
+        require_comparable(before, replace(terms(), data="e" * 64), other, "base.json")
 
 
 def test_a_baseline_is_for_its_own_way_with_bos() -> None:
     made = audit(10)
-    before = replace(made, terms=replace(made.terms, bos="no"))
-    require_same_samples(before, made.samples_digest, "base.json", bos="no")
-    require_same_samples(made, made.samples_digest, "base.json", bos="yes")  # not recorded
+    no, yes = (replace(terms(), bos=bos) for bos in ("no", "yes"))
+    before = replace(made, terms=no)
+    require_comparable(before, no, made.fingerprints, "base.json")
+    require_comparable(made, yes, made.fingerprints, "base.json")  # not recorded
     with pytest.raises(UsageError, match=r"base\.json: .*BOS token before every input no, now yes"):
-        require_same_samples(before, made.samples_digest, "base.json", bos="yes")
+        require_comparable(before, yes, made.fingerprints, "base.json")
 
 
 def test_a_baseline_is_for_its_own_chat_date() -> None:
     made = audit(10)
-    before = replace(made, terms=replace(made.terms, chat_date="2024-07-26"))
-    require_same_samples(before, made.samples_digest, "base.json", chat_date="2024-07-26")
-    require_same_samples(made, made.samples_digest, "base.json", chat_date="2024-07-26")
+    then, later = (replace(terms(), chat_date=day) for day in ("2024-07-26", "2025-01-31"))
+    before = replace(made, terms=then)
+    require_comparable(before, then, made.fingerprints, "base.json")
+    require_comparable(made, then, made.fingerprints, "base.json")
     with pytest.raises(UsageError, match=r"windows\.chat_date 2024-07-26, now 2025-01-31$"):
-        require_same_samples(before, digest_of(["f1"]), "base.json", chat_date="2025-01-31")
+        require_comparable(before, later, ["f1"], "base.json")
     with pytest.raises(UsageError, match=r"used another date; it uses 2024-07-26 now"):
-        require_same_samples(made, digest_of(["f1"]), "base.json", chat_date="2024-07-26")
+        require_comparable(made, then, ["f1"], "base.json")
     assert notes(made, before) == (
         "The chat template used the date 2024-07-26 (windows.chat_date); the baseline records no "
         "date, so its chats may have had different text.",
@@ -293,6 +321,16 @@ def test_an_update_tightens() -> None:
     assert (after.extracted["f5"], after.extracted["f12"]) == (("none",), ("dynamic",))
     assert updated(after, now, looser=False).extracted == after.extracted
     assert count_new(before, now.extracted.keys()) == 10
+
+
+def test_an_update_takes_over_the_samples_and_accepts_none_of_them() -> None:
+    before, now = audit(12, none=range(8, 12)), changed("f9", "g0")
+    after = updated(before, now, looser=False)
+    assert (after.fingerprints, after.terms) == (now.fingerprints, now.terms)
+    assert after.extracted == {"f9": ("none",)}  # 8 is extracted no longer, 10 and 11 went
+    assert outcome(after, now, max_new=0) == ("regression", 1)
+    accepted = updated(before, now, looser=True)
+    assert outcome(accepted, now, max_new=0) == ("none", 0)
 
 
 def test_an_update_loosens_only_when_told_to() -> None:

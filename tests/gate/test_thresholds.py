@@ -9,6 +9,7 @@ import pytest
 
 from memaudit.config.settings import GateSettings, ScoreSettings
 from memaudit.gate.measures import samples_needed
+from memaudit.gate.overlap import Overlap
 from memaudit.gate.thresholds import (
     GateVerdict,
     NewSamples,
@@ -20,6 +21,12 @@ from memaudit.score.samples import Arm, Grouping
 from memaudit.score.scores import WindowScores
 from memaudit.score.stats import bounded_mean, clopper_pearson, difference
 from memaudit.score.summary import AttackSummary, summarise
+
+
+def since(count: int, added: int, both: int, gone: int = 0, came: int = 0) -> NewSamples:
+    """``count`` newly extracted samples, of which ``added`` are among the ``came``."""
+    return NewSamples(count, added, Overlap(both, gone, came), 0.95)
+
 
 SCORES = ScoreSettings(bootstrap=400)
 TEN = np.full(10, 40)
@@ -291,7 +298,7 @@ def test_no_number_of_samples_shows_a_threshold_of_zero(gate_):
 )
 def test_new_samples_are_counted_and_not_estimated(new, most, verdict, gate_on):
     settings = GateSettings(max_new=most, baseline=Path("b.json"), gate_on=gate_on)
-    (found,) = judge([summary("none", 9, 100)], settings, NewSamples(new, 100, 0.95))
+    (found,) = judge([summary("none", 9, 100)], settings, since(new, 0, 100))
     assert (found.name, found.threshold, found.verdict, found.attack) == (
         "max-new",
         most,
@@ -303,21 +310,62 @@ def test_new_samples_are_counted_and_not_estimated(new, most, verdict, gate_on):
 
 def test_the_reasons_for_new_samples():
     settings = GateSettings(max_new=5, baseline=Path("b.json"))
-    (found,) = judge([summary("none", 9, 100)], settings, NewSamples(6, 1000, 0.95))
-    assert found.reason == (
-        "6 of 1,000 samples are extracted that were not in the baseline, more than the 5 allowed."
-    )
+    (found,) = judge([summary("none", 9, 100)], settings, since(6, 0, 1000))
+    assert found.reason == "6 of 1,000 samples are newly extracted, more than the 5 allowed."
     (nothing,) = judge([], settings, None)
     assert (nothing.verdict, nothing.threshold) == ("inconclusive", 5)
-    (unscored,) = judge([summary("none", 0, 0)], settings, NewSamples(0, 0, 0.95))
+    (unscored,) = judge([summary("none", 0, 0)], settings, since(0, 0, 0))
     assert unscored.verdict == "inconclusive"
+
+
+FEW = (
+    "fewer than half: most of the data changed, or the tokenizer or chat template that cuts it; if "
+    "that is intended, write a new baseline."
+)
+
+
+@pytest.mark.parametrize(
+    ("new", "verdict", "reason"),
+    [
+        (
+            (0, 0, 199, 1, 2),
+            "pass",
+            "0 of 201 samples are newly extracted (0 of 199 in both, 0 of 2 added to the data; 1 "
+            "removed), within the 0 allowed.",
+        ),
+        (
+            (1, 1, 200, 0, 1),
+            "fail",
+            "1 of 201 samples are newly extracted (0 of 200 in both, 1 of 1 added to the data; 0 "
+            "removed), more than the 0 allowed.",
+        ),
+        ((0, 0, 100, 100, 0), "pass", None),
+        (
+            (0, 0, 99, 101, 0),
+            "inconclusive",
+            "0 of 99 samples are newly extracted (0 of 99 in both, 0 of 0 added to the data; 101 "
+            f"removed), within the 0 allowed. Only 99 of the baseline's 200 samples can be "
+            f"compared, {FEW}",
+        ),
+        ((0, 0, 0, 200, 200), "inconclusive", None),
+        ((9, 9, 0, 200, 200), "inconclusive", None),  # nothing says which of them are new
+        ((9, 9, 1, 199, 199), "fail", None),
+    ],
+)
+def test_data_that_changed_since_the_baseline(
+    new: tuple[int, ...], verdict: str, reason: str | None
+) -> None:
+    settings = GateSettings(max_new=0, baseline=Path("b.json"))
+    (found,) = judge([summary("none", 9, 100)], settings, since(*new))
+    assert found.verdict == verdict
+    assert reason is None or found.reason == reason
 
 
 def test_every_gate_that_is_set_gets_its_verdict():
     settings = GateSettings(
         max_exact=0.1, max_fractional=0.2, max_lift=0.3, max_new=1, baseline=Path("b.json")
     )
-    found = judge([lifted(0, 0, 1000)], settings, NewSamples(0, 1000, 0.95))
+    found = judge([lifted(0, 0, 1000)], settings, since(0, 0, 1000))
     assert [one.name for one in found] == ["max-exact", "max-fractional", "max-lift", "max-new"]
     assert {one.verdict for one in found} == {"pass"}
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from memaudit.config.settings import GateSettings
 from memaudit.config.sources import toml_of_values
 from memaudit.data.samples import Skipped
 from memaudit.errors import UsageError
+from memaudit.gate.overlap import Overlap
+from memaudit.gate.thresholds import NewSamples, judge
 from memaudit.report.hashes import canonical, results_hash, sha256_text
 from memaudit.report.result import ScanResult
 from memaudit.run.earlier_prompts import check_prompts
@@ -203,6 +206,31 @@ def several() -> ScanResult:
     skipped = [Skipped("short", 9, "too short", {"dup": "2"})]
     windows = several_windows(make_windows(21, extra={"dup": "1"}, skipped=skipped))
     return make_result(data=windows, hits={"none": 5, "constant": 8}, gate=GATES)
+
+
+BASELINE_EDITS: tuple[tuple[Change, str], ...] = (
+    (lambda d: d.update(baseline=None), "baseline is missing, unlike in the settings"),
+    (lambda d: d["baseline"].update(only_run=40), "baseline.both"),
+    (lambda d: d["baseline"].update(extracted_only_baseline=3), "extracted_only_baseline"),
+    (lambda d: d["baseline"].update(newly_extracted_only_run=6), "newly_extracted_only_run"),
+    (lambda d: d["baseline"].update(newly_extracted=32), "baseline.newly_extracted"),
+    (lambda d: d["baseline"].update(newly_extracted=20), "gate max-new does not follow"),
+    (lambda d: d["baseline"].update(only_baseline=200), "gate max-new does not follow"),
+    (lambda d: d["gates"][0].update(verdict="fail"), "gate max-new does not follow"),
+)
+
+
+@pytest.mark.parametrize(("change", "figure"), BASELINE_EDITS)
+def test_figures_of_a_baseline_are_bounded(tmp_path: Path, change: Change, figure: str) -> None:
+    gate = GateSettings(max_new=31, baseline=Path("base.json"))
+    new = NewSamples(31, 5, Overlap(195, 2, 5, 1), 0.95)
+    made = make_result(gate=gate)
+    summaries = [attack.summary for attack in made.attacks]
+    verdicts = (*judge(summaries, gate, new), *made.verdicts[1:])
+    run = store(tmp_path / "run", replace(made, new=new, verdicts=verdicts))
+    assert not is_refused(run)
+    edit(run, change)
+    assert figure in memaudit("report", run).stderr
 
 
 TABLES_ON_THE_MANIFEST = {

@@ -297,15 +297,19 @@ def test_foreign_fingerprints_in_a_baseline_are_noticed(run: Path, tmp_path: Pat
     foreign = {f"s1-{number:032x}": ["dynamic"] for number in range(5)}
     document["extracted"] |= foreign
     document["attacks"]["dynamic"]["extracted"] += len(foreign)
-    file.write_text(json.dumps(document))
-    ended = memaudit("compare", file, run, "--max-new", "0")
-    assert ended.exit_code == 2
-    assert "its digest does not match" in ended.stderr
-    document["digest"] = document_digest(document)
-    file.write_text(json.dumps(document))
-    ended = memaudit("compare", file, run, "--max-new", "0")
-    assert ended.exit_code == 2
-    assert "names 5 samples that are not in this data" in ended.stderr
+    listed = {**document, "samples": document["samples"] + len(foreign)}
+    short = [fingerprint[3:13] for fingerprint in foreign]
+    listed["fingerprints"] = sorted([*document["fingerprints"], *short])
+    whole = {**listed, "digest": document_digest(listed)}
+    for edited, refusal in (
+        (document, "extracted does not fit the rest of the file"),
+        (listed, "its digest does not match"),
+        (whole, "the same data gave other samples"),
+    ):
+        file.write_text(json.dumps(edited))
+        ended = memaudit("compare", file, run, "--max-new", "0")
+        assert ended.exit_code == 2
+        assert refusal in ended.stderr
 
 
 def _real_judge() -> Callable[..., Any]:
