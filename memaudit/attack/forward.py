@@ -78,8 +78,8 @@ def window_logits(
     logits, output = last_logits(checkpoint, needed, inputs, **options)
     if surplus.any():
         places = torch.arange(needed - count, needed, device=ids.device) - surplus[:, None]
-        places = places.clamp_min_(0)[..., None].to(logits.device)
-        logits = logits.take_along_dim(places, dim=1)
+        rows = torch.arange(len(places), device=logits.device)[:, None]
+        logits = logits[rows, places.clamp_min_(0).to(logits.device)]  # copies whole rows of X
     return logits, output
 
 

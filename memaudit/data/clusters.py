@@ -7,6 +7,7 @@ a cluster share marks: 64-bit hashes that also record what a prompt was fitted o
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,16 +47,28 @@ class Marker:
         self._template = template
         self._is_copy = _little_left(windows, template, run)
 
-    @property
-    def marks_each(self) -> int:
-        """Number of marks of a window."""
-        return int(self.marks(slice(0, 0)).shape[1])
+    def new_marks(self, rows: slice) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Return marks of the windows in ``rows`` and the row of each, without repetitions.
+
+        Left out are most runs that the window before of the same sample holds: they would link no
+        window that the sample's mark does not link. Windows overlap, so these are most marks.
+        """
+        marks = self.marks(rows)
+        runs, own = marks.shape[1] - 3, marks[:, -2:-1]  # suffix, sample and group come after them
+        is_new = marks != own
+        is_new[:, -2] = True
+        # As its suffix starts that many tokens later, so does the window.
+        later = np.arange(runs) + self._windows.new_tokens[rows][1:, None]
+        before = np.take_along_axis(marks[:-1, :runs], np.minimum(later, runs - 1), axis=1)
+        is_known = (before == marks[1:, :runs]) & (own[1:] == own[:-1])
+        is_new[1:, :runs] &= ~is_known
+        return marks[is_new], rows.start + np.nonzero(is_new)[0]
 
     def marks(self, rows: slice = slice(None)) -> NDArray[np.uint64]:
         """Return the marks of the windows in ``rows``: (n, marks)."""
         windows = self._windows
         suffixes = windows.suffix_ids[rows]
-        ids = np.concatenate([windows.prefix_ids[rows], suffixes], axis=1)
+        ids = windows.ids[rows]
         named = self._names(rows)
         suffix_hashes = run_hashes(suffixes, suffixes.shape[1])
         marks = np.concatenate([run_hashes(ids, self._run), suffix_hashes, named], axis=1)
@@ -88,12 +101,11 @@ def _little_left(windows: Windows, template: Template, run: int) -> NDArray[np.b
         samples = int(windows.sample.max(initial=0)) + 1
         left, share = np.zeros(samples, dtype=np.int64), np.zeros(samples)
         for block in _blocks(len(windows)):
-            parts = (windows.prefix_ids[block], windows.suffix_ids[block])
-            ids = np.concatenate(parts, axis=1)
+            ids = windows.ids[block]
             is_text = ids != PADDING
             own = ~template.mask(ids) & is_text
             of_window = own.sum(axis=1) / is_text.sum(axis=1)
-            of_suffix = own[:, windows.prefix_ids.shape[1] :].mean(axis=1)
+            of_suffix = own[:, windows.longest_prefix :].mean(axis=1)
             np.maximum.at(left, windows.sample[block], own.sum(axis=1))
             np.maximum.at(share, windows.sample[block], np.maximum(of_window, of_suffix))
         is_copy = (2 * left < min(run, windows.window_tokens)) | (share < MIN_OWN)
@@ -166,10 +178,9 @@ def find_clusters(
     """
     total = sum(len(part) for part in parts)
     markers = [Marker(part, run, str(number), template) for number, part in enumerate(parts)]
-    marks = sum(len(part) * marker.marks_each for part, marker in zip(parts, markers, strict=True))
-    shares = max(1, -(-marks // _MARKS))
-    labels = np.arange(total, dtype=np.int64)
     sizes = [len(part) for part in parts]
+    shares = max(1, math.ceil(_expected_marks(markers, sizes) / _MARKS))
+    labels = np.arange(total, dtype=np.int64)
     for share in range(shares):
         labels = _join(labels, *_chain(*_share_of_marks(markers, sizes, share, shares)))
     return _by_first(labels)
@@ -185,6 +196,15 @@ def _blocks(windows: int) -> list[slice]:
     return [slice(first, min(first + _ROWS, windows)) for first in range(0, windows, _ROWS)]
 
 
+def _expected_marks(markers: Sequence[Marker], sizes: Sequence[int]) -> float:
+    """Return about how many marks the windows have, judging by the first of each marker."""
+    total = 0.0
+    for marker, size in zip(markers, sizes, strict=True):
+        first = _blocks(size)[0]
+        total += size * len(marker.new_marks(first)[0]) / first.stop
+    return total
+
+
 def _share_of_marks(
     markers: Sequence[Marker], sizes: Sequence[int], share: int, shares: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -195,11 +215,11 @@ def _share_of_marks(
     keys, owners, before = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], 0
     for marker, size in zip(markers, sizes, strict=True):
         for part in _blocks(size):
-            marks = marker.marks(part)
+            marks, rows = marker.new_marks(part)
             # The upper half of a mark decides its share.
             in_share = ((marks >> np.uint64(32)) * np.uint64(shares)) >> np.uint64(32) == share
             keys.append(marks[in_share])
-            owners.append(before + part.start + np.nonzero(in_share)[0])
+            owners.append(before + rows[in_share])
         before += size
     return np.concatenate(keys), np.concatenate(owners)
 

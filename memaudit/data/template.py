@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from memaudit.data.run_hashes import run_hashes
@@ -72,10 +71,14 @@ def find_template(parts: Sequence[Windows], longest: int, run: int = RUN) -> Tem
         [samples + end for (_, samples), end in zip(examined, ends, strict=False)]
     )
     hashes = run_hashes(ids, run)
-    is_text = sliding_window_view(ids != PADDING, run, axis=1).all(axis=2)
-    owners = np.broadcast_to(samples[:, None], hashes.shape)
-    pairs = np.stack([hashes[is_text], owners[is_text].astype(np.uint64)], axis=1)
-    runs, counts = np.unique(np.unique(pairs, axis=0)[:, 0], return_counts=True)
+    is_text = ids[:, : hashes.shape[1]] != PADDING
+    owners = np.broadcast_to(samples[:, None], hashes.shape)[is_text]
+    hashes = hashes[is_text]
+    order = np.argsort(hashes, kind="stable")  # the samples of each hash stay in order
+    hashes, owners = hashes[order], owners[order]
+    is_new = np.ones(len(hashes), dtype=np.bool_)
+    is_new[1:] = (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1])
+    runs, counts = np.unique(hashes[is_new], return_counts=True)
     enough = max(MIN_SAMPLES, MIN_SHARE * len(np.unique(samples)))
     return Template(runs[counts >= enough], run)
 
@@ -105,36 +108,54 @@ def count_template(
     greeting with the name that the user gave is copied, not remembered. short: template in whose
     runs of SHORT_RUN tokens a token counts; None for ``template``.
     """
-    prefix = windows.prefix_ids.shape[1]
-    ids = windows.window_ids()
-    in_window = np.asarray(template.mask(ids).any(axis=1))
-    masked = (short or template).mask(ids)[:, prefix:]
-    for row, is_template in enumerate(masked):
-        before, suffix = windows.prefix_ids[row].tobytes(), windows.suffix_ids[row]
-        edges = np.flatnonzero(np.diff(is_template, prepend=True, append=True)).tolist()
-        for start, end in zip(edges[::2], edges[1::2], strict=True):
-            is_template[start:end] = _holds(before, suffix[start:end].tobytes())
-    is_new = np.arange(masked.shape[1]) >= masked.shape[1] - windows.new_tokens[:, None]
-    return TemplateTokens(masked.sum(axis=1), (masked & is_new).sum(axis=1), in_window)
+    count, prefix = len(windows), windows.longest_prefix
+    suffix, new = np.zeros((2, count), dtype=np.int64)
+    in_window = np.zeros(count, dtype=np.bool_)
+    for first in range(0, count, _ROWS):
+        block = slice(first, first + _ROWS)
+        ids = windows.ids[block]
+        in_window[block] = template.mask(ids).any(axis=1)
+        masked = (short or template).mask(ids)[:, prefix:]
+        _add_repeats(masked, ids)
+        is_new = np.arange(masked.shape[1]) >= masked.shape[1] - windows.new_tokens[block, None]
+        suffix[block], new[block] = masked.sum(axis=1), (masked & is_new).sum(axis=1)
+    return TemplateTokens(suffix, new, in_window)
 
 
-def _holds(ids: bytes, run: bytes) -> bool:
-    """Return True if ids of 32 bits hold a run of such ids."""
-    place = ids.find(run)
+def _add_repeats(masked: NDArray[np.bool_], ids: NDArray[np.int32]) -> None:
+    """Add to the template of suffixes (n,S) each run between it that stands in the prefix too.
+
+    ids: (n,P+S).
+    """
+    prefix = ids.shape[1] - masked.shape[1]
+    rows, edges = np.nonzero(np.diff(masked, axis=1, prepend=True, append=True))
+    gaps = zip(rows[::2].tolist(), edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+    for row, start, end in gaps:
+        whole = ids[row].tobytes()
+        run = whole[4 * (prefix + start) : 4 * (prefix + end)]
+        masked[row, start:end] = _holds(whole, run, 4 * prefix)
+
+
+def _holds(ids: bytes, run: bytes, end: int) -> bool:
+    """Return True if ids of 32 bits hold a run of such ids, before byte ``end``."""
+    place = ids.find(run, 0, end)
     while place % 4 and place >= 0:
-        place = ids.find(run, place + 1)
+        place = ids.find(run, place + 1, end)
     return place >= 0
 
 
 def _examine(part: Windows, count: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return the ids (n,T) of evenly spaced, different samples, and their sample numbers (n,)."""
+    """Return the ids (n,T) of evenly spaced, different samples, and their sample numbers (n,).
+
+    The windows of a sample are in one piece, and the numbers ascend.
+    """
     numbers, first = np.unique(part.sample, return_index=True)
     chosen = _evenly(len(numbers), count)
-    ids = part.window_ids()
-    _, distinct = np.unique(ids[first[chosen]], axis=0, return_index=True)
+    _, distinct = np.unique(part.ids[first[chosen]], axis=0, return_index=True)
     rows = np.flatnonzero(np.isin(part.sample, numbers[chosen[distinct]]))
     rows = rows[_evenly(len(rows), _MAX_ROWS)]
-    return ids[rows], part.sample[rows]
+    rows = rows[np.argsort(part.sample[rows], kind="stable")]
+    return part.ids[rows], part.sample[rows]
 
 
 def _evenly(length: int, count: int) -> NDArray[np.int64]:

@@ -42,10 +42,10 @@ PADDING = -1
 class Windows:
     """All windows of one file, in file order: N windows of up to P tokens, and S after them."""
 
-    prefix_ids: NDArray[np.int32]
-    """(N, P); PADDING comes before a shorter prefix."""
-    suffix_ids: NDArray[np.int32]
-    """(N, S)."""
+    ids: NDArray[np.int32]
+    """(N, P+S): prefix and suffix; PADDING comes before a shorter prefix."""
+    longest_prefix: int
+    """P."""
     sample: NDArray[np.int64]
     """(N,): the sample's number among the file's good records, from 0."""
     line: NDArray[np.int64]
@@ -85,7 +85,17 @@ class Windows:
     """Chats among them in which the chat template changes a turn or its place."""
 
     def __len__(self) -> int:
-        return len(self.prefix_ids)
+        return len(self.ids)
+
+    @property
+    def prefix_ids(self) -> NDArray[np.int32]:
+        """(N, P); PADDING comes before a shorter prefix."""
+        return self.ids[:, : self.longest_prefix]
+
+    @property
+    def suffix_ids(self) -> NDArray[np.int32]:
+        """(N, S)."""
+        return self.ids[:, self.longest_prefix :]
 
     @cached_property
     def prefix_tokens(self) -> NDArray[np.int64]:
@@ -100,11 +110,7 @@ class Windows:
     @property
     def window_tokens(self) -> int:
         """P+S."""
-        return int(self.prefix_ids.shape[1] + self.suffix_ids.shape[1])
-
-    def window_ids(self) -> NDArray[np.int32]:
-        """Return prefix and suffix in one array: (N, P+S)."""
-        return np.concatenate([self.prefix_ids, self.suffix_ids], axis=1)
+        return int(self.ids.shape[1])
 
     def keep(self, mask: NDArray[np.bool_], reason: str) -> Windows:
         """Return only the windows of the mask (N,); a sample that loses one is noted as skipped."""
@@ -117,8 +123,7 @@ class Windows:
         skipped = sorted([*self.skipped, *dropped], key=lambda record: record.line)
         return replace(
             self,
-            prefix_ids=self.prefix_ids[rows],
-            suffix_ids=self.suffix_ids[rows],
+            ids=self.ids[rows],
             sample=self.sample[rows],
             line=self.line[rows],
             window=self.window[rows],
@@ -180,7 +185,7 @@ def cut_windows(
 def find_rows(windows: Windows, ids: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """Return the rows of windows that have any of these ids (M,P+S): (rows,)."""
     wanted = {tuple(row) for row in ids.tolist()}
-    rows = windows.window_ids().tolist() if wanted else []
+    rows = windows.ids.tolist() if wanted else []
     return np.flatnonzero([tuple(row) in wanted for row in rows])
 
 
@@ -351,11 +356,10 @@ class _Pile:
         """
         self._require_one()
         bos_source = self._bos_source()
-        ids = np.concatenate([cut.rows for cut in self._cuts])
         each = [cut for cut in self._cuts for _ in cut.rows]
         return Windows(
-            prefix_ids=np.ascontiguousarray(ids[:, : self._settings.prefix_tokens]),
-            suffix_ids=np.ascontiguousarray(ids[:, self._settings.prefix_tokens :]),
+            ids=np.concatenate([cut.rows for cut in self._cuts]),
+            longest_prefix=self._settings.prefix_tokens,
             sample=np.array([cut.number for cut in each], dtype=np.int64),
             line=np.array([cut.sample.line for cut in each], dtype=np.int64),
             window=np.concatenate([np.arange(len(cut.rows), dtype=np.int64) for cut in self._cuts]),

@@ -205,7 +205,7 @@ def open_subject(settings: DiagnoseSettings) -> Subject:
     checkpoint = load_checkpoint(config.model, config.target, tokenizer, source)
     require_same_model(run, checkpoint)
     for part in windows.values():
-        checkpoint.check_ids(part.window_ids())
+        checkpoint.check_ids(part.ids)
     longest = max(int(part.prefix_tokens.max()) for part in windows.values())
     check_positions(config, checkpoint, 0, longest)
     size = config.extraction.batch_size
@@ -315,4 +315,4 @@ def _part(run: StoredRun, role: Role, windows: Windows) -> Part:
             "version of memaudit"
         )
     attacks = tuple(attack.attack for attack in model_attacks(run.report))
-    return Part(windows.window_ids()[places], rows, attacks)
+    return Part(windows.ids[places], rows, attacks)

@@ -130,7 +130,7 @@ def _first_record_named(plan: Plan) -> Iterator[None]:
 
 
 def _side(corpus: Corpus) -> Side:
-    return Side(corpus.windows.window_ids(), corpus.folds)
+    return Side(corpus.windows.ids, corpus.folds)
 
 
 def _by_attack(earlier: tuple[FoldPrompts, ...]) -> dict[str, dict[int, Any]]:

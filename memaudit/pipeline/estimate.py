@@ -85,7 +85,7 @@ def shape_of(checkpoint: Checkpoint) -> Shape:
 
 def estimate_cost(config: ScanConfig, plan: Plan, extractor: Extractor) -> CostEstimate:
     """Estimate time and memory of the scan from samples timed on windows of the file."""
-    ids = plan.data.windows.window_ids()
+    ids = plan.data.windows.ids
     pace = measure_pace(extractor, ids)
     total = len(plan.data.windows) + (len(plan.controls.windows) if plan.controls else 0)
     extraction = sum(

@@ -35,7 +35,7 @@ def load_target(config: ScanConfig, tokenizer: Any, windows: Mapping[Role, Windo
         choice = Choice(str(day), "windows.chat_date: the chat template asks for the date")
         checkpoint = replace(checkpoint, choices={**checkpoint.choices, "chat_date": choice})
     for part in windows.values():
-        checkpoint.check_ids(part.window_ids())
+        checkpoint.check_ids(part.ids)
     prefix = _longest_prefix(config, windows)
     check_positions(config, checkpoint, prefix=prefix)
     check_inputs(config, checkpoint, windows.values())
@@ -54,7 +54,7 @@ def check_inputs(config: ScanConfig, checkpoint: Checkpoint, parts: Iterable[Win
 
     Every attack uses embeddings, even ``none``.
     """
-    ids = {int(id_) for part in parts for id_ in np.unique(part.window_ids())}
+    ids = {int(id_) for part in parts for id_ in np.unique(part.ids)}
     prompts = bool(set(config.attacks) - {"none", "copy"})
     check_soft_prompts(checkpoint, gradients=fits_prompts(config), prompts=prompts, window_ids=ids)
 

@@ -190,7 +190,7 @@ def _token_name(bos: int | None) -> str:
 
 def _check_ids(where: str, tokenizer: Any, other: Any, windows: Mapping[Role, Windows]) -> None:
     """Raise UsageError unless the ids of the windows are the same tokens for both."""
-    used = np.unique(np.concatenate([np.unique(part.window_ids()) for part in windows.values()]))
+    used = np.unique(np.concatenate([np.unique(part.ids) for part in windows.values()]))
     used = used[used != PADDING]
     if len(missing := used[used >= len(other)]):
         raise UsageError(
@@ -228,7 +228,7 @@ def _check_cut(
                 f"{where}: its tokenizer cuts the {role} into {len(other_part):,} windows, the "
                 f"target's into {len(part):,}; both must tokenize the text identically"
             )
-        rows = np.flatnonzero((part.window_ids() != other_part.window_ids()).any(axis=1))
+        rows = np.flatnonzero((part.ids != other_part.ids).any(axis=1))
         if len(rows):
             raise UsageError(
                 f"{where}: its tokenizer gives other ids for {len(rows):,} of {len(part):,} {role} "

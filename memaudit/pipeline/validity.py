@@ -73,7 +73,7 @@ def planned_validity(plan: Plan, roles: TokenRoles, tokenizer: Any) -> Validity:
     templates = find_templates(
         windows.prefix_ids,
         windows.suffix_ids,
-        None if controls is None else controls.windows.window_ids(),
+        None if controls is None else controls.windows.ids,
     )
     says_something = plan.data.sample[plan.data.is_own & ~templates.any]
     return Validity(

@@ -81,7 +81,7 @@ def facts_of_plan(plan: Plan) -> dict[str, str]:
     digests = {}
     for role, corpus in (("data", plan.data), ("controls", plan.controls)):
         if corpus is not None:
-            whole = hashlib.sha256(np.ascontiguousarray(corpus.windows.window_ids()).tobytes())
+            whole = hashlib.sha256(np.ascontiguousarray(corpus.windows.ids).tobytes())
             whole.update(np.ascontiguousarray(corpus.folds).tobytes())
             digests[f"the windows of the {role}"] = whole.hexdigest()
     return digests

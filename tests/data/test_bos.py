@@ -154,7 +154,7 @@ WORDS = word_tokenizer(bos=BOS)
 )
 def test_a_text_that_begins_with_bos_gets_no_second(text: str, bos: str, expected: str) -> None:
     windows = cut([Sample("a", 1, text=text)], WORDS, bos=bos)
-    assert text_of(WORDS, windows.window_ids()[0]) == expected
+    assert text_of(WORDS, windows.ids[0]) == expected
     assert windows.bos_source == "tokenizer"
     said = [note for note in windows.notes if "begin with the BOS token" in note]
     assert len(said) == (bos != "no" and text.lstrip().startswith(BOS))
@@ -162,7 +162,7 @@ def test_a_text_that_begins_with_bos_gets_no_second(text: str, bos: str, expecte
 
 def test_a_prefix_that_begins_with_bos_gets_no_second() -> None:
     pair = Sample("a", 1, prefix=f"{BOS} w01 w02 ", suffix="w03 w04")
-    assert text_of(WORDS, cut([pair], WORDS).window_ids()[0]) == "w01 w02 w03 w04"
+    assert text_of(WORDS, cut([pair], WORDS).ids[0]) == "w01 w02 w03 w04"
     assert cut([pair], WORDS, prefix=3).prefix_tokens.tolist() == [2]
     (encoded,) = Encoder(WORDS).encode([Sample("b", 2, prefix="", suffix=f"{BOS} w01")])
     assert text_of(WORDS, encoded.ids) == f"{BOS} w01"
@@ -207,14 +207,14 @@ def test_chats_have_the_bos_that_their_template_writes(
 ) -> None:
     tokenizer = word_tokenizer(bos=BOS, chat_template=template)
     windows = cut([talk("w01 w02", "w03 w04")], tokenizer, bos=bos)
-    assert text_of(tokenizer, windows.window_ids()[0]) == "w01 w02 w03 w04"
+    assert text_of(tokenizer, windows.ids[0]) == "w01 w02 w03 w04"
     assert windows.bos_source == source
     bos_id, choice = choose_bos(bos, tokenizer, windows.bos_source)
     whole = tokenizer.apply_chat_template(
         list(talk("w01 w02", "w03 w04").messages or ()), return_dict=False
     )
     if bos == "auto":
-        assert [bos_id] * (bos_id is not None) + windows.window_ids()[0].tolist() == whole
+        assert [bos_id] * (bos_id is not None) + windows.ids[0].tolist() == whole
     if (template, bos) == (BARE, "auto"):
         assert choice.reason == "auto: the chat template writes none"
 

@@ -74,7 +74,7 @@ def plain_clusters(parts: Sequence[Windows], run: int) -> list[int]:
     traits: list[set[Any]] = []
     for number, part in enumerate(parts):
         for row, sample, group in zip(
-            part.window_ids().tolist(), part.sample.tolist(), part.group, strict=True
+            part.ids.tolist(), part.sample.tolist(), part.group, strict=True
         ):
             length = min(run, len(row))
             runs = {tuple(row[start : start + length]) for start in range(len(row) - length + 1)}

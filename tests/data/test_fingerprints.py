@@ -24,8 +24,8 @@ KEY = ProjectKey(bytes(range(32)))
 def windows(rows: list[list[int]], prefix: int = 2, dtype: Any = np.int32) -> Windows:
     ids, n = np.array(rows, dtype=dtype), len(rows)
     return Windows(
-        prefix_ids=ids[:, :prefix],
-        suffix_ids=ids[:, prefix:],
+        ids=ids,
+        longest_prefix=prefix,
         sample=np.arange(n),
         line=np.arange(1, n + 1),
         window=np.zeros(n, dtype=np.int64),

@@ -192,7 +192,7 @@ def test_an_honest_tokenizer_misreads_only_unknown_words(name: str, placement: s
     stride = 1 if placement == "sliding" else None
     windows = cut(tokenizer, *TEXTS, *MARKED, *CORPUS, placement=placement, stride=stride)
     unknown = tokenizer.unk_token_id if tokenizer.unk_token_id is not None else -1
-    has_unknown = (windows.window_ids() == unknown).any(axis=1)
+    has_unknown = (windows.ids == unknown).any(axis=1)
     assert np.array_equal(windows.misread, has_unknown if has_unknown.any() else [])
 
 
@@ -299,7 +299,7 @@ def test_signs_without_a_token_are_counted(make: Callable[[], Any], is_literal: 
     tokenizer = make()
     sign = tokenizer.unk_token if is_literal else "\u2603"
     windows = cut(tokenizer, *(f"{text} {sign} {text}" for text in CORPUS))
-    has_unknown = (windows.window_ids() == tokenizer.unk_token_id).any(axis=1)
+    has_unknown = (windows.ids == tokenizer.unk_token_id).any(axis=1)
     assert has_unknown.any()
     assert not has_unknown.all()
     assert np.array_equal(windows.misread, [] if is_literal else has_unknown)
@@ -334,7 +334,7 @@ def test_characters_cut_by_the_ends_of_windows_are_read() -> None:
         steps = [normalizers.Replace("secret", "nothing"), backend.normalizer]
         backend.normalizer = normalizers.Sequence([step for step in steps if step is not None])
         windows = cut(tokenizer, changed)
-        decoded = [tokenizer.decode(row) for row in windows.window_ids()]
+        decoded = [tokenizer.decode(row) for row in windows.ids]
         assert any(part.endswith("\ufffd") for part in decoded)
         read = [not set("nothing") & set(part) for part in decoded]
         assert np.array_equal(~windows.misread, read)

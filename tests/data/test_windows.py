@@ -128,7 +128,7 @@ def test_windows_are_slices_of_the_ids(
         slides = sorted({*range(0, last + 1, stride), last})
         starts = {"start": [0], "end": [last], "sliding": slides}[placement]
         expected += [(sample.line, ids[s : s + length]) for s in starts if last >= 0]
-    assert list(zip(windows.line.tolist(), windows.window_ids().tolist(), strict=True)) == expected
+    assert list(zip(windows.line.tolist(), windows.ids.tolist(), strict=True)) == expected
     short = [sample.line for sample in samples if len((sample.text or "").split()) < length]
     assert [skipped.line for skipped in windows.skipped] == short
     assert windows.samples == len(samples)
@@ -165,8 +165,8 @@ def test_arrays_have_their_types_and_shapes() -> None:
     assert len(windows) == 5
     assert windows.prefix_ids.shape == (5, 2)
     assert windows.suffix_ids.shape == (5, 3)
-    assert windows.window_ids().shape == (5, 5)
-    for ids in (windows.prefix_ids, windows.suffix_ids, windows.window_ids()):
+    assert windows.ids.shape == (5, 5)
+    for ids in (windows.prefix_ids, windows.suffix_ids, windows.ids):
         assert ids.dtype == np.int32
     for numbers in (windows.sample, windows.line, windows.window):
         assert numbers.dtype == np.int64
@@ -181,7 +181,7 @@ def test_long_texts_are_neither_truncated_nor_warned_about(
         windows = cut([counting(400)], **shape(200, 200))
     finally:
         logger.removeHandler(caplog.handler)
-    assert windows.window_ids().tolist() == [list(range(1, 401))]
+    assert windows.ids.tolist() == [list(range(1, 401))]
     assert not caplog.records
 
 
@@ -189,7 +189,7 @@ def test_special_tokens_are_not_added(bos_tokenizer: Any) -> None:
     text = "A model is trained on text, and some of the text comes back."
     windows = cut([Sample("a", 1, text=text)], bos_tokenizer, **shape(4, 4))
     ids = bos_tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert windows.window_ids().tolist() == [ids[:8]]
+    assert windows.ids.tolist() == [ids[:8]]
 
 
 def test_many_samples_keep_their_order() -> None:
@@ -223,14 +223,14 @@ def pair(prefix: str, suffix: str) -> Sample:
 )
 def test_windows_of_a_given_suffix(placement: str, expected: list[list[int]]) -> None:
     windows = cut([pair("0 1 2 3 ", "4 5 6 7 8")], **shape(3, 2), placement=placement)
-    assert windows.window_ids().tolist() == expected
+    assert windows.ids.tolist() == expected
     assert windows.boundary_shifts == 0
 
 
 def test_a_given_prefix_may_be_shorter() -> None:
     windows = cut([pair("3 ", "4 5 6 7")], **shape(4, 2), placement="sliding")
     padding = [PADDING] * 3
-    assert windows.window_ids().tolist() == [[*padding, 3, 4, 5], [PADDING, 3, 4, 5, 6, 7]]
+    assert windows.ids.tolist() == [[*padding, 3, 4, 5], [PADDING, 3, 4, 5, 6, 7]]
     assert windows.prefix_tokens.tolist() == [1, 3]
     assert windows.notes == ()
 
@@ -252,7 +252,7 @@ def test_a_token_across_the_border_starts_the_suffix(tokenizer: Any) -> None:
     prefix, suffix = ("1 2 3", "4 5") if tokenizer is WORDS else ("x y a", "a ")
     windows = cut([pair(prefix, suffix)], tokenizer, **shape(2, 2))
     ids = tokenizer(prefix + suffix, add_special_tokens=False)["input_ids"]
-    assert windows.window_ids().tolist() == [ids[-4:]]
+    assert windows.ids.tolist() == [ids[-4:]]
     assert windows.boundary_shifts == 1
 
 
@@ -367,7 +367,7 @@ def test_the_last_turn_is_the_suffix(
     assert before == f"{bos}[user] Which text comes back?\n[assistant] "
 
     windows = cut([chat()], tokenizer, **shape(3, 4))
-    assert windows.window_ids().tolist() == [encoded.ids[border - 3 : border + 4].tolist()]
+    assert windows.ids.tolist() == [encoded.ids[border - 3 : border + 4].tolist()]
 
 
 @pytest.mark.parametrize(

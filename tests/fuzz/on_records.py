@@ -110,7 +110,7 @@ def windows(content: bytes, folder: Path) -> str:
     cut = cut_windows(samples, tokenizer, settings, np.random.default_rng(0))
     assert cut.prefix_ids.shape == (len(cut), 3)
     assert cut.suffix_ids.shape == (len(cut), 2)
-    assert (cut.window_ids() >= 0).all()
+    assert (cut.ids >= 0).all()
     for skipped in cut.skipped:
         if SECRET in skipped.reason:
             raise Broken("the reason quotes the text")

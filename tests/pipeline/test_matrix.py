@@ -169,7 +169,7 @@ def run(folder: Path, data: Path, controls: Path, **values: Any) -> ScanOutcome:
 def assert_like_slow(outcome: ScanOutcome, slow: Slow, hard: HardPrompt, ids: Tensor) -> None:
     """Every score of every window under every attack that asks the model."""
     corpus = outcome.result.data
-    np.testing.assert_array_equal(corpus.windows.window_ids(), ids.numpy())
+    np.testing.assert_array_equal(corpus.windows.ids, ids.numpy())
     for attack in ("none", "dynamic-hard", "constant", "dynamic"):
         scored = outcome.result.attack(attack)
         assert scored is not None

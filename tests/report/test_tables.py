@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_result import CONTROL_HITS, HITS, make_result, make_windows
+from made_result import CONTROL_HITS, HITS, S, make_result, make_windows
 from stored import store
 from with_reference import with_reference
 
@@ -68,11 +68,11 @@ def several_windows() -> ScanResult:
     its prefix, and so does window 4.
     """
     windows = make_windows(5, skipped=[Skipped("bad", 9, "empty")])
-    prefixes = windows.prefix_ids.copy()
-    prefixes[[1, 4]] = windows.suffix_ids[[1, 4]]
+    ids = windows.ids.copy()
+    ids[[1, 4], :S] = ids[[1, 4], S:]
     windows = replace(
         windows,
-        prefix_ids=prefixes,
+        ids=ids,
         sample=np.array([0, 0, 0, 1, 2]),
         window=np.array([0, 1, 2, 0, 0]),
         line=np.array([1, 1, 1, 2, 3]),

@@ -58,8 +58,8 @@ def make_windows(
     rng = np.random.default_rng(7)
     names = [*ids, *(f"doc-{line:04}" for line in range(len(ids) + 1, n + 1))]
     return Windows(
-        prefix_ids=rng.integers(0, 300, (n, S), dtype=np.int32),
-        suffix_ids=rng.integers(0, 300, (n, S), dtype=np.int32),
+        ids=np.concatenate(rng.integers(0, 300, (2, n, S), dtype=np.int32), axis=1),
+        longest_prefix=S,
         sample=np.arange(n),
         line=np.arange(1, n + 1),
         window=np.zeros(n, dtype=np.int64),
@@ -79,11 +79,11 @@ def several_windows(windows: Windows, each: int = 3) -> Windows:
     """The same windows as ``each`` of every sample, overlapping; the first sample is no finding."""
     numbers = np.arange(len(windows))
     sample, window = numbers // each, numbers % each
-    suffix_ids = windows.suffix_ids.copy()
-    suffix_ids[sample == 0] = windows.prefix_ids[sample == 0]  # repeats what stands before it
+    ids = windows.ids.copy()
+    ids[sample == 0, S:] = ids[sample == 0, :S]  # repeats what stands before it
     return replace(
         windows,
-        suffix_ids=suffix_ids,
+        ids=ids,
         sample=sample,
         line=sample + 1,
         window=window,

@@ -15,8 +15,8 @@ def windows_of(ids: NDArray[Any], prefix: int, **changes: Any) -> Windows:
     """Cut ids (N,P+S) after ``prefix`` tokens. changes: other fields of the windows."""
     count = len(ids)
     windows = Windows(
-        prefix_ids=ids[:, :prefix].astype(np.int32),
-        suffix_ids=ids[:, prefix:].astype(np.int32),
+        ids=ids.astype(np.int32),
+        longest_prefix=prefix,
         sample=np.arange(count),
         line=np.arange(1, count + 1),
         window=np.zeros(count, dtype=np.int64),
