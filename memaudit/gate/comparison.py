@@ -140,12 +140,7 @@ def compare(
 
     The caller has checked that both audits are comparable (`require_comparable`).
     """
-    before_all = set(map(shorten_fingerprint, baseline.fingerprints))
-    shared: list[str] = []
-    added: list[str] = []
-    for fingerprint in run.fingerprints:
-        known = shorten_fingerprint(fingerprint) in before_all
-        (shared if known else added).append(fingerprint)
+    shared, added = _split(baseline, run)
     changed = tuple(
         ChangedSample(fingerprint, before, now)
         for fingerprint in shared
@@ -174,6 +169,16 @@ def compare(
         reason=reason,
         confidence=confidence,
     )
+
+
+def _split(baseline: Baseline, run: Baseline) -> tuple[list[str], list[str]]:
+    """Return the run's samples that the baseline has too, and those that were added."""
+    before = set(map(shorten_fingerprint, baseline.fingerprints))
+    shared: list[str] = []
+    added: list[str] = []
+    for fingerprint in run.fingerprints:
+        (shared if shorten_fingerprint(fingerprint) in before else added).append(fingerprint)
+    return shared, added
 
 
 def fewest_changed(tests: int, alpha: float) -> int:

@@ -40,6 +40,7 @@ from memaudit.run.record import Clock, RunRecord
 from memaudit.score.validity import TokenRoles
 from memaudit.sensitive.counting import SensitiveContent
 from memaudit.target.checkpoint import Checkpoint, load_tokenizer
+from memaudit.target.entities import EntityModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +78,7 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, processes: Proces
         summaries = check_files(config)
         prompts_note = None if config.generator is None else check_prompts(config.generator, key)
         agree(record, processes, "files and settings", facts_of_files(config, summaries, key))
-        baseline = None
-        if config.gate.baseline is not None:
-            baseline = read_baseline(config.gate.baseline, key)
+        baseline = _baseline(config, key)
         tokenizer = load_tokenizer(config.model, config.target)
         resolved = resolve_windows(config, tokenizer, baseline)
         agree(record, processes, "choice of windows", resolved.facts())
@@ -95,8 +94,7 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, processes: Proces
         agree(record, processes, "model", facts_of_model(checkpoint))
         earlier = load_earlier(config, checkpoint, windows)
         entities = load_entities(config, checkpoint)
-        about = {} if entities is None else {"the entity model": entities.about}
-        agree(record, processes, "entity model", about)
+        agree(record, processes, "entity model", _about(entities))
     with clock.stage("clustering near-duplicates", 1):
         seen_runs = [SeenRuns(fold.marks, fold.cluster_run) for fold in earlier]
         plan = make_plan(config, summaries, windows, seen_runs)
@@ -133,6 +131,15 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, processes: Proces
         extractor=extractor,
         batch_reason=reason,
     )
+
+
+def _about(entities: EntityModel | None) -> dict[str, str]:
+    return {} if entities is None else {"the entity model": entities.about}
+
+
+def _baseline(config: ScanConfig, key: ProjectKey) -> Baseline | None:
+    path = config.gate.baseline
+    return None if path is None else read_baseline(path, key)
 
 
 def recorded_extractor(

@@ -18,7 +18,7 @@ from memaudit.config.settings import LADDER, TargetSettings
 from memaudit.data.fingerprints import FORM, SAMPLE_FORM
 from memaudit.gate import validity as counted
 from memaudit.gate.thresholds import NewSamples
-from memaudit.report import model, model_parts
+from memaudit.report import model, model_parts, model_validity
 from memaudit.report.findings import count_reasons, headline_of
 from memaudit.report.frameworks import NOTE as FRAMEWORKS_NOTE
 from memaudit.report.frameworks import framework_rows
@@ -352,18 +352,18 @@ def fold_parts(folds: Ints) -> tuple[model.ScoredFold, ...]:
     return tuple(model.ScoredFold(fold=fold, windows=windows) for fold, windows in pairs)
 
 
-def _validity(validity: counted.Validity | None) -> model.Validity:
+def _validity(validity: counted.Validity | None) -> model_validity.Validity:
     assert validity is not None  # every scan counts
     text, templates = validity.text, validity.templates
     continued = validity.continuations
-    return model.Validity(
+    return model_validity.Validity(
         records=validity.records,
         records_used=validity.used,
         windows=validity.windows,
         misread_windows=int(validity.misread.sum()),
         chats=validity.chats,
         changed_chats=validity.changed_chats,
-        without_text=model.WithoutText(
+        without_text=model_validity.WithoutText(
             any=int(text.any.sum()),
             control_or_blank=int(text.control.sum()),
             repeated=int(text.repeated.sum()),
@@ -371,7 +371,7 @@ def _validity(validity: counted.Validity | None) -> model.Validity:
             special=int(text.special.sum()),
         ),
         unknown_tokens=text.unknown_tokens,
-        template=model.TemplateWindows(
+        template=model_validity.TemplateWindows(
             any=int(templates.any.sum()),
             suffix=int(templates.suffix.sum()),
             prefix=int(templates.prefix.sum()),
@@ -380,7 +380,7 @@ def _validity(validity: counted.Validity | None) -> model.Validity:
         ),
         extracted=validity.extracted,
         reading={
-            part: model.Reading(
+            part: model_validity.Reading(
                 nll=round(reading.nll, 2),
                 frequencies_nll=round(reading.frequencies, 2),
                 uniform_nll=round(reading.uniform, 2),
@@ -390,7 +390,7 @@ def _validity(validity: counted.Validity | None) -> model.Validity:
         },
         continuations=None
         if continued is None
-        else model.Continuations(
+        else model_validity.Continuations(
             windows=continued.windows, ended=continued.ended, same=continued.alike
         ),
     )

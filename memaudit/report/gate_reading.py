@@ -19,7 +19,7 @@ from memaudit.gate import validity as validity_gate
 from memaudit.gate.overlap import Overlap
 from memaudit.gate.thresholds import GateVerdict, NewSamples, exit_code_of, judge, judge_controls
 from memaudit.gate.validity import Validity
-from memaudit.report import model, model_parts
+from memaudit.report import model, model_parts, model_validity
 from memaudit.report.model import Report
 from memaudit.report.reading import left_out_reason
 from memaudit.score.stats import Bools, clopper_pearson
@@ -170,7 +170,7 @@ def _lift(lift: model_parts.Lift, windows: int) -> Lift:
     )
 
 
-def _is_void(section: model.Validity, windows: int) -> bool:
+def _is_void(section: model_validity.Validity, windows: int) -> bool:
     """True if the section's counts make a run void, with rounding in the run's favour.
 
     windows: number in the data. Raises ValueError where the section has another.
@@ -203,7 +203,9 @@ def _is_void(section: model.Validity, windows: int) -> bool:
     return validity_gate.judge_validity(validity) is not None
 
 
-def _readings(section: Mapping[Literal["data", "controls"], model.Reading]) -> dict[str, Reading]:
+def _readings(
+    section: Mapping[Literal["data", "controls"], model_validity.Reading],
+) -> dict[str, Reading]:
     return {
         part: Reading(
             nll=reading.nll - _ROUNDED,

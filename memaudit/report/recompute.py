@@ -25,8 +25,9 @@ from memaudit.report.columns import OWN
 from memaudit.report.findings import headline_of
 from memaudit.report.hashes import canonical, sha256_text
 from memaudit.report.leaks import count_leaks
-from memaudit.report.model import Corpus, Origin, Reading, Report
+from memaudit.report.model import Corpus, Origin, Report
 from memaudit.report.model_parts import Attack
+from memaudit.report.model_validity import Reading
 from memaudit.report.reading import column, figures, is_own, left_out, scored
 from memaudit.report.sample_checks import (
     CLOSE,

@@ -335,12 +335,18 @@ def test_a_copied_seal_is_refused(run: Path) -> None:
     assert seal_found["seal of manifest.json"].state == "changed"
 
 
+SIZE = ("--prefix-tokens", "50", "--suffix-tokens", "50")
+
+
 @pytest.mark.parametrize(
     ("given", "named"),
     [
         (("other", "members.jsonl", "--controls", "clean.jsonl"), "model (tb7m, now other)"),
         (("tb7m", "other.jsonl", "--controls", "clean.jsonl"), "data (members.jsonl"),
-        (("tb7m", "members.jsonl", "--max-exact", "0.9"), "gate.max_exact (0.17, now 0.9)"),
+        (
+            ("tb7m", "members.jsonl", "--max-exact", "0.9", *SIZE),
+            "gate.max_exact (0.17, now 0.9)",
+        ),
         (("--max-exact", "0.9"), "give none of them, or all"),
         (("--shard", "1/2"), "is already finished"),
     ],

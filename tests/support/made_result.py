@@ -155,6 +155,7 @@ def make_result(
             shown = tuple(reveal[i % len(reveal)] for i in range(len(corpus.windows)))
             revealed[role] = Revealed(shown, shown, dict.fromkeys(attempted, shown))
     validity = make_validity(part.windows, attacks, other if controls is not None else None)
+    validity = replace(validity, template_samples=int((~part.counted).sum()))
     return ScanResult(
         config=config,
         sources={"model": "flag", "protocol.folds": "default"},
