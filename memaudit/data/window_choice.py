@@ -5,7 +5,8 @@ Knows the lengths of records and how many tokens a model takes. Must not know fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,8 +23,9 @@ BENCHMARK = 50
 """P and S of texts of 100 tokens or more (Carlini et al. 2022)."""
 LEAST_SUFFIX = 8
 """Tokens: shorter suffixes come out by chance too often to mean anything."""
-MOST_GIVEN_SUFFIX = 16
-"""Tokens: answers are short, and the suffixes slide over all of a longer one."""
+MOST_SHORT_SUFFIX = 16
+"""Tokens of a suffix in answers, and in texts that are too short for the benchmark's: more would
+have to come out in one piece, and the suffixes slide over all of the record."""
 MOST_PREFIX = 512
 """Tokens before a given suffix: more costs much time in every pass."""
 _LONGEST_TEXT = 1 << 14
@@ -102,11 +104,13 @@ def _suffix(settings: WindowSettings, lengths: RecordLengths, room: int | None) 
     wanted = []
     if lengths.texts:
         tokens, half = reach(lengths.texts), reach(lengths.texts) // 2
+        if half < BENCHMARK:
+            half = min(half, MOST_SHORT_SUFFIX)
         if settings.chosen_placement != "sliding":  # P tokens come before it
             half = min(half, tokens - settings.prefix_tokens)
-        wanted.append((min(BENCHMARK, half), "half of what nine in ten of the texts have"))
+        wanted.append((min(BENCHMARK, half), "at most half of what nine in ten of the texts have"))
     if lengths.suffixes:
-        tokens = min(MOST_GIVEN_SUFFIX, reach(lengths.suffixes))
+        tokens = min(MOST_SHORT_SUFFIX, reach(lengths.suffixes))
         wanted.append((tokens, "as many as nine in ten of the given suffixes have"))
     fitting, why = min(wanted, default=(LEAST_SUFFIX, ""))
     if room is not None and fitting > (left := room - (settings.prefix_tokens or LEAST_PREFIX)):
@@ -121,6 +125,9 @@ def _prefix(
 ) -> tuple[int, str]:
     """Choose P for suffixes of S tokens and say why."""
     prefix, why = BENCHMARK, f"its prefix up to {BENCHMARK}, as in the usual benchmark"
+    if lengths.texts and reach(lengths.texts) < 2 * BENCHMARK:
+        prefix = max(prefix, min(MOST_PREFIX, _most(lengths.texts) - suffix))
+        why = "its prefix all that stands before it in nine of ten texts"
     if lengths.suffixes:
         prefix = _longest_before(placement, suffix, lengths)
         why = "its prefix holds all that stands before it"
@@ -135,6 +142,11 @@ def _prefix(
     if prefix <= LEAST_PREFIX:
         prefix, why = LEAST_PREFIX, f"its prefix up to {LEAST_PREFIX}, the fewest that are chosen"
     return prefix, why
+
+
+def _most(lengths: Sequence[int]) -> int:
+    """Return the tokens that nine samples in ten do not exceed."""
+    return sorted(lengths)[math.ceil(0.9 * len(lengths)) - 1]
 
 
 def _longest_before(placement: str, suffix: int, lengths: RecordLengths) -> int:

@@ -26,7 +26,7 @@ BOTH = RecordLengths((24,) * 8, prefixes=(60,), suffixes=(20,))
     ("lengths", "settings", "room", "chosen"),
     [
         (LONG, {}, None, (50, 50, "sliding")),
-        (SHORT, {}, None, (50, 20, "sliding")),
+        (SHORT, {}, None, (50, 16, "sliding")),
         (RecordLengths((9,)), {}, None, (50, 8, "sliding")),
         (RecordLengths(()), {}, None, (50, 8, "sliding")),
         (ANSWERS, {}, None, (104, 16, "sliding")),  # 30 before, and all but 16 of 90
@@ -37,7 +37,7 @@ BOTH = RecordLengths((24,) * 8, prefixes=(60,), suffixes=(20,))
         (LONG, {"prefix_tokens": 30}, None, (30, 50, "sliding")),
         (ANSWERS, {"suffix_tokens": 20}, None, (100, 20, "sliding")),
         (ANSWERS, {"placement": "start"}, None, (60, 16, "start")),
-        (SHORT, {"placement": "end"}, None, (21, 20, "end")),
+        (SHORT, {"placement": "end"}, None, (25, 16, "end")),
         (SHORT, {"prefix_tokens": 30, "placement": "start"}, None, (30, 11, "start")),
         (BOTH, {"placement": "start"}, None, (12, 12, "start")),
         # The model's positions.

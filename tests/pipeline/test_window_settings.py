@@ -70,7 +70,7 @@ def test_a_scan_without_flags_fits_its_records_and_can_be_repeated(
     report = report_of(run)
     windows, sources = report["config"]["values"]["windows"], report["config"]["sources"]
     assert windows["placement"] == "sliding"
-    assert 8 <= windows["suffix_tokens"] <= (50 if kind == "notes" else 16)
+    assert 8 <= windows["suffix_tokens"] <= 16
     assert {sources[f"windows.{name}"] for name in ("prefix_tokens", "placement")} == {"data"}
     assert report["notes"][0].startswith(f"Windows of up to {windows['prefix_tokens']}+")
     extent = [note for note in report["notes"] if "of the tokens of all records are" in note]
@@ -103,13 +103,13 @@ def test_whoever_continues_a_run_has_to_choose_alike(model: Path, notes: Path) -
     key = throwaway_key()
     ready = prepare(config, key, Clock(Silent(), record), Processes())
     chosen = record.notes.facts["choice of windows"]
-    assert chosen["windows.prefix_tokens, as chosen"] == "50"
+    assert chosen["windows.prefix_tokens, as chosen"] == "55"
     assert ready.config.windows.length == ready.plan.data.windows.window_tokens
     assert prepare(config, key, Clock(Silent(), record), Processes()).config == ready.config
     other = {**chosen, "windows.prefix_tokens, as chosen": "49"}
     changed = {**record.notes.facts, "choice of windows": other}
     record.notes = record.notes.model_copy(update={"facts": changed})
-    with pytest.raises(UsageError, match=r"as chosen \(49, now 50\)"):
+    with pytest.raises(UsageError, match=r"as chosen \(49, now 55\)"):
         prepare(config, key, Clock(Silent(), record), Processes())
 
 
@@ -120,7 +120,7 @@ def test_shards_choose_alike(model: Path, notes: Path, tmp_path: Path) -> None:
         assert memaudit(*words).exit_code == 0
     assert memaudit("merge", *shards, "--out", tmp_path / "merged", "-q").exit_code == 0
     windows = report_of(tmp_path / "merged")["config"]["values"]["windows"]
-    assert windows["prefix_tokens"] == 50
+    assert windows["prefix_tokens"] == 55
     assert windows["placement"] == "sliding"
 
 
