@@ -63,6 +63,7 @@ def test_what_was_hidden_and_brought_back_is_counted(made: Path) -> None:
         words = ["scan", made / "made" / model, made / "made" / "members.jsonl", "--quiet"]
         words += ["--controls", made / "made" / "controls.jsonl", "--device", "cpu"]
         words += ["--attacks", "none,dynamic-hard", "--out", made / model]
+        words += ["--prefix-tokens", 50, "--suffix-tokens", 50]
         assert CliRunner().invoke(app, list(map(str, words))).exit_code == 0
     set_exact(made / "before" / "windows.csv", "exact_none", [0, 1, 2, 3])
     set_exact(made / "later" / "windows.csv", "exact_none", [0])

@@ -33,7 +33,6 @@ from memaudit.data.records import size_of
 from memaudit.data.samples import DataSummary, check_samples, read_samples
 from memaudit.data.template import (
     NO_TEMPLATE,
-    SHORT_RUN,
     Template,
     TemplateTokens,
     count_template,
@@ -290,8 +289,7 @@ def _cluster(config: ScanConfig, windows: Mapping[Role, Windows]) -> _Clustered:
     both = find_clusters(parts, run, template)
     ends = np.cumsum([len(part) for part in parts])[:-1]
     clusters = dict(zip(windows, np.split(both, ends), strict=True))
-    short = find_template(parts, run, SHORT_RUN)
-    counted = {role: count_template(part, template, short) for role, part in windows.items()}
+    counted = {role: count_template(part, template) for role, part in windows.items()}
     return _Clustered(template, counted, clusters)
 
 

@@ -18,9 +18,8 @@ from memaudit.data.run_hashes import run_hashes
 from memaudit.data.windows import PADDING, Windows
 
 RUN = 6
-"""Tokens of a run that makes no near-duplicates. Shorter ones stand in many texts by chance."""
-SHORT_RUN = 3
-"""Tokens of a run whose extraction is no finding: the words between two slots of a template."""
+"""Tokens of the shortest run that is searched for. Shorter ones stand in many texts by chance:
+three bytes are one letter of many scripts."""
 MIN_SAMPLES, MIN_SHARE = 10, 0.1
 """Samples, and share of all samples, that have to hold a run. Equal samples count once. A cluster
 of fewer samples leaves enough others for the folds."""
@@ -58,12 +57,12 @@ class Template:
 NO_TEMPLATE = Template(np.empty(0, np.uint64), RUN)
 
 
-def find_template(parts: Sequence[Windows], longest: int, run: int = RUN) -> Template:
+def find_template(parts: Sequence[Windows], cluster_run: int) -> Template:
     """Find the runs that many samples of all parts hold.
 
-    longest: tokens of the longest runs that are wanted; run: tokens of a run if that is fewer.
+    cluster_run: length of a run that makes near-duplicates; template runs are no longer.
     """
-    run = min(run, longest, parts[0].window_tokens)
+    run = min(RUN, cluster_run, parts[0].window_tokens)
     examined = [_examine(part, math.ceil(_EXAMINED / len(parts))) for part in parts]
     ids = np.concatenate([rows for rows, _ in examined])
     ends = np.cumsum([0, *(int(samples.max()) + 1 for _, samples in examined)])
@@ -99,14 +98,11 @@ class TemplateTokens:
         return TemplateTokens(self.suffix[mask], self.new[mask], self.in_window[mask])
 
 
-def count_template(
-    windows: Windows, template: Template, short: Template | None = None
-) -> TemplateTokens:
+def count_template(windows: Windows, template: Template) -> TemplateTokens:
     """Count the suffix tokens that show nothing about a record.
 
     The tokens between template count too if they stand in the same order in the window's prefix: a
-    greeting with the name that the user gave is copied, not remembered. short: template in whose
-    runs of SHORT_RUN tokens a token counts; None for ``template``.
+    greeting with the name that the user gave is copied, not remembered.
     """
     count, prefix = len(windows), windows.longest_prefix
     suffix, new = np.zeros((2, count), dtype=np.int64)
@@ -114,8 +110,8 @@ def count_template(
     for first in range(0, count, _ROWS):
         block = slice(first, first + _ROWS)
         ids = windows.ids[block]
-        in_window[block] = template.mask(ids).any(axis=1)
-        masked = (short or template).mask(ids)[:, prefix:]
+        whole = template.mask(ids)
+        in_window[block], masked = whole.any(axis=1), whole[:, prefix:]
         _add_repeats(masked, ids)
         is_new = np.arange(masked.shape[1]) >= masked.shape[1] - windows.new_tokens[block, None]
         suffix[block], new[block] = masked.sum(axis=1), (masked & is_new).sum(axis=1)
