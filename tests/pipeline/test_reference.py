@@ -144,7 +144,8 @@ def test_the_gate_judges_what_leaked(adapter: Path, base: Path, data: Path) -> N
     ).result
     (gate,) = gated.verdicts
     assert (gate.name, gate.verdict, gate.attack) == ("max-leaked", "pass", "")
-    assert gate.reason.startswith("0 of 24 samples (0 %) are extracted from the model and not")
+    # The suffix of the 24th lies in a long word that stands in ten records: template alone.
+    assert gate.reason.startswith("0 of 23 samples (0 %) are extracted from the model and not")
 
 
 def test_the_reference_may_be_an_adapter_too(adapter: Path, base: Path, data: Path) -> None:
