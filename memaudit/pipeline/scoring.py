@@ -23,7 +23,7 @@ from memaudit.gate.baseline import Baseline, count_missing, count_new, overlap_o
 from memaudit.gate.thresholds import GateVerdict, NewSamples, judge, judge_controls
 from memaudit.gate.validity import Validity
 from memaudit.report.result import AttackResult, FoldFit, Permuted, Revealed
-from memaudit.score.samples import Arm, Grouping, score_samples
+from memaudit.score.samples import Arm, Grouping, SampleScores, score_samples
 from memaudit.score.scores import WindowScores, score_windows
 from memaudit.score.summary import Rate, attack_rng, summarise
 from memaudit.sensitive.counting import Items, SensitiveContent, count_content
@@ -38,35 +38,33 @@ def score_all(
     """Score every window, then summarise every attack."""
     results: list[AttackResult] = []
     none: Arm | None = None
-    data_groups = group_windows(plan.data)
-    control_groups = None if plan.controls is None else group_windows(plan.controls)
     for attack, outcome in outcomes.items():
         data, controls = score_outcome(plan, outcome)
-        arm = Arm.of(data, data_groups)
+        samples, arm = _score_samples(data, plan.data)
+        control_samples, control_arm = None, None
+        if controls is not None and plan.controls is not None:
+            control_samples, control_arm = _score_samples(controls, plan.controls)
         summary = summarise(
             attack,
             arm,
             config.scores,
             attack_rng(config.protocol.seed, attack),
             none=none,
-            controls=None
-            if controls is None or control_groups is None
-            else Arm.of(controls, control_groups),
+            controls=control_arm,
         )
         none = arm if attack == "none" else none
-        result = AttackResult(
-            attack,
-            data,
-            controls,
-            score_samples(data, data_groups),
-            None
-            if controls is None or control_groups is None
-            else score_samples(controls, control_groups),
-            summary,
-            permuted_hits(outcome.data, plan.data),
+        permuted = permuted_hits(outcome.data, plan.data)
+        results.append(
+            AttackResult(attack, data, controls, samples, control_samples, summary, permuted)
         )
-        results.append(result)
     return tuple(results)
+
+
+def _score_samples(scores: WindowScores, corpus: Corpus) -> tuple[SampleScores, Arm]:
+    """Return the scores of all samples of a corpus, and the arm of those that can be extracted."""
+    groups = group_windows(corpus)
+    samples = score_samples(scores, groups)
+    return samples, Arm.counted(samples, groups)
 
 
 def group_windows(corpus: Corpus) -> Grouping:

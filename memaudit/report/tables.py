@@ -34,7 +34,7 @@ from memaudit.report.wording import SCHEMA_VERSION, shorten
 from memaudit.score.samples import SampleScores
 from memaudit.score.sampling import queries
 from memaudit.score.scores import WindowScores, best_edit_similarity, best_log_p_z
-from memaudit.score.stats import Floats
+from memaudit.score.stats import Floats, Ints
 from memaudit.sensitive.counting import Items
 from memaudit.sensitive.detectors import Category
 
@@ -54,25 +54,37 @@ def iter_windows(result: ScanResult) -> Iterator[str]:
     The header is first, then data, then controls, each in the order of its file.
     """
     texts = TEXTS if result.revealed else ()
-    return _lines(result, (*WINDOW_COLUMNS, *texts), _window_row)
+    return _lines(result, (*WINDOW_COLUMNS, *texts), _window_row, _all_rows)
 
 
 def iter_samples(result: ScanResult) -> Iterator[str]:
     """Yield ``samples.csv`` line by line, in the order of `iter_windows`."""
-    return _lines(result, SAMPLE_COLUMNS, _sample_row)
+    return _lines(result, SAMPLE_COLUMNS, _sample_row, _first_rows)
 
 
 _Row = Callable[["_Part", int], list[str]]
 """Returns the cells of a row without those passed through; a window's or a sample's number."""
 
 
-def _lines(result: ScanResult, own: Sequence[str], row_of: _Row) -> Iterator[str]:
+_At = Callable[[Corpus], Ints]
+"""Returns the windows that stand for the rows of a table: all, or the first of each sample."""
+
+
+def _all_rows(corpus: Corpus) -> Ints:
+    return np.arange(len(corpus.windows))
+
+
+def _first_rows(corpus: Corpus) -> Ints:
+    return corpus.first_rows
+
+
+def _lines(result: ScanResult, own: Sequence[str], row_of: _Row, rows_at: _At) -> Iterator[str]:
     passed = _passed_through(result)
     names = (*own, *passed.values())
     texts = [is_text(name) for name in names]
     yield header_line(names)
     for part in _parts(result):
-        for row in _rows(part, own, row_of, tuple(passed)):
+        for row in _rows(part, own, row_of, rows_at(part.corpus), tuple(passed)):
             cells = zip(row, texts, strict=True)
             yield line(quoted(text) if from_data else text for text, from_data in cells)
 
@@ -105,15 +117,14 @@ class _Part:
 
 
 def _rows(
-    part: _Part, own: Sequence[str], row_of: _Row, passed: Sequence[str]
+    part: _Part, own: Sequence[str], row_of: _Row, at: Ints, passed: Sequence[str]
 ) -> Iterator[list[str]]:
     """Yield the rows of windows or samples, and of skipped records, in the order of the file.
 
-    Ids decide for a folder, where every line is 1 and the ids are the sorted paths.
+    Ids decide for a folder, where every line is 1 and the ids are the sorted paths. at: the window
+    that gives the place of each row.
     """
-    windows, first = part.corpus.windows, part.corpus.first_rows
-    by_window = row_of is _window_row
-    at = np.arange(len(windows)) if by_window else first  # rows of the windows
+    windows = part.corpus.windows
     order = np.lexsort((windows.window[at], windows.sample[at], windows.line[at])).tolist()
     places = [(int(windows.line[at[number]]), windows.sample_id[at[number]]) for number in order]
     rows = (

@@ -7,6 +7,7 @@ attacks. N stands for windows, M for samples.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,7 @@ class Grouping:
         ones = np.ones(n, dtype=np.int64)
         return cls(np.arange(n), ones, ones.astype(np.bool_), clusters)
 
-    @property
+    @cached_property
     def counted(self) -> Bools:
         """(M,) samples that have a window of their own: those that can be extracted."""
         return _sums(self.is_own, self.sample) > 0
@@ -74,8 +75,12 @@ class Arm:
     @classmethod
     def of(cls, scores: WindowScores, grouping: Grouping) -> Arm:
         """Return the arm of N windows, without samples that are template alone."""
-        counted = grouping.counted
-        return cls(score_samples(scores, grouping).take(counted), grouping.clusters[counted])
+        return cls.counted(score_samples(scores, grouping), grouping)
+
+    @classmethod
+    def counted(cls, samples: SampleScores, grouping: Grouping) -> Arm:
+        """Return the arm of M samples, without those that are template alone."""
+        return cls(samples.take(grouping.counted), grouping.clusters[grouping.counted])
 
 
 def score_samples(scores: WindowScores, grouping: Grouping) -> SampleScores:

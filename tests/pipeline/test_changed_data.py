@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import CORPUS, build_model, build_tokenizer, save_model
+from conftest import CORPUS
 from quick_scan import QUICK, memaudit
-from small_scan import MARKS
+from small_scan import MARKS, save_repeating_model
 
 Records = list[dict[str, Any]]
 
@@ -40,16 +40,8 @@ def write(path: Path, lines: Records) -> Path:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, its data, a run and the baseline of it."""
-    import torch
-
     folder = tmp_path_factory.mktemp("weeks")
-    model = build_model("gpt2", seed=0)
-    with torch.no_grad():  # it repeats its last token: its blocks do next to nothing
-        model.transformer.wpe.weight.mul_(0.01)
-        for block in model.transformer.h:
-            block.attn.c_proj.weight.mul_(0.01)
-            block.mlp.c_proj.weight.mul_(0.01)
-    save_model(model, build_tokenizer(), folder / "model")
+    save_repeating_model(folder / "model")
     data = write(folder / "data.jsonl", records(200, LEAKED))
     first = memaudit("scan", folder / "model", data, *QUICK, "--out", folder / "first")
     assert first.exit_code == 0, first.output

@@ -62,17 +62,22 @@ def sign_piece_anew(run: Path, name: str, arrays: dict[str, Any], note: str = ""
         opened.close()
 
 
-def make_files(folder: Path, count: int = 150) -> list[str]:
-    """Write model, data and controls there; returns the arguments of ``scan`` that audit them."""
+def save_repeating_model(path: Path) -> Path:
+    """Save a model that repeats its last token: its blocks do next to nothing."""
     import torch
 
     model = build_model("gpt2", seed=0)
-    with torch.no_grad():  # it repeats its last token: its blocks do next to nothing
+    with torch.no_grad():
         model.transformer.wpe.weight.mul_(0.01)
         for block in model.transformer.h:
             block.attn.c_proj.weight.mul_(0.01)
             block.mlp.c_proj.weight.mul_(0.01)
-    save_model(model, build_tokenizer(), folder / "model")
+    return save_model(model, build_tokenizer(), path)
+
+
+def make_files(folder: Path, count: int = 150) -> list[str]:
+    """Write model, data and controls there; returns the arguments of ``scan`` that audit them."""
+    save_repeating_model(folder / "model")
     _write(folder / "data.jsonl", count, seed=1, leaked=3)
     _write(folder / "controls.jsonl", 50, seed=2, leaked=1000)
     given = [str(folder / "model"), str(folder / "data.jsonl")]
