@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from memaudit.config.settings import attack_label
 from memaudit.report.blocks import Head, Table
 from memaudit.report.curves import Axis, Line
 from memaudit.report.diagnosis import FigureTable
@@ -93,10 +94,10 @@ def rates_card(report: Report) -> Card:
     if any(on_controls):
         spreads.append(Spread("controls", _estimates(on_controls, attacks), "s", True))
     highest = max((point.high for spread in spreads for point in spread.estimates), default=100.0)
-    names = [attack.attack for attack in attacks]
+    names = [attack_label(attack.attack) for attack in attacks]
     axis = Axis("samples extracted, %", low=0, high=max(1.0, min(100.0, 1.05 * highest)))
     rows = [
-        [attack.attack, *_rate_cells(attack.extracted), *_rate_cells(rate)]
+        [attack_label(attack.attack), *_rate_cells(attack.extracted), *_rate_cells(rate)]
         for attack, rate in zip(attacks, on_controls, strict=True)
     ]
     return _card(
@@ -192,7 +193,8 @@ def sampling_cards(report: Report, windows: pd.DataFrame) -> Iterator[Card]:
     yield _sampling_card(
         "certainty",
         "How sure an attacker can be",
-        f"The same for {best.attack} alone, at several probabilities p of seeing the suffix.",
+        f"The same for {attack_label(best.attack)} alone, at several probabilities p of seeing the "
+        "suffix.",
         curves,
     )
 
@@ -288,7 +290,8 @@ def _by_attack(
 
 
 def _named(attack: str, role: str) -> str:
-    return attack if role == "data" else f"{attack}, controls"
+    label = attack_label(attack)
+    return label if role == "data" else f"{label}, controls"
 
 
 def _line(attack: str, role: str, x: Sequence[float] | Floats, y: Floats) -> Line:
@@ -373,7 +376,7 @@ def _group_card(report: Report, rows: pd.DataFrame, grouping: Grouping, name: st
         ]
         lines.append(_shifted_line(attack, attacks, rates))
     best = strongest(report)
-    interval = [] if best is None else [f"interval, {best.attack}"]
+    interval = [] if best is None else [f"interval, {attack_label(best.attack)}"]
     for group in grouping.groups:
         cells = [_counted(hits[attack][group.rows]) for attack in attacks]
         if best is not None:
@@ -395,7 +398,7 @@ def _group_card(report: Report, rows: pd.DataFrame, grouping: Grouping, name: st
         f"Share of windows extracted exactly, with the exact interval at {level(sure)} confidence, "
         "which treats windows as independent.",
         plot,
-        [shorten(grouping.name, _LONGEST_NAME), "windows", *attacks, *interval],
+        [shorten(grouping.name, _LONGEST_NAME), "windows", *map(attack_label, attacks), *interval],
         table,
     )
 
@@ -418,7 +421,7 @@ def _shifted_line(attack: str, attacks: Sequence[str], rates: Sequence[_Rate]) -
     """Return an attack's line, shifted a little so that no interval hides another."""
     shift = 0.12 * (attacks.index(attack) - (len(attacks) - 1) / 2)
     return Line(
-        attack,
+        attack_label(attack),
         attack,
         [place + shift for place in range(len(rates))],
         [100 * rate.estimate for rate in rates],

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 
-from memaudit.config.settings import LADDER, ProtocolSettings
+from memaudit.config.settings import LADDER, ProtocolSettings, attack_label
 from memaudit.data.folds import attacks_left_out, left_out_sentence
 from memaudit.report.columns import OWN
 from memaudit.report.model import Gate, Report
@@ -144,13 +144,13 @@ def worst_rows(report: Report, rows: pd.DataFrame, limit: int) -> Ints:
 
 
 def extracted_by(report: Report, row: Row) -> str:
-    """Return the attacks that extract a window: ``all``, ``none, dynamic``, ``-``."""
+    """Return the attacks that extract a window: ``all``, ``prefix only, dynamic``, ``-``."""
     asked = {attack.attack for attack in model_attacks(report)}
     ran = [attack.attack for attack in report.attacks]
     by = [attack for attack in ran if is_hit(row, attack)]
     if len(asked) > 1 and asked <= set(by):
         return "all" if len(by) == len(ran) else "all but copy"
-    return ", ".join(by) or "-"
+    return ", ".join(map(attack_label, by)) or "-"
 
 
 def is_hit(row: Row, attack: str) -> bool:
@@ -167,7 +167,7 @@ def passed_through(table: pd.DataFrame) -> list[str]:
 def revealed_texts(report: Report, windows: pd.DataFrame) -> list[tuple[str, str]]:
     """Return names and columns of audited text; empty if none was revealed."""
     names = ["prefix", "suffix", *(attack.attack for attack in report.attacks)]
-    both = [(name, f"text_{name.replace('-', '_')}") for name in names]
+    both = [(attack_label(name), f"text_{name.replace('-', '_')}") for name in names]
     return [(name, column) for name, column in both if column in windows.columns]
 
 

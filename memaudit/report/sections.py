@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from memaudit.config.settings import PREFIX_ONLY, attack_label
 from memaudit.report.blocks import Facts, Head, Table
 from memaudit.report.leaks import leak_rows
 from memaudit.report.model import Origin, Report
@@ -75,9 +76,9 @@ def ladder(report: Report) -> Table:
         ),
         Head("fractional", "share", "mean share of suffix tokens extracted in place"),
         Head("NLL", "nats", "mean, nats/token", 3),
-        Head("lift", "points", "rate above that of none, in percentage points"),
-        Head("gained", "count", "samples extracted, but not by none", 1),
-        Head("lost", "count", "samples extracted by none alone", 1),
+        Head("lift", "points", f"rate above that of {PREFIX_ONLY}, in percentage points"),
+        Head("gained", "count", f"samples extracted, but not by {PREFIX_ONLY}", 1),
+        Head("lost", "count", f"samples extracted by {PREFIX_ONLY} alone", 1),
         Head("p", "p", "the larger p-value of two paired tests of the lift", 1),
     ]
     rows = [_ladder_row(attack) for attack in attacks]
@@ -106,7 +107,7 @@ def ladder(report: Report) -> Table:
 def _ladder_row(attack: Attack) -> list[str]:
     rate = attack.extracted
     return [
-        attack.attack,
+        attack_label(attack.attack),
         count_text(rate),
         rate_text(rate),
         interval_text(rate.interval),
@@ -168,7 +169,7 @@ def _origin_row(origin: Origin) -> list[str]:
     leaked, nll = origin.leaked, origin.suffix_nll
     low, high = map(_signed, nll.interval.ends)
     return [
-        origin.attack,
+        attack_label(origin.attack),
         *map(str, (origin.known_before, leaked.k, origin.forgotten, origin.neither)),
         rate_text(leaked),
         interval_text(leaked.interval),
@@ -292,11 +293,17 @@ def revealed(report: Report, windows: pd.DataFrame, most: int) -> list[Facts]:
     ]
 
 
+_MEASURED = {"tested": "measured", "partly": "measured in part", "not tested": "not measured"}
+"""Words that nobody reads as passed or failed."""
+
+
 def frameworks(report: Report) -> Table:
-    """Return what each framework asks for, and what this run tested of it."""
-    heads = [*map(Head, ("framework", "reference", "asks for", "tested"))]
+    """Return what each framework asks for, and what this run measured of it."""
+    heads = [*map(Head, ("framework", "reference", "asks for", "this run"))]
     heads += [Head("what was done", style="prose")]
     rows = [
-        [row.framework, row.reference, row.asks, row.tested, row.did] for row in report.frameworks
+        [row.framework, row.reference, row.asks, _MEASURED[row.tested], row.did]
+        for row in report.frameworks
     ]
-    return Table("frameworks", "What was and was not tested", "", heads, rows)
+    title = "What frameworks ask for, and what this run measured of it"
+    return Table("frameworks", title, "", heads, rows)
