@@ -64,6 +64,7 @@ def to_report(result: ScanResult) -> Report:
         gates=tuple(model.Gate(**asdict(verdict)) for verdict in result.verdicts),
         baseline=None if result.new is None else _since(result.new),
         attacks=tuple(_attack(result, attack, rounding) for attack in result.attacks),
+        any=None if result.any is None else any_part(result.any),
         attacks_not_run=tuple(name for name in LADDER if result.attack(name) is None),
         sensitive=sensitive_section(result),
         reference=_reference(result, rounding),
@@ -138,6 +139,15 @@ def attack_part(
         controls=_controls(summary),
         lift=None if summary.lift is None else _lift(summary.lift),
         **others,
+    )
+
+
+def any_part(summary: AttackSummary) -> model_parts.AnyAttack:
+    """Return all attacks on the model together."""
+    return model_parts.AnyAttack(
+        extracted=rate_part(summary.extracted),
+        exact=rate_part(summary.exact),
+        controls=_controls(summary),
     )
 
 

@@ -22,6 +22,7 @@ from memaudit.report.frameworks import NOTE as FRAMEWORKS_NOTE
 from memaudit.report.gate_reading import gates_fault, rejudge
 from memaudit.report.hashes import results_hash
 from memaudit.report.model import Report
+from memaudit.report.model_parts import AnyAttack, Attack
 from memaudit.report.reading import column, scored
 from memaudit.report.recompute import (
     PARTS,
@@ -219,7 +220,8 @@ def _check_counts(run: StoredRun) -> None:
         corpus = getattr(run.report, key)
         counts = (corpus.windows, corpus.used) if corpus else (0, 0)
         agree = (len(windows), len(samples)) == counts
-        for attack in run.report.attacks:
+        attacks: list[Attack | AnyAttack] = [*run.report.attacks]
+        for attack in [*attacks, run.report.any] if run.report.any else attacks:
             part = attack if role == "data" else attack.controls
             extracted = samples[column("extracted", attack.attack)]
             counted = int(extracted.notna().sum()), int(extracted.sum())
