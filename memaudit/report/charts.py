@@ -21,7 +21,7 @@ from memaudit.report.blocks import Head, Table
 from memaudit.report.curves import Axis, Line
 from memaudit.report.diagnosis import FigureTable
 from memaudit.report.model import Report
-from memaudit.report.model_parts import Attack, Fit, Rate
+from memaudit.report.model_parts import AnyAttack, Attack, Fit, Rate
 from memaudit.report.plots import Estimate, Spread, interval_plot, line_plot
 from memaudit.report.reading import (
     column,
@@ -29,6 +29,7 @@ from memaudit.report.reading import (
     controls_rate,
     figures,
     interval_text,
+    ladder_rows,
     model_attacks,
     passed_through,
     rate_text,
@@ -86,8 +87,8 @@ def _card(
 
 
 def rates_card(report: Report) -> Card:
-    """Return the exact rate of every attack with its interval, on data and controls."""
-    attacks = report.attacks
+    """Return the rate of every attack with its interval, on data and controls."""
+    attacks = ladder_rows(report)
     on_controls = [controls_rate(attack) for attack in attacks]
     on_data = [attack.extracted for attack in attacks]
     spreads = [Spread("data", _estimates(on_data, attacks), "o", False)]
@@ -111,7 +112,9 @@ def rates_card(report: Report) -> Card:
     )
 
 
-def _estimates(rates: Sequence[Rate | None], attacks: Sequence[Attack]) -> list[Estimate]:
+def _estimates(
+    rates: Sequence[Rate | None], attacks: Sequence[Attack | AnyAttack]
+) -> list[Estimate]:
     """Return the rates in percent, with the ends of their intervals within 0 and 100."""
     estimates = []
     for row, (rate, attack) in enumerate(zip(rates, attacks, strict=True)):

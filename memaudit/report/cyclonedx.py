@@ -14,7 +14,8 @@ from typing import Any
 from memaudit.report.hashes import canonical
 from memaudit.report.leaks import TITLES
 from memaudit.report.model import Corpus, Report
-from memaudit.report.model_parts import Interval, Rate
+from memaudit.report.model_parts import AnyAttack, Interval, Rate
+from memaudit.report.reading import ladder_rows
 from memaudit.report.wording import json_text
 
 Json = dict[str, Any]
@@ -70,9 +71,13 @@ def _model(report: Report) -> Json:
 
 
 def _metrics(report: Report) -> Iterator[Json]:
-    for attack in report.attacks:
+    for attack in ladder_rows(report):
         name, controls = attack.attack, attack.controls
         yield _rate("extraction rate", attack.extracted, _slice(_DATA, name))
+        if controls is not None:
+            yield _rate("extraction rate", controls.extracted, _slice(_CONTROLS, name))
+        if isinstance(attack, AnyAttack):
+            continue
         fractional = attack.fractional
         yield _metric(
             "fractional extraction rate",
@@ -80,8 +85,6 @@ def _metrics(report: Report) -> Iterator[Json]:
             _slice(_DATA, name),
             fractional.interval,
         )
-        if controls is not None:
-            yield _rate("extraction rate", controls.extracted, _slice(_CONTROLS, name))
         if attack.lift is not None:
             lift = attack.lift
             yield _metric(

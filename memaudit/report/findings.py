@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from memaudit.config.settings import attack_label
 from memaudit.data.samples import Skipped
@@ -48,6 +48,11 @@ def headline_of(report: Report) -> tuple[str, ...]:
     It starts with a warning where the run is void, covers few of the records or lacks attacks.
     """
     return (*_warnings(report), *_findings(report))
+
+
+def sentences_of(report: Report) -> dict[str, Any]:
+    """Return the fields of a report that follow from its figures in words."""
+    return {"headline": headline_of(report), "summary": summary_of(report)}
 
 
 def summary_of(report: Report) -> str:

@@ -17,7 +17,7 @@ from memaudit.config.settings import LADDER, ProtocolSettings, attack_label
 from memaudit.data.folds import attacks_left_out, left_out_sentence
 from memaudit.report.columns import OWN
 from memaudit.report.model import Gate, Report
-from memaudit.report.model_parts import Attack, Interval, Lift, Rate
+from memaudit.report.model_parts import AnyAttack, Attack, Interval, Lift, Rate
 from memaudit.report.wording import count, gate_label, percent_interval
 from memaudit.score.estimate import MISSING, percent, points
 from memaudit.score.stats import Bools, Floats, Ints
@@ -53,6 +53,13 @@ def figures(rows: pd.DataFrame, name: str) -> Floats:
 def model_attacks(report: Report) -> list[Attack]:
     """Return the attacks that query the model: all but ``copy``."""
     return [attack for attack in report.attacks if attack.attack != "copy"]
+
+
+def ladder_rows(report: Report) -> list[Attack | AnyAttack]:
+    """Return the attacks, weakest first, then all on the model together if there are several."""
+    if report.any is None or len(model_attacks(report)) < 2:
+        return [*report.attacks]
+    return [*report.attacks, report.any]
 
 
 def strongest(report: Report) -> Attack | None:
@@ -247,7 +254,7 @@ def p_text(p: float) -> str:
     return MISSING if math.isnan(p) else f"{p:.2g}"
 
 
-def controls_rate(attack: Attack) -> Rate | None:
+def controls_rate(attack: Attack | AnyAttack) -> Rate | None:
     """Return an attack's rate on the controls; None without controls."""
     return None if attack.controls is None else attack.controls.extracted
 

@@ -18,7 +18,7 @@ from memaudit.config.settings import PREFIX_ONLY, attack_label
 from memaudit.report.blocks import Facts, Head, Table
 from memaudit.report.leaks import leak_rows
 from memaudit.report.model import Origin, Report
-from memaudit.report.model_parts import Attack
+from memaudit.report.model_parts import AnyAttack, Attack
 from memaudit.report.reading import (
     best,
     cautious_p,
@@ -30,6 +30,7 @@ from memaudit.report.reading import (
     has_reference,
     hits,
     interval_text,
+    ladder_rows,
     left_out,
     lift_texts,
     not_run,
@@ -51,6 +52,7 @@ _LONGEST_ID = 200
 _MOST_PASSED = 6
 """Columns of the data in the page's table."""
 _MOST_CONTROLS = 100
+_ANY = "any: by at least one attack on the model."
 _COPY = "copy never queries the model: it repeats what followed a similar prefix in the fit data."
 
 
@@ -63,7 +65,7 @@ def gates(report: Report) -> list[Table]:
 
 def ladder(report: Report) -> Table:
     """Return the attacks, weakest first, with rates, lift and the difference from the controls."""
-    attacks = report.attacks
+    attacks = ladder_rows(report)
     strong = strongest(report)
     columns = [
         Head("attack"),
@@ -95,7 +97,8 @@ def ladder(report: Report) -> Table:
         ]
         rows = [row + _above_controls(attack) for row, attack in zip(rows, attacks, strict=True)]
     missing = not_run(report)
-    says = [_COPY] if any(attack.attack == "copy" for attack in attacks) else []
+    says = [_ANY] if len(attacks) > len(report.attacks) else []
+    says += [_COPY] if any(attack.attack == "copy" for attack in attacks) else []
     impossible = left_out(report)
     unasked = [name for name in missing if name not in impossible]
     says += [f"Not run: {', '.join(unasked)}."] if unasked else []
@@ -104,20 +107,17 @@ def ladder(report: Report) -> Table:
     return Table("attacks", "Attacks, weakest first", "\n".join(says), columns, rows, place)
 
 
-def _ladder_row(attack: Attack) -> list[str]:
+def _ladder_row(attack: Attack | AnyAttack) -> list[str]:
     rate = attack.extracted
-    return [
-        attack_label(attack.attack),
-        count_text(rate),
-        rate_text(rate),
-        interval_text(rate.interval),
-        percent(attack.fractional.estimate),
-        number(attack.suffix_nll),
-        *lift_texts(attack.lift),
-    ]
+    name = attack_label(attack.attack)
+    row = [name, count_text(rate), rate_text(rate), interval_text(rate.interval)]
+    if isinstance(attack, AnyAttack):
+        return [*row, "", "", *lift_texts(None)]
+    means = [percent(attack.fractional.estimate), number(attack.suffix_nll)]
+    return [*row, *means, *lift_texts(attack.lift)]
 
 
-def _above_controls(attack: Attack) -> list[str]:
+def _above_controls(attack: Attack | AnyAttack) -> list[str]:
     cells = [count_text(controls_rate(attack))]
     difference = attack.controls and attack.controls.difference
     if not difference:

@@ -22,6 +22,7 @@ from memaudit.report.frameworks import NOTE as FRAMEWORKS_NOTE
 from memaudit.report.gate_reading import gates_fault, rejudge
 from memaudit.report.hashes import results_hash
 from memaudit.report.model import Report
+from memaudit.report.model_parts import AnyAttack, Attack
 from memaudit.report.reading import column, scored
 from memaudit.report.recompute import (
     PARTS,
@@ -130,8 +131,9 @@ def find_figures_fault(run: StoredRun) -> str | None:
         fault = figures_fault(report, recomputed)
         if fault is not None or not _same_wording(report):
             return fault
-        if report.headline != recomputed.headline(report):
-            return "the headline does not follow from the figures"
+        for name, due in recomputed.sentences(report).items():
+            if getattr(report, name) != due:
+                return f"the {name} does not follow from the figures"
         changed = (name for name, due in _FIXED.items() if getattr(report, name) != due)
         name = next(changed, None)
         return None if name is None else f"{name} was changed"
@@ -158,8 +160,8 @@ def _word_again(run: StoredRun) -> StoredRun:
         gate.model_copy(update={"reason": reasons.get((gate.name, gate.attack), gate.reason)})
         for gate in report.gates
     )
-    headline = recompute(report, run.windows, run.samples).headline(report)
-    worded = report.model_copy(update={"gates": gates, "headline": headline, **_FIXED})
+    sentences = recompute(report, run.windows, run.samples).sentences(report)
+    worded = report.model_copy(update={"gates": gates, **sentences, **_FIXED})
     return replace(run, report=worded)
 
 
@@ -219,7 +221,8 @@ def _check_counts(run: StoredRun) -> None:
         corpus = getattr(run.report, key)
         counts = (corpus.windows, corpus.used) if corpus else (0, 0)
         agree = (len(windows), len(samples)) == counts
-        for attack in run.report.attacks:
+        attacks: list[Attack | AnyAttack] = [*run.report.attacks]
+        for attack in [*attacks, run.report.any] if run.report.any else attacks:
             part = attack if role == "data" else attack.controls
             extracted = samples[column("extracted", attack.attack)]
             counted = int(extracted.notna().sum()), int(extracted.sum())

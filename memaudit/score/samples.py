@@ -6,6 +6,7 @@ attacks. N stands for windows, M for samples.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -81,6 +82,16 @@ class Arm:
     def counted(cls, samples: SampleScores, grouping: Grouping) -> Arm:
         """Return the arm of M samples, without those that are template alone."""
         return cls(samples.take(grouping.counted), grouping.clusters[grouping.counted])
+
+
+def best_of(attacks: Sequence[SampleScores]) -> SampleScores:
+    """Return the best of each score that attacks get from the same M samples."""
+    columns = {
+        f.name: [getattr(scores, f.name) for scores in attacks] for f in fields(SampleScores)
+    }
+    least = np.fmin.reduce(columns.pop("suffix_nll"))
+    best = {name: np.maximum.reduce(values) for name, values in columns.items()}
+    return SampleScores(**best, suffix_nll=least)
 
 
 def score_samples(scores: WindowScores, grouping: Grouping) -> SampleScores:
