@@ -131,9 +131,9 @@ def find_figures_fault(run: StoredRun) -> str | None:
         fault = figures_fault(report, recomputed)
         if fault is not None or not _same_wording(report):
             return fault
-        for name, due in recomputed.sentences(report).items():
-            if getattr(report, name) != due:
-                return f"the {name} does not follow from the figures"
+        for field, sentence in recomputed.sentences(report).items():
+            if getattr(report, field) != sentence:
+                return f"the {field} does not follow from the figures"
         changed = (name for name, due in _FIXED.items() if getattr(report, name) != due)
         name = next(changed, None)
         return None if name is None else f"{name} was changed"
