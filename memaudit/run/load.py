@@ -32,7 +32,7 @@ from memaudit.report.recompute import (
 )
 from memaudit.report.sample_checks import ImpossibleTableError
 from memaudit.report.wording import LIMITS, SCHEMA_VERSION, neutral, shorten
-from memaudit.run.manifest import require_recorded
+from memaudit.run.manifest import require_folder, require_recorded
 from memaudit.run.seal import key_at_hand, seal_doubt
 from memaudit.run.tables import SAMPLES, WINDOWS, read_samples, read_windows
 from memaudit.system.untrusted_json import read_json
@@ -182,8 +182,7 @@ def read_report(folder: Path) -> Report:
     """Read ``report.json`` alone. Raises UsageError as :func:`read_run`."""
     path = folder / REPORT
     try:
-        if not folder.is_dir():
-            raise UsageError(f"{folder}: no such run folder; give one that memaudit scan wrote")
+        require_folder(folder)
         if not path.is_file():
             raise UsageError(f"{folder}: holds no finished run (no {REPORT})")
         document = read_json(path, _LONGEST_REPORT)

@@ -14,7 +14,8 @@ from made_windows import windows_of
 from scanned import make_texts, run, write_samples
 
 from memaudit.attack.campaign import AttackOutcome
-from memaudit.attack.extraction import Advance, Extraction
+from memaudit.attack.extraction import Extraction
+from memaudit.attack.journal import Advance
 from memaudit.config.shard import Shard
 from memaudit.data.corpus import Corpus
 from memaudit.data.plan import Plan
