@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from memaudit.sensitive.shapes import Span
 Counts = NDArray[np.uint16]
 Rows = Sequence[NDArray[np.int32]] | NDArray[np.int32]
 Decode = Callable[[Rows], Sequence[str]]
+Prompts = Callable[[Sequence[int]], Sequence[str]]
+"""Returns the prompts of the texts with these numbers, which few texts need."""
 
 _MAX_COUNT = int(np.iinfo(np.uint16).max)
 _CHUNK = 4096  # texts decoded at a time
@@ -73,14 +76,32 @@ def count_content(
     counts = np.zeros((len(ids), len(detectors)), dtype=np.uint16)
     for start in range(0, len(ids), _CHUNK):
         texts = decode(ids[start : start + _CHUNK])
-        items = _find_items(texts, detectors)
-        holding = [row for row, columns in enumerate(items) if any(columns)]
-        before = decode([prefixes[start + row] for row in holding]) if holding else ()
-        for row, prefix in zip(holding, before, strict=True):
-            counts[start + row] = [
-                min(sum(not _holds(prefix, item) for item in column), _MAX_COUNT)
-                for column in items[row]
-            ]
+        prompts = partial(_decode_some, decode, prefixes[start : start + _CHUNK])
+        counts[start : start + len(texts)] = count_texts(texts, detectors, prompts)
+    return counts
+
+
+def _decode_some(decode: Decode, ids: Rows, rows: Sequence[int]) -> Sequence[str]:
+    return decode([ids[row] for row in rows])
+
+
+def _no_prompts(rows: Sequence[int]) -> Sequence[str]:
+    return [""] * len(rows)
+
+
+def count_texts(
+    texts: Sequence[str], detectors: Sequence[Detector], prompts: Prompts = _no_prompts
+) -> Counts:
+    """Count the items of each detector's category in each of n texts: (n,C).
+
+    prompts: from numbers of texts to the prompts before them, whose items do not count.
+    """
+    counts = np.zeros((len(texts), len(detectors)), dtype=np.uint16)
+    items = _find_items(texts, detectors)
+    rows = [row for row, columns in enumerate(items) if any(columns)]
+    for row, prompt in zip(rows, prompts(rows) if rows else (), strict=True):
+        new = [sum(not _holds(prompt, item) for item in column) for column in items[row]]
+        counts[row] = np.minimum(new, _MAX_COUNT)
     return counts
 
 
