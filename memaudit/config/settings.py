@@ -33,6 +33,7 @@ from memaudit.config.flags import (
 from memaudit.config.tuning import ConstantSettings as ConstantSettings
 from memaudit.config.tuning import DynamicSettings as DynamicSettings
 from memaudit.config.tuning import TuningSettings as TuningSettings
+from memaudit.sensitive.categories import ALL, Category
 
 AttackName = Literal["none", "copy", "dynamic-hard", "constant", "dynamic"]
 LADDER: tuple[AttackName, ...] = ("none", "copy", "dynamic-hard", "constant", "dynamic")
@@ -46,6 +47,8 @@ Pairs = Literal["auto", "chat", "alpaca", "joined"]
 OVERLAPPING = range(8, 17)
 """S for which sliding windows overlap by half: a name or a number of S/2 tokens is then whole in
 one suffix, however they fall."""
+MOST_COLUMNS = 100
+"""Most columns of the data that are copied; every row of the tables has a cell for each."""
 CHAT_DATE = date(2024, 7, 26)
 """Default date of the Llama 3 chat template."""
 RUNS = Path("memaudit-runs")
@@ -105,6 +108,12 @@ class WindowSettings(Settings):
     suffix_field: Annotated[
         str | None, Flag("--suffix-field", "Field with the suffix, if not suffix.", "Windows")
     ] = None
+    keep_columns: Annotated[
+        tuple[str, ...],
+        Field(max_length=MOST_COLUMNS),
+        Flag("--keep-columns", "Columns of the data to copy into the tables, by name.", "Windows"),
+    ] = ()
+    """They are in samples.csv, windows.csv and the page for anyone to read; no others are."""
     pairs: Annotated[
         Pairs,
         Flag("--pairs", "Questions and answers become: auto, chat, alpaca or joined.", "Windows"),
@@ -233,8 +242,26 @@ class SensitiveSettings(Settings):
     """Search the suffixes for sensitive content."""
     region: Annotated[str, Field(pattern="^[A-Z]{2}$")] = "US"
     """Country (ISO 3166) whose national format is used for phone numbers without ``+``."""
+    categories: Annotated[tuple[Category, ...], Field(min_length=1)] = (ALL,)
+    """Categories to search, of those that have a detector. Those of ``recognizers`` and
+    ``secrets`` are searched in any case."""
+    recognizers: Annotated[
+        UserPath | None,
+        Flag("--recognizers", "Recognizers to add, a YAML file as Presidio reads it.", "Audit"),
+    ] = None
+    secrets: Annotated[
+        UserPath | None,
+        Flag("--secrets", "Exact strings to search for: one a line, or a .csv.", "Audit"),
+    ] = None
+    """A ``.csv`` has the columns ``value`` and, if wanted, ``category``."""
     entity_model: str | None = None
     """Hub id or folder of a token classification model that marks names, addresses or both."""
+
+    @model_validator(mode="after")
+    def _files_are_used(self) -> SensitiveSettings:
+        if not self.enabled and (self.recognizers or self.secrets) is not None:
+            raise ValueError("enabled = false leaves recognizers and secrets unused; drop one")
+        return self
 
 
 class GateSettings(Settings):

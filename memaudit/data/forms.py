@@ -63,6 +63,8 @@ class Naming:
     prefix: str | None = None
     suffix: str | None = None
     pairs: Pairs = "auto"
+    keep: frozenset[str] | None = frozenset()
+    """Other columns that samples keep; None keeps all."""
 
     @property
     def forms(self) -> Mapping[str, tuple[str, ...]]:
@@ -85,7 +87,8 @@ USUAL = Naming()
 
 def naming_of(settings: WindowSettings) -> Naming:
     """Return the names of fields that settings give."""
-    return Naming(settings.text_field, settings.prefix_field, settings.suffix_field, settings.pairs)
+    fields = (settings.text_field, settings.prefix_field, settings.suffix_field)
+    return Naming(*fields, settings.pairs, frozenset(settings.keep_columns))
 
 
 def form_of(fields: Mapping[str, Any], naming: Naming = USUAL) -> str:

@@ -51,6 +51,8 @@ LEAST_CPU_SECONDS = 60
 PACKED_BYTES_A_SECOND = 5_000
 """Bytes of a file, as it lies on disk, for which tokenising gets a second of processor time. A fast
 tokenizer reads a million, a slow one fifty thousand; packed text is four times as long unpacked."""
+_LONGEST_COLUMN, _MOST_NAMED = 80, 30
+"""Characters of a column's name in a message, and how many it names."""
 SEEN_REASON = "near-duplicate of a window that these prompts were fitted on"
 
 
@@ -103,17 +105,41 @@ class Plan:
 def check_files(config: ScanConfig) -> dict[Role, DataSummary]:
     """Read every file once, before anything else.
 
-    Raises DataError for the first fault, and UsageError as `check_inputs`.
+    Raises DataError for the first fault, and UsageError as `check_inputs` or for a column to keep
+    that there is not.
     """
     check_inputs(config)
     skip = config.windows.skip_bad_lines
     naming = naming_of(config.windows)
     paths: dict[Role, Path | None] = {"data": config.data, "control": config.controls}
-    return {
+    summaries = {
         role: check_samples(path, skip_bad_lines=skip, naming=naming)
         for role, path in paths.items()
         if path is not None
     }
+    _check_columns(config.windows.keep_columns, summaries)
+    return summaries
+
+
+def _check_columns(keep: Sequence[str], summaries: Mapping[Role, DataSummary]) -> None:
+    """Raise UsageError for a column to keep that neither file has beside its text.
+
+    A message names only columns of most samples: in a line of its own, a name may be a value.
+    """
+    there = {name for summary in summaries.values() for name in summary.columns}
+    missing = [name for name in keep if name not in there]
+    if not missing:
+        return
+    named = {
+        name: None
+        for summary in summaries.values()
+        for name, samples in summary.columns.items()
+        if 2 * samples >= summary.rows and len(name) <= _LONGEST_COLUMN
+    }
+    listed = ", ".join(list(named)[:_MOST_NAMED])
+    more = f" and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
+    choices = f"choose from {listed}{more}" if listed else "there is none beside the text"
+    raise UsageError(f"--keep-columns {missing[0]}: no such column; {choices}")
 
 
 def cut_files(config: ScanConfig, tokenizer: Any) -> dict[Role, Windows]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -27,6 +28,8 @@ LONGEST_ID = 4096
 """Characters of the longest path that a file can have. A longer id names nothing."""
 _AHEAD = 1000
 """Records that are searched for a good one before ``--skip-bad-lines`` is advised."""
+_MOST_NAMES = 10_000
+"""Names of columns that are counted; JSON lines may each have their own."""
 _TOO_DEEP = "[nested too deep]"
 
 
@@ -50,7 +53,7 @@ class Sample:
     group: str | None = None
     """Samples of one group belong together: they share a cluster."""
     extra: Mapping[str, str] = field(default_factory=dict)
-    """All other columns, passed through; values that are not strings become compact JSON."""
+    """Other columns that the user keeps; values that are not strings become compact JSON."""
 
     @property
     def characters(self) -> int:
@@ -86,6 +89,8 @@ class DataSummary:
     """Records that cannot be used."""
     notes: tuple[str, ...] = ()
     """What was read as something other than its name says, a sentence each."""
+    columns: Mapping[str, int] = field(default_factory=dict)
+    """Samples that have each other column; empty unless the user keeps some."""
 
 
 def read_samples(
@@ -115,8 +120,12 @@ def check_samples(path: Path, *, skip_bad_lines: bool, naming: Naming = USUAL) -
     rows = bad = 0
     first: Skipped | None = None
     notes = _Notes(path)
+    columns: Counter[str] = Counter()
+    if naming.keep:
+        naming = replace(naming, keep=None)
     for item in read_samples(path, skip_bad_lines=skip_bad_lines, note=notes.add, naming=naming):
         rows += 1
+        columns.update(name for name in item.extra if name in columns or len(columns) < _MOST_NAMES)
         if isinstance(item, Skipped):
             bad += 1
             first = first or item
@@ -126,7 +135,7 @@ def check_samples(path: Path, *, skip_bad_lines: bool, naming: Naming = USUAL) -
         )
     if 2 * bad > rows:
         notes.add(path, f"{bad:,} of {rows:,} records cannot be used")
-    return DataSummary(path, sha256_of(path), rows, bad, notes.sentences())
+    return DataSummary(path, sha256_of(path), rows, bad, notes.sentences(), columns)
 
 
 class _Notes:
@@ -203,7 +212,7 @@ def _samples(record: Record, naming: Naming) -> tuple[Content, list[Sample]]:
         suffix=content.suffix,
         tools=content.tools,
         group=_as_text(record.fields.get("group")) or None,
-        extra=_extra(record, content.fields),
+        extra=_extra(record, content.fields, naming.keep),
     )
     if content.chat is None:
         return content, [whole]
@@ -228,11 +237,13 @@ def _sample_id(record: Record) -> str:
     return given if 0 < len(given) <= LONGEST_ID else str(record.line)
 
 
-def _extra(record: Record, own: frozenset[str]) -> Mapping[str, str]:
+def _extra(record: Record, own: frozenset[str], keep: frozenset[str] | None) -> Mapping[str, str]:
+    """Return the columns to keep that are neither text nor memaudit's own; None keeps all."""
+    others = (key for key in record.fields if key not in own and key not in ("id", "group"))
     return {
-        _as_text(name): _as_text(value)
-        for name, value in record.fields.items()
-        if name not in own and name not in ("id", "group")
+        name: _as_text(record.fields[key])
+        for key, name in ((key, _as_text(key)) for key in others)
+        if keep is None or name in keep
     }
 
 

@@ -27,10 +27,6 @@ from memaudit.errors import DataError
 if TYPE_CHECKING:  # the tokenizer is handed in, so the library itself is not needed here
     from transformers import PreTrainedTokenizerBase
 
-MOST_COLUMNS = 1000
-"""Columns that are passed through; every row of the result has a cell for each."""
-
-
 LEAST_PREFIX = 8
 """Tokens before the first suffix that slides over a text, if P is not less: fewer name no record
 among others, so that an exact suffix would be a guess. With more, less of a text is audited."""
@@ -60,13 +56,13 @@ class Windows:
     """Ids of length N, as are the next two."""
     group: tuple[str | None, ...]
     extra: tuple[Mapping[str, str], ...]
-    """Columns passed through; the windows of a sample share a mapping."""
+    """Columns that the user keeps; the windows of a sample share a mapping."""
     skipped: tuple[Skipped, ...]
     """Records that gave no window, with their reasons, in file order."""
     boundary_shifts: int
     """Windows whose first suffix token begins inside the prefix string."""
     columns: tuple[str, ...]
-    """Names of the columns passed through, in the order in which they were first seen."""
+    """Names of the columns that the user keeps, in the order given."""
     samples: int
     """Good records, with or without a window."""
     notes: tuple[str, ...] = ()
@@ -283,8 +279,6 @@ class _Pile:
         self._reading_back = reading_back
         self._cuts: list[_Cut] = []
         self._skipped: list[Skipped] = []
-        self._columns: dict[str, None] = {}
-        self._columns_left_out = False
         self._lengths: list[int] = []  # tokens; twice the suffix where it is given
         self._contexts: list[int] = []  # most tokens before a given suffix's windows, by record
         self._record_tokens = 0  # that could be audited
@@ -295,7 +289,6 @@ class _Pile:
 
     def skip(self, skipped: Skipped) -> None:
         """Take a record that gives no window."""
-        self._note_columns(skipped.extra)
         self._skipped.append(skipped)
 
     def add(self, sample: Sample, number: int, encoded: Encoded) -> None:
@@ -306,13 +299,6 @@ class _Pile:
         problem = encoded.problem or self._cut(sample, number, encoded)
         if problem is not None:
             self.skip(Skipped(sample.sample_id, sample.line, problem, sample.extra))
-
-    def _note_columns(self, extra: Mapping[str, str]) -> None:
-        for name in extra:
-            if len(self._columns) < MOST_COLUMNS:
-                self._columns[name] = None
-            elif name not in self._columns:
-                self._columns_left_out = True
 
     def _cut(self, sample: Sample, number: int, encoded: Encoded) -> str | None:
         tokens, border = len(encoded.ids), encoded.border
@@ -337,7 +323,6 @@ class _Pile:
         steps = np.diff(suffixes, prepend=suffixes[0] - self._settings.suffix_tokens)
         new_tokens = np.minimum(steps, self._settings.suffix_tokens)
         self._cuts.append(_Cut(rows, textless, number, misread, auditable, new_tokens))
-        self._note_columns(sample.extra)
         self._shifts += encoded.shifted
         self._odd_bos += encoded.has_odd_bos
         self._shortened += encoded.shortened
@@ -370,7 +355,7 @@ class _Pile:
             extra=tuple(cut.sample.extra for cut in each),
             skipped=tuple(self._skipped),
             boundary_shifts=self._shifts,
-            columns=tuple(self._columns),
+            columns=tuple(dict.fromkeys(self._settings.keep_columns)),
             samples=self._samples,
             record_tokens=self._record_tokens,
             notes=self._notes(),
@@ -456,6 +441,4 @@ class _Pile:
                 f"The tokenizer takes {loses} from the text, as it declares: records that differ "
                 "in nothing else are one and the same here."
             )
-        if self._columns_left_out:
-            notes.append(f"Only the first {MOST_COLUMNS:,} columns are passed through.")
         return tuple(notes)

@@ -20,6 +20,7 @@ from memaudit.data.windows import Windows
 from memaudit.distributed import Processes
 from memaudit.gate.baseline import Baseline, data_note, require_comparable, require_same_terms
 from memaudit.gate.terms import Terms, terms_of
+from memaudit.pipeline.detection import detection_notes, load_detectors
 from memaudit.pipeline.loading import (
     choose_size,
     describe_target,
@@ -76,6 +77,7 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, processes: Proces
     record, where = clock.record, f"--baseline {config.gate.baseline}"
     with clock.stage("reading files", 1):
         summaries = check_files(config)
+        detectors = load_detectors(config, key)
         prompts_note = None if config.generator is None else check_prompts(config.generator, key)
         agree(record, processes, "files and settings", facts_of_files(config, summaries, key))
         baseline = _baseline(config, key)
@@ -106,12 +108,12 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, processes: Proces
         clock.note(plan.why_left_out)
     if baseline is not None:
         terms = _terms(config, summaries, key, checkpoint)
-        require_comparable(baseline, terms, sample_fingerprints["data"], where)
-        if note := data_note(baseline, terms, sample_fingerprints["data"]):
-            clock.note(note)
-            plan = replace(plan, notes=(*plan.notes, note))
+        own = sample_fingerprints["data"]
+        require_comparable(baseline, terms, own, where)
+        plan = replace(plan, notes=(*plan.notes, *_data_notes(baseline, terms, own, clock)))
     with clock.stage("looking for sensitive content", 1):  # may fail, so it runs before the attacks
-        sensitive = find_sensitive(config, plan, tokenizer, entities)
+        sensitive = find_sensitive(config, plan, tokenizer, entities, detectors)
+        plan = replace(plan, notes=(*plan.notes, *detection_notes(plan, detectors)))
     extractor, reason = recorded_extractor(config, checkpoint, record, processes, "batch size")
     return Ready(
         config=config,
@@ -154,6 +156,17 @@ def recorded_extractor(
     return make_extractor(
         config, checkpoint, processes.broadcast(record.settle(name, size))
     ), reason
+
+
+def _data_notes(
+    baseline: Baseline, terms: Terms, fingerprints: tuple[str, ...], clock: Clock
+) -> tuple[str, ...]:
+    """Show a note on data that differ from the baseline's, and return it; none if they do not."""
+    note = data_note(baseline, terms, fingerprints)
+    if not note:
+        return ()
+    clock.note(note)
+    return (note,)
 
 
 def _terms(

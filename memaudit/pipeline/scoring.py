@@ -27,7 +27,7 @@ from memaudit.score.samples import Arm, SampleScores, group_windows, score_sampl
 from memaudit.score.scores import WindowScores, score_windows
 from memaudit.score.summary import AttackSummary, Rate, attack_rng, summarise, summarise_any
 from memaudit.sensitive.counting import Items, SensitiveContent, count_content
-from memaudit.sensitive.detectors import NO_DETECTOR, Detector, make_detectors
+from memaudit.sensitive.detectors import Detector, join_detectors, not_searched
 from memaudit.sensitive.entities import entity_detectors
 from memaudit.target.entities import EntityModel
 
@@ -169,19 +169,22 @@ def guess_notes(fits: Sequence[FoldFit]) -> list[str]:
 
 
 def find_sensitive(
-    config: ScanConfig, plan: Plan, tokenizer: Any, entities: EntityModel | None
+    config: ScanConfig,
+    plan: Plan,
+    tokenizer: Any,
+    entities: EntityModel | None,
+    detectors: tuple[Detector, ...],
 ) -> SensitiveContent | None:
     """Find kinds of sensitive content in the suffixes; None if switched off."""
     if not config.sensitive.enabled:
         return None
-    detectors = make_detectors(config.sensitive.region)
     if entities is not None:
-        detectors += entity_detectors(entities.labels, entities.find, entities.about)
-    categories = {detector.category for detector in detectors}
+        added = entity_detectors(entities.labels, entities.find, entities.about)
+        detectors = join_detectors((*detectors, *added))
     count = partial(_count_items, tokenizer, detectors)
     return SensitiveContent(
         methods={detector.category: detector.method for detector in detectors},
-        missing={name: why for name, why in NO_DETECTOR.items() if name not in categories},
+        missing=not_searched(detectors),
         data=count(plan.data),
         controls=None if plan.controls is None else count(plan.controls),
     )

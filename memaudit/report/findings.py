@@ -151,8 +151,9 @@ def union_sentence(report: Report) -> str:
     weak = cautious_p(best.lift) > 1 - rate.confidence
     doubt = ", which may be chance" if weak else ""
     return (
-        f"{sentence} {best.attack} alone gains {best.lift.gained:,} and loses "
-        f"{best.lift.lost:,} ({p_value(cautious_p(best.lift))}{doubt})."
+        f"{sentence} {best.attack} alone brings out {best.lift.gained:,} that the prefix alone "
+        f"does not, and misses {best.lift.lost:,} that it does "
+        f"({p_value(cautious_p(best.lift))}{doubt})."
     )
 
 

@@ -14,19 +14,9 @@ from memaudit.report.model import Leak, NotSearched, Searched, Sensitive
 from memaudit.report.result import ScanResult
 from memaudit.score.samples import Grouping, group_windows
 from memaudit.score.stats import Bools, Ints
+from memaudit.sensitive.categories import TITLES as TITLES
 from memaudit.sensitive.counting import Counts
 from memaudit.sensitive.detectors import Category
-
-TITLES: dict[Category, str] = {
-    "key": "keys and tokens",
-    "email": "e-mail addresses",
-    "account": "bank accounts (IBAN)",
-    "card": "payment cards",
-    "phone": "phone numbers",
-    "name": "names",
-    "address": "postal addresses",
-}
-"""Category to its plural in tables and sentences."""
 
 SCOPE = (
     "Only the text of the suffixes was searched; items cut off at either end of a suffix may be "

@@ -62,6 +62,10 @@ def facts_of_files(
     if (baseline := config.gate.baseline) is not None:
         file = baseline / REPORT if baseline.is_dir() else baseline
         facts["the baseline"] = file_sha256(file) if file.is_file() else "none"
+    files = {"recognizers": config.sensitive.recognizers, "secrets": config.sensitive.secrets}
+    for name, path in files.items():
+        if path is not None:
+            facts[f"the {name}"] = key.sign_file(file_sha256(path))
     facts["the project key"] = id_of(key)
     return facts
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pandas as pd
 
+from memaudit.config.settings import MOST_COLUMNS
 from memaudit.data.fingerprints import FINGERPRINT, SAMPLE_FINGERPRINT
-from memaudit.data.windows import MOST_COLUMNS
 from memaudit.errors import UsageError
 from memaudit.report.cells import is_text, unescape
 from memaudit.report.columns import OWN, SAMPLE_COLUMNS, WINDOW_COLUMNS
@@ -30,8 +30,8 @@ _LONGEST_TABLE = 4 << 30
 """Bytes; ten million windows without text take about 2.5 GiB."""
 _LONGEST_HEADER = 1 << 20
 """Bytes of a table's first line."""
-_MAX_COLUMNS = len(OWN) + 2 * MOST_COLUMNS
-"""Columns of a table: data and controls may each pass their own through."""
+_MAX_COLUMNS = len(OWN) + MOST_COLUMNS
+"""Columns of a table."""
 _STRINGS = ("role", "fingerprint", "status")
 """Columns of strings that are not from the data."""
 _WHOLE = ("schema_version", "line")

@@ -14,22 +14,24 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 from memaudit.errors import UsageError
-from memaudit.sensitive import shapes
+from memaudit.sensitive import context, shapes
+from memaudit.sensitive.categories import (
+    ALL,
+    CATEGORIES,
+    NO_DETECTOR,
+    SECRETS,
+    TITLES,
+)
+from memaudit.sensitive.categories import Category as Category
+from memaudit.sensitive.patterns import without_overlaps
 from memaudit.sensitive.shapes import Span
 
-Category = Literal["key", "email", "account", "card", "phone", "name", "address"]
-CATEGORIES: tuple[Category, ...] = (
-    *("key", "email", "account", "card", "phone"),
-    *("name", "address"),
-)
-"""All categories, in the order in which they claim text, so that a number is counted once."""
+Kind = Literal["rule", "package", "model", "recognizers", "presidio", "secrets"]
+"""Source of a detector."""
+Find = Callable[[Sequence[str]], Sequence[Iterable[Span]]]
 
-NO_DETECTOR: dict[Category, str] = {
-    "name": "no rule tells names from other words; sensitive.entity_model can",
-    "address": "no rule tells addresses from other text; a sensitive.entity_model may",
-}
-"""Reason for each category that no rule can find."""
-
+_USERS = -0.5
+"""Place of the user's own categories: after the listed secrets, before all others."""
 _SEVEN_DIGITS = re.compile(r"(?:\d\D{0,3}){7}")
 
 
@@ -38,10 +40,16 @@ class Detector:
     """Detector of one category."""
 
     category: Category
+    kind: Kind
     method: str
     """Description, with the version of the package used."""
-    find: Callable[[Sequence[str]], Sequence[Iterable[Span]]]
+    find: Find
     """Returns the spans of the category's items in each text, in text order."""
+
+    @property
+    def title(self) -> str:
+        """Plural of the category, for people."""
+        return TITLES[self.category]
 
 
 def make_detectors(region: str, *, packages: bool = True) -> tuple[Detector, ...]:
@@ -51,13 +59,84 @@ def make_detectors(region: str, *, packages: bool = True) -> tuple[Detector, ...
     packages: use packages if they are installed.
     """
     installed = _installed if packages else lambda _: None
+    beside = "form, beside a word for it in English, German, French, Spanish or Italian"
     return (
         _by_rule("key", "known forms of keys, tokens, private keys, URL passwords", shapes.keys),
         _by_rule("email", "form of the address", shapes.emails),
         _accounts(installed("python-stdnum")),
         _by_rule("card", "network, length and Luhn check digit", shapes.cards),
+        _by_rule("birth-date", f"date's {beside}", context.birth_dates),
+        _by_rule("code", f"digits' {beside}", context.codes),
+        _by_rule("record-number", f"number's {beside}", context.record_numbers),
         _phones(installed("phonenumbers"), region),
     )
+
+
+def choose_detectors(
+    detectors: Iterable[Detector], chosen: Sequence[Category]
+) -> tuple[Detector, ...]:
+    """Return the detectors of the chosen categories, one for each, in the order of claims.
+
+    What the user brings is searched whatever is chosen. Raises UsageError for a category without a
+    detector.
+    """
+    by_category = _by_category(detectors)
+    unknown = [name for name in chosen if name != ALL and name not in by_category]
+    if unknown:
+        reason = NO_DETECTOR.get(unknown[0])
+        raise UsageError(
+            f"sensitive.categories: {unknown[0]}: {reason}"
+            if reason
+            else f"sensitive.categories: no detector for {unknown[0]}; choose from "
+            f"{', '.join([ALL, *sorted(by_category)])}"
+        )
+    return join_detectors(
+        detector
+        for category, group in by_category.items()
+        for detector in group
+        if ALL in chosen or category in chosen or detector.kind in ("recognizers", "secrets")
+    )
+
+
+def join_detectors(detectors: Iterable[Detector]) -> tuple[Detector, ...]:
+    """Return one detector for each category, in the order in which they claim text."""
+    order = {category: place for place, category in enumerate(CATEGORIES, -1)}  # SECRETS has -1
+    joined = map(_joined, _by_category(detectors).values())
+    return tuple(sorted(joined, key=lambda detector: order.get(detector.category, _USERS)))
+
+
+def _by_category(detectors: Iterable[Detector]) -> dict[Category, list[Detector]]:
+    by_category: dict[Category, list[Detector]] = {}
+    for detector in detectors:
+        by_category.setdefault(detector.category, []).append(detector)
+    return by_category
+
+
+def not_searched(detectors: Iterable[Detector]) -> dict[Category, str]:
+    """Return the built-in categories that none of the detectors searches for, with the reason."""
+    searched = {detector.category for detector in detectors}
+    return {
+        category: NO_DETECTOR.get(category, "sensitive.categories leaves it out")
+        for category in CATEGORIES
+        if category not in searched and category != SECRETS
+    }
+
+
+def _joined(detectors: Sequence[Detector]) -> Detector:
+    """Return one detector for all of a category's."""
+    first, *others = detectors
+    if not others:
+        return first
+
+    def find(texts: Sequence[str]) -> list[list[Span]]:
+        each = [detector.find(texts) for detector in detectors]
+        return [
+            without_overlaps(span for spans in row for span in spans)
+            for row in zip(*each, strict=True)
+        ]
+
+    methods = "; ".join(dict.fromkeys(detector.method for detector in detectors))
+    return Detector(first.category, detectors[-1].kind, methods, find)
 
 
 def check_region(region: str) -> None:
@@ -82,7 +161,7 @@ def _installed(package: str) -> str | None:
 
 
 def _by_rule(category: Category, method: str, rule: Callable[[str], Iterable[Span]]) -> Detector:
-    return Detector(category, method, lambda texts: [tuple(rule(text)) for text in texts])
+    return Detector(category, "rule", method, lambda texts: [tuple(rule(text)) for text in texts])
 
 
 def _accounts(stdnum_version: str | None) -> Detector:

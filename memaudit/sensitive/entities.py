@@ -49,7 +49,7 @@ def entity_detectors(labels: Iterable[str], find: Find, about: str) -> tuple[Det
         own_labels = sorted(label for label in labels if category_of(label) == category)
         if own_labels:
             method = f"labels {', '.join(own_labels)} of {about}"
-            detectors.append(Detector(category, method, model.detector(category)))
+            detectors.append(Detector(category, "model", method, model.detector(category)))
     return tuple(detectors)
 
 

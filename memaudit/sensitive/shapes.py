@@ -22,9 +22,11 @@ _START = r"(?<![\w.+-])"
 """Not inside a longer word, number or path."""
 _END = r"(?![\w-]|\.\d)"
 
+_LATIN = "A-Za-z0-9\u00c0-\u024f"
+"""Letters and digits of addresses, with accents; other scripts have no blank before an address."""
 _EMAIL = re.compile(
-    r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9_%+-](?:\.?[A-Za-z0-9_%+-]){0,63}"
-    r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9@_-])"
+    rf"(?<![{_LATIN}._%+-])[{_LATIN}_%+-](?:\.?[{_LATIN}_%+-]){{0,63}}"
+    rf"@(?:[{_LATIN}](?:[{_LATIN}-]{{0,61}}[{_LATIN}])?\.){{1,8}}[A-Za-z]{{2,24}}(?![{_LATIN}@_-])"
 )
 _PHONE = re.compile(
     _START + r"(?:\+[1-9](?:[ .()/-]{0,2}\d){7,14}"
@@ -68,7 +70,7 @@ _KEY = re.compile(
 
 
 def emails(text: str) -> Iterator[Span]:
-    """Find e-mail addresses with a dotted domain (the ASCII part of RFC 5321, unquoted)."""
+    """Find e-mail addresses with a dotted domain (RFC 5321, unquoted, with Latin letters)."""
     if "@" in text:
         yield from (Span(*match.span()) for match in _EMAIL.finditer(text))
 

@@ -27,6 +27,7 @@ from memaudit.cli.app import app
 from memaudit.cli.errors import exit_on_error
 from memaudit.config.sources import collect_layers, resolve
 from memaudit.data import packing, parquet_rows
+from memaudit.data.forms import Naming
 from memaudit.data.pieces import LONGEST_PIECE, cut_text
 from memaudit.data.samples import check_samples, read_samples
 from memaudit.errors import DataError, TargetError, UsageError
@@ -161,7 +162,7 @@ def test_values_nested_as_deep_as_python_goes(tmp_path: Path, opening: str) -> N
     for depth in range(700, 1000):
         value = opening * depth + "1" + closing * depth
         path.write_text(f'{{"text":"t","x":{value},"id":{value}}}\n')
-        (item,) = read_samples(path, skip_bad_lines=True)
+        (item,) = read_samples(path, skip_bad_lines=True, naming=Naming(keep=None))
         extras.add(item.extra.get("x", "unread")[:8])
     assert extras >= {(8 * opening)[:8], "unread"} or "[nested " in extras
 

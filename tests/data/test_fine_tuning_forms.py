@@ -36,7 +36,7 @@ def jsonl(folder: Path, *records: dict[str, Any]) -> Path:
 
 def read(path: Path, **names: Any) -> tuple[list[Sample], tuple[str, ...]]:
     """The samples of a file, and the notes about it without its name."""
-    naming = Naming(**names)
+    naming = Naming(**names, keep=None)
     samples = list(read_samples(path, skip_bad_lines=False, naming=naming))
     notes = check_samples(path, skip_bad_lines=False, naming=naming).notes
     prefix = f"{path.name}: "

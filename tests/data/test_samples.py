@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from memaudit.data.forms import Naming
 from memaudit.data.samples import Sample, Skipped, check_samples, read_samples
 from memaudit.errors import DataError
 
@@ -55,7 +56,7 @@ def written(folder: Path, name: str, content: bytes | str) -> Path:
 
 
 def read(path: Path, skip_bad_lines: bool = False) -> list[Sample | Skipped]:
-    return list(read_samples(path, skip_bad_lines=skip_bad_lines))
+    return list(read_samples(path, skip_bad_lines=skip_bad_lines, naming=Naming(keep=None)))
 
 
 # What every format gives.

@@ -484,8 +484,9 @@ def test_columns_and_groups_go_with_their_windows() -> None:
         Sample("c", 3, text=words(1), group="g", extra={"dup": "1", "short": "y"}),
         Sample("d", 4, text=words(*range(1, 7)), group="g", extra={"last": "z"}),
     ]
-    windows = cut(samples, **shape(2, 2), placement="sliding")
-    assert windows.columns == ("dup", "source", "short", "last")
+    columns = ("dup", "source", "short", "last")
+    windows = cut(samples, **shape(2, 2), placement="sliding", keep_columns=columns)
+    assert windows.columns == columns
     assert windows.group == (None, "g", "g")
     assert windows.extra[0] == {"dup": "3"}
     assert windows.extra[1] is windows.extra[2] is samples[3].extra

@@ -44,11 +44,14 @@ def test_headline_says_what_the_model_repeats_then_what_prompts_add():
     plain, union, *_, controls, extent = headline(make_result())
     assert plain == (
         "Given the text before it and no added prompt, the model repeats a passage of 12 of the "
-        "200 samples (records of members.jsonl) word for word: 6.0 % (3.1–10.2 % at 95 % "
+        "200 samples (records of members.jsonl) word for word: 6.0 % (3.0–10.2 % at 95 % "
         "confidence)."
     )
     assert union.startswith("Added prompts bring out 19 more: all attacks together extract 31 of")
-    assert union.endswith("dynamic alone gains 19 and loses 0 (p = 0.0005).")
+    assert union.endswith(
+        "dynamic alone brings out 19 that the prefix alone does not, and misses 0 that it does "
+        "(p = 0.0005)."
+    )
     assert controls.startswith("Of the 100 controls, text that the model has not seen, the same")
     assert "attacks extract 0 (at most 3.6 %), a significantly smaller share (" in controls
     assert extent == "Tested: 50.0 % of the tokens of 200 samples."
@@ -57,7 +60,7 @@ def test_headline_says_what_the_model_repeats_then_what_prompts_add():
 def test_headline_doubts_what_may_be_chance():
     hits = {"none": 2, "dynamic": 3}
     _, union, *_, controls, _ = headline(make_result(hits=hits, controls={"dynamic": 2}))
-    assert union.endswith("dynamic alone gains 1 and loses 0 (p = 1, which may be chance).")
+    assert union.endswith("misses 0 that it does (p = 1, which may be chance).")
     assert "extract 2 (" in controls
     assert "not a significantly smaller share" in controls
 
