@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from memaudit.cli.app import app
 from memaudit.data.clusters import find_clusters
-from memaudit.data.template import NO_TEMPLATE, count_template, find_template
+from memaudit.data.own_tokens import count_template
+from memaudit.data.template import NO_TEMPLATE, find_template
 
 RUN = 20
 
@@ -39,7 +40,7 @@ def test_a_preamble_joins_nobody() -> None:
     ids = own_text()
     ids[:, :25] = np.arange(25)
     template = find_template([windows_of(ids, 40)], RUN)
-    np.testing.assert_array_equal(template.mask(ids), np.tile(np.arange(60) < 25, (60, 1)))
+    np.testing.assert_array_equal(template.mask(windows_of(ids, 40)), np.tile(np.arange(60) < 25, (60, 1)))
     assert find_clusters([windows_of(ids, 40)], RUN).tolist() == [0] * 60
     assert clusters_of(ids) == apart(60)
 

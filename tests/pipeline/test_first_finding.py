@@ -19,7 +19,8 @@ from memaudit.config.shard import Shard
 from memaudit.data.corpus import Corpus
 from memaudit.data.plan import Plan
 from memaudit.data.samples import DataSummary
-from memaudit.data.template import NO_TEMPLATE, count_template
+from memaudit.data.own_tokens import count_template
+from memaudit.data.template import NO_TEMPLATE
 from memaudit.pipeline.first_finding import first_finding
 from memaudit.sensitive.counting import Items, SensitiveContent
 
