@@ -30,15 +30,10 @@ from memaudit.data.folds import (
 )
 from memaudit.data.forms import naming_of
 from memaudit.data.inputs import check_inputs
+from memaudit.data.own_tokens import TemplateTokens, count_template
 from memaudit.data.records import size_of
 from memaudit.data.samples import DataSummary, check_samples, read_samples
-from memaudit.data.template import (
-    NO_TEMPLATE,
-    Template,
-    TemplateTokens,
-    count_template,
-    find_template,
-)
+from memaudit.data.template import NO_TEMPLATE, Template, find_template
 from memaudit.data.window_choice import RecordLengths, measure_records
 from memaudit.data.windows import NoWindow, Windows, cut_windows, percent
 from memaudit.errors import DataError, TargetError, UsageError

@@ -12,9 +12,7 @@ from memaudit.sensitive.counting import count_content
 from memaudit.sensitive.detectors import (
     Detector,
     check_region,
-    choose_detectors,
     make_detectors,
-    not_searched,
 )
 
 pytest.importorskip("phonenumbers")
