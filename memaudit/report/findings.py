@@ -146,7 +146,7 @@ def _controls_sentence(best: Attack) -> str | None:
     )
     if best.extracted.k == 0:
         return f"{sentence}."
-    weak = compared.p_value > 1 - controls.confidence
+    weak = compared.interval.low <= 0
     fewer = "not a significantly smaller share" if weak else "a significantly smaller share"
     difference = points_interval(compared.interval.ends)
     return (
