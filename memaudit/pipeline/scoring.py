@@ -23,7 +23,7 @@ from memaudit.gate.baseline import Baseline, count_missing, count_new, overlap_o
 from memaudit.gate.thresholds import GateVerdict, NewSamples, judge, judge_controls
 from memaudit.gate.validity import Validity
 from memaudit.report.result import AttackResult, FoldFit, Permuted, Revealed
-from memaudit.score.samples import Arm, Grouping, SampleScores, score_samples
+from memaudit.score.samples import Arm, SampleScores, group_windows, score_samples
 from memaudit.score.scores import WindowScores, score_windows
 from memaudit.score.summary import AttackSummary, Rate, attack_rng, summarise, summarise_any
 from memaudit.sensitive.counting import Items, SensitiveContent, count_content
@@ -68,16 +68,6 @@ def _score_samples(scores: WindowScores, corpus: Corpus) -> tuple[SampleScores, 
     groups = group_windows(corpus)
     samples = score_samples(scores, groups)
     return samples, Arm.counted(samples, groups)
-
-
-def group_windows(corpus: Corpus) -> Grouping:
-    """Return which windows make up each sample of a corpus."""
-    return Grouping(
-        sample=corpus.sample,
-        new_tokens=corpus.windows.new_tokens,
-        is_own=corpus.is_own,
-        clusters=corpus.sample_clusters,
-    )
 
 
 def permuted_hits(extraction: Extraction, corpus: Corpus) -> Permuted:
@@ -200,10 +190,12 @@ def find_sensitive(
 def _count_items(tokenizer: Any, detectors: Sequence[Detector], corpus: Corpus) -> Items:
     """Count the items in each window's suffix, and in all audited tokens of each sample."""
     decode = partial(decode_rows, tokenizer)
-    windows = count_content(corpus.windows.suffix_ids, decode, detectors)
+    prefixes = corpus.windows.prefix_ids
+    windows = count_content(corpus.windows.suffix_ids, prefixes, decode, detectors)
     if len(corpus.first_rows) == len(corpus.windows):
         return Items(windows, windows)
-    return Items(windows, count_content(corpus.audited_ids(), decode, detectors))
+    first = prefixes[corpus.first_rows]
+    return Items(windows, count_content(corpus.audited_ids(), first, decode, detectors))
 
 
 def decode_rows(tokenizer: Any, ids: Iterable[NDArray[np.integer[Any]]]) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from memaudit.report.hashes import canonical
-from memaudit.report.leaks import TITLES
 from memaudit.report.model import Corpus, Report
 from memaudit.report.model_parts import AnyAttack, Interval, Rate
 from memaudit.report.reading import ladder_rows
@@ -100,11 +99,10 @@ def _metrics(report: Report) -> Iterator[Json]:
             _slice(_DATA, origin.attack),
         )
     for leak in report.sensitive.data if report.sensitive is not None else ():
-        if leak.windows:
-            title = TITLES[leak.category]
-            share = leak.extracted / leak.windows
-            place = f"{_DATA}, windows that hold {title} ({leak.windows}), any attack"
-            yield _metric("exact extraction rate", share, place)
+        if leak.samples:
+            share = leak.extracted / leak.samples
+            place = f"{_DATA}, samples that hold {leak.title} ({leak.samples}), any attack"
+            yield _metric("extraction rate", share, place)
 
 
 def _rate(kind: str, rate: Rate, place: str) -> Json:

@@ -104,19 +104,25 @@ class NotSearched(Part):
 
 
 class Leak(Part):
-    """Windows whose suffix holds items of one category."""
+    """Samples that hold items of one category in a suffix, without items that the prompt holds."""
 
     category: Category
+    title: str
+    """Category in words, a plural."""
+    samples: Count
+    """Samples with at least one item."""
     windows: Count
-    """Windows whose suffix holds at least one item."""
+    """Windows with at least one item."""
     found: Count
     """Items in all windows."""
     extracted: Count
-    """Windows among them that an attack on the model extracts exactly."""
+    """Samples of which an attack on the model extracts a window that holds an item and is not
+    template alone."""
     extracted_by: Mapping[AttackName, Count]
-    """Attack to the windows among them that it extracts exactly."""
+    """Attack to the samples of which it extracts such a window."""
     leaked: Count | None
-    """Extracted windows that no attack extracts from the reference; null without one."""
+    """Extracted samples of which no attack extracts such a window from the reference; null without
+    one."""
 
 
 class Sensitive(Part):

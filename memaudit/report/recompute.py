@@ -368,8 +368,10 @@ def _sensitive(report: Report, run: Recomputed) -> Iterator[Check]:
     categories = tuple(searched.category for searched in section.looked_for)
     for part, side in run.sides.items():
         counts = _items(categories, side.rows["categories"].tolist())
-        before = list(side.reference.values()) if report.reference is not None else None
-        due = count_leaks(categories, counts, side.scores, before)
+        hits = {name: scores.exact for name, scores in side.scores.items()}
+        reference = [scores.exact for scores in side.reference.values()]
+        before = None if report.reference is None else reference
+        due = count_leaks(categories, counts, side.groups, hits, before)
         yield f"sensitive.{part}", getattr(section, part), due
 
 

@@ -184,16 +184,17 @@ def _signed(value: float) -> str:
 
 
 def leaks(report: Report) -> list[Table]:
-    """Return the sensitive categories in the suffixes; empty if nothing was found or searched."""
+    """Return the sensitive categories by sample; empty if nothing was found or searched."""
     attacks, rows, missing = leak_rows(report.sensitive)
+    holding = "those with an item of the category in a suffix that its prompt does not hold"
     columns = [
         Head("category"),
-        Head("windows", "count", "those whose suffix holds an item of the category"),
-        Head("any", "count", "extracted by at least one attack on the model; then by each"),
+        Head("samples", "count", holding),
+        Head("extracted", "count", "of them, by at least one attack on the model; then by each"),
         *(Head(attack, "count") for attack in attacks),
     ]
     says = f"Not searched: {missing}." if missing else ""
-    title = "Sensitive content in the suffixes"
+    title = "Sensitive content that comes out, by sample"
     return [Table("sensitive", title, says, columns, rows)] if rows else []
 
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from memaudit.score.scores import WindowScores
 from memaudit.score.stats import Bools, Floats, Ints
+
+if TYPE_CHECKING:
+    from memaudit.data.corpus import Corpus
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +45,16 @@ class Grouping:
     def counted(self) -> Bools:
         """(M,) samples that have a window of their own: those that can be extracted."""
         return _sums(self.is_own, self.sample) > 0
+
+
+def group_windows(corpus: Corpus) -> Grouping:
+    """Return which windows make up each sample of a corpus."""
+    return Grouping(
+        sample=corpus.sample,
+        new_tokens=corpus.windows.new_tokens,
+        is_own=corpus.is_own,
+        clusters=corpus.sample_clusters,
+    )
 
 
 @dataclass(frozen=True, eq=False)

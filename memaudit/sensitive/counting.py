@@ -6,8 +6,10 @@ counts. Knows nothing of attacks or reports.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,10 @@ from memaudit.sensitive.detectors import Category, Detector
 from memaudit.sensitive.shapes import Span
 
 Counts = NDArray[np.uint16]
-Decode = Callable[[Sequence[NDArray[np.int32]] | NDArray[np.int32]], Sequence[str]]
+Rows = Sequence[NDArray[np.int32]] | NDArray[np.int32]
+Decode = Callable[[Rows], Sequence[str]]
+Prompts = Callable[[Sequence[int]], Sequence[str]]
+"""Returns the prompts of the texts with these numbers, which few texts need."""
 
 _MAX_COUNT = int(np.iinfo(np.uint16).max)
 _CHUNK = 4096  # texts decoded at a time
@@ -24,12 +29,12 @@ _CHUNK = 4096  # texts decoded at a time
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """Items of each category found in a file."""
+    """Items of each category found in a file, without those that the prompt itself holds."""
 
     windows: Counts
-    """(N,C) in each window's suffix."""
+    """(N,C) in each window's suffix, and not in its prefix."""
     samples: Counts
-    """(M,C) in the audited tokens of each sample, in one piece."""
+    """(M,C) in the audited tokens of each sample, in one piece, and not in its first prefix."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +56,17 @@ class SensitiveContent:
 
 
 def count_content(
-    ids: Sequence[NDArray[np.int32]] | NDArray[np.int32],
+    ids: Rows,
+    prefixes: Rows,
     decode: Decode,
     detectors: Sequence[Detector],
 ) -> Counts:
-    """Count the items of each category in each of N texts.
+    """Count the items of each category in each of N texts that follow a prefix.
 
     Args:
         ids: the token ids of each text.
+        prefixes: the token ids before each. An item that stands there too does not count: whoever
+            has the prompt has the item.
         decode: from rows of ids to their texts.
         detectors: C detectors. If two claim the same text, the earlier one counts it.
 
@@ -68,20 +76,50 @@ def count_content(
     counts = np.zeros((len(ids), len(detectors)), dtype=np.uint16)
     for start in range(0, len(ids), _CHUNK):
         texts = decode(ids[start : start + _CHUNK])
-        counts[start : start + len(texts)] = count_texts(texts, detectors)
+        prompts = partial(_decode_some, decode, prefixes[start : start + _CHUNK])
+        counts[start : start + len(texts)] = count_texts(texts, detectors, prompts)
     return counts
 
 
-def count_texts(texts: Sequence[str], detectors: Sequence[Detector]) -> Counts:
-    """Count the items of each detector's category in each of n texts: (n,C)."""
+def _decode_some(decode: Decode, ids: Rows, rows: Sequence[int]) -> Sequence[str]:
+    return decode([ids[row] for row in rows])
+
+
+def _no_prompts(rows: Sequence[int]) -> Sequence[str]:
+    return [""] * len(rows)
+
+
+def count_texts(
+    texts: Sequence[str], detectors: Sequence[Detector], prompts: Prompts = _no_prompts
+) -> Counts:
+    """Count the items of each detector's category in each of n texts: (n,C).
+
+    prompts: from numbers of texts to the prompts before them, whose items do not count.
+    """
     counts = np.zeros((len(texts), len(detectors)), dtype=np.uint16)
+    items = _find_items(texts, detectors)
+    rows = [row for row, columns in enumerate(items) if any(columns)]
+    for row, prompt in zip(rows, prompts(rows) if rows else (), strict=True):
+        new = [sum(not _holds(prompt, item) for item in column) for column in items[row]]
+        counts[row] = np.minimum(new, _MAX_COUNT)
+    return counts
+
+
+def _find_items(texts: Sequence[str], detectors: Sequence[Detector]) -> list[list[list[str]]]:
+    """Return the items of each text by detector: (n,C) lists."""
     claimed: list[list[Span]] = [[] for _ in texts]
-    for column, detector in enumerate(detectors):
+    items: list[list[list[str]]] = [[] for _ in texts]
+    for detector in detectors:
         for row, spans in enumerate(detector.find(texts)):
             new = [span for span in spans if not _overlaps(span, claimed[row])]
             claimed[row].extend(new)
-            counts[row, column] = min(len(new), _MAX_COUNT)
-    return counts
+            items[row].append([texts[row][span.start : span.end] for span in new])
+    return items
+
+
+def _holds(text: str, item: str) -> bool:
+    """Return True if a text holds an item that is no part of a longer word or number."""
+    return item in text and re.search(rf"(?<!\w){re.escape(item)}(?!\w)", text) is not None
 
 
 def _overlaps(span: Span, claimed: Iterable[Span]) -> bool:

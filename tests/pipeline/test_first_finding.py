@@ -77,7 +77,7 @@ def sensitive(items: list[list[int]]) -> SensitiveContent:
             ".-.",
             Shard(0, 3),
             "extracts in this share, 1/3, 1 of 2 samples and 0 of 1 control."
-            "|No sensitive content was recognised in what comes out.",
+            "|No sensitive content was recognised in what comes out, beyond what prompts hold.",
         ),
         ("------", [[1, 1]] * 6, None, None, "extracts 0 of 4 samples."),
         ("xxxxxx", None, None, None, "extracts 4 of 4 samples."),

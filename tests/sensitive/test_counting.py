@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from memaudit.errors import UsageError
-from memaudit.sensitive.counting import count_content, count_texts
+from memaudit.sensitive.counting import count_content
 from memaudit.sensitive.detectors import (
     CATEGORIES,
     NO_DETECTOR,
@@ -21,8 +21,25 @@ pytest.importorskip("phonenumbers")
 pytest.importorskip("stdnum")
 
 
-def count_text(text: str, detectors: tuple[Detector, ...]) -> list[int]:
-    return count_texts([text], detectors)[0].tolist()
+def count_text(text: str, detectors: tuple[Detector, ...], prompt: str = "") -> list[int]:
+    texts, rows = [text, prompt], np.array([[0], [1]], dtype=np.int32)
+    decode = lambda ids: [texts[row[0]] for row in ids]  # noqa: E731
+    return count_content(rows[:1], rows[1:], decode, detectors)[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "phones"),
+    [
+        ("", 2),
+        ("Call me at +49 30 901820.", 1),
+        ("+49 30 901820, +49 30 901821", 0),
+        ("+49 30 9018201 or x+49 30 901820", 2),  # parts of longer ones give nothing away
+        ("+4930901820", 2),  # written otherwise: still the model's own words
+    ],
+)
+def test_items_that_the_prompt_holds_do_not_count(prompt: str, phones: int) -> None:
+    text = "Shall we call +49 30 901820 or +49 30 901821?"
+    assert count_text(text, make_detectors("DE"), prompt)[-1] == phones
 
 
 TEXTS = [
@@ -96,10 +113,11 @@ def test_windows_are_counted_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
         return [TEXTS[row[0]] for row in ids]
 
     ids = np.array([[0], [1], [2], [3], [1], [0], [2], [1]], dtype=np.int32)
-    counts = count_content(ids, decode, make_detectors("US"))
-    assert held == [3, 3, 2]
+    prefixes = np.array([[0]] * 7 + [[1]], dtype=np.int32)
+    counts = count_content(ids, prefixes, decode, make_detectors("US"))
+    assert held == [3, 2, 3, 2, 2, 2]  # prefixes only where something follows them
     assert counts.dtype == np.uint16
-    assert counts[:, 1].tolist() == [0, 2, 0, 0, 2, 0, 0, 2]
+    assert counts[:, 1].tolist() == [0, 2, 0, 0, 2, 0, 0, 0]
 
 
 def test_more_than_can_be_counted_is_the_most() -> None:

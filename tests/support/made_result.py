@@ -24,7 +24,6 @@ from memaudit.data.template import NO_TEMPLATE, count_template
 from memaudit.data.windows import Windows
 from memaudit.gate.thresholds import judge, judge_controls
 from memaudit.gate.validity import Validity
-from memaudit.pipeline.scoring import group_windows
 from memaudit.report.result import (
     AttackResult,
     FoldFit,
@@ -35,7 +34,7 @@ from memaudit.report.result import (
     ScanResult,
     TargetFacts,
 )
-from memaudit.score.samples import Arm, score_samples
+from memaudit.score.samples import Arm, group_windows, score_samples
 from memaudit.score.scores import WindowScores, score_windows
 from memaudit.score.summary import AttackSummary, attack_rng, summarise, summarise_any
 from memaudit.score.validity import Continuations, Reading, Templates, TextFaults
