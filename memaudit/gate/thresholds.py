@@ -25,14 +25,15 @@ from memaudit.gate.measures import (
 )
 from memaudit.gate.overlap import Overlap
 from memaudit.score.stats import clopper_pearson
-from memaudit.score.summary import AttackSummary, Rate
+from memaudit.score.summary import AttackSummary, Difference, Rate
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 
 _SEVERITY: dict[Verdict, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 _EXIT_CODES: dict[Verdict, int] = {"pass": 0, "inconclusive": INCONCLUSIVE, "fail": FAILED}
 FEWEST_CONTROLS = 30
-"""Fewer controls prove nothing, even if none is extracted: 0 of 30 may still be 12 %."""
+"""Controls in fewer near-duplicate clusters prove nothing, even if none is extracted: 0 of 30 may
+still be 12 %."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,10 @@ def judge(
 def judge_controls(summaries: Sequence[AttackSummary]) -> GateVerdict | None:
     """Judge if the attacks extract more of the data than of text that the model has not seen.
 
-    An attack that extracts controls, and the data not significantly more often (Fisher's exact
-    test, one-sided, at 1 - confidence), proves nothing: ``inconclusive``. The verdict names the
-    attack with the largest p-value. Never ``fail``. None without controls. ``copy`` is not judged.
+    An attack that extracts controls, and the data not significantly more often (the interval of
+    the difference holds 0 or less), proves nothing: ``inconclusive``. So do controls in too few
+    clusters. The verdict names the attack whose difference may be smallest. Never ``fail``. None
+    without controls. ``copy`` is not judged.
     """
     tested = [_controls(s) for s in summaries if s.attack != "copy"]
     judged = [pair for pair in tested if pair is not None]
@@ -227,7 +229,7 @@ def _max_new(limit: int, new: NewSamples) -> GateVerdict:
 
 
 def _controls(summary: AttackSummary) -> tuple[float, GateVerdict] | None:
-    """Return the p-value and the verdict of one attack; None without controls."""
+    """Return how little above the controls an attack may be, and its verdict; None without."""
     controls, compared, rate = (
         summary.controls_extracted,
         summary.difference,
@@ -239,27 +241,37 @@ def _controls(summary: AttackSummary) -> tuple[float, GateVerdict] | None:
     if controls.n == 0:
         verdict: Verdict = "inconclusive"
         reason = f"{summary.attack} was scored on no control"
-    elif rate.k and controls.n < FEWEST_CONTROLS:
+    elif rate.k and summary.control_clusters < FEWEST_CONTROLS:
         verdict = "inconclusive"
+        highest = max(controls.interval.high, controls.clustered.high)
+        alone = summary.control_clusters == controls.n
+        few = "" if alone else f" without near-duplicates ({summary.control_clusters:,} clusters)"
         reason = (
-            f"{extracted}: with so few controls, up to {percent(controls.interval.high)} of unseen "
+            f"{extracted}: with so few controls{few}, up to {percent(highest)} of unseen "
             f"text may be extracted too; give at least {FEWEST_CONTROLS} controls"
+            f"{'' if alone else ' that are not near-duplicates'}"
         )
-    elif controls.k and compared.p_value > 1 - rate.confidence:
+    elif controls.k and compared.interval.low <= 0:
         verdict = "inconclusive"
         reason = (
             f"{extracted}, which the model has not seen: not significantly more of the data "
-            f"(p = {compared.p_value:.2g}), so its extractions do not prove memorization"
+            f"({_in_points(compared)}), so its extractions do not prove memorization"
         )
     elif controls.k:
-        verdict, reason = "pass", f"{extracted}: more of the data (p = {compared.p_value:.2g})"
+        verdict, reason = "pass", f"{extracted}: more of the data ({_in_points(compared)})"
     else:
         verdict, reason = "pass", extracted
     bound = max(rate.interval.high, rate.clustered.high)
     judged = GateVerdict(
         "controls", controls.estimate, summary.attack, rate.estimate, bound, verdict, reason + "."
     )
-    return compared.p_value, judged
+    return -compared.interval.low, judged
+
+
+def _in_points(difference: Difference) -> str:
+    low, high = difference.interval
+    ends = f"{100 * low:+.3g} to {100 * high:+.3g} points"
+    return f"difference {ends}, p = {difference.p_value:.2g}"
 
 
 def _badness(verdict: GateVerdict) -> tuple[int, float, float]:

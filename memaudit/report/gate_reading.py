@@ -127,6 +127,7 @@ def _summary(report: Report, attack: model_parts.Attack) -> AttackSummary:
         controls_extracted=None if controls is None else _rate(controls.extracted),
         controls_exact=None if controls is None else _rate(controls.exact),
         controls_fractional=None if controls is None else controls.fractional,
+        control_clusters=0 if report.controls is None else len(_cluster_sizes(report.controls)),
         difference=None if controls is None else _difference(controls.difference),
         lift=None if lift is None else _lift(lift, extracted.n),
         cluster_sizes=_cluster_sizes(report.data),
