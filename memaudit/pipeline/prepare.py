@@ -29,7 +29,7 @@ from memaudit.pipeline.loading import (
     make_extractor,
 )
 from memaudit.pipeline.reference import check_reference, planned_windows
-from memaudit.pipeline.scoring import find_sensitive
+from memaudit.pipeline.scoring import find_sensitive, require_searched
 from memaudit.pipeline.validity import token_roles
 from memaudit.pipeline.window_settings import resolve_windows
 from memaudit.report.result import TargetFacts
@@ -75,6 +75,7 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, processes: Proces
     """Prepare an audit. Raises the errors of its stages."""
     record, where = clock.record, f"--baseline {config.gate.baseline}"
     with clock.stage("reading files", 1):
+        require_searched(config)
         summaries = check_files(config)
         prompts_note = None if config.generator is None else check_prompts(config.generator, key)
         agree(record, processes, "files and settings", facts_of_files(config, summaries, key))

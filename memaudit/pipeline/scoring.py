@@ -5,7 +5,7 @@ Knows extractions, the plan and the score and gate rooms. Knows nothing of model
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,10 +18,18 @@ from memaudit.attack.facts import FEWEST_TO_SELECT
 from memaudit.config.settings import AttackName, ScanConfig
 from memaudit.data.corpus import Corpus
 from memaudit.data.plan import Plan
+from memaudit.errors import UsageError
 from memaudit.gate import validity as validity_gate
 from memaudit.gate.baseline import Baseline, count_missing, count_new, overlap_of
-from memaudit.gate.thresholds import GateVerdict, NewSamples, judge, judge_controls
+from memaudit.gate.thresholds import (
+    GateVerdict,
+    NewSamples,
+    SensitiveCount,
+    judge,
+    judge_controls,
+)
 from memaudit.gate.validity import Validity
+from memaudit.report.leaks import count_leaks, counts_of
 from memaudit.report.result import AttackResult, FoldFit, Permuted, Revealed
 from memaudit.score.samples import Arm, SampleScores, group_windows, score_samples
 from memaudit.score.scores import WindowScores, score_windows
@@ -109,6 +117,8 @@ def judge_all(
     new: NewSamples | None = None,
     leaked: Rate | None = None,
     *,
+    together: AttackSummary | None,
+    sensitive: Sequence[SensitiveCount],
     validity: Validity,
     left_out: str = "",
 ) -> tuple[GateVerdict, ...]:
@@ -119,10 +129,21 @@ def judge_all(
     """
     summaries = [result.summary for result in attacks]
     controls = judge_controls(summaries)
-    judged = judge(summaries, config.gate, new, leaked)
+    judged = judge(summaries, config.gate, new, leaked, together=together, sensitive=sensitive)
     void = validity_gate.judge_validity(validity)
     missing = validity_gate.judge_left_out(left_out)
     return (*filter(None, [void, missing]), *judged, *filter(None, [controls]))
+
+
+def sensitive_counts(
+    content: SensitiveContent | None, corpus: Corpus, attacks: Sequence[AttackResult]
+) -> tuple[SensitiveCount, ...]:
+    """Count the samples that give items of each category away; empty if nothing was searched."""
+    if content is None:
+        return ()
+    groups = group_windows(corpus)
+    hits = {result.attack: result.data.exact for result in attacks}
+    return counts_of(count_leaks(content.categories, content.data.windows, groups, hits, None))
 
 
 def new_samples(
@@ -168,6 +189,24 @@ def guess_notes(fits: Sequence[FoldFit]) -> list[str]:
     ]
 
 
+def require_searched(config: ScanConfig) -> None:
+    """Raise UsageError if a gate limits a category that this run cannot search."""
+    searched = {detector.category for detector in make_detectors(config.sensitive.region)}
+    by_model = NO_DETECTOR if config.sensitive.entity_model is not None else ()
+    _refuse_unsearched(config, searched.union(by_model))
+
+
+def _refuse_unsearched(config: ScanConfig, searched: Collection[str]) -> None:
+    reasons = {str(name): why for name, why in NO_DETECTOR.items()}
+    for category in config.gate.sensitive_limits:
+        if category not in searched:
+            why = reasons.get(category, "no such category is known")
+            raise UsageError(
+                f"--max-sensitive {category}: this run does not search it ({why}); it searches "
+                f"{', '.join(sorted(searched))}"
+            )
+
+
 def find_sensitive(
     config: ScanConfig, plan: Plan, tokenizer: Any, entities: EntityModel | None
 ) -> SensitiveContent | None:
@@ -178,6 +217,7 @@ def find_sensitive(
     if entities is not None:
         detectors += entity_detectors(entities.labels, entities.find, entities.about)
     categories = {detector.category for detector in detectors}
+    _refuse_unsearched(config, categories)
     count = partial(_count_items, tokenizer, detectors)
     return SensitiveContent(
         methods={detector.category: detector.method for detector in detectors},
