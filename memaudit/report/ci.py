@@ -11,7 +11,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 from memaudit.report.model import Gate, Report
-from memaudit.report.reading import gate_name, verdict
+from memaudit.report.reading import gate_id, gate_name, verdict
 from memaudit.report.wording import neutral
 
 _COMMANDS = {"pass": "notice", "inconclusive": "warning", "fail": "error"}
@@ -58,7 +58,7 @@ def to_junit(report: Report) -> str:
     for name, value in _properties(report).items():
         ET.SubElement(properties, "property", name=name, value=neutral(value))
     for gate in gates:
-        case = ET.SubElement(suite, "testcase", classname="memaudit", name=neutral(gate.name))
+        case = ET.SubElement(suite, "testcase", classname="memaudit", name=neutral(gate_id(gate)))
         _judge(case, gate)
     if not gates:
         case = ET.SubElement(suite, "testcase", classname="memaudit", name="no gate")

@@ -261,7 +261,12 @@ def controls_rate(attack: Attack | AnyAttack) -> Rate | None:
 
 def gate_name(gate: Gate) -> str:
     """Format a gate and its threshold: ``max-exact 1 %``."""
-    return gate_label(gate.name, gate.threshold)
+    return gate_label(gate.name, gate.threshold, gate.category)
+
+
+def gate_id(gate: Gate) -> str:
+    """Format a gate without its threshold: ``max-exact``, ``max-sensitive phone``."""
+    return f"{gate.name} {gate.category}".rstrip()
 
 
 def void_reason(report: Report) -> str:

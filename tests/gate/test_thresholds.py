@@ -422,13 +422,13 @@ def test_of_several_attacks_the_least_proven_stands_in_the_verdict():
 
 
 def test_clusters_of_controls_and_of_data_count_and_not_their_samples():
-    apart, together = arm(0, 600), arm(0, 600, size=20)
-    assert (judge_controls([summary("none", 60, 600, controls=apart)]) or apart).verdict == "pass"
+    apart = judge_controls([summary("none", 60, 600, controls=arm(0, 600))])
+    assert apart is not None
+    assert apart.verdict == "pass"
     few = judge_controls([summary("none", 60, 600, controls=arm(0, 580, size=20))])
     assert few is not None
     assert few.verdict == "inconclusive"
     assert "without near-duplicates (29 clusters), up to 11.9 % of unseen" in few.reason
-    assert judge_controls([summary("none", 60, 600, controls=together)]) is not None
     # 60 hits are three clusters of the data: no proof beside 20 of 600 controls
     for size, verdict in ((1, "pass"), (20, "inconclusive")):
         found = judge_controls([summary("none", 60, 600, size=size, controls=arm(20, 600))])
