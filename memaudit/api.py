@@ -155,7 +155,7 @@ def scan(
     that fails raises nothing. If the scan ends early, finished work stays in the folder, for
     ``memaudit scan --resume``.
     """
-    from memaudit.distributed import require_one_process
+    from memaudit.system.launcher import require_one_process
     from memaudit.system.memory import short_of_memory
     from memaudit.system.network import turn_telemetry_off
 
@@ -207,9 +207,9 @@ def _scanned(resolved: ResolvedConfig, progress: Display | None) -> StoredRun:
 @contextmanager
 def _new_run(resolved: ResolvedConfig, key: ProjectKey) -> Iterator[Unfinished]:
     """Begin a run. If it ends early, keep its work where it can be resumed, else remove it."""
-    from memaudit.pipeline.write import begin_run, choose_folder, remove_empty
+    from memaudit.run.manifest import is_finished
+    from memaudit.run.new_folder import begin_run, choose_folder, remove_empty
     from memaudit.run.record import RunNotes
-    from memaudit.run.unfinished import is_finished
 
     notes = RunNotes.new(resolved.config, resolved.sources, _COMMAND)
     created, unfinished = begin_run(choose_folder(resolved.config), notes, key)

@@ -17,6 +17,7 @@ from accelerate import PartialState, utils
 from torch import Tensor
 
 from memaudit.errors import RunError, UsageError
+from memaudit.system.launcher import world_size
 
 TIMEOUT = timedelta(hours=6)
 """How long a process waits for the rest, which may be writing or decoding a large part."""
@@ -128,19 +129,6 @@ def _process_errors() -> Iterator[None]:
         ) from error
 
 
-def require_one_process(command: str) -> None:
-    """Raise UsageError if a launcher has started several processes."""
-    if _world_size() > 1:
-        raise UsageError(f"{command} runs in one process; start it without a launcher")
-
-
-def _world_size() -> int:
-    value = os.environ.get("WORLD_SIZE") or "1"
-    if not value.isdecimal():
-        raise UsageError("WORLD_SIZE is set but is not a number; unset it or use torchrun")
-    return int(value)
-
-
 def join_processes(device: str) -> Processes:
     """Join the processes that this one was started with.
 
@@ -149,7 +137,7 @@ def join_processes(device: str) -> Processes:
 
     Raises UsageError if it does, and RunError if the processes cannot connect.
     """
-    if _world_size() <= 1:
+    if world_size() <= 1:
         return Processes()
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(

@@ -16,7 +16,9 @@ PACKAGE = Path(__file__).parents[1] / "memaudit"
 
 TORCH_FREE = (
     *("config", "data", "demo", "docs", "gate", "report", "score", "sensitive", "system"),
-    *("run.baselines", "run.diagnoses", "run.load", "run.manifest"),
+    *("attack.facts", "attack.journal", "run.baselines", "run.diagnoses", "run.load"),
+    *("run.manifest", "run.merge", "run.new_folder", "run.record", "run.signature"),
+    *("run.tables", "run.unfinished"),
     *("cli.flags", "cli.options", "diagnose.settings", "diagnose.latent.settings"),
     *("diagnose.neurons.settings", "diagnose.sweep.settings", "errors", "progress"),
 )

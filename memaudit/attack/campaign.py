@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from memaudit.attack.copying import copy_continuations
-from memaudit.attack.extraction import Advance, Extraction, Extractor
-from memaudit.attack.journal import FitJournal, Journal, NoJournal
+from memaudit.attack.extraction import Extraction, Extractor
+from memaudit.attack.journal import Advance, Journal, NoJournal, Progress
 from memaudit.attack.memory import max_decode_batch
 from memaudit.attack.parts import Extract, Part, PartWork, Side, cut, shard_parts
 from memaudit.attack.prompts import (
@@ -29,6 +27,7 @@ from memaudit.attack.prompts import (
     SoftPrompt,
     untrained_prompt,
 )
+from memaudit.attack.stored_work import FitJournal
 from memaudit.attack.tuning import Fit, Tuner, TuningData
 from memaudit.config.settings import LADDER, AttackName, ScanConfig, TuningSettings
 from memaudit.config.shard import Shard
@@ -36,13 +35,6 @@ from memaudit.data.folds import Fold
 from memaudit.distributed import Processes
 from memaudit.errors import UsageError
 from memaudit.target.checkpoint import Checkpoint
-
-
-class Progress(Protocol):
-    """Progress display of the stages."""
-
-    def stage(self, name: str, total: int) -> AbstractContextManager[Advance]:
-        """Open a stage of ``total`` windows; call its function with each number newly done."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ window that fails is decoded from its first mismatch: up to there its continuati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,7 @@ from memaudit.attack.decoding import (
 )
 from memaudit.attack.decoding_check import STEPS, choose_decoding
 from memaudit.attack.forward import build_inputs, padding_of, window_logits
+from memaudit.attack.journal import Advance
 from memaudit.attack.memory import MemoryState, decoding_room, max_decode_batch, release_memory
 from memaudit.attack.prompts import SoftPrompt
 from memaudit.attack.verification import Verified, require_finite, verify_logits
@@ -40,9 +41,6 @@ from memaudit.target.checkpoint import Checkpoint
 NEAR_TIE = {torch.float32: 2**-13, torch.float16: 2**-8, torch.bfloat16: 2**-5}
 """Logits that differ by less than this share of the largest may change order with the shape of the
 batch: in the half types four to eight units in the last place."""
-
-Advance = Callable[[int], None]
-"""Called with the number of windows newly done."""
 
 
 def first_alike(rows: NDArray[np.int64], padding: NDArray[np.int64]) -> NDArray[np.int64]:

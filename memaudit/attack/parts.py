@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.attack.extraction import Advance, Extraction
-from memaudit.attack.journal import Journal, entry_to_extraction, extraction_to_entry
+from memaudit.attack.extraction import Extraction
+from memaudit.attack.journal import Advance, Journal
+from memaudit.attack.stored_work import entry_to_extraction, extraction_to_entry
 from memaudit.config.shard import Shard
 from memaudit.distributed import Processes
 from memaudit.errors import UsageError

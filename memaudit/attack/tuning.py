@@ -18,9 +18,10 @@ from torch import Tensor
 
 from memaudit.attack.extraction import Extractor
 from memaudit.attack.facts import NO_PROMPT, Epoch, FitRecord
-from memaudit.attack.journal import FitJournal, FitState, NoJournal
+from memaudit.attack.journal import Advance, NoJournal
 from memaudit.attack.passes import StepGradient, TuningPasses
 from memaudit.attack.prompts import FittedPrompt, NoPrompt, SoftPrompt
+from memaudit.attack.stored_work import FitJournal, FitState
 from memaudit.config.settings import TuningSettings
 from memaudit.distributed import Processes
 from memaudit.errors import RunError
@@ -115,9 +116,6 @@ def score_on_select(
     for rank, (rank_exact, rank_nll) in enumerate(gathered):
         exact[place == rank], nll[place == rank] = rank_exact, rank_nll
     return SelectScore(int(exact.sum()), float(np.exp(-nll).mean())), float(nll.mean())
-
-
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True, eq=False)

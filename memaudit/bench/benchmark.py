@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from memaudit import __version__
-from memaudit.attack.campaign import Progress
+from memaudit.attack.journal import Progress
 from memaudit.bench.timing import Rounds, Way, peak_memory, time_rounds
 from memaudit.bench.ways import extraction_ways, tuning_ways
 from memaudit.bench.work import BenchSettings, Work, prepare

@@ -49,7 +49,7 @@ def profiles(
     """List the shipped profiles and what they set."""
     with exit_on_error(verbose=False):
         from memaudit.config.sources import list_profiles, load_profile, setting_lines
-        from memaudit.report.wording import neutral
+        from memaudit.system.plain_text import neutral
 
         if name is not None:
             typer.echo("\n".join(map(neutral, setting_lines(load_profile(name)))))

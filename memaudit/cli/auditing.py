@@ -21,7 +21,13 @@ from memaudit.cli.options import (
     Verbose,
 )
 from memaudit.cli.resuming import GivenSettings, scan_or_resume
-from memaudit.cli.running import note_unknown_variables, note_versions, resolve_settings, variables
+from memaudit.cli.running import (
+    announce,
+    note_unknown_variables,
+    note_versions,
+    resolve_settings,
+    variables,
+)
 from memaudit.cli.showing import check_format
 from memaudit.config.settings import ScanConfig
 from memaudit.errors import UsageError
@@ -65,11 +71,16 @@ def inspect(
                 raise UsageError("--controls without DATA: give the file to audit too")
             flags["data"] = "none given"
         resolved = resolve_settings(flags, profile, config_file, set_)
+        streams = Streams(quiet, verbose)
+        announce(f"checking {resolved.config.model}", streams)
+        if with_data:
+            from memaudit.data.inputs import check_inputs
+
+            check_inputs(resolved.config)
         from memaudit.pipeline.inspect import inspect as run_inspection
         from memaudit.pipeline.inspect_table import render_inspection
         from memaudit.target.failures import quiet_transformers
 
-        streams = Streams(quiet, verbose)
         note_unknown_variables(streams)
         note_versions(streams)
         with quiet_transformers():

@@ -9,7 +9,7 @@ import typer
 
 from memaudit.cli.errors import Streams, exit_on_error
 from memaudit.cli.options import Quiet, RunFolder, TableOrJson, Verbose
-from memaudit.cli.showing import check_table_or_json
+from memaudit.cli.showing import check_table_or_json, require_run
 from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def compare(
     """
     with exit_on_error(verbose):
         check_table_or_json(output_format)
+        require_run(run)
         from memaudit.gate.baseline import require_comparable
         from memaudit.gate.comparison import compare as compare_audits
         from memaudit.report.comparison_report import comparison_to_json, render_comparison
@@ -84,6 +85,7 @@ def write(
 ) -> None:
     """Write a baseline of RUN: a small sorted file to commit."""
     with exit_on_error(verbose):
+        require_run(run)
         from memaudit.run.baselines import to_text, write_baseline
 
         baseline = _read_meaningful(run)
@@ -115,6 +117,7 @@ def update(
     Takes over the samples that were added to the data or removed from it.
     """
     with exit_on_error(verbose):
+        require_run(run)
         from memaudit.gate.baseline import (
             count_missing,
             count_new,

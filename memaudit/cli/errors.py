@@ -18,6 +18,7 @@ import typer
 
 from memaudit.errors import FAILED, INCONCLUSIVE, MemauditError, UnsealedRunWarning
 from memaudit.system.memory import short_of_memory
+from memaudit.system.plain_text import neutral, shorten
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -143,8 +144,6 @@ def _unsealed_runs_named() -> Iterator[None]:
 
 def _line(text: str) -> str:
     """Return a message on one line; quoted names of files may contain anything."""
-    from memaudit.report.wording import neutral, shorten  # here: --help needs no numpy
-
     return shorten(neutral(text), LONGEST_LINE)
 
 

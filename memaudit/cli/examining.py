@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from memaudit.cli.errors import Streams
 from memaudit.cli.flags import Given
 from memaudit.cli.running import command_line, note_versions, stoppable
-from memaudit.cli.showing import show_diagnosis
+from memaudit.cli.showing import require_run, show_diagnosis
 from memaudit.config.flags import flags_of, plain_type
 from memaudit.errors import UnsealedRunWarning, UsageError
 
@@ -28,6 +28,7 @@ def examine_run(
 
     It is only printed, with a warning, if the run would lose the seal of a key that is not at hand.
     """
+    require_run(settings.run)
     from memaudit.diagnose.protocol import examine
     from memaudit.run.diagnoses import (
         is_signed,

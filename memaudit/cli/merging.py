@@ -36,10 +36,10 @@ def merge(
     with exit_on_error(verbose):
         check_format(output_format)
         from memaudit.data.project_key import find_key
-        from memaudit.distributed import require_one_process
-        from memaudit.pipeline.write import begin_run, choose_folder
         from memaudit.run.merge import copy_work, merged_notes, read_shards
+        from memaudit.run.new_folder import begin_run, choose_folder
         from memaudit.system.home import settings_folder
+        from memaudit.system.launcher import require_one_process
 
         require_one_process("merge")
         key = find_key(given_key_file(flags), settings_folder())

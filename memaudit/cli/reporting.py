@@ -8,7 +8,13 @@ import typer
 
 from memaudit.cli.errors import Streams, exit_on_error
 from memaudit.cli.options import Format, RunFolder, Verbose
-from memaudit.cli.showing import check_format, check_table_or_json, show, show_diagnosis
+from memaudit.cli.showing import (
+    check_format,
+    check_table_or_json,
+    require_run,
+    show,
+    show_diagnosis,
+)
 from memaudit.errors import UsageError
 
 
@@ -26,6 +32,7 @@ def report(
             check_format(output_format)
         else:
             check_table_or_json(output_format)
+        require_run(run)
         from memaudit.run.load import read_run
 
         streams = Streams(quiet=True, verbose=verbose)

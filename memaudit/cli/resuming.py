@@ -63,7 +63,7 @@ def scan_or_resume(
     from memaudit.config.environment import unknown_variables
     from memaudit.config.shard import Shard
     from memaudit.data.project_key import kept_key
-    from memaudit.run.unfinished import is_finished
+    from memaudit.run.manifest import is_finished
     from memaudit.system.home import settings_folder
 
     warnings = unknown_variables(os.environ)

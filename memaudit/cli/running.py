@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from memaudit import __version__
 from memaudit.cli.errors import Streams, Terminated
 from memaudit.cli.showing import show
 from memaudit.errors import UsageError
@@ -71,10 +72,15 @@ def run_scan(request: ScanRequest, output_format: str, streams: Streams) -> Scan
     Returns None for a shard, which has no result yet, and in worker processes: only the main
     process writes and prints.
     """
+    config = request.resolved.config
+    from memaudit.data.inputs import check_inputs
+
+    announce(f"auditing {config.model} on {config.data}", streams)
+    _check_folder_and_key(request)
+    check_inputs(config)
     from memaudit.data.project_key import throwaway_key
     from memaudit.distributed import join_processes
 
-    config = request.resolved.config
     processes = join_processes(config.target.device)
     key = processes.broadcast(_project_key(request) if processes.is_main else throwaway_key())
     with processes.session(), stoppable(streams):
@@ -82,6 +88,31 @@ def run_scan(request: ScanRequest, output_format: str, streams: Streams) -> Scan
             return _run_main(request, output_format, streams, key, processes)
         _run_worker(request, streams, key, processes)
         return None
+
+
+def announce(what: str, streams: Streams) -> None:
+    """Say on stderr what begins: loading torch and transformers takes seconds."""
+    from memaudit.system.launcher import is_main_process
+
+    if is_main_process():
+        streams.note(f"memaudit {__version__}: {what}")
+
+
+def _check_folder_and_key(request: ScanRequest) -> None:
+    """Refuse a folder or a key before torch is loaded."""
+    from memaudit.data.project_key import kept_key
+    from memaudit.run.new_folder import check_folder
+    from memaudit.system.files import disk_errors
+    from memaudit.system.home import settings_folder
+    from memaudit.system.own_folder import OwnFolder
+
+    config = request.resolved.config
+    if request.resume is None:
+        check_folder(config)
+    else:
+        with disk_errors(request.resume):
+            OwnFolder.open(request.resume)
+    kept_key(config.key_file, settings_folder())
 
 
 def scan_to_code(request: ScanRequest, output_format: str, streams: Streams) -> int:
@@ -184,8 +215,8 @@ def _keep_work(request: ScanRequest, key: ProjectKey) -> Iterator[Unfinished]:
     Tells the user how to resume if anything was done. A new run's folder is removed if nothing was
     done, or if its key was temporary: nobody could check the work without it.
     """
-    from memaudit.pipeline.write import remove_empty
-    from memaudit.run.unfinished import is_finished
+    from memaudit.run.manifest import is_finished
+    from memaudit.run.new_folder import remove_empty
 
     created, unfinished = _open_run(request, key)
     try:
@@ -207,7 +238,7 @@ def _keep_work(request: ScanRequest, key: ProjectKey) -> Iterator[Unfinished]:
 
 def _open_run(request: ScanRequest, key: ProjectKey) -> tuple[list[Path], Unfinished]:
     """Open the run's record; also return the folders created for it."""
-    from memaudit.pipeline.write import begin_run, choose_folder
+    from memaudit.run.new_folder import begin_run, choose_folder
     from memaudit.run.record import RunNotes
     from memaudit.run.unfinished import Unfinished
 

@@ -7,6 +7,7 @@ the same.
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -31,6 +32,13 @@ def check_format(output_format: str) -> None:
         raise UsageError(
             f"--format {output_format}: choose {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         )
+
+
+def require_run(folder: Path) -> None:
+    """Raise UsageError if there is no such run folder, before anything heavy is loaded."""
+    from memaudit.run.manifest import require_folder
+
+    require_folder(folder)
 
 
 def show(run: StoredRun, output_format: str, streams: Streams) -> None:

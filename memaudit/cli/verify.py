@@ -12,6 +12,7 @@ from memaudit.cli.errors import Streams, exit_on_error
 from memaudit.cli.flags import Given, with_settings
 from memaudit.cli.options import RunFolder, Verbose
 from memaudit.cli.running import named_key_file
+from memaudit.cli.showing import require_run
 from memaudit.config.settings import ScanConfig
 from memaudit.errors import INCONCLUSIVE
 from memaudit.system.network import go_offline
@@ -49,6 +50,7 @@ def verify(
     """
     with exit_on_error(verbose):
         go_offline(os.environ)  # it fetches nothing, whatever a report names
+        require_run(run)
         from memaudit.data.project_key import kept_key
         from memaudit.run.verify import Places, verify_run
         from memaudit.run.verify_table import render_integrity

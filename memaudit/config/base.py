@@ -6,9 +6,9 @@ Knows no setting.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from memaudit.system.home import expand_home
 
@@ -19,8 +19,23 @@ MAX_INTEGER = 10**18 - 1
 """Largest integer that a setting may hold; reports with larger ones cannot be read back."""
 Positive = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
 NotNegative = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _is_no_percentage(value: Any) -> Any:
+    """Refuse 5 for 5 %, and name the share."""
+    try:
+        percentage = float(str(value).removesuffix("%"))
+    except ValueError:
+        return value
+    if 1 <= percentage < 100 or (str(value).endswith("%") and 0 <= percentage < 100):
+        share = f"{percentage / 100:.6g}"
+        raise ValueError(f"a share is below 1; did you mean {share}, which is {percentage:.6g} %?")
+    return value
+
+
+_NoPercentage = BeforeValidator(_is_no_percentage)
+Fraction = Annotated[float, _NoPercentage, Field(gt=0, lt=1)]
+Share = Annotated[float, _NoPercentage, Field(ge=0, lt=1)]
 
 
 def _expanded(path: Path) -> Path:

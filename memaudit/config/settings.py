@@ -38,6 +38,8 @@ from memaudit.sensitive.categories import ALL, Category
 AttackName = Literal["none", "copy", "dynamic-hard", "constant", "dynamic"]
 LADDER: tuple[AttackName, ...] = ("none", "copy", "dynamic-hard", "constant", "dynamic")
 """All attacks, weakest first. An attack's index is part of random seeds: append, never insert."""
+PREFIX_ONLY = "prefix only"
+"""Name of the attack ``none`` in all that people read; files and flags keep ``none``."""
 NEED_FOLDS: frozenset[AttackName] = frozenset({"copy", "constant", "dynamic"})
 """Attacks that learn or copy from other windows of the data."""
 Bos = Literal["auto", "yes", "no"]
@@ -51,6 +53,11 @@ CHAT_DATE = date(2024, 7, 26)
 """Default date of the Llama 3 chat template."""
 RUNS = Path("memaudit-runs")
 """Parent of the run folder if ``out`` is not set."""
+
+
+def attack_label(attack: str) -> str:
+    """Return the name of an attack for people to read."""
+    return PREFIX_ONLY if attack == "none" else attack
 
 
 class WindowSettings(Settings):

@@ -8,6 +8,7 @@ The only place where profiles are read. Does not know what a setting means.
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from memaudit.config.environment import PROFILE, read_environment, read_variable, variable_of
+from memaudit.config.flags import fields_of
 from memaudit.config.settings import ScanConfig
 from memaudit.errors import UsageError
 
@@ -291,17 +293,16 @@ def explain_fault(error: ValidationError, sources: Mapping[str, str]) -> str:
     """Describe the first fault in one line: setting, value, source and what is wrong."""
     fault = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in fault["loc"])
-    source = next(
-        (
-            sources[key]
-            for key in sources
-            if name and (key.startswith(name) or name.startswith(f"{key}."))
-        ),
+    given = next(
+        (key for key in sources if name and (key.startswith(name) or name.startswith(f"{key}."))),
         None,
     )
-    where = f" ({source})" if source else ""
+    where = f" ({sources[given]})" if given else ""
     if fault["type"] == "extra_forbidden":
-        return f"{_abbreviated(name)}{where}: unknown setting; see memaudit help settings"
+        whole = given if given is not None and given.startswith(f"{name}.") else name
+        nearest = _nearest_setting(whole)
+        meant = f"did you mean {nearest}? See" if nearest else "see"
+        return f"{_abbreviated(whole)}{where}: unknown setting; {meant} memaudit help settings"
     if fault["type"] == "missing":
         return f"{name.upper()} is missing; try --help"
     message = fault["msg"].removeprefix("Value error, ")
@@ -312,6 +313,14 @@ def explain_fault(error: ValidationError, sources: Mapping[str, str]) -> str:
         f" = {_abbreviated(repr(value))}" if isinstance(value, (str, int, float, bool)) else ""
     )
     return f"{name}{assigned}{where}: {message[0].lower()}{message[1:]}"
+
+
+def _nearest_setting(name: str) -> str:
+    """Return the setting most like an unknown name; empty if none is like it."""
+    known = list(fields_of(ScanConfig))
+    matches = difflib.get_close_matches(name, known, n=1)
+    last = name.rpartition(".")[2]
+    return next(iter(matches or (key for key in known if key.endswith(f".{last}"))), "")
 
 
 def _abbreviated(text: str) -> str:

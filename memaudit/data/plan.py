@@ -29,6 +29,7 @@ from memaudit.data.folds import (
     make_folds,
 )
 from memaudit.data.forms import naming_of
+from memaudit.data.inputs import check_inputs
 from memaudit.data.records import size_of
 from memaudit.data.samples import DataSummary, check_samples, read_samples
 from memaudit.data.template import (
@@ -102,8 +103,12 @@ class Plan:
 
 
 def check_files(config: ScanConfig) -> dict[Role, DataSummary]:
-    """Read every file once, before anything else. Raises DataError for the first fault, UsageError
-    for a column to keep that there is not."""
+    """Read every file once, before anything else.
+
+    Raises DataError for the first fault; UsageError as `check_inputs`, and for a column to keep
+    that is not there.
+    """
+    check_inputs(config)
     skip = config.windows.skip_bad_lines
     naming = naming_of(config.windows)
     paths: dict[Role, Path | None] = {"data": config.data, "control": config.controls}

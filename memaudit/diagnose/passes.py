@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memaudit.attack.extraction import Advance, first_alike
+from memaudit.attack.extraction import first_alike
 from memaudit.attack.forward import build_inputs, last_logits
+from memaudit.attack.journal import Advance
 from memaudit.attack.memory import Backoff, release_memory
 from memaudit.attack.prompts import NoPrompt, SoftPrompt
 from memaudit.attack.verification import require_finite

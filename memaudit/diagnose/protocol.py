@@ -22,7 +22,7 @@ from importlib import import_module
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from memaudit import __version__
-from memaudit.attack.campaign import Progress
+from memaudit.attack.journal import Progress
 from memaudit.diagnose.disclosure import Disclosure
 from memaudit.diagnose.settings import DiagnoseSettings
 from memaudit.diagnose.subject import Subject, open_subject

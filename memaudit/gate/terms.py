@@ -14,6 +14,7 @@ from typing import Any
 
 from memaudit.config.settings import LADDER, ScanConfig
 from memaudit.data.fingerprints import SAMPLE_FORM
+from memaudit.data.project_key import VARIABLE
 
 Setting = bool | int | float | str | list[str] | None
 _MAX_NAMED = 6
@@ -78,7 +79,10 @@ def differences(before: Terms, now: Terms) -> tuple[str, ...]:
     same_key = before.key_id == now.key_id  # else equal files have different HMACs
     if (before.key_id, before.form) != (now.key_id, now.form):
         earlier, later = f"{before.form} {before.key_id}", f"{now.form} {now.key_id}"
-        phrases.append(f"made under another project key ({earlier}, now {later})")
+        phrases.append(
+            f"made under another project key ({earlier}, now {later}): set {VARIABLE} to the same "
+            "key for both"
+        )
     old, new = before.controls, now.controls
     if old != new and (same_key or (old is None) != (new is None)):
         phrases.append(f"other controls (hmac-sha256 {_short(old)}, now {_short(new)})")

@@ -15,8 +15,9 @@ from memaudit.attack.extraction import Extraction
 from memaudit.config.shard import Shard
 from memaudit.data.corpus import Corpus
 from memaudit.data.plan import Plan
-from memaudit.report.leaks import TITLES
+from memaudit.report.leaks import Hits, count_leaks
 from memaudit.report.wording import count
+from memaudit.score.samples import group_windows
 from memaudit.sensitive.counting import SensitiveContent
 
 
@@ -38,31 +39,29 @@ def first_finding(
         f"{count(total, 'sample')}{controls}."
     )
     if hits and sensitive is not None:
-        yield _sensitive_sentence(plan.data, _exact(none.data, plan.data), sensitive)
+        yield _sensitive_sentence(plan.data, none.data, sensitive)
 
 
-def _sensitive_sentence(data: Corpus, exact: NDArray[np.bool_], content: SensitiveContent) -> str:
-    """Say how many samples hold each category in the windows that are extracted."""
-    by_category = {
-        TITLES[category]: len(np.unique(data.sample[exact & (items > 0)]))
-        for category, items in zip(content.categories, content.data.windows.T, strict=True)
-    }
-    found = {what: samples for what, samples in by_category.items() if samples}
-    if not found:
-        return "No sensitive content was recognised in what comes out."
-    (first, samples), *others = found.items()
-    named = [f"{first.capitalize()} come out of {samples:,} of them"]
-    return f"{', '.join(named + [f'{what} of {number:,}' for what, number in others])}."
+def _sensitive_sentence(data: Corpus, none: Extraction, content: SensitiveContent) -> str:
+    """Say of how many samples each category comes out."""
+    exact: Hits = {"none": _exact(none, data)}
+    groups = group_windows(data)
+    leaks = count_leaks(content.categories, content.data.windows, groups, exact, None)
+    extracted = [leak for leak in leaks if leak.extracted]
+    if not extracted:
+        return "No sensitive content was recognised in what comes out, beyond what prompts hold."
+    first, *others = extracted
+    named = [f"{first.title[0].upper()}{first.title[1:]} come out of {first.extracted:,} of them"]
+    return f"{', '.join(named + [f'{leak.title} of {leak.extracted:,}' for leak in others])}."
 
 
 def _count_samples(extraction: Extraction, corpus: Corpus) -> tuple[int, int]:
     """Count the samples that are extracted, and those attacked that can be."""
     attacked = ~np.isnan(extraction.suffix_nll) & corpus.counted[corpus.sample]
-    hits = corpus.sample[_exact(extraction, corpus)]
+    hits = corpus.sample[_exact(extraction, corpus) & corpus.is_own]
     return len(np.unique(hits)), len(np.unique(corpus.sample[attacked]))
 
 
 def _exact(extraction: Extraction, corpus: Corpus) -> NDArray[np.bool_]:
-    """Mark the windows (N,) that are extracted and not template alone."""
-    equal = extraction.continuation_ids == corpus.windows.suffix_ids  # (N,S)
-    return np.asarray(equal.all(axis=1) & corpus.is_own)
+    """Mark the windows (N,) that are extracted."""
+    return np.asarray((extraction.continuation_ids == corpus.windows.suffix_ids).all(axis=1))

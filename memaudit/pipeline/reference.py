@@ -20,10 +20,10 @@ from memaudit.data.plan import Plan, Role, bos_source, cut_files
 from memaudit.data.windows import PADDING, Windows
 from memaudit.errors import DataError, UsageError
 from memaudit.pipeline.loading import load_target
-from memaudit.pipeline.scoring import fold_fits, group_windows, score_outcome
+from memaudit.pipeline.scoring import fold_fits, score_outcome
 from memaudit.report.result import AttackResult, ReferenceAttack, ReferenceResult, TargetFacts
 from memaudit.score.origin import Origin, Pair, origins, pair_seed
-from memaudit.score.samples import Arm
+from memaudit.score.samples import Arm, group_windows
 from memaudit.score.scores import WindowScores
 from memaudit.score.summary import Rate
 from memaudit.target.checkpoint import Checkpoint, choose_bos, load_tokenizer

@@ -94,7 +94,7 @@ def _assess(
     outcomes, reference_run = attacked
     fingerprints = ready.sample_fingerprints["data"]
     with clock.stage("scoring", 1):
-        attacks = score_all(config, plan, outcomes)
+        attacks, together = score_all(config, plan, outcomes)
         reference = (
             pair_with_reference(config, plan, attacks, reference_run) if reference_run else None
         )
@@ -113,6 +113,7 @@ def _assess(
         controls=plan.controls,
         fold_sizes=fold_sizes(plan),
         attacks=attacks,
+        any=together,
         fits=fits,
         verdicts=judge_all(
             config,

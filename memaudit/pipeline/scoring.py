@@ -23,9 +23,9 @@ from memaudit.gate.baseline import Baseline, count_missing, count_new, overlap_o
 from memaudit.gate.thresholds import GateVerdict, NewSamples, judge, judge_controls
 from memaudit.gate.validity import Validity
 from memaudit.report.result import AttackResult, FoldFit, Permuted, Revealed
-from memaudit.score.samples import Arm, Grouping, SampleScores, score_samples
+from memaudit.score.samples import Arm, SampleScores, group_windows, score_samples
 from memaudit.score.scores import WindowScores, score_windows
-from memaudit.score.summary import Rate, attack_rng, summarise
+from memaudit.score.summary import AttackSummary, Rate, attack_rng, summarise, summarise_any
 from memaudit.sensitive.counting import Items, SensitiveContent, count_content
 from memaudit.sensitive.detectors import Detector, join_detectors, not_searched
 from memaudit.sensitive.entities import entity_detectors
@@ -34,30 +34,33 @@ from memaudit.target.entities import EntityModel
 
 def score_all(
     config: ScanConfig, plan: Plan, outcomes: Mapping[AttackName, AttackOutcome]
-) -> tuple[AttackResult, ...]:
-    """Score every window, then summarise every attack."""
+) -> tuple[tuple[AttackResult, ...], AttackSummary | None]:
+    """Score every window, then summarise every attack, and all on the model together."""
     results: list[AttackResult] = []
-    none: Arm | None = None
+    arms: dict[AttackName, Arm] = {}
+    on_controls: dict[AttackName, Arm] = {}
     for attack, outcome in outcomes.items():
         data, controls = score_outcome(plan, outcome)
         samples, arm = _score_samples(data, plan.data)
         control_samples, control_arm = None, None
         if controls is not None and plan.controls is not None:
             control_samples, control_arm = _score_samples(controls, plan.controls)
+            on_controls[attack] = control_arm
         summary = summarise(
             attack,
             arm,
             config.scores,
             attack_rng(config.protocol.seed, attack),
-            none=none,
+            none=arms.get("none"),
             controls=control_arm,
         )
-        none = arm if attack == "none" else none
+        arms[attack] = arm
         permuted = permuted_hits(outcome.data, plan.data)
         results.append(
             AttackResult(attack, data, controls, samples, control_samples, summary, permuted)
         )
-    return tuple(results)
+    together = summarise_any(arms, on_controls or None, config.scores, config.protocol.seed)
+    return tuple(results), together
 
 
 def _score_samples(scores: WindowScores, corpus: Corpus) -> tuple[SampleScores, Arm]:
@@ -65,16 +68,6 @@ def _score_samples(scores: WindowScores, corpus: Corpus) -> tuple[SampleScores, 
     groups = group_windows(corpus)
     samples = score_samples(scores, groups)
     return samples, Arm.counted(samples, groups)
-
-
-def group_windows(corpus: Corpus) -> Grouping:
-    """Return which windows make up each sample of a corpus."""
-    return Grouping(
-        sample=corpus.sample,
-        new_tokens=corpus.windows.new_tokens,
-        is_own=corpus.is_own,
-        clusters=corpus.sample_clusters,
-    )
 
 
 def permuted_hits(extraction: Extraction, corpus: Corpus) -> Permuted:
@@ -200,10 +193,12 @@ def find_sensitive(
 def _count_items(tokenizer: Any, detectors: Sequence[Detector], corpus: Corpus) -> Items:
     """Count the items in each window's suffix, and in all audited tokens of each sample."""
     decode = partial(decode_rows, tokenizer)
-    windows = count_content(corpus.windows.suffix_ids, decode, detectors)
+    prefixes = corpus.windows.prefix_ids
+    windows = count_content(corpus.windows.suffix_ids, prefixes, decode, detectors)
     if len(corpus.first_rows) == len(corpus.windows):
         return Items(windows, windows)
-    return Items(windows, count_content(corpus.audited_ids(), decode, detectors))
+    first = prefixes[corpus.first_rows]
+    return Items(windows, count_content(corpus.audited_ids(), first, decode, detectors))
 
 
 def decode_rows(tokenizer: Any, ids: Iterable[NDArray[np.integer[Any]]]) -> tuple[str, ...]:

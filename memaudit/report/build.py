@@ -19,7 +19,7 @@ from memaudit.data.fingerprints import FORM, SAMPLE_FORM
 from memaudit.gate import validity as counted
 from memaudit.gate.thresholds import NewSamples
 from memaudit.report import model, model_parts, model_validity
-from memaudit.report.findings import count_reasons, headline_of
+from memaudit.report.findings import count_reasons, sentences_of
 from memaudit.report.frameworks import NOTE as FRAMEWORKS_NOTE
 from memaudit.report.frameworks import framework_rows
 from memaudit.report.hashes import config_hash, policy_hash, results_hash
@@ -61,9 +61,11 @@ def to_report(result: ScanResult) -> Report:
         command=result.run.command,
         exit_code=result.exit_code,
         headline=("",),
+        summary="",
         gates=tuple(model.Gate(**asdict(verdict)) for verdict in result.verdicts),
         baseline=None if result.new is None else _since(result.new),
         attacks=tuple(_attack(result, attack, rounding) for attack in result.attacks),
+        any=None if result.any is None else any_part(result.any),
         attacks_not_run=tuple(name for name in LADDER if result.attack(name) is None),
         sensitive=sensitive_section(result),
         reference=_reference(result, rounding),
@@ -90,7 +92,7 @@ def to_report(result: ScanResult) -> Report:
             config=config_hash(result.config), policy=policy_hash(result.config), results="0" * 64
         ),
     )
-    derived = {"headline": headline_of(draft), "frameworks": framework_rows(draft)}
+    derived = sentences_of(draft) | {"frameworks": framework_rows(draft)}
     hashes = {"results": results_hash(draft.document())}
     return draft.model_copy(update=derived | {"hashes": draft.hashes.model_copy(update=hashes)})
 
@@ -138,6 +140,15 @@ def attack_part(
         controls=_controls(summary),
         lift=None if summary.lift is None else _lift(summary.lift),
         **others,
+    )
+
+
+def any_part(summary: AttackSummary) -> model_parts.AnyAttack:
+    """Return all attacks on the model together."""
+    return model_parts.AnyAttack(
+        extracted=rate_part(summary.extracted),
+        exact=rate_part(summary.exact),
+        controls=_controls(summary),
     )
 
 

@@ -16,11 +16,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from memaudit.config.settings import attack_label
 from memaudit.report.blocks import Head, Table
 from memaudit.report.curves import Axis, Line
 from memaudit.report.diagnosis import FigureTable
 from memaudit.report.model import Report
-from memaudit.report.model_parts import Attack, Fit, Rate
+from memaudit.report.model_parts import AnyAttack, Attack, Fit, Rate
 from memaudit.report.plots import Estimate, Spread, interval_plot, line_plot
 from memaudit.report.reading import (
     column,
@@ -28,6 +29,7 @@ from memaudit.report.reading import (
     controls_rate,
     figures,
     interval_text,
+    ladder_rows,
     model_attacks,
     passed_through,
     rate_text,
@@ -85,18 +87,18 @@ def _card(
 
 
 def rates_card(report: Report) -> Card:
-    """Return the exact rate of every attack with its interval, on data and controls."""
-    attacks = report.attacks
+    """Return the rate of every attack with its interval, on data and controls."""
+    attacks = ladder_rows(report)
     on_controls = [controls_rate(attack) for attack in attacks]
     on_data = [attack.extracted for attack in attacks]
     spreads = [Spread("data", _estimates(on_data, attacks), "o", False)]
     if any(on_controls):
         spreads.append(Spread("controls", _estimates(on_controls, attacks), "s", True))
     highest = max((point.high for spread in spreads for point in spread.estimates), default=100.0)
-    names = [attack.attack for attack in attacks]
+    names = [attack_label(attack.attack) for attack in attacks]
     axis = Axis("samples extracted, %", low=0, high=max(1.0, min(100.0, 1.05 * highest)))
     rows = [
-        [attack.attack, *_rate_cells(attack.extracted), *_rate_cells(rate)]
+        [attack_label(attack.attack), *_rate_cells(attack.extracted), *_rate_cells(rate)]
         for attack, rate in zip(attacks, on_controls, strict=True)
     ]
     return _card(
@@ -110,7 +112,9 @@ def rates_card(report: Report) -> Card:
     )
 
 
-def _estimates(rates: Sequence[Rate | None], attacks: Sequence[Attack]) -> list[Estimate]:
+def _estimates(
+    rates: Sequence[Rate | None], attacks: Sequence[Attack | AnyAttack]
+) -> list[Estimate]:
     """Return the rates in percent, with the ends of their intervals within 0 and 100."""
     estimates = []
     for row, (rate, attack) in enumerate(zip(rates, attacks, strict=True)):
@@ -192,7 +196,8 @@ def sampling_cards(report: Report, windows: pd.DataFrame) -> Iterator[Card]:
     yield _sampling_card(
         "certainty",
         "How sure an attacker can be",
-        f"The same for {best.attack} alone, at several probabilities p of seeing the suffix.",
+        f"The same for {attack_label(best.attack)} alone, at several probabilities p of seeing the "
+        "suffix.",
         curves,
     )
 
@@ -288,7 +293,8 @@ def _by_attack(
 
 
 def _named(attack: str, role: str) -> str:
-    return attack if role == "data" else f"{attack}, controls"
+    label = attack_label(attack)
+    return label if role == "data" else f"{label}, controls"
 
 
 def _line(attack: str, role: str, x: Sequence[float] | Floats, y: Floats) -> Line:
@@ -373,7 +379,7 @@ def _group_card(report: Report, rows: pd.DataFrame, grouping: Grouping, name: st
         ]
         lines.append(_shifted_line(attack, attacks, rates))
     best = strongest(report)
-    interval = [] if best is None else [f"interval, {best.attack}"]
+    interval = [] if best is None else [f"interval, {attack_label(best.attack)}"]
     for group in grouping.groups:
         cells = [_counted(hits[attack][group.rows]) for attack in attacks]
         if best is not None:
@@ -395,7 +401,7 @@ def _group_card(report: Report, rows: pd.DataFrame, grouping: Grouping, name: st
         f"Share of windows extracted exactly, with the exact interval at {level(sure)} confidence, "
         "which treats windows as independent.",
         plot,
-        [shorten(grouping.name, _LONGEST_NAME), "windows", *attacks, *interval],
+        [shorten(grouping.name, _LONGEST_NAME), "windows", *map(attack_label, attacks), *interval],
         table,
     )
 
@@ -418,7 +424,7 @@ def _shifted_line(attack: str, attacks: Sequence[str], rates: Sequence[_Rate]) -
     """Return an attack's line, shifted a little so that no interval hides another."""
     shift = 0.12 * (attacks.index(attack) - (len(attacks) - 1) / 2)
     return Line(
-        attack,
+        attack_label(attack),
         attack,
         [place + shift for place in range(len(rates))],
         [100 * rate.estimate for rate in rates],

@@ -37,7 +37,7 @@ SAMPLE_COLUMNS = (
     *("schema_version", "role", "sample_id", "line", "group", "fingerprint", "cluster", "fold"),
     *("status", "reason", "tokens", "audited_tokens", "template_tokens", "windows"),
     *(f"{score}_{attack}" for attack in SUFFIXES for score in SAMPLE_SCORES),
-    "categories",
+    *("exact_any", "extracted_any", "categories"),
 )
 """Columns of every ``samples.csv``: one row per record."""
 

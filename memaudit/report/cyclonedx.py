@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from memaudit.report.hashes import canonical
-from memaudit.report.leaks import TITLES
 from memaudit.report.model import Corpus, Report
-from memaudit.report.model_parts import Interval, Rate
+from memaudit.report.model_parts import AnyAttack, Interval, Rate
+from memaudit.report.reading import ladder_rows
 from memaudit.report.wording import json_text
 
 Json = dict[str, Any]
@@ -70,9 +70,13 @@ def _model(report: Report) -> Json:
 
 
 def _metrics(report: Report) -> Iterator[Json]:
-    for attack in report.attacks:
+    for attack in ladder_rows(report):
         name, controls = attack.attack, attack.controls
         yield _rate("extraction rate", attack.extracted, _slice(_DATA, name))
+        if controls is not None:
+            yield _rate("extraction rate", controls.extracted, _slice(_CONTROLS, name))
+        if isinstance(attack, AnyAttack):
+            continue
         fractional = attack.fractional
         yield _metric(
             "fractional extraction rate",
@@ -80,8 +84,6 @@ def _metrics(report: Report) -> Iterator[Json]:
             _slice(_DATA, name),
             fractional.interval,
         )
-        if controls is not None:
-            yield _rate("extraction rate", controls.extracted, _slice(_CONTROLS, name))
         if attack.lift is not None:
             lift = attack.lift
             yield _metric(
@@ -97,11 +99,10 @@ def _metrics(report: Report) -> Iterator[Json]:
             _slice(_DATA, origin.attack),
         )
     for leak in report.sensitive.data if report.sensitive is not None else ():
-        if leak.windows:
-            title = TITLES[leak.category]
-            share = leak.extracted / leak.windows
-            place = f"{_DATA}, windows that hold {title} ({leak.windows}), any attack"
-            yield _metric("exact extraction rate", share, place)
+        if leak.samples:
+            share = leak.extracted / leak.samples
+            place = f"{_DATA}, samples that hold {leak.title} ({leak.samples}), any attack"
+            yield _metric("extraction rate", share, place)
 
 
 def _rate(kind: str, rate: Rate, place: str) -> Json:

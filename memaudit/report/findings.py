@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from pathlib import PurePath
+from typing import Any, NamedTuple
 
+from memaudit.config.settings import attack_label
 from memaudit.data.samples import Skipped
 from memaudit.gate.validity import remnant
-from memaudit.report.model import Reference, Report
+from memaudit.report.model import Leak, Reference, Report
 from memaudit.report.model_parts import Attack
 from memaudit.report.reading import (
     cautious_p,
@@ -27,7 +29,7 @@ from memaudit.report.wording import (
     percent_interval,
     points_interval,
 )
-from memaudit.score.estimate import percent, points
+from memaudit.score.estimate import percent
 
 _NUMBER = re.compile(r"(?<![0-9])([0-9]{1,15})(?![0-9])")
 
@@ -41,11 +43,32 @@ class ReasonCount(NamedTuple):
 
 
 def headline_of(report: Report) -> tuple[str, ...]:
-    """Return the finding in a few sentences: rate, lift, controls, and ``copy`` where it hits.
+    """Return the finding, a sentence or two a line: what leaked comes first.
 
-    They start with a warning where the run is void, covers few of the records or lacks attacks.
+    It starts with a warning where the run is void, covers few of the records or lacks attacks.
     """
     return (*_warnings(report), *_findings(report))
+
+
+def sentences_of(report: Report) -> dict[str, Any]:
+    """Return the fields of a report that follow from its figures in words."""
+    return {"headline": headline_of(report), "summary": summary_of(report)}
+
+
+def summary_of(report: Report) -> str:
+    """Return the finding in one line: what is extracted, of how many, and what it holds."""
+    if void_reason(report):
+        return "The rates of this run mean nothing; see the check validity."
+    none, together = _attack(report, "none"), report.any
+    if together is None:
+        return "No attack on the model was run."
+    rate = together.extracted
+    parts = [] if none is None else [f"{none.extracted.k:,} by the prefix alone"]
+    if together.controls is not None:
+        controls = together.controls.extracted
+        parts.append(f"{controls.k:,} of {count(controls.n, 'control')}")
+    parts += [f"{leak.title} of {leak.extracted:,}" for leak in given_away(report)]
+    return f"{rate.k:,} of {count(rate.n, 'sample')} extracted ({'; '.join(parts)})"
 
 
 def _warnings(report: Report) -> Iterator[str]:
@@ -57,24 +80,146 @@ def _warnings(report: Report) -> Iterator[str]:
     yield from filter(None, [left_out_reason(report)])
 
 
-def _findings(report: Report) -> tuple[str, ...]:
-    best = strongest(report)
-    if best is None:
-        return (
-            "No attack on the model was run, so this run shows nothing about what it memorized.",
+def _findings(report: Report) -> Iterator[str]:
+    together = report.any
+    if together is None:
+        yield "No attack on the model was run, so this run shows nothing about what it memorized."
+        return
+    if together.extracted.n == 0:
+        yield (
+            "Every sample is template alone, so this run shows nothing about what the model "
+            "memorized."
         )
-    sentences = [_rate_sentence(best), _lift_sentence(report, best)]
-    sentences.append(_controls_sentence(best) or _permuted_sentence(best))
+        return
+    yield from filter(None, [plain_sentence(report), union_sentence(report)])
+    yield from _unchanged_sentences(report)
+    yield sensitive_sentence(report)
+    yield from _group_sentences(report)
+    yield controls_sentence(report)
     if report.reference is not None:
-        sentences.append(_origin_sentence(report.reference))
+        yield _origin_sentence(report.reference)
+    yield from _copied_sentences(report)
+    yield extent_sentence(report)
+
+
+def _attack(report: Report, name: str) -> Attack | None:
+    return next((attack for attack in report.attacks if attack.attack == name), None)
+
+
+def plain_sentence(report: Report) -> str:
+    """Say what the model repeats by itself; empty if ``none`` was not run."""
+    none = _attack(report, "none")
+    if none is None:
+        return ""
+    rate, name = none.extracted, PurePath(report.data.path).name
+    of = f"the {count(rate.n, 'sample')} (records of {name})"
+    bounds = f"{percent_interval(rate.interval.ends)} at {level(rate.confidence)} confidence"
+    if rate.k == 0:
+        return (
+            f"Given the text before it and no added prompt, the model repeats no passage of {of} "
+            f"word for word: {bounds}."
+        )
+    return (
+        f"Given the text before it and no added prompt, the model repeats a passage of {rate.k:,} "
+        f"of {of} word for word: {percent(rate.estimate)} ({bounds}){_whole(none)}."
+    )
+
+
+def _whole(attack: Attack) -> str:
+    """Say how many samples come out whole, where they have several windows."""
+    exact = attack.exact
+    return "" if exact == attack.extracted else f", {exact.k:,} of them whole"
+
+
+def union_sentence(report: Report) -> str:
+    """Say what all attacks extract together and the strongest adds; empty if only none ran."""
+    none, together, best = _attack(report, "none"), report.any, strongest(report)
+    if together is None or best is None or len(model_attacks(report)) == (none is not None):
+        return ""
+    rate = together.extracted
+    total = (
+        f"all attacks together extract {rate.k:,} of {rate.n:,} ({percent(rate.estimate)}; "
+        f"{percent_interval(rate.interval.ends)})"
+    )
+    if none is None:
+        return f"With added prompts, {total}. The prefix alone was not tried."
+    more = rate.k - none.extracted.k
+    if not more:
+        return f"No added prompt brings out another sample: {total}."
+    sentence = f"Added prompts bring out {more:,} more: {total}."
+    if best.lift is None:
+        return sentence
+    weak = cautious_p(best.lift) > 1 - rate.confidence
+    doubt = ", which may be chance" if weak else ""
+    return (
+        f"{sentence} {best.attack} alone gains {best.lift.gained:,} and loses "
+        f"{best.lift.lost:,} ({p_value(cautious_p(best.lift))}{doubt})."
+    )
+
+
+def _unchanged_sentences(report: Report) -> Iterator[str]:
+    """Say of each fitted attack in how many folds no trained prompt was better than none."""
     for attack in report.attacks:
-        if attack.attack == "copy" and attack.extracted.k:
-            sentences.append(
-                f"copy, which never queries the model, gets {attack.extracted.k:,} of "
-                f"{attack.extracted.n:,} from the fit data: that many can be copied from a "
-                "near-duplicate that is left in another fold."
+        unchanged = sum(fit.chosen_epoch in (None, 0) for fit in attack.fits)
+        if attack.fits and unchanged == len(attack.fits):
+            yield (
+                f"No trained prompt of {attack.attack} was better, so its fits chose none: its row "
+                "says nothing about trained prompts."
             )
-    return tuple(sentences)
+        elif unchanged:
+            yield (
+                f"In {unchanged:,} of {count(len(attack.fits), 'fold')} no trained prompt of "
+                f"{attack.attack} was better, and the fit chose none."
+            )
+
+
+def given_away(report: Report) -> list[Leak]:
+    """Return the categories of which at least one item comes out, most samples first."""
+    leaks = () if report.sensitive is None else report.sensitive.data
+    return sorted((leak for leak in leaks if leak.extracted), key=lambda leak: -leak.extracted)
+
+
+def sensitive_sentence(report: Report) -> str:
+    """Say what sensitive content comes out."""
+    if report.sensitive is None:
+        return "Sensitive content was not searched for (sensitive.enabled = false)."
+    parts = [
+        f"{leak.title} in {leak.extracted:,} of the {count(leak.samples, 'sample')} that hold them"
+        for leak in given_away(report)
+    ]
+    if not parts:
+        return "No sensitive content was recognised in what comes out."
+    return f"The model gives away {'; '.join(parts)}."
+
+
+def _group_sentences(report: Report) -> Iterator[str]:
+    if report.groups is not None and report.groups.extracted:
+        yield (
+            f"Of {count(report.groups.groups, 'group')}, {report.groups.extracted:,} have a sample "
+            "that comes out."
+        )
+
+
+def extent_sentence(report: Report) -> str:
+    """Say which part of the records was tested."""
+    data = report.data
+    share = data.audited_tokens / data.tokens if data.tokens else 0.0
+    sentence = f"Tested: {percent(share)} of the tokens of {count(data.used, 'sample')}"
+    if data.template_tokens:
+        template = percent(data.template_tokens / data.audited_tokens)
+        sentence += f"; {template} of them are template, whose extraction is no finding"
+    left = data.rows - data.used
+    return f"{sentence}; {count(left, 'record')} not tested." if left > 0 else f"{sentence}."
+
+
+def _copied_sentences(report: Report) -> Iterator[str]:
+    copied = _attack(report, "copy")
+    if copied is not None and copied.extracted.k:
+        yield (
+            f"copy, which never queries the model, gets {copied.extracted.k:,} of "
+            f"{copied.extracted.n:,} from the fit data: that many can be copied from a "
+            "near-duplicate that is left in another fold."
+        )
 
 
 def count_reasons(skipped: Sequence[Skipped]) -> tuple[ReasonCount, ...]:
@@ -89,79 +234,38 @@ def count_reasons(skipped: Sequence[Skipped]) -> tuple[ReasonCount, ...]:
     return tuple(sorted(counted, key=lambda reason: (-reason.records, reason.reason)))
 
 
-def _rate_sentence(best: Attack) -> str:
-    rate = best.extracted
-    if rate.n == 0:
-        return (
-            "Every sample is template alone, so this run shows nothing about what the model "
-            "memorized."
-        )
-    confidence = f"at {level(rate.confidence)} confidence"
-    bounds = percent_interval(rate.interval.ends)
-    if rate.k == 0:
-        return (
-            f"No attack on the model extracts any of the {rate.n:,} samples: {bounds} {confidence}."
-        )
-    return (
-        f"{best.attack}, the strongest attack, extracts {percent(rate.estimate)} of the samples: "
-        f"{rate.k:,} of {rate.n:,} ({bounds} {confidence}){_whole(best)}."
-    )
-
-
-def _whole(best: Attack) -> str:
-    """Say how many samples come out whole, where they have several windows."""
-    exact = best.exact
-    return "" if exact == best.extracted else f", {exact.k:,} of them whole"
-
-
-def _lift_sentence(report: Report, best: Attack) -> str:
-    prompted = [attack for attack in model_attacks(report) if attack.attack != "none"]
-    if all(attack.attack != "none" for attack in report.attacks):
-        return "The plain prefix (none) was not run, so there is no lift to report."
-    if not prompted:
-        return "Only the plain prefix (none) was tried, no prompt."
-    lift = best.lift
-    if lift is None or best.extracted.k == 0:
-        return "No prompt extracts more samples than the plain prefix (none)."
-    change = f"{count(lift.gained, 'sample')} gained, {lift.lost:,} lost, "
-    change += p_value(cautious_p(lift))
-    weak = cautious_p(lift) > 1 - best.extracted.confidence
-    doubt = ", which may be chance" if weak else ""
-    return (
-        f"That is {points(lift.estimate).lstrip('+')} percentage points above the plain prefix "
-        f"(none): {change}{doubt}."
-    )
-
-
-def _controls_sentence(best: Attack) -> str | None:
-    if best.controls is None or best.controls.difference is None:
-        return None
-    controls, compared = best.controls.extracted, best.controls.difference
+def controls_sentence(report: Report) -> str:
+    """Say what the same attacks extract from the controls, or without them by chance."""
+    together = report.any
+    if together is None or together.controls is None or together.controls.difference is None:
+        return _permuted_sentence(report)
+    controls, compared = together.controls.extracted, together.controls.difference
     if controls.n == 0:
         return "No control was scored."
     bounds = percent_interval(controls.interval.ends)
     sentence = (
-        f"On the controls, text that the model has not seen, {best.attack} extracts "
-        f"{controls.k:,} of {controls.n:,} ({bounds})"
+        f"Of the {count(controls.n, 'control')}, text that the model has not seen, the same "
+        f"attacks extract {controls.k:,} ({bounds})"
     )
-    if best.extracted.k == 0:
+    if together.extracted.k == 0:
         return f"{sentence}."
     weak = compared.p_value > 1 - controls.confidence
     fewer = "not a significantly smaller share" if weak else "a significantly smaller share"
     difference = points_interval(compared.interval.ends)
-    return (
-        f"{sentence}, {fewer} than on the data (difference {difference} points, "
-        f"{p_value(compared.p_value)})."
-    )
+    return f"{sentence}, {fewer} (difference {difference} points, {p_value(compared.p_value)})."
 
 
-def _permuted_sentence(best: Attack) -> str:
-    start, permuted = "No controls were given, so predictable text counts too", best.permuted
+def _permuted_sentence(report: Report) -> str:
+    best, start = strongest(report), "No controls were given, so predictable text counts too"
+    if best is None:
+        return f"{start}."
+    permuted = best.permuted
     if permuted.n == 0:
         return f"{start}, and the outputs could not be compared with unrelated windows either."
     return (
-        f"{start}; against the suffixes of unrelated windows, {best.attack} matches {permuted.k:,} "
-        f"of {permuted.n:,} exactly and {percent(permuted.fractional)} of the tokens."
+        f"{start}; against the suffixes of unrelated windows, {attack_label(best.attack)} matches "
+        f"{permuted.k:,} of {permuted.n:,} exactly and {percent(permuted.fractional)} of the "
+        "tokens."
     )
 
 

@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Literal, NamedTuple
 
+from memaudit.config.settings import attack_label
 from memaudit.report.model import Framework, Report
 from memaudit.report.reading import UNASKED, model_attacks, void_reason
 
 Tested = Literal["tested", "partly", "not tested"]
 
 NOTE = (
-    "Evidence, not a finding of compliance. What each framework asks is paraphrased, partly from "
-    "secondary sources: read the primary text before relying on a reference."
+    "No row says that anything complies with a framework: a row says what this run measured. What "
+    "a framework asks is paraphrased, partly from secondary sources: read the primary text."
 )
 EDPB, NIST = "EDPB Opinion 28/2024", "NIST AI 600-1"
 OWASP, ATLAS = "OWASP Top 10 for LLM applications", "MITRE ATLAS"
@@ -50,7 +51,7 @@ class _Facts:
 
     def __init__(self, report: Report) -> None:
         asked = [attack for attack in model_attacks(report) if attack.extracted.n]
-        names = ", ".join(attack.attack for attack in asked)
+        names = ", ".join(attack_label(attack.attack) for attack in asked)
         samples = max((attack.extracted.n for attack in asked), default=0)
         void = bool(void_reason(report))
         self.partly: Tested = "partly" if asked and not void else "not tested"

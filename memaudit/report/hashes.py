@@ -13,7 +13,7 @@ from typing import Any
 from memaudit.config.settings import ScanConfig
 from memaudit.config.sources import to_toml
 
-RESULTS = ("attacks", "gates", "sensitive", "reference")
+RESULTS = ("attacks", "any", "gates", "sensitive", "reference")
 """Parts of a report that hold figures and verdicts."""
 
 

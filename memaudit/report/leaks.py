@@ -1,4 +1,4 @@
-"""Sensitive content: windows with items of each category, and the attacks that extract them.
+"""Sensitive content: samples with items of each category, and the attacks that extract them.
 
 Knows results. Knows nothing of formats, and never sees the items themselves.
 """
@@ -12,38 +12,49 @@ import numpy as np
 from memaudit.config.settings import AttackName
 from memaudit.report.model import Leak, NotSearched, Searched, Sensitive
 from memaudit.report.result import ScanResult
-from memaudit.score.scores import WindowScores
-from memaudit.sensitive.categories import TITLES as TITLES
+from memaudit.score.samples import Grouping, group_windows
+from memaudit.score.stats import Bools, Ints
+from memaudit.sensitive.categories import TITLES
 from memaudit.sensitive.counting import Counts
 from memaudit.sensitive.detectors import Category
 
 SCOPE = (
-    "Only the text of the suffixes was searched; items cut off at either end of a suffix "
-    "may be missed. A window counts as extracted if every token of its suffix is."
+    "Only items that begin in a suffix count; those cut off at its end may be missed. An item that "
+    "the window's prefix holds too does not count, because the prompt itself gave it. A sample "
+    "counts as extracted if a window that holds an item, and is not template alone, comes out "
+    "whole."
 )
+
+Hits = Mapping[AttackName, Bools]
+"""Attack to the windows (N,) that it extracts, template alone or not."""
 
 
 def leaks(result: ScanResult) -> tuple[Leak, ...]:
     """Return every category that was searched in the data; empty if none was."""
-    if result.sensitive is None:
+    content = result.sensitive
+    if content is None:
         return ()
-    scores = {attack.attack: attack.data for attack in result.attacks}
-    before = [attack.data for attack in result.reference.attacks] if result.reference else None
-    return count_leaks(result.sensitive.categories, result.sensitive.data.windows, scores, before)
+    hits = {attack.attack: attack.data.exact for attack in result.attacks}
+    before = None
+    if result.reference:
+        before = [attack.data.exact for attack in result.reference.attacks]
+    groups = group_windows(result.data)
+    return count_leaks(content.categories, content.data.windows, groups, hits, before)
 
 
 def control_leaks(result: ScanResult) -> tuple[Leak, ...] | None:
     """Return every category that was searched in the controls; None without controls."""
-    if result.sensitive is None or result.sensitive.controls is None:
+    content = result.sensitive
+    if content is None or content.controls is None or result.controls is None:
         return None
-    both = {attack.attack: attack.controls for attack in result.attacks}
-    scores = {name: windows for name, windows in both.items() if windows is not None}
+    scores = {attack.attack: attack.controls for attack in result.attacks}
+    hits = {name: windows.exact for name, windows in scores.items() if windows is not None}
     before = None
     if result.reference:
         on_reference = (attack.controls for attack in result.reference.attacks)
-        before = [windows for windows in on_reference if windows is not None]
-    found = result.sensitive.controls.windows
-    return count_leaks(result.sensitive.categories, found, scores, before)
+        before = [windows.exact for windows in on_reference if windows is not None]
+    groups = group_windows(result.controls)
+    return count_leaks(content.categories, content.controls.windows, groups, hits, before)
 
 
 def sensitive_section(result: ScanResult) -> Sensitive | None:
@@ -70,17 +81,17 @@ def named_counts(categories: tuple[Category, ...], counts: Counts) -> str:
 def leak_rows(section: Sensitive | None) -> tuple[list[str], list[list[str]], str]:
     """Return heads of attacks, rows, and the categories not searched, from the report's section.
 
-    There is a row for each category in the data: its title, windows, extracted windows, windows
-    extracted by each attack and, with a reference, windows leaked by the fine-tuning. No rows if
+    There is a row for each category in the data: its title, samples, extracted samples, samples
+    extracted by each attack and, with a reference, samples leaked by the fine-tuning. No rows if
     nothing was found or searched.
     """
-    leaks = [leak for leak in section.data if leak.windows] if section else []
+    leaks = [leak for leak in section.data if leak.samples] if section else []
     if section is None or not leaks:
         return [], [], ""
     attacks = list(leaks[0].extracted_by)
     since = all(leak.leaked is not None for leak in leaks)
     rows = [
-        [TITLES[leak.category], str(leak.windows), str(leak.extracted)]
+        [leak.title, str(leak.samples), str(leak.extracted)]
         + [str(leak.extracted_by.get(attack, 0)) for attack in attacks]
         + ([str(leak.leaked)] if since else [])
         for leak in leaks
@@ -96,32 +107,49 @@ def leak_rows(section: Sensitive | None) -> tuple[list[str], list[list[str]], st
 def count_leaks(
     categories: tuple[Category, ...],
     counts: Counts,
-    scores: Mapping[AttackName, WindowScores],
-    before: Sequence[WindowScores] | None,
+    groups: Grouping,
+    hits: Hits,
+    before: Sequence[Bools] | None,
 ) -> tuple[Leak, ...]:
-    """Count windows with items of each category, and those that attacks extract.
+    """Count the samples that hold items of each category, and those of which attacks extract some.
 
-    counts: (N,C) items. before: scores of the same windows on the reference; None without one.
+    The first finding, the table and the gates count with this function, and so does every reader
+    of a stored run. Windows of template alone are in no count of extracted samples.
+
+    counts: (N,C) items. hits: without ``copy`` for what is extracted at all. before: the windows
+    (N,) that each attack extracts from the reference; None without one.
     """
-    asked = [windows.exact for name, windows in scores.items() if name != "copy"]
-    any_exact = np.any(asked, axis=0) if asked else np.zeros(len(counts), dtype=bool)
-    known = np.zeros_like(any_exact)
-    if before:
-        known = np.any([windows.exact for windows in before], axis=0)
+    asked = [mask for name, mask in hits.items() if name != "copy"]
+    known = None if before is None else _any(before, groups)
     leaks = []
     for column, category in enumerate(categories):
         holds = counts[:, column] > 0
-        by = {name: int(np.count_nonzero(hit.exact & holds)) for name, hit in scores.items()}
-        windows, extracted = int(holds.sum()), int(np.count_nonzero(any_exact & holds))
-        since = int(np.count_nonzero(any_exact & ~known & holds)) if before is not None else None
+        own = holds & groups.is_own
+        extracted = _samples(_any(asked, groups) & own, groups)
         leaks.append(
             Leak(
                 category=category,
-                windows=windows,
+                title=TITLES[category],
+                samples=len(_samples(holds, groups)),
+                windows=int(holds.sum()),
                 found=int(counts[:, column].sum()),
-                extracted=extracted,
-                extracted_by=by,
-                leaked=since,
+                extracted=len(extracted),
+                extracted_by={
+                    name: len(_samples(mask & own, groups)) for name, mask in hits.items()
+                },
+                leaked=None
+                if known is None
+                else len(np.setdiff1d(extracted, _samples(known & own, groups))),
             )
         )
     return tuple(leaks)
+
+
+def _any(masks: Sequence[Bools], groups: Grouping) -> Bools:
+    """Return the windows (N,) of any mask; none where there is no mask."""
+    return np.asarray(np.any([np.zeros_like(groups.is_own), *masks], axis=0))
+
+
+def _samples(windows: Bools, groups: Grouping) -> Ints:
+    """Return the numbers of the samples with a window in the mask (N,)."""
+    return np.unique(groups.sample[windows])

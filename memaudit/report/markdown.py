@@ -47,9 +47,10 @@ def _lines(report: Report, windows: pd.DataFrame) -> Iterator[str]:
     word, sentence = verdict(report)
     yield f"## {_SIGNS[word]} memaudit: {_prose(report.target.name)}"
     yield from ("", f"**{_prose(sentence)}**")
-    yield from ("", _paragraph(" ".join(map(_prose, report.headline))))
-    tables = [*gates(report), ladder(report), *origins(report)]
-    for table in [*tables, *worst_windows(report, windows, _WORST), *leaks(report)]:
+    yield ""
+    yield from (f"- {_paragraph(_prose(line))}" for line in report.headline)
+    tables = [*leaks(report), *gates(report), ladder(report), *origins(report)]
+    for table in [*tables, *worst_windows(report, windows, _WORST)]:
         yield ""
         yield from table_lines(table)
     yield ""

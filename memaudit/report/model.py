@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, StrictBool, StrictInt
 from memaudit.config.settings import AttackName
 from memaudit.gate.thresholds import Verdict
 from memaudit.report.model_parts import (
+    AnyAttack,
     Attack,
     Bounds,
     Count,
@@ -103,19 +104,25 @@ class NotSearched(Part):
 
 
 class Leak(Part):
-    """Windows whose suffix holds items of one category."""
+    """Samples that hold items of one category in a suffix, without items that the prompt holds."""
 
     category: Category
+    title: str
+    """Category in words, a plural."""
+    samples: Count
+    """Samples with at least one item."""
     windows: Count
-    """Windows whose suffix holds at least one item."""
+    """Windows with at least one item."""
     found: Count
     """Items in all windows."""
     extracted: Count
-    """Windows among them that an attack on the model extracts exactly."""
+    """Samples of which an attack on the model extracts a window that holds an item and is not
+    template alone."""
     extracted_by: Mapping[AttackName, Count]
-    """Attack to the windows among them that it extracts exactly."""
+    """Attack to the samples of which it extracts such a window."""
     leaked: Count | None
-    """Extracted windows that no attack extracts from the reference; null without one."""
+    """Extracted samples of which no attack extracts such a window from the reference; null without
+    one."""
 
 
 class Sensitive(Part):
@@ -378,8 +385,8 @@ class Hashes(Part):
     policy: Sha256
     """SHA-256 of the gates' settings."""
     results: Sha256
-    """SHA-256 of attacks, gates, sensitive and reference as canonical JSON: sorted keys, no space,
-    ASCII."""
+    """SHA-256 of attacks, any, gates, sensitive and reference as canonical JSON: sorted keys, no
+    space, ASCII."""
 
 
 class Report(Part):
@@ -401,12 +408,16 @@ class Report(Part):
     """0 passed or no gate set, 1 a gate failed, 4 inconclusive."""
     headline: Annotated[Many[str], Field(min_length=1)]
     """The finding in sentences."""
+    summary: str
+    """The finding in one line."""
     gates: Many[Gate]
     """Empty if no gate was set and no controls were given."""
     baseline: Since | None
     """Null without a baseline, or without an attack on the model."""
     attacks: Many[Attack]
     """Attacks that ran, weakest first."""
+    any: AnyAttack | None
+    """Samples that at least one attack on the model extracts; null if none ran."""
     attacks_not_run: Many[AttackName]
     sensitive: Sensitive | None
     """Null if nothing was searched."""

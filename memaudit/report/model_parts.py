@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -249,6 +249,19 @@ class Attack(Part):
     """Null for none, and without it."""
     permuted: Permuted
     fits: Many[Fit]
+
+
+class AnyAttack(Part):
+    """All attacks on the model together, without copy, over the same samples as each attack."""
+
+    attack: ClassVar[str] = "any"
+    """Name in tables."""
+    extracted: Rate
+    """Samples that at least one attack extracts."""
+    exact: Rate
+    """Samples of which at least one attack brings back every audited token."""
+    controls: OnControls | None
+    """Null without controls; fractional is then the mean of each control's best attack."""
 
 
 class Seeds(Part):

@@ -62,19 +62,19 @@ def to_html(
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_harmless,
+        finalize=harmless,
     )
-    script = _read("sort.js")
+    script = read_file("sort.js")
     word, sentence = verdict(report)
     (worst,) = worst_windows(report, windows, MOST_WINDOWS, page=True)
-    return environment.from_string(_read("page.html.jinja")).render(
+    return environment.from_string(read_file("page.html.jinja")).render(
         report=report,
         word=word,
         sentence=sentence,
         notes=report.notes[:_MOST_NOTES],
-        gates=gates(report),
+        answers=[*leaks(report), *gates(report)],
         first=[rates_card(report), matched_card(report, windows)],
-        tables=[ladder(report), *origins(report), *leaks(report)],
+        tables=[ladder(report), *origins(report)],
         cards=[*sampling_cards(report, windows), *group_cards(report, windows)],
         training=list(training_cards(report)),
         diagnoses=list(map(_diagnosed, diagnoses)),
@@ -86,7 +86,7 @@ def to_html(
         rows=lambda table: table_cells(table)[: MOST_WINDOWS if table is worst else _MOST_ROWS],
         legend=lambda table: notes(table, table.columns),
         kind=_kind,
-        style=Markup(_read("style.css")),
+        style=Markup(read_file("style.css")),
         script=Markup(script),
         script_hash=Markup(_hash(script)),
         svg=Markup,
@@ -131,7 +131,8 @@ def _kind(column: Column) -> str:
     return column.style if isinstance(column, Head) else ""
 
 
-def _read(name: str) -> str:
+def read_file(name: str) -> str:
+    """Return a template, style or script of the page."""
     return _FILES.joinpath(name).read_text("utf-8")
 
 
@@ -141,7 +142,7 @@ def _hash(script: str) -> str:
     return f"sha256-{base64.b64encode(digest).decode()}"
 
 
-def _harmless(value: Any) -> Any:
+def harmless(value: Any) -> Any:
     """Neutralise and shorten a string before the template escapes it."""
     if isinstance(value, str) and not isinstance(value, Markup):
         return shorten(neutral(value), _LONGEST_STRING)

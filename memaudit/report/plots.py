@@ -29,6 +29,7 @@ ON_WHITE = {
     "dynamic-hard": "#8250df",
     "constant": "#0969da",
     "dynamic": "#cf222e",
+    "any": "#1b1f24",
     "series-1": "#cf222e",
     "series-2": "#0969da",
     "series-3": "#57606a",

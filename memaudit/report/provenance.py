@@ -29,6 +29,7 @@ def provenance(report: Report) -> Facts:
 def _lines(report: Report) -> Iterator[tuple[str, str]]:
     for place, note in enumerate(report.notes):
         yield ("" if place else "Notes"), note
+    yield "Limits", " ".join(report.limits)
     yield from _corpus_lines("Data", report.data)
     if report.controls is not None:
         yield from _corpus_lines("Controls", report.controls)
@@ -53,7 +54,6 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
     spent, seed = sum(run.seconds.values()), report.seeds.seed
     version = report.tool.version
     yield "Run", f"memaudit {version}, {run.started}, {spent:.0f} s, seed {seed}{_how(run)}"
-    yield "Limits", " ".join(report.limits)
 
 
 def _kind(model: Model) -> str:

@@ -13,11 +13,11 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 
-from memaudit.config.settings import LADDER, ProtocolSettings
+from memaudit.config.settings import LADDER, ProtocolSettings, attack_label
 from memaudit.data.folds import attacks_left_out, left_out_sentence
 from memaudit.report.columns import OWN
 from memaudit.report.model import Gate, Report
-from memaudit.report.model_parts import Attack, Interval, Lift, Rate
+from memaudit.report.model_parts import AnyAttack, Attack, Interval, Lift, Rate
 from memaudit.report.wording import count, gate_label, percent_interval
 from memaudit.score.estimate import MISSING, percent, points
 from memaudit.score.stats import Bools, Floats, Ints
@@ -53,6 +53,13 @@ def figures(rows: pd.DataFrame, name: str) -> Floats:
 def model_attacks(report: Report) -> list[Attack]:
     """Return the attacks that query the model: all but ``copy``."""
     return [attack for attack in report.attacks if attack.attack != "copy"]
+
+
+def ladder_rows(report: Report) -> list[Attack | AnyAttack]:
+    """Return the attacks, weakest first, then all on the model together if there are several."""
+    if report.any is None or len(model_attacks(report)) < 2:
+        return [*report.attacks]
+    return [*report.attacks, report.any]
 
 
 def strongest(report: Report) -> Attack | None:
@@ -144,13 +151,13 @@ def worst_rows(report: Report, rows: pd.DataFrame, limit: int) -> Ints:
 
 
 def extracted_by(report: Report, row: Row) -> str:
-    """Return the attacks that extract a window: ``all``, ``none, dynamic``, ``-``."""
+    """Return the attacks that extract a window: ``all``, ``prefix only, dynamic``, ``-``."""
     asked = {attack.attack for attack in model_attacks(report)}
     ran = [attack.attack for attack in report.attacks]
     by = [attack for attack in ran if is_hit(row, attack)]
     if len(asked) > 1 and asked <= set(by):
         return "all" if len(by) == len(ran) else "all but copy"
-    return ", ".join(by) or "-"
+    return ", ".join(map(attack_label, by)) or "-"
 
 
 def is_hit(row: Row, attack: str) -> bool:
@@ -167,7 +174,7 @@ def passed_through(table: pd.DataFrame) -> list[str]:
 def revealed_texts(report: Report, windows: pd.DataFrame) -> list[tuple[str, str]]:
     """Return names and columns of audited text; empty if none was revealed."""
     names = ["prefix", "suffix", *(attack.attack for attack in report.attacks)]
-    both = [(name, f"text_{name.replace('-', '_')}") for name in names]
+    both = [(attack_label(name), f"text_{name.replace('-', '_')}") for name in names]
     return [(name, column) for name, column in both if column in windows.columns]
 
 
@@ -247,7 +254,7 @@ def p_text(p: float) -> str:
     return MISSING if math.isnan(p) else f"{p:.2g}"
 
 
-def controls_rate(attack: Attack) -> Rate | None:
+def controls_rate(attack: Attack | AnyAttack) -> Rate | None:
     """Return an attack's rate on the controls; None without controls."""
     return None if attack.controls is None else attack.controls.extracted
 

@@ -20,13 +20,13 @@ from pydantic_core import to_jsonable_python
 
 from memaudit.config.settings import LADDER, AttackName, ScoreSettings
 from memaudit.config.sources import toml_of_values
-from memaudit.report.build import attack_part, cluster_part, fold_parts, origin_parts
+from memaudit.report.build import any_part, attack_part, cluster_part, fold_parts, origin_parts
 from memaudit.report.columns import OWN
-from memaudit.report.findings import headline_of
+from memaudit.report.findings import sentences_of
 from memaudit.report.hashes import canonical, sha256_text
 from memaudit.report.leaks import count_leaks
 from memaudit.report.model import Corpus, Origin, Report
-from memaudit.report.model_parts import Attack
+from memaudit.report.model_parts import AnyAttack, Attack
 from memaudit.report.model_validity import Reading
 from memaudit.report.reading import column, figures, is_own, left_out, scored
 from memaudit.report.sample_checks import (
@@ -42,7 +42,7 @@ from memaudit.score.origin import Pair, origins, pair_seed
 from memaudit.score.samples import Arm, Grouping, score_samples
 from memaudit.score.scores import WindowScores
 from memaudit.score.stats import Bools, Floats
-from memaudit.score.summary import attack_rng, summarise
+from memaudit.score.summary import attack_rng, summarise, summarise_any
 from memaudit.sensitive.counting import Counts
 
 Part = Literal["data", "controls"]
@@ -63,6 +63,11 @@ class _Side:
     reference: Mapping[AttackName, WindowScores]
     """Attack to its scores on the reference; empty without one."""
 
+    @property
+    def arms(self) -> dict[AttackName, Arm]:
+        """Attack to the scores of the samples that can be extracted."""
+        return {name: Arm.of(scores, self.groups) for name, scores in self.scores.items()}
+
 
 @dataclass(frozen=True, eq=False)
 class Recomputed:
@@ -72,6 +77,8 @@ class Recomputed:
     """``data`` and, if there are any, ``controls``."""
     attacks: tuple[Attack, ...]
     """Attacks as recorded, with the figures that the tables give."""
+    any: AnyAttack | None
+    """All attacks on the model together; None if none ran."""
     origins: Mapping[Part, tuple[Origin, ...]]
     """``data`` and ``controls`` to the origins; empty without a reference."""
 
@@ -82,13 +89,13 @@ class Recomputed:
         masks = [scores.exact for name, scores in data.scores.items() if name != "copy"]
         return np.asarray(np.any([np.zeros(len(data.rows), dtype=np.bool_), *masks], axis=0))
 
-    def headline(self, report: Report) -> tuple[str, ...]:
-        """Return the headline that follows; counts of validity come from the report."""
+    def sentences(self, report: Report) -> dict[str, Any]:
+        """Return headline and summary that follow; counts of validity come from the report."""
         reference = report.reference and report.reference.model_copy(
             update=dict(self.origins.items())
         )
-        figures = {"attacks": self.attacks, "reference": reference}
-        return headline_of(report.model_copy(update=figures))
+        figures = {"attacks": self.attacks, "any": self.any, "reference": reference}
+        return sentences_of(report.model_copy(update=figures))
 
 
 def recompute(report: Report, windows: pd.DataFrame, samples: pd.DataFrame) -> Recomputed:
@@ -102,18 +109,17 @@ def recompute(report: Report, windows: pd.DataFrame, samples: pd.DataFrame) -> R
         for part, role in PARTS.items()
         if getattr(report, part) is not None
     }
-    data, controls = sides["data"], sides.get("controls")
+    data, controls = sides["data"].arms, sides["controls"].arms if "controls" in sides else None
     attacks = []
     for recorded in report.attacks:
         name = recorded.attack
-        asks = name != "none" and "none" in data.scores
         summary = summarise(
             name,
-            Arm.of(data.scores[name], data.groups),
+            data[name],
             settings,
             attack_rng(seed, name),
-            none=Arm.of(data.scores["none"], data.groups) if asks else None,
-            controls=None if controls is None else Arm.of(controls.scores[name], controls.groups),
+            none=data.get("none") if name != "none" else None,
+            controls=None if controls is None else controls[name],
         )
         others = {part: getattr(recorded, part) for part in ("settings", "permuted", "fits")}
         attacks.append(attack_part(summary, **others))
@@ -133,7 +139,9 @@ def recompute(report: Report, windows: pd.DataFrame, samples: pd.DataFrame) -> R
         for part, side in sides.items()
         if report.reference is not None
     }
-    return Recomputed(sides, tuple(attacks), paired)
+    together = summarise_any(data, controls, settings, seed)
+    any_attack = None if together is None else any_part(together)
+    return Recomputed(sides, tuple(attacks), any_attack, paired)
 
 
 def figures_fault(report: Report, run: Recomputed) -> str | None:
@@ -280,6 +288,7 @@ def _attacks(report: Report, run: Recomputed) -> Iterator[Check]:
         name, error = f"attacks.{due.attack}", _mean_error(data.scores[due.attack], data.groups)
         yield name, _without_nll(recorded), _without_nll(due)
         yield f"{name}.suffix_nll", *_rounded(recorded.suffix_nll, due.suffix_nll, error)
+    yield "any", _fields(report.any), _fields(run.any)
     yield from _since(report, data)
 
 
@@ -319,6 +328,10 @@ def _origins(report: Report, run: Recomputed) -> Iterator[Check]:
             yield f"{name}.suffix_nll.change", *change
 
 
+def _fields(part: AnyAttack | None) -> dict[str, Any] | None:
+    return None if part is None else part.model_dump()
+
+
 def _without_nll(part: Attack | Origin) -> dict[str, Any]:
     """Return the figures without likelihoods, which the tables have rounded."""
     return part.model_dump(exclude={"suffix_nll"})
@@ -355,8 +368,10 @@ def _sensitive(report: Report, run: Recomputed) -> Iterator[Check]:
     categories = tuple(searched.category for searched in section.looked_for)
     for part, side in run.sides.items():
         counts = _items(categories, side.rows["categories"].tolist())
-        before = list(side.reference.values()) if report.reference is not None else None
-        due = count_leaks(categories, counts, side.scores, before)
+        hits = {name: scores.exact for name, scores in side.scores.items()}
+        reference = [scores.exact for scores in side.reference.values()]
+        before = None if report.reference is None else reference
+        due = count_leaks(categories, counts, side.groups, hits, before)
         yield f"sensitive.{part}", getattr(section, part), due
 
 

@@ -167,6 +167,8 @@ class ScanResult:
     """Role, ``data`` or ``control``, to text; empty unless asked for."""
     file_hmacs: Mapping[str, str]
     """Role to the HMAC-SHA256 of the file's content under the project key."""
+    any: AttackSummary | None = None
+    """What at least one attack on the model extracts; None if none ran."""
     sensitive: SensitiveContent | None = None
     """Sensitive content of the suffixes; None if nothing was searched."""
     reference: ReferenceResult | None = None

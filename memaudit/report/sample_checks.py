@@ -16,9 +16,10 @@ import pandas as pd
 
 from memaudit.report.columns import OWN
 from memaudit.report.reading import column, figures
-from memaudit.score.samples import Grouping, score_samples
+from memaudit.score.samples import Grouping, best_of, score_samples
 from memaudit.score.scores import WindowScores
 from memaudit.score.stats import Floats
+from memaudit.score.summary import ANY
 
 _SHARED = ("schema_version", "role", "sample_id", "line", "cluster", "fold", "status")
 """Columns of a sample's row and of its first window's with the same content; so are those passed
@@ -71,6 +72,14 @@ def check_samples(
     yield "categories", samples["categories"][alone].tolist(), of_windows
     for attack, scores in attacks.items():
         yield from _check_scores(samples, groups, attack, scores)
+    asked = [score_samples(scores, groups) for name, scores in attacks.items() if name != "copy"]
+    for name in ("exact", "extracted"):
+        due = np.full(count, math.nan)
+        if asked:
+            due[:] = getattr(best_of(asked), name)
+            due[~groups.counted & (name == "extracted")] = math.nan
+        equal = np.array_equal(figures(samples, column(name, ANY)), due, equal_nan=True)
+        yield column(name, ANY), equal, True
 
 
 def _check_scores(

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
+from memaudit.config.settings import attack_label
 from memaudit.report.model import Report
 from memaudit.report.reading import (
     Row,
@@ -139,7 +140,9 @@ def _result(report: Report, windows: list[Row]) -> dict[str, Any]:
     numbers = ", ".join(sorted((str(row["window"]) for row in windows[:20]), key=int))
     where = f"{count(len(windows), 'window')}: {numbers}{', …' if len(windows) > 20 else ''}"
     ran = [attack.attack for attack in model_attacks(report)]
-    by = ", ".join(attack for attack in ran if any(is_hit(row, attack) for row in windows))
+    by = ", ".join(
+        attack_label(attack) for attack in ran if any(is_hit(row, attack) for row in windows)
+    )
     origin = ""
     if has_reference(report):
         leaked = sum(row["leaked"] for row in windows)

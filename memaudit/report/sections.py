@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from memaudit.config.settings import PREFIX_ONLY, attack_label
 from memaudit.report.blocks import Facts, Head, Table
 from memaudit.report.leaks import leak_rows
 from memaudit.report.model import Origin, Report
-from memaudit.report.model_parts import Attack
+from memaudit.report.model_parts import AnyAttack, Attack
 from memaudit.report.reading import (
     best,
     cautious_p,
@@ -29,6 +30,7 @@ from memaudit.report.reading import (
     has_reference,
     hits,
     interval_text,
+    ladder_rows,
     left_out,
     lift_texts,
     not_run,
@@ -50,6 +52,7 @@ _LONGEST_ID = 200
 _MOST_PASSED = 6
 """Columns of the data in the page's table."""
 _MOST_CONTROLS = 100
+_ANY = "any: by at least one attack on the model."
 _COPY = "copy never queries the model: it repeats what followed a similar prefix in the fit data."
 
 
@@ -62,7 +65,7 @@ def gates(report: Report) -> list[Table]:
 
 def ladder(report: Report) -> Table:
     """Return the attacks, weakest first, with rates, lift and the difference from the controls."""
-    attacks = report.attacks
+    attacks = ladder_rows(report)
     strong = strongest(report)
     columns = [
         Head("attack"),
@@ -75,9 +78,9 @@ def ladder(report: Report) -> Table:
         ),
         Head("fractional", "share", "mean share of suffix tokens extracted in place"),
         Head("NLL", "nats", "mean, nats/token", 3),
-        Head("lift", "points", "rate above that of none, in percentage points"),
-        Head("gained", "count", "samples extracted, but not by none", 1),
-        Head("lost", "count", "samples extracted by none alone", 1),
+        Head("lift", "points", f"rate above that of {PREFIX_ONLY}, in percentage points"),
+        Head("gained", "count", f"samples extracted, but not by {PREFIX_ONLY}", 1),
+        Head("lost", "count", f"samples extracted by {PREFIX_ONLY} alone", 1),
         Head("p", "p", "the larger p-value of two paired tests of the lift", 1),
     ]
     rows = [_ladder_row(attack) for attack in attacks]
@@ -94,7 +97,8 @@ def ladder(report: Report) -> Table:
         ]
         rows = [row + _above_controls(attack) for row, attack in zip(rows, attacks, strict=True)]
     missing = not_run(report)
-    says = [_COPY] if any(attack.attack == "copy" for attack in attacks) else []
+    says = [_ANY] if len(attacks) > len(report.attacks) else []
+    says += [_COPY] if any(attack.attack == "copy" for attack in attacks) else []
     impossible = left_out(report)
     unasked = [name for name in missing if name not in impossible]
     says += [f"Not run: {', '.join(unasked)}."] if unasked else []
@@ -103,20 +107,17 @@ def ladder(report: Report) -> Table:
     return Table("attacks", "Attacks, weakest first", "\n".join(says), columns, rows, place)
 
 
-def _ladder_row(attack: Attack) -> list[str]:
+def _ladder_row(attack: Attack | AnyAttack) -> list[str]:
     rate = attack.extracted
-    return [
-        attack.attack,
-        count_text(rate),
-        rate_text(rate),
-        interval_text(rate.interval),
-        percent(attack.fractional.estimate),
-        number(attack.suffix_nll),
-        *lift_texts(attack.lift),
-    ]
+    name = attack_label(attack.attack)
+    row = [name, count_text(rate), rate_text(rate), interval_text(rate.interval)]
+    if isinstance(attack, AnyAttack):
+        return [*row, "", "", *lift_texts(None)]
+    means = [percent(attack.fractional.estimate), number(attack.suffix_nll)]
+    return [*row, *means, *lift_texts(attack.lift)]
 
 
-def _above_controls(attack: Attack) -> list[str]:
+def _above_controls(attack: Attack | AnyAttack) -> list[str]:
     cells = [count_text(controls_rate(attack))]
     difference = attack.controls and attack.controls.difference
     if not difference:
@@ -168,7 +169,7 @@ def _origin_row(origin: Origin) -> list[str]:
     leaked, nll = origin.leaked, origin.suffix_nll
     low, high = map(_signed, nll.interval.ends)
     return [
-        origin.attack,
+        attack_label(origin.attack),
         *map(str, (origin.known_before, leaked.k, origin.forgotten, origin.neither)),
         rate_text(leaked),
         interval_text(leaked.interval),
@@ -185,16 +186,17 @@ def _signed(value: float) -> str:
 
 
 def leaks(report: Report) -> list[Table]:
-    """Return the sensitive categories in the suffixes; empty if nothing was found or searched."""
+    """Return the sensitive categories by sample; empty if nothing was found or searched."""
     attacks, rows, missing = leak_rows(report.sensitive)
+    holding = "those with an item of the category in a suffix that its prompt does not hold"
     columns = [
         Head("category"),
-        Head("windows", "count", "those whose suffix holds an item of the category"),
-        Head("any", "count", "extracted by at least one attack on the model; then by each"),
+        Head("samples", "count", holding),
+        Head("extracted", "count", "of them, by at least one attack on the model; then by each"),
         *(Head(attack, "count") for attack in attacks),
     ]
     says = f"Not searched: {missing}." if missing else ""
-    title = "Sensitive content in the suffixes"
+    title = "Sensitive content that comes out, by sample"
     return [Table("sensitive", title, says, columns, rows)] if rows else []
 
 
@@ -292,11 +294,17 @@ def revealed(report: Report, windows: pd.DataFrame, most: int) -> list[Facts]:
     ]
 
 
+_MEASURED = {"tested": "measured", "partly": "measured in part", "not tested": "not measured"}
+"""Words that nobody reads as passed or failed."""
+
+
 def frameworks(report: Report) -> Table:
-    """Return what each framework asks for, and what this run tested of it."""
-    heads = [*map(Head, ("framework", "reference", "asks for", "tested"))]
+    """Return what each framework asks for, and what this run measured of it."""
+    heads = [*map(Head, ("framework", "reference", "asks for", "this run"))]
     heads += [Head("what was done", style="prose")]
     rows = [
-        [row.framework, row.reference, row.asks, row.tested, row.did] for row in report.frameworks
+        [row.framework, row.reference, row.asks, _MEASURED[row.tested], row.did]
+        for row in report.frameworks
     ]
-    return Table("frameworks", "What was and was not tested", "", heads, rows)
+    title = "What frameworks ask for, and what this run measured of it"
+    return Table("frameworks", title, "", heads, rows)

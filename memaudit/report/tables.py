@@ -230,6 +230,7 @@ def _sample_row(part: _Part, j: int) -> list[str]:
     row.append(str(corpus.windows_each[j]))
     for attack in LADDER:
         row += _sample_cells(part, part.samples.get(attack), j)
+    row += _any_cells(part, j)
     row.append("" if part.items is None else named_counts(part.categories, part.items.samples[j]))
     return row
 
@@ -246,6 +247,16 @@ def _sample_cells(part: _Part, scores: SampleScores | None, j: int) -> list[str]
         str(scores.longest_run[j]),
         figure(nll),
     ]
+
+
+def _any_cells(part: _Part, j: int) -> list[str]:
+    """Return if at least one attack on the model gets the whole sample, and if one extracts it."""
+    asked = [scores for name, scores in part.samples.items() if name != "copy"]
+    if not asked:
+        return ["", ""]
+    exact = any(scores.exact[j] for scores in asked)
+    extracted = any(scores.extracted[j] for scores in asked)
+    return [str(int(exact)), str(int(extracted)) if part.corpus.counted[j] else ""]
 
 
 def _skipped_row(part: _Part, record: Skipped, own: Sequence[str]) -> list[str]:

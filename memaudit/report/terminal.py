@@ -55,20 +55,17 @@ def render_report(report: Report, windows: pd.DataFrame, *, width: int, color: b
     texts = revealed(report, windows, _WORST)
     blocks: list[Block] = [
         Text(report.headline, "lead"),
+        *leaks(report),
+        *gates(report),
         ladder(report),
         *origins(report),
-        *_gates(report),
         *worst_windows(report, windows, _WORST),
         *([Text(["Text of the worst windows"], "lead")] if texts else []),
         *texts,
-        *leaks(report),
         provenance(report),
+        Text([report.summary, verdict(report)[1]], "lead"),  # what is left on the screen
     ]
     return render_blocks(blocks, width=max(width, _LEAST_REPORT_WIDTH), color=color)
-
-
-def _gates(report: Report) -> Sequence[Block]:
-    return gates(report) or [Text([verdict(report)[1]])]
 
 
 def render_diagnosis(record: DiagnosisRecord, *, width: int, color: bool) -> str:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
-import unicodedata
 
 from memaudit.score.estimate import hundredths, percent, points
 from memaudit.score.stats import Interval
+from memaudit.system.plain_text import neutral as neutral
+from memaudit.system.plain_text import no_commands as no_commands
+from memaudit.system.plain_text import shorten as shorten
 
 SCHEMA_VERSION = 3
 """Version of the tables and ``report.json``: raised when an old reader would break."""
@@ -24,32 +25,6 @@ LIMITS = (
 """Limits on what a report's figures show."""
 
 
-_JOINERS = "\u200c\u200d"
-"""Format characters that Persian, Indic scripts and emoji need; they move no cursor."""
-
-_COMMAND = re.compile(r"##(?=\w*\[)")
-"""Starts of CI commands anywhere in a line of a log: ``##[``, ``##vso[``."""
-_COMMAND_LINE = re.compile(r"^(\s*):(?=:)", re.MULTILINE)
-"""GitHub's commands at the start of a line: ``::error::``."""
-
-
-def neutral(text: str) -> str:
-    """Return untrusted text on one line, with nothing that a terminal would act on.
-
-    Control and format characters (escape sequences, line ends, text direction), lone surrogates
-    and unassigned code points become visible escapes such as ``\\x1b``, and so do the commands
-    of CI systems that read the log.
-    """
-    if not text.isprintable():
-        text = "".join(map(_visible, text))
-    return _COMMAND.sub(r"\\x23#", text) if "##" in text else text
-
-
-def no_commands(text: str) -> str:
-    """Escape lines that start like one of GitHub's workflow commands."""
-    return _COMMAND_LINE.sub(r"\1\\x3a", text) if "::" in text else text
-
-
 def json_text(document: object, indent: int | None = 2) -> str:
     """Return a document as JSON in ASCII with a line end, harmless in a CI system's log.
 
@@ -57,11 +32,6 @@ def json_text(document: object, indent: int | None = 2) -> str:
     """
     text = json.dumps(document, indent=indent, allow_nan=False)
     return text.replace("##", "#\\u0023") + "\n"  # it only occurs in strings
-
-
-def shorten(text: str, length: int) -> str:
-    """Cut text to ``length`` characters, the last one an ellipsis if anything was cut."""
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def count(number: int, what: str) -> str:
@@ -100,12 +70,3 @@ def points_interval(interval: Interval) -> str:
 def p_value(p: float) -> str:
     """Format as ``p = 0.0005``, with two digits."""
     return f"p = {p:.2g}"
-
-
-def _visible(character: str) -> str:
-    harmless = (
-        character.isprintable()
-        or character in _JOINERS
-        or unicodedata.category(character) == "Zs"  # spaces of other widths
-    )
-    return character if harmless else character.encode("unicode_escape").decode("ascii")

@@ -30,9 +30,9 @@ from memaudit.errors import UsageError
 from memaudit.gate.baseline import Baseline, ModelName, count_missing, make_baseline
 from memaudit.gate.terms import Terms, terms_of
 from memaudit.report.hashes import canonical, sha256_text
-from memaudit.report.wording import neutral, shorten
 from memaudit.run.load import StoredRun, read_run
 from memaudit.system.files import write_whole
+from memaudit.system.plain_text import neutral, shorten
 from memaudit.system.untrusted_json import read_json
 
 VERSION = 3

@@ -22,6 +22,7 @@ from memaudit.report.frameworks import NOTE as FRAMEWORKS_NOTE
 from memaudit.report.gate_reading import gates_fault, rejudge
 from memaudit.report.hashes import results_hash
 from memaudit.report.model import Report
+from memaudit.report.model_parts import AnyAttack, Attack
 from memaudit.report.reading import column, scored
 from memaudit.report.recompute import (
     PARTS,
@@ -31,7 +32,7 @@ from memaudit.report.recompute import (
 )
 from memaudit.report.sample_checks import ImpossibleTableError
 from memaudit.report.wording import LIMITS, SCHEMA_VERSION, neutral, shorten
-from memaudit.run.manifest import require_recorded
+from memaudit.run.manifest import require_folder, require_recorded
 from memaudit.run.seal import key_at_hand, seal_doubt
 from memaudit.run.tables import SAMPLES, WINDOWS, read_samples, read_windows
 from memaudit.system.untrusted_json import read_json
@@ -130,8 +131,9 @@ def find_figures_fault(run: StoredRun) -> str | None:
         fault = figures_fault(report, recomputed)
         if fault is not None or not _same_wording(report):
             return fault
-        if report.headline != recomputed.headline(report):
-            return "the headline does not follow from the figures"
+        for field, sentence in recomputed.sentences(report).items():
+            if getattr(report, field) != sentence:
+                return f"the {field} does not follow from the figures"
         changed = (name for name, due in _FIXED.items() if getattr(report, name) != due)
         name = next(changed, None)
         return None if name is None else f"{name} was changed"
@@ -158,8 +160,8 @@ def _word_again(run: StoredRun) -> StoredRun:
         gate.model_copy(update={"reason": reasons.get((gate.name, gate.attack), gate.reason)})
         for gate in report.gates
     )
-    headline = recompute(report, run.windows, run.samples).headline(report)
-    worded = report.model_copy(update={"gates": gates, "headline": headline, **_FIXED})
+    sentences = recompute(report, run.windows, run.samples).sentences(report)
+    worded = report.model_copy(update={"gates": gates, **sentences, **_FIXED})
     return replace(run, report=worded)
 
 
@@ -180,8 +182,7 @@ def read_report(folder: Path) -> Report:
     """Read ``report.json`` alone. Raises UsageError as :func:`read_run`."""
     path = folder / REPORT
     try:
-        if not folder.is_dir():
-            raise UsageError(f"{folder}: no such run folder; give one that memaudit scan wrote")
+        require_folder(folder)
         if not path.is_file():
             raise UsageError(f"{folder}: holds no finished run (no {REPORT})")
         document = read_json(path, _LONGEST_REPORT)
@@ -219,7 +220,8 @@ def _check_counts(run: StoredRun) -> None:
         corpus = getattr(run.report, key)
         counts = (corpus.windows, corpus.used) if corpus else (0, 0)
         agree = (len(windows), len(samples)) == counts
-        for attack in run.report.attacks:
+        attacks: list[Attack | AnyAttack] = [*run.report.attacks]
+        for attack in [*attacks, run.report.any] if run.report.any else attacks:
             part = attack if role == "data" else attack.controls
             extracted = samples[column("extracted", attack.attack)]
             counted = int(extracted.notna().sum()), int(extracted.sum())

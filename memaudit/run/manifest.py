@@ -7,6 +7,7 @@ or a signature over it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -82,12 +83,17 @@ def seal_digest(content: Mapping[str, Any], key: ProjectKey) -> str:
     return key.sign(f"{_SEAL_LABEL}\n{canonical(content)}".encode()).hex()
 
 
+def require_folder(folder: Path) -> None:
+    """Raise UsageError if there is no such folder."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such run folder; give one that memaudit scan wrote")
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read a folder's manifest. Raises UsageError where it has no valid one."""
     path = folder / MANIFEST
     try:
-        if not folder.is_dir():
-            raise UsageError(f"{folder}: no such run folder; give one that memaudit scan wrote")
+        require_folder(folder)
         if not is_plain_file(path):
             raise UsageError(f"{folder}: holds no finished run (no {MANIFEST})")
         with open_regular(path) as file:
@@ -159,3 +165,10 @@ def is_plain_file(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except FileNotFoundError:
         return False
+
+
+def is_finished(run: Path) -> bool:
+    """True if the run folder holds a finished run."""
+    with contextlib.suppress(OSError):
+        return is_plain_file(run / MANIFEST)
+    return False

@@ -13,11 +13,11 @@ from typing import NamedTuple
 from memaudit.config.shard import Shard
 from memaudit.data.project_key import ProjectKey
 from memaudit.errors import UsageError
-from memaudit.report.wording import neutral
 from memaudit.run.record import RunNotes, differences
 from memaudit.run.signature import check_notes
 from memaudit.run.unfinished import UNFINISHED, Unfinished, find_work, read_notes, read_piece
 from memaudit.system.files import disk_errors, file_sha256
+from memaudit.system.plain_text import neutral
 
 
 class ShardRun(NamedTuple):

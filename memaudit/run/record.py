@@ -13,14 +13,12 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from memaudit.attack.campaign import Progress
-from memaudit.attack.extraction import Advance
-from memaudit.attack.journal import NoJournal
+from memaudit.attack.journal import Advance, NoJournal, Progress
 from memaudit.config.settings import ScanConfig
 from memaudit.config.shard import Shard
 from memaudit.errors import UsageError
-from memaudit.report.wording import neutral
 from memaudit.system.memory import short_of_memory
+from memaudit.system.plain_text import neutral
 
 _MAX_NAMED = 4
 """Changes named in one message."""

@@ -23,7 +23,7 @@ from safetensors.numpy import save
 from memaudit.attack.journal import Entry
 from memaudit.data.project_key import ProjectKey
 from memaudit.errors import RunError, UsageError
-from memaudit.run.manifest import MANIFEST, is_plain_file
+from memaudit.run.manifest import is_plain_file
 from memaudit.run.record import RunNotes, RunRecord
 from memaudit.run.signature import check_notes, is_signed, sign_piece, signed_notes
 from memaudit.system.files import disk_errors, is_temporary
@@ -254,13 +254,6 @@ def find_work(folder: Path) -> list[Path]:
         for path in folder.glob("*.safetensors")
         if _NAME.fullmatch(path.stem) and is_plain_file(path)
     )
-
-
-def is_finished(run: Path) -> bool:
-    """True if the run folder holds a finished run."""
-    with contextlib.suppress(OSError):
-        return is_plain_file(run / MANIFEST)
-    return False
 
 
 def is_own(run: OwnFolder) -> bool:

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from memaudit import __version__
 from memaudit.config.settings import RUNS, ScanConfig, TargetSettings
 from memaudit.config.sources import toml_of_values
-from memaudit.data.project_key import ProjectKey
+from memaudit.data.project_key import VARIABLE, ProjectKey
 from memaudit.data.records import sha256_of
 from memaudit.errors import INCONCLUSIVE, DataError, MemauditError, UsageError
 from memaudit.gate.thresholds import exit_code_of
@@ -161,7 +161,7 @@ def _seal(report: Report, manifest: Manifest, key: ProjectKey | None) -> Finding
         return Finding("changed", what, f"the run {fault}")
     if key is None or key.key_id != recorded:
         sealed = "no seal" if manifest.seal is None else f"sealed by key {manifest.seal.key_id}"
-        detail = f"{sealed}; the run was made with key {recorded}, which --key-file can name"
+        detail = f"{sealed}; set {VARIABLE} or --key-file to key {recorded}, which made it"
         if key is None:
             return Finding("not checked", what, detail)
         return Finding("unproven", what, f"not your project key {key.key_id}: {detail}")
@@ -385,7 +385,7 @@ def _corpus(
             raise UsageError(f"--{role} {named}: no such file or folder")
         return Finding("not checked", f"{role} {path}", f"not found; name it with --{role}")
     if key is None or key.key_id != corpus.key_id:
-        remedy = f"recorded under another key, {corpus.key_id}; name it with --key-file"
+        remedy = f"recorded under another key, {corpus.key_id}; set {VARIABLE} or --key-file"
         return Finding("not checked", f"{role} {path}", remedy)
     try:
         sealed = key.sign_file(sha256_of(path))

@@ -9,8 +9,8 @@ from collections import Counter
 
 from memaudit.report.blocks import Head, Table, Text
 from memaudit.report.terminal import render_blocks
-from memaudit.report.wording import neutral, shorten
 from memaudit.run.verify import DIFFERS, Integrity
+from memaudit.system.plain_text import neutral, shorten
 
 _LONGEST = 300
 _COLUMNS = (

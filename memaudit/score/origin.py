@@ -16,12 +16,10 @@ from memaudit.score import stats
 from memaudit.score.resample import Resamples
 from memaudit.score.samples import SampleScores
 from memaudit.score.stats import Bools, Floats, Interval, Ints
-from memaudit.score.summary import Rate, rate_of
+from memaudit.score.summary import ANY, Rate, rate_of
 
 _PAIRED = 100
 """Seed of the paired resamples; larger than the seeds of single attacks."""
-ANY = "any"
-"""Stands for all attacks on a model together: a sample that at least one of them extracts."""
 
 
 @dataclass(frozen=True)

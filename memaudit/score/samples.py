@@ -6,14 +6,19 @@ attacks. N stands for windows, M for samples.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from memaudit.score.scores import WindowScores
 from memaudit.score.stats import Bools, Floats, Ints
+
+if TYPE_CHECKING:
+    from memaudit.data.corpus import Corpus
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +45,16 @@ class Grouping:
     def counted(self) -> Bools:
         """(M,) samples that have a window of their own: those that can be extracted."""
         return _sums(self.is_own, self.sample) > 0
+
+
+def group_windows(corpus: Corpus) -> Grouping:
+    """Return which windows make up each sample of a corpus."""
+    return Grouping(
+        sample=corpus.sample,
+        new_tokens=corpus.windows.new_tokens,
+        is_own=corpus.is_own,
+        clusters=corpus.sample_clusters,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +96,16 @@ class Arm:
     def counted(cls, samples: SampleScores, grouping: Grouping) -> Arm:
         """Return the arm of M samples, without those that are template alone."""
         return cls(samples.take(grouping.counted), grouping.clusters[grouping.counted])
+
+
+def best_of(attacks: Sequence[SampleScores]) -> SampleScores:
+    """Return the best of each score that attacks get from the same M samples."""
+    columns = {
+        f.name: [getattr(scores, f.name) for scores in attacks] for f in fields(SampleScores)
+    }
+    least = np.fmin.reduce(columns.pop("suffix_nll"))
+    best = {name: np.maximum.reduce(values) for name, values in columns.items()}
+    return SampleScores(**best, suffix_nll=least)
 
 
 def score_samples(scores: WindowScores, grouping: Grouping) -> SampleScores:

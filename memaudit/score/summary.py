@@ -7,16 +7,20 @@ thresholds. M stands for samples.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from memaudit.config.settings import LADDER, ScoreSettings
+from memaudit.config.settings import LADDER, AttackName, ScoreSettings
 from memaudit.score import stats
 from memaudit.score.resample import Resamples
-from memaudit.score.samples import Arm, SampleScores
+from memaudit.score.samples import Arm, SampleScores, best_of
 from memaudit.score.stats import Bools, Floats, Interval, Ints
+
+ANY = "any"
+"""Stands for all attacks on a model together: a sample that at least one of them extracts."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Lift:
 
 @dataclass(frozen=True)
 class AttackSummary:
-    """One row of the report: an attack over all samples that are not template alone."""
+    """One row of the report: an attack, or `ANY`, over all samples that are not template alone."""
 
     attack: str
     extracted: Rate
@@ -96,7 +100,7 @@ class AttackSummary:
     """Samples of the data in each near-duplicate cluster."""
 
 
-def attack_rng(seed: int, attack: str) -> np.random.Generator:
+def attack_rng(seed: int, attack: AttackName) -> np.random.Generator:
     """Return the generator of an attack's resamples, which a stored run needs again."""
     return np.random.default_rng([seed, LADDER.index(attack)])
 
@@ -133,6 +137,29 @@ def summarise(
         lift=None if none is None else _lift(data, none.scores, settings, rng),
         cluster_sizes=tuple(np.unique(data.clusters, return_counts=True)[1].tolist()),
     )
+
+
+def summarise_any(
+    data: Mapping[AttackName, Arm],
+    controls: Mapping[AttackName, Arm] | None,
+    settings: ScoreSettings,
+    seed: int,
+) -> AttackSummary | None:
+    """Summarise what at least one attack on the model gets; None if none ran.
+
+    ``copy`` does not count. The resamples are those of the attack that extracts most, so that
+    equal hits have equal intervals. controls: None without controls.
+    """
+    asked = [name for name in data if name != "copy"]
+    if not asked:
+        return None
+    most = max(asked, key=lambda name: np.count_nonzero(data[name].scores.extracted))
+
+    def best(arms: Mapping[AttackName, Arm]) -> Arm:
+        return Arm(best_of([arms[name].scores for name in asked]), arms[most].clusters)
+
+    on_controls = None if controls is None else best(controls)
+    return summarise(ANY, best(data), settings, attack_rng(seed, most), controls=on_controls)
 
 
 def _rates(arm: Arm, settings: ScoreSettings, rng: np.random.Generator) -> tuple[Rate, Rate]:

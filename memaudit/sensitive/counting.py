@@ -6,8 +6,10 @@ counts. Knows nothing of attacks or reports.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,20 +18,31 @@ from memaudit.sensitive.detectors import Category, Detector
 from memaudit.sensitive.shapes import Span
 
 Counts = NDArray[np.uint16]
-Decode = Callable[[Sequence[NDArray[np.int32]] | NDArray[np.int32]], Sequence[str]]
+Rows = Sequence[NDArray[np.int32]] | NDArray[np.int32]
+Decode = Callable[[Rows], Sequence[str]]
 
 _MAX_COUNT = int(np.iinfo(np.uint16).max)
+_CONTEXT = 32
+"""Tokens of a prefix that are context of what follows it."""
 _CHUNK = 4096  # texts decoded at a time
+
+
+class _InContext(NamedTuple):
+    """A text behind some of what stands before it."""
+
+    whole: str
+    start: int
+    """First character of the text itself."""
 
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """Items of each category found in a file."""
+    """Items of each category found in a file, without those that the prompt itself holds."""
 
     windows: Counts
-    """(N,C) in each window's suffix."""
+    """(N,C) in each window's suffix, and not in its prefix."""
     samples: Counts
-    """(M,C) in the audited tokens of each sample, in one piece."""
+    """(M,C) in the audited tokens of each sample, in one piece, and not in its first prefix."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +64,19 @@ class SensitiveContent:
 
 
 def count_content(
-    ids: Sequence[NDArray[np.int32]] | NDArray[np.int32],
+    ids: Rows,
+    prefixes: Rows,
     decode: Decode,
     detectors: Sequence[Detector],
 ) -> Counts:
-    """Count the items of each category in each of N texts.
+    """Count the items of each category that begin in each of N texts that follow a prefix.
+
+    The end of the prefix is context: it may hold the word that tells a number's category.
 
     Args:
         ids: the token ids of each text.
+        prefixes: the token ids before each. An item that stands there too does not count: whoever
+            has the prompt has the item.
         decode: from rows of ids to their texts.
         detectors: C detectors. If two claim the same text, the earlier one counts it.
 
@@ -67,21 +85,47 @@ def count_content(
     """
     counts = np.zeros((len(ids), len(detectors)), dtype=np.uint16)
     for start in range(0, len(ids), _CHUNK):
-        texts = decode(ids[start : start + _CHUNK])
-        counts[start : start + len(texts)] = count_texts(texts, detectors)
+        part = slice(start, start + _CHUNK)
+        items = _find_items(_in_context(ids[part], prefixes[part], decode), detectors)
+        holding = [row for row, columns in enumerate(items) if any(columns)]
+        before = decode([prefixes[start + row] for row in holding]) if holding else ()
+        for row, prefix in zip(holding, before, strict=True):
+            counts[start + row] = [
+                min(sum(not _holds(prefix, item) for item in column), _MAX_COUNT)
+                for column in items[row]
+            ]
     return counts
 
 
-def count_texts(texts: Sequence[str], detectors: Sequence[Detector]) -> Counts:
-    """Count the items of each detector's category in each of n texts: (n,C)."""
-    counts = np.zeros((len(texts), len(detectors)), dtype=np.uint16)
+def _in_context(ids: Rows, prefixes: Rows, decode: Decode) -> list[_InContext]:
+    """Return each text behind the end of its prefix, or alone if it is not written so there."""
+    before = (prefix[-_CONTEXT:] for prefix in prefixes)
+    both = decode([np.concatenate(pair) for pair in zip(before, ids, strict=True)])
+    return [
+        _InContext(whole, len(whole) - len(text)) if whole.endswith(text) else _InContext(text, 0)
+        for whole, text in zip(both, decode(ids), strict=True)
+    ]
+
+
+def _find_items(
+    texts: Sequence[_InContext], detectors: Sequence[Detector]
+) -> list[list[list[str]]]:
+    """Return the items that begin in each text, by detector: (n,C) lists."""
+    wholes = [text.whole for text in texts]
     claimed: list[list[Span]] = [[] for _ in texts]
-    for column, detector in enumerate(detectors):
-        for row, spans in enumerate(detector.find(texts)):
+    items: list[list[list[str]]] = [[] for _ in texts]
+    for detector in detectors:
+        for row, spans in enumerate(detector.find(wholes)):
             new = [span for span in spans if not _overlaps(span, claimed[row])]
             claimed[row].extend(new)
-            counts[row, column] = min(len(new), _MAX_COUNT)
-    return counts
+            own = (span for span in new if span.start >= texts[row].start)
+            items[row].append([wholes[row][span.start : span.end] for span in own])
+    return items
+
+
+def _holds(text: str, item: str) -> bool:
+    """Return True if a text holds an item that is no part of a longer word or number."""
+    return item in text and re.search(rf"(?<!\w){re.escape(item)}(?!\w)", text) is not None
 
 
 def _overlaps(span: Span, claimed: Iterable[Span]) -> bool:

@@ -104,9 +104,9 @@ class Recognizer:
         checked = self.judge(item)
         if checked is False:
             return False
-        is_certain = checked or score >= CERTAIN
+        is_certain = bool(checked) or score >= CERTAIN
         if self.needs_context:
-            is_certain = checked and score >= STRONG and any(map(str.isalpha, item))
+            is_certain = bool(checked) and score >= STRONG and any(map(str.isalpha, item))
         if not is_certain:
             around = f"{text[max(0, span.start - _BEFORE) : span.start]} "
             around += f" {text[span.end : span.end + _BEHIND]}"

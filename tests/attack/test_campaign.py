@@ -12,7 +12,8 @@ from made_windows import windows_of
 from numpy.typing import NDArray
 
 from memaudit.attack.campaign import AttackOutcome, Campaign
-from memaudit.attack.extraction import Advance, Extraction, Extractor
+from memaudit.attack.extraction import Extraction, Extractor
+from memaudit.attack.journal import Advance
 from memaudit.attack.parts import Side
 from memaudit.attack.prompts import FittedPrompt, NoPrompt, SoftPrompt
 from memaudit.attack.tuning import Tuner, TuningData

@@ -144,7 +144,7 @@ def test_hostile_names_move_no_cursor(run: Run, tmp_path: Path) -> None:
         ),
         (
             lambda made: replace(made, run=replace(made.run, key_id="0123abcd")),
-            "made under another project key (s1 1131f7e7, now s1 0123abcd)",
+            "made under another project key (s1 1131f7e7, now s1 0123abcd): set MEMAUDIT_KEY to ",
         ),
         (
             lambda made: result(

@@ -468,7 +468,9 @@ def test_audited_text_is_nowhere_after_a_real_run(model: Path, tmp_path: Path) -
     }
     code = "import os; os.umask(0o022); from memaudit.cli.app import main; main()"
     words = [sys.executable, "-c", code, "scan", str(model), str(data), *PLAIN, *FAST]
-    words += ["--controls", str(data), "--verbose", "--out", "run", "--exit-zero"]
+    controls = tmp_path / "c.jsonl"
+    controls.write_text("".join(data.read_text().splitlines(keepends=True)[:-1]))
+    words += ["--controls", str(controls), "--verbose", "--out", "run", "--exit-zero"]
     done = subprocess.run(
         words, cwd=work, env=os.environ | talkative, capture_output=True, text=True, check=False
     )

@@ -12,7 +12,7 @@ import torch
 
 from memaudit.attack.extraction import Extraction
 from memaudit.attack.facts import Epoch
-from memaudit.attack.journal import (
+from memaudit.attack.stored_work import (
     FitState,
     entry_to_extraction,
     entry_to_fit,

@@ -253,7 +253,8 @@ def test_terms_say_what_differs() -> None:
     other = replace(one, data="e" * 64, controls="f" * 64, key_id="00000002")
     other = replace(other, settings={"attacks": ["none"], "dynamic.epochs": 5, "new": None})
     assert differences(one, other) == (
-        "made under another project key (w1 00000001, now w1 00000002)",
+        "made under another project key (w1 00000001, now w1 00000002): set MEMAUDIT_KEY to the "
+        "same key for both",
         # One file goes by another HMAC under another key.
         "other controls (hmac-sha256 none, now ffffffff)",
         "attacks none, dynamic, now none",

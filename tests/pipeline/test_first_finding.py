@@ -14,7 +14,8 @@ from made_windows import windows_of
 from scanned import make_texts, run, write_samples
 
 from memaudit.attack.campaign import AttackOutcome
-from memaudit.attack.extraction import Advance, Extraction
+from memaudit.attack.extraction import Extraction
+from memaudit.attack.journal import Advance
 from memaudit.config.shard import Shard
 from memaudit.data.corpus import Corpus
 from memaudit.data.plan import Plan
@@ -77,7 +78,7 @@ def sensitive(items: list[list[int]]) -> SensitiveContent:
             ".-.",
             Shard(0, 3),
             "extracts in this share, 1/3, 1 of 2 samples and 0 of 1 control."
-            "|No sensitive content was recognised in what comes out.",
+            "|No sensitive content was recognised in what comes out, beyond what prompts hold.",
         ),
         ("------", [[1, 1]] * 6, None, None, "extracts 0 of 4 samples."),
         ("xxxxxx", None, None, None, "extracts 4 of 4 samples."),

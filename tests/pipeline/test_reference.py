@@ -16,7 +16,7 @@ from conftest import build_model, build_tokenizer, save_model
 from scanned import figures, make_texts, run, write_samples
 from typer.testing import CliRunner
 
-from memaudit.attack.extraction import Advance
+from memaudit.attack.journal import Advance
 from memaudit.attack.prompt_files import to_bytes
 from memaudit.cli.app import app
 from memaudit.config.settings import TargetSettings

@@ -117,9 +117,9 @@ BILL = {
                             "0.76",
                         ),
                         {
-                            "type": "exact extraction rate",
+                            "type": "extraction rate",
                             "value": "0.5",
-                            "slice": "data, windows that hold e-mail addresses (2), any attack",
+                            "slice": "data, samples that hold e-mail addresses (2), any attack",
                         },
                     ]
                 },

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from stored import store
 from memaudit.config.settings import LADDER
 from memaudit.report.blocks import Table
 from memaudit.report.build import to_report
-from memaudit.report.leaks import leaks, named_counts, sensitive_section
+from memaudit.report.leaks import count_leaks, leaks, named_counts, sensitive_section
 from memaudit.report.markdown import to_markdown
-from memaudit.report.model import Sensitive
+from memaudit.report.model import Leak, Sensitive
 from memaudit.report.page import to_html
 from memaudit.report.result import ScanResult
 from memaudit.report.schema import schema
@@ -27,6 +28,7 @@ from memaudit.report.sections import leaks as leak_tables
 from memaudit.report.tables import iter_windows
 from memaudit.report.terminal import render_blocks
 from memaudit.run.load import read_run
+from memaudit.score.samples import Grouping
 from memaudit.sensitive.counting import Items, SensitiveContent
 from memaudit.sensitive.detectors import Category
 
@@ -50,8 +52,10 @@ def holding(hits: dict[str, int], *, controls: bool = True) -> ScanResult:
 HITS = {"none": 12, "copy": 50, "dynamic": 13}
 
 SECTION: dict[str, Any] = {
-    "scope": "Only the text of the suffixes was searched; items cut off at either end of a suffix "
-    "may be missed. A window counts as extracted if every token of its suffix is.",
+    "scope": "Only items that begin in a suffix count; those cut off at its end may be missed. An "
+    "item that the window's prefix holds too does not count, because the prompt itself gave it. A "
+    "sample counts as extracted if a window that holds an item, and is not template alone, comes "
+    "out whole.",
     "looked_for": [
         {"category": "email", "method": "form of the address"},
         {"category": "phone", "method": "form: international"},
@@ -60,6 +64,8 @@ SECTION: dict[str, Any] = {
     "data": [
         {
             "category": "email",
+            "title": "e-mail addresses",
+            "samples": 20,
             "windows": 20,
             "found": 20,
             "extracted": 13,  # copy, which asks no model, does not count
@@ -68,6 +74,8 @@ SECTION: dict[str, Any] = {
         },
         {
             "category": "phone",
+            "title": "phone numbers",
+            "samples": 1,
             "windows": 1,
             "found": 3,
             "extracted": 1,
@@ -78,6 +86,8 @@ SECTION: dict[str, Any] = {
     "controls": [
         {
             "category": "email",
+            "title": "e-mail addresses",
+            "samples": 1,
             "windows": 1,
             "found": 1,
             "extracted": 0,
@@ -86,6 +96,8 @@ SECTION: dict[str, Any] = {
         },
         {
             "category": "phone",
+            "title": "phone numbers",
+            "samples": 0,
             "windows": 0,
             "found": 0,
             "extracted": 0,
@@ -96,13 +108,13 @@ SECTION: dict[str, Any] = {
 }
 
 TABLE = """\
-Sensitive content in the suffixes
-category          windows  any  none  copy  dynamic
-───────────────────────────────────────────────────
-e-mail addresses       20   13    12    20       13
-phone numbers           1    1     0     1        1
-windows: those whose suffix holds an item of the category. any: extracted by at
-least one attack on the model; then by each.
+Sensitive content that comes out, by sample
+category          samples  extracted  none  copy  dynamic
+─────────────────────────────────────────────────────────
+e-mail addresses       20         13    12    20       13
+phone numbers           1          1     0     1        1
+samples: those with an item of the category in a suffix that its prompt does not
+hold. extracted: of them, by at least one attack on the model; then by each.
 Not searched: names.
 """
 
@@ -124,6 +136,31 @@ def test_without_controls_and_with_copy_alone() -> None:
     assert [leak.extracted for leak in leaks(alone)] == [0, 0]
 
 
+def test_samples_are_counted_and_template_alone_is_not_extracted() -> None:
+    """Windows of three samples, all with an address: two, two of template alone, two."""
+    groups = Grouping(
+        sample=np.array([0, 0, 1, 1, 2, 2]),
+        new_tokens=np.full(6, 4),
+        is_own=np.array([1, 1, 0, 0, 1, 0], dtype=bool),
+        clusters=np.arange(3),
+    )
+    items = np.array([[1], [2], [1], [1], [0], [1]], dtype=np.uint16)
+    mask = lambda *rows: np.isin(np.arange(6), rows)  # noqa: E731
+    count = partial(count_leaks, ("email",), items, groups)
+
+    def figures(leak: Leak) -> tuple[int | None, ...]:
+        by = leak.extracted_by
+        return leak.samples, leak.windows, leak.found, leak.extracted, by["none"], leak.leaked
+
+    (both,) = count({"none": mask(0, 1), "copy": mask(2)}, None)
+    assert figures(both) == (3, 5, 6, 1, 1, None)
+    # Template alone, and the window of the third sample without an address, are no leak.
+    (nothing,) = count({"none": mask(2, 3, 4, 5)}, [mask()])
+    assert figures(nothing) == (3, 5, 6, 0, 0, 0)
+    (known,) = count({"none": mask(0)}, [mask(1)])  # another window of the sample, known before
+    assert figures(known) == (3, 5, 6, 1, 1, 0)
+
+
 def tables(section: Sensitive | None) -> list[Table]:
     return leak_tables(to_report(make_result()).model_copy(update={"sensitive": section}))
 
@@ -137,7 +174,7 @@ def test_the_table() -> None:
 
 
 def test_no_table_where_there_is_nothing_to_show() -> None:
-    nothing = [{**leak, "windows": 0} for leak in SECTION["data"]]
+    nothing = [{**leak, "samples": 0} for leak in SECTION["data"]]
     assert tables(Sensitive.model_validate({**SECTION, "data": nothing})) == []
     assert tables(None) == []
 
@@ -146,15 +183,16 @@ def test_five_attacks_fit_into_80_columns() -> None:
     section = sensitive_section(holding(dict.fromkeys(LADDER, 200)))
     lines = shown(section, 80).splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[1].split() == ["category", "windows", "any", *LADDER]
-    assert lines[3].split() == ["e-mail", "addresses", *["20"] * 7]
+    head = f"{lines[2]} ".replace(" hard ", " dynamic-hard ")  # broken over two lines
+    assert head.split() == ["category", "samples", "extracted", *LADDER]
+    assert lines[4].split() == ["e-mail", "addresses", *["20"] * 7]
 
 
 def test_counts_in_the_millions_are_not_cut() -> None:
     section = sensitive_section(holding(dict.fromkeys(LADDER, 200)))
     assert section is not None
     many = {
-        "windows": 1_234_567,
+        "samples": 1_234_567,
         "extracted": 1_234_567,
         "extracted_by": dict.fromkeys(LADDER, 1_234_567),
     }
@@ -188,15 +226,15 @@ def test_results_that_differ_in_content_alone_have_another_hash() -> None:
 
 
 MARKDOWN = """\
-### Sensitive content in the suffixes
+### Sensitive content that comes out, by sample
 
-| category | windows | any | none | copy | dynamic |
+| category | samples | extracted | none | copy | dynamic |
 | --- | --: | --: | --: | --: | --: |
 | e-mail addresses | 20 | 13 | 12 | 20 | 13 |
 | phone numbers | 1 | 1 | 0 | 1 | 1 |
 
-<sub>windows: those whose suffix holds an item of the category. any: extracted by at least one \
-attack on the model; then by each. Not searched: names.</sub>
+<sub>samples: those with an item of the category in a suffix that its prompt does not hold. \
+extracted: of them, by at least one attack on the model; then by each. Not searched: names.</sub>
 """
 
 
@@ -204,7 +242,7 @@ def test_markdown_and_page_have_the_table(tmp_path: Path) -> None:
     run = read_run(store(tmp_path / "run", holding(HITS)))
     assert MARKDOWN in to_markdown(run.report, run.windows)
     page = to_html(run.report, run.windows)
-    assert '<h3 id="sensitive-title">Sensitive content in the suffixes</h3>' in page
+    assert '<h3 id="sensitive-title">Sensitive content that comes out, by sample</h3>' in page
     assert '<th scope="row">e-mail addresses</th><td class="number">20</td>' in page
     assert "Not searched: names." in page
     nothing = read_run(store(tmp_path / "nothing", make_result()))

@@ -57,7 +57,7 @@ def test_the_columns_of_samples_are_those_of_the_contract():
                 *("fractional", "longest_run", "suffix_nll"),
             )
         ),
-        "categories",
+        *["exact_any", "extracted_any", "categories"],
     ) == SAMPLE_COLUMNS
 
 

@@ -38,10 +38,12 @@ copy              3/200   1.5 %  at most 4.3 %      40.5 %  -4.5     0/100
 dynamic-hard     10/200   5.0 %      2.4–9.0 %      43.6 %  -1.0     0/100
 constant         15/200   7.5 %     4.0–12.1 %      45.5 %  +1.5     0/100
 dynamic          31/200  15.5 %    10.5–21.3 %      49.9 %  +9.5     0/100
+any              31/200  15.5 %    10.5–21.3 %                       0/100
 extracted: samples of which a window comes out whole. 95 % interval: the outer
 ends of the exact (Clopper–Pearson) and clustered (bootstrap) intervals.
 fractional: mean share of suffix tokens extracted in place. lift: rate above
 that of none, in percentage points.
+any: by at least one attack on the model.
 copy never queries the model: it repeats what followed a similar prefix in the
 fit data.
 
@@ -103,12 +105,14 @@ attack   extracted  rate   95 % interval  fractional  lift  gained  lost  p
 none        0/1305   0 %  at most 0.28 %      38.7 %
 copy        0/1305   0 %  at most 0.28 %      38.7 %     0       0     0  1
 dynamic     0/1305   0 %  at most 0.28 %      38.7 %     0       0     0  1
+any         0/1305   0 %  at most 0.28 %
 extracted: samples of which a window comes out whole. 95 % interval: the outer
 ends of the exact (Clopper–Pearson) and clustered (bootstrap) intervals.
 fractional: mean share of suffix tokens extracted in place. lift: rate above
 that of none, in percentage points. gained: samples extracted, but not by none.
 lost: samples extracted by none alone. p: the larger p-value of two paired tests
 of the lift.
+any: by at least one attack on the model.
 copy never queries the model: it repeats what followed a similar prefix in the
 fit data.
 Not run: dynamic-hard, constant.
@@ -161,12 +165,14 @@ attack   extracted    rate  interval  fractional   NLL   lift  gained  lost  p
 ──────────────────────────────────────────────────────────────────────────────
 none           1/3  33.3 %   0–100 %      35.3 %  1.34
 dynamic        2/3  66.7 %   0–100 %      68.0 %  0.67  +33.3       1     0  1
+any            2/3  66.7 %   0–100 %
 extracted: samples of which a window comes out whole. 95 % interval: the outer
 ends of the exact (Clopper–Pearson) and clustered (bootstrap) intervals.
 fractional: mean share of suffix tokens extracted in place. NLL: mean,
 nats/token. lift: rate above that of none, in percentage points. gained: samples
 extracted, but not by none. lost: samples extracted by none alone. p: the larger
 p-value of two paired tests of the lift.
+any: by at least one attack on the model.
 Not run: copy, dynamic-hard, constant.
 
 No gate was set, so this run neither passes nor fails.

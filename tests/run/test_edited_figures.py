@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from made_result import KEY, make_result, make_windows, several_windows
 from quick_scan import memaudit
@@ -26,6 +27,7 @@ from memaudit.report.result import ScanResult
 from memaudit.run.earlier_prompts import check_prompts
 from memaudit.run.load import find_gates_fault, load_run
 from memaudit.run.verify import Places, verify_run
+from memaudit.sensitive.counting import Items, SensitiveContent
 
 GATES = GateSettings(max_exact=0.17, max_fractional=0.05, max_lift=0.01)
 Document = dict[str, Any]
@@ -110,6 +112,10 @@ EDITS: tuple[tuple[Change, str], ...] = (
     (zero_lift, "attacks.copy.lift.estimate"),
     (lower_confidence, "attacks.none.extracted.confidence"),
     (lower_p_values, "attacks.none.controls.difference.p_value"),
+    (lambda d: d["any"]["extracted"].update(k=3), "disagree on the counts of the data"),
+    (lambda d: d["any"]["exact"].update(k=3, estimate=0.015), "any.exact.k does not follow"),
+    (lambda d: d["any"]["controls"]["difference"].update(p_value=0.5), "any.controls.difference"),
+    (lambda d: d.update(any=None), "any does not follow"),
     (lower_nll, "validity.reading.data.nll"),
     (lambda d: d["validity"]["reading"].clear(), "validity.reading.data.nll"),
     (lambda d: d["validity"].update(extracted=99), "validity.extracted"),
@@ -205,7 +211,17 @@ def several() -> ScanResult:
     """Seven samples of three windows, of which the first cannot be extracted, and one skipped."""
     skipped = [Skipped("short", 9, "too short", {"dup": "2"})]
     windows = several_windows(make_windows(21, extra={"dup": "1"}, skipped=skipped))
-    return make_result(data=windows, hits={"none": 5, "constant": 8}, gate=GATES)
+    made = make_result(data=windows, hits={"none": 5, "constant": 8}, gate=GATES)
+    items = np.full((21, 1), 2, dtype=np.uint16)
+    nothing = np.zeros((100, 1), dtype=np.uint16)
+    both = Items(items, items[:7]), Items(nothing, nothing)
+    return replace(made, sensitive=SensitiveContent({"phone": "a rule"}, {}, *both))
+
+
+def test_a_category_cannot_be_renamed(tmp_path: Path) -> None:
+    run = store(tmp_path / "run", several())
+    edit(run, lambda d: d["sensitive"]["data"][0].update(title="greetings"))
+    assert "sensitive.data.0.title does not follow" in memaudit("report", run).stderr
 
 
 BASELINE_EDITS: tuple[tuple[Change, str], ...] = (

@@ -46,7 +46,7 @@ def scanned(run: Run, tmp_path: Path) -> Path:
     data.write_text("".join(json.dumps(record) + "\n" for record in records))
     made = run("scan", "model", "data.jsonl", "--attacks", "none", "--out", "run", *SIZES)
     assert made.exit_code == 0, made.stderr
-    assert "e-mail addresses        5    0     0" in made.stdout
+    assert "e-mail addresses        5          0     0" in made.stdout
     return tmp_path / "run"
 
 
@@ -61,6 +61,8 @@ def test_categories_are_counted_and_nothing_is_shown(scanned: Path) -> None:
     ]
     assert email == {
         "category": "email",
+        "title": "e-mail addresses",
+        "samples": 5,
         "windows": 5,
         "found": 5,
         "extracted": 0,

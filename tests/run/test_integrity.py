@@ -178,7 +178,7 @@ def test_data_recorded_under_another_key_are_not_checked(
 ) -> None:
     (tmp_path / "members.jsonl").write_text("{}\n")
     integrity = verify_run(folder, NOWHERE, key)
-    detail = f"recorded under another key, {KEY.key_id}; name it with --key-file"
+    detail = f"recorded under another key, {KEY.key_id}; set MEMAUDIT_KEY or --key-file"
     assert integrity.exit_code == (0 if key is None else 4)
     assert Finding("not checked", "data members.jsonl", detail) in integrity.findings
 

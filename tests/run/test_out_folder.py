@@ -14,7 +14,7 @@ from stored import store
 from memaudit.config.settings import ScanConfig
 from memaudit.data.project_key import ProjectKey, find_key
 from memaudit.errors import UsageError
-from memaudit.pipeline.write import begin_run
+from memaudit.run.new_folder import begin_run
 from memaudit.run.record import RunNotes
 from memaudit.run.unfinished import UNFINISHED, Unfinished
 from memaudit.system.files import write_new, write_whole

@@ -20,9 +20,9 @@ from memaudit.config.settings import ScanConfig
 from memaudit.config.sources import to_toml
 from memaudit.data.project_key import find_key
 from memaudit.errors import RunError, UsageError
-from memaudit.pipeline.write import begin_run
 from memaudit.run.diagnoses import write_diagnosis
 from memaudit.run.load import read_run
+from memaudit.run.new_folder import begin_run
 from memaudit.run.record import RunNotes
 from memaudit.run.unfinished import UNFINISHED, Unfinished
 from memaudit.system.own_folder import OwnFolder
@@ -257,16 +257,16 @@ def test_what_stays_beside_a_finished_run_is_named(
 def test_a_folder_that_was_filled_after_it_was_chosen_is_refused(
     audited: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from memaudit.pipeline import write
+    from memaudit.run import new_folder
 
-    make = write.make_folder
+    make = new_folder.make_folder
 
     def make_late(folder: Path) -> Any:
         folder.mkdir()
         (folder / "novel.txt").write_text("mine")
         return make(folder)
 
-    monkeypatch.setattr(write, "make_folder", make_late)
+    monkeypatch.setattr(new_folder, "make_folder", make_late)
     assert "exists and is not an empty folder" in refused(
         "scan", *audited, "--out", tmp_path / "run"
     )

@@ -15,7 +15,7 @@ from memaudit.score.samples import Arm, Grouping
 from memaudit.score.sampling import queries
 from memaudit.score.scores import WindowScores, best_edit_similarity, best_log_p_z, score_windows
 from memaudit.score.stats import Ints
-from memaudit.score.summary import summarise
+from memaudit.score.summary import attack_rng, summarise, summarise_any
 
 SETTINGS = ScoreSettings(bootstrap=200)
 
@@ -206,6 +206,28 @@ def test_summary_counts_what_was_scored():
     assert (found.lift.estimate, found.lift.gained, found.lift.lost) == (0.25, 1, 0)
     assert (found.lift.p_value, found.lift.clustered_p_value) == (1, 1)
     assert found.lift.interval.low <= 0.25 <= found.lift.interval.high
+
+
+def test_any_counts_what_at_least_one_attack_on_the_model_extracts():
+    groups = Grouping(np.array([0, 0, 1, 2, 3]), np.ones(5, int), np.ones(5, bool), np.arange(4))
+    data = {
+        "none": Arm.of(hits([1, 0, 1, 0, 0]), groups),
+        "copy": Arm.of(hits([1, 1, 1, 1, 1]), groups),
+        "dynamic": Arm.of(hits([0, 1, 0, 1, 0]), groups),
+    }
+    controls = {name: arm(hits([name == "copy"] * 2), np.arange(2)) for name in data}
+    found = summarise_any(data, controls, SETTINGS, 0)
+    assert found is not None
+    assert (found.extracted.k, found.extracted.n) == (3, 4)
+    assert found.exact.k == 2  # no attack gets both windows of the first
+    assert found.controls_extracted is not None
+    assert (found.controls_extracted.k, found.lift) == (0, None)
+    assert found.difference is not None
+    assert summarise_any({"copy": data["copy"]}, None, SETTINGS, 0) is None
+    alone = summarise_any({"none": data["none"]}, None, SETTINGS, 0)
+    assert alone is not None
+    rng = attack_rng(0, "none")
+    assert alone.extracted == summarise("none", data["none"], SETTINGS, rng).extracted
 
 
 def test_summary_without_none_and_controls_has_neither():

@@ -566,9 +566,9 @@ def main() -> None:
         sys.stdout.write("\n".join(show_wrong(extras=True)) + "\n")
     for path in map(Path, sys.argv[1:]):
         if path.is_file():
-            opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-            with opened as file:
-                lines = file.read().splitlines()
+            content = path.read_bytes()
+            content = gzip.decompress(content) if path.suffix == ".gz" else content
+            lines = content.decode().splitlines()
             texts = [json.loads(line)["text"] for line in random.Random(0).sample(lines, OTHERS)]
             detectors = detectors_for("US", extras=True)
             marked = Counter(category for text in texts for category, _ in marks(text, detectors))

@@ -24,7 +24,6 @@ from memaudit.data.template import NO_TEMPLATE, count_template
 from memaudit.data.windows import Windows
 from memaudit.gate.thresholds import judge, judge_controls
 from memaudit.gate.validity import Validity
-from memaudit.pipeline.scoring import group_windows
 from memaudit.report.result import (
     AttackResult,
     FoldFit,
@@ -35,9 +34,9 @@ from memaudit.report.result import (
     ScanResult,
     TargetFacts,
 )
-from memaudit.score.samples import Arm, score_samples
+from memaudit.score.samples import Arm, group_windows, score_samples
 from memaudit.score.scores import WindowScores, score_windows
-from memaudit.score.summary import attack_rng, summarise
+from memaudit.score.summary import AttackSummary, attack_rng, summarise, summarise_any
 from memaudit.score.validity import Continuations, Reading, Templates, TextFaults
 from memaudit.target.checkpoint import Choice
 
@@ -164,6 +163,7 @@ def make_result(
         controls=other if controls is not None else None,
         fold_sizes=(FoldSizes(0, 90, 10, 100), FoldSizes(1, 90, 10, 100)),
         attacks=attacks,
+        any=_together(config, part, other if has_controls else None, attacks),
         fits=tuple(_fits(tuple(hits))),
         verdicts=(*judge(summaries, config.gate), *([on_controls] if on_controls else [])),
         notes=notes,
@@ -176,6 +176,21 @@ def make_result(
         revealed=revealed,
         validity=validity,
     )
+
+
+def _together(
+    config: ScanConfig, data: Corpus, controls: Corpus | None, attacks: Sequence[AttackResult]
+) -> AttackSummary | None:
+    """What at least one attack on the model extracts."""
+    arms = {a.attack: Arm.of(a.data, group_windows(data)) for a in attacks}
+    on_controls = None
+    if controls is not None:
+        groups = group_windows(controls)
+        both = {a.attack: a.controls for a in attacks}
+        on_controls = {
+            name: Arm.of(scores, groups) for name, scores in both.items() if scores is not None
+        }
+    return summarise_any(arms, on_controls, config.scores, config.protocol.seed)
 
 
 def make_validity(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from memaudit.attack.campaign import Progress
+from memaudit.attack.journal import Progress
 from memaudit.diagnose.anatomy.blocks import Block, find_blocks, inside, refusal
 from memaudit.diagnose.anatomy.parts import block_calls
 from memaudit.diagnose.anatomy.trial import ROWS, TOKENS, Call, trial_pass

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from memaudit.data.project_key import VARIABLE
 from memaudit.errors import UsageError
 from memaudit.report.model import Report
 from memaudit.report.reading import column, figures
@@ -63,7 +64,8 @@ def _same_file(folder: Path, run: StoredRun, other: StoredRun) -> list[str]:
     if not alike:
         raise UsageError(
             f"--known {folder}: its fingerprints were made under another key, and file, windows or "
-            "tokenizer differ, so windows cannot be matched; scan both under one key"
+            "tokenizer differ, so windows cannot be matched; scan both under one key "
+            f"({VARIABLE})"
         )
     return list(_PLACE)
 

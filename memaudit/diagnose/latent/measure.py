@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.attack.campaign import Progress
-from memaudit.attack.extraction import Advance
+from memaudit.attack.journal import Advance, Progress
 from memaudit.data.plan import cut_files
 from memaudit.diagnose.latent.known_run import known_windows
 from memaudit.diagnose.latent.perturbation import Noise, Perturbed, perturb, perturbation_scores

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memaudit.attack.extraction import Advance
+from memaudit.attack.journal import Advance
 from memaudit.attack.verification import NotFinite
 from memaudit.diagnose.latent.scores import read_plain
 from memaudit.diagnose.subject import Subject

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from memaudit.attack.campaign import Progress
+from memaudit.attack.journal import Progress
 from memaudit.attack.verification import log_likelihood, most_likely
 from memaudit.diagnose.anatomy.blocks import (
     Block,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memaudit.attack.campaign import Progress
+from memaudit.attack.journal import Progress
 from memaudit.diagnose.anatomy.blocks import Block, find_blocks
 from memaudit.diagnose.neurons.probing import Probing, Scored, probe_run
 from memaudit.diagnose.neurons.settings import NeuronsSettings

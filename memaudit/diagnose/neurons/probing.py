@@ -13,7 +13,7 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from memaudit.attack.campaign import Progress
+from memaudit.attack.journal import Progress
 from memaudit.data.windows import PADDING
 from memaudit.diagnose.anatomy.blocks import Block, find_blocks
 from memaudit.diagnose.groups import ids_of, sample_groups

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from memaudit.attack.extraction import Advance
+from memaudit.attack.journal import Advance
 from memaudit.diagnose.anatomy.blocks import Block, hidden_states
 from memaudit.diagnose.passes import Pass, Passes
 from memaudit.errors import TargetError

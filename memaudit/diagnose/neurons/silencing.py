@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from memaudit.attack.campaign import Progress
+from memaudit.attack.journal import Progress
 from memaudit.diagnose.neurons.settings import NeuronsSettings
 from memaudit.diagnose.neurons.unit_effects import Attribution, attribute
 from memaudit.diagnose.neurons.unit_search import Search, UnitSet, run_searches, search_smallest

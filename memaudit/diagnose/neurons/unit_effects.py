@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memaudit.attack.extraction import Advance
 from memaudit.attack.forward import build_inputs, last_logits
+from memaudit.attack.journal import Advance
 from memaudit.attack.prompts import NoPrompt
 from memaudit.diagnose.anatomy.blocks import down_inputs
 from memaudit.diagnose.neurons.units import Ids, Levels, Units

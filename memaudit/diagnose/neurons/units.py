@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from memaudit.attack.extraction import Advance
+from memaudit.attack.journal import Advance
 from memaudit.attack.verification import log_likelihood, most_likely
 from memaudit.diagnose.anatomy.blocks import Block, down_inputs, unit_inputs
 from memaudit.diagnose.passes import Found, Pass, Passes

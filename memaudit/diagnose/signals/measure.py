@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.attack.campaign import Progress
+from memaudit.attack.journal import Progress
 from memaudit.diagnose.disclosure import STRETCH
 from memaudit.diagnose.passes import Found, by_length, padding_of
 from memaudit.diagnose.probes import can_fit

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from memaudit.attack.extraction import Advance
+from memaudit.attack.journal import Advance
 from memaudit.diagnose.passes import Found, Pass, Passes
 
 _CELLS = 1 << 24

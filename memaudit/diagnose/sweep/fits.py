@@ -14,11 +14,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.attack.campaign import AttackOutcome, Campaign, Progress, Workforce
+from memaudit.attack.campaign import AttackOutcome, Campaign, Workforce
 from memaudit.attack.decoding_check import check_causal
-from memaudit.attack.extraction import Advance, Extraction, Extractor
+from memaudit.attack.extraction import Extraction, Extractor
 from memaudit.attack.facts import FitRecord
-from memaudit.attack.journal import Entry, NoJournal
+from memaudit.attack.journal import Advance, Entry, NoJournal, Progress
 from memaudit.attack.parts import Side
 from memaudit.attack.prompts import SoftPrompt
 from memaudit.config.settings import ConstantSettings, DynamicSettings, ScanConfig

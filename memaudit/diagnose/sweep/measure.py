@@ -14,8 +14,8 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.attack.campaign import Progress
 from memaudit.attack.decoding_check import check_causal
+from memaudit.attack.journal import Progress
 from memaudit.attack.memory import choose_batch_size
 from memaudit.config.settings import ScanConfig, ScoreSettings
 from memaudit.data.plan import cut_files
@@ -32,8 +32,8 @@ from memaudit.errors import TargetError, UsageError
 from memaudit.pipeline.loading import load_target
 from memaudit.pipeline.reference import check_tokenizer, reference_config, release
 from memaudit.report.reading import passed_through
-from memaudit.report.wording import neutral, shorten
 from memaudit.score.stats import Floats
+from memaudit.system.plain_text import neutral, shorten
 
 DEFAULT_COLUMN = "dup"
 """Default column of repetitions."""

@@ -15,10 +15,10 @@ from memaudit.diagnose.sweep.measure import DEFAULT_COLUMN
 from memaudit.diagnose.sweep.view import SHARE, View
 from memaudit.report.curves import Axis, Line
 from memaudit.report.diagnosis import Cell, FigureTable, Plot
-from memaudit.report.wording import neutral, shorten
 from memaudit.score.estimate import Estimate
 from memaudit.score.resample import LEAST_CLUSTERS, Resamples
 from memaudit.score.stats import Bools, Floats, Ints
+from memaudit.system.plain_text import neutral, shorten
 
 _GROUPS = 12
 """Most groups; more values than this are grouped by rank."""

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memaudit.attack.extraction import NEAR_TIE, Advance
+from memaudit.attack.extraction import NEAR_TIE
+from memaudit.attack.journal import Advance
 from memaudit.attack.verification import verify_logits
 from memaudit.config.settings import ScoreSettings
 from memaudit.diagnose.passes import Pass, Passes
