@@ -72,7 +72,7 @@ class Marker:
         named = self._names(rows)
         suffix_hashes = run_hashes(suffixes, suffixes.shape[1])
         marks = np.concatenate([run_hashes(ids, self._run), suffix_hashes, named], axis=1)
-        is_template = self._template.mask(ids) & ~self._is_copy[rows, None]
+        is_template = self._template.mask(windows, rows) & ~self._is_copy[rows, None]
         without = _without_mark(is_template, ids == PADDING, self._run, suffixes.shape[1])
         return np.where(without, named[:, :1], marks)  # the sample's own mark, which it has anyway
 
@@ -103,7 +103,7 @@ def _little_left(windows: Windows, template: Template, run: int) -> NDArray[np.b
         for block in _blocks(len(windows)):
             ids = windows.ids[block]
             is_text = ids != PADDING
-            own = ~template.mask(ids) & is_text
+            own = ~template.mask(windows, block) & is_text
             of_window = own.sum(axis=1) / is_text.sum(axis=1)
             of_suffix = own[:, windows.longest_prefix :].mean(axis=1)
             np.maximum.at(left, windows.sample[block], own.sum(axis=1))

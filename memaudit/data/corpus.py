@@ -11,8 +11,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from memaudit.data.own_tokens import TemplateTokens
 from memaudit.data.samples import DataSummary
-from memaudit.data.template import TemplateTokens
 from memaudit.data.windows import Windows
 
 

@@ -30,15 +30,10 @@ from memaudit.data.folds import (
 )
 from memaudit.data.forms import naming_of
 from memaudit.data.inputs import check_inputs
+from memaudit.data.own_tokens import TemplateTokens, count_template
 from memaudit.data.records import size_of
 from memaudit.data.samples import DataSummary, check_samples, read_samples
-from memaudit.data.template import (
-    NO_TEMPLATE,
-    Template,
-    TemplateTokens,
-    count_template,
-    find_template,
-)
+from memaudit.data.template import NO_TEMPLATE, Template, find_template
 from memaudit.data.window_choice import RecordLengths, measure_records
 from memaudit.data.windows import NoWindow, Windows, cut_windows, percent
 from memaudit.errors import DataError, TargetError, UsageError
@@ -105,8 +100,8 @@ class Plan:
 def check_files(config: ScanConfig) -> dict[Role, DataSummary]:
     """Read every file once, before anything else.
 
-    Raises DataError for the first fault; UsageError as `check_inputs`, and for a column to keep
-    that is not there.
+    Raises DataError for the first fault, and UsageError as `check_inputs` or for a column to keep
+    that there is not.
     """
     check_inputs(config)
     skip = config.windows.skip_bad_lines

@@ -1,8 +1,8 @@
 """Template: text that stands in many records, such as a system message, greeting or footer.
 
-Knows token ids and sample numbers. Must not know text, folds, models or prompts. Records that share
-nothing but their template are no near-duplicates of each other, and extracting template shows no
-record.
+Knows token ids, their letters and sample numbers. Must not know text, folds, models or prompts.
+Records that share nothing but their template are no near-duplicates of each other, and extracting
+template shows no record.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.data.run_hashes import run_hashes
-from memaudit.data.windows import PADDING, Windows
+from memaudit.data.letters import running_letters
+from memaudit.data.run_hashes import hash_runs
+from memaudit.data.windows import Windows
 
-RUN = 6
-"""Tokens of the shortest run that is searched for. Shorter ones stand in many texts by chance:
-three bytes are one letter of many scripts."""
+LEAST_LETTERS, LEAST_TOKENS = 12, 3
+"""Letters and tokens of the shortest run that is searched for, about three words. Fewer stand in
+many texts by chance. Tokens alone would not do: three may be three words, or one letter."""
 MIN_SAMPLES, MIN_SHARE = 10, 0.1
 """Samples, and share of all samples, that have to hold a run. Equal samples count once. A cluster
 of fewer samples leaves enough others for the folds."""
@@ -37,24 +38,25 @@ class Template:
 
     hashes: NDArray[np.uint64]
     """Sorted hashes of the runs."""
-    run: int
-    """Tokens of each run."""
+    longest: int
+    """Tokens after which a run ends, whatever its letters."""
 
-    def mask(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Return which tokens of ids (N,T) are template: (N,T)."""
-        masked = np.zeros(ids.shape, dtype=np.bool_)
-        if not len(self.hashes) or ids.shape[1] < self.run:
-            return masked
-        for first in range(0, len(ids), _ROWS):
-            hashes = run_hashes(ids[first : first + _ROWS], self.run)
+    def mask(self, windows: Windows, rows: slice = slice(None)) -> NDArray[np.bool_]:
+        """Return which tokens of the windows in ``rows`` are template: (n,P+S)."""
+        ids = windows.ids[rows]
+        covers = np.zeros((len(ids), ids.shape[1] + 1), dtype=np.int16)
+        for first in range(0, len(ids) if len(self.hashes) else 0, _ROWS):
+            block = ids[first : first + _ROWS]
+            starts, ends = _find_runs(block, windows.letters, self.longest)
+            hashes = hash_runs(block, starts, ends)
             place = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
-            rows, starts = np.nonzero(self.hashes[place] == hashes)
-            for offset in range(self.run):
-                masked[first + rows, starts + offset] = True
-        return masked
+            at, runs = np.nonzero((self.hashes[place] == hashes) & (ends > starts))
+            np.add.at(covers, (first + at, starts[at, runs]), 1)
+            np.subtract.at(covers, (first + at, ends[at, runs]), 1)
+        return np.cumsum(covers[:, :-1], axis=1) > 0
 
 
-NO_TEMPLATE = Template(np.empty(0, np.uint64), RUN)
+NO_TEMPLATE = Template(np.empty(0, np.uint64), LEAST_TOKENS)
 
 
 def find_template(parts: Sequence[Windows], cluster_run: int) -> Template:
@@ -62,86 +64,20 @@ def find_template(parts: Sequence[Windows], cluster_run: int) -> Template:
 
     cluster_run: length of a run that makes near-duplicates; template runs are no longer.
     """
-    run = min(RUN, cluster_run, parts[0].window_tokens)
-    examined = [_examine(part, math.ceil(_EXAMINED / len(parts))) for part in parts]
-    ids = np.concatenate([rows for rows, _ in examined])
-    ends = np.cumsum([0, *(int(samples.max()) + 1 for _, samples in examined)])
-    samples = np.concatenate(
-        [samples + end for (_, samples), end in zip(examined, ends, strict=False)]
-    )
-    hashes = run_hashes(ids, run)
-    is_text = ids[:, : hashes.shape[1]] != PADDING
-    owners = np.broadcast_to(samples[:, None], hashes.shape)[is_text]
-    hashes = hashes[is_text]
-    order = np.argsort(hashes, kind="stable")  # the samples of each hash stay in order
-    hashes, owners = hashes[order], owners[order]
-    is_new = np.ones(len(hashes), dtype=np.bool_)
-    is_new[1:] = (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1])
-    runs, counts = np.unique(hashes[is_new], return_counts=True)
-    enough = max(MIN_SAMPLES, MIN_SHARE * len(np.unique(samples)))
-    return Template(runs[counts >= enough], run)
+    longest = min(cluster_run, parts[0].window_tokens)
+    each: list[NDArray[np.uint64]] = []
+    samples = 0
+    for part in parts:
+        runs, examined = _runs_of_samples(part, math.ceil(_EXAMINED / len(parts)), longest)
+        each.append(runs)
+        samples += examined
+    runs, counts = np.unique(np.concatenate(each), return_counts=True)
+    return Template(runs[counts >= max(MIN_SAMPLES, MIN_SHARE * samples)], longest)
 
 
-@dataclass(frozen=True, eq=False)
-class TemplateTokens:
-    """Tokens of N windows' suffixes that are template, or that repeat the window's prefix."""
-
-    suffix: NDArray[np.int64]
-    """(N,) among all suffix tokens."""
-    new: NDArray[np.int64]
-    """(N,) among the new ones (``Windows.new_tokens``)."""
-    in_window: NDArray[np.bool_]
-    """(N,) True if the window holds template anywhere, also in its prefix."""
-
-    def take(self, mask: NDArray[np.bool_]) -> TemplateTokens:
-        """Return those of the windows in the mask (N,)."""
-        return TemplateTokens(self.suffix[mask], self.new[mask], self.in_window[mask])
-
-
-def count_template(windows: Windows, template: Template) -> TemplateTokens:
-    """Count the suffix tokens that show nothing about a record.
-
-    The tokens between template count too if they stand in the same order in the window's prefix: a
-    greeting with the name that the user gave is copied, not remembered.
-    """
-    count, prefix = len(windows), windows.longest_prefix
-    suffix, new = np.zeros((2, count), dtype=np.int64)
-    in_window = np.zeros(count, dtype=np.bool_)
-    for first in range(0, count, _ROWS):
-        block = slice(first, first + _ROWS)
-        ids = windows.ids[block]
-        whole = template.mask(ids)
-        in_window[block], masked = whole.any(axis=1), whole[:, prefix:]
-        _add_repeats(masked, ids)
-        is_new = np.arange(masked.shape[1]) >= masked.shape[1] - windows.new_tokens[block, None]
-        suffix[block], new[block] = masked.sum(axis=1), (masked & is_new).sum(axis=1)
-    return TemplateTokens(suffix, new, in_window)
-
-
-def _add_repeats(masked: NDArray[np.bool_], ids: NDArray[np.int32]) -> None:
-    """Add to the template of suffixes (n,S) each run between it that stands in the prefix too.
-
-    ids: (n,P+S).
-    """
-    prefix = ids.shape[1] - masked.shape[1]
-    rows, edges = np.nonzero(np.diff(masked, axis=1, prepend=True, append=True))
-    gaps = zip(rows[::2].tolist(), edges[::2].tolist(), edges[1::2].tolist(), strict=True)
-    for row, start, end in gaps:
-        whole = ids[row].tobytes()
-        run = whole[4 * (prefix + start) : 4 * (prefix + end)]
-        masked[row, start:end] = _holds(whole, run, 4 * prefix)
-
-
-def _holds(ids: bytes, run: bytes, end: int) -> bool:
-    """Return True if ids of 32 bits hold a run of such ids, before byte ``end``."""
-    place = ids.find(run, 0, end)
-    while place % 4 and place >= 0:
-        place = ids.find(run, place + 1, end)
-    return place >= 0
-
-
-def _examine(part: Windows, count: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return the ids (n,T) of evenly spaced, different samples, and their sample numbers (n,).
+def _runs_of_samples(part: Windows, count: int, longest: int) -> tuple[NDArray[np.uint64], int]:
+    """Return the hashes of each sample's runs, each once for a sample, and how many samples these
+    are: evenly spaced, different ones.
 
     The windows of a sample are in one piece, and the numbers ascend.
     """
@@ -151,7 +87,40 @@ def _examine(part: Windows, count: int) -> tuple[NDArray[np.int32], NDArray[np.i
     rows = np.flatnonzero(np.isin(part.sample, numbers[chosen[distinct]]))
     rows = rows[_evenly(len(rows), _MAX_ROWS)]
     rows = rows[np.argsort(part.sample[rows], kind="stable")]
-    return part.ids[rows], part.sample[rows]
+    ids = part.ids[rows]
+    starts, ends = _find_runs(ids, part.letters, longest)
+    hashes = hash_runs(ids, starts, ends)[ends > starts]
+    owners = np.broadcast_to(part.sample[rows, None], ends.shape)[ends > starts]
+    order = np.argsort(hashes, kind="stable")  # the samples of each hash stay in order
+    hashes, owners = hashes[order], owners[order]
+    is_new = np.ones(len(hashes), dtype=np.bool_)
+    is_new[1:] = (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1])
+    return hashes[is_new], len(np.unique(part.sample[rows]))
+
+
+def _find_runs(
+    ids: NDArray[np.int32], letters: NDArray[np.float32], longest: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return start and end of the shortest runs that begin or end with each of the tokens (n,T).
+
+    Both are (n,2T), and equal where there is no run. A run has LEAST_TOKENS and LEAST_LETTERS, or
+    is ``longest``; so every token of a longer piece is in a run of that piece. None holds padding.
+    """
+    rows, tokens = ids.shape
+    sums = running_letters(ids, letters)
+    starts = np.tile(np.arange(tokens), (rows, 2))
+    ends = starts.copy()
+    from_each, to_each = ends[:, :tokens], starts[:, tokens:]
+    to_each += 1
+    ends[:, tokens:] += 1
+    for length in range(longest, min(LEAST_TOKENS, longest) - 1, -1):
+        count = tokens - length + 1
+        enough = sums[:, length:] - sums[:, :count] >= LEAST_LETTERS
+        enough |= length == longest
+        enough &= ids[:, :count] >= 0
+        np.copyto(from_each[:, :count], np.arange(length, tokens + 1), where=enough)
+        np.copyto(to_each[:, length - 1 :], np.arange(count), where=enough)
+    return starts, ends
 
 
 def _evenly(length: int, count: int) -> NDArray[np.int64]:

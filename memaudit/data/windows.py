@@ -20,6 +20,7 @@ from memaudit.config.settings import Bos, WindowSettings
 from memaudit.data.bos import BosSource
 from memaudit.data.encoding import Encoded, Encoder
 from memaudit.data.forms import REPETITIONS
+from memaudit.data.letters import count_letters
 from memaudit.data.reading_back import ReadingBack
 from memaudit.data.samples import Sample, Skipped
 from memaudit.data.sampling import batches, sample_records
@@ -74,6 +75,8 @@ class Windows:
     """Date given to the chat template; None if it asked for none."""
     misread: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
     """(N,): windows whose ids do not decode to their text. Empty if there are none."""
+    letters: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    """(V,): letters that each id of these windows stands for; empty if nobody counted them."""
     record_tokens: int = 0
     """Tokens that could be audited in all good records, with or without a window."""
     chats: int = 0
@@ -176,7 +179,8 @@ def cut_windows(
             else:
                 pile.add(record.item, record.number, next(encoded))
     windows = pile.windows(settings.chat_date if encoder.asks_date else None)
-    return replace(windows, notes=(*windows.notes, *encoder.chat_notes))
+    letters = count_letters(tokenizer, windows.ids)
+    return replace(windows, notes=(*windows.notes, *encoder.chat_notes), letters=letters)
 
 
 def find_rows(windows: Windows, ids: NDArray[np.integer[Any]]) -> NDArray[np.int64]:

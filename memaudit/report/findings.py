@@ -94,7 +94,6 @@ def _findings(report: Report) -> Iterator[str]:
     yield from filter(None, [plain_sentence(report), union_sentence(report)])
     yield from _unchanged_sentences(report)
     yield sensitive_sentence(report)
-    yield from _group_sentences(report)
     yield controls_sentence(report)
     if report.reference is not None:
         yield _origin_sentence(report.reference)
@@ -152,24 +151,28 @@ def union_sentence(report: Report) -> str:
     weak = cautious_p(best.lift) > 1 - rate.confidence
     doubt = ", which may be chance" if weak else ""
     return (
-        f"{sentence} {best.attack} alone gains {best.lift.gained:,} and loses "
-        f"{best.lift.lost:,} ({p_value(cautious_p(best.lift))}{doubt})."
+        f"{sentence} {best.attack} alone brings out {best.lift.gained:,} that the prefix alone "
+        f"does not, and misses {best.lift.lost:,} that it does "
+        f"({p_value(cautious_p(best.lift))}{doubt})."
     )
 
 
 def _unchanged_sentences(report: Report) -> Iterator[str]:
-    """Say of each fitted attack in how many folds no trained prompt was better than none."""
+    """Say of each fitted attack in how many folds no trained prompt was better."""
     for attack in report.attacks:
-        unchanged = sum(fit.chosen_epoch in (None, 0) for fit in attack.fits)
-        if attack.fits and unchanged == len(attack.fits):
+        chosen = [fit.chosen_epoch for fit in attack.fits if not fit.chosen_epoch]
+        if not chosen:
+            continue
+        kept = "none" if None in chosen else "the prompt from before training"
+        if len(chosen) == len(attack.fits):
             yield (
-                f"No trained prompt of {attack.attack} was better, so its fits chose none: its row "
-                "says nothing about trained prompts."
+                f"No trained prompt of {attack.attack} was better, and the fits chose {kept}: its "
+                "row says nothing about trained prompts."
             )
-        elif unchanged:
+        else:
             yield (
-                f"In {unchanged:,} of {count(len(attack.fits), 'fold')} no trained prompt of "
-                f"{attack.attack} was better, and the fit chose none."
+                f"In {len(chosen):,} of {count(len(attack.fits), 'fold')} no trained prompt of "
+                f"{attack.attack} was better, and the fit chose {kept}."
             )
 
 
@@ -190,14 +193,6 @@ def sensitive_sentence(report: Report) -> str:
     if not parts:
         return "No sensitive content was recognised in what comes out."
     return f"The model gives away {'; '.join(parts)}."
-
-
-def _group_sentences(report: Report) -> Iterator[str]:
-    if report.groups is not None and report.groups.extracted:
-        yield (
-            f"Of {count(report.groups.groups, 'group')}, {report.groups.extracted:,} have a sample "
-            "that comes out."
-        )
 
 
 def extent_sentence(report: Report) -> str:

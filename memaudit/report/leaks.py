@@ -14,7 +14,7 @@ from memaudit.report.model import Leak, NotSearched, Searched, Sensitive
 from memaudit.report.result import ScanResult
 from memaudit.score.samples import Grouping, group_windows
 from memaudit.score.stats import Bools, Ints
-from memaudit.sensitive.categories import TITLES
+from memaudit.sensitive.categories import TITLES as TITLES
 from memaudit.sensitive.counting import Counts
 from memaudit.sensitive.detectors import Category
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ from memaudit.sensitive.shapes import Span
 Counts = NDArray[np.uint16]
 Rows = Sequence[NDArray[np.int32]] | NDArray[np.int32]
 Decode = Callable[[Rows], Sequence[str]]
+Prompts = Callable[[Sequence[int]], Sequence[str]]
+"""Returns the prompts of the texts with these numbers, which few texts need."""
 
 _MAX_COUNT = int(np.iinfo(np.uint16).max)
 _CONTEXT = 32
@@ -86,14 +89,24 @@ def count_content(
     counts = np.zeros((len(ids), len(detectors)), dtype=np.uint16)
     for start in range(0, len(ids), _CHUNK):
         part = slice(start, start + _CHUNK)
-        items = _find_items(_in_context(ids[part], prefixes[part], decode), detectors)
-        holding = [row for row, columns in enumerate(items) if any(columns)]
-        before = decode([prefixes[start + row] for row in holding]) if holding else ()
-        for row, prefix in zip(holding, before, strict=True):
-            counts[start + row] = [
-                min(sum(not _holds(prefix, item) for item in column), _MAX_COUNT)
-                for column in items[row]
-            ]
+        texts = _in_context(ids[part], prefixes[part], decode)
+        prompts = partial(_decode_some, decode, prefixes[part])
+        counts[start : start + len(texts)] = _count(texts, detectors, prompts)
+    return counts
+
+
+def _decode_some(decode: Decode, ids: Rows, rows: Sequence[int]) -> Sequence[str]:
+    return decode([ids[row] for row in rows])
+
+
+def _count(texts: Sequence[_InContext], detectors: Sequence[Detector], prompts: Prompts) -> Counts:
+    """Count the items that begin in each text and are not in its prompt: (n,C)."""
+    counts = np.zeros((len(texts), len(detectors)), dtype=np.uint16)
+    items = _find_items(texts, detectors)
+    rows = [row for row, columns in enumerate(items) if any(columns)]
+    for row, prompt in zip(rows, prompts(rows) if rows else (), strict=True):
+        new = [sum(not _holds(prompt, item) for item in column) for column in items[row]]
+        counts[row] = np.minimum(new, _MAX_COUNT)
     return counts
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from memaudit.cli.app import app
 from memaudit.report.columns import SAMPLE_COLUMNS
 
-PLAIN = ["--attacks", "none", "--prefix-tokens", "8", "--suffix-tokens", "16", "--device", "cpu"]
+PLAIN = ["--attacks", "none", "--prefix-tokens", "8", "--suffix-tokens", "37", "--device", "cpu"]
 Scan = Callable[..., Result]
 SECRET = "Norvaleson 4711"
 
@@ -26,7 +26,7 @@ def records() -> list[dict[str, Any]]:
     return [
         {
             "id": f"c{n}" if n else "ann@example.org",
-            "text": f"{n * 7919} {'abcdefghijkl'[n]} wrote, badge B-1000{n}, to {SECRET} at noon",
+            "text": f"{n * 7919} {'abcdefghijkl'[n]} wrote, badge B-{10000 + n}, to {SECRET} at 3",
             "agent": f"agent{n}@example.org" if n < 5 else "nobody",
             "note": f"private note {n}",
             "dup": n,
@@ -86,10 +86,7 @@ def test_no_column_is_kept_unless_it_is_named(scan: Scan) -> None:
 def test_a_named_column_is_kept_and_searched(scan: Scan) -> None:
     done = scan("--keep-columns", "agent,dup")
     assert done.exit_code == 0, done.stderr
-    assert [row["agent"] for row in table()][3:6] == [
-        "agent3@example.org",
-        "agent4@example.org",
-    ] + ["nobody"]
+    assert [row["agent"] for row in table()][4:6] == ["agent4@example.org", "nobody"]
     assert [row["dup"] for row in table("windows.csv")][:2] == ["0", "1"]
     assert "private note" not in files()
     assert (

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from memaudit.cli.app import app
 from memaudit.data.clusters import find_clusters
-from memaudit.data.template import NO_TEMPLATE, count_template, find_template
+from memaudit.data.template import find_template
 
 RUN = 20
 
@@ -39,7 +39,9 @@ def test_a_preamble_joins_nobody() -> None:
     ids = own_text()
     ids[:, :25] = np.arange(25)
     template = find_template([windows_of(ids, 40)], RUN)
-    np.testing.assert_array_equal(template.mask(ids), np.tile(np.arange(60) < 25, (60, 1)))
+    np.testing.assert_array_equal(
+        template.mask(windows_of(ids, 40)), np.tile(np.arange(60) < 25, (60, 1))
+    )
     assert find_clusters([windows_of(ids, 40)], RUN).tolist() == [0] * 60
     assert clusters_of(ids) == apart(60)
 
@@ -198,29 +200,6 @@ def test_true_near_duplicates_still_make_no_folds(
     (row,) = records("preamble", tokenizer, 1)
     code, shown = inspected(model, write_jsonl(tmp_path / "data.jsonl", [row] * 40), 26)
     assert (code, "the data has 1 cluster of near-duplicates" in shown) == (0, True)
-
-
-def test_what_repeats_its_prefix_is_template_too() -> None:
-    """A greeting with the name that the prompt gives is copied, not remembered."""
-    greeting, sorry = [1, 2, 3], [4, 5, 6, 7, 8, 9]
-    rng = np.random.default_rng(0)
-    names = 100 + rng.permutation(600).reshape(200, 3)
-    codes = 1000 + rng.permutation(400).reshape(200, 2)
-    prefix = np.concatenate([np.full((200, 3), 50), names, np.full((200, 3), 60)], axis=1)
-    rows = [
-        np.concatenate([before, greeting, name, sorry, code if code[0] % 2 else [4, 5]])
-        for before, name, code in zip(prefix, names, codes, strict=True)
-    ]
-    windows = windows_of(np.array(rows), 9, new_tokens=np.full(200, 6))
-    template = find_template([windows], 20)
-    counted = count_template(windows, template)
-    has_code = codes[:, 0] % 2 == 1
-    assert (counted.suffix[~has_code] == 14).all()
-    assert (counted.suffix[has_code] == 12).all()
-    assert (counted.new[has_code] == 4).all()
-    # As bytes, the ids 1 and 256 hold the id 65536, which is in none of them.
-    shifted = windows_of(np.array([[1, 256, 65536, 7]]), 2)
-    assert count_template(shifted, NO_TEMPLATE).suffix.tolist() == [0]
 
 
 def test_a_long_template_before_short_answers_joins_nobody() -> None:

@@ -18,9 +18,10 @@ from memaudit.attack.extraction import Extraction
 from memaudit.attack.journal import Advance
 from memaudit.config.shard import Shard
 from memaudit.data.corpus import Corpus
+from memaudit.data.own_tokens import count_template
 from memaudit.data.plan import Plan
 from memaudit.data.samples import DataSummary
-from memaudit.data.template import NO_TEMPLATE, count_template
+from memaudit.data.template import NO_TEMPLATE
 from memaudit.pipeline.first_finding import first_finding
 from memaudit.sensitive.counting import Items, SensitiveContent
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from made_result import HITS, make_result, make_windows
 
+from memaudit.attack.facts import NO_PROMPT
 from memaudit.config.settings import LADDER
 from memaudit.data.samples import Skipped
 from memaudit.report.build import to_report, wide_interval
@@ -37,51 +40,87 @@ def test_the_interval_takes_the_outer_end_of_either_kind():
         assert outer.low <= inner.low <= inner.high <= outer.high
 
 
-def test_headline_names_rate_lift_and_controls():
-    rate, lift, controls = headline(make_result())
-    assert rate.startswith("dynamic, the strongest attack, extracts 15.5 % of the samples")
-    assert "31 of 200" in rate
-    assert "9.5 percentage points above" in lift
-    assert "19 samples gained, 0 lost, p = 0.0005." in lift
-    assert "0 of 100 (at most 3.6 %), a significantly smaller share" in controls
+def test_headline_says_what_the_model_repeats_then_what_prompts_add():
+    plain, union, *_, controls, extent = headline(make_result())
+    assert plain == (
+        "Given the text before it and no added prompt, the model repeats a passage of 12 of the "
+        "200 samples (records of members.jsonl) word for word: 6.0 % (3.0–10.2 % at 95 % "
+        "confidence)."
+    )
+    assert union.startswith("Added prompts bring out 19 more: all attacks together extract 31 of")
+    assert union.endswith(
+        "dynamic alone brings out 19 that the prefix alone does not, and misses 0 that it does "
+        "(p = 0.0005)."
+    )
+    assert controls.startswith("Of the 100 controls, text that the model has not seen, the same")
+    assert "attacks extract 0 (at most 3.6 %), a significantly smaller share (" in controls
+    assert extent == "Tested: 50.0 % of the tokens of 200 samples."
 
 
 def test_headline_doubts_what_may_be_chance():
     hits = {"none": 2, "dynamic": 3}
-    _, lift, controls = headline(make_result(hits=hits, controls={"dynamic": 2}))
-    assert lift.endswith("1 sample gained, 0 lost, p = 1, which may be chance.")
-    assert "2 of 100" in controls
+    _, union, *_, controls, _ = headline(make_result(hits=hits, controls={"dynamic": 2}))
+    assert union.endswith("misses 0 that it does (p = 1, which may be chance).")
+    assert "extract 2 (" in controls
     assert "not a significantly smaller share" in controls
 
 
 def test_headline_of_zero_hits_has_a_bound():
-    rate, lift, controls = headline(
+    plain, union, *_, controls, _ = headline(
         make_result(n=1305, hits=dict.fromkeys(LADDER, 0), controls=None)
     )
-    assert rate == (
-        "No attack on the model extracts any of the 1,305 samples: at most 0.28 % at 95 % "
-        "confidence."
+    assert plain == (
+        "Given the text before it and no added prompt, the model repeats no passage of the 1,305 "
+        "samples (records of members.jsonl) word for word: at most 0.28 % at 95 % confidence."
     )
-    assert lift == "No prompt extracts more samples than the plain prefix (none)."
+    assert union == (
+        "No added prompt brings out another sample: all attacks together extract 0 of 1,305 (0 %; "
+        "at most 0.28 %)."
+    )
     assert controls.startswith("No controls were given")
     assert "0 of 1,305 exactly and 1.1 % of the tokens" in controls
 
 
 def test_headline_where_attacks_were_left_out():
-    assert "none) was not run" in headline(make_result(hits={"dynamic": 5}))[1]
-    assert (
-        headline(make_result(hits={"none": 5}))[1]
-        == "Only the plain prefix (none) was tried, no prompt."
-    )
+    assert headline(make_result(hits={"dynamic": 5}))[0].endswith("The prefix alone was not tried.")
+    plain, second, *_ = headline(make_result(hits={"none": 5}))
+    assert "5 of the 200" in plain
+    assert second.startswith("Sensitive content was not searched for")
     (only,) = headline(make_result(hits={"copy": 5}))
     assert only.startswith("No attack on the model was run")
 
 
-def test_headline_tells_of_copy_only_where_it_hits():
-    assert len(headline(make_result(hits={**HITS, "copy": 0}))) == 3
-    assert headline(make_result(hits={**HITS, "copy": 7}))[3].startswith(
-        "copy, which never queries the model, gets 7 of 200"
+def unchanged(result: ScanResult, chosen: tuple[str, ...]) -> ScanResult:
+    """Let the fits of ``dynamic`` choose as given, fold by fold."""
+    (fit,) = (fit for fit in result.fits[:1])
+    fits = tuple(
+        replace(fit, attack="dynamic", fold=fold, record=replace(fit.record, chosen=choice))
+        for fold, choice in enumerate(chosen)
     )
+    return replace(result, fits=fits)
+
+
+def test_a_fit_that_chose_no_prompt_is_said_of_its_attack():
+    result = make_result(hits={"none": 3, "dynamic": 3})
+    told = "no trained prompt of dynamic was better"
+    assert not any(told in line for line in headline(unchanged(result, ("epoch 1", "epoch 1"))))
+    some = headline(unchanged(result, (NO_PROMPT, "epoch 1")))
+    assert f"In 1 of 2 folds {told}, and the fit chose none." in some
+    no_prompt = headline(unchanged(result, (NO_PROMPT, NO_PROMPT)))
+    assert any(line.startswith("No trained prompt of dynamic was better") for line in no_prompt)
+
+
+def test_headline_tells_of_copy_only_where_it_hits():
+    assert not any("copy" in line for line in headline(make_result(hits={**HITS, "copy": 0})))
+    (line,) = (h for h in headline(make_result(hits={**HITS, "copy": 7})) if "copy" in h)
+    assert line.startswith("copy, which never queries the model, gets 7 of 200")
+
+
+def test_the_summary_is_one_line():
+    assert to_report(make_result()).summary == (
+        "31 of 200 samples extracted (12 by the prefix alone; 0 of 100 controls)"
+    )
+    assert to_report(make_result(hits={"copy": 5})).summary == "No attack on the model was run."
 
 
 def test_reasons_that_differ_in_numbers_are_one():

@@ -125,7 +125,7 @@ def test_headings_verdict_and_every_part_a_reviewer_needs():
     text = "".join(Page(to_html(*small_run())).text)
     for part in (
         "This run fails max-exact 10 %: dynamic extracted 2 of 4 samples (50 %)",
-        "On the controls, text that the model has not seen",
+        "controls, text that the model has not seen, the same attacks extract",
         *("How much is extracted", "How far extraction gets", "How much sampling extracts"),
         *("How dynamic was fitted", "Provenance", "Settings", "Limits"),
         *("A *note* with <b> & \\x1b[31m.", "12 tokens, the window needs 100", "cdcdcd"),

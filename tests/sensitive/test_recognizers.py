@@ -116,7 +116,7 @@ def test_what_is_not_understood_is_refused_by_name(tmp_path: Path) -> None:
     def one(**changes: Any) -> str:
         return refusal(write(tmp_path, {**BADGE, **changes}))
 
-    pattern = BADGE["patterns"][0]  # type: ignore[index]
+    pattern = {"name": "form", "regex": "x", "score": 0.8}
     assert one(regexes=[]) == "recognizer badge: 'regexes' is not understood"
     assert one(patterns=[{**pattern, "flags": 2}]) == (
         "recognizer badge, pattern 1: 'flags' is not understood"

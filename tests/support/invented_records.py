@@ -197,13 +197,12 @@ def _national_id(rng: random.Random, country: str) -> str:
         digits = _digits(rng, 6)
         return f"AB {digits[:2]} {digits[2:4]} {digits[4:]} C".replace(" ", rng.choice(["", " "]))
     if country == "DE":
-        while True:
-            body = rng.sample(string.digits[1:], 9)
-            body.insert(rng.randint(1, 9), body[0])  # one digit stands twice
-            product = 10
-            for digit in map(int, body):
-                product = ((digit + product) % 10 or 10) * 2 % 11
-            return "".join(body) + str((11 - product) % 10)
+        places = rng.sample(string.digits[1:], 9)
+        places.insert(rng.randint(1, 9), places[0])  # one digit stands twice
+        product = 10
+        for digit in map(int, places):
+            product = ((digit + product) % 10 or 10) * 2 % 11
+        return "".join(places) + str((11 - product) % 10)
     if country == "FR":
         month, sex = rng.randint(1, 12), rng.choice("12")
         body = f"{sex}{_digits(rng, 2)}{month:02}75{_digits(rng, 6)}"
