@@ -22,6 +22,8 @@ CONVERSATIONS = ("conversations", "conversation")
 INSTRUCTION = "instruction"
 COMPLETION = ("prompt", "completion")
 """The pair that is trained as it is, not as turns of a chat, if both are strings."""
+REPETITIONS = "dup"
+"""Column that counts how often a text was trained on; it is kept if the data have it."""
 
 _MAX_NAMES = 8
 _NAME = re.compile(r"[A-Za-z_][\w.-]{0,31}", re.ASCII)
@@ -63,7 +65,7 @@ class Naming:
     prefix: str | None = None
     suffix: str | None = None
     pairs: Pairs = "auto"
-    keep: frozenset[str] | None = frozenset()
+    keep: frozenset[str] | None = frozenset({REPETITIONS})
     """Other columns that samples keep; None keeps all."""
 
     @property
@@ -88,7 +90,7 @@ USUAL = Naming()
 def naming_of(settings: WindowSettings) -> Naming:
     """Return the names of fields that settings give."""
     fields = (settings.text_field, settings.prefix_field, settings.suffix_field)
-    return Naming(*fields, settings.pairs, frozenset(settings.keep_columns))
+    return Naming(*fields, settings.pairs, frozenset((*settings.keep_columns, REPETITIONS)))
 
 
 def form_of(fields: Mapping[str, Any], naming: Naming = USUAL) -> str:

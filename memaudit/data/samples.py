@@ -90,7 +90,7 @@ class DataSummary:
     notes: tuple[str, ...] = ()
     """What was read as something other than its name says, a sentence each."""
     columns: Mapping[str, int] = field(default_factory=dict)
-    """Samples that have each other column; empty unless the user keeps some."""
+    """Samples that have each other column, kept or not."""
 
 
 def read_samples(
@@ -121,8 +121,7 @@ def check_samples(path: Path, *, skip_bad_lines: bool, naming: Naming = USUAL) -
     first: Skipped | None = None
     notes = _Notes(path)
     columns: Counter[str] = Counter()
-    if naming.keep:
-        naming = replace(naming, keep=None)
+    naming = replace(naming, keep=None)
     for item in read_samples(path, skip_bad_lines=skip_bad_lines, note=notes.add, naming=naming):
         rows += 1
         columns.update(name for name in item.extra if name in columns or len(columns) < _MOST_NAMES)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from memaudit.config.settings import Bos, WindowSettings
 from memaudit.data.bos import BosSource
 from memaudit.data.encoding import Encoded, Encoder
+from memaudit.data.forms import REPETITIONS
 from memaudit.data.letters import count_letters
 from memaudit.data.reading_back import ReadingBack
 from memaudit.data.samples import Sample, Skipped
@@ -359,7 +360,7 @@ class _Pile:
             extra=tuple(cut.sample.extra for cut in each),
             skipped=tuple(self._skipped),
             boundary_shifts=self._shifts,
-            columns=tuple(dict.fromkeys(self._settings.keep_columns)),
+            columns=tuple(self._columns()),
             samples=self._samples,
             record_tokens=self._record_tokens,
             notes=self._notes(),
@@ -369,6 +370,13 @@ class _Pile:
             chats=self._chats,
             changed_chats=self._changed_chats,
         )
+
+    def _columns(self) -> dict[str, None]:
+        """Return the columns that the user keeps, and the repetitions if any sample has them."""
+        samples = (part for parts in (self._cuts, self._skipped) for part in parts)
+        extra = (part.sample.extra if isinstance(part, _Cut) else part.extra for part in samples)
+        counted = [REPETITIONS] if any(REPETITIONS in columns for columns in extra) else []
+        return dict.fromkeys([*self._settings.keep_columns, *counted])
 
     def _misread(self) -> NDArray[np.bool_]:
         misread = np.concatenate([cut.misread for cut in self._cuts])

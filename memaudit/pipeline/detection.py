@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from memaudit.config.settings import ScanConfig
 from memaudit.data.corpus import Corpus
+from memaudit.data.forms import REPETITIONS
 from memaudit.data.plan import Plan
 from memaudit.data.project_key import ProjectKey
 from memaudit.errors import UsageError
@@ -21,7 +22,7 @@ from memaudit.sensitive.recognizers import read_recognizers
 
 _LONGEST_NAME = 80
 """Characters of a column's name in a note."""
-_OWN = ("id", "group")
+_OWN = ("id", "group", REPETITIONS)
 """Columns of the data that the tables have in any case."""
 
 

@@ -111,9 +111,7 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, processes: Proces
         clock.note(plan.why_left_out)
     if baseline is not None:
         terms = _terms(config, summaries, key, checkpoint)
-        own = sample_fingerprints["data"]
-        require_comparable(baseline, terms, own, where)
-        plan = replace(plan, notes=(*plan.notes, *_data_notes(baseline, terms, own, clock)))
+        plan = _compared(plan, baseline, terms, sample_fingerprints["data"], where, clock)
     with clock.stage("looking for sensitive content", 1):  # may fail, so it runs before the attacks
         sensitive = find_sensitive(config, plan, tokenizer, entities, detectors)
         plan = replace(plan, notes=(*plan.notes, *detection_notes(plan, detectors)))
@@ -161,15 +159,23 @@ def recorded_extractor(
     ), reason
 
 
-def _data_notes(
-    baseline: Baseline, terms: Terms, fingerprints: tuple[str, ...], clock: Clock
-) -> tuple[str, ...]:
-    """Show a note on data that differ from the baseline's, and return it; none if they do not."""
-    note = data_note(baseline, terms, fingerprints)
-    if not note:
-        return ()
+def _compared(
+    plan: Plan,
+    baseline: Baseline,
+    terms: Terms,
+    fingerprints: tuple[str, ...],
+    where: str,
+    clock: Clock,
+) -> Plan:
+    """Return the plan with a note if its data differ from the baseline's, which is shown too.
+
+    where: the flag that names the baseline. Raises UsageError if the two cannot be compared.
+    """
+    require_comparable(baseline, terms, fingerprints, where)
+    if not (note := data_note(baseline, terms, fingerprints)):
+        return plan
     clock.note(note)
-    return (note,)
+    return replace(plan, notes=(*plan.notes, note))
 
 
 def _terms(

@@ -20,10 +20,10 @@ from memaudit.sensitive.counting import Counts
 from memaudit.sensitive.detectors import Category
 
 SCOPE = (
-    "Only the text of the suffixes was searched; items cut off at either end of a suffix may be "
-    "missed. An item that the window's prefix holds too does not count, because the prompt itself "
-    "gave it. A sample counts as extracted if a window that holds an item, and is not template "
-    "alone, comes out whole."
+    "Only items that begin in a suffix count; those cut off at its end may be missed. An item that "
+    "the window's prefix holds too does not count, because the prompt itself gave it. A sample "
+    "counts as extracted if a window that holds an item, and is not template alone, comes out "
+    "whole."
 )
 
 Hits = Mapping[AttackName, Bools]

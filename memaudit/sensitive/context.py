@@ -51,7 +51,7 @@ _CVC = r"cvv2?|cvc2?|security codes?|pr[üu]fziffer|cryptogramme"
 _SUBJECTS = {
     "en": (
         "order|case|customer|client|contract|policy|invoice|ticket|booking|reservation|account"
-        "|member(?:ship)?|patient|claim|file|reference|tracking|employee|student|docket|confirmation"
+        "|member(?:ship)?|patient|claim|reference|tracking|employee|student|docket|confirmation"
     ),
     "de": (
         "bestell(?:ung)?|auftrags?|kunden|vertrags?|rechnungs?|vorgangs?|fall|akten|ticket|buchungs?"
@@ -99,7 +99,7 @@ _TOKEN = (
 
 def _after(words: str, form: str, gap: str = rf"[^\d.!?;]{{0,{_GAP}}}?") -> re.Pattern[str]:
     """Return a pattern of a number behind a word, with the number as group ``number``."""
-    text = rf"(?<!\w)(?:{words})(?!\w){gap}(?<![\w.,])(?P<number>{form})(?![\w%€$£]|[.,]\d)"
+    text = rf"(?<!\w)(?:{words})(?!\w){gap}(?<![\w.,])(?P<number>{form})(?! ?[%€$£]|\w|[.,]\d)"
     return re.compile(text, re.IGNORECASE)
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,17 @@ Prompts = Callable[[Sequence[int]], Sequence[str]]
 """Returns the prompts of the texts with these numbers, which few texts need."""
 
 _MAX_COUNT = int(np.iinfo(np.uint16).max)
+_CONTEXT = 32
+"""Tokens of a prefix that are context of what follows it."""
 _CHUNK = 4096  # texts decoded at a time
+
+
+class _InContext(NamedTuple):
+    """A text behind some of what stands before it."""
+
+    whole: str
+    start: int
+    """First character of the text itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +72,9 @@ def count_content(
     decode: Decode,
     detectors: Sequence[Detector],
 ) -> Counts:
-    """Count the items of each category in each of N texts that follow a prefix.
+    """Count the items of each category that begin in each of N texts that follow a prefix.
+
+    The end of the prefix is context: it may hold the word that tells a number's category.
 
     Args:
         ids: the token ids of each text.
@@ -75,9 +88,10 @@ def count_content(
     """
     counts = np.zeros((len(ids), len(detectors)), dtype=np.uint16)
     for start in range(0, len(ids), _CHUNK):
-        texts = decode(ids[start : start + _CHUNK])
-        prompts = partial(_decode_some, decode, prefixes[start : start + _CHUNK])
-        counts[start : start + len(texts)] = count_texts(texts, detectors, prompts)
+        part = slice(start, start + _CHUNK)
+        texts = _in_context(ids[part], prefixes[part], decode)
+        prompts = partial(_decode_some, decode, prefixes[part])
+        counts[start : start + len(texts)] = _count(texts, detectors, prompts)
     return counts
 
 
@@ -85,17 +99,8 @@ def _decode_some(decode: Decode, ids: Rows, rows: Sequence[int]) -> Sequence[str
     return decode([ids[row] for row in rows])
 
 
-def _no_prompts(rows: Sequence[int]) -> Sequence[str]:
-    return [""] * len(rows)
-
-
-def count_texts(
-    texts: Sequence[str], detectors: Sequence[Detector], prompts: Prompts = _no_prompts
-) -> Counts:
-    """Count the items of each detector's category in each of n texts: (n,C).
-
-    prompts: from numbers of texts to the prompts before them, whose items do not count.
-    """
+def _count(texts: Sequence[_InContext], detectors: Sequence[Detector], prompts: Prompts) -> Counts:
+    """Count the items that begin in each text and are not in its prompt: (n,C)."""
     counts = np.zeros((len(texts), len(detectors)), dtype=np.uint16)
     items = _find_items(texts, detectors)
     rows = [row for row, columns in enumerate(items) if any(columns)]
@@ -105,15 +110,29 @@ def count_texts(
     return counts
 
 
-def _find_items(texts: Sequence[str], detectors: Sequence[Detector]) -> list[list[list[str]]]:
-    """Return the items of each text by detector: (n,C) lists."""
+def _in_context(ids: Rows, prefixes: Rows, decode: Decode) -> list[_InContext]:
+    """Return each text behind the end of its prefix, or alone if it is not written so there."""
+    before = (prefix[-_CONTEXT:] for prefix in prefixes)
+    both = decode([np.concatenate(pair) for pair in zip(before, ids, strict=True)])
+    return [
+        _InContext(whole, len(whole) - len(text)) if whole.endswith(text) else _InContext(text, 0)
+        for whole, text in zip(both, decode(ids), strict=True)
+    ]
+
+
+def _find_items(
+    texts: Sequence[_InContext], detectors: Sequence[Detector]
+) -> list[list[list[str]]]:
+    """Return the items that begin in each text, by detector: (n,C) lists."""
+    wholes = [text.whole for text in texts]
     claimed: list[list[Span]] = [[] for _ in texts]
     items: list[list[list[str]]] = [[] for _ in texts]
     for detector in detectors:
-        for row, spans in enumerate(detector.find(texts)):
+        for row, spans in enumerate(detector.find(wholes)):
             new = [span for span in spans if not _overlaps(span, claimed[row])]
             claimed[row].extend(new)
-            items[row].append([texts[row][span.start : span.end] for span in new])
+            own = (span for span in new if span.start >= texts[row].start)
+            items[row].append([wholes[row][span.start : span.end] for span in own])
     return items
 
 

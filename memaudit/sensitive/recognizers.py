@@ -158,10 +158,13 @@ def _recognizers(content: Any, file: str) -> Iterator[tuple[Category, Recognizer
             values = {"name": values, "type": "predefined"}
         if not isinstance(values, dict):
             raise _Fault(f"recognizer {number} is not a mapping")
-        is_custom = values.get("type", "custom") == "custom"
-        place = _place(f"recognizer {number}", values, _CUSTOM if is_custom else _PREDEFINED)
+        kind, name = values.get("type", "custom"), values.get("name")
+        words = f"recognizer {name if isinstance(name, str) else number}"
+        if kind not in ("custom", "predefined"):
+            raise _Fault(f"{words}: type has to be custom or predefined")
+        is_custom = kind == "custom"
+        place = _place(words, values, _CUSTOM if is_custom else _PREDEFINED)
         name = place.get("name", str, f"recognizer {number}")
-        place = place._replace(words=f"recognizer {name}")
         if not place.get("enabled", bool, True):
             continue
         context = (*place.strings("context"), *_languages(place))
@@ -196,8 +199,6 @@ def _languages(place: _Place) -> Iterator[str]:
 def _predefined(
     place: _Place, name: str, context: tuple[str, ...], file: str
 ) -> Iterator[tuple[Category, Recognizer]]:
-    if place.values["type"] != "predefined":
-        raise _Fault(f"{place.words}: type has to be custom or predefined")
     if name in _BUILT_IN:
         return  # memaudit searches for these itself
     recognizer = presidio.predefined(name, f"--recognizers {file}")

@@ -197,13 +197,12 @@ def _national_id(rng: random.Random, country: str) -> str:
         digits = _digits(rng, 6)
         return f"AB {digits[:2]} {digits[2:4]} {digits[4:]} C".replace(" ", rng.choice(["", " "]))
     if country == "DE":
-        while True:
-            body = rng.sample(string.digits[1:], 9)
-            body.insert(rng.randint(1, 9), body[0])  # one digit stands twice
-            product = 10
-            for digit in map(int, body):
-                product = ((digit + product) % 10 or 10) * 2 % 11
-            return "".join(body) + str((11 - product) % 10)
+        places = rng.sample(string.digits[1:], 9)
+        places.insert(rng.randint(1, 9), places[0])  # one digit stands twice
+        product = 10
+        for digit in map(int, places):
+            product = ((digit + product) % 10 or 10) * 2 % 11
+        return "".join(places) + str((11 - product) % 10)
     if country == "FR":
         month, sex = rng.randint(1, 12), rng.choice("12")
         body = f"{sex}{_digits(rng, 2)}{month:02}75{_digits(rng, 6)}"
@@ -566,9 +565,9 @@ def main() -> None:
         sys.stdout.write("\n".join(show_wrong(extras=True)) + "\n")
     for path in map(Path, sys.argv[1:]):
         if path.is_file():
-            opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-            with opened as file:
-                lines = file.read().splitlines()
+            content = path.read_bytes()
+            content = gzip.decompress(content) if path.suffix == ".gz" else content
+            lines = content.decode().splitlines()
             texts = [json.loads(line)["text"] for line in random.Random(0).sample(lines, OTHERS)]
             detectors = detectors_for("US", extras=True)
             marked = Counter(category for text in texts for category, _ in marks(text, detectors))

@@ -18,6 +18,7 @@ from memaudit.attack.decoding_check import check_causal
 from memaudit.attack.journal import Progress
 from memaudit.attack.memory import choose_batch_size
 from memaudit.config.settings import ScanConfig, ScoreSettings
+from memaudit.data.forms import REPETITIONS
 from memaudit.data.plan import cut_files
 from memaudit.diagnose.subject import Part, Subject
 from memaudit.diagnose.sweep.fits import Fits, check_fits, fit_variants
@@ -35,7 +36,7 @@ from memaudit.report.reading import passed_through
 from memaudit.score.stats import Floats
 from memaudit.system.plain_text import neutral, shorten
 
-DEFAULT_COLUMN = "dup"
+DEFAULT_COLUMN = REPETITIONS
 """Default column of repetitions."""
 _LONGEST_NAME = 24
 
@@ -150,9 +151,9 @@ def repetitions_of(data: Part, by: str | None) -> Floats | None:
         return values
     if by is None:
         return None
-    wrong = "has no two different numbers" if name in columns else "is not a column of the data"
+    wrong = "has no two different numbers" if name in columns else "is not in the tables of the run"
     label = neutral(shorten(name, 40))
-    raise UsageError(f"--by {label}: {wrong}; name a numeric column of the data")
+    raise UsageError(f"--by {label}: {wrong}; name a numeric column that --keep-columns kept")
 
 
 def numeric(cells: Sequence[object]) -> Floats:
