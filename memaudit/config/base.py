@@ -34,8 +34,8 @@ def _is_no_percentage(value: Any) -> Any:
 
 
 _NoPercentage = BeforeValidator(_is_no_percentage)
-Fraction = Annotated[float, _NoPercentage, Field(gt=0, lt=1)]
-Share = Annotated[float, _NoPercentage, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1), _NoPercentage]
+Share = Annotated[float, Field(ge=0, lt=1), _NoPercentage]
 
 
 def _expanded(path: Path) -> Path:
