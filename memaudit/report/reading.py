@@ -313,3 +313,8 @@ def verdict(report: Report) -> tuple[str, str]:
     if any(gate.name not in UNASKED for gate in gates):
         return "pass", "This run passes every gate that was set."
     return "none", "No gate was set, so this run neither passes nor fails."
+
+
+def one_line(report: Report) -> str:
+    """Return the finding and the verdict, each as a sentence, for a log or a chat."""
+    return f"{report.summary}. {verdict(report)[1]}"
