@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from memaudit.config.settings import ScanConfig
 
 FORMATS = (
-    *("table", "json", "csv", "jsonl", "html"),
+    *("table", "json", "csv", "jsonl", "parquet", "html", "brief"),
     *("markdown", "sarif", "junit", "github", "cyclonedx"),
 )
 

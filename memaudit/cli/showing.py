@@ -44,14 +44,14 @@ def show(run: StoredRun, output: Output, streams: Streams) -> None:
         outlet.again = shlex.join(again)
     if output.format != "table":
         # Bytes keep a file the same everywhere, line ends included; a table adapts to the terminal.
-        typer.echo(document(run, output.format).encode("utf-8"), nl=False)
+        typer.echo(content(run, output.format), nl=False)
     elif streams.quiet:
         typer.echo(neutral(one_line(run.report)))
     else:
         typer.echo(document(run, "table", streams.width, streams.color), nl=False)
     for number, file in enumerate(output.files):
         try:
-            write_whole(file.path, [document(run, file.format).encode("utf-8")])
+            write_whole(file.path, [content(run, file.format)])
         except OSError as error:
             rest = shlex.join([*again, *flags(output.files[number:])])
             raise RunError(
@@ -59,10 +59,19 @@ def show(run: StoredRun, output: Output, streams: Streams) -> None:
             ) from error
 
 
+def content(run: StoredRun, output_format: str) -> bytes:
+    """Return the run in one of the formats as the bytes of a file."""
+    if output_format == "parquet":
+        from memaudit.report.cells import to_parquet
+
+        return to_parquet(run.samples)
+    return document(run, output_format).encode("utf-8")
+
+
 def document(
     run: StoredRun, output_format: str, width: int = LOG_WIDTH, color: bool = False
 ) -> str:
-    """Return the run in one of the formats; ``width`` and ``color`` are those of a table."""
+    """Return the run in one of the text formats; ``width`` and ``color`` are those of a table."""
     report, windows = run.report, run.windows
     if output_format == "json":
         return report.text()
