@@ -142,6 +142,19 @@ class Sensitive(Part):
     """Null without controls."""
 
 
+class GroupRollUp(Part):
+    """The groups of the data with samples that come out. Their names are in samples.csv alone."""
+
+    groups: Count
+    """Groups with a sample that can be extracted."""
+    extracted: Count
+    """Groups with a sample that an attack on the model extracts."""
+    extracted_by: Mapping[AttackName, Count]
+    """Attack to the groups with a sample that it extracts."""
+    sensitive: Mapping[Category, Count]
+    """Category to the groups with an extracted window that holds an item of it."""
+
+
 class NllMeans(Part):
     """Mean suffix NLL of both models, nats/token, over samples with a finite NLL from both."""
 
@@ -427,6 +440,8 @@ class Report(Part):
     attacks_not_run: Many[AttackName]
     sensitive: Sensitive | None
     """Null if nothing was searched."""
+    groups: GroupRollUp | None
+    """Null unless the data has a group field."""
     reference: Reference | None
     """Null without a reference."""
     validity: Validity

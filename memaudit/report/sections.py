@@ -16,6 +16,7 @@ import pandas as pd
 
 from memaudit.config.settings import PREFIX_ONLY, attack_label
 from memaudit.report.blocks import Facts, Head, Table
+from memaudit.report.groups import group_rows
 from memaudit.report.leaks import leak_rows
 from memaudit.report.model import Origin, Report
 from memaudit.report.model_parts import AnyAttack, Attack
@@ -186,7 +187,7 @@ def _signed(value: float) -> str:
 
 
 def leaks(report: Report) -> list[Table]:
-    """Return the sensitive categories by sample; empty if nothing was found or searched."""
+    """Return the sensitive categories by sample, then the groups; empty if there are none."""
     attacks, rows, missing = leak_rows(report.sensitive)
     holding = "those with an item of the category in a suffix that its prompt does not hold"
     columns = [
@@ -197,7 +198,8 @@ def leaks(report: Report) -> list[Table]:
     ]
     says = f"Not searched: {missing}." if missing else ""
     title = "Sensitive content that comes out, by sample"
-    return [Table("sensitive", title, says, columns, rows)] if rows else []
+    table = [Table("sensitive", title, says, columns, rows)] if rows else []
+    return [*table, *group_rows(report)]
 
 
 def worst_windows(
