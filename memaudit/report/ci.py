@@ -1,7 +1,8 @@
-"""Gates for CI systems: GitHub's annotations, and JUnit XML.
+"""Gates and checks for CI systems: GitHub's annotations, and JUnit XML.
 
 Knows workflow commands and their escapes, and the form of JUnit XML that Jenkins and GitLab read.
-A step shows ten annotations of a kind, so each gate gets one and windows get none. In JUnit XML a
+A step shows ten annotations of a kind, so each gate gets one and windows get none. A check of the
+run that is ok is no test that passed: it is a property in JUnit XML, where a
 gate that fails is a failure; an inconclusive one is an error, not a skipped case, which CI systems
 show as green: inconclusive is not a pass. `neutral` leaves nothing that XML cannot hold.
 """
@@ -11,7 +12,14 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 from memaudit.report.model import Gate, Report
-from memaudit.report.reading import gate_id, gate_name, verdict
+from memaudit.report.reading import (
+    NO_LIMIT,
+    check_state,
+    checks_of,
+    gate_id,
+    gate_name,
+    limits_of,
+)
 from memaudit.report.wording import neutral
 
 _COMMANDS = {"pass": "notice", "inconclusive": "warning", "fail": "error"}
@@ -19,13 +27,15 @@ _TAGS = {"fail": "failure", "inconclusive": "error"}
 
 
 def to_annotations(report: Report) -> str:
-    """Return a line for each gate, or one line that says no gate was set."""
+    """Return a line for each gate, or one that says no limit was set, then one for each check."""
     lines = [
         _command(_COMMANDS[gate.verdict], f"{gate_name(gate)}: {gate.verdict}", gate.reason)
-        for gate in report.gates
+        for gate in limits_of(report)
     ]
-    if not lines:
-        lines = [_command("notice", "no gate", verdict(report)[1])]
+    lines = lines or [_command("notice", "no gate", NO_LIMIT)]
+    for check in checks_of(report):
+        title = f"check {check.name}: {check_state(check)}"
+        lines.append(_command(_COMMANDS[check.verdict], title, check.reason))
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -40,18 +50,22 @@ def _escape(text: str) -> str:
 
 
 def to_junit(report: Report) -> str:
-    """Return one suite. Without gates its only case is skipped, so that nothing looks tested."""
-    gates = report.gates
+    """Return one suite of the gates, and of the checks that are not ok.
+
+    Without a limit there is a case that is skipped, so that nothing looks tested.
+    """
+    limits = limits_of(report)
+    gates = [*limits, *(check for check in checks_of(report) if check.verdict != "pass")]
     verdicts = [gate.verdict for gate in gates]
     suites = ET.Element("testsuites")
     suite = ET.SubElement(
         suites,
         "testsuite",
         name="memaudit",
-        tests=str(len(gates) or 1),
+        tests=str(len(gates) + (not limits)),
         failures=str(verdicts.count("fail")),
         errors=str(verdicts.count("inconclusive")),
-        skipped="0" if gates else "1",
+        skipped="0" if limits else "1",
         timestamp=neutral(report.run.started),
     )
     properties = ET.SubElement(suite, "properties")
@@ -60,9 +74,9 @@ def to_junit(report: Report) -> str:
     for gate in gates:
         case = ET.SubElement(suite, "testcase", classname="memaudit", name=neutral(gate_id(gate)))
         _judge(case, gate)
-    if not gates:
+    if not limits:
         case = ET.SubElement(suite, "testcase", classname="memaudit", name="no gate")
-        ET.SubElement(case, "skipped", message=verdict(report)[1])
+        ET.SubElement(case, "skipped", message=NO_LIMIT)
     ET.indent(suites)
     text = ET.tostring(suites, encoding="unicode")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
@@ -80,7 +94,9 @@ def _judge(case: ET.Element, gate: Gate) -> None:
 
 def _properties(report: Report) -> dict[str, str]:
     target, data = report.target, report.data
+    checks = {f"check.{check.name}": check_state(check) for check in checks_of(report)}
     return {
+        **checks,
         "memaudit": report.tool.version,
         "model": target.name,
         "data": data.path,

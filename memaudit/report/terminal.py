@@ -22,7 +22,7 @@ from memaudit.report.blocks import Block, Facts, Head, Text, notes, table_cells
 from memaudit.report.diagnosis import Column, DiagnosisRecord, FigureTable
 from memaudit.report.model import Report
 from memaudit.report.provenance import provenance
-from memaudit.report.reading import verdict
+from memaudit.report.reading import limits_of, verdict
 from memaudit.report.sections import gates, ladder, leaks, origins, revealed, worst_windows
 from memaudit.report.wording import neutral, no_commands
 
@@ -43,7 +43,7 @@ _PROSE_CELL = PROSE_WIDTH - 26
 _COLOURS = {
     "pass": "bold green",
     **dict.fromkeys(("fail", "changed", "missing"), "bold red"),
-    **dict.fromkeys(("inconclusive", "extra", "unproven", "not checked"), "bold yellow"),
+    **dict.fromkeys(("inconclusive", "not ok", "extra", "unproven", "not checked"), "bold yellow"),
 }
 
 
@@ -68,7 +68,8 @@ def render_report(report: Report, windows: pd.DataFrame, *, width: int, color: b
 
 
 def _gates(report: Report) -> Sequence[Block]:
-    return gates(report) or [Text([verdict(report)[1]])]
+    tables = gates(report)
+    return tables if limits_of(report) else [Text([verdict(report)[1]]), *tables]
 
 
 def render_diagnosis(record: DiagnosisRecord, *, width: int, color: bool) -> str:
