@@ -123,7 +123,7 @@ def test_the_larger_upper_end_counts():
 @pytest.mark.parametrize("hit_clusters", [0, 1])
 @pytest.mark.parametrize("limit", [0.01, 0.05, 0.3])
 def test_advice_on_more_samples_proves_right(sizes, hit_clusters, limit):
-    """Who follows the advice has as many samples, each in a cluster of its own, and as many hits."""
+    """Who follows the advice has as many samples, each in its own cluster, and as many hits."""
     clusters = np.repeat(np.arange(len(sizes)), sizes)
     made = arm(hit_clusters, len(clusters))
     scores = Arm(made.scores, clusters)
