@@ -424,13 +424,14 @@ class Report(Part):
     command: str
     """Command line that ran."""
     exit_code: Literal[0, 1, 4]
-    """0 passed or no gate set, 1 a gate failed, 4 inconclusive."""
+    """0 passed or no limit set, 1 a gate failed, 4 inconclusive."""
     headline: Annotated[Many[str], Field(min_length=1)]
     """The finding in sentences."""
     summary: str
     """The finding in one line."""
     gates: Many[Gate]
-    """Empty if no gate was set and no controls were given."""
+    """Verdicts of the limits that were set, and of the checks controls, attacks and validity, which
+    no limit asks for. Without a limit a run passes or fails nothing, though its checks pass."""
     baseline: Since | None
     """Null without a baseline, or without an attack on the model."""
     attacks: Many[Attack]

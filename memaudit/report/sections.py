@@ -23,6 +23,8 @@ from memaudit.report.model_parts import AnyAttack, Attack
 from memaudit.report.reading import (
     best,
     cautious_p,
+    check_state,
+    checks_of,
     confidence,
     controls_rate,
     count_text,
@@ -34,6 +36,7 @@ from memaudit.report.reading import (
     ladder_rows,
     left_out,
     lift_texts,
+    limits_of,
     not_run,
     origin_words,
     p_text,
@@ -58,10 +61,14 @@ _COPY = "copy never queries the model: it repeats what followed a similar prefix
 
 
 def gates(report: Report) -> list[Table]:
-    """Return the gates with their verdicts and reasons; empty if none was set."""
-    rows = [[gate_name(gate), gate.verdict, gate.reason] for gate in report.gates]
-    heads = [Head("gate"), Head("verdict", style="verdict"), Head("why", style="prose")]
-    return [Table("gates", "Gates", "", heads, rows)] if rows else []
+    """Return the gates with their verdicts and reasons, if a limit was set, then the checks."""
+    why = Head("why", style="prose")
+    judged = [[gate_name(gate), gate.verdict, gate.reason] for gate in limits_of(report)]
+    checked = [[gate.name, check_state(gate), gate.reason] for gate in checks_of(report)]
+    heads = [Head("gate"), Head("verdict", style="verdict"), why]
+    tables = [Table("gates", "Gates", "", heads, judged)] if judged else []
+    heads = [Head("check"), Head("state", style="state"), why]
+    return [*tables, *([Table("checks", "Checks", "", heads, checked)] if checked else [])]
 
 
 def ladder(report: Report) -> Table:
@@ -94,7 +101,7 @@ def ladder(report: Report) -> Table:
         columns += [
             Head("controls", "count"),
             Head("above controls", "points", above, 2),
-            Head("p of that", "p", "two-sided p-value of the difference; clusters count as one", 2),
+            Head("p of that", "p", "two-sided p-value of that difference", 2),
         ]
         rows = [row + _above_controls(attack) for row, attack in zip(rows, attacks, strict=True)]
     missing = not_run(report)
