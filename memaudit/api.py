@@ -58,6 +58,8 @@ class Gate:
     bound: float | None
     """Upper end of the interval of the estimate."""
     reason: str
+    category: str = ""
+    """Category of sensitive content that ``max-sensitive`` limits."""
 
 
 class Run:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from memaudit import __version__
 from memaudit.cli.app import app
 from memaudit.cli.help import render_page
-from memaudit.cli.showing import FORMATS
+from memaudit.cli.report_files import FORMATS
 from memaudit.config.sources import Layer, list_profiles, profiles_folder, resolve
 from memaudit.docs.pages import list_topics, read_page
 from memaudit.errors import MemauditError

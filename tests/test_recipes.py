@@ -22,7 +22,7 @@ from made_result import make_result, make_windows
 from stored import store
 
 from memaudit.cli.app import app
-from memaudit.cli.showing import check_format
+from memaudit.cli.report_files import check_format
 from memaudit.sensitive.counting import Items, SensitiveContent
 
 ROOT = Path(__file__).parents[1]

@@ -13,13 +13,16 @@ from memaudit.cli.options import (
     ConfigFile,
     ExitZero,
     Format,
+    OneLine,
     ProfileName,
     Quiet,
+    Reports,
     Resume,
     Set,
     ShardOption,
     Verbose,
 )
+from memaudit.cli.report_files import Output
 from memaudit.cli.resuming import GivenSettings, scan_or_resume
 from memaudit.cli.running import (
     announce,
@@ -28,7 +31,6 @@ from memaudit.cli.running import (
     resolve_settings,
     variables,
 )
-from memaudit.cli.showing import check_format
 from memaudit.config.settings import ScanConfig
 from memaudit.errors import UsageError
 
@@ -42,15 +44,16 @@ def scan(
     config_file: ConfigFile = None,
     set_: Set = None,
     output_format: Format = "table",
+    reports: Reports = None,
     exit_zero: ExitZero = False,
-    quiet: Quiet = False,
+    quiet: OneLine = False,
     verbose: Verbose = False,
 ) -> None:
     """Audit MODEL on DATA: fit the attacks, extract, report."""
     with exit_on_error(verbose):
-        check_format(output_format)
+        output = Output.parse(output_format, reports)
         settings = GivenSettings(flags, profile, config_file, set_)
-        code = scan_or_resume(settings, resume, shard, output_format, Streams(quiet, verbose))
+        code = scan_or_resume(settings, resume, shard, output, Streams(quiet, verbose))
     leave(code, exit_zero=exit_zero)
 
 

@@ -10,7 +10,7 @@ from memaudit.cli.errors import Streams, exit_on_error
 from memaudit.cli.flags import Given, with_settings
 from memaudit.cli.options import ConfigFile, ProfileName, Quiet, Set, TableOrJson, Verbose
 from memaudit.cli.running import note_unknown_variables, note_versions, resolve_settings, variables
-from memaudit.cli.showing import check_table_or_json
+from memaudit.cli.showing import check_choice
 from memaudit.config.settings import ScanConfig
 from memaudit.errors import UsageError
 
@@ -44,7 +44,7 @@ def bench(
 ) -> None:
     """Time extraction and tuning of MODEL here, compared with plain transformers."""
     with exit_on_error(verbose):
-        check_table_or_json(output_format)
+        check_choice(output_format)
         batches = _batches(generate_batches) if generate_batches is not None else ()
         from memaudit.bench.bench_report import bench_to_json, render_bench
         from memaudit.bench.benchmark import benchmark

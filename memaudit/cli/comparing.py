@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memaudit.cli.errors import Streams, exit_on_error
-from memaudit.cli.options import Quiet, RunFolder, TableOrJson, Verbose
-from memaudit.cli.showing import check_table_or_json, require_run
+from memaudit.cli.options import Quiet, RunFolder, Verbose
+from memaudit.cli.showing import check_choice, require_run
 from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
     from memaudit.gate.baseline import Baseline
+    from memaudit.gate.comparison import Comparison
     from memaudit.report.comparison_report import Place
     from memaudit.run.load import StoredRun
 
 ExitZero = Annotated[
     bool, typer.Option("--exit-zero", help="Exit 0 even with a regression, or if inconclusive.")
 ]
+
+_FORMATS = ("table", "json", "markdown", "junit")
 
 baseline_app = typer.Typer(
     name="baseline",
@@ -41,7 +44,10 @@ def compare(
             min=0, help="Report a regression if more samples than this are newly extracted."
         ),
     ] = None,
-    output_format: TableOrJson = "table",
+    output_format: Annotated[
+        str,
+        typer.Option("--format", help="Output on stdout: table, json, markdown or junit."),
+    ] = "table",
     exit_zero: ExitZero = False,
     verbose: Verbose = False,
 ) -> None:
@@ -51,11 +57,10 @@ def compare(
     too little data to decide.
     """
     with exit_on_error(verbose):
-        check_table_or_json(output_format)
+        check_choice(output_format, _FORMATS)
         require_run(run)
         from memaudit.gate.baseline import require_comparable
         from memaudit.gate.comparison import compare as compare_audits
-        from memaudit.report.comparison_report import comparison_to_json, render_comparison
         from memaudit.run.baselines import config_of_run, read_baseline
 
         before = read_baseline(baseline)
@@ -67,13 +72,24 @@ def compare(
         comparison = compare_audits(
             before, now, clusters, confidence=confidence, max_new=max_new, void=_void(stored)
         )
-        streams = Streams(quiet=True, verbose=verbose)
-        if output_format == "json":
-            text = comparison_to_json(comparison, places)
-        else:
-            text = render_comparison(comparison, places, width=streams.width, color=streams.color)
-        typer.echo(text, nl=False)
+        text = _document(comparison, places, output_format, stored)
+        typer.echo(text if output_format == "table" else text.encode("utf-8"), nl=False)
     raise typer.Exit(0 if exit_zero else comparison.exit_code)
+
+
+def _document(
+    comparison: Comparison, places: dict[str, Place], output_format: str, stored: StoredRun
+) -> str:
+    from memaudit.report import comparison_report as formats
+
+    if output_format == "json":
+        return formats.comparison_to_json(comparison, places)
+    if output_format == "markdown":
+        return formats.comparison_to_markdown(comparison, places)
+    if output_format == "junit":
+        return formats.comparison_to_junit(comparison, stored.report.run.started)
+    streams = Streams(quiet=True, verbose=False)
+    return formats.render_comparison(comparison, places, width=streams.width, color=streams.color)
 
 
 @baseline_app.command()

@@ -10,7 +10,8 @@ import typer
 
 from memaudit.cli.errors import Streams, exit_on_error
 from memaudit.cli.flags import Given, with_settings
-from memaudit.cli.options import Quiet, Verbose
+from memaudit.cli.options import OneLine, Reports, Verbose
+from memaudit.cli.report_files import Output
 from memaudit.cli.running import ScanRequest, run_scan
 from memaudit.config.settings import ScanConfig
 from memaudit.errors import INCONCLUSIVE, UsageError
@@ -31,7 +32,8 @@ def demo(
         Path | None,
         typer.Option(help="Write the model and its data to this folder instead of scanning."),
     ] = None,
-    quiet: Quiet = False,
+    reports: Reports = None,
+    quiet: OneLine = False,
     verbose: Verbose = False,
 ) -> None:
     """Scan a shipped model whose memory is known, and check memaudit by it.
@@ -39,10 +41,11 @@ def demo(
     Exits 0 only if memaudit finds what is there and nothing else, and 4 otherwise.
     """
     with exit_on_error(verbose):
+        output = Output.parse("table", reports)
         go_offline(os.environ)  # everything it needs is shipped
         from memaudit.config.sources import Layer, load_profile, resolve
         from memaudit.demo.checks import judge_instrument
-        from memaudit.demo.checks_table import render_checks
+        from memaudit.demo.checks_table import conclude, render_checks
         from memaudit.demo.shipped import demo_settings, export_files, read_truth
 
         if export is not None:
@@ -57,11 +60,15 @@ def demo(
         shipped = Layer(source="demo", values=demo_settings())
         # Nothing in the working folder may change what is judged.
         layers = [load_profile(PROFILE), shipped, Layer(source="flag", values=flags)]
-        outcome = run_scan(ScanRequest(resolve(layers)), "table", streams)
+        outcome = run_scan(ScanRequest(resolve(layers)), output, streams)
         if outcome is None:  # a worker process
             return
         marks = [fold.marks for fold in outcome.prompts]
         checks = judge_instrument(outcome.result, marks, read_truth())
         code = 0 if all(check.holds for check in checks) else INCONCLUSIVE
-        typer.echo("\n" + render_checks(checks, width=streams.width, color=streams.color), nl=False)
+        if quiet:
+            typer.echo(conclude(checks))
+        else:
+            table = render_checks(checks, width=streams.width, color=streams.color)
+            typer.echo(f"\n{table}", nl=False)
     raise typer.Exit(code)

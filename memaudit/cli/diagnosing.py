@@ -11,7 +11,7 @@ from memaudit.cli.errors import Streams, exit_on_error
 from memaudit.cli.examining import diagnosis_settings, examine_run
 from memaudit.cli.flags import Given, with_settings
 from memaudit.cli.options import Quiet, RunFolder, TableOrJson, Verbose
-from memaudit.cli.showing import check_table_or_json
+from memaudit.cli.showing import check_choice
 from memaudit.diagnose.attention.settings import AttentionSettings
 from memaudit.diagnose.latent.settings import LatentSettings
 from memaudit.diagnose.layers.settings import LayersSettings
@@ -82,7 +82,7 @@ def _command_of(name: DiagnosisName, kind: type[DiagnoseSettings]) -> Callable[.
         verbose: Verbose = False,
     ) -> None:
         with exit_on_error(verbose):
-            check_table_or_json(output_format)
+            check_choice(output_format)
             settings = diagnosis_settings(kind, flags | {"run": run}, set_ or [])
             examine_run(name, settings, output_format, Streams(quiet, verbose))
 

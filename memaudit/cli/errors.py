@@ -54,6 +54,10 @@ class Streams:
         if not self.quiet:
             typer.echo(_line(text), err=True)
 
+    def warn(self, text: str) -> None:
+        """Print a warning on stderr, even if quiet."""
+        typer.echo(_line(f"Warning: {text}"), err=True)
+
     def progress(self) -> Display:
         """Return progress bars on a terminal, lines in a log, nothing if quiet."""
         from rich.console import Console

@@ -10,10 +10,10 @@ import typer
 
 from memaudit.cli.errors import Streams, exit_on_error, leave
 from memaudit.cli.flags import Given, with_settings
-from memaudit.cli.options import ExitZero, Format, Quiet, Verbose
+from memaudit.cli.options import ExitZero, Format, OneLine, Reports, Verbose
+from memaudit.cli.report_files import Output
 from memaudit.cli.resuming import given_key_file, stored_settings
 from memaudit.cli.running import ScanRequest, command_line, scan_to_code
-from memaudit.cli.showing import check_format
 from memaudit.config.settings import ScanConfig
 
 
@@ -28,13 +28,14 @@ def merge(
         typer.Argument(help="Run folders of all n shards (scan --shard i/n).", metavar="SHARD..."),
     ],
     output_format: Format = "table",
+    reports: Reports = None,
     exit_zero: ExitZero = False,
-    quiet: Quiet = False,
+    quiet: OneLine = False,
     verbose: Verbose = False,
 ) -> None:
     """Combine the shards of a scan: score, judge and report. The shards stay unchanged."""
     with exit_on_error(verbose):
-        check_format(output_format)
+        output = Output.parse(output_format, reports)
         from memaudit.data.project_key import find_key
         from memaudit.run.merge import copy_work, merged_notes, read_shards
         from memaudit.run.new_folder import begin_run, choose_folder
@@ -47,9 +48,10 @@ def merge(
         resolved = stored_settings(parts[0].notes, flags, str(parts[0].folder))
         folder = choose_folder(resolved.config.model_copy(update={"out": flags.get("out")}))
         config = resolved.config.model_copy(update={"out": folder})
+        output.check_places(config, folder)
         notes = merged_notes(parts, folder, command_line())
         _, merged = begin_run(folder, notes, key, partial(copy_work, parts, key))
         merged.close()
         request = ScanRequest(resolved.model_copy(update={"config": config}), folder, merged=True)
-        code = scan_to_code(request, output_format, Streams(quiet, verbose))
+        code = scan_to_code(request, output, Streams(quiet, verbose))
     leave(code, exit_zero=exit_zero)

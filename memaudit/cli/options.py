@@ -51,6 +51,15 @@ Format = Annotated[
         "cyclonedx.",
     ),
 ]
+Reports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--report",
+        metavar="FORMAT=FILE",
+        help="Also write this format to a file; repeatable.",
+        rich_help_panel="Output",
+    ),
+]
 TableOrJson = Annotated[
     str,
     typer.Option("--format", help="Output on stdout: table or json."),
@@ -66,6 +75,15 @@ ExitZero = Annotated[
 Quiet = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="Show no progress and no notes.", rich_help_panel="Output"),
+]
+OneLine = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="Print one line, the finding and the verdict; no progress and no notes.",
+        rich_help_panel="Output",
+    ),
 ]
 Verbose = Annotated[
     bool,

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from memaudit.cli.errors import Streams, exit_on_error
-from memaudit.cli.options import Format, RunFolder, Verbose
+from memaudit.cli.options import Format, OneLine, Reports, RunFolder, Verbose
+from memaudit.cli.report_files import Output
 from memaudit.cli.showing import (
-    check_format,
-    check_table_or_json,
+    check_choice,
     require_run,
     show,
     show_diagnosis,
@@ -24,20 +24,26 @@ def report(
         str | None, typer.Option(help="Show this diagnosis of the run instead: latent, layers, ...")
     ] = None,
     output_format: Format = "table",
+    reports: Reports = None,
+    quiet: OneLine = False,
     verbose: Verbose = False,
 ) -> None:
     """Show a finished run again, as the scan did. Exits 0 whatever the run found."""
     with exit_on_error(verbose):
-        if diagnosis is None:
-            check_format(output_format)
-        else:
-            check_table_or_json(output_format)
+        if diagnosis is not None:
+            check_choice(output_format)
+            if reports:
+                raise UsageError("--report with --diagnosis: use --format and redirect stdout")
+        output = Output.parse(output_format, reports)
         require_run(run)
+        from memaudit.run.baselines import config_of_run
         from memaudit.run.load import read_run
 
-        streams = Streams(quiet=True, verbose=verbose)
+        streams = Streams(quiet, verbose)
         if diagnosis is None:
-            show(read_run(run), output_format, streams)
+            stored = read_run(run)
+            output.check_places(config_of_run(stored), run)
+            show(stored, output, streams)
             return
         from memaudit.report.diagnosis import DIAGNOSES
         from memaudit.run.diagnoses import read_diagnosis

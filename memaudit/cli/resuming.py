@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memaudit.cli.errors import Streams
+from memaudit.cli.report_files import Output
 from memaudit.cli.running import (
     ScanRequest,
     named_key_file,
@@ -56,7 +57,7 @@ def scan_or_resume(
     given: GivenSettings,
     resume: Path | None,
     shard: str | None,
-    output_format: str,
+    output: Output,
     streams: Streams,
 ) -> int:
     """Start or resume a scan, or show a finished run; return the exit code."""
@@ -68,15 +69,17 @@ def scan_or_resume(
 
     warnings = unknown_variables(os.environ)
     share = None if shard is None else Shard.parse(shard)
+    if share is not None and output.files:
+        raise UsageError(f"--report with --shard {shard}: a shard has no report; give it to merge")
     if resume is None:
         request = ScanRequest(given.resolved(), shard=share)
     elif is_finished(resume):
         key = kept_key(given_key_file(given.flags), settings_folder())
         check_finished(resume, given, share, key)
-        return show_finished(resume, key, output_format, streams)
+        return show_finished(resume, key, output, streams)
     else:
         request = resumed_request(resume, given, share)
-    return scan_to_code(replace(request, warnings=warnings), output_format, streams)
+    return scan_to_code(replace(request, warnings=warnings), output, streams)
 
 
 def resumed_request(run: Path, given: GivenSettings, shard: Shard | None) -> ScanRequest:

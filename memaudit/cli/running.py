@@ -20,6 +20,7 @@ import typer
 
 from memaudit import __version__
 from memaudit.cli.errors import Streams, Terminated
+from memaudit.cli.report_files import Output
 from memaudit.cli.showing import show
 from memaudit.errors import UsageError
 from memaudit.system.network import go_offline
@@ -66,7 +67,7 @@ class ScanRequest:
     """Sentences for the user before the scan."""
 
 
-def run_scan(request: ScanRequest, output_format: str, streams: Streams) -> ScanOutcome | None:
+def run_scan(request: ScanRequest, output: Output, streams: Streams) -> ScanOutcome | None:
     """Scan, write the run folder, and print the result that it holds.
 
     Returns None for a shard, which has no result yet, and in worker processes: only the main
@@ -77,6 +78,7 @@ def run_scan(request: ScanRequest, output_format: str, streams: Streams) -> Scan
 
     announce(f"auditing {config.model} on {config.data}", streams)
     _check_folder_and_key(request)
+    output.check_places(config, request.resume or config.out)
     check_inputs(config)
     from memaudit.data.project_key import throwaway_key
     from memaudit.distributed import join_processes
@@ -85,7 +87,7 @@ def run_scan(request: ScanRequest, output_format: str, streams: Streams) -> Scan
     key = processes.broadcast(_project_key(request) if processes.is_main else throwaway_key())
     with processes.session(), stoppable(streams):
         if processes.is_main:
-            return _run_main(request, output_format, streams, key, processes)
+            return _run_main(request, output, streams, key, processes)
         _run_worker(request, streams, key, processes)
         return None
 
@@ -115,9 +117,9 @@ def _check_folder_and_key(request: ScanRequest) -> None:
     kept_key(config.key_file, settings_folder())
 
 
-def scan_to_code(request: ScanRequest, output_format: str, streams: Streams) -> int:
+def scan_to_code(request: ScanRequest, output: Output, streams: Streams) -> int:
     """Run a scan and return its exit code; 0 if there is no result."""
-    outcome = run_scan(request, output_format, streams)
+    outcome = run_scan(request, output, streams)
     return 0 if outcome is None else outcome.result.exit_code
 
 
@@ -135,7 +137,7 @@ def _run_worker(
 
 def _run_main(
     request: ScanRequest,
-    output_format: str,
+    output: Output,
     streams: Streams,
     key: ProjectKey,
     processes: Processes,
@@ -145,7 +147,7 @@ def _run_main(
 
     _note_settings(request.resolved, streams)
     for warning in request.warnings:
-        streams.note(f"Warning: {warning}")
+        streams.warn(warning)
     note_versions(streams)
     if key.is_temporary:
         streams.note(
@@ -162,22 +164,24 @@ def _run_main(
         write_run(unfinished.run_folder, outcome, key)
     _note_unsigned(unfinished.run, unfinished.remove(), streams)
     streams.note(f"Written to {unfinished.run}")
-    show(read_run(unfinished.run, key), output_format, streams)
+    show(read_run(unfinished.run, key), output, streams)
     return outcome
 
 
-def show_finished(run: Path, key: ProjectKey | None, output_format: str, streams: Streams) -> int:
+def show_finished(run: Path, key: ProjectKey | None, output: Output, streams: Streams) -> int:
     """Print a finished run, and return its exit code.
 
     key: the project key; identifies leftover work as memaudit's, so that it may be removed.
     """
+    from memaudit.run.baselines import config_of_run
     from memaudit.run.load import read_run
     from memaudit.run.unfinished import remove_leftovers
 
     stored = read_run(run, key)
+    output.check_places(config_of_run(stored), run)
     _note_unsigned(run, remove_leftovers(run, key), streams)
     streams.note(f"{run} is already finished")
-    show(stored, output_format, streams)
+    show(stored, output, streams)
     return stored.report.exit_code
 
 
@@ -312,7 +316,7 @@ def note_unknown_variables(streams: Streams) -> None:
     from memaudit.config.environment import unknown_variables
 
     for sentence in unknown_variables(os.environ):
-        streams.note(f"Warning: {sentence}")
+        streams.warn(sentence)
 
 
 def _note_settings(resolved: ResolvedConfig, streams: Streams) -> None:

@@ -1,37 +1,28 @@
 """Print finished runs and diagnoses in any format, for scan, demo, report and diagnose.
 
-Knows the names of the formats. Runs are read back from their folder, so that every command shows
+Knows how each format is made. Runs are read back from their folder, so that every command shows
 the same.
 """
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from memaudit.cli.errors import Streams
+from memaudit.cli.errors import LOG_WIDTH, Streams
 from memaudit.cli.outlets import stdout_outlet
-from memaudit.errors import UsageError
+from memaudit.cli.report_files import Output, flags
+from memaudit.errors import RunError, UsageError
+from memaudit.system.files import write_whole
+from memaudit.system.plain_text import neutral
 
 if TYPE_CHECKING:
     from memaudit.report.diagnosis import DiagnosisRecord
     from memaudit.run.load import StoredRun
-
-FORMATS = (
-    *("table", "json", "csv", "jsonl", "html"),
-    *("markdown", "sarif", "junit", "github", "cyclonedx"),
-)
-
-
-def check_format(output_format: str) -> None:
-    """Raise UsageError for an unknown format, before any work is done."""
-    if output_format not in FORMATS:
-        raise UsageError(
-            f"--format {output_format}: choose {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        )
 
 
 def require_run(folder: Path) -> None:
@@ -41,17 +32,46 @@ def require_run(folder: Path) -> None:
     require_folder(folder)
 
 
-def show(run: StoredRun, output_format: str, streams: Streams) -> None:
-    """Print one document on stdout, and nothing else."""
-    text = document(run, output_format, streams)
+def show(run: StoredRun, output: Output, streams: Streams) -> None:
+    """Print one document on stdout, and write the files that were asked for.
+
+    Quiet, a table is one line: the finding and the verdict. Raises RunError if a file fails.
+    """
+    from memaudit.report.reading import one_line
+
+    again = ["memaudit", "report", str(run.folder)]
     if (outlet := stdout_outlet()) is not None:
-        outlet.again = shlex.join(["memaudit", "report", str(run.folder)])
-    # Bytes keep a file the same everywhere, line ends included; a table adapts to the terminal.
-    typer.echo(text if output_format == "table" else text.encode("utf-8"), nl=False)
+        outlet.again = shlex.join(again)
+    if output.format != "table":
+        # Bytes keep a file the same everywhere, line ends included; a table adapts to the terminal.
+        typer.echo(content(run, output.format), nl=False)
+    elif streams.quiet:
+        typer.echo(neutral(one_line(run.report)))
+    else:
+        typer.echo(document(run, "table", streams.width, streams.color), nl=False)
+    for number, file in enumerate(output.files):
+        try:
+            write_whole(file.path, [content(run, file.format)])
+        except OSError as error:
+            rest = shlex.join([*again, *flags(output.files[number:])])
+            raise RunError(
+                f"{file.flag}: cannot be written ({error.strerror}); the run is whole: {rest}"
+            ) from error
 
 
-def document(run: StoredRun, output_format: str, streams: Streams) -> str:
-    """Return the run in one of `FORMATS`."""
+def content(run: StoredRun, output_format: str) -> bytes:
+    """Return the run in one of the formats as the bytes of a file."""
+    if output_format == "parquet":
+        from memaudit.report.cells import to_parquet
+
+        return to_parquet(run.samples)
+    return document(run, output_format).encode("utf-8")
+
+
+def document(
+    run: StoredRun, output_format: str, width: int = LOG_WIDTH, color: bool = False
+) -> str:
+    """Return the run in one of the text formats; ``width`` and ``color`` are those of a table."""
     report, windows = run.report, run.windows
     if output_format == "json":
         return report.text()
@@ -83,6 +103,10 @@ def document(run: StoredRun, output_format: str, streams: Streams) -> str:
         from memaudit.report.cyclonedx import to_cyclonedx
 
         return to_cyclonedx(report)
+    if output_format == "brief":
+        from memaudit.report.brief import to_brief
+
+        return to_brief(report)
     if output_format == "html":
         from memaudit.report.page import to_html
         from memaudit.run.diagnoses import read_diagnoses
@@ -90,13 +114,14 @@ def document(run: StoredRun, output_format: str, streams: Streams) -> str:
         return to_html(report, windows, read_diagnoses(run))
     from memaudit.report.terminal import render_report
 
-    return render_report(report, windows, width=streams.width, color=streams.color)
+    return render_report(report, windows, width=width, color=color)
 
 
-def check_table_or_json(output_format: str) -> None:
-    """Raise UsageError for any other format."""
-    if output_format not in ("table", "json"):
-        raise UsageError(f"--format {output_format}: choose table or json")
+def check_choice(output_format: str, choices: Sequence[str] = ("table", "json")) -> None:
+    """Raise UsageError for a format that is not among these."""
+    if output_format not in choices:
+        *others, last = choices
+        raise UsageError(f"--format {output_format}: choose {', '.join(others)} or {last}")
 
 
 def show_diagnosis(record: DiagnosisRecord, output_format: str, streams: Streams) -> None:

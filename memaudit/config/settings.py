@@ -304,6 +304,27 @@ class GateSettings(Settings):
     ] = None
     """Share of windows leaked by fine-tuning: any attack extracts them from the target, and none
     from the reference."""
+    max_any: Annotated[
+        Share | None,
+        Flag(
+            "--max-any",
+            "Fail if more than this share of samples is extracted by at least one attack.",
+            "Gates",
+        ),
+    ] = None
+    """All attacks on the model together; ``copy`` does not count."""
+    max_sensitive: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}=[0-9]{1,15}$")], ...],
+        Flag(
+            "--max-sensitive",
+            "Fail if more than N samples give items of a category away; repeatable.",
+            "Gates",
+            metavar="CATEGORY=N",
+            repeatable=True,
+        ),
+    ] = ()
+    """Samples of which at least one attack on the model extracts a window that holds an item, such
+    as ``phone=0``. Categories are those that the run searches."""
     baseline: Annotated[
         UserPath | None, Flag("--baseline", "Baseline file or run folder for --max-new.", "Gates")
     ] = None
@@ -311,7 +332,19 @@ class GateSettings(Settings):
         Literal["upper", "estimate"],
         Flag("--gate-on", "What gates judge: upper (end of the interval) or estimate.", "Gates"),
     ] = "upper"
-    """``max_new`` is an exact count and has no interval."""
+    """``max_new`` and ``max_sensitive`` are exact counts and have no interval."""
+
+    @property
+    def sensitive_limits(self) -> dict[str, int]:
+        """Category to the most samples that may give an item of it away."""
+        pairs = (limit.split("=") for limit in self.max_sensitive)
+        return {category: int(most) for category, most in pairs}
+
+    @model_validator(mode="after")
+    def _each_category_once(self) -> GateSettings:
+        if len(self.sensitive_limits) < len(self.max_sensitive):
+            raise ValueError("max_sensitive names a category twice; give one limit for each")
+        return self
 
     @model_validator(mode="after")
     def _max_new_has_baseline(self) -> GateSettings:
@@ -373,6 +406,12 @@ class ScanConfig(Settings):
     scores: ScoreSettings = Field(default_factory=ScoreSettings)
     sensitive: SensitiveSettings = Field(default_factory=SensitiveSettings)
     gate: GateSettings = Field(default_factory=GateSettings)
+
+    @model_validator(mode="after")
+    def _limits_are_searched(self) -> ScanConfig:
+        if self.gate.max_sensitive and not self.sensitive.enabled:
+            raise ValueError("gate.max_sensitive is only used with sensitive.enabled = true")
+        return self
 
     @model_validator(mode="after")
     def _reference_fits(self) -> ScanConfig:

@@ -10,7 +10,7 @@ agree and the bootstrap over them is blind.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -62,6 +62,13 @@ def exact_measure(summary: AttackSummary) -> Measure:
         if no_controls
         else "",
     )
+
+
+def any_measure(summary: AttackSummary) -> Measure:
+    """Measure the share of samples that at least one attack extracts, as `exact_measure` does."""
+    measure = exact_measure(summary)
+    statement = f"at least one attack extracted {counted(summary.extracted)}"
+    return replace(measure, attack="", statement=statement)
 
 
 def leaked_measure(rate: Rate) -> Measure:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from memaudit.config.settings import GateSettings
 from memaudit.errors import FAILED, INCONCLUSIVE
 from memaudit.gate.measures import (
     Measure,
+    any_measure,
     counted,
     exact_measure,
     fractional_measure,
@@ -25,14 +26,15 @@ from memaudit.gate.measures import (
 )
 from memaudit.gate.overlap import Overlap
 from memaudit.score.stats import clopper_pearson
-from memaudit.score.summary import AttackSummary, Rate
+from memaudit.score.summary import AttackSummary, Difference, Rate
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 
 _SEVERITY: dict[Verdict, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 _EXIT_CODES: dict[Verdict, int] = {"pass": 0, "inconclusive": INCONCLUSIVE, "fail": FAILED}
 FEWEST_CONTROLS = 30
-"""Fewer controls prove nothing, even if none is extracted: 0 of 30 may still be 12 %."""
+"""Controls in fewer near-duplicate clusters prove nothing, even if none is extracted: 0 of 30 may
+still be 12 %."""
 
 
 @dataclass(frozen=True)
@@ -54,27 +56,44 @@ class NewSamples:
 
 
 @dataclass(frozen=True)
+class SensitiveCount:
+    """Samples that hold items of one category of sensitive content."""
+
+    category: str
+    title: str
+    """Items in words, a plural."""
+    samples: int
+    """Samples with an item in a suffix."""
+    extracted: int
+    """Number of them that give an item away to at least one attack on the model."""
+
+
+@dataclass(frozen=True)
 class GateVerdict:
     """One gate, judged."""
 
     name: str
-    """``max-exact``, ``max-fractional``, ``max-lift``, ``max-new``, ``max-leaked``, ``controls``,
-    ``attacks`` or ``validity``."""
+    """``max-exact``, ``max-fractional``, ``max-lift``, ``max-new``, ``max-leaked``, ``max-any``,
+    ``max-sensitive``, ``controls``, ``attacks`` or ``validity``."""
     threshold: float
-    """Largest figure that passes: a fraction in [0,1]; for ``max-new`` a number of samples.
+    """Largest figure that passes: a fraction in [0,1]; for ``max-new`` and ``max-sensitive`` a
+    number of samples.
     For ``controls`` the controls' exact rate, which the data's must exceed; NaN if no control was
     scored. NaN for ``attacks`` and ``validity``, as are estimate and bound."""
     attack: str
-    """Attack that decided; empty if none did, or all together did, as for ``max-new`` and
-    ``max-leaked``."""
+    """Attack that decided; empty if none did, or all together did, as for ``max-new``,
+    ``max-leaked``, ``max-any`` and ``max-sensitive``."""
     estimate: float
     """Figure on the data: exact rate, mean fractional extraction, lift (in [-1,1]), share of new
-    samples or of those leaked by fine-tuning; NaN if nothing was scored."""
+    samples, of those leaked by fine-tuning, or of those with an item that give one away; NaN if
+    nothing was scored."""
     bound: float
     """Upper bound of that figure, the larger of two (gate.measures)."""
     verdict: Verdict
     reason: str
     """Reason for the verdict, in a sentence."""
+    category: str = ""
+    """Category of sensitive content that ``max-sensitive`` limits; empty for other gates."""
 
 
 def judge(
@@ -82,6 +101,9 @@ def judge(
     settings: GateSettings,
     new: NewSamples | None = None,
     leaked: Rate | None = None,
+    *,
+    together: AttackSummary | None = None,
+    sensitive: Sequence[SensitiveCount] = (),
 ) -> tuple[GateVerdict, ...]:
     """Return a verdict for each gate that is set, decided by the worst attack.
 
@@ -94,6 +116,8 @@ def judge(
             model.
         leaked: share of samples extracted from the target and not from the reference; None without
             a reference.
+        together: what at least one attack on the model extracts; None if none ran.
+        sensitive: of each category that was searched.
     """
     asked = [summary for summary in summaries if summary.attack != "copy"]
     verdicts = []
@@ -114,15 +138,27 @@ def judge(
             if leaked is None
             else _judged(name, limit, leaked_measure(leaked), leaked, upper)
         )
+    if (limit := settings.max_any) is not None:
+        name, upper = "max-any", settings.gate_on == "upper"
+        verdicts.append(
+            _nothing(name, limit)
+            if together is None
+            else _judged(name, limit, any_measure(together), together.extracted, upper)
+        )
+    counts = {count.category: count for count in sensitive if asked}
+    for category, most in settings.sensitive_limits.items():
+        confidence = asked[0].extracted.confidence if asked else 0.0
+        verdicts.append(_max_sensitive(category, most, counts.get(category), confidence))
     return tuple(verdicts)
 
 
 def judge_controls(summaries: Sequence[AttackSummary]) -> GateVerdict | None:
     """Judge if the attacks extract more of the data than of text that the model has not seen.
 
-    An attack that extracts controls, and the data not significantly more often (Fisher's exact
-    test, one-sided, at 1 - confidence), proves nothing: ``inconclusive``. The verdict names the
-    attack with the largest p-value. Never ``fail``. None without controls. ``copy`` is not judged.
+    An attack that extracts controls, and the data not significantly more often (the interval of
+    the difference holds 0 or less), proves nothing: ``inconclusive``. So do controls in too few
+    clusters. The verdict names the attack whose difference may be smallest. Never ``fail``. None
+    without controls. ``copy`` is not judged.
     """
     tested = [_controls(s) for s in summaries if s.attack != "copy"]
     judged = [pair for pair in tested if pair is not None]
@@ -191,7 +227,7 @@ def _what_would_decide(name: str, threshold: float, measure: Measure, rate: Rate
     limit = measure.format_figure(threshold)
     if threshold == 0:
         return f"no number of samples can show {limit}: gate on the estimate instead"
-    if name not in ("max-exact", "max-leaked"):
+    if name not in ("max-exact", "max-leaked", "max-any"):
         return "more samples that are not near-duplicates would narrow that"
     needed = samples_needed(rate.k, threshold, rate.confidence)
     if needed is None:
@@ -226,8 +262,27 @@ def _max_new(limit: int, new: NewSamples) -> GateVerdict:
     return GateVerdict("max-new", float(limit), "", share, bound, verdict, reason)
 
 
+def _max_sensitive(
+    category: str, most: int, count: SensitiveCount | None, confidence: float
+) -> GateVerdict:
+    """Judge the count itself, as `_max_new` does. count: None if no attack on the model ran."""
+    name = "max-sensitive"
+    if count is None:
+        return replace(_nothing(name, float(most)), category=category)
+    share = count.extracted / count.samples if count.samples else math.nan
+    bound = clopper_pearson(count.extracted, count.samples, confidence).high
+    verdict: Verdict = "pass" if count.extracted <= most else "fail"
+    reason = (
+        f"{count.extracted:,} of the {count.samples:,} samples with {count.title} give one away, "
+        f"{'within' if verdict == 'pass' else 'more than'} the {most:,} allowed."
+    )
+    if not count.samples:
+        reason = f"No audited suffix holds {count.title}, so none can be extracted."
+    return GateVerdict(name, float(most), "", share, bound, verdict, reason, category)
+
+
 def _controls(summary: AttackSummary) -> tuple[float, GateVerdict] | None:
-    """Return the p-value and the verdict of one attack; None without controls."""
+    """Return how little above the controls an attack may be, and its verdict; None without."""
     controls, compared, rate = (
         summary.controls_extracted,
         summary.difference,
@@ -239,27 +294,37 @@ def _controls(summary: AttackSummary) -> tuple[float, GateVerdict] | None:
     if controls.n == 0:
         verdict: Verdict = "inconclusive"
         reason = f"{summary.attack} was scored on no control"
-    elif rate.k and controls.n < FEWEST_CONTROLS:
+    elif rate.k and summary.control_clusters < FEWEST_CONTROLS:
         verdict = "inconclusive"
+        highest = max(controls.interval.high, controls.clustered.high)
+        alone = summary.control_clusters == controls.n
+        few = "" if alone else f" without near-duplicates ({summary.control_clusters:,} clusters)"
         reason = (
-            f"{extracted}: with so few controls, up to {percent(controls.interval.high)} of unseen "
+            f"{extracted}: with so few controls{few}, up to {percent(highest)} of unseen "
             f"text may be extracted too; give at least {FEWEST_CONTROLS} controls"
+            f"{'' if alone else ' that are not near-duplicates'}"
         )
-    elif controls.k and compared.p_value > 1 - rate.confidence:
+    elif controls.k and compared.interval.low <= 0:
         verdict = "inconclusive"
         reason = (
             f"{extracted}, which the model has not seen: not significantly more of the data "
-            f"(p = {compared.p_value:.2g}), so its extractions do not prove memorization"
+            f"({_in_points(compared)}), so its extractions do not prove memorization"
         )
     elif controls.k:
-        verdict, reason = "pass", f"{extracted}: more of the data (p = {compared.p_value:.2g})"
+        verdict, reason = "pass", f"{extracted}: more of the data ({_in_points(compared)})"
     else:
         verdict, reason = "pass", extracted
     bound = max(rate.interval.high, rate.clustered.high)
     judged = GateVerdict(
         "controls", controls.estimate, summary.attack, rate.estimate, bound, verdict, reason + "."
     )
-    return compared.p_value, judged
+    return -compared.interval.low, judged
+
+
+def _in_points(difference: Difference) -> str:
+    low, high = difference.interval
+    ends = f"{100 * low:+.3g} to {100 * high:+.3g} points"
+    return f"difference {ends}, p = {difference.p_value:.2g}"
 
 
 def _badness(verdict: GateVerdict) -> tuple[int, float, float]:

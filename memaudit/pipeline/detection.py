@@ -5,16 +5,17 @@ Knows settings, the files and the plan. Knows nothing of models or attacks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from memaudit.config.settings import ScanConfig
 from memaudit.data.corpus import Corpus
 from memaudit.data.forms import REPETITIONS
 from memaudit.data.plan import Plan
 from memaudit.data.project_key import ProjectKey
+from memaudit.errors import UsageError
 from memaudit.report.wording import shorten
 from memaudit.sensitive import presidio
-from memaudit.sensitive.categories import ALL, NATIONAL_ID
+from memaudit.sensitive.categories import ALL, NATIONAL_ID, NO_DETECTOR
 from memaudit.sensitive.detectors import Detector, choose_detectors, make_detectors
 from memaudit.sensitive.listed_secrets import read_secrets
 from memaudit.sensitive.recognizers import read_recognizers
@@ -41,6 +42,17 @@ def load_detectors(config: ScanConfig, key: ProjectKey) -> tuple[Detector, ...]:
     if settings.secrets is not None:
         detectors += read_secrets(settings.secrets, key.sign_file)
     return choose_detectors(detectors, settings.categories)
+
+
+def require_searched(config: ScanConfig, searched: Collection[str]) -> None:
+    """Raise UsageError if a gate limits a category that this run does not search."""
+    for category in config.gate.sensitive_limits:
+        if category not in searched:
+            why = NO_DETECTOR.get(category, "it is no category of this run")
+            raise UsageError(
+                f"--max-sensitive {category}: this run does not search it ({why}); it searches "
+                f"{', '.join(sorted(searched)) or 'nothing'}"
+            )
 
 
 def detection_notes(plan: Plan, detectors: Sequence[Detector]) -> Iterator[str]:

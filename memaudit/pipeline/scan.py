@@ -31,6 +31,7 @@ from memaudit.pipeline.scoring import (
     new_samples,
     reveal,
     score_all,
+    sensitive_counts,
 )
 from memaudit.pipeline.validity import run_validity
 from memaudit.report.result import ScanResult
@@ -120,6 +121,8 @@ def _assess(
             attacks,
             new,
             leaked_rate(reference),
+            together=together,
+            sensitive=sensitive_counts(ready.sensitive, plan.data, attacks),
             validity=validity,
             left_out=plan.why_left_out,
         ),

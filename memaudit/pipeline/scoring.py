@@ -20,8 +20,16 @@ from memaudit.data.corpus import Corpus
 from memaudit.data.plan import Plan
 from memaudit.gate import validity as validity_gate
 from memaudit.gate.baseline import Baseline, count_missing, count_new, overlap_of
-from memaudit.gate.thresholds import GateVerdict, NewSamples, judge, judge_controls
+from memaudit.gate.thresholds import (
+    GateVerdict,
+    NewSamples,
+    SensitiveCount,
+    judge,
+    judge_controls,
+)
 from memaudit.gate.validity import Validity
+from memaudit.pipeline.detection import require_searched
+from memaudit.report.leaks import count_leaks, counts_of
 from memaudit.report.result import AttackResult, FoldFit, Permuted, Revealed
 from memaudit.score.samples import Arm, SampleScores, group_windows, score_samples
 from memaudit.score.scores import WindowScores, score_windows
@@ -109,6 +117,8 @@ def judge_all(
     new: NewSamples | None = None,
     leaked: Rate | None = None,
     *,
+    together: AttackSummary | None,
+    sensitive: Sequence[SensitiveCount],
     validity: Validity,
     left_out: str = "",
 ) -> tuple[GateVerdict, ...]:
@@ -119,10 +129,21 @@ def judge_all(
     """
     summaries = [result.summary for result in attacks]
     controls = judge_controls(summaries)
-    judged = judge(summaries, config.gate, new, leaked)
+    judged = judge(summaries, config.gate, new, leaked, together=together, sensitive=sensitive)
     void = validity_gate.judge_validity(validity)
     missing = validity_gate.judge_left_out(left_out)
     return (*filter(None, [void, missing]), *judged, *filter(None, [controls]))
+
+
+def sensitive_counts(
+    content: SensitiveContent | None, corpus: Corpus, attacks: Sequence[AttackResult]
+) -> tuple[SensitiveCount, ...]:
+    """Count the samples that give items of each category away; empty if nothing was searched."""
+    if content is None:
+        return ()
+    groups = group_windows(corpus)
+    hits = {result.attack: result.data.exact for result in attacks}
+    return counts_of(count_leaks(content.categories, content.data.windows, groups, hits, None))
 
 
 def new_samples(
@@ -181,6 +202,7 @@ def find_sensitive(
     if entities is not None:
         added = entity_detectors(entities.labels, entities.find, entities.about)
         detectors = join_detectors((*detectors, *added))
+    require_searched(config, {detector.category for detector in detectors})
     count = partial(_count_items, tokenizer, detectors)
     return SensitiveContent(
         methods={detector.category: detector.method for detector in detectors},

@@ -178,10 +178,11 @@ def _difference(difference: Difference) -> model_parts.Difference:
     return model_parts.Difference(
         estimate=difference.estimate,
         interval=_interval(
-            difference.interval, "corners of two Clopper-Pearson intervals (Bonferroni)"
+            difference.interval,
+            "hybrid of two Clopper-Pearson intervals, a cluster of samples as one trial",
         ),
         p_value=difference.p_value,
-        test="Fisher's exact test, one-sided: data above controls",
+        test="the least alpha whose interval excludes 0, two-sided",
     )
 
 
@@ -190,11 +191,11 @@ def _lift(lift: Lift) -> model_parts.Lift:
         estimate=lift.estimate,
         gained=lift.gained,
         lost=lift.lost,
-        interval=_interval(lift.interval, CLUSTERED),
+        interval=_interval(lift.interval, f"{CLUSTERED}; to 0 if a test finds no difference"),
         p_value=lift.p_value,
         test=MCNEMAR,
         clustered_p_value=lift.clustered_p_value,
-        clustered_test=SIGN_FLIPS,
+        clustered_test=f"{SIGN_FLIPS}; that of the bootstrap if larger and its interval holds 0",
     )
 
 

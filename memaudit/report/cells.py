@@ -85,6 +85,11 @@ def to_jsonl(table: pd.DataFrame) -> str:
     return "".join(json_text(dict(zip(names, row, strict=True)), indent=None) for row in rows)
 
 
+def to_parquet(table: pd.DataFrame) -> bytes:
+    """Return the rows of the table that was read back as a Parquet file, typed, nothing escaped."""
+    return bytes(table.to_parquet(index=False))
+
+
 def _json_values(column: pd.Series[Any]) -> list[Any]:
     if pd.api.types.is_float_dtype(column.dtype):
         return [value if math.isfinite(value) else None for value in column.tolist()]

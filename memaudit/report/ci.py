@@ -9,9 +9,11 @@ show as green: inconclusive is not a pass. `neutral` leaves nothing that XML can
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from memaudit.report.model import Gate, Report
-from memaudit.report.reading import gate_name, verdict
+from memaudit.report.model import Report
+from memaudit.report.reading import gate_id, gate_name, verdict
 from memaudit.report.wording import neutral
 
 _COMMANDS = {"pass": "notice", "inconclusive": "warning", "fail": "error"}
@@ -39,43 +41,59 @@ def _escape(text: str) -> str:
     return neutral(text).replace("%", "%25")
 
 
+class Case(NamedTuple):
+    """One case of a suite."""
+
+    name: str
+    verdict: str
+    """``pass``, ``fail``, ``inconclusive`` or ``skipped``."""
+    reason: str
+
+
 def to_junit(report: Report) -> str:
     """Return one suite. Without gates its only case is skipped, so that nothing looks tested."""
-    gates = report.gates
-    verdicts = [gate.verdict for gate in gates]
+    cases = [Case(gate_id(gate), gate.verdict, gate.reason) for gate in report.gates]
+    if not cases:
+        cases = [Case("no gate", "skipped", verdict(report)[1])]
+    return junit_suite("memaudit", cases, _properties(report), report.run.started)
+
+
+def junit_suite(
+    name: str, cases: Sequence[Case], properties: Mapping[str, str], started: str
+) -> str:
+    """Return a document with one suite of these cases."""
+    verdicts = [case.verdict for case in cases]
     suites = ET.Element("testsuites")
     suite = ET.SubElement(
         suites,
         "testsuite",
-        name="memaudit",
-        tests=str(len(gates) or 1),
+        name=name,
+        tests=str(len(cases)),
         failures=str(verdicts.count("fail")),
         errors=str(verdicts.count("inconclusive")),
-        skipped="0" if gates else "1",
-        timestamp=neutral(report.run.started),
+        skipped=str(verdicts.count("skipped")),
+        timestamp=neutral(started),
     )
-    properties = ET.SubElement(suite, "properties")
-    for name, value in _properties(report).items():
-        ET.SubElement(properties, "property", name=name, value=neutral(value))
-    for gate in gates:
-        case = ET.SubElement(suite, "testcase", classname="memaudit", name=neutral(gate.name))
-        _judge(case, gate)
-    if not gates:
-        case = ET.SubElement(suite, "testcase", classname="memaudit", name="no gate")
-        ET.SubElement(case, "skipped", message=verdict(report)[1])
+    listed = ET.SubElement(suite, "properties")
+    for key, value in properties.items():
+        ET.SubElement(listed, "property", name=key, value=neutral(value))
+    for case in cases:
+        _judge(ET.SubElement(suite, "testcase", classname=name, name=neutral(case.name)), case)
     ET.indent(suites)
     text = ET.tostring(suites, encoding="unicode")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
 
 
-def _judge(case: ET.Element, gate: Gate) -> None:
-    """Add a gate's outcome, with the reason where Jenkins and where GitLab look for it."""
-    reason = neutral(gate.reason)
-    if gate.verdict in _TAGS:
-        tag = _TAGS[gate.verdict]
-        ET.SubElement(case, tag, type=gate.verdict, message=reason).text = reason
+def _judge(element: ET.Element, case: Case) -> None:
+    """Add a case's outcome, with the reason where Jenkins and where GitLab look for it."""
+    reason = neutral(case.reason)
+    if case.verdict in _TAGS:
+        tag = _TAGS[case.verdict]
+        ET.SubElement(element, tag, type=case.verdict, message=reason).text = reason
+    elif case.verdict == "skipped":
+        ET.SubElement(element, "skipped", message=reason)
     else:
-        ET.SubElement(case, "system-out").text = reason
+        ET.SubElement(element, "system-out").text = reason
 
 
 def _properties(report: Report) -> dict[str, str]:

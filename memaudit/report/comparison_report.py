@@ -1,4 +1,4 @@
-"""Comparison of a run with a baseline, as a table for people and as JSON for machines.
+"""Comparison of a run with a baseline, in every format of ``compare``.
 
 Knows comparisons and the place of a fingerprint's sample. Knows nothing of files or terminals, and
 shows no text of any sample.
@@ -13,7 +13,9 @@ from rich.text import Text
 
 from memaudit.gate.baseline import ModelName, notes
 from memaudit.gate.comparison import ANY, Change, ChangedSample, Comparison
-from memaudit.report.blocks import Block, Facts, Head, Table
+from memaudit.report.blocks import Facts, Head, Table
+from memaudit.report.ci import Case, junit_suite
+from memaudit.report.markdown import blocks_to_markdown
 from memaudit.report.terminal import LEAST_WIDTH, harmless, prose, render_blocks, to_text
 from memaudit.report.wording import SCHEMA_VERSION, count, json_text, level, neutral, shorten
 
@@ -27,6 +29,9 @@ _WORDS = {
     "inconclusive": "INCONCLUSIVE",
     "regression": "REGRESSION",
 }
+
+
+_VERDICTS = {"none": "pass", "inconclusive": "inconclusive", "regression": "fail"}
 
 
 class Place(NamedTuple):
@@ -47,6 +52,29 @@ def render_comparison(
     return to_text([verdict, Text()], width=max(width, LEAST_WIDTH), color=color) + render_blocks(
         blocks, width=width, color=color
     )
+
+
+def comparison_to_markdown(comparison: Comparison, places: Mapping[str, Place]) -> str:
+    """Return the comparison for the summary of a CI step or a pull request."""
+    title = f"memaudit compare: {comparison.run.model.name}"
+    word = _VERDICTS[comparison.outcome]
+    sentence = f"{_WORDS[comparison.outcome].capitalize()}. {comparison.reason}"
+    return blocks_to_markdown(word, title, sentence, _blocks(comparison, places))
+
+
+def comparison_to_junit(comparison: Comparison, started: str) -> str:
+    """Return one suite with one case. started: when the run began."""
+    case = Case("no regression", _VERDICTS[comparison.outcome], comparison.reason)
+    before, now = comparison.baseline, comparison.run
+    properties = {
+        "memaudit": now.version,
+        "model": now.model.name,
+        "model.baseline": before.model.name,
+        "newly_extracted": str(len(comparison.new)),
+        "newly_extracted_only_run": str(len(comparison.new_only_run)),
+        "no_longer_extracted": str(len(comparison.lost)),
+    }
+    return junit_suite("memaudit compare", [case], properties, started)
 
 
 def comparison_to_json(comparison: Comparison, places: Mapping[str, Place]) -> str:
@@ -132,7 +160,7 @@ def _sample(sample: ChangedSample, places: Mapping[str, Place]) -> dict[str, Any
     }
 
 
-def _blocks(comparison: Comparison, places: Mapping[str, Place]) -> Iterator[Block]:
+def _blocks(comparison: Comparison, places: Mapping[str, Place]) -> Iterator[Table | Facts]:
     yield _ladder(comparison)
     for title, samples, heading in (
         ("Newly extracted", comparison.new, "extracted by"),

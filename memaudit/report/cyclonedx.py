@@ -14,7 +14,7 @@ from typing import Any
 from memaudit.report.hashes import canonical
 from memaudit.report.model import Corpus, Report
 from memaudit.report.model_parts import AnyAttack, Interval, Rate
-from memaudit.report.reading import ladder_rows
+from memaudit.report.reading import gate_id, ladder_rows
 from memaudit.report.wording import json_text
 
 Json = dict[str, Any]
@@ -140,7 +140,7 @@ def _data(corpus: Corpus, ref: str) -> Json:
 
 def _properties(report: Report) -> list[Json]:
     """Return values that have no field in the standard: verdicts, hashes, settings of trust."""
-    gates = {f"gate:{gate.name}": gate.verdict for gate in report.gates}
+    gates = {f"gate:{gate_id(gate)}": gate.verdict for gate in report.gates}
     hashes = {f"sha256:{name}": digest for name, digest in report.hashes.model_dump().items()}
     target = report.target
     facts = {

@@ -244,7 +244,7 @@ def controls_sentence(report: Report) -> str:
     )
     if together.extracted.k == 0:
         return f"{sentence}."
-    weak = compared.p_value > 1 - controls.confidence
+    weak = compared.interval.low <= 0
     fewer = "not a significantly smaller share" if weak else "a significantly smaller share"
     difference = points_interval(compared.interval.ends)
     return f"{sentence}, {fewer} (difference {difference} points, {p_value(compared.p_value)})."

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from memaudit.config.settings import attack_label
 from memaudit.report.model import Framework, Report
-from memaudit.report.reading import UNASKED, model_attacks, void_reason
+from memaudit.report.reading import UNASKED, gate_id, model_attacks, void_reason
 
 Tested = Literal["tested", "partly", "not tested"]
 
@@ -151,7 +151,7 @@ def _owasp(facts: _Facts) -> Iterator[Row]:
     yield row(
         "disclosure measured as a release gate",
         "tested" if facts.gates else "not tested",
-        "; ".join(f"{gate.name}: {gate.verdict}" for gate in facts.gates) or "no gate was set",
+        "; ".join(f"{gate_id(gate)}: {gate.verdict}" for gate in facts.gates) or "no gate was set",
         ("/gates",),
     )
     yield row(

@@ -20,10 +20,11 @@ from memaudit.gate.overlap import Overlap
 from memaudit.gate.thresholds import GateVerdict, NewSamples, exit_code_of, judge, judge_controls
 from memaudit.gate.validity import Validity
 from memaudit.report import model, model_parts, model_validity
+from memaudit.report.leaks import counts_of
 from memaudit.report.model import Report
 from memaudit.report.reading import left_out_reason
-from memaudit.score.stats import Bools, clopper_pearson
-from memaudit.score.summary import AttackSummary, Difference, Lift, Rate
+from memaudit.score.stats import Bools, Interval, clopper_pearson
+from memaudit.score.summary import ANY, AttackSummary, Difference, Lift, Rate
 from memaudit.score.validity import Continuations, Reading, Templates, TextFaults
 
 _MOST_WINDOWS = 20_000_000
@@ -70,7 +71,9 @@ def rejudge(report: Report) -> tuple[GateVerdict, ...]:
     settings = _settings(values["gate"])
     new = _new(report, float(values["scores"]["confidence"]))
     controls = judge_controls(summaries)
-    judged = judge(summaries, settings, new, leaked)
+    together = None if report.any is None else _together(report, report.any)
+    counts = counts_of(() if report.sensitive is None else report.sensitive.data)
+    judged = judge(summaries, settings, new, leaked, together=together, sensitive=counts)
     missing = validity_gate.judge_left_out(left_out_reason(report))
     return (*filter(None, [missing]), *judged, *filter(None, [controls]))
 
@@ -79,7 +82,8 @@ def _agree(report: Report, recorded: model.Gate, due: GateVerdict) -> bool:
     """True if a gate is as it is judged again."""
     same_wording = report.tool.version == __version__
     return (
-        (recorded.verdict, recorded.attack) == (due.verdict, due.attack)
+        (recorded.verdict, recorded.attack, recorded.category)
+        == (due.verdict, due.attack, due.category)
         and (recorded.reason == due.reason or not same_wording)
         and all(_equal(getattr(recorded, name), getattr(due, name)) for name in _FIGURES)
     )
@@ -114,6 +118,26 @@ def _new(report: Report, confidence: float) -> NewSamples | None:
     return NewSamples(new, added, overlap, confidence)
 
 
+def _together(report: Report, part: model_parts.AnyAttack) -> AttackSummary:
+    """Return all attacks together; means and likelihoods, which no gate judges of it, are NaN."""
+    controls = part.controls
+    return AttackSummary(
+        attack=ANY,
+        extracted=_rate(part.extracted),
+        exact=_rate(part.exact),
+        fractional=math.nan,
+        fractional_interval=Interval(0.0, 1.0),
+        suffix_nll=math.nan,
+        controls_extracted=None if controls is None else _rate(controls.extracted),
+        controls_exact=None if controls is None else _rate(controls.exact),
+        controls_fractional=None if controls is None else controls.fractional,
+        control_clusters=0,
+        difference=None,
+        lift=None,
+        cluster_sizes=_cluster_sizes(report.data),
+    )
+
+
 def _summary(report: Report, attack: model_parts.Attack) -> AttackSummary:
     controls, lift = attack.controls, attack.lift
     extracted = _rate(attack.extracted)
@@ -127,6 +151,7 @@ def _summary(report: Report, attack: model_parts.Attack) -> AttackSummary:
         controls_extracted=None if controls is None else _rate(controls.extracted),
         controls_exact=None if controls is None else _rate(controls.exact),
         controls_fractional=None if controls is None else controls.fractional,
+        control_clusters=0 if report.controls is None else len(_cluster_sizes(report.controls)),
         difference=None if controls is None else _difference(controls.difference),
         lift=None if lift is None else _lift(lift, extracted.n),
         cluster_sizes=_cluster_sizes(report.data),

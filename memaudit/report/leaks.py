@@ -5,11 +5,12 @@ Knows results. Knows nothing of formats, and never sees the items themselves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from memaudit.config.settings import AttackName
+from memaudit.gate.thresholds import SensitiveCount
 from memaudit.report.model import Leak, NotSearched, Searched, Sensitive
 from memaudit.report.result import ScanResult
 from memaudit.score.samples import Grouping, group_windows
@@ -40,6 +41,13 @@ def leaks(result: ScanResult) -> tuple[Leak, ...]:
         before = [attack.data.exact for attack in result.reference.attacks]
     groups = group_windows(result.data)
     return count_leaks(content.categories, content.data.windows, groups, hits, before)
+
+
+def counts_of(leaks: Iterable[Leak]) -> tuple[SensitiveCount, ...]:
+    """Return what the gates judge of each category."""
+    return tuple(
+        SensitiveCount(leak.category, leak.title, leak.samples, leak.extracted) for leak in leaks
+    )
 
 
 def control_leaks(result: ScanResult) -> tuple[Leak, ...] | None:

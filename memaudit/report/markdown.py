@@ -7,7 +7,7 @@ markup, a link, a mention or a line of its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
@@ -41,6 +41,21 @@ def to_markdown(report: Report, windows: pd.DataFrame) -> str:
             break
         taken.append(line)
     return "\n".join(taken) + "\n"
+
+
+def blocks_to_markdown(
+    word: str, title: str, sentence: str, blocks: Iterable[Table | Facts]
+) -> str:
+    """Return a document of its own: a verdict, tables, and facts folded away."""
+    lines = [f"## {_SIGNS[word]} {_prose(title)}", "", f"**{_prose(sentence)}**"]
+    for block in blocks:
+        folded = (
+            _folded(block.title or "Provenance", block)
+            if isinstance(block, Facts)
+            else table_lines(block)
+        )
+        lines += ["", *folded]
+    return "\n".join(lines) + "\n"
 
 
 def _lines(report: Report, windows: pd.DataFrame) -> Iterator[str]:

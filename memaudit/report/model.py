@@ -53,23 +53,29 @@ class Gate(Part):
         "max-lift",
         "max-new",
         "max-leaked",
+        "max-any",
+        "max-sensitive",
         "controls",
         "attacks",
         "validity",
     ]
     threshold: Figure
-    """Largest figure that passes: a share; for max-lift a difference of shares, for max-new a
-    number of samples. For controls the rate to exceed; null for attacks and validity."""
+    """Largest figure that passes: a share; for max-lift a difference of shares, for max-new and
+    max-sensitive a number of samples. For controls the rate to exceed; null for attacks and
+    validity."""
     attack: str
     """Attack that decided; empty if none did, or all together did."""
     estimate: Annotated[float, Bounds(-1, 1)]
     """Figure on the data: a share; for max-lift a difference of shares, for max-new the share of
-    newly extracted samples, for max-leaked that of samples leaked by fine-tuning."""
+    newly extracted samples, for max-leaked that of samples leaked by fine-tuning, for
+    max-sensitive that of the samples with an item that give one away."""
     bound: Figure
     """Upper end of its interval."""
     verdict: Verdict
     reason: str
     """Reason for the verdict, in a sentence."""
+    category: str
+    """Category that max-sensitive limits; empty for other gates."""
 
 
 class Since(Part):

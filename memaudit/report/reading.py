@@ -261,7 +261,12 @@ def controls_rate(attack: Attack | AnyAttack) -> Rate | None:
 
 def gate_name(gate: Gate) -> str:
     """Format a gate and its threshold: ``max-exact 1 %``."""
-    return gate_label(gate.name, gate.threshold)
+    return gate_label(gate.name, gate.threshold, gate.category)
+
+
+def gate_id(gate: Gate) -> str:
+    """Format a gate without its threshold: ``max-exact``, ``max-sensitive phone``."""
+    return f"{gate.name} {gate.category}".rstrip()
 
 
 def void_reason(report: Report) -> str:
@@ -308,3 +313,8 @@ def verdict(report: Report) -> tuple[str, str]:
     if any(gate.name not in UNASKED for gate in gates):
         return "pass", "This run passes every gate that was set."
     return "none", "No gate was set, so this run neither passes nor fails."
+
+
+def one_line(report: Report) -> str:
+    """Return the finding and the verdict, each as a sentence, for a log or a chat."""
+    return f"{report.summary}. {verdict(report)[1]}"

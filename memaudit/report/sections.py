@@ -93,7 +93,7 @@ def ladder(report: Report) -> Table:
         columns += [
             Head("controls", "count"),
             Head("above controls", "points", above, 2),
-            Head("p of that", "p", "one-sided p-value of the difference", 2),
+            Head("p of that", "p", "two-sided p-value of the difference; clusters count as one", 2),
         ]
         rows = [row + _above_controls(attack) for row, attack in zip(rows, attacks, strict=True)]
     missing = not_run(report)

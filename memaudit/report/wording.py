@@ -44,10 +44,15 @@ def level(share: float) -> str:
     return f"{100 * share:.6g} %"
 
 
-def gate_label(name: str, threshold: float | None) -> str:
-    """Format a gate and its threshold: ``max-exact 1 %``, ``max-lift 5 points``, ``max-new 3``."""
+def gate_label(name: str, threshold: float | None, category: str = "") -> str:
+    """Format a gate and its threshold: ``max-exact 1 %``, ``max-lift 5 points``, ``max-new 3``.
+
+    category: for ``max-sensitive phone=0``.
+    """
     if name in ("controls", "attacks", "validity") or threshold is None or math.isnan(threshold):
         return name
+    if category and threshold is not None:
+        return f"{name} {category}={threshold:.0f}"
     if name == "max-new":
         return f"{name} {threshold:.0f}"
     if name == "max-lift":

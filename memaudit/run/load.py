@@ -18,10 +18,11 @@ from pydantic import ValidationError
 from memaudit import __version__
 from memaudit.data.project_key import ProjectKey
 from memaudit.errors import UnsealedRunWarning, UsageError
+from memaudit.gate.thresholds import GateVerdict
 from memaudit.report.frameworks import NOTE as FRAMEWORKS_NOTE
 from memaudit.report.gate_reading import gates_fault, rejudge
 from memaudit.report.hashes import results_hash
-from memaudit.report.model import Report
+from memaudit.report.model import Gate, Report
 from memaudit.report.model_parts import AnyAttack, Attack
 from memaudit.report.reading import column, scored
 from memaudit.report.recompute import (
@@ -155,14 +156,18 @@ def find_wording_fault(run: StoredRun) -> str | None:
 def _word_again(run: StoredRun) -> StoredRun:
     """Return the run with the sentences that this version writes."""
     report = run.report
-    reasons = {(due.name, due.attack): due.reason for due in rejudge(report)}
+    reasons = {_identity(due): due.reason for due in rejudge(report)}
     gates = tuple(
-        gate.model_copy(update={"reason": reasons.get((gate.name, gate.attack), gate.reason)})
+        gate.model_copy(update={"reason": reasons.get(_identity(gate), gate.reason)})
         for gate in report.gates
     )
     sentences = recompute(report, run.windows, run.samples).sentences(report)
     worded = report.model_copy(update={"gates": gates, **sentences, **_FIXED})
     return replace(run, report=worded)
+
+
+def _identity(gate: Gate | GateVerdict) -> tuple[str, str, str]:
+    return gate.name, gate.category, gate.attack
 
 
 def find_gates_fault(run: StoredRun) -> str | None:

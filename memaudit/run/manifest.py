@@ -85,7 +85,11 @@ def seal_digest(content: Mapping[str, Any], key: ProjectKey) -> str:
 
 def require_folder(folder: Path) -> None:
     """Raise UsageError if there is no such folder."""
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be read ({error.strerror})") from None
+    if not there:
         raise UsageError(f"{folder}: no such run folder; give one that memaudit scan wrote")
 
 

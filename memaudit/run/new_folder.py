@@ -131,10 +131,17 @@ def _unused(folder: Path) -> Path:
 
 
 def _refuse_model_folder(folder: Path, model: Path) -> None:
-    if model.exists():
-        inside = folder.resolve()
-        root = model.resolve() if model.is_dir() else model.resolve().parent
-        if root == Path.cwd() and not model.is_dir():
-            return  # a model file in the working directory has no folder of its own
-        if inside == root or root in inside.parents:
-            raise UsageError(f"--out {folder}: lies inside the model's folder; choose another")
+    inside, root = folder.resolve(), model_folder(model)
+    if root is not None and (inside == root or root in inside.parents):
+        raise UsageError(f"--out {folder}: lies inside the model's folder; choose another")
+
+
+def model_folder(model: Path) -> Path | None:
+    """Return the folder of a local model; None for one on the hub, or beside the user's own files.
+
+    A model file in the working directory has no folder of its own.
+    """
+    if not model.exists():
+        return None
+    root = model.resolve() if model.is_dir() else model.resolve().parent
+    return None if root == Path.cwd() and not model.is_dir() else root

@@ -90,6 +90,21 @@ class Replicates:
             for value, far, is_chosen in zip(self.values, reach.tolist(), chosen, strict=True)
         ]
 
+    def interval(self) -> Interval:
+        """Return the percentile interval of the first figure."""
+        low, high = np.quantile(self.samples[:, 0], tails(self.confidence))
+        return Interval(float(low), float(high))
+
+    def p_value(self) -> float:
+        """Return twice the smaller share of resamples with the first figure on one side of 0.
+
+        Resamples at 0 count on both sides, and the figure itself as one resample, so the p-value
+        is not below 1 - confidence where `interval` holds 0.
+        """
+        first = self.samples[:, 0]
+        fewest = min(np.count_nonzero(first <= 0), np.count_nonzero(first >= 0))
+        return min(1.0, 2 * (1 + int(fewest)) / (1 + len(first)))
+
     def minus(self, other: Replicates) -> Replicates:
         """Return the differences, resample by resample; of one figure from each of F as well."""
         return Replicates(self.values - other.values, self.samples - other.samples, self.confidence)
@@ -185,9 +200,7 @@ class Resamples:
         If all values are equal, or there is one cluster, every resample is the same and the
         interval is a meaningless point: use an exact one.
         """
-        samples = self.means(values[:, None].astype(np.float64), clusters, weights).samples
-        low, high = np.quantile(samples[:, 0], tails(self.confidence))
-        return Interval(float(low), float(high))
+        return self.means(values[:, None].astype(np.float64), clusters, weights).interval()
 
     def mean(self, values: Floats, clusters: Ints, weights: Floats | None = None) -> Estimate:
         """Return the mean of the values (N,) that are numbers; no interval from one cluster."""

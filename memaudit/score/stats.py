@@ -26,6 +26,8 @@ Counts = Ints | Floats
 
 _LEAST = 1e-15
 """Distance from 0 and 1 at which the search for a bound stops."""
+_LEAST_P, _HALVINGS = 1e-12, 48
+"""Least p-value of a contrast, and steps of the search for it."""
 
 
 class Interval(NamedTuple):
@@ -47,10 +49,28 @@ class Paired:
     """Two-sided; 1 if the two attacks never differ."""
 
 
-def clopper_pearson(k: int, n: int, confidence: float) -> Interval:
+@dataclass(frozen=True, eq=False)
+class Clustered:
+    """Hits of N windows and their clusters."""
+
+    hits: Bools
+    clusters: Ints
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The difference of two rates: an interval and a p-value that say the same."""
+
+    interval: Interval
+    p_value: float
+    """Two-sided; below 1 - confidence if, and only if, the interval excludes 0."""
+
+
+def clopper_pearson(k: float, n: float, confidence: float) -> Interval:
     """Return the exact interval of a rate from ``k`` hits in ``n`` independent trials.
 
     Clopper & Pearson 1934; its coverage is never below ``confidence``. (0, 1) without trials.
+    Numbers between whole ones are those of trials that clusters are worth.
 
     Raises:
         ValueError: ``k`` is not within 0..n.
@@ -164,12 +184,89 @@ def difference(k1: int, n1: int, k2: int, n2: int, confidence: float) -> Interva
     return Interval(first.low - second.high, first.high - second.low)
 
 
-def fisher_greater(k1: int, n1: int, k2: int, n2: int) -> float:
-    """Return Fisher's exact one-sided p-value that rate ``k1/n1`` exceeds rate ``k2/n2``."""
-    if n1 == 0 or n2 == 0:
-        return 1.0
-    table = np.array([[k1, n1 - k1], [k2, n2 - k2]])
-    return float(stats.fisher_exact(table, alternative="greater").pvalue)
+def contrast(first: Clustered, second: Clustered, confidence: float) -> Contrast:
+    """Compare two rates over windows that come in clusters; windows of a cluster may all agree.
+
+    Each arm has the Clopper-Pearson interval of as many independent trials as its windows are worth
+    (`_Arm.trials`), of which its rate was hit; `agreeing` where all are hit, or none. The interval
+    of the difference takes the distances of both rates from their ends, squared and summed
+    (Newcombe 1998, method 10; Zou & Donner 2008), so it is narrower than the corners of
+    `difference`. Intervals of a higher confidence hold those of a lower one, so the p-value,
+    two-sided, is the least alpha whose interval excludes 0.
+
+    In simulations of clusters of 1 to 20 windows with correlations of 0, 0.5 and 1 it covers the
+    difference at least as often as ``confidence`` says, and excludes 0 without a difference in at
+    most 1 - confidence. Interval (-1, 1) and p-value 1 if an arm is empty.
+    """
+    if not (len(first.hits) and len(second.hits)):
+        return Contrast(Interval(-1.0, 1.0), 1.0)
+    arms = [_Arm.of(arm) for arm in (first, second)]
+
+    def at(level: float) -> Interval:
+        (a, below, above), (b, under, over) = (arm.reach(level) for arm in arms)
+        return Interval(a - b - math.hypot(below, over), a - b + math.hypot(above, under))
+
+    return Contrast(at(confidence), _least_alpha(at, confidence))
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """A rate over K clusters."""
+
+    rate: float
+    hits: Floats
+    """(K,) windows hit."""
+    sizes: Floats
+    """(K,) windows."""
+
+    @classmethod
+    def of(cls, arm: Clustered) -> _Arm:
+        _, place, sizes = np.unique(arm.clusters, return_inverse=True, return_counts=True)
+        hits = np.bincount(place, weights=arm.hits).astype(np.float64)
+        return cls(float(np.mean(arm.hits)), hits, sizes.astype(np.float64))
+
+    @property
+    def trials(self) -> float:
+        """Independent windows that would tell as much as these; the fewer of two.
+
+        - 1 / sum w^2, w a cluster's share of the windows: if those of a cluster agree (Kish 1965,
+          section 8.2);
+        - p (1 - p) / v, v the variance of the ratio of hits to windows over clusters (Cochran 1977,
+          section 2.11): fewer if it is the large clusters that are hit, as repeated text is.
+        """
+        squares = self.sizes @ self.sizes
+        spread = self.hits - self.rate * self.sizes
+        expected = self.rate * (1 - self.rate) * squares
+        return float(self.sizes.sum() ** 2 / squares * min(1.0, expected / (spread @ spread or 1)))
+
+    def reach(self, confidence: float) -> tuple[float, float, float]:
+        """Return the rate, and its distances from the lower and the upper end of its interval."""
+        rate, sizes = self.rate, self.sizes
+        if rate in (0, 1):
+            low, high = agreeing(sizes, rate == 1, confidence)
+        else:
+            trials = self.trials
+            low, high = clopper_pearson(rate * trials, trials, confidence)
+        return rate, max(0.0, rate - low), max(0.0, high - rate)
+
+
+def _least_alpha(at: Callable[[float], Interval], confidence: float) -> float:
+    """Return the least alpha whose interval excludes 0; below 1 - confidence iff its own does."""
+
+    def excludes(level: float) -> bool:
+        low, high = at(level)
+        return low > 0 or high < 0
+
+    alpha = 1 - confidence
+    significant = excludes(confidence)
+    low, high = (_LEAST_P, alpha) if significant else (alpha, 1.0)
+    for _ in range(_HALVINGS):
+        middle = math.sqrt(low * high)
+        if excludes(1 - middle):
+            high = middle
+        else:
+            low = middle
+    return low if significant else high
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:

@@ -48,9 +48,9 @@ class Difference:
     estimate: float
     """Fraction in [-1,1]; NaN if either arm is empty."""
     interval: Interval
-    """Conservative exact interval, taking samples as independent."""
+    """Interval over clusters of both arms (`stats.contrast`)."""
     p_value: float
-    """Fisher's exact test, one-sided: that the data's rate is above the controls'."""
+    """Two-sided; below 1 - confidence if, and only if, the interval excludes 0."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,11 @@ class Lift:
     p_value: float
     """Exact McNemar test, two-sided, taking samples as independent."""
     clustered_p_value: float
-    """Sign-flip permutation test over clusters, two-sided."""
+    """Sign-flip permutation test over clusters, two-sided; that of the bootstrap if it is larger
+    and its interval holds 0."""
     interval: Interval
-    """Percentile bootstrap of the paired difference over clusters."""
+    """Percentile bootstrap of the paired difference over clusters. Holds 0 if, and only if, the
+    larger p-value is not below 1 - confidence."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class AttackSummary:
     """Controls of which every audited token was extracted; None without controls."""
     controls_fractional: float | None
     """Mean fractional extraction of the controls; None without controls."""
+    control_clusters: int
+    """Near-duplicate clusters of the controls; 0 without controls."""
     difference: Difference | None
     """Data minus controls; None without controls."""
     lift: Lift | None
@@ -133,7 +137,8 @@ def summarise(
         controls_extracted=on_controls,
         controls_exact=controls_exact,
         controls_fractional=_mean(controls.scores.fractional) if controls is not None else None,
-        difference=_difference(extracted, on_controls) if on_controls is not None else None,
+        control_clusters=0 if controls is None else len(np.unique(controls.clusters)),
+        difference=None if controls is None else _difference(data, controls, settings.confidence),
         lift=None if none is None else _lift(data, none.scores, settings, rng),
         cluster_sizes=tuple(np.unique(data.clusters, return_counts=True)[1].tolist()),
     )
@@ -185,10 +190,13 @@ def rate_of(hits: Bools, clusters: Ints, settings: ScoreSettings, rng: np.random
     )
 
 
-def _difference(data: Rate, controls: Rate) -> Difference:
-    counts = (data.k, data.n, controls.k, controls.n)
-    interval = stats.difference(*counts, data.confidence)
-    return Difference(data.estimate - controls.estimate, interval, stats.fisher_greater(*counts))
+def _difference(data: Arm, controls: Arm, confidence: float) -> Difference:
+    first, second = (
+        stats.Clustered(arm.scores.extracted, arm.clusters) for arm in (data, controls)
+    )
+    contrast = stats.contrast(first, second, confidence)
+    rates = [_mean(arm.hits.astype(np.float64)) for arm in (first, second)]
+    return Difference(rates[0] - rates[1], contrast.interval, contrast.p_value)
 
 
 def _lift(data: Arm, none: SampleScores, settings: ScoreSettings, rng: np.random.Generator) -> Lift:
@@ -196,13 +204,21 @@ def _lift(data: Arm, none: SampleScores, settings: ScoreSettings, rng: np.random
     paired = stats.paired_exact(hits, none_hits)
     by_cluster = stats.paired_clustered(hits, none_hits, data.clusters, settings.bootstrap, rng)
     change = hits.astype(np.float64) - none_hits
+    interval = Interval(-1.0, 1.0)
+    if len(change):
+        means = Resamples.of(settings, rng).means(change[:, None], data.clusters)
+        interval = means.interval()
+        if interval.low <= 0 <= interval.high:
+            by_cluster = max(by_cluster, means.p_value())
+        elif max(by_cluster, paired.p_value) >= 1 - settings.confidence:
+            interval = Interval(min(interval.low, 0.0), max(interval.high, 0.0))
     return Lift(
         estimate=_mean(change),
         gained=paired.gained,
         lost=paired.lost,
         p_value=paired.p_value,
         clustered_p_value=by_cluster,
-        interval=_bootstrap(change, data.clusters, settings, rng, low=-1.0),
+        interval=interval,
     )
 
 
@@ -211,11 +227,10 @@ def _bootstrap(
     clusters: Ints,
     settings: ScoreSettings,
     rng: np.random.Generator,
-    low: float = 0.0,
 ) -> Interval:
-    """Return the cluster bootstrap interval of the mean; (``low``, 1) without values."""
+    """Return the cluster bootstrap interval of the mean; (0, 1) without values."""
     if not len(values):
-        return Interval(low, 1.0)
+        return Interval(0.0, 1.0)
     return Resamples.of(settings, rng).bootstrap(values, clusters)
 
 

@@ -18,7 +18,7 @@ from conftest import build_model, build_tokenizer, save_model
 from typer.testing import CliRunner, Result
 
 from memaudit.cli.app import app
-from memaudit.cli.showing import FORMATS
+from memaudit.cli.report_files import FORMATS
 from memaudit.run.baselines import document_digest
 from memaudit.system.environment import TESTED
 

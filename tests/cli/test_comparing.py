@@ -258,7 +258,7 @@ def test_data_that_mostly_changed_update_nothing(run: Run, tmp_path: Path) -> No
         (["compare", "base.json", "nothing"], "nothing: no such run folder"),
         (["compare", "base.json", "base.json"], "base.json: no such run folder"),
         (["compare", "old/report.json", "same"], "old/report.json: is not a baseline file"),
-        (["compare", "old", "same", "--format", "xml"], "--format xml: choose table or json"),
+        (["compare", "old", "same", "--format", "xml"], "choose table, json, markdown or junit"),
         (["baseline", "write", "old", "--out", "base.json"], "--out base.json: already exists"),
         (["baseline", "write", "old", "--out", "no/base.json"], "no/base.json: cannot be written"),
         (["baseline", "update", "old", "same"], "old: no such baseline file"),

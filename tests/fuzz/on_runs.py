@@ -14,8 +14,8 @@ from made_diagnosis import make_record
 from made_result import make_result, make_windows
 from stored import seal, store
 
-from memaudit.cli.errors import Streams
-from memaudit.cli.showing import FORMATS, document
+from memaudit.cli.report_files import FORMATS
+from memaudit.cli.showing import document
 from memaudit.config.settings import GateSettings, ScoreSettings
 from memaudit.config.sources import to_toml
 from memaudit.data.samples import Skipped
@@ -33,7 +33,6 @@ from memaudit.run.verify_table import render_integrity
 from .oracles import check_harmless
 from .targets import Target
 
-STREAMS = Streams(quiet=True, verbose=False)
 QUICK = ScoreSettings(bootstrap=100)
 DIAGNOSIS = "diagnose-layers.json"
 NAMES = ("report.json", "samples.csv", "windows.csv", "manifest.json", "config.toml", DIAGNOSIS)
@@ -104,7 +103,7 @@ def show(run: StoredRun, choice: int) -> None:
     others = [name for name in FORMATS if name not in ("table", "html")]
     other = "html" if choice % 40 == 0 else others[choice % len(others)]
     for name in ("table", other):
-        shown = document(run, name, STREAMS)
+        shown = document(run, name)
         check_harmless("" if name == "html" else shown, name, commands=name == "github")
         if name in ("json", "sarif", "cyclonedx"):
             json.loads(shown)

@@ -407,8 +407,8 @@ def test_controls_extracted_like_the_data_prove_nothing():
         bound=bad.exact.interval.high,
         verdict="inconclusive",
         reason="dynamic extracted 5 of 100 samples (5 %) and 4 of 100 controls (4 %), which the "
-        "model has not seen: not significantly more of the data (p = 0.5), so its "
-        "extractions do not prove memorization.",
+        "model has not seen: not significantly more of the data (difference -5.81 to +7.92 "
+        "points, p = 0.93), so its extractions do not prove memorization.",
     )
 
 
@@ -419,6 +419,27 @@ def test_of_several_attacks_the_least_proven_stands_in_the_verdict():
     verdict = judge_controls([closer, close, copied, summary("none", 0, 100, controls=arm(0, 9))])
     assert verdict is not None
     assert verdict.attack == "dynamic"
+
+
+def test_clusters_of_controls_and_of_data_count_and_not_their_samples():
+    apart = judge_controls([summary("none", 60, 600, controls=arm(0, 600))])
+    assert apart is not None
+    assert apart.verdict == "pass"
+    few = judge_controls([summary("none", 60, 600, controls=arm(0, 580, size=20))])
+    assert few is not None
+    assert few.verdict == "inconclusive"
+    assert "without near-duplicates (29 clusters), up to 11.9 % of unseen" in few.reason
+    # 60 hits are three clusters of the data: no proof beside 20 of 600 controls
+    for size, verdict in ((1, "pass"), (20, "inconclusive")):
+        found = judge_controls([summary("none", 60, 600, size=size, controls=arm(20, 600))])
+        assert found is not None
+        assert found.verdict == verdict
+
+
+def test_controls_extracted_more_than_the_data_prove_nothing():
+    found = judge_controls([summary("none", 5, 100, controls=arm(60, 100))])
+    assert found is not None
+    assert found.verdict == "inconclusive"
 
 
 def test_without_controls_there_is_no_verdict_on_them():

@@ -25,8 +25,8 @@ WHOLE = r"""dynamic, the strongest attack, extracts 15.5 % of the samples: 31 of
 That is 9.5 percentage points above the plain prefix (none): 19 samples gained,
 0 lost, p = 0.0005.
 On the controls, text that the model has not seen, dynamic extracts 0 of 100 (at
-most 3.6 %), a significantly smaller share than on the data (difference +5.9 to
-+22.1 points, p = 1.5e-06).
+most 3.6 %), a significantly smaller share than on the data (difference +9.6 to
++21.3 points, p = 3.8e-06).
 copy, which never queries the model, gets 3 of 200 from the fit data: that many
 can be copied from a near-duplicate that is left in another fold.
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from memaudit.config.settings import ScoreSettings
+from memaudit.config.settings import AttackName, ScoreSettings
 from memaudit.score.samples import Arm, Grouping
 from memaudit.score.sampling import queries
 from memaudit.score.scores import WindowScores, best_edit_similarity, best_log_p_z, score_windows
@@ -201,7 +201,8 @@ def test_summary_counts_what_was_scored():
     )
     assert found.difference is not None
     assert found.difference.estimate == 0.5
-    assert found.difference.p_value == pytest.approx(6 / 15)  # 4C2 of 6C2 placings of 2 hits
+    assert found.difference.interval.low < 0 < found.difference.interval.high
+    assert found.difference.p_value > 0.05
     assert found.lift is not None
     assert (found.lift.estimate, found.lift.gained, found.lift.lost) == (0.25, 1, 0)
     assert (found.lift.p_value, found.lift.clustered_p_value) == (1, 1)
@@ -210,12 +211,14 @@ def test_summary_counts_what_was_scored():
 
 def test_any_counts_what_at_least_one_attack_on_the_model_extracts():
     groups = Grouping(np.array([0, 0, 1, 2, 3]), np.ones(5, int), np.ones(5, bool), np.arange(4))
-    data = {
+    data: dict[AttackName, Arm] = {
         "none": Arm.of(hits([1, 0, 1, 0, 0]), groups),
         "copy": Arm.of(hits([1, 1, 1, 1, 1]), groups),
         "dynamic": Arm.of(hits([0, 1, 0, 1, 0]), groups),
     }
-    controls = {name: arm(hits([name == "copy"] * 2), np.arange(2)) for name in data}
+    controls: dict[AttackName, Arm] = {
+        name: arm(hits([name == "copy"] * 2), np.arange(2)) for name in data
+    }
     found = summarise_any(data, controls, SETTINGS, 0)
     assert found is not None
     assert (found.extracted.k, found.extracted.n) == (3, 4)
@@ -249,6 +252,18 @@ def test_summary_of_nothing_is_unknown_not_zero():
     assert found.difference.interval == (-1, 1)
     assert found.lift is not None
     assert found.lift.interval == (-1, 1)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_interval_and_p_value_of_a_lift_say_the_same(seed):
+    rng = np.random.default_rng(seed)
+    clusters = np.repeat(np.arange(12), rng.integers(1, 20, 12))
+    each = rng.random((2, 12)) < 0.4 if seed % 2 else np.array([rng.random(12) < 0.5, np.zeros(12)])
+    mine, none = (arm(hits(side[clusters]), clusters) for side in each)
+    found = summarise("dynamic", mine, SETTINGS, np.random.default_rng(0), none=none).lift
+    assert found is not None
+    holds_nothing = found.interval.low <= 0 <= found.interval.high
+    assert (max(found.p_value, found.clustered_p_value) < 1 - 0.95) == (not holds_nothing)
 
 
 def test_same_seed_same_summary():

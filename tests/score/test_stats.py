@@ -9,11 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memaudit.score.stats import (
+    Clustered,
+    Contrast,
+    Interval,
     agreeing,
     bounded_mean,
     clopper_pearson,
+    contrast,
     difference,
-    fisher_greater,
     paired_clustered,
     paired_exact,
 )
@@ -119,21 +122,62 @@ def test_difference_without_controls_says_only_what_the_data_says():
     assert difference(0, 0, 0, 0, 0.95) == (-1, 1)
 
 
-@given(st.integers(0, 20), st.integers(0, 20), st.integers(1, 20), st.integers(1, 20))
-def test_fisher_is_the_hypergeometric_tail(k1, k2, n1, n2):
-    k1, k2 = min(k1, n1), min(k2, n2)
-    hits = k1 + k2
-    tail = sum(
-        math.comb(n1, i) * math.comb(n2, hits - i)
-        for i in range(k1, min(hits, n1) + 1)
-        if hits - i <= n2
-    )
-    assert fisher_greater(k1, n1, k2, n2) == pytest.approx(tail / math.comb(n1 + n2, hits))
+def clustered(k: int, sizes: list[int], together: bool) -> Clustered:
+    """``k`` clusters hit whole, or the first ``k`` windows of each hit."""
+    clusters = np.repeat(np.arange(len(sizes)), sizes)
+    place = np.concatenate([np.arange(size) for size in sizes]) if sizes else clusters
+    return Clustered((clusters if together else place) < k, clusters)
+
+
+SIZES = st.lists(st.integers(1, 20), min_size=1, max_size=30)
+
+
+@given(st.integers(0, 30), SIZES, st.integers(0, 30), SIZES, st.booleans(), st.booleans())
+def test_p_value_and_interval_of_a_contrast_say_the_same(k1, sizes1, k2, sizes2, whole1, whole2):
+    first, second = clustered(k1, sizes1, whole1), clustered(k2, sizes2, whole2)
+    found = contrast(first, second, 0.95)
+    low, high = found.interval
+    assert -1 <= low <= first.hits.mean() - second.hits.mean() <= high <= 1
+    assert (found.p_value < 1 - 0.95) == (low > 0 or high < 0)
+    assert contrast(second, first, 0.95).interval == pytest.approx((-high, -low))
+    stricter = contrast(first, second, 0.99)
+    assert stricter.interval.low <= low
+    assert high <= stricter.interval.high
+    assert stricter.p_value == pytest.approx(found.p_value, rel=1e-6)
+
+
+def test_a_contrast_takes_a_cluster_as_one_trial():
+    # 12 of 200 and 0 of 100: windows of their own tell the arms apart, two clusters do not.
+    alone = contrast(clustered(12, [1] * 200, True), clustered(0, [1] * 100, True), 0.95)
+    assert alone.p_value < 0.05
+    assert alone.interval == pytest.approx((0.0139, 0.1025), abs=1e-3)
+    pairs = [6, 6] + [1] * 188
+    together = contrast(clustered(2, pairs, True), clustered(0, [1] * 100, True), 0.95)
+    assert together.p_value > 0.05
+    assert together.interval.low < 0
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.06, 0.06), (0.3, 0.25), (0.9, 0.1)])
+@pytest.mark.parametrize("size", [1, 20])
+def test_a_contrast_covers_at_least_as_often_as_it_says(first, second, size):
+    """Windows of a cluster agree; every outcome of 40 and 25 clusters, by its probability."""
+    covered = differs = 0.0
+    for k1, k2 in product(range(41), range(26)):
+        weight = binomial(k1, 40, first) * binomial(k2, 25, second)
+        if weight < 1e-5:
+            continue
+        arms = clustered(k1, [size] * 40, True), clustered(k2, [size] * 25, True)
+        found = contrast(*arms, 0.9)
+        covered += weight * (found.interval.low <= first - second <= found.interval.high)
+        differs += weight * (found.p_value < 0.1)
+    assert covered >= 0.895
+    assert first != second or differs <= 0.1
 
 
 @pytest.mark.parametrize(("n1", "n2"), [(0, 5), (5, 0), (0, 0)])
-def test_fisher_without_an_arm_shows_nothing(n1, n2):
-    assert fisher_greater(0, n1, 0, n2) == 1
+def test_a_contrast_without_an_arm_shows_nothing(n1, n2):
+    arms = clustered(0, [1] * n1, True), clustered(0, [1] * n2, True)
+    assert contrast(*arms, 0.95) == Contrast(Interval(-1, 1), 1.0)
 
 
 # The mean of bounded values.
