@@ -38,9 +38,7 @@ def count_letters(
     return letters
 
 
-def running_letters(
-    ids: NDArray[np.integer], letters: NDArray[np.float32]
-) -> NDArray[np.float64]:
+def running_letters(ids: NDArray[np.integer], letters: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the letters before each of the tokens (N,T), and of all: (N,T+1).
 
     letters: (V,) letters of each id; empty if unknown.

@@ -197,7 +197,7 @@ def _what_would_decide(name: str, threshold: float, measure: Measure, rate: Rate
     if needed is None:
         return f"no number of samples can show {limit}: gate on the estimate instead"
     hits = f"{rate.k:,} hit{'' if rate.k == 1 else 's'}" if rate.k else "no hit"
-    few = "the samples are in few near-duplicate clusters; " if needed <= rate.n else ""
+    few = "some samples are near-duplicates of others; " if needed <= rate.n else ""
     return f"{few}{needed:,} samples without near-duplicates would pass with {hits}"
 
 

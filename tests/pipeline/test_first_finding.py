@@ -17,9 +17,9 @@ from memaudit.attack.campaign import AttackOutcome
 from memaudit.attack.extraction import Advance, Extraction
 from memaudit.config.shard import Shard
 from memaudit.data.corpus import Corpus
+from memaudit.data.own_tokens import count_template
 from memaudit.data.plan import Plan
 from memaudit.data.samples import DataSummary
-from memaudit.data.own_tokens import count_template
 from memaudit.data.template import NO_TEMPLATE
 from memaudit.pipeline.first_finding import first_finding
 from memaudit.sensitive.counting import Items, SensitiveContent

@@ -18,9 +18,9 @@ from memaudit.config.settings import (
 )
 from memaudit.data.corpus import Corpus
 from memaudit.data.fingerprints import fingerprint_samples, fingerprint_windows
+from memaudit.data.own_tokens import count_template
 from memaudit.data.project_key import ProjectKey
 from memaudit.data.samples import DataSummary, Skipped
-from memaudit.data.own_tokens import count_template
 from memaudit.data.template import NO_TEMPLATE
 from memaudit.data.windows import Windows
 from memaudit.gate.thresholds import judge, judge_controls
