@@ -94,6 +94,7 @@ def _findings(report: Report) -> Iterator[str]:
     yield from filter(None, [plain_sentence(report), union_sentence(report)])
     yield from _unchanged_sentences(report)
     yield sensitive_sentence(report)
+    yield from _group_sentences(report)
     yield controls_sentence(report)
     if report.reference is not None:
         yield _origin_sentence(report.reference)
@@ -193,6 +194,14 @@ def sensitive_sentence(report: Report) -> str:
     if not parts:
         return "No sensitive content was recognised in what comes out."
     return f"The model gives away {'; '.join(parts)}."
+
+
+def _group_sentences(report: Report) -> Iterator[str]:
+    if report.groups is not None and report.groups.extracted:
+        yield (
+            f"Of {count(report.groups.groups, 'group')}, {report.groups.extracted:,} have a sample "
+            "that comes out."
+        )
 
 
 def extent_sentence(report: Report) -> str:
