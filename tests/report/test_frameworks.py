@@ -72,7 +72,7 @@ def test_what_was_left_out_is_not_tested() -> None:
     rows = {row.asks: row for row in to_report(left_out).frameworks}
     changed = {
         "regurgitation of training data": "no attack on the model was run, without controls",
-        "disclosure measured as a release gate": "no gate was set",
+        "disclosure measured as a release gate": "no limit was set",
         "extractability from adapters": "the target is not an adapter",
         "red-teaming for the revealing of personal or confidential information": (
             "sensitive.enabled = false"
