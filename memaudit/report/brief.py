@@ -22,7 +22,7 @@ from memaudit.report.findings import (
 )
 from memaudit.report.model import Report
 from memaudit.report.page import harmless, read_file
-from memaudit.report.reading import UNASKED, model_attacks, verdict, void_reason
+from memaudit.report.reading import limits_of, model_attacks, verdict, void_reason
 
 _FEW_CONTROLS = 100
 """Controls below which even no hit leaves a rate of more than 3 % possible."""
@@ -108,6 +108,6 @@ def _steps(report: Report) -> Iterator[str]:
         yield f"Give more controls: {report.controls.used:,} say little about predictable text."
     if not any(attack.fits for attack in model_attacks(report)):
         yield "Run the trained prompts too (--profile standard): they bring out more."
-    if not [gate for gate in report.gates if gate.name not in UNASKED]:
+    if not limits_of(report):
         yield "Set a limit (such as --max-any 0.01), so that the next scan can pass or fail."
     yield "Keep this run as the baseline of the next: memaudit baseline write."

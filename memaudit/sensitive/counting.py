@@ -105,7 +105,10 @@ def _count(texts: Sequence[_InContext], detectors: Sequence[Detector], prompts: 
     items = _find_items(texts, detectors)
     rows = [row for row, columns in enumerate(items) if any(columns)]
     for row, prompt in zip(rows, prompts(rows) if rows else (), strict=True):
-        new = [sum(not _holds(prompt, item) for item in column) for column in items[row]]
+        new = [
+            sum(not _holds(prompt, texts[row].whole, item) for item in column)
+            for column in items[row]
+        ]
         counts[row] = np.minimum(new, _MAX_COUNT)
     return counts
 
@@ -122,23 +125,28 @@ def _in_context(ids: Rows, prefixes: Rows, decode: Decode) -> list[_InContext]:
 
 def _find_items(
     texts: Sequence[_InContext], detectors: Sequence[Detector]
-) -> list[list[list[str]]]:
+) -> list[list[list[Span]]]:
     """Return the items that begin in each text, by detector: (n,C) lists."""
     wholes = [text.whole for text in texts]
     claimed: list[list[Span]] = [[] for _ in texts]
-    items: list[list[list[str]]] = [[] for _ in texts]
+    items: list[list[list[Span]]] = [[] for _ in texts]
     for detector in detectors:
         for row, spans in enumerate(detector.find(wholes)):
             new = [span for span in spans if not _overlaps(span, claimed[row])]
             claimed[row].extend(new)
-            own = (span for span in new if span.start >= texts[row].start)
-            items[row].append([wholes[row][span.start : span.end] for span in own])
+            items[row].append([span for span in new if span.start >= texts[row].start])
     return items
 
 
-def _holds(text: str, item: str) -> bool:
-    """Return True if a text holds an item that is no part of a longer word or number."""
-    return item in text and re.search(rf"(?<!\w){re.escape(item)}(?!\w)", text) is not None
+def _holds(prompt: str, text: str, item: Span) -> bool:
+    """Return True if a prompt holds an item of a text that is no part of a longer word or number.
+
+    An item at an end of the text may be cut off there, so that the prompt has more of it.
+    """
+    words = text[item.start : item.end]
+    start = r"(?<!\w)" if item.start else ""
+    end = r"(?!\w)" if item.end < len(text.rstrip()) else ""
+    return words in prompt and re.search(start + re.escape(words) + end, prompt) is not None
 
 
 def _overlaps(span: Span, claimed: Iterable[Span]) -> bool:

@@ -51,6 +51,12 @@ def test_items_that_the_prompt_holds_do_not_count(prompt: str, phones: int) -> N
     assert count_text(text, make_detectors("DE"), prompt)[-1] == phones
 
 
+@pytest.mark.parametrize(("text", "phones"), [("call +49 30 90182", 0), ("+49 30 90182 now", 1)])
+def test_an_item_cut_off_by_the_end_is_part_of_the_prompts(text: str, phones: int) -> None:
+    prompt = "My number is +49 30 901820."
+    assert count_text(text, make_detectors("DE"), prompt)[-1] == phones
+
+
 TEXTS = [
     "nothing here, not even 12.5 %. ",
     "ann@example.org and bob@example.org, +49 30 901820",
