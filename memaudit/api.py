@@ -98,7 +98,7 @@ class Run:
 
     @property
     def verdict(self) -> Verdict:
-        """Verdict of all gates together; ``none`` if no threshold was set."""
+        """Verdict of all gates together; ``none`` if no limit was set, though all checks are ok."""
         from memaudit.report.reading import verdict
 
         return cast(Verdict, verdict(self._stored.report)[0])
@@ -110,7 +110,7 @@ class Run:
 
     @property
     def gates(self) -> tuple[Gate, ...]:
-        """Gates that were judged, among them ``controls`` and ``validity``."""
+        """Gates that were judged, and the checks ``controls``, ``attacks`` and ``validity``."""
         return tuple(Gate(**gate) for gate in self.report["gates"])
 
     @property

@@ -221,7 +221,8 @@ class Campaign:
         # change the rest.
         rng = np.random.default_rng([self.config.protocol.seed, LADDER.index(attack), number])
         fit_ids = self._fit_ids(self.folds[number], settings, progress)
-        data = TuningData(fit_ids, self.data.ids[self.folds[number].select])
+        select_ids = self.data.ids[self.folds[number].select]
+        data = TuningData(fit_ids, select_ids, self.config.protocol.least_select)
         prefixes = fit_ids[:, : self.extractor.prefix_tokens]
         prompt = untrained_prompt(self.checkpoint, settings, prefixes, rng, start=start)
         processes = self.workforce.processes

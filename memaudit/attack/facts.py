@@ -36,11 +36,9 @@ class BatchFacts:
 
 
 NO_PROMPT = "no prompt"
-"""The choice if ``select`` did better without a prompt."""
-
-
-FEWEST_TO_SELECT = 30
-"""With fewer windows of ``select``, the epoch that does best on them is a guess."""
+"""The choice if ``select`` did better without a prompt, or cannot tell."""
+FEW_TO_SELECT = "too few windows to choose an epoch by"
+"""Why a fit ends before it begins."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,8 @@ class FitRecord:
     """How one soft prompt was fitted."""
 
     chosen: str
-    """``epoch K``, or ``no prompt`` if that did better on ``select`` than every epoch."""
+    """``epoch K``, or ``no prompt`` if that did better on ``select`` than every epoch, or if
+    ``select`` has too few windows to tell."""
     epochs: tuple[Epoch, ...]
     """The curve, from epoch 0 on."""
     stop_reason: str

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memaudit.attack.extraction import Extractor
-from memaudit.attack.facts import NO_PROMPT, Epoch, FitRecord
+from memaudit.attack.facts import FEW_TO_SELECT, NO_PROMPT, Epoch, FitRecord
 from memaudit.attack.journal import Advance, NoJournal
 from memaudit.attack.passes import StepGradient, TuningPasses
 from memaudit.attack.prompts import FittedPrompt, NoPrompt, SoftPrompt
@@ -88,7 +88,7 @@ class BestEpoch:
         assert self.score is not None  # epoch 0 has been offered
         self.prompt.load_state_dict(self.state)
         self.prompt.eval().requires_grad_(False)
-        trained = self.score >= self.none
+        trained = self.score >= self.none and stop_reason != FEW_TO_SELECT
         record = FitRecord(
             chosen=f"epoch {self.epoch}" if trained else NO_PROMPT,
             epochs=tuple(self.epochs),
@@ -126,6 +126,8 @@ class TuningData:
     """(N,P+S)."""
     select_ids: NDArray[np.int32]
     """(M,P+S)."""
+    least_select: int = 1
+    """Windows of ``select`` without which nothing is trained: the choice would be a guess."""
 
 
 class Tuner:
@@ -156,6 +158,7 @@ class Tuner:
     ) -> Fit:
         """Train ``prompt`` in place and return it in its best state.
 
+        With too few windows of ``select`` it is not trained, and not chosen.
         advance is called with the number of fit windows just trained on. journal: stores the fit
         after epochs, and holds it if it is resumed.
 
@@ -176,6 +179,8 @@ class Tuner:
                 rng.permutation(len(ids))  # every stored epoch took one permutation
                 advance(len(ids))
         stop_reason = stored.stop_reason if stored is not None else ""
+        if len(data.select_ids) < data.least_select:
+            stop_reason = FEW_TO_SELECT
         while not stop_reason:
             epoch = len(best.epochs)
             self.processes.broadcast_tensors(list(prompt.parameters()))

@@ -208,6 +208,9 @@ class ProtocolSettings(Settings):
     ] = 2
     select_fraction: Fraction = 0.1
     """Share of the windows outside ``audit`` used to choose the epoch."""
+    least_select: Positive = 30
+    """Windows used to choose the epoch, if a third of those outside ``audit`` are as many. With
+    fewer the choice would be a guess, so the fold takes no prompt."""
     split: Literal["clusters", "random"] = "clusters"
     """``random`` lets near-duplicates leak between parts; use it only to see the effect."""
     cluster_run: Positive = 20

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from memaudit.data.masked_windows import MaskedWindows, blocks_of
 from memaudit.data.run_hashes import run_hashes
 from memaudit.data.template import NO_TEMPLATE, Template
 from memaudit.data.windows import PADDING, Windows
 
-_ROWS = 4096  # windows hashed at a time
 MAX_TEMPLATE = 0.5
 """Share of a run that may be template: with 19 tokens of a greeting, the 20th is the same by chance
 in many records."""
@@ -44,8 +44,8 @@ class Marker:
         self._windows = windows
         self._run = run
         self._origin = origin
-        self._template = template
-        self._is_copy = _little_left(windows, template, run)
+        self._masked = MaskedWindows(windows, template)
+        self._is_copy = _little_left(windows, self._masked, run)
 
     def new_marks(self, rows: slice) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """Return marks of the windows in ``rows`` and the row of each, without repetitions.
@@ -72,7 +72,7 @@ class Marker:
         named = self._names(rows)
         suffix_hashes = run_hashes(suffixes, suffixes.shape[1])
         marks = np.concatenate([run_hashes(ids, self._run), suffix_hashes, named], axis=1)
-        is_template = self._template.mask(windows, rows) & ~self._is_copy[rows, None]
+        is_template = self._masked.mask(rows) & ~self._is_copy[rows, None]
         without = _without_mark(is_template, ids == PADDING, self._run, suffixes.shape[1])
         return np.where(without, named[:, :1], marks)  # the sample's own mark, which it has anyway
 
@@ -90,20 +90,20 @@ class Marker:
         return np.array([samples, groups], dtype=np.uint64).reshape(2, -1).T
 
 
-def _little_left(windows: Windows, template: Template, run: int) -> NDArray[np.bool_]:
+def _little_left(windows: Windows, masked: MaskedWindows, run: int) -> NDArray[np.bool_]:
     """Return the windows of samples with few tokens beside template: (N,).
 
     Few are less than half a run, or than MIN_OWN of every window and suffix: versions of one
     document.
     """
     is_copy = np.zeros(len(windows), dtype=np.bool_)
-    if len(template.hashes):
+    if masked.any.any():
         samples = int(windows.sample.max(initial=0)) + 1
         left, share = np.zeros(samples, dtype=np.int64), np.zeros(samples)
-        for block in _blocks(len(windows)):
+        for block in blocks_of(len(windows)):
             ids = windows.ids[block]
             is_text = ids != PADDING
-            own = ~template.mask(windows, block) & is_text
+            own = ~masked.mask(block) & is_text
             of_window = own.sum(axis=1) / is_text.sum(axis=1)
             of_suffix = own[:, windows.longest_prefix :].mean(axis=1)
             np.maximum.at(left, windows.sample[block], own.sum(axis=1))
@@ -143,7 +143,7 @@ def collect_marks(
     is_chosen[rows] = True
     marker = Marker(windows, run, origin, template)
     blocks = [np.empty(0, np.uint64)]
-    for block in _blocks(len(windows)):
+    for block in blocks_of(len(windows)):
         blocks.append(np.unique(marker.marks(block)[is_chosen[block]]))
     marks = np.concatenate(blocks)
     blocks.clear()  # as large as the rest if there are many windows
@@ -159,7 +159,7 @@ def have_marks(
     """Return which windows have any of these marks, and so are near-duplicates: (N,)."""
     known, matches = np.unique(marks), np.zeros(len(windows), dtype=np.bool_)
     marker = Marker(windows, run, origin)
-    for block in _blocks(len(windows)):
+    for block in blocks_of(len(windows)):
         own_marks = marker.marks(block)
         # np.isin would sort the known marks for every block.
         index = np.minimum(np.searchsorted(known, own_marks), len(known) - 1)
@@ -191,16 +191,11 @@ def _text_hash(text: str) -> int:
     return int.from_bytes(digest, "big")
 
 
-def _blocks(windows: int) -> list[slice]:
-    """Split the windows into blocks, in order."""
-    return [slice(first, min(first + _ROWS, windows)) for first in range(0, windows, _ROWS)]
-
-
 def _expected_marks(markers: Sequence[Marker], sizes: Sequence[int]) -> float:
     """Return about how many marks the windows have, judging by the first of each marker."""
     total = 0.0
     for marker, size in zip(markers, sizes, strict=True):
-        first = _blocks(size)[0]
+        first = next(blocks_of(size))
         total += size * len(marker.new_marks(first)[0]) / first.stop
     return total
 
@@ -214,7 +209,7 @@ def _share_of_marks(
     """
     keys, owners, before = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], 0
     for marker, size in zip(markers, sizes, strict=True):
-        for part in _blocks(size):
+        for part in blocks_of(size):
             marks, rows = marker.new_marks(part)
             # The upper half of a mark decides its share.
             in_share = ((marks >> np.uint64(32)) * np.uint64(shares)) >> np.uint64(32) == share

@@ -51,9 +51,7 @@ def make_folds(
         raise DataError(_too_few(len(members), settings))
     shuffled = [members[number] for number in rng.permutation(len(members))]
     spread = _spread(shuffled, settings.folds)
-    return tuple(
-        _fold(spread, audited, settings.select_fraction, rng) for audited in range(len(spread))
-    )
+    return tuple(_fold(spread, audited, settings, rng) for audited in range(len(spread)))
 
 
 def attacks_left_out(
@@ -145,13 +143,15 @@ def _spread(members: Sequence[NDArray[np.int64]], folds: int) -> list[list[NDArr
 def _fold(
     spread: Sequence[Sequence[NDArray[np.int64]]],
     audited: int,
-    fraction: float,
+    settings: ProtocolSettings,
     rng: np.random.Generator,
 ) -> Fold:
     outside = [
         cluster for number, part in enumerate(spread) if number != audited for cluster in part
     ]
-    chosen = _choose([len(cluster) for cluster in outside], fraction, rng)
+    sizes = [len(cluster) for cluster in outside]
+    wanted = round(settings.select_fraction * sum(sizes))
+    chosen = _choose(sizes, max(wanted, min(settings.least_select, sum(sizes) // 3)), rng)
     return Fold(
         fit=_windows_of([cluster for i, cluster in enumerate(outside) if i not in chosen]),
         select=_windows_of([cluster for i, cluster in enumerate(outside) if i in chosen]),
@@ -159,12 +159,12 @@ def _fold(
     )
 
 
-def _choose(sizes: Sequence[int], fraction: float, rng: np.random.Generator) -> set[int]:
-    """Choose clusters at random up to a fraction of the windows; at least one, never all.
+def _choose(sizes: Sequence[int], windows: int, rng: np.random.Generator) -> set[int]:
+    """Choose clusters at random up to a number of windows; at least one cluster, never all.
 
     A cluster of more than twice the missing number is skipped unless no smaller one is left.
     """
-    missing = max(1, round(fraction * sum(sizes)))
+    missing = max(1, windows)
     chosen: set[int] = set()
     for number in rng.permutation(len(sizes)).tolist():
         if missing <= 0 or len(chosen) == len(sizes) - 1:

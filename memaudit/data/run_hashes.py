@@ -44,7 +44,8 @@ def hash_runs(
     sums = np.zeros((rows, tokens + 1), dtype=np.uint64)
     for place in range(tokens):
         sums[:, place + 1] = sums[:, place] * _BASE + mixed[:, place]
-    powers = np.cumprod(np.r_[np.uint64(1), np.full(tokens, _BASE)])
+    powers = np.ones(tokens + 1, dtype=np.uint64)
+    np.cumprod(np.full(tokens, _BASE), out=powers[1:])
     before = np.take_along_axis(sums, starts, axis=1) * powers[ends - starts]
     return _mix((np.take_along_axis(sums, ends, axis=1) - before).astype(np.uint64))
 

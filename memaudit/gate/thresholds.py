@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from memaudit.config.settings import GateSettings
@@ -121,9 +122,11 @@ def judge(
     """
     asked = [summary for summary in summaries if summary.attack != "copy"]
     verdicts = []
+    clusters = len(asked[0].cluster_sizes) if asked else 0
+    judge_one = partial(_judged, clusters=clusters, on_upper=settings.gate_on == "upper")
     for name, threshold, measure in _thresholds(settings):
         judged = [
-            _judged(name, threshold, measured, summary.extracted, settings.gate_on == "upper")
+            judge_one(name, threshold, measured, summary.extracted)
             for summary in asked
             if (measured := measure(summary)) is not None
         ]
@@ -132,18 +135,16 @@ def judge(
         nothing = _nothing("max-new", settings.max_new)
         verdicts.append(nothing if new is None else _max_new(settings.max_new, new))
     if (limit := settings.max_leaked) is not None:
-        name, upper = "max-leaked", settings.gate_on == "upper"
         verdicts.append(
-            _nothing(name, limit)
+            _nothing("max-leaked", limit)
             if leaked is None
-            else _judged(name, limit, leaked_measure(leaked), leaked, upper)
+            else judge_one("max-leaked", limit, leaked_measure(leaked), leaked)
         )
     if (limit := settings.max_any) is not None:
-        name, upper = "max-any", settings.gate_on == "upper"
         verdicts.append(
-            _nothing(name, limit)
+            _nothing("max-any", limit)
             if together is None
-            else _judged(name, limit, any_measure(together), together.extracted, upper)
+            else judge_one("max-any", limit, any_measure(together), together.extracted)
         )
     counts = {count.category: count for count in sensitive if asked}
     for category, most in settings.sensitive_limits.items():
@@ -196,9 +197,9 @@ def _nothing(name: str, threshold: float) -> GateVerdict:
 
 
 def _judged(
-    name: str, threshold: float, measure: Measure, rate: Rate, on_upper: bool
+    name: str, threshold: float, measure: Measure, rate: Rate, clusters: int, on_upper: bool
 ) -> GateVerdict:
-    """Judge one attack by one gate."""
+    """Judge one attack by one gate. clusters: number that the samples are in."""
     statement, limit = measure.statement, measure.format_figure(threshold)
     at = f"{percent(measure.confidence)} confidence"
     upper = measure.format_figure(measure.bound)
@@ -211,7 +212,7 @@ def _judged(
         verdict = "inconclusive"
         reason = (
             f"{statement}, but at {at} the {measure.what} may be {upper}, above the {limit} "
-            f"allowed; {_what_would_decide(name, threshold, measure, rate)}"
+            f"allowed; {_what_would_decide(name, threshold, measure, rate, clusters)}"
         )
     elif on_upper:
         verdict = "pass"
@@ -223,7 +224,13 @@ def _judged(
     return GateVerdict(name, threshold, *figures, verdict, reason)
 
 
-def _what_would_decide(name: str, threshold: float, measure: Measure, rate: Rate) -> str:
+def _what_would_decide(
+    name: str, threshold: float, measure: Measure, rate: Rate, clusters: int
+) -> str:
+    """Say what would decide an inconclusive gate: samples of which none is like another.
+
+    Of as many, `samples_needed`, all bounds are Clopper–Pearson's or less.
+    """
     limit = measure.format_figure(threshold)
     if threshold == 0:
         return f"no number of samples can show {limit}: gate on the estimate instead"
@@ -233,8 +240,9 @@ def _what_would_decide(name: str, threshold: float, measure: Measure, rate: Rate
     if needed is None:
         return f"no number of samples can show {limit}: gate on the estimate instead"
     hits = f"{rate.k:,} hit{'' if rate.k == 1 else 's'}" if rate.k else "no hit"
-    few = "the samples are in few near-duplicate clusters; " if needed <= rate.n else ""
-    return f"{few}{needed:,} samples without near-duplicates would pass with {hits}"
+    few = f"the {rate.n:,} samples are in {clusters:,} near-duplicate clusters; "
+    advice = f"{needed:,} samples without near-duplicates would pass with {hits}"
+    return few + advice if 0 < clusters < rate.n else advice
 
 
 def _max_new(limit: int, new: NewSamples) -> GateVerdict:

@@ -95,8 +95,9 @@ def estimate_cost(config: ScanConfig, plan: Plan, extractor: Extractor) -> CostE
     for attack in sorted(fitted_attacks(config)):
         settings = _settings(config, attack)
         window = _measure_step(extractor, settings, ids)
-        tuning += sum(fit_seconds(settings, fold, window, pace) for fold in plan.folds)
-        may_stop_early |= any(_may_stop_early(settings, fold) for fold in plan.folds)
+        fitted = [fold for fold in plan.folds if len(fold.select) >= config.protocol.least_select]
+        tuning += sum(fit_seconds(settings, fold, window, pace) for fold in fitted)
+        may_stop_early |= any(_may_stop_early(settings, fold) for fold in fitted)
     return CostEstimate(
         windows_per_second=1 / pace.verification,
         extraction_seconds=extraction,

@@ -26,7 +26,7 @@ from memaudit.pipeline.prepare import Ready, prepare
 from memaudit.pipeline.reference import leaked_rate, pair_with_reference, reference_notes
 from memaudit.pipeline.scoring import (
     fold_fits,
-    guess_notes,
+    fold_notes,
     judge_all,
     new_samples,
     reveal,
@@ -105,7 +105,7 @@ def _assess(
     general = filter(None, [ready.key.note, ready.key.warning, newer_than_tested()])
     fits = fold_fits(outcomes)
     reuse = reuse_notes(config, earlier, ready.prompts_note)
-    notes = [*plan.notes, *guess_notes(fits), *reuse, *general]
+    notes = [*plan.notes, *fold_notes(config, fits), *reuse, *general]
     result = ScanResult(
         config=config,
         sources={**resolved.sources, **ready.sources},

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from memaudit.attack.campaign import AttackOutcome
 from memaudit.attack.extraction import Extraction
-from memaudit.attack.facts import FEWEST_TO_SELECT
+from memaudit.attack.facts import FEW_TO_SELECT
 from memaudit.config.settings import AttackName, ScanConfig
 from memaudit.data.corpus import Corpus
 from memaudit.data.plan import Plan
@@ -173,19 +173,22 @@ def fold_fits(outcomes: Mapping[AttackName, AttackOutcome]) -> tuple[FoldFit, ..
     )
 
 
-def guess_notes(fits: Sequence[FoldFit]) -> list[str]:
-    """Return a note on the folds with too few windows to choose an epoch by, if there are any."""
+def fold_notes(config: ScanConfig, fits: Sequence[FoldFit]) -> list[str]:
+    """Return a note on the folds with too few windows to choose a prompt by, if there are any."""
     few = {
         fit.fold: fit.record.select_windows
         for fit in fits
-        if fit.record.select_windows < FEWEST_TO_SELECT
+        if fit.record.stop_reason == FEW_TO_SELECT
     }
     if not few:
         return []
+    attacks = " and ".join(dict.fromkeys(fit.attack for fit in fits))
     named = ", ".join(f"fold {fold}: {windows}" for fold, windows in sorted(few.items()))
     return [
-        f"The choice of epoch is a guess: fewer than {FEWEST_TO_SELECT} windows were left to "
-        f"choose it by ({named}). More records, or a larger protocol.select_fraction, would help."
+        f"{attacks} took no prompt in {len(few)} of {config.protocol.folds} folds, where the "
+        "choice of an epoch would be a guess: fewer than "
+        f"{config.protocol.least_select} windows are left to choose it by ({named}). There, these "
+        "attacks are the plain prefix. More records would help."
     ]
 
 

@@ -22,6 +22,7 @@ from memaudit.report import model, model_parts, model_validity
 from memaudit.report.findings import count_reasons, sentences_of
 from memaudit.report.frameworks import NOTE as FRAMEWORKS_NOTE
 from memaudit.report.frameworks import framework_rows
+from memaudit.report.groups import group_section
 from memaudit.report.hashes import config_hash, policy_hash, results_hash
 from memaudit.report.leaks import sensitive_section
 from memaudit.report.model import Report
@@ -68,6 +69,7 @@ def to_report(result: ScanResult) -> Report:
         any=None if result.any is None else any_part(result.any),
         attacks_not_run=tuple(name for name in LADDER if result.attack(name) is None),
         sensitive=sensitive_section(result),
+        groups=group_section(result),
         reference=_reference(result, rounding),
         validity=_validity(result.validity),
         notes=result.notes,

@@ -1,7 +1,8 @@
-"""Gates for CI systems: GitHub's annotations, and JUnit XML.
+"""Gates and checks for CI systems: GitHub's annotations, and JUnit XML.
 
 Knows workflow commands and their escapes, and the form of JUnit XML that Jenkins and GitLab read.
-A step shows ten annotations of a kind, so each gate gets one and windows get none. In JUnit XML a
+A step shows ten annotations of a kind, so each gate gets one and windows get none. A check of the
+run that is ok is no test that passed: it is a property in JUnit XML, where a
 gate that fails is a failure; an inconclusive one is an error, not a skipped case, which CI systems
 show as green: inconclusive is not a pass. `neutral` leaves nothing that XML cannot hold.
 """
@@ -13,7 +14,14 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from memaudit.report.model import Report
-from memaudit.report.reading import gate_id, gate_name, verdict
+from memaudit.report.reading import (
+    NO_LIMIT,
+    check_state,
+    checks_of,
+    gate_id,
+    gate_name,
+    limits_of,
+)
 from memaudit.report.wording import neutral
 
 _COMMANDS = {"pass": "notice", "inconclusive": "warning", "fail": "error"}
@@ -21,13 +29,15 @@ _TAGS = {"fail": "failure", "inconclusive": "error"}
 
 
 def to_annotations(report: Report) -> str:
-    """Return a line for each gate, or one line that says no gate was set."""
+    """Return a line for each gate, or one that says no limit was set, then one for each check."""
     lines = [
         _command(_COMMANDS[gate.verdict], f"{gate_name(gate)}: {gate.verdict}", gate.reason)
-        for gate in report.gates
+        for gate in limits_of(report)
     ]
-    if not lines:
-        lines = [_command("notice", "no gate", verdict(report)[1])]
+    lines = lines or [_command("notice", "no gate", NO_LIMIT)]
+    for check in checks_of(report):
+        title = f"check {check.name}: {check_state(check)}"
+        lines.append(_command(_COMMANDS[check.verdict], title, check.reason))
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -51,10 +61,15 @@ class Case(NamedTuple):
 
 
 def to_junit(report: Report) -> str:
-    """Return one suite. Without gates its only case is skipped, so that nothing looks tested."""
-    cases = [Case(gate_id(gate), gate.verdict, gate.reason) for gate in report.gates]
-    if not cases:
-        cases = [Case("no gate", "skipped", verdict(report)[1])]
+    """Return one suite of the gates, and of the checks that are not ok.
+
+    Without a limit there is a case that is skipped, so that nothing looks tested.
+    """
+    limits = limits_of(report)
+    gates = [*limits, *(check for check in checks_of(report) if check.verdict != "pass")]
+    cases = [Case(gate_id(gate), gate.verdict, gate.reason) for gate in gates]
+    if not limits:
+        cases.append(Case("no gate", "skipped", NO_LIMIT))
     return junit_suite("memaudit", cases, _properties(report), report.run.started)
 
 
@@ -98,7 +113,9 @@ def _judge(element: ET.Element, case: Case) -> None:
 
 def _properties(report: Report) -> dict[str, str]:
     target, data = report.target, report.data
+    checks = {f"check.{check.name}": check_state(check) for check in checks_of(report)}
     return {
+        **checks,
         "memaudit": report.tool.version,
         "model": target.name,
         "data": data.path,

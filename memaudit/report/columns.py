@@ -18,20 +18,20 @@ SAMPLE_SCORES = (
     *("fractional", "longest_run", "suffix_nll"),
 )
 TEXTS = ("text_prefix", "text_suffix", *(f"text_{attack}" for attack in SUFFIXES))
-"""Columns of ``windows.csv`` after its own if text is revealed."""
+"""Columns of ``windows.csv`` after all others of its own, if text is revealed."""
 
 WINDOW_COLUMNS = (
     *("schema_version", "role", "sample_id", "line", "window", "fingerprint", "cluster", "fold"),
     *("status", "reason", "prefix_tokens", "suffix_tokens", "new_tokens", "template_tokens"),
     *(f"{score}_{attack}" for attack in SUFFIXES for score in WINDOW_SCORES),
     *("edit_similarity", "queries_p50", "categories"),
-    *(
-        f"reference_{score}_{attack.replace('-', '_')}"
-        for attack in ASKING
-        for score in ON_REFERENCE
-    ),
 )
 """Columns of every ``windows.csv``: one row per window, and one per record without any."""
+
+REFERENCE_COLUMNS = tuple(
+    f"reference_{score}_{attack.replace('-', '_')}" for attack in ASKING for score in ON_REFERENCE
+)
+"""Columns of ``windows.csv`` after those of every run, if there is a reference."""
 
 SAMPLE_COLUMNS = (
     *("schema_version", "role", "sample_id", "line", "group", "fingerprint", "cluster", "fold"),
@@ -41,5 +41,5 @@ SAMPLE_COLUMNS = (
 )
 """Columns of every ``samples.csv``: one row per record."""
 
-OWN = frozenset((*WINDOW_COLUMNS, *SAMPLE_COLUMNS, *TEXTS))
+OWN = frozenset((*WINDOW_COLUMNS, *REFERENCE_COLUMNS, *SAMPLE_COLUMNS, *TEXTS))
 """Names that no column passed through has, in either table."""

@@ -14,7 +14,7 @@ from typing import Any
 from memaudit.report.hashes import canonical
 from memaudit.report.model import Corpus, Report
 from memaudit.report.model_parts import AnyAttack, Interval, Rate
-from memaudit.report.reading import gate_id, ladder_rows
+from memaudit.report.reading import check_state, checks_of, gate_id, ladder_rows, limits_of
 from memaudit.report.wording import json_text
 
 Json = dict[str, Any]
@@ -140,7 +140,8 @@ def _data(corpus: Corpus, ref: str) -> Json:
 
 def _properties(report: Report) -> list[Json]:
     """Return values that have no field in the standard: verdicts, hashes, settings of trust."""
-    gates = {f"gate:{gate_id(gate)}": gate.verdict for gate in report.gates}
+    gates: dict[str, str] = {f"gate:{gate_id(g)}": g.verdict for g in limits_of(report)}
+    gates |= {f"check:{check.name}": check_state(check) for check in checks_of(report)}
     hashes = {f"sha256:{name}": digest for name, digest in report.hashes.model_dump().items()}
     target = report.target
     facts = {

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from memaudit.config.settings import attack_label
 from memaudit.report.model import Framework, Report
-from memaudit.report.reading import UNASKED, gate_id, model_attacks, void_reason
+from memaudit.report.reading import gate_id, limits_of, model_attacks, void_reason
 
 Tested = Literal["tested", "partly", "not tested"]
 
@@ -65,7 +65,7 @@ class _Facts:
             self.ran += ", in a run judged void (validity)"
         with_controls = report.controls is not None
         self.controls = "with controls" if with_controls else "without controls"
-        self.gates = [gate for gate in report.gates if gate.name not in UNASKED]
+        self.gates = limits_of(report)
         chosen = report.target.choices.get("format")
         self.adapter = chosen is not None and "adapter" in chosen.value
         self.sensitive = report.sensitive is not None
@@ -151,7 +151,7 @@ def _owasp(facts: _Facts) -> Iterator[Row]:
     yield row(
         "disclosure measured as a release gate",
         "tested" if facts.gates else "not tested",
-        "; ".join(f"{gate_id(gate)}: {gate.verdict}" for gate in facts.gates) or "no gate was set",
+        "; ".join(f"{gate_id(gate)}: {gate.verdict}" for gate in facts.gates) or "no limit was set",
         ("/gates",),
     )
     yield row(

@@ -127,13 +127,13 @@ def count_leaks(
     counts: (N,C) items. hits: without ``copy`` for what is extracted at all. before: the windows
     (N,) that each attack extracts from the reference; None without one.
     """
-    asked = [mask for name, mask in hits.items() if name != "copy"]
+    hit = any_hit(hits, groups)
     known = None if before is None else _any(before, groups)
     leaks = []
     for column, category in enumerate(categories):
         holds = counts[:, column] > 0
         own = holds & groups.is_own
-        extracted = _samples(_any(asked, groups) & own, groups)
+        extracted = _samples(hit & own, groups)
         leaks.append(
             Leak(
                 category=category,
@@ -151,6 +151,11 @@ def count_leaks(
             )
         )
     return tuple(leaks)
+
+
+def any_hit(hits: Hits, groups: Grouping) -> Bools:
+    """Return the windows (N,) that at least one attack on the model extracts."""
+    return _any([windows for name, windows in hits.items() if name != "copy"], groups)
 
 
 def _any(masks: Sequence[Bools], groups: Grouping) -> Bools:

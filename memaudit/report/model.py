@@ -142,6 +142,19 @@ class Sensitive(Part):
     """Null without controls."""
 
 
+class GroupRollUp(Part):
+    """The groups of the data with samples that come out. Their names are in samples.csv alone."""
+
+    groups: Count
+    """Groups with a sample that can be extracted."""
+    extracted: Count
+    """Groups with a sample that an attack on the model extracts."""
+    extracted_by: Mapping[AttackName, Count]
+    """Attack to the groups with a sample that it extracts."""
+    sensitive: Mapping[Category, Count]
+    """Category to the groups with an extracted window that holds an item of it."""
+
+
 class NllMeans(Part):
     """Mean suffix NLL of both models, nats/token, over samples with a finite NLL from both."""
 
@@ -411,13 +424,14 @@ class Report(Part):
     command: str
     """Command line that ran."""
     exit_code: Literal[0, 1, 4]
-    """0 passed or no gate set, 1 a gate failed, 4 inconclusive."""
+    """0 passed or no limit set, 1 a gate failed, 4 inconclusive."""
     headline: Annotated[Many[str], Field(min_length=1)]
     """The finding in sentences."""
     summary: str
     """The finding in one line."""
     gates: Many[Gate]
-    """Empty if no gate was set and no controls were given."""
+    """Verdicts of the limits that were set, and of the checks controls, attacks and validity, which
+    no limit asks for. Without a limit a run passes or fails nothing, though its checks pass."""
     baseline: Since | None
     """Null without a baseline, or without an attack on the model."""
     attacks: Many[Attack]
@@ -427,6 +441,8 @@ class Report(Part):
     attacks_not_run: Many[AttackName]
     sensitive: Sensitive | None
     """Null if nothing was searched."""
+    groups: GroupRollUp | None
+    """Null unless the data has a group field."""
     reference: Reference | None
     """Null without a reference."""
     validity: Validity

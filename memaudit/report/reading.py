@@ -26,8 +26,9 @@ Row = dict[Any, Any]
 """A row of ``windows.csv``: column to cell."""
 LEAKED, KNOWN = "fine-tuning", "before"
 """Origins of an extracted window, as tables name them."""
-UNASKED = ("controls", "attacks", "validity")
-"""Gates that are judged without a threshold."""
+CHECKS = ("controls", "attacks", "validity")
+"""Gates that no limit asks for: they check the run, and pass or fail nothing."""
+NO_LIMIT = "No limit was set (--max-exact …), so this run passes or fails nothing."
 
 
 def column(score: str, attack: str) -> str:
@@ -269,6 +270,21 @@ def gate_id(gate: Gate) -> str:
     return f"{gate.name} {gate.category}".rstrip()
 
 
+def limits_of(report: Report) -> list[Gate]:
+    """Return the gates of the limits that the user set."""
+    return [gate for gate in report.gates if gate.name not in CHECKS]
+
+
+def checks_of(report: Report) -> list[Gate]:
+    """Return the checks of the run itself."""
+    return [gate for gate in report.gates if gate.name in CHECKS]
+
+
+def check_state(check: Gate) -> str:
+    """Return a check's state in words: no verdict, as no limit asks for one."""
+    return "ok" if check.verdict == "pass" else "not ok"
+
+
 def void_reason(report: Report) -> str:
     """Return why the run is void; empty if it is valid."""
     return next((gate.reason for gate in report.gates if gate.name == "validity"), "")
@@ -299,8 +315,8 @@ def left_out_reason(report: Report) -> str:
 def verdict(report: Report) -> tuple[str, str]:
     """Return the verdict over all gates and its reason.
 
-    The verdict is ``pass``, ``fail``, ``inconclusive``, or ``none`` where no threshold was set,
-    even if the controls pass.
+    The verdict is ``pass``, ``fail``, ``inconclusive``, or ``none`` where no limit was set, even if
+    every check is ok; people read "no gate" for it.
     """
     gates = report.gates
     starts = {"fail": "This run fails", "inconclusive": "This run is inconclusive on"}
@@ -310,9 +326,9 @@ def verdict(report: Report) -> tuple[str, str]:
             first, more = matching[0], len(matching) - 1
             rest = f" ({count(more, 'more gate')} below.)" if more else ""
             return word, f"{start} {gate_name(first)}: {first.reason}{rest}"
-    if any(gate.name not in UNASKED for gate in gates):
+    if limits_of(report):
         return "pass", "This run passes every gate that was set."
-    return "none", "No gate was set, so this run neither passes nor fails."
+    return "none", NO_LIMIT
 
 
 def one_line(report: Report) -> str:

@@ -23,8 +23,9 @@ from memaudit.config.sources import toml_of_values
 from memaudit.report.build import any_part, attack_part, cluster_part, fold_parts, origin_parts
 from memaudit.report.columns import OWN
 from memaudit.report.findings import sentences_of
+from memaudit.report.groups import roll_up
 from memaudit.report.hashes import canonical, sha256_text
-from memaudit.report.leaks import count_leaks
+from memaudit.report.leaks import Hits, count_leaks
 from memaudit.report.model import Corpus, Origin, Report
 from memaudit.report.model_parts import AnyAttack, Attack
 from memaudit.report.model_validity import Reading
@@ -67,6 +68,11 @@ class _Side:
     def arms(self) -> dict[AttackName, Arm]:
         """Attack to the scores of the samples that can be extracted."""
         return {name: Arm.of(scores, self.groups) for name, scores in self.scores.items()}
+
+    @property
+    def hits(self) -> Hits:
+        """Attack to the windows (N,) that it extracts."""
+        return {name: scores.exact for name, scores in self.scores.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +152,7 @@ def recompute(report: Report, windows: pd.DataFrame, samples: pd.DataFrame) -> R
 
 def figures_fault(report: Report, run: Recomputed) -> str | None:
     """Name a figure of the report that does not follow from the tables; None if all do."""
-    for checks in (_samples, _attacks, _origins, _corpora, _sensitive):
+    for checks in (_samples, _attacks, _origins, _corpora, _sensitive, _groups):
         for name, recorded, due in checks(report, run):
             if (place := _difference(name, *map(_plain, (recorded, due)))) is not None:
                 return f"{place} does not follow from windows.csv"
@@ -368,11 +374,19 @@ def _sensitive(report: Report, run: Recomputed) -> Iterator[Check]:
     categories = tuple(searched.category for searched in section.looked_for)
     for part, side in run.sides.items():
         counts = _items(categories, side.rows["categories"].tolist())
-        hits = {name: scores.exact for name, scores in side.scores.items()}
         reference = [scores.exact for scores in side.reference.values()]
         before = None if report.reference is None else reference
-        due = count_leaks(categories, counts, side.groups, hits, before)
+        due = count_leaks(categories, counts, side.groups, side.hits, before)
         yield f"sensitive.{part}", getattr(section, part), due
+
+
+def _groups(report: Report, run: Recomputed) -> Iterator[Check]:
+    side, section = run.sides["data"], report.sensitive
+    categories = () if section is None else tuple(part.category for part in section.looked_for)
+    counts = _items(categories, side.rows["categories"].tolist())
+    holds = dict(zip(categories, counts.T > 0, strict=True))
+    due = roll_up(side.samples["group"].tolist(), side.groups, side.hits, holds)
+    yield "groups", report.groups, due
 
 
 def _items(categories: Sequence[str], cells: Sequence[str]) -> Counts:

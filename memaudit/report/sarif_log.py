@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -42,16 +42,55 @@ _FILES = (
 """Endings of data files; anything else is a folder of files."""
 _LONGEST_ID = 200
 _PLAIN, _PROMPTED = "extracted-by-prefix", "extracted-by-prompt"
+_STEPS = (
+    "Find the sample at the file and line of this result, and decide if its text may come out.",
+    "If not, remove it from the training data, or keep one copy of repeated texts and train for "
+    "fewer epochs; then train again.",
+    "Scan the new model, and list what is newly extracted with: memaudit compare BASELINE RUN",
+)
+"""What to do about a result, in order."""
+
+
+class _Rule(NamedTuple):
+    """A kind of result."""
+
+    name: str
+    level: str
+    short: str
+    full: str
+    more: str
+    """What the result means, for the help."""
+
+    def descriptor(self) -> dict[str, Any]:
+        """Return the reporting descriptor (SARIF 2.1.0, 3.49)."""
+        numbered = [f"{number}. {step}" for number, step in enumerate(_STEPS, 1)]
+        help_text = f"{self.full} {self.more}"
+        return {
+            "id": self.name,
+            "shortDescription": {"text": self.short},
+            "fullDescription": {"text": self.full},
+            "defaultConfiguration": {"level": self.level},
+            "help": {
+                "text": "\n".join([help_text, "What to do:", *numbered]),
+                "markdown": "\n".join([help_text, "", "**What to do**", "", *numbered]),
+            },
+        }
+
+
 _RULES = (
-    (
+    _Rule(
         _PLAIN,
         "error",
+        "Sample extracted by its own beginning.",
         "The model continues this sample word for word when given its beginning.",
+        "Whoever has the model and the beginning gets the rest; no attack had to be trained.",
     ),
-    (
+    _Rule(
         _PROMPTED,
         "warning",
+        "Sample extracted with a prompt and its own beginning.",
         "The model continues this sample word for word when given a prompt and its beginning.",
+        "The beginning alone does not bring it out; a prompt that was made for this audit does.",
     ),
 )
 
@@ -60,8 +99,9 @@ def to_sarif(report: Report, windows: pd.DataFrame) -> str:
     """Return the log, worst samples first; a notification counts those over the limit."""
     by_sample = _extracted(report, windows)
     version = neutral(report.tool.version)
+    rules = [rule.descriptor() for rule in _RULES]
     run: dict[str, Any] = {
-        "tool": {"driver": {"name": "memaudit", "version": version, "rules": _rules()}},
+        "tool": {"driver": {"name": "memaudit", "version": version, "rules": rules}},
         "invocations": [_invocation(report, len(by_sample))],
         "results": [_result(report, windows) for windows in by_sample[:MOST_RESULTS]],
         "columnKind": "unicodeCodePoints",
@@ -73,18 +113,6 @@ def to_sarif(report: Report, windows: pd.DataFrame) -> str:
     }
     log = {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
     return json_text(log, indent=1)
-
-
-def _rules() -> list[dict[str, Any]]:
-    return [
-        {
-            "id": name,
-            "shortDescription": {"text": text},
-            "fullDescription": {"text": text},
-            "defaultConfiguration": {"level": grade},
-        }
-        for name, grade, text in _RULES
-    ]
 
 
 def _invocation(report: Report, extracted: int) -> dict[str, Any]:
@@ -134,8 +162,8 @@ def _keys(rows: pd.DataFrame) -> list[tuple[int, str]]:
 def _result(report: Report, windows: list[Row]) -> dict[str, Any]:
     """Return a sample's result. ``windows``: its extracted rows, at least one."""
     first = windows[0]
-    rule = 0 if any(is_hit(row, "none") for row in windows) else 1
-    name, grade, _ = _RULES[rule]
+    number = 0 if any(is_hit(row, "none") for row in windows) else 1
+    rule = _RULES[number]
     sample = shorten(neutral(first["sample_id"]), _LONGEST_ID)
     numbers = ", ".join(sorted((str(row["window"]) for row in windows[:20]), key=int))
     where = f"{count(len(windows), 'window')}: {numbers}{', …' if len(windows) > 20 else ''}"
@@ -149,9 +177,9 @@ def _result(report: Report, windows: list[Row]) -> dict[str, Any]:
         origin = f" The fine-tuning leaked {leaked:,} of them; the others were known before."
     text = f"Sample {sample} is extracted exactly by {by} ({where}).{origin}"
     return {
-        "ruleId": name,
-        "ruleIndex": rule,
-        "level": grade,
+        "ruleId": rule.name,
+        "ruleIndex": number,
+        "level": rule.level,
         "message": {"text": _message(text)},
         "locations": [{"physicalLocation": _location(report, first)}],
         "partialFingerprints": {FINGERPRINT: _fingerprint(first)},

@@ -16,12 +16,15 @@ import pandas as pd
 
 from memaudit.config.settings import PREFIX_ONLY, attack_label
 from memaudit.report.blocks import Facts, Head, Table
+from memaudit.report.groups import group_rows
 from memaudit.report.leaks import leak_rows
 from memaudit.report.model import Origin, Report
 from memaudit.report.model_parts import AnyAttack, Attack
 from memaudit.report.reading import (
     best,
     cautious_p,
+    check_state,
+    checks_of,
     confidence,
     controls_rate,
     count_text,
@@ -33,6 +36,7 @@ from memaudit.report.reading import (
     ladder_rows,
     left_out,
     lift_texts,
+    limits_of,
     not_run,
     origin_words,
     p_text,
@@ -57,10 +61,14 @@ _COPY = "copy never queries the model: it repeats what followed a similar prefix
 
 
 def gates(report: Report) -> list[Table]:
-    """Return the gates with their verdicts and reasons; empty if none was set."""
-    rows = [[gate_name(gate), gate.verdict, gate.reason] for gate in report.gates]
-    heads = [Head("gate"), Head("verdict", style="verdict"), Head("why", style="prose")]
-    return [Table("gates", "Gates", "", heads, rows)] if rows else []
+    """Return the gates with their verdicts and reasons, if a limit was set, then the checks."""
+    why = Head("why", style="prose")
+    judged = [[gate_name(gate), gate.verdict, gate.reason] for gate in limits_of(report)]
+    checked = [[gate.name, check_state(gate), gate.reason] for gate in checks_of(report)]
+    heads = [Head("gate"), Head("verdict", style="verdict"), why]
+    tables = [Table("gates", "Gates", "", heads, judged)] if judged else []
+    heads = [Head("check"), Head("state", style="state"), why]
+    return [*tables, *([Table("checks", "Checks", "", heads, checked)] if checked else [])]
 
 
 def ladder(report: Report) -> Table:
@@ -93,7 +101,7 @@ def ladder(report: Report) -> Table:
         columns += [
             Head("controls", "count"),
             Head("above controls", "points", above, 2),
-            Head("p of that", "p", "two-sided p-value of the difference; clusters count as one", 2),
+            Head("p of that", "p", "two-sided p-value of that difference", 2),
         ]
         rows = [row + _above_controls(attack) for row, attack in zip(rows, attacks, strict=True)]
     missing = not_run(report)
@@ -186,7 +194,7 @@ def _signed(value: float) -> str:
 
 
 def leaks(report: Report) -> list[Table]:
-    """Return the sensitive categories by sample; empty if nothing was found or searched."""
+    """Return the sensitive categories by sample, then the groups; empty if there are none."""
     attacks, rows, missing = leak_rows(report.sensitive)
     holding = "those with an item of the category in a suffix that its prompt does not hold"
     columns = [
@@ -197,7 +205,8 @@ def leaks(report: Report) -> list[Table]:
     ]
     says = f"Not searched: {missing}." if missing else ""
     title = "Sensitive content that comes out, by sample"
-    return [Table("sensitive", title, says, columns, rows)] if rows else []
+    table = [Table("sensitive", title, says, columns, rows)] if rows else []
+    return [*table, *group_rows(report)]
 
 
 def worst_windows(

@@ -22,6 +22,7 @@ from memaudit.report.columns import (
     ASKING,
     ON_REFERENCE,
     OWN,
+    REFERENCE_COLUMNS,
     SAMPLE_COLUMNS,
     SAMPLE_SCORES,
     TEXTS,
@@ -53,8 +54,9 @@ def iter_windows(result: ScanResult) -> Iterator[str]:
 
     The header is first, then data, then controls, each in the order of its file.
     """
-    texts = TEXTS if result.revealed else ()
-    return _lines(result, (*WINDOW_COLUMNS, *texts), _window_row, _all_rows)
+    own = [*WINDOW_COLUMNS, *(REFERENCE_COLUMNS if result.reference is not None else ())]
+    own += TEXTS if result.revealed else ()
+    return _lines(result, own, _window_row, _all_rows)
 
 
 def iter_samples(result: ScanResult) -> Iterator[str]:
@@ -111,6 +113,8 @@ class _Part:
     """Columns of counts."""
     reference: Mapping[str, WindowScores]
     """Attack to scores of the same windows on the reference; empty without one."""
+    has_reference: bool
+    """True if the tables have columns of the reference."""
     revealed: Revealed | None
     is_revealed: bool
     """True if the tables have columns of text."""
@@ -167,6 +171,7 @@ def _parts(result: ScanResult) -> Iterator[_Part]:
             items=found,
             categories=() if content is None else content.categories,
             reference=_coarse(_reference_scores(result, role), revealed),
+            has_reference=result.reference is not None,
             revealed=result.revealed.get(role),
             is_revealed=revealed,
         )
@@ -214,7 +219,7 @@ def _window_row(part: _Part, i: int) -> list[str]:
     for best in (part.similarity, part.queries):
         row.append("" if best is None else figure(best[i]))
     row.append("" if part.items is None else named_counts(part.categories, part.items.windows[i]))
-    for attack in ASKING:
+    for attack in ASKING if part.has_reference else ():
         row += _reference_cells(part.reference.get(attack), i)
     return row + _text_cells(part, i)
 

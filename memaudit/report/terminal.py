@@ -43,7 +43,7 @@ _PROSE_CELL = PROSE_WIDTH - 26
 _COLOURS = {
     "pass": "bold green",
     **dict.fromkeys(("fail", "changed", "missing"), "bold red"),
-    **dict.fromkeys(("inconclusive", "extra", "unproven", "not checked"), "bold yellow"),
+    **dict.fromkeys(("inconclusive", "not ok", "extra", "unproven", "not checked"), "bold yellow"),
 }
 
 

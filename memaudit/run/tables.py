@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from memaudit.config.settings import MOST_COLUMNS
 from memaudit.data.fingerprints import FINGERPRINT, SAMPLE_FINGERPRINT
 from memaudit.errors import UsageError
 from memaudit.report.cells import is_text, unescape
-from memaudit.report.columns import OWN, SAMPLE_COLUMNS, WINDOW_COLUMNS
+from memaudit.report.columns import OWN, REFERENCE_COLUMNS, SAMPLE_COLUMNS, WINDOW_COLUMNS
 from memaudit.report.wording import SCHEMA_VERSION, neutral
 from memaudit.system.files import open_regular
 from memaudit.system.untrusted_json import MAX_DIGITS
@@ -50,7 +50,7 @@ def read_windows(path: Path) -> pd.DataFrame:
 
     Raises UsageError, in one line, if it is not a table that a scan of this version writes.
     """
-    windows = _read_table(path, WINDOW_COLUMNS)
+    windows = _read_table(path, WINDOW_COLUMNS, REFERENCE_COLUMNS)
     _check_values(path, windows, "window", FINGERPRINT)
     return windows.rename(columns=unescape)
 
@@ -62,11 +62,12 @@ def read_samples(path: Path) -> pd.DataFrame:
     return samples.rename(columns=unescape)
 
 
-def _read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
+def _read_table(path: Path, columns: Iterable[str], together: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a table. together: columns of which it has all or none."""
     try:
         if not path.is_file():
             raise UsageError(f"{path.parent}: holds no finished run (no {path.name})")
-        names = _header(path, columns)
+        names = _header(path, columns, together)
         try:
             table = _as_frame(path, names)
         except (ValueError, TypeError, OverflowError, Warning):  # pandas would quote a cell
@@ -79,7 +80,7 @@ def _read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
     return table
 
 
-def _header(path: Path, columns: Iterable[str]) -> list[str]:
+def _header(path: Path, columns: Iterable[str], together: Sequence[str]) -> list[str]:
     """Read the names of the columns."""
     with open_regular(path) as file:
         line = file.readline(_LONGEST_HEADER)
@@ -93,6 +94,8 @@ def _header(path: Path, columns: Iterable[str]) -> list[str]:
     except (UnicodeDecodeError, csv.Error):
         raise UsageError(f"{path}: is not a {path.name} of memaudit") from None
     wanted = list(columns)
+    if not set(together).isdisjoint(names):
+        wanted += together
     missing = [name for name in wanted if name not in names]
     if len(missing) == len(wanted) or not line.endswith(b"\n"):
         raise UsageError(f"{path}: is not a {path.name} of memaudit")

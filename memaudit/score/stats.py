@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ Counts = Ints | Floats
 
 _LEAST = 1e-15
 """Distance from 0 and 1 at which the search for a bound stops."""
-_LEAST_P, _HALVINGS = 1e-12, 48
+_LEAST_P, _HALVINGS = 1e-12, 30
 """Least p-value of a contrast, and steps of the search for it."""
 
 
@@ -209,7 +210,7 @@ def contrast(first: Clustered, second: Clustered, confidence: float) -> Contrast
     return Contrast(at(confidence), _least_alpha(at, confidence))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Arm:
     """A rate over K clusters."""
 
@@ -225,7 +226,7 @@ class _Arm:
         hits = np.bincount(place, weights=arm.hits).astype(np.float64)
         return cls(float(np.mean(arm.hits)), hits, sizes.astype(np.float64))
 
-    @property
+    @cached_property
     def trials(self) -> float:
         """Independent windows that would tell as much as these; the fewer of two.
 

@@ -88,7 +88,9 @@ class Setup:
         self.controls[::2, :RUN] = self.data[: len(self.controls[::2]), :RUN]
         both = find_clusters([as_windows(self.data), as_windows(self.controls)], RUN)
         self.clusters, self.control_clusters = np.split(both, [len(self.data)])
-        protocol = ProtocolSettings(folds=folds, cluster_run=RUN, select_fraction=0.2)
+        protocol = ProtocolSettings(
+            folds=folds, cluster_run=RUN, select_fraction=0.2, least_select=1
+        )
         self.folds = make_folds(self.clusters, protocol, rng)
         self.fold = fold_of(self.folds, len(self.data))
         self.control_fold = assign_controls(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from memaudit.attack.extraction import Extractor
-from memaudit.attack.facts import NO_PROMPT
+from memaudit.attack.facts import FEW_TO_SELECT, NO_PROMPT
 from memaudit.attack.forward import build_inputs, last_logits
 from memaudit.attack.generator import Generator
 from memaudit.attack.memory import MemoryState
@@ -97,6 +98,21 @@ def fit(settings: TuningSettings, checkpoint: Checkpoint | None = None, seed: in
     checkpoint = checkpoint or make_checkpoint()
     prompt = make_prompt(checkpoint, settings, seed)
     return make_tuner(checkpoint, settings).fit(prompt, make_data(), np.random.default_rng(seed))
+
+
+def test_too_few_windows_to_select_on_take_no_prompt() -> None:
+    settings = ConstantSettings(**SHORT)
+    checkpoint, data = make_checkpoint(), make_data()
+    for least, is_enough in ((6, True), (7, False)):
+        prompt, advance = make_prompt(checkpoint, settings), mock.Mock()
+        few = replace(data, least_select=least)
+        done = make_tuner(checkpoint, settings).fit(prompt, few, np.random.default_rng(0), advance)
+        assert (done.record.stop_reason == FEW_TO_SELECT) == (not is_enough)
+        assert advance.called == is_enough
+        assert len(done.record.epochs) == (3 if is_enough else 1)
+    assert isinstance(done.prompt, NoPrompt)
+    assert done.record.chosen == NO_PROMPT
+    torch.testing.assert_close(prompt.state_dict(), make_prompt(checkpoint, settings).state_dict())
 
 
 EVERY_PROMPT = [

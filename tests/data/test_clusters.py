@@ -124,7 +124,7 @@ def test_clusters_are_what_is_connected(
     """However many marks are sorted at once, and windows hashed at a time."""
     with (
         mock.patch("memaudit.data.clusters._MARKS", marks),
-        mock.patch("memaudit.data.clusters._ROWS", rows),
+        mock.patch("memaudit.data.masked_windows._ROWS", rows),
     ):
         clusters = find_clusters(parts, run)
     assert clusters.dtype == np.int64
@@ -139,7 +139,7 @@ def test_windows_that_share_a_mark_with_others_are_known(
     numbers = st.sets(st.integers(0, len(windows) - 1))
     chosen = np.array(sorted(data.draw(numbers)), dtype=np.int64)
     marks = Marker(windows, run, "file").marks()
-    with mock.patch("memaudit.data.clusters._ROWS", rows):
+    with mock.patch("memaudit.data.masked_windows._ROWS", rows):
         seen = collect_marks(windows, chosen, run, "file")
         met = have_marks(windows, run, "file", seen)
     assert seen.tolist() == sorted(set(marks[chosen].ravel().tolist()))

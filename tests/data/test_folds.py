@@ -69,17 +69,25 @@ def test_another_seed_gives_other_folds() -> None:
     assert first[0].audit.tolist() != second[0].audit.tolist()
 
 
+@pytest.mark.parametrize(("count", "select"), [(1000, 50), (300, 30), (100, 16), (8, 1)])
+def test_select_has_thirty_windows_or_a_third_of_what_is_not_audited(
+    count: int, select: int
+) -> None:
+    for fold in folded(range(count)):
+        assert len(fold.select) == select
+
+
 def test_select_passes_a_large_cluster_over() -> None:
     clusters = [0] * 60 + [1] * 60 + list(range(2, 82))
     for seed in range(20):
-        for fold in folded(clusters, seed):
+        for fold in folded(clusters, seed, least_select=1):
             assert len(fold.select) == 10
             assert fold.select.min() >= 120
 
 
 def test_select_takes_the_smallest_where_all_are_large() -> None:
     clusters = [number for number in range(6) for _ in range(20 + number)]
-    for fold in folded(clusters, folds=3):
+    for fold in folded(clusters, folds=3, least_select=1):
         outside = np.bincount(np.array(clusters)[np.concatenate([fold.fit, fold.select])])
         assert len(fold.select) == outside[outside > 0].min()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_windows import windows_of
+from made_windows import chain, windows_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -40,18 +40,6 @@ def cut(texts: list[str], prefix: int = 40, suffix: int = 16) -> Windows:
 
 def counted(windows: Windows) -> TemplateTokens:
     return count_template(windows, find_template([windows], 20))
-
-
-def chain(rows: list[list[int]], prefix: int, suffix: int, step: int) -> Windows:
-    """Windows that slide over each of the rows."""
-    parts, sample, new = [], [], []
-    for number, row in enumerate(rows):
-        starts = list(range(prefix, len(row) - suffix + 1, step))
-        parts += [row[start - prefix : start + suffix] for start in starts]
-        sample += [number] * len(starts)
-        new += [suffix] + [step] * (len(starts) - 1)
-    changes = {"sample": np.array(sample), "new_tokens": np.array(new)}
-    return windows_of(np.array(parts), prefix, **changes)
 
 
 @pytest.mark.parametrize(

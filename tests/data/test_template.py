@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import save_model
 from known_answers import random_llama, text_of, word_tokenizer, write_jsonl
-from made_windows import windows_of
+from made_windows import chain, windows_of
 from typer.testing import CliRunner
 
 from memaudit.cli.app import app
@@ -200,6 +200,16 @@ def test_true_near_duplicates_still_make_no_folds(
     (row,) = records("preamble", tokenizer, 1)
     code, shown = inspected(model, write_jsonl(tmp_path / "data.jsonl", [row] * 40), 26)
     assert (code, "the data has 1 cluster of near-duplicates" in shown) == (0, True)
+
+
+def test_a_template_that_a_window_cuts_joins_nobody() -> None:
+    """Two records share a name of 7 tokens between 8 and 12 tokens of template."""
+    own = own_text(tokens=39)
+    own[1, :7] = own[0, :7]
+    rows = [[*range(8), *row[:7], *range(10, 22), *row[7:]] for row in own.tolist()]
+    windows = chain(rows, 4, 16, 15)  # the first ends after 5 tokens of the second template
+    clusters = find_clusters([windows], RUN, find_template([windows], RUN))
+    assert clusters.tolist() == np.repeat(apart(60), 3).tolist()
 
 
 def test_a_long_template_before_short_answers_joins_nobody() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,7 +115,31 @@ def test_the_larger_upper_end_counts():
     verdict = gate(found)
     assert found.exact.interval.high < 0.01 < found.exact.clustered.high == verdict.bound
     assert verdict.verdict == "inconclusive"
-    assert "the samples are in few near-duplicate clusters; " in verdict.reason
+    assert "the 4,000 samples are in 200 near-duplicate clusters; " in verdict.reason
+    assert "would pass with 20 hits" in verdict.reason
+
+
+@pytest.mark.parametrize("sizes", [[1] * 50, [20] * 5, [1] * 30 + [20] * 10, [1] * 500 + [20]])
+@pytest.mark.parametrize("hit_clusters", [0, 1])
+@pytest.mark.parametrize("limit", [0.01, 0.05, 0.3])
+def test_advice_on_more_samples_proves_right(sizes, hit_clusters, limit):
+    """Who follows the advice has as many samples, each in its own cluster, and as many hits."""
+    clusters = np.repeat(np.arange(len(sizes)), sizes)
+    made = arm(hit_clusters, len(clusters))
+    scores = Arm(made.scores, clusters)
+    found = gate(summarise("dynamic", scores, SCORES, np.random.default_rng(0)), max_exact=limit)
+    if found.verdict != "inconclusive":
+        return
+    advice = re.search(r"([0-9,]+) samples without near-duplicates would pass", found.reason)
+    assert advice is not None
+    assert "hits lie" not in found.reason
+    assert ("near-duplicate clusters" in found.reason) == (len(sizes) < len(clusters))
+    number = int(advice[1].replace(",", ""))
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        followed = summarise("dynamic", arm(hit_clusters, number), SCORES, rng)
+        assert gate(followed, max_exact=limit).verdict == "pass"
+    assert gate(summary("dynamic", hit_clusters, number - 1), max_exact=limit).verdict != "pass"
 
 
 def test_the_worst_attack_decides_and_copy_does_not_count():

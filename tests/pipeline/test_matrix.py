@@ -157,7 +157,7 @@ def run(folder: Path, data: Path, controls: Path, **values: Any) -> ScanOutcome:
         "controls": str(controls),
         "target": {"device": "cpu"},
         "windows": {"prefix_tokens": P, "suffix_tokens": S},
-        "protocol": {"cluster_run": P + S},
+        "protocol": {"cluster_run": P + S, "least_select": 1},
         "constant": SHORT | {"precision": "bfloat16"},
         "dynamic": SHORT | {"precision": "float32"},
         "scores": {"bootstrap": 100},

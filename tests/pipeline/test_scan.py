@@ -72,7 +72,10 @@ def test_the_same_seed_gives_the_same_figures_and_prompts(
     for before, after in zip(outcome.prompts, again.prompts, strict=True):
         assert to_bytes(before) == to_bytes(after)
     other_seed = run(
-        model_folder, data, protocol={"cluster_run": 8, "seed": 1}, attacks=["constant"]
+        model_folder,
+        data,
+        protocol={"cluster_run": 8, "seed": 1, "least_select": 1},
+        attacks=["constant"],
     )
     assert to_bytes(other_seed.prompts[0]) != to_bytes(outcome.prompts[0])
 

@@ -21,8 +21,12 @@ def test_inconclusive_is_a_warning():
 
 def test_without_a_gate_it_is_said():
     assert to_annotations(read_back(make_result(controls=None))[0]) == (
-        "::notice title=memaudit no gate::No gate was set, so this run neither passes nor fails.\n"
+        "::notice title=memaudit no gate::No limit was set (--max-exact …), so this run passes or "
+        "fails nothing.\n"
     )
+    checked = to_annotations(read_back(make_result())[0]).splitlines()
+    assert checked[0].startswith("::notice title=memaudit no gate::No limit was set")
+    assert checked[1].startswith("::notice title=memaudit check controls%3A ok::")
 
 
 def test_no_string_starts_a_command_of_its_own():

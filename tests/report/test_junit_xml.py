@@ -43,12 +43,17 @@ def test_the_schema_bites():
 
 def test_inconclusive_is_no_pass():
     report, _ = small_run(gate=GateSettings(max_exact=0.9))
-    assert cases(report) == [("max-exact", ["error"]), ("controls", ["system-out"])]
+    assert cases(report) == [("max-exact", ["error"])]
 
 
 def test_without_a_gate_nothing_looks_tested():
     report, _ = read_back(make_result(controls=None))
     assert cases(report) == [("no gate", ["skipped"])]
+    checked, _ = read_back(make_result())  # controls that are ok are no test that passed
+    assert cases(checked) == [("no gate", ["skipped"])]
+    assert '<property name="check.controls" value="ok" />' in to_junit(checked)
+    doubtful, _ = read_back(make_result(controls={"dynamic": 90}))
+    assert cases(doubtful) == [("controls", ["error"]), ("no gate", ["skipped"])]
 
 
 @pytest.mark.parametrize("hostile", ["\x00", "]]>", "\ufffe", '"<&\r\n', "\ud800", "\x1b[31m"])

@@ -48,7 +48,7 @@ def test_the_finding_is_a_paragraph_however_it_begins(start):
 def test_without_a_gate_and_without_a_hit():
     document, samples = read_back(make_result(n=3, hits={"none": 0}, controls=None))
     text = to_markdown(document, samples)
-    assert text.startswith("## ℹ️ memaudit: tb7m\n\n**No gate was set")
+    assert text.startswith("## ℹ️ memaudit: tb7m\n\n**No limit was set")
     assert "### Closest to being extracted" in text
     assert "| gate |" not in text
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from jsonschema import Draft202012Validator
 from made_result import make_result
@@ -22,6 +23,7 @@ from memaudit.config.settings import GateSettings
 from memaudit.errors import UsageError
 from memaudit.report.build import to_report
 from memaudit.report.cells import to_csv
+from memaudit.report.columns import REFERENCE_COLUMNS
 from memaudit.report.cyclonedx import to_cyclonedx
 from memaudit.report.markdown import to_markdown
 from memaudit.report.page import to_html
@@ -31,7 +33,8 @@ from memaudit.report.sarif_log import to_sarif
 from memaudit.report.schema import schema
 from memaudit.report.tables import iter_windows
 from memaudit.report.terminal import render_report
-from memaudit.run.load import read_run
+from memaudit.run.load import find_figures_fault, load_run, read_run
+from memaudit.run.tables import read_windows
 from memaudit.sensitive.counting import Items, SensitiveContent
 
 HITS = {"none": 12, "copy": 0, "dynamic": 31}
@@ -252,3 +255,28 @@ def test_kinds_of_content_that_the_fine_tuning_leaked() -> None:
         if line.startswith("category")
     )
     assert head.split("  ")[-1].strip() == "by fine-tuning"
+
+
+def test_columns_of_a_reference_come_all_or_not_at_all(tmp_path: Path) -> None:
+    """An earlier version wrote them blank without a reference; such runs can still be read."""
+
+    def spoil(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Path:
+        path = folder / "windows.csv"
+        change(pd.read_csv(path, dtype=str, keep_default_na=False)).to_csv(
+            path, index=False, lineterminator="\r\n"
+        )
+        return path
+
+    plain = store(tmp_path / "plain", make_result(hits=HITS))
+    blank = dict.fromkeys(REFERENCE_COLUMNS, "")
+    old = read_windows(spoil(plain, lambda table: table.assign(**blank)))
+    assert old["reference_exact_none"].isna().all()
+    one = {"reference_exact_none": ""}
+    store(tmp_path / "one", make_result(hits=HITS))
+    with pytest.raises(UsageError, match="has no column reference_fractional_none"):
+        read_windows(spoil(tmp_path / "one", lambda table: table.assign(**one)))
+    without = spoil(
+        store(tmp_path / "without", made()), lambda table: table.drop(columns=[*REFERENCE_COLUMNS])
+    )
+    assert "reference_exact_none" not in read_windows(without)
+    assert find_figures_fault(load_run(without.parent)) is not None

@@ -170,6 +170,14 @@ def cards(values: list[str]) -> Iterator[tuple[str, bool, list[list[str]]]]:
         yield table.title, bool(card.plot), [list(map(str, row)) for row in table.rows]
 
 
+def test_the_axis_of_a_column_has_its_name():
+    document, samples = read_back(make_result(n=6, hits={"none": 3}, controls=None))
+    samples["repetitions"] = ["1", "2"] * 3
+    (card,) = group_cards(document, samples)
+    assert ">repetitions</text>" in card.plot
+    assert ">column-0<" not in card.plot
+
+
 def test_rates_by_the_numbers_of_a_column():
     (card,) = cards(["1", "2", "2", "10", "", "10"])
     assert card == (

@@ -6,14 +6,19 @@ import re
 import shutil
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_result import HITS, make_result, make_windows
 from small_run import small_run
 from stored import read_back
 
+from memaudit.config.settings import LADDER
 from memaudit.report.page import to_html
+from memaudit.sensitive.counting import Items, SensitiveContent
+from memaudit.sensitive.detectors import Category
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -138,6 +143,44 @@ def test_it_fits_its_window_in_light_and_dark(tmp_path: Path, width: int, dark: 
     colours = {True: ("rgb(13, 17, 23)", "rgb(230, 237, 243)")}
     light = ("rgb(255, 255, 255)", "rgb(27, 31, 36)")
     assert (found["paper"], found["ink"]) == colours.get(dark, light)
+
+
+NARROW = """
+document.body.style.width = "420px";
+const table = document.querySelector('[aria-label^="Sensitive content"]');
+document.body.setAttribute("data-sizes", `${table.scrollWidth} ${table.clientWidth}`);
+"""
+
+
+def test_the_sensitive_table_fits_a_phone(tmp_path: Path) -> None:
+    hits: dict[str, int] = dict.fromkeys(map(str, LADDER), 12)
+    methods: dict[Category, str] = {"account": "form", "phone": "form"}
+    items = Items(np.full((200, 2), 1, np.uint16), np.full((200, 2), 1, np.uint16))
+    searched = SensitiveContent(methods, {}, items, None)
+    made = replace(make_result(hits=hits, controls=None), sensitive=searched)
+    found = told(tmp_path, to_html(*read_back(made)), NARROW, "--window-size=500,900")
+    whole, shown = map(int, found["sizes"].split())
+    assert whole <= shown
+
+
+PRINTED = """
+const rows = [...document.querySelectorAll("#samples tbody tr")];
+const shown = (one) => getComputedStyle(one).display !== "none";
+const said = [...document.querySelectorAll(".printed")].filter(shown).map((one) => one.textContent);
+document.body.setAttribute("data-said", said.join(" "));
+document.body.setAttribute("data-rows", rows.filter(shown).length);
+"""
+
+
+@pytest.mark.parametrize(("windows", "rows"), [(30, 30), (200, 50)])
+def test_print_says_what_it_leaves_out(tmp_path: Path, windows: int, rows: int) -> None:
+    hits = {"none": windows}
+    text = to_html(*read_back(make_result(n=windows, hits=hits, controls=None)))
+    found = told(tmp_path, text.replace("@media print", "@media all"), PRINTED)
+    assert found["rows"] == str(rows)
+    left = "The first 50 of 200 rows are printed; report.html has the others."
+    assert (left in found["said"]) == (rows < windows)
+    assert "The figures of the plots are not printed; report.html has them." in found["said"]
 
 
 def test_a_hundred_thousand_windows_still_open(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from stored import read_back
 
 from memaudit.config.settings import LADDER, GateSettings
 from memaudit.report.reading import (
+    NO_LIMIT,
     extracted_by,
     hits,
     lift_texts,
@@ -92,8 +93,8 @@ def test_a_figure_that_is_not_there_is_said_to_be_missing():
         (0.1, CONTROL_HITS, "fail", "This run fails max-exact 10 %: dynamic extracted 2 of 4"),
         (0.9, CONTROL_HITS, "inconclusive", "This run is inconclusive on max-exact 90 %: "),
         (None, {"dynamic": 90}, "inconclusive", "This run is inconclusive on controls: "),
-        (None, CONTROL_HITS, "none", "No gate was set, so this run neither passes nor fails."),
-        (None, None, "none", "No gate was set, so this run neither passes nor fails."),
+        (None, CONTROL_HITS, "none", NO_LIMIT),
+        (None, None, "none", NO_LIMIT),
     ],
 )
 def test_the_verdict_is_that_of_the_worst_gate(max_exact, controls, word, start):

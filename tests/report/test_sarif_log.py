@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from jsonschema import Draft4Validator
 from made_result import make_result, make_windows
+from markdown_it import MarkdownIt
 from small_run import expected, small_run
 from stored import edited, read_back
 
@@ -50,6 +51,23 @@ def test_the_schema_is_the_published_one_and_bites():
     Draft4Validator(SCHEMA).validate(log)
     log["runs"][0]["results"][0]["level"] = "fatal"
     assert not Draft4Validator(SCHEMA).is_valid(log)
+
+
+def test_every_result_has_a_rule_that_says_what_to_do():
+    (run,) = json.loads(WHOLE)["runs"]
+    rules = run["tool"]["driver"]["rules"]
+    assert [rule["id"] for rule in rules] == ["extracted-by-prefix", "extracted-by-prompt"]
+    assert {rules[each["ruleIndex"]]["id"] == each["ruleId"] for each in run["results"]} == {True}
+    for rule in rules:
+        assert len(rule["shortDescription"]["text"]) <= 80
+        for part in ("shortDescription", "fullDescription"):
+            assert rule[part]["text"].endswith(".")  # a sentence (SARIF 2.1.0, 3.49.9)
+            assert rule[part]["text"].count(".") == 1
+        assert rule["fullDescription"]["text"] in rule["help"]["text"]
+        shown = MarkdownIt("commonmark").render(rule["help"]["markdown"])
+        assert shown.count("<li>") == 3
+        assert "memaudit compare" in rule["help"]["text"]
+        assert "helpUri" not in rule  # no page of this project is on the web
 
 
 @pytest.mark.parametrize("hits", [{"none": 0, "dynamic": 0}, {"copy": 3}])

@@ -17,7 +17,7 @@ from with_reference import with_reference
 
 from memaudit.data.samples import Skipped
 from memaudit.report.cells import cell, to_csv, to_jsonl, unescape
-from memaudit.report.columns import SAMPLE_COLUMNS, WINDOW_COLUMNS
+from memaudit.report.columns import REFERENCE_COLUMNS, SAMPLE_COLUMNS, WINDOW_COLUMNS
 from memaudit.report.result import ScanResult
 from memaudit.report.tables import NOT_COUNTED, iter_samples, iter_windows
 from memaudit.report.wording import neutral
@@ -126,13 +126,14 @@ def test_the_columns_of_windows_are_those_of_the_contract():
         *["prefix_tokens", "suffix_tokens", "new_tokens", "template_tokens"],
         *(f"{score}_{attack}" for attack in ATTACKS for score in PER_ATTACK),
         *["edit_similarity", "queries_p50", "categories"],
-        *(
-            f"reference_{score}_{attack}"
-            for attack in ("none", "dynamic_hard", "constant", "dynamic")
-            for score in ("exact", "fractional", "suffix_nll")
-        ),
     ) == WINDOW_COLUMNS
     assert columns(make_result()) == WINDOW_COLUMNS
+    reference = tuple(
+        f"reference_{score}_{attack}"
+        for attack in ("none", "dynamic_hard", "constant", "dynamic")
+        for score in ("exact", "fractional", "suffix_nll")
+    )
+    assert columns(with_reference(make_result(), HITS)) == (*WINDOW_COLUMNS, *reference)
 
 
 def test_one_row_of_each_kind_as_a_literal():
@@ -141,9 +142,9 @@ def test_one_row_of_each_kind_as_a_literal():
     blank = "," * 18
     assert rows[1] == (
         '3,data,"doc-0001",1,0,w1-c5c379209a1cea94e94aff4debdcc91e,0,0,scored,,50,50,50,0,'
-        f"1,1,50,50,0.01,-0.5,0,0,0,0,,{blank},1,1,{',' * 12}\r\n"
+        f"1,1,50,50,0.01,-0.5,0,0,0,0,,{blank},1,1,\r\n"
     )
-    assert rows[3] == f'3,data,"x",3,,,,,skipped,"empty"{"," * 49}\r\n'
+    assert rows[3] == f'3,data,"x",3,,,,,skipped,"empty"{"," * 37}\r\n'
 
 
 def test_pandas_reads_numbers_as_numbers():
@@ -185,7 +186,11 @@ def significant(text: str) -> int:
     return len(digits if "." in mantissa else digits.rstrip("0"))
 
 
-LIKELIHOODS = [name for name in WINDOW_COLUMNS if "suffix_nll" in name or "log_p_z" in name]
+LIKELIHOODS = [
+    name
+    for name in (*WINDOW_COLUMNS, *REFERENCE_COLUMNS)
+    if "suffix_nll" in name or "log_p_z" in name
+]
 
 
 def test_likelihoods_tell_no_more_than_two_digits():

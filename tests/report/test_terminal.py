@@ -52,8 +52,12 @@ gate           verdict  why
 ────────────────────────────────────────────────────────────────────────────────
 max-exact 1 %  FAIL     dynamic extracted 31 of 200 samples (15.5 %), more than
                         the 1 % allowed.
-controls       PASS     dynamic-hard extracted 10 of 200 samples (5 %) and 0 of
-                        100 controls (0 %).
+
+Checks
+check     state  why
+────────────────────────────────────────────────────────────────────────────────
+controls  ok     dynamic-hard extracted 10 of 200 samples (5 %) and 0 of 100
+                 controls (0 %).
 
 Worst windows, of 31 extracted
 sample              line  window  extracted by  matched of 50   NLL
@@ -117,7 +121,7 @@ copy never queries the model: it repeats what followed a similar prefix in the
 fit data.
 Not run: dynamic-hard, constant.
 
-No gate was set, so this run neither passes nor fails.
+No limit was set (--max-exact …), so this run passes or fails nothing.
 
 Closest to being extracted
 sample    line  window  extracted by  matched of 50   NLL
@@ -175,7 +179,7 @@ p-value of two paired tests of the lift.
 any: by at least one attack on the model.
 Not run: copy, dynamic-hard, constant.
 
-No gate was set, so this run neither passes nor fails.
+No limit was set (--max-exact …), so this run passes or fails nothing.
 
 Worst windows, of 2 extracted
 sample    line  window  extracted by  matched of 50   NLL
@@ -333,11 +337,12 @@ def test_attacks_left_out_are_named():
     assert "Worst windows" not in plain(make_result(hits={"copy": 1}, controls=None))
 
 
-@pytest.mark.parametrize(
-    ("controls", "word"), [(CONTROL_HITS, "PASS"), ({"dynamic": 90}, "INCONCLUSIVE")]
-)
-def test_verdicts_stand_in_capitals(controls, word):
-    assert re.search(rf"\ncontrols +{word}  ", plain(make_result(controls=controls)))
+@pytest.mark.parametrize(("controls", "word"), [(CONTROL_HITS, "ok"), ({"dynamic": 90}, "not ok")])
+def test_without_a_limit_nothing_passes_and_checks_stand_apart(controls, word):
+    text = plain(make_result(controls=controls))
+    assert re.search(rf"\nChecks\ncheck .*\n─+\ncontrols +{word}  ", text)
+    assert "PASS" not in text
+    assert ("No limit was set" in text) == (word == "ok")
 
 
 def test_the_room_needs_no_torch():

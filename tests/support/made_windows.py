@@ -1,4 +1,4 @@
-"""Windows of given ids, each of a sample of its own."""
+"""Windows of given ids."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from memaudit.data.windows import Windows
 
 
 def windows_of(ids: NDArray[Any], prefix: int, **changes: Any) -> Windows:
-    """Cut ids (N,P+S) after ``prefix`` tokens. changes: other fields of the windows."""
+    """Cut ids (N,P+S) after ``prefix`` tokens, each of a sample of its own.
+
+    changes: other fields of the windows.
+    """
     count = len(ids)
     windows = Windows(
         ids=ids.astype(np.int32),
@@ -31,3 +34,15 @@ def windows_of(ids: NDArray[Any], prefix: int, **changes: Any) -> Windows:
         samples=count,
     )
     return replace(windows, **changes)
+
+
+def chain(rows: list[list[int]], prefix: int, suffix: int, step: int) -> Windows:
+    """Slide windows over each of the rows."""
+    parts, sample, new = [], [], []
+    for number, row in enumerate(rows):
+        starts = list(range(prefix, len(row) - suffix + 1, step))
+        parts += [row[start - prefix : start + suffix] for start in starts]
+        sample += [number] * len(starts)
+        new += [suffix] + [step] * (len(starts) - 1)
+    changes = {"sample": np.array(sample), "new_tokens": np.array(new)}
+    return windows_of(np.array(parts), prefix, **changes)

@@ -36,7 +36,7 @@ def run(model: Path, data: Path, progress: Display | None = None, **values: Any)
         "model": str(model),
         "data": str(data),
         "windows": {"prefix_tokens": 8, "suffix_tokens": 6},
-        "protocol": {"cluster_run": 8},
+        "protocol": {"cluster_run": 8, "least_select": 1},
         "constant": SHORT,
         "dynamic": SHORT,
         "scores": {"bootstrap": 100},

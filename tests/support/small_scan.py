@@ -24,6 +24,7 @@ SECRET = "zebra-crossing"
 SETTINGS = [
     *("--prefix-tokens", "8", "--suffix-tokens", "6", "--device", "cpu", "--seed", "3"),
     *("--set", "protocol.cluster_run=10", "--set", "scores.bootstrap=100"),
+    *("--set", "protocol.least_select=1"),
     *("--set", "constant.epochs=2", "--set", "constant.min_steps=0"),
     *("--set", "constant.num_virtual_tokens=3", "--set", "constant.batch_size=16"),
     *("--set", "constant.windows_per_pass=4", "--set", "constant.precision=float32"),

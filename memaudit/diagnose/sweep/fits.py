@@ -103,7 +103,8 @@ class _Maker:
             constant |= changes
         else:
             dynamic |= changes
-        protocol = self.run.protocol.model_copy(update={"seed": self.run.protocol.seed + self.seed})
+        seed = self.run.protocol.seed + self.seed
+        protocol = self.run.protocol.model_copy(update={"seed": seed, "least_select": 1})
         update = {
             "attacks": ("none", attack),
             "generator": None,
