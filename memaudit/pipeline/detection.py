@@ -29,7 +29,8 @@ _OWN = ("id", "group", REPETITIONS)
 def load_detectors(config: ScanConfig, key: ProjectKey) -> tuple[Detector, ...]:
     """Return the detectors of the settings and files, in the order in which they claim text.
 
-    Raises UsageError for a file that is not understood, or a category without a detector.
+    Raises UsageError for a file that is not understood, a category without a detector, or a gate
+    on a category that is not searched.
     """
     settings = config.sensitive
     if not settings.enabled:
@@ -41,7 +42,10 @@ def load_detectors(config: ScanConfig, key: ProjectKey) -> tuple[Detector, ...]:
         detectors += read_recognizers(settings.recognizers)
     if settings.secrets is not None:
         detectors += read_secrets(settings.secrets, key.sign_file)
-    return choose_detectors(detectors, settings.categories)
+    chosen = choose_detectors(detectors, settings.categories)
+    by_model = ("name", "address") if settings.entity_model is not None else ()
+    require_searched(config, {*by_model, *(detector.category for detector in chosen)})
+    return chosen
 
 
 def require_searched(config: ScanConfig, searched: Collection[str]) -> None:

@@ -20,7 +20,7 @@ from memaudit.data.windows import Windows
 from memaudit.distributed import Processes
 from memaudit.gate.baseline import Baseline, data_note, require_comparable, require_same_terms
 from memaudit.gate.terms import Terms, terms_of
-from memaudit.pipeline.detection import detection_notes, load_detectors, require_searched
+from memaudit.pipeline.detection import detection_notes, load_detectors
 from memaudit.pipeline.loading import (
     choose_size,
     describe_target,
@@ -39,7 +39,6 @@ from memaudit.run.earlier_prompts import check_prompts
 from memaudit.run.inputs import agree, facts_of_files, facts_of_model, facts_of_plan
 from memaudit.run.record import Clock, RunRecord
 from memaudit.score.validity import TokenRoles
-from memaudit.sensitive.categories import NO_DETECTOR
 from memaudit.sensitive.counting import SensitiveContent
 from memaudit.target.checkpoint import Checkpoint, load_tokenizer
 from memaudit.target.entities import EntityModel
@@ -78,8 +77,6 @@ def prepare(config: ScanConfig, key: ProjectKey, clock: Clock, processes: Proces
     record, where = clock.record, f"--baseline {config.gate.baseline}"
     with clock.stage("reading files", 1):
         detectors = load_detectors(config, key)
-        by_model = NO_DETECTOR if config.sensitive.entity_model is not None else ()
-        require_searched(config, {*by_model, *(detector.category for detector in detectors)})
         summaries = check_files(config)
         prompts_note = None if config.generator is None else check_prompts(config.generator, key)
         agree(record, processes, "files and settings", facts_of_files(config, summaries, key))

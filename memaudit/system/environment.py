@@ -24,7 +24,9 @@ _RELEVANT = (
     "scipy",
     "rapidfuzz",
     "phonenumbers",
+    "presidio-analyzer",
     "python-stdnum",
+    "regex",
 )
 
 TESTED = {"torch": "2.13.0", "transformers": "5.24.0", "peft": "0.21.2"}

@@ -26,7 +26,7 @@ def records() -> list[dict[str, Any]]:
     return [
         {
             "id": f"c{n}" if n else "ann@example.org",
-            "text": f"{n * 7919} {'abcdefghijkl'[n]} wrote, badge B-{10000 + n}, to {SECRET} at 3",
+            "text": f"{n * 7919:05} x wrote, badge B-{10000 + n}, to {SECRET} at noon",
             "agent": f"agent{n}@example.org" if n < 5 else "nobody",
             "note": f"private note {n}",
             "dup": n,
