@@ -41,13 +41,12 @@ class Template:
     longest: int
     """Tokens after which a run ends, whatever its letters."""
 
-    def mask(self, windows: Windows, rows: slice = slice(None)) -> NDArray[np.bool_]:
-        """Return which tokens of the windows in ``rows`` are template: (n,P+S)."""
-        ids = windows.ids[rows]
+    def mask(self, ids: NDArray[np.int32], letters: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return which tokens of ids (N,T) are template: (N,T). letters: (V,) of each id."""
         covers = np.zeros((len(ids), ids.shape[1] + 1), dtype=np.int16)
         for first in range(0, len(ids) if len(self.hashes) else 0, _ROWS):
             block = ids[first : first + _ROWS]
-            starts, ends = _find_runs(block, windows.letters, self.longest)
+            starts, ends = _find_runs(block, letters, self.longest)
             hashes = hash_runs(block, starts, ends)
             place = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
             at, runs = np.nonzero((self.hashes[place] == hashes) & (ends > starts))
@@ -87,11 +86,17 @@ def _runs_of_samples(part: Windows, count: int, longest: int) -> tuple[NDArray[n
     rows = np.flatnonzero(np.isin(part.sample, numbers[chosen[distinct]]))
     rows = rows[_evenly(len(rows), _MAX_ROWS)]
     rows = rows[np.argsort(part.sample[rows], kind="stable")]
-    ids = part.ids[rows]
-    starts, ends = _find_runs(ids, part.letters, longest)
-    hashes = hash_runs(ids, starts, ends)[ends > starts]
-    owners = np.broadcast_to(part.sample[rows, None], ends.shape)[ends > starts]
-    order = np.argsort(hashes, kind="stable")  # the samples of each hash stay in order
+    follows = (np.diff(rows, prepend=-2) == 1) & (np.diff(part.sample[rows], prepend=-1) == 0)
+    each: list[NDArray[np.uint64]] = []
+    holders: list[NDArray[np.int64]] = []
+    # Of a window that follows another, only runs that end in its suffix are new.
+    for some, known in ((rows[~follows], 0), (rows[follows], part.longest_prefix - longest)):
+        ids = part.ids[some, max(0, known) :]
+        starts, ends = _find_runs(ids, part.letters, longest)
+        each.append(hash_runs(ids, starts, ends)[ends > starts])
+        holders.append(np.broadcast_to(part.sample[some, None], ends.shape)[ends > starts])
+    hashes, owners = np.concatenate(each), np.concatenate(holders)
+    order = np.lexsort((owners, hashes))
     hashes, owners = hashes[order], owners[order]
     is_new = np.ones(len(hashes), dtype=np.bool_)
     is_new[1:] = (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1])

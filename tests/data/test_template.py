@@ -40,7 +40,7 @@ def test_a_preamble_joins_nobody() -> None:
     ids[:, :25] = np.arange(25)
     template = find_template([windows_of(ids, 40)], RUN)
     np.testing.assert_array_equal(
-        template.mask(windows_of(ids, 40)), np.tile(np.arange(60) < 25, (60, 1))
+        template.mask(ids, np.zeros(0, np.float32)), np.tile(np.arange(60) < 25, (60, 1))
     )
     assert find_clusters([windows_of(ids, 40)], RUN).tolist() == [0] * 60
     assert clusters_of(ids) == apart(60)
