@@ -60,6 +60,11 @@ def attack_label(attack: str) -> str:
     return PREFIX_ONLY if attack == "none" else attack
 
 
+def attack_subject(attack: str) -> str:
+    """Return the subject of a sentence on what an attack did."""
+    return "the prefix alone" if attack == "none" else attack
+
+
 class WindowSettings(Settings):
     """How windows are cut from samples."""
 

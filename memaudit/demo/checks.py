@@ -81,8 +81,8 @@ def _matches_truth(none: AttackResult, known: list[KnownRecord]) -> Check:
     return Check(
         "plain prefix",
         len(known) - agree <= DISAGREEMENT * len(known),
-        f"none extracts {count(int(none.data.exact.sum()), 'record')}; {agree:,} of {len(known):,} "
-        "verdicts equal those of transformers' own decoding.",
+        f"the prefix alone extracts {count(int(none.data.exact.sum()), 'record')}; {agree:,} of "
+        f"{len(known):,} verdicts equal those of transformers' own decoding.",
     )
 
 
@@ -114,9 +114,9 @@ def _unlocks(dynamic: AttackResult, known: list[KnownRecord]) -> Check:
     return Check(
         "hidden memory",
         extracted > HIDDEN_SHARE * total and gained > lost and p_value < SIGNIFICANT,
-        f"dynamic extracts {extracted:,} of {total:,} memorized records that the plain prefix "
-        f"does not; overall it extracts {gained:,} that none misses, and misses {lost:,} that "
-        f"none extracts (p = {p_value:.1g}).",
+        f"dynamic extracts {extracted:,} of {total:,} memorized records that the prefix alone "
+        f"does not; overall it extracts {gained:,} that the prefix alone misses, and misses "
+        f"{lost:,} that it extracts (p = {p_value:.1g}).",
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from memaudit.config.settings import attack_subject
 from memaudit.score.stats import agreeing, bounded_mean, clopper_pearson, difference
 from memaudit.score.summary import AttackSummary, Rate
 
@@ -56,7 +57,7 @@ def exact_measure(summary: AttackSummary) -> Measure:
         bound=max(rate.interval.high, rate.clustered.high),
         confidence=rate.confidence,
         what="rate",
-        statement=f"{summary.attack} extracted {counted(rate)}",
+        statement=f"{attack_subject(summary.attack)} extracted {counted(rate)}",
         unit="%",
         remark="; no controls were given, so predictable text counts as extracted too"
         if no_controls
@@ -98,7 +99,9 @@ def fractional_measure(summary: AttackSummary) -> Measure:
     share = summary.fractional
     sizes = np.array(summary.cluster_sizes, dtype=np.int64)
     widest = bounded_mean(0.0 if math.isnan(share) else share, sizes, confidence)
-    statement = f"{summary.attack} extracted {percent(share)} of the suffix tokens in place"
+    statement = (
+        f"{attack_subject(summary.attack)} extracted {percent(share)} of the suffix tokens in place"
+    )
     on_controls = summary.controls_fractional
     if on_controls is not None and not math.isnan(on_controls):
         statement += f" ({percent(on_controls)} of the controls')"
@@ -137,7 +140,7 @@ def lift_measure(summary: AttackSummary) -> Measure | None:
         what="lift",
         statement=(
             f"the rate of {summary.attack} is {100 * distance:.3g} points {side} that of "
-            f"none ({lift.gained:,} samples gained, {lift.lost:,} lost)"
+            f"the prefix alone ({lift.gained:,} samples gained, {lift.lost:,} lost)"
         ),
         unit="points",
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from memaudit.config.settings import GateSettings
+from memaudit.config.settings import GateSettings, attack_subject
 from memaudit.errors import FAILED, INCONCLUSIVE
 from memaudit.gate.measures import (
     Measure,
@@ -298,10 +298,11 @@ def _controls(summary: AttackSummary) -> tuple[float, GateVerdict] | None:
     )
     if controls is None or compared is None:
         return None
-    extracted = f"{summary.attack} extracted {counted(rate)} and {counted(controls, 'controls')}"
+    subject = attack_subject(summary.attack)
+    extracted = f"{subject} extracted {counted(rate)} and {counted(controls, 'controls')}"
     if controls.n == 0:
         verdict: Verdict = "inconclusive"
-        reason = f"{summary.attack} was scored on no control"
+        reason = f"{subject} was scored on no control"
     elif rate.k and summary.control_clusters < FEWEST_CONTROLS:
         verdict = "inconclusive"
         highest = max(controls.interval.high, controls.clustered.high)

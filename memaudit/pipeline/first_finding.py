@@ -35,7 +35,7 @@ def first_finding(
         controls = f" and {control_hits:,} of {count(of, 'control')}"
     share = "" if shard is None else f" in this share, {shard},"
     yield (
-        f"First finding: the plain prefix (none) extracts{share} {hits:,} of "
+        f"First finding: the prefix alone extracts{share} {hits:,} of "
         f"{count(total, 'sample')}{controls}."
     )
     if hits and sensitive is not None:

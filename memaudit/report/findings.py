@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from memaudit.config.settings import attack_label
+from memaudit.config.settings import attack_subject
 from memaudit.data.samples import Skipped
 from memaudit.gate.validity import remnant
 from memaudit.report.model import Leak, Reference, Report
@@ -267,9 +267,9 @@ def _permuted_sentence(report: Report) -> str:
     if permuted.n == 0:
         return f"{start}, and the outputs could not be compared with unrelated windows either."
     return (
-        f"{start}; against the suffixes of unrelated windows, {attack_label(best.attack)} matches "
-        f"{permuted.k:,} of {permuted.n:,} exactly and {percent(permuted.fractional)} of the "
-        "tokens."
+        f"{start}; against the suffixes of unrelated windows, {attack_subject(best.attack)} "
+        f"matches {permuted.k:,} of {permuted.n:,} exactly and {percent(permuted.fractional)} of "
+        "the tokens."
     )
 
 

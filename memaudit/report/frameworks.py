@@ -17,8 +17,8 @@ from memaudit.report.reading import gate_id, limits_of, model_attacks, void_reas
 Tested = Literal["tested", "partly", "not tested"]
 
 NOTE = (
-    "No row says that anything complies with a framework: a row says what this run measured. What "
-    "a framework asks is paraphrased, partly from secondary sources: read the primary text."
+    "This is not a finding of compliance: a row says only what this run measured. What a framework "
+    "asks is paraphrased, partly from secondary sources: read the primary text."
 )
 EDPB, NIST = "EDPB Opinion 28/2024", "NIST AI 600-1"
 OWASP, ATLAS = "OWASP Top 10 for LLM applications", "MITRE ATLAS"

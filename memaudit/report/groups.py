@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from memaudit.config.settings import attack_label
 from memaudit.report.blocks import Head, Table
 from memaudit.report.leaks import Hits, any_hit
 from memaudit.report.model import GroupRollUp, Report
@@ -61,7 +62,7 @@ def group_rows(report: Report) -> list[Table]:
     section = report.groups
     if section is None:
         return []
-    rows = [[name, str(number)] for name, number in section.extracted_by.items()]
+    rows = [[attack_label(name), str(number)] for name, number in section.extracted_by.items()]
     leaks = () if report.sensitive is None else report.sensitive.data
     titles = {leak.category: leak.title for leak in leaks}
     rows += [[titles[name], str(number)] for name, number in section.sensitive.items() if number]

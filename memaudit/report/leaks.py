@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from memaudit.config.settings import AttackName
+from memaudit.config.settings import AttackName, attack_label
 from memaudit.gate.thresholds import SensitiveCount
 from memaudit.report.model import Leak, NotSearched, Searched, Sensitive
 from memaudit.report.result import ScanResult
@@ -104,7 +104,7 @@ def leak_rows(section: Sensitive | None) -> tuple[list[str], list[list[str]], st
         + ([str(leak.leaked)] if since else [])
         for leak in leaks
     ]
-    heads = [*attacks, *(["by fine-tuning"] if since else [])]
+    heads = [*map(attack_label, attacks), *(["by fine-tuning"] if since else [])]
     return (
         heads,
         rows,

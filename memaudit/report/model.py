@@ -419,7 +419,7 @@ class Report(Part):
         },
     )
 
-    schema_version: Literal[3]
+    schema_version: Literal[4]
     tool: Tool
     command: str
     """Command line that ran."""

@@ -175,7 +175,7 @@ def _result(report: Report, windows: list[Row]) -> dict[str, Any]:
     if has_reference(report):
         leaked = sum(row["leaked"] for row in windows)
         origin = f" The fine-tuning leaked {leaked:,} of them; the others were known before."
-    text = f"Sample {sample} is extracted exactly by {by} ({where}).{origin}"
+    text = f"Sample {sample} comes out word for word. Extracted by {by} ({where}).{origin}"
     return {
         "ruleId": rule.name,
         "ruleIndex": number,

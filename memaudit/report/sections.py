@@ -87,8 +87,8 @@ def ladder(report: Report) -> Table:
         Head("fractional", "share", "mean share of suffix tokens extracted in place"),
         Head("NLL", "nats", "mean, nats/token", 3),
         Head("lift", "points", f"rate above that of {PREFIX_ONLY}, in percentage points"),
-        Head("gained", "count", f"samples extracted, but not by {PREFIX_ONLY}", 1),
-        Head("lost", "count", f"samples extracted by {PREFIX_ONLY} alone", 1),
+        Head("gained", "count", "samples extracted, but not by the prefix alone", 1),
+        Head("lost", "count", "samples that the prefix alone extracts and this attack does not", 1),
         Head("p", "p", "the larger p-value of two paired tests of the lift", 1),
     ]
     rows = [_ladder_row(attack) for attack in attacks]

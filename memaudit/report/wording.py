@@ -14,7 +14,7 @@ from memaudit.system.plain_text import neutral as neutral
 from memaudit.system.plain_text import no_commands as no_commands
 from memaudit.system.plain_text import shorten as shorten
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Version of the tables and ``report.json``: raised when an old reader would break."""
 
 LIMITS = (

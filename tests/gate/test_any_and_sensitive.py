@@ -132,9 +132,11 @@ def test_a_stored_run_is_judged_again(tmp_path: Path):
 def test_a_limit_that_nothing_is_searched_for_is_refused(
     tmp_path: Path, given: list[str], message: str
 ) -> None:
-    """Neither model nor data exist: nothing is opened before the refusal."""
+    """The model is none: it is not opened before the refusal."""
     words = [word for limit in given for word in ("--max-sensitive", limit)]
-    ended = memaudit("scan", tmp_path / "no-model", tmp_path / "none.jsonl", *words)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "data.jsonl").write_text('{"text": "words"}')
+    ended = memaudit("scan", tmp_path / "model", tmp_path / "data.jsonl", *words)
     assert ended.exit_code == 2, ended.output
     assert message in " ".join(ended.stderr.split())
 

@@ -94,7 +94,7 @@ def test_the_reason_says_how_many_samples_would_decide():
 def test_the_reason_of_pass_and_fail():
     controls = arm(0, 50)
     assert gate(summary("none", 0, 1000, controls=controls)).reason == (
-        "none extracted 0 of 1,000 samples (0 %), at most 0.368 % at 95 % confidence, "
+        "the prefix alone extracted 0 of 1,000 samples (0 %), at most 0.368 % at 95 % confidence, "
         "within the 1 % allowed."
     )
     assert gate(summary("none", 30, 1000, controls=controls)).reason == (
@@ -285,7 +285,7 @@ def test_the_bound_of_a_lift_is_paired():
 def test_the_reasons_for_lift():
     settings = GateSettings(max_lift=0.05)
     assert judged(settings, lifted(60, 0, 1000)).reason == (
-        "the rate of dynamic is 6 points above that of none (60 samples gained, 0 lost), "
+        "the rate of dynamic is 6 points above that of the prefix alone (60 samples gained, 0 lost), "
         "more than the 5 points allowed."
     )
     assert judged(settings, lifted(0, 10, 1000)).reason.startswith(

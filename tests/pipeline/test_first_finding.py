@@ -92,7 +92,7 @@ def test_the_finding_counts_samples(
     outcome = AttackOutcome(extraction(data), extraction(controls) if controls else None, {})
     content = None if items is None else sensitive(items)
     first, *rest = expected.split("|")
-    sentences = [f"First finding: the plain prefix (none) {first}", *rest]
+    sentences = [f"First finding: the prefix alone {first}", *rest]
     assert list(first_finding(plan, outcome, content, shard)) == sentences
 
 

@@ -61,8 +61,8 @@ def test_a_whole_run() -> None:
     assert shown(whole()) == WHOLE
     did = {row.asks: row.did for row in to_report(whole()).frameworks}
     assert did["regurgitation of training data"] == (
-        "200 samples of the data were tried with known prefixes (none, dynamic-hard, constant, "
-        "dynamic), with controls"
+        "200 samples of the data were tried with known prefixes (prefix only, dynamic-hard, "
+        "constant, dynamic), with controls"
     )
     assert did["disclosure measured as a release gate"] == "max-exact: fail"
 

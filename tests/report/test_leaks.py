@@ -109,10 +109,10 @@ SECTION: dict[str, Any] = {
 
 TABLE = """\
 Sensitive content that comes out, by sample
-category          samples  extracted  none  copy  dynamic
-─────────────────────────────────────────────────────────
-e-mail addresses       20         13    12    20       13
-phone numbers           1          1     0     1        1
+category          samples  extracted  prefix only  copy  dynamic
+────────────────────────────────────────────────────────────────
+e-mail addresses       20         13           12    20       13
+phone numbers           1          1            0     1        1
 samples: those with an item of the category in a suffix that its prompt does not
 hold. extracted: of them, by at least one attack on the model; then by each.
 Not searched: names.
@@ -183,8 +183,9 @@ def test_five_attacks_fit_into_80_columns() -> None:
     section = sensitive_section(holding(dict.fromkeys(LADDER, 200)))
     lines = shown(section, 80).splitlines()
     assert max(map(len, lines)) <= 80
-    head = f"{lines[2]} ".replace(" hard ", " dynamic-hard ")  # broken over two lines
-    assert head.split() == ["category", "samples", "extracted", *LADDER]
+    heads = ["category", "samples", "extracted", "only", "copy", "hard", "constant", "dynamic"]
+    assert lines[1].split() == ["prefix", "dynamic-"]
+    assert lines[2].split() == heads
     assert lines[4].split() == ["e-mail", "addresses", *["20"] * 7]
 
 
@@ -228,7 +229,7 @@ def test_results_that_differ_in_content_alone_have_another_hash() -> None:
 MARKDOWN = """\
 ### Sensitive content that comes out, by sample
 
-| category | samples | extracted | none | copy | dynamic |
+| category | samples | extracted | prefix only | copy | dynamic |
 | --- | --: | --: | --: | --: | --: |
 | e-mail addresses | 20 | 13 | 12 | 20 | 13 |
 | phone numbers | 1 | 1 | 0 | 1 | 1 |
@@ -246,13 +247,14 @@ def test_markdown_and_page_have_the_table(tmp_path: Path) -> None:
     assert '<th scope="row">e-mail addresses</th><td class="number">20</td>' in page
     assert "Not searched: names." in page
     nothing = read_run(store(tmp_path / "nothing", make_result()))
-    assert "Sensitive content" not in to_markdown(nothing.report, nothing.windows)
-    assert "Sensitive content" not in to_html(nothing.report, nothing.windows)
+    assert "Sensitive content that" not in to_markdown(nothing.report, nothing.windows)
+    assert "Sensitive content that" not in to_html(nothing.report, nothing.windows)
 
 
 def test_the_page_says_what_was_and_was_not_tested(tmp_path: Path) -> None:
     run = read_run(store(tmp_path / "run", make_result()))
     page = to_html(run.report, run.windows)
-    assert '<h2 id="frameworks">What was and was not tested</h2>' in page
+    assert '<h2 id="frameworks">What frameworks ask for, and what this run' in page
+    words = {"tested": "measured", "partly": "measured in part", "not tested": "not measured"}
     for row in run.report.frameworks:
-        assert f"<td>{row.asks}</td><td>{row.tested}</td>" in page
+        assert f"<td>{row.asks}</td><td>{words[row.tested]}</td>" in page

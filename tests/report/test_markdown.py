@@ -38,11 +38,11 @@ def test_nothing_from_outside_becomes_markup():
 
 
 @pytest.mark.parametrize("start", ["- a", "+ a", "1. a", "2) a", "    a"])
-def test_the_finding_is_a_paragraph_however_it_begins(start):
+def test_each_sentence_of_the_finding_is_an_item_however_it_begins(start):
     report, samples = small_run()
     changed = report.model_copy(update={"headline": (start, "b")})
     text = html(to_markdown(changed, samples))
-    assert f"<p>{start.strip()} b</p>" in text
+    assert f"<ul>\n<li>{start.strip()}</li>\n<li>b</li>\n</ul>" in text
 
 
 def test_without_a_gate_and_without_a_hit():

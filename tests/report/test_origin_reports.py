@@ -108,22 +108,28 @@ def section_of(text: str, start: str) -> list[str]:
 
 NARROW = """\
 Known before the fine-tuning, or leaked by it
-attack   known before  leaked  forgotten  neither  share       interval      p
-──────────────────────────────────────────────────────────────────────────────
-none                9       3          0      188  1.5 %  at most 4.3 %   0.25
-dynamic            20      11          0      169  5.5 %      2.5–9.6 %  0.001
-any                20      11          0      169  5.5 %      2.5–9.6 %  0.002
+              known
+attack       before  leaked  forgotten  neither  share       interval      p
+────────────────────────────────────────────────────────────────────────────
+prefix only       9       3          0      188  1.5 %  at most 4.3 %   0.25
+dynamic          20      11          0      169  5.5 %      2.5–9.6 %  0.001
+any              20      11          0      169  5.5 %      2.5–9.6 %  0.002
 
 The same for the controls
-attack   known before  leaked  forgotten  neither  share       interval  p
-──────────────────────────────────────────────────────────────────────────
-none                0       0          0      100    0 %  at most 3.6 %  1
-dynamic             0       0          0      100    0 %  at most 3.6 %  1
-any                 0       0          0      100    0 %  at most 3.6 %  1
+attack       known before  leaked  forgotten  neither  share       interval  p
+──────────────────────────────────────────────────────────────────────────────
+prefix only             0       0          0      100    0 %  at most 3.6 %  1
+dynamic                 0       0          0      100    0 %  at most 3.6 %  1
+any                     0       0          0      100    0 %  at most 3.6 %  1
+known before: samples also extracted from the reference. leaked: by the
+fine-tuning, extracted from this model alone. forgotten: extracted from the
+reference alone. share: leaked samples, of all. interval: the outer ends of the
+exact and clustered intervals. p: leaked against forgotten, the larger of two
+paired tests.
 """
 WIDE = """\
 Known before the fine-tuning, or leaked by it
-attack   known before  leaked  forgotten  neither  share       interval      p  NLL before  \
+attack       known before  leaked  forgotten  neither  share       interval      p  NLL before  \
 NLL now  change  interval of the change
 """
 

@@ -110,8 +110,6 @@ PAGE = """\
 <tr><th scope="row">max-exact 10 %</th><td><span class="word fail">fail</span></td>\
 <td class="prose">dynamic extracted 2 of 4 samples (50 %), \
 more than the 10 % allowed.</td></tr>
-<tr><th scope="row">controls</th><td><span class="word pass">pass</span></td>\
-<td class="prose">none extracted 1 of 4 samples (25 %) and 0 of 100 controls (0 %).</td></tr>
 </tbody></table></div>
 """
 

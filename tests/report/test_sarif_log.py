@@ -89,9 +89,11 @@ def test_windows_of_one_sample_are_one_result():
     )
     first, second = results(*read_back(make_result(data=windows, hits={"none": 2, "dynamic": 4})))
     assert first["message"]["text"] == (
-        "Sample a is extracted exactly by none, dynamic (3 windows: 0, 1, 2)."
+        "Sample a comes out word for word. Extracted by prefix only, dynamic (3 windows: 0, 1, 2)."
     )
-    assert second["message"]["text"] == "Sample b is extracted exactly by dynamic (1 window: 0)."
+    assert second["message"]["text"] == (
+        "Sample b comes out word for word. Extracted by dynamic (1 window: 0)."
+    )
     assert (first["ruleId"], second["ruleId"]) == ("extracted-by-prefix", "extracted-by-prompt")
 
 

@@ -141,10 +141,10 @@ def test_one_row_of_each_kind_as_a_literal():
     rows = list(iter_windows(make_result(data=data, hits={"none": 1, "copy": 0}, controls=None)))
     blank = "," * 18
     assert rows[1] == (
-        '3,data,"doc-0001",1,0,w1-c5c379209a1cea94e94aff4debdcc91e,0,0,scored,,50,50,50,0,'
+        '4,data,"doc-0001",1,0,w1-c5c379209a1cea94e94aff4debdcc91e,0,0,scored,,50,50,50,0,'
         f"1,1,50,50,0.01,-0.5,0,0,0,0,,{blank},1,1,\r\n"
     )
-    assert rows[3] == f'3,data,"x",3,,,,,skipped,"empty"{"," * 37}\r\n'
+    assert rows[3] == f'4,data,"x",3,,,,,skipped,"empty"{"," * 37}\r\n'
 
 
 def test_pandas_reads_numbers_as_numbers():

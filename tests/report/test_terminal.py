@@ -20,32 +20,22 @@ from memaudit.report.terminal import render_report
 HOSTILE = ("=cmd()", "\x1b[31mred\x1b[0m", "[red]x[/red]", "two\nlines", ":smile: \u202eexe")
 VERSE = "It was the best of times, it was the worst of times, it was the age of wisdom"
 
-WHOLE = r"""dynamic, the strongest attack, extracts 15.5 % of the samples: 31 of 200
-(10.5–21.3 % at 95 % confidence).
-That is 9.5 percentage points above the plain prefix (none): 19 samples gained,
-0 lost, p = 0.0005.
-On the controls, text that the model has not seen, dynamic extracts 0 of 100 (at
-most 3.6 %), a significantly smaller share than on the data (difference +9.6 to
-+21.3 points, p = 3.8e-06).
+WHOLE = r"""Given the text before it and no added prompt, the model repeats a passage of 12
+of the 200 samples (records of members.jsonl) word for word: 6.0 % (3.0–10.2 %
+at 95 % confidence).
+Added prompts bring out 19 more: all attacks together extract 31 of 200 (15.5 %;
+10.5–21.3 %). dynamic alone brings out 19 that the prefix alone does not, and
+misses 0 that it does (p = 0.0005).
+In 1 of 2 folds no trained prompt of constant was better, and the fit chose
+none.
+In 1 of 2 folds no trained prompt of dynamic was better, and the fit chose none.
+Sensitive content was not searched for (sensitive.enabled = false).
+Of the 100 controls, text that the model has not seen, the same attacks extract
+0 (at most 3.6 %), a significantly smaller share (difference +9.6 to +21.3
+points, p = 3.8e-06).
 copy, which never queries the model, gets 3 of 200 from the fit data: that many
 can be copied from a near-duplicate that is left in another fold.
-
-Attacks, weakest first
-attack        extracted    rate  95 % interval  fractional  lift  controls
-──────────────────────────────────────────────────────────────────────────
-none             12/200   6.0 %     3.0–10.2 %      44.3 %           0/100
-copy              3/200   1.5 %  at most 4.3 %      40.5 %  -4.5     0/100
-dynamic-hard     10/200   5.0 %      2.4–9.0 %      43.6 %  -1.0     0/100
-constant         15/200   7.5 %     4.0–12.1 %      45.5 %  +1.5     0/100
-dynamic          31/200  15.5 %    10.5–21.3 %      49.9 %  +9.5     0/100
-any              31/200  15.5 %    10.5–21.3 %                       0/100
-extracted: samples of which a window comes out whole. 95 % interval: the outer
-ends of the exact (Clopper–Pearson) and clustered (bootstrap) intervals.
-fractional: mean share of suffix tokens extracted in place. lift: rate above
-that of none, in percentage points.
-any: by at least one attack on the model.
-copy never queries the model: it repeats what followed a similar prefix in the
-fit data.
+Tested: 50.0 % of the tokens of 200 samples; 2 records not tested.
 
 Gates
 gate           verdict  why
@@ -58,6 +48,23 @@ check     state  why
 ────────────────────────────────────────────────────────────────────────────────
 controls  ok     dynamic-hard extracted 10 of 200 samples (5 %) and 0 of 100
                  controls (0 %).
+
+Attacks, weakest first
+attack        extracted    rate  95 % interval  fractional  lift  controls
+──────────────────────────────────────────────────────────────────────────
+prefix only      12/200   6.0 %     3.0–10.2 %      44.3 %           0/100
+copy              3/200   1.5 %  at most 4.3 %      40.5 %  -4.5     0/100
+dynamic-hard     10/200   5.0 %      2.4–9.0 %      43.6 %  -1.0     0/100
+constant         15/200   7.5 %     4.0–12.1 %      45.5 %  +1.5     0/100
+dynamic          31/200  15.5 %    10.5–21.3 %      49.9 %  +9.5     0/100
+any              31/200  15.5 %    10.5–21.3 %                       0/100
+extracted: samples of which a window comes out whole. 95 % interval: the outer
+ends of the exact (Clopper–Pearson) and clustered (bootstrap) intervals.
+fractional: mean share of suffix tokens extracted in place. lift: rate above
+that of prefix only, in percentage points.
+any: by at least one attack on the model.
+copy never queries the model: it repeats what followed a similar prefix in the
+fit data.
 
 Worst windows, of 31 extracted
 sample              line  window  extracted by  matched of 50   NLL
@@ -76,6 +83,10 @@ matched of 50: most tokens before a mismatch. NLL: lowest, nats/token.
 The worst 10 windows of 200. windows.csv holds all rows.
 
 Notes     Folds are \x1b[31mred\x1b[0m.
+Limits    The rates are lower bounds: other attacks may extract what these did
+          not. The attacker has white-box access and knows the prefix of every
+          window and similar text. This is not a finding of anonymity or of
+          compliance with any law or policy.
 Data      members.jsonl: 202 rows, 200 windows of 50+50 tokens from 200 samples
           in 200 clusters; hmac-sha256 abababababababab (key 1131f7e7)
           skipped 2: 12–88 tokens, the window needs 100
@@ -91,37 +102,41 @@ Target    tb7m: GPTNeoXForCausalLM, 7,213,056 parameters
           bos no (auto: the tokenizer adds none)
           batch of 64 windows (fits 8 GB)
 Run       memaudit 0.1.0, 2026-11-22T11:00:00+00:00, 2 s, seed 0
-Limits    The rates are lower bounds: other attacks may extract what these did
-          not. The attacker has white-box access and knows the prefix of every
-          window and similar text. This is not a finding of anonymity or of
-          compliance with any law or policy.
+
+31 of 200 samples extracted (12 by the prefix alone; 0 of 100 controls)
+This run fails max-exact 1 %: dynamic extracted 31 of 200 samples (15.5 %), more
+than the 1 % allowed.
 """
 
-NOTHING = r"""No attack on the model extracts any of the 1,305 samples: at most 0.28 % at 95 %
-confidence.
-No prompt extracts more samples than the plain prefix (none).
+NOTHING = r"""Given the text before it and no added prompt, the model repeats no passage of
+the 1,305 samples (records of members.jsonl) word for word: at most 0.28 % at
+95 % confidence.
+No added prompt brings out another sample: all attacks together extract 0 of
+1,305 (0 %; at most 0.28 %).
+In 1 of 2 folds no trained prompt of dynamic was better, and the fit chose none.
+Sensitive content was not searched for (sensitive.enabled = false).
 No controls were given, so predictable text counts too; against the suffixes of
-unrelated windows, none matches 0 of 1,305 exactly and 1.1 % of the tokens.
+unrelated windows, the prefix alone matches 0 of 1,305 exactly and 1.1 % of the
+tokens.
+Tested: 50.0 % of the tokens of 1,305 samples.
 
 Attacks, weakest first
-attack   extracted  rate   95 % interval  fractional  lift  gained  lost  p
-───────────────────────────────────────────────────────────────────────────
-none        0/1305   0 %  at most 0.28 %      38.7 %
-copy        0/1305   0 %  at most 0.28 %      38.7 %     0       0     0  1
-dynamic     0/1305   0 %  at most 0.28 %      38.7 %     0       0     0  1
-any         0/1305   0 %  at most 0.28 %
+attack       extracted  rate   95 % interval  fractional  lift  gained  lost  p
+───────────────────────────────────────────────────────────────────────────────
+prefix only     0/1305   0 %  at most 0.28 %      38.7 %
+copy            0/1305   0 %  at most 0.28 %      38.7 %     0       0     0  1
+dynamic         0/1305   0 %  at most 0.28 %      38.7 %     0       0     0  1
+any             0/1305   0 %  at most 0.28 %
 extracted: samples of which a window comes out whole. 95 % interval: the outer
 ends of the exact (Clopper–Pearson) and clustered (bootstrap) intervals.
 fractional: mean share of suffix tokens extracted in place. lift: rate above
-that of none, in percentage points. gained: samples extracted, but not by none.
-lost: samples extracted by none alone. p: the larger p-value of two paired tests
-of the lift.
+that of prefix only, in percentage points. gained: samples extracted, but not by
+the prefix alone. lost: samples that the prefix alone extracts and this attack
+does not. p: the larger p-value of two paired tests of the lift.
 any: by at least one attack on the model.
 copy never queries the model: it repeats what followed a similar prefix in the
 fit data.
 Not run: dynamic-hard, constant.
-
-No limit was set (--max-exact …), so this run passes or fails nothing.
 
 Closest to being extracted
 sample    line  window  extracted by  matched of 50   NLL
@@ -139,6 +154,10 @@ doc-0400   400       0  -                        39  2.40
 matched of 50: most tokens before a mismatch. NLL: lowest, nats/token.
 The worst 10 windows of 1,305. windows.csv holds all rows.
 
+Limits  The rates are lower bounds: other attacks may extract what these did
+        not. The attacker has white-box access and knows the prefix of every
+        window and similar text. This is not a finding of anonymity or of
+        compliance with any law or policy.
 Data    members.jsonl: 1,305 rows, 1,305 windows of 50+50 tokens from 1,305
         samples in 1,305 clusters; hmac-sha256 abababababababab (key 1131f7e7)
 Folds   0: fit 90, select 10, audit 100; 1: fit 90, select 10, audit 100
@@ -150,36 +169,38 @@ Target  tb7m: GPTNeoXForCausalLM, 7,213,056 parameters
         bos no (auto: the tokenizer adds none)
         batch of 64 windows (fits 8 GB)
 Run     memaudit 0.1.0, 2026-11-22T11:00:00+00:00, 2 s, seed 0
-Limits  The rates are lower bounds: other attacks may extract what these did
-        not. The attacker has white-box access and knows the prefix of every
-        window and similar text. This is not a finding of anonymity or of
-        compliance with any law or policy.
+
+0 of 1,305 samples extracted (0 by the prefix alone)
+No limit was set (--max-exact …), so this run passes or fails nothing.
 """
 
-REVEALED = r"""dynamic, the strongest attack, extracts 66.7 % of the samples: 2 of 3 (0–100 %
-at 95 % confidence).
-That is 33.3 percentage points above the plain prefix (none): 1 sample gained, 0
-lost, p = 1, which may be chance.
+REVEALED = r"""Given the text before it and no added prompt, the model repeats a passage of 1
+of the 3 samples (records of members.jsonl) word for word: 33.3 % (0–100 % at
+95 % confidence).
+Added prompts bring out 1 more: all attacks together extract 2 of 3 (66.7 %;
+0–100 %). dynamic alone brings out 1 that the prefix alone does not, and misses
+0 that it does (p = 1, which may be chance).
+In 1 of 2 folds no trained prompt of dynamic was better, and the fit chose none.
+Sensitive content was not searched for (sensitive.enabled = false).
 No controls were given, so predictable text counts too; against the suffixes of
 unrelated windows, dynamic matches 0 of 3 exactly and 1.1 % of the tokens.
+Tested: 50.0 % of the tokens of 3 samples.
 
 Attacks, weakest first
-                                95 %
-attack   extracted    rate  interval  fractional   NLL   lift  gained  lost  p
-──────────────────────────────────────────────────────────────────────────────
-none           1/3  33.3 %   0–100 %      35.3 %  1.34
-dynamic        2/3  66.7 %   0–100 %      68.0 %  0.67  +33.3       1     0  1
-any            2/3  66.7 %   0–100 %
+                                    95 %
+attack       extracted    rate  interval  fractional   lift  gained  lost  p
+────────────────────────────────────────────────────────────────────────────
+prefix only        1/3  33.3 %   0–100 %      35.3 %
+dynamic            2/3  66.7 %   0–100 %      68.0 %  +33.3       1     0  1
+any                2/3  66.7 %   0–100 %
 extracted: samples of which a window comes out whole. 95 % interval: the outer
 ends of the exact (Clopper–Pearson) and clustered (bootstrap) intervals.
-fractional: mean share of suffix tokens extracted in place. NLL: mean,
-nats/token. lift: rate above that of none, in percentage points. gained: samples
-extracted, but not by none. lost: samples extracted by none alone. p: the larger
-p-value of two paired tests of the lift.
+fractional: mean share of suffix tokens extracted in place. lift: rate above
+that of prefix only, in percentage points. gained: samples extracted, but not by
+the prefix alone. lost: samples that the prefix alone extracts and this attack
+does not. p: the larger p-value of two paired tests of the lift.
 any: by at least one attack on the model.
 Not run: copy, dynamic-hard, constant.
-
-No limit was set (--max-exact …), so this run passes or fails nothing.
 
 Worst windows, of 2 extracted
 sample    line  window  extracted by  matched of 50   NLL
@@ -193,27 +214,31 @@ The worst 3 windows of 3. windows.csv holds all rows.
 Text of the worst windows
 
 doc-0001, line 1, window 0: extracted by all
-prefix   x = 1  # [bold]\n\x1b[2J
-suffix   x = 1  # [bold]\n\x1b[2J
-none     x = 1  # [bold]\n\x1b[2J
-dynamic  x = 1  # [bold]\n\x1b[2J
+prefix       x = 1  # [bold]\n\x1b[2J
+suffix       x = 1  # [bold]\n\x1b[2J
+prefix only  x = 1  # [bold]\n\x1b[2J
+dynamic      x = 1  # [bold]\n\x1b[2J
 
 doc-0002, line 2, window 0: extracted by dynamic
-prefix   It was the best of times, it was the worst of times, it was the age of
-         wisdom
-suffix   It was the best of times, it was the worst of times, it was the age of
-         wisdom
-none     It was the best of times, it was the worst of times, it was the age of
-         wisdom
-dynamic  It was the best of times, it was the worst of times, it was the age of
-         wisdom
+prefix       It was the best of times, it was the worst of times, it was the age
+             of wisdom
+suffix       It was the best of times, it was the worst of times, it was the age
+             of wisdom
+prefix only  It was the best of times, it was the worst of times, it was the age
+             of wisdom
+dynamic      It was the best of times, it was the worst of times, it was the age
+             of wisdom
 
 doc-0003, line 3, window 0: extracted by -
-prefix   x = 1  # [bold]\n\x1b[2J
-suffix   x = 1  # [bold]\n\x1b[2J
-none     x = 1  # [bold]\n\x1b[2J
-dynamic  x = 1  # [bold]\n\x1b[2J
+prefix       x = 1  # [bold]\n\x1b[2J
+suffix       x = 1  # [bold]\n\x1b[2J
+prefix only  x = 1  # [bold]\n\x1b[2J
+dynamic      x = 1  # [bold]\n\x1b[2J
 
+Limits  The rates are lower bounds: other attacks may extract what these did
+        not. The attacker has white-box access and knows the prefix of every
+        window and similar text. This is not a finding of anonymity or of
+        compliance with any law or policy.
 Data    members.jsonl: 3 rows, 3 windows of 50+50 tokens from 3 samples in 3
         clusters; hmac-sha256 abababababababab (key 1131f7e7)
 Folds   0: fit 90, select 10, audit 100; 1: fit 90, select 10, audit 100
@@ -225,10 +250,9 @@ Target  tb7m: GPTNeoXForCausalLM, 7,213,056 parameters
         bos no (auto: the tokenizer adds none)
         batch of 64 windows (fits 8 GB)
 Run     memaudit 0.1.0, 2026-11-22T11:00:00+00:00, 2 s, seed 0
-Limits  The rates are lower bounds: other attacks may extract what these did
-        not. The attacker has white-box access and knows the prefix of every
-        window and similar text. This is not a finding of anonymity or of
-        compliance with any law or policy.
+
+2 of 3 samples extracted (1 by the prefix alone)
+No limit was set (--max-exact …), so this run passes or fails nothing.
 """
 
 
@@ -266,7 +290,7 @@ def test_no_text_unless_revealed():
     assert "secret" in plain(result)
     hidden = make_result()
     assert not hidden.revealed
-    assert "prefix " not in plain(hidden).split("Worst windows")[1].split("Data")[0]
+    assert "prefix " not in plain(hidden).split("Worst windows")[1].split("Limits")[0]
 
 
 @pytest.mark.parametrize("n", [200, 20_000])

@@ -146,7 +146,7 @@ def test_a_folder_without_a_run(tmp_path: Path, make: Callable[[Path], object], 
         (b'{"tool": {"name": "\\u001b[31m"}}', "is not a memaudit report"),
         (b'{"tool": {"name": "memaudit"}}', "schema version unknown, but this memaudit reads 3"),
         (b'{"tool": {"name": "memaudit"}, "schema_version": 99}', "has schema version 99"),
-        (b'{"tool": {"name": "memaudit"}, "schema_version": 3}', "does not fit the schema"),
+        (b'{"tool": {"name": "memaudit"}, "schema_version": 4}', "does not fit the schema"),
     ],
 )
 def test_a_report_that_is_none(folder: Path, content: bytes, said: str) -> None:

@@ -210,7 +210,7 @@ def test_prompts_that_the_report_leaves_out_are_named(tmp_path: Path) -> None:
         lambda d: d.update(schema_version=1),
         lambda d: d.update(schema_version=2),
         lambda d: d.update(schema_version=4),
-        lambda d: d.update(schema_version="3"),
+        lambda d: d.update(schema_version="4"),
         lambda d: d.pop("schema_version"),
         lambda d: d.pop("tool"),
         lambda d: d["tool"].pop("version"),
