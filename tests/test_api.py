@@ -57,7 +57,7 @@ def test_the_page_runs_as_it_stands(
     assert names["page"] == (tmp_path / "run" / "report.html").read_text()
     shown = capfd.readouterr()
     assert shown.out.startswith("fail: 20 of 60 samples (")
-    assert "max-exact fail none extracted 20 of 60" in shown.out
+    assert "max-exact fail the prefix alone extracted 20 of 60" in shown.out
     assert shown.err == ""
 
 

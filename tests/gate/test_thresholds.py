@@ -98,7 +98,7 @@ def test_the_reason_of_pass_and_fail():
         "within the 1 % allowed."
     )
     assert gate(summary("none", 30, 1000, controls=controls)).reason == (
-        "none extracted 30 of 1,000 samples (3 %), more than the 1 % allowed."
+        "the prefix alone extracted 30 of 1,000 samples (3 %), more than the 1 % allowed."
     )
 
 
@@ -285,11 +285,12 @@ def test_the_bound_of_a_lift_is_paired():
 def test_the_reasons_for_lift():
     settings = GateSettings(max_lift=0.05)
     assert judged(settings, lifted(60, 0, 1000)).reason == (
-        "the rate of dynamic is 6 points above that of the prefix alone (60 samples gained, 0 lost), "
-        "more than the 5 points allowed."
+        "the rate of dynamic is 6 points above that of the prefix alone (60 samples gained, 0 "
+        "lost), more than the 5 points allowed."
     )
     assert judged(settings, lifted(0, 10, 1000)).reason.startswith(
-        "the rate of dynamic is 1 points below that of none (0 samples gained, 10 lost), at "
+        "the rate of dynamic is 1 points below that of the prefix alone (0 samples gained, 10 "
+        "lost), at "
     )
 
 

@@ -62,7 +62,7 @@ def test_several_processes_do_what_one_does(
     stdout, stderr = process.communicate()
     assert process.returncode == 0, stderr
     assert_same_run(tmp_path / "run", alone)
-    assert stdout.count("the strongest attack") == 1
+    assert stdout.count("Given the text before it") == 1
     assert f", {processes} processes" in stdout
     assert stderr.count("Written to") == 1
 
