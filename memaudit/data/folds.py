@@ -70,6 +70,16 @@ def left_out_sentence(attacks: Sequence[str], clusters: int, settings: ProtocolS
     return f"{named} cannot run: {_too_few(clusters, settings)}."
 
 
+def untrained_sentence(attacks: Sequence[str], settings: ProtocolSettings) -> str:
+    """Say which attacks trained no prompt in any fold, and what would help; empty if all did."""
+    if not attacks:
+        return ""
+    return (
+        f"{' and '.join(attacks)} trained no prompt: no fold has {settings.least_select:,} windows "
+        "to choose an epoch by; give more records."
+    )
+
+
 def _lacking(clusters: int, settings: ProtocolSettings) -> int:
     """Return how many more clusters the folds need; 0 if they are enough."""
     # With two folds, each must give both fit and select of the other.

@@ -80,16 +80,13 @@ class Plan:
     folds: tuple[Fold, ...]
     """Empty if no attack needs any, as with prompts fitted earlier, or if none are possible."""
     notes: tuple[str, ...]
-    """Consequences of the split for the reader, a sentence each. The first names ``left_out``."""
+    """Consequences of the split for the reader, a sentence each."""
     template: Template = NO_TEMPLATE
     """Text that stands in many records and makes no near-duplicates."""
     left_out: tuple[AttackName, ...] = ()
     """Attacks that cannot run, because they need folds and too few clusters make none."""
-
-    @property
-    def why_left_out(self) -> str:
-        """Which attacks cannot run, and why; empty if all can."""
-        return self.notes[0] if self.left_out else ""
+    why_left_out: str = ""
+    """Which attacks cannot run, and why; empty if all can."""
 
     def runnable(self, config: ScanConfig) -> ScanConfig:
         """Return the settings with the attacks that can run."""
@@ -287,9 +284,9 @@ def make_plan(
             assigned,
             counted["control"],
         )
-    first = [left_out_sentence(left_out, count, protocol)] if left_out else []
+    why = left_out_sentence(left_out, count, protocol) if left_out else ""
     notes = _notes(config, data, controls, has_folds=bool(folds))
-    return Plan(data, controls, folds, (*first, *notes), template, left_out)
+    return Plan(data, controls, folds, (*filter(None, [why]), *notes), template, left_out, why)
 
 
 def _folds(

@@ -125,6 +125,7 @@ def _assess(
             sensitive=sensitive_counts(ready.sensitive, plan.data, attacks),
             validity=validity,
             left_out=plan.why_left_out,
+            fits=fits,
         ),
         notes=(*notes, *reference_notes(ready.target, reference), *validity_notes(validity)),
         validity=validity,

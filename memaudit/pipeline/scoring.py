@@ -17,6 +17,7 @@ from memaudit.attack.extraction import Extraction
 from memaudit.attack.facts import FEW_TO_SELECT
 from memaudit.config.settings import AttackName, ScanConfig
 from memaudit.data.corpus import Corpus
+from memaudit.data.folds import untrained_sentence
 from memaudit.data.plan import Plan
 from memaudit.gate import validity as validity_gate
 from memaudit.gate.baseline import Baseline, count_missing, count_new, overlap_of
@@ -30,6 +31,7 @@ from memaudit.gate.thresholds import (
 from memaudit.gate.validity import Validity
 from memaudit.pipeline.detection import require_searched
 from memaudit.report.leaks import count_leaks, counts_of
+from memaudit.report.reading import untrained
 from memaudit.report.result import AttackResult, FoldFit, Permuted, Revealed
 from memaudit.score.samples import Arm, SampleScores, group_windows, score_samples
 from memaudit.score.scores import WindowScores, score_windows
@@ -121,6 +123,7 @@ def judge_all(
     sensitive: Sequence[SensitiveCount],
     validity: Validity,
     left_out: str = "",
+    fits: Sequence[FoldFit] = (),
 ) -> tuple[GateVerdict, ...]:
     """Judge every configured gate, the controls if any, the run's validity and its attacks.
 
@@ -131,7 +134,9 @@ def judge_all(
     controls = judge_controls(summaries)
     judged = judge(summaries, config.gate, new, leaked, together=together, sensitive=sensitive)
     void = validity_gate.judge_validity(validity)
-    missing = validity_gate.judge_left_out(left_out)
+    named = untrained((fit.attack, fit.record.stop_reason) for fit in fits)
+    reasons = [left_out, untrained_sentence(named, config.protocol)]
+    missing = validity_gate.judge_left_out(" ".join(filter(None, reasons)))
     return (*filter(None, [void, missing]), *judged, *filter(None, [controls]))
 
 
@@ -188,7 +193,7 @@ def fold_notes(config: ScanConfig, fits: Sequence[FoldFit]) -> list[str]:
         f"{attacks} took no prompt in {len(few)} of {config.protocol.folds} folds, where the "
         "choice of an epoch would be a guess: fewer than "
         f"{config.protocol.least_select} windows are left to choose it by ({named}). There, these "
-        "attacks are the plain prefix. More records would help."
+        "attacks are the prefix alone. More records would help."
     ]
 
 

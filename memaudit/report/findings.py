@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from memaudit.attack.facts import FEW_TO_SELECT
 from memaudit.config.settings import attack_subject
 from memaudit.data.samples import Skipped
 from memaudit.gate.validity import remnant
@@ -162,7 +163,8 @@ def _unchanged_sentences(report: Report) -> Iterator[str]:
     """Say of each fitted attack in how many folds no trained prompt was better."""
     for attack in report.attacks:
         chosen = [fit.chosen_epoch for fit in attack.fits if not fit.chosen_epoch]
-        if not chosen:
+        few = [fit for fit in attack.fits if fit.stop_reason == FEW_TO_SELECT]
+        if not chosen or len(few) == len(attack.fits):  # the warnings say that nothing was trained
             continue
         kept = "none" if None in chosen else "the prompt from before training"
         if len(chosen) == len(attack.fits):

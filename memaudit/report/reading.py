@@ -8,13 +8,15 @@ one role.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 
+from memaudit.attack.facts import FEW_TO_SELECT
 from memaudit.config.settings import LADDER, ProtocolSettings, attack_label
-from memaudit.data.folds import attacks_left_out, left_out_sentence
+from memaudit.data.folds import attacks_left_out, left_out_sentence, untrained_sentence
 from memaudit.report.columns import OWN
 from memaudit.report.model import Gate, Report
 from memaudit.report.model_parts import AnyAttack, Attack, Interval, Lift, Rate
@@ -304,12 +306,23 @@ def left_out(report: Report) -> tuple[str, ...]:
 
 
 def left_out_reason(report: Report) -> str:
-    """Say which attacks could not run, and why; empty if all could."""
-    names = left_out(report)
-    if not names:
-        return ""
+    """Say which attacks could not run, or trained nothing, and why; empty if all did."""
     protocol = ProtocolSettings.model_validate(setting(report, "protocol"))
-    return left_out_sentence(names, report.data.clusters.count, protocol)
+    names = left_out(report)
+    missing = left_out_sentence(names, report.data.clusters.count, protocol) if names else ""
+    ends = [(attack.attack, fit.stop_reason) for attack in report.attacks for fit in attack.fits]
+    return " ".join(filter(None, [missing, untrained_sentence(untrained(ends), protocol)]))
+
+
+def untrained(ends: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the attacks of which no fit had enough windows to choose an epoch by.
+
+    ends: attack, and why its fit ended, for each fit.
+    """
+    by_attack: dict[str, list[str]] = {}
+    for attack, reason in ends:
+        by_attack.setdefault(attack, []).append(reason)
+    return [name for name, reasons in by_attack.items() if {*reasons} == {FEW_TO_SELECT}]
 
 
 def verdict(report: Report) -> tuple[str, str]:

@@ -23,5 +23,5 @@ def test_folds_with_few_select_windows_are_named() -> None:
     assert fold_notes(CONFIG, fits) == [
         "constant and dynamic took no prompt in 1 of 2 folds, where the choice of an epoch would "
         "be a guess: fewer than 30 windows are left to choose it by (fold 0: 29). There, these "
-        "attacks are the plain prefix. More records would help."
+        "attacks are the prefix alone. More records would help."
     ]

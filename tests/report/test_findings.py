@@ -4,11 +4,12 @@ from dataclasses import replace
 
 from made_result import HITS, make_result, make_windows
 
-from memaudit.attack.facts import NO_PROMPT
+from memaudit.attack.facts import FEW_TO_SELECT, NO_PROMPT
 from memaudit.config.settings import LADDER
 from memaudit.data.samples import Skipped
 from memaudit.report.build import to_report, wide_interval
 from memaudit.report.findings import ReasonCount, count_reasons
+from memaudit.report.gate_reading import rejudge
 from memaudit.report.reading import strongest
 from memaudit.report.result import ScanResult
 
@@ -108,6 +109,21 @@ def test_a_fit_that_chose_no_prompt_is_said_of_its_attack():
     assert f"In 1 of 2 folds {told}, and the fit chose none." in some
     no_prompt = headline(unchanged(result, (NO_PROMPT, NO_PROMPT)))
     assert any(line.startswith("No trained prompt of dynamic was better") for line in no_prompt)
+
+
+def test_attacks_that_trained_nothing_make_the_run_inconclusive():
+    result = unchanged(make_result(hits={"none": 3, "dynamic": 3}), (NO_PROMPT, NO_PROMPT))
+    assert not [due for due in rejudge(to_report(result)) if due.name == "attacks"]
+    ended = tuple(
+        replace(fit, record=replace(fit.record, stop_reason=FEW_TO_SELECT)) for fit in result.fits
+    )
+    report = to_report(replace(result, fits=ended))
+    assert report.headline[0].startswith("dynamic trained no prompt: no fold has 30 windows")
+    assert not any("was better" in line for line in report.headline)
+    (check,) = (due for due in rejudge(report) if due.name == "attacks")
+    assert check.verdict == "inconclusive"
+    some = to_report(replace(result, fits=(ended[0], result.fits[1])))
+    assert not [due for due in rejudge(some) if due.name == "attacks"]
 
 
 def test_headline_tells_of_copy_only_where_it_hits():
