@@ -7,6 +7,7 @@ or the tables.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import PurePath
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -16,6 +17,7 @@ from memaudit.report.findings import (
     controls_sentence,
     extent_sentence,
     given_away,
+    group_sentences,
     plain_sentence,
     sensitive_sentence,
     union_sentence,
@@ -24,6 +26,8 @@ from memaudit.report.model import Report
 from memaudit.report.page import harmless, read_file
 from memaudit.report.reading import limits_of, model_attacks, verdict, void_reason
 
+_MOST_OF = 0.9
+"""Share of the tokens from which the records count as tested whole."""
 _FEW_CONTROLS = 100
 """Controls below which even no hit leaves a rate of more than 3 % possible."""
 
@@ -40,6 +44,7 @@ def to_brief(report: Report) -> str:
     word, sentence = verdict(report)
     return environment.from_string(read_file("brief.html.jinja")).render(
         report=report,
+        name=PurePath(report.target.name).name,
         word=word,
         verdict=sentence,
         sentences=sentences(report),
@@ -56,7 +61,8 @@ def sentences(report: Report) -> tuple[tuple[str, str], ...]:
     if together is None or not together.extracted.n:
         leaked = kind = report.headline[-1]
     else:
-        leaked, kind = _leaked(report), sensitive_sentence(report)
+        leaked = _leaked(report)
+        kind = " ".join([sensitive_sentence(report), *group_sentences(report)])
     return (
         ("What leaked?", leaked),
         ("What does it hold?", kind),
@@ -108,6 +114,8 @@ def _steps(report: Report) -> Iterator[str]:
         yield f"Give more controls: {report.controls.used:,} say little about predictable text."
     if not any(attack.fits for attack in model_attacks(report)):
         yield "Run the trained prompts too (--profile standard): they bring out more."
+    if report.data.audited_tokens < _MOST_OF * report.data.tokens:
+        yield "Test the rest of the records too (--placement sliding)."
     if not limits_of(report):
         yield "Set a limit (such as --max-any 0.01), so that the next scan can pass or fail."
     yield "Keep this run as the baseline of the next: memaudit baseline write."

@@ -95,7 +95,7 @@ def _findings(report: Report) -> Iterator[str]:
     yield from filter(None, [plain_sentence(report), union_sentence(report)])
     yield from _unchanged_sentences(report)
     yield sensitive_sentence(report)
-    yield from _group_sentences(report)
+    yield from group_sentences(report)
     yield controls_sentence(report)
     if report.reference is not None:
         yield _origin_sentence(report.reference)
@@ -198,7 +198,8 @@ def sensitive_sentence(report: Report) -> str:
     return f"The model gives away {'; '.join(parts)}."
 
 
-def _group_sentences(report: Report) -> Iterator[str]:
+def group_sentences(report: Report) -> Iterator[str]:
+    """Yield how many groups, such as persons, have a sample that comes out, if the data has any."""
     if report.groups is not None and report.groups.extracted:
         yield (
             f"Of {count(report.groups.groups, 'group')}, {report.groups.extracted:,} have a sample "
