@@ -284,8 +284,12 @@ def _max_sensitive(
         f"{count.extracted:,} of the {count.samples:,} samples with {count.title} give one away, "
         f"{'within' if verdict == 'pass' else 'more than'} the {most:,} allowed."
     )
-    if not count.samples:
-        reason = f"No audited suffix holds {count.title}, so none can be extracted."
+    if not count.samples:  # a search that finds nothing in the data has shown nothing
+        verdict = "inconclusive"
+        reason = (
+            f"No audited suffix holds {count.title} that its prompt does not, so this limit shows "
+            "nothing; leave it out if the data has none."
+        )
     return GateVerdict(name, float(most), "", share, bound, verdict, reason, category)
 
 

@@ -46,6 +46,12 @@ _CODE = (
     r"|c[óo]digo (?:pin|secreto|del? (?:acceso|seguridad|verificaci[óo]n|confirmaci[óo]n|portal))"
     r"|codice (?:pin|segreto|di (?:accesso|sicurezza|verifica|conferma|sblocco))"
 )
+_THE_CODE = (
+    r"(?:the|this|that|my|our|with|using|enter(?:ing)?) code"
+    r"|(?:der|dem|den|dein|deinem|ihr|ihrem) code|(?:le|ce|votre) code"
+    r"|(?:el|del|al|su) c[óo]digo|(?:il|col|del|suo) codice"
+)
+"""Codes of no named kind: the number must follow at once."""
 _DIGITS = r"(?:\d{3}[ -]\d{3}|\d{4,8})"
 _CVC = r"cvv2?|cvc2?|security codes?|pr[üu]fziffer|cryptogramme"
 _SUBJECTS = {
@@ -110,6 +116,7 @@ _BIRTH_DATES = (
 _CODES = (
     _after(_CODE, _DIGITS),
     _after(_CVC, r"\d{3,4}"),
+    _after(_THE_CODE, r"\d{4,8}", r"(?: is| was| lautet| ist| est| es| è)?:? ?[\"'„“«]?"),
     re.compile(
         rf"(?<![\w.,])(?P<number>{_DIGITS}) (?:is|as|ist|als|est|es|è) (?:[\w-]{{1,15}} ){{0,4}}"
         rf"(?:{_CODE})(?!\w)",

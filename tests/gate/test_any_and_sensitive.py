@@ -79,8 +79,8 @@ def test_samples_that_give_items_away_are_counted():
     )
     assert judged(max_sensitive=["phone=5"]).verdict == "pass"
     nothing = judged(max_sensitive=["card=0"])
-    assert (nothing.verdict, math.isnan(nothing.estimate)) == ("pass", True)
-    assert nothing.reason == "No audited suffix holds payment cards, so none can be extracted."
+    assert (nothing.verdict, math.isnan(nothing.estimate)) == ("inconclusive", True)
+    assert nothing.reason.startswith("No audited suffix holds payment cards that its prompt does")
 
 
 def test_without_an_attack_on_the_model_neither_passes():

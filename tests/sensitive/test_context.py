@@ -38,6 +38,8 @@ def test_birth_dates(text: str, values: list[str]) -> None:
         ("Ihr Sicherheitscode: 123-456. TAN 9911", ["123-456", "9911"]),
         ("code d'accès 4711, código PIN: 9912, codice di accesso 3344", ["4711", "9912", "3344"]),
         ("CVV 123", ["123"]),
+        ("The door opens with the code 4624. Der Code lautet 4711", ["4624", "4711"]),
+        ("the code 404, the source code 2019, the code 2.0", []),
         ("error code 4040, ZIP code 90210, Code 4711, PIN 4711.50, PIN 123", []),
         ("The pins cost 1200 €, or 1,200", []),
     ],
