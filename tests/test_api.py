@@ -105,7 +105,7 @@ def test_a_failed_gate_raises_nothing(files: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"gate.max_exact": 5}, r"gate\.max_exact = 5 \(argument\): input should be less than 1"),
+        ({"gate.max_exact": 5}, r"gate\.max_exact = 5 \(argument\): a share is below 1"),
         ({"gate": {"max_exat": 0.1}}, r"gate\.max_exat \(argument\): unknown setting"),
         ({"attacks": ["noen"]}, r"attacks\.0 = 'noen' \(argument\)"),
         ({"attacks.none": 1, "attacks": []}, "attacks is a setting, not a section"),

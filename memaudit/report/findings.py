@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from memaudit.attack.facts import FEW_TO_SELECT
@@ -112,8 +111,8 @@ def plain_sentence(report: Report) -> str:
     none = _attack(report, "none")
     if none is None:
         return ""
-    rate, name = none.extracted, PurePath(report.data.path).name
-    of = f"the {count(rate.n, 'sample')} (records of {name})"
+    rate = none.extracted
+    of = f"the {count(rate.n, 'sample')} (records of the data)"
     bounds = f"{percent_interval(rate.interval.ends)} at {level(rate.confidence)} confidence"
     if rate.k == 0:
         return (

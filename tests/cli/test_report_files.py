@@ -112,9 +112,9 @@ def test_a_disk_that_refuses_a_file_ends_with_3_and_the_way_to_get_it(
 
 def test_quiet_is_the_finding_and_the_verdict_in_one_line(run: Run) -> None:
     quiet = run("report", "audit", "-q")
-    headline = json.loads(Path("audit/report.json").read_text())["headline"][0]
+    summary = json.loads(Path("audit/report.json").read_text())["summary"]
     (line,) = quiet.stdout.splitlines()
-    assert line.startswith(f"{headline} This run ")
+    assert line.startswith(f"{summary}. This run ")
     assert "max-exact" in line
     assert (quiet.exit_code, quiet.stderr) == (0, "")
 

@@ -129,9 +129,15 @@ def test_a_path_is_a_profile(tmp_path: Path) -> None:
         ({"windows": {"placement": "middle"}}, "windows.placement = 'middle' (flag): input"),
         ({"nonsense": 1}, "nonsense (flag): unknown setting"),
         ({"attacks": ["noen"]}, "attacks.0 = 'noen'"),
-        ({"gate": {"max_exact": 1.5}}, "gate.max_exact = 1.5 (flag): input should be less than 1"),
+        (
+            {"gate": {"max_exact": 1.5}},
+            "gate.max_exact = 1.5 (flag): a share is below 1; did you mean 0.015",
+        ),
         ({"gate": {"max_fractional": -1}}, "gate.max_fractional = -1 (flag): input should be"),
-        ({"gate": {"max_lift": 1}}, "gate.max_lift = 1 (flag): input should be less than 1"),
+        (
+            {"gate": {"max_lift": 1}},
+            "gate.max_lift = 1 (flag): a share is below 1; did you mean 0.01,",
+        ),
         (
             {"gate": {"max_new": -1, "baseline": "b"}},
             "gate.max_new = -1 (flag): input should be greater than or equal to 0",

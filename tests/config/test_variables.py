@@ -97,7 +97,7 @@ def test_no_variable_lifts_a_safeguard(setting: str, text: str) -> None:
     [
         (
             {"MEMAUDIT_GATE_MAX_EXACT": "5"},
-            "gate.max_exact = '5' (environment MEMAUDIT_GATE_MAX_EXACT): input should be less",
+            "gate.max_exact = '5' (environment MEMAUDIT_GATE_MAX_EXACT): a share is below 1",
         ),
         (
             {"MEMAUDIT_GATE_MAX_EXACT": "nan"},

@@ -96,7 +96,7 @@ def test_without_an_attack_on_the_model_neither_passes():
 def test_a_stored_run_is_judged_again(tmp_path: Path):
     made = result(max_any=0.07, max_sensitive=["phone=4", "card=0"])
     run = read_run(store(tmp_path / "run", made))
-    assert [gate.verdict for gate in run.report.gates] == ["fail", "fail", "pass", "pass"]
+    assert [gate.verdict for gate in run.report.gates] == ["fail", "fail", "inconclusive", "pass"]
     names = to_junit(run.report)
     assert 'name="max-sensitive phone"' in names
     assert 'name="max-sensitive card"' in names

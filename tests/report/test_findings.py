@@ -45,7 +45,7 @@ def test_headline_says_what_the_model_repeats_then_what_prompts_add():
     plain, union, *_, controls, extent = headline(make_result())
     assert plain == (
         "Given the text before it and no added prompt, the model repeats a passage of 12 of the "
-        "200 samples (records of members.jsonl) word for word: 6.0 % (3.0–10.2 % at 95 % "
+        "200 samples (records of the data) word for word: 6.0 % (3.0–10.2 % at 95 % "
         "confidence)."
     )
     assert union.startswith("Added prompts bring out 19 more: all attacks together extract 31 of")
@@ -72,7 +72,7 @@ def test_headline_of_zero_hits_has_a_bound():
     )
     assert plain == (
         "Given the text before it and no added prompt, the model repeats no passage of the 1,305 "
-        "samples (records of members.jsonl) word for word: at most 0.28 % at 95 % confidence."
+        "samples (records of the data) word for word: at most 0.28 % at 95 % confidence."
     )
     assert union == (
         "No added prompt brings out another sample: all attacks together extract 0 of 1,305 (0 %; "

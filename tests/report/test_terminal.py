@@ -21,8 +21,8 @@ HOSTILE = ("=cmd()", "\x1b[31mred\x1b[0m", "[red]x[/red]", "two\nlines", ":smile
 VERSE = "It was the best of times, it was the worst of times, it was the age of wisdom"
 
 WHOLE = r"""Given the text before it and no added prompt, the model repeats a passage of 12
-of the 200 samples (records of members.jsonl) word for word: 6.0 % (3.0–10.2 %
-at 95 % confidence).
+of the 200 samples (records of the data) word for word: 6.0 % (3.0–10.2 % at
+95 % confidence).
 Added prompts bring out 19 more: all attacks together extract 31 of 200 (15.5 %;
 10.5–21.3 %). dynamic alone brings out 19 that the prefix alone does not, and
 misses 0 that it does (p = 0.0005).
@@ -109,8 +109,8 @@ than the 1 % allowed.
 """
 
 NOTHING = r"""Given the text before it and no added prompt, the model repeats no passage of
-the 1,305 samples (records of members.jsonl) word for word: at most 0.28 % at
-95 % confidence.
+the 1,305 samples (records of the data) word for word: at most 0.28 % at 95 %
+confidence.
 No added prompt brings out another sample: all attacks together extract 0 of
 1,305 (0 %; at most 0.28 %).
 In 1 of 2 folds no trained prompt of dynamic was better, and the fit chose none.
@@ -175,8 +175,8 @@ No limit was set (--max-exact …), so this run passes or fails nothing.
 """
 
 REVEALED = r"""Given the text before it and no added prompt, the model repeats a passage of 1
-of the 3 samples (records of members.jsonl) word for word: 33.3 % (0–100 % at
-95 % confidence).
+of the 3 samples (records of the data) word for word: 33.3 % (0–100 % at 95 %
+confidence).
 Added prompts bring out 1 more: all attacks together extract 2 of 3 (66.7 %;
 0–100 %). dynamic alone brings out 1 that the prefix alone does not, and misses
 0 that it does (p = 1, which may be chance).

@@ -190,4 +190,5 @@ def test_a_key_that_others_can_read_is_said_in_the_report(
     words = ["--key-file", str(tmp_path / "key"), "--out", str(tmp_path / "run")]
     ended = memaudit("scan", *audited, *words)
     assert ended.exit_code == 0, ended.output
-    assert "key file is open to other users" in " ".join(ended.stdout.split())
+    report = memaudit("report", tmp_path / "run")
+    assert "key file is open to other users" in " ".join(report.stdout.split())
