@@ -129,7 +129,7 @@ def test_the_pre_release_script(tmp_path: Path, path_with_memaudit: dict[str, st
     for name, start in (("data", 0), ("controls", 40)):
         lines = [f"{n} words of record {n} and then {n} more {n * n}" for n in range(40)]
         (tmp_path / f"{name}.txt").write_text("\n".join(f"{start} {line}" for line in lines))
-    flags = "--attacks none --prefix-tokens 8 --suffix-tokens 6 --device cpu --quiet --exit-zero"
+    flags = "--attacks none --prefix-tokens 8 --suffix-tokens 6 --device cpu --exit-zero"
     words = ["bash", CI / "pre-release.sh", "model", "data.txt", "controls.txt", "out"]
     done = subprocess.run(
         [*map(str, words), *flags.split()],

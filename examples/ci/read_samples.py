@@ -2,7 +2,7 @@
 
     python read_samples.py RUN [COLUMN]
 
-COLUMN is one that was passed through from the data, as the number of repetitions.
+COLUMN is one that --keep-columns named, or dup, the number of repetitions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def read(run: Path) -> pd.DataFrame:
 def attacks(rows: pd.DataFrame) -> list[str]:
     """Those that were run, weakest first."""
     names = [name.removeprefix("exact_") for name in rows if name.startswith("exact_")]
-    return [name for name in names if rows[f"exact_{name}"].notna().any()]
+    return [name for name in names if name != "any" and rows[f"exact_{name}"].notna().any()]
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
         print(f"\nShare extracted, by {sys.argv[2]}:")
         print(data.groupby(sys.argv[2])["extracted"].agg(["size", "mean"]).to_string())
 
-    held = data["categories"].str.extractall(r"(?P<category>\w+):\d+").droplevel(1)
+    held = data["categories"].str.extractall(r"(?P<category>[\w-]+):\d+").droplevel(1)
     if len(held):
         print("\nSamples that hold sensitive content, and how many of them are extracted:")
         kinds = held.join(data["extracted"]).groupby("category")["extracted"]

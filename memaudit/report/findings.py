@@ -58,10 +58,10 @@ def sentences_of(report: Report) -> dict[str, Any]:
 def summary_of(report: Report) -> str:
     """Return the finding in one line: what is extracted, of how many, and what it holds."""
     if void_reason(report):
-        return "The rates of this run mean nothing; see the check validity."
+        return "The rates of this run mean nothing; see the check validity"
     none, together = _attack(report, "none"), report.any
     if together is None:
-        return "No attack on the model was run."
+        return "No attack on the model was run"
     rate = together.extracted
     parts = [] if none is None else [f"{none.extracted.k:,} by the prefix alone"]
     if together.controls is not None:

@@ -243,9 +243,12 @@ def test_others_are_refused_by_name(
     architecture: Architecture, folder: Path, tmp_path: Path
 ) -> None:
     ids = torch.randint(3, VOCABULARY, (WINDOWS, P + S), generator=torch.Generator().manual_seed(0))
-    data = write(words_tokenizer(False), ids, tmp_path / "data.jsonl")
+    data, controls = (
+        write(words_tokenizer(False), half, tmp_path / name)
+        for half, name in ((ids, "data.jsonl"), (ids[1:], "controls.jsonl"))
+    )
     with pytest.raises(TargetError) as caught:
-        run(folder, data, data)
+        run(folder, data, controls)
     message = str(caught.value)
     assert message.startswith(f"{folder}: ")
     assert architecture.refused is not None

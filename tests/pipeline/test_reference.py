@@ -267,7 +267,7 @@ def test_the_command_line(
     flags += ["--attacks", "none,dynamic-hard"]
     words = ["scan", adapter, data, "--reference", base, "--controls", controls, *flags]
     runner = CliRunner()
-    done = runner.invoke(app, [*map(str, words), "--out", str(tmp_path / "run"), "--quiet"])
+    done = runner.invoke(app, [*map(str, words), "--out", str(tmp_path / "run")])
     assert done.exit_code == 0, done.output
     assert "Known before the fine-tuning, or leaked by it" in done.stdout
     again = runner.invoke(app, ["report", str(tmp_path / "run")])

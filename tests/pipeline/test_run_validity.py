@@ -349,9 +349,9 @@ def test_no_comparison_passes_on_it_and_no_baseline_is_made_of_it(void: Path) ->
         ("markdown", "This run is inconclusive on validity"),
         ("html", "This run is inconclusive on validity"),
         ("junit", '<testcase classname="memaudit" name="validity">'),
-        ("github", "::warning title=memaudit validity%3A inconclusive::"),
+        ("github", "::warning title=memaudit check validity%3A not ok::"),
         ("sarif", "This run means nothing. The model reads"),
-        ("cyclonedx", "memaudit:gate:validity"),
+        ("cyclonedx", "memaudit:check:validity"),
         ("json", '"name": "validity"'),
     ],
 )

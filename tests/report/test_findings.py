@@ -136,7 +136,7 @@ def test_the_summary_is_one_line():
     assert to_report(make_result()).summary == (
         "31 of 200 samples extracted (12 by the prefix alone; 0 of 100 controls)"
     )
-    assert to_report(make_result(hits={"copy": 5})).summary == "No attack on the model was run."
+    assert to_report(make_result(hits={"copy": 5})).summary == "No attack on the model was run"
 
 
 def test_reasons_that_differ_in_numbers_are_one():

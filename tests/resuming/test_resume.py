@@ -107,7 +107,7 @@ def test_a_fit_goes_on_from_every_epoch(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Unfinished, "keep", stop_after)
-        patch.setattr("memaudit.attack.journal.MAX_SAVE_SHARE", 1e9)  # every epoch is kept
+        patch.setattr("memaudit.attack.stored_work.MAX_SAVE_SHARE", 1e9)  # every epoch is kept
         assert memaudit("scan", *files, "--out", folder).exit_code == 130
     assert memaudit("scan", "--resume", folder, "-q").exit_code == 0
     assert_same_run(folder, whole)
