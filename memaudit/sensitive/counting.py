@@ -72,7 +72,7 @@ def count_content(
     decode: Decode,
     detectors: Sequence[Detector],
 ) -> Counts:
-    """Count the items of each category that begin in each of N texts that follow a prefix.
+    """Count the items of each category that are mostly in each of N texts that follow a prefix.
 
     The end of the prefix is context: it may hold the word that tells a number's category.
 
@@ -100,14 +100,13 @@ def _decode_some(decode: Decode, ids: Rows, rows: Sequence[int]) -> Sequence[str
 
 
 def _count(texts: Sequence[_InContext], detectors: Sequence[Detector], prompts: Prompts) -> Counts:
-    """Count the items that begin in each text and are not in its prompt: (n,C)."""
+    """Count the items that are mostly in each text and not in its prompt: (n,C)."""
     counts = np.zeros((len(texts), len(detectors)), dtype=np.uint16)
     items = _find_items(texts, detectors)
     rows = [row for row, columns in enumerate(items) if any(columns)]
     for row, prompt in zip(rows, prompts(rows) if rows else (), strict=True):
         new = [
-            sum(not _holds(prompt, texts[row].whole, item) for item in column)
-            for column in items[row]
+            sum(not _holds(prompt, texts[row], item) for item in column) for column in items[row]
         ]
         counts[row] = np.minimum(new, _MAX_COUNT)
     return counts
@@ -126,7 +125,7 @@ def _in_context(ids: Rows, prefixes: Rows, decode: Decode) -> list[_InContext]:
 def _find_items(
     texts: Sequence[_InContext], detectors: Sequence[Detector]
 ) -> list[list[list[Span]]]:
-    """Return the items that begin in each text, by detector: (n,C) lists."""
+    """Return the items that are mostly in each text, by detector: (n,C) lists."""
     wholes = [text.whole for text in texts]
     claimed: list[list[Span]] = [[] for _ in texts]
     items: list[list[list[Span]]] = [[] for _ in texts]
@@ -134,18 +133,26 @@ def _find_items(
         for row, spans in enumerate(detector.find(wholes)):
             new = [span for span in spans if not _overlaps(span, claimed[row])]
             claimed[row].extend(new)
-            items[row].append([span for span in new if span.start >= texts[row].start])
+            items[row].append([span for span in new if _is_mostly_behind(span, texts[row].start)])
     return items
 
 
-def _holds(prompt: str, text: str, item: Span) -> bool:
+def _is_mostly_behind(span: Span, start: int) -> bool:
+    """Return True if more of an item stands behind the start of the text than before it."""
+    return span.end - start > start - span.start
+
+
+def _holds(prompt: str, text: _InContext, item: Span) -> bool:
     """Return True if a prompt holds an item of a text that is no part of a longer word or number.
+
+    Of an item that begins before the text only the rest is looked for.
 
     An item at an end of the text may be cut off there, so that the prompt has more of it.
     """
-    words = text[item.start : item.end]
-    start = r"(?<!\w)" if item.start else ""
-    end = r"(?!\w)" if item.end < len(text.rstrip()) else ""
+    begin, whole = max(item.start, text.start), text.whole
+    words = whole[begin : item.end]
+    start = r"(?<!\w)" if begin else ""
+    end = r"(?!\w)" if item.end < len(whole.rstrip()) else ""
     return words in prompt and re.search(start + re.escape(words) + end, prompt) is not None
 
 

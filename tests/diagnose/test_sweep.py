@@ -186,7 +186,7 @@ def test_repetitions_are_read_from_the_column_and_their_rates_are_those_of_its_w
 
 def test_a_column_that_is_none_is_refused_and_the_usual_one_may_be_missing() -> None:
     data, _ = two_attacks(30, 7, kind=["a"] * 30)
-    with pytest.raises(UsageError, match="--by nope: is not a column"):
+    with pytest.raises(UsageError, match="--by nope: is not in the tables of the run"):
         repetitions_of(data, "nope")
     with pytest.raises(UsageError, match="no two different numbers"):
         repetitions_of(data, "kind")

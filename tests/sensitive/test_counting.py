@@ -112,9 +112,10 @@ def test_the_word_before_a_number_may_stand_in_the_prefix() -> None:
     assert counted("4711.", detectors) == {}
     assert counted("4711.", detectors, "Your PIN is ") == {"code": 1}
     assert counted("4711 now", detectors, "PIN 4711, again: PIN ") == {}  # the prompt gave it
-    # A number that begins in the prefix is not the suffix's, and its rest is nothing else.
-    assert counted("-555-2671 x", detectors, "call 415") == {}
-    assert counted("901820", detectors, "order number 30") == {}
+    # A number that begins in the prefix is the suffix's if most of it is there.
+    assert counted("-555-2671 x", detectors, "call 415") == {"phone": 1}
+    assert counted("2671 x", detectors, "call 415-555-") == {}
+    assert counted("zoe@q.example", detectors, "some words") == {"email": 1}  # joined as they are
 
 
 def test_the_method_says_what_was_used() -> None:
