@@ -91,7 +91,14 @@ def test_what_was_planted_is_leaked_by_the_fine_tuning(tmp_path: Path) -> None:
     tuned = tmp_path / "tuned"
     adapter = json.loads((tuned / "adapter" / "adapter_config.json").read_text("utf-8"))
     command = ["scan", tuned / "adapter", tuned / "data.jsonl", "--quiet", "--profile", "demo"]
-    command += ["--keep-columns", "origin", "--reference", adapter["base_model_name_or_path"], "--attacks", "none"]
+    command += [
+        "--keep-columns",
+        "origin",
+        "--reference",
+        adapter["base_model_name_or_path"],
+        "--attacks",
+        "none",
+    ]
     command += ["--device", "cpu", "--out", tmp_path / "run", "--max-leaked", "0.1"]
     done = CliRunner().invoke(app, list(map(str, command)))
     assert done.exit_code == 1, done.output

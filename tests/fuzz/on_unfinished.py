@@ -40,7 +40,8 @@ def _whole() -> Path:
     """A small unfinished run with one part and one fit."""
     folder = Path(mkdtemp(prefix="memaudit-fuzz-")) / "run"
     folder.mkdir()
-    config = ScanConfig(model="model", data=Path("data.jsonl"))
+    protocol = {"least_select": 1}  # as the environment of the tests says
+    config = ScanConfig(model="model", data=Path("data.jsonl"), protocol=protocol)
     notes = RunNotes.new(config, {"model": "flag"}, "memaudit scan model data.jsonl")
     own = OwnFolder.claim(folder)
     begun = Unfinished.begin(own, notes.model_copy(update={"shard": "1/1"}), KEY)

@@ -52,7 +52,7 @@ def holding(hits: dict[str, int], *, controls: bool = True) -> ScanResult:
 HITS = {"none": 12, "copy": 50, "dynamic": 13}
 
 SECTION: dict[str, Any] = {
-    "scope": "Only items that begin in a suffix count; those cut off at its end may be missed. An "
+    "scope": "Only items that are mostly in a suffix count; those cut off at its end may be missed. An "
     "item that the window's prefix holds too does not count, because the prompt itself gave it. A "
     "sample counts as extracted if a window that holds an item, and is not template alone, comes "
     "out whole.",
