@@ -18,7 +18,7 @@ from stored import store
 from memaudit.config.settings import LADDER
 from memaudit.report.blocks import Table
 from memaudit.report.build import to_report
-from memaudit.report.leaks import count_leaks, leaks, named_counts, sensitive_section
+from memaudit.report.leaks import SCOPE, count_leaks, leaks, named_counts, sensitive_section
 from memaudit.report.markdown import to_markdown
 from memaudit.report.model import Leak, Sensitive
 from memaudit.report.page import to_html
@@ -52,10 +52,7 @@ def holding(hits: dict[str, int], *, controls: bool = True) -> ScanResult:
 HITS = {"none": 12, "copy": 50, "dynamic": 13}
 
 SECTION: dict[str, Any] = {
-    "scope": "Only items that are mostly in a suffix count; those cut off at its end may be missed. An "
-    "item that the window's prefix holds too does not count, because the prompt itself gave it. A "
-    "sample counts as extracted if a window that holds an item, and is not template alone, comes "
-    "out whole.",
+    "scope": SCOPE,
     "looked_for": [
         {"category": "email", "method": "form of the address"},
         {"category": "phone", "method": "form: international"},
