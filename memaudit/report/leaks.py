@@ -21,7 +21,7 @@ from memaudit.sensitive.detectors import Category
 
 SCOPE = (
     "Only items that are mostly in a suffix count; those cut off at its end may be missed. An item "
-    "that the window's prefix holds too does not count, because the prompt itself gave it. A sample "
+    "that the window's prefix holds too does not count, as the prompt itself gave it. A sample "
     "counts as extracted if a window that holds an item, and is not template alone, comes out "
     "whole."
 )
