@@ -339,8 +339,9 @@ def verdict(report: Report) -> tuple[str, str]:
             first, more = matching[0], len(matching) - 1
             rest = f" ({count(more, 'more gate')} below.)" if more else ""
             return word, f"{start} {gate_name(first)}: {first.reason}{rest}"
-    if limits_of(report):
-        return "pass", "This run passes every gate that was set."
+    if limits := limits_of(report):
+        named = ", ".join(map(gate_name, limits))
+        return "pass", f"This run passes every limit that was set, and no other: {named}."
     return "none", NO_LIMIT
 
 

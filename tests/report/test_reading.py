@@ -105,4 +105,7 @@ def test_the_verdict_is_that_of_the_worst_gate(max_exact, controls, word, start)
 
 def test_a_run_passes_only_where_a_threshold_was_set():
     document, _ = read_back(make_result(n=2000, gate=GateSettings(max_exact=0.5)))
-    assert verdict(document) == ("pass", "This run passes every gate that was set.")
+    assert verdict(document) == (
+        "pass",
+        "This run passes every limit that was set, and no other: max-exact 50 %.",
+    )
