@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from memaudit.cli.report_files import FORMATS
+
 RunFolder = Annotated[Path, typer.Argument(help="Run folder of a finished scan.", metavar="RUN")]
 Resume = Annotated[
     Path | None,
@@ -47,8 +49,7 @@ Format = Annotated[
     str,
     typer.Option(
         "--format",
-        help="Output on stdout: table, json, csv, jsonl, html, markdown, sarif, junit, github or "
-        "cyclonedx.",
+        help=f"Output on stdout: {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.",
     ),
 ]
 Reports = Annotated[

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import PurePath
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from memaudit.report.charts import rates_card
@@ -23,7 +22,7 @@ from memaudit.report.findings import (
     union_sentence,
 )
 from memaudit.report.model import Report
-from memaudit.report.page import harmless, read_file
+from memaudit.report.page import fill
 from memaudit.report.reading import limits_of, model_attacks, verdict, void_reason
 
 _MOST_OF = 0.9
@@ -34,15 +33,9 @@ _FEW_CONTROLS = 100
 
 def to_brief(report: Report) -> str:
     """Return the page as HTML: self-contained, without scripts and without audited text."""
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=harmless,
-    )
     word, sentence = verdict(report)
-    return environment.from_string(read_file("brief.html.jinja")).render(
+    return fill(
+        "brief.html.jinja",
         report=report,
         name=PurePath(report.target.name).name,
         word=word,
@@ -51,7 +44,6 @@ def to_brief(report: Report) -> str:
         steps=next_steps(report),
         card=rates_card(report),
         svg=Markup,
-        style=Markup(read_file("style.css")),
     )
 
 

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from memaudit.attack.facts import FEW_TO_SELECT
 from memaudit.config.settings import attack_subject
 from memaudit.data.samples import Skipped
 from memaudit.gate.validity import remnant
@@ -20,6 +19,7 @@ from memaudit.report.reading import (
     left_out_reason,
     model_attacks,
     strongest,
+    untrained_attacks,
     void_reason,
 )
 from memaudit.report.wording import (
@@ -160,10 +160,10 @@ def union_sentence(report: Report) -> str:
 
 def _unchanged_sentences(report: Report) -> Iterator[str]:
     """Say of each fitted attack in how many folds no trained prompt was better."""
+    untrained = untrained_attacks(report)
     for attack in report.attacks:
         chosen = [fit.chosen_epoch for fit in attack.fits if not fit.chosen_epoch]
-        few = [fit for fit in attack.fits if fit.stop_reason == FEW_TO_SELECT]
-        if not chosen or len(few) == len(attack.fits):  # the warnings say that nothing was trained
+        if not chosen or attack.attack in untrained:  # a warning says that nothing was trained
             continue
         kept = "none" if None in chosen else "the prompt from before training"
         if len(chosen) == len(attack.fits):

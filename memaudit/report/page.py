@@ -57,17 +57,11 @@ def to_html(
     report: Report, windows: pd.DataFrame, diagnoses: tuple[DiagnosisRecord, ...] = ()
 ) -> str:
     """Return the page. The same run gives the same bytes. Shows audited text only if revealed."""
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=harmless,
-    )
-    script = read_file("sort.js")
+    script = _read("sort.js")
     word, sentence = verdict(report)
     (worst,) = worst_windows(report, windows, MOST_WINDOWS, page=True)
-    return environment.from_string(read_file("page.html.jinja")).render(
+    return fill(
+        "page.html.jinja",
         report=report,
         word=word,
         sentence=sentence,
@@ -86,11 +80,23 @@ def to_html(
         rows=lambda table: table_cells(table)[: MOST_WINDOWS if table is worst else _MOST_ROWS],
         legend=lambda table: notes(table, table.columns),
         kind=_kind,
-        style=Markup(read_file("style.css")),
         script=Markup(script),
         script_hash=Markup(_hash(script)),
         svg=Markup,
     )
+
+
+def fill(template: str, **values: Any) -> str:
+    """Return a template filled with values, each neutralised and escaped, in the page's style."""
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_harmless,
+    )
+    style = Markup(_read("style.css"))
+    return environment.from_string(_read(template)).render(style=style, **values)
 
 
 class _Diagnosed(NamedTuple):
@@ -131,8 +137,7 @@ def _kind(column: Column) -> str:
     return column.style if isinstance(column, Head) else ""
 
 
-def read_file(name: str) -> str:
-    """Return a template, style or script of the page."""
+def _read(name: str) -> str:
     return _FILES.joinpath(name).read_text("utf-8")
 
 
@@ -142,7 +147,7 @@ def _hash(script: str) -> str:
     return f"sha256-{base64.b64encode(digest).decode()}"
 
 
-def harmless(value: Any) -> Any:
+def _harmless(value: Any) -> Any:
     """Neutralise and shorten a string before the template escapes it."""
     if isinstance(value, str) and not isinstance(value, Markup):
         return shorten(neutral(value), _LONGEST_STRING)

@@ -310,8 +310,15 @@ def left_out_reason(report: Report) -> str:
     protocol = ProtocolSettings.model_validate(setting(report, "protocol"))
     names = left_out(report)
     missing = left_out_sentence(names, report.data.clusters.count, protocol) if names else ""
-    ends = [(attack.attack, fit.stop_reason) for attack in report.attacks for fit in attack.fits]
-    return " ".join(filter(None, [missing, untrained_sentence(untrained(ends), protocol)]))
+    named = untrained_attacks(report)
+    return " ".join(filter(None, [missing, untrained_sentence(named, protocol)]))
+
+
+def untrained_attacks(report: Report) -> list[str]:
+    """Return the attacks of which no fold had enough windows to choose an epoch by."""
+    return untrained(
+        (attack.attack, fit.stop_reason) for attack in report.attacks for fit in attack.fits
+    )
 
 
 def untrained(ends: Iterable[tuple[str, str]]) -> list[str]:

@@ -18,6 +18,7 @@ from memaudit.errors import UsageError
 from memaudit.sensitive.categories import CATEGORY_FORM, SECRETS, Category
 from memaudit.sensitive.detectors import Detector
 from memaudit.sensitive.shapes import Span
+from memaudit.system.files import read_bounded
 
 SHORTEST = 4
 """Characters of the shortest secret: a shorter one stands in any text by chance."""
@@ -37,7 +38,7 @@ def read_secrets(path: Path, sign: Callable[[str], str]) -> tuple[Detector, ...]
     """
     named = f"--secrets {path}"
     by_category: dict[Category, set[str]] = {}
-    content = _content(path, named)
+    content = read_bounded(path, _LONGEST_FILE, named)
     digest = sign(hashlib.sha256(content).hexdigest())
     for line, value, category in _entries(content, path.suffix.lower() == ".csv", named):
         secret = unicodedata.normalize(_FORM, value)
@@ -58,20 +59,6 @@ def read_secrets(path: Path, sign: Callable[[str], str]) -> tuple[Detector, ...]
         )
         for category, secrets in by_category.items()
     )
-
-
-def _content(path: Path, named: str) -> bytes:
-    """Read the file. Raises UsageError."""
-    try:
-        if path.exists() and not path.is_file():  # a pipe would block
-            raise UsageError(f"{named}: not a regular file")
-        with path.open("rb") as file:
-            content = file.read(_LONGEST_FILE + 1)
-    except OSError as error:
-        raise UsageError(f"{named}: cannot be read ({error.strerror})") from None
-    if len(content) > _LONGEST_FILE:
-        raise UsageError(f"{named}: larger than {_LONGEST_FILE >> 20} MiB")
-    return content
 
 
 def _entries(content: bytes, is_csv: bool, named: str) -> Iterator[tuple[int, str, Category]]:

@@ -19,6 +19,7 @@ from memaudit.sensitive.categories import CATEGORY_FORM, NATIONAL_ID, Category
 from memaudit.sensitive.check_digits import check_of
 from memaudit.sensitive.detectors import Detector
 from memaudit.sensitive.patterns import CERTAIN, Pattern, Recognizer
+from memaudit.system.files import read_bounded
 
 LONGEST_FILE = 1 << 20
 """Bytes of the longest file of recognizers."""
@@ -100,7 +101,7 @@ def read_recognizers(path: Path) -> tuple[Detector, ...]:
     Raises UsageError, in one line, for a file that cannot be read or is not understood.
     """
     try:
-        content = _read(path)
+        content = _parsed(read_bounded(path, LONGEST_FILE, f"--recognizers {path}"))
         by_category: dict[Category, list[Recognizer]] = {}
         for category, recognizer in _recognizers(content, path.name):
             by_category.setdefault(category, []).append(recognizer)
@@ -127,16 +128,7 @@ def _method(recognizers: Iterable[Recognizer], file: str) -> str:
     return f"{', '.join(recognizer.name for recognizer in recognizers)} of {file}"
 
 
-def _read(path: Path) -> Any:
-    if path.exists() and not path.is_file():  # a pipe would block
-        raise _Fault("not a regular file")
-    try:
-        with path.open("rb") as file:
-            content = file.read(LONGEST_FILE + 1)
-    except OSError as error:
-        raise _Fault(f"cannot be read ({error.strerror})") from None
-    if len(content) > LONGEST_FILE:
-        raise _Fault(f"larger than {LONGEST_FILE >> 20} MiB")
+def _parsed(content: bytes) -> Any:
     try:
         return yaml.load(content, _Loader)  # a safe loader
     except yaml.YAMLError as error:  # its message quotes the line

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from memaudit.errors import RunError
+from memaudit.errors import RunError, UsageError
 
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK
@@ -81,6 +81,20 @@ def open_regular(path: Path) -> BinaryIO:
     except BaseException:
         os.close(handle)
         raise
+
+
+def read_bounded(path: Path, most: int, named: str) -> bytes:
+    """Read a regular file of up to ``most`` bytes. Raises UsageError, beginning with ``named``."""
+    try:
+        if path.exists() and not path.is_file():  # a pipe would block
+            raise UsageError(f"{named}: not a regular file")
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        raise UsageError(f"{named}: cannot be read ({error.strerror})") from None
+    if len(content) > most:
+        raise UsageError(f"{named}: larger than {most >> 20} MiB")
+    return content
 
 
 def _kernel_devices() -> set[int]:
